@@ -1,0 +1,105 @@
+"""imagen_flow: the build system for generative pictures.
+
+This is the one front door: what a plugin or a script may import stands here. Names are imported when they are first used, so that ``import imagen_flow``
+costs a few milliseconds and never loads torch.
+
+For users: `load`, `plan`, `run`, `execute`. For plugin authors: `node`, `hookimpl` and the types of ports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import execute, load, plan, run
+    from .codec import Codec
+    from .errors import (
+        Cancelled,
+        GraphError,
+        ImagenFlowError,
+        Mark,
+        ModelError,
+        NodeError,
+        OutputError,
+        Problem,
+        StoreError,
+    )
+    from .events import Progress
+    from .hookspecs import hookimpl
+    from .node import node
+    from .values import (
+        Audio,
+        Bool,
+        Device,
+        File,
+        Folder,
+        Image,
+        Json,
+        List,
+        Mask,
+        Model,
+        Number,
+        Range,
+        Scratch,
+        Seed,
+        Steps,
+        Tensor,
+        Text,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "api": ("execute", "load", "plan", "run"),
+    "codec": ("Codec",),
+    "errors": (
+        "Cancelled",
+        "GraphError",
+        "ImagenFlowError",
+        "Mark",
+        "ModelError",
+        "NodeError",
+        "OutputError",
+        "Problem",
+        "StoreError",
+    ),
+    "events": ("Progress",),
+    "hookspecs": ("hookimpl",),
+    "node": ("node",),
+    "values": (
+        "Audio",
+        "Bool",
+        "Device",
+        "File",
+        "Folder",
+        "Image",
+        "Json",
+        "List",
+        "Mask",
+        "Model",
+        "Number",
+        "Range",
+        "Scratch",
+        "Seed",
+        "Steps",
+        "Tensor",
+        "Text",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'imagen_flow' has no attribute '{name}'")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,222 @@
+"""What a run says while it goes: frozen values, one class a happening.
+
+A run is an iterator of these. Times are seconds since the run began. `as_json` gives the line that
+``imagen-flow run --json-events`` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = [
+    "Event",
+    "OutputAbsent",
+    "OutputFailed",
+    "OutputWritten",
+    "Progress",
+    "RunFinished",
+    "RunStarted",
+    "StepAbsent",
+    "StepCached",
+    "StepDamaged",
+    "StepFailed",
+    "StepFinished",
+    "StepProgress",
+    "StepSkipped",
+    "StepRetried",
+    "StepStarted",
+    "as_json",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None."""
+
+    done: int
+    total: int
+    note: str = ""
+    preview: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store."""
+
+    graph: str
+    steps: int
+    to_run: int
+    device: str
+    at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepCached:
+    """The store already holds what this step would make."""
+
+    node: str
+    item: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step begins to run, because of `reason`."""
+
+    node: str
+    item: str
+    reason: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """A running step has come this far."""
+
+    node: str
+    item: str
+    done: int
+    total: int
+    note: str
+    at_s: float
+    preview: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step has its outputs; it ran for `took_s`."""
+
+    node: str
+    item: str
+    took_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepRetried:
+    """A step failed and will be tried again (`attempt` counts from 1)."""
+
+    node: str
+    item: str
+    attempt: int
+    message: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """A step failed for good; `error` is the NodeError."""
+
+    node: str
+    item: str
+    message: str
+    error: Any
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSkipped:
+    """A step cannot run because something it needs failed."""
+
+    node: str
+    item: str
+    because: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepAbsent:
+    """A step has no value: its `when` is false, or something it requires is absent."""
+
+    node: str
+    item: str
+    because: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepDamaged:
+    """The store held this step but its object is damaged or missing; the step runs again."""
+
+    node: str
+    item: str
+    message: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputWritten:
+    """An output has its value and, if it has a path, the file is in place (`changed`: written anew)."""
+
+    output: str
+    item: str
+    path: str | None
+    changed: bool
+    value: Any
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAbsent:
+    """An output has no value this time."""
+
+    output: str
+    because: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFailed:
+    """An output's value exists but its file cannot be written."""
+
+    output: str
+    item: str
+    message: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is over: `status` is done, failed or cancelled."""
+
+    status: str
+    ran: int
+    cached: int
+    failed: int
+    at_s: float
+
+
+Event = (
+    RunStarted
+    | StepCached
+    | StepStarted
+    | StepProgress
+    | StepFinished
+    | StepRetried
+    | StepFailed
+    | StepSkipped
+    | StepAbsent
+    | StepDamaged
+    | OutputWritten
+    | OutputAbsent
+    | OutputFailed
+    | RunFinished
+)
+
+#: Fields that are live objects: they have no place in a line of JSON.
+_LIVE = frozenset({"preview", "value", "error"})
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """Return an event as plain data: its name, then its fields without live objects."""
+    name = type(event).__name__
+    said: dict[str, Any] = {"event": "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")}
+    for field in fields(event):
+        if field.name not in _LIVE:
+            value = getattr(event, field.name)
+            said[field.name] = round(value, 4) if isinstance(value, float) else value
+    value = getattr(event, "value", None)
+    if isinstance(value, str | int | float | bool):
+        said["value"] = value
+    return said

@@ -1,0 +1,42 @@
+"""What a plugin may implement. Signatures and words only: the code is in `plugins`.
+
+A plugin is a module named by an entry point of the group ``imagen_flow``; it marks the functions below with ``imagen_flow.hookimpl``::
+
+    import imagen_flow as flow
+
+    @flow.hookimpl
+    def imagen_flow_nodes():
+        return [resize, crop]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .node import NodeFunction
+
+__all__ = ["hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("imagen_flow")
+hookimpl = pluggy.HookimplMarker("imagen_flow")
+
+
+@hookspec
+def imagen_flow_nodes() -> Iterable[NodeFunction]:  # type: ignore[empty-body]
+    """Return the node types that this plugin offers: functions decorated with ``@node``."""
+
+
+@hookspec
+def imagen_flow_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
+    """Return models that come with this plugin: reference (``embedded/imagen``) to the folder that holds it."""
+
+
+@hookspec
+def imagen_flow_codecs() -> Iterable[Codec]:  # type: ignore[empty-body]
+    """Return codecs for value types of this plugin's own, so that they can cross edges and be stored."""

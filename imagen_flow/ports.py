@@ -1,0 +1,361 @@
+"""Port types: what a port takes, whether an edge fits it, and whether a literal does.
+
+A port type is read off a Python annotation (`read_annotation`) or off the spelling of a graph's input (`parse_type`). Literals
+are checked by pydantic in strict mode: ``4.0`` and ``true`` are no whole numbers, and a whole number is a number. The words of the
+refusal are ours, because pydantic's speak of Python and the reader wrote YAML.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from .values import (
+    Audio,
+    File,
+    Folder,
+    Image,
+    Mask,
+    Model,
+    Range,
+    Tensor,
+    _DeviceMarker,
+    _JsonMarker,
+    _ModelMarker,
+    _ScratchMarker,
+    _SeedMarker,
+)
+
+__all__ = ["BadValue", "Port", "PortType", "fits", "parse_type", "read_annotation"]
+
+_PLAIN: dict[Any, str] = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "text",
+    Image: "image",
+    Mask: "mask",
+    Tensor: "tensor",
+    Audio: "audio",
+    File: "file",
+    Folder: "folder",
+    Model: "model",
+}
+
+#: Kinds that a literal in a graph file can be written for, with the words that say so.
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "number": "a number",
+    "text": "text",
+    "json": "JSON data",
+    "file": "a path of a file",
+    "folder": "a path of a folder",
+    "model": "a model",
+}
+
+#: Types an input of a graph may have.
+INPUT_TYPES = ("int", "float", "bool", "text", "seed", "file", "folder")
+
+
+@dataclass(frozen=True)
+class PortType:
+    """What may pass a port: a kind, and what narrows it.
+
+    `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder, model, list, union, or the name of a
+    plugin's own kind. `element` is of a list, `members` of a union, `choices` of an enum, `loader` of a leased model.
+    """
+
+    kind: str
+    element: PortType | None = None
+    members: tuple[PortType, ...] = ()
+    choices: tuple[Any, ...] = ()
+    range: Range | None = None
+    seed: bool = False
+    optional: bool = False
+    loader: Any = None
+    #: The enum class that choices are turned into, or a plugin's own value class.
+    python: Any = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        """Spell the type as help and problems do, e.g. ``int from 1 to 16384``."""
+        return f"{self.name} or nothing" if self.optional else self.name
+
+    @property
+    def name(self) -> str:
+        """The type's spelling without its ``or nothing``."""
+        if self.kind == "list":
+            return f"list[{self.element}]"
+        if self.kind == "union":
+            return " or ".join(m.name for m in self.members)
+        if self.choices:
+            return " | ".join(str(c) for c in self.choices)
+        word = "seed" if self.seed else self.kind
+        if self.range and not self.seed:
+            low, high = self.range.min, self.range.max
+            if low is not None and high is not None:
+                return f"{word} from {low:g} to {high:g}"
+            if low is not None:
+                return f"{word} from {low:g}"
+            if high is not None:
+                return f"{word} up to {high:g}"
+        return word
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether a literal of a graph file can be a value of this type as it stands."""
+        return self.kind in ("bool", "int", "float", "number", "text")
+
+    @property
+    def words(self) -> str:
+        """Say in words what is wanted: ``a whole number from 1 to 16384``."""
+        if self.kind == "list":
+            assert self.element is not None
+            return f"a list of {self.element.name}"
+        if self.kind == "union":
+            return " or ".join(m.words for m in self.members)
+        if self.choices:
+            return "one of " + ", ".join(f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices)
+        return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self.name.removeprefix(self.kind).removeprefix("seed")
+
+    @cached_property
+    def _adapter(self) -> Any:
+        """The pydantic validator of this type's literals, in strict mode."""
+        from pydantic import Field, TypeAdapter
+
+        bounds: dict[str, Any] = {}
+        if self.range:
+            bounds = {k: v for k, v in (("ge", self.range.min), ("le", self.range.max)) if v is not None}
+        whole = Annotated[int, Field(strict=True, **bounds)]
+        real = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+        table: dict[str, Any] = {
+            "bool": Annotated[bool, Field(strict=True)],
+            "int": whole,
+            "float": real,
+            "number": whole | real,
+            "text": Annotated[str, Field(strict=True)],
+        }
+        return TypeAdapter(table[self.kind])
+
+    def check(self, value: Any) -> Any:
+        """Return `value` as this type holds it, or raise BadValue with the words of the refusal.
+
+        Takes literals and live values alike: ints become floats where the port is a float, choices become members of their enum.
+        """
+        if value is None:
+            if self.optional or self.kind == "json":
+                return None
+            raise BadValue(f"takes {self.words}, not nothing")
+        kind = self.kind
+        if kind == "union":
+            for member in self.members:
+                try:
+                    return member.check(value)
+                except BadValue:
+                    continue
+            raise BadValue(f"takes {self.words}, not {describe(value)}")
+        if kind == "list":
+            if not isinstance(value, list | tuple):
+                raise BadValue(f"takes {self.words}, not {describe(value)}")
+            assert self.element is not None
+            return [self.element.check(item) for item in value]
+        if self.choices:
+            chosen = value.value if isinstance(value, enum.Enum) else value
+            for choice in self.choices:
+                if type(choice) is type(chosen) and choice == chosen:
+                    return self.python(choice) if self.python else choice
+            raise BadValue(f"takes {self.words}, not {describe(value)}", given=str(value), known=tuple(map(str, self.choices)))
+        if self.is_scalar:
+            from pydantic import ValidationError
+
+            try:
+                return self._adapter.validate_python(value)
+            except ValidationError:
+                raise BadValue(f"takes {self.words}, not {describe(value)}") from None
+        if kind == "json":
+            from .digest import canonical
+
+            try:
+                canonical(value)
+            except (TypeError, ValueError) as odd:
+                raise BadValue(f"takes JSON data, not {describe(value)} ({odd})") from None
+            return value
+        wanted = self.python or _CLASSES.get(kind)
+        if wanted is not None and not isinstance(value, wanted):
+            raise BadValue(f"takes {self.words}, not {describe(value)}")
+        return value
+
+
+_CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
+
+
+class BadValue(ValueError):
+    """A value does not fit its port. `given` and `known` are there when the nearest of several choices can be offered."""
+
+    def __init__(self, message: str, *, given: str = "", known: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.given = given
+        self.known = known
+
+
+def describe(value: Any) -> str:
+    """Say what a value is, in the words of the graph file."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**20 else "a very large whole number"
+    if isinstance(value, float):
+        return f"the number {value!r}" if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return f"the text '{value if len(value) <= 60 else value[:57] + '…'}'"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return f"{_PLAIN.get(type(value), type(value).__name__)}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named, typed end of an edge. An input port without default is required unless its type is optional."""
+
+    name: str
+    type: PortType
+    required: bool = False
+    default: Any = None
+    help: str = ""
+
+
+def fits(source: PortType, target: PortType) -> bool:
+    """Whether a value of type `source` may flow into a port of type `target`.
+
+    A whole number fits a number, not the other way. Ranges and choices are checked on the value, when it is known.
+    """
+    if source.kind == "union":
+        return all(fits(replace(m, optional=False), target) for m in source.members)
+    if target.kind == "union":
+        return any(fits(source, member) for member in target.members)
+    if target.kind == "list":
+        if source.kind != "list" or target.element is None:
+            return False
+        return source.element is None or fits(source.element, target.element)
+    if target.kind == "json":
+        return source.kind in ("json", "bool", "int", "float", "number", "text") or (
+            source.kind == "list" and (source.element is None or fits(source.element, target))
+        )
+    if target.choices and not source.choices:
+        return any(_choice_kind(c) == source.kind for c in target.choices)
+    if source.choices and not target.choices:
+        return all(fits(PortType(_choice_kind(c)), target) for c in source.choices)
+    if source.kind == target.kind:
+        return True
+    return target.kind in {"int": ("float", "number"), "float": ("number",)}.get(source.kind, ())
+
+
+def _choice_kind(choice: Any) -> str:
+    return _PLAIN.get(type(choice), "text")
+
+
+def parse_type(spelling: str) -> PortType | None:
+    """Read the type of a graph's input, e.g. ``seed`` or ``list[file]``; None if there is no such type."""
+    text = spelling.strip()
+    if text.startswith("list[") and text.endswith("]"):
+        element = parse_type(text[5:-1])
+        return None if element is None or element.kind == "list" else PortType("list", element=element)
+    if text == "seed":
+        return PortType("int", range=Range(0, 2**63 - 1), seed=True)
+    return PortType(text) if text in INPUT_TYPES else None
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A parameter that the runner fills, not an edge: ``scratch`` or ``device``."""
+
+    what: str
+
+
+def read_annotation(annotation: Any) -> PortType | Injected:
+    """Read a port type off a parameter's annotation. Raises TypeError, saying what may be written, for anything else."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        inner, *marks = typing.get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, _ScratchMarker):
+                return Injected("scratch")
+            if isinstance(mark, _DeviceMarker):
+                return Injected("device")
+            if isinstance(mark, _ModelMarker):
+                if not callable(getattr(mark.loader, "load", None)):
+                    raise TypeError(f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a class with load(model, *, device, dtype)")
+                return PortType("model", loader=mark.loader)
+            if isinstance(mark, _JsonMarker):
+                return PortType("json")
+        read = read_annotation(inner)
+        if isinstance(read, Injected):
+            return read
+        for mark in marks:
+            if isinstance(mark, Range):
+                read = _narrowed(read, mark)
+            elif isinstance(mark, _SeedMarker):
+                read = replace(read, seed=True)
+        return read
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(typing.get_args(annotation))
+    if origin is Literal:
+        return PortType("text", choices=typing.get_args(annotation))
+    if origin in (list, tuple) or annotation in (list, tuple):
+        arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
+        if len(arguments) != 1:
+            raise TypeError("a list says what it holds: List[Image]")
+        element = read_annotation(arguments[0])
+        if isinstance(element, Injected):
+            raise TypeError("a list holds values")
+        return PortType("list", element=element)
+    if annotation in _PLAIN:
+        return PortType(_PLAIN[annotation])
+    if annotation in (dict, Any) or origin is dict:
+        return PortType("json")
+    if isinstance(annotation, type):
+        if issubclass(annotation, enum.Enum):
+            return PortType("text", choices=tuple(m.value for m in annotation), python=annotation)
+        if not annotation.__module__.startswith(("torch", "numpy", "PIL", "diffusers", "transformers", "builtins", "typing", "pathlib")):
+            return PortType(f"{annotation.__module__}.{annotation.__qualname__}", python=annotation)
+    raise TypeError(
+        f"{annotation!r} is no type of a port; use str, int, float, bool, Literal, an enum, or from imagen_flow: "
+        "Image, Mask, Tensor, Audio, File, Folder, Model, Json, Seed, List[…]"
+    )
+
+
+def _narrowed(read: PortType, bounds: Range) -> PortType:
+    if read.kind in ("int", "float", "number"):
+        return replace(read, range=bounds)
+    if read.kind == "list" and read.element is not None:
+        return replace(read, element=_narrowed(read.element, bounds))
+    raise TypeError(f"Range narrows numbers, not {read.kind}")
+
+
+def _read_union(arguments: Iterable[Any]) -> PortType:
+    optional = False
+    members: list[PortType] = []
+    for argument in arguments:
+        if argument is type(None):
+            optional = True
+            continue
+        member = read_annotation(argument)
+        if isinstance(member, Injected):
+            raise TypeError("a union holds values")
+        members.append(member)
+    if {m.kind for m in members} == {"int", "float"} and not any(m.range for m in members):
+        return PortType("number", optional=optional)
+    if len(members) == 1:
+        return replace(members[0], optional=optional)
+    return PortType("union", members=tuple(members), optional=optional)
