@@ -1,0 +1,201 @@
+"""Choose device and dtype before torch is imported, hold torch to the choice, and record what it ran on.
+
+The choice enters every key of a node that uses torch, and `plan` computes keys without torch: so the device is found by looking at the installed torch from
+outside and by asking the driver library. When a run has imported torch, `check` compares; a run whose torch disagrees refuses to start,
+because its results would be stored under a key that is not theirs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, nearest
+
+__all__ = ["DTYPES", "PIXEL_EXACT", "Machine", "check", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+#: Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says otherwise.
+PIXEL_EXACT = ("evict",)
+
+_DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What can be known of this machine without torch. `cuda_devices` is called only when the answer matters: it wakes the driver."""
+
+    system: str
+    processor: str
+    #: ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu`` here: Metal is part of every one.)
+    torch_build: str
+    cuda_devices: Callable[[], int]
+
+    @property
+    def has_metal(self) -> bool:
+        return self.torch_build != "none" and self.system == "Darwin" and self.processor == "arm64"
+
+
+def look() -> Machine:
+    """Look at this machine."""
+    return Machine(platform.system(), platform.machine(), _torch_build(), _count_cuda_devices)
+
+
+def _torch_build() -> str:
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+    label = version.partition("+")[2]
+    if label.startswith("cpu"):
+        return "cpu"
+    if label.startswith("cu"):
+        return "cuda"
+    # Wheels from PyPI carry no label: with CUDA for Linux, without for Windows and macOS. The library beside the package tells.
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "none"
+    libraries = Path(spec.origin).parent / "lib"
+    return "cuda" if any((libraries / name).exists() for name in ("libtorch_cuda.so", "torch_cuda.dll")) else "cpu"
+
+
+def _count_cuda_devices() -> int:
+    """Ask the driver how many devices it shows to this process (it heeds CUDA_VISIBLE_DEVICES)."""
+    driver = _cuda_driver()
+    count = ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _cuda_driver() -> Any:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def resolve_device(asked: str, machine: Machine | None = None) -> str:
+    """Say which device is meant: ``cpu``, ``cuda:N`` or ``mps``.
+
+    Params:
+        asked: ``auto`` takes the first CUDA device, else Metal, else the processor.
+    Raises:
+        ValueError: there is no such device, and why.
+    """
+    machine = machine or look()
+    if asked == "cpu":
+        return "cpu"
+    if asked == "auto":
+        if machine.torch_build == "cuda" and machine.cuda_devices() > 0:
+            return "cuda:0"
+        return "mps" if machine.has_metal else "cpu"
+    if asked == "mps":
+        if not machine.has_metal:
+            raise ValueError(f"there is no device 'mps' here: it needs macOS on Apple silicon and torch, and this is {_describe(machine)}")
+        return "mps"
+    match = _DEVICE.match(asked)
+    if match is None:
+        hint = nearest(asked, ("auto", "cpu", "cuda", "mps"))
+        raise ValueError(f"'{asked[:40]}' is no device; the devices are: auto, cpu, cuda, cuda:1, mps{f' ({hint})' if hint.startswith('did') else ''}")
+    if machine.torch_build != "cuda":
+        built = "torch is not installed" if machine.torch_build == "none" else "the installed torch is built without CUDA"
+        raise ValueError(f"there is no device '{asked}' here: {built}")
+    count, index = machine.cuda_devices(), int(match[2] or 0)
+    if count == 0:
+        raise ValueError(f"there is no device '{asked}' here: the NVIDIA driver is missing or shows no device")
+    if index >= count:
+        known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise ValueError(f"there is no device '{asked}' here: the driver shows {known}")
+    return f"cuda:{index}"
+
+
+def _describe(machine: Machine) -> str:
+    return f"{machine.system or 'an unknown system'} on {machine.processor or 'an unknown processor'}" + (" without torch" if machine.torch_build == "none" else "")
+
+
+def resolve_dtype(asked: str, device: str) -> str:
+    """Say which dtype models are loaded and run in.
+
+    Params:
+        asked: ``auto`` is float32 on the processor (where halves are slower) and under Metal (where some of its half-precision kernels give NaN), float16
+            under CUDA: the precision in which most checkpoints are published, and with 10 bits of mantissa it holds the 8-bit steps of a picture in pixel
+            space, which the 7 of bfloat16 do not.
+    Raises:
+        ValueError: there is no such dtype.
+    """
+    if asked == "auto":
+        return "float16" if device.startswith("cuda") else "float32"
+    if asked not in DTYPES:
+        hint = nearest(asked, DTYPES)
+        raise ValueError(f"'{asked[:40]}' is no dtype; the dtypes are: auto, {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}")
+    return asked
+
+
+def determinism_class(
+    device: str, dtype: str, *, attention: str = "auto", rungs: Sequence[str] = PIXEL_EXACT, batch: str = "exact"
+) -> dict[str, Any]:
+    """Write the policy in force, as it enters keys: plain JSON data, the same for the same policy.
+
+    Params:
+        device: as resolved; its index is left out, for equal cards give equal results and a run may move from one to the other.
+        attention: the implementation asked for; ``auto`` is what the library chooses.
+        rungs: of the memory ladder that are allowed. The one taken is no policy: it is recorded with the result.
+        batch: ``exact``, or the user's word that items may be grouped.
+    """
+    return {"attention": attention, "batch": batch, "device": device.partition(":")[0], "dtype": dtype, "ladder": sorted(set(rungs))}
+
+
+def check(device: str, dtype: str) -> None:
+    """Import torch and hold it to the device and dtype that the plan was keyed for.
+
+    Raises:
+        ModelError: torch disagrees, so the run refuses to start.
+    """
+    try:
+        import torch
+    except ImportError as missing:
+        raise ModelError(f"the run refuses to start: torch cannot be imported ({missing})") from missing
+    kind, _, index = device.partition(":")
+    why = ""
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            why = "torch cannot use CUDA, although its files and the driver said so when planning"
+        elif int(index or 0) >= torch.cuda.device_count():
+            why = f"torch sees {torch.cuda.device_count()} CUDA device(s)"
+        elif dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+            why = f"{torch.cuda.get_device_name(int(index or 0))} has no bfloat16"
+    elif kind == "mps" and not torch.backends.mps.is_available():
+        why = "torch cannot use Metal on this system"
+    if why:
+        raise ModelError(f"the run refuses to start: it was planned for {device} in {dtype}, but {why}; say --device cpu, or mend the installation")
+
+
+def conditions(device: str = "cpu") -> dict[str, Any]:
+    """Record what steps really run on, so that drift can be named: nothing unless torch is loaded.
+
+    Outputs: plain JSON data: ``torch``, ``threads``, ``cpu`` (the instruction set torch chose), and on a GPU ``gpu`` and ``cuda`` (of the driver).
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_num_threads"):  # absent, or still being imported by another thread
+        return {}
+    found: dict[str, Any] = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name(int(index or 0))
+        version = ctypes.c_int(0)
+        driver = _cuda_driver()
+        if driver is not None and driver.cuDriverGetVersion(ctypes.byref(version)) == 0:
+            found["cuda"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    elif kind == "mps":
+        found["gpu"] = f"{platform.processor()} {platform.mac_ver()[0]}"
+    return found
