@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Steps,
         Tensor,
         Text,
+        Value,
     )
 
 __version__ = "0.1.0"
@@ -85,6 +86,7 @@ _HOMES = {
         "Steps",
         "Tensor",
         "Text",
+        "Value",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

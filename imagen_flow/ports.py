@@ -30,6 +30,7 @@ from .values import (
     _ModelMarker,
     _ScratchMarker,
     _SeedMarker,
+    _ValueMarker,
 )
 
 __all__ = ["BadValue", "Port", "PortType", "fits", "parse_type", "read_annotation"]
@@ -56,6 +57,7 @@ _WORDS = {
     "number": "a number",
     "text": "text",
     "json": "JSON data",
+    "any": "a value",
     "file": "a path of a file",
     "folder": "a path of a folder",
     "model": "a model",
@@ -69,7 +71,7 @@ INPUT_TYPES = ("int", "float", "bool", "text", "seed", "file", "folder")
 class PortType:
     """What may pass a port: a kind, and what narrows it.
 
-    `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder, model, list, union, or the name of a
+    `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder, model, any, list, union, or the name of a
     plugin's own kind. `element` is of a list, `members` of a union, `choices` of an enum, `loader` of a leased model.
     """
 
@@ -125,6 +127,14 @@ class PortType:
             return "one of " + ", ".join(f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices)
         return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self.name.removeprefix(self.kind).removeprefix("seed")
 
+    def _is_plainly_right(self, value: Any) -> bool:
+        """Whether a scalar is right at first sight, so that registering defaults and small values on edges need no pydantic."""
+        cls = _SCALARS.get(self.kind)
+        if cls is None or type(value) is not cls or self.choices or (cls is float and not math.isfinite(value)):
+            return False
+        low, high = (self.range.min, self.range.max) if self.range else (None, None)
+        return (low is None or value >= low) and (high is None or value <= high)
+
     @cached_property
     def _adapter(self) -> Any:
         """The pydantic validator of this type's literals, in strict mode."""
@@ -154,6 +164,8 @@ class PortType:
                 return None
             raise BadValue(f"takes {self.words}, not nothing")
         kind = self.kind
+        if kind == "any" or self._is_plainly_right(value):
+            return value
         if kind == "union":
             for member in self.members:
                 try:
@@ -194,6 +206,7 @@ class PortType:
 
 
 _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
+_SCALARS: dict[str, type] = {"bool": bool, "int": int, "float": float, "text": str}
 
 
 class BadValue(ValueError):
@@ -238,8 +251,10 @@ class Port:
 def fits(source: PortType, target: PortType) -> bool:
     """Whether a value of type `source` may flow into a port of type `target`.
 
-    A whole number fits a number, not the other way. Ranges and choices are checked on the value, when it is known.
+    A whole number fits a number, not the other way. Ranges, choices and what an output of any kind gives are checked on the value, when it is known.
     """
+    if source.kind == "any" or target.kind == "any":
+        return True
     if source.kind == "union":
         return all(fits(replace(m, optional=False), target) for m in source.members)
     if target.kind == "union":
@@ -258,7 +273,7 @@ def fits(source: PortType, target: PortType) -> bool:
         return all(fits(PortType(_choice_kind(c)), target) for c in source.choices)
     if source.kind == target.kind:
         return True
-    return target.kind in {"int": ("float", "number"), "float": ("number",)}.get(source.kind, ())
+    return target.kind in {"int": ("float", "number"), "float": ("number",), "number": ("float",)}.get(source.kind, ())
 
 
 def _choice_kind(choice: Any) -> str:
@@ -299,6 +314,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
                 return PortType("model", loader=mark.loader)
             if isinstance(mark, _JsonMarker):
                 return PortType("json")
+            if isinstance(mark, _ValueMarker):
+                return PortType("any")
         read = read_annotation(inner)
         if isinstance(read, Injected):
             return read

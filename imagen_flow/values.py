@@ -40,6 +40,7 @@ __all__ = [
     "Steps",
     "Tensor",
     "Text",
+    "Value",
 ]
 
 T = TypeVar("T")
@@ -55,6 +56,14 @@ class _JsonMarker:
 
 
 Json = Annotated[Any, _JsonMarker()]
+
+
+class _ValueMarker:
+    """Marks a port that takes any value whatever."""
+
+
+#: Any value that can cross an edge. An output of this type fits every port; what flows is checked when the step runs.
+Value = Annotated[Any, _ValueMarker()]
 
 
 @dataclass(frozen=True, slots=True)
