@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from .digest import tagged
 from .errors import Mark, ModelError, Problem, nearest
@@ -139,12 +139,12 @@ def parse_reference(text: str) -> Reference:
 
 # --- from a reference to files ---------------------------------------------------------------------------------------------------
 
-#: Files that have no say in what a model computes: documents, pictures, and formats that are never loaded.
-_NO_PART = frozenset(
-    ".md .rst .pdf .html .png .jpg .jpeg .gif .webp .svg .mp4 .bin .pt .pth .ckpt .pkl .pickle .h5 .msgpack .onnx .onnx_data .ot .tflite .mlmodel .pb .xml .part .lock"
-    .split()
-)
-_PICKLES = frozenset(".bin .pt .pth .ckpt .pkl .pickle".split())
+# Files that have no say in what a model computes: formats that are never loaded, documents and pictures.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
+_FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
+_UNFINISHED = (".part", ".lock")
+_NO_PART = frozenset(_PICKLES + _DOCUMENTS + _FOREIGN + _UNFINISHED)
 _MOST_FILES = 10_000
 
 
@@ -380,7 +380,7 @@ class ModelPool:
         self._clock = 0
         self._closed = False
 
-    def __enter__(self) -> ModelPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
