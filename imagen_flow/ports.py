@@ -129,8 +129,7 @@ class PortType:
 
     def _is_plainly_right(self, value: Any) -> bool:
         """Whether a scalar is right at first sight, so that registering defaults and small values on edges need no pydantic."""
-        cls = _SCALARS.get(self.kind)
-        if cls is None or type(value) is not cls or self.choices or (cls is float and not math.isfinite(value)):
+        if type(value) not in _SCALARS.get(self.kind, ()) or self.choices or (type(value) is float and not math.isfinite(value)):
             return False
         low, high = (self.range.min, self.range.max) if self.range else (None, None)
         return (low is None or value >= low) and (high is None or value <= high)
@@ -206,7 +205,7 @@ class PortType:
 
 
 _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
-_SCALARS: dict[str, type] = {"bool": bool, "int": int, "float": float, "text": str}
+_SCALARS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float,), "number": (int, float), "text": (str,)}
 
 
 class BadValue(ValueError):
