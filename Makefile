@@ -1,0 +1,43 @@
+# make demo   draw, enlarge, edit and describe a picture with the models that ship with the project
+# make test   the tests (a few minutes on two cores); make test-slow for the long ones
+# make lint   ruff and mypy, which are also part of the tests
+# make bench  the measurements
+#
+# Everything goes into .venv, made from constraints.txt by the first of these that you call.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOG := $(VENV)/install.log
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(READY)
+	@$(BIN)/imagen-flow demo --out out
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q --run slow -m slow
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# pip says much that matters only when it fails.
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once; torch alone is some hundred megabytes) …"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagen_flow needs Python 3.11 or later; name one: make PYTHON=python3.12 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' > $(LOG) 2>&1 || { cat $(LOG); echo "the installation failed; its log is above and in $(LOG)"; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

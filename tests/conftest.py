@@ -1,0 +1,50 @@
+"""What all tests share: which of them run, and a home of their own for what a user's machine would keep."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+#: Tests that run only when asked for, and why they are skipped otherwise.
+ON_REQUEST = {
+    "slow": "takes long: make test-slow, or pytest --run slow",
+    "gpu": "needs a CUDA device: pytest --run gpu",
+    "checkpoint": "needs real checkpoints in the local hub cache: pytest --run checkpoint",
+}
+
+# The libraries read these when they are imported: nothing is downloaded, and two workers share two cores.
+os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow; that is no fault of the code under test.
+hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run", default="", metavar="MARKS", help=f"also run tests with these marks, comma-separated: {', '.join(ON_REQUEST)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = {word.strip() for word in config.getoption("--run").split(",") if word.strip()}
+    if unknown := asked - ON_REQUEST.keys():
+        raise pytest.UsageError(f"--run takes {', '.join(ON_REQUEST)}, not {', '.join(sorted(unknown))}")
+    for item in items:
+        for mark, reason in ON_REQUEST.items():
+            if mark in item.keywords and mark not in asked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a home of its own, so that it sees neither the user's store and settings nor another test's."""
+    home = tmp_path_factory.mktemp("home")
+    if "checkpoint" not in request.keywords:
+        for variable in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "IMAGEN_FLOW_STORE"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv("HOME", str(home))
+    return home
