@@ -1,95 +1,84 @@
-"""Keep a training run across kills: weights, their running average and the optimizer's state as safetensors, the rest as JSON.
+"""A training run that outlives its process: weights, their average, the optimizer's moments and the step, in safetensors and JSON.
 
-A checkpoint is written aside and renamed, so a kill leaves the one before it or the new one. All random numbers of a step come from its seed
-and number, so no generator's state needs keeping.
+A checkpoint is written under a new name, then ``checkpoint.json`` is replaced to name it: a kill at any point leaves the old one or the new one.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "checkpoint.json"
 
 
-class Keeper:
-    """Owns the checkpoint in a scratch folder: restores what is there and saves every ``every_s`` seconds.
+class Average:
+    """An exponential moving average of a module's parameters, slower as training goes on, held beside the module."""
 
-    The average of the weights is exponential with ``decay``, shorter in the first steps; without a decay none is kept.
-    """
+    def __init__(self, module: torch.nn.Module, *, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in module.named_parameters()}
 
-    def __init__(self, scratch: Path, network: Any, optimizer: Any, settings: dict[str, Any], *, decay: float | None = None, every_s: float = 150) -> None:
-        self.path = scratch / "checkpoint.safetensors"
-        self.network, self.optimizer, self.settings, self.decay, self.every_s = network, optimizer, settings, decay, every_s
-        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else {}
-        self.log: list[dict[str, float]] = []
-        self.step, self.spent_s, self._since, self._saved_at = 0, 0.0, time.monotonic(), time.monotonic()
-        scratch.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            self._restore()
-
-    def _restore(self) -> None:
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            notes = json.loads(file.metadata()["notes"])
-            if notes["settings"] != self.settings:
-                raise ValueError(f"the checkpoint in {self.path.parent} was made with other settings: {notes['settings']}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        self.network.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-        for name in self.average:
-            self.average[name] = tensors[f"average.{name}"]
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for index, parameter in enumerate(parameters):
-            state = {key: tensors[f"optimizer.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{index}.{key}" in tensors}
-            if state:
-                self.optimizer.state[parameter] = state
-        self.step, self.spent_s, self.log = notes["step"], notes["spent_s"], notes["log"]
-
-    def after_step(self, step: int) -> None:
-        """Move the average and save if it is time."""
+    def update(self, module: torch.nn.Module, step: int) -> None:
+        """Take in the parameters after step ``step`` (from 0)."""
         import torch
 
-        self.step = step
-        if self.decay:
-            decay = min(self.decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, value in self.network.state_dict().items():
-                    self.average[name].lerp_(value, 1 - decay)
-        if time.monotonic() - self._saved_at > self.every_s:
-            self.save()
+        decay = min(self.decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(self.values.values()), [value.detach() for value in module.parameters()], 1 - decay)
 
-    def elapsed_s(self) -> float:
-        """Give the seconds trained, kills and restarts together."""
-        return self.spent_s + time.monotonic() - self._since
-
-    def save(self) -> None:
-        """Write the checkpoint aside, then put it in place."""
-        from safetensors.torch import save_file
-
-        tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        index = 0
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                tensors |= {f"optimizer.{index}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
-                index += 1
-        notes = {"step": self.step, "settings": self.settings, "spent_s": self.elapsed_s(), "log": self.log}
-        aside = self.path.with_suffix(".new")
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, aside, {"notes": json.dumps(notes)})
-        aside.replace(self.path)
-        self._saved_at = time.monotonic()
+    def swap(self, module: torch.nn.Module) -> None:
+        """Exchange the average with the module's parameters; twice gives the first state back."""
+        for name, value in module.named_parameters():
+            held = value.detach().clone()
+            value.data.copy_(self.values[name])
+            self.values[name].copy_(held)
 
 
-def rate_at(step: int, steps: int, peak: float, *, warm_up: int = 100) -> float:
-    """Give the learning rate of a step: linear warm-up, then a cosine down to nothing."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
+def save(scratch: Path, step: int, module: torch.nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
+    """Write a checkpoint that ``restore`` continues from after ``step`` steps; an earlier one is removed."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model/{name}": value for name, value in module.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.values.items()}
+    for name, value in module.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if value in optimizer.state:
+                tensors[f"{moment}/{name}"] = optimizer.state[value][moment]
+                tensors[f"taken/{name}"] = optimizer.state[value]["step"].reshape(1)
+    scratch.mkdir(parents=True, exist_ok=True)
+    target = scratch / f"checkpoint-{step}.safetensors"
+    aside = scratch / f"{target.name}.part"
+    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, str(aside))
+    os.replace(aside, target)
+    note = scratch / f"{INDEX}.part"
+    note.write_text(json.dumps({"step": step, "file": target.name}), encoding="utf-8")
+    os.replace(note, scratch / INDEX)
+    for other in scratch.glob("checkpoint-*.safetensors*"):
+        if other != target:
+            other.unlink()
 
 
-def set_rate(optimizer: Any, rate: float) -> None:
-    """Give every group of an optimizer one learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def restore(scratch: Path, module: torch.nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint of ``scratch`` into what trains.
+
+    Outputs: the number of steps already taken; 0 without a checkpoint, and nothing is touched.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        index: dict[str, Any] = json.loads((scratch / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    tensors = load_file(str(scratch / index["file"]))
+    module.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")})
+    for name, value in module.named_parameters():
+        average.values[name].copy_(tensors[f"average/{name}"])
+        if f"exp_avg/{name}" in tensors:
+            moments = {moment: tensors[f"{moment}/{name}"] for moment in ("exp_avg", "exp_avg_sq")}
+            taken = tensors[f"taken/{name}"][0]  # fewer than the checkpoint's where a part was not trained from the start
+            optimizer.state[value] = {"step": taken.clone(), **moments}
+    return int(index["step"])

@@ -1,0 +1,215 @@
+"""The captioner's training: a small vision transformer reads a picture, a small causal decoder writes its words.
+
+A picture has one caption (the left or the upper thing is named first), so that reading is a function. Beside the words, every patch of the encoder is asked
+what covers it: without that lesson a transformer of this size stays on the plateau of the commonest caption for long.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imagen_flow_embedded.world import attributes, caption, draw_scene, is_held_out, read_caption, render
+from imagen_flow_embedded.training import checkpoint
+from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, ordered, wear
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from imagen_flow_embedded.world import Scene
+
+SIDE, PATCH = 64, 8
+RENDERED = 128
+"""The side of the cascade's last picture, reduced to ``SIDE`` as at inference."""
+
+
+def train_captioner(
+    scratch: Path,
+    *,
+    steps: int = 3000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    width: int = 128,
+    encoder_layers: int = 4,
+    decoder_layers: int = 2,
+    checkpoint_s: float = 150,
+    until: int | None = None,
+) -> Iterator[tuple[int, int, str]]:
+    """Train a captioner on rendered scenes, none of them held out, and write it as transformers does.
+
+    Inputs:
+        scratch: a folder that is kept between runs; training goes on from the checkpoint found there.
+    Params:
+        width: of both transformers.
+        checkpoint_s: seconds between checkpoints.
+        until: stop after this many steps as if interrupted, with a checkpoint.
+    Outputs: yields (steps done, steps, loss); returns the folder of the model.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
+    learner = torch.nn.ModuleDict({"model": model, "heads": heads})
+    average = checkpoint.Average(learner)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    begun = checkpoint.restore(scratch, learner, average, optimizer)
+    saved_at = time.monotonic()
+    model.train()
+    for step in range(begun, steps):
+        pixels, words, grids = _batch(np.random.default_rng((seed, step)), batch_size, tokenizer)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _rate(step, steps)
+        seen = model.encoder(pixel_values=pixels)
+        spoken = model(encoder_outputs=seen, labels=words.masked_fill(words == tokenizer.pad_token_id, -100))
+        patches = seen.last_hidden_state[:, 1:]
+        dense = sum(F.cross_entropy(heads[fact](patches).flatten(0, 1), grids[fact].flatten()) for fact in FACTS)
+        loss = spoken.loss + 0.5 * dense
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        average.update(learner, step)
+        done = step + 1
+        if done == until and done < steps:
+            checkpoint.save(scratch, done, learner, average, optimizer)
+            return scratch
+        if time.monotonic() - saved_at > checkpoint_s:
+            checkpoint.save(scratch, done, learner, average, optimizer)
+            saved_at = time.monotonic()
+        if done % 10 == 0 or done == steps:
+            yield done, steps, f"words {spoken.loss.item():.4f} patches {dense.item():.4f}"
+    checkpoint.save(scratch, steps, learner, average, optimizer)
+    average.swap(learner)
+    return write(model.eval(), tokenizer, scratch / "captioner")
+
+
+def _batch(rng: np.random.Generator, count: int, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Give pixels (N, 3, SIDE, SIDE) in -1..1, token ids (N, L) and the grids of what covers each patch."""
+    import torch
+
+    scenes = [_draw(rng) for _ in range(count)]
+    sharp = render(scenes, SIDE) if rng.random() < 0.5 else shrink(render(scenes, RENDERED))
+    pixels = normalise(wear(sharp, rng))
+    words = tokenizer([caption(scene) for scene in scenes], return_tensors="pt", padding=True)["input_ids"]
+    return pixels, words, {fact: torch.from_numpy(grid) for fact, grid in cells(scenes, SIDE // PATCH).items()}
+
+
+def _draw(rng: np.random.Generator) -> Scene:
+    """Draw a scene that is not held out; now and then a thing stands alone where another was removed."""
+    while True:
+        scene = draw_scene(rng, held_out=False)
+        if len(scene.things) == 2 and rng.random() < 0.12:
+            scene = replace(scene, things=(scene.things[int(rng.integers(2))],))
+        if not is_held_out(scene):
+            return ordered(scene)
+
+
+def shrink(pictures: np.ndarray) -> np.ndarray:
+    """Reduce uint8 (N, H, W, 3) to the encoder's side, as the image processor does (Pillow's bilinear, antialiased)."""
+    import torch
+    from torch.nn import functional as F
+
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return x.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def normalise(pictures: np.ndarray) -> torch.Tensor:
+    """Bring uint8 (N, H, W, 3) to -1..1, channels first."""
+    import torch
+
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = min(200, max(1, steps // 10))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Give a tokenizer of whole words: those of every caption of the world."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES
+
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    words = sorted({"a", "an", "on", "background", *BACKGROUNDS, *COLOURS, *SHAPES, *SIZES, *(word for relation in RELATIONS for word in relation.split())})
+    vocabulary = {word: number for number, word in enumerate(special + words)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=32)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, encoder_layers: int, decoder_layers: int) -> Any:
+    """Give an untrained ``VisionEncoderDecoderModel`` of a ViT and a BERT decoder with cross-attention."""
+    from transformers import BertGenerationConfig, BertGenerationDecoder, VisionEncoderDecoderModel, ViTConfig, ViTModel
+
+    shared = {"hidden_size": width, "num_attention_heads": max(1, width // 32), "intermediate_size": 3 * width}
+    steady = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    encoder = ViTModel(ViTConfig(image_size=SIDE, patch_size=PATCH, num_hidden_layers=encoder_layers, **shared, **steady))
+    numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    decoder = BertGenerationDecoder(
+        BertGenerationConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=32,
+            num_hidden_layers=decoder_layers,
+            is_decoder=True,
+            add_cross_attention=True,
+            **shared,
+            **steady,
+            **numbers,
+        )
+    )
+    model = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id = tokenizer.bos_token_id
+        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.generation_config.max_length = 32
+    return model
+
+
+def write(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """Save model (half precision), tokenizer and image processor in one folder."""
+    import copy
+
+    from transformers import ViTImageProcessorPil
+
+    copy.deepcopy(model).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    mean = [0.5, 0.5, 0.5]
+    ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=2, image_mean=mean, image_std=mean).save_pretrained(folder)
+    return folder
+
+
+def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, *, count: int = 100, seed: int = 1, worn: bool = False) -> dict[str, float]:
+    """Say which part of the attributes of held-out pictures the captioner names, by kind, and of which part of the pictures all."""
+    import torch
+
+    rng = np.random.default_rng((seed, 20_000))
+    scenes = [ordered(draw_scene(rng, held_out=True)) for _ in range(count)]
+    pictures = render(scenes, RENDERED)
+    if worn:
+        pictures = wear(pictures, rng, untouched=0)
+    with torch.no_grad():
+        said = tokenizer.batch_decode(model.generate(pixel_values=normalise(shrink(pictures)), num_beams=1, do_sample=False), skip_special_tokens=True)
+    right: dict[str, list[bool]] = {}
+    for scene, text in zip(scenes, said, strict=True):
+        asked, named = attributes(scene), read_caption(text)
+        for name, value in asked.items():
+            for kind in (name.rpartition(".")[2], "words"):
+                right.setdefault(kind, []).append(named.get(name) == value)
+        right.setdefault("all right", []).append(all(named.get(name) == value for name, value in asked.items()))
+    return {kind: float(np.mean(values)) for kind, values in right.items()}
