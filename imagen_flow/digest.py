@@ -112,12 +112,12 @@ def digest_value(value: Any) -> str:
 def _array(kind: str, array: Any, *more: bytes) -> str:
     import numpy as np
 
-    array = np.ascontiguousarray(array)
-    if array.dtype.hasobject:
-        raise TypeError("an array of Python objects has no digest")
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"an array of {array.dtype} has no digest")
     head = f"{array.dtype.name}{list(array.shape)}".encode()
-    return tagged(kind, head, memoryview(little).cast("B") if little.size else b"", *more)
+    # Flattened only for its bytes: ascontiguousarray would give a shape of () an axis, and two values one digest.
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
+    return tagged(kind, head, little.view("uint8").data, *more)
 
 
 def _tensor(value: Tensor) -> str:

@@ -1,0 +1,16 @@
+"""Name an output value without holding it: what plans compare and stores look up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Artifact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An output value by its digest and kind. A list (kind ``list``) also says what its elements are, so that `each` can be planned unread."""
+
+    digest: str
+    kind: str
+    items: tuple[Artifact, ...] | None = None

@@ -1,0 +1,217 @@
+"""Digest files, and remember the digests for as long as the files stay as they are.
+
+A digest is remembered under what the file system says of the file: device, inode, size and the times of its last change. A file that changed less than two seconds
+before it was read is digested anew each time, since a second change might carry the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .digest import SIZE, blake2b, tagged
+from .values import File, FileChanged, Folder
+
+__all__ = ["FileMemo", "TooManyFiles"]
+
+#: How old a file's last change must be before its digest is remembered.
+SETTLE_S = 2.0
+
+#: More files than this are taken for a mistake (a home folder, a root).
+MOST_FILES = 100_000
+
+_Sign = tuple[str, str, int, int, int]
+
+
+class TooManyFiles(ValueError):
+    """A folder holds more files than a folder that is an input may."""
+
+
+class FileMemo:
+    """Digests of files. With `path` they are remembered there (an SQLite file), without it in memory only.
+
+    May be used by several threads. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
+    """
+
+    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[_Sign, str] = {}
+        self._new: list[_Sign] = []
+        self._db: sqlite3.Connection | None = None
+        if path is not None:
+            try:
+                self._db = _open(path)
+            except sqlite3.DatabaseError:
+                # A memo is no more than a memo: a damaged one is begun anew.
+                path.unlink(missing_ok=True)
+                try:
+                    self._db = _open(path)
+                except sqlite3.Error:
+                    self._db = None
+
+    def close(self) -> None:
+        """Write what is new and let go of the file."""
+        with self._lock:
+            self._write()
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def digest_file(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
+        """Digest the content of a file; `check` is called between blocks and may raise."""
+        return self._digest(path, check)[0]
+
+    def file_value(self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None) -> File:
+        """Give the file as a value. `name` is how the user knows it (default: its own name).
+
+        Raises:
+            FileNotFoundError, IsADirectoryError, PermissionError: as the system says it.
+            FileChanged: it is being written to.
+        """
+        digest, size = self._digest(path, check)
+        return File(path, digest, size, path.name if name is None else name)
+
+    def folder_value(self, path: Path, *, check: Callable[[], None] | None = None) -> Folder:
+        """Give the folder as a value: all regular files below it, sorted by relative name; hidden ones and links out of it are left out.
+
+        Raises:
+            TooManyFiles: it holds more than 100,000.
+        """
+        files = tuple(self.file_value(place, name, check=check) for name, place in walk(path))
+        return Folder(path, folder_digest(files), files)
+
+    def model_digest(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
+        """Fingerprint a model: the digest of a single file, or of a folder's files but for hidden ones and words about it (``.md``)."""
+        if not path.is_dir():
+            return self.digest_file(path, check=check)
+        return model_digest(self.file_value(place, name, check=check) for name, place in walk(path))
+
+    def _digest(self, path: Path, check: Callable[[], None] | None) -> tuple[str, int]:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(21, "is a folder, not a file", str(path))
+            raise OSError(22, "is no regular file", str(path))
+        sign = _sign(found)
+        known = self._recall(sign)
+        if known is not None:
+            return known, found.st_size
+        for _ in range(3):
+            began = self._clock()
+            state = blake2b(digest_size=SIZE)
+            with open(path, "rb") as stream:
+                before = os.fstat(stream.fileno())
+                while block := stream.read(1 << 20):
+                    state.update(block)
+                    if check:
+                        check()
+                after = os.fstat(stream.fileno())
+            if _sign(before) == _sign(after):
+                digest = state.hexdigest()
+                if max(after.st_mtime, after.st_ctime) < began - SETTLE_S:
+                    self._remember(_sign(after), digest)
+                return digest, after.st_size
+        raise FileChanged(f"{path} is being written to")
+
+    def _recall(self, sign: _Sign) -> str | None:
+        known = self._known.get(sign)
+        if known is not None or self._db is None:
+            return known
+        with self._lock:
+            if self._db is None:
+                return None
+            try:
+                row = self._db.execute("SELECT digest FROM file WHERE device=? AND inode=? AND size=? AND mtime=? AND ctime=?", sign).fetchone()
+            except sqlite3.Error:
+                return None
+        if row is None:
+            return None
+        self._known[sign] = row[0]
+        return str(row[0])
+
+    def _remember(self, sign: _Sign, digest: str) -> None:
+        with self._lock:
+            self._known[sign] = digest
+            if self._db is not None:
+                self._new.append(sign)
+                if len(self._new) >= 256:
+                    self._write()
+
+    def _write(self) -> None:
+        new, self._new = self._new, []
+        if self._db is None or not new:
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?)", [(*sign, self._known[sign]) for sign in new])
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        # Losing it costs reading some files again, so nothing waits for the disk.
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL,"
+            " PRIMARY KEY (device, inode)) WITHOUT ROWID"
+        )
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _sign(found: os.stat_result) -> _Sign:
+    # As text: on Windows these two are larger than SQLite's integers.
+    return (str(found.st_dev), str(found.st_ino), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give the relative name (with ``/``) and place of each regular file below a folder, sorted by name.
+
+    Hidden files and folders are left out. A link is followed only where it leads to a file inside the folder; linked folders are not entered.
+    """
+    root = os.path.realpath(folder)
+    found: list[tuple[str, Path]] = []
+    pending = [("", str(folder))]
+    while pending:
+        prefix, place = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((name + "/", entry.path))
+                elif entry.is_file() and (not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(root)):
+                    found.append((name, Path(entry.path)))
+                    if len(found) > MOST_FILES:
+                        raise TooManyFiles(f"{folder} holds more than {MOST_FILES} files")
+    return iter(sorted(found))
+
+
+def folder_digest(files: tuple[File, ...]) -> str:
+    """Digest a folder by its sorted relative names and contents."""
+    return tagged("folder", *_parts(files))
+
+
+def model_digest(files: Iterator[File]) -> str:
+    """Digest a model's folder, words about it left out."""
+    return tagged("model-files", *_parts(tuple(f for f in files if not f.name.lower().endswith(".md"))))
+
+
+def _parts(files: tuple[File, ...]) -> Iterator[bytes]:
+    for file in files:
+        yield file.name.encode("utf-8", "surrogatepass")
+        yield bytes.fromhex(file.digest)
