@@ -115,6 +115,8 @@ class Codecs:
         if codec:
             return codec.kind, codec.suffix, codec.encode(value)
         kind = kind_of(value)
+        if kind in _PLAIN:
+            return kind, ".json", b"null" if kind == "absent" else canonical(value)
         if kind == "list":
             raise TypeError("a list is kept element by element")
         if kind in ("image", "mask"):
@@ -123,9 +125,7 @@ class Codecs:
             return kind, ".safetensors", _encode_tensor(value)
         if kind == "audio":
             return kind, ".safetensors", _safetensors(value.samples, {"rate": value.rate})
-        if kind in _PLACES:
-            return kind, ".json", canonical(_PLACES[kind][0](value, root))
-        return kind, ".json", b"null" if kind == "absent" else canonical(value)
+        return kind, ".json", canonical(_PLACES[kind][0](value, root))
 
     def decode(self, kind: str, data: bytes, root: Path | None = None) -> Any:
         """Decode what `encode` gave. Raises ValueError for bytes that are no value of this kind."""

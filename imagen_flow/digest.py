@@ -50,8 +50,13 @@ def canonical(data: Any) -> bytes:
 
     NaN, infinity, keys that are not text and anything that is not JSON raise.
     """
-    _refuse_odd_keys(data)
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+    if isinstance(data, dict | list | tuple):
+        _refuse_odd_keys(data)
+    return _ENCODE(data).encode("utf-8", "surrogatepass")
+
+
+# Made once: json.dumps would make an encoder for every call.
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def _refuse_odd_keys(data: Any) -> None:

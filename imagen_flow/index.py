@@ -54,6 +54,7 @@ class Index:
         try:
             self._prepare()
             self._reader = _connect(path, busy_s)
+            self._cursor = self._reader.cursor()
         except BaseException:
             self._writer.close()
             raise
@@ -65,15 +66,17 @@ class Index:
             raise NewerFormat(version)
         if version == 0:
             db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            # Nothing to lose yet; the disk need not be waited for.
+            db.execute("PRAGMA synchronous=OFF")
         mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.OperationalError(f"the journal cannot be kept beside it (mode {mode})")
-        db.execute("PRAGMA synchronous=NORMAL")
         if version == 0:
             db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};COMMIT;")
         else:
             db.execute("SELECT key, outputs, provenance, used FROM step LIMIT 1").fetchone()
             db.execute("SELECT digest, kind, size, place, body FROM value LIMIT 1").fetchone()
+        db.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
         with self._reading:
@@ -84,7 +87,7 @@ class Index:
     def step(self, key: str) -> tuple[str, int] | None:
         """Give a step's outputs, as written, and when it was last used."""
         with self._reading:
-            row: tuple[str, int] | None = self._reader.execute("SELECT outputs, used FROM step WHERE key=?", (key,)).fetchone()
+            row: tuple[str, int] | None = self._cursor.execute("SELECT outputs, used FROM step WHERE key=?", (key,)).fetchone()
         return row
 
     def provenance(self, key: str) -> str | None:
@@ -103,7 +106,7 @@ class Index:
     def place(self, digest: str) -> tuple[str, int] | None:
         """Give a value's place and size, its body unread."""
         with self._reading:
-            row: tuple[str, int] | None = self._reader.execute("SELECT place, size FROM value WHERE digest=?", (digest,)).fetchone()
+            row: tuple[str, int] | None = self._cursor.execute("SELECT place, size FROM value WHERE digest=?", (digest,)).fetchone()
         return row
 
     def write(self, *, steps: Sequence[StepRow] = (), values: Sequence[ValueRow] = (), used: Sequence[tuple[int, str]] = ()) -> None:

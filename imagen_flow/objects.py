@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +49,8 @@ class Objects:
             source.unlink()
             return place
         temporary = self._temporary(place)
+        import shutil
+
         shutil.move(source, temporary)
         if os.name != "nt":  # there, what is read-only cannot be removed
             temporary.chmod(0o444)
@@ -77,6 +78,8 @@ def lay_out(source: Path, target: Path) -> None:
     try:
         os.link(source, temporary)
     except OSError:
+        import shutil
+
         shutil.copyfile(source, temporary)
     _rename(temporary, target)
     # Renaming one name of a file onto another name of it does nothing, and leaves both.

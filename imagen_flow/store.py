@@ -26,11 +26,8 @@ import contextlib
 import json
 import os
 import re
-import secrets
-import shutil
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -208,6 +205,8 @@ class Store:
     @classmethod
     def temporary(cls, codecs: Codecs) -> Store:
         """Open a store that is removed when it is closed: for a run that keeps nothing."""
+        import tempfile
+
         store = cls.open(Path(tempfile.mkdtemp(prefix="imagen-flow-")), codecs)
         store._temporary = True
         return store
@@ -237,7 +236,7 @@ class Store:
         self._index.close()
         self._claims.close()
         if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
     @property
     def files(self) -> FileMemo:
@@ -445,7 +444,7 @@ class Store:
             place = self._objects.take(file.digest, _suffix(file.name), file.path)
             manifest.append([file.name, file.digest, file.size, place.relative_to(self.folder).as_posix()])
         text = json.dumps({"single": single, "files": manifest}).encode()
-        temporary = self._trees / f".{digest[:8]}-{secrets.token_hex(4)}.tmp"
+        temporary = self._trees / f".{digest[:8]}-{os.urandom(4).hex()}.tmp"
         temporary.write_bytes(text)
         os.replace(temporary, self._trees / f"{digest}.json")
         return self._lay_out(value, digest)
@@ -508,7 +507,7 @@ class Store:
             if key in self._pending:
                 self._drops.add(key)
                 return
-        shutil.rmtree(self.folder / "scratch" / _checked_key(key), ignore_errors=True)
+        _remove(self.folder / "scratch" / _checked_key(key))
 
     # ---- among processes
 
@@ -541,7 +540,7 @@ class Store:
         """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`."""
         pin = self._pins.get(run)
         if pin is None:
-            pin = f"{os.getpid()}-{secrets.token_hex(8)}"
+            pin = f"{os.getpid()}-{os.urandom(8).hex()}"
             self._claims.claim(_number(pin))
             self._pins[run] = pin
         try:
@@ -720,7 +719,7 @@ class Store:
         for kept in group:
             try:
                 own = {row[0]: row for row in map(self._encode, kept.cells) if row}
-                steps.append((kept.key, _write_outputs(kept.outputs), json.dumps(kept.provenance), now))
+                steps.append((kept.key, _write_outputs(kept.outputs), _JSON(kept.provenance), now))
             except Exception as odd:  # whatever cannot be encoded or written must not stop the run
                 self._fail([kept], odd)
                 continue
@@ -769,7 +768,7 @@ class Store:
         for key in releases:
             self._claims.release(_number(key))
         for key in drops:
-            shutil.rmtree(self.folder / "scratch" / key, ignore_errors=True)
+            _remove(self.folder / "scratch" / key)
 
     def _fail(self, group: list[_Kept], odd: BaseException) -> None:
         """Keep in memory what could not be written, as much as the queue may hold; the oldest is dropped."""
@@ -802,6 +801,7 @@ class Store:
                 self._warn(f"the store {self.folder} cannot be written ({odd})")
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _SMALL = frozenset({"bool", "int", "float", "text", "json", "absent"})
 
 
@@ -900,6 +900,8 @@ def _changed(path: str | Path) -> float:
 
 def _remove(path: Path) -> None:
     """Remove a file or a folder of our own; one that resists is left for another time."""
+    import shutil
+
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
