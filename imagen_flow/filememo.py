@@ -6,15 +6,17 @@ before it was read is digested anew each time, since a second change might carry
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 
-from .digest import SIZE, blake2b, tagged
+from .digest import SIZE, tagged
 from .values import File, FileChanged, Folder
 
 __all__ = ["FileMemo", "TooManyFiles"]
@@ -33,27 +35,19 @@ class TooManyFiles(ValueError):
 
 
 class FileMemo:
-    """Digests of files. With `path` they are remembered there (an SQLite file), without it in memory only.
+    """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there, without it in memory only.
 
     May be used by several threads. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
     """
 
-    def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[_Sign, str] = {}
         self._new: list[_Sign] = []
         self._db: sqlite3.Connection | None = None
-        if path is not None:
-            try:
-                self._db = _open(path)
-            except sqlite3.DatabaseError:
-                # A memo is no more than a memo: a damaged one is begun anew.
-                path.unlink(missing_ok=True)
-                try:
-                    self._db = _open(path)
-                except sqlite3.Error:
-                    self._db = None
+        if folder is not None:
+            self._db = _open(folder / "files.sqlite")
 
     def close(self) -> None:
         """Write what is new and let go of the file."""
@@ -156,20 +150,28 @@ class FileMemo:
                 self._db.execute("ROLLBACK")
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-    try:
-        # Losing it costs reading some files again, so nothing waits for the disk.
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=OFF")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL,"
-            " PRIMARY KEY (device, inode)) WITHOUT ROWID"
-        )
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
+def _open(path: Path) -> sqlite3.Connection | None:
+    """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is no more than a memo."""
+    for _ in range(2):
+        db = None
+        try:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            # Losing it costs reading some files again, so nothing waits for the disk.
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL,"
+                " PRIMARY KEY (device, inode)) WITHOUT ROWID"
+            )
+            return db
+        except sqlite3.Error as odd:
+            if db is not None:
+                db.close()
+            if isinstance(odd, sqlite3.OperationalError):
+                return None
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return None
 
 
 def _sign(found: os.stat_result) -> _Sign:

@@ -25,6 +25,7 @@ _APPLICATION = 0x666C6F77
 _SCHEMA = """
 CREATE TABLE step (key TEXT PRIMARY KEY, outputs TEXT NOT NULL, provenance TEXT NOT NULL, used INTEGER NOT NULL);
 CREATE TABLE value (digest TEXT PRIMARY KEY, kind TEXT NOT NULL, size INTEGER NOT NULL, place TEXT NOT NULL, body BLOB);
+CREATE TABLE history (name TEXT PRIMARY KEY, steps TEXT NOT NULL, used INTEGER NOT NULL);
 """
 
 _ROWS = 64
@@ -76,6 +77,7 @@ class Index:
         else:
             db.execute("SELECT key, outputs, provenance, used FROM step LIMIT 1").fetchone()
             db.execute("SELECT digest, kind, size, place, body FROM value LIMIT 1").fetchone()
+            db.execute("SELECT name, steps, used FROM history LIMIT 1").fetchone()
         db.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
@@ -103,6 +105,15 @@ class Index:
             ).fetchone()
         return row
 
+    def history(self, name: str) -> str | None:
+        with self._reading:
+            row = self._reader.execute("SELECT steps FROM history WHERE name=?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def remember(self, name: str, steps: str, used: int) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO history VALUES (?,?,?)", (name, steps, used))
+
     def place(self, digest: str) -> tuple[str, int] | None:
         """Give a value's place and size, its body unread."""
         with self._reading:
@@ -122,8 +133,9 @@ class Index:
             db.execute("DELETE FROM value WHERE digest=?", (digest,))
             db.execute("DELETE FROM step WHERE instr(outputs, ?)", (digest,))
 
-    def remove(self, *, steps: Iterable[str] = (), values: Iterable[str] = ()) -> None:
+    def remove(self, *, steps: Iterable[str] = (), values: Iterable[str] = (), history_before: float = 0) -> None:
         with self._transaction() as db:
+            db.execute("DELETE FROM history WHERE used < ?", (history_before,))
             db.executemany("DELETE FROM step WHERE key=?", ((key,) for key in steps))
             db.executemany("DELETE FROM value WHERE digest=?", ((digest,) for digest in values))
 
@@ -131,6 +143,7 @@ class Index:
         with self._transaction() as db:
             db.execute("DELETE FROM step")
             db.execute("DELETE FROM value")
+            db.execute("DELETE FROM history")
 
     def shrink(self) -> None:
         """Give back the pages that are no longer needed."""

@@ -244,7 +244,7 @@ class Store:
         if self._files is None:
             with self._change:
                 if self._files is None:
-                    self._files = FileMemo(self.folder / "files.sqlite", clock=self._clock)
+                    self._files = FileMemo(self.folder, clock=self._clock)
         return self._files
 
     def take_warnings(self) -> list[str]:
@@ -332,6 +332,19 @@ class Store:
                 self._change.notify_all()
                 self._change.wait()
         self._write_used()
+
+    def history(self, name: str) -> dict[str, str]:
+        """Give the keys that a graph's steps had when it last ran, as `remember` was told."""
+        try:
+            text = self._index.history(name)
+            return dict(json.loads(text)) if text else {}
+        except (sqlite3.Error, ValueError):
+            return {}
+
+    def remember(self, name: str, keys: Mapping[str, str]) -> None:
+        """Note the keys of a graph's steps, so that a later plan can say what changed since. What cannot be noted is let go."""
+        with contextlib.suppress(sqlite3.Error):
+            self._index.remember(name, _JSON(dict(keys)), int(self._clock()))
 
     # ---- values
 
@@ -611,7 +624,7 @@ class Store:
                 if uses[digest] == 0:
                     total -= weights.get(digest, 0)
         values = [digest for digest in rows if not uses.get(digest) and digest not in pinned]
-        self._index.remove(steps=gone, values=values)
+        self._index.remove(steps=gone, values=values, history_before=0 if older_than_s is None else now - older_than_s)
         dropped = set(values)
         wanted = {place for digest, (_, _, place) in rows.items() if digest not in dropped}
         wanted |= {place for digest, places in content.items() if digest not in dropped for place, _ in places}
