@@ -1,0 +1,150 @@
+"""The Python API: `load`, `plan`, `execute`, `run`. The stages of the command line, as functions.
+
+::
+
+    import imagen_flow as flow
+
+    outputs = flow.run("graphs/imagen.yaml", prompt="a small green star on a white background")
+    outputs["picture"].to_pil().show()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from . import config
+from . import spec as spec_
+from .codec import Codecs
+from .errors import OutputError
+from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed
+from .graph import Graph, resolve
+from .models import ModelPool
+from .plan import Plan, make_plan
+from .plugins import Registry, discover
+from .run import execute
+from .store import Store
+
+__all__ = ["execute", "load", "plan", "run"]
+
+#: The store in the user's cache folder, or wherever the environment or settings say.
+USERS_STORE = "user"
+
+
+def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str | Path] = (), registry: Registry | None = None) -> Graph:
+    """Read and resolve a graph.
+
+    Params:
+        graph: a file's path, or the same as a mapping.
+        plugins: local files of nodes.
+        registry: node types to resolve against; default: those of the installed plugins.
+    Raises:
+        GraphError: its problems, all of them, in file order.
+    """
+    if isinstance(graph, Graph):
+        return graph
+    registry = registry or discover([Path(p) for p in plugins], memo=config.plugins_memo())
+    spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else spec_.read(Path(graph))
+    return resolve(spec, registry)
+
+
+def plan(
+    graph: str | Path | Mapping[str, Any] | Graph,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    store: Store | str | Path | None = USERS_STORE,
+    device: str | None = None,
+    dtype: str | None = None,
+    force: Iterable[str] = (),
+    plugins: Iterable[str | Path] = (),
+    **more: Any,
+) -> Plan:
+    """Plan a run: say what would run and why, and run nothing.
+
+    Params:
+        inputs, more: values of the graph's inputs; one named like a parameter here goes into `inputs`.
+        store: an open Store, its folder, or None for none.
+        force: nodes that run even if the store holds what they give.
+    Raises:
+        GraphError: problems of the graph or of the values.
+    """
+    resolved = load(graph, plugins=plugins)
+    opened = open_store(store, resolved)
+    return make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+
+
+def run(
+    graph: str | Path | Mapping[str, Any] | Graph,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    store: Store | str | Path | None = USERS_STORE,
+    device: str | None = None,
+    dtype: str | None = None,
+    force: Iterable[str] = (),
+    plugins: Iterable[str | Path] = (),
+    pool: ModelPool | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Run a graph and return its outputs by name; an absent one is None.
+
+    Params:
+        out: the folder that outputs with a path are written to; None writes nothing.
+        pool: a ModelPool to keep models in between runs.
+        on_event: called with every event, in this thread.
+        (the rest as for `plan`)
+    Raises:
+        GraphError: problems of the graph or of the values. Nothing has run.
+        NodeError: the first node that failed, after all that does not depend on it has run.
+        OutputError: an output could not be written.
+    """
+    with ExitStack() as stack:
+        resolved = load(graph, plugins=plugins)
+        opened = open_store(store, resolved)
+        if opened is not None and opened is not store:
+            stack.enter_context(opened)
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+        outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
+        failure: Exception | None = None
+        for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
+            if on_event:
+                on_event(event)
+            if isinstance(event, OutputWritten):
+                _collect(outputs, event.output, event.item, event.value)
+            elif isinstance(event, OutputAbsent) and "[" in event.output:
+                _collect(outputs, *_split(event.output), None)
+            elif isinstance(event, StepFailed):
+                failure = failure or event.error
+            elif isinstance(event, OutputFailed):
+                failure = failure or OutputError(event.message)
+        if failure is not None:
+            raise failure
+        return outputs
+
+
+def open_store(store: Store | str | Path | None, graph: Graph) -> Store | None:
+    """Open the store that is meant, with the codecs of the graph's plugins."""
+    if store is None or isinstance(store, Store):
+        return store
+    codecs = graph.registry.codecs if graph.registry else Codecs()
+    return Store.open(config.store_place() if store == USERS_STORE else Path(store), codecs)
+
+
+def _split(label: str) -> tuple[str, str]:
+    name, bracket, rest = label.partition("[")
+    return name, bracket + rest
+
+
+def _collect(outputs: dict[str, Any], name: str, item: str, value: Any) -> None:
+    """Put an output's value in its place; elements of a list arrive one by one, in any order."""
+    if not item:
+        outputs[name] = value
+        return
+    index = int(item.strip("[]"))
+    listed = outputs[name] if isinstance(outputs[name], list) else []
+    listed += [None] * (index + 1 - len(listed))
+    listed[index] = value
+    outputs[name] = listed

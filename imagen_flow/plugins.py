@@ -1,0 +1,350 @@
+"""Find plugins and return a Registry: node types by name, codecs, and models that come with plugins.
+
+Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them offers is memoised by distribution, version and file
+times, so that a graph of two node types imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the others still load.
+
+We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one broken import aborts them all, and of two plugins with
+one name the second disappears without a word.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from . import hookspecs
+from .codec import Codec, Codecs
+from .digest import tagged
+from .errors import GraphError, Problem
+from .node import NodeFunction, NodeType
+
+__all__ = ["Plugin", "Registry", "discover"]
+
+GROUP = "imagen_flow"
+
+
+@dataclass
+class Plugin:
+    """A plugin as found: where it comes from, what it is known to offer, and what is wrong with it, if anything."""
+
+    name: str  # distribution:entry-point, or the path of a local file
+    version: str
+    target: str  # what is imported
+    node_names: tuple[str, ...] = ()
+    model_names: tuple[str, ...] = ()
+    has_codecs: bool = False
+    fault: str = ""
+    module: ModuleType | None = None
+    is_file: bool = False
+
+
+@dataclass
+class Registry:
+    """What the found plugins offer. A value: two of them live side by side without knowing of each other.
+
+    Plugins are imported when one of their names is asked for.
+    """
+
+    plugins: dict[str, Plugin]
+    _types: dict[str, NodeType] = field(default_factory=dict)
+    _models: dict[str, Path] = field(default_factory=dict)
+    _codecs: list[Codec] = field(default_factory=list)
+    _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager())
+    _versions: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> NodeType | None:
+        """Return the node type of this name, importing its plugin, or None.
+
+        Raises:
+            GraphError: two plugins offer it.
+        """
+        owners = [p for p in self.plugins.values() if name in p.node_names]
+        if len(owners) > 1 and name not in self._types:
+            both = " and ".join(p.name for p in owners)
+            raise GraphError([Problem("unknown-node-type", f"two plugins offer '{name}': {both}", fix="uninstall one of them, or rename its node type")])
+        if name not in self._types and owners:
+            self.load(owners[0])
+        return self._types.get(name)
+
+    def offered_by(self, name: str) -> Plugin | None:
+        """Return the plugin known to offer a node type, even if it cannot be loaded."""
+        return next((p for p in self.plugins.values() if name in p.node_names), None)
+
+    def names(self) -> list[str]:
+        """List all known node types, without importing anything."""
+        return sorted({name for p in self.plugins.values() for name in p.node_names})
+
+    def load_all(self) -> Registry:
+        """Import every plugin, so that each can be shown or reported."""
+        for plugin in self.plugins.values():
+            self.load(plugin)
+        return self
+
+    @property
+    def node_types(self) -> dict[str, NodeType]:
+        """All node types that loaded so far, by name."""
+        return dict(sorted(self._types.items()))
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with plugins, one line each."""
+        return [f"{p.name}: {p.fault}" for p in self.plugins.values() if p.fault]
+
+    @property
+    def models(self) -> Mapping[str, Path]:
+        """Models that come with plugins: reference to folder."""
+        for plugin in self.plugins.values():
+            if plugin.model_names:
+                self.load(plugin)
+        return self._models
+
+    @property
+    def codecs(self) -> Codecs:
+        """The built-in codecs and those of plugins."""
+        for plugin in self.plugins.values():
+            if plugin.has_codecs:
+                self.load(plugin)
+        return Codecs(self._codecs)
+
+    def version_of(self, distribution: str) -> str:
+        """Return the installed version of a library, or ``missing``."""
+        if distribution not in self._versions:
+            try:
+                self._versions[distribution] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                self._versions[distribution] = "missing"
+        return self._versions[distribution]
+
+    def add(self, function: NodeFunction, *, plugin: str = "local", source_digest: str = "") -> None:
+        """Add a node type directly, as tests and notebooks do."""
+        node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function), memo={})
+        self._types[node_type.name] = node_type
+        owner = self.plugins.setdefault(plugin, Plugin(plugin, "", "", module=sys.modules[__name__]))
+        owner.node_names = tuple(sorted({*owner.node_names, node_type.name}))
+
+    def load(self, plugin: Plugin) -> None:
+        """Import a plugin and take what it offers; what goes wrong is kept in `plugin.fault`."""
+        if plugin.module is not None or plugin.fault:
+            return
+        before = set(sys.modules)
+        try:
+            if plugin.is_file:
+                plugin.module = _import_file(Path(plugin.target))
+            else:
+                plugin.module = importlib.import_module(plugin.target)
+        except Exception as failed:  # a plugin may raise anything; it must not take the others with it
+            plugin.fault = f"cannot be imported: {type(failed).__name__}: {failed}"
+            return
+        except SystemExit as failed:
+            plugin.fault = f"cannot be imported: it called exit({failed.code})"
+            return
+        try:
+            self._manager.register(plugin.module, name=plugin.name)
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as odd:
+            self._manager.unregister(name=plugin.name)
+            plugin.fault = f"implements no such hook: {odd}" if "unknown hook" in str(odd) else f"is not written as a plugin: {odd}"
+            plugin.node_names = ()
+            return
+        self._take(plugin, _source_digest(plugin.module, set(sys.modules) - before))
+
+    def _take(self, plugin: Plugin, source: str) -> None:
+        implements = False
+        names: list[str] = []
+        for hook, take in (
+            ("imagen_flow_nodes", lambda given: names.extend(self._take_nodes(plugin, given, source))),
+            ("imagen_flow_models", lambda given: self._models.update({k: Path(v) for k, v in given.items()})),
+            ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
+        ):
+            for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+                if implementation.plugin_name != plugin.name:
+                    continue
+                implements = True
+                try:
+                    given = implementation.function()
+                    take(given)
+                    if hook == "imagen_flow_models":
+                        plugin.model_names = tuple(sorted(given))
+                    plugin.has_codecs |= hook == "imagen_flow_codecs"
+                except Exception as failed:
+                    plugin.fault = f"its hook {hook} failed: {type(failed).__name__}: {failed}"
+        if plugin.is_file and not implements:
+            # A local file of nodes needs no hook: what is decorated in it is what it offers.
+            implements = True
+            found = [v for v in vars(plugin.module).values() if isinstance(v, NodeFunction)]
+            names.extend(self._take_nodes(plugin, found, source))
+            if not found:
+                plugin.fault = "has no function decorated with @node"
+        if not implements:
+            plugin.fault = "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl"
+        plugin.node_names = tuple(sorted(names))
+
+    def _take_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
+        names = []
+        for function in functions:
+            if not isinstance(function, NodeFunction):
+                raise TypeError(f"{function!r} is not decorated with @node")
+            names.append(function.type.name)
+            other = self._types.get(function.type.name)
+            if other is not None and other.plugin != plugin.name:
+                plugin.fault = f"offers '{function.type.name}', which {other.plugin} offers too; rename one of them"
+                continue
+            self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source, memo={})
+        return names
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_points: Callable[[], Iterable[Any]] | None = None) -> Registry:
+    """Find installed plugins and the local files named, and return their Registry.
+
+    Params:
+        files: Python files of nodes, imported at once.
+        memo: a JSON file that remembers what each plugin offers; without it every plugin is imported.
+        entry_points: where entry points come from (for tests); default: the installed distributions.
+    """
+    found = entry_points() if entry_points else importlib.metadata.entry_points(group=GROUP)
+    remembered = _read_memo(memo)
+    plugins: dict[str, Plugin] = {}
+    stamps: dict[str, str] = {}
+    for entry in sorted(found, key=lambda e: (e.dist.name if e.dist else "", e.name)):
+        distribution = entry.dist.name if entry.dist else "unknown"
+        version = entry.dist.version if entry.dist else ""
+        name = f"{distribution}:{entry.name}"
+        if name in plugins:
+            continue  # the same distribution seen twice on the path
+        plugin = Plugin(name, version, entry.value)
+        plugins[name] = plugin
+        stamps[name] = f"{version} {entry.value} {_stamp(entry.value)}"
+        known = remembered.get(name)
+        if isinstance(known, dict) and known.get("stamp") == stamps[name]:
+            plugin.node_names = tuple(known["nodes"])
+            plugin.model_names = tuple(known["models"])
+            plugin.has_codecs = bool(known["codecs"])
+    registry = Registry(plugins)
+    fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
+    for plugin in fresh:
+        registry.load(plugin)
+    if fresh and memo is not None:
+        for plugin in fresh:
+            if not plugin.fault:
+                offers = {"nodes": plugin.node_names, "models": plugin.model_names, "codecs": plugin.has_codecs}
+                remembered[plugin.name] = {"stamp": stamps[plugin.name], **offers}
+            elif plugin.name in remembered:
+                # A plugin that broke still tells which node types it used to offer.
+                plugin.node_names = plugin.node_names or tuple(remembered[plugin.name]["nodes"])
+        _write_memo(memo, {k: v for k, v in remembered.items() if k in plugins})
+    for path in files:
+        local = Plugin(str(path), "", str(path), is_file=True)
+        plugins[local.name] = local
+        registry.load(local)
+        for name in local.node_names:
+            others = [p.name for p in plugins.values() if name in p.node_names and p is not local]
+            if others and not local.fault:
+                local.fault = f"offers '{name}', which {others[0]} offers too; rename one of them"
+    return registry
+
+
+def _read_memo(memo: Path | None) -> dict[str, Any]:
+    if memo is None:
+        return {}
+    try:
+        remembered = json.loads(memo.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return remembered if isinstance(remembered, dict) else {}
+
+
+def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
+    aside = memo.with_name(f"{memo.name}.{os.getpid()}")
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(remembered, indent=1, sort_keys=True), "utf-8")
+        os.replace(aside, memo)
+    except OSError:
+        return  # a memo that cannot be kept costs time, nothing else
+
+
+def _stamp(target: str) -> str:
+    """Sum up the file times of a plugin's package without importing it."""
+    try:
+        spec = importlib.util.find_spec(target.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):
+        return "missing"
+    if spec is None or spec.origin is None:
+        return "missing"
+    origin = Path(spec.origin)
+    files = origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
+    times = sorted((str(f.relative_to(origin.parent)), f.stat().st_mtime_ns) for f in files)
+    return tagged("stamp", repr(times).encode())
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a local file of nodes; its folder joins the path's end, so that it can have helper modules beside it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    name = f"imagen_flow_local_{tagged('path', str(path.resolve()).encode())[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _source_digest(module: ModuleType, imported: set[str]) -> str:
+    """Digest a plugin's source: its package's Python files, or its file and the modules it imported from beside it.
+
+    Names are relative, so moving a plugin changes no key.
+    """
+    origin = getattr(module, "__file__", None)
+    if origin is None:
+        return ""
+    home = Path(origin)
+    if home.name == "__init__.py":
+        files = set(home.parent.rglob("*.py"))
+    else:
+        beside = home.resolve().parent
+        files = {home.resolve()}
+        for name in imported:
+            other = getattr(sys.modules.get(name), "__file__", None)
+            if other and other.endswith(".py") and Path(other).resolve().is_relative_to(beside) and "site-packages" not in other:
+                files.add(Path(other).resolve())
+        home = beside / home.name
+    # A local plugin's own name may change with a move; helpers keep theirs.
+    named = sorted((("" if f == home else f.relative_to(home.parent).as_posix()), f.read_bytes()) for f in files)
+    return tagged("source", *(part for name, text in named for part in (name.encode(), text)))
+
+
+def _function_digest(function: Callable[..., Any]) -> str:
+    """Digest a function that no plugin file holds, by its source text or else its code."""
+    import inspect
+
+    try:
+        return tagged("source", inspect.getsource(function).encode())
+    except (OSError, TypeError):
+        code = function.__code__
+        return tagged("source", code.co_code, repr(code.co_consts).encode())
