@@ -1,0 +1,148 @@
+"""``imagen-flow nodes``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import find_plugins, plugin_option
+
+if TYPE_CHECKING:
+    from ..node import NodeType
+    from ..plugins import Registry
+    from ..ports import Port
+
+__all__ = ["nodes"]
+
+
+@click.command()
+@click.argument("type", required=False)
+@plugin_option
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
+    """List node types, or show one of them.
+
+    TYPE is the name of a node type, as image.resize, or its beginning, as image.
+    """
+    from .. import config
+
+    registry = find_plugins(config.load(Path.cwd()), plugins)
+    if type is not None and (found := registry.find(type)):
+        if as_json:
+            _echo_json(_described(found, registry))
+        else:
+            _show(found, registry)
+        return 0
+    registry.load_all()
+    shown = [t for name, t in registry.node_types.items() if type is None or name.startswith(f"{type.rstrip('.*')}.")]
+    if type is not None and not shown:
+        return _refuse(type, registry)
+    if as_json:
+        broken = [{"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault]
+        _echo_json({"nodes": [_described(t, registry) for t in shown], "broken": broken})
+    else:
+        _list(shown, registry, everything=type is None)
+    return 0
+
+
+def _refuse(type: str, registry: Registry) -> int:
+    """Say that there is no such node type: because its plugin is broken, or because of its spelling."""
+    from ..errors import Problem, nearest
+    from .text import show_problems
+
+    owner = registry.offered_by(type)
+    if owner is not None and owner.fault:
+        problem = Problem("broken-plugin", f"'{type}' comes from {owner.name}, which cannot be used", why=owner.fault)
+    else:
+        problem = Problem("unknown-node-type", f"no plugin offers the node type '{type}'", why="; ".join(registry.faults), fix=nearest(type, registry.names()))
+    show_problems([problem])
+    return 2
+
+
+def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:
+    """Print node types by plugin, one line each; then the plugins that cannot be used."""
+    from .text import colour, table
+
+    width = max((len(t.name) for t in shown), default=0)
+    for plugin in registry.plugins.values():
+        offered = [t for t in shown if t.plugin == plugin.name]
+        if offered:
+            click.echo(click.style(f"{plugin.name} {plugin.version}".rstrip(), bold=True), color=colour())
+            click.echo(table([(t.name.ljust(width), _summary(t)) for t in offered]))
+    if everything:
+        for fault in registry.faults:
+            click.echo(f"{click.style('broken', fg='red')} {fault}", err=True, color=colour())
+
+
+def _summary(type_: NodeType) -> str:
+    return type_.doc.partition("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def _show(type_: NodeType, registry: Registry) -> None:
+    """Print everything about a node type that its signature and docstring say."""
+    from .text import colour, table
+
+    first, _, rest = type_.doc.partition("\n\n")
+    click.echo(click.style(type_.name, bold=True), color=colour())
+    click.echo(f"  {first.replace(chr(10), ' ')}\n")
+    click.echo("inputs")
+    click.echo(table((p.name, str(p.type), _default(p)) for p in type_.inputs.values()) if type_.inputs else "  none")
+    click.echo("outputs")
+    click.echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
+    if rest.strip():
+        click.echo(f"\n{rest.strip()}")
+    click.echo()
+    owner = registry.plugins.get(type_.plugin)
+    facts = [
+        ("version", str(type_.version)),
+        ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
+        ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
+        ("file", f"{type_.file}:{type_.line}"),
+    ]
+    click.echo(table([fact for fact in facts if fact[1]], indent=""))
+
+
+def _default(port: Port) -> str:
+    if port.required:
+        return "required"
+    return "optional" if port.default is None else f"default {_plain(port.default)}"
+
+
+def _plain(value: Any) -> str:
+    import enum
+    import json
+
+    value = value.value if isinstance(value, enum.Enum) else value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
+    import enum
+
+    def default(port: Port) -> Any:
+        return port.default.value if isinstance(port.default, enum.Enum) else port.default
+
+    owner = registry.plugins.get(type_.plugin)
+    return {
+        "type": type_.name,
+        "version": type_.version,
+        "plugin": type_.plugin,
+        "plugin_version": owner.version if owner else "",
+        "uses": {name: registry.version_of(name) for name in type_.uses},
+        "inputs": [{"name": p.name, "type": str(p.type), "required": p.required, **({} if p.required else {"default": default(p)})} for p in type_.inputs.values()],
+        "outputs": [{"name": p.name, "type": str(p.type)} for p in type_.outputs.values()],
+        "doc": type_.doc,
+        "file": type_.file,
+        "line": type_.line,
+    }
+
+
+def _echo_json(said: Any) -> None:
+    import json
+
+    click.echo(json.dumps(said, indent=1, ensure_ascii=False, default=str))

@@ -1,0 +1,120 @@
+"""``imagen-flow run``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .session import Chosen, graph_argument, planned, planning_options
+
+if TYPE_CHECKING:
+    from ..events import OutputAbsent, OutputWritten, RunFinished
+    from ..plan import Plan
+    from .display import Display
+
+__all__ = ["carry_out", "run"]
+
+
+@click.command()
+@graph_argument
+@planning_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
+@click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
+@click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
+def run(graph: Path, chosen: Chosen, out: Path | None, fail_fast: bool, json_events: bool, quiet: bool) -> int:
+    """Run a graph; what the store already holds is not computed again."""
+    with planned(graph, chosen) as (plan, _, settings):
+        return carry_out(plan, out=out or settings.out or Path("out"), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
+
+
+def carry_out(plan: Plan, *, out: Path, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
+    """Execute a plan before the user's eyes, print its outputs, and return the exit code."""
+    from ..events import OutputAbsent, OutputWritten, RunFinished
+    from ..run import execute
+    from .interrupt import INTERRUPTED, interruptible
+    from .text import show_problems
+
+    warnings = [p for p in plan.problems if p.severity == "warning"]
+    if warnings and not json_events and not quiet:
+        show_problems(warnings)
+        click.echo(err=True)
+    cancel = threading.Event()
+    display = _display(json_events=json_events, quiet=quiet)
+    given: list[OutputWritten | OutputAbsent] = []
+    finished: RunFinished | None = None
+
+    def stop() -> None:
+        cancel.set()
+        display.stopping()
+
+    with interruptible(stop):
+        try:
+            for event in execute(plan, out=out, cancel=cancel, fail_fast=fail_fast):
+                display.show(event)
+                if isinstance(event, OutputWritten | OutputAbsent):
+                    given.append(event)
+                elif isinstance(event, RunFinished):
+                    finished = event
+        finally:
+            display.close()
+    assert finished is not None
+    if not json_events:
+        _print_outputs(plan, given)
+        if not quiet:
+            _print_totals(finished)
+    if finished.status == "cancelled":
+        return INTERRUPTED
+    return 0 if finished.status == "done" else 1
+
+
+def _display(*, json_events: bool, quiet: bool) -> Display:
+    from . import display
+
+    if json_events:
+        return display.JsonLines()
+    if quiet:
+        return display.Quiet()
+    return display.Live() if sys.stderr.isatty() else display.Lines()
+
+
+def _print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:
+    """Print what came of each output, in the order of the graph; the seeds that were drawn; and say what is missing."""
+    from ..events import OutputWritten
+    from .text import colour, value
+
+    places = {name: i for i, name in enumerate(plan.graph.outputs)}
+    given = sorted(given, key=lambda e: places.get(e.output.partition("[")[0], -1))
+    names = [e.output + getattr(e, "item", "") for e in given] + [f"seed {name}" for name in plan.seeds]
+    width = max(map(len, names), default=0)
+    for event, name in zip(given, names, strict=False):
+        if isinstance(event, OutputWritten):
+            said = _shown(event.path) if event.path is not None else value(event.value)
+        else:
+            said = f"absent: {event.because}"
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {said}", color=colour())
+    for name, seed in plan.seeds.items():
+        click.echo(f"{click.style(f'seed {name}'.ljust(width), bold=True)}  {seed} (drawn; --set {name}={seed} gives the same again)", color=colour())
+
+
+def _shown(path: str) -> str:
+    """A path as the user can use it from here: relative where it is below the working directory."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
+def _print_totals(finished: RunFinished) -> None:
+    from .text import colour, plural, seconds
+
+    said = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]
+    if finished.failed:
+        said.append(f"{finished.failed:,} failed")
+    head = {"done": "done", "failed": "failed", "cancelled": "interrupted"}[finished.status]
+    hue = {"done": "green", "failed": "red", "cancelled": "yellow"}[finished.status]
+    click.echo(f"{click.style(head, fg=hue)} in {seconds(finished.at_s)}: {', '.join(said)}", err=True, color=colour())

@@ -1,0 +1,153 @@
+"""What several commands begin with: settings, plugins, a graph, a store, and a plan of them. And the options that choose these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..graph import Graph
+    from ..plan import Plan
+    from ..plugins import Registry
+    from ..store import Store
+
+__all__ = ["Chosen", "find_plugins", "graph_argument", "open_graph", "open_store", "planned", "planning_options", "plugin_option", "store_option"]
+
+
+def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"wants name=value, not '{text}'")
+        pairs[name.strip()] = value
+    return pairs
+
+
+_PATH = click.Path(path_type=Path)
+
+graph_argument = click.argument("graph", type=_PATH)
+store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
+plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
+
+_PLANNING = (
+    click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph; may be repeated."),
+    click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated."),
+    click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
+    click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
+    store_option,
+    click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing."),
+    plugin_option,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the planning options chose."""
+
+    values: dict[str, str]
+    force: tuple[str, ...]
+    device: str | None
+    dtype: str | None
+    store: Path | None
+    no_store: bool
+    plugins: tuple[Path, ...]
+
+
+def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that a plan depends on, as one argument `chosen`."""
+    import functools
+
+    @functools.wraps(command)
+    def gathered(**given: Any) -> Any:
+        fields = {name: given.pop(name) for name in Chosen.__slots__}
+        return command(chosen=Chosen(**fields), **given)
+
+    for option in reversed(_PLANNING):
+        gathered = option(gathered)
+    return gathered
+
+
+def find_plugins(settings: Settings, files: tuple[Path, ...]) -> Registry:
+    """Find installed plugins, the files named by option, and those that the settings name and the user trusts."""
+    from .. import config, plugins
+    from ..errors import GraphError, Problem
+
+    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in files if not path.is_file()]
+    if missing:
+        raise GraphError(missing)
+    refused = config.untrusted(settings)
+    if refused:
+        from .text import show_problems
+
+        show_problems(refused.values())
+        click.echo(err=True)
+    trusted = [path for path in settings.plugins if path not in refused]
+    return plugins.discover(dict.fromkeys([*files, *trusted]), memo=config.plugins_memo())
+
+
+def open_graph(path: Path, registry: Registry) -> Graph:
+    """Read and resolve a graph file named on the command line."""
+    from ..errors import GraphError, Problem, nearest
+    from ..graph import resolve
+    from ..spec import read
+
+    if not path.is_file():
+        what = "is a folder, not a graph file" if path.is_dir() else "does not exist"
+        beside = [(path.parent / p.name).as_posix() for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json")] if path.parent.is_dir() else []
+        raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), beside, what="graphs there are"))])
+    return resolve(read(path, name=str(path)), registry)
+
+
+def open_store(asked: Path | None, settings: Settings, registry: Registry) -> Store:
+    """Open the store that is asked for, or the usual one."""
+    from .. import config
+    from ..store import Store
+
+    return Store.open(config.store_place(asked, settings), registry.codecs)
+
+
+@contextmanager
+def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Settings]]:
+    """Plan a graph with what the command line chose; the store is closed at the end."""
+    from .. import config
+    from ..plan import from_text, make_plan
+    from ..ports import BadValue
+
+    settings = config.load(path.parent)
+    registry = find_plugins(settings, chosen.plugins)
+    graph = open_graph(path, registry)
+    values: dict[str, Any] = {}
+    for name, text in chosen.values.items():
+        wanted = graph.inputs.get(name)
+        try:
+            values[name] = from_text(wanted.type, text) if wanted else text
+        except BadValue:
+            values[name] = text  # planning refuses it, together with whatever else is wrong
+    store = None if chosen.no_store else open_store(chosen.store, settings, registry)
+    try:
+        yield (
+            make_plan(
+                graph,
+                values,
+                registry=registry,
+                store=store,
+                device=chosen.device or (None if "device" in graph.settings else settings.device),
+                dtype=chosen.dtype or (None if "dtype" in graph.settings else settings.dtype),
+                force=chosen.force,
+                base=Path.cwd(),
+            ),
+            store,
+            settings,
+        )
+    finally:
+        if store is not None:
+            store.close()
+            for words in store.take_warnings():
+                click.echo(f"warning: {words}", err=True)
