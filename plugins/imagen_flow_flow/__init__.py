@@ -1,0 +1,62 @@
+"""What steers a graph: choosing, lists, numbers, truth values, text, JSON data and seeds.
+
+Plain Python on plain values; no pixels, no files. A graph has no expressions, because these compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imagen_flow import hookimpl
+
+from . import choosing, data, lists, logic, numbers, seeds, text
+
+
+@hookimpl
+def imagen_flow_nodes() -> Sequence[object]:
+    """Offer the nodes that steer a graph."""
+    return [
+        choosing.first,
+        choosing.choose,
+        lists.make,
+        lists.get,
+        lists.cut,
+        lists.concat,
+        lists.length,
+        lists.count_up,
+        numbers.add,
+        numbers.subtract,
+        numbers.multiply,
+        numbers.divide,
+        numbers.power,
+        numbers.modulo,
+        numbers.smaller,
+        numbers.larger,
+        numbers.clamp,
+        numbers.round_,
+        numbers.floor,
+        numbers.ceil,
+        numbers.to_text,
+        logic.equal,
+        logic.less,
+        logic.at_most,
+        logic.greater,
+        logic.at_least,
+        logic.and_,
+        logic.or_,
+        logic.not_,
+        text.format_,
+        text.join,
+        text.split,
+        text.replace,
+        text.contains,
+        text.length,
+        text.case,
+        text.to_number,
+        data.get,
+        data.set_,
+        data.parse,
+        data.to_text,
+        seeds.derive,
+        seeds.several,
+    ]

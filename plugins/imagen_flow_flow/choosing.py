@@ -1,0 +1,42 @@
+"""Choose between values of any kind."""
+
+from __future__ import annotations
+
+from imagen_flow import Bool, Value, node
+
+
+@node("flow.first", version=1)
+def first(
+    a: Value | None = None,
+    b: Value | None = None,
+    c: Value | None = None,
+    d: Value | None = None,
+    e: Value | None = None,
+    f: Value | None = None,
+    g: Value | None = None,
+    h: Value | None = None,
+) -> Value:
+    """Give the first value that is present: joins branches of which `when` has skipped some.
+
+    Inputs:
+        a to h: values of any kind, asked in this order; an absent value and null count as not present.
+
+    Outputs:
+        the value, as it came; whether it fits what it flows into is checked when it flows.
+
+    Raises:
+        ValueError: none is present.
+    """
+    for value in (a, b, c, d, e, f, g, h):
+        if value is not None:
+            return value
+    raise ValueError("none of the ports a to h has a value; join one that is always present as the last, for example a default")
+
+
+@node("flow.choose", version=1)
+def choose(condition: Bool, *, yes: Value, no: Value) -> Value:
+    """Choose one of two values, for example 4 or 40 steps by whether this is a draft.
+
+    Both are computed; to compute only one of them, give the nodes a `when` and join them by `flow.first`.
+    """
+    return yes if condition else no

@@ -1,0 +1,51 @@
+"""Work on pictures and masks: sizes, tones, filters, layers, masks and measures. Pillow and numpy do the work.
+
+Every node keeps the depth it is given (8 bits, 16 bits, float) unless its help says otherwise, weighs colours by their alpha where pixels are mixed, and
+refuses a result of more than 134 million pixels before making it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imagen_flow import hookimpl
+
+from . import filters, geometry, layers, masks, measures, sheets, sources, tones
+
+
+@hookimpl
+def imagen_flow_nodes() -> Sequence[object]:
+    """Offer the nodes that work on pictures and masks."""
+    return [
+        geometry.resize,
+        geometry.scale,
+        geometry.crop,
+        geometry.rotate,
+        geometry.flip,
+        geometry.pad,
+        tones.convert,
+        tones.adjust,
+        tones.normalise,
+        filters.blur,
+        filters.sharpen,
+        filters.edges,
+        layers.composite,
+        layers.blend,
+        sheets.grid,
+        sources.solid,
+        sources.noise,
+        measures.size,
+        measures.difference,
+        measures.statistics,
+        masks.from_colour,
+        masks.from_luminance,
+        masks.threshold,
+        masks.from_alpha,
+        masks.to_image,
+        masks.invert,
+        masks.combine,
+        masks.blur_mask,
+        masks.grow,
+        masks.resize_mask,
+        masks.apply,
+    ]

@@ -1,0 +1,232 @@
+"""Change the size, cut and turn of a picture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from imagen_flow import Image, Range, Text, node
+
+from .colours import read_colour, with_room
+from .pixels import in_depth, premultiplied, refuse_too_large, straight, through_pillow, unit
+from .places import Anchor, placed
+
+Side = Annotated[int, Range(1, 16384)]
+Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
+
+
+@node("image.resize", version=1, uses=("numpy", "pillow"))
+def resize(
+    image: Image,
+    *,
+    width: Side | None = None,
+    height: Side | None = None,
+    fit: Literal["stretch", "contain", "cover"] = "stretch",
+    resample: Resample = "lanczos",
+) -> Image:
+    """Resize a picture to a width, a height or both.
+
+    Params:
+        width, height: in pixels; if one is left out it follows from the other, keeping the picture's proportions.
+        fit: what happens if both are given and the proportions differ. ``stretch`` distorts; ``contain`` gives the largest picture that fits inside
+            (smaller than asked along one side; fill it up by `image.pad`); ``cover`` fills the size and cuts off what hangs over, left and right or above and below alike.
+        resample: how pixels are mixed; ``nearest`` mixes none, for pixel art and labels.
+
+    Raises:
+        ValueError: neither width nor height is given, or the result would be too large.
+
+    Source:
+        Pillow's `Image.resize`, `ImageOps.contain` and `ImageOps.fit`.
+    """
+    if width is None and height is None:
+        raise ValueError("neither port 'width' nor port 'height' is given; give one of them or both")
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    if width is None or height is None or fit == "contain":
+        ratio = min(wanted / had for wanted, had in ((width, image.width), (height, image.height)) if wanted is not None)
+        inside = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        size = (min(width or inside[0], inside[0]), min(height or inside[1], inside[1]))
+    else:
+        size = (width, height)
+        if fit == "cover":
+            box = _covering(image, width / height)
+    return _resampled(image, size, resample, box)
+
+
+@node("image.scale", version=1, uses=("numpy", "pillow"))
+def scale(image: Image, factor: Annotated[float, Range(0.001, 1000)], *, resample: Resample = "lanczos") -> Image:
+    """Resize a picture by a factor: 2 doubles its width and its height.
+
+    Raises:
+        ValueError: the result would be too large.
+
+    Source:
+        Pillow's `Image.resize`.
+    """
+    return _resampled(image, (max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
+
+
+@node("image.crop", version=1, uses=("numpy",))
+def crop(
+    image: Image,
+    *,
+    width: Side,
+    height: Side,
+    x: Annotated[int, Range(0)] | None = None,
+    y: Annotated[int, Range(0)] | None = None,
+    anchor: Anchor = "centre",
+) -> Image:
+    """Cut a rectangle out of a picture.
+
+    Params:
+        width, height: size of the rectangle.
+        x, y: its upper left corner, from the upper left of the picture; what is left out follows from `anchor`.
+        anchor: where the rectangle lies if `x` or `y` is not given.
+
+    Raises:
+        ValueError: the rectangle leads out of the picture.
+    """
+    if width > image.width or height > image.height:
+        raise ValueError(
+            f"ports 'width' and 'height' ask for {width} x {height}, but the picture is {image.width} x {image.height}; ask for less, or enlarge it first by image.resize or image.pad"
+        )
+    left, top = placed(anchor, (image.width, image.height), (width, height))
+    left, top = (left if x is None else x), (top if y is None else y)
+    for port, start, extent, whole in (("x", left, width, image.width), ("y", top, height, image.height)):
+        if start + extent > whole:
+            raise ValueError(
+                f"port '{port}' is {start}, so the rectangle ends at {start + extent}, but the picture at {whole}; {port} is at most {whole - extent}"
+            )
+    return Image(image.pixels[top : top + height, left : left + width])
+
+
+@node("image.rotate", version=1, uses=("numpy", "pillow"))
+def rotate(
+    image: Image,
+    degrees: Annotated[float, Range(-3600, 3600)],
+    *,
+    expand: bool = True,
+    colour: Text = "transparent",
+    resample: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
+) -> Image:
+    """Rotate a picture about its centre, clockwise.
+
+    Params:
+        degrees: quarter turns are exact; others mix pixels.
+        expand: make the picture as large as needed to hold all of it; else it keeps its size and corners are cut off.
+        colour: of the corners that come into view; ``transparent`` gives the picture alpha (not for quarter turns that need no corners).
+
+    Source:
+        Pillow's `Image.rotate`.
+    """
+    import numpy as np
+    import PIL.Image
+
+    turns = degrees / 90
+    pixels = image.pixels
+    if turns == int(turns) and (expand or image.width == image.height or int(turns) % 2 == 0):
+        return Image(np.rot90(pixels, -int(turns)))
+    wide, fill = with_room(pixels, read_colour(colour))
+    method = PIL.Image.Resampling[resample.upper()]
+    weighed = premultiplied(unit(wide))
+    filling = premultiplied(unit(fill).reshape(1, 1, -1)).reshape(-1)
+    if expand:
+        refuse_too_large(*_turned_size(image, degrees))
+    planes = [
+        np.array(PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c])).rotate(-degrees, resample=method, expand=expand, fillcolor=float(filling[c])))
+        for c in range(weighed.shape[2])
+    ]
+    return Image(in_depth(straight(np.stack(planes, axis=2)), wide.dtype))
+
+
+@node("image.flip", version=1, uses=("numpy",))
+def flip(image: Image, *, direction: Literal["horizontal", "vertical", "both"] = "horizontal") -> Image:
+    """Mirror a picture.
+
+    Params:
+        direction: ``horizontal`` swaps left and right, ``vertical`` swaps top and bottom.
+    """
+    pixels = image.pixels
+    if direction in ("horizontal", "both"):
+        pixels = pixels[:, ::-1]
+    if direction in ("vertical", "both"):
+        pixels = pixels[::-1]
+    return Image(pixels)
+
+
+@node("image.pad", version=1, uses=("numpy", "pillow"))
+def pad(
+    image: Image,
+    *,
+    width: Side | None = None,
+    height: Side | None = None,
+    border: Annotated[int, Range(0, 8192)] = 0,
+    anchor: Anchor = "centre",
+    fill: Literal["colour", "edge", "reflect"] = "colour",
+    colour: Text = "black",
+) -> Image:
+    """Enlarge the canvas of a picture: by a border, or to a size.
+
+    Params:
+        width, height: size of the result; what is left out stays.
+        border: pixels to add on every side; either this or a size.
+        anchor: where the picture lies within the size.
+        fill: what the new part shows: a colour, the outermost pixels drawn out, or the picture mirrored.
+        colour: of the new part; ``transparent`` gives the picture alpha.
+
+    Raises:
+        ValueError: the size is smaller than the picture, or both a size and a border are given.
+    """
+    import numpy as np
+
+    if border and (width is not None or height is not None):
+        raise ValueError("port 'border' and a size are both given; give either the border or 'width' and 'height'")
+    size = (width or image.width + 2 * border, height or image.height + 2 * border)
+    for port, wanted, had in (("width", size[0], image.width), ("height", size[1], image.height)):
+        if wanted < had:
+            raise ValueError(f"port '{port}' is {wanted}, but the picture has {had}; padding never cuts: use image.crop or image.resize first")
+    refuse_too_large(*size)
+    left, top = (border, border) if border else placed(anchor, size, (image.width, image.height))
+    amounts = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
+    if fill != "colour":
+        return Image(np.pad(image.pixels, amounts, mode="edge" if fill == "edge" else "reflect"))
+    wide, drawn = with_room(image.pixels, read_colour(colour))
+    canvas = np.empty((size[1], size[0], wide.shape[2]), dtype=wide.dtype)
+    canvas[:] = drawn
+    canvas[top : top + image.height, left : left + image.width] = wide
+    return Image(canvas)
+
+
+def _resampled(image: Image, size: tuple[int, int], resample: str, box: tuple[float, float, float, float] | None = None) -> Image:
+    import PIL.Image
+
+    refuse_too_large(*size)
+    if size == (image.width, image.height) and box in (None, (0.0, 0.0, float(image.width), float(image.height))):
+        return image
+    if resample == "nearest":
+        return _nearest(image, size, box or (0.0, 0.0, float(image.width), float(image.height)))
+    method = PIL.Image.Resampling[resample.upper()]
+    return through_pillow(image, lambda picture: picture.resize(size, method, box=box))
+
+
+def _nearest(image: Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image:
+    """Take the pixel under each new pixel's centre, which is what Pillow's NEAREST does; alpha and depth need no care here."""
+    import numpy as np
+
+    columns = np.minimum((box[0] + (np.arange(size[0]) + 0.5) * ((box[2] - box[0]) / size[0])).astype(int), image.width - 1)
+    rows = np.minimum((box[1] + (np.arange(size[1]) + 0.5) * ((box[3] - box[1]) / size[1])).astype(int), image.height - 1)
+    return Image(image.pixels[rows][:, columns])
+
+
+def _covering(image: Image, ratio: float) -> tuple[float, float, float, float]:
+    """Give the largest rectangle of a ratio in the middle of a picture."""
+    if image.width / image.height >= ratio:
+        inside = image.height * ratio
+        return ((image.width - inside) / 2, 0.0, (image.width + inside) / 2, float(image.height))
+    inside = image.width / ratio
+    return (0.0, (image.height - inside) / 2, float(image.width), (image.height + inside) / 2)
+
+
+def _turned_size(image: Image, degrees: float) -> tuple[int, int]:
+    import math
+
+    sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
+    return (math.ceil(image.width * cosine + image.height * sine), math.ceil(image.width * sine + image.height * cosine))
