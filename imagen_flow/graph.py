@@ -8,7 +8,7 @@ edges between the same nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,8 @@ class Node:
     type: NodeType | Graph
     bindings: dict[str, Binding]
     mark: Mark
+    #: The nodes whose outputs it reads, each once, in the order in which it reads them.
+    after: tuple[str, ...] = ()
     each: tuple[str, ...] = ()
     when: Binding | None = None
     repeat: Repeat | None = None
@@ -146,34 +148,27 @@ class Node:
     device: str | None = None
     dtype: str | None = None
     cache: bool = True
-    #: What planning works out once a node and then reuses for each of its steps.
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def inputs(self) -> dict[str, Port]:
         """The node's input ports; the inputs of a graph are its ports."""
         return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
 
-    @property
-    def sources(self) -> Iterator[FromNode]:
-        """The outputs of other nodes that this one reads, in order, each as often as it is read."""
-        for binding in (*self.bindings.values(), self.when):
-            if binding is not None:
-                yield from _sources(binding)
 
-
-def _sources(binding: Binding | str) -> Iterator[FromNode]:
-    if isinstance(binding, FromNode):
-        yield binding
-    elif isinstance(binding, Joined):
-        for part in binding.parts:
-            yield from _sources(part)
-    elif isinstance(binding, Listed):
-        for item in binding.items:
-            yield from _sources(item)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
-            yield from _sources(item)
+def sources(binding: Binding | str) -> Iterator[str]:
+    """Name the nodes that a binding reads."""
+    kind = type(binding)
+    if kind is FromNode:
+        yield binding.node  # type: ignore[union-attr]
+    elif kind is Joined:
+        for part in binding.parts:  # type: ignore[union-attr]
+            yield from sources(part)
+    elif kind is Listed:
+        for item in binding.items:  # type: ignore[union-attr]
+            yield from sources(item)
+    elif kind is Mapped:
+        for _, item in binding.items:  # type: ignore[union-attr]
+            yield from sources(item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +414,8 @@ class _Resolver:
         if not good:
             return None
         assert type_ is not None
-        return Node(written.name.value, type_, bindings, written.name.mark, each=tuple(each), **words)
+        after = tuple(dict.fromkeys(n for b in (*bindings.values(), words.get("when")) if type(b) not in _ROOTS for n in sources(b)))
+        return Node(written.name.value, type_, bindings, written.name.mark, after, tuple(each), **words)
 
     def each(self, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool) -> dict[str, Binding]:
         pair = written.reserved.get("each")
@@ -443,8 +439,10 @@ class _Resolver:
 
     def reserved(self, written: NodeSpec, type_: NodeType | Graph | None) -> dict[str, Any]:
         """Check the reserved words of a node and return them as fields of Node."""
-        found: dict[str, Any] = {}
         words = written.reserved
+        if not words:
+            return {}
+        found: dict[str, Any] = {}
         flag = _FLAGS if "each" in words else PortType("bool")
         if (pair := words.get("when")) and (bound := self.bind(pair.value, flag, "'when'")):
             found["when"] = bound
@@ -720,10 +718,12 @@ class _Resolver:
 
     def order(self, nodes: dict[str, Node | None]) -> list[str]:
         """Sort nodes topologically, as written among equals; a cycle is a problem, printed closed and in order."""
-        import networkx
-
         names = list(nodes)
         place = {name: i for i, name in enumerate(names)}
+        if all(place[n] < i for i, name in enumerate(names) for n in self.reads(name, nodes[name])):
+            return names  # written from the top down: sorting would change nothing
+        import networkx
+
         drawn: networkx.DiGraph[int] = networkx.DiGraph()
         drawn.add_nodes_from(range(len(names)))
         drawn.add_edges_from((place[n], i) for i, name in enumerate(names) for n in self.reads(name, nodes[name]))
@@ -740,12 +740,11 @@ class _Resolver:
             self.say("cycle", f"nodes wait for each other: {' -> '.join(circle)}", mark, why="a node runs when all its inputs are there", fix="break the circle at one of them")
         return names
 
-    def reads(self, name: str, node: Node | None) -> Iterator[str]:
+    def reads(self, name: str, node: Node | None) -> Iterable[str]:
         """Name the nodes that a node reads: by its bindings, or as written where it did not resolve."""
-        if node is not None and not self.problems:
-            for source in node.sources:
-                yield source.node
-            return
+        return node.after if node is not None else self.written_reads(name)
+
+    def written_reads(self, name: str) -> Iterator[str]:
         written = self.spec.nodes[name]
         pending = [p.value for p in (*written.arguments.values(), *written.reserved.values())]
         while pending:
@@ -764,10 +763,12 @@ def _unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[s
     needed: set[str] = {o.source.node for o in outputs.values() if isinstance(o.source, FromNode)}
     for name in reversed(nodes):
         if name in needed:
-            needed.update(source.node for source in nodes[name].sources)
+            needed.update(nodes[name].after)
     return frozenset(nodes.keys() - needed)
 
 
+#: Bindings that read no node.
+_ROOTS = frozenset({type(None), Given, FromInput, FileAt, ModelAt})
 _ANY = PortType("json")
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TEXT = PortType("text")

@@ -415,7 +415,8 @@ class ModelPool:
                 del self._residents[resident.identity]
         count = len(idle)
         del idle
-        _give_back()
+        if count:
+            _give_back()
         return count
 
     def resident(self) -> list[Identity]:
@@ -568,6 +569,7 @@ def with_memory_ladder(call: Callable[[tuple[str, ...]], T], pool: ModelPool, ru
             if not is_out_of_memory(error):
                 raise
         # Only here, outside the except block, is the traceback gone that kept the failed call's tensors alive.
-        pool.evict_idle()
+        if not pool.evict_idle():
+            _give_back()
         taken += (rung,)
     return call(taken), taken

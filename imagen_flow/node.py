@@ -18,7 +18,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .ports import BadValue, Injected, Port, PortType, read_annotation
@@ -54,14 +54,13 @@ class NodeType:
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the digest of the plugin's source.
     plugin: str = ""
     source_digest: str = ""
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def primary(self) -> str:
         """The output that ``${name}`` without a port means."""
         return next(iter(self.outputs))
 
-    @property
+    @functools.cached_property
     def uses_torch(self) -> bool:
         """Whether results depend on the device, so that keys must say which."""
         return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or any(p.type.loader for p in self.inputs.values())

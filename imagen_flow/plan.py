@@ -127,7 +127,10 @@ class Constants:
 
     def add(self, value: Any) -> Artifact:
         artifact = self.codecs.artifact(value)
-        self._remember(artifact, value)
+        if artifact.items is None:
+            self.by_digest[artifact.digest] = value
+        else:
+            self._remember(artifact, value)
         return artifact
 
     def _remember(self, artifact: Artifact, value: Any) -> None:
@@ -166,7 +169,7 @@ class Planner:
         self.problems: list[Problem] = []
         self.models: dict[tuple[str, Path], Model | Problem] = {}
         self.history: dict[str, str] = {}
-        self._ports: dict[Node, list[tuple[str, Port, Binding | None, Artifact | None]]] = {}
+        self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
         self._prefixes: dict[tuple[int, str, str], str] = {}
         self._given: dict[int, tuple[Binding, Artifact]] = {}
 
@@ -447,11 +450,12 @@ class Planner:
         waits: list[str] = []
         unresolved = False
         failed = ""
-        for port_name, port, binding, default in self.ports(node):
+        bindings = node.bindings
+        for port_name, port, default in self.ports(type_):
             slot: Slot
             if elements and port_name in elements:
                 slot = elements[port_name]
-            elif binding is None:
+            elif (binding := bindings.get(port_name)) is None:
                 slot = default  # type: ignore[assignment]
             else:
                 slot = self.bind(frame, binding)
@@ -539,14 +543,12 @@ class Planner:
             for item in artifact.items or ():
                 self.makers[item.digest] = step
 
-    def ports(self, node: Node) -> list[tuple[str, Port, Binding | None, Artifact | None]]:
-        """List a node's ports in the order of keys, each with its binding and the artifact of its default."""
-        found = self._ports.get(node)
+    def ports(self, type_: NodeType) -> list[tuple[str, Port, Artifact | None]]:
+        """List a node type's ports in the order of keys, each with the artifact of its default."""
+        found = self._ports.get(id(type_))
         if found is None:
-            found = []
-            for name, port in sorted(node.inputs.items()):
-                found.append((name, port, node.bindings.get(name), None if port.required else self.port_default(port)))
-            self._ports[node] = found
+            found = [(name, port, None if port.required else self.port_default(port)) for name, port in sorted(type_.inputs.items())]
+            self._ports[id(type_)] = found
         return found
 
     def port_default(self, port: Port) -> Artifact:
@@ -846,7 +848,7 @@ def _demand(frame: Frame, wanted: set[str], demanded: set[int]) -> None:
         for child in state.frames:
             _demand(child, {o.source.node for o in child.graph.outputs.values() if isinstance(o.source, FromNode)}, demanded)
         if not is_settled(state):
-            wanted.update(source.node for source in node.sources)
+            wanted.update(node.after)
 
 
 def is_settled(state: NodeState) -> bool:

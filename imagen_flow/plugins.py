@@ -128,7 +128,7 @@ class Registry:
 
     def add(self, function: NodeFunction, *, plugin: str = "local", source_digest: str = "") -> None:
         """Add a node type directly, as tests and notebooks do."""
-        node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function), memo={})
+        node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function))
         self._types[node_type.name] = node_type
         owner = self.plugins.setdefault(plugin, Plugin(plugin, "", "", module=sys.modules[__name__]))
         owner.node_names = tuple(sorted({*owner.node_names, node_type.name}))
@@ -200,7 +200,7 @@ class Registry:
             if other is not None and other.plugin != plugin.name:
                 plugin.fault = f"offers '{function.type.name}', which {other.plugin} offers too; rename one of them"
                 continue
-            self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source, memo={})
+            self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source)
         return names
 
 

@@ -7,11 +7,10 @@ never read. The walk uses a stack of its own, so a graph may be as deep as it li
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from . import devices, events
 from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
 from .events import Event, Progress
-from .graph import FromNode, Node, Output
+from .graph import FromNode, Node, Output, sources
 from .history import remember
 from .models import ModelPool, with_memory_ladder
 from .node import NodeType
@@ -35,6 +34,9 @@ __all__ = ["execute"]
 
 #: How much of the values that steps gave stays in memory; beyond that the least recently used are read from the store again.
 LIVE_BYTES = 1 << 30
+
+#: How often whoever reads the events looks for new ones. Waking them up at each would cost a trivial step more than its work.
+READ_S = 0.02
 
 #: How often a step is keyed anew because a file changes under it.
 REKEYS = 5
@@ -115,7 +117,8 @@ class _Runner:
         self.live = LiveValues()
         self.planner.live = self.live
         self.began = time.monotonic()
-        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.said_queue: deque[Any] = deque()
+        self.over = threading.Event()
         self.latest: dict[str, events.StepProgress] = {}
         self.said: set[int] = set()
         self.ran = self.cached = self.failed = 0
@@ -132,19 +135,17 @@ class _Runner:
     def events(self) -> Iterator[Event]:
         thread = threading.Thread(target=self.work, name="imagen_flow run", daemon=True)
         thread.start()
+        over = False
         try:
-            while True:
-                try:
-                    said = self.queue.get(timeout=0.5)
-                except queue.Empty:
-                    continue  # wakes up so that a signal is seen where waiting for a lock cannot be interrupted
-                if isinstance(said, str):
-                    said = self.latest.pop(said)
-                if isinstance(said, BaseException):
-                    raise said
-                yield said
-                if isinstance(said, events.RunFinished):
-                    return
+            while not over:
+                over = self.over.wait(READ_S)
+                while self.said_queue:
+                    said = self.said_queue.popleft()
+                    if type(said) is str:
+                        said = self.latest.pop(said)
+                    if isinstance(said, BaseException):
+                        raise said
+                    yield said
         finally:
             self.cancel.set()
             thread.join()
@@ -159,7 +160,7 @@ class _Runner:
         unread = name in self.latest
         self.latest[name] = event
         if not unread:
-            self.queue.put(name)
+            self.said_queue.append(name)
 
     def work(self) -> None:
         """The run itself, in its own thread. Whatever happens, the last thing put is RunFinished or an exception."""
@@ -179,7 +180,8 @@ class _Runner:
             last = events.RunFinished("cancelled", self.ran, self.cached, self.failed, self.now())
         except BaseException as odd:
             last = odd
-        self.queue.put(last)
+        self.said_queue.append(last)
+        self.over.set()
 
     def finish(self) -> None:
         """Let queued writes end, and write down what the next plan compares with."""
@@ -192,12 +194,15 @@ class _Runner:
     # -- the walk ----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
-        plan, put = self.plan, self.queue.put
+        plan, put = self.plan, self.said_queue.append
         todo = sum(s.status in ("runs", "waits") for s in plan.steps)
         put(events.RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0))
-        for step in plan.steps:
-            if step.status == "cached":
-                self.say_settled(step)
+        at_s = self.now()
+        known = [s for s in plan.steps if s.status == "cached"]
+        self.said_queue.extend(events.StepCached(s.name, s.item, at_s) for s in known)
+        self.cached += len(known)
+        self.said.update(map(id, known))
+        self.keys.update((s.name + s.item, s.key or "") for s in known)
         top = plan.frame
         for output in plan.graph.outputs.values():
             if isinstance(output.source, FromNode):
@@ -226,8 +231,11 @@ class _Runner:
             try:
                 # A node whose producers are known to be missing need not be keyed in vain.
                 needs = self.producers(frame, node) if state is not None and state.outputs is None and self.only_waits(state) else []
+                fresh = False
                 if not needs:
+                    before = state.steps[0] if state is not None and state.steps else None
                     state = self.planner.settle(frame, node)
+                    fresh = len(state.steps) == 1 and state.steps[0] is not before
                     if state.done:
                         continue
                     needs = self.below(state) or ([] if self.runnable(state) else self.producers(frame, node))
@@ -238,7 +246,7 @@ class _Runner:
                 if not todo:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
                 for step in todo:
-                    self.run_step(step)
+                    self.run_step(step, fresh=fresh)
                 state.outputs = todo[0].outputs if not node.each and isinstance(node.type, NodeType) else None  # type: ignore[assignment]
                 state.done = state.outputs is not None and node.when is None
             except FailedStep as failed:
@@ -269,13 +277,12 @@ class _Runner:
     def producers(self, frame: Frame, node: Node) -> list[tuple[Frame, Node]]:
         """Name the nodes that must come first: only those of `when` while it is unknown, then those of `each`, then all."""
         nodes, states = frame.graph.nodes, frame.states
-        for binding in (node.when, *(node.bindings[p] for p in node.each)):
-            if binding is not None and isinstance(self.planner.bind(frame, binding), Unknown):
-                found = list(Node("", node.type, {"": binding}, node.mark).sources)
-                break
-        else:
-            found = list(node.sources)
-        names = dict.fromkeys(source.node for source in found)
+        names: Iterable[str] = node.after
+        if node.when is not None or node.each:
+            for binding in (node.when, *(node.bindings[p] for p in node.each)):
+                if binding is not None and isinstance(self.planner.bind(frame, binding), Unknown):
+                    names = dict.fromkeys(sources(binding))
+                    break
         return [(frame, nodes[n]) for n in names if n not in states or not states[n].done]
 
     @staticmethod
@@ -302,12 +309,12 @@ class _Runner:
         self.said.add(id(step))
         if step.status == "cached":
             self.cached += 1
-            self.queue.put(events.StepCached(step.name, step.item, self.now()))
+            self.said_queue.append(events.StepCached(step.name, step.item, self.now()))
             self.keys[step.name + step.item] = step.key or ""
         elif step.status == "absent":
-            self.queue.put(events.StepAbsent(step.name, step.item, step.reason, self.now()))
+            self.said_queue.append(events.StepAbsent(step.name, step.item, step.reason, self.now()))
         else:
-            self.queue.put(events.StepSkipped(step.name, step.item, step.reason, self.now()))
+            self.said_queue.append(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
     # -- values ------------------------------------------------------------------------------------------------------------------
 
@@ -345,7 +352,7 @@ class _Runner:
                     pending.append((slot, also))
                     break
             else:
-                self.queue.put(events.StepDamaged(step.name, step.item, str(damage), self.now()))
+                self.said_queue.append(events.StepDamaged(step.name, step.item, str(damage), self.now()))
                 step.reason = "the store's copy is damaged"
                 self.run_step(step)
                 if lost.digest not in self.live:
@@ -363,8 +370,8 @@ class _Runner:
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
-    def run_step(self, step: Step) -> None:
-        """Run a step, or take what another process has just made of it. Its failure is an event, not an exception."""
+    def run_step(self, step: Step, *, fresh: bool = False) -> None:
+        """Run a step, or take what another process has made of it since the store was asked (unless that is `fresh`). Its failure is an event, not an exception."""
         key = step.key
         assert key is not None
         node = step.node
@@ -376,13 +383,13 @@ class _Runner:
                 if self.cancel.is_set():
                     raise Cancelled
             forced = step.reason in ("it is forced", "the store's copy is damaged")
-            if (waited or not forced) and self.planner.look_up(step):
+            if (waited or not (fresh or forced)) and self.planner.look_up(step):
                 self.store.release(key)
                 self.say_settled(step)
                 return
         if not step.reason:
             step.reason = self.planner.why(step)
-        self.queue.put(events.StepStarted(step.name, step.item, step.reason, self.now()))
+        self.said_queue.append(events.StepStarted(step.name, step.item, step.reason, self.now()))
         began = time.monotonic()
         try:
             self.attempt(step)
@@ -398,7 +405,7 @@ class _Runner:
         self.said.add(id(step))
         self.ran += 1
         self.keys[step.name + step.item] = key
-        self.queue.put(events.StepFinished(step.name, step.item, time.monotonic() - began, self.now()))
+        self.said_queue.append(events.StepFinished(step.name, step.item, time.monotonic() - began, self.now()))
 
     def attempt(self, step: Step) -> None:
         """Run a step as often as its `retry` allows."""
@@ -415,7 +422,7 @@ class _Runner:
             except Exception as failed:
                 if attempt == node.retries:
                     raise
-                self.queue.put(events.StepRetried(step.name, step.item, attempt + 1, _words(failed), self.now()))
+                self.said_queue.append(events.StepRetried(step.name, step.item, attempt + 1, _words(failed), self.now()))
             if self.cancel.wait(node.backoff_s * 2**attempt):
                 raise Cancelled
 
@@ -425,28 +432,30 @@ class _Runner:
         assert isinstance(type_, NodeType) and step.slots is not None and step.key is not None
         given: dict[str, Any] = {}
         began = time.monotonic()
-        with ExitStack() as leases:
-            for name, slot in step.slots.items():
-                port = type_.inputs[name].type
-                value = self.value(slot)
-                if port.kind == "model":
-                    if port.loader is not None and isinstance(value, Model):
-                        device, dtype = self.place(node)
-                        value = leases.enter_context(self.pool.lease(port.loader, value, device=device, dtype=dtype))
-                else:
-                    try:
-                        value = port.check(value)
-                    except BadValue as odd:
-                        raise ValueError(f"its '{name}' {odd}") from None
-                given[name] = value
-            scratch = self.inject(step, given)
-            if type_.uses_torch:
-                self.place(node)
+        leased: list[tuple[str, Any, Model]] = []
+        for name, slot in step.slots.items():
+            port = type_.inputs[name].type
+            value = self.value(slot)
+            if port.kind != "model":
+                try:
+                    value = port.check(value)
+                except BadValue as odd:
+                    raise ValueError(f"its '{name}' {odd}") from None
+            elif port.loader is not None and isinstance(value, Model):
+                leased.append((name, port.loader, value))
+            given[name] = value
+        scratch = self.inject(step, given) if type_.injected else None
+        rungs: tuple[str, ...] = ()
+        if type_.uses_torch:
+            device, dtype = self.place(node)
+            with ExitStack() as leases:
+                for name, loader, model in leased:
+                    given[name] = leases.enter_context(self.pool.lease(loader, model, device=device, dtype=dtype))
                 result, rungs = with_memory_ladder(lambda taken: self.call(step, type_, given), self.pool)
-            else:
-                result, rungs = self.call(step, type_, given), ()
-            given.clear()
-            self.take(step, type_, result, rungs, time.monotonic() - began)
+        else:
+            result = self.call(step, type_, given)
+        given.clear()
+        self.take(step, type_, result, rungs, time.monotonic() - began)
         if scratch is not None:
             if node.cache:
                 self.store.flush()
@@ -545,7 +554,7 @@ class _Runner:
         step.outputs = dict.fromkeys(step.node.type.outputs, FAILED)
         self.failed += 1
         self.said.add(id(step))
-        self.queue.put(events.StepFailed(step.name, step.item, _words(cause), error, self.now()))
+        self.said_queue.append(events.StepFailed(step.name, step.item, _words(cause), error, self.now()))
         if self.fail_fast:
             raise _FailedFast
 
@@ -565,7 +574,7 @@ class _Runner:
         assert isinstance(slot, Artifact)
         if slot.kind in ("absent", "failed"):
             why = "what it comes from is absent" if slot.kind == "absent" else "what it comes from failed"
-            self.queue.put(events.OutputAbsent(output.name, why, self.now()))
+            self.said_queue.append(events.OutputAbsent(output.name, why, self.now()))
             return
         try:
             if output.path is None or self.writer is None:
@@ -574,18 +583,18 @@ class _Runner:
                     value = [self.value(i) if i.kind not in ("absent", "failed") else None for i in items]
                 else:
                     value = self.value(slot)
-                self.queue.put(events.OutputWritten(output.name, "", None, False, value, self.now()))
+                self.said_queue.append(events.OutputWritten(output.name, "", None, False, value, self.now()))
                 return
             elements = [(slot, "", 0)] if slot.items is None else [(item, f"[{i}]", i) for i, item in enumerate(slot.items)]
             for artifact, item, index in elements:
                 if artifact.kind in ("absent", "failed"):
-                    self.queue.put(events.OutputAbsent(output.name + item, f"what it comes from is {artifact.kind}", self.now()))
+                    self.said_queue.append(events.OutputAbsent(output.name + item, f"what it comes from is {artifact.kind}", self.now()))
                     continue
                 value = self.value(artifact)
                 self.writes.append(self.io.submit(self.write, output, artifact, item, index, value))
         except Damaged as damaged:
             self.failed += 1
-            self.queue.put(events.OutputFailed(output.name, "", str(damaged), self.now()))
+            self.said_queue.append(events.OutputFailed(output.name, "", str(damaged), self.now()))
 
     def write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any) -> None:
         assert self.writer is not None and output.path is not None
@@ -596,11 +605,11 @@ class _Runner:
             if output.provenance != "none":
                 text = None
             written = self.writer.write(fill(output.path, fields), value, output=output.name + item, exists=output.exists, provenance=text, digest=artifact.digest)
-            self.queue.put(events.OutputWritten(output.name, item, str(written.path), written.changed, value, self.now()))
+            self.said_queue.append(events.OutputWritten(output.name, item, str(written.path), written.changed, value, self.now()))
         except Exception as failed:
             self.failed += 1
             said = str(failed) if isinstance(failed, ImagenFlowError) else _words(failed)
-            self.queue.put(events.OutputFailed(output.name, item, said, self.now()))
+            self.said_queue.append(events.OutputFailed(output.name, item, said, self.now()))
 
 
 class _FailedFast(Exception):
