@@ -242,7 +242,10 @@ def test_the_size_counts_weights_once(tmp_path):
 # --- the hub's cache ---
 
 
-def cached(cache, *, revision="main", commit=COMMIT, files=(("config.json", b"{}"), ("unet/model.safetensors", weights()))):
+FILES = (("config.json", b"{}"), ("unet/model.safetensors", weights()))
+
+
+def cached(cache, *, revision="main", commit=COMMIT, files=FILES):
     """Lay out a repository as the hub's libraries do: blobs by digest, snapshots of links, refs."""
     repository = cache / "models--org--name"
     for name, content in files:

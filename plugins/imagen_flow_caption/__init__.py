@@ -1,0 +1,15 @@
+"""Put pictures into words with a captioner of transformers: the embedded one, BLIP or GIT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import imagen_flow as flow
+
+from . import nodes
+
+
+@flow.hookimpl
+def imagen_flow_nodes() -> Iterable[Any]:
+    return [nodes.caption]

@@ -1,0 +1,79 @@
+"""The node type that puts a picture into words, and what loads its model."""
+
+# mypy: disable-error-code="type-arg,attr-defined"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Model, Range
+
+CLASSES = {
+    "blip": "BlipForConditionalGeneration",
+    "git": "GitForCausalLM",
+    "vision-encoder-decoder": "VisionEncoderDecoderModel",
+}
+"""Kinds of model, as their configuration names them, that give words for pixels alone, and the class of transformers for each."""
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A captioner with its image processor and tokenizer."""
+
+    model: Any
+    image_processor: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, model: flow.Model, *, device: str, dtype: str) -> Captioner:
+        kind = _kind(model)
+        import torch
+        import transformers
+
+        folder = str(model.path)
+        module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise flow.ModelError(f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights, {missing[0]} first")
+        return cls(
+            module.to(device).eval().requires_grad_(False),
+            # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on torchvision being there.
+            transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        )
+
+
+def _kind(model: flow.Model) -> str:
+    try:
+        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+        kind = str(config.get("model_type", "model of no stated type"))
+    except FileNotFoundError:
+        kind = "diffusers checkpoint" if (model.path / "model_index.json").is_file() else "folder without config.json"
+    except (OSError, ValueError, AttributeError) as error:
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: config.json cannot be read ({error})") from error
+    if kind not in CLASSES:
+        raise flow.ModelError(f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, and image.caption takes {', '.join(sorted(CLASSES))}")
+    return kind
+
+
+@flow.node("image.caption", version=1, uses=("torch", "transformers"))
+def caption(model: Model[Captioner], image: Image, *, max_length: Annotated[int, Range(4, 512)] = 32) -> str:
+    """Describe a picture in words, the likeliest at each place, so that equal pictures have equal words.
+
+    Inputs:
+        model: embedded/caption, or a captioner of the kind BLIP, GIT or vision-encoder-decoder (such as ViT-GPT2).
+        image: of any size; brought to 8 bits, and alpha laid over black.
+    Params:
+        max_length: tokens at most.
+    Source: ``transformers.GenerationMixin.generate``, greedy.
+    """
+    from . import captioning
+
+    return captioning.caption(
+        image.rgb().as_uint8().pixels, model=model.model, image_processor=model.image_processor, tokenizer=model.tokenizer, max_length=max_length
+    )

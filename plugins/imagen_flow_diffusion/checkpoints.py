@@ -1,0 +1,114 @@
+"""Read what a checkpoint's folder holds, and load one part of it through the library's own class.
+
+Parts are named by us, not by the checkpoint: a ``model_index.json`` may name any class of any module, and it comes from a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import imagen_flow as flow
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+
+def pick(model: Model, classes: Mapping[str, str], *, by: str) -> Any:
+    """Choose what to load a checkpoint with, by what it says it is.
+
+    Params:
+        classes: ours (``module.Class``, imported only when needed), by the class name of a checkpoint's pipeline.
+        by: the node type that asks, for the message.
+    Raises:
+        ModelError: it is of another family; the message says what it is and what is taken.
+    """
+    found = what_is(model)
+    if found in classes:
+        module, _, name = classes[found].partition(".")
+        return getattr(import_module(f".{module}", __package__), name)
+    raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {_article(found)}, and {by} takes {' or '.join(sorted(classes))}")
+
+
+def what_is(model: Model) -> str:
+    """Name the class that a checkpoint says it is, in words where it does not say."""
+    if model.path.is_file():
+        return "single file of weights"
+    for name, key in (("model_index.json", "_class_name"), ("config.json", "_class_name"), ("config.json", "architectures")):
+        config = read_json(model, name)
+        named = config.get(key)
+        named = named[0] if isinstance(named, list) and named else named
+        if isinstance(named, str) and named:
+            return named[:100]
+    return "folder without model_index.json"
+
+
+def _article(thing: str) -> str:
+    return f"{'an' if thing[0] in 'AEIOU' else 'a'} {thing}"
+
+
+def read_json(model: Model, name: str) -> dict[str, Any]:
+    """Read a checkpoint's JSON file; nothing if there is none.
+
+    Raises:
+        ModelError: it is no JSON mapping.
+    """
+    try:
+        content = json.loads((model.path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} is no mapping")
+    return content
+
+
+def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> Any:
+    """Load a module from a checkpoint's subfolder, ready to infer, and refuse it if weights are missing.
+
+    Both libraries fill missing weights with random numbers and only warn.
+    """
+    import torch
+
+    folder = model.path / part
+    if not (folder / "config.json").is_file():
+        raise flow.ModelError(f"the model '{model.reference}' has no {part}")
+    module, info = cls.from_pretrained(
+        str(folder), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True, **_variant(model, part, dtype)
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
+    """Take half-precision files where they are wanted, or the only ones."""
+    files = [path.name for path in (model.path / part).glob("*.safetensors")]
+    halves = [name for name in files if ".fp16." in name]
+    return {"variant": "fp16"} if halves and (dtype == "float16" or len(halves) == len(files)) else {}
+
+
+def load_scheduler(model: Model, part: str) -> Any:
+    """Make the sampler that a checkpoint names, if it is one of diffusers'."""
+    import diffusers.schedulers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    config = read_json(model, f"{part}/scheduler_config.json")
+    name = config.get("_class_name")
+    cls: Any = getattr(diffusers.schedulers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise flow.ModelError(f"the model '{model.reference}' names no sampler of diffusers in {part}, but {name!r}")
+    return cls.from_config(config)
+
+
+def fresh(scheduler: Any) -> Any:
+    """Make a sampler of one's own: a sampler keeps state while it runs, and loaded models are shared."""
+    return type(scheduler).from_config(scheduler.config)
+
+
+def weights_in(model: Model, *parts: str) -> int:
+    """Give the bytes of the weights of some parts."""
+    return sum(path.stat().st_size for part in parts for path in (model.path / part).glob("*.safetensors"))

@@ -1,0 +1,168 @@
+"""DeepFloyd IF, the open Imagen, through diffusers' own pipelines.
+
+Each call makes a pipeline of its own from the shared parts, for a pipeline and its sampler keep state while they run. Pictures are those of
+``output_type="np"``: the safety checker runs where the checkpoint brings one, and no watermark is stamped between the stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints import fresh, load_part, load_scheduler
+from .stepping import stepping
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from imagen_flow import Model
+
+FAMILY = "deepfloyd-if"
+LENGTH = 77
+"""Tokens that IF's text encoder was used with in training."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """IF's text encoder: T5."""
+
+    tokenizer: Any
+    text_encoder: Any
+    fingerprint: str
+    family: str = FAMILY
+    length: int = LENGTH
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Text:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True)
+        return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
+
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Give states (prompts, 77, width)."""
+        from diffusers import IFPipeline
+
+        pipeline = _pipeline(IFPipeline, tokenizer=self.tokenizer, text_encoder=self.text_encoder, unet=None, scheduler=None, safety_checker=None, feature_extractor=None)
+        return pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.text_encoder.device)[0]
+
+
+@dataclass(frozen=True)
+class Base:
+    """IF's first stage: text to a small picture."""
+
+    unet: Any
+    scheduler: Any
+    safety: dict[str, Any]
+    family: str = FAMILY
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Base:
+        return cls(_unet(model, device, dtype), load_scheduler(model, "scheduler"), _safety(model, device, dtype))
+
+    @property
+    def text_width(self) -> int:
+        return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
+
+    def draw(
+        self, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None
+    ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns float32 (height, width, 3), 0 to 1."""
+        from diffusers import IFPipeline
+
+        pipeline = _pipeline(IFPipeline, tokenizer=None, text_encoder=None, unet=self.unet, scheduler=fresh(self.scheduler), **self.safety)
+        return _run(
+            pipeline, text, seed, num_inference_steps or 100, guidance_scale=7.0 if guidance_scale is None else guidance_scale,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Enlarger:
+    """IF's second stage: a small picture to a large one."""
+
+    unet: Any
+    scheduler: Any
+    image_noising_scheduler: Any
+    safety: dict[str, Any]
+    family: str = FAMILY
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Enlarger:
+        return cls(_unet(model, device, dtype), load_scheduler(model, "scheduler"), load_scheduler(model, "image_noising_scheduler"), _safety(model, device, dtype))
+
+    text_width = Base.text_width
+
+    def draw(
+        self, picture: np.ndarray, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None, noise_level: int | None
+    ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+        """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
+        import torch
+        from diffusers import IFSuperResolutionPipeline
+
+        pipeline = _pipeline(
+            IFSuperResolutionPipeline,
+            tokenizer=None,
+            text_encoder=None,
+            unet=self.unet,
+            scheduler=fresh(self.scheduler),
+            image_noising_scheduler=fresh(self.image_noising_scheduler),
+            **self.safety,
+        )
+        return _run(
+            pipeline, text, seed, num_inference_steps or 50, guidance_scale=4.0 if guidance_scale is None else guidance_scale,
+            image=torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] * 2 - 1, noise_level=250 if noise_level is None else noise_level,
+        )  # fmt: skip
+
+
+def _unet(model: Model, device: str, dtype: str) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype)
+
+
+def _safety(model: Model, device: str, dtype: str) -> dict[str, Any]:
+    if not (model.path / "safety_checker").is_dir():
+        return {"safety_checker": None, "feature_extractor": None}
+    from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
+    from transformers import AutoImageProcessor
+
+    return {
+        "safety_checker": load_part(IFSafetyChecker, model, "safety_checker", device=device, dtype=dtype),
+        "feature_extractor": AutoImageProcessor.from_pretrained(str(model.path / "feature_extractor"), backend="pil", local_files_only=True),
+    }
+
+
+def _pipeline(cls: Any, **parts: Any) -> Any:
+    pipeline = cls(**parts, watermarker=None, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    import numpy as np
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def call(report: Any) -> Any:
+        return pipeline(
+            prompt_embeds=text[:1],
+            negative_prompt_embeds=text[1:],
+            num_inference_steps=steps,
+            generator=generator,
+            output_type="np",
+            return_dict=False,
+            callback=lambda step, _time, x: report((step + 1, steps, x)),
+            **given,
+        )
+
+    pictures, unsafe, watermarked = yield from stepping(call)
+    # diffusers blackens such a picture and only logs it.
+    for hits, what in ((unsafe, "unsafe"), (watermarked, "watermarked")):
+        if hits and any(hits):
+            raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
+    if not np.isfinite(pictures).all():
+        raise RuntimeError("the model gave NaN pixels; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+    return pictures[0]  # type: ignore[no-any-return]  # diffusers' pipelines are untyped

@@ -1,0 +1,101 @@
+"""The project's own kind of cascade: Imagen in pixel space, small enough to ship."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints import load_part, load_scheduler
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from imagen_flow import Model
+
+FAMILY = "imagen"
+
+
+@dataclass(frozen=True)
+class Text:
+    """The cascade's text encoder."""
+
+    tokenizer: Any
+    text_encoder: Any
+    fingerprint: str
+    family: str = FAMILY
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Text:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True)
+        return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
+
+    @property
+    def length(self) -> int:
+        return int(self.tokenizer.model_max_length)
+
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Give states (prompts, tokens, width), zero where there is no word."""
+        from . import cascade
+
+        return cascade.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The first stage: states to a small picture."""
+
+    unet: Any
+    scheduler: Any
+    family: str = FAMILY
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Base:
+        from diffusers import UNet2DConditionModel
+
+        return cls(load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype), load_scheduler(model, "scheduler"))
+
+    @property
+    def text_width(self) -> int:
+        return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
+
+    def draw(
+        self, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns uint8 (height, width, 3)."""
+        from . import cascade
+
+        given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        return cascade.base(text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Enlarger:
+    """The second stage: a small picture and states to a larger picture."""
+
+    unet: Any
+    scheduler: Any
+    family: str = FAMILY
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> Enlarger:
+        from diffusers import UNet2DConditionModel
+
+        unet = load_part(UNet2DConditionModel, model, "super_resolution", device=device, dtype=dtype)
+        return cls(unet, load_scheduler(model, "super_resolution_scheduler"))
+
+    text_width = Base.text_width
+
+    def draw(
+        self, picture: np.ndarray, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None, noise_level: int | None
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
+        from . import cascade
+
+        given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+        return cascade.super_resolution(
+            picture, text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None}
+        )

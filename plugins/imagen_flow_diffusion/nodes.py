@@ -1,0 +1,180 @@
+"""The node types: words to states, states to a picture, a picture to a larger one, and an edit by instruction."""
+
+# mypy: disable-error-code="type-arg,attr-defined"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Model, Progress, Range, Seed, Steps, Tensor
+
+from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from .reading import unread
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_LIBRARIES = ("diffusers", "torch", "transformers")
+
+
+@flow.node("text.encode", version=1, uses=_LIBRARIES)
+def encode(model: Model[TextEncoder], prompt: str, *, negative_prompt: str = "") -> Steps[Tensor]:
+    """Turn a prompt into what a cascade's denoisers read.
+
+    A prompt of any length is taken; what the encoder does not read, because it is too long or in words that it does not know, is said in the progress.
+
+    Inputs:
+        model: an Imagen cascade (embedded/imagen) or a DeepFloyd IF checkpoint.
+    Params:
+        negative_prompt: what guidance leads away from; empty is the usual.
+    Outputs: states (2, tokens, width): of the prompt, of the negative prompt. Tags: ``family``, and ``encoder``, the model's fingerprint.
+    """
+    notes = [unread(model.tokenizer, prompt, model.length), unread(model.tokenizer, negative_prompt, model.length, what="the negative prompt")]
+    states = model.encode([prompt, negative_prompt])
+    _refuse_nan(states, "the text encoder")
+    yield Progress(1, 1, "; ".join(filter(None, notes)))
+    return Tensor(states, {"family": model.family, "encoder": model.fingerprint})
+
+
+@flow.node("diffusion.base", version=1, uses=_LIBRARIES)
+def base(
+    model: Model[BaseDenoiser],
+    text: Tensor,
+    *,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Draw a small picture from a prompt: the first stage of a cascade.
+
+    Inputs:
+        model: an Imagen cascade (embedded/imagen) or the first stage of DeepFloyd IF.
+        text: from ``text.encode`` with a model of the same family.
+    Params:
+        guidance_scale: how far to go beyond the unguided picture; 1 is off. Left out: what suits the model (IF: 7).
+        num_inference_steps: denoising steps. Left out: what suits the model (IF: 100).
+        seed: of the noise, which is drawn on the CPU.
+    Outputs: the picture at the model's own size (embedded: 32 px, 8 bits; IF: 64 px, float).
+    Raises: RuntimeError if IF's safety checker blackens the picture.
+    Source: Imagen (arXiv:2205.11487); for IF, ``diffusers.IFPipeline``.
+    """
+    states = _states(text, model, "diffusion.base")
+    steps = model.draw(states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    return Image((yield from _progress(steps)))
+
+
+@flow.node("diffusion.super_resolution", version=1, uses=_LIBRARIES)
+def super_resolution(
+    model: Model[Enlarger],
+    image: Image,
+    text: Tensor,
+    *,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    noise_level: Annotated[int, Range(0, 999)] | None = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Enlarge a cascade's small picture, inventing detail that fits the prompt.
+
+    Inputs:
+        model: an Imagen cascade (embedded/imagen) or the second stage of DeepFloyd IF.
+        image: of the size that the stage before draws; another is resized to it (Lanczos). Alpha is laid over black.
+        text: from ``text.encode`` with a model of the same family.
+    Params:
+        guidance_scale: 1 is off. Left out: what suits the model (IF: 4).
+        num_inference_steps: denoising steps. Left out: what suits the model (IF: 50).
+        noise_level: step of the noise schedule, of 1000, to which the small picture is blurred, so that its faults are not believed. Left out: what suits the
+            model (IF: 250).
+        seed: of the noise, which is drawn on the CPU.
+    Outputs: the picture at the model's own size (embedded: 128 px, 8 bits; IF: 256 px, float).
+    Raises: RuntimeError if IF's safety checker blackens the picture.
+    Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation; for IF, ``diffusers.IFSuperResolutionPipeline``.
+    """
+    states = _states(text, model, "diffusion.super_resolution")
+    steps = model.draw(
+        image.rgb().as_float().pixels, states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level
+    )
+    return Image((yield from _progress(steps)))
+
+
+@flow.node("image.edit", version=1, uses=_LIBRARIES)
+def edit(
+    model: Model[Editor],
+    image: Image,
+    instruction: str,
+    *,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Change a picture as an instruction says: ``make the circle green``.
+
+    Inputs:
+        model: embedded/edit, or an InstructPix2Pix checkpoint.
+        image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
+        instruction: in the words of the model; what it does not know is said in the progress.
+    Params:
+        guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
+        image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
+        num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
+        seed: of the noise, which is drawn on the CPU.
+    Outputs: a picture of the source's size, 8 bits, RGB or RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
+    Raises: RuntimeError if the checkpoint's safety checker blackens the picture.
+    Source: InstructPix2Pix (arXiv:2211.09800); for its checkpoints, ``diffusers.StableDiffusionInstructPix2PixPipeline``.
+    """
+    import numpy as np
+
+    source = image.as_uint8().pixels
+    alpha = source[:, :, -1:] if image.has_alpha else None
+    colours = source[:, :, : image.channels - image.has_alpha]
+    colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
+    note = unread(model.tokenizer, instruction, model.length, what="the instruction")
+    steps = model.edit(
+        colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale
+    )
+    edited = yield from _progress(steps, note)
+    return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))
+
+
+def _states(text: Tensor, model: Any, by: str) -> torch.Tensor:
+    """Check that states fit a denoiser, and bring them to where it is."""
+    family = text.tags.get("family", "")
+    if family != model.family:
+        came = f"were encoded for {family}" if family else "do not come from text.encode"
+        raise ValueError(f"the text's states {came}, and {by}'s model is of the family {model.family}: encode the text with the same model")
+    if len(text.shape) != 3 or text.shape[0] != 2 or text.shape[2] != model.text_width:
+        raise ValueError(f"the text's states are of shape {text.shape}, and {by}'s model reads (2, tokens, {model.text_width}): encode the text with the same model")
+    states = text.torch(model.unet.device, model.unet.dtype)
+    _refuse_nan(states, "the text's states")
+    return states
+
+
+def _refuse_nan(states: torch.Tensor, what: str) -> None:
+    import torch
+
+    if not bool(torch.isfinite(states).all()):
+        raise ValueError(f"{what} gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+
+
+def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "") -> Generator[Progress, None, np.ndarray]:
+    """Yield a sampler's steps as Progress, with a preview at each quarter if the sampler shows its picture; return the picture."""
+    with closing(steps):
+        while True:
+            try:
+                done, total, *shown = next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # a StopIteration does not say what it carries
+            quarter = done < total and done * 4 // total > (done - 1) * 4 // total
+            yield Progress(done, total, note, _preview(shown[0]) if shown and quarter else None)
+
+
+def _preview(x: torch.Tensor) -> Image:
+    """Show a picture in the making: float (1, 3, height, width), -1 to 1 and noise beyond."""
+    pixels: np.ndarray = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return Image(pixels)
