@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from imagen_flow_embedded.training.checkpoint import Keeper, rate_at, set_rate
+from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, FAR, NEAR, SHAPES, SIZES, Scene, caption, draw_scene, render
 
 GRID = 4

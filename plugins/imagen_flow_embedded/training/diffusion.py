@@ -1,0 +1,152 @@
+"""Train the base diffusion model: captions to pictures of 32 px.
+
+The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use there (``SimpleCrossAttn…``): pixels attend to the words,
+to the encoder's plan of the picture and to one another in one go, and pooled text joins the time embedding. It sees the picture
+pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture ("sample"): plain squared error on that
+leaves most weight to the noisy levels, where the text alone decides. Noise levels are drawn towards that end besides.
+
+Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for guidance of arXiv:2207.12598.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
+from imagen_flow_embedded.training.text_encoder import draw_captions
+from imagen_flow_embedded.world import render
+
+SIDE = 32
+FOLD = 2
+"""Pixels of each row and column folded into channels."""
+TIMES = 1000
+
+
+def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 96, 128)) -> Any:
+    """Make the untrained denoiser of 32 px pictures."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=SIDE // FOLD,
+        in_channels=3 * FOLD * FOLD + 2,
+        out_channels=3 * FOLD * FOLD,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        attention_head_dim=32,
+        norm_num_groups=16,
+        cross_attention_dim=text_width,
+        encoder_hid_dim=text_width,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+
+
+def build_scheduler() -> Any:
+    """Make the sampler that is saved beside the denoiser: DDIM on the cosine schedule, with Imagen's dynamic thresholding."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=TIMES,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+        thresholding=True,
+        dynamic_thresholding_ratio=0.995,
+        sample_max_value=1.5,
+        timestep_spacing="trailing",
+    )
+
+
+def load_text(folder: Path) -> tuple[Any, Any]:
+    """Load a trained tokenizer and text encoder; the encoder is frozen."""
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    return AutoTokenizer.from_pretrained(folder / "tokenizer"), T5EncoderModel.from_pretrained(folder / "text_encoder").float().eval().requires_grad_(False)
+
+
+def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, Any]:
+    """Turn captions into states (n, tokens, width), zero at padding, and their mask (n, tokens)."""
+    import torch
+
+    tokens = tokenizer(list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    with torch.no_grad():
+        states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return states * tokens.attention_mask[..., None], tokens.attention_mask
+
+
+def with_places(x: Any) -> Any:
+    """Append two channels, the column and the row of each place, -1 to 1."""
+    import torch
+
+    n, _, height, width = x.shape
+    rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(n, 1, height, width)
+    columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(n, 1, height, width)
+    return torch.cat([x, columns, rows], 1)
+
+
+def to_tensor(pictures: np.ndarray) -> Any:
+    """Bring uint8 pictures (n, height, width, 3) to float (n, 3, height, width), -1 to 1."""
+    import torch
+
+    return torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+
+
+def train_diffusion(
+    scratch: Path,
+    text: Path,
+    *,
+    steps: int = 6000,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    channels: Sequence[int] = (32, 96, 128),
+    every_s: float = 150,
+) -> Iterator[tuple[int, int, str]]:
+    """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and ``scheduler/`` into ``scratch/imagen``.
+
+    Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    tokenizer, encoder = load_text(text)
+    network = build_base_unet(encoder.config.d_model, channels=channels)
+    scheduler = build_scheduler()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    settings = {"what": "diffusion", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "channels": list(channels)}
+    keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
+    losses: list[float] = []
+    for step in range(keeper.step, steps):
+        rng = np.random.default_rng((seed, step, 1))
+        scenes, captions = draw_captions(rng, batch_size, dropped=0.1)
+        states, mask = encode(tokenizer, encoder, captions)
+        clean = torch.nn.functional.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+        times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.7).astype(np.int64))
+        noisy = scheduler.add_noise(clean, noise, times)
+        guess = network(with_places(noisy), times, states, encoder_attention_mask=mask).sample
+        loss = torch.nn.functional.mse_loss(guess, clean)
+        set_rate(optimizer, rate_at(step, steps, learning_rate))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % 10 == 0:
+            keeper.log.append({"step": step + 1, "loss": float(np.mean(losses)), "seconds": round(keeper.elapsed_s(), 1)})
+            losses.clear()
+            yield step + 1, steps, f"loss {keeper.log[-1]['loss']:.5f}"
+        keeper.after_step(step + 1)
+    keeper.save()
+    network.load_state_dict(keeper.average)
+    folder = scratch / "imagen"
+    network.half().save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    return folder
