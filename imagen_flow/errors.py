@@ -20,6 +20,7 @@ Two kinds of fault, never mixed:
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,17 +40,21 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Source:
-    """A text that problems can point into: a file's name as the user knows it, and its lines."""
+    """A text that problems can point into: a file's name as the user knows it, and its text."""
 
     name: str
     text: str = field(repr=False)
 
+    @functools.cached_property
+    def lines(self) -> list[str]:
+        """The text's lines, without their ends."""
+        return [line.rstrip("\r") for line in self.text.split("\n")]
+
     def line(self, number: int) -> str:
         """Return line `number` (from 1), or nothing if the text is shorter."""
-        lines = self.text.split("\n")
-        return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ edges between the same nodes.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from .node import NodeType
 from .outputs import check_template
 from .plugins import Registry
 from .ports import INPUT_TYPES, BadValue, Port, PortType, describe, fits, parse_type
-from .spec import GraphSpec, InputSpec, NodeSpec, OutputSpec, Pair, Reference, Template, Word
+from .spec import UNREADABLE, GraphSpec, InputSpec, NodeSpec, OutputSpec, Pair, Reference, Template, Word
 from .values import Range
 
 __all__ = [
@@ -263,14 +264,17 @@ class _Resolver:
         # A type that is not known says nothing about its outputs: references to it are not judged.
         nodes = {name: self.node(written) for name, written in spec.nodes.items()}
         outputs = {name: o for name, written in spec.outputs.items() if (o := self.output(written))}
-        if not spec.outputs and not any(p.code in ("syntax", "unreadable", "not-utf8", "too-large") for p in spec.problems):
+        # What is missing from a text is said when the text itself can be read.
+        readable = not any(p.severity == "error" for p in spec.problems)
+        if not spec.outputs and readable:
             mark = Mark(spec.source, 1, 1, max(1, len(spec.source.line(1))))
             self.say("no-outputs", "the graph has no outputs", mark, "only outputs are computed and written", "add 'outputs:' with a name and a \"${node}\"")
         self.paths(outputs)
         settings = self.settings(spec.settings)
         ordered = self.order(nodes)
+        doubtful = any(p.code == "unknown-reference" for p in self.problems[before:])
         for name, written in spec.inputs.items():
-            if name not in self.used_inputs:
+            if name not in self.used_inputs and readable and not doubtful:
                 self.say("unused-input", f"nothing refers to the input '{name}'", written.name.mark, severity="warning", fix="remove it, or refer to it as \"${" + name + '}"')
         if any(p.severity == "error" for p in self.problems[before:]):
             return None
@@ -283,15 +287,21 @@ class _Resolver:
     def input(self, written: InputSpec) -> Input | None:
         default = written.options.get("default")
         word = default.value if default else None
+        if word is not None and word.value is UNREADABLE:
+            return None
         if written.type is not None:
             spelling = written.type.value
+            if spelling is UNREADABLE:
+                return None
             port = parse_type(spelling) if isinstance(spelling, str) else None
             if port is None:
-                self.say("bad-literal", f"input '{written.name.value}' has no type {describe(_plain(written.type))}", written.type.mark,
+                self.say("bad-literal", f"input '{written.name.value}' is of no type that inputs have: {describe(_plain(written.type))}", written.type.mark,
                          fix=nearest(str(spelling), [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"))
                 return None
         else:
             port = _type_of(word)
+            if port is None and word is not None and isinstance(word.value, tuple) and any(w.value is UNREADABLE for w in word.value):
+                return None
             if port is None or word is None:
                 mark = word.mark if word else written.mark
                 self.say("bad-literal", f"the type of input '{written.name.value}' cannot be told", mark, fix="write {type: …, default: …}")
@@ -346,6 +356,8 @@ class _Resolver:
 
     def node_type(self, written: NodeSpec) -> NodeType | Graph | None:
         name = written.type.value
+        if name is UNREADABLE:
+            return None
         if not isinstance(name, str):
             self.say("bad-literal", f"a node's type is text, not {describe(_plain(written.type))}", written.type.mark)
             return None
@@ -406,8 +418,10 @@ class _Resolver:
                 bound = self.bind(pair.value, port.type, f"port '{name}' of {label}")
                 if bound is not None:
                     bindings[name] = bound
-        missing = [p for p in ports.values() if p.required and p.name not in written.arguments and p.name not in each]
-        for port in missing:
+        given = {*written.arguments, *each}
+        # A required port that is only misspelt is one fault, said once.
+        meant = {w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)}
+        for port in [p for p in ports.values() if p.required and p.name not in given | meant]:
             self.say("missing-port", f"{label} needs '{port.name}' ({port.type})", written.name.mark, fix=_offer(port))
         bindings.update(each)
         words = self.reserved(written, type_)
@@ -510,6 +524,8 @@ class _Resolver:
     def bind(self, word: Word, port: PortType, what: str) -> Binding | None:
         """Bind a word to a port of this type; None if it does not fit (a problem has been said)."""
         value = word.value
+        if value is UNREADABLE:
+            return None  # the reader of the text has said why
         if type(value) is Reference:
             return self.edge(value, port, what)
         if type(value) is Template:
@@ -622,7 +638,7 @@ class _Resolver:
     def look_up(self, reference: Reference) -> tuple[FromInput | FromNode, PortType | None] | None:
         """Find what a reference names: its binding and type. The type is None where the node's own type is not known."""
         name = reference.name
-        if name in self.spec.nodes:
+        if name in self.spec.nodes and name not in self.spec.inputs:
             type_ = self.types[name]
             if type_ is None:
                 return FromNode(name, reference.port or ""), None
@@ -666,6 +682,8 @@ class _Resolver:
 
     def output(self, written: OutputSpec) -> Output | None:
         value = written.source.value
+        if value is UNREADABLE:
+            return None
         if not isinstance(value, Reference):
             self.say("bad-reference", f"output '{written.name.value}' is a reference, not {describe(_plain(written.source))}", written.source.mark, fix='write "${node}"')
             return None
@@ -749,11 +767,14 @@ class _Resolver:
         pending = [p.value for p in (*written.arguments.values(), *written.reserved.values())]
         while pending:
             value = pending.pop().value
-            if isinstance(value, Reference) and value.name in self.spec.nodes:
-                yield value.name
+            if isinstance(value, Reference):
+                found = [value.name]
             elif isinstance(value, Template):
-                yield from (p.name for p in value.parts if isinstance(p, Reference) and p.name in self.spec.nodes)
-            elif isinstance(value, tuple):
+                found = [p.name for p in value.parts if isinstance(p, Reference)]
+            else:
+                found = []
+            yield from (n for n in found if n in self.spec.nodes and n not in self.spec.inputs)
+            if isinstance(value, tuple):
                 pending += value
             elif isinstance(value, dict):
                 pending += [p.value for p in value.values()]
@@ -844,6 +865,8 @@ def _mend_literal(value: Any, port: PortType) -> str:
         return f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
     if port.kind == "list" and not isinstance(value, list | dict):
         return "put it into brackets: […]"
+    if isinstance(value, str) and not port.is_scalar and port.kind != "json":
+        return f'refer to a node that gives {port.name}: "${{node}}"'
     return ""
 
 

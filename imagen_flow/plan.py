@@ -10,6 +10,7 @@ The same walk serves the run. `Planner.settle` works out a node's steps from wha
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -662,7 +663,7 @@ def derived_seed(seed: int, label: str) -> int:
 def _unreadable(at: FileAt, path: Path, failed: Exception) -> Problem:
     if not path.exists():
         near = nearest(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())
-        return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {path}", fix=near if near.startswith("did") else "")
+        return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
     return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=str(failed))
 
 
@@ -748,6 +749,7 @@ def make_plan(
     graph: Graph,
     values: Mapping[str, Any] | None = None,
     *,
+    texts: Mapping[str, str] | None = None,
     registry: Registry | None = None,
     store: Store | None = None,
     device: str | None = None,
@@ -760,6 +762,7 @@ def make_plan(
 
     Params:
         values: live values by input; a file, folder may be given by path, relative to `base` (default: the working directory).
+        texts: values as text, as ``--set`` gives them; read by the input's type.
         device, dtype: given ones win over the graph's settings; else ``auto``.
         force: names of nodes that run even if the store holds them.
 
@@ -780,7 +783,7 @@ def make_plan(
     unknown = sorted(planner.force - _node_names(graph))
     if unknown:
         raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
-    slots, plain, seeds = _take_inputs(planner, graph, values or {}, base)
+    slots, plain, seeds = _take_inputs(planner, graph, values or {}, texts or {}, base)
     if store is not None:
         planner.history = recall(store.folder, history_name(graph))
     while True:
@@ -858,19 +861,21 @@ def is_settled(state: NodeState) -> bool:
     return all(is_settled(state_) for f in state.frames for n, state_ in f.states.items())
 
 
-def _take_inputs(planner: Planner, graph: Graph, values: Mapping[str, Any], base: Path) -> tuple[dict[str, Slot], dict[str, Any], dict[str, int]]:
+def _take_inputs(planner: Planner, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path) -> tuple[dict[str, Slot], dict[str, Any], dict[str, int]]:
     """Turn given values and defaults into artifacts. Gathers all problems before it raises them."""
     problems: list[Problem] = []
     slots: dict[str, Slot] = {}
     plain: dict[str, Any] = {}
     seeds: dict[str, int] = {}
-    for name in sorted(values.keys() - graph.inputs.keys()):
+    for name in sorted((values.keys() | texts.keys()) - graph.inputs.keys()):
         problems.append(Problem("unknown-input", f"the graph has no input '{name}'", fix=nearest(name, graph.inputs, what="its inputs are")))
     for name, wanted in graph.inputs.items():
         try:
-            if name in values and not (wanted.type.seed and values[name] == RANDOM):
-                slots[name] = planner._converted(planner.constants.add(_given(planner, wanted.type, values[name], base)), wanted.type)
-            elif name in values or (isinstance(wanted.default, Given) and wanted.default.value == RANDOM and wanted.type.seed):
+            given = from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
+            random = wanted.type.seed and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
+            if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
+                slots[name] = planner._converted(planner.constants.add(_given(planner, wanted.type, given, base)), wanted.type)
+            elif random or given is not _MISSING:
                 seeds[name] = secrets.randbelow(2**32)
                 slots[name] = planner.constants.add(seeds[name])
             elif wanted.default is not None:
