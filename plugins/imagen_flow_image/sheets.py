@@ -117,7 +117,7 @@ def _written(label: str, face: Any, size: tuple[int, int], colour: str) -> np.nd
     drawn = PIL.Image.new("L", size)
     ImageDraw.Draw(drawn).text((max(0.0, (size[0] - face.getlength(line)) / 2), 1), line, fill=255, font=face)
     red, green, blue, alpha = read_colour(colour, "label_colour")
-    inked = np.empty((size[1], size[0], 4), dtype="float32")
-    inked[:] = np.array([red, green, blue, alpha], dtype="float32") / np.float32(255)
-    inked[:, :, 3] *= np.asarray(drawn, dtype="float32") / np.float32(255)
+    ink = np.array([red, alpha] if red == green == blue else [red, green, blue, alpha], dtype="float32") / np.float32(255)
+    inked = np.tile(ink, (size[1], size[0], 1))
+    inked[:, :, -1] *= np.asarray(drawn, dtype="float32") / np.float32(255)
     return inked
