@@ -103,11 +103,11 @@ class PortType:
         if self.range and not self.seed:
             low, high = self.range.min, self.range.max
             if low is not None and high is not None:
-                return f"{word} from {low:g} to {high:g}"
+                return f"{word} from {_bound(low)} to {_bound(high)}"
             if low is not None:
-                return f"{word} from {low:g}"
+                return f"{word} from {_bound(low)}"
             if high is not None:
-                return f"{word} up to {high:g}"
+                return f"{word} up to {_bound(high)}"
         return word
 
     @property
@@ -273,6 +273,10 @@ def fits(source: PortType, target: PortType) -> bool:
     if source.kind == target.kind:
         return True
     return target.kind in {"int": ("float", "number"), "float": ("number",), "number": ("float",)}.get(source.kind, ())
+
+
+def _bound(number: float) -> str:
+    return str(int(number)) if number == int(number) and abs(number) < 1e16 else f"{number:g}"
 
 
 def _choice_kind(choice: Any) -> str:
