@@ -34,8 +34,8 @@ from typing import Any
 from . import pictures
 from .codec import Codecs
 from .errors import OutputError, nearest
+from .labels import SIDECAR, is_sidecar, read_label, seal_of_tree, sealed, walk_tree
 from .ports import PortType
-from .provenance import SIDECAR, is_sidecar, read_label, seal_of_tree, sealed, walk_tree
 from .values import Audio, ExistsPolicy, File, Folder, Model
 
 __all__ = ["Fault", "Writer", "Written", "check_template", "fill"]
@@ -515,14 +515,14 @@ def _encode(value: Any, ending: str, codecs: Codecs) -> bytes:
     if kind in ("image", "mask"):
         return pictures.encode(value.pixels, ending)
     if kind == "text":
-        return (value if value.endswith("\n") else value + "\n").encode()
+        return f"{value.removesuffix(chr(10))}\n".encode()
     if can is _TEXTS:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=2).encode() + b"\n"
     if kind == "audio":
         return _wav(value)
     if kind == "file":
         return bytes(value.read_bytes())
-    _, _, data = codecs.encode(value)
+    data: bytes = codecs.encode(value)[2]
     return data
 
 

@@ -1,129 +1,178 @@
-"""Provenance: how an output came to be, carried by its file."""
+"""The provenance document: its shape, and how one is read that nobody vouches for.
+
+A document says how one output came to be: the graph as written (with every file it includes) and as resolved, the values of its inputs, seeds, the fingerprints of models,
+the versions of plugins and libraries, and of each step that the output was made by: its key, what went into it and what came out, by digest. It holds no
+times, no absolute paths of its own making, no environment and no secrets. At level ``keys`` the graph, the inputs and the file names are left out.
+
+`account` writes documents. Here they are parsed: strictly, with bounds, and with an error in words for whatever is odd.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from typing import Annotated, Any, Literal
 
-from . import pictures
-from .digest import digest_file, tagged
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["SIDECAR", "Label", "is_sidecar", "read_label", "seal_of_tree", "sealed", "walk_tree"]
+from .errors import ImagenFlowError
+from .labels import FORMAT, SIDECAR_LIMIT
 
-#: What the name of a sidecar adds to the name of its file.
-SIDECAR = ".provenance.json"
+__all__ = ["FileSeen", "GraphText", "InputSeen", "MadeWith", "ModelSeen", "OutputSeen", "PluginSeen", "Provenance", "ProvenanceError", "StepSeen", "parse"]
 
-#: How large a sidecar may be that is read: a graph file may be large, and carries others.
-SIDECAR_LIMIT = 64 << 20
-
-_SEAL = ',"seal":"'
+class ProvenanceError(ImagenFlowError):
+    """Provenance is missing, damaged or of a kind that cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """The provenance that a file carries, unchecked but for its being ours.
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+_Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
-    `text` is the whole document. `intact` says whether the file is as it was written: its seal fits everything in it but the document itself.
+
+class _Shape(BaseModel):
+    # Unknown keys are let be: a later version of this format may add some.
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class GraphText(_Shape):
+    """The graph as written: `files` holds the text of `file` and of all that it includes, by name relative to it."""
+
+    name: str
+    file: str
+    files: dict[str, str]
+
+
+class FileSeen(_Shape):
+    """A file (or, with `files`, a folder) that was read: its content by digest, and its own name."""
+
+    kind: Literal["file", "folder"]
+    digest: _Digest
+    name: str
+    size: _Count = 0
+    files: dict[str, _Digest] = {}
+
+
+class InputSeen(_Shape):
+    """The value of an input: plain data in `value`, files in `files` (of a list, one for each element), or a model's local place that is not told (`model`)."""
+
+    type: str
+    value: Any = None
+    files: list[FileSeen] | None = None
+    model: str | None = None
+
+
+class ModelSeen(_Shape):
+    """A model: the reference as written and its fingerprint."""
+
+    reference: str
+    fingerprint: str
+
+
+class PluginSeen(_Shape):
+    """A plugin that node types came from."""
+
+    name: str
+    version: str
+
+
+class MadeWith(_Shape):
+    """What computed a step, as it entered its key."""
+
+    type: str
+    version: int
+    source: str
+    uses: dict[str, str]
+    plugin: str = ""
+    determinism: dict[str, Any] | None = None
+
+
+class StepSeen(_Shape):
+    """A step the output was made by: `made_with` counts in the document's list, `inputs` and `outputs` are digests by port."""
+
+    node: str
+    item: str
+    key: str
+    made_with: _Count
+    inputs: dict[str, _Digest]
+    outputs: dict[str, _Digest]
+    conditions: _Count | None = None
+    rungs: list[str] = []
+
+
+class OutputSeen(_Shape):
+    """Which output this is."""
+
+    name: str
+    kind: str
+    digest: _Digest
+    index: _Count | None = None
+
+
+class Settings(_Shape):
+    """The policy in force for the whole run."""
+
+    device: str
+    dtype: str
+
+
+class Provenance(_Shape):
+    """A whole document. `steps` are in the order in which they can be run."""
+
+    imagen_flow: Annotated[int, Field(ge=1)]
+    version: str
+    provenance: Literal["full", "keys"]
+    output: OutputSeen
+    settings: Settings
+    steps: list[StepSeen]
+    made_with: list[MadeWith]
+    models: list[ModelSeen]
+    plugins: list[PluginSeen]
+    #: What steps really ran on (libraries, threads, GPU); steps say which by its place in this list.
+    conditions: list[dict[str, Any]] = []
+    seeds: dict[str, Annotated[int, Field(ge=0, le=2**63 - 1)]] = {}
+    graph: GraphText | None = None
+    resolved: dict[str, Any] | None = None
+    inputs: dict[str, InputSeen] = {}
+    #: Files that the graph itself names, by their name relative to the main graph file.
+    files: dict[str, FileSeen] = {}
+
+
+def parse(text: str) -> Provenance:
+    """Read a document that nobody vouches for.
+
+    Raises:
+        ProvenanceError: it is none, or none of ours, or its parts do not fit together.
     """
-
-    text: str
-    digest: str
-    level: str
-    intact: bool
-
-
-def sealed(document: str, seal: str) -> str:
-    """Add the seal of a file's bytes to its document, which is canonical JSON: what a file carries."""
-    return f'{document[:-1]}{_SEAL}{seal}"}}'
-
-
-def read_label(path: Path) -> Label | None:
-    """Read what provenance a file or folder carries: in the file if it is a PNG, else in the sidecar; None if none of ours.
-
-    A sidecar whose seal fits the file goes before what is inside, since a file that was only passed on may bring provenance of its own. Nothing is decoded. Damage counts as none.
-    """
+    if len(text) > SIDECAR_LIMIT:
+        raise ProvenanceError(f"the provenance is longer than {SIDECAR_LIMIT} characters")
     try:
-        beside = _read_beside(path)
-        label = _label(beside, path, png=False)
-        if label is not None and label.intact:
-            return label
-        if path.is_dir():
-            return label
-        with open(path, "rb") as stream:
-            if stream.read(4) == b"\x89PNG" and (text := pictures.read_embedded(stream)):
-                return _label(text, path, png=True)
-        return label
-    except ValueError:
-        return None
-
-
-def _read_beside(path: Path) -> str:
-    beside = path.with_name(path.name + SIDECAR)
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as odd:
+        raise ProvenanceError(f"the provenance is no JSON that can be read\n  = why: {str(odd) or 'it is nested too deep'}") from odd
+    version = data.get("imagen_flow") if isinstance(data, dict) else None
+    if type(version) is not int:
+        raise ProvenanceError("the provenance is not of imagen_flow\n  = why: it does not say which version of the format it has")
+    if version > FORMAT:
+        raise ProvenanceError(f"the provenance was written by a newer imagen_flow\n  = why: it has format {version}, and this one reads up to {FORMAT}\n  = fix: update imagen_flow")
     try:
-        with open(beside, "rb") as stream:
-            return _read_sidecar(stream)
-    except FileNotFoundError:
-        return ""
+        read = Provenance.model_validate(data)
+    except ValidationError as odd:
+        first = odd.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"][:6])
+        raise ProvenanceError(f"the provenance is damaged or forged\n  = why: {where}: {first['msg'].lower()}") from odd
+    except RecursionError as odd:
+        raise ProvenanceError("the provenance is nested too deep") from odd
+    _check(read)
+    return read
 
 
-def _read_sidecar(stream: IO[bytes]) -> str:
-    data = stream.read(SIDECAR_LIMIT + 1)
-    if len(data) > SIDECAR_LIMIT:
-        raise ValueError(f"a sidecar of more than {SIDECAR_LIMIT} bytes")
-    return data.decode()
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
 
 
-def is_sidecar(path: Path) -> bool:
-    """Whether a file is a sidecar that we wrote."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return False
-        with open(path, "rb") as stream:
-            return _read_ours(_read_sidecar(stream)) is not None
-    except ValueError:
-        return False
-
-
-def _read_ours(text: str) -> tuple[str, str, str] | None:
-    """The value's digest, the level and the seal of a document of ours; None if it is none."""
-    try:
-        data = json.loads(text) if text else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(data, dict) or "imagen_flow" not in data or not isinstance(data.get("output"), dict):
-        return None
-    digest, level, seal = data["output"].get("digest"), data.get("provenance"), data.get("seal")
-    return (digest, level, seal) if isinstance(digest, str) and isinstance(level, str) and isinstance(seal, str) else None
-
-
-def _label(text: str, path: Path, *, png: bool) -> Label | None:
-    read = _read_ours(text)
-    if read is None:
-        return None
-    digest, level, seal = read
-    if path.is_dir():
-        return Label(text, digest, level, seal_of_tree(walk_tree(path)) == seal)
-    with open(path, "rb") as stream:
-        try:
-            intact = pictures.seal_of(stream, png=png) == seal
-        except ValueError:
-            intact = False
-    return Label(text, digest, level, intact)
-
-
-def seal_of_tree(files: Iterable[tuple[str, Path]]) -> str:
-    """Digest a folder's files by name and content."""
-    return tagged("tree", *(f"{name}\0{digest_file(path)}".encode() for name, path in sorted(files)))
-
-
-def walk_tree(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files in a folder and below, by relative name with ``/``. Symbolic links to folders are not followed."""
-    for where, folders, names in os.walk(folder):
-        folders.sort()
-        for name in names:
-            path = Path(where, name)
-            yield path.relative_to(folder).as_posix(), path
+def _check(read: Provenance) -> None:
+    """Check that the parts fit together, so that whoever uses them need not."""
+    if any(s.made_with >= len(read.made_with) or (s.conditions or 0) >= max(1, len(read.conditions)) for s in read.steps):
+        raise ProvenanceError("the provenance is damaged or forged\n  = why: a step names a part that is not there")
+    if read.graph is not None and read.graph.file not in read.graph.files:
+        raise ProvenanceError("the provenance is damaged or forged\n  = why: the text of its graph is not there")
+    if read.provenance == "full" and read.graph is None:
+        raise ProvenanceError("the provenance is damaged or forged\n  = why: it calls itself full, but has no graph")
