@@ -15,7 +15,6 @@ from typing import Any
 from . import __version__
 from .artifact import Artifact
 from .digest import canonical
-from .errors import GraphError
 from .graph import Binding, FileAt, FromInput, FromNode, Given, Graph, Joined, Listed, Mapped, ModelAt, Node, Output
 from .labels import FORMAT
 from .node import NodeType
@@ -96,22 +95,22 @@ class Accounts:
         seeds = {name: self.plan.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.plan.inputs[name], int)}
         for file, graph in list(graphs.items())[1:]:
             for name, wanted in graph.inputs.items():
-                # Read, not asked for: asking would draw one where none was needed.
-                held = self.planner._given.get(id(wanted.default)) if wanted.type.seed else None
+                held = self._held(wanted.default) if wanted.type.seed else None
                 if held is not None:
-                    seeds[f"{file}#{name}"] = self.planner.value(held[1])
+                    seeds[f"{file}#{name}"] = self.planner.value(held)
         return seeds
 
     def _files(self, graphs: dict[str, Graph]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, graph in graphs.items():
             for binding in _leaves(graph):
-                if isinstance(binding, FileAt):
-                    try:
-                        artifact = self.planner.bind(self.plan.frame, binding)
-                    except GraphError:  # of a node that did not run: it is not there, and was not missed
-                        continue
-                    if isinstance(artifact, Artifact):
-                        yield file_name(name, binding.path), _file(self.planner.constants.by_digest[artifact.digest])
+                held = self._held(binding) if isinstance(binding, FileAt) else None
+                if held is not None:
+                    yield file_name(name, binding.path), _file(self.planner.constants.by_digest[held.digest])
+
+    def _held(self, binding: Binding | None) -> Artifact | None:
+        """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw a seed, where none was needed."""
+        found = self.planner._given.get(id(binding))
+        return None if found is None else found[1]
 
     # -- what an output was made by ----------------------------------------------------------------------------------------------
 
@@ -356,5 +355,5 @@ def _spelt(binding: Binding | str) -> Any:
     if isinstance(binding, FileAt):
         return {binding.kind: binding.path}
     if isinstance(binding, ModelAt):
-        return {"model": binding.reference}
+        return {"model": place_name(binding.reference)}
     return binding

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import devices, events
+from .account import Accounts
 from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
 from .events import Event, Progress
@@ -127,7 +128,8 @@ class _Runner:
         self.waiting: dict[FromNode, list[Output]] = {}
         self.io = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self.writes: list[Future[None]] = []
-        self.writer = Writer(out) if out is not None else None
+        self.writer = Writer(out, codecs=self.planner.codecs) if out is not None else None
+        self.accounts = Accounts(plan, conditions=lambda: self.conditions)
         self.conditions: dict[str, Any] = {}
 
     # -- the two ends of the queue -----------------------------------------------------------------------------------------------
@@ -591,20 +593,20 @@ class _Runner:
                     self.said_queue.append(events.OutputAbsent(output.name + item, f"what it comes from is {artifact.kind}", self.now()))
                     continue
                 value = self.value(artifact)
-                self.writes.append(self.io.submit(self.write, output, artifact, item, index, value))
+                account = self.accounts.of(output, artifact, index if item else None)
+                self.writes.append(self.io.submit(self.write, output, artifact, item, index, value, account))
         except Damaged as damaged:
             self.failed += 1
             self.said_queue.append(events.OutputFailed(output.name, "", str(damaged), self.now()))
 
-    def write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any) -> None:
+    def write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any, account: str | None) -> None:
         assert self.writer is not None and output.path is not None
         inputs = {n: v for n, v in self.plan.inputs.items() if isinstance(v, str | int | float | bool)}
         fields = {**inputs, "graph": self.plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": artifact.digest[:8]}
         try:
-            text = None
-            if output.provenance != "none":
-                text = None
-            written = self.writer.write(fill(output.path, fields), value, output=output.name + item, exists=output.exists, provenance=text, digest=artifact.digest)
+            written = self.writer.write(
+                fill(output.path, fields), value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest
+            )
             self.said_queue.append(events.OutputWritten(output.name, item, str(written.path), written.changed, value, self.now()))
         except Exception as failed:
             self.failed += 1

@@ -1,0 +1,26 @@
+"""Small models that ship with the project, the world that they know, and the node types that train and judge them.
+
+Embedded models: ``embedded/imagen`` (text encoder, base and super-resolution diffusion), ``embedded/edit`` and ``embedded/caption``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import imagen_flow as flow
+
+from . import nodes
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@flow.hookimpl
+def imagen_flow_nodes() -> Iterable[Any]:
+    return nodes.ALL
+
+
+@flow.hookimpl
+def imagen_flow_models() -> Mapping[str, Path]:
+    return {f"embedded/{name}": WEIGHTS / name for name in ("imagen", "edit", "caption")}
