@@ -352,6 +352,16 @@ def test_blurring_is_pillows_in_every_depth(radius: float, kind: str) -> None:
         assert apart(filters.blur(tones.convert(image, depth=depth), radius=radius, kind=kind), wanted) <= 3
 
 
+@pytest.mark.parametrize("radius", [0.3, 1.0, 2.5, 7.0, 40.0])
+def test_the_radius_of_a_blur_is_its_standard_deviation(radius: float) -> None:
+    """One bright pixel spreads out with just this deviation."""
+    pixels = np.zeros((1, 601), dtype="float32")
+    pixels[0, 300] = 1
+    spread = filters.blur(Image(pixels), radius=radius).pixels[0, :, 0].astype("float64")
+    assert spread.sum() == pytest.approx(1, abs=1e-5)
+    assert (spread * (np.arange(601) - 300) ** 2).sum() == pytest.approx(radius**2, rel=1e-3)
+
+
 @given(st.floats(0.1, 30))
 def test_blurring_keeps_an_even_picture(radius: float) -> None:
     """A picture of one colour stays as it is."""
@@ -442,6 +452,13 @@ def test_compositing_on_alpha_is_pillows() -> None:
     wanted = unit(np.array(PIL.Image.alpha_composite(pil(back), pil(front))))
     done = unit(layers.composite(back, front).pixels)
     assert np.abs(done - wanted).max() * 255 <= 2
+
+
+def test_modes_mix_only_where_both_are_seen() -> None:
+    """Two half transparent greys: a third of what is seen is the source alone, a third the mixture, a third the backdrop alone."""
+    back, front = Image(np.array([[[0.8, 0.5]]], dtype="float32")), Image(np.array([[[0.5, 0.5]]], dtype="float32"))
+    done = layers.composite(back, front, mode="multiply").pixels[0, 0]
+    assert done.tolist() == pytest.approx([(0.5 + 0.8 * 0.5 + 0.8) / 3, 0.75])
 
 
 def test_pasting_through_a_mask_changes_what_is_inside_alone() -> None:

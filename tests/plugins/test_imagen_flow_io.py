@@ -195,6 +195,14 @@ def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
     assert np.array_equal(load_image(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=profile)).pixels, pixels)
 
 
+def test_an_srgb_profile_keeps_16_bits(tmp_path: Path) -> None:
+    """Where there is nothing to convert, depth stays."""
+    pixels = colourful(dtype="uint16")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    loaded = load_image(a_file(tmp_path, "a.png", png16(pixels, chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)))))
+    assert np.array_equal(loaded.pixels, pixels)
+
+
 def gamma_profile(gamma: float) -> bytes:
     """Write a matrix profile with the primaries of sRGB (adapted to D50) and a plain gamma: what lcms must undo is known exactly."""
 
