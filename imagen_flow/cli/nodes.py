@@ -88,7 +88,7 @@ def _show(type_: NodeType, registry: Registry) -> None:
     click.echo(click.style(type_.name, bold=True), color=colour())
     click.echo(f"  {first.replace(chr(10), ' ')}\n")
     click.echo("inputs")
-    click.echo(table((p.name, str(p.type), _default(p)) for p in type_.inputs.values()) if type_.inputs else "  none")
+    click.echo(table((p.name, _default(p), str(p.type)) for p in type_.inputs.values()) if type_.inputs else "  none")
     click.echo("outputs")
     click.echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
     if rest.strip():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import click
 from .session import Chosen, graph_argument, planned, planning_options
 
 if TYPE_CHECKING:
-    from ..plan import Frame, Plan, Step
+    from ..plan import Plan, Step
 
 __all__ = ["plan", "print_plan"]
 
@@ -33,18 +34,20 @@ def plan(graph: Path, chosen: Chosen, as_json: bool) -> int:
     return 1 if any(p.severity == "error" for p in made.problems) else 0
 
 
-def print_plan(made: Plan) -> None:
-    """Print steps, models and problems of a plan; steps of one node that fare alike share a line."""
-    from .text import show_problems, table
+def print_plan(made: Plan, *, err: bool = False) -> None:
+    """Print steps, models and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
+    from .text import plural, safe, show_problems, table
 
-    counts = made.counts
-    said = [f"{'at least ' if made.at_least else ''}{len(made.steps):,} step{'' if len(made.steps) == 1 else 's'}"]
-    said += [f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts.get(status))]
-    click.echo(f"{made.graph.spec.source.name} on {made.device} in {made.dtype}: {', '.join(said)}")
-    click.echo(table([*_rows(made.steps), *_uncounted(made.frame)]))
-    _print_models(made)
+    known = [step for step in made.steps if not _is_open(step)]
+    counts = Counter(step.status for step in known)
+    said = [f"{'at least ' if made.at_least else ''}{plural(len(known), 'step')}"]
+    said += [f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])]
+    click.echo(f"{made.graph.spec.source.name} on {made.device} in {made.dtype}: {', '.join(said)}", err=err)
+    if made.steps:
+        click.echo(safe(table(_rows(made.steps))), err=err)
+    _print_models(made, err=err)
     for name, seed in made.seeds.items():
-        click.echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)")
+        click.echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
     if made.problems:
         click.echo(err=True)
         show_problems(made.problems)
@@ -54,7 +57,7 @@ def print_plan(made: Plan) -> None:
 _COUNTED = {
     "cached": "cached",
     "runs": "to run",
-    "waits": "may run, as what comes before them turns out",
+    "waits": "waiting for what runs",
     "absent": "absent",
     "idle": "not needed",
     "unresolved": "unresolved",
@@ -74,32 +77,26 @@ def _rows(steps: Iterable[Step]) -> Iterable[tuple[str, ...]]:
     for (name, type_name, fate), alike in groupby(steps, key=lambda s: (s.name, s.type_name, _fate(s))):
         items = [step.item for step in alike]
         if len(items) == 1:
-            shown = name + items[0]
+            shown = name + items[0].removesuffix("[?]")
         else:
             shown = f"{name} × {len(items):,}"
         yield shown, type_name, fate
 
 
-def _uncounted(frame: Frame) -> Iterator[tuple[str, ...]]:
-    """Name the nodes whose number of steps depends on a value that is not known yet."""
-    for name, node in frame.graph.nodes.items():
-        state = frame.states.get(name)
-        if state is None:
-            continue
-        if state.waits is not None and not state.steps and not state.frames:
-            yield frame.full(name), node.type.name, f"? (after {' and '.join(state.waits.after)})"
-        for child in state.frames:
-            yield from _uncounted(child)
+def _is_open(step: Step) -> bool:
+    """Whether this step stands for as many as a value that is not known yet will say."""
+    return step.status == "waits" and step.reason.startswith("after ")
 
 
 def _fate(step: Step) -> str:
+    if _is_open(step):
+        return f"? ({step.reason})"
     return _FATES.get(step.status, step.status).format(reason=step.reason)
 
 
-def _print_models(made: Plan) -> None:
-    from .text import bytes_, table
+def _print_models(made: Plan, *, err: bool) -> None:
+    from .text import bytes_, safe, table
 
-    if not made.models:
-        return
-    click.echo("models")
-    click.echo(table((m["reference"], m["fault"] or bytes_(m["size_bytes"])) for m in made.models))
+    if made.models:
+        click.echo("models", err=err)
+        click.echo(safe(table((m["reference"], m["fault"] or bytes_(m["size_bytes"])) for m in made.models)), err=err)

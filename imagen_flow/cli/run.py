@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Chosen, graph_argument, planned, planning_options
+from .session import Chosen, graph_argument, out_option, planned, planning_options
 
 if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
@@ -22,7 +22,7 @@ __all__ = ["carry_out", "run"]
 @click.command()
 @graph_argument
 @planning_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
+@out_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
@@ -32,8 +32,8 @@ def run(graph: Path, chosen: Chosen, out: Path | None, fail_fast: bool, json_eve
         return carry_out(plan, out=out or settings.out or Path("out"), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
 
 
-def carry_out(plan: Plan, *, out: Path, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
-    """Execute a plan before the user's eyes, print its outputs, and return the exit code."""
+def carry_out(plan: Plan, *, out: Path | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
+    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code."""
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..run import execute
     from .interrupt import INTERRUPTED, interruptible
@@ -64,7 +64,8 @@ def carry_out(plan: Plan, *, out: Path, fail_fast: bool = False, json_events: bo
             display.close()
     assert finished is not None
     if not json_events:
-        _print_outputs(plan, given)
+        if out is not None:
+            _print_outputs(plan, given)
         if not quiet:
             _print_totals(finished)
     if finished.status == "cancelled":

@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from ..plugins import Registry
     from ..store import Store
 
-__all__ = ["Chosen", "find_plugins", "graph_argument", "open_graph", "open_store", "planned", "planning_options", "plugin_option", "store_option"]
+__all__ = [
+    "Chosen",
+    "device_option",
+    "dtype_option",
+    "find_plugins",
+    "graph_argument",
+    "no_store_option",
+    "open_graph",
+    "open_store",
+    "out_option",
+    "planned",
+    "planning_options",
+    "plugin_option",
+    "set_option",
+    "store_option",
+]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -36,15 +51,12 @@ graph_argument = click.argument("graph", type=_PATH)
 store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
 plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
 
-_PLANNING = (
-    click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph; may be repeated."),
-    click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated."),
-    click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
-    click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
-    store_option,
-    click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing."),
-    plugin_option,
-)
+set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph; may be repeated.")
+force_option = click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated.")
+device_option = click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+dtype_option = click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
+no_store_option = click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing.")
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         fields = {name: given.pop(name) for name in Chosen.__slots__}
         return command(chosen=Chosen(**fields), **given)
 
-    for option in reversed(_PLANNING):
+    for option in (plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
         gathered = option(gathered)
     return gathered
 
@@ -105,37 +117,38 @@ def open_graph(path: Path, registry: Registry) -> Graph:
     return resolve(read(path, name=str(path)), registry)
 
 
-def open_store(asked: Path | None, settings: Settings, registry: Registry) -> Store:
-    """Open the store that is asked for, or the usual one."""
+@contextmanager
+def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no_store: bool = False) -> Iterator[Store | None]:
+    """Open the store that is asked for, or the usual one; at the end close it, and print what it warned of."""
     from .. import config
     from ..store import Store
 
-    return Store.open(config.store_place(asked, settings), registry.codecs)
+    if no_store:
+        yield None
+        return
+    store = Store.open(config.store_place(asked, settings), registry.codecs)
+    try:
+        yield store
+    finally:
+        store.close()
+        for words in store.take_warnings():
+            click.echo(f"warning: {words}", err=True)
 
 
 @contextmanager
 def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Settings]]:
     """Plan a graph with what the command line chose; the store is closed at the end."""
     from .. import config
-    from ..plan import from_text, make_plan
-    from ..ports import BadValue
+    from ..plan import make_plan
 
     settings = config.load(path.parent)
     registry = find_plugins(settings, chosen.plugins)
     graph = open_graph(path, registry)
-    values: dict[str, Any] = {}
-    for name, text in chosen.values.items():
-        wanted = graph.inputs.get(name)
-        try:
-            values[name] = from_text(wanted.type, text) if wanted else text
-        except BadValue:
-            values[name] = text  # planning refuses it, together with whatever else is wrong
-    store = None if chosen.no_store else open_store(chosen.store, settings, registry)
-    try:
+    with open_store(chosen.store, settings, registry, no_store=chosen.no_store) as store:
         yield (
             make_plan(
                 graph,
-                values,
+                texts=chosen.values,
                 registry=registry,
                 store=store,
                 device=chosen.device or (None if "device" in graph.settings else settings.device),
@@ -146,8 +159,3 @@ def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Se
             store,
             settings,
         )
-    finally:
-        if store is not None:
-            store.close()
-            for words in store.take_warnings():
-                click.echo(f"warning: {words}", err=True)

@@ -61,9 +61,8 @@ def _opened(place: Path | None) -> Iterator[Store]:
 
     settings = config.load(Path.cwd())
     with open_store(place, settings, find_plugins(settings, ())) as opened:
+        assert opened is not None
         yield opened
-        for words in opened.take_warnings():
-            click.echo(f"warning: {words}", err=True)
 
 
 @store.command()

@@ -1,0 +1,710 @@
+"""The command line: what it prints, where, and the exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL.Image
+import pytest
+
+from imagen_flow import cli, events
+from imagen_flow.cli.text import bytes_, safe, seconds
+
+NODES = '''
+"""Toy nodes."""
+import time
+from imagen_flow import List, Progress, Seed, Steps, Text, node
+
+@node("toy.loud", version=1)
+def loud(text: Text) -> Text:
+    """Raise a text's voice.
+
+    Outputs: the text in capitals.
+    """
+    return text.upper()
+
+@node("toy.words", version=1)
+def words(text: Text) -> List[Text]:
+    """Split a text into words."""
+    return text.split()
+
+@node("toy.fail", version=1)
+def fail(text: Text) -> Text:
+    """Fail."""
+    raise ValueError(f"cannot do '{text}'")
+
+@node("toy.slow", version=1)
+def slow(text: Text, *, steps: int = 100) -> Steps[Text]:
+    """Take a while."""
+    for i in range(steps):
+        yield Progress(i + 1, steps)
+        time.sleep(0.05)
+    return text
+
+@node("toy.stuck", version=1)
+def stuck(text: Text) -> Text:
+    """Take a while without a word."""
+    time.sleep(30)
+    return text
+
+@node("toy.lucky", version=1)
+def lucky(seed: Seed) -> Text:
+    """Say a seed."""
+    return f"lucky {seed}"
+'''
+
+GRAPH = """\
+# A text, louder.
+imagen_flow: 1
+inputs:
+  prompt: a red circle
+nodes:
+  first: {type: toy.loud, text: "${prompt}"}
+  second: {type: toy.loud, text: "${first}!"}
+outputs:
+  file: {from: "${second}", path: "{graph}.txt"}
+  words: "${second}"
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a file of nodes and a graph."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nodes.py").write_text(NODES)
+    (tmp_path / "g.yaml").write_text(GRAPH)
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command line in this process; graph commands know the toy nodes."""
+
+    def call(*arguments: str) -> Said:
+        given = list(arguments)
+        if given[:1] in (["run"], ["plan"]):
+            given += ["--plugin", "nodes.py"]
+        with pytest.raises(SystemExit) as exited:
+            cli.main(given)
+        return Said(int(exited.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def graph(folder: Path, text: str, name: str = "g.yaml") -> None:
+    (folder / name).write_text("imagen_flow: 1\n" + text)
+
+
+def timeless(text: str) -> str:
+    return re.sub(r"\d+\.\d+ s", "T s", text)
+
+
+# --- help ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_the_commands_own() -> None:
+    """What help says of each command is the first line of that command's own help."""
+    own = {name: getattr(importlib.import_module(f"imagen_flow.cli.{name}"), name).help.partition("\n")[0] for name in cli.COMMANDS}
+    assert own == cli.COMMANDS
+
+
+def test_help_names_every_command(call: Call) -> None:
+    """Help lists the commands in the order of their use."""
+    said = call("--help")
+    assert said.code == 0
+    assert re.findall(r"^  (\w+)  ", said.out.partition("Commands:")[2], re.MULTILINE) == list(cli.COMMANDS)
+
+
+def test_help_imports_click_only() -> None:
+    """Help imports nothing but click and the standard library, and of this project only the list of commands."""
+    code = """
+import sys
+from imagen_flow.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_module_names and n.partition(".")[0] not in ("__main__", "_distutils_hack")), file=sys.stderr)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = said.stderr.split()
+    assert [n for n in imported if not n.startswith(("click", "colorama"))] == ["imagen_flow", "imagen_flow.cli"]
+
+
+def test_version(call: Call) -> None:
+    """--version says the version."""
+    assert re.fullmatch(r"imagen-flow \d+\.\d+\.\d+\S*\n", call("--version").out)
+
+
+def test_unknown_command(call: Call) -> None:
+    """An unknown command is answered by the nearest, with exit code 2."""
+    said = call("rnu")
+    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is no command 'rnu'; did you mean 'run'?")
+
+
+def test_commands_of_plugins(folder: Path) -> None:
+    """Another distribution's command is listed from metadata, imported when called, and its fault is reported as ours would be."""
+    (folder / "extra.py").write_text(
+        'import click\n\nprint("imported")\n\n@click.command()\ndef hello():\n    """Say hello."""\n    click.echo("hello")\n\n'
+        "@click.command()\ndef oops():\n    raise RuntimeError('a slip')\n"
+    )
+    metadata = folder / "extra-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[imagen_flow.commands]\nhello = extra:hello\noops = extra:oops\nbroken = missing_module:x\n")
+
+    def call(*arguments: str) -> Said:
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run([sys.executable, "-m", "imagen_flow", *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    listed = call("--help").out
+    assert "imported" not in listed
+    assert "Commands of plugins:\n  broken  From extra 1.0.\n  hello   From extra 1.0.\n  oops    From extra 1.0.\n" in listed
+    assert call("hello") == Said(0, "imported\nhello\n", "")
+    said = call("oops")
+    assert said.code == 1
+    assert "RuntimeError: a slip" in said.err
+    assert said.err.endswith("This is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.\n")
+    assert call("broken").err == "Error: the command 'broken' of extra 1.0 cannot be loaded: ModuleNotFoundError: No module named 'missing_module'\n"
+
+
+# --- run -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_run(call: Call, folder: Path) -> None:
+    """A run prints its outputs on standard output and what it did on standard error."""
+    said = call("run", "g.yaml")
+    assert (said.code, said.out) == (0, f"file   {Path('out', 'g.txt')}\nwords  A RED CIRCLE!\n")
+    assert timeless(said.err) == "✓ first  T s\n✓ second  T s\ndone in T s: 2 steps ran, 0 from the store\n"
+    assert (folder / "out" / "g.txt").read_text() == "A RED CIRCLE!\n"
+
+
+def test_second_run(call: Call) -> None:
+    """A second run takes everything from the store and prints the same outputs."""
+    first = call("run", "g.yaml")
+    said = call("run", "g.yaml")
+    assert (said.code, said.out) == (0, first.out)
+    assert timeless(said.err) == "  2 steps from the store\ndone in T s: 0 steps ran, 2 from the store\n"
+
+
+def test_force(call: Call) -> None:
+    """--force runs a node that the store holds; what comes out the same stops there."""
+    call("run", "g.yaml")
+    assert timeless(call("run", "g.yaml", "--force", "first").err).endswith("1 step ran, 1 from the store\n")
+    said = call("run", "g.yaml", "--force", "frist")
+    assert (said.code, said.err) == (2, "error[unknown-reference]: there is no node 'frist' to force\n  = fix: did you mean 'first'?\n")
+
+
+def test_no_store(call: Call, own_home: Path) -> None:
+    """--no-store looks nothing up and keeps nothing."""
+    call("run", "g.yaml")
+    assert call("run", "g.yaml", "--no-store").err.endswith("2 steps ran, 0 from the store\n")
+    assert call("store", "info", "--json", "--store", "elsewhere").code == 0
+    assert call("run", "g.yaml", "--store", "elsewhere").err.endswith("2 steps ran, 0 from the store\n")
+
+
+def test_set(call: Call) -> None:
+    """--set gives an input its value as text, even if it looks like a number or a reference."""
+    assert call("run", "g.yaml", "--set", "prompt=12").out.endswith("words  12!\n")
+    assert call("run", "g.yaml", "--set", "prompt=${first}=x").out.endswith("words  ${FIRST}=X!\n")
+
+
+def test_bad_set(call: Call, folder: Path) -> None:
+    """Wrong values are the command line's fault: all of them are shown, and the exit code is 2."""
+    graph(folder, 'inputs:\n  n: {type: int, max: 3}\n  t: {type: text, help: what to say}\nnodes: {a: {type: toy.loud, text: "${t} ${n}"}}\noutputs: {o: "${a}"}\n')
+    said = call("run", "g.yaml", "--set", "n=many", "--set", "m=1")
+    assert said.code == 2
+    assert said.out == ""
+    assert (
+        said.err
+        == """\
+error[unknown-input]: the graph has no input 'm'
+  = fix: its inputs are: n, t
+
+g.yaml:3:3: error[bad-input]: input 'n' takes a whole number up to 3, not the text 'many'
+3 |   n: {type: int, max: 3}
+  |   ^
+
+g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
+4 |   t: {type: text, help: what to say}
+  |   ^
+  = why: what to say
+  = fix: say --set t=…, or give it a default
+
+3 problems
+"""
+    )
+    assert call("run", "g.yaml", "--set", "n").err.endswith("Error: Invalid value for '--set': wants name=value, not 'n'\n")
+
+
+def test_missing_graph(call: Call) -> None:
+    """A graph that is not there is answered by the nearest, with exit code 2."""
+    said = call("run", "h.yaml")
+    assert (said.code, said.err) == (2, "error[unreadable]: 'h.yaml' does not exist\n  = fix: did you mean 'g.yaml'?\n")
+    assert call("plan", ".").err.startswith("error[unreadable]: '.' is a folder, not a graph file\n")
+
+
+def test_graph_problems(call: Call, folder: Path) -> None:
+    """Problems of a graph are shown whole, in file order, with exit code 1, and nothing runs."""
+    graph(folder, 'nodes:\n  a: {type: toy.lout, text: "${b}"}\n  c: {type: toy.loud, txet: hello}\noutputs: {o: "${a}"}\n')
+    said = call("run", "g.yaml")
+    assert (said.code, said.out) == (1, "")
+    assert re.findall(r"g\.yaml:\d+:\d+: error\[[a-z-]+\]", said.err) == [
+        "g.yaml:3:13: error[unknown-node-type]",
+        "g.yaml:3:30: error[unknown-reference]",
+        "g.yaml:4:23: error[unknown-port]",
+    ]
+    assert said.err.endswith("\n3 problems\n")
+
+
+def test_failure(call: Call, folder: Path) -> None:
+    """A failing node is shown with its place in the graph; what does not depend on it still runs; the exit code is 1."""
+    graph(
+        folder,
+        'nodes:\n  bad: {type: toy.fail, text: x}\n  after: {type: toy.loud, text: "${bad}"}\n  good: {type: toy.loud, text: y}\n'
+        'outputs: {never: "${after}", well: "${good}"}\n',
+    )
+    said = call("run", "g.yaml")
+    assert (said.code, said.out) == (1, "never  absent: what it comes from failed\nwell   Y\n")
+    assert (
+        timeless(said.err)
+        == """\
+✗ bad failed:
+    g.yaml:3:3: error[node-failed]: bad: cannot do 'x'
+    3 |   bad: {type: toy.fail, text: x}
+      |   ^^^
+- after skipped: what gives its 'text' failed
+✓ good  T s
+failed in T s: 1 step ran, 0 from the store, 1 failed
+"""
+    )
+
+
+def test_fail_fast(call: Call, folder: Path) -> None:
+    """--fail-fast stops at the first failure."""
+    graph(folder, 'nodes:\n  bad: {type: toy.fail, text: x}\n  good: {type: toy.loud, text: y}\noutputs: {a: "${bad}", b: "${good}"}\n')
+    said = call("run", "g.yaml", "--fail-fast")
+    assert (said.code, "✓" in said.err) == (1, False)
+
+
+def test_quiet(call: Call, folder: Path) -> None:
+    """--quiet prints results and failures, and nothing else."""
+    said = call("run", "g.yaml", "--quiet")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.endswith("words  A RED CIRCLE!\n")
+    graph(folder, 'inputs: {unused: 1}\nnodes: {bad: {type: toy.fail, text: x}}\noutputs: {a: "${bad}"}\n')
+    assert call("run", "g.yaml", "-q").err.startswith("✗ bad failed:\n")
+
+
+def test_json_events(call: Call) -> None:
+    """--json-events prints one JSON object a line on standard output, and nothing else anywhere."""
+    said = call("run", "g.yaml", "--json-events")
+    assert (said.code, said.err) == (0, "")
+    told = [json.loads(line) for line in said.out.splitlines()]
+    assert [e["event"] for e in told][:1] + [e["event"] for e in told][-1:] == ["run_started", "run_finished"]
+    assert all(isinstance(e["at_s"], float) for e in told)
+    assert {e["value"] for e in told if e["event"] == "output_written"} == {"A RED CIRCLE!"}
+
+
+def test_drawn_seed(call: Call, folder: Path) -> None:
+    """A drawn seed is printed, and giving it again gives the same."""
+    graph(folder, 'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n')
+    said = call("run", "g.yaml").out
+    drawn = re.fullmatch(r"o          lucky (\d+)\nseed seed  \1 \(drawn; --set seed=\1 gives the same again\)\n", said)
+    assert drawn is not None
+    assert call("run", "g.yaml", "--set", f"seed={drawn[1]}").out == f"o  lucky {drawn[1]}\n"
+
+
+def test_lists_and_absent(call: Call, folder: Path) -> None:
+    """A list written to files has a line for each; an absent output says so."""
+    graph(
+        folder,
+        'nodes:\n  list: {type: toy.words, text: a b}\n  each: {type: toy.loud, each: {text: "${list}"}}\n  off: {type: toy.loud, text: x, when: false}\n'
+        'outputs:\n  files: {from: "${each}", path: "{index}.txt"}\n  all: "${each}"\n  none: "${off}"\n',
+    )
+    said = call("run", "g.yaml")
+    assert said.code == 0
+    assert said.out == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: what it comes from is absent\n'
+
+
+def test_warnings(call: Call, folder: Path) -> None:
+    """Warnings are shown, and the run goes on."""
+    graph(folder, 'inputs: {unused: 1}\nnodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
+    said = call("run", "g.yaml")
+    assert (said.code, said.out) == (0, "o  X\n")
+    assert said.err.startswith("g.yaml:2:10: warning[unused-input]: nothing refers to the input 'unused'\n")
+
+
+def test_cached_run_is_light(call: Call, folder: Path) -> None:
+    """A run that is all cached imports neither torch nor anything else that is heavy."""
+    call("run", "g.yaml")
+    code = """
+import sys
+from imagen_flow.cli import main
+try:
+    main(["run", "g.yaml", "--plugin", "nodes.py"])
+except SystemExit as exited:
+    assert not exited.code
+heavy = {"torch", "diffusers", "transformers", "huggingface_hub", "scipy", "pandas", "rich", "pydantic", "numpy"}
+print("imported:", *sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "0 steps ran, 2 from the store" in said.stderr
+    assert said.stdout.splitlines()[-1] == "imported:"
+
+
+# --- interrupts ----------------------------------------------------------------------------------------------------------------
+
+
+def start(folder: Path, type_: str) -> subprocess.Popen[str]:
+    graph(folder, f'nodes: {{a: {{type: {type_}, text: x}}}}\noutputs: {{o: {{from: "${{a}}", path: "{{output}}.txt"}}}}\n')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imagen_flow", "run", "g.yaml", "--plugin", "nodes.py", "--json-events"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"step_started"' in line:
+            return process
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(folder: Path, number: signal.Signals) -> None:
+    """The first interrupt ends a run at the node's next word: exit code 130, the last event says so, and nothing is left behind."""
+    process = start(folder, "toy.slow")
+    began = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "")
+    assert time.monotonic() - began < 5  # the node alone would take as long; a busy machine needs some of it
+    assert json.loads(out.splitlines()[-1])["status"] == "cancelled"
+    assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_second_interrupt(folder: Path) -> None:
+    """The second interrupt ends the process at once, whatever it is doing."""
+    process = start(folder, "toy.stuck")
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    process.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+def test_reader_goes_away(folder: Path) -> None:
+    """When whoever reads the output goes away, the run ends without a traceback."""
+    process = start(folder, "toy.slow")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(20) == 1
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+# --- plan ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_plan(call: Call) -> None:
+    """A plan says of each step whether it is cached, runs, or depends on what runs; nothing has run."""
+    said = call("plan", "g.yaml")
+    assert (said.code, said.err) == (0, "")
+    assert (
+        said.out
+        == """\
+g.yaml on cpu in float32: 2 steps, 1 to run, 1 waiting for what runs
+  first   toy.loud  runs because it has not run before
+  second  toy.loud  runs unless first comes out the same
+"""
+    )
+    call("run", "g.yaml")
+    assert call("plan", "g.yaml").out == "g.yaml on cpu in float32: 2 steps, 2 cached\n  first   toy.loud  cached\n  second  toy.loud  cached\n"
+    assert call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1] == "  first   toy.loud  runs because 'text' changed"
+
+
+def test_plan_of_many(call: Call, folder: Path) -> None:
+    """Steps of one node that fare alike share a line; a count that is not known yet is a question mark."""
+    many = ", ".join(f"w{i}" for i in range(300))
+    graph(
+        folder,
+        f"inputs: {{list: [{many}]}}\nnodes:\n"
+        '  each: {type: toy.loud, each: {text: "${list}"}}\n  words: {type: toy.words, text: a b}\n  later: {type: toy.loud, each: {text: "${words}"}}\n'
+        'outputs: {a: "${each}", b: "${later}"}\n',
+    )
+    assert (
+        call("plan", "g.yaml").out
+        == """\
+g.yaml on cpu in float32: at least 301 steps, 301 to run
+  each × 300  toy.loud   runs because it has not run before
+  words       toy.words  runs because it has not run before
+  later       toy.loud   ? (after words)
+"""
+    )
+
+
+def test_plan_json(call: Call) -> None:
+    """--json gives the plan as data."""
+    plan = json.loads(call("plan", "g.yaml", "--json").out)
+    assert [(s["node"], s["status"]) for s in plan["steps"]] == [("first", "runs"), ("second", "waits")]
+    assert (plan["device"], plan["dtype"], plan["inputs"]) == ("cpu", "float32", {"prompt": "a red circle"})
+
+
+def test_settings(call: Call, folder: Path) -> None:
+    """A flag wins over the graph's settings, these over imagen-flow.toml, and that over the default."""
+
+    def dtype(*arguments: str) -> str:
+        return str(json.loads(call("plan", "g.yaml", "--device", "cpu", "--json", *arguments).out)["dtype"])
+
+    assert dtype() == "float32"
+    (folder / "imagen-flow.toml").write_text('dtype = "bfloat16"\nout = "results"\nstore = "kept"\n')
+    assert dtype() == "bfloat16"
+    call("run", "g.yaml")
+    assert (folder / "results" / "g.txt").exists() and (folder / "kept").is_dir()
+    (folder / "g.yaml").write_text(GRAPH + "settings: {dtype: float16}\n")
+    assert dtype() == "float16"
+    assert dtype("--dtype", "float32") == "float32"
+
+
+def test_unknown_device(call: Call) -> None:
+    """A device that is not there is the command line's fault."""
+    said = call("run", "g.yaml", "--device", "abacus")
+    assert (said.code, said.err) == (2, "error[bad-setting]: 'abacus' is no device; the devices are: auto, cpu, cuda, cuda:1, mps\n")
+
+
+# --- replay --------------------------------------------------------------------------------------------------------------------
+
+
+PICTURE = '''inputs: {colour: red, seed: {type: seed, default: random}}
+nodes:
+  base: {type: image.solid, width: 8, height: 4, colour: "${colour}"}
+  noisy: {type: image.noise, width: 8, height: 4, seed: "${seed}"}
+  both: {type: image.blend, a: "${base}", b: "${noisy}"}
+outputs: {picture: {from: "${both}", path: picture.png}}
+'''
+
+
+def test_replay(call: Call, folder: Path) -> None:
+    """A picture is run again from what it carries, once the user agrees; it comes out identical, and with another value it does not."""
+    graph(folder, PICTURE)
+    assert call("run", "g.yaml").code == 0
+    picture = folder / "out" / "picture.png"
+    first = PIL.Image.open(picture).tobytes()
+    (folder / "g.yaml").unlink()
+
+    said = call("replay", "out/picture.png", "--verify")
+    assert said.code == 2
+    assert "both   image.blend" in said.err
+    assert said.err.endswith("Error: there is nobody to ask; say --yes to run it\n")
+
+    said = call("replay", "out/picture.png", "--verify", "--yes")
+    assert (said.code, said.out) == (0, "identical\n")
+    assert "3 steps ran, 0 from the store" in said.err
+
+    said = call("replay", "out/picture.png", "--yes", "--out", "again")
+    assert (said.code, said.out.splitlines()[0]) == (0, f"picture  {Path('again', 'picture.png')}")
+    assert PIL.Image.open(folder / "again" / "picture.png").tobytes() == first
+
+    said = call("replay", "out/picture.png", "--yes", "--verify", "--set", "colour=blue")
+    assert (said.code, said.out.splitlines()[:2]) == (1, ["not identical", "  drifted first: the input 'colour': was 'red', is 'blue'"])
+
+
+def test_replay_of_nothing(call: Call, folder: Path) -> None:
+    """A file that carries no graph is refused."""
+    said = call("replay", "g.yaml", "--yes")
+    assert said.code == 1
+    assert said.err.startswith("error: g.yaml carries no provenance of imagen_flow\n")
+    assert call("replay", "none.png").code == 2
+
+
+# --- nodes ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_nodes(call: Call, folder: Path) -> None:
+    """Node types are listed by plugin, a line each; a plugin that cannot be used is named with the reason, and the others are listed."""
+    (folder / "broken.py").write_text("import nothing_of_this_name\n")
+    said = call("nodes", "--plugin", "nodes.py", "--plugin", "broken.py")
+    assert said.code == 0
+    mine = [re.sub(" +", " ", line) for line in said.out.partition("nodes.py\n")[2].splitlines()[:6]]
+    assert mine == [
+        " toy.fail Fail",
+        " toy.loud Raise a text's voice",
+        " toy.lucky Say a seed",
+        " toy.slow Take a while",
+        " toy.stuck Take a while without a word",
+        " toy.words Split a text into words",
+    ]
+    assert re.search(r"^imagen-flow:image \d", said.out, re.MULTILINE)
+    assert "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'\n" in said.err
+
+
+def test_nodes_of_a_group(call: Call) -> None:
+    """The beginning of a name lists that group."""
+    assert call("nodes", "toy", "--plugin", "nodes.py").out.splitlines()[1].startswith("  toy.fail")
+
+
+def test_node(call: Call, folder: Path) -> None:
+    """A node type is shown with ports, defaults, what its docstring says, and where it is."""
+    said = call("nodes", "toy.loud", "--plugin", "nodes.py")
+    assert (
+        said.out
+        == f"""\
+toy.loud
+  Raise a text's voice.
+
+inputs
+  text  required  text
+outputs
+  value  text
+
+Outputs: the text in capitals.
+
+version  1
+plugin   nodes.py
+file     {folder / "nodes.py"}:6
+"""
+    )
+    assert "  steps  default 100  int\n" in call("nodes", "toy.slow", "--plugin", "nodes.py").out
+
+
+def test_unknown_node(call: Call) -> None:
+    """An unknown node type is answered by the nearest."""
+    said = call("nodes", "image.rezise")
+    assert said.code == 2
+    assert said.err.splitlines()[0] == "error[unknown-node-type]: no plugin offers the node type 'image.rezise'"
+    assert said.err.splitlines()[-1] == "  = fix: did you mean 'image.resize'?"
+
+
+def test_nodes_json(call: Call) -> None:
+    """--json gives ports and defaults as data."""
+    (found,) = (n for n in json.loads(call("nodes", "--plugin", "nodes.py", "--json").out)["nodes"] if n["type"] == "toy.slow")
+    assert found["inputs"] == [{"name": "text", "type": "text", "required": True}, {"name": "steps", "type": "int", "required": False, "default": 100}]
+
+
+# --- store ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_store(call: Call, own_home: Path) -> None:
+    """The store says what it holds, is verified, cleaned up and cleared."""
+    call("run", "g.yaml")
+    said = call("store", "info").out
+    assert said.splitlines()[1] == "holds      2 steps, 2 values"
+    assert str(own_home) in said
+    assert call("store", "verify") == Said(0, "2 values read, none damaged\n", "")
+    assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith("removed 0 steps and 0 values: 0 B freed, ")
+    assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")
+    call("run", "g.yaml")
+    assert call("store", "clear", "--yes").code == 0
+    assert json.loads(call("store", "info", "--json").out)["steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "say --max-size, --older-than, or both"),
+        (("--max-size", "big"), "Invalid value for '--max-size': 'big' is no size; write it like 500MB, 10GB or 2GiB"),
+        (("--older-than", "30"), "Invalid value for '--older-than': '30' is no time; write it like 12h, 30d or 8w"),
+    ],
+)
+def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
+    """A clean-up needs to be told what to keep, in sizes and times that it knows."""
+    said = call("store", "gc", *arguments)
+    assert (said.code, said.err.splitlines()[-1]) == (2, f"Error: {words}")
+
+
+def test_store_of_no_use(call: Call, folder: Path) -> None:
+    """A store that cannot be used is one clear error, and nothing runs."""
+    (folder / "file").write_text("")
+    said = call("run", "g.yaml", "--store", "file")
+    assert (said.code, said.out, "Traceback" in said.err) == (1, "", False)
+    assert said.err.startswith("error: ")
+
+
+# --- trust ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_trust(call: Call, folder: Path) -> None:
+    """A plugin named by imagen-flow.toml is not imported before the user trusts it, nor once it has changed."""
+    (folder / "theirs.py").write_text('from pathlib import Path\nPath("imported").touch()\n' + NODES.replace("toy.", "theirs."))
+    (folder / "imagen-flow.toml").write_text('plugins = ["theirs.py"]\n')
+    graph(folder, 'nodes: {a: {type: theirs.loud, text: x}}\noutputs: {o: "${a}"}\n')
+    said = call("run", "g.yaml")
+    assert (said.code, (folder / "imported").exists()) == (1, False)
+    assert "imagen-flow.toml:1:1: warning[untrusted-plugin]: theirs.py is not loaded: it is not trusted\n" in said.err
+    assert call("trust", "imagen-flow.toml").out == f"trusted in its present form: {Path.cwd() / 'theirs.py'}\n"
+    assert call("run", "g.yaml").out == "o  X\n"
+    with (folder / "theirs.py").open("a") as file:
+        file.write("# changed\n")
+    assert "it is not trusted in its present form" in call("run", "g.yaml").err
+
+
+def test_nothing_to_trust(call: Call, folder: Path) -> None:
+    """Trusting a settings file without plugins says so."""
+    (folder / "imagen-flow.toml").write_text("")
+    assert call("trust", ".").out == "imagen-flow.toml names no plugins: there is nothing to trust\n"
+
+
+# --- words and display ---------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_and_times() -> None:
+    """Sizes and times are short and keep their unit."""
+    assert [bytes_(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == ["0 B", "999 B", "1.0 kB", "2.4 MB", "123 MB", "10.0 TB"]
+    assert [seconds(t) for t in (0.004, 0.5, 12.34, 125, 3725)] == ["0.00 s", "0.50 s", "12.3 s", "2:05", "1:02:05"]
+
+
+def test_control_characters() -> None:
+    """What a model or a file says cannot steer the terminal."""
+    assert safe("a\x1b[2Jb\x07\tc\nd") == "a\ufffd[2Jb\ufffd\tc\nd"
+
+
+def test_live_display() -> None:
+    """The live display logs what ran, and below it draws a bar with the time left for each running step."""
+    from rich.console import Console
+
+    from imagen_flow.cli.display import Live
+
+    console = Console(file=StringIO(), width=80, height=20, force_terminal=True, color_system=None, legacy_windows=False)
+    live = Live(console)
+    live.live.auto_refresh = False
+    live.show(events.RunStarted("g.yaml", 3, 2, "cpu"))
+    live.show(events.StepCached("first", "", 0.0))
+    live.show(events.StepStarted("second", "", "it is new", 0.0))
+    live.show(events.StepFinished("second", "", 1.25, 1.25))
+    live.show(events.StepStarted("third", "[2]", "it is new", 1.25))
+    live.show(events.StepProgress("third", "[2]", 10, 40, "denoising", 3.0))
+    live.began = time.monotonic() - 21.25
+    shown = StringIO()
+    Console(file=shown, width=80, height=20, color_system=None).print(live)
+    live.close()
+    assert "✓ second  1.2 s" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.getvalue().splitlines() == [
+        "  third[2]  " + "━" * 32 + "  10/40  1:00 left  denoising".ljust(0),
+        "  g.yaml on cpu · 2 of 3 steps · 1 ran, 1 from the store · 0:21",
+    ]
