@@ -131,8 +131,6 @@ class Codecs:
         """Decode what `encode` gave. Raises ValueError for bytes that are no value of this kind."""
         try:
             return self._decode(kind, data, root)
-        except ValueError:
-            raise
         except Exception as odd:  # whatever a decoder stumbles over, the bytes are at fault
             raise ValueError(f"no {kind}: {type(odd).__name__}: {odd}") from odd
 

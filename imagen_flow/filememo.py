@@ -101,7 +101,10 @@ class FileMemo:
             state = blake2b(digest_size=SIZE)
             with open(path, "rb") as stream:
                 before = os.fstat(stream.fileno())
-                while block := stream.read(1 << 20):
+                left = before.st_size
+                # No further than it was long: whoever appends to it would keep us reading.
+                while left >= 0 and (block := stream.read(1 << 20)):
+                    left -= len(block)
                     state.update(block)
                     if check:
                         check()
