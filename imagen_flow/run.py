@@ -39,6 +39,9 @@ LIVE_BYTES = 1 << 30
 #: How often whoever reads the events looks for new ones. Waking them up at each would cost a trivial step more than its work.
 READ_S = 0.02
 
+#: How long a cancelled run may take to stop by itself before it is left behind.
+CANCEL_S = 0.7
+
 #: How often a step is keyed anew because a file changes under it.
 REKEYS = 5
 
@@ -137,7 +140,7 @@ class _Runner:
     def events(self) -> Iterator[Event]:
         thread = threading.Thread(target=self.work, name="imagen_flow run", daemon=True)
         thread.start()
-        over = False
+        over, patience = False, CANCEL_S
         try:
             while not over:
                 over = self.over.wait(READ_S)
@@ -148,9 +151,15 @@ class _Runner:
                     if isinstance(said, BaseException):
                         raise said
                     yield said
+                if self.cancel.is_set() and not over:
+                    patience -= READ_S
+                    if patience < 0:
+                        # A node that cannot be interrupted (an import, a load) is left behind; what it gives is never kept.
+                        yield events.RunFinished("cancelled", self.ran, self.cached, self.failed, self.now())
+                        return
         finally:
             self.cancel.set()
-            thread.join()
+            thread.join(max(0.0, patience))
 
     def now(self) -> float:
         return time.monotonic() - self.began
@@ -513,6 +522,8 @@ class _Runner:
 
     def take(self, step: Step, type_: NodeType, result: Any, rungs: tuple[str, ...], took_s: float) -> None:
         """Check, digest and keep what a node gave."""
+        if self.cancel.is_set():
+            raise Cancelled
         names = list(type_.outputs)
         if type_.named_outputs:
             if not isinstance(result, tuple) or len(result) != len(names):
