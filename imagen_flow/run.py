@@ -154,7 +154,7 @@ class _Runner:
                 if self.cancel.is_set() and not over:
                     patience -= READ_S
                     if patience < 0:
-                        # A node that cannot be interrupted (an import, a load) is left behind; what it gives is never kept.
+                        # A node that cannot be interrupted (an import, a load) is left behind, and finds the store closed.
                         yield events.RunFinished("cancelled", self.ran, self.cached, self.failed, self.now())
                         return
         finally:
@@ -522,8 +522,6 @@ class _Runner:
 
     def take(self, step: Step, type_: NodeType, result: Any, rungs: tuple[str, ...], took_s: float) -> None:
         """Check, digest and keep what a node gave."""
-        if self.cancel.is_set():
-            raise Cancelled
         names = list(type_.outputs)
         if type_.named_outputs:
             if not isinstance(result, tuple) or len(result) != len(names):
