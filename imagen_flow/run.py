@@ -182,6 +182,8 @@ class _Runner:
                     self.planner.store = stack.enter_context(Store.temporary(self.planner.codecs))
                     stack.callback(setattr, self.planner, "store", None)
                 self.store: Store = self.planner.store
+                self.pin = f"run {id(self)}"
+                stack.callback(self.store.unpin, self.pin)
                 stack.callback(self.finish)
                 status = self.run()
             last = events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
@@ -212,6 +214,7 @@ class _Runner:
         known = [s for s in plan.steps if s.status == "cached"]
         self.said_queue.extend(events.StepCached(s.name, s.item, at_s) for s in known)
         self.cached += len(known)
+        self.store.pin(self.pin, (s.key or "" for s in known))
         self.said.update(map(id, known))
         self.keys.update((s.name + s.item, s.key or "") for s in known)
         top = plan.frame
