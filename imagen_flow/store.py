@@ -381,7 +381,7 @@ class Store:
         kind, size, place, body = row
         try:
             if body is None:
-                data = _read_bytes(self.folder.joinpath(*_inside(place)), size)
+                data = _read_bytes(self._inside(place), size)
             else:
                 data = body
             value = self.codecs.decode(kind, data, self.folder)
@@ -397,12 +397,16 @@ class Store:
             raise Damaged(artifact, f"is damaged: {odd}") from odd
         return value
 
+    def _inside(self, place: str) -> Path:
+        """Give a place that the index names; ValueError if it does not lie in the store."""
+        return self.folder.joinpath(*_inside(place))
+
     def _forget(self, artifact: Artifact, place: str) -> None:
         try:
             self._index.forget(artifact.digest)
             if place:
-                (self.folder / place).unlink(missing_ok=True)
-        except (sqlite3.Error, OSError) as odd:
+                self._inside(place).unlink(missing_ok=True)
+        except (sqlite3.Error, OSError, ValueError) as odd:
             self._warn(f"a damaged value cannot be removed from the store {self.folder}: {odd}")
 
     # ---- files, folders and models
@@ -471,7 +475,7 @@ class Store:
         for name, content, size, place in manifest["files"]:
             target = tree.joinpath(*_inside(name))
             if not _is_whole(target, size, content):
-                source = self.folder.joinpath(*_inside(place))
+                source = self._inside(place)
                 if not _is_whole(source, size, content):
                     with contextlib.suppress(OSError):
                         source.unlink(missing_ok=True)
@@ -639,7 +643,7 @@ class Store:
             row = self._index.value(digest)
             if row is None:
                 return ()
-            value = self.codecs.decode(kind, row[3] if row[3] is not None else (self.folder / row[2]).read_bytes(), self.folder)
+            value = self.codecs.decode(kind, row[3] if row[3] is not None else self._inside(row[2]).read_bytes(), self.folder)
             if not value.path.is_relative_to(self.folder):
                 return ()
             if isinstance(value, File):
@@ -655,7 +659,8 @@ class Store:
     def _sweep(self, wanted: set[str], loose: set[str], now: float) -> None:
         """Remove loose places, and whatever nobody wants and is old enough not to be about to be wanted."""
         for place in sorted(loose - {""}):
-            _remove(self.folder / place)
+            with contextlib.suppress(ValueError):
+                _remove(self._inside(place))
         for entry in self._objects.walk():
             name = Path(entry.path).relative_to(self.folder).as_posix()
             if name not in wanted and now - _changed(entry.path) > ORPHAN_S:

@@ -244,9 +244,7 @@ class Pose:
     y: int
 
 
-POSE = Codec(
-    "test.Pose", Pose, encode=lambda p: f"{p.x},{p.y}".encode(), decode=lambda b: Pose(*map(int, b.decode().split(","))), suffix=".pose"
-)
+POSE = Codec("test.Pose", Pose, encode=lambda p: f"{p.x},{p.y}".encode(), decode=lambda b: Pose(*map(int, b.decode().split(","))), suffix=".pose")
 
 
 def test_a_plugins_own_type_crosses_edges_by_its_codec() -> None:
