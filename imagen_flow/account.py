@@ -40,6 +40,7 @@ class Accounts:
         self.planner = plan.planner
         self.conditions = conditions or dict
         self._shared: dict[str, str] = {}
+        self._known = -1
         self._parents = dict(_parents(plan.frame))
 
     def of(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
@@ -47,8 +48,11 @@ class Accounts:
         level = output.provenance
         if level == "none":
             return None
-        if level not in self._shared:
-            self._shared[level] = self._text(self._full()) if level == "full" else ""
+        # Written anew when the run has come to know more: a file it read, a seed an included graph drew.
+        known = len(self.planner._given)
+        if known != self._known or level not in self._shared:
+            self._known = known
+            self._shared = {"keys": ""} if level == "keys" else {"keys": "", "full": self._text(self._full())}
         steps = self._steps(output, index)
         said = {
             "imagen_flow": FORMAT,
@@ -103,8 +107,8 @@ class Accounts:
     def _files(self, graphs: dict[str, Graph]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, graph in graphs.items():
             for binding in _leaves(graph):
-                held = self._held(binding) if isinstance(binding, FileAt) else None
-                if held is not None:
+                held = self._held(binding)
+                if held is not None and isinstance(binding, FileAt):
                     yield file_name(name, binding.path), _file(self.planner.constants.by_digest[held.digest])
 
     def _held(self, binding: Binding | None) -> Artifact | None:

@@ -567,4 +567,5 @@ def _refusal(whose: str, target: Path, failed: OSError) -> OutputError:
     reason = (failed.strerror or str(failed) or type(failed).__name__).lower()
     about = f": {failed.filename}" if failed.filename and ".imagen_flow-" not in str(failed.filename) and Path(str(failed.filename)) != target else ""
     fix = _MENDING.get(failed.errno or 0, "see whether the disk is there and in order, or choose another folder by --out")
-    return OutputError(_words(f"{whose} cannot be written to {target}", reason + about, fix))
+    shown = str(target) if len(str(target)) <= 300 else f"{str(target)[:297]}…"
+    return OutputError(_words(f"{whose} cannot be written to {shown}", (reason + about)[:400], fix))

@@ -22,17 +22,17 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import devices, labels, models, spec
 from .account import Accounts, file_name, place_name
 from .artifact import Artifact
 from .digest import digest_file
 from .errors import GraphError, Mark, Problem, Source, nearest
-from .filememo import folder_digest
+from .filememo import FileMemo, folder_digest
 from .graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Graph, Input, Joined, Listed, Mapped, ModelAt, Node, Output, resolve
 from .node import NodeType
 from .plan import Plan, Unknown, from_text, make_plan
@@ -200,8 +200,40 @@ def prepare(
         notes.append(f"it was made on {device}, which is not to be had here ({none}); auto is used")
         device, dtype = "auto", "auto"
     maker.refuse()
-    plan = make_plan(graph, inputs, registry=registry, store=None if fresh else store, device=device, dtype=dtype, base=maker.base, files=store.files if store else None)
+    # It stands in the place of the memo that it asks: what it does not know of, no plan reads.
+    files = cast(FileMemo, maker.files)
+    plan = make_plan(graph, inputs, registry=registry, store=None if fresh else store, device=device, dtype=dtype, base=maker.base, files=files)
     return Replay(picture, said, intact, plan, output, tuple(maker.missing(plan)), tuple(notes + maker.notes))
+
+
+class _AtHand:
+    """Gives files by the paths that a picture's graph names: those the user gave in their place, those the store holds, or what stands in for them. No others are opened."""
+
+    def __init__(self, memo: FileMemo) -> None:
+        self.memo = memo
+        self.known: dict[Path, File | Folder] = {}
+        #: Where the user says that a path leads; what the user named leads to itself.
+        self.leads: dict[Path, Path] = {}
+        self.refused: dict[Path, Problem] = {}
+
+    def file_value(self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None) -> File:
+        value = self.known.get(path)
+        if isinstance(value, File):
+            return value if name is None else replace(value, name=name)
+        return self.memo.file_value(self._led(path), name, check=check)
+
+    def folder_value(self, path: Path, *, check: Callable[[], None] | None = None) -> Folder:
+        value = self.known.get(path)
+        return value if isinstance(value, Folder) else self.memo.folder_value(self._led(path), check=check)
+
+    def digest_file(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
+        """Digest a file of a model: which models are looked for is settled before."""
+        return self.memo.digest_file(path, check=check)
+
+    def _led(self, path: Path) -> Path:
+        if path not in self.leads:
+            raise GraphError([self.refused.get(path) or Missing(path.name, "file", "").problem()])
+        return self.leads[path]
 
 
 class _Maker:
@@ -218,8 +250,9 @@ class _Maker:
         self.used: set[str] = set()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.files = _AtHand(store.files if store else FileMemo())
         #: What stands in for things that are not at hand, by the digest of its value.
-        self.absent: dict[str, Missing] = {}
+        self.absent: dict[str, set[Missing]] = {}
         self.made: dict[int, Graph] = {}
 
     # -- the graph ---------------------------------------------------------------------------------------------------------------
@@ -273,6 +306,8 @@ class _Maker:
     def input(self, wanted: Input, file: str) -> Input:
         if wanted.default is None:
             return wanted
+        if file == self.text.file and (wanted.name in self.said.inputs or wanted.name in self.given):
+            return replace(wanted, default=None)  # it has its value, so nothing that the default names is looked for
         if isinstance(wanted.default, Given) and wanted.default.value == RANDOM and wanted.type.seed:
             drawn = self.said.seeds.get(f"{file}#{wanted.name}")
             return wanted if drawn is None else replace(wanted, default=Given(drawn))
@@ -290,15 +325,26 @@ class _Maker:
         return binding
 
     def file_at(self, at: FileAt, file: str) -> Binding:
+        """Settle what a path in a graph leads to; the binding stays as it is."""
         name = file_name(file, at.path)
+        place = at.folder / Path(at.path).expanduser()
         given = self.take(at.path, name)
         if given is not None:
-            return FileAt(given, at.kind, self.base, at.mark)
+            self.allow(given, place)
+            return at
         seen = self.said.files.get(name)
         if seen is None or seen.kind != at.kind:
-            self.problems.append(replace(Missing(at.path, at.kind, "").problem(), mark=at.mark))
-            return at
-        return Given(self.at_hand(seen, at.path))
+            self.files.refused[place] = replace(Missing(at.path, at.kind, "").problem(), mark=at.mark)
+        else:
+            self.files.known[place] = self.at_hand(seen, at.path)
+        return at
+
+    def allow(self, given: str, instead_of: Path | None = None) -> None:
+        """Let a path that the user named be read, and read instead of one that the graph names."""
+        path = self.base / Path(given).expanduser()
+        self.files.leads[path] = path
+        if instead_of is not None:
+            self.files.leads[instead_of] = path
 
     def model_at(self, at: ModelAt, file: str) -> Binding:
         if not _is_place(at.reference):
@@ -306,12 +352,9 @@ class _Maker:
         given = self.take(at.reference, file_name(file, at.reference))
         if given is not None:
             return ModelAt(str(self.base / Path(given).expanduser()), self.base, at.mark)
-        print_ = next((m.fingerprint for m in self.said.models if m.reference == place_name(at.reference)), "")
-        if not print_:
-            self.problems.append(replace(Missing(at.reference, "model", "").problem(), mark=at.mark))
-            return at
-        model = Model(_ABSENT, print_, at.reference)
-        self.absent[self.registry.codecs.digest(model)] = Missing(at.reference, "model", print_)
+        known = next((m.fingerprint for m in self.said.models if m.reference == place_name(at.reference)), "")
+        model = Model(_ABSENT, known or "unresolved", at.reference)
+        self.absent.setdefault(self.registry.codecs.digest(model), set()).add(Missing(at.reference, "model", known))
         return Given(model)
 
     def take(self, *names: str) -> str | None:
@@ -334,7 +377,7 @@ class _Maker:
             value: File | Folder = Folder(_ABSENT, seen.digest, files)
         else:
             value = File(_ABSENT, seen.digest, seen.size, seen.name)
-        self.absent[self.registry.codecs.digest(value)] = Missing(name, seen.kind, seen.digest)
+        self.absent.setdefault(self.registry.codecs.digest(value), set()).add(Missing(name, seen.kind, seen.digest))
         return value
 
     def find(self, seen: FileSeen) -> File | Folder | None:
@@ -373,7 +416,11 @@ class _Maker:
             if name in self.given:
                 self.used.add(name)
                 try:
-                    values[name] = from_text(wanted.type, self.given[name])
+                    value = values[name] = from_text(wanted.type, self.given[name])
+                    element = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
+                    if element.kind in ("file", "folder"):
+                        for path in value if isinstance(value, list) else [value]:
+                            self.allow(str(path))
                 except BadValue as odd:
                     fix = nearest(odd.given, odd.known) if odd.known else ""
                     self.problems.append(Problem("bad-input", f"input '{name}' {odd}", fix=fix))
@@ -405,7 +452,7 @@ class _Maker:
     def missing(self, plan: Plan) -> Iterator[Missing]:
         """Name what is not at hand and would be read: by a step that is not in the store, or as an output itself."""
         if plan.at_least:  # there will be steps of which nothing is known yet
-            yield from sorted(set(self.absent.values()), key=lambda m: m.name)
+            yield from sorted({m for ms in self.absent.values() for m in ms}, key=lambda m: m.name)
             return
         wanted: set[str] = set()
         for step in plan.steps:
@@ -415,7 +462,7 @@ class _Maker:
         for output in plan.graph.outputs.values():
             if isinstance(output.source, FromInput):
                 wanted.update(_digests(plan.planner.bind(plan.frame, output.source)))
-        yield from sorted({m for d, m in self.absent.items() if d in wanted}, key=lambda m: m.name)
+        yield from sorted({m for d, ms in self.absent.items() if d in wanted for m in ms}, key=lambda m: m.name)
 
 
 def _digests(slot: Artifact | Unknown) -> Iterator[str]:
