@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -35,9 +37,10 @@ class Captioner:
         import transformers
 
         folder = str(model.path)
-        module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _quiet():
+            module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
+                folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         if missing := sorted(info["missing_keys"]):
             raise flow.ModelError(f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights, {missing[0]} first")
         return cls(
@@ -46,6 +49,20 @@ class Captioner:
             transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
             transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library from drawing a progress bar of its own over the run's display."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _kind(model: flow.Model) -> str:

@@ -6,7 +6,8 @@ Parts are named by us, not by the checkpoint: a ``model_index.json`` may name an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +77,29 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> 
     folder = model.path / part
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
-    module, info = cls.from_pretrained(
-        str(folder), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True, **_variant(model, part, dtype)
-    )
+    with _quiet():
+        module, info = cls.from_pretrained(
+            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True, **_variant(model, part, dtype)
+        )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
     return module.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries from drawing progress bars of their own over the run's display."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:

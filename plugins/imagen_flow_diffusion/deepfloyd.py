@@ -128,8 +128,15 @@ def _safety(model: Model, device: str, dtype: str) -> dict[str, Any]:
     from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
     from transformers import AutoImageProcessor
 
+    class SafetyChecker(IFSafetyChecker):  # type: ignore[misc]  # diffusers' classes are untyped
+        """diffusers' checker with the call that transformers 5 wants at the end of a model's making; without it no checkpoint of it loads."""
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.post_init()
+
     return {
-        "safety_checker": load_part(IFSafetyChecker, model, "safety_checker", device=device, dtype=dtype),
+        "safety_checker": load_part(SafetyChecker, model, "safety_checker", device=device, dtype=dtype),
         "feature_extractor": AutoImageProcessor.from_pretrained(str(model.path / "feature_extractor"), backend="pil", local_files_only=True),
     }
 
@@ -141,7 +148,6 @@ def _pipeline(cls: Any, **parts: Any) -> Any:
 
 
 def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
-    import numpy as np
     import torch
 
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -163,6 +169,4 @@ def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any)
     for hits, what in ((unsafe, "unsafe"), (watermarked, "watermarked")):
         if hits and any(hits):
             raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
-    if not np.isfinite(pictures).all():
-        raise RuntimeError("the model gave NaN pixels; say dtype: float32 (or bfloat16), half precision is too narrow for it")
     return pictures[0]  # type: ignore[no-any-return]  # diffusers' pipelines are untyped

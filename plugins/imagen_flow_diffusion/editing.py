@@ -70,6 +70,8 @@ def edit(
                 painted = plain + guidance_scale * (asked - plain)
             x = sampler.step(painted, t, x, return_dict=False)[0]
         yield done, total
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
     edited = torch.nn.functional.pixel_shuffle(x.float().cpu(), block)[0].permute(1, 2, 0).clamp(-1, 1)
     return keep_source(picture, reduced, np.rint((edited.numpy() + 1) * 127.5).astype(np.uint8))
 

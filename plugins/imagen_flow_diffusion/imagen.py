@@ -68,7 +68,7 @@ class Base:
         """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns uint8 (height, width, 3)."""
         from . import cascade
 
-        given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         return cascade.base(text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -95,7 +95,7 @@ class Enlarger:
         """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
         from . import cascade
 
-        given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+        given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
         return cascade.super_resolution(
             picture, text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None}
         )

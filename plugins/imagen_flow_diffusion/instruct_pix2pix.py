@@ -95,6 +95,6 @@ class InstructPix2Pix:
         if unsafe and any(unsafe):
             raise RuntimeError("the checkpoint's safety checker found the picture unsafe and blackened it; try another seed or instruction")
         if not np.isfinite(pictures).all():
-            raise RuntimeError("the model gave NaN pixels; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+            raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
         edited = Image.fromarray((pictures[0] * 255).round().astype(np.uint8))
         return np.asarray(edited if edited.size == size else edited.resize(size, Image.Resampling.LANCZOS))

@@ -36,7 +36,7 @@ def encode(model: Model[TextEncoder], prompt: str, *, negative_prompt: str = "")
     """
     notes = [unread(model.tokenizer, prompt, model.length), unread(model.tokenizer, negative_prompt, model.length, what="the negative prompt")]
     states = model.encode([prompt, negative_prompt])
-    _refuse_nan(states, "the text encoder")
+    _refuse_nan(states, "the text encoder gave")
     yield Progress(1, 1, "; ".join(filter(None, notes)))
     return Tensor(states, {"family": model.family, "encoder": model.fingerprint})
 
@@ -151,7 +151,7 @@ def _states(text: Tensor, model: Any, by: str) -> torch.Tensor:
     if len(text.shape) != 3 or text.shape[0] != 2 or text.shape[2] != model.text_width:
         raise ValueError(f"the text's states are of shape {text.shape}, and {by}'s model reads (2, tokens, {model.text_width}): encode the text with the same model")
     states = text.torch(model.unet.device, model.unet.dtype)
-    _refuse_nan(states, "the text's states")
+    _refuse_nan(states, "the text's states hold")
     return states
 
 
@@ -159,7 +159,7 @@ def _refuse_nan(states: torch.Tensor, what: str) -> None:
     import torch
 
     if not bool(torch.isfinite(states).all()):
-        raise ValueError(f"{what} gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+        raise ValueError(f"{what} NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
 
 
 def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "") -> Generator[Progress, None, np.ndarray]:
@@ -170,6 +170,8 @@ def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "
                 done, total, *shown = next(steps)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # a StopIteration does not say what it carries
+            if shown and done == total:
+                _refuse_nan(shown[0], "the model gave")
             quarter = done < total and done * 4 // total > (done - 1) * 4 // total
             yield Progress(done, total, note, _preview(shown[0]) if shown and quarter else None)
 

@@ -1,0 +1,123 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from imagen_flow_caption.nodes import CLASSES, Captioner, caption
+
+import imagen_flow as flow
+from imagen_flow.digest import digest_file
+from imagen_flow.models import ModelPool, resolve
+
+KINDS = sorted(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def models(tiny, tmp_path_factory):
+    """Give a tiny captioner by kind, built once and found as a user's is."""
+    home = tmp_path_factory.mktemp("models")
+
+    def get(kind):
+        if not (home / kind).exists():
+            tiny.captioner(home / kind, kind)
+        return resolve(f"./{kind}", folder=home, embedded={}, digest=digest_file)
+
+    return get
+
+
+def load(model):
+    return Captioner.load(model, device="cpu", dtype="float32")
+
+
+def picture(height, width, channels=3, dtype="uint8"):
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, channels), np.uint8)
+    return flow.Image(pixels if dtype == "uint8" else pixels.astype("uint16") * np.uint16(257))
+
+
+def refusal(model):
+    with ModelPool() as pool, pytest.raises(flow.ModelError) as caught, pool.lease(Captioner, model, device="cpu", dtype="float32"):
+        pass
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captions_words_are_those_of_the_library_by_hand(models, kind):
+    """The node's words are what transformers' greedy generate gives for the processed pixels."""
+    import torch
+    import transformers
+
+    folder, source = models(kind).path, picture(40, 60)
+    model = getattr(transformers, CLASSES[kind]).from_pretrained(folder, dtype=torch.float32).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        ids = model.generate(**processor(images=source.to_pil(), return_tensors="pt"), num_beams=1, do_sample=False, max_length=12)
+    words = caption(load(models(kind)), source, max_length=12)
+    assert words == tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
+    assert isinstance(words, str)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 1), (3, 300, 4), (64, 64, 2)])
+def test_a_picture_of_any_size_and_kind_gets_words(models, kind, height, width, channels):
+    """Grey, alpha and odd sizes are brought to what the model sees."""
+    assert isinstance(caption(load(models(kind)), picture(height, width, channels), max_length=8), str)
+
+
+def test_equal_pictures_have_equal_words(models):
+    """A picture in 16 bits is captioned as in 8, and the same picture again the same."""
+    captioner = load(models("vision-encoder-decoder"))
+    assert caption(captioner, picture(20, 20)) == caption(captioner, picture(20, 20, dtype="uint16")) == caption(captioner, picture(20, 20))
+
+
+def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
+    """The message says what the model is and which kinds are taken; a diffusers folder is told as such."""
+    shutil.copytree(models("blip").path, tmp_path / "m")
+
+    def model():
+        return resolve("./m", folder=tmp_path, embedded={}, digest=digest_file)
+
+    takes = "and image.caption takes blip, git, vision-encoder-decoder"
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert refusal(model()) == f"image.caption cannot use the model './m': it is a llama, {takes}"
+    (tmp_path / "m" / "config.json").unlink()
+    assert refusal(model()) == f"image.caption cannot use the model './m': it is a folder without config.json, {takes}"
+    (tmp_path / "m" / "model_index.json").write_text("{}")
+    assert refusal(model()) == f"image.caption cannot use the model './m': it is a diffusers checkpoint, {takes}"
+    (tmp_path / "m" / "config.json").write_text("[")
+    assert refusal(model()).startswith("the model './m' is damaged: config.json cannot be read (")
+
+
+def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
+    """Missing weights are not filled with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(models("vision-encoder-decoder").path, tmp_path / "m")
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    name = min(name for name in weights if name.startswith("decoder"))
+    del weights[name]
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    assert refusal(resolve("./m", folder=tmp_path, embedded={}, digest=digest_file)) == f"the model './m' is not whole: it lacks 1 weights, {name} first"
+
+
+def test_loading_and_describing_print_nothing(models):
+    """No library writes over the run's display."""
+    code = (
+        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_caption.nodes import Captioner, caption\n"
+        f"model = flow.Model(Path({str(models('vision-encoder-decoder').path)!r}), 'x', 'x')\n"
+        "caption(Captioner.load(model, device='cpu', dtype='float32'), flow.Image(np.zeros((9, 9, 3), np.uint8)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def test_the_plugin_is_registered_without_its_libraries():
+    """Planning imports the plugin and reads its ports, but no torch, transformers or numpy."""
+    code = (
+        "import sys\nimport imagen_flow_caption as plugin\nprint([node.type.name for node in plugin.imagen_flow_nodes()])\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "['image.caption']\n[]\n"
