@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 LOG := $(VENV)/install.log
 READY := $(VENV)/.ready
 WORKERS ?= 2
+PIP_OPTIONS ?=
 
 .PHONY: demo test test-slow lint bench clean
 
@@ -29,14 +30,14 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 
 bench: $(READY)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 # pip says much that matters only when it fails.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once; torch alone is some hundred megabytes) …"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagen_flow needs Python 3.11 or later; name one: make PYTHON=python3.12 …")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' > $(LOG) 2>&1 || { cat $(LOG); echo "the installation failed; its log is above and in $(LOG)"; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e '.[dev]' > $(LOG) 2>&1 || { cat $(LOG); echo "the installation failed; its log is above and in $(LOG)"; exit 1; }
 	@touch $@
 
 clean:

@@ -1,0 +1,152 @@
+"""The house stands as drawn: floors, confined libraries, light imports, and documents that are true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from imagen_flow import cli
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PLUGINS = sorted(path.name for path in (ROOT / "plugins").glob("imagen_flow_*"))
+
+#: Which modules of the core may import an outside library, at whatever place in their code.
+CONFINED = {
+    "PIL": {"values", "codec"},
+    "click": {"cli"},
+    "diffusers": set(),
+    "networkx": {"graph"},
+    "pickle": set(),
+    "platformdirs": {"config"},
+    "pluggy": {"hookspecs", "plugins"},
+    "pydantic": {"ports", "provenance"},
+    "rich": {"cli"},
+    "ruamel": {"yaml_text"},
+    "safetensors": {"codec"},
+    "sqlite3": {"filememo", "index", "store"},
+    "torch": {"codec", "devices", "digest", "models", "values"},
+    "transformers": set(),
+    "watchdog": set(),
+}
+
+
+def test_floors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module imports only from the floors below it; plugins import the front door and not each other."""
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_confined_libraries() -> None:
+    """Each outside library is imported only by the modules that it is confined to."""
+    graph = grimp.build_graph("imagen_flow", include_external_packages=True, cache_dir=None)
+    strays = defaultdict(set)
+    for library, homes in CONFINED.items():
+        if library in graph.modules:
+            users = {module.split(".")[1] for module in graph.find_modules_that_directly_import(library)}
+            if users - homes:
+                strays[library] = users - homes
+    assert strays == {}
+
+
+def test_light_imports() -> None:
+    """Importing every plugin, and all that a plan needs, imports no heavy library."""
+    code = """
+import sys
+import imagen_flow.api, imagen_flow.replay, imagen_flow.cli
+from imagen_flow.plugins import discover
+registry = discover().load_all()
+assert not registry.faults, registry.faults
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torchvision", "diffusers", "transformers", "huggingface_hub", "tokenizers", "scipy", "networkx", "PIL", "rich"}))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("\n", "")
+
+
+def test_every_plugin_is_registered() -> None:
+    """Each package under plugins/ is in the wheel and has its entry point."""
+    packages = [Path(p).name for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+    assert sorted(packages) == ["imagen_flow", *PLUGINS]
+    assert sorted(PROJECT["project"]["entry-points"]["imagen_flow"].values()) == PLUGINS
+    assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == ["imagen_flow", *PLUGINS]
+
+
+def test_names() -> None:
+    """No module is named after nothing in particular."""
+    names = {path.stem for folder in ("imagen_flow", "plugins", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    assert names & {"utils", "util", "common", "base", "helpers", "helper", "misc"} == set()
+
+
+def test_graphs_open_with_a_comment() -> None:
+    """Every graph that comes along says in its first line what it shows."""
+    graphs = sorted((ROOT / "graphs").rglob("*.yaml"))
+    assert graphs
+    assert [str(path.relative_to(ROOT)) for path in graphs if not path.read_text("utf-8").startswith("# ")] == []
+
+
+def test_ruff() -> None:
+    """The linter finds nothing."""
+    said = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "All checks passed!\n")
+
+
+def test_types(tmp_path: Path) -> None:
+    """The types are strict and hold."""
+    said = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout
+
+
+# --- documents -----------------------------------------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_readme_names_every_command() -> None:
+    """The README says of every command what help says."""
+    told = dict(re.findall(r"^\| `imagen-flow (\w+)[^|]*` \| (.+?) \|$", README, re.MULTILINE))
+    assert told.keys() == cli.COMMANDS.keys()
+
+
+def test_readme_links() -> None:
+    """Every file that the README points to is there."""
+    targets = [t for t in re.findall(r"\]\(([^)#]+)", README) if "://" not in t] + re.findall(r"`(graphs/[\w./]+)`", README)
+    assert targets
+    assert [t for t in targets if not (ROOT / t).exists()] == []
+
+
+def test_readme_yaml(tmp_path: Path) -> None:
+    """The graphs in the README resolve without a warning."""
+    from imagen_flow.graph import resolve
+    from imagen_flow.plugins import discover
+    from imagen_flow.spec import parse
+
+    graphs = [b for b in blocks("yaml") if "imagen_flow: 1" in b]
+    assert graphs
+    registry = discover()
+    for text in graphs:
+        assert resolve(parse(text, name="README.md", path=tmp_path / "graph.yaml"), registry).warnings == ()
+
+
+def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python in the README runs, from top to bottom, as in a notebook."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "graphs").symlink_to(ROOT / "graphs")
+    shown: dict[str, object] = {"__name__": "readme"}
+    for number, block in enumerate(blocks("python")):
+        if "# my_nodes.py" in block:
+            (tmp_path / "my_nodes.py").write_text(block)
+        else:
+            exec(compile(block, f"README.md, Python block {number}", "exec"), shown)
