@@ -25,7 +25,6 @@ from .digest import SIZE, canonical, digest_value, tagged
 from .errors import GraphError, ImagenFlowError, Mark, Problem, nearest
 from .filememo import FileMemo
 from .graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Graph, Input, Joined, Listed, Mapped, ModelAt, Node
-from .history import recall
 from .node import NodeType
 from .plugins import Registry
 from .ports import BadValue, Port, PortType
@@ -171,7 +170,7 @@ class Planner:
         self.models: dict[tuple[str, Path], Model | Problem] = {}
         self.history: dict[str, str] = {}
         self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
-        self._prefixes: dict[tuple[int, str, str], str] = {}
+        self._computing: dict[tuple[int, str, str], tuple[str, dict[str, Any]]] = {}
         self._given: dict[int, tuple[Binding, Artifact]] = {}
 
     # -- values ------------------------------------------------------------------------------------------------------------------
@@ -563,25 +562,28 @@ class Planner:
 
     def prefix(self, node: Node) -> str:
         """The part of a key that says what computes: node type, source, libraries, determinism class."""
-        type_: NodeType = node.type  # type: ignore[assignment]
-        at = (id(type_), node.device or "", node.dtype or "")
-        found = self._prefixes.get(at)
-        if found is None:
-            found = self._prefixes[at] = canonical(self.computes_with(node)).decode()
-        return found
+        return self._computes(node)[0]
 
     def computes_with(self, node: Node) -> dict[str, Any]:
-        """What computes a node's steps, as it enters their keys."""
+        """What computes a node's steps, as it enters their keys. Shared by all of them: not to be changed."""
+        return self._computes(node)[1]
+
+    def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
         type_: NodeType = node.type  # type: ignore[assignment]
-        device, dtype = self.place(node)
-        return {
-            "format": KEY_FORMAT,
-            "type": type_.name,
-            "version": type_.version,
-            "source": type_.source_digest,
-            "uses": {library: self.registry.version_of(library) for library in type_.uses},
-            "determinism": devices.determinism_class(device, dtype) if type_.uses_torch else None,
-        }
+        at = (id(type_), node.device or "", node.dtype or "")
+        found = self._computing.get(at)
+        if found is None:
+            device, dtype = self.place(node)
+            said = {
+                "format": KEY_FORMAT,
+                "type": type_.name,
+                "version": type_.version,
+                "source": type_.source_digest,
+                "uses": {library: self.registry.version_of(library) for library in type_.uses},
+                "determinism": devices.determinism_class(device, dtype) if type_.uses_torch else None,
+            }
+            found = self._computing[at] = (canonical(said).decode(), said)
+        return found
 
     def place(self, node: Node) -> tuple[str, str]:
         """The device and dtype that a node computes on and in."""
@@ -785,7 +787,7 @@ def make_plan(
         raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
     slots, plain, seeds = _take_inputs(planner, graph, values or {}, texts or {}, base)
     if store is not None:
-        planner.history = recall(store.folder, history_name(graph))
+        planner.history = store.history(history_name(graph))
     while True:
         frame = Frame(graph, "", "", dict(slots))
         try:

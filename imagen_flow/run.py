@@ -22,7 +22,6 @@ from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
 from .events import Event, Progress
 from .graph import FromNode, Node, Output, sources
-from .history import remember
 from .models import ModelPool, with_memory_ladder
 from .node import NodeType
 from .outputs import Writer, fill
@@ -202,7 +201,7 @@ class _Runner:
         if self.own_pool:
             self.pool.close()
         if any(self.planner.history.get(name) != key for name, key in self.keys.items()):
-            remember(self.store.folder, history_name(self.plan.graph), {**self.planner.history, **self.keys})
+            self.store.remember(history_name(self.plan.graph), {**self.planner.history, **self.keys})
 
     # -- the walk ----------------------------------------------------------------------------------------------------------------
 
@@ -542,8 +541,11 @@ class _Runner:
             value = self.store.adopt(value)
             artifact = self.planner.codecs.artifact(value)
             kept[name] = (artifact, value)
-            for leaf, item in zip(_leaves(artifact), _flat(artifact, value), strict=True):
-                self.live.put(leaf.digest, item)
+            if artifact.items is None:
+                self.live.put(artifact.digest, value)
+            else:
+                for leaf, item in zip(_leaves(artifact), _flat(artifact, value), strict=True):
+                    self.live.put(leaf.digest, item)
         slots = step.slots or {}
         provenance = {"made_with": self.planner.computes_with(step.node), "inputs": {n: s.digest for n, s in slots.items()}, "took_s": round(took_s, 6)}
         if type_.uses_torch:
