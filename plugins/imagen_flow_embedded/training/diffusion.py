@@ -1,7 +1,8 @@
 """Train the base diffusion model: captions to pictures of 32 px.
 
 The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use there (``SimpleCrossAttn…``): pixels attend to the words,
-to the encoder's plan of the picture and to one another in one go, and pooled text joins the time embedding. It sees the picture
+to the encoder's plan of the picture and to one another in one go, and pooled text joins the time embedding. The plan, laid out place by place, is also added
+at the coarsest level: attention alone was still putting things at random places when this had them right. It sees the picture
 pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture ("sample"): plain squared error on that
 leaves most weight to the noisy levels, where the text alone decides. Noise levels are drawn towards that end besides.
 
@@ -11,6 +12,7 @@ Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; capt
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,13 @@ def with_places(x: Any) -> Any:
     return torch.cat([x, columns, rows], 1)
 
 
+def laid_out(states: Any, network: Any) -> dict[str, Any]:
+    """Lay the encoder's plan out as a picture of the network's coarsest level, and give it as what a ControlNet adds there: no more weights."""
+    side = network.config.sample_size >> (len(network.config.block_out_channels) - 1)
+    plan = states[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
+    return {"mid_block_additional_residual": plan, "down_block_additional_residuals": repeat(0.0)}
+
+
 def to_tensor(pictures: np.ndarray) -> Any:
     """Bring uint8 pictures (n, height, width, 3) to float (n, 3, height, width), -1 to 1."""
     import torch
@@ -131,7 +140,7 @@ def train_diffusion(
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.7).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
-        guess = network(with_places(noisy), times, states, encoder_attention_mask=mask).sample
+        guess = network(with_places(noisy), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
         loss = torch.nn.functional.mse_loss(guess, clean)
         set_rate(optimizer, rate_at(step, steps, learning_rate))
         optimizer.zero_grad()

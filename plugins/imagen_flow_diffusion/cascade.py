@@ -1,0 +1,153 @@
+"""Sampling from a small Imagen: caption to states, states to a small picture, small picture to a large one, all in pixel space.
+
+On disk a cascade is a folder of parts, each as its library's ``save_pretrained`` writes it: ``tokenizer/ text_encoder/ unet/ scheduler/ super_resolution/
+super_resolution_scheduler/``, and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The tokenizer puts sentinels before the prompt; the
+encoder was trained to write a plan of the picture at them, place by place, which the denoisers attend to along with the words.
+The base also adds the plan, laid out, at its coarsest level. The denoisers see pictures pixel-unshuffled by a factor that follows from their channels (three to a pixel), the base with two channels of
+coordinates besides, the enlarger with the enlarged small picture. They predict the clean picture or whatever their scheduler's ``prediction_type`` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def encode(prompts: Sequence[str], *, tokenizer: Any, text_encoder: Any) -> torch.Tensor:
+    """Turn prompts into states (prompts, tokens, width), zero at padding; a prompt of no known word is the empty one."""
+    import torch
+
+    tokens = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").to(text_encoder.device)
+    with torch.inference_mode():
+        states = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return states * tokens.attention_mask[..., None].to(states.dtype)
+
+
+def base(
+    text: torch.Tensor, *, unet: Any, scheduler: Any, seed: int, num_inference_steps: int = 20, guidance_scale: float = 2.0
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Draw a small picture.
+
+    Inputs:
+        text: states (2, tokens, width) of the prompt and of the negative prompt.
+        unet, scheduler: the loaded parts; the scheduler's state is not touched.
+    Params:
+        seed: of the noise, drawn on the CPU.
+        guidance_scale: 1 is off.
+    Outputs: yields (steps done, steps, the picture in the making: float (1, 3, side, side)); returns uint8 (side, side, 3).
+    Source: Imagen (arXiv:2205.11487): guidance (eq. 2) with dynamic thresholding (section 2.3), which is the scheduler's part.
+    """
+    pictures = yield from sample(text[:, None], None, unet=unet, scheduler=scheduler, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    picture: np.ndarray = pictures[0]
+    return picture
+
+
+def super_resolution(
+    picture: np.ndarray,
+    text: torch.Tensor,
+    *,
+    unet: Any,
+    scheduler: Any,
+    seed: int,
+    num_inference_steps: int = 8,
+    guidance_scale: float = 1.0,
+    noise_level: int = 100,
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Enlarge a small picture fourfold; one of another size than the model's is first resized to it (Lanczos).
+
+    Inputs:
+        picture: float32 (height, width, 3), 0 to 1.
+        text: as for ``base``.
+    Params:
+        noise_level: step of the noise schedule to which the small picture is blurred by noise, so that its faults are not believed.
+    Outputs: yields and returns as ``base`` does.
+    Source: Imagen (arXiv:2205.11487): noise-conditioning augmentation, its level told to the network as a class label.
+    """
+    import numpy as np
+    from PIL import Image
+
+    side = unet.config.sample_size
+    if picture.shape[:2] != (side, side):
+        channels = [Image.fromarray(np.ascontiguousarray(picture[:, :, channel])).resize((side, side), Image.Resampling.LANCZOS) for channel in range(3)]
+        picture = np.clip(np.stack([np.asarray(channel) for channel in channels], 2), 0, 1)
+    pictures = yield from sample(
+        text[:, None], picture[None], unet=unet, scheduler=scheduler, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level
+    )  # fmt: skip
+    enlarged: np.ndarray = pictures[0]
+    return enlarged
+
+
+def sample(
+    text: torch.Tensor,
+    low: np.ndarray | None,
+    *,
+    unet: Any,
+    scheduler: Any,
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    guidance_scale: float,
+    noise_level: int = 0,
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+    """Draw pictures, one for each seed; with ``low``, enlarge those. Each has a generator of its own.
+
+    Inputs:
+        text: states (2, pictures, tokens, width), of the prompts and of the negative ones.
+        low: None, or float32 (pictures, side, side, 3), 0 to 1.
+    Outputs: yields (steps done, steps, pictures in the making: float (pictures, 3, side, side)); returns uint8 (pictures, side, side, 3).
+    """
+    import torch
+    from torch.nn import functional as F
+
+    device, dtype = unet.device, unet.dtype
+    fold = math.isqrt(unet.config.out_channels // 3)
+    side = unet.config.sample_size
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])
+
+    sampler = type(scheduler).from_config(scheduler.config)
+    sampler.set_timesteps(num_inference_steps, device=device)
+    x = noise(unet.config.out_channels, side, side).to(device, dtype) * sampler.init_noise_sigma
+    levels = None
+    if low is None:
+        rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, side, device=device, dtype=dtype)] * 2, indexing="ij")
+        beside = torch.stack([columns, rows]).expand(len(seeds), 2, side, side)
+    else:
+        small = torch.tensor(low).permute(0, 3, 1, 2).float() * 2 - 1
+        levels = torch.full((len(seeds),), noise_level, dtype=torch.int64)
+        small = scheduler.add_noise(small, noise(*small.shape[1:]), levels)
+        beside = F.pixel_unshuffle(F.interpolate(small, scale_factor=fold, mode="bicubic", align_corners=False), fold).to(device, dtype)
+        levels = levels.to(device)
+
+    # Guided where it is asked for: one batch holds the prompts and then the negative prompts.
+    ways = 2 if guidance_scale != 1 else 1
+    states = text[:ways].flatten(0, 1).to(device, dtype)
+    words = (states != 0).any(-1).to(dtype)
+    beside = beside.repeat(ways, 1, 1, 1)
+    levels = levels.repeat(ways) if levels is not None else None
+    plan = _laid_out(states, unet) if low is None else {}
+    for done, time in enumerate(sampler.timesteps, 1):
+        with torch.inference_mode():
+            scaled = sampler.scale_model_input(x, time).repeat(ways, 1, 1, 1)
+            guess = unet(torch.cat([scaled, beside], 1), time, states, class_labels=levels, encoder_attention_mask=words, **plan).sample
+            if ways == 2:
+                asked, other = guess.chunk(2)
+                guess = other + guidance_scale * (asked - other)
+            x = sampler.step(guess, time, x).prev_sample
+        yield done, len(sampler.timesteps), F.pixel_shuffle(x, fold)
+    pictures: np.ndarray = ((F.pixel_shuffle(x, fold).float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pictures
+
+
+def _laid_out(states: torch.Tensor, unet: Any) -> dict[str, Any]:
+    """Lay the plan, the states of the sentinels, out by place: what the base adds at its coarsest level, through the arguments meant for a ControlNet."""
+    side = unet.config.sample_size >> (len(unet.config.block_out_channels) - 1)
+    plan = states[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
+    return {"mid_block_additional_residual": plan, "down_block_additional_residuals": repeat(0.0)}
