@@ -39,8 +39,10 @@ class Accounts:
         self.plan = plan
         self.planner = plan.planner
         self.conditions = conditions or dict
-        self._shared: dict[str, str] = {}
-        self._known = -1
+        self._shared: str | None = None
+        self._names: dict[int, list[str]] = {}
+        for name, graph in graphs_of(plan.graph).items():
+            self._names.setdefault(id(graph), []).append(name)
         self._parents = dict(_parents(plan.frame))
 
     def of(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
@@ -48,12 +50,9 @@ class Accounts:
         level = output.provenance
         if level == "none":
             return None
-        # Written anew when the run has come to know more: a file it read, a seed an included graph drew.
-        known = len(self.planner._given)
-        if known != self._known or level not in self._shared:
-            self._known = known
-            self._shared = {"keys": ""} if level == "keys" else {"keys": "", "full": self._text(self._full())}
-        steps = self._steps(output, index)
+        if self._shared is None and level == "full":
+            self._shared = self._text(self._full())
+        steps, used = self._walk(output, index)
         said = {
             "imagen_flow": FORMAT,
             "version": __version__,
@@ -62,8 +61,10 @@ class Accounts:
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
             **self._made(steps),
         }
-        own, shared = self._text(said), self._shared[level]
-        return f"{own[:-1]},{shared[1:]}" if shared else own
+        if level == "keys" or self._shared is None:
+            return self._text(said)
+        said |= {"seeds": self._seeds(used), "files": self._files(used)}
+        return f"{self._text(said)[:-1]},{self._shared[1:]}"
 
     @staticmethod
     def _text(data: Any) -> str:
@@ -79,8 +80,6 @@ class Accounts:
             "graph": {"name": self.plan.graph.name, "file": main, "files": {name: g.spec.source.text for name, g in graphs.items()}},
             "resolved": {name: _resolved(g, name) for name, g in graphs.items()},
             "inputs": {name: self._input(name, value) for name, value in self.plan.inputs.items()},
-            "seeds": self._seeds(graphs),
-            "files": dict(self._files(graphs)),
         }
 
     def _input(self, name: str, value: Any) -> dict[str, Any]:
@@ -94,22 +93,22 @@ class Accounts:
             return seen | {"model": place_name(value)}
         return seen | {"value": _plain(value)}
 
-    def _seeds(self, graphs: dict[str, Graph]) -> dict[str, int]:
+    def _seeds(self, used: list[_Used]) -> dict[str, int]:
         """Seeds by input; those that an included graph drew for itself by its file and input."""
         seeds = {name: self.plan.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.plan.inputs[name], int)}
-        for file, graph in list(graphs.items())[1:]:
-            for name, wanted in graph.inputs.items():
-                held = self._held(wanted.default) if wanted.type.seed else None
-                if held is not None:
-                    seeds[f"{file}#{name}"] = self.planner.value(held)
+        for graph, name, binding in used:
+            if name and graph.inputs[name].type.seed and isinstance(binding, Given) and (held := self._held(binding)) is not None:
+                seeds |= {f"{file}#{name}": self.planner.value(held) for file in self._names[id(graph)]}
         return seeds
 
-    def _files(self, graphs: dict[str, Graph]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, graph in graphs.items():
-            for binding in _leaves(graph):
-                held = self._held(binding)
-                if held is not None and isinstance(binding, FileAt):
-                    yield file_name(name, binding.path), _file(self.planner.constants.by_digest[held.digest])
+    def _files(self, used: list[_Used]) -> dict[str, Any]:
+        """Files that the graph names, by name."""
+        files: dict[str, Any] = {}
+        for graph, _, binding in used:
+            if isinstance(binding, FileAt) and (held := self._held(binding)) is not None:
+                seen = _file(self.planner.constants.by_digest[held.digest])
+                files |= {file_name(file, binding.path): seen for file in self._names[id(graph)]}
+        return files
 
     def _held(self, binding: Binding | None) -> Artifact | None:
         """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw a seed, where none was needed."""
@@ -164,9 +163,10 @@ class Accounts:
             "plugins": [{"name": n, "version": v} for n, v in sorted(plugins.items())],
         }
 
-    def _steps(self, output: Output, index: int | None) -> list[Step]:
-        """List the steps that an output was made by, each after those that it needs. The walk has a stack of its own."""
+    def _walk(self, output: Output, index: int | None) -> tuple[list[Step], list[_Used]]:
+        """List the steps that an output was made by, each after those that it needs, and what of the graph's own they used. The walk has a stack of its own."""
         found: dict[int, Step] = {}
+        used: dict[int, _Used] = {}
         seen: set[tuple[Any, ...]] = set()
         stack: list[tuple[_Place, bool]] = [((self.plan.frame, output.source, index), False)]
         while stack:
@@ -178,8 +178,18 @@ class Accounts:
             elif at not in seen:
                 seen.add(at)
                 stack.append((place, True))
+                for graph, name, binding in self._uses(frame, source):
+                    used[id(binding)] = (graph, name, binding)
                 stack += [(p, False) for p in self._needs(frame, source, element)][::-1]
-        return list(found.values())
+        return list(found.values()), list(used.values())
+
+    def _uses(self, frame: Frame, source: FromNode | FromInput) -> Iterator[_Used]:
+        """What a node is bound to in its own graph, or an input of an included graph by default."""
+        if isinstance(source, FromNode):
+            for binding in frame.graph.nodes[source.node].bindings.values():
+                yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
+        elif (parent := self._parent(frame)) is not None and source.name not in parent[1].bindings:
+            yield from ((frame.graph, source.name, leaf) for leaf in _leaves(frame.graph.inputs[source.name].default))
 
     def _own(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
         state = frame.states.get(source.node) if isinstance(source, FromNode) else None
@@ -218,6 +228,8 @@ class Accounts:
 
 
 _Place = tuple[Frame, "FromNode | FromInput", "int | None"]
+#: A graph, which of its inputs' defaults this is (if it is one), and the binding.
+_Used = tuple[Graph, str, Binding]
 
 
 def _places(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_Place]:
@@ -303,12 +315,9 @@ def _plain(value: Any) -> Any:
     return {"kind": type(value).__name__.lower()}
 
 
-def _leaves(graph: Graph) -> Iterator[Binding]:
-    """Every binding of a graph that has none within it."""
-    pending: list[Any] = [i.default for i in graph.inputs.values()]
-    for name, node in graph.nodes.items():
-        if name not in graph.unneeded:
-            pending += node.bindings.values()
+def _leaves(binding: Binding | None) -> Iterator[Binding]:
+    """Every binding in one that has none within it."""
+    pending: list[Any] = [binding]
     while pending:
         binding = pending.pop()
         if isinstance(binding, Listed):
