@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -100,6 +101,8 @@ def commands() -> None:
 
 def main(arguments: Sequence[str] | None = None, *, prog_name: str = "imagen-flow") -> NoReturn:
     """Carry out a command line, report what goes wrong, and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a caption may be in any language, the terminal's encoding may not
     try:
         code = commands.main(arguments, prog_name=prog_name, standalone_mode=False) or 0
         sys.stdout.flush()
