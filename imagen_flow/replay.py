@@ -306,7 +306,7 @@ class _Maker:
     def input(self, wanted: Input, file: str) -> Input:
         if wanted.default is None:
             return wanted
-        if file == self.text.file and (wanted.name in self.said.inputs or wanted.name in self.given):
+        if file == self.text.file and isinstance(wanted.default, FileAt | Listed) and (wanted.name in self.said.inputs or wanted.name in self.given):
             return replace(wanted, default=None)  # it has its value, so nothing that the default names is looked for
         if isinstance(wanted.default, Given) and wanted.default.value == RANDOM and wanted.type.seed:
             drawn = self.said.seeds.get(f"{file}#{wanted.name}")

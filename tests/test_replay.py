@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from imagen_flow import pictures, replay, spec
+from imagen_flow.errors import GraphError
+from imagen_flow.graph import resolve
+from imagen_flow.labels import read_label, sealed
+from imagen_flow.node import node
+from imagen_flow.plan import make_plan
+from imagen_flow.plugins import Registry
+from imagen_flow.provenance import ProvenanceError, parse
+from imagen_flow.run import execute
+from imagen_flow.store import Store
+from imagen_flow.values import File, Folder, Image, Model, Seed, Text
+
+RUNS: list[str] = []
+
+
+@node("toy.paint", version=1)
+def paint(*, seed: Seed, text: Text = "", add: int = 0) -> Image:
+    """Paint noise that depends on everything it is given."""
+    RUNS.append("paint")
+    return Image(np.random.default_rng([seed, add, *text.encode()]).integers(0, 255, (4, 4, 3), dtype="uint8"))
+
+
+@node("toy.read", version=1)
+def read_file(file: File) -> Text:
+    """Read text."""
+    RUNS.append("read")
+    return file.read_text()
+
+
+@node("toy.list", version=1)
+def list_folder(folder: Folder) -> Text:
+    """Join the texts of a folder."""
+    return " ".join(f.read_text() for f in folder)
+
+
+class Loader:
+    """Loads a model for the type's sake."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> str:
+        return str(load_file(model.path / "model.safetensors")["w"])
+
+
+@node("toy.model", version=1)
+def use_model(*, model: Model[Loader]) -> Text:
+    """Read what a model's file says."""
+    return str(model)
+
+
+def registry(*more: Any) -> Registry:
+    found = Registry({})
+    for function in (paint, read_file, list_folder, use_model, *more):
+        found.add(function)
+    return found
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store", registry().codecs) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make(tmp_path: Path, store: Store) -> Make:
+    """Run a graph, which writes one picture; then take away everything that it was made from."""
+
+    def made(main: str, /, files: dict[str, str] | None = None, keep: bool = False, **values: Any) -> Path:
+        at = tmp_path / "graphs"
+        for name, text in {"main.yaml": main, **(files or {})}.items():
+            (at / name).parent.mkdir(parents=True, exist_ok=True)
+            (at / name).write_text(text)
+        graph = resolve(spec.read(at / "main.yaml"), registry())
+        plan = make_plan(graph, values, registry=registry(), store=store, base=at)
+        assert list(execute(plan, out=tmp_path / "out"))[-1].status == "done"  # type: ignore[union-attr]
+        if not keep:
+            for name in ("main.yaml", *(files or {})):
+                (at / name).unlink()
+        RUNS.clear()
+        (picture,) = (tmp_path / "out").glob("*.png")
+        return picture
+
+    return made
+
+
+def again(picture: Path, out: Path | None = None, **how: Any) -> replay.Replay:
+    """Prepare and carry out."""
+    found = replay.prepare(picture, registry=how.pop("registry", registry()), **how)
+    found.check()
+    assert list(execute(found.plan, out=out))[-1].status == "done"  # type: ignore[union-attr]
+    return found
+
+
+SIMPLE = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: 3}, text: hello}\nnodes: {a: {type: toy.paint, seed: "${seed}", text: "${text}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n'
+
+
+# -- running again -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> None:
+    """With the graph gone and no store, the same picture comes out, bit for bit."""
+    picture = make(SIMPLE, seed=9)
+    found = again(picture, tmp_path / "again")
+    assert found.words() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
+    assert str(found.verify()) == "identical"
+    assert (tmp_path / "again/o.png").read_bytes() == picture.read_bytes()
+    assert RUNS == ["paint"]
+
+
+def test_what_the_store_holds_is_not_computed_again_unless_asked(make: Make, store: Store) -> None:
+    """Replaying with the store runs nothing; afresh it runs all, so that comparing means something."""
+    picture = make(SIMPLE)
+    assert again(picture, store=store).verify().identical
+    assert RUNS == []
+    assert again(picture, store=store, fresh=True).verify().identical
+    assert RUNS == ["paint"]
+
+
+def test_inputs_may_be_set(make: Make) -> None:
+    """--set changes an input; what changed is the first drift that is named."""
+    found = again(make(SIMPLE, seed=9), values={"text": "bye"})
+    assert found.plan.inputs == {"seed": 9, "text": "bye"}
+    assert str(found.verify()) == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
+    assert again(found.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
+
+
+def test_an_unknown_or_wrong_value_is_a_problem(make: Make) -> None:
+    """A name that is no input, and a value that does not fit, are said together."""
+    picture = make(SIMPLE)
+    with pytest.raises(GraphError) as refused:
+        replay.prepare(picture, registry=registry(), values={"txet": "x", "seed": "one"})
+    assert [p.code for p in refused.value.problems] == ["bad-input", "unknown-input"]
+    assert "did you mean 'text'?" in str(refused.value)
+
+
+def test_seeds_that_were_drawn_are_drawn_no_more(make: Make) -> None:
+    """A random seed, also one that an included graph drew for itself, is the recorded one."""
+    inner = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: random}}\nnodes: {a: {type: toy.paint, seed: "${seed}"}}\noutputs: {o: "${a}"}\n'
+    main = """\
+imagen_flow: 1
+inputs: {add: {type: seed, default: random}}
+nodes:
+  deep: {type: ./parts/deep.yaml}
+outputs: {o: {from: "${deep}", path: o.png}}
+"""
+    deep = 'imagen_flow: 1\nnodes: {x: {type: ../inner.yaml}}\noutputs: {o: "${x}"}\n'
+    picture = make(main.replace("inputs: {add: {type: seed, default: random}}\n", ""), files={"inner.yaml": inner, "parts/deep.yaml": deep})
+    assert again(picture).verify().identical
+
+
+def test_an_element_of_a_list_is_compared_with_that_element(tmp_path: Path, store: Store) -> None:
+    """A picture out of a list replays the list, and is compared with its own place in it."""
+    graph = resolve(spec.parse('imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1, each: {add: [1, 2, 3]}}}\noutputs: {o: {from: "${a}", path: "{index}.png"}}', name="g.yaml"), registry())
+    list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
+    found = again(tmp_path / "out/2.png", tmp_path / "again")
+    assert found.words()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
+    assert found.verify().identical
+    assert (tmp_path / "again/2.png").read_bytes() == (tmp_path / "out/2.png").read_bytes()
+
+
+def test_other_formats_replay_from_their_sidecar(tmp_path: Path) -> None:
+    """A JPEG is compared by the value that was written, not by its lossy pixels."""
+    graph = resolve(spec.parse(SIMPLE.replace("o.png", "o.jpg"), name="g.yaml"), registry())
+    list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
+    assert again(tmp_path / "out/o.jpg").verify().identical
+
+
+def test_a_picture_that_was_changed_says_so(make: Make) -> None:
+    """Provenance of a retouched picture can be run, with a note."""
+    picture = make(SIMPLE)
+    picture.write_bytes(picture.read_bytes() + b"more")
+    assert "note: the file was changed after it was written; this is about what was written" in again(picture).words()
+
+
+def test_keys_alone_cannot_run(make: Make) -> None:
+    """A picture that carries keys only says why it cannot be run again."""
+    with pytest.raises(ProvenanceError, match=r"cannot be run again\n  = why: it carries keys only"):
+        replay.prepare(make(SIMPLE.replace("path: o.png", "path: o.png, provenance: keys")), registry=registry())
+
+
+def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
+    """What was made on a device that is not here is planned for what is here."""
+    picture = make(SIMPLE)
+    forge(picture, '"device":"cpu"', '"device":"cuda:63"')
+    found = again(picture)
+    assert "made on cuda:63" in "\n".join(found.words())
+    assert found.verify().identical
+
+
+# -- files: never by the name in the picture -----------------------------------------------------------------------------------------
+
+
+WITH_FILES = """\
+imagen_flow: 1
+inputs: {photo: {type: file}}
+nodes:
+  mine: {type: toy.read, file: ./notes.txt}
+  all: {type: toy.list, folder: ./notes}
+  yours: {type: toy.read, file: "${photo}"}
+  a: {type: toy.paint, seed: 1, text: "${mine}${all}${yours}"}
+outputs: {o: {from: "${a}", path: o.png}}
+"""
+FILES = {"notes.txt": "n", "notes/b.txt": "b", "notes/c.txt": "c", "photo.txt": "p"}
+
+
+def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(make: Make, store: Store) -> None:
+    """All files are gone; with the store the picture replays all the same."""
+    picture = make(WITH_FILES, files=FILES, photo="photo.txt")
+    found = again(picture, store=store)
+    assert (found.missing, found.plan.counts, str(found.verify())) == ((), {"cached": 4}, "identical")
+
+
+def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None:
+    """Without the store each file is named with the words that give it; given so, the picture comes out again."""
+    picture = make(WITH_FILES, files=FILES, photo="photo.txt", keep=True)
+    found = replay.prepare(picture, registry=registry())
+    assert [(m.name, m.kind) for m in found.missing] == [("./notes", "folder"), ("./notes.txt", "file"), ("photo", "file")]
+    assert any("say --set ./notes.txt=PATH" in line for line in found.words())
+    with pytest.raises(GraphError, match="the file './notes.txt' is not at hand"):
+        found.check()
+    values = {"./notes.txt": "graphs/notes.txt", "notes": "graphs/notes", "photo": "graphs/photo.txt"}
+    whole = again(picture, tmp_path / "again", values=values, base=tmp_path)
+    assert whole.verify().identical
+    label = read_label(tmp_path / "again/o.png")
+    assert label is not None and str(tmp_path) not in label.text
+    assert again(tmp_path / "again/o.png", values=values, base=tmp_path).verify().identical
+    (tmp_path / "graphs/notes.txt").write_text("other")
+    drifts = again(picture, values=values, base=tmp_path).verify().drifts
+    assert (drifts[0].ingredient, drifts[0].what) == ("file", "the file 'notes.txt'")
+
+
+def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(tmp_path: Path, make: Make, store: Store) -> None:
+    """The store gives a file's content by its digest, wherever it was called what."""
+    picture = make(SIMPLE.replace("text: hello}", "text: hello, photo: {type: file}}").replace('text: "${text}"', 'text: "${r}"').replace("nodes: {", 'nodes: {r: {type: toy.read, file: "${photo}"}, '), files={"p.txt": "deep"}, photo="p.txt")
+    label = read_label(picture)
+    assert label is not None
+    digest = parse(label.text).inputs["photo"].files[0].digest  # type: ignore[index]
+    (tmp_path / "scratch.txt").write_text("deep")
+    store._objects.take(digest, ".txt", tmp_path / "scratch.txt")
+    found = again(picture, store=store, fresh=True)
+    assert found.missing == ()
+    assert found.verify().identical
+
+
+def forge(picture: Path, old: str, new: str) -> None:
+    """Change what a picture says of itself, as somebody might who wants something."""
+    label = read_label(picture)
+    assert label is not None and old in label.text
+    text = label.text.partition(',"seal":"')[0] + "}"
+    data = picture.read_bytes()
+    picture.write_bytes(pictures.embed(data, sealed(text.replace(old, new), "00" * 20)))
+
+
+def touched(path: Path, act: Callable[[], Any]) -> bool:
+    """Whether a file is opened meanwhile; watched by a hook that Python calls at every opening."""
+    seen: list[str] = []
+    watching = [True]
+
+    def watch(event: str, given: tuple[Any, ...]) -> None:
+        if watching and event == "open" and given and isinstance(given[0], str | os.PathLike) and os.path.realpath(os.fspath(given[0])) == str(path):
+            seen.append(event)
+
+    sys.addaudithook(watch)
+    try:
+        act()
+    finally:
+        watching.clear()
+    return bool(seen)
+
+
+@pytest.mark.parametrize("written", ["/{}", "../../../../../../../..{}", "./photo.txt"])
+def test_a_forged_picture_opens_no_local_file(tmp_path: Path, make: Make, store: Store, written: str) -> None:
+    """A picture whose graph names a file of this machine gets it asked for and not opened, though it is there."""
+    secret = (tmp_path / "secret.txt").resolve()
+    secret.write_text("secret")
+    picture = make('imagen_flow: 1\nnodes: {r: {type: toy.read, file: ./photo.txt}, a: {type: toy.paint, seed: 1, text: "${r}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n', files={"photo.txt": "p"})
+    path = written.format(str(secret).lstrip("/") if written.startswith("/") else secret)
+    forge(picture, "./photo.txt", path)
+    found: list[Any] = []
+
+    def act() -> None:
+        try:
+            prepared = replay.prepare(picture, registry=registry(), store=store, fresh=True)
+            prepared.check()
+        except GraphError as refused:
+            found.append(refused)
+
+    assert not touched(secret, act)
+    assert "is not at hand" in str(found[0])
+    assert f"say --set {path}=PATH" in str(found[0])
+
+
+def test_the_check_above_can_fail(tmp_path: Path) -> None:
+    """The watch sees a file that is opened."""
+    (tmp_path / "a").write_text("a")
+    assert touched((tmp_path / "a").resolve(), (tmp_path / "a").read_text)
+
+
+def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) -> None:
+    """A graph that the picture does not carry is not looked for on the disk."""
+    inner = 'imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1}}\noutputs: {o: "${a}"}\n'
+    picture = make('imagen_flow: 1\nnodes: {x: {type: ./inner.yaml}}\noutputs: {o: {from: "${x}", path: o.png}}\n', files={"inner.yaml": inner})
+    other = (tmp_path / "other.yaml").resolve()
+    other.write_text(inner)
+    forge(picture, "{type: ./inner.yaml}", f"{{type: {other}}}")
+    found: list[Any] = []
+
+    def act() -> None:
+        with pytest.raises(GraphError) as refused:
+            replay.prepare(picture, registry=registry())
+        found.append(refused.value)
+
+    assert not touched(other, act)
+    assert "reads no graph from the disk" in str(found[0])
+
+
+def test_models_on_this_machine_are_asked_for_too(tmp_path: Path, make: Make, store: Store) -> None:
+    """A model that is a path is not opened by that path, whether the graph or an input names it; with the store, or given, the picture replays."""
+    graph = """\
+imagen_flow: 1
+inputs: {second: ./models/b}
+nodes:
+  a: {type: toy.model, model: ./models/a}
+  b: {type: toy.model, model: "${second}"}
+  p: {type: toy.paint, seed: 1, text: "${a}${b}"}
+outputs: {o: {from: "${p}", path: o.png}}
+"""
+    folder = str(tmp_path / "graphs/models/b")
+    for i, name in enumerate("ab"):
+        at = tmp_path / "graphs/models" / name
+        at.mkdir(parents=True)
+        (at / "config.json").write_text("{}")
+        save_file({"w": np.array([i])}, at / "model.safetensors")
+    picture = make(graph, second=folder)
+    label = read_label(picture)
+    assert label is not None and str(tmp_path) not in label.text
+    with pytest.raises(GraphError) as refused:
+        replay.prepare(picture, registry=registry(), store=store)
+    assert "the model 'second' is not at hand" in str(refused.value)
+    found = replay.prepare(picture, registry=registry(), values={"second": folder})
+    assert [m.name for m in found.missing] == ["./models/a"]
+    given = {"second": folder, "./models/a": str(tmp_path / "graphs/models/a")}
+    assert again(picture, values=given).verify().identical
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"name":"o"', '"name":"other"', "no output 'other'"),
+        ("imagen_flow: 1", "imagen_flow: 99", "unknown-version"),
+        ("toy.paint, seed", "shell.run, seed", "no plugin offers the node type 'shell.run'"),
+        ('"file":"main.yaml"', '"file":"other.yaml"', "damaged or forged"),
+        ('"value":3', '"value":"three"', "takes a whole number"),
+        ('"value":3', '"files":[]', "takes a whole number"),
+    ],
+)
+def test_a_forged_document_is_refused_in_words(make: Make, old: str, new: str, words: str) -> None:
+    """Whatever somebody wrote into a picture is answered by a clear refusal."""
+    picture = make(SIMPLE)
+    forge(picture, old, new)
+    with pytest.raises((ProvenanceError, GraphError)) as refused:
+        replay.prepare(picture, registry=registry())
+    assert words in str(refused.value)
+
+
+# -- what drifted --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_newer_node_type_is_named(make: Make) -> None:
+    """A picture that comes out otherwise because its plugin changed says so first."""
+    picture = make(SIMPLE)
+
+    @node("toy.paint", version=2)
+    def repaint(*, seed: Seed, text: Text = "", add: int = 0) -> Image:
+        """Paint black."""
+        return Image(np.zeros((4, 4, 3), "uint8"))
+
+    changed = Registry({})
+    changed.add(repaint)
+    assert str(again(picture, registry=changed).verify()) == "not identical\n  drifted first: the version of the node type toy.paint: was 1, is 2"
+
+
+def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
+    """Where all ingredients are the same, the node whose result differs is named, and not those after it."""
+    dice = np.random.default_rng()
+
+    @node("toy.dice", version=1)
+    def roll() -> int:
+        """Roll dice."""
+        return int(dice.integers(0, 2**40))
+
+    rolling = registry(roll)
+    graph = resolve(spec.parse('imagen_flow: 1\nnodes: {d: {type: toy.dice}, a: {type: toy.paint, seed: 1, add: "${d}"}}\noutputs: {o: {from: "${a}", path: o.png}}', name="g.yaml"), rolling)
+    list(execute(make_plan(graph, registry=rolling), out=tmp_path / "out"))
+    assert str(again(tmp_path / "out/o.png", registry=rolling).verify()) == "not identical\n  drifted first: d gives another result from the same ingredients"
+
+
+def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    label = read_label(picture)
+    assert label is not None
+    return json.loads(label.text), json.loads(label.text)
+
+
+@pytest.mark.parametrize(
+    ("change", "ingredient", "words"),
+    [
+        (lambda d: d["made_with"][0].update(source="ffff"), "plugin", "the source of the plugin that offers toy.paint"),
+        (lambda d: d["made_with"][0].update(uses={"pillow": "1.0"}), "library", "the library pillow: was absent, is 1.0"),
+        (lambda d: d["made_with"][0].update(determinism={"device": "cuda"}), "device", "the device: was None, is cuda"),
+        (lambda d: d["models"].append({"reference": "embedded/x", "fingerprint": "new" * 5}), "model", "the model 'embedded/x': was oldoldol, is newnewne"),
+    ],
+)
+def test_each_ingredient_has_its_words(make: Make, change: Callable[[dict[str, Any]], None], ingredient: str, words: str) -> None:
+    """Plugin, library, device and model are told apart."""
+    then, now = documents(make(SIMPLE))
+    then["models"] = [{"reference": "embedded/x", "fingerprint": "old" * 5}]
+    change(now)
+    now["output"]["digest"] = "00" * 20
+    drift = replay.compare(parse(json.dumps(then)), parse(json.dumps(now))).drifts[0]
+    assert (drift.ingredient, str(drift).startswith(words)) == (ingredient, True)
+
+
+def test_a_written_picture_looks_as_it_was_made(make: Make) -> None:
+    """The file opens in an ordinary reader with the pixels that the node gave."""
+    with PIL.Image.open(make(SIMPLE)) as picture:
+        assert np.array_equal(np.array(picture), paint(seed=3, text="hello").pixels)
+
+
+def test_provenance_above_a_megabyte_replays_from_beside_the_picture(tmp_path: Path) -> None:
+    """A prompt of a megabyte makes a long document, which lies in a sidecar, and replays."""
+    graph = resolve(spec.parse(SIMPLE, name="g.yaml"), registry())
+    list(execute(make_plan(graph, {"text": "大" * 350_000}, registry=registry()), out=tmp_path / "out"))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["o.png", "o.png.provenance.json"]
+    assert again(tmp_path / "out/o.png").verify().identical
