@@ -45,7 +45,7 @@ def fail(text: Text) -> Text:
     raise ValueError(f"cannot do '{text}'")
 
 @node("toy.slow", version=1)
-def slow(text: Text, *, steps: int = 100) -> Steps[Text]:
+def slow(text: Text, *, steps: int = 2000) -> Steps[Text]:
     """Take a while."""
     for i in range(steps):
         yield Progress(i + 1, steps)
@@ -397,11 +397,9 @@ def start(folder: Path, type_: str) -> subprocess.Popen[str]:
 def test_interrupt(folder: Path, number: signal.Signals) -> None:
     """The first interrupt ends a run at the node's next word: exit code 130, the last event says so, and nothing is left behind."""
     process = start(folder, "toy.slow")
-    began = time.monotonic()
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=30)  # the node alone would take 100 s
     assert (process.returncode, err) == (130, "")
-    assert time.monotonic() - began < 5  # the node alone would take as long; a busy machine needs some of it
     assert json.loads(out.splitlines()[-1])["status"] == "cancelled"
     assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
 
@@ -414,7 +412,7 @@ def test_second_interrupt(folder: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
+    assert process.wait(20) == 130
     process.communicate()
 
 
@@ -424,7 +422,7 @@ def test_reader_goes_away(folder: Path) -> None:
     process = start(folder, "toy.slow")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert process.wait(20) == 1
+    assert process.wait(30) == 1
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -590,7 +588,7 @@ plugin   nodes.py
 file     {folder / "nodes.py"}:6
 """
     )
-    assert "  steps  default 100  int\n" in call("nodes", "toy.slow", "--plugin", "nodes.py").out
+    assert "  steps  default 2000  int\n" in call("nodes", "toy.slow", "--plugin", "nodes.py").out
 
 
 def test_unknown_node(call: Call) -> None:
@@ -604,7 +602,7 @@ def test_unknown_node(call: Call) -> None:
 def test_nodes_json(call: Call) -> None:
     """--json gives ports and defaults as data."""
     (found,) = (n for n in json.loads(call("nodes", "--plugin", "nodes.py", "--json").out)["nodes"] if n["type"] == "toy.slow")
-    assert found["inputs"] == [{"name": "text", "type": "text", "required": True}, {"name": "steps", "type": "int", "required": False, "default": 100}]
+    assert found["inputs"] == [{"name": "text", "type": "text", "required": True}, {"name": "steps", "type": "int", "required": False, "default": 2000}]
 
 
 # --- store ---------------------------------------------------------------------------------------------------------------------
