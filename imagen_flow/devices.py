@@ -8,7 +8,6 @@ because its results would be stored under a key that is not theirs.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import platform
 import re
@@ -51,16 +50,8 @@ def look() -> Machine:
 
 
 def _torch_build() -> str:
-    try:
-        version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-    label = version.partition("+")[2]
-    if label.startswith("cpu"):
-        return "cpu"
-    if label.startswith("cu"):
-        return "cuda"
-    # Wheels from PyPI carry no label: with CUDA for Linux, without for Windows and macOS. The library beside the package tells.
+    # By the libraries beside the package: a version's label is missing on wheels from PyPI, which hold CUDA for Linux and none for Windows, and reading it costs
+    # more than looking.
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "none"

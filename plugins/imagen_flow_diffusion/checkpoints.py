@@ -116,10 +116,11 @@ def load_scheduler(model: Model, part: str) -> Any:
 
     config = read_json(model, f"{part}/scheduler_config.json")
     name = config.get("_class_name")
-    cls: Any = getattr(diffusers.schedulers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    cls = getattr(diffusers.schedulers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise flow.ModelError(f"the model '{model.reference}' names no sampler of diffusers in {part}, but {name!r}")
-    return cls.from_config(config)
+    sampler: Any = cls
+    return sampler.from_config(config)
 
 
 def fresh(scheduler: Any) -> Any:

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from imagen_flow_caption.nodes import CLASSES, Captioner, caption
 
 import imagen_flow as flow
 from imagen_flow.digest import digest_file
 from imagen_flow.models import ModelPool, resolve
+from imagen_flow_caption.nodes import CLASSES, Captioner, caption
 
 KINDS = sorted(CLASSES)
 

@@ -4,17 +4,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import imagen_flow_diffusion.nodes as nodes
 import numpy as np
 import pytest
 import torch
+
+import imagen_flow as flow
+import imagen_flow_diffusion.nodes as nodes
+from imagen_flow.digest import digest_file
+from imagen_flow.models import ModelPool, resolve
 from imagen_flow_diffusion.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from imagen_flow_diffusion.reading import unread
 from imagen_flow_diffusion.stepping import stepping
-
-import imagen_flow as flow
-from imagen_flow.digest import digest_file
-from imagen_flow.models import ModelPool, resolve
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,7 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
 def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
     """The node adds nothing to the pixels: they are the sampler's on weights loaded by hand."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
+
     from imagen_flow_diffusion import cascade
 
     folder = models("cascade").path
