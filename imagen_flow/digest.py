@@ -127,6 +127,16 @@ def _array(kind: str, array: Any, *more: bytes) -> str:
     return tagged(kind, head, little.view("uint8").data, *more)
 
 
+def _pixels(kind: str, pixels: Any) -> str:
+    # A picture has no NaN when it is made, but whoever made it may still hold the array and have written into it.
+    if pixels.dtype == "float32":
+        import numpy as np
+
+        if not np.isfinite(pixels).all():
+            raise ValueError(f"{'a picture' if kind == 'image' else 'a mask'} has NaN or infinite pixels")
+    return _array(kind, pixels)
+
+
 def _tensor(value: Tensor) -> str:
     import numpy as np
 
@@ -156,8 +166,8 @@ _DIGESTERS: dict[str, Callable[[Any], str]] = {
     "text": lambda v: tagged("text", v.encode("utf-8", "surrogatepass")),
     "json": lambda v: tagged("json", canonical(v)),
     "list": lambda v: digest_list(digest_value(item) for item in v),
-    "image": lambda v: _array("image", v.pixels),
-    "mask": lambda v: _array("mask", v.pixels),
+    "image": lambda v: _pixels("image", v.pixels),
+    "mask": lambda v: _pixels("mask", v.pixels),
     "tensor": _tensor,
     "audio": lambda v: _array("audio", v.samples, str(v.rate).encode()),
     "file": lambda v: tagged("file", v.digest.encode()),
