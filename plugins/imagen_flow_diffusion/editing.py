@@ -1,4 +1,4 @@
-"""Editing by instruction: the sampling of a diffusion model that sees the source picture beside the noise.
+"""Editing by instruction: the sampling of a diffusion model that sees the source picture beside the noise, and gives half the difference from it.
 
 What the instruction does not touch is not repainted: where the edited picture agrees with the source, the source's own pixels are kept, bit for bit.
 """
@@ -30,16 +30,16 @@ def edit(
     num_inference_steps: int = 6,
     guidance_scale: float = 1.0,
 ) -> Generator[tuple[int, int], None, np.ndarray]:
-    """Repaint a picture as an instruction asks.
+    """Change a picture as an instruction asks.
 
     Inputs:
         picture: uint8 (height, width, 3), any size; the model sees it at its own square size.
-        instruction: such as ``make the circle green``; an empty one changes nothing.
+        instruction: such as ``make the circle green``; an empty one asks for no change.
         unet, text_encoder, tokenizer, scheduler: the loaded parts of the model; the scheduler's state is not touched.
     Params:
         seed: of the first noise, drawn on the CPU.
         num_inference_steps: DDIM steps.
-        guidance_scale: 1 is off; above it, the step from the unchanged picture to the asked one is drawn longer.
+        guidance_scale: 1 is off; above it, the way from what no words give to what is asked is drawn longer.
     Outputs: yields (steps done, steps); returns uint8 of the input's shape.
     Source: InstructPix2Pix (arXiv:2211.09800) for the conditioning; DDIM (arXiv:2010.02502), eq. 12 with eta 0, by ``scheduler.step``.
     """
@@ -72,7 +72,7 @@ def edit(
         yield done, total
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
-    edited = torch.nn.functional.pixel_shuffle(x.float().cpu(), block)[0].permute(1, 2, 0).clamp(-1, 1)
+    edited = torch.nn.functional.pixel_shuffle((source + 2 * x).float().cpu(), block)[0].permute(1, 2, 0).clamp(-1, 1)
     return keep_source(picture, reduced, np.rint((edited.numpy() + 1) * 127.5).astype(np.uint8))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,23 +63,47 @@ def save(scratch: Path, step: int, module: torch.nn.Module, average: Average, op
             other.unlink()
 
 
-def restore(scratch: Path, module: torch.nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
+def taken(scratch: Path) -> int:
+    """Give the number of steps that the checkpoint of ``scratch`` has taken; 0 without one."""
+    index = _index(scratch)
+    return index["step"] if index else 0
+
+
+def restore(
+    scratch: Path,
+    module: torch.nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    *,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+) -> int:
     """Load the checkpoint of ``scratch`` into what trains.
 
+    Params:
+        change: done to the tensors first, where the module is not of the shape it had.
     Outputs: the number of steps already taken; 0 without a checkpoint, and nothing is touched.
     """
     from safetensors.torch import load_file
 
-    try:
-        index: dict[str, Any] = json.loads((scratch / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    index = _index(scratch)
+    if index is None:
         return 0
     tensors = load_file(str(scratch / index["file"]))
+    if change:
+        tensors = change(tensors)
     module.load_state_dict({name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")})
     for name, value in module.named_parameters():
         average.values[name].copy_(tensors[f"average/{name}"])
         if f"exp_avg/{name}" in tensors:
             moments = {moment: tensors[f"{moment}/{name}"] for moment in ("exp_avg", "exp_avg_sq")}
-            taken = tensors[f"taken/{name}"][0]  # fewer than the checkpoint's where a part was not trained from the start
-            optimizer.state[value] = {"step": taken.clone(), **moments}
+            steps = tensors[f"taken/{name}"][0]  # fewer than the checkpoint's where a part was not trained from the start
+            optimizer.state[value] = {"step": steps.clone(), **moments}
     return int(index["step"])
+
+
+def _index(scratch: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((scratch / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
