@@ -1,0 +1,226 @@
+"""The graphs that ship with the project: each says what it shows, plans, runs, and shows just that."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagen_flow as flow
+from imagen_flow.codec import Codecs
+from imagen_flow.events import Event, RunFinished
+from imagen_flow.store import Store
+
+GRAPHS = Path(__file__).parent.parent / "graphs"
+NAMES = sorted(p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml"))
+MAIN = [name for name in NAMES if "/" not in name]
+
+#: What a shipped graph may lack on a machine where the embedded models are not trained yet.
+MODELS = re.compile(r"the model 'embedded/\w+' (does not exist|has no weights)")
+
+
+def need_models(*names: str) -> None:
+    from imagen_flow_embedded import WEIGHTS
+
+    for name in names:
+        if not any((WEIGHTS / name).rglob("*.safetensors")):
+            pytest.skip(f"embedded/{name} is not trained yet")
+
+
+def models_of(name: str) -> list[str]:
+    """The embedded models that a graph names, those of graphs inside it too."""
+    plan = flow.plan(GRAPHS / name, store=None)
+    return [m["reference"].removeprefix("embedded/") for m in plan.models]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One store for all graphs here, so that what two of them draw alike is drawn once."""
+    with Store.open(tmp_path_factory.mktemp("store"), Codecs()) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs with few denoising steps: what comes of them is no good picture, and soon there."""
+    copied = tmp_path_factory.mktemp("quick") / "graphs"
+    shutil.copytree(GRAPHS, copied)
+    for path in copied.rglob("*.yaml"):
+        path.write_text(re.sub(r"(type: (?:diffusion\.\w+|image\.edit),)", r"\1 num_inference_steps: 2,", path.read_text("utf-8")), "utf-8")
+    return copied
+
+
+def run(path: Path, out: Path, store: Store, **inputs: Any) -> tuple[dict[str, Any], RunFinished]:
+    """Run a graph and give its outputs and how it ended."""
+    said: list[Event] = []
+    outputs = flow.run(path, inputs, out=out, store=store, on_event=said.append)
+    assert isinstance(said[-1], RunFinished)
+    return outputs, said[-1]
+
+
+def test_there_are_graphs() -> None:
+    """All that the documentation names is there."""
+    wanted = {"imagen", "text_to_image", "enlarge", "edit_photo", "caption_folder", "reimagine", "nested"}
+    assert wanted <= {Path(name).stem for name in MAIN}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_says_what_it_shows(name: str) -> None:
+    """The first line of each graph is a comment: a whole sentence that says what it shows."""
+    first = (GRAPHS / name).read_text("utf-8").partition("\n")[0]
+    assert re.fullmatch(r"# [A-Z].{20,}\.", first)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_plans(name: str) -> None:
+    """Each graph resolves without a warning and plans without an input; it lacks nothing but, perhaps, models that are not trained yet."""
+    plan = flow.plan(GRAPHS / name, store=None)
+    assert [str(p) for p in plan.problems if p.code != "bad-model" or not MODELS.match(p.message)] == []
+    assert {s.status for s in plan.steps} <= {"runs", "waits", "unresolved"}
+    assert all(i.help for n, i in plan.graph.inputs.items() if i.type.kind in ("file", "folder"))
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> None:
+    """Each graph runs as it stands (with few denoising steps), gives all its outputs, writes those with a path, and runs again from the store alone."""
+    need_models(*models_of(name))
+    outputs, ended = run(quick / name, tmp_path, store)
+    assert (ended.status, ended.failed) == ("done", 0)
+    assert [n for n, value in outputs.items() if value is None] == []
+    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and not p.name.endswith(".provenance.json")}
+    wanted = sum(len(outputs[n]) if isinstance(outputs[n], list) else 1 for n, o in flow.load(quick / name).outputs.items() if o.path)
+    assert len(written) == wanted
+    assert all(path.startswith(f"{Path(name).stem}/") for path in written)
+    again, ended = run(quick / name, tmp_path, store)
+    assert (ended.status, ended.ran) == ("done", 0)
+    assert again.keys() == outputs.keys()
+
+
+# --- what they show ------------------------------------------------------------------------------------------------------------
+
+
+def test_enlarge(store: Store, tmp_path: Path) -> None:
+    """Enlarging by a factor gives that many times the sides, and the same things in the same places."""
+    import numpy as np
+    import PIL.Image
+
+    from imagen_flow_embedded.checker import describe
+
+    before = np.array(PIL.Image.open(GRAPHS / "samples" / "shapes.png").convert("RGB"))
+    outputs, _ = run(GRAPHS / "enlarge.yaml", tmp_path, store, scale=3.0)
+    after = outputs["picture"]
+    assert (after.width, after.height) == (3 * before.shape[1], 3 * before.shape[0])
+    then, now = describe(before).as_scene(), describe(after.rgb().as_uint8().pixels).as_scene()
+    assert then is not None and now is not None
+    assert [(t.size, t.colour, t.shape) for t in now.things] == [(t.size, t.colour, t.shape) for t in then.things]
+
+
+def test_imagen_means_what_it_says(store: Store, tmp_path: Path) -> None:
+    """The main job draws its prompt, carries out its instruction, and names what came of it: judged by rendering and matching, not by a model."""
+    need_models("imagen", "edit", "caption")
+    from imagen_flow_embedded.checker import describe
+    from imagen_flow_embedded.world import read_caption
+
+    outputs, _ = run(GRAPHS / "imagen.yaml", tmp_path, store)
+    drawn, edited = (describe(outputs[name].rgb().as_uint8().pixels) for name in ("drawn", "picture"))
+    assert (drawn.background, sorted(str(t.colour) for t in drawn.things)) == ("black", ["blue", "red"])
+    assert (edited.background, sorted(str(t.colour) for t in edited.things)) == ("black", ["blue", "green"])
+    said = read_caption(outputs["caption"])
+    assert {said.get("1.colour"), said.get("2.colour")} == {"blue", "green"}
+    assert said.get("background") == "black"
+
+
+def test_text_to_image_means_what_it_says(store: Store, tmp_path: Path) -> None:
+    """Another prompt draws another picture: its background and colours are those of the words."""
+    need_models("imagen")
+    from imagen_flow_embedded.checker import describe
+
+    outputs, _ = run(GRAPHS / "text_to_image.yaml", tmp_path, store)
+    found = describe(outputs["picture"].rgb().as_uint8().pixels)
+    assert (found.background, sorted(str(t.colour) for t in found.things)) == ("white", ["purple", "yellow"])
+
+
+def test_caption_folder_means_what_it_says(store: Store, tmp_path: Path) -> None:
+    """The captions of the samples name what the checker finds in them."""
+    need_models("caption")
+    import numpy as np
+    import PIL.Image
+
+    from imagen_flow_embedded.checker import describe
+    from imagen_flow_embedded.world import read_caption
+
+    outputs, _ = run(GRAPHS / "caption_folder.yaml", tmp_path, store)
+    pictures = sorted((GRAPHS / "samples").glob("*.png"))
+    assert len(outputs["captions"]) == len(pictures)
+    for path, words in zip(pictures, outputs["captions"], strict=True):
+        found = describe(np.array(PIL.Image.open(path).convert("RGB")))
+        said = read_caption(words)
+        assert said.get("background") == found.background, (path.name, words)
+        assert sorted(said[k] for k in said if k.endswith("colour")) == sorted(str(t.colour) for t in found.things), (path.name, words)
+
+
+def test_edit_photo_keeps_the_size(quick: Path, store: Store, tmp_path: Path) -> None:
+    """A picture of any size is edited in its own size."""
+    need_models("edit")
+    import PIL.Image
+
+    PIL.Image.open(GRAPHS / "samples" / "shapes.png").convert("RGB").resize((150, 90)).save(tmp_path / "odd.png")
+    outputs, _ = run(quick / "edit_photo.yaml", tmp_path / "out", store, picture=str(tmp_path / "odd.png"))
+    assert (outputs["picture"].width, outputs["picture"].height) == (150, 90)
+
+
+def test_a_prompt_of_a_megabyte_is_drawn(quick: Path, store: Store, tmp_path: Path) -> None:
+    """A prompt far longer than the model reads is drawn all the same, and the run says that it was not read to its end."""
+    need_models("imagen")
+    notes: list[str] = []
+    prompt = "a large red circle on a white background " * 25_000
+
+    def hear(event: Event) -> None:
+        notes.append(getattr(event, "note", ""))
+
+    outputs = flow.run(quick / "text_to_image.yaml", {"prompt": prompt}, store=store, on_event=hear)
+    assert outputs["picture"].width == 128
+    assert any(note.startswith("the prompt is cut after") for note in notes), notes
+
+
+def test_a_prompt_in_other_words_is_drawn(quick: Path, store: Store) -> None:
+    """A prompt of which the model knows no word is drawn all the same, and the run says which words it does not know."""
+    need_models("imagen")
+    notes: list[str] = []
+    outputs = flow.run(quick / "text_to_image.yaml", {"prompt": "一只红色的狐狸 🦊"}, store=store, on_event=lambda event: notes.append(getattr(event, "note", "")))
+    assert outputs["picture"].width == 128
+    assert "unknown to the text encoder: '一只红色的狐狸', '🦊'" in notes
+
+
+# --- training ------------------------------------------------------------------------------------------------------------------
+
+TRAINING: dict[str, dict[str, int]] = {
+    "captioner": {"steps": 2, "judged": 2},
+    "edit": {"steps": 2},
+    "imagen": {"text_steps": 2, "base_steps": 2, "super_resolution_steps": 2},
+    "evaluate": {"count": 1},
+}
+
+
+def test_training_graphs_are_all_tried() -> None:
+    """No training graph is left out below."""
+    assert sorted(TRAINING) == sorted(p.stem for p in (GRAPHS / "training").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TRAINING))
+def test_a_training_graph_runs(name: str, quick: Path, tmp_path: Path) -> None:
+    """A training graph runs from data to a model that another node can use, in a few steps; a second time nothing is trained."""
+    file = f"training/{name}.yaml"
+    need_models(*models_of(file))
+    with Store.open(tmp_path / "store", Codecs()) as store:
+        outputs, ended = run(quick / file, tmp_path / "out", store, **TRAINING[name])
+        assert (ended.status, ended.failed) == ("done", 0)
+        if "model" in outputs:
+            assert list((tmp_path / "out").rglob("*.safetensors")) != []
+        _, ended = run(quick / file, tmp_path / "out", store, **TRAINING[name])
+        assert ended.ran == 0
