@@ -248,7 +248,7 @@ def _read_safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
     import numpy as np
     from safetensors import deserialize
 
-    found = deserialize(data)
+    found = deserialize(data)  # type: ignore[no-untyped-call]
     if len(found) != 1 or found[0][0] != "data":
         raise ValueError("one array named data is wanted")
     entry = found[0][1]

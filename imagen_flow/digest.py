@@ -36,7 +36,7 @@ def digest_file(path: Path, *, check: Callable[[], None] | None = None) -> str:
     return state.hexdigest()
 
 
-def tagged(kind: str, *parts: bytes) -> str:
+def tagged(kind: str, *parts: bytes | memoryview) -> str:
     """Digest parts under a kind. Each part is preceded by its length, so that parts cannot run into one another."""
     if len(parts) == 1 and len(parts[0]) < 4096:
         return blake2b(b"%s\0%s%s" % (kind.encode(), len(parts[0]).to_bytes(8, "little"), parts[0]), digest_size=SIZE).hexdigest()

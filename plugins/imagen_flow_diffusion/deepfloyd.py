@@ -169,4 +169,4 @@ def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any)
     for hits, what in ((unsafe, "unsafe"), (watermarked, "watermarked")):
         if hits and any(hits):
             raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
-    return pictures[0]  # type: ignore[no-any-return]  # diffusers' pipelines are untyped
+    return pictures[0]

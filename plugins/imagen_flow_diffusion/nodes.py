@@ -169,7 +169,7 @@ def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "
             try:
                 done, total, *shown = next(steps)
             except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # a StopIteration does not say what it carries
+                return end.value
             if shown and done == total:
                 _refuse_nan(shown[0], "the model gave")
             quarter = done < total and done * 4 // total > (done - 1) * 4 // total

@@ -5,7 +5,7 @@ Scenes cross edges as JSON (`world.Scene` as plain data), so that a graph can pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -91,11 +91,11 @@ def edits(*, count: Count, seed: Seed, side: Side = 128, part: Part = "training"
 # --- training --------------------------------------------------------------------------------------------------------------------
 
 
-def _train(steps: Iterator[tuple[int, int, str]]) -> Steps[Model]:
+def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
     """Carry out a training run, and give the folder that it writes as a model."""
     while True:
         try:
-            done, total, note = next(steps)  # type: ignore[misc]
+            done, total, note = next(steps)
         except StopIteration as stop:
             return Model(Path(stop.value))
         yield Progress(done, total, note)

@@ -315,4 +315,4 @@ def _edit(rng: np.random.Generator, before: Scene, kind: str) -> Edit:
         new = _pick(rng, [shape for shape in SHAPES if shape not in taken])
         words = _pick(rng, (f"turn {name} into a {new}", f"turn {name} into a {new}", f"change {name} to a {new}", f"make {name} a {new}"))
         changed = replace(thing, shape=new)
-    return Edit(words, before, replace(before, things=before.things[:target] + (changed,) + before.things[target + 1 :]), kind)
+    return Edit(words, before, replace(before, things=(*before.things[:target], changed, *before.things[target + 1 :])), kind)
