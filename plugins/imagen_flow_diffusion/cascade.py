@@ -1,9 +1,9 @@
 """Sampling from a small Imagen: caption to states, states to a small picture, small picture to a large one, all in pixel space.
 
-On disk a cascade is a folder of parts, each as its library's ``save_pretrained`` writes it: ``tokenizer/ text_encoder/ unet/ scheduler/ super_resolution/
-super_resolution_scheduler/``, and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The tokenizer puts sentinels before the prompt; the
-encoder was trained to write a plan of the picture at them, place by place, which the denoisers attend to along with the words.
-The base also adds the plan, laid out, at its coarsest level. The denoisers see pictures pixel-unshuffled by a factor that follows from their channels (three to a pixel), the base with two channels of
+On disk a cascade is a folder of parts, each as its library's ``save_pretrained`` writes it: ``tokenizer/ text_encoder/ plan/ unet/ scheduler/
+super_resolution/ super_resolution_scheduler/``, and a ``model_index.json`` whose ``_class_name`` is ``ImagenCascade``. The tokenizer puts sentinels before the prompt; the
+encoder was trained to write a plan of the picture at them, place by place, which the denoisers attend to along with the words. The base also adds the plan, laid
+out, at its coarsest level, and sees beside the noise the sketch that a linear layer (``plan/model.safetensors``: weight, bias) draws from it. The denoisers see pictures pixel-unshuffled by a factor that follows from their channels (three to a pixel), the base with two channels of
 coordinates besides, the enlarger with the enlarged small picture. They predict the clean picture or whatever their scheduler's ``prediction_type`` says.
 """
 
@@ -30,20 +30,33 @@ def encode(prompts: Sequence[str], *, tokenizer: Any, text_encoder: Any) -> torc
 
 
 def base(
-    text: torch.Tensor, *, unet: Any, scheduler: Any, seed: int, num_inference_steps: int = 20, guidance_scale: float = 2.0
+    text: torch.Tensor,
+    *,
+    unet: Any,
+    scheduler: Any,
+    plan: tuple[torch.Tensor, torch.Tensor] | None = None,
+    seed: int,
+    num_inference_steps: int = 10,
+    guidance_scale: float = 1.0,
+    begin: float = 0.25,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Draw a small picture.
 
     Inputs:
         text: states (2, tokens, width) of the prompt and of the negative prompt.
         unet, scheduler: the loaded parts; the scheduler's state is not touched.
+        plan: weight and bias of the layer that draws the sketch; without them the sketch is empty.
     Params:
         seed: of the noise, drawn on the CPU.
         guidance_scale: 1 is off.
+        begin: where on the noise schedule sampling begins, from the sketch under that much noise; 1 is pure noise.
     Outputs: yields (steps done, steps, the picture in the making: float (1, 3, side, side)); returns uint8 (side, side, 3).
-    Source: Imagen (arXiv:2205.11487): guidance (eq. 2) with dynamic thresholding (section 2.3), which is the scheduler's part.
+    Source: Imagen (arXiv:2205.11487): guidance (eq. 2) with dynamic thresholding (section 2.3), which is the scheduler's part; to begin from a sketch,
+        SDEdit (arXiv:2108.01073).
     """
-    pictures = yield from sample(text[:, None], None, unet=unet, scheduler=scheduler, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    pictures = yield from sample(
+        text[:, None], None, unet=unet, scheduler=scheduler, plan=plan, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, begin=begin
+    )  # fmt: skip
     picture: np.ndarray = pictures[0]
     return picture
 
@@ -89,16 +102,20 @@ def sample(
     *,
     unet: Any,
     scheduler: Any,
+    plan: tuple[torch.Tensor, torch.Tensor] | None = None,
     seeds: Sequence[int],
     num_inference_steps: int,
     guidance_scale: float,
     noise_level: int = 0,
+    begin: float = 1.0,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Draw pictures, one for each seed; with ``low``, enlarge those. Each has a generator of its own.
 
     Inputs:
         text: states (2, pictures, tokens, width), of the prompts and of the negative ones.
         low: None, or float32 (pictures, side, side, 3), 0 to 1.
+    Params:
+        begin: as for ``base``; 1 where there is no plan.
     Outputs: yields (steps done, steps, pictures in the making: float (pictures, 3, side, side)); returns uint8 (pictures, side, side, 3).
     """
     import torch
@@ -113,7 +130,10 @@ def sample(
         return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])
 
     sampler = type(scheduler).from_config(scheduler.config)
-    sampler.set_timesteps(num_inference_steps, device=device)
+    if low is not None or plan is None:
+        begin = 1.0
+    sampler.set_timesteps(min(math.ceil(num_inference_steps / begin), sampler.config.num_train_timesteps), device=device)
+    times = sampler.timesteps[-num_inference_steps:]
     x = noise(unet.config.out_channels, side, side).to(device, dtype) * sampler.init_noise_sigma
     levels = None
     if low is None:
@@ -122,7 +142,7 @@ def sample(
     else:
         small = torch.tensor(low).permute(0, 3, 1, 2).float() * 2 - 1
         levels = torch.full((len(seeds),), noise_level, dtype=torch.int64)
-        small = scheduler.add_noise(small, noise(*small.shape[1:]), levels)
+        small = sampler.add_noise(small, noise(*small.shape[1:]), levels)
         beside = F.pixel_unshuffle(F.interpolate(small, scale_factor=fold, mode="bicubic", align_corners=False), fold).to(device, dtype)
         levels = levels.to(device)
 
@@ -131,19 +151,41 @@ def sample(
     states = text[:ways].flatten(0, 1).to(device, dtype)
     words = (states != 0).any(-1).to(dtype)
     beside = beside.repeat(ways, 1, 1, 1)
+    more: dict[str, Any] = {}
+    if low is None:
+        beside = torch.cat([_sketch(states, plan, unet), beside], 1)
+        more = _laid_out(states, unet)
     levels = levels.repeat(ways) if levels is not None else None
-    plan = _laid_out(states, unet) if low is None else {}
-    for done, time in enumerate(sampler.timesteps, 1):
+    if begin < 1:
+        x = sampler.add_noise(_sketch(states[: len(seeds)], plan, unet), x, times[:1].expand(len(seeds)))
+    for done, time in enumerate(times, 1):
         with torch.inference_mode():
             scaled = sampler.scale_model_input(x, time).repeat(ways, 1, 1, 1)
-            guess = unet(torch.cat([scaled, beside], 1), time, states, class_labels=levels, encoder_attention_mask=words, **plan).sample
+            guess = unet(torch.cat([scaled, beside], 1), time, states, class_labels=levels, encoder_attention_mask=words, **more).sample
             if ways == 2:
                 asked, other = guess.chunk(2)
                 guess = other + guidance_scale * (asked - other)
             x = sampler.step(guess, time, x).prev_sample
-        yield done, len(sampler.timesteps), F.pixel_shuffle(x, fold)
+        yield done, len(times), F.pixel_shuffle(x, fold)
     pictures: np.ndarray = ((F.pixel_shuffle(x, fold).float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return pictures
+
+
+def _sketch(states: torch.Tensor, plan: tuple[torch.Tensor, torch.Tensor] | None, unet: Any) -> torch.Tensor:
+    """Draw the plan, place by place: (pictures, channels, side, side), pixel-unshuffled; no channels if the base wants none."""
+    import torch
+    from torch.nn import functional as F
+
+    side, channels = unet.config.sample_size, unet.config.out_channels
+    if unet.config.in_channels == channels + 2 or plan is None:
+        return states.new_zeros(len(states), unet.config.in_channels - channels - 2, side, side)
+    weight, bias = (tensor.to(states) for tensor in plan)
+    cell = math.isqrt(len(bias) // 3)
+    fold = math.isqrt(channels // 3)
+    grid = side * fold // cell
+    cells = F.linear(states[:, : grid * grid], weight, bias).unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid))  # n, row, column, y, x, rgb
+    picture = cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, side * fold, side * fold)
+    return F.pixel_unshuffle(torch.clamp(picture, -1, 1), fold)
 
 
 def _laid_out(states: torch.Tensor, unet: Any) -> dict[str, Any]:

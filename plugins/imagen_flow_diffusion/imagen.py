@@ -6,7 +6,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import load_part, load_scheduler
+import imagen_flow as flow
+
+from .checkpoints import load_part, load_scheduler, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,13 +52,14 @@ class Base:
 
     unet: Any
     scheduler: Any
+    plan: tuple[torch.Tensor, torch.Tensor] | None = None
     family: str = FAMILY
 
     @classmethod
     def load(cls, model: Model, *, device: str, dtype: str) -> Base:
         from diffusers import UNet2DConditionModel
 
-        return cls(load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype), load_scheduler(model, "scheduler"))
+        return cls(load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype), load_scheduler(model, "scheduler"), _load_plan(model))
 
     @property
     def text_width(self) -> int:
@@ -69,7 +72,23 @@ class Base:
         from . import cascade
 
         given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        return cascade.base(text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None})
+        return cascade.base(
+            text, unet=self.unet, scheduler=self.scheduler, plan=self.plan, seed=seed, **{name: value for name, value in given.items() if value is not None}
+        )
+
+
+def _load_plan(model: Model) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Load the layer that sketches what the text encoder planned, if the cascade has one."""
+    if "plan" not in read_json(model, "model_index.json"):
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(model.path / "plan" / "model.safetensors")
+        return tensors["weight"], tensors["bias"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: its plan cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)

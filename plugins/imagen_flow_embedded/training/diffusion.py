@@ -2,30 +2,34 @@
 
 The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use there (``SimpleCrossAttn…``): pixels attend to the words,
 to the encoder's plan of the picture and to one another in one go, and pooled text joins the time embedding. The plan, laid out place by place, is also added
-at the coarsest level: attention alone was still putting things at random places when this had them right. It sees the picture
-pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture ("sample"): plain squared error on that
-leaves most weight to the noisy levels, where the text alone decides. Noise levels are drawn towards that end besides.
+at the coarsest level, and the sketch that a linear head draws from it comes in beside the noise: attention alone was still putting things at random places
+when these had them right. It sees the picture
+pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture ("sample"); noise levels are drawn a little
+towards the noisy end, where the text alone decides.
 
 Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for guidance of arXiv:2207.12598.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
-from imagen_flow_embedded.training.text_encoder import draw_captions
+from imagen_flow_embedded.training.text_encoder import GRID, PLACES, PLAN_SIDE, draw_captions
 from imagen_flow_embedded.world import render
 
 SIDE = 32
 FOLD = 2
 """Pixels of each row and column folded into channels."""
 TIMES = 1000
+MOST_WEIGHT = 10.0
+"""Cap of the loss's weight, SNR + 1 (that of v-prediction): without the weight shapes stay blurred, without the cap the last grains of noise take over."""
 
 
 def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 96, 128)) -> Any:
@@ -34,7 +38,7 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 96, 128))
 
     return UNet2DConditionModel(
         sample_size=SIDE // FOLD,
-        in_channels=3 * FOLD * FOLD + 2,
+        in_channels=2 * 3 * FOLD * FOLD + 2,
         out_channels=3 * FOLD * FOLD,
         block_out_channels=tuple(channels),
         layers_per_block=1,
@@ -83,6 +87,26 @@ def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, 
     return states * tokens.attention_mask[..., None], tokens.attention_mask
 
 
+def load_head(text: Path) -> Any:
+    """Load the linear head that draws a sketch from the plan; it is frozen."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = {name: value.float() for name, value in load_file(text / "plan" / "model.safetensors").items()}
+    head = torch.nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0]).requires_grad_(False)
+    head.load_state_dict(tensors)
+    return head
+
+
+def sketch(states: Any, head: Any) -> Any:
+    """Draw the plan as the head reads it, pixel-unshuffled: float (n, 3 * FOLD * FOLD, height, width)."""
+    from torch.nn import functional as F
+
+    cell = PLAN_SIDE // GRID
+    cells = head(states[:, :PLACES]).unflatten(2, (cell, cell, 3)).unflatten(1, (GRID, GRID))  # n, row, column, y, x, rgb
+    return F.pixel_unshuffle(cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, PLAN_SIDE, PLAN_SIDE).clamp(-1, 1), FOLD)
+
+
 def with_places(x: Any) -> Any:
     """Append two channels, the column and the row of each place, -1 to 1."""
     import torch
@@ -117,7 +141,7 @@ def train_diffusion(
     seed: int = 0,
     channels: Sequence[int] = (32, 96, 128),
     every_s: float = 150,
-) -> Iterator[tuple[int, int, str]]:
+) -> Generator[tuple[int, int, str], None, Path]:
     """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and ``scheduler/`` into ``scratch/imagen``.
 
     Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
@@ -126,6 +150,7 @@ def train_diffusion(
 
     torch.manual_seed(seed)
     tokenizer, encoder = load_text(text)
+    head = load_head(text)
     network = build_base_unet(encoder.config.d_model, channels=channels)
     scheduler = build_scheduler()
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -138,10 +163,11 @@ def train_diffusion(
         states, mask = encode(tokenizer, encoder, captions)
         clean = torch.nn.functional.pixel_unshuffle(to_tensor(render(scenes, SIDE)), FOLD)
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
-        times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.7).astype(np.int64))
+        times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.85).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
-        guess = network(with_places(noisy), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
-        loss = torch.nn.functional.mse_loss(guess, clean)
+        guess = network(with_places(torch.cat([noisy, sketch(states, head)], 1)), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
+        weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)  # SNR + 1
+        loss = (weights * (guess - clean) ** 2).mean()
         set_rate(optimizer, rate_at(step, steps, learning_rate))
         optimizer.zero_grad()
         loss.backward()
@@ -158,4 +184,5 @@ def train_diffusion(
     folder = scratch / "imagen"
     network.half().save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")
+    write_index(folder)
     return folder

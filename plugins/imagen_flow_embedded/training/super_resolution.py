@@ -9,14 +9,15 @@ Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation of arXiv:2106
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.training.assembly import write_index
+from imagen_flow_embedded.training.diffusion import MOST_WEIGHT, TIMES, build_scheduler, encode, load_text, to_tensor
 from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
-from imagen_flow_embedded.training.diffusion import TIMES, build_scheduler, encode, load_text, to_tensor
 from imagen_flow_embedded.training.text_encoder import draw_captions
 from imagen_flow_embedded.world import render
 
@@ -82,7 +83,7 @@ def train_super_resolution(
     seed: int = 0,
     channels: Sequence[int] = (48, 64, 96),
     every_s: float = 150,
-) -> Iterator[tuple[int, int, str]]:
+) -> Generator[tuple[int, int, str], None, Path]:
     """Train the super-resolution denoiser and write ``super_resolution/`` and its scheduler into ``scratch/imagen``.
 
     Params:
@@ -117,7 +118,8 @@ def train_super_resolution(
         times = torch.from_numpy(rng.integers(0, TIMES, count))
         noisy = scheduler.add_noise(clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), times)
         guess = network(torch.cat([noisy, enlarged], 1), times, states, class_labels=levels, encoder_attention_mask=mask).sample
-        loss = F.mse_loss(guess, clean)
+        weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
+        loss = (weights * (guess - clean) ** 2).mean()
         set_rate(optimizer, rate_at(step, steps, learning_rate))
         optimizer.zero_grad()
         loss.backward()
@@ -134,4 +136,5 @@ def train_super_resolution(
     folder = scratch / "imagen"
     network.half().save_pretrained(folder / "super_resolution")
     scheduler.save_pretrained(folder / "super_resolution_scheduler")
+    write_index(folder)
     return folder

@@ -3,20 +3,22 @@
 What a small diffusion model is slowest to learn from text is *binding*: which colour belongs to which shape, and where. So the tokenizer puts
 sixteen sentinels (``<extra_id_0>`` … ``<extra_id_15>``, as T5 has them) before each prompt, one for each place of a 4 x 4 grid, and the encoder
 learns to put at sentinel k what the caption says about place k: a linear head reads that part of the scene's 32 px picture, its things
-at their mean places. The head is thrown away; the encoder is then frozen, as in Imagen, and the denoisers attend to words and plan alike.
+at their mean places. The encoder and the head are then frozen, as the text encoder is in Imagen. The denoisers attend to words and plan alike, and the
+base sees the sketch that the head draws.
 
 Source: T5 (arXiv:1910.10683), its encoder and relative positions; a frozen text encoder in Imagen (arXiv:2205.11487).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, FAR, NEAR, SHAPES, SIZES, Scene, caption, draw_scene, render
 
@@ -95,6 +97,14 @@ def plan_of(scenes: Sequence[Scene]) -> np.ndarray:
     return cells.reshape(len(scenes), PLACES, cell * cell * 3)
 
 
+def save_head(folder: Path, head: Any) -> None:
+    """Write the linear head, in half precision."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": head.weight.detach().half().contiguous(), "bias": head.bias.detach().half()}, folder / "model.safetensors", {"format": "pt"})
+
+
 def draw_captions(rng: np.random.Generator, count: int, *, dropped: float) -> tuple[list[Scene], list[str]]:
     """Draw scenes that are not held out and captions for them, a part ``dropped`` of the captions empty."""
     scenes = [draw_scene(rng) for _ in range(count)]
@@ -111,8 +121,8 @@ def train_text_encoder(
     width: int = 128,
     layers: int = 4,
     every_s: float = 150,
-) -> Iterator[tuple[int, int, str]]:
-    """Train the text encoder and write ``tokenizer/`` and ``text_encoder/`` into ``scratch/imagen``.
+) -> Generator[tuple[int, int, str], None, Path]:
+    """Train the text encoder and write ``tokenizer/``, ``text_encoder/`` and ``plan/``, the head, into ``scratch/imagen``.
 
     Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
     """
@@ -148,4 +158,6 @@ def train_text_encoder(
     folder = scratch / "imagen"
     tokenizer.save_pretrained(folder / "tokenizer")
     encoder.save_pretrained(folder / "text_encoder")
+    save_head(folder / "plan", head)
+    write_index(folder)
     return folder
