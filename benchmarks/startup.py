@@ -1,0 +1,111 @@
+"""Measure what a user waits for at the terminal: whole processes, from start to exit.
+
+Help, the plan of a graph of 100 nodes, and the main graph: cold (an empty store) and all from the store. Beside them what Python and torch take by themselves.
+
+    python benchmarks/startup.py [--repetitions 5] [--cold 5] [--record]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _results import machine, record
+
+#: What is wanted, in seconds.
+TARGETS = {"help": 0.25, "plan": 0.6, "main graph, cold": 20.0, "main graph, from the store": 1.0}
+
+COMMAND = [sys.executable, "-m", "imagen_flow"]
+
+
+def hundred() -> str:
+    """A graph of 100 nodes of several plugins."""
+    lines = ["imagen_flow: 1", "inputs: {picture: {type: file, default: ./p.png}, width: 64}", "nodes:", '  n0: {type: image.load, file: "${picture}"}']
+    for i in range(1, 99):
+        kind = ("image.resize, width: 64, height: 64", "image.rotate, degrees: 90", "image.blur, radius: 1.0")[i % 3]
+        lines.append(f'  n{i}: {{type: {kind}, image: "${{n{i - 1}}}"}}')
+    lines += ['  wide: {type: math.multiply, a: "${width}", b: 2}', "outputs:", '  picture: "${n98}"', '  wide: "${wide}"']
+    return "\n".join(lines) + "\n"
+
+
+def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """How long a process takes by the clock, and how much processor time it uses; one that fails ends the measurement with its words."""
+    before = os.times()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    after = os.times()
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    own = after.children_user + after.children_system - before.children_user - before.children_system
+    return after.elapsed - before.elapsed, own
+
+
+def imports(command: list[str], environment: dict[str, str]) -> set[str]:
+    """The top-level packages that a process imports."""
+    done = subprocess.run([command[0], "-X", "importtime", *command[1:]], env=environment, capture_output=True, text=True, check=True)
+    return {found.partition(".")[0] for found in re.findall(r"^import time:.*\|\s+(\S+)$", done.stderr, re.MULTILINE)}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--repetitions", type=int, default=5)
+    options.add_argument("--cold", type=int, default=5, help="how often the main graph runs cold; 0 leaves it out")
+    options.add_argument("--record", action="store_true", help="write the figures into RESULTS.md")
+    asked = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="imagen-flow-bench-") as place:
+        folder = Path(place)
+        environment = {**os.environ, "HOME": place, "IMAGEN_FLOW_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1"}
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+            environment.pop(name, None)
+        (folder / "hundred.yaml").write_text(hundred(), "utf-8")
+        _picture(folder / "p.png")
+        planned = [*COMMAND, "plan", str(folder / "hundred.yaml")]
+        demo = [*COMMAND, "demo", "--out", str(folder / "out")]
+        runs = {"python -c pass": [sys.executable, "-c", "pass"], "help": [*COMMAND, "--help"], "plan": planned}
+        # Once beforehand: compiled files and the memo of plugins are there for every user but for the first time.
+        timed(planned, environment)
+        times: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(asked.repetitions):
+            for name, command in runs.items():
+                times.setdefault(name, []).append(timed(command, environment))
+        notes = []
+        if asked.cold:
+            for i in range(asked.cold):
+                environment["IMAGEN_FLOW_STORE"] = str(folder / f"store{i}")
+                times.setdefault("main graph, cold", []).append(timed(demo, environment))
+            for _ in range(asked.repetitions):
+                times.setdefault("main graph, from the store", []).append(timed(demo, environment))
+                times.setdefault('python -c "import torch"', []).append(timed([sys.executable, "-c", "import torch"], environment))
+            heavy = imports(demo, environment) & {"torch", "diffusers", "transformers"}
+            notes.append(f"From the store, the main graph imports {', '.join(sorted(heavy)) or 'neither torch, diffusers nor transformers'}.")
+    lines = [
+        "Whole processes, in seconds by the clock; *own* is the processor time that they use on all cores, also a median.",
+        "",
+        "| what | median | fastest | slowest | own | runs | wanted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, took in times.items():
+        clock, own = [c for c, _ in took], statistics.median(o for _, o in took)
+        median, wanted = statistics.median(clock), TARGETS.get(name)
+        goal = "–" if wanted is None else f"≤ {wanted:g}: {'met' if median <= wanted else 'missed'}"
+        lines.append(f"| {name} | {median:.2f} | {min(clock):.2f} | {max(clock):.2f} | {own:.2f} | {len(took)} | {goal} |")
+    text = "\n".join([*lines, "", *(f"- {n}" for n in notes)]).rstrip()
+    print(machine())
+    print(text)
+    if asked.record:
+        record("What a user waits for", text)
+
+
+def _picture(path: Path) -> None:
+    import PIL.Image
+
+    PIL.Image.new("RGB", (32, 32)).save(path)
+
+
+if __name__ == "__main__":
+    main()
