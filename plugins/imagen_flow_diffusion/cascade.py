@@ -36,9 +36,9 @@ def base(
     scheduler: Any,
     plan: tuple[torch.Tensor, torch.Tensor] | None = None,
     seed: int,
-    num_inference_steps: int = 10,
+    num_inference_steps: int = 6,
     guidance_scale: float = 1.0,
-    begin: float = 0.25,
+    begin: float = 0.1,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Draw a small picture.
 
@@ -68,9 +68,10 @@ def super_resolution(
     unet: Any,
     scheduler: Any,
     seed: int,
-    num_inference_steps: int = 8,
+    num_inference_steps: int = 6,
     guidance_scale: float = 1.0,
-    noise_level: int = 100,
+    noise_level: int = 20,
+    begin: float = 0.15,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Enlarge a small picture fourfold; one of another size than the model's is first resized to it (Lanczos).
 
@@ -79,6 +80,7 @@ def super_resolution(
         text: as for ``base``.
     Params:
         noise_level: step of the noise schedule to which the small picture is blurred by noise, so that its faults are not believed.
+        begin: where on the noise schedule sampling begins, from the enlarged small picture; 1 is pure noise.
     Outputs: yields and returns as ``base`` does.
     Source: Imagen (arXiv:2205.11487): noise-conditioning augmentation, its level told to the network as a class label.
     """
@@ -90,7 +92,8 @@ def super_resolution(
         channels = [Image.fromarray(np.ascontiguousarray(picture[:, :, channel])).resize((side, side), Image.Resampling.LANCZOS) for channel in range(3)]
         picture = np.clip(np.stack([np.asarray(channel) for channel in channels], 2), 0, 1)
     pictures = yield from sample(
-        text[:, None], picture[None], unet=unet, scheduler=scheduler, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level
+        text[:, None], picture[None], unet=unet, scheduler=scheduler, seeds=[seed], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level,
+        begin=begin,
     )  # fmt: skip
     enlarged: np.ndarray = pictures[0]
     return enlarged
@@ -115,7 +118,7 @@ def sample(
         text: states (2, pictures, tokens, width), of the prompts and of the negative ones.
         low: None, or float32 (pictures, side, side, 3), 0 to 1.
     Params:
-        begin: as for ``base``; 1 where there is no plan.
+        begin: as for ``base``; without a plan a small picture begins from pure noise.
     Outputs: yields (steps done, steps, pictures in the making: float (pictures, 3, side, side)); returns uint8 (pictures, side, side, 3).
     """
     import torch
@@ -130,7 +133,7 @@ def sample(
         return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])
 
     sampler = type(scheduler).from_config(scheduler.config)
-    if low is not None or plan is None:
+    if low is None and plan is None:
         begin = 1.0
     sampler.set_timesteps(min(math.ceil(num_inference_steps / begin), sampler.config.num_train_timesteps), device=device)
     times = sampler.timesteps[-num_inference_steps:]
@@ -153,11 +156,13 @@ def sample(
     beside = beside.repeat(ways, 1, 1, 1)
     more: dict[str, Any] = {}
     if low is None:
-        beside = torch.cat([_sketch(states, plan, unet), beside], 1)
-        more = _laid_out(states, unet)
+        planned = states[: len(seeds)].repeat(ways, 1, 1)  # both ways share the plan: guidance weighs words, not places
+        beside = torch.cat([_sketch(planned, plan, unet), beside], 1)
+        more = _laid_out(planned, unet)
     levels = levels.repeat(ways) if levels is not None else None
     if begin < 1:
-        x = sampler.add_noise(_sketch(states[: len(seeds)], plan, unet), x, times[:1].expand(len(seeds)))
+        rough = beside[: len(seeds), : unet.config.out_channels]  # the sketch, or the small picture enlarged
+        x = sampler.add_noise(rough, x, times[:1].expand(len(seeds)))
     for done, time in enumerate(times, 1):
         with torch.inference_mode():
             scaled = sampler.scale_model_input(x, time).repeat(ways, 1, 1, 1)

@@ -65,7 +65,7 @@ def build_scheduler() -> Any:
         clip_sample=False,
         thresholding=True,
         dynamic_thresholding_ratio=0.995,
-        sample_max_value=1.5,
+        sample_max_value=1.0,
         timestep_spacing="trailing",
     )
 
