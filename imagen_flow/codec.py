@@ -280,10 +280,10 @@ def _read_place(said: dict[str, Any], root: Path | None) -> Path:
         return Path(_text(said["path"]))
     if root is None:
         raise ValueError("a place in a store that is not given")
-    return root.joinpath(*_inside(_text(said.get("in"))))
+    return root.joinpath(*inside(_text(said.get("in"))))
 
 
-def _inside(name: str) -> tuple[str, ...]:
+def inside(name: str) -> tuple[str, ...]:
     """Split a relative name with ``/``; one that could leave its folder raises ValueError."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or any(part == ".." or "\\" in part or ":" in part or "\0" in part for part in parts):
@@ -321,7 +321,7 @@ def _decode_folder(said: dict[str, Any], root: Path | None) -> Folder:
     files = []
     for entry in said["files"]:
         name = _text(entry.get("name"))
-        files.append(File(path.joinpath(*_inside(name)), _read_digest(entry.get("digest")), _whole(entry.get("size")), name))
+        files.append(File(path.joinpath(*inside(name)), _read_digest(entry.get("digest")), _whole(entry.get("size")), name))
     return Folder(path, _read_digest(said.get("digest")), tuple(files))
 
 

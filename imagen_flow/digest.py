@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
-__all__ = ["canonical", "digest_bytes", "digest_file", "digest_list", "digest_value", "kind_of"]
+__all__ = ["canonical", "digest_bytes", "digest_file", "digest_list", "digest_stream", "digest_value", "kind_of"]
 
 SIZE = 20
 
@@ -27,12 +28,19 @@ def digest_bytes(content: bytes) -> str:
 
 def digest_file(path: Path, *, check: Callable[[], None] | None = None) -> str:
     """Digest a file without holding it whole; `check` is called between blocks and may raise (cancelling)."""
-    state = blake2b(digest_size=SIZE)
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            state.update(block)
-            if check:
-                check()
+        return digest_stream(stream, check=check)
+
+
+def digest_stream(stream: BinaryIO, *, check: Callable[[], None] | None = None) -> str:
+    """Digest an open file from its beginning. What is appended meanwhile makes another digest, but does not keep us reading."""
+    state = blake2b(digest_size=SIZE)
+    left = os.fstat(stream.fileno()).st_size
+    while left >= 0 and (block := stream.read(1 << 20)):
+        left -= len(block)
+        state.update(block)
+        if check:
+            check()
     return state.hexdigest()
 
 

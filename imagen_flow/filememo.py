@@ -13,10 +13,9 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from pathlib import Path
 
-from .digest import SIZE, tagged
+from .digest import digest_stream, tagged
 from .values import File, FileChanged, Folder
 
 __all__ = ["FileMemo", "TooManyFiles"]
@@ -37,7 +36,7 @@ class TooManyFiles(ValueError):
 class FileMemo:
     """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there, without it in memory only.
 
-    May be used by several threads. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
+    May be used by several threads. The file is opened when it is first needed. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
     """
 
     def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -45,13 +44,13 @@ class FileMemo:
         self._lock = threading.Lock()
         self._known: dict[_Sign, str] = {}
         self._new: list[_Sign] = []
+        self._place = folder / "files.sqlite" if folder is not None else None
         self._db: sqlite3.Connection | None = None
-        if folder is not None:
-            self._db = _open(folder / "files.sqlite")
 
     def close(self) -> None:
         """Write what is new and let go of the file."""
         with self._lock:
+            self._place = None
             self._write()
             if self._db is not None:
                 self._db.close()
@@ -98,19 +97,11 @@ class FileMemo:
             return known, found.st_size
         for _ in range(3):
             began = self._clock()
-            state = blake2b(digest_size=SIZE)
             with open(path, "rb") as stream:
                 before = os.fstat(stream.fileno())
-                left = before.st_size
-                # No further than it was long: whoever appends to it would keep us reading.
-                while left >= 0 and (block := stream.read(1 << 20)):
-                    left -= len(block)
-                    state.update(block)
-                    if check:
-                        check()
+                digest = digest_stream(stream, check=check)
                 after = os.fstat(stream.fileno())
             if _sign(before) == _sign(after):
-                digest = state.hexdigest()
                 if max(after.st_mtime, after.st_ctime) < began - SETTLE_S:
                     self._remember(_sign(after), digest)
                 return digest, after.st_size
@@ -118,9 +109,11 @@ class FileMemo:
 
     def _recall(self, sign: _Sign) -> str | None:
         known = self._known.get(sign)
-        if known is not None or self._db is None:
+        if known is not None or (self._db is None and self._place is None):
             return known
         with self._lock:
+            if self._place is not None:
+                self._db, self._place = _open(self._place), None
             if self._db is None:
                 return None
             try:

@@ -122,6 +122,21 @@ def test_a_file_is_digested_like_its_bytes(tmp_path: Path) -> None:
     assert len(calls) == 3
 
 
+def test_a_file_that_grows_is_read_to_an_end(tmp_path: Path) -> None:
+    """Whoever appends to a file while it is digested gives it another digest, but does not keep us reading."""
+    path = tmp_path / "growing"
+    path.write_bytes(b"hello")
+    calls: list[int] = []
+
+    def grow() -> None:
+        calls.append(1)
+        assert len(calls) < 10
+        with open(path, "ab") as out:
+            out.write(b"!")
+
+    assert digest_file(path, check=grow) == digest_bytes(b"hello!")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

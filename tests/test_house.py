@@ -32,7 +32,7 @@ CONFINED = {
     "rich": {"cli"},
     "ruamel": {"yaml_text"},
     "safetensors": {"codec"},
-    "sqlite3": {"filememo", "index", "store"},
+    "sqlite3": {"filememo", "store"},
     "torch": {"codec", "devices", "digest", "models", "values"},
     "transformers": set(),
     "watchdog": set(),

@@ -17,7 +17,8 @@ from imagen_flow.artifact import Artifact
 from imagen_flow.codec import Codec, Codecs
 from imagen_flow.digest import digest_bytes
 from imagen_flow.errors import StoreError
-from imagen_flow.store import Damaged, Store, network_file_system
+from imagen_flow.store import Damaged, Store
+from imagen_flow.store.place import network_file_system
 from imagen_flow.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Model, Tensor
 
 CODECS = Codecs()
@@ -296,6 +297,9 @@ def test_a_value_that_cannot_be_written_stays_in_memory(folder: Path) -> None:
         (warning,) = store.take_warnings()
         assert "cannot keep what was made" in warning
         assert store.take_warnings() == []
+        assert store.lease("k")
+        store.release("k")
+        assert store.lease("k")
         (folder / "objects").unlink()
     with opened(folder) as store:
         assert (store.lookup("k"), store.lookup("small") is None) == (None, False)
@@ -370,7 +374,7 @@ def test_a_full_queue_waits(folder: Path) -> None:
     with opened(folder, queue_bytes=200_000) as store:
         for i in range(12):
             keep(store, f"k{i}", Image(np.roll(NOISE, i, axis=0)))
-            assert store._bytes <= 200_000
+            assert store._writer.queued_bytes <= 200_000
     with opened(folder) as store:
         assert all(store.lookup(f"k{i}") for i in range(12))
 

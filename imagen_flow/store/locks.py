@@ -13,14 +13,27 @@ import os
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["Claims"]
+__all__ = ["OPENING", "Claims", "number_of"]
+
+#: Names are claimed by a number below this.
+_NAMES = 2**47
+
+#: Claimed by whoever opens the store.
+OPENING = _NAMES + 1
+
+
+def number_of(name: str) -> int:
+    """Give the number by which a name (a key, a pin) is claimed."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") % _NAMES
 
 
 class Claims:
-    """Byte locks on one file. Each number from 0 to 2**47 can be claimed by one holder at a time."""
+    """Byte locks on one file. Each number can be claimed by one holder at a time."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -34,6 +47,22 @@ class Claims:
                 return False
             self._held.add(number)
             return True
+
+    def wait(self, number: int, wait_s: float, cancel: threading.Event | None = None) -> bool:
+        """Claim a number; wait up to `wait_s` for another to let it go, or until `cancel`."""
+        if self.claim(number):
+            return True
+        until = time.monotonic() + wait_s
+        pause = 0.005
+        while (left := until - time.monotonic()) > 0:
+            if cancel is None:
+                time.sleep(min(pause, left))
+            elif cancel.wait(min(pause, left)):
+                return False
+            if self.claim(number):
+                return True
+            pause = min(pause * 1.5, 0.1)
+        return False
 
     def release(self, number: int) -> None:
         """Let a number go; one that is not held is let be."""

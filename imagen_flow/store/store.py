@@ -1,0 +1,259 @@
+"""The whole of a store: opening and closing, records, values, and what runs claim of it. See the package for how it lies on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..artifact import Artifact
+from ..codec import Codecs
+from ..filememo import FileMemo
+from . import upkeep
+from .index import Index
+from .locks import Claims, number_of
+from .objects import Objects, remove
+from .pins import Pins
+from .place import open_folder
+from .records import Record, leaves, read_outputs, write_json
+from .shelf import Shelf
+from .trees import Trees
+from .upkeep import Cleaned, Verified
+from .writer import Writer
+
+__all__ = ["Store"]
+
+#: A last use is written down again only when the one on record is older than this: clean-up is no finer.
+USE_S = 600
+
+_KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
+
+
+class Store:
+    """An open store. Any thread may use it; `close` it, or use it in a `with`."""
+
+    def __init__(self, folder: Path, codecs: Codecs, index: Index, claims: Claims, *, clock: Callable[[], float], queue_bytes: int) -> None:
+        self.folder = folder
+        self.codecs = codecs
+        #: The memo of digests of files outside.
+        self.files = FileMemo(folder, clock=clock)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._temporary = False
+        self._warnings: dict[str, bool] = {}
+        self._clock = clock
+        self._index = index
+        self._claims = claims
+        self._pins = Pins(folder / "pins", claims, warn=self._warn)
+        objects = Objects(folder)
+        self._trees = Trees(objects, self.files)
+        self._shelf = Shelf(index, objects, self._trees, codecs, warn=self._warn)
+        self._writer = Writer(folder, self._shelf, clock=clock, limit=queue_bytes, warn=self._warn)
+        self._pending = self._writer.pending
+        self._live = self._writer.live
+
+    # ---- opening and closing
+
+    @classmethod
+    def open(cls, folder: Path, codecs: Codecs, *, clock: Callable[[], float] = time.time, queue_bytes: int = 512 << 20) -> Store:
+        """Open the store in `folder`; make it if there is none.
+
+        A damaged index is put aside (``index.damaged-N.sqlite``) and begun anew, with a warning.
+
+        Raises:
+            StoreError: it cannot be used; says why, and how to mend it.
+        """
+        folder, index, claims, warning = open_folder(folder)
+        store = cls(folder, codecs, index, claims, clock=clock, queue_bytes=queue_bytes)
+        if warning:
+            store._warn(warning)
+        return store
+
+    @classmethod
+    def temporary(cls, codecs: Codecs) -> Store:
+        """Open a store that is removed when it is closed: for a run that keeps nothing."""
+        import tempfile
+
+        store = cls.open(Path(tempfile.mkdtemp(prefix="imagen-flow-")), codecs)
+        store._temporary = True
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued and let go of everything."""
+        if self._closed:
+            return
+        self._writer.close()
+        self._closed = True
+        self._pins.close()
+        self.files.close()
+        self._index.close()
+        self._claims.close()
+        if self._temporary:
+            remove(self.folder)
+
+    def take_warnings(self) -> list[str]:
+        """Give what could not be done since the last call. The same words are given once."""
+        with self._lock:
+            new = [words for words, told in self._warnings.items() if not told]
+            for words in new:
+                self._warnings[words] = True
+        return new
+
+    def _warn(self, words: str) -> None:
+        with self._lock:
+            self._warnings.setdefault(words, False)
+
+    # ---- records
+
+    def lookup(self, key: str) -> Record | None:
+        """Give what the step of this key gave, or None. The values are not read."""
+        kept = self._pending.get(key)
+        if kept is not None:
+            return Record(key, kept.outputs, kept.provenance)
+        try:
+            row = self._index.step(key)
+            if row is None:
+                return None
+            outputs = read_outputs(row[0])
+        except sqlite3.Error as odd:
+            self._warn(f"the store {self.folder} cannot be read ({odd}); steps run again")
+            return None
+        except ValueError as odd:
+            self._warn(f"the store {self.folder} has a damaged record ({odd}); its step runs again")
+            return None
+        now = self._clock()
+        if now - row[1] > USE_S:
+            self._writer.note_use(key, int(now))
+        return Record(key, outputs, self._read_provenance)
+
+    def _read_provenance(self, key: str) -> Mapping[str, Any]:
+        text = self._index.provenance(key)
+        return json.loads(text) if text else {}
+
+    def keep(self, key: str, outputs: Mapping[str, tuple[Artifact, Any]], provenance: Mapping[str, Any]) -> None:
+        """Record what a step gave: by port, the artifact and its live value (see `adopt`). Returns at once, unless the queue is full.
+
+        `provenance` is JSON data; neither it nor the values may change any more.
+        """
+        self._writer.keep(key, outputs, provenance)
+
+    def flush(self) -> None:
+        """Wait until everything kept so far is written (or has failed to be)."""
+        self._writer.flush()
+
+    def history(self, name: str) -> dict[str, str]:
+        """Give the keys that a graph's steps had when it last ran, as `remember` was told."""
+        try:
+            text = self._index.history(name)
+            return dict(json.loads(text)) if text else {}
+        except (sqlite3.Error, ValueError):
+            return {}
+
+    def remember(self, name: str, keys: Mapping[str, str]) -> None:
+        """Note the keys of a graph's steps, so that a later plan can say what changed since. What cannot be noted is let go."""
+        with contextlib.suppress(sqlite3.Error):
+            self._index.remember(name, write_json(dict(keys)), int(self._clock()))
+
+    # ---- values
+
+    def load(self, artifact: Artifact) -> Any:
+        """Give the value of an artifact, read anew and digested, or the live one if it is still on its way to the disk.
+
+        Raises:
+            Damaged: it is missing or is not what it was; what gave it is forgotten.
+        """
+        if artifact.items is not None:
+            return [self.load(item) for item in artifact.items]
+        cell = self._live.get(artifact.digest)
+        return cell[1] if cell is not None else self._shelf.read(artifact)
+
+    def has_object(self, artifact: Artifact) -> bool:
+        """Tell cheaply whether a value is there (not whether it is whole)."""
+        return all(leaf.digest in self._live or self._shelf.has(leaf.digest) for leaf, _ in leaves(artifact, None))
+
+    def adopt(self, value: Any) -> Any:
+        """Take in what a node made in its scratch folder, and give the value as it is to be passed on.
+
+        Files, folders and models that lie in `scratch` are moved into the store, digested, and come back with their new place; elsewhere they stay where they are, and
+        are digested if they have no digest yet. Lists are gone through; every other value comes back as it is.
+
+        Raises:
+            OSError: a file that the node named is not there.
+            FileChanged: a file outside has another content than its digest says.
+        """
+        return self._trees.adopt(value)
+
+    # ---- what a run claims
+
+    def scratch(self, key: str) -> Path:
+        """Give a step's own folder; what an interrupted run left in it is still there."""
+        path = self._scratch(key)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def drop_scratch(self, key: str) -> None:
+        """Remove a step's scratch folder, once its record is written."""
+        path = self._scratch(key)
+        self._writer.when_settled(key, lambda written: remove(path) if written else None)
+
+    def _scratch(self, key: str) -> Path:
+        if not _KEY.match(key):
+            raise ValueError(f"'{key}' is no key")
+        return self.folder / "scratch" / key
+
+    def lease(self, key: str, *, wait_s: float = 0.0, cancel: threading.Event | None = None) -> bool:
+        """Claim the making of a key; wait up to `wait_s` for another to end, or until `cancel`. Whoever had to wait should look the key up again."""
+        return self._claims.wait(number_of(key), wait_s, cancel)
+
+    def release(self, key: str) -> None:
+        """Let a key go, once its record is written, so that whoever waits for it finds it."""
+        self._writer.when_settled(key, lambda _: self._claims.release(number_of(key)))
+
+    def pin(self, run: str, names: Iterable[str]) -> None:
+        """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`."""
+        self._pins.pin(run, names)
+
+    def unpin(self, run: str) -> None:
+        """Give up what a run had pinned."""
+        self._pins.unpin(run)
+
+    # ---- upkeep
+
+    def info(self) -> dict[str, Any]:
+        """Say where the store is, how much it holds and how large it is."""
+        self.flush()
+        return upkeep.info(self.folder, self._shelf, self._pins)
+
+    def gc(self, *, max_size: int | None = None, older_than_s: float | None = None) -> Cleaned:
+        """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none unused for `older_than_s`.
+
+        Values go with the last step that gave them. What living runs have pinned stays. Last uses are known to ten minutes.
+        """
+        self.flush()
+        return upkeep.clean(self.folder, self._shelf, self._pins, self._claims, now=self._clock(), max_size=max_size, older_than_s=older_than_s)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Verified:
+        """Read everything again. What is damaged or missing is forgotten together with the steps that gave it."""
+        self.flush()
+        return upkeep.verify(self._shelf, progress)
+
+    def clear(self) -> None:
+        """Remove everything kept.
+
+        Raises:
+            StoreError: a run is using it.
+        """
+        self.flush()
+        upkeep.clear(self.folder, self._shelf, self._pins)
