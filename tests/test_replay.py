@@ -251,8 +251,9 @@ def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(tmp_path: 
     label = read_label(picture)
     assert label is not None
     digest = parse(label.text).inputs["photo"].files[0].digest  # type: ignore[index]
-    (tmp_path / "scratch.txt").write_text("deep")
-    store._objects.take(digest, ".txt", tmp_path / "scratch.txt")
+    made = store.scratch("made") / "scratch.txt"
+    made.write_text("deep")
+    assert store.adopt(File(made, "", 0)).digest == digest
     found = again(picture, store=store, fresh=True)
     assert found.missing == ()
     assert found.verify().identical
