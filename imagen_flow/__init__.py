@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .node import node
     from .values import (
+        Absent,
         Audio,
         Bool,
         Device,
@@ -71,6 +72,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "node": ("node",),
     "values": (
+        "Absent",
         "Audio",
         "Bool",
         "Device",

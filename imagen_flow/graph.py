@@ -22,7 +22,7 @@ from .outputs import check_template
 from .plugins import Registry
 from .ports import INPUT_TYPES, BadValue, Port, PortType, describe, fits, parse_type
 from .spec import UNREADABLE, GraphSpec, InputSpec, NodeSpec, OutputSpec, Pair, Reference, Template, Word
-from .values import Range
+from .values import ExistsPolicy, Range
 
 __all__ = [
     "Binding",
@@ -44,6 +44,9 @@ __all__ = [
 
 #: The default of a seed input that is drawn anew for every plan.
 RANDOM = "random"
+
+#: How deep graphs may be nested in graphs.
+DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +161,32 @@ class Node:
 
 def sources(binding: Binding | str) -> Iterator[str]:
     """Name the nodes that a binding reads."""
-    kind = type(binding)
-    if kind is FromNode:
-        yield binding.node  # type: ignore[union-attr]
-    elif kind is Joined:
-        for part in binding.parts:  # type: ignore[union-attr]
+    if isinstance(binding, FromNode):
+        yield binding.node
+    elif isinstance(binding, Joined):
+        for part in binding.parts:
             yield from sources(part)
-    elif kind is Listed:
-        for item in binding.items:  # type: ignore[union-attr]
+    elif isinstance(binding, Listed):
+        for item in binding.items:
             yield from sources(item)
-    elif kind is Mapped:
-        for _, item in binding.items:  # type: ignore[union-attr]
+    elif isinstance(binding, Mapped):
+        for _, item in binding.items:
             yield from sources(item)
+
+
+def readings(binding: Binding | str) -> Iterator[FromNode | FromInput]:
+    """Give what a binding reads: outputs of nodes and inputs of the graph."""
+    if isinstance(binding, FromNode | FromInput):
+        yield binding
+    elif isinstance(binding, Joined):
+        for part in binding.parts:
+            yield from readings(part)
+    elif isinstance(binding, Listed):
+        for item in binding.items:
+            yield from readings(item)
+    elif isinstance(binding, Mapped):
+        for _, item in binding.items:
+            yield from readings(item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +197,7 @@ class Output:
     source: FromNode | FromInput
     type: PortType
     path: str | None
-    exists: str
+    exists: ExistsPolicy
     provenance: str
     mark: Mark
 
@@ -278,7 +295,7 @@ class _Resolver:
                 self.say("unused-input", f"nothing refers to the input '{name}'", written.name.mark, severity="warning", fix="remove it, or refer to it as \"${" + name + '}"')
         if any(p.severity == "error" for p in self.problems[before:]):
             return None
-        resolved = {name: node for name in ordered if (node := nodes[name])}
+        resolved = _asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs)
         name = spec.path.stem if spec.path else Path(spec.source.name).stem.strip("<>") or "graph"
         return Graph(name, spec, self.inputs, resolved, outputs, settings, unneeded=_unneeded(resolved, outputs), registry=self.registry)
 
@@ -382,7 +399,14 @@ class _Resolver:
         """Resolve a graph file that is used as a node."""
         if not self.inside and self.spec.path:
             self.inside = (self.spec.path.resolve(),)
-        path = (self.folder / Path(name).expanduser()).resolve()
+        try:
+            path = (self.folder / Path(name).expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as odd:
+            self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(odd))
+            return None
+        if len(self.inside) > DEPTH:
+            self.say("too-deep", f"graph files include each other more than {DEPTH} deep", mark, fix="use fewer files")
+            return None
         if path in self.inside:
             chain = [p.name for p in self.inside[self.inside.index(path) :]] + [path.name]
             self.say("file-cycle", f"graph files include each other: {' -> '.join(chain)}", mark, fix="break the cycle; 'repeat' runs a graph several times")
@@ -428,7 +452,7 @@ class _Resolver:
         if not good:
             return None
         assert type_ is not None
-        after = tuple(dict.fromkeys(n for b in (*bindings.values(), words.get("when")) if type(b) not in _ROOTS for n in sources(b)))
+        after = tuple(dict.fromkeys(n for b in (*bindings.values(), words.get("when")) if b is not None and type(b) not in _ROOTS for n in sources(b)))
         return Node(written.name.value, type_, bindings, written.name.mark, after, tuple(each), **words)
 
     def each(self, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool) -> dict[str, Binding]:
@@ -480,6 +504,8 @@ class _Resolver:
             else:
                 self.take(pair, PortType("int", range=Range(0, 100)), "'retry'", found, "retries")
         if pair := words.get("settings"):
+            if not isinstance(pair.value.value, dict):
+                self.say("bad-shape", f"'settings' takes a mapping, not {describe(_plain(pair.value))}", pair.value.mark, fix="write settings: {dtype: float32}")
             for key, item in pair.value.value.items() if isinstance(pair.value.value, dict) else ():
                 if key == "dtype":
                     self.take(item, _DTYPE, "'settings.dtype'", found, "dtype")
@@ -509,6 +535,8 @@ class _Resolver:
                         self.say("type-mismatch", f"'keep: best' takes a number, and output '{best}' is {port.type}", word.mark)
                 else:
                     self.say("unknown-key", f"'repeat' has no key '{key}' of this form", item.key.mark, fix="write repeat: {times: 4, keep: {best: score}}")
+            if "times" not in pair.value.value:
+                self.say("missing-key", "'repeat' needs 'times'", pair.key.mark, fix="write repeat: {times: 4, keep: {best: score}}")
         else:
             self.take(pair, _TIMES, "'repeat'", found, "times")
         return Repeat(found["times"], best) if "times" in found else None
@@ -618,7 +646,7 @@ class _Resolver:
         binding, source = found
         if source is None or fits(source, port):
             return binding
-        if port.kind == "model" and source.kind == "text" and isinstance(binding, FromInput):
+        if isinstance(binding, FromInput) and fits(source, _named(port)):
             return binding  # an input may name a model, as text; a node may not
         spelt = _spelt(reference)
         if source.kind == "list" and source.element is not None and port.kind != "list" and fits(source.element, port):
@@ -649,8 +677,8 @@ class _Resolver:
                 return None
             spec = self.spec.nodes[name].reserved
             repeated = "repeat" in spec and not (isinstance(spec["repeat"].value.value, dict) and "keep" in spec["repeat"].value.value)
-            many = "each" in spec or repeated
-            return FromNode(name, port), PortType("list", element=output.type) if many else output.type
+            given = PortType("list", element=output.type) if repeated else output.type
+            return FromNode(name, port), PortType("list", element=given) if "each" in spec else given
         if name in self.spec.inputs:
             self.used_inputs.add(name)
             if reference.port is not None:
@@ -749,8 +777,9 @@ class _Resolver:
             return [names[i] for i in networkx.lexicographical_topological_sort(drawn)]
         except networkx.NetworkXUnfeasible:
             pass
-        for knot in sorted(min(c) for c in networkx.strongly_connected_components(drawn) if len(c) > 1 or drawn.has_edge(min(c), min(c))):
-            edges = networkx.find_cycle(drawn, knot)
+        knots = [c for c in networkx.strongly_connected_components(drawn) if len(c) > 1 or drawn.has_edge(min(c), min(c))]
+        for knot in sorted(knots, key=min):
+            edges = networkx.find_cycle(drawn.subgraph(knot), min(knot))
             circle = [names[a] for a, _ in edges]
             first = circle.index(min(circle, key=place.__getitem__))
             circle = circle[first:] + circle[: first + 1]
@@ -788,8 +817,36 @@ def _unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[s
     return frozenset(nodes.keys() - needed)
 
 
+def _asked_alone(nodes: dict[str, Node], outputs: dict[str, Output]) -> dict[str, Node]:
+    """Leave out of graphs used as nodes the outputs that nothing asks for, so that what only they need does not run."""
+    if all(isinstance(node.type, NodeType) for node in nodes.values()):
+        return nodes
+    asked: dict[str, set[str]] = {name: set() for name in nodes}
+    for output in outputs.values():
+        if isinstance(output.source, FromNode):
+            asked[output.source.node].add(output.source.port)
+    narrow = dict(nodes)
+    for name, node in reversed(nodes.items()):
+        if not asked[name]:
+            continue
+        for source in (s for b in (*node.bindings.values(), node.when) if b is not None for s in readings(b)):
+            if isinstance(source, FromNode):
+                asked[source.node].add(source.port)
+        if isinstance(node.type, Graph):
+            narrow[name] = replace(node, type=_narrow(node.type, asked[name] | ({node.repeat.best} if node.repeat and node.repeat.best else set())))
+    return narrow
+
+
+def _narrow(graph: Graph, ports: set[str]) -> Graph:
+    if ports >= graph.outputs.keys():
+        return graph
+    outputs = {name: output for name, output in graph.outputs.items() if name in ports}
+    nodes = _asked_alone(graph.nodes, outputs)
+    return replace(graph, nodes=nodes, outputs=outputs, unneeded=_unneeded(nodes, outputs))
+
+
 #: Bindings that read no node.
-_ROOTS = frozenset({type(None), Given, FromInput, FileAt, ModelAt})
+_ROOTS = frozenset({Given, FromInput, FileAt, ModelAt})
 _ANY = PortType("json")
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TEXT = PortType("text")
@@ -838,6 +895,13 @@ def _type_of(word: Word | None) -> PortType | None:
         if kind in ("bool", "int", "float", "text"):
             return PortType("list", element=PortType(kind))
     return None
+
+
+def _named(port: PortType) -> PortType:
+    """Put texts in the place of models."""
+    if port.kind == "list" and port.element is not None:
+        return PortType("list", element=_named(port.element))
+    return _TEXT if port.kind == "model" else port
 
 
 def _only_near(name: str, ports: dict[str, Port]) -> str:

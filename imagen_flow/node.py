@@ -98,6 +98,9 @@ def node(name: str, *, version: int, uses: Sequence[str] = ()) -> Callable[[Call
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise TypeError(f"{name}: version is a whole number from 1")
 
+    if isinstance(uses, str):
+        raise TypeError(f"{name}: uses is a list of distributions, like ('{uses}',)")
+
     def decorate(function: Callable[..., Any]) -> NodeFunction:
         return NodeFunction(function, _read(name, version, tuple(sorted(uses)), function))
 
@@ -114,14 +117,14 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(f"{name}: parameter '{parameter.name}' has no fixed name, so it can be no port")
-        if parameter.name in RESERVED:
-            raise TypeError(f"{name}: '{parameter.name}' is a reserved word of graph files and can name no port")
         if parameter.name not in hints:
             raise TypeError(f"{name}: parameter '{parameter.name}' says no type")
         try:
             read = read_annotation(hints[parameter.name])
             if isinstance(read, Injected):
                 injected[parameter.name] = read.what
+            elif parameter.name in RESERVED:
+                raise TypeError("a reserved word of graph files can name no port")
             else:
                 inputs[parameter.name] = _port(parameter, read)
         except (TypeError, BadValue) as odd:

@@ -9,10 +9,11 @@ The same walk serves the run. `Planner.settle` works out a node's steps from wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -29,7 +30,7 @@ from .node import NodeType
 from .plugins import Registry
 from .ports import BadValue, Port, PortType
 from .store import Damaged, Store
-from .values import Absent, File, Folder, Model
+from .values import Absent, File, FileChanged, Folder, Model
 
 __all__ = ["KEY_FORMAT", "Frame", "Plan", "Planner", "Step", "Unknown", "from_text", "make_plan"]
 
@@ -44,8 +45,6 @@ ABSENT = Artifact(digest_value(Absent.value), "absent")
 #: The value of an output whose step failed. It flows like an absent one, but nothing takes its place.
 FAILED = Artifact(tagged("failed"), "failed")
 
-_DEPTH = 32
-
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
@@ -58,12 +57,15 @@ Slot = Artifact | Unknown
 
 
 class FailedStep(ImagenFlowError):
-    """A node's steps cannot be worked out, e.g. because its lists differ in length."""
+    """A node's steps cannot be worked out, e.g. because its lists differ in length; `problems` are those of the files that it names."""
 
-    def __init__(self, frame: Frame, node: Node, message: str) -> None:
+    step: Step
+
+    def __init__(self, frame: Frame, node: Node, message: str, problems: Iterable[Problem] = ()) -> None:
         super().__init__(message)
         self.frame = frame
         self.node = node
+        self.problems = tuple(problems)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +73,7 @@ class Step:
     """One node for one item.
 
     `status`: *cached* (the store has it), *runs*, *waits* (it cannot be said yet), *absent* (it will have no value), *idle* (not cached, and not needed),
-    *unresolved* (its model is not on this machine); after a run also *ran*, *failed*, *skipped*.
+    *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped* (what it needs failed); after a run also *ran*.
     """
 
     name: str
@@ -97,6 +99,8 @@ class NodeState:
 
     steps: list[Step] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
+    #: The frames by element and repetition, counted through: elements without a value have none.
+    places: dict[int, Frame] = field(default_factory=dict)
     outputs: dict[str, Slot] | None = None  # None: not known
     waits: Unknown | None = None
     many: bool = False
@@ -112,6 +116,8 @@ class Frame:
     item: str
     inputs: dict[str, Slot]
     states: dict[str, NodeState] = field(default_factory=dict)
+    #: The frame around it, and the node there that it belongs to.
+    parent: tuple[Frame, Node] | None = None
 
     def full(self, node: str) -> str:
         """A node's name as it is shown, with those of the nodes around it."""
@@ -167,11 +173,20 @@ class Planner:
         #: Live values of outputs; filled by the runner.
         self.live: Mapping[str, Any] = {}
         self.problems: list[Problem] = []
+        self.top: Frame | None = None
+        #: Files and folders that were given to inputs, each as itself: two of equal content are one constant.
+        self.given: dict[str, Any] = {}
+        #: Nodes whose steps could not be worked out.
+        self.failed: list[FailedStep] = []
+        #: Values that the store did not have although it said so: records that name them are not believed.
+        self.lost: set[str] = set()
+        #: Where a value comes from that is not at hand; the runner makes lost ones again.
+        self.fetch: Callable[[Artifact], Any] = self._load
         self.models: dict[tuple[str, Path], Model | Problem] = {}
         self.history: dict[str, str] = {}
         self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
         self._computing: dict[tuple[int, str, str], tuple[str, dict[str, Any]]] = {}
-        self._given: dict[int, tuple[Binding, Artifact]] = {}
+        self._given: dict[int, tuple[Any, Artifact]] = {}
 
     # -- values ------------------------------------------------------------------------------------------------------------------
 
@@ -186,27 +201,27 @@ class Planner:
         found = self.constants.by_digest.get(artifact.digest, _MISSING)
         if found is _MISSING:
             found = self.live.get(artifact.digest, _MISSING)
-        if found is _MISSING:
-            if self.store is None:
-                raise Damaged(artifact, "is in no store")
-            found = self.store.load(artifact)
-        return found
+        return self.fetch(artifact) if found is _MISSING else found
+
+    def _load(self, artifact: Artifact) -> Any:
+        if self.store is None:
+            raise Damaged(artifact, "is in no store")
+        return self.store.load(artifact)
 
     def bind(self, frame: Frame, binding: Binding) -> Slot:
         """Work out what a binding gives in this frame."""
-        kind = type(binding)
-        if kind is FromNode:
+        if isinstance(binding, FromNode):
             state = frame.states.get(binding.node)
             if state is None or state.outputs is None:
                 return Unknown((frame.full(binding.node),))
             return state.outputs[binding.port]
-        if kind is FromInput:
+        if isinstance(binding, FromInput):
             return frame.inputs[binding.name]
-        if kind is Joined:
+        if isinstance(binding, Joined):
             return self._joined(frame, binding)
-        if kind is Listed:
+        if isinstance(binding, Listed):
             return _listed([self.bind(frame, item) for item in binding.items])
-        if kind is Mapped:
+        if isinstance(binding, Mapped):
             return self._mapped(frame, binding)
         # What is left depends on no frame.
         held = self._given.get(id(binding))
@@ -227,12 +242,13 @@ class Planner:
         Raises:
             GraphError: it is not there, or cannot be read.
         """
-        path = at.folder / Path(at.path).expanduser()
+        path = at.folder / at.path
         try:
+            path = at.folder / Path(at.path).expanduser()
             if at.kind == "folder":
                 return self.files.folder_value(path)
             return self.files.file_value(path, at.path)
-        except (OSError, ValueError) as failed:
+        except (OSError, ValueError, RuntimeError, FileChanged) as failed:
             raise GraphError([_unreadable(at, path, failed)]) from failed
 
     def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
@@ -249,7 +265,8 @@ class Planner:
         return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
 
     def _joined(self, frame: Frame, binding: Joined) -> Slot:
-        texts, waits = [], []
+        texts: list[str] = []
+        waits: list[str] = []
         for part in binding.parts:
             if isinstance(part, str):
                 texts.append(part)
@@ -259,18 +276,23 @@ class Planner:
                 waits += slot.after
             elif slot.kind in ("absent", "failed"):
                 return slot
+            elif slot.kind not in ("text", "int", "float", "bool"):
+                raise BadValue(f"takes text, numbers and truth values inside text, not {slot.kind}")
             else:
                 texts.append(_as_text(self.value(slot)))
         return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add("".join(texts))
 
     def _mapped(self, frame: Frame, binding: Mapped) -> Slot:
-        found, waits = {}, []
+        found: dict[str, Any] = {}
+        waits: list[str] = []
         for name, item in binding.items:
             slot = self.bind(frame, item)
             if isinstance(slot, Unknown):
                 waits += slot.after
             elif slot.kind == "failed":
                 return slot
+            elif any(leaf.kind not in ("absent", "json", "text", "int", "float", "bool") for leaf in leaves(slot)):
+                raise BadValue(f"takes JSON data, not {slot.kind}")
             else:
                 found[name] = None if slot.kind == "absent" else self.value(slot)
         return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add(found)
@@ -278,7 +300,20 @@ class Planner:
     # -- nodes -------------------------------------------------------------------------------------------------------------------
 
     def settle(self, frame: Frame, node: Node) -> NodeState:
-        """Work out a node's steps as far as is known now. Called again, it goes on from where it stood."""
+        """Work out a node's steps as far as is known now. Called again, it goes on from where it stood.
+
+        Raises:
+            FailedStep: they cannot be worked out.
+            Damaged: a value that says so (a flag, a number in a text) is lost.
+        """
+        try:
+            return self._settle(frame, node)
+        except GraphError as missing:
+            raise FailedStep(frame, node, missing.problems[0].message, missing.problems) from missing
+        except ValueError as odd:
+            raise FailedStep(frame, node, f"it {odd}" if isinstance(odd, BadValue) else str(odd)) from odd
+
+    def _settle(self, frame: Frame, node: Node) -> NodeState:
         state = frame.states.get(node.name)
         if state is None:
             state = frame.states[node.name] = NodeState()
@@ -305,7 +340,7 @@ class Planner:
         if isinstance(flags, Unknown):
             state.waits = flags
             return
-        if flags is not None and flags.items is None and not (flags.kind == "bool" and self.value(flags)):
+        if flags is not None and (flags.items is None or not node.each) and not self._flag(flags):
             why = "its 'when' is false" if flags.kind == "bool" else f"its 'when' is {flags.kind}"
             self._all_without(frame, node, state, flags.kind, why)
             return
@@ -317,7 +352,9 @@ class Planner:
             if slot.kind in ("absent", "failed"):
                 self._all_without(frame, node, state, slot.kind, f"its '{port}' is {slot.kind}")
                 return
-            sizes[port] = len(slot.items or ())
+            if slot.items is None:
+                raise BadValue(f"takes a list for '{port}' of 'each', not {slot.kind}")
+            sizes[port] = len(slot.items)
         if flags is not None and flags.items is not None:
             sizes["when"] = len(flags.items)
         if len(set(sizes.values())) > 1:
@@ -327,21 +364,39 @@ class Planner:
         results: list[dict[str, Slot] | None] = []
         for i in range(count):
             elements = {port: slot.items[i] for port, slot in lists.items()}  # type: ignore[union-attr,index]
-            off = flags is not None and flags.items is not None and not (flags.items[i].kind == "bool" and self.value(flags.items[i]))
-            results.append(self._settle_one(frame, node, state, i, elements, off=off))
+            flag = flags.items[i] if flags is not None and flags.items is not None else None
+            if flag is not None and not self._flag(flag):
+                results.append(self._settle_off(frame, node, state, i, flag))
+            else:
+                results.append(self._settle_one(frame, node, state, i, elements))
         self._gather(node, state, results)
 
-    def _settle_one(self, frame: Frame, node: Node, state: NodeState, i: int, elements: dict[str, Artifact], *, off: bool) -> dict[str, Slot] | None:
+    def _flag(self, flag: Artifact) -> bool:
+        """Tell whether a `when` lets its node run; an absent or failed one does not."""
+        if flag.kind == "bool":
+            return bool(self.value(flag))
+        if flag.kind not in ("absent", "failed"):
+            raise BadValue(f"takes true or false for 'when', not {flag.kind}")
+        return False
+
+    def _settle_off(self, frame: Frame, node: Node, state: NodeState, i: int, flag: Artifact) -> dict[str, Slot]:
+        """Settle element `i` of a node that its `when` leaves out."""
+        outputs = dict.fromkeys(node.type.outputs, FAILED if flag.kind == "failed" else ABSENT)
+        if isinstance(node.type, NodeType) and len(state.steps) <= i:
+            why = "its 'when' is false" if flag.kind == "bool" else f"its 'when' is {flag.kind}"
+            status = "skipped" if flag.kind == "failed" else "absent"
+            state.steps.append(Step(frame.full(node.name), f"{frame.item}[{i}]", node, frame, i, status, why, outputs=outputs))
+        return dict(outputs)
+
+    def _settle_one(self, frame: Frame, node: Node, state: NodeState, i: int, elements: dict[str, Artifact]) -> dict[str, Slot] | None:
         """Settle element `i` of a node; None if its outputs are not known."""
         index = i if node.each else None
         if isinstance(node.type, NodeType):
             if len(state.steps) <= i:
-                state.steps.append(self.step(frame, node, index, elements, off=off))
+                state.steps.append(self.step(frame, node, index, elements))
             elif state.steps[i].status == "waits":
-                state.steps[i] = self.step(frame, node, index, elements, off=off)
+                state.steps[i] = self.step(frame, node, index, elements)
             return state.steps[i].outputs  # type: ignore[return-value]
-        if off:
-            return dict.fromkeys(node.type.outputs, ABSENT)
         times = node.repeat.times if node.repeat else 1
         outs: list[dict[str, Slot] | None] = []
         for r in range(times):
@@ -349,13 +404,12 @@ class Planner:
             inputs = self._child_inputs(frame, node, elements, r if node.repeat else None)
             if inputs is None:
                 return dict.fromkeys(node.type.outputs, ABSENT)
-            if len(state.frames) <= place:
+            if place not in state.places:
                 parts = [f"[{n}]" for n, on in ((i, bool(node.each)), (r, node.repeat is not None)) if on]
                 prefix = f"{frame.full(node.name)}{''.join(parts)}/"
-                if prefix.count("/") > _DEPTH:
-                    raise FailedStep(frame, node, "graphs are nested too deep")
-                state.frames.append(Frame(node.type, prefix, frame.item, inputs))
-            child = state.frames[place]
+                state.places[place] = Frame(node.type, prefix, frame.item, inputs, parent=(frame, node))
+                state.frames.append(state.places[place])
+            child = state.places[place]
             child.inputs = inputs
             self.walk(child)
             slots = {name: self.bind(child, o.source) for name, o in node.type.outputs.items()}
@@ -373,8 +427,11 @@ class Planner:
         waits = [a for s in scores if isinstance(s, Unknown) for a in s.after]
         if waits:
             return dict.fromkeys(node.type.outputs, Unknown(tuple(dict.fromkeys(waits))))
-        present = [(self.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind not in ("absent", "failed")]
-        return outs[-max(present)[1]] if present else dict.fromkeys(node.type.outputs, ABSENT)
+        kinds = {s.kind for s in scores if isinstance(s, Artifact)}
+        if odd := sorted(kinds - {"int", "float", "absent", "failed"}):
+            raise BadValue(f"takes a number to say which is best, not {odd[0]}")
+        present = [(self.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind in ("int", "float")]
+        return outs[-max(present)[1]] if present else dict.fromkeys(node.type.outputs, FAILED if "failed" in kinds else ABSENT)
 
     def _child_inputs(self, frame: Frame, node: Node, elements: dict[str, Artifact], repetition: int | None) -> dict[str, Slot] | None:
         """Give a graph used as a node its inputs; None if a required one is absent."""
@@ -389,10 +446,22 @@ class Planner:
                     slot = self._default(wanted)
                 elif not wanted.type.optional:
                     return None
-            if wanted.type.seed and repetition is not None and isinstance(slot, Artifact):
+            if wanted.type.seed and repetition is not None and isinstance(slot, Artifact) and slot.kind == "int":
                 slot = self.constants.add(derived_seed(self.value(slot), str(repetition)))
-            inputs[name] = slot if isinstance(slot, Unknown) else self._converted(slot, wanted.type)
+            if isinstance(slot, Artifact):
+                slot = self._converted(slot, wanted.type)
+                self._check_narrow(name, slot, wanted.type)
+            inputs[name] = slot
         return inputs
+
+    def _check_narrow(self, name: str, slot: Artifact, type_: PortType) -> None:
+        """Hold a value that came on an edge to the bounds and choices of an included graph's input."""
+        inner = type_.element if type_.kind == "list" and type_.element else type_
+        if (inner.range or inner.choices) and not any(leaf.kind in ("absent", "failed") for leaf in leaves(slot)):
+            try:
+                type_.check(self.value(slot))
+            except BadValue as odd:
+                raise BadValue(f"gives a value to '{name}', which {odd}") from None
 
     def _default(self, wanted: Input) -> Artifact:
         binding = wanted.default
@@ -434,17 +503,28 @@ class Planner:
         unneeded = frame.graph.unneeded
         for node in frame.graph.nodes.values():
             if node.name not in unneeded:
-                self.settle(frame, node)
+                try:
+                    self.settle(frame, node)
+                except FailedStep as failed:
+                    self.fail(failed)
+
+    def fail(self, failed: FailedStep) -> Step:
+        """Give a node that cannot be worked out the outputs of one that failed; what needs them is skipped, and the rest goes on."""
+        frame, node = failed.frame, failed.node
+        outputs = dict.fromkeys(node.type.outputs, FAILED)
+        step = Step(frame.full(node.name), frame.item, node, frame, None, "failed", str(failed), outputs=outputs)
+        frame.states[node.name] = NodeState(steps=[step], outputs=dict(outputs), done=True)
+        failed.step = step
+        self.failed.append(failed)
+        return step
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
-    def step(self, frame: Frame, node: Node, index: int | None, elements: dict[str, Artifact], *, off: bool = False) -> Step:
+    def step(self, frame: Frame, node: Node, index: int | None, elements: dict[str, Artifact]) -> Step:
         """Key one node for one item, and ask the store."""
         name = frame.full(node.name)
         item = frame.item if index is None else f"{frame.item}[{index}]"
         type_: NodeType = node.type  # type: ignore[assignment]
-        if off:
-            return Step(name, item, node, frame, index, "absent", "its 'when' is false", outputs=dict.fromkeys(type_.outputs, ABSENT))
         slots: dict[str, Artifact] = {}
         lines = [self.prefix(node)]
         waits: list[str] = []
@@ -472,7 +552,7 @@ class Planner:
             elif slot.kind != port.type.kind:  # type: ignore[union-attr]
                 slot = self._converted(slot, port.type, node)  # type: ignore[arg-type]
             elif slot.items is not None:  # type: ignore[union-attr]
-                slot = _present(slot)  # type: ignore[arg-type]
+                slot = self._converted(slot, port.type, node)  # type: ignore[arg-type]
             if slot.kind == "model":  # type: ignore[union-attr]
                 unresolved |= self.constants.by_digest.get(slot.digest, _NO_MODEL).digest == "unresolved"  # type: ignore[union-attr]
             slots[port_name] = slot  # type: ignore[assignment]
@@ -490,46 +570,53 @@ class Planner:
         if not node.cache:
             step.reason = "it says cache: false"
             return step
-        if self.force and (name in self.force or node.name in self.force):
+        if self.force and self._is_forced(name):
             step.reason = "it is forced"
             return step
         self.look_up(step)
         return step
 
-    def reread(self, step: Step) -> None:
-        """Digest anew the files and folders that a step reads; what is bound to them is bound to their new content.
+    def _is_forced(self, name: str) -> bool:
+        """Whether a step's node, or a graph around it, is among those to force; each by its own name or by all of them."""
+        parts = [part.partition("[")[0] for part in name.split("/")]
+        return any(part in self.force or "/".join(parts[: i + 1]) in self.force for i, part in enumerate(parts)) or name in self.force
 
-        Raises:
-            GraphError: one of them is gone.
+    def reread(self, step: Step) -> bool:
+        """Digest anew all files that the graphs name and that were given to them; give whether those that a step reads are others now.
+
+        All, since files of equal content are one value: which of them has changed, a step cannot tell. One that is gone stays as it was: who reads it says so.
         """
-        for slot in (step.slots or {}).values():
-            for leaf in slot.items or (slot,):
-                held = self.constants.by_digest.get(leaf.digest)
-                if not isinstance(held, File | Folder):
-                    continue
-                name = held.name if isinstance(held, File) and held.name else str(held.path)
-                fresh = self.constants.add(self.read_path(FileAt(str(held.path), leaf.kind, Path(), step.node.mark)))
-                if isinstance(held, File):
-                    self.constants.by_digest[fresh.digest] = replace(self.constants.by_digest[fresh.digest], name=name)
-                self._rebind(leaf, fresh, step.frame)
+        assert self.top is not None
+        known: set[str] = set()
+        for at, (binding, artifact) in list(self._given.items()):
+            if isinstance(binding, FileAt):
+                with contextlib.suppress(GraphError):
+                    artifact = self.constants.add(self.read_path(binding))
+                self._given[at] = (binding, artifact)
+                known.add(artifact.digest)
+        for name, wanted in self.top.graph.inputs.items():
+            if name in self.given:
+                self.given[name] = self._again(self.given[name])
+                self.top.inputs[name] = self.constants.add(self.given[name])
+            elif not isinstance(wanted.default, Given) and wanted.default is not None:
+                self.top.inputs[name] = self._converted(self._default(wanted), wanted.type)
+            known.update(leaf.digest for leaf in leaves(self.top.inputs[name]))  # type: ignore[arg-type]  # all are known
+        read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
+        return any(isinstance(self.constants.by_digest.get(digest), File | Folder) for digest in read - known)
 
-    def _rebind(self, old: Artifact, fresh: Artifact, frame: Frame) -> None:
-        """Let what is bound to one constant be bound to another."""
-
-        def instead(slot: Slot) -> Slot:
-            if isinstance(slot, Unknown) or slot.items is None:
-                return fresh if slot == old else slot
-            return _listed([instead(item) for item in slot.items])
-
-        for at, (binding, artifact) in self._given.items():
-            self._given[at] = (binding, instead(artifact))  # type: ignore[assignment]
-        for name, slot in frame.inputs.items():
-            frame.inputs[name] = instead(slot)
+    def _again(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._again(item) for item in value]
+        with contextlib.suppress(OSError, ValueError, FileChanged):
+            return self.files.folder_value(value.path) if isinstance(value, Folder) else self.files.file_value(value.path, value.name)
+        return value
 
     def look_up(self, step: Step) -> bool:
         """Ask the store for a step's outputs; when they are there the step is *cached*."""
         record = self.store.lookup(step.key) if self.store is not None else None  # type: ignore[arg-type]
         if record is None or record.outputs.keys() != step.node.type.outputs.keys():
+            return False
+        if self.lost and any(leaf.digest in self.lost for artifact in record.outputs.values() for leaf in leaves(artifact)):
             return False
         step.status = "cached"
         self.gave(step, record.outputs)
@@ -538,10 +625,13 @@ class Planner:
     def gave(self, step: Step, outputs: dict[str, Artifact]) -> None:
         """Note what a step gave, and that it was this step that gave it."""
         step.outputs = outputs
+        if self.lost:
+            self.lost.difference_update(leaf.digest for artifact in outputs.values() for leaf in leaves(artifact))
         for artifact in outputs.values():
             self.makers[artifact.digest] = step
-            for item in artifact.items or ():
-                self.makers[item.digest] = step
+            if artifact.items is not None:
+                for leaf in leaves(artifact):
+                    self.makers[leaf.digest] = step
 
     def ports(self, type_: NodeType) -> list[tuple[str, Port, Artifact | None]]:
         """List a node type's ports in the order of keys, each with the artifact of its default."""
@@ -552,12 +642,12 @@ class Planner:
         return found
 
     def port_default(self, port: Port) -> Artifact:
-        held = self._given.get(id(port))
+        held: tuple[Any, Artifact] | None = self._given.get(id(port))
         if held is None:
             default = port.default
             if port.type.kind == "model" and isinstance(default, str):
                 default = self.model(default, Path(), None)
-            held = self._given[id(port)] = (port, self.constants.add(default))  # type: ignore[assignment]
+            held = self._given[id(port)] = (port, self.constants.add(default))
         return held[1]
 
     def prefix(self, node: Node) -> str:
@@ -589,11 +679,21 @@ class Planner:
         """The device and dtype that a node computes on and in."""
         if node.device is None and node.dtype is None:
             return self.device, self.dtype
-        device = devices.resolve_device(node.device) if node.device else self.device
-        return device, node.dtype if node.dtype not in (None, "auto") else devices.resolve_dtype("auto", device) if node.device else self.dtype  # type: ignore[return-value]
+        try:
+            device = devices.resolve_device(node.device) if node.device else self.device
+        except ValueError as missing:
+            raise GraphError([Problem("bad-setting", str(missing), node.mark)]) from missing
+        if node.dtype is not None and node.dtype != "auto":
+            return device, node.dtype
+        return device, devices.resolve_dtype("auto", device) if node.device else self.dtype
 
     def _converted(self, slot: Artifact, port: PortType, node: Node | None = None) -> Artifact:
         """A whole number into a port of numbers is that number; an input's text into a model port names a model."""
+        if slot.items is not None and port.kind == "list" and port.element is not None:
+            items = [self._converted(item, port.element, node) for item in slot.items]
+            if any(a is not b for a, b in zip(items, slot.items, strict=True)):
+                slot = _listed(items)  # type: ignore[assignment,arg-type]
+            return _present(slot)
         if slot.kind == "int" and port.kind == "float":
             return self.constants.add(float(self.value(slot)))
         if slot.kind == "text" and port.kind == "model":
@@ -640,6 +740,15 @@ def _present(slot: Artifact) -> Artifact:
         assert isinstance(listed, Artifact)
         return listed
     return slot
+
+
+def leaves(artifact: Artifact) -> Iterator[Artifact]:
+    """Give what a list holds, lists in lists gone through; a value that is no list is its own leaf."""
+    if artifact.items is None:
+        yield artifact
+    else:
+        for item in artifact.items:
+            yield from leaves(item)
 
 
 def _listed(slots: list[Slot]) -> Slot:
@@ -700,7 +809,7 @@ class Plan:
     @property
     def models(self) -> list[dict[str, Any]]:
         """The models that the plan names: reference, size in bytes and, where it is not on this machine, what is wrong."""
-        found = []
+        found: list[dict[str, Any]] = []
         for (reference, _), model in sorted(self.planner.models.items(), key=lambda item: str(item[0])):
             if isinstance(model, Problem):
                 found.append({"reference": reference, "size_bytes": None, "fingerprint": None, "fault": model.message})
@@ -789,17 +898,27 @@ def make_plan(
     if store is not None:
         planner.history = store.history(history_name(graph))
     while True:
-        frame = Frame(graph, "", "", dict(slots))
+        frame = planner.top = Frame(graph, "", "", dict(slots))
+        planner.failed.clear()
+        planner.makers.clear()
         try:
             planner.walk(frame)
             break
-        except FailedStep as failed:
-            raise GraphError([Problem("bad-input", f"{failed.frame.full(failed.node.name)}: {failed}", failed.node.mark)]) from failed
-        except Damaged:
-            continue  # the store has just forgotten the step that gave this value; plan anew, so that it runs
+        except Damaged as damaged:
+            planner.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
+    # What a user can mend before anything runs refuses the plan; what came out of nodes fails the steps that cannot use it.
+    wrong = [p for failed in planner.failed for p in failed.problems or _static(failed)]
+    if wrong:
+        raise GraphError(wrong)
     plan = Plan(graph, planner, frame, base, plain, seeds, list(_steps(frame)), (*graph.warnings, *planner.problems))
     _explain(plan)
     return plan
+
+
+def _static(failed: FailedStep) -> list[Problem]:
+    if failed.node.after or failed.frame.prefix:
+        return []
+    return [Problem("bad-input", f"{failed.node.name}: {failed}", failed.node.mark)]
 
 
 def history_name(graph: Graph) -> str:
@@ -876,7 +995,10 @@ def _take_inputs(planner: Planner, graph: Graph, values: Mapping[str, Any], text
             given = from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
             random = wanted.type.seed and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
             if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
-                slots[name] = planner._converted(planner.constants.add(_given(planner, wanted.type, given, base)), wanted.type)
+                value = _given(planner, wanted.type, given, base)
+                if _holds_files(value):
+                    planner.given[name] = value
+                slots[name] = planner._converted(planner.constants.add(value), wanted.type)
             elif random or given is not _MISSING:
                 seeds[name] = secrets.randbelow(2**32)
                 slots[name] = planner.constants.add(seeds[name])
@@ -888,14 +1010,18 @@ def _take_inputs(planner: Planner, graph: Graph, values: Mapping[str, Any], text
                 problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
                 continue
             plain[name] = planner.value(slots[name])  # type: ignore[arg-type]
-        except BadValue as odd:
-            fix = nearest(odd.given, odd.known) if odd.known else ""
-            problems.append(Problem("bad-input", f"input '{name}' {odd}", wanted.mark, fix=fix))
+        except ValueError as odd:
+            fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
+            problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))
         except GraphError as missing:
             problems += missing.problems
     if problems:
         raise GraphError(problems)
     return slots, plain, seeds
+
+
+def _holds_files(value: Any) -> bool:
+    return isinstance(value, File | Folder) or (isinstance(value, list) and bool(value) and all(map(_holds_files, value)))
 
 
 def _given(planner: Planner, type_: PortType, value: Any, base: Path) -> Any:

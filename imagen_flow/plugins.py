@@ -9,14 +9,16 @@ one name the second disappears without a word.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +34,9 @@ from .node import NodeFunction, NodeType
 __all__ = ["Plugin", "Registry", "discover"]
 
 GROUP = "imagen_flow"
+
+#: What the module of a local file of nodes is called, before a digest of its path.
+_LOCAL = "imagen_flow_local_"
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Registry:
     _codecs: list[Codec] = field(default_factory=list)
     _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager())
     _versions: dict[str, str] = field(default_factory=dict)
+    _helpers: dict[str, tuple[str, Path]] = field(default_factory=dict)
 
     def find(self, name: str) -> NodeType | None:
         """Return the node type of this name, importing its plugin, or None.
@@ -70,7 +76,7 @@ class Registry:
             GraphError: two plugins offer it.
         """
         owners = [p for p in self.plugins.values() if name in p.node_names]
-        if len(owners) > 1 and name not in self._types:
+        if len(owners) > 1:
             both = " and ".join(p.name for p in owners)
             raise GraphError([Problem("unknown-node-type", f"two plugins offer '{name}': {both}", fix="uninstall one of them, or rename its node type")])
         if name not in self._types and owners:
@@ -137,10 +143,13 @@ class Registry:
         """Import a plugin and take what it offers; what goes wrong is kept in `plugin.fault`."""
         if plugin.module is not None or plugin.fault:
             return
-        before = set(sys.modules)
+        helpers: dict[str, Path] = {}
         try:
             if plugin.is_file:
-                plugin.module = _import_file(Path(plugin.target))
+                installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
+                helpers = _helpers(Path(plugin.target), {"imagen_flow", *installed})
+                self._check_helpers(plugin, helpers)
+                plugin.module = _import_file(Path(plugin.target), helpers)
             else:
                 plugin.module = importlib.import_module(plugin.target)
         except Exception as failed:  # a plugin may raise anything; it must not take the others with it
@@ -152,12 +161,23 @@ class Registry:
         try:
             self._manager.register(plugin.module, name=plugin.name)
             self._manager.check_pending()
+        except ValueError:
+            plugin.fault = f"is the module {plugin.target}, which another plugin is already"
+            plugin.node_names = ()
+            return
         except pluggy.PluginValidationError as odd:
             self._manager.unregister(name=plugin.name)
             plugin.fault = f"implements no such hook: {odd}" if "unknown hook" in str(odd) else f"is not written as a plugin: {odd}"
             plugin.node_names = ()
             return
-        self._take(plugin, _source_digest(plugin.module, set(sys.modules) - before))
+        self._take(plugin, _source_digest(plugin.module, helpers))
+
+    def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
+        """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""
+        for name, path in helpers.items():
+            owner, other = self._helpers.setdefault(name, (plugin.name, path))
+            if other != path:
+                raise ImportError(f"its helper {path.name} has the name of another plugin's ({owner}); rename one of them")
 
     def _take(self, plugin: Plugin, source: str) -> None:
         implements = False
@@ -173,11 +193,11 @@ class Registry:
                 implements = True
                 try:
                     given = implementation.function()
-                    take(given)
+                    take(given)  # type: ignore[no-untyped-call]  # a lambda
                     if hook == "imagen_flow_models":
                         plugin.model_names = tuple(sorted(given))
                     plugin.has_codecs |= hook == "imagen_flow_codecs"
-                except Exception as failed:
+                except (Exception, SystemExit) as failed:
                     plugin.fault = f"its hook {hook} failed: {type(failed).__name__}: {failed}"
         if plugin.is_file and not implements:
             # A local file of nodes needs no hook: what is decorated in it is what it offers.
@@ -232,10 +252,10 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
         plugins[name] = plugin
         stamps[name] = f"{version} {entry.value} {_stamp(entry.value)}"
         known = remembered.get(name)
-        if isinstance(known, dict) and known.get("stamp") == stamps[name]:
+        if known is not None and known["stamp"] == stamps[name]:
             plugin.node_names = tuple(known["nodes"])
             plugin.model_names = tuple(known["models"])
-            plugin.has_codecs = bool(known["codecs"])
+            plugin.has_codecs = known["codecs"]
     registry = Registry(plugins)
     fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
     for plugin in fresh:
@@ -249,7 +269,7 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
                 # A plugin that broke still tells which node types it used to offer.
                 plugin.node_names = plugin.node_names or tuple(remembered[plugin.name]["nodes"])
         _write_memo(memo, {k: v for k, v in remembered.items() if k in plugins})
-    for path in files:
+    for path in {Path(os.path.realpath(path)): path for path in files}.values():
         local = Plugin(str(path), "", str(path), is_file=True)
         plugins[local.name] = local
         registry.load(local)
@@ -267,7 +287,13 @@ def _read_memo(memo: Path | None) -> dict[str, Any]:
         remembered = json.loads(memo.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return remembered if isinstance(remembered, dict) else {}
+    return {k: v for k, v in remembered.items() if _is_offer(v)} if isinstance(remembered, dict) else {}
+
+
+def _is_offer(known: Any) -> bool:
+    return isinstance(known, dict) and isinstance(known.get("stamp"), str) and all(
+        isinstance(known.get(key), list) and all(isinstance(name, str) for name in known[key]) for key in ("nodes", "models")
+    ) and isinstance(known.get("codecs"), bool)
 
 
 def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
@@ -294,29 +320,93 @@ def _stamp(target: str) -> str:
     return tagged("stamp", repr(times).encode())
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Import a local file of nodes; its folder joins the path's end, so that it can have helper modules beside it."""
+def _helpers(path: Path, installed: Collection[str]) -> dict[str, Path]:
+    """Name the modules and packages beside a local file that it imports, at its top or inside functions, and those that they import in turn.
+
+    They are read off the text. What happens to be imported already says nothing: another plugin, or an earlier look at this one, may have done it.
+    """
+    folder = path.resolve().parent
+    local = {str(folder), *(os.path.dirname(m.__file__ or "") for name, m in list(sys.modules.items()) if name.startswith(_LOCAL))}
+    elsewhere = [place for place in sys.path if os.path.realpath(place or ".") not in local]
+    found: dict[str, Path] = {}
+    pending = [path]
+    while pending:
+        file = pending.pop()
+        try:
+            tree = ast.parse(file.read_bytes(), str(file))
+        except (OSError, SyntaxError, ValueError):
+            continue  # importing it says what is wrong
+        for statement in ast.walk(tree):
+            names = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
+            if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
+                names = [statement.module]
+            for name in {n.partition(".")[0] for n in names} - found.keys():
+                module, package = folder / f"{name}.py", folder / name / "__init__.py"
+                helper = package if package.is_file() else module
+                if not helper.is_file() or name in installed or name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere):
+                    continue
+                found[name] = helper
+                pending += _files_of(helper)
+    return found
+
+
+def _files_of(helper: Path) -> list[Path]:
+    return sorted(helper.parent.rglob("*.py")) if helper.name == "__init__.py" else [helper]
+
+
+def _digest_of(name: str, helper: Path) -> str:
+    return tagged("source", name.encode(), *(part for f in _files_of(helper) for part in (f.relative_to(helper.parent).as_posix().encode(), f.read_bytes())))
+
+
+class _Beside:
+    """Finds the helper modules of a local plugin while it is imported, whatever else has their names."""
+
+    def __init__(self, helpers: Mapping[str, Path]) -> None:
+        self.helpers = helpers
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        file = self.helpers.get(name)
+        return importlib.util.spec_from_file_location(name, file) if file else None
+
+
+def _import_file(path: Path, helpers: Mapping[str, Path]) -> ModuleType:
+    """Import a local file of nodes, and anew those of its helpers that have changed. Its folder joins the path's end, for what it imports later."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    name = f"imagen_flow_local_{tagged('path', str(path.resolve()).encode())[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    name = _LOCAL + tagged("path", str(path.resolve()).encode())[:12]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    digests = {helper: _digest_of(helper, file) for helper, file in helpers.items()}
+    known = [m for m in sys.modules if m.partition(".")[0] in helpers]
+    # One that is as it was may still hold on to what another was.
+    if any(getattr(sys.modules[m], "__imagen_flow_source__", "") != digests[m] for m in known if m in helpers):
+        for stale in known:
+            del sys.modules[stale]
+    finder = _Beside(helpers)
+    folder = str(path.resolve().parent)
+    joins = folder not in sys.path
     sys.modules[name] = module
+    sys.meta_path.insert(0, finder)
+    if joins:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
+        if joins:
+            sys.path.remove(folder)
         raise
+    finally:
+        sys.meta_path.remove(finder)
+    for helper in helpers.keys() & sys.modules.keys():
+        vars(sys.modules[helper])["__imagen_flow_source__"] = digests[helper]
     return module
 
 
-def _source_digest(module: ModuleType, imported: set[str]) -> str:
-    """Digest a plugin's source: its package's Python files, or its file and the modules it imported from beside it.
+def _source_digest(module: ModuleType, helpers: Mapping[str, Path]) -> str:
+    """Digest a plugin's source: its package's Python files, or its file and those of its helpers.
 
     Names are relative, so moving a plugin changes no key.
     """
@@ -324,19 +414,11 @@ def _source_digest(module: ModuleType, imported: set[str]) -> str:
     if origin is None:
         return ""
     home = Path(origin)
+    files = {"": home}  # a local plugin's own name may change with a move; helpers keep theirs
     if home.name == "__init__.py":
-        files = set(home.parent.rglob("*.py"))
-    else:
-        beside = home.resolve().parent
-        files = {home.resolve()}
-        for name in imported:
-            other = getattr(sys.modules.get(name), "__file__", None)
-            if other and other.endswith(".py") and Path(other).resolve().is_relative_to(beside) and "site-packages" not in other:
-                files.add(Path(other).resolve())
-        home = beside / home.name
-    # A local plugin's own name may change with a move; helpers keep theirs.
-    named = sorted((("" if f == home else f.relative_to(home.parent).as_posix()), f.read_bytes()) for f in files)
-    return tagged("source", *(part for name, text in named for part in (name.encode(), text)))
+        files = {f.relative_to(home.parent).as_posix(): f for f in home.parent.rglob("*.py")}
+    parts = [part for name, file in sorted(files.items()) for part in (name.encode(), file.read_bytes())]
+    return tagged("source", *parts, *(_digest_of(name, helper).encode() for name, helper in sorted(helpers.items())))
 
 
 def _function_digest(function: Callable[..., Any]) -> str:

@@ -99,16 +99,14 @@ class PortType:
             return " or ".join(m.name for m in self.members)
         if self.choices:
             return " | ".join(str(c) for c in self.choices)
-        word = "seed" if self.seed else self.kind
-        if self.range and not self.seed:
-            low, high = self.range.min, self.range.max
-            if low is not None and high is not None:
-                return f"{word} from {_bound(low)} to {_bound(high)}"
-            if low is not None:
-                return f"{word} from {_bound(low)}"
-            if high is not None:
-                return f"{word} up to {_bound(high)}"
-        return word
+        return "seed" if self.seed else self.kind + self._bounds
+
+    @property
+    def _bounds(self) -> str:
+        low, high = (self.range.min, self.range.max) if self.range else (None, None)
+        if low is None:
+            return "" if high is None else f" up to {_bound(high)}"
+        return f" from {_bound(low)}" + ("" if high is None else f" to {_bound(high)}")
 
     @property
     def is_scalar(self) -> bool:
@@ -125,7 +123,7 @@ class PortType:
             return " or ".join(m.words for m in self.members)
         if self.choices:
             return "one of " + ", ".join(f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices)
-        return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self.name.removeprefix(self.kind).removeprefix("seed")
+        return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self._bounds
 
     def _is_plainly_right(self, value: Any) -> bool:
         """Whether a scalar is right at first sight, so that registering defaults and small values on edges need no pydantic."""
@@ -154,17 +152,20 @@ class PortType:
         return TypeAdapter(table[self.kind])
 
     def check(self, value: Any) -> Any:
-        """Return `value` as this type holds it, or raise BadValue with the words of the refusal.
+        """Return `value` as it crosses an edge of this type, or raise BadValue with the words of the refusal.
 
-        Takes literals and live values alike: ints become floats where the port is a float, choices become members of their enum.
+        Takes literals and live values alike: ints become floats where the port is a float, members of an enum become their values. Lists and mappings come back as copies, so
+        that a node that changes what it was handed changes no other's.
         """
         if value is None:
-            if self.optional or self.kind == "json":
+            if self.optional or self.kind in ("json", "any"):
                 return None
             raise BadValue(f"takes {self.words}, not nothing")
         kind = self.kind
-        if kind == "any" or self._is_plainly_right(value):
+        if self._is_plainly_right(value):
             return value
+        if kind == "any":
+            return _copied(value)
         if kind == "union":
             for member in self.members:
                 try:
@@ -180,15 +181,15 @@ class PortType:
         if self.choices:
             chosen = value.value if isinstance(value, enum.Enum) else value
             for choice in self.choices:
-                if type(choice) is type(chosen) and choice == chosen:
-                    return self.python(choice) if self.python else choice
+                if (type(choice) is type(chosen) or (type(choice), type(chosen)) == (float, int)) and choice == chosen:
+                    return choice
             raise BadValue(f"takes {self.words}, not {describe(value)}", given=str(value), known=tuple(map(str, self.choices)))
         if self.is_scalar:
             from pydantic import ValidationError
 
             try:
                 return self._adapter.validate_python(value)
-            except ValidationError:
+            except (ValidationError, OverflowError):
                 raise BadValue(f"takes {self.words}, not {describe(value)}") from None
         if kind == "json":
             from .digest import canonical
@@ -197,14 +198,41 @@ class PortType:
                 canonical(value)
             except (TypeError, ValueError) as odd:
                 raise BadValue(f"takes JSON data, not {describe(value)} ({odd})") from None
-            return value
+            return _copied(value)
         wanted = self.python or _CLASSES.get(kind)
         if wanted is not None and not isinstance(value, wanted):
             raise BadValue(f"takes {self.words}, not {describe(value)}")
         return value
 
+    @cached_property
+    def has_enum(self) -> bool:
+        """Whether a node is handed members of an enum where values of plain types cross the edge."""
+        return bool(self.choices and self.python) or any(m.has_enum for m in (*self.members, *((self.element,) if self.element else ())))
+
+    def hand(self, value: Any) -> Any:
+        """Turn a checked value into what the node's function is handed: choices become members of their enum."""
+        if not self.has_enum or value is None:
+            return value
+        if self.kind == "list" and self.element is not None:
+            return [self.element.hand(item) for item in value]
+        for member in self.members:
+            try:
+                return member.hand(member.check(value))
+            except BadValue:
+                continue
+        return self.python(value)
+
+
+def _copied(value: Any) -> Any:
+    """Copy JSON data; any other value is frozen already."""
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if type(value) in (list, tuple) else value
+
 
 _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
+#: What can be one of several choices: a graph file can spell it.
+_CHOICES = (str, int, float, bool)
 _SCALARS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float,), "number": (int, float), "text": (str,)}
 
 
@@ -276,7 +304,7 @@ def fits(source: PortType, target: PortType) -> bool:
 
 
 def _bound(number: float) -> str:
-    return str(int(number)) if number == int(number) and abs(number) < 1e16 else f"{number:g}"
+    return str(int(number)) if isinstance(number, int) or (number == int(number) and abs(number) < 1e16) else f"{number:g}"
 
 
 def _choice_kind(choice: Any) -> str:
@@ -331,14 +359,16 @@ def read_annotation(annotation: Any) -> PortType | Injected:
     if origin in (typing.Union, types.UnionType):
         return _read_union(typing.get_args(annotation))
     if origin is Literal:
+        if not all(type(choice) in _CHOICES for choice in typing.get_args(annotation)):
+            raise TypeError("a Literal holds text, numbers or truth values; for one that may be left out write Literal[…] | None")
         return PortType("text", choices=typing.get_args(annotation))
     if origin in (list, tuple) or annotation in (list, tuple):
         arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
         if len(arguments) != 1:
             raise TypeError("a list says what it holds: List[Image]")
         element = read_annotation(arguments[0])
-        if isinstance(element, Injected):
-            raise TypeError("a list holds values")
+        if isinstance(element, Injected) or element.loader:
+            raise TypeError("a list holds values, not what is leased or lent to a node")
         return PortType("list", element=element)
     if annotation in _PLAIN:
         return PortType(_PLAIN[annotation])
@@ -346,7 +376,10 @@ def read_annotation(annotation: Any) -> PortType | Injected:
         return PortType("json")
     if isinstance(annotation, type):
         if issubclass(annotation, enum.Enum):
-            return PortType("text", choices=tuple(m.value for m in annotation), python=annotation)
+            choices = tuple(m.value for m in annotation)
+            if not choices or not all(type(choice) in _CHOICES for choice in choices):
+                raise TypeError(f"the values of {annotation.__name__} are text, numbers or truth values, so that a graph can name them")
+            return PortType("text", choices=choices, python=annotation)
         if not annotation.__module__.startswith(("torch", "numpy", "PIL", "diffusers", "transformers", "builtins", "typing", "pathlib")):
             return PortType(f"{annotation.__module__}.{annotation.__qualname__}", python=annotation)
     raise TypeError(
@@ -378,4 +411,6 @@ def _read_union(arguments: Iterable[Any]) -> PortType:
         return PortType("number", optional=optional)
     if len(members) == 1:
         return replace(members[0], optional=optional)
+    if any(m.loader for m in members):
+        raise TypeError("a union holds values, not what is leased to a node")
     return PortType("union", members=tuple(members), optional=optional)

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from .account import Accounts
 from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
 from .events import Event, Progress
-from .graph import FromNode, Node, Output, sources
+from .graph import FromInput, FromNode, Node, Output, readings, sources
 from .models import ModelPool, with_memory_ladder
 from .node import NodeType
 from .outputs import Writer, fill
-from .plan import FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name
+from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name
+from .plan import leaves as _leaves
 from .ports import BadValue
 from .store import Damaged, Store
-from .values import FileChanged, Model
+from .values import Absent, FileChanged, Model
 
 __all__ = ["execute"]
 
@@ -40,6 +41,9 @@ READ_S = 0.02
 
 #: How long a cancelled run may take to stop by itself before it is left behind.
 CANCEL_S = 0.7
+
+#: How long a retry waits at most, however often the wait was doubled.
+LONGEST_WAIT_S = 86_400
 
 #: How often a step is keyed anew because a file changes under it.
 REKEYS = 5
@@ -103,7 +107,7 @@ def execute(
 
 
 class _Rekey(Exception):
-    """What a step was keyed by is no longer so: settle it again."""
+    """What a step was keyed by is no longer so: settle it again. Names the step whose value or file is another now."""
 
 
 class _Runner:
@@ -123,9 +127,11 @@ class _Runner:
         self.said_queue: deque[Any] = deque()
         self.over = threading.Event()
         self.latest: dict[str, events.StepProgress] = {}
+        self.latest_lock = threading.Lock()
         self.said: set[int] = set()
         self.ran = self.cached = self.failed = 0
         self.keys: dict[str, str] = {}
+        self.made: set[str] = set()
         self.checked: set[str] = set()
         self.waiting: dict[FromNode, list[Output]] = {}
         self.io = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
@@ -146,7 +152,8 @@ class _Runner:
                 while self.said_queue:
                     said = self.said_queue.popleft()
                     if type(said) is str:
-                        said = self.latest.pop(said)
+                        with self.latest_lock:
+                            said = self.latest.pop(said)
                     if isinstance(said, BaseException):
                         raise said
                     yield said
@@ -157,7 +164,8 @@ class _Runner:
                         yield events.RunFinished("cancelled", self.ran, self.cached, self.failed, self.now())
                         return
         finally:
-            self.cancel.set()
+            if not over:
+                self.cancel.set()
             thread.join(max(0.0, patience))
 
     def now(self) -> float:
@@ -167,10 +175,10 @@ class _Runner:
         """Queue progress; an older one of the same step that nobody has read yet is replaced."""
         name = step.name + step.item
         event = events.StepProgress(step.name, step.item, said.done, said.total, said.note, self.now(), said.preview)
-        unread = name in self.latest
-        self.latest[name] = event
-        if not unread:
-            self.said_queue.append(name)
+        with self.latest_lock:
+            if name not in self.latest:
+                self.said_queue.append(name)
+            self.latest[name] = event
 
     def work(self) -> None:
         """The run itself, in its own thread. Whatever happens, the last thing put is RunFinished or an exception."""
@@ -183,6 +191,8 @@ class _Runner:
                 self.store: Store = self.planner.store
                 self.pin = f"run {id(self)}"
                 stack.callback(self.store.unpin, self.pin)
+                self.planner.fetch = self.value
+                stack.callback(setattr, self.planner, "fetch", self.planner._load)
                 stack.callback(self.finish)
                 status = self.run()
             last = events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
@@ -231,19 +241,19 @@ class _Runner:
     def reach(self, frame: Frame, node: Node) -> None:
         """Bring a node to its outputs, and before it whatever it needs."""
         stack = [(frame, node)]
-        tries: dict[int, int] = {}
+        tries: dict[str, int] = {}
         while stack:
             if self.cancel.is_set():
                 raise Cancelled
             frame, node = stack[-1]
             state = frame.states.get(node.name)
-            if state is not None and state.done:
-                stack.pop()
-                self.arrived(frame, node, state)
-                continue
             try:
+                if state is not None and state.done:
+                    self.arrived(frame, node, state)
+                    stack.pop()
+                    continue
                 # A node whose producers are known to be missing need not be keyed in vain.
-                needs = self.producers(frame, node) if state is not None and state.outputs is None and self.only_waits(state) else []
+                needs = self.first(frame, node) if state is not None and state.outputs is None and self.only_waits(state) else []
                 fresh = False
                 if not needs:
                     before = state.steps[0] if state is not None and state.steps else None
@@ -252,10 +262,15 @@ class _Runner:
                     if state.done:
                         continue
                     needs = self.below(state) or ([] if self.runnable(state) else self.producers(frame, node))
+                if not needs and frame.parent is not None and not self.runnable(state):
+                    needs = self.outside(frame, node, stack)
                 if needs:
                     stack += reversed(needs)
                     continue
+                assert state is not None
                 todo = self.runnable(state)
+                if not todo and any(s.status == "unresolved" for s in state.steps):
+                    raise FailedStep(frame, node, "its model is not on this machine")
                 if not todo:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
                 for step in todo:
@@ -264,12 +279,17 @@ class _Runner:
                 state.done = state.outputs is not None and node.when is None
             except FailedStep as failed:
                 self.fail_node(failed)
-            except (_Rekey, Damaged):
-                tries[id(node)] = tries.get(id(node), 0) + 1
-                if tries[id(node)] > REKEYS:
-                    self.fail_node(FailedStep(frame, node, "its files keep changing while it runs"))
+            except (_Rekey, Damaged) as odd:
+                which = str(odd)
+                tries[which] = tries.get(which, 0) + 1
+                if tries[which] > REKEYS:
+                    self.fail_node(FailedStep(frame, node, which if isinstance(odd, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"))
                     continue
                 self.unsettle(frame, node)
+                self.reopen_above(frame)
+                # What a graph is given is worked out anew from the top.
+                while stack[-1][0] is not self.plan.frame:
+                    stack.pop()
 
     @staticmethod
     def only_waits(state: NodeState) -> bool:
@@ -287,16 +307,47 @@ class _Runner:
                 step.status = "waits"
         state.outputs, state.done = None, False
 
+    def reopen_above(self, frame: Frame) -> None:
+        """Let the nodes around a frame be settled again."""
+        while frame.parent is not None:
+            frame, node = frame.parent
+            state = frame.states[node.name]
+            state.outputs, state.done = None, False
+
+    def first(self, frame: Frame, node: Node) -> list[tuple[Frame, Node]]:
+        """Name the nodes that must come before a node is settled again: those that decide whether and how often it runs; where nothing does, all that it reads."""
+        if node.when is None and not node.each:
+            return self.producers(frame, node)
+        nodes = frame.graph.nodes
+        for binding in (node.when, *(node.bindings[p] for p in node.each)):
+            if binding is not None and isinstance(self.planner.bind(frame, binding), Unknown):
+                return [(frame, nodes[n]) for n in dict.fromkeys(sources(binding)) if not self.is_done(frame, n)]
+        return []
+
     def producers(self, frame: Frame, node: Node) -> list[tuple[Frame, Node]]:
-        """Name the nodes that must come first: only those of `when` while it is unknown, then those of `each`, then all."""
-        nodes, states = frame.graph.nodes, frame.states
-        names: Iterable[str] = node.after
-        if node.when is not None or node.each:
-            for binding in (node.when, *(node.bindings[p] for p in node.each)):
-                if binding is not None and isinstance(self.planner.bind(frame, binding), Unknown):
-                    names = dict.fromkeys(sources(binding))
-                    break
-        return [(frame, nodes[n]) for n in names if n not in states or not states[n].done]
+        """Name the nodes that a node still waits for: first those that decide about it, then all."""
+        return (self.first(frame, node) if node.when is not None or node.each else []) or [
+            (frame, frame.graph.nodes[n]) for n in node.after if not self.is_done(frame, n)
+        ]
+
+    @staticmethod
+    def is_done(frame: Frame, name: str) -> bool:
+        state = frame.states.get(name)
+        return state is not None and state.done
+
+    def outside(self, frame: Frame, node: Node, stack: list[tuple[Frame, Node]]) -> list[tuple[Frame, Node]]:
+        """Name the nodes around a graph that give it an input that a node in it waits for. The stack is taken back to the graph, which must be settled again after them."""
+        read = [source for binding in (node.when, *node.bindings.values()) if binding is not None for source in readings(binding)]
+        while frame.parent is not None:
+            unknown = {s.name for s in read if isinstance(s, FromInput) and isinstance(frame.inputs[s.name], Unknown)}
+            frame, node = frame.parent
+            while stack[-1] != (frame, node):
+                stack.pop()
+            read = [source for name in unknown if name in node.bindings for source in readings(node.bindings[name])]
+            found = [(frame, frame.graph.nodes[s.node]) for s in read if isinstance(s, FromNode) and not self.is_done(frame, s.node)]
+            if found:
+                return found
+        return []
 
     @staticmethod
     def below(state: NodeState) -> list[tuple[Frame, Node]]:
@@ -309,15 +360,46 @@ class _Runner:
 
     def arrived(self, frame: Frame, node: Node, state: NodeState) -> None:
         """A node has its outputs: say what has not been said, and give those that the graph asks for."""
+        if self.planner.failed:
+            self.blame(frame, node)
+        if state.frames:
+            self.say_below(state)
         for step in state.steps:
             self.say_settled(step)
         if frame is self.plan.frame and state.outputs:
             for port, slot in state.outputs.items():
-                for output in self.waiting.pop(FromNode(node.name, port), ()):
-                    self.give(output, slot)
+                asked = self.waiting.get(FromNode(node.name, port))
+                while asked:
+                    self.give(asked[0], slot)
+                    asked.pop(0)
+
+    def say_below(self, state: NodeState) -> None:
+        """Say what has not been said of the graphs below a node: a step that was found in the store there was not waited for."""
+        pending = [*state.frames]
+        while pending:
+            for inner in pending.pop().states.values():
+                for step in inner.steps:
+                    self.say_settled(step)
+                pending += inner.frames
+
+    def blame(self, frame: Frame, node: Node) -> None:
+        """Say which nodes could not be worked out, once somebody needs them, and what is skipped because of them."""
+        pending, seen, found = [(frame, node)], {id(node)}, []
+        while pending:
+            frame, node = pending.pop()
+            state = frame.states.get(node.name)
+            if state is None or not any(leaf.kind == "failed" for slot in (state.outputs or {}).values() if isinstance(slot, Artifact) for leaf in _leaves(slot)):
+                continue
+            found += [s for s in state.steps if s.status in ("failed", "skipped")]
+            above = [frame.graph.nodes[name] for name in node.after]
+            pending += [(frame, n) for n in above if id(n) not in seen]
+            seen.update(map(id, above))
+            pending += [(child, n) for child in state.frames for n in child.graph.nodes.values()]
+        for step in reversed(found):
+            self.say_settled(step)
 
     def say_settled(self, step: Step) -> None:
-        if id(step) in self.said or step.status not in ("cached", "absent", "skipped"):
+        if id(step) in self.said or step.status not in ("cached", "absent", "skipped", "failed"):
             return
         self.said.add(id(step))
         if step.status == "cached":
@@ -326,6 +408,8 @@ class _Runner:
             self.keys[step.name + step.item] = step.key or ""
         elif step.status == "absent":
             self.said_queue.append(events.StepAbsent(step.name, step.item, step.reason, self.now()))
+        elif step.status == "failed":
+            self.fail(step, ImagenFlowError(step.reason))
         else:
             self.said_queue.append(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
@@ -366,20 +450,30 @@ class _Runner:
                     break
             else:
                 self.said_queue.append(events.StepDamaged(step.name, step.item, str(damage), self.now()))
-                step.reason = "the store's copy is damaged"
+                step.reason = _DAMAGED
                 self.run_step(step)
                 if lost.digest not in self.live:
                     # It came out otherwise this time: whoever asked for the old value is keyed anew.
                     self.revise(step)
-                    raise _Rekey
+                    for needing, _ in pending[:-1]:
+                        self.reopen(self.planner.makers[needing.digest])
+                    raise _Rekey(step.name + step.item)
                 pending.pop()
                 if not pending:
                     return self.live[lost.digest]
 
     def revise(self, step: Step) -> None:
-        state = step.frame.states[step.node.name]
-        state.done = False
+        """Let what reads a step see what it gave this time."""
+        step.frame.states[step.node.name].done = False
         self.planner.settle(step.frame, step.node)
+        self.reopen_above(step.frame)
+
+    def reopen(self, step: Step) -> None:
+        """Key a step anew the next time it is asked for."""
+        step.status, step.outputs = "waits", None
+        state = step.frame.states[step.node.name]
+        state.outputs, state.done = None, False
+        self.reopen_above(step.frame)
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
@@ -389,14 +483,17 @@ class _Runner:
         assert key is not None
         node = step.node
         leased = False
+        forced = step.reason in (_FORCED, _DAMAGED)
+        if key in self.made and not forced and self.planner.look_up(step):
+            self.say_settled(step)  # a step of equal key has run; its claim ends only when its record is written
+            return
         if node.cache:
             waited = False
             while not (leased := self.store.lease(key, wait_s=0.2 if waited else 0.0, cancel=self.cancel)):
                 waited = True
                 if self.cancel.is_set():
                     raise Cancelled
-            forced = step.reason in ("it is forced", "the store's copy is damaged")
-            if (waited or not (fresh or forced)) and self.planner.look_up(step):
+            if not forced and (waited or not fresh) and self.planner.look_up(step):
                 self.store.release(key)
                 self.say_settled(step)
                 return
@@ -416,6 +513,8 @@ class _Runner:
                 self.store.release(key)
         step.status = "ran"
         self.said.add(id(step))
+        if node.cache:
+            self.made.add(key)
         self.ran += 1
         self.keys[step.name + step.item] = key
         self.said_queue.append(events.StepFinished(step.name, step.item, time.monotonic() - began, self.now()))
@@ -431,12 +530,12 @@ class _Runner:
                 raise
             except FileChanged as changed:
                 self.refresh(step, changed)
-                raise _Rekey from changed
+                raise _Rekey(step.name + step.item) from changed
             except Exception as failed:
                 if attempt == node.retries:
                     raise
                 self.said_queue.append(events.StepRetried(step.name, step.item, attempt + 1, _words(failed), self.now()))
-            if self.cancel.wait(node.backoff_s * 2**attempt):
+            if self.cancel.wait(min(node.backoff_s * 2**attempt, LONGEST_WAIT_S)):
                 raise Cancelled
 
     def compute(self, step: Step) -> None:
@@ -454,6 +553,8 @@ class _Runner:
                     value = port.check(value)
                 except BadValue as odd:
                     raise ValueError(f"its '{name}' {odd}") from None
+                if port.has_enum:
+                    value = port.hand(value)
             elif port.loader is not None and isinstance(value, Model):
                 leased.append((name, port.loader, value))
             given[name] = value
@@ -497,11 +598,17 @@ class _Runner:
     def call(self, step: Step, type_: NodeType, given: dict[str, Any]) -> Any:
         limit = step.node.timeout_s
         began = time.monotonic()
-        if not type_.is_generator:
+        try:
             result = type_.function(**given)
-            self.check_time(step, began, limit)
-            return result
-        steps = type_.function(**given)
+            if type_.is_generator:
+                result = self.follow(step, result, began, limit)
+        except SystemExit as left:
+            raise RuntimeError(f"it called exit({left.code if left.code is not None else ''})") from left
+        self.check_time(step, began, limit)
+        return result
+
+    def follow(self, step: Step, steps: Any, began: float, limit: float | None) -> Any:
+        """Go through what a long node yields, and give what it returns."""
         try:
             while True:
                 try:
@@ -515,7 +622,8 @@ class _Runner:
                 self.check_time(step, began, limit)
                 self.progress(step, said)
         finally:
-            steps.close()
+            with suppress(Exception):  # what it does when it is stopped must not hide why it is
+                steps.close()
 
     @staticmethod
     def check_time(step: Step, began: float, limit: float | None) -> None:
@@ -533,6 +641,9 @@ class _Runner:
             values = {names[0]: result}
         kept: dict[str, tuple[Artifact, Any]] = {}
         for name, value in values.items():
+            if value is Absent or value is Absent.value:
+                kept[name] = (ABSENT, Absent.value)
+                continue
             port = type_.outputs[name].type
             try:
                 value = port.check(value)
@@ -555,11 +666,10 @@ class _Runner:
         self.planner.gave(step, {name: artifact for name, (artifact, _) in kept.items()})
 
     def refresh(self, step: Step, changed: FileChanged) -> None:
-        """Digest anew the files that a step reads."""
-        try:
-            self.planner.reread(step)
-        except GraphError as gone:
-            raise ValueError(gone.problems[0].message) from changed
+        """Digest anew the files that steps read."""
+        if not self.planner.reread(step):
+            raise ValueError(str(changed)) from changed
+        self.plan.inputs.update(self.planner.given)
 
     # -- failures ----------------------------------------------------------------------------------------------------------------
 
@@ -575,13 +685,7 @@ class _Runner:
             raise _FailedFast
 
     def fail_node(self, failed: FailedStep) -> None:
-        frame, node = failed.frame, failed.node
-        step = Step(frame.full(node.name), frame.item, node, frame, None, "failed")
-        state = frame.states.setdefault(node.name, NodeState())
-        state.steps = [step]
-        state.outputs = dict.fromkeys(node.type.outputs, FAILED)
-        state.done = True
-        self.fail(step, failed)
+        self.fail(self.planner.fail(failed), failed)
 
     # -- outputs -----------------------------------------------------------------------------------------------------------------
 
@@ -593,7 +697,7 @@ class _Runner:
             self.said_queue.append(events.OutputAbsent(output.name, why, self.now()))
             return
         try:
-            if output.path is None or self.writer is None:
+            if output.path is None or self.writer is None or slot.items == ():
                 items = slot.items or ()
                 if any(i.kind in ("absent", "failed") for i in items):
                     value = [self.value(i) if i.kind not in ("absent", "failed") else None for i in items]
@@ -628,16 +732,13 @@ class _Runner:
             self.said_queue.append(events.OutputFailed(output.name, item, said, self.now()))
 
 
+#: Reasons for which a step runs whatever the store holds.
+_FORCED = "it is forced"
+_DAMAGED = "the store's copy is damaged"
+
+
 class _FailedFast(Exception):
     """A step failed and the user wants no other to run."""
-
-
-def _leaves(artifact: Artifact) -> Iterator[Artifact]:
-    if artifact.items is None:
-        yield artifact
-    else:
-        for item in artifact.items:
-            yield from _leaves(item)
 
 
 def _flat(artifact: Artifact, value: Any) -> Iterator[Any]:

@@ -61,6 +61,8 @@ _COUNTED = {
     "absent": "absent",
     "idle": "not needed",
     "unresolved": "unresolved",
+    "failed": "failing",
+    "skipped": "skipped",
 }
 
 _FATES = {
@@ -70,6 +72,8 @@ _FATES = {
     "absent": "absent: {reason}",
     "idle": "not needed: {reason}",
     "unresolved": "unresolved: {reason}",
+    "failed": "fails: {reason}",
+    "skipped": "skipped: {reason}",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagen_flow import Bool, Value, node
+from imagen_flow import Absent, Bool, Value, node
 
 
 @node("flow.first", version=1)
@@ -22,15 +22,12 @@ def first(
         a to h: values of any kind, asked in this order; an absent value and null count as not present.
 
     Outputs:
-        the value, as it came; whether it fits what it flows into is checked when it flows.
-
-    Raises:
-        ValueError: none is present.
+        the value, as it came; whether it fits what it flows into is checked when it flows. If none is present, it is absent.
     """
     for value in (a, b, c, d, e, f, g, h):
         if value is not None:
             return value
-    raise ValueError("none of the ports a to h has a value; join one that is always present as the last, for example a default")
+    return Absent.value
 
 
 @node("flow.choose", version=1)

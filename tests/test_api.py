@@ -1,0 +1,165 @@
+"""The stages as functions: load, plan, execute, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagen_flow as flow
+from imagen_flow import GraphError, List, NodeError, OutputError, events
+from imagen_flow.codec import Codecs
+from imagen_flow.plugins import Registry
+from imagen_flow.store import Store
+
+GRAPH = {
+    "imagen_flow": 1,
+    "inputs": {"a": 1, "store": 10},
+    "nodes": {"sum": {"type": "toy.add", "a": "${a}", "b": "${store}"}},
+    "outputs": {"sum": "${sum}"},
+}
+
+
+@flow.node("toy.add", version=1)
+def add(a: int, b: int = 0) -> int:
+    if a < 0:
+        raise ValueError("it is below nothing")
+    return a + b
+
+
+@flow.node("toy.count", version=1)
+def count(to: int) -> List[int]:
+    return list(range(to))
+
+
+@flow.node("toy.even", version=1)
+def even(n: int) -> bool:
+    return n % 2 == 0
+
+
+@pytest.fixture
+def registry() -> Registry:
+    made = Registry({})
+    for function in (add, count, even):
+        made.add(function)
+    return made
+
+
+def test_a_graph_is_loaded_from_a_file_a_mapping_or_a_graph(registry: Registry, tmp_path: Path) -> None:
+    """All of them run alike."""
+    path = tmp_path / "g.yaml"
+    path.write_text('{imagen_flow: 1, inputs: {a: 1, store: 10}, nodes: {sum: {type: toy.add, a: "${a}", b: "${store}"}}, outputs: {sum: "${sum}"}}')
+    loaded: list[Any] = [flow.load(path, registry=registry), flow.load(str(path), registry=registry), flow.load(GRAPH, registry=registry)]
+    assert [flow.run(flow.load(graph), store=None) for graph in loaded] == [{"sum": 11}] * 3
+
+
+def test_values_are_given_by_name_or_as_a_mapping(registry: Registry) -> None:
+    """One that is named like a parameter goes into the mapping."""
+    graph = flow.load(GRAPH, registry=registry)
+    assert flow.run(graph, a=5, store=None) == {"sum": 15}
+    assert flow.run(graph, {"store": 100, "a": 0}, a=5, store=None) == {"sum": 105}
+    assert flow.plan(graph, a=5, store=None).inputs == {"a": 5, "store": 10}
+
+
+def test_problems_are_raised_before_anything_runs(registry: Registry) -> None:
+    """All of them, as one GraphError."""
+    with pytest.raises(GraphError) as refused:
+        flow.run(flow.load(GRAPH, registry=registry), a="x", c=3, store=None)
+    assert str(refused.value).startswith("error[unknown-input]: the graph has no input 'c'")
+    assert [p.code for p in refused.value.problems] == ["unknown-input", "bad-input"]
+    with pytest.raises(GraphError):
+        flow.load({"imagen_flow": 1}, registry=registry)
+
+
+def test_a_store_is_kept_between_runs(registry: Registry, tmp_path: Path) -> None:
+    """It is named by its folder, given open, or that of the user."""
+    graph = flow.load(GRAPH, registry=registry)
+    with Store.open(tmp_path / "open", Codecs()) as opened:
+        for store in (tmp_path / "store", str(tmp_path / "text"), opened, "user"):
+            assert flow.plan(graph, store=store).counts == {"runs": 1}
+            flow.run(graph, store=store)
+            assert flow.plan(graph, store=store).counts == {"cached": 1}
+        assert opened.take_warnings() == []
+    assert flow.plan(graph, store=None).counts == {"runs": 1}
+
+
+def test_a_plan_is_carried_out_by_execute(registry: Registry, tmp_path: Path) -> None:
+    """Its events say what happened; the last is the end."""
+    plan = flow.plan(flow.load(GRAPH, registry=registry), store=tmp_path / "store")
+    said = list(flow.execute(plan))
+    assert [type(e).__name__ for e in said] == ["RunStarted", "StepStarted", "StepFinished", "OutputWritten", "RunFinished"]
+
+
+def test_every_event_is_handed_on(registry: Registry) -> None:
+    """In the caller's thread, in order."""
+    seen: list[events.Event] = []
+    flow.run(flow.load(GRAPH, registry=registry), store=None, on_event=seen.append)
+    assert [type(e).__name__ for e in seen] == ["RunStarted", "StepStarted", "StepFinished", "OutputWritten", "RunFinished"]
+
+
+def test_outputs_are_live_values_lists_too(registry: Registry, tmp_path: Path) -> None:
+    """An absent one is None; whether they are written as files makes no difference."""
+    graph = flow.load(
+        {
+            "imagen_flow": 1,
+            "inputs": {"to": 3, "on": False},
+            "nodes": {
+                "c": {"type": "toy.count", "to": "${to}"},
+                "e": {"type": "toy.even", "each": {"n": "${c}"}},
+                "n": {"type": "toy.add", "each": {"a": "${c}"}, "when": "${e}"},
+                "off": {"type": "toy.add", "a": 1, "when": "${on}"},
+            },
+            "outputs": {"n": {"from": "${n}", "path": "n/{index}.json"}, "c": "${c}", "off": {"from": "${off}", "path": "off.json"}, "to": "${to}"},
+        },
+        registry=registry,
+    )
+    for out in (None, tmp_path / "out", str(tmp_path / "out")):
+        assert flow.run(graph, out=out, store=None) == {"n": [0, None, 2], "c": [0, 1, 2], "off": None, "to": 3}
+        assert flow.run(graph, to=0, out=out, store=None) == {"n": [], "c": [], "off": None, "to": 0}
+    assert sorted(p.name for p in (tmp_path / "out/n").iterdir() if not p.name.endswith("provenance.json")) == ["0.json", "2.json"]
+
+
+def test_the_first_failure_is_raised_when_the_rest_has_run(registry: Registry, tmp_path: Path) -> None:
+    """A node's with its cause chained; an output's as well."""
+    graph = flow.load(
+        {
+            "imagen_flow": 1,
+            "nodes": {"bad": {"type": "toy.add", "a": -1}, "good": {"type": "toy.add", "a": 1}},
+            "outputs": {"bad": "${bad}", "good": {"from": "${good}", "path": "good.json"}},
+        },
+        registry=registry,
+    )
+    with pytest.raises(NodeError) as failed:
+        flow.run(graph, store=None, out=tmp_path)
+    assert (failed.value.node, str(failed.value.__cause__)) == ("bad", "it is below nothing")
+    assert (tmp_path / "good.json").read_text() == "1\n"
+    fine = flow.load({"imagen_flow": 1, "nodes": {"n": {"type": "toy.add", "a": 1}}, "outputs": {"n": {"from": "${n}", "path": "n.json"}}}, registry=registry)
+    (tmp_path / "n.json").write_text("mine")
+    with pytest.raises(OutputError):
+        flow.run(fine, store=None, out=tmp_path)
+
+
+def test_nodes_can_be_forced(registry: Registry, tmp_path: Path) -> None:
+    """An unknown one is a problem with the nearest name."""
+    graph = flow.load(GRAPH, registry=registry)
+    flow.run(graph, store=tmp_path)
+    assert flow.plan(graph, store=tmp_path, force=["sum"]).counts == {"runs": 1}
+    with pytest.raises(GraphError) as refused:
+        flow.plan(graph, store=None, force=["sun"])
+    assert str(refused.value) == "error[unknown-reference]: there is no node 'sun' to force\n  = fix: did you mean 'sum'?"
+
+
+def test_local_plugins_are_named_by_their_files(tmp_path: Path) -> None:
+    """As with --plugin."""
+    (tmp_path / "mine.py").write_text("from imagen_flow import node\n\n@node('my.double', version=1)\ndef double(n: int) -> int:\n    return 2 * n\n")
+    graph = {"imagen_flow": 1, "nodes": {"d": {"type": "my.double", "n": 4}}, "outputs": {"d": "${d}"}}
+    assert flow.run(graph, store=None, plugins=[tmp_path / "mine.py"]) == {"d": 8}
+
+
+def test_the_front_door_shows_what_a_plugin_may_import() -> None:
+    """Every name it lists is there."""
+    assert {name for name in flow.__all__ if getattr(flow, name, None) is None} == set()
+    assert {"load", "plan", "run", "execute", "node", "hookimpl", "Absent", "Value", "Image"} <= set(flow.__all__)
+    with pytest.raises(AttributeError):
+        flow.nothing  # type: ignore[attr-defined]

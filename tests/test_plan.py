@@ -1,0 +1,506 @@
+"""A plan keys every step, asks the store, and says why the rest must run; nothing runs for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, node, spec
+from imagen_flow.codec import Codecs
+from imagen_flow.graph import Graph, resolve
+from imagen_flow.plan import KEY_FORMAT, Plan, from_text, make_plan
+from imagen_flow.plugins import Registry
+from imagen_flow.ports import BadValue, parse_type
+from imagen_flow.run import execute
+from imagen_flow.store import Store
+
+
+class Loader:
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> object: ...
+
+
+@node("t.number", version=1)
+def number(value: int = 0) -> int:
+    return value
+
+
+@node("t.add", version=1)
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+@node("t.real", version=1)
+def real(a: float, b: Number = 2) -> float:
+    return a + b
+
+
+@node("t.parity", version=1)
+def parity(value: int) -> int:
+    return value % 2
+
+
+@node("t.even", version=1)
+def even(value: int) -> bool:
+    return value % 2 == 0
+
+
+@node("t.say", version=1)
+def say(words: str) -> str:
+    return words
+
+
+@node("t.total", version=1)
+def total(values: List[float]) -> float:
+    return sum(values)
+
+
+@node("t.count", version=1)
+def count(to: int) -> List[int]:
+    return list(range(to))
+
+
+@node("t.read", version=1)
+def read(file: File) -> str:
+    return file.read_text()
+
+
+@node("t.names", version=1)
+def names(folder: Folder) -> List[str]:
+    return [f.name for f in folder]
+
+
+@node("t.library", version=1, uses=("pillow",))
+def library(n: int = 0) -> int:
+    return n
+
+
+@node("t.torch", version=1, uses=("torch",))
+def torch_(n: int = 0) -> int:
+    return n
+
+
+@node("t.model", version=1)
+def model(model: Model[Loader]) -> str:
+    return str(model)
+
+
+@node("t.any", version=1)
+def any_(value: Value) -> Value:
+    return value
+
+
+NODES = (number, add, real, parity, even, say, total, count, read, names, library, torch_, model, any_)
+
+
+def registry(*functions: Any, source: str = "s") -> Registry:
+    made = Registry({})
+    for function in functions or NODES:
+        made.add(function, source_digest=source)
+    made._versions["torch"] = "2.13.0"
+    return made
+
+
+def graph_of(text: str, path: Path | None = None, known: Registry | None = None) -> Graph:
+    whole = text.replace("{", "{imagen_flow: 1, ", 1) if text.startswith("{") else "imagen_flow: 1\n" + textwrap.dedent(text)
+    return resolve(spec.parse(whole, name="graph.yaml", path=path), known or registry())
+
+
+def plan_of(text: str, values: dict[str, Any] | None = None, *, path: Path | None = None, known: Registry | None = None, **options: Any) -> Plan:
+    return make_plan(graph_of(text, path, known), values, device=options.pop("device", "cpu"), **options)
+
+
+def keys(text: str, values: dict[str, Any] | None = None, **options: Any) -> dict[str, str]:
+    return {s.name + s.item: s.key or "" for s in plan_of(text, values, **options).steps}
+
+
+def alone(node_: str, **options: Any) -> str:
+    """The key of a node that stands alone."""
+    return keys(f'{{nodes: {{x: {node_}}}, outputs: {{x: "${{x}}"}}}}', **options)["x"]
+
+
+def fates(plan: Plan) -> list[str]:
+    return [f"{s.name}{s.item} {s.status}: {s.reason}" if s.reason else f"{s.name}{s.item} {s.status}" for s in plan.steps]
+
+
+def carry_out(plan: Plan) -> None:
+    for _ in execute(plan):
+        pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store", Codecs()) as opened:
+        yield opened
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_format_is_pinned() -> None:
+    """These literals change only with KEY_FORMAT: every stored step is then computed anew."""
+    assert KEY_FORMAT == 1
+    assert [
+        alone("{type: t.number, value: 7}"),
+        alone("{type: t.say, words: 猫}"),
+        alone("{type: t.real, a: 1, b: 2.5}"),
+        alone("{type: t.total, values: [1, 2]}"),
+        alone("{type: t.torch, n: 1}"),
+    ] == PINNED
+
+
+PINNED = [
+    "87511acd4c77047f6c0b25244b32c85062a1eaf9",
+    "6ae0b3ad2a32c469f09ad8ddb5719f400deb3710",
+    "b616dae8924b8ec144955a499744d690e28e90f5",
+    "3b3124c32c1048aa12d3832a34707c4120ae100a",
+    "2cde2f29aff72f2917c11647ece99c8f519ae525",
+]
+
+
+def test_how_a_value_came_to_a_port_makes_no_difference() -> None:
+    """A literal, an input, a default and a node that gives the same value have one key; an int is that float where a float is wanted."""
+    assert len({
+        alone("{type: t.real, a: 3.0, b: 2}"),
+        alone("{type: t.real, a: 3}"),
+        keys('{inputs: {i: 3}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}')["x"],
+        keys('{inputs: {i: {type: int}}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}', {"i": 3})["x"],
+        keys('{inputs: {i: {type: float, default: 1}}, nodes: {x: {type: t.real, b: 2, a: "${i}"}}, outputs: {x: "${x}"}}', {"i": 3})["x"],
+        keys('{nodes: {x: {type: t.real, each: {a: [3]}}}, outputs: {x: "${x}"}}')["x[0]"],
+    }) == 1  # fmt: skip
+    assert len({
+        alone("{type: t.total, values: [1, 2]}"),
+        keys('{inputs: {i: [1, 2]}, nodes: {x: {type: t.total, values: "${i}"}}, outputs: {x: "${x}"}}')["x"],
+        keys('{inputs: {i: 1}, nodes: {x: {type: t.total, values: ["${i}", 2.0]}}, outputs: {x: "${x}"}}')["x"],
+    }) == 1  # fmt: skip
+    assert alone('{type: t.say, words: "a 1"}') == keys('{inputs: {i: 1}, nodes: {x: {type: t.say, words: "a ${i}"}}, outputs: {x: "${x}"}}')["x"]
+
+
+def test_what_is_written_around_a_step_enters_no_key(store: Store) -> None:
+    """Renaming, the order of keys, comments, outputs and their paths recompute nothing."""
+    carry_out(plan_of("""
+        nodes:
+          a: {type: t.number, value: 2}
+          b: {type: t.add, a: "${a}", b: 3}
+        outputs: {b: "${b}"}
+        """, store=store))  # fmt: skip
+    again = plan_of("""
+        outputs: {sum: {path: "x/{output}.txt", from: "${sum}"}, other: "${start}"}
+        nodes:
+          sum: {b: 3, a: "${start}", type: t.add, retry: 2, timeout: 9}   # a comment
+          start: {value: 2, type: t.number}
+        """, store=store)  # fmt: skip
+    assert fates(again) == ["start cached", "sum cached"]
+
+
+def test_every_ingredient_changes_the_key() -> None:
+    """Type, version, source, libraries and every port's value; device and dtype only of what uses torch."""
+
+    @node("t.number", version=2)
+    def newer(value: int = 0) -> int: ...
+
+    @node("t.numeral", version=1)
+    def other(value: int = 0) -> int: ...
+
+    pillow, torch13 = registry(), registry()
+    pillow._versions["pillow"] = "99"
+    torch13._versions["torch"] = "3"
+    base = alone("{type: t.number}")
+    assert len({
+        base,
+        alone("{type: t.number, value: 1}"),
+        alone("{type: t.number}", known=registry(newer)),
+        alone("{type: t.numeral}", known=registry(other)),
+        alone("{type: t.number}", known=registry(source="other")),
+    }) == 5  # fmt: skip
+    assert alone("{type: t.library}") != alone("{type: t.library}", known=pillow)
+    assert alone("{type: t.torch}") != alone("{type: t.torch}", known=torch13)
+    assert base == alone("{type: t.number}", known=pillow)
+    for changed in ({"dtype": "bfloat16"}, {}):
+        place = "" if changed else ", settings: {dtype: bfloat16}"
+        assert alone("{type: t.torch}") != alone(f"{{type: t.torch{place}}}", **changed)
+        assert base == alone(f"{{type: t.number{place}}}", **changed)
+
+
+def test_files_enter_keys_by_their_content(tmp_path: Path) -> None:
+    """Their names, places and times say nothing."""
+    for name, text in [("a.txt", "x"), ("b.txt", "x"), ("c.txt", "y")]:
+        (tmp_path / name).write_text(text)
+    at = {"path": tmp_path / "g.yaml"}
+    first = alone("{type: t.read, file: a.txt}", **at)
+    os.utime(tmp_path / "a.txt", (1, 1))
+    assert first == alone("{type: t.read, file: ./a.txt}", **at) == alone("{type: t.read, file: b.txt}", **at)
+    given = keys('{inputs: {f: {type: file}}, nodes: {x: {type: t.read, file: "${f}"}}, outputs: {x: "${x}"}}', {"f": tmp_path / "b.txt"})
+    assert given["x"] == first != alone("{type: t.read, file: c.txt}", **at)
+    (tmp_path / "a.txt").write_text("z")
+    assert first != alone("{type: t.read, file: a.txt}", **at)
+
+
+def test_folders_enter_keys_by_names_and_content(tmp_path: Path) -> None:
+    """Hidden files and the folder's own name say nothing."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("x")
+    at = {"path": tmp_path / "g.yaml"}
+    first = alone("{type: t.names, folder: in}", **at)
+    (tmp_path / "in/.hidden").write_text("x")
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert first == alone("{type: t.names, folder: moved}", **at)
+    (tmp_path / "moved/a.txt").rename(tmp_path / "moved/b.txt")
+    assert first != alone("{type: t.names, folder: moved}", **at)
+
+
+def test_a_model_enters_keys_by_its_files(tmp_path: Path) -> None:
+    """Wherever they lie."""
+    for name, number in [("a", 1), ("b", 1), ("c", 2)]:
+        (tmp_path / name).mkdir()
+        save_file({"x": np.full(3, number)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "model_index.json").write_text("{}")
+    found = [alone(f"{{type: t.model, model: ./{name}}}", path=tmp_path / "g.yaml") for name in "abc"]
+    assert found[0] == found[1] != found[2]
+
+
+# -- what is known and what waits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_walks_as_far_as_values_are_known(store: Store) -> None:
+    """What is cached, what runs and why, and what waits for what comes out."""
+    text = """
+        inputs: {start: 1}
+        nodes:
+          a: {type: t.number, value: "${start}"}
+          b: {type: t.parity, value: "${a}"}
+          c: {type: t.add, a: "${b}", b: 5}
+          d: {type: t.add, a: "${c}", b: "${b}"}
+        outputs: {d: "${d}"}
+        """
+    assert fates(plan_of(text, store=store)) == [
+        "a runs: it has not run before",
+        "b waits: unless a comes out the same",
+        "c waits: unless b comes out the same",
+        "d waits: unless c and b come out the same",
+    ]
+    carry_out(plan_of(text, store=store))
+    assert fates(plan_of(text, store=store)) == ["a cached", "b cached", "c cached", "d cached"]
+    assert fates(plan_of(text, {"start": 2}, store=store))[:2] == ["a runs: 'value' changed", "b waits: unless a comes out the same"]
+
+
+def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> None:
+    """Each ingredient that changed is named."""
+    text = '{inputs: {n: 1}, nodes: {x: {type: t.library, n: "${n}"}}, outputs: {x: "${x}"}}'
+    before = registry()
+    before._versions["pillow"] = "11.0"
+    carry_out(plan_of(text, store=store, known=before))
+
+    @node("t.library", version=2, uses=("pillow",))
+    def newer(n: int = 0) -> int:
+        return n
+
+    after = registry()
+    after._versions["pillow"] = "12.1"
+    edited = registry(source="edited")
+    edited._versions["pillow"] = "11.0"
+    second = registry(newer)
+    second._versions["pillow"] = "11.0"
+
+    def why(**options: Any) -> str:
+        return fates(plan_of(options.pop("text", text), store=store, **options))[0]
+
+    assert why(known=before) == "x cached"
+    assert why(known=before, force=("x",)) == "x runs: it is forced"
+    assert why(known=after) == "x runs: pillow went from 11.0 to 12.1"
+    assert why(known=edited) == "x runs: its plugin's source changed"
+    assert why(known=second) == "x runs: t.library is now version 2"
+    assert why(known=before, text=text.replace("n: 1", "n: 2")) == "x runs: 'n' changed"
+    other = registry()
+    other._versions["pillow"] = "11.0"
+    assert why(known=other, text='{nodes: {x: {type: t.number, value: 1}}, outputs: {x: "${x}"}}') == "x runs: its type was t.library, 'value' changed"
+    assert why(known=before, text='{nodes: {x: {type: t.library, cache: false}}, outputs: {x: "${x}"}}') == "x runs: it says cache: false"
+    assert why(known=before, text='{nodes: {y: {type: t.library, n: 7}}, outputs: {y: "${y}"}}') == "y runs: it has not run before"
+
+
+def test_a_list_that_is_not_known_leaves_a_question(store: Store) -> None:
+    """The plan has at least so many steps."""
+    text = '{nodes: {c: {type: t.count, to: 2}, n: {type: t.number, each: {value: "${c}"}}, t: {type: t.total, values: "${n}"}}, outputs: {t: "${t}"}}'
+    plan = plan_of(text, store=store)
+    assert fates(plan) == ["c runs: it has not run before", "n[?] waits: after c", "t waits: unless n comes out the same"]
+    assert plan.at_least
+    carry_out(plan)
+    plan = plan_of(text, store=store)
+    assert (fates(plan), plan.at_least) == (["c cached", "n[0] cached", "n[1] cached", "t cached"], False)
+
+
+def test_a_condition_that_is_known_decides_in_the_plan(store: Store) -> None:
+    """Where it is false the node is absent, and what only it needs is idle."""
+    text = """
+        inputs: {on: false}
+        nodes:
+          dear: {type: t.number, value: 3}
+          x: {type: t.add, a: "${dear}", when: "${on}"}
+          y: {type: t.add, a: "${x}"}
+        outputs: {y: "${y}"}
+        """
+    assert fates(plan_of(text, store=store)) == ["dear idle: nothing that runs needs it", "x absent: its 'when' is false", "y absent: its 'a' is absent"]
+    assert fates(plan_of(text, {"on": True}, store=store)) == [
+        "dear runs: it has not run before",
+        "x waits: unless dear comes out the same",
+        "y waits: unless x comes out the same",
+    ]
+
+
+def test_planning_imports_no_torch_and_keeps_nothing(tmp_path: Path) -> None:
+    """A plan of a node that uses torch, in a process of its own, leaves the store as it was."""
+    program = f"""
+        import sys
+        from pathlib import Path
+        from imagen_flow import node, spec
+        from imagen_flow.codec import Codecs
+        from imagen_flow.graph import resolve
+        from imagen_flow.plan import make_plan
+        from imagen_flow.plugins import Registry
+        from imagen_flow.store import Store
+
+        @node("t.torch", version=1, uses=("torch",))
+        def torch_(n: int = 0) -> int: ...
+
+        registry = Registry({{}})
+        registry.add(torch_, source_digest="1")
+        graph = resolve(spec.parse_mapping({{"imagen_flow": 1, "nodes": {{"t": {{"type": "t.torch"}}}}, "outputs": {{"t": "${{t}}"}}}}), registry)
+        with Store.open(Path({str(tmp_path)!r}), Codecs()) as store:
+            plan = make_plan(graph, store=store)
+            kept = store.info()["steps"], store.info()["values"]
+        print(plan.counts, kept, sorted({{"torch", "diffusers", "transformers"}} & set(sys.modules)))
+        """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True).stdout
+    assert said == "{'runs': 1} (0, 0) []\n"
+
+
+def test_a_plan_is_plain_data_too(store: Store) -> None:
+    """For --json and for whoever draws it."""
+    plan = plan_of('{inputs: {n: 4}, nodes: {x: {type: t.number, value: "${n}"}}, outputs: {x: "${x}"}}', store=store)
+    data = plan.to_json()
+    assert data["steps"] == [{"node": "x", "item": "", "type": "t.number", "status": "runs", "reason": "it has not run before", "key": plan.steps[0].key}]
+    assert (data["graph"], data["device"], data["inputs"], data["at_least"], data["problems"]) == ("graph.yaml", "cpu", {"n": 4}, False, [])
+
+
+# -- inputs --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_of_values_are_said_at_once() -> None:
+    """Missing, unknown and unfit ones."""
+    with pytest.raises(GraphError) as refused:
+        plan_of("""
+            inputs: {a: {type: int, help: how many}, b: {type: text, choices: [calm, loud], default: calm}, c: 1.5}
+            nodes: {x: {type: t.any, value: ["${a}", "${b}", "${c}"]}}
+            outputs: {x: "${x}"}
+            """, {"b": "lowd", "c": "x", "d": 1})  # fmt: skip
+    assert [(p.code, p.message, p.fix) for p in refused.value.problems] == [
+        ("unknown-input", "the graph has no input 'd'", "its inputs are: a, b, c"),
+        ("missing-input", "input 'a' (int) is given nothing", "say --set a=…, or give it a default"),
+        ("bad-input", "input 'b' takes one of 'calm', 'loud', not the text 'lowd'", "did you mean 'loud'?"),
+        ("bad-input", "input 'c' takes a number, not the text 'x'", ""),
+    ]
+
+
+def test_all_files_that_are_missing_are_said_at_once(tmp_path: Path) -> None:
+    """With the nearest name; a file named by a home that does not exist is one of them."""
+    (tmp_path / "picture.txt").write_text("x")
+    with pytest.raises(GraphError) as refused:
+        plan_of("""
+            nodes:
+              a: {type: t.read, file: pictrue.txt}
+              b: {type: t.read, file: ~nobody-here/x.txt}
+              c: {type: t.names, folder: none}
+              d: {type: t.names, folder: picture.txt}
+              e: {type: t.read, each: {file: [picture.txt, gone.txt]}}
+            outputs: {a: "${a}", b: "${b}", c: "${c}", d: "${d}", e: "${e}"}
+            """, path=tmp_path / "g.yaml")  # fmt: skip
+    assert [(p.mark.line if p.mark else 0, p.code, p.message) for p in refused.value.problems] == [
+        (4, "missing-file", "there is no file 'pictrue.txt'"),
+        (5, "missing-file", "there is no file '~nobody-here/x.txt'"),
+        (6, "missing-file", "there is no folder 'none'"),
+        (7, "missing-file", "the folder 'picture.txt' cannot be read"),
+        (8, "missing-file", "there is no file 'gone.txt'"),
+    ]
+    assert refused.value.problems[0].fix == "did you mean 'picture.txt'?"
+
+
+def test_lists_of_unequal_length_that_are_written_out_refuse_the_plan() -> None:
+    """Nothing needs to run to know it."""
+    with pytest.raises(GraphError) as refused:
+        plan_of('{nodes: {x: {type: t.add, each: {a: [1, 2], b: [3]}}}, outputs: {x: "${x}"}}')
+    assert "x: the lists of 'each' differ in length: 'a' has 2, 'b' has 1" in str(refused.value)
+
+
+def test_a_random_seed_is_drawn_once_and_told() -> None:
+    """Two plans differ; a given one is used as it is."""
+    text = '{inputs: {s: {type: seed, default: random}}, nodes: {x: {type: t.number, value: "${s}"}}, outputs: {x: "${x}"}}'
+    first, second, given = plan_of(text), plan_of(text), plan_of(text, {"s": 5})
+    assert first.seeds["s"] != second.seeds["s"]
+    assert (first.inputs, given.inputs, given.seeds) == ({"s": first.seeds["s"]}, {"s": 5}, {})
+    assert plan_of(text, {"s": "random"}).seeds.keys() == {"s"}
+
+
+def test_a_model_that_is_not_here_is_a_problem_of_the_plan() -> None:
+    """The plan shows it; the run refuses."""
+    plan = plan_of('{nodes: {x: {type: t.model, model: "hf:nobody/nothing@main"}, y: {type: t.number}}, outputs: {x: "${x}", y: "${y}"}}')
+    assert [f.partition(":")[0] for f in fates(plan)] == ["x unresolved", "y runs"]
+    assert [p.code for p in plan.problems] == ["unresolved-model"]
+    with pytest.raises(GraphError):
+        execute(plan)
+
+
+def test_a_device_that_is_not_here_is_a_problem() -> None:
+    """Whether it is named for the run or for one node."""
+    with pytest.raises(GraphError, match="bad-setting"):
+        plan_of('{nodes: {y: {type: t.torch}}, outputs: {y: "${y}"}}', device="cuda:7")
+    with pytest.raises(GraphError, match="bad-setting"):
+        plan_of('{nodes: {n: {type: t.number}, y: {type: t.torch, n: "${n}", device: "cuda:7"}}, outputs: {y: "${y}"}}')
+
+
+def test_lists_nested_too_deep_are_a_problem() -> None:
+    """Not a traceback."""
+    with pytest.raises(GraphError, match="lists nest deeper than 32"):
+        plan_of(f'{{nodes: {{x: {{type: t.any, value: {"[" * 40}1{"]" * 40}}}}}, outputs: {{x: "${{x}}"}}}}')
+
+
+@pytest.mark.parametrize(
+    ("spelling", "text", "value"),
+    [
+        ("int", "12", 12),
+        ("int", "1.5", None),
+        ("int", "one", None),
+        ("float", "1e-3", 0.001),
+        ("float", "nan", "nan"),
+        ("bool", "true", True),
+        ("bool", "True", None),
+        ("bool", "1", None),
+        ("text", "1", "1"),
+        ("text", "${x}", "${x}"),
+        ("seed", "random", "random"),
+        ("seed", "7", 7),
+        ("file", "a b.png", "a b.png"),
+        ("list[int]", "[1, 2]", [1, 2]),
+        ("list[int]", "1,2", [1, 2]),
+        ("list[int]", "3", [3]),
+        ("list[text]", "a, b", ["a", "b"]),
+        ("list[file]", "a.png", ["a.png"]),
+    ],
+)
+def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -> None:
+    """Never by its looks."""
+    type_ = parse_type(spelling)
+    assert type_ is not None
+    if value is None:
+        with pytest.raises(BadValue):
+            from_text(type_, text)
+    else:
+        assert repr(from_text(type_, text)) == (value if value == "nan" else repr(value))

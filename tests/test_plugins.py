@@ -1,0 +1,288 @@
+"""Plugins are found by entry points, imported when one of their names is asked for, and reported when they are broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imagen_flow import GraphError, node
+from imagen_flow.plugins import Registry, discover
+
+GOOD = """
+from imagen_flow import hookimpl, node
+
+@node("{name}.one", version=1)
+def one(n: int) -> int:
+    return n
+
+@hookimpl
+def imagen_flow_nodes():
+    return [one]
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Callable[[], list[Any]]]]:
+    """Write modules as if they were installed; give what lists their entry points. Modules are forgotten afterwards."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    before, path = set(sys.modules), list(sys.path)
+
+    def install(**modules: str) -> Callable[[], list[Any]]:
+        for name, text in modules.items():
+            (site / f"{name}.py").write_text(textwrap.dedent(text))
+        return lambda: [entry(name) for name in modules]
+
+    yield install
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def entry(module: str, *, name: str = "", dist: str = "", version: str = "1") -> Any:
+    """An entry point as `importlib.metadata` gives it."""
+    return SimpleNamespace(name=name or module, value=module, dist=SimpleNamespace(name=dist or f"{module}-dist", version=version))
+
+
+def test_installed_plugins_are_found(installed: Any) -> None:
+    """They are called by distribution and entry point, and offer what their hook returns."""
+    registry = discover(entry_points=installed(pa=GOOD.format(name="pa"), pb=GOOD.format(name="pb")))
+    assert list(registry.plugins) == ["pa-dist:pa", "pb-dist:pb"]
+    assert (registry.names(), registry.faults) == (["pa.one", "pb.one"], [])
+    found = registry.find("pa.one")
+    assert found is not None
+    assert (found.plugin, found.function(3), len(found.source_digest)) == ("pa-dist:pa", 3, 40)
+    assert registry.find("pa.two") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("import gone_for_good", "cannot be imported: ModuleNotFoundError: No module named 'gone_for_good'"),
+        ("def f(:", "cannot be imported: SyntaxError: invalid syntax (px.py, line 1)"),
+        ("import sys; sys.exit(3)", "cannot be imported: it called exit(3)"),
+        ("x = 1", "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl"),
+        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodse(): return []", "implements no such hook: unknown hook 'imagen_flow_nodse' in plugin <module 'px'"),
+        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(extra): return []", "is not written as a plugin: Plugin 'px-dist:px' for hook 'imagen_flow_nodes'"),
+        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return [len]", "its hook imagen_flow_nodes failed: TypeError: <built-in function len> is not decorated with @node"),
+        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): raise SystemExit(1)", "its hook imagen_flow_nodes failed: SystemExit: 1"),
+        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return None", "its hook imagen_flow_nodes failed: TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_a_broken_plugin_is_reported_and_the_rest_still_load(installed: Any, text: str, fault: str) -> None:
+    """What is wrong is said by plugin; nothing of it is offered."""
+    registry = discover(entry_points=installed(px=text, pgood=GOOD.format(name="pgood")))
+    assert registry.plugins["px-dist:px"].fault.startswith(fault)
+    assert (registry.names(), len(registry.faults)) == (["pgood.one"], 1)
+    assert registry.find("pgood.one") is not None
+
+
+def test_one_module_named_by_two_entry_points_is_reported(installed: Any) -> None:
+    """The second is refused, and the first works."""
+    installed(pm=GOOD.format(name="pm"))
+    registry = discover(entry_points=lambda: [entry("pm", name="a"), entry("pm", name="b")])
+    assert registry.find("pm.one") is not None
+    assert registry.plugins["pm-dist:b"].fault == "is the module pm, which another plugin is already"
+
+
+def test_two_distributions_may_use_one_name_for_their_entry_points(installed: Any) -> None:
+    """Neither hides the other."""
+    installed(pc=GOOD.format(name="pc"), pd=GOOD.format(name="pd"))
+    registry = discover(entry_points=lambda: [entry("pc", name="same", dist="c"), entry("pd", name="same", dist="d")])
+    assert (list(registry.plugins), registry.names()) == (["c:same", "d:same"], ["pc.one", "pd.one"])
+
+
+def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(installed: Any, tmp_path: Path) -> None:
+    """Neither is taken, whichever was imported first, also when the memo tells of them."""
+    entries = installed(pe=GOOD.format(name="x"), pf=GOOD.format(name="x"))
+    for memo in (None, tmp_path / "memo.json", tmp_path / "memo.json"):
+        registry = discover(entry_points=entries, memo=memo)
+        registry.load_all()
+        with pytest.raises(GraphError) as refused:
+            registry.find("x.one")
+        assert str(refused.value) == "error[unknown-node-type]: two plugins offer 'x.one': pe-dist:pe and pf-dist:pf\n  = fix: uninstall one of them, or rename its node type"
+        assert len(registry.faults) == 1
+        assert "offers 'x.one', which p" in registry.faults[0]
+
+
+def test_what_plugins_offer_is_remembered(installed: Any, tmp_path: Path) -> None:
+    """Known plugins are imported only when asked for; one that has changed is looked at anew."""
+    memo = tmp_path / "memo.json"
+    entries = installed(pg=GOOD.format(name="pg"), ph=GOOD.format(name="ph"))
+    discover(entry_points=entries, memo=memo)
+    for name in ("pg", "ph"):
+        del sys.modules[name]
+    registry = discover(entry_points=entries, memo=memo)
+    assert registry.names() == ["pg.one", "ph.one"]
+    assert {"pg", "ph"}.isdisjoint(sys.modules)
+    assert registry.find("ph.one") is not None
+    assert ("pg" in sys.modules, "ph" in sys.modules) == (False, True)
+    installed(ph=GOOD.format(name="other"))
+    del sys.modules["ph"]
+    assert discover(entry_points=entries, memo=memo).names() == ["other.one", "pg.one"]
+
+
+def test_a_plugin_that_breaks_still_tells_what_it_offered(installed: Any, tmp_path: Path) -> None:
+    """So a graph that uses it can say which plugin to mend."""
+    memo = tmp_path / "memo.json"
+    entries = installed(pi=GOOD.format(name="pi"))
+    discover(entry_points=entries, memo=memo)
+    installed(pi="import gone_for_good")
+    del sys.modules["pi"]
+    for _ in range(2):
+        registry = discover(entry_points=entries, memo=memo)
+        assert registry.find("pi.one") is None
+        offered = registry.offered_by("pi.one")
+        assert offered is not None
+        assert "gone_for_good" in offered.fault
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"pj-dist:pj": 5}', '{"pj-dist:pj": {"stamp": "x"}}', '{"pj-dist:pj": {"stamp": 1, "nodes": 2, "models": 3, "codecs": 4}}'])
+def test_a_damaged_memo_costs_time_and_nothing_else(installed: Any, tmp_path: Path, text: str) -> None:
+    """It is written anew."""
+    memo = tmp_path / "memo.json"
+    memo.write_text(text)
+    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), memo=memo).names() == ["pj.one"]
+    assert json.loads(memo.read_text())["pj-dist:pj"]["nodes"] == ["pj.one"]
+
+
+def test_a_function_can_be_added_directly() -> None:
+    """As tests and notebooks do; its source is digested from its text."""
+
+    @node("here.one", version=1)
+    def one(n: int) -> int: ...
+
+    registry = Registry({})
+    registry.add(one)
+    found = registry.find("here.one")
+    assert found is not None
+    assert (found.plugin, len(found.source_digest), registry.names()) == ("local", 40, ["here.one"])
+
+
+# -- local files ---------------------------------------------------------------------------------------------------------------------
+
+LOCAL = """
+import {helper}
+from imagen_flow import node
+
+@node("my.one", version=1)
+def one() -> int:
+    return {helper}.VALUE
+"""
+
+
+def digest(registry: Registry) -> str:
+    found = registry.find("my.one")
+    assert (registry.faults, found is None) == ([], False)
+    assert found is not None
+    return found.source_digest
+
+
+def value(registry: Registry) -> int:
+    found = registry.find("my.one")
+    assert found is not None
+    return int(found.function())
+
+
+def test_a_local_file_needs_no_hook(installed: Any, tmp_path: Path) -> None:
+    """What is decorated in it is what it offers; looked at again it has the same digest, under another path too."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "nodes.py").write_text(LOCAL.format(helper="helper_a"))
+    (folder / "helper_a.py").write_text("VALUE = 1")
+    first = discover([folder / "nodes.py"], entry_points=list)
+    assert (first.names(), value(first)) == (["my.one"], 1)
+    assert digest(discover([folder / "nodes.py"], entry_points=list)) == digest(first)
+    assert len(discover([folder / "nodes.py", folder / ".." / "mine" / "nodes.py"], entry_points=list).plugins) == 1
+    shutil.move(folder, tmp_path / "moved")
+    (tmp_path / "moved/nodes.py").rename(tmp_path / "moved/renamed.py")
+    assert digest(discover([tmp_path / "moved/renamed.py"], entry_points=list)) == digest(first)
+
+
+def test_a_helper_module_counts_as_source(installed: Any, tmp_path: Path) -> None:
+    """Its edit changes the digest and takes effect, in the same process too; so do those of what it imports, and of packages."""
+    (tmp_path / "nodes.py").write_text(LOCAL.format(helper="helper_b"))
+    (tmp_path / "helper_b.py").write_text("from deep_b.inner import VALUE")
+    (tmp_path / "deep_b").mkdir()
+    (tmp_path / "deep_b/__init__.py").write_text("")
+    (tmp_path / "deep_b/inner.py").write_text("VALUE = 1")
+    (tmp_path / "beside.py").write_text("VALUE = 9")
+    found = [discover([tmp_path / "nodes.py"], entry_points=list)]
+    (tmp_path / "deep_b/inner.py").write_text("VALUE = 22")
+    found.append(discover([tmp_path / "nodes.py"], entry_points=list))
+    (tmp_path / "helper_b.py").write_text("VALUE = 333")
+    found.append(discover([tmp_path / "nodes.py"], entry_points=list))
+    (tmp_path / "beside.py").write_text("VALUE = 10")
+    found.append(discover([tmp_path / "nodes.py"], entry_points=list))
+    digests = [digest(r) for r in found]
+    assert [value(r) for r in found] == [1, 22, 333, 333]
+    assert len(set(digests)) == 3
+    assert digests[2] == digests[3]
+
+
+def test_a_helper_that_is_imported_late_counts_too(installed: Any, tmp_path: Path) -> None:
+    """An import inside a function is read off the text; it is not imported before it is needed."""
+    (tmp_path / "nodes.py").write_text("from imagen_flow import node\n\n@node('my.one', version=1)\ndef one() -> int:\n    import helper_c\n    return helper_c.VALUE\n")
+    (tmp_path / "helper_c.py").write_text("VALUE = 4")
+    first = discover([tmp_path / "nodes.py"], entry_points=list)
+    assert "helper_c" not in sys.modules
+    assert value(first) == 4
+    (tmp_path / "helper_c.py").write_text("VALUE = 55")
+    second = discover([tmp_path / "nodes.py"], entry_points=list)
+    assert value(second) == 55
+    assert digest(first) != digest(second)
+
+
+def test_helpers_of_one_name_do_not_mix(installed: Any, tmp_path: Path) -> None:
+    """Each plugin gets its own; together in one registry they are refused, since a process holds one module of a name."""
+    for name, number in (("left", 1), ("right", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nodes.py").write_text(LOCAL.format(helper="helper_d").replace("my.one", "my.one" if number == 1 else "my.two"))
+        (tmp_path / name / "helper_d.py").write_text(f"VALUE = {number}")
+    assert value(discover([tmp_path / "left/nodes.py"], entry_points=list)) == 1
+    right = discover([tmp_path / "right/nodes.py"], entry_points=list).find("my.two")
+    assert right is not None
+    assert right.function() == 2
+    both = discover([tmp_path / "left/nodes.py", tmp_path / "right/nodes.py"], entry_points=list)
+    assert [f.partition(": ")[2] for f in both.faults] == [
+        f"cannot be imported: ImportError: its helper helper_d.py has the name of another plugin's ({tmp_path / 'left/nodes.py'}); rename one of them"
+    ]
+
+
+def test_a_file_beside_a_plugin_does_not_hide_a_library(installed: Any, tmp_path: Path) -> None:
+    """What is installed wins, and is no part of the plugin's source."""
+    (tmp_path / "nodes.py").write_text(LOCAL.format(helper="numpy").replace("numpy.VALUE", "len(numpy.__name__)"))
+    first = discover([tmp_path / "nodes.py"], entry_points=list)
+    (tmp_path / "numpy.py").write_text("raise RuntimeError")
+    (tmp_path / "imagen_flow").mkdir()
+    (tmp_path / "imagen_flow/__init__.py").write_text("raise RuntimeError")
+    second = discover([tmp_path / "nodes.py"], entry_points=list)
+    assert (digest(second), value(second)) == (digest(first), 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "cannot be imported: FileNotFoundError: there is no file"),
+        ("x = 1", "has no function decorated with @node"),
+        ("import sys\nsys.exit()", "cannot be imported: it called exit(None)"),
+        ("def f(:", "cannot be imported: SyntaxError"),
+        (GOOD.format(name="pgood"), "offers 'pgood.one', which pgood-dist:pgood offers too; rename one of them"),
+    ],
+)
+def test_a_local_file_that_cannot_be_used_is_reported(installed: Any, tmp_path: Path, text: str | None, fault: str) -> None:
+    """The rest is there."""
+    if text is not None:
+        (tmp_path / "nodes.py").write_text(text)
+    registry = discover([tmp_path / "nodes.py"], entry_points=installed(pgood=GOOD.format(name="pgood")))
+    assert registry.plugins[str(tmp_path / "nodes.py")].fault.startswith(fault)
+    assert "pgood.one" in registry.names()

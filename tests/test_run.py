@@ -1,0 +1,1293 @@
+"""A run computes what must be computed, once, in an order that demand decides, and says what happens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as given_
+from hypothesis import strategies as st
+
+from imagen_flow import Absent, File, Folder, Image, Json, List, NodeError, Progress, Range, Scratch, Steps, Value, events, node, spec
+from imagen_flow.codec import Codecs
+from imagen_flow.events import Event
+from imagen_flow.graph import Graph, resolve
+from imagen_flow.plan import make_plan
+from imagen_flow.plugins import Registry
+from imagen_flow.run import execute
+from imagen_flow.store import Store
+
+
+class Toys:
+    """Node types that write down what they compute, in `ran`."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.registry = Registry({})
+        ran = self.ran
+
+        @node("toy.number", version=1)
+        def number(value: int) -> int:
+            ran.append(f"number {value}")
+            return value
+
+        @node("toy.add", version=1)
+        def add(a: int, b: int = 0) -> int:
+            ran.append(f"add {a} {b}")
+            return a + b
+
+        @node("toy.parity", version=1)
+        def parity(value: int) -> int:
+            ran.append(f"parity {value}")
+            return value % 2
+
+        @node("toy.is_even", version=1)
+        def is_even(value: int) -> bool:
+            ran.append(f"is_even {value}")
+            return value % 2 == 0
+
+        @node("toy.count", version=1)
+        def count(to: int) -> List[int]:
+            ran.append(f"count {to}")
+            return list(range(to))
+
+        @node("toy.total", version=1)
+        def total(values: List[int]) -> int:
+            ran.append(f"total {values}")
+            return sum(values)
+
+        @node("toy.picture", version=1)
+        def picture(shade: int) -> Image:
+            ran.append(f"picture {shade}")
+            return Image(np.random.default_rng(shade).integers(0, 255, (200, 200, 3), dtype="uint8"))
+
+        @node("toy.brightness", version=1)
+        def brightness(image: Image, plus: int = 0) -> int:
+            ran.append("brightness")
+            return int(image.pixels.sum()) + plus
+
+        @node("toy.broken", version=1)
+        def broken(value: int = 0) -> int:
+            ran.append(f"broken {value}")
+            raise ValueError(f"it does not like {value}")
+
+        @node("toy.either", version=1)
+        def either(a: int | None = None, b: int | None = None) -> int:
+            ran.append(f"either {a} {b}")
+            return a if a is not None else b if b is not None else -1
+
+        @node("toy.any", version=1)
+        def any_(value: Value) -> Value:
+            return value
+
+        self.add(number, add, parity, is_even, count, total, picture, brightness, broken, either, any_)
+
+    def add(self, *functions: Any) -> Toys:
+        for function in functions:
+            self.registry.add(function)
+        return self
+
+    def graph(self, text: str, path: Path | None = None) -> Graph:
+        whole = text.replace("{", "{imagen_flow: 1, ", 1) if text.startswith("{") else "imagen_flow: 1\n" + textwrap.dedent(text)
+        return resolve(spec.parse(whole, name="graph.yaml", path=path), self.registry)
+
+    def take(self) -> list[str]:
+        """What ran since the last call."""
+        taken = list(self.ran)
+        self.ran.clear()
+        return taken
+
+
+@pytest.fixture
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store", Codecs()) as opened:
+        yield opened
+
+
+def carry_out(graph: Graph, values: dict[str, Any] | None = None, *, store: Store | None = None, force: tuple[str, ...] = (), **options: Any) -> list[Event]:
+    return list(execute(make_plan(graph, values, store=store, force=force), **options))
+
+
+def given(said: list[Event]) -> dict[str, Any]:
+    return {e.output + e.item: e.value for e in said if isinstance(e, events.OutputWritten)}
+
+
+def words(said: list[Event]) -> list[str]:
+    """Events in few words, progress and times left out."""
+    found = []
+    for e in said:
+        match e:
+            case events.StepCached() | events.StepStarted() | events.StepFinished() | events.StepDamaged():
+                found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}")
+            case events.StepAbsent() | events.StepSkipped():
+                found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.because}")
+            case events.StepFailed() | events.StepRetried():
+                found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.message}")
+            case events.OutputAbsent():
+                found.append(f"no output {e.output}: {e.because}")
+            case events.OutputFailed():
+                found.append(f"output {e.output} failed: {e.message}")
+            case events.OutputWritten():
+                found.append(f"output {e.output}{e.item}")
+            case events.RunFinished():
+                found.append(f"{e.status}: {e.ran} ran, {e.cached} cached, {e.failed} failed")
+    return found
+
+
+CHAIN = """
+    inputs: {start: 1}
+    nodes:
+      a: {type: toy.number, value: "${start}"}
+      b: {type: toy.add, a: "${a}", b: 1}
+      c: {type: toy.add, a: "${b}", b: 1}
+    outputs: {c: "${c}"}
+    """
+
+
+# -- what runs -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_happens_in_order(toys: Toys) -> None:
+    """Each step starts and finishes after those it needs; then comes the output, and last the end."""
+    said = carry_out(toys.graph(CHAIN))
+    assert isinstance(said[0], events.RunStarted)
+    assert words(said) == ["started a", "finished a", "started b", "finished b", "started c", "finished c", "output c", "done: 3 ran, 0 cached, 0 failed"]
+    assert given(said) == {"c": 3}
+
+
+def test_what_was_computed_is_not_computed_again_after_a_restart(toys: Toys, tmp_path: Path) -> None:
+    """Another store object on the same folder knows all steps; only what the new value reaches runs."""
+    graph = toys.graph(CHAIN)
+    for values, ran in [({}, ["number 1", "add 1 1", "add 2 1"]), ({}, []), ({"start": 5}, ["number 5", "add 5 1", "add 6 1"]), ({"start": 1}, [])]:
+        with Store.open(tmp_path / "store", Codecs()) as store:
+            said = carry_out(graph, values, store=store)
+        assert toys.take() == ran
+        assert given(said) == {"c": values.get("start", 1) + 2}
+
+
+def test_a_node_that_comes_out_the_same_stops_the_rerun(toys: Toys, store: Store) -> None:
+    """Beyond a step that gives the bytes that it gave before, everything is cached."""
+    graph = toys.graph("""
+        inputs: {start: 1}
+        nodes:
+          p: {type: toy.parity, value: "${start}"}
+          q: {type: toy.add, a: "${p}", b: 10}
+        outputs: {q: "${q}"}
+        """)
+    carry_out(graph, store=store)
+    toys.take()
+    said = carry_out(graph, {"start": 3}, store=store)
+    assert toys.take() == ["parity 3"]
+    assert words(said) == ["started p", "finished p", "cached q", "output q", "done: 1 ran, 1 cached, 0 failed"]
+
+
+def test_equal_steps_are_one_step(toys: Toys) -> None:
+    """Two nodes, or two elements, that would compute the same do so once."""
+    graph = toys.graph("""
+        nodes:
+          a: {type: toy.number, value: 2}
+          b: {type: toy.number, value: 2}
+          c: {type: toy.add, each: {a: [5, 5, "${a}", "${b}"]}}
+          d: {type: toy.total, values: "${c}"}
+        outputs: {d: "${d}"}
+        """)
+    said = carry_out(graph)
+    assert toys.take() == ["number 2", "add 5 0", "add 2 0", "total [5, 5, 2, 2]"]
+    assert given(said) == {"d": 14}
+
+
+def test_what_no_output_needs_does_not_run(toys: Toys) -> None:
+    """A node beside the way to the outputs is left alone."""
+    carry_out(toys.graph('{nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken}}, outputs: {a: "${a}"}}'))
+    assert toys.take() == ["number 1"]
+
+
+def test_what_only_a_skipped_node_needs_does_not_run(toys: Toys, store: Store) -> None:
+    """A `when` is decided first; where it is false the node's other inputs are not computed, now or in a later run."""
+    graph = toys.graph("""
+        inputs: {n: 3}
+        nodes:
+          dear: {type: toy.number, value: 7}
+          flag: {type: toy.is_even, value: "${n}"}
+          used: {type: toy.add, a: "${dear}", when: "${flag}"}
+          end: {type: toy.either, a: "${used}", b: 5}
+        outputs: {end: "${end}", used: "${used}"}
+        """)
+    said = carry_out(graph, store=store)
+    assert toys.take() == ["is_even 3", "either None 5"]
+    assert "absent used: its 'when' is false" in words(said)
+    assert "no output used: what it comes from is absent" in words(said)
+    assert given(said) == {"end": 5}
+    carry_out(graph, store=store)
+    assert toys.take() == []
+    assert given(carry_out(graph, {"n": 4}, store=store)) == {"end": 7, "used": 7}
+    assert toys.take() == ["is_even 4", "number 7", "add 7 0", "either 7 5"]
+
+
+def test_a_kept_value_that_nobody_needs_is_never_read(toys: Toys, store: Store) -> None:
+    """With all steps below it cached, a picture's object may be gone and nothing notices."""
+    graph = toys.graph('{nodes: {p: {type: toy.picture, shade: 3}, b: {type: toy.brightness, image: "${p}"}}, outputs: {b: "${b}"}}')
+    carry_out(graph, store=store)
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    toys.take()
+    said = carry_out(graph, store=store)
+    assert toys.take() == []
+    assert words(said) == ["cached p", "cached b", "output b", "done: 0 ran, 2 cached, 0 failed"]
+
+
+def test_forced_nodes_run_though_the_store_has_them(toys: Toys, store: Store) -> None:
+    """What comes after a forced node stays cached when it gives the same."""
+    graph = toys.graph(CHAIN)
+    carry_out(graph, store=store)
+    toys.take()
+    carry_out(graph, store=store, force=("b",))
+    assert toys.take() == ["add 1 1"]
+
+
+def test_forcing_a_graph_forces_what_is_in_it(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """The name of a node whose type is a graph stands for all nodes below it."""
+    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {n: {type: int}}, nodes: {x: {type: toy.add, a: "${n}"}}, outputs: {x: "${x}"}}')
+    graph = toys.graph('{nodes: {in: {type: ./inner.yaml, n: 4}}, outputs: {x: "${in}"}}', tmp_path / "g.yaml")
+    carry_out(graph, store=store)
+    toys.take()
+    for name, ran in [("in", ["add 4 0"]), ("in/x", ["add 4 0"]), ("x", ["add 4 0"])]:
+        carry_out(graph, store=store, force=(name,))
+        assert toys.take() == ran
+
+
+def test_without_cache_a_node_runs_each_time_and_those_below_only_if_it_differs(store: Store, toys: Toys) -> None:
+    """`cache: false` is neither looked up nor kept; steps below go by the value it gave this time."""
+    gives = iter([1, 1, 2])
+
+    @node("toy.clock", version=1)
+    def clock() -> int:
+        return next(gives)
+
+    graph = toys.add(clock).graph('{nodes: {t: {type: toy.clock, cache: false}, a: {type: toy.add, a: "${t}"}}, outputs: {a: "${a}"}}')
+    ran = []
+    for _ in range(3):
+        carry_out(graph, store=store)
+        ran.append(toys.take())
+    assert ran == [["add 1 0"], [], ["add 2 0"]]
+
+
+def test_two_processes_compute_each_step_once(tmp_path: Path) -> None:
+    """A second process that wants what is in the making waits for it, and takes it from the store."""
+    program = """
+        import sys, time
+        from pathlib import Path
+        from imagen_flow import node, spec
+        from imagen_flow.codec import Codecs
+        from imagen_flow.graph import resolve
+        from imagen_flow.plan import make_plan
+        from imagen_flow.plugins import Registry
+        from imagen_flow.run import execute
+        from imagen_flow.store import Store
+
+        folder = Path(sys.argv[1])
+
+        @node("toy.step", version=1)
+        def step(n: int, before: int = 0) -> int:
+            with open(folder / "ran", "a") as out:
+                out.write(f"{n}\\n")
+            return n + before
+
+        registry = Registry({})
+        registry.add(step, source_digest="1")
+        nodes = {f"n{i}": {"type": "toy.step", "n": i, **({"before": f"${{n{i - 1}}}"} if i else {})} for i in range(30)}
+        graph = resolve(spec.parse_mapping({"imagen_flow": 1, "nodes": nodes, "outputs": {"end": "${n29}"}}), registry)
+        (folder / f"ready{sys.argv[2]}").touch()
+        while not (folder / f"ready{1 - int(sys.argv[2])}").exists():
+            pass
+        with Store.open(folder / "store", Codecs()) as store:
+            print(*[e.value for e in execute(make_plan(graph, store=store)) if hasattr(e, "value")])
+        """
+    runs = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(i)], stdout=subprocess.PIPE, text=True) for i in range(2)]
+    assert [run.communicate()[0].strip() for run in runs] == ["435", "435"]
+    assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(30))
+
+
+def test_a_long_chain_and_a_wide_fan_run(toys: Toys) -> None:
+    """Depth is no recursion: 3,000 nodes one after another, read by one at the end."""
+    chain = "".join(f'  n{i}: {{type: toy.add, a: "${{n{i - 1}}}", b: 1}}\n' for i in range(1, 3000))
+    graph = toys.graph(f'nodes:\n  n0: {{type: toy.add, a: 0}}\n{chain}outputs: {{end: "${{n2999}}"}}\n')
+    assert given(carry_out(graph)) == {"end": 2999}
+
+
+# -- damage --------------------------------------------------------------------------------------------------------------------------
+
+
+def objects(store: Store) -> list[Path]:
+    return [p for p in (store.folder / "objects").rglob("*") if p.is_file()]
+
+
+PICTURE = """
+    inputs: {plus: 0}
+    nodes:
+      s: {type: toy.number, value: 3}
+      p: {type: toy.picture, shade: "${s}"}
+      b: {type: toy.brightness, image: "${p}", plus: "${plus}"}
+    outputs: {b: "${b}"}
+    """
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:5000] + bytes(99) + path.read_bytes()[5099:])], ids=["missing", "changed"])
+def test_a_damaged_value_is_made_again_within_the_run(toys: Toys, store: Store, harm: Callable[[Path], object]) -> None:
+    """A step that needs it brings back the step that made it, and says so; the rest stays cached."""
+    graph = toys.graph(PICTURE)
+    carry_out(graph, store=store)
+    store.flush()
+    for path in objects(store):
+        harm(path)
+    toys.take()
+    said = carry_out(graph, {"plus": 1}, store=store)
+    assert toys.take() == ["picture 3", "brightness"]
+    assert words(said) == ["cached s", "cached p", "started b", "damaged p", "started p", "finished p", "finished b", "output b",
+                           "done: 2 ran, 2 cached, 0 failed"]  # fmt: skip
+    store.flush()
+    carry_out(graph, {"plus": 2}, store=store)
+    assert toys.take() == ["brightness"]
+
+
+def test_what_a_damaged_value_was_made_of_is_made_again_too(toys: Toys, store: Store) -> None:
+    """Where the values upstream are damaged as well, their steps run first."""
+
+    @node("toy.invert", version=1)
+    def invert(image: Image) -> Image:
+        toys.ran.append("invert")
+        return Image(255 - image.pixels)
+
+    graph = toys.add(invert).graph("""
+        inputs: {plus: 0}
+        nodes:
+          p: {type: toy.picture, shade: 3}
+          i: {type: toy.invert, image: "${p}"}
+          b: {type: toy.brightness, image: "${i}", plus: "${plus}"}
+        outputs: {b: "${b}"}
+        """)
+    first = given(carry_out(graph, store=store))["b"]
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    toys.take()
+    assert given(carry_out(graph, {"plus": 1}, store=store)) == {"b": first + 1}
+    assert toys.take() == ["picture 3", "invert", "brightness"]
+
+
+def test_a_damaged_output_is_made_again(toys: Toys, store: Store) -> None:
+    """A cached output whose object is gone comes from its step, run again."""
+    graph = toys.graph('{nodes: {p: {type: toy.picture, shade: 3}}, outputs: {p: "${p}"}}')
+    before = given(carry_out(graph, store=store))["p"]
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    said = carry_out(graph, store=store)
+    assert words(said) == ["cached p", "damaged p", "started p", "finished p", "output p", "done: 1 ran, 1 cached, 0 failed"]
+    assert (given(said)["p"].pixels == before.pixels).all()
+
+
+def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(store: Store, toys: Toys) -> None:
+    """A node that is not reproducible gives another value; what needs it is computed from the new one, outputs too."""
+    shades = iter(range(0, 100, 7))
+
+    @node("toy.noise", version=1)
+    def noise() -> Image:
+        return Image(np.full((200, 200, 3), next(shades), "uint8") + np.random.default_rng(0).integers(0, 99, (200, 200, 3), dtype="uint8"))
+
+    @node("toy.copy", version=1)
+    def copy(image: Image) -> Image:
+        return Image(image.pixels + np.uint8(1))
+
+    graph = toys.add(noise, copy).graph("""
+        inputs: {plus: 0}
+        nodes:
+          n: {type: toy.noise}
+          c: {type: toy.copy, image: "${n}"}
+          b: {type: toy.brightness, image: "${c}", plus: "${plus}"}
+        outputs: {b: "${b}", c: "${c}", n: "${n}"}
+        """)
+    carry_out(graph, store=store)
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    said = given(carry_out(graph, {"plus": 1}, store=store))
+    assert said["b"] == int(said["c"].pixels.sum()) + 1
+    assert (said["c"].pixels == said["n"].pixels + 1).all()
+
+
+def test_damage_inside_a_graph_that_is_a_node_is_mended(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """Values that come into and out of an included graph are made again as well."""
+    shades = iter([3, 9])
+
+    @node("toy.varying", version=1)
+    def varying() -> Image:
+        return Image(np.random.default_rng(next(shades)).integers(0, 255, (200, 200, 3), dtype="uint8"))
+
+    (tmp_path / "make.yaml").write_text('{imagen_flow: 1, nodes: {v: {type: toy.varying}}, outputs: {v: "${v}"}}')
+    (tmp_path / "measure.yaml").write_text("""
+imagen_flow: 1
+inputs: {plus: {type: int}}
+nodes: {b: {type: toy.add, a: "${plus}"}}
+outputs: {b: "${b}"}
+""")
+    graph = toys.add(varying).graph("""
+        inputs: {plus: 0}
+        nodes:
+          m: {type: ./make.yaml}
+          b: {type: toy.brightness, image: "${m}", plus: "${plus}"}
+          e: {type: ./measure.yaml, plus: "${b}"}
+        outputs: {e: "${e}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    first = given(carry_out(graph, store=store))["e"]
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    second = given(carry_out(graph, {"plus": 1}, store=store))["e"]
+    assert second == int(np.random.default_rng(9).integers(0, 255, (200, 200, 3), dtype="uint8").sum()) + 1 != first + 1
+
+
+# -- failures ------------------------------------------------------------------------------------------------------------------------
+
+FAILING = """
+    nodes:
+      bad: {type: toy.broken, value: 3}
+      after: {type: toy.add, a: "${bad}"}
+      last: {type: toy.add, a: "${after}"}
+      good: {type: toy.number, value: 1}
+    outputs: {last: "${last}", good: "${good}"}
+    """
+
+
+def test_what_does_not_depend_on_a_failure_goes_on(toys: Toys) -> None:
+    """The failing step stops what needs it and nothing else; the cause is chained, node and place are named."""
+    said = carry_out(toys.graph(FAILING))
+    assert words(said) == [
+        "started bad",
+        "failed bad: it does not like 3",
+        "skipped after: what gives its 'a' failed",
+        "skipped last: what gives its 'a' failed",
+        "no output last: what it comes from failed",
+        "started good",
+        "finished good",
+        "output good",
+        "failed: 1 ran, 0 cached, 1 failed",
+    ]
+    error = next(e.error for e in said if isinstance(e, events.StepFailed))
+    assert isinstance(error, NodeError)
+    assert isinstance(error.__cause__, ValueError)
+    assert str(error) == "graph.yaml:4:3: error[node-failed]: bad: it does not like 3\n4 |   bad: {type: toy.broken, value: 3}\n  |   ^^^"
+
+
+def test_fail_fast_stops_at_the_first_failure(toys: Toys) -> None:
+    """Nothing else is begun."""
+    assert words(carry_out(toys.graph(FAILING), fail_fast=True)) == ["started bad", "failed bad: it does not like 3", "failed: 0 ran, 0 cached, 1 failed"]
+
+
+def test_a_failure_is_not_kept(toys: Toys, store: Store) -> None:
+    """The next run tries again."""
+    for _ in range(2):
+        carry_out(toys.graph(FAILING), store=store)
+    assert toys.take() == ["broken 3", "number 1", "broken 3"]
+
+
+def test_one_failing_element_leaves_the_others(toys: Toys, store: Store) -> None:
+    """In an `each` the elements beside a failed one are computed and kept; whoever needs the whole list is skipped."""
+
+    @node("toy.odd", version=1)
+    def odd(value: int) -> int:
+        toys.ran.append(f"odd {value}")
+        if value % 2 == 0:
+            raise ValueError("it is even")
+        return value
+
+    graph = toys.add(odd).graph("""
+        nodes:
+          o: {type: toy.odd, each: {value: [1, 2, 3]}}
+          t: {type: toy.total, values: "${o}"}
+        outputs: {o: "${o}", t: "${t}"}
+        """)
+    said = carry_out(graph, store=store)
+    assert given(said) == {"o": [1, None, 3]}
+    assert [w for w in words(said) if "started" not in w and "finished" not in w] == [
+        "failed o[1]: it is even",
+        "output o",
+        "skipped t: what gives its 'values' failed",
+        "no output t: what it comes from failed",
+        "failed: 2 ran, 0 cached, 1 failed",
+    ]
+    toys.take()
+    carry_out(graph, store=store)
+    assert toys.take() == ["odd 2"]
+
+
+def test_lists_of_unequal_length_fail_their_node_alone(toys: Toys, store: Store) -> None:
+    """Whether the lists come from this run or from the store, the rest goes on."""
+    graph = toys.graph("""
+        nodes:
+          two: {type: toy.count, to: 2}
+          three: {type: toy.count, to: 3}
+          sum: {type: toy.add, each: {a: "${two}", b: "${three}"}}
+          total: {type: toy.total, values: "${sum}"}
+          good: {type: toy.number, value: 1}
+        outputs: {total: "${total}", good: "${good}"}
+        """)
+    for cached in (0, 3):
+        said = carry_out(graph, store=store)
+        assert [w for w in words(said) if w.split()[0] in ("failed", "skipped", "output", "no", "failed:")] == [
+            "failed sum: the lists of 'each' differ in length: 'a' has 2, 'b' has 3",
+            "skipped total: what gives its 'values' failed",
+            "no output total: what it comes from failed",
+            "output good",
+            f"failed: {3 - cached} ran, {cached} cached, 1 failed",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("node_", "why"),
+    [
+        ("{type: toy.add, each: {a: \"${x}\"}}", "it takes a list for 'a' of 'each', not int"),
+        ("{type: toy.add, a: 1, when: \"${x}\"}", "it takes true or false for 'when', not int"),
+        ("{type: toy.add, a: \"${t}\"}", "its 'a' takes a whole number, not the text 'word'"),
+    ],
+)
+def test_what_an_output_of_any_kind_gives_is_checked_when_it_flows(toys: Toys, node_: str, why: str) -> None:
+    """A value that does not fit fails the node that cannot use it."""
+    graph = toys.graph(f"""
+        nodes:
+          x: {{type: toy.any, value: 3}}
+          t: {{type: toy.any, value: word}}
+          n: {node_}
+        outputs: {{n: "${{n}}"}}
+        """)
+    assert f"failed n: {why}" in words(carry_out(graph))
+
+
+def test_a_picture_inside_text_fails_the_node(toys: Toys) -> None:
+    """What an output of any kind gives may turn out to be no text."""
+
+    @node("toy.say", version=1)
+    def say(words: str) -> str:
+        return words
+
+    graph = toys.add(say).graph("""
+        nodes:
+          p: {type: toy.picture, shade: 1}
+          x: {type: toy.any, value: "${p}"}
+          s: {type: toy.say, words: "a ${x}"}
+        outputs: {s: "${s}"}
+        """)
+    assert "failed s: it takes text, numbers and truth values inside text, not image" in words(carry_out(graph))
+
+
+def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> None:
+    """The bounds are shown; they hold for inputs of included graphs as for ports."""
+
+    @node("toy.small", version=1)
+    def small(n: Annotated[int, Range(1, 9)]) -> int:
+        return n
+
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {n: {type: int, max: 9}, m: {type: text, choices: [a, b], default: a}}, nodes: {x: {type: toy.add, a: "${n}"}, y: {type: toy.any, value: "${m}"}}, outputs: {x: "${x}", y: "${y}"}}'
+    )
+    graph = toys.add(small).graph("""
+        nodes:
+          ten: {type: toy.number, value: 10}
+          s: {type: toy.small, n: "${ten}"}
+          g: {type: ./inner.yaml, n: "${ten}"}
+        outputs: {s: "${s}", g: "${g.x}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = words(carry_out(graph))
+    assert "failed s: its 'n' takes a whole number from 1 to 9, not 10" in said
+    assert "failed g: it gives a value to 'n', which takes a whole number up to 9, not 10" in said
+
+
+def test_a_retry_tries_again_and_says_so(toys: Toys) -> None:
+    """`times` counts the tries after the first; the wait doubles."""
+    tries = iter([1, 2])
+
+    @node("toy.flaky", version=1)
+    def flaky() -> int:
+        for number in tries:
+            raise ValueError(f"try {number}")
+        return 7
+
+    graph = toys.add(flaky).graph('{nodes: {f: {type: toy.flaky, retry: {times: 2, backoff_s: 0.001}}}, outputs: {f: "${f}"}}')
+    assert words(carry_out(graph)) == ["started f", "retried f: try 1", "retried f: try 2", "finished f", "output f", "done: 1 ran, 0 cached, 0 failed"]
+
+
+def test_a_retry_gives_up(toys: Toys) -> None:
+    """After the last try the step fails with the last error."""
+    graph = toys.graph('{nodes: {f: {type: toy.broken, retry: 1}}, outputs: {f: "${f}"}}')
+    assert words(carry_out(graph))[:3] == ["started f", "retried f: it does not like 0", "failed f: it does not like 0"]
+
+
+def test_a_timeout_acts_when_the_node_yields(toys: Toys) -> None:
+    """The step fails with an error of its own that shows both times."""
+
+    @node("toy.slow", version=1)
+    def slow() -> Steps[int]:
+        until = time.monotonic() + 0.02
+        while True:
+            yield Progress(0, 1)
+            if time.monotonic() > until + 30:
+                return 1
+
+    @node("toy.late", version=1)
+    def late() -> Steps[int]:
+        yield Progress(0, 1)
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            pass
+        return 1
+
+    for name in ("slow", "late"):
+        graph = toys.add(slow, late).graph(f'{{nodes: {{s: {{type: toy.{name}, timeout: 0.01}}}}, outputs: {{s: "${{s}}"}}}}')
+        assert "s, and its timeout is 0.01 s" in words(carry_out(graph))[1]
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+def bad_nodes() -> dict[str, tuple[Any, str]]:
+    @node("bad.kind", version=1)
+    def kind() -> int:
+        return "text"  # type: ignore[return-value]
+
+    @node("bad.nothing", version=1)
+    def nothing() -> int:
+        return None  # type: ignore[return-value]
+
+    @node("bad.length", version=1)
+    def length() -> Pair:
+        return (1, 2, 3)  # type: ignore[return-value]
+
+    @node("bad.single", version=1)
+    def single() -> Pair:
+        return 5  # type: ignore[return-value]
+
+    @node("bad.yield", version=1)
+    def junk() -> Steps[int]:
+        yield 5  # type: ignore[misc]
+        return 1
+
+    @node("bad.nan", version=1)
+    def nan() -> float:
+        return float("nan")
+
+    @node("bad.range", version=1)
+    def too_large() -> Annotated[int, Range(0, 9)]:
+        return 10
+
+    @node("bad.exit", version=1)
+    def leave() -> int:
+        sys.exit(3)
+
+    @node("bad.object", version=1)
+    def strange() -> Value:
+        return object()
+
+    @node("bad.json", version=1)
+    def odd() -> Json:
+        return {1: 2}
+
+    @node("bad.clean", version=1)
+    def clean() -> Steps[int]:
+        try:
+            yield Progress(0, 1)
+            raise KeyError("x")
+        finally:
+            yield Progress(1, 1)
+
+    @node("bad.file", version=1)
+    def gone() -> File:
+        return File(Path("/nowhere/x.png"), "", 0)
+
+    return {
+        "kind": (kind, "TypeError: its output 'value' is to be a whole number, not the text 'text'"),
+        "nothing": (nothing, "TypeError: its output 'value' is to be a whole number, not nothing"),
+        "length": (length, "TypeError: it gave tuple, not its outputs first, second"),
+        "single": (single, "TypeError: it gave int, not its outputs first, second"),
+        "yield": (junk, "TypeError: it yielded int, not Progress"),
+        "nan": (nan, "TypeError: its output 'value' is to be a number, not nan"),
+        "range": (too_large, "TypeError: its output 'value' is to be a whole number from 0 to 9, not 10"),
+        "exit": (leave, "RuntimeError: it called exit(3)"),
+        "object": (strange, "TypeError: object is no value that can cross an edge"),
+        "json": (odd, "TypeError: its output 'value' is to be JSON data, not a mapping (a key of JSON data is text, not int)"),
+        "clean": (clean, "KeyError: 'x'"),
+        "file": (gone, "[Errno 2] No such file or directory: '/nowhere/x.png'"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_nodes())
+def test_a_node_that_breaks_its_word_fails_alone(toys: Toys, name: str) -> None:
+    """Whatever a node gives, yields or raises instead of its outputs is its failure, said in words, and the run goes on."""
+    function, why = bad_nodes()[name]
+    port = ".first" if name in ("length", "single") else ""
+    graph = toys.add(function).graph(f'{{nodes: {{n: {{type: bad.{name}}}, good: {{type: toy.number, value: 1}}}}, outputs: {{n: "${{n{port}}}", good: "${{good}}"}}}}')
+    said = words(carry_out(graph))
+    assert f"failed n: {why}" in said
+    assert said[-2:] == ["output good", "failed: 1 ran, 0 cached, 1 failed"]
+
+
+def test_what_a_node_does_to_its_inputs_is_seen_by_no_other(toys: Toys) -> None:
+    """Mappings and lists are handed over as copies."""
+
+    @node("toy.spoil", version=1)
+    def spoil(data: Json, words: List[str], mark: int) -> Json:
+        data["n"].append(mark)
+        words.append("x")
+        return {"data": data, "words": words}
+
+    graph = toys.add(spoil).graph("""
+        nodes:
+          a: {type: toy.spoil, data: {n: [1]}, words: [w], mark: 2}
+          b: {type: toy.spoil, data: {n: [1]}, words: [w], mark: 3}
+        outputs: {a: "${a}", b: "${b}"}
+        """)
+    assert given(carry_out(graph)) == {"a": {"data": {"n": [1, 2]}, "words": ["w", "x"]}, "b": {"data": {"n": [1, 3]}, "words": ["w", "x"]}}
+
+
+# -- cancelling, progress and whoever reads ------------------------------------------------------------------------------------------
+
+
+def test_cancelling_stops_at_the_next_yield(toys: Toys, store: Store) -> None:
+    """What was finished before is kept; the node's own clean-up runs; nothing is said after the end."""
+    cancel, cleaned = threading.Event(), []
+
+    @node("toy.endless", version=1)
+    def endless(n: int) -> Steps[int]:
+        try:
+            while True:
+                yield Progress(0, 1)
+        finally:
+            cleaned.append(n)
+
+    graph = toys.add(endless).graph('{nodes: {a: {type: toy.number, value: 1}, e: {type: toy.endless, n: "${a}"}}, outputs: {e: "${e}"}}')
+    said = []
+    for event in execute(make_plan(graph, store=store), cancel=cancel):
+        said.append(event)
+        if isinstance(event, events.StepProgress):
+            cancel.set()
+    assert words(said) == ["started a", "finished a", "started e", "cancelled: 1 ran, 0 cached, 0 failed"]
+    assert cleaned == [1]
+    assert make_plan(graph, store=store).counts == {"cached": 1, "runs": 1}
+
+
+def test_closing_the_iterator_cancels_the_run(toys: Toys) -> None:
+    """Whoever stops reading stops the run; the node is not left running."""
+    cleaned = threading.Event()
+
+    @node("toy.endless", version=1)
+    def endless() -> Steps[int]:
+        try:
+            while True:
+                yield Progress(0, 1)
+        finally:
+            cleaned.set()
+
+    graph = toys.add(endless).graph('{nodes: {e: {type: toy.endless}}, outputs: {e: "${e}"}}')
+    reading = execute(make_plan(graph))
+    while not isinstance(next(reading), events.StepProgress):
+        pass
+    reading.close()  # type: ignore[attr-defined]
+    assert cleaned.is_set()
+
+
+def test_a_run_that_ends_leaves_the_users_event_alone(toys: Toys) -> None:
+    """One event may be given to several runs, one after another."""
+    cancel = threading.Event()
+    for _ in range(2):
+        assert words(carry_out(toys.graph(CHAIN), cancel=cancel))[-1] == "done: 3 ran, 0 cached, 0 failed"
+    assert not cancel.is_set()
+
+
+def test_a_slow_reader_gets_every_result_and_the_latest_progress(toys: Toys) -> None:
+    """The run does not wait for whoever reads: it is over before the second event is taken, and progress is coalesced."""
+    over = threading.Event()
+
+    @node("toy.long", version=1)
+    def long() -> Steps[int]:
+        for i in range(1000):
+            yield Progress(i + 1, 1000)
+        return 1
+
+    @node("toy.last", version=1)
+    def last(value: int) -> int:
+        over.set()
+        return value
+
+    graph = toys.add(long, last).graph("""
+        nodes:
+          l: {type: toy.long}
+          n: {type: toy.number, each: {value: [1, 2, 3]}}
+          t: {type: toy.total, values: "${n}"}
+          sum: {type: toy.add, a: "${l}", b: "${t}"}
+          z: {type: toy.last, value: "${sum}"}
+        outputs: {z: "${z}"}
+        """)
+    reading = execute(make_plan(graph))
+    said = [next(reading)]
+    assert over.wait(60)
+    said += reading
+    assert [(e.done, e.total) for e in said if isinstance(e, events.StepProgress)][-1] == (1000, 1000)
+    assert sum(isinstance(e, events.StepProgress) for e in said) < 100
+    assert sum(isinstance(e, events.StepFinished) for e in said) == 7
+    assert given(said) == {"z": 7}
+
+
+def test_progress_goes_on_however_reading_and_writing_meet(toys: Toys) -> None:
+    """The last progress of a step is said, also when it comes just as an earlier one is read."""
+
+    @node("toy.steps", version=1)
+    def steps(n: int) -> Steps[int]:
+        for i in range(200):
+            yield Progress(i + 1, 200)
+        return n
+
+    graph = toys.add(steps).graph('{nodes: {s: {type: toy.steps, each: {n: [1, 2, 3, 4, 5]}}}, outputs: {s: "${s}"}}')
+    last = {e.item: e.done for e in carry_out(graph) if isinstance(e, events.StepProgress)}
+    assert last == {f"[{i}]": 200 for i in range(5)}
+
+
+# -- files and scratch ---------------------------------------------------------------------------------------------------------------
+
+
+@node("toy.read", version=1)
+def read_file(file: File) -> str:
+    return file.read_text()
+
+
+def test_a_file_that_changes_during_the_run_is_keyed_anew(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """The step runs on what the file holds when it is read, and is kept under that; each of several files may change once."""
+    files = [tmp_path / f"{i}.txt" for i in range(8)]
+    for path in files:
+        path.write_text("old")
+    graph = toys.add(read_file).graph('{inputs: {files: {type: "list[file]"}}, nodes: {r: {type: toy.read, each: {file: "${files}"}}}, outputs: {r: "${r}"}}')
+    plan = make_plan(graph, {"files": files}, store=store)
+    for path in files:
+        path.write_text(f"new {path.name}")
+    assert given(list(execute(plan))) == {"r": [f"new {i}.txt" for i in range(8)]}
+    assert make_plan(graph, {"files": files}, store=store).counts == {"cached": 8}
+    for path in files:
+        path.write_text("old")
+    assert make_plan(graph, {"files": files}, store=store).counts == {"runs": 8}
+
+
+def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """The new content is known to all nodes that read the file, in the graph and below."""
+    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {f: {type: file}}, nodes: {r: {type: toy.read, file: "${f}"}}, outputs: {r: "${r}"}}')
+    (tmp_path / "a.txt").write_text("old")
+    graph = toys.add(read_file).graph(
+        '{inputs: {f: {type: file}}, nodes: {in: {type: ./inner.yaml, f: "${f}"}, r: {type: toy.read, file: "${f}"}}, outputs: {in: "${in}", r: "${r}"}}', tmp_path / "g.yaml"
+    )
+    plan = make_plan(graph, {"f": tmp_path / "a.txt"}, store=store)
+    (tmp_path / "a.txt").write_text("new")
+    assert given(list(execute(plan))) == {"in": "new", "r": "new"}
+
+
+def test_a_file_that_goes_during_the_run_fails_its_step(toys: Toys, tmp_path: Path) -> None:
+    """The message names the file."""
+    (tmp_path / "a.txt").write_text("x")
+    graph = toys.add(read_file).graph('{nodes: {r: {type: toy.read, file: a.txt}}, outputs: {r: "${r}"}}', tmp_path / "g.yaml")
+    plan = make_plan(graph)
+    (tmp_path / "a.txt").unlink()
+    assert words(list(execute(plan)))[1] == "failed r: a.txt is gone"
+
+
+def test_a_file_of_a_listed_folder_that_changes_fails_with_words(toys: Toys, tmp_path: Path) -> None:
+    """The folder was listed with another content; the message says which file changed."""
+
+    @node("toy.list", version=1)
+    def listed(folder: Folder) -> List[File]:
+        return list(folder)
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("old")
+
+    @node("toy.touch", version=1)
+    def touch(files: List[File]) -> List[File]:
+        (tmp_path / "in/a.txt").write_text("changed")
+        return files
+
+    graph = toys.add(read_file, listed, touch).graph("""
+        nodes:
+          l: {type: toy.list, folder: in}
+          t: {type: toy.touch, files: "${l}"}
+          r: {type: toy.read, each: {file: "${t}"}}
+        outputs: {r: "${r}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    assert any(w.startswith("failed ") and "a.txt has changed" in w for w in words(carry_out(graph)))
+
+
+def test_scratch_is_kept_across_a_failure_and_removed_after(toys: Toys, store: Store) -> None:
+    """A step that is tried again in another run finds what it left, and its folder is gone once the step is stored."""
+    fail = [True]
+
+    @node("toy.train", version=1)
+    def train(folder: Scratch) -> str:
+        with open(folder / "log", "a") as log:
+            log.write("x")
+        if fail:
+            raise ValueError(f"failed {fail.pop()}")
+        return (folder / "log").read_text()
+
+    graph = toys.add(train).graph('{nodes: {t: {type: toy.train}}, outputs: {t: "${t}"}}')
+    carry_out(graph, store=store)
+    assert [p.name for p in (store.folder / "scratch").rglob("log")] == ["log"]
+    assert given(carry_out(graph, store=store)) == {"t": "xx"}
+    assert list((store.folder / "scratch").iterdir()) == []
+
+
+def test_scratch_is_kept_across_a_killed_process(tmp_path: Path) -> None:
+    """A process that is killed leaves its step's folder, and the next goes on from there."""
+    program = """
+        import os, signal, sys
+        from pathlib import Path
+        from imagen_flow import Scratch, node, spec
+        from imagen_flow.codec import Codecs
+        from imagen_flow.graph import resolve
+        from imagen_flow.plan import make_plan
+        from imagen_flow.plugins import Registry
+        from imagen_flow.run import execute
+        from imagen_flow.store import Store
+
+        @node("toy.train", version=1)
+        def train(folder: Scratch) -> int:
+            done = len(list(folder.iterdir()))
+            (folder / str(done)).touch()
+            if done < 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+        registry = Registry({})
+        registry.add(train, source_digest="1")
+        graph = resolve(spec.parse_mapping({"imagen_flow": 1, "nodes": {"t": {"type": "toy.train"}}, "outputs": {"t": "${t}"}}), registry)
+        with Store.open(Path(sys.argv[1]), Codecs()) as store:
+            print(*[e.value for e in execute(make_plan(graph, store=store)) if hasattr(e, "value")])
+        """
+    said = [subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "store")], capture_output=True, text=True, check=False).stdout for _ in range(2)]
+    assert said == ["", "1\n"]
+    assert list((tmp_path / "store/scratch").iterdir()) == []
+
+
+# -- absence -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_may_give_an_absent_output(toys: Toys, store: Store) -> None:
+    """It is kept as absent, and flows as absence does: what requires it is absent, what can do without takes its default."""
+
+    @node("toy.half", version=1)
+    def half(n: int) -> Pair:
+        return Pair(n, Absent.value)  # type: ignore[arg-type]
+
+    graph = toys.add(half).graph("""
+        nodes:
+          h: {type: toy.half, n: 4}
+          need: {type: toy.add, a: "${h.second}"}
+          can: {type: toy.either, a: "${h.second}", b: "${h.first}"}
+        outputs: {need: "${need}", can: "${can}", second: "${h.second}"}
+        """)
+    for last in ("done: 2 ran, 0 cached, 0 failed", "done: 0 ran, 2 cached, 0 failed"):
+        said = carry_out(graph, store=store)
+        assert given(said) == {"can": 4}
+        assert "absent need: its 'a' is absent" in words(said)
+        assert "no output second: what it comes from is absent" in words(said)
+        assert words(said)[-1] == last
+        store.flush()
+
+
+def test_absence_leaves_lists_and_stays_in_each(toys: Toys) -> None:
+    """An absent element of an `each` is absent in the result; a list that goes into one port is without it."""
+    graph = toys.graph("""
+        nodes:
+          flags: {type: toy.is_even, each: {value: [1, 2, 4]}}
+          n: {type: toy.add, each: {a: [10, 20, 40]}, when: "${flags}"}
+          m: {type: toy.add, each: {a: "${n}"}, b: 1}
+          t: {type: toy.total, values: "${m}"}
+        outputs: {m: "${m}", t: "${t}"}
+        """)
+    said = carry_out(graph)
+    assert given(said) == {"m": [None, 21, 41], "t": 62}
+    assert [w for w in words(said) if w.startswith("absent")] == ["absent n[0]: its 'when' is false", "absent m[0]: its 'a' is absent"]
+
+
+def test_absence_goes_through_included_graphs(toys: Toys, tmp_path: Path) -> None:
+    """An absent value takes an input's default, else makes the whole graph absent; `when` on a graph makes its outputs absent, element by element too."""
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {a: {type: int}, b: 5}, nodes: {s: {type: toy.add, a: "${a}", b: "${b}"}}, outputs: {s: "${s}"}}'
+    )
+    graph = toys.graph("""
+        inputs: {on: false}
+        nodes:
+          gone: {type: toy.number, value: 1, when: "${on}"}
+          need: {type: ./inner.yaml, a: "${gone}"}
+          can: {type: ./inner.yaml, a: 1, b: "${gone}"}
+          off: {type: ./inner.yaml, a: 1, when: "${on}"}
+          each: {type: ./inner.yaml, each: {a: [1, 2, 3]}, b: 0, when: [false, true, "${on}"]}
+        outputs: {need: "${need}", can: "${can}", off: "${off}", each: "${each}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = carry_out(graph)
+    assert given(said) == {"can": 6, "each": [None, 2, None]}
+    assert [w for w in words(said) if w.startswith("no output")] == ["no output need: what it comes from is absent", "no output off: what it comes from is absent"]
+
+
+# -- graphs as nodes -----------------------------------------------------------------------------------------------------------------
+
+
+def test_of_an_included_graph_only_what_is_asked_for_runs(toys: Toys, tmp_path: Path) -> None:
+    """Outputs that nobody refers to are not computed."""
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken}}, outputs: {b: "${b}", a: "${a}"}}'
+    )
+    graph = toys.graph('{nodes: {in: {type: ./inner.yaml}, x: {type: toy.add, a: "${in.a}"}}, outputs: {x: "${x}"}}', tmp_path / "g.yaml")
+    assert given(carry_out(graph)) == {"x": 1}
+    assert toys.take() == ["number 1", "add 1 0"]
+
+
+def test_each_runs_a_graph_for_every_element(toys: Toys, tmp_path: Path) -> None:
+    """Steps below are named by node and element; a list that is not known yet is awaited."""
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {a: {type: int}}, nodes: {s: {type: toy.add, a: "${a}", b: 1}, t: {type: toy.add, a: "${s}", b: 10}}, outputs: {t: "${t}"}}'
+    )
+    graph = toys.graph("""
+        nodes:
+          c: {type: toy.count, to: 3}
+          g: {type: ./inner.yaml, each: {a: "${c}"}}
+          total: {type: toy.total, values: "${g}"}
+        outputs: {total: "${total}", g: "${g}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = carry_out(graph)
+    assert given(said) == {"total": 36, "g": [11, 12, 13]}
+    assert [w for w in words(said) if w.startswith("started g")] == [f"started g[{i}]/{n}" for i in range(3) for n in "st"]
+
+
+def test_a_graph_is_given_what_other_nodes_make(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """Through any depth; what is given to an input that nothing asks for, or only a skipped node, is not made."""
+    (tmp_path / "outer.yaml").write_text(
+        '{imagen_flow: 1, inputs: {a: {type: int}, b: {type: int}, c: {type: int}}, nodes: {in: {type: ./inner.yaml, a: "${a}", b: "${b}", c: "${c}"}}, outputs: {s: "${in}", a: "${a}", b: "${b}"}}'
+    )
+    (tmp_path / "inner.yaml").write_text("""
+imagen_flow: 1
+inputs: {a: {type: int}, b: {type: int}, c: {type: int}}
+nodes:
+  even: {type: toy.is_even, value: "${a}"}
+  s: {type: toy.add, a: "${a}", b: "${b}", when: "${even}"}
+  t: {type: toy.either, a: "${s}", b: -5}
+  u: {type: toy.add, a: "${c}"}
+outputs: {t: "${t}", u: "${u}"}
+""")
+    text = """
+        inputs: {n: 1}
+        nodes:
+          x: {type: toy.number, value: "${n}"}
+          y: {type: toy.number, value: 20}
+          z: {type: toy.broken}
+          g: {type: ./outer.yaml, a: "${x}", b: "${y}", c: "${z}"}
+          last: {type: toy.add, a: "${g}", b: "${g.a}"}
+        outputs: {last: "${last}"}
+        """
+    graph = toys.graph(text, tmp_path / "g.yaml")
+    assert given(carry_out(graph, store=store)) == {"last": -4}
+    assert toys.take() == ["number 1", "is_even 1", "either None -5", "add -5 1"]
+    assert given(carry_out(graph, {"n": 2}, store=store)) == {"last": 24}
+    assert toys.take() == ["number 2", "is_even 2", "number 20", "add 2 20", "either 22 -5", "add 22 2"]
+    assert make_plan(graph, {"n": 2}, store=store).counts["cached"] == 6
+
+
+def test_repeat_derives_seeds_and_keeps_the_best(toys: Toys, tmp_path: Path) -> None:
+    """Each repetition has seeds of its own that always come out the same; the best is that with the highest score, the first among equals."""
+    seeds: list[int] = []
+
+    @node("toy.score", version=1)
+    def score(seed: int) -> int:
+        seeds.append(seed)
+        return seed % 1000
+
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {seed: {type: seed}}, nodes: {s: {type: toy.score, seed: "${seed}"}, p: {type: toy.any, value: "${seed}"}}, outputs: {p: "${p}", score: "${s}"}}'
+    )
+    graph = toys.add(score).graph("""
+        nodes:
+          all: {type: ./inner.yaml, seed: 7, repeat: 3}
+          best: {type: ./inner.yaml, seed: 7, repeat: {times: 3, keep: {best: score}}}
+        outputs: {all: "${all.p}", scores: "${all.score}", best: "${best.p}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = given(carry_out(graph))
+    assert len(set(said["all"])) == 3
+    assert said["scores"] == [seed % 1000 for seed in said["all"]]
+    assert said["best"] == max(said["all"], key=lambda seed: seed % 1000)
+    assert len(seeds) == 3
+
+
+def test_a_node_found_below_while_running_is_said_to_be_cached(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """Every step of an included graph is accounted for, also one that nobody had to wait for."""
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {a: {type: int}}, nodes: {s: {type: toy.add, a: "${a}", b: 1}, t: {type: toy.add, a: "${s}", b: 1}}, outputs: {t: "${t}"}}'
+    )
+    graph = toys.graph('{inputs: {n: 2}, nodes: {p: {type: toy.parity, value: "${n}"}, g: {type: ./inner.yaml, a: "${p}"}}, outputs: {g: "${g}"}}', tmp_path / "g.yaml")
+    carry_out(graph, store=store)
+    assert words(carry_out(graph, {"n": 4}, store=store)) == ["started p", "finished p", "cached g/s", "cached g/t", "output g", "done: 1 ran, 2 cached, 0 failed"]
+
+
+# -- outputs -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_are_written_also_when_cached_and_left_alone_when_equal(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """A file that holds the value is not touched, one that is gone is written again; nothing runs for that."""
+    graph = toys.graph("""
+        nodes: {p: {type: toy.picture, shade: 3}, n: {type: toy.number, value: 4}}
+        outputs: {picture: {from: "${p}", path: "{graph}-{output}.png"}, n: {from: "${n}", path: n.json}}
+        """)
+    changed = []
+    for _ in range(3):
+        said = carry_out(graph, store=store, out=tmp_path / "out")
+        changed.append({e.output: (Path(e.path or "").name, e.changed) for e in said if isinstance(e, events.OutputWritten)})
+        (tmp_path / "out/n.json").unlink()
+    assert changed == [
+        {"picture": ("graph-picture.png", True), "n": ("n.json", True)},
+        {"picture": ("graph-picture.png", False), "n": ("n.json", True)},
+        {"picture": ("graph-picture.png", False), "n": ("n.json", True)},
+    ]
+    assert toys.take() == ["picture 3", "number 4"]
+
+
+def test_a_list_is_written_one_file_an_element(toys: Toys, tmp_path: Path) -> None:
+    """Absent elements are said to be; an empty list is an empty list."""
+    graph = toys.graph("""
+        inputs: {to: 3}
+        nodes:
+          c: {type: toy.count, to: "${to}"}
+          e: {type: toy.is_even, each: {value: "${c}"}}
+          n: {type: toy.add, each: {a: "${c}"}, when: "${e}"}
+        outputs: {n: {from: "${n}", path: "{index}.txt"}}
+        """)
+    said = carry_out(graph, out=tmp_path / "out")
+    assert given(said) == {"n[0]": 0, "n[2]": 2}
+    assert "no output n[1]: what it comes from is absent" in words(said)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".txt") == ["0.txt", "2.txt"]
+    assert given(carry_out(graph, {"to": 0}, out=tmp_path / "none")) == {"n": []}
+
+
+def test_an_output_that_cannot_be_written_fails_alone(toys: Toys, tmp_path: Path) -> None:
+    """The run says which, goes on, and ends as failed."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.txt").write_text("mine")
+    graph = toys.graph("""
+        nodes: {n: {type: toy.number, value: 4}}
+        outputs: {a: {from: "${n}", path: a.txt}, b: {from: "${n}", path: b.txt}}
+        """)
+    said = carry_out(graph, out=tmp_path / "out")
+    assert [type(e).__name__ for e in said if isinstance(e, events.OutputWritten | events.OutputFailed)] == ["OutputWritten", "OutputFailed"]
+    assert words(said)[-1] == "failed: 1 ran, 0 cached, 1 failed"
+    assert (tmp_path / "out/b.txt").read_text() == "mine"
+
+
+def test_a_plan_can_be_carried_out_twice(toys: Toys) -> None:
+    """The second time gives the same outputs, without a store too."""
+    plan = make_plan(toys.graph(CHAIN))
+    assert [given(list(execute(plan))) for _ in range(2)] == [{"c": 3}, {"c": 3}]
+
+
+def test_many_equal_steps_cost_no_wait(toys: Toys, store: Store) -> None:
+    """A step whose twin has just run takes its result before the twin is on the disk."""
+    pairs = "".join(f'  a{i}: {{type: toy.number, value: {i}}}\n  b{i}: {{type: toy.number, value: {i}}}\n' for i in range(40))
+    ends = ", ".join(f'"${{a{i}}}", "${{b{i}}}"' for i in range(40))
+    graph = toys.graph(f'nodes:\n{pairs}  t: {{type: toy.total, values: [{ends}]}}\noutputs: {{t: "${{t}}"}}\n')
+    plan = make_plan(graph, store=store)
+    waited = []
+    lease = store.lease
+    store.lease = lambda key, **how: waited.append(how["wait_s"]) or lease(key, **how)  # type: ignore[assignment,func-returns-value]
+    assert given(list(execute(plan))) == {"t": 2 * sum(range(40))}
+    assert sum(waited) == 0
+
+
+# -- only what must run runs ---------------------------------------------------------------------------------------------------------
+
+# A graph by itself, apart from the engine: each node is (constant, the nodes it reads), and its value is their sum modulo 4, so that values often come out the same.
+Drawn = dict[int, tuple[int, tuple[int, ...]]]
+
+
+@st.composite
+def drawings(draw: st.DrawFn) -> tuple[Drawn, ...]:
+    """A graph, and what it becomes by some edits: another constant, another edge, a node more, a node less."""
+    count = draw(st.integers(1, 6))
+    drawn: Drawn = {i: (draw(st.integers(0, 5)), tuple(draw(st.lists(st.integers(0, i - 1), max_size=2)) if i else ())) for i in range(count)}
+    states = [drawn]
+    for _ in range(draw(st.integers(1, 4))):
+        drawn = dict(states[-1])
+        at = draw(st.sampled_from(sorted(drawn)))
+        match draw(st.sampled_from(["constant", "edges", "more", "less"])):
+            case "constant":
+                drawn[at] = (draw(st.integers(0, 5)), drawn[at][1])
+            case "edges":
+                drawn[at] = (drawn[at][0], tuple(draw(st.lists(st.sampled_from([i for i in drawn if i < at]), max_size=2)) if any(i < at for i in drawn) else ()))
+            case "more":
+                drawn[max(drawn) + 1] = (draw(st.integers(0, 5)), (at,))
+            case "less" if not any(at in reads for _, reads in drawn.values()) and len(drawn) > 1:
+                del drawn[at]
+        states.append(drawn)
+    return tuple(states)
+
+
+def ends(drawn: Drawn) -> list[int]:
+    read = {i for _, reads in drawn.values() for i in reads}
+    return [i for i in sorted(drawn) if i not in read]
+
+
+def computed(drawn: Drawn) -> tuple[dict[int, int], dict[int, tuple[int, tuple[int, ...]]]]:
+    """From scratch: each node's value, and what it computes from."""
+    values: dict[int, int] = {}
+    asked: dict[int, tuple[int, tuple[int, ...]]] = {}
+    for i in sorted(drawn):
+        constant, reads = drawn[i]
+        asked[i] = (constant, tuple(values[r] for r in reads))
+        values[i] = (constant + sum(asked[i][1])) % 4
+    return values, asked
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given_(drawings(), st.integers(0, 3))
+def test_only_what_must_run_runs(tmp_path_factory: pytest.TempPathFactory, states: tuple[Drawn, ...], named: int) -> None:
+    """After any edits and renamings the outputs are those of a run from scratch, and what ran are the steps that were never computed before, each once."""
+    ran: list[tuple[int, tuple[int, ...]]] = []
+
+    @node("toy.mix", version=1)
+    def mix(constant: int, values: List[int]) -> int:
+        ran.append((constant, tuple(values)))
+        return (constant + sum(values)) % 4
+
+    registry = Registry({})
+    registry.add(mix)
+    known: set[tuple[int, tuple[int, ...]]] = set()
+    with Store.open(tmp_path_factory.mktemp("store"), Codecs()) as store:
+        for turn, drawn in enumerate(states):
+            name = f"n{turn if named else 0}_{{}}".format
+            nodes = {name(i): {"type": "toy.mix", "constant": c, "values": [f"${{{name(r)}}}" for r in reads]} for i, (c, reads) in sorted(drawn.items(), reverse=named > 1)}
+            outputs = {f"o{i}": f"${{{name(i)}}}" for i in ends(drawn)}
+            graph = resolve(spec.parse_mapping({"imagen_flow": 1, "nodes": nodes, "outputs": outputs}), registry)
+            ran.clear()
+            plan = make_plan(graph, store=store)
+            said = given(list(execute(plan)))
+            values, asked = computed(drawn)
+            assert said == {f"o{i}": values[i] for i in ends(drawn)}
+            assert sorted(ran) == sorted(set(asked.values()) - known)
+            known |= set(asked.values())
+            assert set(make_plan(graph, store=store).counts) == {"cached"}
