@@ -27,7 +27,7 @@ def edit(
     tokenizer: Any,
     scheduler: Any,
     seed: int,
-    num_inference_steps: int = 6,
+    num_inference_steps: int = 4,
     guidance_scale: float = 1.0,
 ) -> Generator[tuple[int, int], None, np.ndarray]:
     """Change a picture as an instruction asks.

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, EDIT_KINDS, SHAPES, SIZES, Edit, draw_edit, draw_scene, render
 from imagen_flow_embedded.training import checkpoint
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, wear_alike
+from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, EDIT_KINDS, SHAPES, SIZES, Edit, draw_edit, draw_scene, render
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def train_edit(
     text_width: int = 128,
     checkpoint_s: float = 150,
     until: int | None = None,
-) -> Iterator[tuple[int, int, str]]:
+) -> Generator[tuple[int, int, str], None, Path]:
     """Train an editor on rendered scenes and instructions, no scene before or after held out, and write it as diffusers does.
 
     Inputs:
