@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -261,13 +261,10 @@ class _Runner:
                     fresh = len(state.steps) == 1 and state.steps[0] is not before
                     if state.done:
                         continue
-                    needs = self.below(state) or ([] if self.runnable(state) else self.producers(frame, node))
-                if not needs and frame.parent is not None and not self.runnable(state):
-                    needs = self.outside(frame, node, stack)
+                    needs = self.below(state) or ([] if self.runnable(state) else self.producers(frame, node) or self.outside(frame, node, stack))
                 if needs:
                     stack += reversed(needs)
                     continue
-                assert state is not None
                 todo = self.runnable(state)
                 if not todo and any(s.status == "unresolved" for s in state.steps):
                     raise FailedStep(frame, node, "its model is not on this machine")

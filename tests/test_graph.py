@@ -392,7 +392,7 @@ def test_problems_of_included_graphs_are_shown_with_the_others(tmp_path: Path) -
     (tmp_path / "inner.yaml").write_text('imagen_flow: 1\nnodes: {n: {type: t.number, value: x}}\noutputs: {n: "${n}"}\n')
     with pytest.raises(GraphError) as refused:
         graph_of('nodes: {a: {type: ./inner.yaml}, b: {type: ./inner.yaml}, c: {type: t.number, value: y}}\noutputs: {a: "${a}", b: "${b}", c: "${c}"}', tmp_path / "g.yaml")
-    assert [f"{p.mark}: {p.code}" for p in refused.value.problems] == ["graph.yaml:2:86: bad-literal", "inner.yaml:2:34: bad-literal"]
+    assert [f"{p.mark}: {p.code}" for p in refused.value.problems] == ["graph.yaml:2:86: bad-literal", "inner.yaml:2:36: bad-literal"]
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/x.yaml", '"./a\\0b.yaml"', "./"])

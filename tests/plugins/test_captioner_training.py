@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from imagen_flow_caption import captioning
 from imagen_flow_embedded.training import captioner
 from imagen_flow_embedded.training.pictures import cells, ordered, wear, wear_alike

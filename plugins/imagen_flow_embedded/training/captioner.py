@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.world import attributes, caption, draw_scene, is_held_out, read_caption, render
 from imagen_flow_embedded.training import checkpoint
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, ordered, wear
+from imagen_flow_embedded.world import attributes, caption, draw_scene, is_held_out, read_caption, render
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def train_captioner(
     decoder_layers: int = 2,
     checkpoint_s: float = 150,
     until: int | None = None,
-) -> Iterator[tuple[int, int, str]]:
+) -> Generator[tuple[int, int, str], None, Path]:
     """Train a captioner on rendered scenes, none of them held out, and write it as transformers does.
 
     Inputs:
