@@ -265,6 +265,7 @@ class _Runner:
                 if needs:
                     stack += reversed(needs)
                     continue
+                assert state is not None
                 todo = self.runnable(state)
                 if not todo and any(s.status == "unresolved" for s in state.steps):
                     raise FailedStep(frame, node, "its model is not on this machine")
