@@ -311,9 +311,9 @@ def test_each_cycle_is_printed_closed_once() -> None:
     said = problems("""
         nodes:
           a: {type: t.add, a: "${b}"}
-          b: {type: t.add, a: "${a}"}
           c: {type: t.add, a: "${d}", b: "${a}"}
           d: {type: t.add, a: "${c}"}
+          b: {type: t.add, a: "${a}"}
           e: {type: t.add, a: "${e}"}
         outputs: {e: "${e}", d: "${d}"}
         """)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -354,6 +356,22 @@ def test_a_condition_that_is_known_decides_in_the_plan(store: Store) -> None:
         "x waits: unless dear comes out the same",
         "y waits: unless x comes out the same",
     ]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_flag_that_the_store_has_lost_is_made_again(store: Store, stubborn: bool) -> None:
+    """The step that gives it runs, also where the store cannot be rid of its record, and the plan is made in the end."""
+    text = '{nodes: {f: {type: t.even, value: 2}, x: {type: t.number, when: "${f}"}}, outputs: {x: "${x}"}}'
+    carry_out(plan_of(text, store=store))
+    store.flush()
+    with contextlib.closing(sqlite3.connect(store.folder / "index.sqlite")) as index:
+        if stubborn:
+            index.execute("CREATE TRIGGER stubborn BEFORE DELETE ON step BEGIN SELECT RAISE(IGNORE); END")
+        index.execute("DELETE FROM value WHERE kind='bool'")
+        index.commit()
+    plan = plan_of(text, store=store)
+    assert [(s.name, s.status) for s in plan.steps] == [("f", "runs"), ("x", "waits")]
+    assert [e.value for e in execute(plan) if hasattr(e, "value")] == [0]
 
 
 def test_planning_imports_no_torch_and_keeps_nothing(tmp_path: Path) -> None:

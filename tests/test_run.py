@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -429,6 +431,31 @@ def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(store:
     said = given(carry_out(graph, {"plus": 1}, store=store))
     assert said["b"] == int(said["c"].pixels.sum()) + 1
     assert (said["c"].pixels == said["n"].pixels + 1).all()
+
+
+def test_a_lost_value_inside_a_text_is_made_again(toys: Toys, store: Store) -> None:
+    """What is needed to key a step is brought back like what is needed to run one."""
+
+    @node("toy.say", version=1)
+    def say(words: str) -> str:
+        return words
+
+    graph = toys.add(say).graph("""
+        inputs: {n: 3, words: have}
+        nodes:
+          p: {type: toy.parity, value: "${n}"}
+          b: {type: toy.add, a: "${p}", b: 70}
+          s: {type: toy.say, words: "${words} ${b}"}
+        outputs: {s: "${s}"}
+        """)
+    carry_out(graph, store=store)
+    store.flush()
+    with closing(sqlite3.connect(store.folder / "index.sqlite")) as index:
+        index.execute("DELETE FROM value WHERE body=?", (b"71",))
+        index.commit()
+    toys.take()
+    assert given(carry_out(graph, {"n": 5, "words": "still have"}, store=store)) == {"s": "still have 71"}
+    assert toys.take() == ["parity 5", "add 1 70"]
 
 
 def test_damage_inside_a_graph_that_is_a_node_is_mended(toys: Toys, store: Store, tmp_path: Path) -> None:
