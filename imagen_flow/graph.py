@@ -819,7 +819,10 @@ def _unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[s
 
 def _asked_alone(nodes: dict[str, Node], outputs: dict[str, Output]) -> dict[str, Node]:
     """Leave out of graphs used as nodes the outputs that nothing asks for, so that what only they need does not run."""
-    if all(isinstance(node.type, NodeType) for node in nodes.values()):
+    for node in nodes.values():
+        if type(node.type) is Graph:
+            break
+    else:
         return nodes
     asked: dict[str, set[str]] = {name: set() for name in nodes}
     for output in outputs.values():

@@ -307,29 +307,26 @@ class Planner:
             Damaged: a value that says so (a flag, a number in a text) is lost.
         """
         try:
-            return self._settle(frame, node)
+            state = frame.states.get(node.name)
+            if state is None:
+                state = frame.states[node.name] = NodeState()
+            elif state.done:
+                return state
+            if not node.each and node.when is None and node.repeat is None and isinstance(node.type, NodeType):
+                step = state.steps[0] if state.steps else None
+                if step is None or step.status == "waits":
+                    step = self.step(frame, node, None, {})
+                    state.steps = [step]
+                state.outputs = step.outputs  # type: ignore[assignment]
+                state.done = step.outputs is not None
+                state.waits = None
+                return state
+            self._settle_many(frame, node, state)
+            return state
         except GraphError as missing:
             raise FailedStep(frame, node, missing.problems[0].message, missing.problems) from missing
         except ValueError as odd:
             raise FailedStep(frame, node, f"it {odd}" if isinstance(odd, BadValue) else str(odd)) from odd
-
-    def _settle(self, frame: Frame, node: Node) -> NodeState:
-        state = frame.states.get(node.name)
-        if state is None:
-            state = frame.states[node.name] = NodeState()
-        elif state.done:
-            return state
-        if not node.each and node.when is None and node.repeat is None and isinstance(node.type, NodeType):
-            step = state.steps[0] if state.steps else None
-            if step is None or step.status == "waits":
-                step = self.step(frame, node, None, {})
-                state.steps = [step]
-            state.outputs = step.outputs  # type: ignore[assignment]
-            state.done = step.outputs is not None
-            state.waits = None
-            return state
-        self._settle_many(frame, node, state)
-        return state
 
     def _settle_many(self, frame: Frame, node: Node, state: NodeState) -> None:
         """Settle a node with `each`, `when` or `repeat`, or whose type is a graph."""

@@ -324,9 +324,10 @@ class _Runner:
 
     def producers(self, frame: Frame, node: Node) -> list[tuple[Frame, Node]]:
         """Name the nodes that a node still waits for: first those that decide about it, then all."""
-        return (self.first(frame, node) if node.when is not None or node.each else []) or [
-            (frame, frame.graph.nodes[n]) for n in node.after if not self.is_done(frame, n)
-        ]
+        if (node.when is not None or node.each) and (first := self.first(frame, node)):
+            return first
+        nodes, states = frame.graph.nodes, frame.states
+        return [(frame, nodes[n]) for n in node.after if n not in states or not states[n].done]
 
     @staticmethod
     def is_done(frame: Frame, name: str) -> bool:

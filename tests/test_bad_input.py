@@ -119,7 +119,7 @@ def graph(folder: Path, text: str, name: str = "g.yaml") -> None:
 
 def listed(folder: Path) -> list[str]:
     """Everything below a folder, hidden and temporary files too."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) if folder.exists() else []
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if "__pycache__" not in p.parts) if folder.exists() else []
 
 
 def failure(said: Said) -> str:

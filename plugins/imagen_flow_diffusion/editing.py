@@ -109,13 +109,20 @@ def change_mask(reduced: np.ndarray, edited: np.ndarray) -> np.ndarray:
     """Say where an edit changed the picture.
 
     The difference is smoothed with its sign, so that grain and sharpened edges, which go both ways, cancel; single lines are dropped, what remains is widened to take in its soft edge.
+    An instruction changes one thing: a change that is nowhere half as strong as the strongest is the model's inaccuracy, and the source is kept.
     Outputs: uint8 (side, side), 255 where the edited pixels count, 0 where the source's do.
     """
-    from PIL import Image, ImageFilter
+    from PIL import Image, ImageChops, ImageFilter
 
     half = (edited.astype(np.int16) - reduced.astype(np.int16)) // 2 + 128  # Pillow smooths bytes only
     smooth = np.asarray(Image.fromarray(half.astype(np.uint8)).filter(ImageFilter.BoxBlur(1))).astype(np.float32)
     moved = 2 * np.abs(smooth - 128).max(-1)
-    mask = Image.fromarray(np.where(moved > THRESHOLD * 255, 255, 0).astype(np.uint8))
-    mask = mask.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(9))
+    changed = Image.fromarray(np.where(moved > THRESHOLD * 255, 255, 0).astype(np.uint8)).filter(ImageFilter.MinFilter(3))
+    kept = Image.fromarray(np.where(moved > max(THRESHOLD * 255, moved.max() / 2), 255, 0).astype(np.uint8))
+    while True:  # from the strong changes outwards, as far as the changed places hang together
+        grown = ImageChops.darker(kept.filter(ImageFilter.MaxFilter(3)), changed)
+        if grown == kept:
+            break
+        kept = grown
+    mask = kept.filter(ImageFilter.MaxFilter(9))
     return np.asarray(mask.filter(ImageFilter.BoxBlur(1)))
