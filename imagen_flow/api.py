@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,7 +73,10 @@ def plan(
     """
     resolved = load(graph, plugins=plugins)
     opened = open_store(store, resolved)
-    return make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+    if opened is not None and opened is not store:
+        weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
+    return made
 
 
 def run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,26 @@ def test_a_plan_is_carried_out_by_execute(registry: Registry, tmp_path: Path) ->
     plan = flow.plan(flow.load(GRAPH, registry=registry), store=tmp_path / "store")
     said = list(flow.execute(plan))
     assert [type(e).__name__ for e in said] == ["RunStarted", "StepStarted", "StepFinished", "OutputWritten", "RunFinished"]
+
+
+def test_what_a_plan_was_carried_out_for_is_on_the_disk_when_the_program_ends(tmp_path: Path) -> None:
+    """Nobody has to close the store that a plan opened."""
+    program = f"""
+import imagen_flow as flow
+from imagen_flow.plugins import Registry
+
+@flow.node("toy.two", version=1)
+def two() -> int:
+    return 2
+
+registry = Registry({{}})
+registry.add(two, source_digest="1")
+plan = flow.plan(flow.load({{"imagen_flow": 1, "nodes": {{"n": {{"type": "toy.two"}}}}, "outputs": {{"n": "${{n}}"}}}}, registry=registry), store={str(tmp_path / "store")!r})
+print(plan.counts)
+for _ in flow.execute(plan):
+    pass
+"""
+    assert [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout for _ in range(2)] == ["{'runs': 1}\n", "{'cached': 1}\n"]
 
 
 def test_every_event_is_handed_on(registry: Registry) -> None:
