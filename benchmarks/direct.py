@@ -9,6 +9,7 @@ given the states of one text. Every pair checks that the pixels are equal, so th
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import tempfile
@@ -74,6 +75,7 @@ def prepare(folder: Path, model: Path, steps: int) -> tuple[Callable[[int], Any]
     """Load what both ways need, and give the two."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
+    from safetensors.torch import load_file
 
     graph = flow.load(
         {
@@ -101,16 +103,28 @@ def prepare(folder: Path, model: Path, steps: int) -> tuple[Callable[[int], Any]
     words = (states != 0).any(-1).to(torch.float32)
     axis = torch.linspace(-1, 1, side)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    places = torch.stack([columns, rows]).expand(2, 2, side, side)
     coarse = side >> (len(unet.config.block_out_channels) - 1)
-    plan = states[:, : coarse * coarse].transpose(1, 2).unflatten(2, (coarse, coarse))
+    planned = states[:1].repeat(2, 1, 1)
+    plan = planned[:, : coarse * coarse].transpose(1, 2).unflatten(2, (coarse, coarse))
+    sketch, begin = torch.zeros(2, unet.config.in_channels - channels - 2, side, side), 1.0
+    if (model / "plan").is_dir():
+        layer = load_file(model / "plan" / "model.safetensors")
+        cell = int((len(layer["bias"]) // 3) ** 0.5)
+        grid = 2 * side // cell
+        cells = torch.nn.functional.linear(planned[:, : grid * grid], layer["weight"].float(), layer["bias"].float())
+        cells = cells.unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid)).permute(0, 5, 1, 3, 2, 4)
+        sketch, begin = torch.nn.functional.pixel_unshuffle(cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2), 0.1
+    beside = torch.cat([sketch, torch.stack([columns, rows]).expand(2, 2, side, side)], 1)
 
     def by_hand(seed: int) -> Any:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(min(math.ceil(steps / begin), scheduler.config.num_train_timesteps))
+        times = scheduler.timesteps[-steps:]
         x = torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+        if begin < 1:
+            x = scheduler.add_noise(sketch[:1], x, times[:1])
         with torch.inference_mode():
-            for t in scheduler.timesteps:
-                both = torch.cat([scheduler.scale_model_input(x, t).repeat(2, 1, 1, 1), places], 1)
+            for t in times:
+                both = torch.cat([scheduler.scale_model_input(x, t).repeat(2, 1, 1, 1), beside], 1)
                 guess = unet(both, t, states, encoder_attention_mask=words, mid_block_additional_residual=plan, down_block_additional_residuals=repeat(0.0))
                 asked, other = guess.sample.chunk(2)
                 x = scheduler.step(other + 4.0 * (asked - other), t, x).prev_sample
