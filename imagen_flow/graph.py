@@ -161,17 +161,7 @@ class Node:
 
 def sources(binding: Binding | str) -> Iterator[str]:
     """Name the nodes that a binding reads."""
-    if isinstance(binding, FromNode):
-        yield binding.node
-    elif isinstance(binding, Joined):
-        for part in binding.parts:
-            yield from sources(part)
-    elif isinstance(binding, Listed):
-        for item in binding.items:
-            yield from sources(item)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
-            yield from sources(item)
+    return (read.node for read in readings(binding) if isinstance(read, FromNode))
 
 
 def readings(binding: Binding | str) -> Iterator[FromNode | FromInput]:
