@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
-from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
+from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.text_encoder import GRID, PLACES, PLAN_SIDE, draw_captions
 from imagen_flow_embedded.world import render
 
@@ -156,7 +156,6 @@ def train_diffusion(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     settings = {"what": "diffusion", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "channels": list(channels)}
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
-    losses: list[float] = []
     for step in range(keeper.step, steps):
         rng = np.random.default_rng((seed, step, 1))
         scenes, captions = draw_captions(rng, batch_size, dropped=0.1)
@@ -168,16 +167,8 @@ def train_diffusion(
         guess = network(with_places(torch.cat([noisy, sketch(states, head)], 1)), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
         weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)  # SNR + 1
         loss = (weights * (guess - clean) ** 2).mean()
-        set_rate(optimizer, rate_at(step, steps, learning_rate))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % 10 == 0:
-            keeper.log.append({"step": step + 1, "loss": float(np.mean(losses)), "seconds": round(keeper.elapsed_s(), 1)})
-            losses.clear()
-            yield step + 1, steps, f"loss {keeper.log[-1]['loss']:.5f}"
+        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
+            yield step + 1, steps, note
         keeper.after_step(step + 1)
     keeper.save()
     network.load_state_dict(keeper.average)

@@ -24,10 +24,28 @@ class Keeper:
         self.network, self.optimizer, self.settings, self.decay, self.every_s = network, optimizer, settings, decay, every_s
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else {}
         self.log: list[dict[str, float]] = []
+        self._losses: list[float] = []
         self.step, self.spent_s, self._since, self._saved_at = 0, 0.0, time.monotonic(), time.monotonic()
         scratch.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._restore()
+
+    def learn(self, loss: Any, *, step: int, rate: float) -> str:
+        """Take the optimizer's step down this loss; every tenth step log the mean loss, and give it in words."""
+        import torch
+
+        set_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self._losses.append(loss.item())
+        if (step + 1) % 10:
+            return ""
+        mean = sum(self._losses) / len(self._losses)
+        self.log.append({"step": step + 1, "loss": mean, "seconds": round(self.elapsed_s(), 1)})
+        self._losses.clear()
+        return f"loss {mean:.5f}"
 
     def _restore(self) -> None:
         from safetensors import safe_open

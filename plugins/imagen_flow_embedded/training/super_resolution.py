@@ -17,7 +17,7 @@ import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.diffusion import MOST_WEIGHT, TIMES, build_scheduler, encode, load_text, to_tensor
-from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
+from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.text_encoder import draw_captions
 from imagen_flow_embedded.world import render
 
@@ -102,7 +102,6 @@ def train_super_resolution(
         "what": "super_resolution", "steps": steps, "batch_size": batch_size, "crop": crop, "learning_rate": learning_rate, "seed": seed, "channels": list(channels),
     }  # fmt: skip
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
-    losses: list[float] = []
     for step in range(keeper.step, steps):
         rng = np.random.default_rng((seed, step, 2))
         count, side = (max(1, batch_size // 4), SIDE) if step % 8 == 7 else (batch_size, crop)
@@ -120,16 +119,8 @@ def train_super_resolution(
         guess = network(torch.cat([noisy, enlarged], 1), times, states, class_labels=levels, encoder_attention_mask=mask).sample
         weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
         loss = (weights * (guess - clean) ** 2).mean()
-        set_rate(optimizer, rate_at(step, steps, learning_rate))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % 10 == 0:
-            keeper.log.append({"step": step + 1, "loss": float(np.mean(losses)), "seconds": round(keeper.elapsed_s(), 1)})
-            losses.clear()
-            yield step + 1, steps, f"loss {keeper.log[-1]['loss']:.5f}"
+        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
+            yield step + 1, steps, note
         keeper.after_step(step + 1)
     keeper.save()
     network.load_state_dict(keeper.average)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
-from imagen_flow_embedded.training.keeper import Keeper, rate_at, set_rate
+from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, FAR, NEAR, SHAPES, SIZES, Scene, caption, draw_scene, render
 
 GRID = 4
@@ -136,23 +136,14 @@ def train_text_encoder(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     settings = {"what": "text_encoder", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "width": width, "layers": layers}
     keeper = Keeper(scratch, network, optimizer, settings, every_s=every_s)
-    losses: list[float] = []
     for step in range(keeper.step, steps):
         scenes, captions = draw_captions(np.random.default_rng((seed, step)), batch_size, dropped=0.03)
         tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         length = int(tokens.attention_mask.sum(1).max())  # the rest is padding: the same result, sooner
         states = encoder(input_ids=tokens.input_ids[:, :length], attention_mask=tokens.attention_mask[:, :length]).last_hidden_state
         loss = torch.nn.functional.mse_loss(head(states[:, :PLACES]), torch.from_numpy(plan_of(scenes)))
-        set_rate(optimizer, rate_at(step, steps, learning_rate))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if (step + 1) % 10 == 0:
-            keeper.log.append({"step": step + 1, "loss": float(np.mean(losses)), "seconds": round(keeper.elapsed_s(), 1)})
-            losses.clear()
-            yield step + 1, steps, f"loss {keeper.log[-1]['loss']:.5f}"
+        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
+            yield step + 1, steps, note
         keeper.after_step(step + 1)
     keeper.save()
     folder = scratch / "imagen"
