@@ -1,0 +1,34 @@
+"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal checked. If it exists, it fits.
+
+All problems of a file and of the graphs it includes are gathered and raised together as one GraphError. Nodes come out in topological order, and
+among equals in the order in which they were written; networkx orders and finds cycles. Edges are the bindings of the ports: a `DiGraph` would merge two
+edges between the same nodes.
+
+The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved graph is made of) are values; `offers` words what might be meant instead of
+what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a graph declares, and `order`; `resolver` is the whole, for a file and those it includes.
+"""
+
+from .bindings import Binding, FileAt, FromInput, FromNode, Given, Joined, Listed, Mapped, ModelAt, readings, sources
+from .graph import RANDOM, Graph, Input, Node, Output, Repeat
+from .resolver import resolve
+
+__all__ = [
+    "RANDOM",
+    "Binding",
+    "FileAt",
+    "FromInput",
+    "FromNode",
+    "Given",
+    "Graph",
+    "Input",
+    "Joined",
+    "Listed",
+    "Mapped",
+    "ModelAt",
+    "Node",
+    "Output",
+    "Repeat",
+    "readings",
+    "resolve",
+    "sources",
+]

@@ -1,0 +1,109 @@
+"""What a resolved graph is made of: inputs, nodes, outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import Mark, Problem
+from ..node import NodeType
+from ..plugins import Registry
+from ..ports import Port, PortType
+from ..spec import GraphSpec
+from ..values import ExistsPolicy
+from .bindings import Binding, FromInput, FromNode
+
+__all__ = ["RANDOM", "Graph", "Input", "Node", "Output", "Repeat"]
+
+#: The default of a seed input that is drawn anew for every plan.
+RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a graph. `default` is None when a value must be given."""
+
+    name: str
+    type: PortType
+    default: Binding | None
+    help: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """How often a graph is run as a node, and which of its outputs says which run to keep (None keeps all, as lists)."""
+
+    times: int
+    best: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A resolved node: its type, what each port is bound to, and the reserved words that it uses."""
+
+    name: str
+    type: NodeType | Graph
+    bindings: dict[str, Binding]
+    mark: Mark
+    #: The nodes whose outputs it reads, each once, in the order in which it reads them.
+    after: tuple[str, ...] = ()
+    each: tuple[str, ...] = ()
+    when: Binding | None = None
+    repeat: Repeat | None = None
+    retries: int = 0
+    backoff_s: float = 0.0
+    timeout_s: float | None = None
+    device: str | None = None
+    dtype: str | None = None
+    cache: bool = True
+
+    @property
+    def inputs(self) -> dict[str, Port]:
+        """The node's input ports; the inputs of a graph are its ports."""
+        return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output of a graph: which value it is and, if it has a path, how it is written."""
+
+    name: str
+    source: FromNode | FromInput
+    type: PortType
+    path: str | None
+    exists: ExistsPolicy
+    provenance: str
+    mark: Mark
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A graph in which everything fits. `nodes` are in topological order."""
+
+    name: str
+    spec: GraphSpec
+    inputs: dict[str, Input]
+    nodes: dict[str, Node]
+    outputs: dict[str, Output]
+    settings: dict[str, Any]
+    warnings: tuple[Problem, ...] = ()
+    #: Nodes that no output needs, directly or by way of another node. They are never run.
+    unneeded: frozenset[str] = frozenset()
+    registry: Registry | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in this graph start from."""
+        return self.spec.path.parent if self.spec.path else Path()
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """The graph's inputs as ports, for its use as a node."""
+        return {i.name: Port(i.name, i.type, required=i.default is None and not i.type.optional, help=i.help) for i in self.inputs.values()}
+
+    @property
+    def primary(self) -> str:
+        """The output that a reference without a port means."""
+        return next(iter(self.outputs))

@@ -1,0 +1,163 @@
+"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal checked.
+
+All problems of a file and of the graphs it includes are gathered and raised together as one GraphError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import spec as spec_
+from ..errors import GraphError, Mark, Problem, nearest
+from ..node import NodeType
+from ..plugins import Registry
+from ..ports import BadValue, PortType, describe
+from ..spec import UNREADABLE, GraphSpec, NodeSpec, Pair
+from .binder import Binder
+from .graph import Graph
+from .inputs import read_input
+from .nodes import DTYPE, is_device, read_node
+from .offers import plain
+from .order import asked_alone, order, unneeded
+from .outputs import check_paths, read_output
+
+__all__ = ["resolve"]
+
+#: How deep graphs may be nested in graphs.
+DEPTH = 32
+
+_SETTINGS = {"device": PortType("text"), "dtype": DTYPE}
+
+
+def resolve(spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], GraphSpec] | None = None) -> Graph:
+    """Resolve a spec against a registry.
+
+    Params:
+        read: gives the spec of an included file from its path and the name it is shown by; default: from disk. Replaying a picture reads from the picture.
+
+    Raises:
+        GraphError: the problems of the text and of its meaning, those of included graphs too, in file order.
+    """
+    problems: list[Problem] = []
+    graph = _Resolver(spec, registry, problems, {}, (), read or (lambda path, name: spec_.read(path, name=name))).resolve()
+    if any(p.severity == "error" for p in problems):
+        raise GraphError(problems)
+    assert graph is not None
+    return replace(graph, warnings=tuple(sorted(problems, key=lambda p: p.place)))
+
+
+class _Resolver:
+    """Resolves one file. Included files get resolvers of their own that share problems and what is already resolved."""
+
+    def __init__(
+        self,
+        spec: GraphSpec,
+        registry: Registry,
+        problems: list[Problem],
+        done: dict[Path, Graph | None],
+        inside: tuple[Path, ...],
+        read: Callable[[Path, str], GraphSpec],
+    ) -> None:
+        self.spec = spec
+        self.registry = registry
+        self.problems = problems
+        self.done = done
+        self.inside = inside
+        self.read = read
+        self.binder = Binder(spec, problems)
+        self.say = self.binder.say
+
+    def resolve(self) -> Graph | None:
+        spec, binder = self.spec, self.binder
+        before = len(self.problems)
+        self.problems += spec.problems
+        binder.inputs.update((name, found) for name, written in spec.inputs.items() if (found := read_input(binder, written)))
+        binder.types.update((name, self.node_type(written)) for name, written in spec.nodes.items())
+        nodes = {name: read_node(binder, written) for name, written in spec.nodes.items()}
+        outputs = {name: o for name, written in spec.outputs.items() if (o := read_output(binder, written))}
+        # What is missing from a text is said when the text itself can be read.
+        readable = not any(p.severity == "error" for p in spec.problems)
+        if not spec.outputs and readable:
+            mark = Mark(spec.source, 1, 1, max(1, len(spec.source.line(1))))
+            self.say("no-outputs", "the graph has no outputs", mark, "only outputs are computed and written", "add 'outputs:' with a name and a \"${node}\"")
+        check_paths(binder, outputs)
+        settings = self.settings(spec.settings)
+        ordered = order(binder, nodes)
+        doubtful = any(p.code == "unknown-reference" for p in self.problems[before:])
+        for name, written in spec.inputs.items():
+            if name not in binder.used_inputs and readable and not doubtful:
+                self.say("unused-input", f"nothing refers to the input '{name}'", written.name.mark, severity="warning", fix="remove it, or refer to it as \"${" + name + '}"')
+        if any(p.severity == "error" for p in self.problems[before:]):
+            return None
+        resolved = asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs)
+        name = spec.path.stem if spec.path else Path(spec.source.name).stem.strip("<>") or "graph"
+        return Graph(name, spec, binder.inputs, resolved, outputs, settings, unneeded=unneeded(resolved, outputs), registry=self.registry)
+
+    def node_type(self, written: NodeSpec) -> NodeType | Graph | None:
+        name = written.type.value
+        if name is UNREADABLE:
+            return None
+        if not isinstance(name, str):
+            self.say("bad-literal", f"a node's type is text, not {describe(plain(written.type))}", written.type.mark)
+            return None
+        if name.startswith(("./", "../", "/", "~", ".\\", "..\\")):
+            return self.included(name, written.type.mark)
+        try:
+            found = self.registry.find(name)
+        except GraphError as conflict:
+            self.problems += [replace(p, mark=written.type.mark) for p in conflict.problems]
+            return None
+        if found is None:
+            plugin = self.registry.offered_by(name)
+            if plugin is not None and plugin.fault:
+                self.say("broken-plugin", f"'{name}' comes from {plugin.name}, which cannot be used", written.type.mark, why=plugin.fault, fix=f"mend or reinstall {plugin.name.partition(':')[0]}")
+            else:
+                faults = "; ".join(self.registry.faults)
+                self.say("unknown-node-type", f"no plugin offers the node type '{name}'", written.type.mark,
+                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=nearest(name, self.registry.names(), what="node types are"))
+        return found
+
+    def included(self, name: str, mark: Mark) -> Graph | None:
+        """Resolve a graph file that is used as a node."""
+        if not self.inside and self.spec.path:
+            self.inside = (self.spec.path.resolve(),)
+        try:
+            path = (self.binder.folder / Path(name).expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as odd:
+            self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(odd))
+            return None
+        if len(self.inside) > DEPTH:
+            self.say("too-deep", f"graph files include each other more than {DEPTH} deep", mark, fix="use fewer files")
+            return None
+        if path in self.inside:
+            chain = [p.name for p in self.inside[self.inside.index(path) :]] + [path.name]
+            self.say("file-cycle", f"graph files include each other: {' -> '.join(chain)}", mark, fix="break the cycle; 'repeat' runs a graph several times")
+            return None
+        if path not in self.done:
+            shown = Path(self.spec.source.name).parent / name if not Path(name).is_absolute() else Path(name)
+            inner = self.read(path, shown.as_posix())
+            unread = [p for p in inner.problems if p.code in ("unreadable", "too-large", "not-utf8") and p.severity == "error"]
+            if unread:
+                self.problems += [replace(p, mark=mark) for p in unread]
+                self.done[path] = None
+            else:
+                self.done[path] = _Resolver(inner, self.registry, self.problems, self.done, (*self.inside, path), self.read).resolve()
+        return self.done[path]
+
+    def settings(self, written: dict[str, Pair]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, pair in written.items():
+            port = _SETTINGS.get(key)
+            if port is None:
+                self.say("bad-setting", f"there is no setting '{key}'", pair.key.mark, fix=nearest(key, _SETTINGS, what="settings of a graph are"))
+                continue
+            try:
+                found[key] = port.check(plain(pair.value))
+            except BadValue as odd:
+                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark)
+        if "device" in found and not is_device(found["device"]):
+            self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
+        return found
