@@ -113,7 +113,7 @@ def train_text_encoder(scratch: Scratch, *, steps: Count = 4000, batch_size: Bat
 
 
 @node("train.diffusion", version=1, uses=("diffusers", "torch", "transformers"))
-def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 6000, batch_size: Batch = 32, learning_rate: Rate = 1e-3, seed: Seed) -> Steps[Model]:
+def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 9000, batch_size: Batch = 32, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
     """Train the base diffusion of the embedded Imagen on a frozen text encoder.
 
     Outputs: a folder with ``unet/`` and ``scheduler/``.
@@ -124,7 +124,7 @@ def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 600
 
 
 @node("train.super_resolution", version=1, uses=("diffusers", "torch", "transformers"))
-def train_super_resolution(text_encoder: Model, scratch: Scratch, *, steps: Count = 4000, batch_size: Batch = 16, learning_rate: Rate = 1e-3, seed: Seed) -> Steps[Model]:
+def train_super_resolution(text_encoder: Model, scratch: Scratch, *, steps: Count = 6000, batch_size: Batch = 16, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
     """Train the super-resolution diffusion of the embedded Imagen, with noise-conditioning augmentation.
 
     Outputs: a folder with ``super_resolution/`` and its scheduler.
@@ -146,14 +146,28 @@ def train_edit(scratch: Scratch, *, steps: Count = 6500, batch_size: Batch = 16,
 
 
 @node("train.captioner", version=1, uses=("diffusers", "torch", "transformers"))
-def train_captioner(scratch: Scratch, *, steps: Count = 3000, batch_size: Batch = 64, learning_rate: Rate = 1e-3, seed: Seed) -> Steps[Model]:
+def train_captioner(
+    scratch: Scratch,
+    *,
+    pictures: List[Image] | None = None,
+    scenes: List[Json] | None = None,
+    steps: Count = 4000,
+    batch_size: Batch = 64,
+    learning_rate: Rate = 1e-3,
+    seed: Seed,
+) -> Steps[Model]:
     """Train the model that describes a picture.
 
+    Inputs:
+        pictures, scenes: pictures that other models made and what each was to show, to learn from beside rendered ones; those that do not show it are left out.
     Outputs: a folder as transformers lays it out.
     """
+    from .training.captioner import shown_rightly
     from .training.captioner import train_captioner as train
 
-    return (yield from _train(train(scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    _same_length(pictures or [], scenes or [], "pictures", "scenes")
+    made = shown_rightly([picture.rgb().as_uint8().pixels for picture in pictures or []], [_scene(scene) for scene in scenes or []])
+    return (yield from _train(train(scratch, made=made, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
 
 
 @node("model.join", version=1)

@@ -12,7 +12,7 @@ from imagen_flow_embedded.training import captioner
 from imagen_flow_embedded.training.pictures import cells, ordered, wear, wear_alike
 from imagen_flow_embedded.world import SHAPES, Scene, Thing, caption, draw_scene, is_held_out, read_caption, render
 
-TINY = {"steps": 4, "batch_size": 4, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "checkpoint_s": 1000.0}
+TINY = {"steps": 4, "batch_size": 4, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "every_s": 1000.0}
 PAIR = Scene("black", (Thing("small", "red", "circle", 0.75, 0.5), Thing("large", "blue", "star", 0.25, 0.5)))
 
 
@@ -24,6 +24,13 @@ def finish(training):
             yielded.append(next(training))
         except StopIteration as end:
             return yielded, end.value
+
+
+def interrupt(training, after):
+    """Cancel a training after some steps."""
+    for _ in range(after):
+        next(training)
+    training.close()
 
 
 def weights(folder):
@@ -50,7 +57,7 @@ def test_training_reports_its_last_step_and_writes_a_folder_that_transformers_lo
     from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
     yielded, folder = trained
-    assert [(done, total) for done, total, _ in yielded] == [(4, 4)]
+    assert [(done, total) for done, total, _ in yielded] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
     parts = {"model": model, "image_processor": AutoImageProcessor.from_pretrained(folder, use_fast=False), "tokenizer": AutoTokenizer.from_pretrained(folder)}
     picture = render([PAIR], 100)[0]
@@ -60,8 +67,8 @@ def test_training_reports_its_last_step_and_writes_a_folder_that_transformers_lo
 
 
 def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
-    _, stopped = finish(captioner.train_captioner(tmp_path, until=2, **TINY))
-    assert stopped == tmp_path and (tmp_path / "checkpoint.json").exists()
+    interrupt(captioner.train_captioner(tmp_path, **TINY), 2)
+    assert (tmp_path / "checkpoint.safetensors").exists()
     _, folder = finish(captioner.train_captioner(tmp_path, **TINY))
     assert_equal_weights(weights(folder), weights(trained[1]))
 
@@ -121,3 +128,25 @@ def test_a_picture_that_belongs_to_a_worn_one_gets_its_tint_and_no_other_fault()
 
 def test_a_caption_of_a_trained_word_order_is_read_back():
     assert read_caption(caption(ordered(PAIR)))["relation"] == "left of"
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    interrupt(captioner.train_captioner(tmp_path, **TINY), 1)
+    with pytest.raises(ValueError, match="other settings"):
+        next(captioner.train_captioner(tmp_path, **TINY | {"batch_size": 8}))
+
+
+def test_made_pictures_are_learnt_from_only_where_they_show_what_was_asked():
+    other = replace(PAIR, background="white")
+    picked = captioner.shown_rightly(list(render([PAIR, PAIR], 64)), [PAIR, other])
+    assert [picture.shape for picture, _ in picked] == [(128, 128, 3)]
+    assert caption(ordered(picked[0][1])) == caption(ordered(PAIR))
+
+
+def test_a_third_of_a_batch_is_of_made_pictures():
+    picture = np.full((128, 128, 3), 9, np.uint8)
+    tokenizer = captioner.build_tokenizer()
+    _, words, grids = captioner._batch(np.random.default_rng(0), 9, tokenizer, [(picture, PAIR)])
+    said = tokenizer.batch_decode(words, skip_special_tokens=True)
+    assert said[6:] == [caption(ordered(PAIR))] * 3
+    assert len(grids["shape"]) == 9

@@ -6,17 +6,16 @@ what covers it: without that lesson a transformer of this size stays on the plat
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.training import checkpoint
-from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, ordered, wear
+from imagen_flow_embedded.checker import agree, describe
+from imagen_flow_embedded.training.keeper import Keeper, rate_at
+from imagen_flow_embedded.training.pictures import CLASSES, FACTS, bend, cells, ordered, wear
 from imagen_flow_embedded.world import attributes, caption, draw_scene, is_held_out, read_caption, render
 
 if TYPE_CHECKING:
@@ -33,15 +32,15 @@ RENDERED = 128
 def train_captioner(
     scratch: Path,
     *,
-    steps: int = 3000,
+    steps: int = 4000,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
     width: int = 128,
     encoder_layers: int = 4,
     decoder_layers: int = 2,
-    checkpoint_s: float = 150,
-    until: int | None = None,
+    made: Sequence[tuple[np.ndarray, Scene]] = (),
+    every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train a captioner on rendered scenes, none of them held out, and write it as transformers does.
 
@@ -49,9 +48,9 @@ def train_captioner(
         scratch: a folder that is kept between runs; training goes on from the checkpoint found there.
     Params:
         width: of both transformers.
-        checkpoint_s: seconds between checkpoints.
-        until: stop after this many steps as if interrupted, with a checkpoint.
-    Outputs: yields (steps done, steps, loss); returns the folder of the model.
+        made: pictures that other models made, uint8 (RENDERED, RENDERED, 3), with what they show; a third of each batch is of these.
+        every_s: seconds between checkpoints.
+    Outputs: yields (steps done, steps, losses); returns the folder of the model.
     """
     import torch
     from torch.nn import functional as F
@@ -61,15 +60,13 @@ def train_captioner(
     model = build_model(tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
     heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
     learner = torch.nn.ModuleDict({"model": model, "heads": heads})
-    average = checkpoint.Average(learner)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    begun = checkpoint.restore(scratch, learner, average, optimizer)
-    saved_at = time.monotonic()
+    settings = {"what": "captioner", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "made": len(made)}
+    keeper = Keeper(scratch, learner, optimizer, settings, decay=0.999, every_s=every_s)
     model.train()
-    for step in range(begun, steps):
-        pixels, words, grids = _batch(np.random.default_rng((seed, step)), batch_size, tokenizer)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _rate(step, steps)
+
+    def losses(step: int) -> dict[str, Any]:
+        pixels, words, grids = _batch(np.random.default_rng((seed, step)), batch_size, tokenizer, made)
         seen = model.encoder(pixel_values=pixels)
         spoken = model(encoder_outputs=seen, labels=words.masked_fill(words == tokenizer.pad_token_id, -100))
         patches = seen.last_hidden_state[:, 1:]
@@ -78,35 +75,40 @@ def train_captioner(
         for fact in FACTS:
             each = F.cross_entropy(heads[fact](patches).flatten(0, 1), grids[fact].flatten(), reduction="none")
             dense = dense + (each * covered).sum() / covered.sum()
-        loss = spoken.loss + 0.5 * dense
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        average.update(learner, step)
-        done = step + 1
-        if done == until and done < steps:
-            checkpoint.save(scratch, done, learner, average, optimizer)
-            return scratch
-        if time.monotonic() - saved_at > checkpoint_s:
-            checkpoint.save(scratch, done, learner, average, optimizer)
-            saved_at = time.monotonic()
-        if done % 10 == 0 or done == steps:
-            yield done, steps, f"words {spoken.loss.item():.4f} patches {dense.item():.4f}"
-    checkpoint.save(scratch, steps, learner, average, optimizer)
-    average.swap(learner)
+        return {"words": spoken.loss, "patches": 0.5 * dense}
+
+    yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     return write(model.eval(), tokenizer, scratch / "captioner")
 
 
-def _batch(rng: np.random.Generator, count: int, tokenizer: PreTrainedTokenizerFast) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+def _batch(
+    rng: np.random.Generator, count: int, tokenizer: PreTrainedTokenizerFast, made: Sequence[tuple[np.ndarray, Scene]]
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Give pixels (N, 3, SIDE, SIDE) in -1..1, token ids (N, L) and the grids of what covers each patch."""
     import torch
 
-    scenes = [_draw(rng) for _ in range(count)]
+    shown = [made[int(place)] for place in rng.integers(len(made), size=count // 3)] if made else []
+    scenes = [_draw(rng) for _ in range(count - len(shown))]
     sharp = render(scenes, SIDE) if rng.random() < 0.5 else shrink(render(scenes, RENDERED))
-    pixels = normalise(wear(sharp, rng))
+    if shown:
+        sharp = np.concatenate([sharp, shrink(np.stack([picture for picture, _ in shown]))])
+        scenes += [ordered(scene) for _, scene in shown]
+    pixels = bend(normalise(wear(sharp, rng)), rng, (0, 0, 0.5, 1))
     words = tokenizer([caption(scene) for scene in scenes], return_tensors="pt", padding=True)["input_ids"]
     return pixels, words, {fact: torch.from_numpy(grid) for fact, grid in cells(scenes, SIDE // PATCH).items()}
+
+
+def shown_rightly(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> list[tuple[np.ndarray, Scene]]:
+    """Pick the made pictures that show what was asked for, each with its things where the checker finds them; they are brought to RENDERED."""
+    from PIL import Image
+
+    picked = []
+    for picture, scene in zip(pictures, scenes, strict=True):
+        found = describe(picture)
+        seen = found.as_scene()
+        if seen is not None and all(agree(scene, found).values()):
+            picked.append((np.asarray(Image.fromarray(picture).resize((RENDERED, RENDERED), Image.Resampling.LANCZOS)), seen))
+    return picked
 
 
 def _draw(rng: np.random.Generator) -> Scene:
@@ -134,11 +136,6 @@ def normalise(pictures: np.ndarray) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _rate(step: int, steps: int) -> float:
-    warm = min(200, max(1, steps // 10))
-    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -28,11 +28,11 @@ SIDE = 32
 FOLD = 2
 """Pixels of each row and column folded into channels."""
 TIMES = 1000
-MOST_WEIGHT = 10.0
+MOST_WEIGHT = 5.0
 """Cap of the loss's weight, SNR + 1 (that of v-prediction): without the weight shapes stay blurred, without the cap the last grains of noise take over."""
 
 
-def build_base_unet(text_width: int, *, channels: Sequence[int] = (32, 96, 128)) -> Any:
+def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128)) -> Any:
     """Make the untrained denoiser of 32 px pictures."""
     from diffusers import UNet2DConditionModel
 
@@ -131,20 +131,26 @@ def to_tensor(pictures: np.ndarray) -> Any:
     return torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
 
+def weighted_error(guess: Any, clean: Any, kept: Any) -> Any:
+    """Give the mean squared error of guesses at clean pictures, weighted by their noise level; ``kept`` (n) is the part of variance that is signal."""
+    weights = (1 / (1 - kept)).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)  # SNR + 1
+    return (weights * (guess - clean) ** 2).mean()
+
+
 def train_diffusion(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 6000,
+    steps: int = 9000,
     batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     seed: int = 0,
-    channels: Sequence[int] = (32, 96, 128),
+    channels: Sequence[int] = (64, 96, 128),
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and ``scheduler/`` into ``scratch/imagen``.
 
-    Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
+    Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
 
@@ -156,7 +162,8 @@ def train_diffusion(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     settings = {"what": "diffusion", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "channels": list(channels)}
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
-    for step in range(keeper.step, steps):
+
+    def losses(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 1))
         scenes, captions = draw_captions(rng, batch_size, dropped=0.1)
         states, mask = encode(tokenizer, encoder, captions)
@@ -165,13 +172,9 @@ def train_diffusion(
         times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.85).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
         guess = network(with_places(torch.cat([noisy, sketch(states, head)], 1)), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
-        weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)  # SNR + 1
-        loss = (weights * (guess - clean) ** 2).mean()
-        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
-            yield step + 1, steps, note
-        keeper.after_step(step + 1)
-    keeper.save()
-    network.load_state_dict(keeper.average)
+        return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
+
+    yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
     network.half().save_pretrained(folder / "unet")
     scheduler.save_pretrained(folder / "scheduler")

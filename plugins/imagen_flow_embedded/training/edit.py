@@ -1,27 +1,24 @@
 """The editor's training: a diffusion model changes a picture by an instruction, as InstructPix2Pix does, with the source beside the noise.
 
-What is slow to learn from scratch is *whom the words mean*, and then fine detail. Seven things make them come early:
+What is slow to learn from scratch is *whom the words mean*, and then fine detail. Six things make them come early:
 
 - what is diffused is not the edited picture but half its difference from the source: nothing need be copied, and doing nothing is zero;
 - an edit of this world has one right answer, so predicting it from pure noise is already the whole task; three in four noise levels are drawn there;
 - the instruction ends up in four sentinel tokens which, in an auxiliary lesson, say what is asked, of which shape, of which colour, and the new value;
 - two grids inside the UNet are asked what stands in each cell before and after, which teaches seeing and binding far faster than pixels do;
 - changed and unchanged pixels weigh the same for each picture, or changing nothing would be a hard plateau to leave;
-- the steps are at half the side; the UNet's first and last convolutions can then be grown to blocks of pixels of twice the side for some steps at full size;
 - the noise starts with a tenth of the source's weight in the first convolution: at equal weight it drowns what there is to copy.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_flow_embedded.training import checkpoint
+from imagen_flow_embedded.training.keeper import Keeper
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, cells, wear_alike
 from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, EDIT_KINDS, SHAPES, SIZES, Edit, draw_edit, draw_scene, render
 
@@ -30,8 +27,8 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler
     from transformers import PreTrainedTokenizerFast
 
-BLOCK = 4
-"""A pixel of the UNet's input is a block of this side, unshuffled into channels; half of it until the UNet has grown."""
+BLOCK = 2
+"""A pixel of the UNet's input is a block of this side, unshuffled into channels."""
 VALUES = (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)
 SAID = {"kind": ("nothing", *EDIT_KINDS), "shape": ("any", *SHAPES), "colour": ("any", *COLOURS), "value": ("none", *VALUES)}
 """What the sentinel tokens are asked, in their order, and the answers they choose from."""
@@ -44,26 +41,23 @@ def train_edit(
     *,
     steps: int = 5000,
     reading_steps: int = 400,
-    sharp_steps: int = 0,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
     side: int = 128,
     channels: tuple[int, ...] = (32, 64, 96, 96),
     text_width: int = 128,
-    checkpoint_s: float = 150,
-    until: int | None = None,
+    every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train an editor on rendered scenes and instructions, no scene before or after held out, and write it as diffusers does.
 
     Inputs:
         scratch: a folder that is kept between runs; training goes on from the checkpoint found there.
     Params:
-        steps: of all training; the first ``reading_steps`` of them teach the text encoder alone, the last ``sharp_steps`` see pictures at full side (0: none, and the model works at half the side).
-        side: of the pictures at full size; a multiple of 4, and as often of 2 as there are halvings between ``channels``.
+        steps: of all training; the first ``reading_steps`` of them teach the text encoder alone.
+        side: of the pictures it is judged on; the model works at half of that. A multiple of 4, and as often of 2 as there are halvings between ``channels``.
         channels: of the UNet's levels, from the finest.
-        checkpoint_s: seconds between checkpoints.
-        until: stop after this many steps as if interrupted, with a checkpoint.
+        every_s: seconds between checkpoints.
     Outputs: yields (steps done, steps, losses); returns the folder of the model.
     """
     import torch
@@ -73,86 +67,28 @@ def train_edit(
     learner = torch.nn.ModuleDict(
         {
             "text_encoder": build_text_encoder(tokenizer, text_width),
-            "unet": build_unet(side // BLOCK, channels, text_width, block=BLOCK // 2),
+            "unet": build_unet(side // 2 // BLOCK, channels, text_width),
             "said": torch.nn.ModuleDict({name: torch.nn.Linear(text_width, len(answers)) for name, answers in SAID.items()}),
             "before": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()) + 2, 1),
             "after": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()), 1),
         }
     )
     schedule = build_schedule()
-    average, optimizer = _begin(learner, learning_rate)
-    grown_at = steps - sharp_steps
-    begun = checkpoint.taken(scratch)
-    if begun > grown_at:
-        learner["unet"] = build_unet(side // BLOCK, channels, text_width)
-        average, optimizer = _begin(learner, learning_rate)
-    checkpoint.restore(scratch, learner, average, optimizer)
-    saved_at = time.monotonic()
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    settings = {
+        "what": "edit", "steps": steps, "reading_steps": reading_steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "side": side, "channels": list(channels),
+    }  # fmt: skip
+    keeper = Keeper(scratch, learner, optimizer, settings, decay=0.995, every_s=every_s)
     learner.train()
-    for step in range(begun, steps):
-        if step == grown_at:
-            checkpoint.save(scratch, step, learner, average, optimizer)
-            learner["unet"] = build_unet(side // BLOCK, channels, text_width)
-            average, optimizer = _begin(learner, learning_rate)
-            checkpoint.restore(scratch, learner, average, optimizer, change=grow)
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((seed, step))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _rate(step, reading_steps, grown_at, steps)
         if step < reading_steps:
-            losses = _reading_losses(learner, tokenizer, [_draw(rng) for _ in range(4 * batch_size)], rng)
-        else:
-            edits = [_draw(rng) for _ in range(batch_size)]
-            losses = _painting_losses(learner, tokenizer, schedule, edits, rng, side if step >= grown_at else side // 2)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        average.update(learner, step)
-        done = step + 1
-        if done == until and done < steps:
-            checkpoint.save(scratch, done, learner, average, optimizer)
-            return scratch
-        if time.monotonic() - saved_at > checkpoint_s:
-            checkpoint.save(scratch, done, learner, average, optimizer)
-            saved_at = time.monotonic()
-        if done % 10 == 0 or done == steps:
-            yield done, steps, " ".join(f"{name} {value.item():.4f}" for name, value in losses.items())
-    checkpoint.save(scratch, steps, learner, average, optimizer)
-    average.swap(learner)
+            return _reading_losses(learner, tokenizer, [_draw(rng) for _ in range(4 * batch_size)], rng)
+        return _painting_losses(learner, tokenizer, schedule, [_draw(rng) for _ in range(batch_size)], rng, side // 2)
+
+    yield from keeper.train(steps, losses, lambda step: learning_rate * _rate(step, reading_steps, steps))
     return write(learner["unet"], learner["text_encoder"], tokenizer, schedule, scratch / "edit")
-
-
-def _begin(learner: Any, learning_rate: float) -> tuple[checkpoint.Average, torch.optim.Optimizer]:
-    import torch
-
-    return checkpoint.Average(learner, decay=0.995), torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-
-
-def grow(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make the UNet's first and last convolution see blocks of twice the side: each pixel becomes four, which share its weights.
-
-    The grown UNet does to a picture what it did to the picture reduced by half, and paints each pixel as four equal ones.
-    """
-
-    def spread(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-        block = math.isqrt(tensor.shape[dim] // 3)
-        if 3 * block**2 != tensor.shape[dim]:  # the noisy picture's channels and the source's
-            one, other = tensor.chunk(2, dim)
-            return torch.cat([spread(one, dim), spread(other, dim)], dim)
-        fine = tensor.unflatten(dim, (3, block, block))
-        return fine.repeat_interleave(2, dim + 1).repeat_interleave(2, dim + 2).flatten(dim, dim + 2)
-
-    import torch
-
-    grown = dict(tensors)
-    for name, tensor in tensors.items():
-        if name.startswith("taken/"):
-            continue
-        if name.endswith("unet.conv_in.weight"):
-            grown[name] = spread(tensor, 1) / 4
-        elif name.endswith(("unet.conv_out.weight", "unet.conv_out.bias")):
-            grown[name] = spread(tensor, 0)
-    return grown
 
 
 def _draw(rng: np.random.Generator) -> Edit:
@@ -183,10 +119,9 @@ def _painting_losses(
     before, after = (render([getattr(edit, when) for edit in edits], side) for when in ("before", "after"))
     changed = torch.from_numpy((before != after).any(-1))
     unet = learner["unet"]
-    block = math.isqrt(unet.config.out_channels // 3)
-    source, wanted = (_channels(pictures, block) for pictures in wear_alike(before, after, rng))
+    source, wanted = (_channels(pictures) for pictures in wear_alike(before, after, rng))
     near = F.max_pool2d(changed[:, None].float(), 5, stride=1, padding=2)  # elsewhere the source's wear is to stay
-    target = (wanted - source) / 2 * F.pixel_unshuffle(near.expand(-1, 3, -1, -1), block)
+    target = (wanted - source) / 2 * F.pixel_unshuffle(near.expand(-1, 3, -1, -1), BLOCK)
     levels = np.where(rng.random(len(edits)) < 0.75, rng.integers(980, 1000, len(edits)), rng.integers(0, 1000, len(edits)))
     noise = torch.from_numpy(rng.standard_normal(target.shape, np.float32))
     noisy = schedule.add_noise(target, noise, torch.from_numpy(levels))
@@ -202,7 +137,7 @@ def _painting_losses(
         for hook in hooks:
             hook.remove()
 
-    missed = 2 * F.pixel_shuffle(painted - target, block)
+    missed = 2 * F.pixel_shuffle(painted - target, BLOCK)
     error = (missed.square() + 0.5 * missed.abs()).mean(1)  # the absolute part keeps edges sharp
     pixels = _mean_where(error, changed) + _mean_where(error, ~changed)
 
@@ -263,18 +198,12 @@ def _said(edit: Edit) -> dict[str, str]:
     return fact
 
 
-def _rate(step: int, reading_steps: int, grown_at: int, steps: int) -> float:
-    """Give the learning rate's factor: each stage warms up; painting holds 1 for three fifths of its steps, then falls in a line, as sharpening does from 0.4."""
+def _rate(step: int, reading_steps: int, steps: int) -> float:
+    """Give the learning rate's factor: each stage warms up; painting holds 1 for three fifths of its steps, then falls in a line."""
     if step < reading_steps:
         return min(1.0, (step + 1) / 50)
-    if step >= grown_at:
-        return min(1.0, (step - grown_at + 1) / 50) * _falling((step - grown_at) / (steps - grown_at), 0.4, 0.02)
-    part = (step - reading_steps) / (grown_at - reading_steps)
-    return min(1.0, (step - reading_steps + 1) / 100) * _falling(max(0.0, (part - 0.6) / 0.4), 1.0, 0.25 if grown_at < steps else 0.02)
-
-
-def _falling(part: float, high: float, low: float) -> float:
-    return high + (low - high) * part
+    part = (step - reading_steps) / (steps - reading_steps)
+    return min(1.0, (step - reading_steps + 1) / 100) * (1 - 0.98 * max(0.0, (part - 0.6) / 0.4))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------------------
@@ -352,7 +281,7 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast, width: int) -> Any:
     )
 
 
-def build_unet(side: int, channels: tuple[int, ...], text_width: int, *, block: int = BLOCK) -> Any:
+def build_unet(side: int, channels: tuple[int, ...], text_width: int) -> Any:
     """Give an untrained UNet over blocks of pixels, the noisy picture's and the source's side by side; words reach the two coarsest levels."""
     from diffusers import UNet2DConditionModel
 
@@ -360,8 +289,8 @@ def build_unet(side: int, channels: tuple[int, ...], text_width: int, *, block: 
     below = len(channels) - plain
     unet = UNet2DConditionModel(
         sample_size=side,
-        in_channels=2 * 3 * block**2,
-        out_channels=3 * block**2,
+        in_channels=2 * 3 * BLOCK**2,
+        out_channels=3 * BLOCK**2,
         block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * below,
@@ -388,12 +317,12 @@ def build_schedule() -> DDIMScheduler:
     )
 
 
-def _channels(pictures: np.ndarray, block: int) -> torch.Tensor:
-    """Bring uint8 (N, H, W, 3) to -1..1, blocks of pixels as channels (N, 3 · block², H / block, W / block)."""
+def _channels(pictures: np.ndarray) -> torch.Tensor:
+    """Bring uint8 (N, H, W, 3) to -1..1, blocks of pixels as channels (N, 3 · BLOCK², H / BLOCK, W / BLOCK)."""
     import torch
     from torch.nn import functional as F
 
-    return F.pixel_unshuffle(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, block)
+    return F.pixel_unshuffle(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, BLOCK)
 
 
 def write(unet: Any, text_encoder: Any, tokenizer: PreTrainedTokenizerFast, schedule: DDIMScheduler, folder: Path) -> Path:

@@ -107,6 +107,25 @@ def wear_alike(pictures: np.ndarray, others: np.ndarray, rng: np.random.Generato
     return worn, alike
 
 
+def bend(x: torch.Tensor, rng: np.random.Generator, reach: Sequence[float]) -> torch.Tensor:
+    """Warp pictures smoothly, as a base model bends what it draws.
+
+    Inputs:
+        x: float (N, channels, side, side).
+        reach: how far places move, in pixels; one of these is drawn for each picture, and 0 leaves it as it is.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    count, side = len(x), x.shape[-1]
+    moved = torch.from_numpy(rng.standard_normal((count, 2, 5, 5), np.float32)) * torch.from_numpy(rng.choice(reach, (count, 1, 1, 1)).astype(np.float32))
+    moved = F.interpolate(moved, (side, side), mode="bicubic", align_corners=True) * (2 / side)
+    axis = (torch.arange(side) + 0.5) * 2 / side - 1
+    grid = torch.stack([axis.view(1, -1).expand(side, side), axis.view(-1, 1).expand(side, side)], -1)
+    warped = F.grid_sample(x, grid[None] + moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.where(moved.abs().amax((1, 2, 3), keepdim=True) > 0, warped, x)
+
+
 def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     import torch
     from torch.nn import functional as F

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
-from imagen_flow_embedded.training.diffusion import MOST_WEIGHT, TIMES, build_scheduler, encode, load_text, to_tensor
+from imagen_flow_embedded.training.diffusion import TIMES, build_scheduler, encode, load_text, to_tensor, weighted_error
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
+from imagen_flow_embedded.training.pictures import bend
 from imagen_flow_embedded.training.text_encoder import draw_captions
 from imagen_flow_embedded.world import render
 
@@ -53,12 +54,7 @@ def degrade(rng: np.random.Generator, low: Any) -> Any:
     from torch.nn import functional as F
 
     n = len(low)
-    bend = torch.from_numpy(rng.standard_normal((n, 2, 5, 5), np.float32)) * torch.from_numpy(rng.choice([0, 0.3, 0.6], (n, 1, 1, 1)).astype(np.float32))
-    bend = F.interpolate(bend, (LOW, LOW), mode="bicubic", align_corners=True) * (2 / LOW)
-    axis = (torch.arange(LOW) + 0.5) * 2 / LOW - 1
-    grid = torch.stack([axis.view(1, -1).expand(LOW, LOW), axis.view(-1, 1).expand(LOW, LOW)], -1)
-    warped = F.grid_sample(low, grid[None] + bend.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
-    warped = torch.where(bend.abs().amax((1, 2, 3), keepdim=True) > 0, warped, low)
+    warped = bend(low, rng, (0, 0.3, 0.6))
     blurred = F.avg_pool2d(F.pad(warped, (1, 1, 1, 1), mode="replicate"), 3, 1)
     part = torch.from_numpy((rng.random((n, 1, 1, 1)) * rng.choice([0, 0.6], (n, 1, 1, 1))).astype(np.float32))
     tone = 1 + 0.04 * torch.from_numpy(rng.standard_normal((n, 3, 1, 1), np.float32))
@@ -76,10 +72,10 @@ def train_super_resolution(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 4000,
+    steps: int = 6000,
     batch_size: int = 16,
     crop: int = 64,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     seed: int = 0,
     channels: Sequence[int] = (48, 64, 96),
     every_s: float = 150,
@@ -88,7 +84,7 @@ def train_super_resolution(
 
     Params:
         crop: side of the pieces trained on, a multiple of 16; every eighth step takes a quarter as many whole pictures instead.
-    Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
+    Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
     from torch.nn import functional as F
@@ -102,7 +98,8 @@ def train_super_resolution(
         "what": "super_resolution", "steps": steps, "batch_size": batch_size, "crop": crop, "learning_rate": learning_rate, "seed": seed, "channels": list(channels),
     }  # fmt: skip
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
-    for step in range(keeper.step, steps):
+
+    def losses(step: int) -> dict[str, Any]:
         rng = np.random.default_rng((seed, step, 2))
         count, side = (max(1, batch_size // 4), SIDE) if step % 8 == 7 else (batch_size, crop)
         scenes, captions = draw_captions(rng, count, dropped=0.1)
@@ -117,13 +114,9 @@ def train_super_resolution(
         times = torch.from_numpy(rng.integers(0, TIMES, count))
         noisy = scheduler.add_noise(clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), times)
         guess = network(torch.cat([noisy, enlarged], 1), times, states, class_labels=levels, encoder_attention_mask=mask).sample
-        weights = (1 / (1 - scheduler.alphas_cumprod[times])).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)
-        loss = (weights * (guess - clean) ** 2).mean()
-        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
-            yield step + 1, steps, note
-        keeper.after_step(step + 1)
-    keeper.save()
-    network.load_state_dict(keeper.average)
+        return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
+
+    yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
     network.half().save_pretrained(folder / "super_resolution")
     scheduler.save_pretrained(folder / "super_resolution_scheduler")

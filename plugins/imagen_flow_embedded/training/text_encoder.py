@@ -124,7 +124,7 @@ def train_text_encoder(
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train the text encoder and write ``tokenizer/``, ``text_encoder/`` and ``plan/``, the head, into ``scratch/imagen``.
 
-    Outputs: yields (steps done, steps in all, a note) every ten steps; returns the folder.
+    Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
     import torch
 
@@ -136,16 +136,15 @@ def train_text_encoder(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     settings = {"what": "text_encoder", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "width": width, "layers": layers}
     keeper = Keeper(scratch, network, optimizer, settings, every_s=every_s)
-    for step in range(keeper.step, steps):
+
+    def losses(step: int) -> dict[str, Any]:
         scenes, captions = draw_captions(np.random.default_rng((seed, step)), batch_size, dropped=0.03)
         tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         length = int(tokens.attention_mask.sum(1).max())  # the rest is padding: the same result, sooner
         states = encoder(input_ids=tokens.input_ids[:, :length], attention_mask=tokens.attention_mask[:, :length]).last_hidden_state
-        loss = torch.nn.functional.mse_loss(head(states[:, :PLACES]), torch.from_numpy(plan_of(scenes)))
-        if note := keeper.learn(loss, step=step, rate=rate_at(step, steps, learning_rate)):
-            yield step + 1, steps, note
-        keeper.after_step(step + 1)
-    keeper.save()
+        return {"loss": torch.nn.functional.mse_loss(head(states[:, :PLACES]), torch.from_numpy(plan_of(scenes)))}
+
+    yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
     tokenizer.save_pretrained(folder / "tokenizer")
     encoder.save_pretrained(folder / "text_encoder")
