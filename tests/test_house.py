@@ -35,7 +35,7 @@ CONFINED = {
     "sqlite3": {"filememo", "store"},
     "torch": {"codec", "devices", "digest", "models", "values"},
     "transformers": set(),
-    "watchdog": set(),
+    "watchdog": {"watch"},
 }
 
 
