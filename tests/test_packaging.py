@@ -134,3 +134,21 @@ def test_installed_demo(installed: Path, tmp_path: Path) -> None:
     code = "import imagen_flow as flow; from imagen_flow.cli.demo import _graphs; print(*flow.load(_graphs() / 'imagen.yaml').outputs)"
     said = subprocess.run([installed, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert said.stdout == "drawn picture caption\n"
+
+
+@pytest.mark.slow
+def test_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """The wheel and what it asks for, and nothing else, is enough for the demo; its second run takes everything from the store."""
+    venv.create(tmp_path / "empty", with_pip=True, symlinks=os.name != "nt")
+    scripts = tmp_path / "empty" / ("Scripts" if os.name == "nt" else "bin")
+    pip = [scripts / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    said = subprocess.run([*pip, wheel], capture_output=True, text=True)
+    if said.returncode and re.search(r"No matching distribution|ConnectionError|Max retries", said.stderr):
+        pytest.skip(f"the package index cannot be reached: {said.stderr.strip().splitlines()[-1]}")
+    assert said.returncode == 0, said.stderr
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = {"cwd": tmp_path / "elsewhere", "env": os.environ | {"IMAGEN_FLOW_STORE": str(tmp_path / "store")}, "check": True, "capture_output": True, "text": True}
+    first = subprocess.run([scripts / "imagen-flow", "demo"], **elsewhere)
+    assert re.search(r"caption +an? ", first.stdout) and list((tmp_path / "elsewhere").rglob("*.png"))
+    again = subprocess.run([scripts / "imagen-flow", "demo"], **elsewhere)
+    assert again.stdout == first.stdout and "0 steps ran" in again.stderr
