@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import pictures
 from .codec import Codecs
@@ -38,7 +38,7 @@ from .labels import SIDECAR, is_sidecar, read_label, seal_of_tree, sealed, walk_
 from .ports import PortType
 from .values import Audio, ExistsPolicy, File, Folder, Model
 
-__all__ = ["Fault", "Writer", "Written", "check_template", "fill"]
+__all__ = ["Fault", "Hands", "Writer", "Written", "check_template", "fill", "files_of"]
 
 #: Fields that every path may use.
 FIELDS = ("graph", "output", "item", "index", "digest8")
@@ -255,13 +255,57 @@ def _safe_name(name: str) -> str:
 # -- writing -------------------------------------------------------------------------------------------------------------------------
 
 
-class Writer:
-    """Writes the outputs of one run into a folder, which is made when the first is written. Safe to use from several threads."""
+class Hands(Protocol):
+    """How a Writer changes the disk. `_AtOnce` is the usual way; a hot folder puts off what makes outputs seen until it has noted what it is about to do."""
 
-    def __init__(self, folder: Path, *, codecs: Codecs | None = None) -> None:
+    def taken(self, path: Path) -> str:
+        """Say why this place belongs to something else, if it does."""
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder and those above it; one that is there is let be."""
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Put a file in place whole, also in place of an older one."""
+
+    def put_folder(self, path: Path, value: Folder | Model) -> None:
+        """Put a folder in place whole, also in place of an older one."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+
+
+class Writer:
+    """Writes the outputs of one run into a folder, which is made when the first is written. Safe to use from several threads.
+
+    Params:
+        item: the name of what all outputs are of, where one graph is run for many files. ``{item}`` in a path stands for it; a path that has no such field gets it in front of its name.
+        below: a folder in the output folder that all paths start from, with ``/``.
+        hands: what changes the disk.
+    """
+
+    def __init__(self, folder: Path, *, codecs: Codecs | None = None, item: str = "", below: str = "", hands: Hands | None = None) -> None:
         self.folder = folder
         self._codecs = codecs or Codecs()
         self._claims: dict[str, tuple[str, str]] = {}
+        self._item = item
+        self._below = below
+        self._hands = hands or _AtOnce()
+
+    def relative(self, template: str, fields: Mapping[str, object], *, element: bool) -> str:
+        """Fill an output's path.
+
+        Params:
+            fields: with `item` and `index` of the element, where the output is a list.
+            element: whether it is one.
+        """
+        if self._item:
+            used = {p.name for p in _pieces(template) if isinstance(p, _Field)}
+            if "item" not in used:
+                head, slash, name = template.rpartition("/")
+                template = f"{head}{slash}{{item}}-{name}"
+            fields = {**fields, "item": f"{self._item}-{fields['index']}" if element and "index" not in used else self._item}
+        filled = fill(template, fields)
+        return f"{self._below}/{filled}" if self._below else filled
 
     def write(
         self,
@@ -291,7 +335,7 @@ class Writer:
         target = self.folder.joinpath(*names)
         try:
             folder = self._enter(names[:-1], whose)
-            return Written(*_place(_Job(self._codecs, whose, value, provenance, digest, exists), folder, target))
+            return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists), folder, target))
         except OSError as failed:
             raise _refusal(whose, target, failed) from failed
 
@@ -315,13 +359,13 @@ class Writer:
 
     def _enter(self, names: list[str], whose: str) -> Path:
         """Make the folders on the way to a file and return the real place of the last; symbolic links must not lead outside."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hands.make_folder(self.folder)
         root = Path(os.path.realpath(self.folder))
         here = root
         for name in names:
             step = here / name
             with suppress(FileExistsError):
-                step.mkdir()
+                self._hands.make_folder(step)
             here = Path(os.path.realpath(step))
             if not here.is_relative_to(root):
                 raise OutputError(
@@ -337,6 +381,7 @@ class _Job:
     """What is to be written, and how it becomes bytes, which is put off until they are needed."""
 
     codecs: Codecs
+    hands: Hands
     whose: str
     value: Any
     provenance: str | None
@@ -350,7 +395,7 @@ class _Job:
     def content(self, ending: str) -> _Content:
         """Encode the value, and its sidecar if provenance does not go into the file."""
         if self.is_folder:
-            return _Content(None, self.sidecar(seal_of_tree(_tree(self.value))))
+            return _Content(None, self.sidecar(seal_of_tree(files_of(self.value))))
         try:
             data = _encode(self.value, ending, self.codecs)
         except (ValueError, TypeError) as odd:
@@ -387,6 +432,8 @@ def _place(job: _Job, folder: Path, target: Path) -> tuple[Path, bool]:
         content = content or job.content(ending.lower())
         if state in ("other", "ours") and _holds(job, path, content):
             state = "equal"
+        if state in ("free", "ours") and (taken := job.hands.taken(path)):
+            state, why = "other", taken
         if content.side is not None and _is_taken(path.with_name(name + SIDECAR)):
             state, why = "other", f"what lies at {name + SIDECAR} is no provenance of ours"
         if state == "other" and job.exists == "number":
@@ -396,7 +443,7 @@ def _place(job: _Job, folder: Path, target: Path) -> tuple[Path, bool]:
             raise OutputError(_words(f"{job.whose} is not written to {target}: there is another file", why, fix))
         if state != "equal":
             _put(job, path, content)
-        _put_beside(path.with_name(name + SIDECAR), content.side)
+        _put_beside(job.hands, path.with_name(name + SIDECAR), content.side)
         return target.with_name(name), state != "equal"
     raise OutputError(_words(f"{job.whose} finds no free name at {target}", "it and 9,998 numbers after it are taken", "tidy up, or choose another path"))
 
@@ -432,7 +479,7 @@ def _holds(job: _Job, path: Path, content: _Content) -> bool:
     """Whether there is a plain file (or folder) with just this content."""
     mode = path.lstat().st_mode
     if content.data is None:
-        return stat.S_ISDIR(mode) and seal_of_tree(walk_tree(path)) == seal_of_tree(_tree(job.value))
+        return stat.S_ISDIR(mode) and seal_of_tree(walk_tree(path)) == seal_of_tree(files_of(job.value))
     return stat.S_ISREG(mode) and path.lstat().st_size == len(content.data) and path.read_bytes() == content.data
 
 
@@ -440,18 +487,37 @@ def _put(job: _Job, path: Path, content: _Content) -> None:
     if content.data is not None:
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, "a folder is in the place of the file", str(path))
-        _replace(path, content.data)
+        job.hands.put(path, content.data)
     else:
-        _replace_folder(path, job.value)
+        job.hands.put_folder(path, job.value)
 
 
-def _put_beside(beside: Path, side: bytes | None) -> None:
+def _put_beside(hands: Hands, beside: Path, side: bytes | None) -> None:
     """Write a sidecar where one is due; an older one that is not wanted any more goes."""
     if side is None:
         if os.path.lexists(beside) and is_sidecar(beside):
-            beside.unlink()
+            hands.remove(beside)
     elif not (beside.is_file() and not beside.is_symlink() and beside.read_bytes() == side):
-        _replace(beside, side)
+        hands.put(beside, side)
+
+
+class _AtOnce:
+    """Changes the disk when it is asked to."""
+
+    def taken(self, path: Path) -> str:
+        return ""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def put(self, path: Path, data: bytes) -> None:
+        _replace(path, data)
+
+    def put_folder(self, path: Path, value: Folder | Model) -> None:
+        _replace_folder(path, value)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -471,8 +537,8 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def _tree(value: Folder | Model) -> Iterator[tuple[str, Path]]:
-    """The files of a folder or model, by name."""
+def files_of(value: Folder | Model) -> Iterator[tuple[str, Path]]:
+    """Give the files of a folder or model, by relative name with ``/``."""
     if isinstance(value, Folder):
         yield from ((f.name, f.path) for f in value.files)
     elif value.path.is_dir():
@@ -487,7 +553,7 @@ def _replace_folder(path: Path, value: Folder | Model) -> None:
     old = path.with_name(f".imagen_flow-{secrets.token_hex(8)}.old")
     try:
         temporary.mkdir()
-        for name, source in _tree(value):
+        for name, source in files_of(value):
             place = temporary.joinpath(*name.split("/"))
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)

@@ -81,8 +81,12 @@ class Written:
     problems: tuple[Problem, ...]
 
 
-def read_words(text: str | bytes, *, name: str) -> Written:
-    """Read one document of YAML or JSON."""
+def read_words(text: str | bytes, *, name: str, references: bool = True) -> Written:
+    """Read one document of YAML or JSON.
+
+    Params:
+        references: whether ``${…}`` and ``$$`` mean something. They do not in text that is no graph's.
+    """
     if len(text) > MAX_BYTES:
         return Written(Source(name, ""), None, (too_large(name),))
     if isinstance(text, bytes):
@@ -92,7 +96,7 @@ def read_words(text: str | bytes, *, name: str) -> Written:
         except UnicodeDecodeError as odd:
             return _not_utf8(data, odd, name)
     source = Source(name, re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
-    reader = _Reader(source)
+    reader = _Reader(source, references)
     try:
         word: Word | None = reader.document()
     except _BreaksOff:
@@ -151,6 +155,7 @@ class _Open:
 @dataclass
 class _Reader:
     source: Source
+    references: bool = True
     problems: list[Problem] = field(default_factory=list)
     #: The mappings and lists that are being read, outermost first: depth costs no recursion.
     stack: list[_Open] = field(default_factory=list)
@@ -293,7 +298,7 @@ class _Reader:
             return UNREADABLE
         else:
             text = joined
-        return self.interpolated(text, start, end) if "$" in text else text
+        return self.interpolated(text, start, end) if "$" in text and self.references else text
 
     def number(self, text: str, start: int, end: int) -> Any:
         if not _INT.match(text):
@@ -318,7 +323,7 @@ class _Reader:
         return text
 
     def unquoted(self, text: str, start: int, end: int, *, flow: bool) -> None:
-        if flow and "${" in text:
+        if flow and "${" in text and self.references:
             self.say("unquoted-reference", "a reference inside {…} or […] needs quotes", start, end, why="a brace ends an unquoted word there", fix=f'quote it: "{text}"')
 
     # -- references --------------------------------------------------------------------------------------------------------------
