@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -390,9 +390,17 @@ class ModelPool:
     def lease(self, loader: Any, model: Model, *, device: str, dtype: str) -> Iterator[Any]:
         """Give what ``loader.load(model, device=…, dtype=…)`` gives, loaded at most once, for as long as the context lasts.
 
+        A loader with ``parts(model)`` (loaders by name) loads nothing itself: each part is leased as it would be alone, and ``loader.assemble(model, parts)`` puts
+        them together for this lease. So whoever needs some parts shares them with whoever needs all.
+
         Raises:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
         """
+        if hasattr(loader, "parts"):
+            with ExitStack() as leases:
+                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype)) for name, part in loader.parts(model).items()}
+                yield loader.assemble(model, lent)
+            return
         resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype), loader, model)
         try:
             yield resident.value

@@ -63,7 +63,7 @@ class NodeType:
     @functools.cached_property
     def uses_torch(self) -> bool:
         """Whether results depend on the device, so that keys must say which."""
-        return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or any(p.type.loader for p in self.inputs.values())
+        return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or any(p.type.loader or (p.type.element and p.type.element.loader) for p in self.inputs.values())
 
 
 class NodeFunction:

@@ -340,7 +340,7 @@ def read_annotation(annotation: Any) -> PortType | Injected:
             if isinstance(mark, _DeviceMarker):
                 return Injected("device")
             if isinstance(mark, _ModelMarker):
-                if not callable(getattr(mark.loader, "load", None)):
+                if not callable(getattr(mark.loader, "load", getattr(mark.loader, "assemble", None))):
                     raise TypeError(f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a class with load(model, *, device, dtype)")
                 return PortType("model", loader=mark.loader)
             if isinstance(mark, _JsonMarker):
@@ -367,8 +367,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
         if len(arguments) != 1:
             raise TypeError("a list says what it holds: List[Image]")
         element = read_annotation(arguments[0])
-        if isinstance(element, Injected) or element.loader:
-            raise TypeError("a list holds values, not what is leased or lent to a node")
+        if isinstance(element, Injected):
+            raise TypeError("a list holds values, not what is lent to a node")
         return PortType("list", element=element)
     if annotation in _PLAIN:
         return PortType(_PLAIN[annotation])

@@ -397,6 +397,32 @@ def test_a_model_is_loaded_once_and_shared():
     assert log == ["a", "a"]
 
 
+def test_who_needs_all_parts_shares_them_with_who_needs_one():
+    """A loader of parts loads none itself: the parts are leased as they are alone, and put together for each lease."""
+    log = []
+    one, two = loader_of(log), loader_of(log)
+    one.__qualname__, two.__qualname__ = "One", "Two"
+
+    class Whole:
+        @staticmethod
+        def parts(model):
+            return {"one": one, "two": two}
+
+        @staticmethod
+        def assemble(model, parts):
+            return model.reference, parts
+
+    with ModelPool() as pool:
+        with pool.lease(two, model("a"), device="cpu", dtype="float32") as part, pool.lease(Whole, model("a"), device="cpu", dtype="float32") as (name, parts):
+            assert name == model("a").reference
+            assert parts["two"] is part
+            assert parts["one"] is not part
+            assert pool.evict_idle() == 0
+        assert [identity.loader.rpartition(".")[2] for identity in pool.resident()] == ["One", "Two"]
+        assert pool.evict_idle() == 2
+    assert len(log) == 2
+
+
 def test_a_leased_model_is_not_evicted():
     """Eviction takes what is idle only; what is leased stays until it is given back."""
     log = []
