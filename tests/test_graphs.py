@@ -199,7 +199,7 @@ def test_a_prompt_in_other_words_is_drawn(quick: Path, store: Store) -> None:
 # --- training ------------------------------------------------------------------------------------------------------------------
 
 TRAINING: dict[str, dict[str, int]] = {
-    "captioner": {"steps": 2, "judged": 2},
+    "captioner": {"steps": 2, "made": 2, "judged": 2},
     "edit": {"steps": 2},
     "imagen": {"text_steps": 2, "base_steps": 2, "super_resolution_steps": 2},
     "evaluate": {"count": 1},
