@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .events import Progress
     from .hookspecs import hookimpl
+    from .models.quiet import quiet_libraries
     from .node import node
     from .values import (
         Absent,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Image,
         Json,
         List,
+        Loading,
         Mask,
         Model,
         Number,
@@ -70,6 +72,7 @@ _HOMES = {
     ),
     "events": ("Progress",),
     "hookspecs": ("hookimpl",),
+    "models.quiet": ("quiet_libraries",),
     "node": ("node",),
     "values": (
         "Absent",
@@ -81,6 +84,7 @@ _HOMES = {
         "Image",
         "Json",
         "List",
+        "Loading",
         "Mask",
         "Model",
         "Number",

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "Image",
     "Json",
     "List",
+    "Loading",
     "Mask",
     "Model",
     "Number",
@@ -344,6 +345,19 @@ class Folder:
         return iter(self.files)
 
 
+class Loading(NamedTuple):
+    """How a model is to be loaded, besides device and dtype. Each loader says which of these it heeds.
+
+    `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``, ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
+    do). `attention` is ``auto`` (what the library chooses) or the name of an implementation. `compile` compiles what is called most.
+    """
+
+    quantization: str = "none"
+    offload: str = "none"
+    attention: str = "auto"
+    compile: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model's files: what a `train.*` node returns, and what a loader gets to load from.
@@ -356,6 +370,14 @@ class Model:
     digest: str = ""
     #: The reference as the user wrote it, for messages and provenance.
     reference: str = ""
+    #: The folders directly below and the digests of what they hold: equal parts of different models are known to be equal.
+    parts: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
+    #: Which copy of the weights is meant where a folder holds several, as ``fp16``; empty: the plain one; None: the loader may choose.
+    variant: str | None = field(default=None, compare=False)
+    #: Pickles, by relative name, that the user said may be loaded and that the scanner found harmless.
+    pickles: tuple[str, ...] = field(default=(), compare=False)
+    #: Whether the user said that code which comes with the model may run.
+    remote_code: bool = field(default=False, compare=False)
 
     def __class_getitem__(cls, loader: Any) -> Any:
         return Annotated[loader, _ModelMarker(loader)]

@@ -300,12 +300,12 @@ def test_a_model_that_is_not_in_the_cache_is_unresolved(tmp_path):
     """Planning does not download: it says what is missing and how to get it."""
     environ = {"HF_HUB_CACHE": str(tmp_path / "hub")}
     assert refusal("hf:org/name", tmp_path, environ=environ) == (
-        f"unresolved: 'hf:org/name' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold it\nrun `hf download org/name`"
+        f"unresolved: 'hf:org/name' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold it\nrun `imagen-flow models pull hf:org/name`"
     )
     cached(tmp_path / "hub")
     assert refusal("hf:org/name@v2", tmp_path, environ=environ) == (
         f"unresolved: 'hf:org/name@v2' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold revision v2 of it\n"
-        "run `hf download org/name --revision v2`"
+        "run `imagen-flow models pull hf:org/name@v2`"
     )
 
 

@@ -1,0 +1,40 @@
+"""Find models, name them by what they hold, and keep them loaded for as long as they are needed.
+
+`resolve` turns a reference into files on this machine and a fingerprint, without torch and without the network. `ModelPool` holds what is loaded: each model once,
+leased to whoever runs, dropped in the order in which the plan needs it last.
+
+The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
+theirs), `resolving` (from a reference to a `Model`) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+"""
+
+from .cache import hub_cache
+from .estimates import Estimate, estimate, size_of
+from .ladder import is_out_of_memory, with_memory_ladder
+from .lending import lend_and_call
+from .pool import Identity, ModelPool, default_budget, heeded, identities_of, identity_of
+from .quiet import quiet_libraries
+from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
+from .resolving import resolve
+
+__all__ = [
+    "BadReference",
+    "Estimate",
+    "Identity",
+    "ModelPool",
+    "Reference",
+    "UnresolvedModel",
+    "UnusableModel",
+    "default_budget",
+    "estimate",
+    "heeded",
+    "hub_cache",
+    "identities_of",
+    "identity_of",
+    "is_out_of_memory",
+    "lend_and_call",
+    "parse_reference",
+    "quiet_libraries",
+    "resolve",
+    "size_of",
+    "with_memory_ladder",
+]

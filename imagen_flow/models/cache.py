@@ -1,0 +1,74 @@
+"""Read the hub's cache on this machine, where its libraries keep what they downloaded: ``models--org--name/{refs,snapshots,blobs}``. The network is not used."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .references import Reference, UnresolvedModel
+
+__all__ = ["commit_of", "hub_cache", "recorded", "repository_folder", "snapshot"]
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Say where the hub's libraries keep what they downloaded."""
+    for name, below in (("HF_HUB_CACHE", ()), ("HUGGINGFACE_HUB_CACHE", ()), ("HF_HOME", ("hub",)), ("XDG_CACHE_HOME", ("huggingface", "hub"))):
+        if environ.get(name):
+            return Path(environ[name], *below).expanduser()
+    return Path.home() / ".cache" / "huggingface" / "hub"
+
+
+def repository_folder(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Say where the cache keeps a repository."""
+    return hub_cache(environ) / ("models--" + name.replace("/", "--"))
+
+
+def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> str:
+    """Give the commit that the cache knows for a revision: a branch or tag by what was recorded, a commit by its first digits; nothing if it knows none.
+
+    Raises:
+        UnresolvedModel: the digits fit several commits.
+    """
+    repository = repository_folder(reference.name, environ)
+    revision = reference.revision or "main"
+    try:
+        commit = (repository / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        commit = ""
+        if re.fullmatch(r"[0-9a-f]{6,40}", revision):
+            try:
+                known = sorted(entry.name for entry in (repository / "snapshots").iterdir() if entry.name.startswith(revision))
+            except OSError:
+                known = []
+            if len(known) > 1:
+                raise UnresolvedModel(f"unresolved: 'hf:{reference.name}@{revision}' names {len(known)} commits", why=f"they are {', '.join(known)}", fix="write more digits of the commit") from None
+            commit = known[0] if known else ""
+    return commit if re.fullmatch(r"[0-9a-f]{6,64}", commit) else ""
+
+
+def snapshot(reference: Reference, text: str, environ: Mapping[str, str] = os.environ, *, commit: str = "") -> Path:
+    """Find the folder of a repository's revision, or of the `commit` that a lock names.
+
+    Raises:
+        UnresolvedModel: the cache does not hold it.
+    """
+    cache = hub_cache(environ)
+    repository = repository_folder(reference.name, environ)
+    revision = commit or reference.revision or "main"
+    found = commit or commit_of(reference, environ)
+    folder = repository / "snapshots" / found
+    if not found or not folder.is_dir():
+        held = ("commit " if commit else "revision ") + revision + " of it" if repository.is_dir() else "it"
+        raise UnresolvedModel(f"unresolved: '{text}' is not on this machine", why=f"the hub's cache {cache} does not hold {held}", fix=f"run `imagen-flow models pull {text}`")
+    return folder
+
+
+def recorded(path: Path) -> str:
+    """Give the digest under which the hub's cache holds a file: its sha256, or the git digest of a small one; nothing if it is no link into the cache."""
+    try:
+        blob = Path(os.readlink(path))
+    except OSError:
+        return ""
+    return blob.name if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) else ""

@@ -1,0 +1,122 @@
+"""Know a model's files by their names: which have a say in what it computes, which are the weights, and which of several copies of them are needed.
+
+A repository often holds the same weights several times: in halves (``model.fp16.safetensors``), in one piece beside the parts, as pickles, for other libraries. One copy is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import nearest
+from .references import PICKLES, UnusableModel
+
+__all__ = ["beside", "choose", "has_say", "is_weights", "list_files", "subfolder", "variants"]
+
+_DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
+_FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
+_UNFINISHED = (".part", ".lock")
+_NO_PART = frozenset(PICKLES + _DOCUMENTS + _FOREIGN + _UNFINISHED)
+_FOREIGN_FOLDERS = re.compile(r"(onnx|openvino|flax|tf|coreml|original|gguf|examples|assets|images)(/|\Z)|.*\.mlpackage/", re.IGNORECASE)
+_MOST_FILES = 10_000
+
+_SHARD = r"(?:-\d{5}-of-\d{5})?"
+_PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
+_VARIANT = re.compile(rf"(?P<stem>.+?){_SHARD}\.(?P<variant>[A-Za-z0-9_]+?){_SHARD}\.safetensors\Z|(?P<of>.+?)\.safetensors\.index\.(?P<index>[A-Za-z0-9_]+)\.json\Z")
+
+#: What the libraries call the weights of a part; beside such a file, others in the folder are copies in another form.
+_USUAL = frozenset({"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"})
+
+
+def has_say(name: str) -> bool:
+    """Whether a file may have a say in what a model computes: no document, no pickle, no format that is never loaded."""
+    return os.path.splitext(name)[1].lower() not in _NO_PART
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file holds weights that may be loaded as they are."""
+    return name.lower().endswith((".safetensors", ".gguf"))
+
+
+def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
+    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out.
+
+    Raises:
+        UnusableModel: there are too many for a model.
+    """
+    found: list[tuple[str, Path]] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        found += [(Path(root, name).relative_to(folder).as_posix(), Path(root, name)) for name in names if not name.startswith(".")]
+        if len(found) > _MOST_FILES:
+            raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {_MOST_FILES} files", fix=subfolder(folder))
+    yield from sorted(found)
+
+
+def variants(names: Iterable[str]) -> list[str]:
+    """Name the variants of the weights among these files, e.g. ``fp16``; the plain ones are none."""
+    return sorted({kind for kinds in _copies(names).values() for kind in kinds if kind})
+
+
+def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
+    """Pick the files that loading a model needs, sorted: each file of weights once, and what has a say besides.
+
+    Params:
+        names: all files, by relative name.
+        variant: of weights, to be taken where there is one; by default the plain ones are, or the only ones.
+    """
+    known = {name for name in names if has_say(name) and not name.startswith(".") and "/." not in name}
+    has_parts = "model_index.json" in known
+    if has_parts or "config.json" in known:
+        known = {name for name in known if not _FOREIGN_FOLDERS.match(name)}
+    if has_parts:
+        known -= {name for name in known if "/" not in name and (is_weights(name) or ".safetensors.index." in name)}
+    usual: set[str] = set()
+    unusual: dict[str, set[str]] = {}
+    for (folder, stem), kinds in _copies(known).items():
+        wanted = variant if variant in kinds else "" if "" in kinds else "fp16" if "fp16" in kinds else min(kinds)
+        for kind, copies in kinds.items():
+            if kind != wanted:
+                known -= copies
+        if stem in _USUAL:
+            usual.add(folder)
+        else:
+            unusual.setdefault(folder, set()).update(kinds[wanted])
+    if has_parts or "config.json" in known:
+        for folder in usual:
+            known -= unusual.get(folder, set())
+    return sorted(known)
+
+
+def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
+    """Sort files of weights and their indexes by folder and stem, and there by variant (the plain one is empty)."""
+    plain: dict[str, str] = {name: match["stem"] for name in names if (match := _PLAIN.match(name))}
+    stems = set(plain.values())
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for name in names:
+        kind, stem = "", plain.get(name)
+        if match := _VARIANT.match(name):
+            of = match["stem"] or match["of"]
+            # A dot in a name makes no variant by itself: the plain form is there too, or the stem is the libraries' own.
+            if of in stems or of.rpartition("/")[2] in _USUAL:
+                kind, stem = match["variant"] or match["index"], of
+        if stem is not None:
+            folder, _, base = stem.rpartition("/")
+            found.setdefault((folder, base), {}).setdefault(kind, set()).add(name)
+    return found
+
+
+def beside(path: Path) -> str:
+    """Offer what lies beside a path that leads nowhere."""
+    try:
+        return nearest(path.name, [entry.name for entry in path.parent.iterdir()][:1000], what=f"in {path.parent} there are")
+    except OSError:
+        return f"there is no folder {path.parent} either"
+
+
+def subfolder(path: Path) -> str:
+    """Offer a model that lies one folder below."""
+    parts = sorted(entry.parent.name for entry in path.glob("*/model_index.json")) or sorted(entry.parent.name for entry in path.glob("*/config.json"))
+    return f"did you mean the folder '{parts[0]}' in it?" if parts else "name a folder as diffusers or transformers save it, or a .safetensors file"

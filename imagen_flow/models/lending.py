@@ -1,0 +1,107 @@
+"""Lend a step the models that it wants and call it; when memory runs out, step down as far as its policy allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from ..values import Loading, Model
+from .ladder import give_back, is_out_of_memory
+from .pool import ModelPool, heeded
+
+__all__ = ["lend_and_call"]
+
+T = TypeVar("T")
+
+#: Rungs for which models are loaded anew, and what they are loaded with.
+_ANEW = {"offload": "model", "stream": "layers"}
+
+
+def lend_and_call(
+    pool: ModelPool,
+    wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]],
+    call: Callable[[dict[str, Any], tuple[str, ...]], T],
+    *,
+    device: str,
+    dtype: str,
+    settings: Loading = Loading(),  # noqa: B008  # a NamedTuple cannot change
+    rungs: Sequence[str] = ("evict",),
+    steps_down: bool = False,
+) -> tuple[T, tuple[str, ...]]:
+    """Lease models, call, and if memory runs out try again on the next rung that can help.
+
+    Params:
+        wanted: loader and model, or list of models, by port.
+        call: gets the loaded models by port, and the rungs taken so far. It must keep no reference to the models.
+        rungs: that the policy allows, in order.
+        steps_down: whether `call` itself acts on rungs (``slice``, ``tile``).
+    Outputs: what `call` gave, and the rungs that were taken for it.
+    Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of memory.
+    """
+    loaders = [part for loader, models in wanted.values() for model in _listed(models) for part in _leaves(loader, model)]
+    left = [rung for rung in rungs if _helps(rung, loaders, device, dtype, settings, steps_down)]
+    taken: tuple[str, ...] = ()
+    while True:
+        with ExitStack() as leases:
+            lent: dict[str, Any] | None = None
+            while True:
+                failure: Exception | None = None
+                try:
+                    if lent is None:
+                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken))
+                    return call(dict(lent), taken), taken
+                except Exception as error:
+                    if not left or not is_out_of_memory(error):
+                        raise
+                    failure = error
+                # The traceback holds the failed call's tensors: it must be gone before anything is freed.
+                del failure
+                taken += (left.pop(0),)
+                if lent is None or taken[-1] in _ANEW or taken[-1] == "half":
+                    break
+                if not pool.evict_idle():
+                    give_back()
+            lent = None
+        if not pool.evict_idle():
+            give_back()
+
+
+def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading) -> dict[str, Any]:
+    lent: dict[str, Any] = {}
+    for name, (loader, models) in wanted.items():
+        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings)) for model in _listed(models)]
+        lent[name] = held[0] if isinstance(models, Model) else held
+    return lent
+
+
+def _helps(rung: str, loaders: Sequence[Any], device: str, dtype: str, settings: Loading, steps_down: bool) -> bool:
+    """Whether a rung changes anything for these loaders."""
+    if rung in _ANEW:
+        offloaded = settings._replace(offload=_ANEW[rung])
+        further = settings.offload == "none" or (settings.offload, rung) == ("model", "stream")
+        return device != "cpu" and further and any(heeded(loader, offloaded) != heeded(loader, settings) for loader in loaders)
+    if rung == "half":
+        return dtype == "float32" and bool(loaders)
+    return rung == "evict" or steps_down
+
+
+def _settings(settings: Loading, taken: Sequence[str]) -> Loading:
+    offloads = [_ANEW[rung] for rung in taken if rung in _ANEW]
+    return settings._replace(offload=offloads[-1]) if offloads else settings
+
+
+def _dtype(dtype: str, device: str, taken: Sequence[str]) -> str:
+    return dtype if "half" not in taken else "float16" if device.startswith("cuda") else "bfloat16"
+
+
+def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:
+    return [models] if isinstance(models, Model) else models
+
+
+def _leaves(loader: Any, model: Model) -> Iterator[Any]:
+    if hasattr(loader, "parts"):
+        for part in loader.parts(model).values():
+            yield from _leaves(part, model)
+    else:
+        yield loader

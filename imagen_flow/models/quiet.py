@@ -1,0 +1,46 @@
+"""Keep the libraries from drawing progress bars of their own ("Loading weights", "Writing model shards") over the display of a run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["quiet_libraries"]
+
+_LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
+
+
+class _Silence:
+    """Whether a library's bars are off, and for how many. The switch is the library's, one for the process, so this is too: of several threads, the last one that leaves puts it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.shown: list[Any] = []
+
+
+_SILENCE = _Silence()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the bars of those libraries that are imported by now, for as long as the context lasts. A user's own choice to have them off is kept."""
+    with _SILENCE.lock:
+        _SILENCE.inside += 1
+        for name in _LIBRARIES:
+            library = sys.modules.get(name)
+            if library is not None and getattr(library, "is_progress_bar_enabled", lambda: False)():
+                library.disable_progress_bar()
+                _SILENCE.shown.append(library)
+    try:
+        yield
+    finally:
+        with _SILENCE.lock:
+            _SILENCE.inside -= 1
+            if not _SILENCE.inside:
+                for library in _SILENCE.shown:
+                    library.enable_progress_bar()
+                _SILENCE.shown.clear()

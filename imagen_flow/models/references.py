@@ -1,0 +1,149 @@
+"""Read how a model is written, and say what is wrong with one that cannot be used.
+
+=======================================  ==============================================================================
+``embedded/NAME``                        a model that comes with a plugin
+``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit (default: ``main``)
+``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``; a pickle if allowed)
+``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file of weights
+=======================================  ==============================================================================
+
+What follows the ``@`` is a revision and, if it ends like a file of weights, a file in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file; ``refs/pr/3`` needs none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import Mark, ModelError, Problem
+
+__all__ = ["BadReference", "PICKLES", "Reference", "UnresolvedModel", "UnusableModel", "parse_reference"]
+
+#: Endings of files that run code when they are loaded.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class BadReference(ValueError):
+    """A text is no reference to a model; `fix` says what may be written instead."""
+
+    code = "bad-model"
+
+    def __init__(self, message: str, *, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+    def problem(self, mark: Mark | None = None) -> Problem:
+        return Problem(self.code, str(self), mark, why=_SPELLINGS, fix=self.fix)
+
+
+class UnresolvedModel(ModelError):
+    """A model of the hub is not on this machine, or not whole; `fix` says how to get it."""
+
+    code = "unresolved-model"
+
+    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.why = why
+        self.fix = fix
+
+    def problem(self, mark: Mark | None = None) -> Problem:
+        return Problem(self.code, str(self), mark, why=self.why, fix=self.fix)
+
+
+class UnusableModel(ModelError):
+    """What a reference leads to is no model that can be loaded; `why` and `fix` say more."""
+
+    code = "bad-model"
+
+    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.why = why
+        self.fix = fix
+
+    def problem(self, mark: Mark | None = None) -> Problem:
+        return Problem(self.code, str(self), mark, why=self.why, fix=self.fix)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights."""
+
+    kind: str
+    name: str
+    revision: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        """The one spelling of a reference to the hub, whatever was left out."""
+        if self.kind != "hf":
+            return self.name
+        revision = self.revision or "main"
+        return f"hf:{self.name}@{_quoted(revision)}/{self.file}" if self.file else f"hf:{self.name}@{revision}"
+
+
+_SPELLINGS = "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"
+_PATH = re.compile(r"(\.{1,2}|~[^/\\]*)?[/\\]|~\Z|[A-Za-z]:[/\\]")
+_EMBEDDED = re.compile(r"embedded/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?\Z")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*\Z")
+_FILE = re.compile(r"[\w][\w .+,()=-]*(/[\w][\w .+,()=-]*)*\Z")
+_WEIGHTS = (".safetensors", ".gguf", *PICKLES)
+
+
+def parse_reference(text: str) -> Reference:
+    """Read a reference to a model.
+
+    Raises:
+        BadReference: it is none; `fix` offers the spellings that it may have meant.
+    """
+    shown = text if len(text) <= 80 else text[:77] + "…"
+    if "\0" in text or "\n" in text:
+        raise BadReference(f"{shown!r} is no reference to a model", fix=_SPELLINGS)
+    if _EMBEDDED.match(text):
+        return Reference("embedded", text)
+    if text.startswith("hf:"):
+        return _on_the_hub(text[3:], shown)
+    if _PATH.match(text):
+        return Reference("path", text)
+    page = re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(tree|blob|resolve)/([^?#]+))?", text)
+    if page and _REPOSITORY.match(page[1]):
+        raise BadReference(f"'{shown}' is no reference to a model", fix=f"write 'hf:{page[1]}{'@' + page[3] if page[3] else ''}'")
+    if text and _REPOSITORY.match(text.partition("@")[0]):
+        if "/" in text:
+            raise BadReference(
+                f"'{shown}' may be a repository of the hub or a folder", fix=f"write 'hf:{text}' for the hub, or './{text}' for a folder beside the graph"
+            )
+        raise BadReference(
+            f"'{shown}' is no reference to a model",
+            fix=f"write 'embedded/{text}' for a model that comes with a plugin, 'hf:org/{text}' for the hub, or './{text}' for a file or folder beside the graph",
+        )
+    raise BadReference(f"'{shown}' is no reference to a model" if text else "the reference to a model is empty", fix=_SPELLINGS)
+
+
+def _on_the_hub(text: str, shown: str) -> Reference:
+    name, at, rest = text.partition("@")
+    file = ""
+    if not at and name.count("/") > 1 and _is_weights(name):
+        owner, repository, file = name.split("/", 2)
+        name = f"{owner}/{repository}"
+    if not _REPOSITORY.match(name) or ".." in name or "--" in name:
+        raise BadReference(f"'{shown}' names no repository of the hub", fix="write it as hf:org/name or hf:org/name@revision")
+    if at and _is_weights(rest):
+        words = 3 if rest.startswith("refs/") else 1
+        parts = rest.split("/", words)
+        if len(parts) <= words:
+            raise BadReference(f"'{shown}' names a file and no revision", fix=f"a file stands after a revision: hf:{name}@main/{parts[-1]}")
+        rest, file = "/".join(parts[:words]).replace("%2F", "/").replace("%2f", "/"), parts[words]
+    if at and (not _REVISION.match(rest) or ".." in rest):
+        raise BadReference(f"'{shown}' names no revision", fix=f"a revision is a branch, a tag or a commit: hf:{name}@main")
+    if file and (not _FILE.match(file) or ".." in file):
+        raise BadReference(f"'{shown}' names no file of a repository", fix=f"write it as hf:{name}@main/folder/file.safetensors")
+    return Reference("hf", name, rest, file)
+
+
+def _is_weights(text: str) -> bool:
+    return text.lower().endswith(_WEIGHTS)
+
+
+def _quoted(revision: str) -> str:
+    return revision if revision.startswith("refs/") else revision.replace("/", "%2F")

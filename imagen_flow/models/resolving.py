@@ -1,0 +1,116 @@
+"""Find a model on this machine and name it by what it holds. Neither the network nor torch is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..digest import tagged
+from ..errors import nearest
+from ..values import Model
+from .cache import recorded, snapshot
+from .files import beside, has_say, is_weights, list_files, subfolder
+from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
+from .weights import check_shards, check_weights
+
+__all__ = ["resolve"]
+
+_NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
+
+
+def resolve(
+    text: str,
+    *,
+    folder: Path,
+    embedded: Mapping[str, Path],
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str] = os.environ,
+) -> Model:
+    """Find a model on this machine and give its fingerprint.
+
+    Params:
+        folder: what relative paths are relative to.
+        embedded: models that come with plugins, by reference.
+        digest: gives the digest of a file's content (memoised by whoever plans).
+        environ: says where the hub's cache lies.
+    Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes.
+    Raises:
+        BadReference: the text is no reference.
+        UnresolvedModel: the hub's cache does not hold it.
+        UnusableModel: there is nothing there, or nothing that can be loaded.
+    """
+    reference = parse_reference(text)
+    if reference.kind == "embedded":
+        if text not in embedded:
+            raise UnusableModel(f"no plugin brings a model '{text}'", why=f"they bring: {', '.join(sorted(embedded)) or 'none'}", fix=nearest(text, embedded))
+        return _model(embedded[text], text, digest)
+    if reference.kind == "hf":
+        path = snapshot(reference, text, environ)
+        if reference.file:
+            path = _file_in(path, reference.file, text)
+        return _model(path, text, lambda file: recorded(file) or digest(file))
+    return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest)
+
+
+def _file_in(snapshot: Path, name: str, text: str) -> Path:
+    path = snapshot / name
+    if not path.exists() and not path.is_symlink():
+        held = [found for found, _ in list_files(snapshot, text) if is_weights(found)]
+        raise UnresolvedModel(
+            f"unresolved: '{text}' is not on this machine", why=f"of that repository the hub's cache holds {', '.join(held[:5]) or 'no weights'}", fix=f"run `imagen-flow models pull {text}`"
+        )
+    return path
+
+
+def _model(path: Path, text: str, digest: Callable[[Path], str]) -> Model:
+    """Name a model by its files; refuse one that cannot be loaded."""
+    if path.is_file() or path.is_symlink():
+        if path.suffix.lower() in PICKLES:
+            raise UnusableModel(f"the model '{text}' is a pickle", why=_NO_PICKLES, fix="convert it to safetensors")
+        if not is_weights(path.name):
+            raise UnusableModel(f"the model '{text}' is no weights file", why="only .safetensors and .gguf files, and folders that hold .safetensors, are loaded", fix="")
+        check_weights(path, text)
+        return Model(path, tagged("model-file", digest(path).encode()), text)
+    if not path.is_dir():
+        raise UnusableModel(f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path))
+    files = list(list_files(path, text))
+    weights = [file for _, file in files if file.suffix == ".safetensors"]
+    if not weights:
+        pickles = sorted(name for name, file in files if file.suffix in PICKLES)
+        if pickles:
+            raise UnusableModel(f"the model '{text}' has its weights only as pickles ({pickles[0]})", why=_NO_PICKLES, fix="convert it to safetensors")
+        raise UnusableModel(f"the model '{text}' has no weights", why=f"there is no .safetensors file in {path}", fix=subfolder(path))
+    for file in weights:
+        check_weights(file, text)
+    for name, file in files:
+        if name.endswith(".safetensors.index.json"):
+            check_shards(file, text)
+    _check_parts(path, text)
+    digests = [(name, digest(file)) for name, file in files if has_say(name)]
+    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests))
+
+
+def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Name each folder directly below by its own files, so that equal parts of different models are known to be equal."""
+    below: dict[str, list[bytes]] = {}
+    for name, digest in digests:
+        part, slash, rest = name.partition("/")
+        if slash:
+            below.setdefault(part, []).extend((rest.encode(), digest.encode()))
+    return tuple((part, tagged("model-part", *lines)) for part, lines in sorted(below.items()))
+
+
+def _check_parts(path: Path, text: str) -> None:
+    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some."""
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        parts = [name for name, made_by in index.items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError) as error:
+        raise UnusableModel(f"the model '{text}' is damaged: model_index.json cannot be read", why=str(error)[:200], fix="copy or download it again") from error
+    missing = sorted(name for name in parts if not (path / name).is_dir())
+    if missing:
+        raise UnresolvedModel(f"unresolved: '{text}' is not whole", why=f"model_index.json names {len(parts)} parts, and there is no {missing[0]}", fix="download it again")

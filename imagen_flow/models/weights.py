@@ -1,0 +1,112 @@
+"""Read what files of weights say of themselves, without torch: whether they are whole, and how much memory they will take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .references import UnresolvedModel, UnusableModel
+
+__all__ = ["BYTES", "bytes_in_memory", "check_shards", "check_weights", "read_header"]
+
+#: Bytes of one number, by the name of its dtype in a safetensors header.
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F4": 0.5, "F6_E2M3": 0.75, "F6_E3M2": 0.75,
+    "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "C64": 8,
+}  # fmt: skip
+
+#: Bytes of one number, by the dtype that models are loaded in.
+LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+_FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
+_LONGEST_HEADER = 100_000_000
+
+
+def check_weights(path: Path, reference: str) -> None:
+    """Compare a file of weights with what its header says, so that a torn download is told before anything runs.
+
+    Raises:
+        UnresolvedModel: it is a link that leads nowhere.
+        UnusableModel: it cannot be read, or it is damaged; the message says how.
+    """
+    try:
+        if path.suffix.lower() == ".gguf":
+            _check_gguf(path)
+        else:
+            read_header(path)
+    except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{path.name} leads nowhere", fix="download it again") from error
+        raise UnusableModel(f"the model '{reference}' cannot be read", why=str(error)) from error
+    except _Pointer as pointer:
+        raise UnusableModel(f"the model '{reference}' holds a pointer in place of {path.name}", why="it was cloned without Git LFS", fix="run `git lfs pull` in its folder") from pointer
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        kind = "GGUF" if path.suffix.lower() == ".gguf" else "safetensors"
+        raise UnusableModel(f"the model '{reference}' is damaged: {path.name} is no whole {kind} file", why=str(error)[:200], fix="copy or download it again") from error
+
+
+class _Pointer(Exception):
+    """A file that Git LFS should have replaced."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Give a safetensors file's header: by tensor its ``dtype``, ``shape`` and ``data_offsets``, and perhaps ``__metadata__``.
+
+    Raises:
+        OSError, ValueError and what odd JSON raises: it is no whole safetensors file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        head = stream.read(8)
+        length = int.from_bytes(head, "little")
+        if head.startswith(b"version "):
+            raise _Pointer
+        if len(head) < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise ValueError("its header does not fit in it")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise ValueError(f"it has {size} bytes, and its header says {8 + length + end}")
+    return header
+
+
+def _check_gguf(path: Path) -> None:
+    with open(path, "rb") as stream:
+        head = stream.read(24)
+    if head.startswith(b"version "):
+        raise _Pointer
+    if head[:4] != b"GGUF":
+        raise ValueError("it does not begin with 'GGUF'")
+    version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
+    if len(head) < 24 or version not in (2, 3) or not tensors:
+        raise ValueError(f"it says version {version} with {tensors} tensors")
+
+
+def bytes_in_memory(header: Mapping[str, Any], dtype: str) -> int:
+    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay."""
+    each = LOADED[dtype]
+    total = 0.0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            kind = entry["dtype"]
+            total += math.prod(entry["shape"]) * (each if kind in _FLOATS else BYTES.get(kind, 1))
+    return math.ceil(total)
+
+
+def check_shards(index: Path, reference: str) -> None:
+    """Look for all files that an index of shards names.
+
+    Raises:
+        UnresolvedModel: some are missing.
+        UnusableModel: the index cannot be read.
+    """
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(name for name in named if not (index.parent / str(name)).exists())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnusableModel(f"the model '{reference}' is damaged: {index.name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
+    if missing:
+        raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{len(missing)} of {len(named)} files of weights are missing, {missing[0]} first", fix="download it again")
