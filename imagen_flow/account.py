@@ -89,7 +89,7 @@ class Accounts:
             return seen | {"files": [_file(value)]}
         if isinstance(value, list | tuple) and value and all(isinstance(v, File | Folder) for v in value):
             return seen | {"files": [_file(v) for v in value]}
-        if isinstance(value, str) and _is_absolute(value) and any(value == reference for reference, _ in self.planner.models):
+        if isinstance(value, str) and _is_absolute(value) and any(value == reference for reference, _ in self.planner.values.models):
             return seen | {"model": place_name(value)}
         return seen | {"value": _plain(value)}
 
@@ -98,7 +98,7 @@ class Accounts:
         seeds = {name: self.plan.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.plan.inputs[name], int)}
         for graph, name, binding in used:
             if name and graph.inputs[name].type.seed and isinstance(binding, Given) and (held := self._held(binding)) is not None:
-                seeds |= {f"{file}#{name}": self.planner.value(held) for file in self._names[id(graph)]}
+                seeds |= {f"{file}#{name}": self.planner.values.value(held) for file in self._names[id(graph)]}
         return seeds
 
     def _files(self, used: list[_Used]) -> dict[str, Any]:
@@ -106,14 +106,13 @@ class Accounts:
         files: dict[str, Any] = {}
         for graph, _, binding in used:
             if isinstance(binding, FileAt) and (held := self._held(binding)) is not None:
-                seen = _file(self.planner.constants.by_digest[held.digest])
+                seen = _file(self.planner.values.constants.by_digest[held.digest])
                 files |= {file_name(file, binding.path): seen for file in self._names[id(graph)]}
         return files
 
     def _held(self, binding: Binding | None) -> Artifact | None:
         """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw a seed, where none was needed."""
-        found = self.planner._given.get(id(binding))
-        return None if found is None else found[1]
+        return self.planner.values.held(binding)
 
     # -- what an output was made by ----------------------------------------------------------------------------------------------
 
@@ -127,14 +126,14 @@ class Accounts:
         for step in steps:
             type_ = step.node.type
             assert isinstance(type_, NodeType) and step.outputs is not None
-            prefix = self.planner.prefix(step.node)
+            prefix = self.planner.keys.prefix(step.node)
             if prefix not in made:
                 made[prefix] = len(made_with)
-                made_with.append({**self.planner.computes_with(step.node), "plugin": _plugin(type_)})
-                found = self.planner.registry.plugins.get(type_.plugin)
+                made_with.append({**self.planner.keys.computes_with(step.node), "plugin": _plugin(type_)})
+                found = self.planner.values.registry.plugins.get(type_.plugin)
                 plugins[_plugin(type_)] = found.version if found else ""
             for slot in (step.slots or {}).values():
-                model = self.planner.constants.by_digest.get(slot.digest) if slot.kind == "model" else None
+                model = self.planner.values.constants.by_digest.get(slot.digest) if slot.kind == "model" else None
                 if isinstance(model, Model):
                     models[place_name(model.reference)] = model.digest
             one: dict[str, Any] = {
@@ -146,7 +145,7 @@ class Accounts:
                 "outputs": {port: artifact.digest for port, artifact in step.outputs.items()},
             }
             if type_.uses_torch:
-                record = self.planner.store.lookup(step.key) if self.planner.store is not None and step.key else None
+                record = self.planner.values.store.lookup(step.key) if self.planner.values.store is not None and step.key else None
                 kept = record.provenance if record is not None else {}
                 ran_on = kept.get("conditions") or self.conditions()
                 if ran_on:

@@ -132,7 +132,7 @@ class Replay:
             ProvenanceError: it gave no value to compare.
         """
         index = self.provenance.output.index
-        slot = self.plan.planner.bind(self.plan.frame, self.output.source)
+        slot = self.plan.planner.values.bind(self.plan.frame, self.output.source)
         if isinstance(slot, Artifact) and index is not None:
             slot = slot.items[index] if slot.items is not None and index < len(slot.items) else Artifact("", "absent")
         if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
@@ -458,10 +458,10 @@ class _Maker:
         for step in plan.steps:
             if step.status in ("runs", "waits", "unresolved"):
                 for binding in step.node.bindings.values():
-                    wanted.update(_digests(plan.planner.bind(step.frame, binding)))
+                    wanted.update(_digests(plan.planner.values.bind(step.frame, binding)))
         for output in plan.graph.outputs.values():
             if isinstance(output.source, FromInput):
-                wanted.update(_digests(plan.planner.bind(plan.frame, output.source)))
+                wanted.update(_digests(plan.planner.values.bind(plan.frame, output.source)))
         yield from sorted({m for d, ms in self.absent.items() if d in wanted for m in ms}, key=lambda m: m.name)
 
 

@@ -25,7 +25,7 @@ from .graph import FromInput, FromNode, Node, Output, readings, sources
 from .models import ModelPool, with_memory_ladder
 from .node import NodeType
 from .outputs import Writer, fill
-from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name
+from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name, why
 from .plan import leaves as _leaves
 from .ports import BadValue
 from .store import Damaged, Store
@@ -122,7 +122,7 @@ class _Runner:
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.live = LiveValues()
-        self.planner.live = self.live
+        self.planner.values.live = self.live
         self.began = time.monotonic()
         self.said_queue: deque[Any] = deque()
         self.over = threading.Event()
@@ -136,7 +136,7 @@ class _Runner:
         self.waiting: dict[FromNode, list[Output]] = {}
         self.io = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self.writes: list[Future[None]] = []
-        self.writer = Writer(out, codecs=self.planner.codecs) if out is not None else None
+        self.writer = Writer(out, codecs=self.planner.values.codecs) if out is not None else None
         self.accounts = Accounts(plan, conditions=lambda: self.conditions)
         self.conditions: dict[str, Any] = {}
 
@@ -185,14 +185,14 @@ class _Runner:
         last: Any
         try:
             with ExitStack() as stack:
-                if self.planner.store is None:
-                    self.planner.store = stack.enter_context(Store.temporary(self.planner.codecs))
-                    stack.callback(setattr, self.planner, "store", None)
-                self.store: Store = self.planner.store
+                if self.planner.values.store is None:
+                    self.planner.values.store = stack.enter_context(Store.temporary(self.planner.values.codecs))
+                    stack.callback(setattr, self.planner.values, "store", None)
+                self.store: Store = self.planner.values.store
                 self.pin = f"run {id(self)}"
                 stack.callback(self.store.unpin, self.pin)
-                self.planner.fetch = self.value
-                stack.callback(setattr, self.planner, "fetch", self.planner._load)
+                self.planner.values.fetch = self.value
+                stack.callback(setattr, self.planner.values, "fetch", self.planner.values.load)
                 stack.callback(self.finish)
                 status = self.run()
             last = events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
@@ -318,7 +318,7 @@ class _Runner:
             return self.producers(frame, node)
         nodes = frame.graph.nodes
         for binding in (node.when, *(node.bindings[p] for p in node.each)):
-            if binding is not None and isinstance(self.planner.bind(frame, binding), Unknown):
+            if binding is not None and isinstance(self.planner.values.bind(frame, binding), Unknown):
                 return [(frame, nodes[n]) for n in dict.fromkeys(sources(binding)) if not self.is_done(frame, n)]
         return []
 
@@ -419,7 +419,7 @@ class _Runner:
         if artifact.items is not None:
             return [self.value(item) for item in artifact.items]
         digest = artifact.digest
-        constants = self.planner.constants.by_digest
+        constants = self.planner.values.constants.by_digest
         if digest in constants:
             return constants[digest]
         if digest in self.live:
@@ -440,7 +440,7 @@ class _Runner:
             if step is None or step.slots is None:
                 raise damage
             for slot in (leaf for s in step.slots.values() for leaf in _leaves(s)):
-                if slot.digest in self.planner.constants.by_digest or slot.digest in self.live:
+                if slot.digest in self.planner.values.constants.by_digest or slot.digest in self.live:
                     continue
                 try:
                     self.live.put(slot.digest, self.store.load(slot))
@@ -497,7 +497,7 @@ class _Runner:
                 self.say_settled(step)
                 return
         if not step.reason:
-            step.reason = self.planner.why(step)
+            step.reason = why(self.planner, step)
         self.said_queue.append(events.StepStarted(step.name, step.item, step.reason, self.now()))
         began = time.monotonic()
         try:
@@ -576,7 +576,7 @@ class _Runner:
 
     def place(self, node: Node) -> tuple[str, str]:
         """Give a node's device and dtype, once torch has agreed to them."""
-        device, dtype = self.planner.place(node)
+        device, dtype = self.planner.keys.place(node)
         if device not in self.checked:
             devices.check(device, dtype)
             self.checked.add(device)
@@ -649,7 +649,7 @@ class _Runner:
             except BadValue as odd:
                 raise TypeError(f"its output '{name}' {odd}".replace("takes", "is to be")) from None
             value = self.store.adopt(value)
-            artifact = self.planner.codecs.artifact(value)
+            artifact = self.planner.values.codecs.artifact(value)
             kept[name] = (artifact, value)
             if artifact.items is None:
                 self.live.put(artifact.digest, value)
@@ -657,7 +657,7 @@ class _Runner:
                 for leaf, item in zip(_leaves(artifact), _flat(artifact, value), strict=True):
                     self.live.put(leaf.digest, item)
         slots = step.slots or {}
-        provenance = {"made_with": self.planner.computes_with(step.node), "inputs": {n: s.digest for n, s in slots.items()}, "took_s": round(took_s, 6)}
+        provenance = {"made_with": self.planner.keys.computes_with(step.node), "inputs": {n: s.digest for n, s in slots.items()}, "took_s": round(took_s, 6)}
         if type_.uses_torch:
             provenance |= {"conditions": self.conditions, "rungs": list(rungs)}
         if step.node.cache:
@@ -666,9 +666,9 @@ class _Runner:
 
     def refresh(self, step: Step, changed: FileChanged) -> None:
         """Digest anew the files that steps read."""
-        if not self.planner.reread(step):
+        if not self.planner.values.reread(self.plan.frame, step):
             raise ValueError(str(changed)) from changed
-        self.plan.inputs.update(self.planner.given)
+        self.plan.inputs.update(self.planner.values.given)
 
     # -- failures ----------------------------------------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ def test_the_level_is_the_outputs_own(tmp_path: Path, ran: Plan) -> None:
 def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Plan) -> None:
     """A document is canonical: asked for again, it is the same text."""
     output = ran.graph.outputs["lone"]
-    artifact: Any = ran.planner.bind(ran.frame, output.source)
+    artifact: Any = ran.planner.values.bind(ran.frame, output.source)
     text = Accounts(ran).of(output, artifact)
     assert text == Accounts(ran).of(output, artifact)
     label = read_label(tmp_path / "out/main/lone.png")

@@ -1,0 +1,99 @@
+"""Take the values of a graph's inputs: given live, given as text, or by default."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import GraphError, Problem, nearest
+from ..graph import RANDOM, FileAt, Given, Graph
+from ..ports import BadValue, PortType
+from ..values import File, Folder
+from .step import Slot
+from .values import Values
+
+__all__ = ["from_text", "take_inputs"]
+
+_MISSING = object()
+
+
+def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path) -> tuple[dict[str, Slot], dict[str, Any], dict[str, int]]:
+    """Turn given values and defaults into artifacts. Gathers all problems before it raises them."""
+    problems: list[Problem] = []
+    slots: dict[str, Slot] = {}
+    plain: dict[str, Any] = {}
+    seeds: dict[str, int] = {}
+    for name in sorted((values.keys() | texts.keys()) - graph.inputs.keys()):
+        problems.append(Problem("unknown-input", f"the graph has no input '{name}'", fix=nearest(name, graph.inputs, what="its inputs are")))
+    for name, wanted in graph.inputs.items():
+        try:
+            given = from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
+            random = wanted.type.seed and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
+            if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
+                value = _given(held, wanted.type, given, base)
+                if _holds_files(value):
+                    held.given[name] = value
+                slots[name] = held.converted(held.constants.add(value), wanted.type)
+            elif random or given is not _MISSING:
+                seeds[name] = secrets.randbelow(2**32)
+                slots[name] = held.constants.add(seeds[name])
+            elif wanted.default is not None:
+                slots[name] = held.converted(held.default(wanted), wanted.type)
+            elif wanted.type.optional:
+                slots[name] = held.constants.add(None)
+            else:
+                problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
+                continue
+            plain[name] = held.value(slots[name])  # type: ignore[arg-type]
+        except ValueError as odd:
+            fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
+            problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))
+        except GraphError as missing:
+            problems += missing.problems
+    if problems:
+        raise GraphError(problems)
+    return slots, plain, seeds
+
+
+def _holds_files(value: Any) -> bool:
+    return isinstance(value, File | Folder) or (isinstance(value, list) and bool(value) and all(map(_holds_files, value)))
+
+
+def _given(held: Values, type_: PortType, value: Any, base: Path) -> Any:
+    if type_.kind in ("file", "folder") and isinstance(value, str | Path):
+        return held.read_path(FileAt(str(value), type_.kind, base))
+    if type_.kind == "list" and type_.element and type_.element.kind in ("file", "folder") and isinstance(value, list | tuple):
+        return [_given(held, type_.element, item, base) for item in value]
+    return type_.check(value)
+
+
+def from_text(type_: PortType, text: str) -> Any:
+    """Read the value of an input from text, as ``--set`` gives it: by the input's type, never by guessing from its looks.
+
+    Raises:
+        BadValue: the text is no such value.
+    """
+    kind = type_.kind
+    if kind in ("text", "file", "folder"):
+        return text
+    if type_.seed and text == RANDOM:
+        return text
+    if kind == "list":
+        try:
+            read = json.loads(text)
+        except ValueError:
+            read = [from_text(type_.element, part.strip()) for part in text.split(",")] if type_.element else None
+        return read if isinstance(read, list) else [read]
+    try:
+        if kind == "bool" and text in ("true", "false"):
+            return text == "true"
+        if kind == "int":
+            return int(text)
+        if kind in ("float", "number"):
+            return float(text) if kind == "float" or not text.lstrip("+-").isdigit() else int(text)
+    except ValueError:
+        pass
+    raise BadValue(f"takes {type_.words}, not the text '{text}'")

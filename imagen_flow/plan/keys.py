@@ -1,0 +1,78 @@
+"""What enters a key: what computes a step, and the order of its ports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import devices
+from ..artifact import Artifact
+from ..digest import canonical
+from ..errors import GraphError, Problem
+from ..graph import Node
+from ..node import NodeType
+from ..ports import Port
+from .values import Values
+
+__all__ = ["KEY_FORMAT", "Keys"]
+
+#: The version of what enters a key. Raise it when that changes: every stored step is then computed anew.
+#:
+#: key = H(KEY_FORMAT, node type, node version, digest of the plugin's source, versions of the libraries in `uses`, determinism class) followed by
+#: (port, value digest) for every input port in alphabetical order: literals, defaults, references and models alike. So it makes no difference how a value came to a port.
+KEY_FORMAT = 1
+
+
+class Keys:
+    """Knows of every node what computes it, as it enters the keys of its steps."""
+
+    def __init__(self, values: Values, *, device: str, dtype: str) -> None:
+        self.values = values
+        self.device = device
+        self.dtype = dtype
+        self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
+        self._computing: dict[tuple[int, str, str], tuple[str, dict[str, Any]]] = {}
+
+    def ports(self, type_: NodeType) -> list[tuple[str, Port, Artifact | None]]:
+        """List a node type's ports in the order of keys, each with the artifact of its default."""
+        found = self._ports.get(id(type_))
+        if found is None:
+            found = [(name, port, None if port.required else self.values.port_default(port)) for name, port in sorted(type_.inputs.items())]
+            self._ports[id(type_)] = found
+        return found
+
+    def prefix(self, node: Node) -> str:
+        """The part of a key that says what computes: node type, source, libraries, determinism class."""
+        return self._computes(node)[0]
+
+    def computes_with(self, node: Node) -> dict[str, Any]:
+        """What computes a node's steps, as it enters their keys. Shared by all of them: not to be changed."""
+        return self._computes(node)[1]
+
+    def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
+        type_: NodeType = node.type  # type: ignore[assignment]
+        at = (id(type_), node.device or "", node.dtype or "")
+        found = self._computing.get(at)
+        if found is None:
+            device, dtype = self.place(node)
+            said = {
+                "format": KEY_FORMAT,
+                "type": type_.name,
+                "version": type_.version,
+                "source": type_.source_digest,
+                "uses": {library: self.values.registry.version_of(library) for library in type_.uses},
+                "determinism": devices.determinism_class(device, dtype) if type_.uses_torch else None,
+            }
+            found = self._computing[at] = (canonical(said).decode(), said)
+        return found
+
+    def place(self, node: Node) -> tuple[str, str]:
+        """The device and dtype that a node computes on and in."""
+        if node.device is None and node.dtype is None:
+            return self.device, self.dtype
+        try:
+            device = devices.resolve_device(node.device) if node.device else self.device
+        except ValueError as missing:
+            raise GraphError([Problem("bad-setting", str(missing), node.mark)]) from missing
+        if node.dtype is not None and node.dtype != "auto":
+            return device, node.dtype
+        return device, devices.resolve_dtype("auto", device) if node.device else self.dtype

@@ -1,0 +1,260 @@
+"""The values that a plan is made with: literals, inputs, files and models, and what bindings give of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import models
+from ..artifact import Artifact
+from ..codec import Codecs
+from ..errors import GraphError, Mark, Problem, nearest
+from ..filememo import FileMemo
+from ..graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Input, Joined, Listed, Mapped, ModelAt, Node
+from ..plugins import Registry
+from ..ports import BadValue, Port, PortType
+from ..store import Damaged, Store
+from ..values import Absent, File, FileChanged, Folder, Model
+from .step import ABSENT, Frame, Slot, Step, Unknown, leaves, listed, present
+
+__all__ = ["Constants", "Values"]
+
+_MISSING = object()
+_NOWHERE: Any = None
+
+
+class Constants:
+    """Values that a plan brings along: literals, inputs, files. By digest."""
+
+    def __init__(self, codecs: Codecs) -> None:
+        self.codecs = codecs
+        self.by_digest: dict[str, Any] = {ABSENT.digest: Absent.value}
+
+    def add(self, value: Any) -> Artifact:
+        artifact = self.codecs.artifact(value)
+        if artifact.items is None:
+            self.by_digest[artifact.digest] = value
+        else:
+            self._remember(artifact, value)
+        return artifact
+
+    def _remember(self, artifact: Artifact, value: Any) -> None:
+        if artifact.items is not None:
+            for item, element in zip(artifact.items, value, strict=True):
+                self._remember(item, element)
+        else:
+            self.by_digest[artifact.digest] = value
+
+
+class Values:
+    """Gives the values that planning needs, and what bindings give in a frame."""
+
+    def __init__(self, registry: Registry, store: Store | None, files: FileMemo) -> None:
+        self.registry = registry
+        self.store = store
+        self.files = files
+        self.codecs = registry.codecs
+        self.constants = Constants(self.codecs)
+        #: Live values of outputs; filled by the runner.
+        self.live: Mapping[str, Any] = {}
+        #: Where a value comes from that is not at hand; the runner makes lost ones again.
+        self.fetch: Callable[[Artifact], Any] = self.load
+        #: Files and folders that were given to inputs, each as itself: two of equal content are one constant.
+        self.given: dict[str, Any] = {}
+        self.models: dict[tuple[str, Path], Model | Problem] = {}
+        #: What is wrong with models that are named.
+        self.problems: list[Problem] = []
+        self._held: dict[int, tuple[Any, Artifact]] = {}
+
+    def value(self, artifact: Artifact) -> Any:
+        """Give a small value that planning itself needs (a flag, a number in a text).
+
+        Raises:
+            Damaged: the store held it and no longer does.
+        """
+        if artifact.items is not None:
+            return [self.value(item) for item in artifact.items]
+        found = self.constants.by_digest.get(artifact.digest, _MISSING)
+        if found is _MISSING:
+            found = self.live.get(artifact.digest, _MISSING)
+        return self.fetch(artifact) if found is _MISSING else found
+
+    def load(self, artifact: Artifact) -> Any:
+        if self.store is None:
+            raise Damaged(artifact, "is in no store")
+        return self.store.load(artifact)
+
+    def bind(self, frame: Frame, binding: Binding) -> Slot:
+        """Work out what a binding gives in this frame."""
+        if isinstance(binding, FromNode):
+            state = frame.states.get(binding.node)
+            if state is None or state.outputs is None:
+                return Unknown((frame.full(binding.node),))
+            return state.outputs[binding.port]
+        if isinstance(binding, FromInput):
+            return frame.inputs[binding.name]
+        if isinstance(binding, Joined):
+            return self._joined(frame, binding)
+        if isinstance(binding, Listed):
+            return listed([self.bind(frame, item) for item in binding.items])
+        if isinstance(binding, Mapped):
+            return self._mapped(frame, binding)
+        # What is left depends on no frame.
+        held = self._held.get(id(binding))
+        if held is None:
+            held = self._held[id(binding)] = (binding, self._constant(binding))
+        return held[1]
+
+    def held(self, binding: Binding | None) -> Artifact | None:
+        """What a binding that depends on no frame gave, if it was asked."""
+        found = self._held.get(id(binding))
+        return None if found is None else found[1]
+
+    def _constant(self, binding: Given | FileAt | ModelAt) -> Artifact:
+        if isinstance(binding, Given):
+            return self.constants.add(binding.value)
+        if isinstance(binding, FileAt):
+            return self.constants.add(self.read_path(binding))
+        return self.constants.add(self.model(binding.reference, binding.folder, binding.mark))
+
+    def read_path(self, at: FileAt) -> File | Folder:
+        """Digest a file or folder that a graph names.
+
+        Raises:
+            GraphError: it is not there, or cannot be read.
+        """
+        path = at.folder / at.path
+        try:
+            path = at.folder / Path(at.path).expanduser()
+            if at.kind == "folder":
+                return self.files.folder_value(path)
+            return self.files.file_value(path, at.path)
+        except (OSError, ValueError, RuntimeError, FileChanged) as failed:
+            raise GraphError([_unreadable(at, path, failed)]) from failed
+
+    def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
+        """Resolve a model reference; one that is not on this machine gets an empty digest and is a problem of the plan."""
+        found = self.models.get((reference, folder))
+        if found is None:
+            embedded = self.registry.models if reference.startswith("embedded/") else {}
+            try:
+                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file)
+            except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:
+                found = missing.problem(mark)
+                self.problems.append(found)
+            self.models[reference, folder] = found
+        return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
+
+    def _joined(self, frame: Frame, binding: Joined) -> Slot:
+        texts: list[str] = []
+        waits: list[str] = []
+        for part in binding.parts:
+            if isinstance(part, str):
+                texts.append(part)
+                continue
+            slot = self.bind(frame, part)
+            if isinstance(slot, Unknown):
+                waits += slot.after
+            elif slot.kind in ("absent", "failed"):
+                return slot
+            elif slot.kind not in ("text", "int", "float", "bool"):
+                raise BadValue(f"takes text, numbers and truth values inside text, not {slot.kind}")
+            else:
+                texts.append(_as_text(self.value(slot)))
+        return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add("".join(texts))
+
+    def _mapped(self, frame: Frame, binding: Mapped) -> Slot:
+        found: dict[str, Any] = {}
+        waits: list[str] = []
+        for name, item in binding.items:
+            slot = self.bind(frame, item)
+            if isinstance(slot, Unknown):
+                waits += slot.after
+            elif slot.kind == "failed":
+                return slot
+            elif any(leaf.kind not in ("absent", "json", "text", "int", "float", "bool") for leaf in leaves(slot)):
+                raise BadValue(f"takes JSON data, not {slot.kind}")
+            else:
+                found[name] = None if slot.kind == "absent" else self.value(slot)
+        return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add(found)
+
+
+    def default(self, wanted: Input) -> Artifact:
+        binding = wanted.default
+        if isinstance(binding, Given) and binding.value == RANDOM and wanted.type.seed:
+            held = self._held.get(id(binding))
+            if held is None:
+                held = self._held[id(binding)] = (binding, self.constants.add(secrets.randbelow(2**32)))
+            return held[1]
+        slot = self.bind(_NOWHERE, binding)  # type: ignore[arg-type]
+        assert isinstance(slot, Artifact)
+        return slot
+
+    def port_default(self, port: Port) -> Artifact:
+        held: tuple[Any, Artifact] | None = self._held.get(id(port))
+        if held is None:
+            default = port.default
+            if port.type.kind == "model" and isinstance(default, str):
+                default = self.model(default, Path(), None)
+            held = self._held[id(port)] = (port, self.constants.add(default))
+        return held[1]
+
+    def converted(self, slot: Artifact, port: PortType, node: Node | None = None) -> Artifact:
+        """A whole number into a port of numbers is that number; an input's text into a model port names a model."""
+        if slot.items is not None and port.kind == "list" and port.element is not None:
+            items = [self.converted(item, port.element, node) for item in slot.items]
+            if any(a is not b for a, b in zip(items, slot.items, strict=True)):
+                slot = listed(items)  # type: ignore[assignment,arg-type]
+            return present(slot)
+        if slot.kind == "int" and port.kind == "float":
+            return self.constants.add(float(self.value(slot)))
+        if slot.kind == "text" and port.kind == "model":
+            return self.constants.add(self.model(self.value(slot), Path(), node.mark if node else None))
+        return present(slot) if slot.items is not None else slot
+
+    def reread(self, top: Frame, step: Step) -> bool:
+        """Digest anew all files that the graphs name and that were given to them; give whether those that a step reads are others now.
+
+        All, since files of equal content are one value: which of them has changed, a step cannot tell. One that is gone stays as it was: who reads it says so.
+        """
+        known: set[str] = set()
+        for at, (binding, artifact) in list(self._held.items()):
+            if isinstance(binding, FileAt):
+                with contextlib.suppress(GraphError):
+                    artifact = self.constants.add(self.read_path(binding))
+                self._held[at] = (binding, artifact)
+                known.add(artifact.digest)
+        for name, wanted in top.graph.inputs.items():
+            if name in self.given:
+                self.given[name] = self._again(self.given[name])
+                top.inputs[name] = self.constants.add(self.given[name])
+            elif not isinstance(wanted.default, Given) and wanted.default is not None:
+                top.inputs[name] = self.converted(self.default(wanted), wanted.type)
+            known.update(leaf.digest for leaf in leaves(top.inputs[name]))  # type: ignore[arg-type]  # all are known
+        read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
+        return any(isinstance(self.constants.by_digest.get(digest), File | Folder) for digest in read - known)
+
+    def _again(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._again(item) for item in value]
+        with contextlib.suppress(OSError, ValueError, FileChanged):
+            return self.files.folder_value(value.path) if isinstance(value, Folder) else self.files.file_value(value.path, value.name)
+        return value
+
+
+def _as_text(value: Any) -> str:
+    """Format a value inside text: text as it is, numbers shortest, truth values as in the graph file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _unreadable(at: FileAt, path: Path, failed: Exception) -> Problem:
+    if not path.exists():
+        near = nearest(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())
+        return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
+    return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=str(failed))
