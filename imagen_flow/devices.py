@@ -18,13 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, nearest
+from .values import PLAIN, Loading
 
-__all__ = ["DTYPES", "PIXEL_EXACT", "Machine", "check", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
+__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "Machine", "Policy", "check", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 #: Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says otherwise.
-PIXEL_EXACT = ("evict",)
+PIXEL_EXACT = ("evict", "offload", "stream")
+
+#: How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken in this order.
+LADDERS = {
+    "none": (),
+    "exact": PIXEL_EXACT,
+    "slice": (*PIXEL_EXACT, "slice"),
+    "tile": (*PIXEL_EXACT, "slice", "tile"),
+    "half": (*PIXEL_EXACT, "slice", "tile", "half"),
+}
+
+# The closed lists of what `Loading` takes.
+QUANTIZATIONS = ("none", "int8", "int4", "nf4", "float8")
+OFFLOADS = ("none", "model", "layers")
+ATTENTIONS = ("auto", "native", "math", "flash", "efficient", "cudnn", "flex", "sage", "xformers")
 
 _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 
@@ -132,18 +147,45 @@ def resolve_dtype(asked: str, device: str) -> str:
     return asked
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds for a step that uses torch: where, in which dtype, how its models are loaded, and how far down the memory ladder it may go (a word of `LADDERS`)."""
+
+    device: str
+    dtype: str
+    settings: Loading = PLAIN
+    ladder: str = "exact"
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The rungs that may be taken, in order."""
+        return LADDERS[self.ladder]
+
+    def determinism(self) -> dict[str, Any]:
+        """Write the policy as it enters keys."""
+        return determinism_class(self.device, self.dtype, settings=self.settings, rungs=self.rungs)
+
+
 def determinism_class(
-    device: str, dtype: str, *, attention: str = "auto", rungs: Sequence[str] = PIXEL_EXACT, batch: str = "exact"
+    device: str, dtype: str, *, settings: Loading = PLAIN, rungs: Sequence[str] = PIXEL_EXACT, batch: str = "exact"
 ) -> dict[str, Any]:
     """Write the policy in force, as it enters keys: plain JSON data, the same for the same policy.
 
     Params:
         device: as resolved; its index is left out, for equal cards give equal results and a run may move from one to the other.
-        attention: the implementation asked for; ``auto`` is what the library chooses.
-        rungs: of the memory ladder that are allowed. The one taken is no policy: it is recorded with the result.
+        settings: those that the step's loaders heed. Where models wait changes no pixel, so `offload` is left out.
+        rungs: of the memory ladder that are allowed; of these only the ones that change pixels count. The one taken is no policy: it is recorded with the result.
         batch: ``exact``, or the user's word that items may be grouped.
     """
-    return {"attention": attention, "batch": batch, "device": device.partition(":")[0], "dtype": dtype, "ladder": sorted(set(rungs))}
+    return {
+        "attention": settings.attention,
+        "batch": batch,
+        "compile": settings.compile,
+        "device": device.partition(":")[0],
+        "dtype": dtype,
+        "ladder": sorted(set(rungs) - set(PIXEL_EXACT)),
+        "quantization": settings.quantization,
+    }
 
 
 def check(device: str, dtype: str) -> None:

@@ -63,7 +63,24 @@ class NodeType:
     @functools.cached_property
     def uses_torch(self) -> bool:
         """Whether results depend on the device, so that keys must say which."""
-        return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or any(p.type.loader or (p.type.element and p.type.element.loader) for p in self.inputs.values())
+        return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or bool(self.loaders)
+
+    @functools.cached_property
+    def loaders(self) -> dict[str, Any]:
+        """The loaders of the ports that take a model, or several, by port."""
+        found = {name: port.type.loader or (port.type.element.loader if port.type.element else None) for name, port in self.inputs.items()}
+        return {name: loader for name, loader in found.items() if loader is not None}
+
+    @property
+    def steps_down(self) -> bool:
+        """Whether the node itself does with less when memory runs out."""
+        return "rungs" in self.injected.values()
+
+    def heeds(self, setting: str) -> bool:
+        """Whether a setting of how models are loaded, or of the memory ladder, means anything to this node. Of a loader with parts that does not say, it is assumed."""
+        if setting == "ladder":
+            return bool(self.loaders) or self.steps_down
+        return any(setting in getattr(loader, "heeds", (setting,) if hasattr(loader, "parts") else ()) for loader in self.loaders.values())
 
 
 class NodeFunction:

@@ -28,6 +28,7 @@ from .values import (
     _DeviceMarker,
     _JsonMarker,
     _ModelMarker,
+    _RungsMarker,
     _ScratchMarker,
     _SeedMarker,
     _ValueMarker,
@@ -324,7 +325,7 @@ def parse_type(spelling: str) -> PortType | None:
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A parameter that the runner fills, not an edge: ``scratch`` or ``device``."""
+    """A parameter that the runner fills, not an edge: ``scratch``, ``device`` or ``rungs``."""
 
     what: str
 
@@ -339,6 +340,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
                 return Injected("scratch")
             if isinstance(mark, _DeviceMarker):
                 return Injected("device")
+            if isinstance(mark, _RungsMarker):
+                return Injected("rungs")
             if isinstance(mark, _ModelMarker):
                 if not callable(getattr(mark.loader, "load", getattr(mark.loader, "assemble", None))):
                     raise TypeError(f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a class with load(model, *, device, dtype)")

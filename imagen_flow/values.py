@@ -35,7 +35,9 @@ __all__ = [
     "Mask",
     "Model",
     "Number",
+    "PLAIN",
     "Range",
+    "Rungs",
     "Scratch",
     "Seed",
     "Steps",
@@ -358,6 +360,10 @@ class Loading(NamedTuple):
     compile: bool = False
 
 
+#: How models are loaded unless somebody says otherwise.
+PLAIN = Loading()
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model's files: what a `train.*` node returns, and what a loader gets to load from.
@@ -398,10 +404,17 @@ class _DeviceMarker:
     """Marks a parameter that receives the device that the step runs on."""
 
 
+class _RungsMarker:
+    """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
+
+
 #: A folder of the step's own, named by its key and kept across kills until the step is stored. For checkpoints.
 Scratch = Annotated[Path, _ScratchMarker()]
 
 #: The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but lease no model.
 Device = Annotated[str, _DeviceMarker()]
+
+#: The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on ``slice`` they decode one by one, on ``tile`` in tiles.
+Rungs = Annotated[tuple[str, ...], _RungsMarker()]
 
 ExistsPolicy = Literal["error", "number", "replace"]

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from imagen_flow.devices import Machine, check, conditions, determinism_class, look, resolve_device, resolve_dtype
+from imagen_flow.devices import Machine, Policy, check, conditions, determinism_class, look, resolve_device, resolve_dtype
+from imagen_flow.values import Loading
 
 
 def machine(system="Linux", processor="x86_64", torch_build="cuda", count=0):
@@ -76,8 +77,20 @@ def test_auto_dtype_is_full_precision_except_under_cuda():
 
 def test_the_determinism_class_is_the_policy_in_one_form():
     """Equal policies are equal data: no card's index, rungs sorted."""
-    assert determinism_class("cuda:0", "float16", rungs=("offload", "evict")) == determinism_class("cuda:1", "float16", rungs=("evict", "offload", "evict"))
-    assert determinism_class("cpu", "float32") == {"attention": "auto", "batch": "exact", "device": "cpu", "dtype": "float32", "ladder": ["evict"]}
+    assert determinism_class("cuda:0", "float16", rungs=("tile", "half")) == determinism_class("cuda:1", "float16", rungs=("half", "evict", "tile", "half"))
+    assert determinism_class("cpu", "float32") == {
+        "attention": "auto", "batch": "exact", "compile": False, "device": "cpu", "dtype": "float32", "ladder": [], "quantization": "none",
+    }  # fmt: skip
+
+
+def test_what_changes_no_pixel_is_no_part_of_the_determinism_class():
+    """Where models wait, and rungs that give the same pixels, leave keys alone; what changes numbers does not."""
+    plain = Policy("cuda:0", "float16").determinism()
+    assert Policy("cuda:0", "float16", Loading(offload="layers"), "none").determinism() == plain
+    others = [Loading(quantization="int8"), Loading(attention="flash"), Loading(compile=True)]
+    assert all(Policy("cuda:0", "float16", settings).determinism() != plain for settings in others)
+    assert Policy("cuda:0", "float16", ladder="tile").determinism()["ladder"] == ["slice", "tile"]
+    assert Policy("cuda:0", "float16", ladder="half").rungs == ("evict", "offload", "stream", "slice", "tile", "half")
 
 
 def test_a_run_refuses_to_start_when_torch_disagrees():

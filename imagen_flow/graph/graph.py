@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class Node:
     timeout_s: float | None = None
     device: str | None = None
     dtype: str | None = None
+    #: What else its settings say: fields of `Loading`, and ``ladder``.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     cache: bool = True
 
     @property

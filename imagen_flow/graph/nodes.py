@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from ..devices import ATTENTIONS, DTYPES, LADDERS, OFFLOADS, QUANTIZATIONS
 from ..errors import nearest
 from ..node import NodeType
 from ..ports import Port, PortType, describe, fits
@@ -22,7 +23,16 @@ _ROOTS = frozenset({Given, FromInput, FileAt, ModelAt})
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
-DTYPE = PortType("text", choices=("auto", "float32", "float16", "bfloat16"))
+DTYPE = PortType("text", choices=("auto", *DTYPES))
+
+#: Settings of a graph or a node that say how models are loaded, and how far down the memory ladder a step may go.
+LOADING = {
+    "quantization": PortType("text", choices=QUANTIZATIONS),
+    "offload": PortType("text", choices=OFFLOADS),
+    "attention": PortType("text", choices=ATTENTIONS),
+    "compile": PortType("bool"),
+    "ladder": PortType("text", choices=tuple(LADDERS)),
+}
 
 
 def read_node(binder: Binder, written: NodeSpec) -> Node | None:
@@ -115,8 +125,14 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
         for key, item in pair.value.value.items() if isinstance(pair.value.value, dict) else ():
             if key == "dtype":
                 binder.take(item, DTYPE, "'settings.dtype'", found, "dtype")
+            elif key not in LOADING:
+                binder.say("bad-setting", f"a node has no setting '{key}'", item.key.mark, fix=nearest(key, ("dtype", *LOADING)))
+            elif isinstance(type_, NodeType) and not type_.heeds(key):
+                heeded = [name for name in LOADING if type_.heeds(name)]
+                why = f"of these settings it heeds {', '.join(heeded)}" if heeded else "it heeds none of these settings"
+                binder.say("bad-setting", f"'{key}' changes nothing about {type_.name}", item.key.mark, why=why, fix="leave it out here; in the settings of the graph it holds for the nodes that heed it")
             else:
-                binder.say("bad-setting", f"a node has no setting '{key}'", item.key.mark, fix=nearest(key, ("dtype",)))
+                binder.take(item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key)
     if pair := words.get("repeat"):
         found["repeat"] = _repeat(binder, pair, type_)
     return found

@@ -19,7 +19,7 @@ from ..spec import UNREADABLE, GraphSpec, NodeSpec, Pair
 from .binder import Binder
 from .graph import Graph
 from .inputs import read_input
-from .nodes import DTYPE, is_device, read_node
+from .nodes import DTYPE, LOADING, is_device, read_node
 from .offers import plain
 from .order import asked_alone, order, unneeded
 from .outputs import check_paths, read_output
@@ -29,7 +29,7 @@ __all__ = ["resolve"]
 #: How deep graphs may be nested in graphs.
 DEPTH = 32
 
-_SETTINGS = {"device": PortType("text"), "dtype": DTYPE}
+_SETTINGS = {"device": PortType("text"), "dtype": DTYPE, **LOADING}
 
 
 def resolve(spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], GraphSpec] | None = None) -> Graph:
@@ -157,7 +157,7 @@ class _Resolver:
             try:
                 found[key] = port.check(plain(pair.value))
             except BadValue as odd:
-                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark)
+                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark, fix=nearest(odd.given, odd.known) if odd.known else "")
         if "device" in found and not is_device(found["device"]):
             self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
         return found

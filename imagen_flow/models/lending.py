@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from ..values import Loading, Model
+from ..values import PLAIN, Loading, Model
 from .ladder import give_back, is_out_of_memory
 from .pool import ModelPool, heeded
 
@@ -25,7 +25,7 @@ def lend_and_call(
     *,
     device: str,
     dtype: str,
-    settings: Loading = Loading(),  # noqa: B008  # a NamedTuple cannot change
+    settings: Loading = PLAIN,
     rungs: Sequence[str] = ("evict",),
     steps_down: bool = False,
 ) -> tuple[T, tuple[str, ...]]:

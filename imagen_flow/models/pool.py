@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from ..digest import tagged
 from ..errors import ModelError
-from ..values import Loading, Model
+from ..values import PLAIN, Loading, Model
 from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
 from .quiet import quiet_libraries
@@ -41,16 +41,16 @@ class Identity(NamedTuple):
     loader: str
     device: str
     dtype: str
-    settings: Loading = Loading()
+    settings: Loading = PLAIN
 
 
 def heeded(loader: Any, settings: Loading) -> Loading:
     """Leave of the settings what a loader acts on."""
     heeds = getattr(loader, "heeds", ())
-    return settings if settings == Loading() else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
+    return settings if settings == PLAIN else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
 
 
-def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = Loading()) -> Identity:  # noqa: B008  # a NamedTuple cannot change
+def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> Identity:
     """Name what ``lease`` would load with a loader that has no parts."""
     if not model.digest:
         raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")
@@ -62,7 +62,7 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
     return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
 
 
-def identities_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = Loading()) -> list[Identity]:  # noqa: B008
+def identities_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> list[Identity]:
     """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has parts."""
     if hasattr(loader, "parts"):
         return [identity for part in loader.parts(model).values() for identity in identities_of(part, model, device=device, dtype=dtype, settings=settings)]
@@ -129,7 +129,7 @@ class ModelPool:
         self.close()
 
     @contextmanager
-    def lease(self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = Loading()) -> Iterator[Any]:  # noqa: B008
+    def lease(self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> Iterator[Any]:
         """Give what a loader makes of a model, loaded at most once, for as long as the context lasts.
 
         A loader with parts loads nothing itself: each part is leased as it would be alone, and they are put together for this lease. So whoever needs some parts shares them with whoever
