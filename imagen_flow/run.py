@@ -24,7 +24,7 @@ from .events import Event, Progress
 from .graph import FromInput, FromNode, Node, Output, readings, sources
 from .models import ModelPool, with_memory_ladder
 from .node import NodeType
-from .outputs import Writer, fill
+from .outputs import Writer
 from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name, why
 from .plan import leaves as _leaves
 from .ports import BadValue
@@ -83,7 +83,7 @@ def _size(value: Any) -> int:
 def execute(
     plan: Plan,
     *,
-    out: Path | None = None,
+    out: Path | Writer | None = None,
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
@@ -91,7 +91,7 @@ def execute(
     """Carry out a plan and yield its events; the last is RunFinished.
 
     Params:
-        out: the folder that outputs with a path are written to; None writes nothing.
+        out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
         cancel: set it, from any thread or signal handler, and the run stops at the next yield, denoising step or node.
         fail_fast: stop at the first step that fails; else what does not depend on it goes on.
         pool: loaded models to share with other runs; default: the run's own.
@@ -113,7 +113,7 @@ class _Rekey(Exception):
 class _Runner:
     """One run of one plan."""
 
-    def __init__(self, plan: Plan, out: Path | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+    def __init__(self, plan: Plan, out: Path | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
         self.plan = plan
         self.planner: Planner = plan.planner
         self.out = out
@@ -136,7 +136,7 @@ class _Runner:
         self.waiting: dict[FromNode, list[Output]] = {}
         self.io = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self.writes: list[Future[None]] = []
-        self.writer = Writer(out, codecs=self.planner.values.codecs) if out is not None else None
+        self.writer = Writer(out, codecs=self.planner.values.codecs) if isinstance(out, Path) else out
         self.accounts = Accounts(plan, conditions=lambda: self.conditions)
         self.conditions: dict[str, Any] = {}
 
@@ -722,7 +722,7 @@ class _Runner:
         fields = {**inputs, "graph": self.plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": artifact.digest[:8]}
         try:
             written = self.writer.write(
-                fill(output.path, fields), value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest
+                self.writer.relative(output.path, fields, element=bool(item)), value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest
             )
             self.said_queue.append(events.OutputWritten(output.name, item, str(written.path), written.changed, value, self.now()))
         except Exception as failed:
