@@ -22,7 +22,7 @@ from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
 from .events import Event, Progress
 from .graph import FromInput, FromNode, Node, Output, readings, sources
-from .models import ModelPool, with_memory_ladder
+from .models import ModelPool, lend_and_call
 from .node import NodeType
 from .outputs import Writer
 from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, Slot, Step, Unknown, history_name, why
@@ -543,28 +543,37 @@ class _Runner:
         assert isinstance(type_, NodeType) and step.slots is not None and step.key is not None
         given: dict[str, Any] = {}
         began = time.monotonic()
-        leased: list[tuple[str, Any, Model]] = []
+        leased: dict[str, tuple[Any, Any]] = {}
         for name, slot in step.slots.items():
             port = type_.inputs[name].type
+            loader = type_.loaders.get(name)
             value = self.value(slot)
-            if port.kind != "model":
+            if loader is None or not isinstance(value, Model | list):
                 try:
                     value = port.check(value)
                 except BadValue as odd:
                     raise ValueError(f"its '{name}' {odd}") from None
                 if port.has_enum:
                     value = port.hand(value)
-            elif port.loader is not None and isinstance(value, Model):
-                leased.append((name, port.loader, value))
+            else:
+                leased[name] = (loader, value)
             given[name] = value
         scratch = self.inject(step, given) if type_.injected else None
         rungs: tuple[str, ...] = ()
         if type_.uses_torch:
-            device, dtype = self.place(node)
-            with ExitStack() as leases:
-                for name, loader, model in leased:
-                    given[name] = leases.enter_context(self.pool.lease(loader, model, device=device, dtype=dtype))
-                result, rungs = with_memory_ladder(lambda taken: self.call(step, type_, given), self.pool)
+            self.place(node)
+            policy = self.planner.keys.policy(node)
+            told = [name for name, what in type_.injected.items() if what == "rungs"]
+            result, rungs = lend_and_call(
+                self.pool,
+                leased,
+                lambda lent, taken: self.call(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}),
+                device=policy.device,
+                dtype=policy.dtype,
+                settings=policy.settings,
+                rungs=policy.rungs,
+                steps_down=type_.steps_down,
+            )
         else:
             result = self.call(step, type_, given)
         given.clear()
@@ -590,7 +599,7 @@ class _Runner:
             if what == "scratch":
                 assert step.key is not None
                 given[name] = scratch = self.store.scratch(step.key)
-            else:
+            elif what == "device":
                 given[name] = self.place(step.node)[0]
         return scratch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .. import devices
@@ -11,6 +12,7 @@ from ..errors import GraphError, Problem
 from ..graph import Node
 from ..node import NodeType
 from ..ports import Port
+from ..values import Loading
 from .values import Values
 
 __all__ = ["KEY_FORMAT", "Keys"]
@@ -21,16 +23,19 @@ __all__ = ["KEY_FORMAT", "Keys"]
 #: (port, value digest) for every input port in alphabetical order: literals, defaults, references and models alike. So it makes no difference how a value came to a port.
 KEY_FORMAT = 1
 
+_NO_SETTINGS: Mapping[str, Any] = {}
+
 
 class Keys:
     """Knows of every node what computes it, as it enters the keys of its steps."""
 
-    def __init__(self, values: Values, *, device: str, dtype: str) -> None:
+    def __init__(self, values: Values, *, device: str, dtype: str, settings: Mapping[str, Any] = _NO_SETTINGS) -> None:
         self.values = values
         self.device = device
         self.dtype = dtype
+        self.settings = settings
         self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
-        self._computing: dict[tuple[int, str, str], tuple[str, dict[str, Any]]] = {}
+        self._computing: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
 
     def ports(self, type_: NodeType) -> list[tuple[str, Port, Artifact | None]]:
         """List a node type's ports in the order of keys, each with the artifact of its default."""
@@ -50,20 +55,27 @@ class Keys:
 
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
         type_: NodeType = node.type  # type: ignore[assignment]
-        at = (id(type_), node.device or "", node.dtype or "")
+        at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
         found = self._computing.get(at)
         if found is None:
-            device, dtype = self.place(node)
             said = {
                 "format": KEY_FORMAT,
                 "type": type_.name,
                 "version": type_.version,
                 "source": type_.source_digest,
                 "uses": {library: self.values.registry.version_of(library) for library in type_.uses},
-                "determinism": devices.determinism_class(device, dtype) if type_.uses_torch else None,
+                "determinism": self.policy(node).determinism() if type_.uses_torch else None,
             }
             found = self._computing[at] = (canonical(said).decode(), said)
         return found
+
+    def policy(self, node: Node) -> devices.Policy:
+        """What holds for a node that uses torch: its own settings before the graph's, and of these the ones that it heeds."""
+        device, dtype = self.place(node)
+        type_: NodeType = node.type  # type: ignore[assignment]
+        said = {name: value for name, value in {**self.settings, **node.settings}.items() if type_.heeds(name)}
+        ladder = said.pop("ladder", "exact")
+        return devices.Policy(device, dtype, Loading(**said), ladder)
 
     def place(self, node: Node) -> tuple[str, str]:
         """The device and dtype that a node computes on and in."""

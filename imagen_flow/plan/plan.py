@@ -130,7 +130,7 @@ def make_plan(
     except ValueError as missing:
         raise GraphError([Problem("bad-setting", str(missing))]) from missing
     held = Values(registry, store, files or (store.files if store else FileMemo()))
-    planner = Planner(held, Keys(held, device=resolved, dtype=in_dtype), force=force)
+    planner = Planner(held, Keys(held, device=resolved, dtype=in_dtype, settings={name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}), force=force)
     unknown = sorted(planner.force - _node_names(graph))
     if unknown:
         raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
