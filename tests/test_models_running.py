@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagen_flow import Rungs, Text, node
+from imagen_flow.codec import Codecs
 from imagen_flow.events import StepFailed
 from imagen_flow.graph import resolve
 from imagen_flow.plan import make_plan
@@ -12,9 +13,6 @@ from imagen_flow.plugins import Registry
 from imagen_flow.run import execute
 from imagen_flow.spec import parse
 from imagen_flow.store import Store
-
-
-# --- when memory runs out under a step ---
 
 
 @node("toy.tight", version=1, uses=("torch",))
@@ -35,7 +33,7 @@ def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
     registry.add(tight)
     text = 'imagen_flow: 1\nnodes:\n  n: {type: toy.tight, text: a%s}\noutputs:\n  o: "${n}"\n'
     keys = []
-    with Store.open(tmp_path / "store") as store:
+    with Store.open(tmp_path / "store", Codecs()) as store:
         for settings in ("", ", settings: {ladder: tile}"):
             TIGHT.clear()
             plan = make_plan(resolve(parse(text % settings, name="g.yaml"), registry), store=store, device="cpu")
