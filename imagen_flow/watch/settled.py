@@ -3,7 +3,7 @@
 watchdog tells of single events by callback; its handler here does nothing but queue. The thread that iterates does all the rest: it drops what is no change, waits until
 things are quiet, and sees to it that the observer lives:
 
-- **A look at every place, twice a second** (`Changes.look`): whether it still is the folder that is watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a share
+- **A look at every place, twice a second** (`Changes`): whether it still is the folder that is watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a share
   is mounted, or a place that was not there comes to be; a dead emitter is found here too.
 - **A heartbeat**: a file of our own that is written every few seconds. If its event does not come, the observer is dead whatever its threads say, and is begun anew; if that happens again and again, polling takes over.
 - **Lost events** (the kernel's queue ran over; the observer died) give the places themselves: look at everything again.
@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,10 @@ _TEMPORARY = re.compile(
     )
 )  # fmt: skip
 
-#: How often places are looked at, and how small a part of the time that may take.
+#: How often places are looked at; how small a part of the time that may take, and how seldom it may become for that.
 _LOOK_S = 0.5
 _LOOK_PART = 0.02
+_LOOK_LONGEST_S = 10.0
 
 #: How often the heartbeat is written, how long it may stay unheard, and how often that may happen in how long before polling takes over.
 _BEAT_S = 5.0
@@ -111,7 +113,9 @@ def changes(
         ignore: paths that count for nothing, e.g. our own outputs.
         notice: told, in words for the user, when watching goes on by other means; default: the log.
     """
-    with Changes(places, settle_s=settle_s, poll=poll, poll_s=poll_s, recursive=recursive, cancel=cancel, ignore=ignore, notice=notice) as settled:
+    with Changes(settle_s=settle_s, poll=poll, poll_s=poll_s, recursive=recursive, cancel=cancel, ignore=ignore, notice=notice) as settled:
+        settled.follow(places)
+        yield frozenset(places)
         yield from settled
 
 
@@ -129,12 +133,8 @@ class _Aim:
     tree: str | None  # the real path of the folder that the place is
 
 
-class _Lost:
-    """Stands in the queue for events that were lost."""
-
-
-class _Wake:
-    """Stands in the queue for a change of what is wanted."""
+#: What stands in the queue for events that were lost, and to wake whoever waits for one.
+_LOST, _WAKE = object(), object()
 
 
 class _Handler(FileSystemEventHandler):
@@ -157,7 +157,7 @@ class _Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage().lower()
         if "overflow" in said or "unable to rebuild" in said:
-            self.queue.put(_Lost)
+            self.queue.put(_LOST)
 
 
 class Changes:
@@ -165,7 +165,6 @@ class Changes:
 
     def __init__(
         self,
-        places: Iterable[Path] = (),
         *,
         settle_s: float = 0.1,
         poll: bool = False,
@@ -175,7 +174,8 @@ class Changes:
         ignore: Callable[[Path], bool] | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._wanted = tuple(dict.fromkeys(places))
+        self._lock = threading.Lock()
+        self._wanted: tuple[Path, ...] = ()
         self._settle_s = settle_s
         self._poll, self._poll_s = poll, poll_s
         self._recursive = recursive
@@ -195,6 +195,8 @@ class Changes:
         self._pending: dict[Path, tuple[float, float]] = {}
         self._look_at = 0.0
         self._deaths: list[float] = []
+        #: Whether folders have joined a tree since the kernel's limit was tried.
+        self._grown = False
         #: A folder of our own, and the one in it that is watched.
         self._canary: str | None = None
         self._cage: str | None = None
@@ -208,34 +210,38 @@ class Changes:
         self.close()
 
     def follow(self, places: Iterable[Path]) -> None:
-        """Watch these places from now on. Those that were not watched before are given once they are."""
-        self._wanted = tuple(dict.fromkeys(places))
-        self._queue.put(_Wake)
+        """Watch these places from now on. When this returns they are watched: what is read from then on cannot change unseen."""
+        with self._lock:
+            self._wanted = tuple(dict.fromkeys(places))
+            if not self._closed.is_set():
+                self._look()
 
     def close(self) -> None:
         """End the iteration and stop watching."""
         self._closed.set()
-        self._queue.put(_Wake)
-        logging.getLogger("watchdog").removeHandler(self._listener)
-        self._stop()
-        if self._canary is not None:
-            shutil.rmtree(self._canary, ignore_errors=True)
-            self._canary = None
+        self._queue.put(_WAKE)
+        with self._lock:
+            logging.getLogger("watchdog").removeHandler(self._listener)
+            self._stop()
+            if self._canary is not None:
+                shutil.rmtree(self._canary, ignore_errors=True)
+                self._canary = None
 
     def __iter__(self) -> Iterator[frozenset[Path]]:
         return self
 
     def __next__(self) -> frozenset[Path]:
         while not self._closed.is_set() and not self._cancel.is_set():
-            now = time.monotonic()
-            if now >= self._look_at:
-                self.look()
+            with self._lock:
+                if time.monotonic() >= self._look_at:
+                    self._look()
                 now = time.monotonic()
-            if ready := self._ready(now):
-                for path in ready:
-                    del self._pending[path]
-                return frozenset(ready)
-            self._take(self._patience(now))
+                if ready := self._ready(now):
+                    for path in ready:
+                        del self._pending[path]
+                    return frozenset(ready)
+                patience_s = self._patience(now)
+            self._take(patience_s)
         raise StopIteration
 
     # -- what was said ----------------------------------------------------------------------------------------------------------
@@ -262,16 +268,15 @@ class Changes:
         """Wait for an event, then take all there are."""
         try:
             said = self._queue.get(timeout=patience_s)
-            now = time.monotonic()
-            while True:
-                if said is _Lost:
-                    for place in self._aims:
-                        self._say(place, now)
-                elif said is _Wake:
-                    self._look_at = 0.0
-                else:
-                    self._hear(said, now)
-                said = self._queue.get_nowait()
+            with self._lock:
+                now = time.monotonic()
+                while True:
+                    if said is _LOST:
+                        for place in self._aims:
+                            self._say(place, now)
+                    elif said is not _WAKE:
+                        self._hear(said, now)
+                    said = self._queue.get_nowait()
         except Empty:
             return
 
@@ -295,7 +300,7 @@ class Changes:
                     if (self._recursive or len(parts) == 1) and not any(map(is_temporary, parts)):
                         self._say(place.joinpath(*parts), now)
                     if isinstance(event, DirCreatedEvent | DirMovedEvent) and self._recursive:
-                        self._look_at = 0.0  # the kernel's limit may be reached
+                        self._look_at, self._grown = 0.0, True
 
     def _say(self, path: Path, now: float) -> None:
         if not self._ignore(path):
@@ -303,7 +308,7 @@ class Changes:
 
     # -- what is watched --------------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Look whether every place is what is watched for it, and the observer alive; mend what is not, and let it be looked at again."""
         began = time.monotonic()
         wanted = self._wanted
@@ -315,8 +320,8 @@ class Changes:
             self._start(wanted)
         self._watch(aims)
         for place, aim in aims.items():
-            if self._aims.get(place) != aim:
-                self._say(place, began if place in self._aims else began - self._quiet_s)
+            if self._aims.get(place, aim) != aim:
+                self._say(place, began)
         self._aims = aims
         self._by_name = {}
         for place, aim in aims.items():
@@ -325,7 +330,7 @@ class Changes:
         self._trees = [(aim.tree, place) for place, aim in aims.items() if aim.tree is not None]
         self._beat(began)
         took = time.monotonic() - began
-        self._look_at = began + max(_LOOK_S, took / _LOOK_PART)
+        self._look_at = began + min(max(_LOOK_S, took / _LOOK_PART), _LOOK_LONGEST_S)
 
     def _start(self, wanted: Iterable[Path]) -> None:
         if not self._poll and (kind := _network(wanted)):
@@ -340,6 +345,8 @@ class Changes:
         if self._poll:
             # Links are not followed: one that leads upwards would be followed for ever.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._poll_s)
+        # It warns of a folder that was reached twice while a tree came to be, at the length of the whole tree.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, r"watchdog\.")
         assert self._observer is not None
         self._observer.start()
         self._beat_sent, self._beat_due = None, 0.0
@@ -387,8 +394,9 @@ class Changes:
             for folder, deep in sorted(fresh):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._watches[folder, deep] = (needed[folder, deep], self._observer.schedule(self._handler, folder, recursive=deep, event_filter=_COUNTS))
-            if not self._poll:
+            if not self._poll and (fresh or self._grown):
                 self._probe()
+                self._grown = False
         except OSError as failed:
             if self._poll:
                 raise
@@ -414,7 +422,7 @@ class Changes:
         # One more, then one less: the other way round there would always be room.
         for watch in [e.watch for e in self._observer.emitters if e.watch.path == before]:
             self._observer.unschedule(watch)
-        self._beat_sent = None
+        self._beat_sent, self._beat_due = None, 0.0
 
     def _lives(self, now: float) -> bool:
         """Whether the observer's threads run and its last heartbeat was heard."""

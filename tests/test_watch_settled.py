@@ -1,0 +1,439 @@
+"""Settled changes: what is told, what is not, and what happens when the observer fails."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import pytest
+from watchdog.observers.api import BaseObserver
+
+from imagen_flow.watch import changes, is_temporary, settled
+
+#: How long a busy machine may take over anything.
+PATIENCE_S = 60
+
+
+class Watched:
+    """An iteration in a thread of its own."""
+
+    def __init__(self, places: list[Path], **options: Any) -> None:
+        self.cancel = threading.Event()
+        self.given: Queue[frozenset[Path]] = Queue()
+        self.notices: list[str] = []
+        options = {"settle_s": 0.02, "poll_s": 0.1, "notice": self.notices.append, **options}
+        self.sets = changes(places, cancel=self.cancel, **options)
+        self.thread = threading.Thread(target=self.pump)
+        self.thread.start()
+        assert self.next() == frozenset(places), "the first set is the places themselves"
+
+    def pump(self) -> None:
+        for paths in self.sets:
+            self.given.put(paths)
+
+    def next(self) -> frozenset[Path]:
+        return self.given.get(timeout=PATIENCE_S)
+
+    def until(self, *paths: Path) -> set[Path]:
+        """Take sets until all these were told; give all that was."""
+        told: set[Path] = set()
+        until = time.monotonic() + PATIENCE_S
+        while not told >= set(paths):
+            try:
+                told |= self.given.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                pytest.fail(f"not told of {set(paths) - told}, only of {told}; notices: {self.notices}")
+        return told
+
+    def close(self) -> None:
+        self.cancel.set()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture(params=["events", "poll"])
+def watch(request: pytest.FixtureRequest) -> Iterator[Watch]:
+    yield from _watching(poll=request.param == "poll")
+
+
+@pytest.fixture
+def watch_by_events() -> Iterator[Watch]:
+    yield from _watching(poll=False)
+
+
+def _watching(*, poll: bool) -> Iterator[Watch]:
+    begun: list[Watched] = []
+
+    def begin(*places: Path, **options: Any) -> Watched:
+        begun.append(Watched(list(places), **{"poll": poll, **options}))
+        return begun[-1]
+
+    yield begin
+    for watched in begun:
+        watched.close()
+
+
+def save(path: Path, text: str) -> None:
+    """Save as careful editors do: aside, then rename."""
+    aside = path.with_name(f".{path.name}.aside")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def test_what_happens_in_a_folder_is_told(tmp_path: Path, watch: Watch) -> None:
+    """Files that appear, change, move and vanish are told, in folders that appear too."""
+    old = tmp_path / "old"
+    old.write_text("1")
+    watched = watch(tmp_path)
+    (tmp_path / "new").write_text("1")
+    watched.until(tmp_path / "new")
+    old.write_text("22")
+    assert watched.until(old) == {old}
+    os.rename(old, tmp_path / "moved")
+    watched.until(old, tmp_path / "moved")
+    (tmp_path / "moved").unlink()
+    assert watched.until(tmp_path / "moved") == {tmp_path / "moved"}
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/b/c/deep").write_text("1")
+    watched.until(tmp_path / "a/b/c/deep")
+    os.rename(tmp_path / "a", tmp_path / "z")
+    watched.until(tmp_path / "z/b/c/deep")
+    (tmp_path / "z/b/c/deep").write_text("22")
+    watched.until(tmp_path / "z/b/c/deep")
+
+
+def test_paths_are_spelt_as_the_place_was_given(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative place gives relative paths, and a place that is a link gives paths below the link."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("link").symlink_to("in")
+    watched = watch(Path("in"), Path("link"))
+    Path("in/x").write_text("1")
+    assert watched.until(Path("in/x"), Path("link/x")) == {Path("in/x"), Path("link/x")}
+
+
+def test_reading_is_no_change(tmp_path: Path, watch: Watch) -> None:
+    """Opening, reading and listing tell nothing."""
+    (tmp_path / "sub").mkdir()
+    for name in ("x", "sub/y"):
+        (tmp_path / name).write_text("1")
+    watched = watch(tmp_path, tmp_path / "x")
+    for _ in range(3):
+        (tmp_path / "x").read_text()
+        (tmp_path / "sub/y").read_bytes()
+        list(tmp_path.rglob("*"))
+    (tmp_path / "marker").write_text("1")
+    assert watched.until(tmp_path / "marker") == {tmp_path / "marker"}
+
+
+def test_an_atomic_save_is_the_file_alone(tmp_path: Path, watch: Watch) -> None:
+    """A file saved aside and renamed into place is told under its own name, and its neighbours not at all."""
+    graph, other = tmp_path / "graph.yaml", tmp_path / "other"
+    graph.write_text("1")
+    watched = watch(graph)
+    other.write_text("1")
+    save(graph, "22")
+    assert watched.until(graph) == {graph}
+    other.write_text("22")
+    save(graph, "333")
+    assert watched.until(graph) == {graph}
+
+
+def test_editors_leave_no_trace(tmp_path: Path, watch_by_events: Watch) -> None:
+    """What editors write on the way to a save is not told: swap files, backups, trials of the folder."""
+    text = tmp_path / "text"
+    text.write_text("1")
+    watched = watch_by_events(tmp_path)
+    (tmp_path / ".text.swp").write_text("swap")
+    (tmp_path / "4913").write_text("")
+    (tmp_path / "4913").unlink()
+    os.rename(text, tmp_path / "text~")
+    text.write_text("2")
+    (tmp_path / "text~").unlink()
+    (tmp_path / "#text#").write_text("auto-save")
+    (tmp_path / "text___jb_tmp___").write_text("3")
+    os.rename(tmp_path / "text___jb_tmp___", text)
+    (tmp_path / "clip.part").write_text("half")
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/x.pyc").write_text("")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/index").write_text("")
+    (tmp_path / "marker").write_text("1")
+    assert watched.until(tmp_path / "marker", text) == {text, tmp_path / "marker"}
+
+
+def test_a_file_that_is_named_counts_whatever_it_is_called(tmp_path: Path, watch: Watch) -> None:
+    """A place that is a file counts even if it is hidden or has the name of a temporary file."""
+    hidden = tmp_path / ".settings.tmp"
+    assert is_temporary(hidden.name)
+    watched = watch(hidden)
+    hidden.write_text("1")
+    watched.until(hidden)
+
+
+def test_what_changes_together_is_told_together(tmp_path: Path, watch_by_events: Watch) -> None:
+    """500 files written in one go, as by a checkout, are one set."""
+    watched = watch_by_events(tmp_path, settle_s=2.0)
+    files = {tmp_path / f"f{i}" for i in range(500)}
+    for file in files:
+        save(file, "1")
+    assert watched.next() == files
+
+
+def test_a_file_without_rest_holds_up_no_other(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one file is written to without end, the others are told; it itself is told once it rests."""
+    monkeypatch.setattr(settled, "_LONGEST_S", 0.5)
+    busy, quiet = tmp_path / "busy", tmp_path / "quiet"
+    watched = watch_by_events(tmp_path, settle_s=0.4)
+    stop = threading.Event()
+
+    def write() -> None:
+        with open(busy, "w") as stream:
+            while not stop.wait(0.01):
+                stream.write("x")
+                stream.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        quiet.write_text("1")
+        told = watched.until(quiet)
+    finally:
+        stop.set()
+        writer.join()
+    if busy not in told:  # on a machine that stalls the writer it seemed to rest
+        watched.until(busy)
+
+
+def test_a_place_may_come_and_go(tmp_path: Path, watch: Watch) -> None:
+    """A place that is not there yet, that vanishes and comes back, is told each time, and watched again."""
+    folder, file = tmp_path / "not/yet", tmp_path / "later/file"
+    watched = watch(folder, file)
+    folder.mkdir(parents=True)
+    watched.until(folder)
+    (folder / "x").write_text("1")
+    watched.until(folder / "x")
+    file.parent.mkdir()
+    file.write_text("1")
+    watched.until(file)
+    os.rename(tmp_path / "not", tmp_path / "gone")
+    watched.until(folder)
+    os.rename(tmp_path / "gone", tmp_path / "not")
+    watched.until(folder)
+    (folder / "x").write_text("22")
+    watched.until(folder / "x")
+
+
+def test_a_folder_that_is_replaced_is_watched_anew(tmp_path: Path, watch: Watch) -> None:
+    """A folder put in the place of another is the one that is watched from then on."""
+    folder = tmp_path / "in"
+    for name in ("in", "other"):
+        (tmp_path / name).mkdir()
+    watched = watch(folder)
+    os.rename(folder, tmp_path / "old")
+    os.rename(tmp_path / "other", folder)
+    watched.until(folder)
+    (folder / "x").write_text("1")
+    watched.until(folder / "x")
+
+
+def test_links_are_followed_to_a_place(tmp_path: Path, watch: Watch) -> None:
+    """A file reached by links is told when its content changes, and when any of the links leads elsewhere."""
+    for release in ("one", "two"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "graph.yaml").write_text(release)
+    (tmp_path / "current").symlink_to("one")
+    (tmp_path / "graph.yaml").symlink_to("current/graph.yaml")
+    place = tmp_path / "graph.yaml"
+    watched = watch(place)
+    save(tmp_path / "one/graph.yaml", "changed")
+    watched.until(place)
+    (tmp_path / "next").symlink_to("two")
+    os.replace(tmp_path / "next", tmp_path / "current")
+    watched.until(place)
+    save(tmp_path / "two/graph.yaml", "changed")
+    watched.until(place)
+    place.unlink()
+    place.symlink_to("one/graph.yaml")
+    watched.until(place)
+
+
+def test_links_that_lead_upwards_are_not_followed(tmp_path: Path, watch: Watch) -> None:
+    """A link below a folder that leads back to it does no harm."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/up").symlink_to("..")
+    watched = watch(tmp_path / "in")
+    (tmp_path / "in/x").write_text("1")
+    assert watched.until(tmp_path / "in/x") == {tmp_path / "in/x"}
+
+
+def test_folders_within_may_be_left_out(tmp_path: Path, watch: Watch) -> None:
+    """Without `recursive` what lies deeper tells nothing, and what is ignored tells nothing."""
+    (tmp_path / "sub").mkdir()
+    watched = watch(tmp_path, recursive=False, ignore=lambda path: path.name == "own")
+    (tmp_path / "sub/x").write_text("1")
+    (tmp_path / "own").write_text("1")
+    (tmp_path / "marker").write_text("1")
+    assert watched.until(tmp_path / "marker") == {tmp_path / "marker"}
+
+
+def test_a_file_that_becomes_readable_is_told(tmp_path: Path, watch: Watch) -> None:
+    """Rights are part of what a file is."""
+    file = tmp_path / "x"
+    file.write_text("1")
+    file.chmod(0)
+    watched = watch(file)
+    file.chmod(0o600)
+    watched.until(file)
+
+
+def test_folders_made_in_haste_are_watched_in_full(tmp_path: Path, watch_by_events: Watch) -> None:
+    """Of a tree that is written while its folders come to be, no file is missed."""
+    watched = watch_by_events(tmp_path)
+    files = []
+    for i in range(60):
+        folder = tmp_path / f"a{i}/b/c"
+        folder.mkdir(parents=True)
+        for j, place in enumerate((folder.parent.parent, folder.parent, folder)):
+            files.append(place / f"f{j}")
+            files[-1].write_text("1")
+    watched.until(*files)
+
+
+def test_cancel_ends_it_and_leaves_nothing(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting `cancel` ends the iteration, its threads and its own files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "in").mkdir()
+    before = set(threading.enumerate())
+    watched = watch(tmp_path / "in")
+    watched.close()
+    left = [t for t in set(threading.enumerate()) - before if t.join(PATIENCE_S) or t.is_alive()]
+    assert left == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+# --- when the observer fails -----------------------------------------------------------------------------------------------------
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="about inotify")
+
+
+def threads(name: str) -> list[Any]:
+    return [t for t in threading.enumerate() if type(t).__name__ == name and t.is_alive()]
+
+
+@only_linux
+def test_a_dead_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch) -> None:
+    """If the observer's thread dies, all is looked at again and watching goes on."""
+    watched = watch_by_events(tmp_path)
+    (tmp_path / "x").write_text("1")
+    watched.until(tmp_path / "x")
+    observer = next(t for t in threading.enumerate() if isinstance(t, BaseObserver))
+    observer.stop()
+    watched.until(tmp_path)
+    (tmp_path / "x").write_text("22")
+    watched.until(tmp_path / "x")
+    assert watched.notices == ["the observer of the file system died: begun anew"]
+
+
+@only_linux
+def test_a_silent_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only the thread that reads the kernel's events dies, which nothing says, the missing heartbeat tells."""
+    monkeypatch.setattr(settled, "_BEAT_S", 0.2)
+    monkeypatch.setattr(settled, "_BEAT_LOST_S", 5.0)
+    watched = watch_by_events(tmp_path)
+    (reader,) = threads("InotifyFD")
+    reader.stop()
+    watched.until(tmp_path)
+    (tmp_path / "x").write_text("1")
+    watched.until(tmp_path / "x")
+
+
+@only_linux
+def test_an_observer_that_keeps_dying_gives_way_to_polling(tmp_path: Path, watch_by_events: Watch) -> None:
+    """After three deaths in a short time polling takes over."""
+    watched = watch_by_events(tmp_path)
+    for _ in range(3):
+        observer = next(t for t in threading.enumerate() if isinstance(t, BaseObserver) and t.is_alive())
+        observer.stop()
+        watched.until(tmp_path)
+    assert watched.notices[-1] == "the system sends no events (the observer died again and again): looking every 0.1 s instead"
+    (tmp_path / "x").write_text("1")
+    watched.until(tmp_path / "x")
+
+
+@only_linux
+def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch) -> None:
+    """When the kernel's queue runs over, all is to be looked at again, and new changes are told."""
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 100_000:
+        pytest.skip("the kernel's queue is too long to fill it")
+    place = tmp_path / "in"
+    place.mkdir()
+    files = [place / "x", place / "y"]
+    for file in files:
+        file.write_text("1")
+    watched = watch_by_events(place)
+    (reader,) = threads("InotifyFD")
+    with reader._lock:
+        for i in range(most + 10_000):
+            os.utime(files[i % 2])
+    watched.until(place)
+    (place / "z").write_text("1")
+    watched.until(place / "z")
+
+
+@only_linux
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_at_the_limit_of_watches_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """When the kernel allows no more watches, for the place or for folders in it, polling takes over and says which limit it was."""
+    from watchdog.observers import inotify_c
+
+    known: dict[int, bool] = {}
+    true = inotify_c.inotify_add_watch
+
+    def add(fd: int, path: bytes, mask: int) -> int:
+        if path.startswith(os.fsencode(tmp_path)) or b"imagen-flow-watch" in path:
+            descriptor = int(true(fd, path, mask))
+            known[descriptor] = True
+            if len(known) > after:
+                inotify_c.inotify_rm_watch(fd, descriptor)
+                ctypes.set_errno(errno.ENOSPC)
+                return -1
+            return descriptor
+        return int(true(fd, path, mask))
+
+    for i in range(10):
+        (tmp_path / f"sub{i}").mkdir()
+    monkeypatch.setattr(inotify_c, "inotify_add_watch", add)
+    watched = watch_by_events(tmp_path)
+    assert watched.notices == ["the system sends no events (inotify watch limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_watches to have events"]
+    (tmp_path / "sub9/x").write_text("1")
+    watched.until(tmp_path / "sub9/x")
+
+
+@only_linux
+def test_without_an_inotify_instance_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel gives no inotify instance, polling takes over at once."""
+    from watchdog.observers import inotify_c
+
+    def none() -> int:
+        ctypes.set_errno(errno.EMFILE)
+        return -1
+
+    monkeypatch.setattr(inotify_c, "inotify_init", none)
+    watched = watch_by_events(tmp_path)
+    assert watched.notices == ["the system sends no events (inotify instance limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_instances to have events"]
+    (tmp_path / "x").write_text("1")
+    watched.until(tmp_path / "x")
