@@ -32,7 +32,7 @@ CONFINED = {
     "rich": {"cli"},
     "ruamel": {"yaml_text"},
     "safetensors": {"codec"},
-    "sqlite3": {"filememo", "store"},
+    "sqlite3": {"filememo", "folder", "store"},
     "torch": {"codec", "devices", "digest", "models", "values"},
     "transformers": set(),
     "watchdog": {"watch"},

@@ -1,0 +1,404 @@
+"""Work on one item: from the file in the folder to outputs in place and the original moved, or to a reason beside it.
+
+Every way out of here leaves the item in a state of the journal from which anyone can go on. An item's own fault (a picture that cannot be read, a node that fails, a bad ticket) ends in `failed`; a fault that every item
+would meet (no space, a share that is gone) is a `Trouble`: the item is put back, and the line waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..digest import canonical, tagged
+from ..errors import GraphError, ImagenFlowError
+from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed
+from ..labels import read_label
+from ..outputs import Writer, fill
+from ..plan import make_plan
+from ..run import execute
+from ..values import File
+from .disk import Disk, is_of_the_item
+from .intake import Intake, digest_of
+from .journal import Item, Journal, Lost, Seen
+from .log import Log
+from .placing import Staged, apply, free_name, is_applied, make_below, move, put_text
+from .recipe import Recipe
+from .ticket import read_ticket
+
+if TYPE_CHECKING:
+    from ..models import ModelPool
+    from ..store import Store
+
+__all__ = ["REASON", "Shop", "Trouble"]
+
+#: What the name of a reason adds to the name of its original.
+REASON = ".failed.txt"
+
+#: How long an item waits that cannot be finished, and a second one for the first of its content.
+_LATER_S = 1.0
+_TWIN_S = 0.1
+
+
+class Trouble(Exception):
+    """Something that is no item's fault; the line waits until it has passed."""
+
+
+class _Failed(Exception):
+    """The item cannot be done."""
+
+    def __init__(self, reason: str, *, again: bool) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shop:
+    """All that work on an item needs. Shared by a line's threads."""
+
+    recipe: Recipe
+    journal: Journal
+    intake: Intake
+    disk: Disk
+    log: Log
+    tell: Callable[[dict[str, Any]], None]
+    store: Store | None = None
+    pool: ModelPool | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+    def do(self, item: Item, cancel: threading.Event) -> str:
+        """Bring an item as far as it goes now. Gives what became of it.
+
+        Raises:
+            Trouble: the line has to wait. The item is anyone's again.
+            JournalError: the journal cannot be used any more.
+        """
+        try:
+            if item.state == "running":
+                return self._run(item, cancel)
+            if item.state == "placing":
+                return self._place(item, item.steps)
+            return self._put_away(item, time.monotonic())
+        except Lost:
+            self.log.say("lost", item=item.path, reason="another worker has taken it over")
+            return "lost"
+
+    # -- running -----------------------------------------------------------------------------------------------------------------
+
+    def _run(self, item: Item, cancel: threading.Event) -> str:
+        began = time.monotonic()
+        seen = self.intake.look(item.path)
+        if seen is None or seen.sign != item.sign:
+            return self._changed(item, seen)
+        place = self.intake.place(item.path)
+        digest: str | None = None
+        try:
+            try:
+                digest = digest_of(place, links=self.recipe.line.links == "followed")
+                values = self._values(item)
+            except OSError as failed:
+                raise _Failed(f"{failed.filename or item.path} cannot be read: {(failed.strerror or str(failed)).lower()}", again=True) from failed
+            except GraphError as wrong:
+                raise _Failed(str(wrong), again=False) from wrong
+            recipe = tagged("recipe", self.recipe.digest.encode(), canonical(sorted((n, str(v)) for n, v in values.items())))
+            twin = None
+            if self.recipe.line.duplicates != "both":
+                if not self.journal.know(item, digest, recipe):
+                    self.journal.give_back(item, wait_s=_TWIN_S)
+                    return "waits"
+                twin = self.journal.twin(digest, recipe)
+            if twin is not None and self.recipe.line.duplicates == "skip":
+                with self.journal.change():
+                    kept = self._kept(item, self.recipe.line.done)
+                    self.journal.placed(item, verdict="skipped", kept=kept)
+                return self._put_away(replace(item, state="placed", verdict="skipped", kept=kept, digest=digest), began)
+            return self._compute(item, seen, digest, recipe, values, twin, cancel, began)
+        except _Failed as failed:
+            now = self.intake.look(item.path)
+            if now != seen:
+                return self._changed(item, now)
+            return self._fail(item, failed, digest, began)
+
+    def _changed(self, item: Item, seen: Seen | None) -> str:
+        if seen is not None:
+            self.journal.unsettle(item)
+            return "changed"
+        if not self.recipe.line.inbox.is_dir():
+            self.journal.give_back(item)
+            raise Trouble(f"{self.recipe.line.inbox} is gone")
+        self.journal.end(item, "gone", kept=None)
+        self.log.say("gone", item=item.path)
+        return "gone"
+
+    def _values(self, item: Item) -> dict[str, Any]:
+        sign = json.loads(item.sign)
+        if len(sign) < 4:
+            return {}
+        ticket = self.intake.place(item.path).with_name(sign[3][0])
+        stem = os.path.splitext(item.path)[0]
+        if os.path.splitext(ticket.name)[0] == os.path.basename(stem):
+            others = [path for path in self.journal.stems(stem) if path != item.path]
+            if others:
+                words = f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(others)}\n  = fix: name it {os.path.basename(item.path)}{ticket.suffix}, say"
+                for path in others:
+                    self.journal.fail_waiting(path, words, self._kept_name(path, self.recipe.line.failed))
+                raise _Failed(words, again=False)
+        return read_ticket(ticket, self.recipe.graph, allowed=self.recipe.allowed, inbox=self.recipe.line.inbox)
+
+    def _compute(self, item: Item, seen: Seen, digest: str, recipe: str, values: dict[str, Any], twin: Item | None, cancel: threading.Event, began: float) -> str:
+        line, graph = self.recipe.line, self.recipe.graph
+        place = self.intake.place(item.path)
+        staged = Staged(line.out, self.disk, self.journal, item.path, twin=self._twin(twin) if twin is not None and line.duplicates == "link" else None)
+        file = File(place, digest, json.loads(item.sign)[0], place.name)
+        sealed = False
+        try:
+            writer = Writer(line.out, codecs=self.recipe.registry.codecs, item=_named(item.path), below=_below(item.path) if line.folders == "kept" else "", hands=staged)
+            try:
+                plan = make_plan(
+                    graph, {**self.recipe.values, **values, self.recipe.input: file}, registry=self.recipe.registry, store=self.store, device=self.device, dtype=self.dtype, base=line.path.parent
+                )
+                finished, faults, outputs, shown = self._follow(execute(plan, out=writer, cancel=cancel, pool=self.pool))
+            except GraphError as wrong:
+                raise _Failed(str(wrong), again=False) from wrong
+            except ImagenFlowError as failed:
+                raise _Failed(str(failed), again=True) from failed
+            if finished is None or finished.status == "cancelled":
+                self.journal.give_back(item)
+                return "returned"
+            if faults:
+                if staged.trouble is not None and not is_of_the_item(staged.trouble):
+                    self.journal.give_back(item)
+                    raise Trouble(_words(staged.trouble))
+                raise _Failed("\n\n".join(words for words, _ in faults), again=any(again for _, again in faults))
+            given = plan.inputs[self.recipe.input]
+            now = self.intake.look(item.path)
+            if now != seen or not isinstance(given, File) or given.digest != digest:
+                return self._changed(item, now)
+            names = [staged.name(Path(output)) for output in outputs]
+            steps = self._seal(staged, item)
+            with self.journal.change():  # so that no other worker picks the same name
+                kept = self._kept(item, line.done)
+                sealed = self.journal.stage(item, steps, names, kept, digest=digest, recipe=recipe)
+            if not sealed:
+                self.journal.give_back(item, wait_s=_TWIN_S)
+                return "waits"
+        except (_Failed, Trouble, Lost):
+            raise
+        except Exception as odd:
+            # A fault of ours, or a broken plugin: it is this item's as long as others go through.
+            if isinstance(odd, OSError) and not is_of_the_item(odd):
+                self.journal.give_back(item)
+                raise Trouble(_words(odd)) from odd
+            if isinstance(odd, ImagenFlowError):
+                raise
+            raise _Failed(f"{type(odd).__name__}: {odd}\n\n{''.join(traceback.format_exception(odd))}", again=True) from odd
+        finally:
+            if not sealed:
+                staged.discard()
+        item = replace(item, state="placing", verdict="done", kept=kept, steps=steps, outputs=names, digest=digest, recipe=recipe)
+        return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, values=shown)
+
+    def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool]], list[str], dict[str, Any]]:
+        """Go through a run: how it ended; its faults, each with whether another try may help; its files; and plain values that have no file."""
+        finished: RunFinished | None = None
+        faults: list[tuple[str, bool]] = []
+        outputs: list[str] = []
+        shown: dict[str, Any] = {}
+        for event in said:
+            if isinstance(event, RunFinished):
+                finished = event
+            elif isinstance(event, StepFailed):
+                faults.append((str(event.error), True))
+            elif isinstance(event, OutputFailed):
+                faults.append((event.message, False))
+            elif isinstance(event, OutputWritten):
+                if event.path is not None:
+                    outputs.append(event.path)
+                elif isinstance(event.value, str | int | float | bool):
+                    shown[event.output + event.item] = event.value if not isinstance(event.value, str) else event.value[:1000]
+        return finished, faults, outputs, shown
+
+    def _seal(self, staged: Staged, item: Item) -> list[dict[str, Any]]:
+        try:
+            return staged.seal()
+        except OSError as failed:
+            self.journal.give_back(item)
+            raise Trouble(_words(failed)) from failed
+
+    def _twin(self, twin: Item) -> Callable[[Path, bytes], Path | None]:
+        out = self.recipe.line.out
+
+        def find(temporary: Path, data: bytes) -> Path | None:
+            """Give an output of the twin that has this value: these bytes, or a picture with this digest that nobody has changed."""
+            for name in twin.outputs:
+                place = out / name
+                try:
+                    if place.stat().st_size == len(data) and place.read_bytes() == data:
+                        return place
+                    if data.startswith(b"\x89PNG") and place.suffix.lower() == ".png":
+                        mine, theirs = read_label(temporary), read_label(place)
+                        if mine is not None and theirs is not None and theirs.intact and mine.digest == theirs.digest:
+                            return place
+                except OSError:
+                    continue
+            return None
+
+        return find
+
+    # -- putting in place and away -------------------------------------------------------------------------------------------------
+
+    def _place(self, item: Item, steps: list[dict[str, Any]], *, began: float | None = None, **about: Any) -> str:
+        if not is_applied(steps):
+            # Somebody has been at the files: begin anew.
+            self.journal.give_back(item)
+            return "returned"
+        try:
+            apply(steps, self.disk)
+        except OSError as failed:
+            self.journal.put_off(item, _LATER_S)
+            raise Trouble(_words(failed)) from failed
+        self.journal.placed(item)
+        return self._put_away(replace(item, state="placed"), began or time.monotonic(), **about)
+
+    def _put_away(self, item: Item, began: float, **about: Any) -> str:
+        """Move an original to `done`, or to `failed` with its reason, and end the item."""
+        line = self.recipe.line
+        is_done = item.state == "placed"
+        folder = line.done if is_done else line.failed
+        source = self.intake.place(item.path)
+        kept = item.kept or self._keep(item, folder)
+        linked = line.links == "followed"
+
+        def is_same(place: Path) -> bool:
+            return self.intake.is_same(item.sign, place, item.digest)
+
+        def holds(place: Path) -> bool:
+            if item.digest is None:
+                return is_same(place)
+            try:
+                return place.stat().st_size == json.loads(item.sign)[0] and digest_of(place, links=linked) == item.digest
+            except OSError:
+                return False
+
+        try:
+            while True:
+                make_below(folder, kept, self.disk)
+                if not is_done:
+                    put_text(folder / f"{kept}{REASON}", self._reason(item, kept), self.disk, self.journal)
+                result = move(source, folder / kept, number=item.id, is_same=is_same, holds=holds, disk=self.disk, journal=self.journal)
+                if result in ("replaced", "gone") and not is_done:
+                    self.disk.unlink(folder / f"{kept}{REASON}")
+                if result != "taken":
+                    break
+                before, kept = kept, self._keep(item, folder)
+                if not is_done:
+                    self.disk.unlink(folder / f"{before}{REASON}")
+            if result == "moved":
+                self._along(item, folder, kept)
+        except OSError as failed:
+            self.journal.put_off(item, _LATER_S)
+            raise Trouble(_words(failed)) from failed
+        state = item.verdict or ("done" if is_done else "failed")
+        self.journal.end(item, state if result == "moved" or is_done else "gone", kept=kept if result == "moved" else None)
+        if result == "replaced" and (now := self.intake.look(item.path)):
+            self.journal.look([now])
+        if result == "gone" and not is_done:
+            state = "gone"
+        said: dict[str, Any] = {"item": item.path, "took_s": round(time.monotonic() - began, 3), **about}
+        if is_done:
+            said |= {"outputs": item.outputs}
+        else:
+            said |= {"reason": item.reason}
+        if result != "moved":
+            said["original"] = result
+        else:
+            said["original"] = str(folder / kept)
+        self.log.say(state, **said)
+        self.tell({"event": "done" if is_done else "failed", "state": state, "line": line.name, **said})
+        return state
+
+    def _along(self, item: Item, folder: Path, kept: str) -> None:
+        """Move the ticket of an original along with it, and remove what said that it was complete."""
+        sign = json.loads(item.sign)
+        if len(sign) > 3:
+            name, size, mtime = sign[3][:3]
+            ticket = self.intake.place(item.path).with_name(name)
+            base = kept if os.path.splitext(name)[0] == os.path.basename(item.path) else os.path.splitext(kept)[0]
+            to = folder / f"{base}{ticket.suffix}"
+
+            def is_same(place: Path) -> bool:
+                try:
+                    found = os.lstat(place)
+                except OSError:
+                    return False
+                return (found.st_size, found.st_mtime_ns) == (size, mtime)
+
+            move(ticket, to, number=-item.id, is_same=is_same, holds=is_same, disk=self.disk, journal=self.journal)
+        if said := self.intake.sentinel(item.path):
+            self.disk.unlink(said)
+
+    def _fail(self, item: Item, failed: _Failed, digest: str | None, began: float) -> str:
+        line = self.recipe.line
+        if failed.again and item.tries < line.retries:
+            wait_s = min(line.backoff_s * 2**item.tries, 86_400.0)
+            self.journal.give_back(item, wait_s=wait_s, tried=True)
+            self.log.say("retry", item=item.path, tries=item.tries + 1, wait_s=wait_s, reason=str(failed))
+            return "retry"
+        reason = _safe(str(failed))
+        with self.journal.change():
+            kept = self._kept(item, line.failed)
+            self.journal.failing(item, reason, kept, digest=digest)
+        return self._put_away(replace(item, state="failing", verdict="failed", reason=reason, kept=kept, digest=digest, tries=item.tries + 1), began)
+
+    def _reason(self, item: Item, kept: str) -> str:
+        line = self.recipe.line
+        tries = f" after {item.tries} tries" if item.tries > 1 else ""
+        return f"{item.path} failed{tries}.\n\n{item.reason}\n\nTo try again, once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n"
+
+    def _keep(self, item: Item, folder: Path) -> str:
+        with self.journal.change():
+            kept = self._kept(item, folder)
+            self.journal.keep_as(item, kept)
+        return kept
+
+    def _kept(self, item: Item, folder: Path) -> str:
+        return self._kept_name(item.path, folder)
+
+    def _kept_name(self, path: str, folder: Path) -> str:
+        """Choose where an original will lie; in a transaction in which that is noted, so that no other worker chooses the same."""
+        if self.recipe.line.folders == "flattened":
+            path = path.rpartition("/")[2]
+        return free_name(folder, path, [REASON] if folder == self.recipe.line.failed else [], self.journal.is_kept)
+
+
+def _named(path: str) -> str:
+    """The name of an item's outputs: its file's without ending, or where that is too long for a field of a path, the beginning of it and a digest."""
+    stem = os.path.splitext(path.rpartition("/")[2])[0]
+    if len(stem) <= 80:
+        return stem
+    return f"{stem[:70]}-{blake2b(os.fsencode(stem), digest_size=4).hexdigest()}"
+
+
+def _below(path: str) -> str:
+    """The folder of an item's outputs below the output folder."""
+    return "/".join(fill("{item}", {"item": part}) for part in path.split("/")[:-1])
+
+
+def _safe(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _words(failed: OSError) -> str:
+    words = (failed.strerror or str(failed) or type(failed).__name__).lower()
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        words = "there is no space left"
+    return f"{words}{f': {failed.filename}' if failed.filename else ''}"
