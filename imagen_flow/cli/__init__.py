@@ -28,6 +28,7 @@ COMMANDS = {
     "nodes": "List node types, or show one of them.",
     "replay": "Run the graph that a picture carries.",
     "store": "Look after the store.",
+    "folder": "Run hot folders: files in, a graph, finished assets out.",
     "trust": "Let imagen-flow.toml load the local plugins that it names.",
     "demo": "Draw, enlarge, edit and describe a picture with the models that come along.",
 }

@@ -1,0 +1,218 @@
+"""``imagen-flow folder``: run hot folders, and look after them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import device_option, dtype_option, no_store_option, plugin_option, store_option
+
+if TYPE_CHECKING:
+    from ..folder import Line, RunningLine
+
+__all__ = ["folder"]
+
+#: The exit code that asks to be started again, as sysexits.h has it: a temporary failure.
+AGAIN = 75
+
+lines_argument = click.argument("files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+line_argument = click.argument("file", metavar="LINE", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+
+
+@click.group()
+def folder() -> None:
+    """Run hot folders: files in, a graph, finished assets out.
+
+    LINE is a file that says which folder is watched, which graph each file goes through, and where things go.
+    """
+
+
+def _working_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line."),
+        plugin_option,
+        no_store_option,
+        store_option,
+        dtype_option,
+        device_option,
+    ):
+        command = option(command)
+    return command
+
+
+@folder.command()
+@lines_argument
+@click.option("--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed.")
+@click.option("--poll", is_flag=True, help="Look every few seconds instead of waiting for events, as network shares need.")
+@_working_options
+def run(files: tuple[Path, ...], once: bool, poll: bool, **chosen: Any) -> int:
+    """Run lines until stopped.
+
+    Ctrl-C or SIGTERM lets running items finish for a while and gives back the rest; a second one ends the process at once, which loses nothing either. Exit codes: 0 stopped,
+    1 a line file is at fault (or, with --once, an item), 75 to be started again: the log says why.
+    """
+    from dataclasses import replace
+
+    from ..folder import check_together, read_line
+
+    lines = [read_line(file) for file in files]
+    check_together(lines)
+    if poll:
+        lines = [replace(line, poll=True) for line in lines]
+    return _work(lines, once=once, **chosen)
+
+
+@folder.command()
+@line_argument
+@_working_options
+def drain(file: Path, **chosen: Any) -> int:
+    """Finish what is queued, take in nothing new, and stop.
+
+    Processes that run the line are told so and waited for; where there are none, the queue is worked off here.
+    """
+    from ..folder import Journal, read_line
+
+    line = read_line(file)
+    journal = Journal(line.journal)
+    try:
+        journal.write_note("drain", "yes")
+        told = len(journal.workers())
+        while journal.workers() and journal.active():
+            time.sleep(0.2)
+        # What a process that was killed in the meantime has left is for us.
+        left = journal.active()
+    finally:
+        journal.close()
+    if told:
+        click.echo(f"{told} told to finish and stop", err=True)
+    return _work([line], drain=True, **chosen) if left else 0
+
+
+def _work(
+    lines: list[Line], *, once: bool = False, drain: bool = False, as_json: bool, plugins: tuple[Path, ...], no_store: bool, store: Path | None, device: str | None, dtype: str | None
+) -> int:
+    """Run lines in this process until they end or are stopped."""
+    from .. import config
+    from ..folder import RunningLine, Tools, prepare
+    from ..models import ModelPool
+    from .interrupt import interruptible
+    from .session import find_plugins, open_store
+
+    listen = _json_lines if as_json else _plain_lines()
+    running: list[RunningLine] = []
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        recipes = []
+        for line in lines:
+            settings = config.load(line.graph.parent)
+            recipes.append((prepare(line, find_plugins(settings, plugins)), settings))
+        pool = stack.enter_context(ModelPool())
+        for recipe, settings in recipes:
+            opened = stack.enter_context(open_store(store, settings, recipe.registry, no_store=no_store))
+            said = recipe.graph.settings
+            tools = Tools(opened, pool, device or (None if "device" in said else settings.device), dtype or (None if "dtype" in said else settings.dtype))
+            running.append(RunningLine(recipe, tools, once=once, drain=drain, listen=listen))
+
+        def stop() -> None:
+            stopping.set()
+            for one in running:
+                one.stop()
+
+        try:
+            with interruptible(stop):
+                for one in running:
+                    one.start()
+                while not stopping.wait(0.05 if once or drain else 0.25) and not all(one.ended for one in running):
+                    if any(one.fault for one in running):
+                        break
+        finally:
+            _close(running)
+    if any(one.fault for one in running):
+        return AGAIN
+    return 1 if (once or drain) and any(one.failures for one in running) else 0
+
+
+def _close(running: list[RunningLine]) -> None:
+    for one in running:
+        one.stop()
+    for one in running:
+        one.close()
+
+
+def _json_lines(said: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # whoever read this has gone; the line goes on
+        click.echo(json.dumps(said))
+
+
+def _plain_lines() -> Callable[[dict[str, Any]], None]:
+    from .text import colour, safe, seconds
+
+    hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow"}
+
+    def show(said: dict[str, Any]) -> None:
+        event = said["event"]
+        words = [said["at"][11:19], said["line"], click.style(f"{event:9}", fg=hues.get(event))]
+        if "item" in said:
+            words.append(str(said["item"]))
+        if "took_s" in said:
+            words.append(seconds(said["took_s"]))
+        if "reason" in said:
+            words.append(str(said["reason"]).partition("\n")[0])
+        with contextlib.suppress(OSError, ValueError):
+            click.echo("  ".join(map(safe, words[:2])) + "  " + words[2] + "  " + "  ".join(map(safe, words[3:])), color=colour())
+
+    return show
+
+
+@folder.command()
+@lines_argument
+@json_option
+def status(files: tuple[Path, ...], as_json: bool) -> None:
+    """Say how lines stand: who works on them, what waits, and what failed last."""
+    from ..folder import read_line
+    from ..folder import status as status_of
+    from .text import plural, safe, table
+
+    found = [status_of(read_line(file)) for file in files]
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for number, said in enumerate(found):
+        counts = said["counts"]
+        shown = [f"{counts[state]:,} {state}" for state in counts]
+        rows = [
+            ("line", f"{said['line']} ({said['file']})"),
+            ("in", said["in"] + ("" if said["watched"] else " (it is not there)")),
+            ("run by", ", ".join(f"process {w['pid']}" for w in said["workers"]) or "nobody"),
+            ("items", ", ".join(shown) or "none yet"),
+        ]
+        if said.get("draining") and said["workers"]:
+            rows.append(("draining", f"{plural(said['waiting'], 'item')} left"))
+        rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]
+        rows += [("failed", f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}") for one in said["failed"]]
+        click.echo(("\n" if number else "") + safe(table(rows, indent="")))
+
+
+@folder.command()
+@line_argument
+@click.argument("names", nargs=-1)
+def retry(file: Path, names: tuple[str, ...]) -> None:
+    """Give failed files another try: all, or those of these NAMES in the folder for failed ones (patterns may be used)."""
+    from ..folder import read_line
+    from ..folder import retry as again
+    from .text import plural, safe
+
+    moved = again(read_line(file), names)
+    for kept, back in moved:
+        click.echo(safe(kept if kept == back else f"{kept} -> {back}"))
+    click.echo(f"{plural(len(moved), 'file')} moved back", err=True)
+
