@@ -20,7 +20,7 @@ from typing import Any
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 
-__all__ = ["NAME", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "trust", "untrusted"]
+__all__ = ["NAME", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "trust", "trusted_path", "untrusted", "words_memo"]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
@@ -161,10 +161,16 @@ def plugins_memo() -> Path:
     return _cache() / f"plugins-{tagged('environment', sys.prefix.encode())[:12]}.json"
 
 
+def words_memo() -> Path:
+    """Say in which folder it is remembered how the texts of graphs were read."""
+    return _cache() / "words"
+
+
 # --- trust -----------------------------------------------------------------------------------------------------------------------
 
 
-def _trusted_path() -> Path:
+def trusted_path() -> Path:
+    """Say where it is remembered which local plugins are trusted."""
     import platformdirs
 
     return platformdirs.user_config_path("imagen-flow", appauthor=False) / "trusted.json"
@@ -172,7 +178,7 @@ def _trusted_path() -> Path:
 
 def trust(files: Mapping[Path, str]) -> None:
     """Remember these local files of nodes, each in the form that has this digest (see `form`)."""
-    place = _trusted_path()
+    place = trusted_path()
     known = {**_trusted(), **{str(path.resolve()): digest for path, digest in files.items()}}
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f"{place.name}.{os.getpid()}")
@@ -205,7 +211,7 @@ def is_trusted(path: Path) -> bool:
 
 def _trusted() -> dict[str, str]:
     try:
-        known = json.loads(_trusted_path().read_text("utf-8"))
+        known = json.loads(trusted_path().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

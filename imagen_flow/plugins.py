@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.machinery import PathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -358,15 +358,32 @@ def _digest_of(name: str, helper: Path) -> str:
     return tagged("source", name.encode(), *(part for f in _files_of(helper) for part in (f.relative_to(helper.parent).as_posix().encode(), f.read_bytes())))
 
 
-class _Beside:
-    """Finds the helper modules of a local plugin while it is imported, whatever else has their names."""
+class _AsWritten(SourceFileLoader):
+    """Compiles a file as it is now. Python's own memory of compiled code goes by size and whole seconds, and a plugin that is worked on changes faster."""
 
-    def __init__(self, helpers: Mapping[str, Path]) -> None:
-        self.helpers = helpers
+    def get_code(self, fullname: str) -> Any:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class AsWritten:
+    """Finds modules as their files are now: those of `files`, by name, whatever else has their names, and with all below them the packages `names`."""
+
+    def __init__(self, files: Mapping[str, Path], names: Collection[str] = ()) -> None:
+        self.files = files
+        self.names = names
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        file = self.helpers.get(name)
-        return importlib.util.spec_from_file_location(name, file) if file else None
+        top = name.partition(".")[0]
+        if file := self.files.get(name):
+            return importlib.util.spec_from_file_location(name, file, loader=_AsWritten(name, str(file)))
+        if top not in self.files and top not in self.names:
+            return None
+        others = (finder for finder in sys.meta_path if not isinstance(finder, AsWritten))
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is not None and spec.origin and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _AsWritten(name, spec.origin)
+        return spec
 
 
 def _import_file(path: Path, helpers: Mapping[str, Path]) -> ModuleType:
@@ -374,7 +391,7 @@ def _import_file(path: Path, helpers: Mapping[str, Path]) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     name = _LOCAL + tagged("path", str(path.resolve()).encode())[:12]
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=_AsWritten(name, str(path.resolve())))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -384,7 +401,7 @@ def _import_file(path: Path, helpers: Mapping[str, Path]) -> ModuleType:
     if any(getattr(sys.modules[m], "__imagen_flow_source__", "") != digests[m] for m in known if m in helpers):
         for stale in known:
             del sys.modules[stale]
-    finder = _Beside(helpers)
+    finder = AsWritten(helpers)
     folder = str(path.resolve().parent)
     joins = folder not in sys.path
     sys.modules[name] = module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -240,6 +241,30 @@ def test_a_helper_that_is_imported_late_counts_too(installed: Any, tmp_path: Pat
     second = discover([tmp_path / "nodes.py"], entry_points=list)
     assert value(second) == 55
     assert digest(first) != digest(second)
+
+
+def test_a_save_within_the_same_second_is_seen(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of the same size, saved in the second in which the code before was compiled, is what runs: in the plugin, its helper, and within a helper that is a package."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "nodes.py"
+    path.write_text("from imagen_flow import node\nimport lone, pack.deep\n@node('toy.n', version=1)\ndef n() -> list[int]:\n    return [1, lone.N, pack.deep.N]\n")
+    (tmp_path / "pack").mkdir()
+    files = [path, tmp_path / "lone.py", tmp_path / "pack/__init__.py", tmp_path / "pack/deep.py"]
+    for file in files[1:]:
+        file.write_text("N = 1\n")
+
+    def given() -> list[int]:
+        for file in files:
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        found = discover([path], entry_points=installed()).find("toy.n")
+        assert found is not None
+        return list(found.function())
+
+    assert given() == [1, 1, 1]
+    path.write_text(path.read_text().replace("[1,", "[2,"))
+    (tmp_path / "lone.py").write_text("N = 3\n")
+    (tmp_path / "pack/deep.py").write_text("N = 4\n")
+    assert given() == [2, 3, 4]
 
 
 def test_helpers_of_one_name_do_not_mix(installed: Any, tmp_path: Path) -> None:
