@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         Problem,
         StoreError,
     )
-    from .events import Progress
     from .hookspecs import hookimpl
     from .models.quiet import quiet_libraries
     from .node import node
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         Mask,
         Model,
         Number,
+        Progress,
         Range,
         Rungs,
         Scratch,
@@ -71,7 +71,6 @@ _HOMES = {
         "Problem",
         "StoreError",
     ),
-    "events": ("Progress",),
     "hookspecs": ("hookimpl",),
     "models.quiet": ("quiet_libraries",),
     "node": ("node",),
@@ -89,6 +88,7 @@ _HOMES = {
         "Mask",
         "Model",
         "Number",
+        "Progress",
         "Range",
         "Rungs",
         "Scratch",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str
     if isinstance(graph, Graph):
         return graph
     registry = registry or discover([Path(p) for p in plugins], memo=config.plugins_memo())
-    spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else spec_.read(Path(graph))
-    return resolve(spec, registry)
+    read = partial(spec_.read, memo=config.words_memo())
+    spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
+    return resolve(spec, registry, read=lambda path, name: read(path, name=name))
 
 
 def plan(

@@ -14,7 +14,6 @@ __all__ = [
     "OutputAbsent",
     "OutputFailed",
     "OutputWritten",
-    "Progress",
     "RunFinished",
     "RunStarted",
     "StepAbsent",
@@ -28,16 +27,6 @@ __all__ = [
     "StepStarted",
     "as_json",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None."""
-
-    done: int
-    total: int
-    note: str = ""
-    preview: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,8 @@ class PortType:
         kind = self.kind
         if self._is_plainly_right(value):
             return value
+        if kind == "float" and type(value) is int and abs(value) <= _EXACT and self._is_plainly_right(float(value)):
+            return float(value)
         if kind == "any":
             return _copied(value)
         if kind == "union":
@@ -234,6 +236,8 @@ def _copied(value: Any) -> Any:
 _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
 #: What can be one of several choices: a graph file can spell it.
 _CHOICES = (str, int, float, bool)
+#: Up to here every whole number is a float.
+_EXACT = 2**53
 _SCALARS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float,), "number": (int, float), "text": (str,)}
 
 

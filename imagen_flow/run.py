@@ -20,7 +20,7 @@ from . import devices, events
 from .account import Accounts
 from .artifact import Artifact
 from .errors import Cancelled, GraphError, ImagenFlowError, NodeError
-from .events import Event, Progress
+from .events import Event
 from .graph import FromInput, FromNode, Node, Output, readings, sources
 from .models import ModelPool, lend_and_call
 from .node import NodeType
@@ -29,7 +29,7 @@ from .plan import ABSENT, FAILED, FailedStep, Frame, NodeState, Plan, Planner, S
 from .plan import leaves as _leaves
 from .ports import BadValue
 from .store import Damaged, Store
-from .values import Absent, FileChanged, Model
+from .values import Absent, FileChanged, Model, Progress
 
 __all__ = ["execute"]
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from .errors import Mark, Problem, Source, nearest
 from .node import RESERVED
-from .yaml_text import MAX_BYTES, NAME, UNREADABLE, Pair, Reference, Template, Unreadable, Word, read_words, too_large
+from .wordmemo import read_words
+from .yaml_text import MAX_BYTES, NAME, UNREADABLE, Pair, Reference, Template, Unreadable, Word, too_large
 
 __all__ = [
     "UNREADABLE", "GraphSpec", "InputSpec", "NodeSpec", "OutputSpec", "Pair", "Reference", "Template", "Unreadable", "Word",
@@ -80,11 +81,12 @@ class GraphSpec:
     whole: bool = True
 
 
-def read(path: Path, *, name: str | None = None) -> GraphSpec:
+def read(path: Path, *, name: str | None = None, memo: Path | None = None) -> GraphSpec:
     """Read a graph file. A file that cannot be read, is too large or is not UTF-8 is a problem of the spec.
 
     Params:
         name: how problems call the file; default: `path` as given.
+        memo: the folder in which it is remembered how texts were read; None reads them.
     """
     shown = str(path) if name is None else name
     try:
@@ -95,7 +97,7 @@ def read(path: Path, *, name: str | None = None) -> GraphSpec:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as odd:
         return _nothing(shown, path, _unreadable(path, shown, odd))
-    return parse(data, name=shown, path=path)
+    return parse(data, name=shown, path=path, memo=memo)
 
 
 def _nothing(name: str, path: Path, problem: Problem) -> GraphSpec:
@@ -135,14 +137,15 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is none of these")
 
 
-def parse(text: str | bytes, *, name: str, path: Path | None = None) -> GraphSpec:
+def parse(text: str | bytes, *, name: str, path: Path | None = None, memo: Path | None = None) -> GraphSpec:
     """Read a graph from text.
 
     Params:
         name: how problems call the text.
         path: where it was read from; relative paths in it start there.
+        memo: as for `read`.
     """
-    written = read_words(text, name=name)
+    written = read_words(text, name=name, folder=memo)
     if written.word is None:
         return GraphSpec(written.source, path, problems=written.problems, whole=False)
     reader = _Shapes(list(written.problems))

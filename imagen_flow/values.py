@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
-from .events import Progress
 
 __all__ = [
     "Absent",
@@ -36,6 +35,7 @@ __all__ = [
     "Model",
     "Number",
     "PLAIN",
+    "Progress",
     "Range",
     "Rungs",
     "Scratch",
@@ -83,6 +83,17 @@ class _SeedMarker:
 
 #: A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new ones from it.
 Seed = Annotated[int, Range(0, 2**63 - 1), _SeedMarker()]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None."""
+
+    done: int
+    total: int
+    note: str = ""
+    preview: Any = None
+
 
 #: What a long node returns: it yields Progress and returns its outputs. ``def f(…) -> Steps[Image]: …``
 Steps = Generator[Progress, None, T]

@@ -95,13 +95,18 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Writ
             text = data.decode("utf-8")
         except UnicodeDecodeError as odd:
             return _not_utf8(data, odd, name)
-    source = Source(name, re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
+    source = source_of(text, name)
     reader = _Reader(source, references)
     try:
         word: Word | None = reader.document()
     except _BreaksOff:
         word = None
     return Written(source, word, tuple(sorted(reader.problems, key=lambda p: p.place)))
+
+
+def source_of(text: str, name: str) -> Source:
+    """The text that marks point into: without its byte order mark, and with one kind of line end."""
+    return Source(name, re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
 
 
 def too_large(name: str) -> Problem:

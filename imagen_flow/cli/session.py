@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,7 @@ class Chosen:
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that a plan depends on, as one argument `chosen`."""
-    import functools
-
-    @functools.wraps(command)
+    @wraps(command)
     def gathered(**given: Any) -> Any:
         fields = {name: given.pop(name) for name in Chosen.__slots__}
         return command(chosen=Chosen(**fields), **given)
@@ -106,6 +105,7 @@ def find_plugins(settings: Settings, files: tuple[Path, ...]) -> Registry:
 
 def open_graph(path: Path, registry: Registry) -> Graph:
     """Read and resolve a graph file named on the command line."""
+    from .. import config
     from ..errors import GraphError, Problem, nearest
     from ..graph import resolve
     from ..spec import read
@@ -114,7 +114,8 @@ def open_graph(path: Path, registry: Registry) -> Graph:
         what = "is a folder, not a graph file" if path.is_dir() else "does not exist"
         beside = [(path.parent / p.name).as_posix() for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json")] if path.parent.is_dir() else []
         raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), beside, what="graphs there are"))])
-    return resolve(read(path, name=str(path)), registry)
+    read_again = partial(read, memo=config.words_memo())
+    return resolve(read_again(path, name=str(path)), registry, read=lambda path, name: read_again(path, name=name))
 
 
 @contextmanager

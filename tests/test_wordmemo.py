@@ -1,0 +1,144 @@
+"""A text that was read once is remembered, exactly, and nothing that an older reader made is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagen_flow import wordmemo, yaml_text
+from imagen_flow.yaml_text import Pair, Reference, Template, Word, Written
+
+ROOT = Path(__file__).parent.parent
+GRAPHS = sorted([*(ROOT / "graphs").rglob("*.yaml"), *(ROOT / "tests" / "problems").glob("*.*")])
+
+TEXT = """\
+# All that can stand in a graph.
+imagen_flow: 1
+inputs: {n: 7, x: -1.5e-3, huge: 123456789012345678901234567890, nothing: ~, no: false, words: "ünï 😀 \\n $$"}
+nodes:
+  a: {type: toy.a, list: [1, "${n}", [], {}], text: "of ${n} and ${b.port}$$", "a key": {deep: "${b.port}"}}
+outputs:
+  out: "${a}"
+"""
+
+
+def shown(part: Any) -> Any:
+    """Words as plain data, with the places of all marks."""
+    if isinstance(part, Written):
+        return part.source.name, part.source.text, shown(part.word), [str(p) for p in part.problems]
+    if isinstance(part, Word):
+        return str(part.mark), part.mark.width, shown(part.value)
+    if isinstance(part, Pair):
+        return shown(part.key), shown(part.value)
+    if isinstance(part, Reference):
+        return part.name, part.port, str(part.mark), part.mark.width
+    if isinstance(part, Template):
+        return "template", *map(shown, part.parts)
+    if isinstance(part, dict):
+        return [(key, shown(value)) for key, value in part.items()]
+    if isinstance(part, tuple):
+        return "list", *map(shown, part)
+    return type(part).__name__, repr(part)
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the texts that were read for real."""
+    read: list[str] = []
+    real = yaml_text.read_words
+
+    def noted(text: str | bytes, *, name: str) -> Written:
+        read.append(name)
+        return real(text, name=name)
+
+    monkeypatch.setattr(yaml_text, "read_words", noted)
+    return read
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.name)
+def test_every_graph_is_remembered_as_it_was_read(path: Path, tmp_path: Path) -> None:
+    """What is remembered has every word and every mark; a text with problems keeps them."""
+    data = path.read_bytes()
+    fresh = shown(yaml_text.read_words(data, name=path.name))
+    assert [shown(wordmemo.read_words(data, name=path.name, folder=tmp_path)) for _ in range(2)] == [fresh, fresh]
+
+
+def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
+    """The second time nothing is parsed, whatever the text is called; another text is read."""
+    first = wordmemo.read_words(TEXT, name="first", folder=tmp_path)
+    second = wordmemo.read_words(TEXT.encode(), name="second", folder=tmp_path)
+    wordmemo.read_words(TEXT + "# more\n", name="third", folder=tmp_path)
+    assert unread == ["first", "third"]
+    assert json.dumps(shown(second)) == json.dumps(shown(first)).replace("first", "second")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_any_json_is_remembered_as_it_was_read(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    """Any value comes back as it is: its type, its text, its place."""
+    folder = tmp_path_factory.mktemp("words")
+    text = json.dumps(data)
+    fresh = shown(yaml_text.read_words(text, name="t"))
+    assert [shown(wordmemo.read_words(text, name="t", folder=folder)) for _ in range(2)] == [fresh, fresh]
+
+
+def test_line_ends_and_byte_order_marks(tmp_path: Path) -> None:
+    """A text with Windows line ends and a byte order mark points into the same lines when remembered."""
+    data = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
+    one, two = (wordmemo.read_words(data, name="t", folder=tmp_path) for _ in range(2))
+    assert shown(two) == shown(one)
+    assert two.source.lines == TEXT.split("\n")
+
+
+def test_another_reader_reads_anew(tmp_path: Path, unread: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade of whatever reads, what was remembered counts no more."""
+    wordmemo.read_words(TEXT, name="before", folder=tmp_path / "words")
+    newer = tmp_path / "yaml_text.py"
+    newer.write_bytes(Path(yaml_text.__file__).read_bytes() + b"\n# newer\n")
+    monkeypatch.setattr(yaml_text, "__file__", str(newer))
+    wordmemo.read_words(TEXT, name="after", folder=tmp_path / "words")
+    assert unread == ["before", "after"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", lambda data: data[:-7], lambda data: data.replace(b"toy.a", b"toy.b"), lambda data: b"\0" * 99, lambda data: wordmemo._seal(b'{"m": 1}') + b'\n{"m": 1}',
+     lambda data: wordmemo._seal(b"[" * 100_000) + b"\n" + b"[" * 100_000, lambda data: wordmemo._seal(b'[1,1,1,{"x":[{}]}]') + b'\n[1,1,1,{"x":[{}]}]'],
+)  # fmt: skip
+def test_a_damaged_memo_is_read_anew_and_mended(tmp_path: Path, unread: list[str], damage: Any) -> None:
+    """What is not as it was written is not believed, and is written again."""
+    fresh = shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path))
+    (memo,) = tmp_path.iterdir()
+    whole = memo.read_bytes()
+    memo.write_bytes(damage(whole))
+    assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path)) == fresh
+    assert (unread, memo.read_bytes()) == (["t", "t"], whole)
+
+
+def test_memos_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently read make room, and a large text is not remembered."""
+    monkeypatch.setattr(wordmemo, "KEEP", 3)
+    for number in range(6):
+        wordmemo.read_words(f"n: {number}", name="t", folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    wordmemo.read_words("n: " + "x" * wordmemo.MAX_BYTES, name="t", folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_place_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    """Where memos cannot lie, texts are read."""
+    (tmp_path / "file").write_text("")
+    fresh = shown(yaml_text.read_words(TEXT, name="t"))
+    assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path / "file" / "words")) == fresh
+    assert shown(wordmemo.read_words(TEXT, name="t", folder=None)) == fresh
+
+
+def test_problems_are_not_remembered(tmp_path: Path) -> None:
+    """A text with a problem is read every time."""
+    wordmemo.read_words("a: 1\na: 2\n", name="t", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
