@@ -24,6 +24,7 @@ CONFINED = {
     "PIL": {"values", "codec"},
     "click": {"cli"},
     "diffusers": set(),
+    "huggingface_hub": {"models"},
     "networkx": {"graph"},
     "pickle": set(),
     "platformdirs": {"config"},

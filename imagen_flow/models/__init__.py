@@ -4,13 +4,15 @@
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs), `resolving` (from a reference to a `Model`) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+theirs) and `lock` (what is pinned), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import hub_cache
 from .estimates import Estimate, estimate, size_of
+from .hub import Hub
 from .ladder import is_out_of_memory, with_memory_ladder
 from .lending import lend_and_call
+from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .pool import Identity, ModelPool, default_budget, heeded, identities_of, identity_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
@@ -19,13 +21,18 @@ from .resolving import resolve
 __all__ = [
     "BadReference",
     "Estimate",
+    "Hub",
     "Identity",
+    "Lock",
+    "LockedFile",
+    "LockedModel",
     "ModelPool",
     "Reference",
     "UnresolvedModel",
     "UnusableModel",
     "default_budget",
     "estimate",
+    "find_lock",
     "heeded",
     "hub_cache",
     "identities_of",
@@ -33,6 +40,7 @@ __all__ = [
     "is_out_of_memory",
     "lend_and_call",
     "parse_reference",
+    "read_lock",
     "quiet_libraries",
     "resolve",
     "size_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from ..errors import nearest
 from ..values import Model
 from .cache import recorded, snapshot
 from .files import beside, has_say, is_weights, list_files, subfolder
+from .lock import Lock, LockedModel
 from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
 from .weights import check_shards, check_weights
 
@@ -27,6 +29,8 @@ def resolve(
     embedded: Mapping[str, Path],
     digest: Callable[[Path], str],
     environ: Mapping[str, str] = os.environ,
+    lock: Lock | None = None,
+    locked: bool = False,
 ) -> Model:
     """Find a model on this machine and give its fingerprint.
 
@@ -35,6 +39,8 @@ def resolve(
         embedded: models that come with plugins, by reference.
         digest: gives the digest of a file's content (memoised by whoever plans).
         environ: says where the hub's cache lies.
+        lock: says which commit and which files a reference to the hub means.
+        locked: refuse a reference to the hub that the lock does not have.
     Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes.
     Raises:
         BadReference: the text is no reference.
@@ -47,11 +53,47 @@ def resolve(
             raise UnusableModel(f"no plugin brings a model '{text}'", why=f"they bring: {', '.join(sorted(embedded)) or 'none'}", fix=nearest(text, embedded))
         return _model(embedded[text], text, digest)
     if reference.kind == "hf":
+        meant = lock.get(reference) if lock is not None else None
+        if meant is not None:
+            return _locked_model(meant, text, environ)
+        if locked:
+            known, place = (lock.models, lock.path) if lock is not None else ({}, None)
+            near = nearest(str(reference), known)
+            raise UnresolvedModel(
+                f"'{text}' is not in the lock", why=f"--locked takes only what {place} names" if known else f"there is no lock{f' {place}' if place else ''}, and --locked takes only what one names",
+                fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
+            )  # fmt: skip
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
         return _model(path, text, lambda file: recorded(file) or digest(file))
     return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest)
+
+
+def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str]) -> Model:
+    """Give the model that a lock names: its commit, and of that its files, which must be here and be the same."""
+    path = snapshot(meant.reference, text, environ, commit=meant.commit)
+    missing = [file for file in meant.files if not (path / file.name).exists()]
+    if missing:
+        raise UnresolvedModel(
+            f"unresolved: '{text}' is not whole", why=f"{len(missing)} of its {len(meant.files)} files are not in the hub's cache, {missing[0].name} first", fix=f"run `imagen-flow models pull {text}`"
+        )
+    for file in meant.files:
+        here = path / file.name
+        held = recorded(here)
+        if here.stat().st_size != file.size or (held and held not in (file.sha256, file.git)) or not (held or _sha256(here) == file.sha256):
+            raise UnresolvedModel(f"unresolved: '{text}' is not what the lock says", why=f"{file.name} is another file", fix=f"run `imagen-flow models pull {text}`")
+        if is_weights(file.name):
+            check_weights(here, text)
+    if meant.reference.file:
+        return Model(path / meant.reference.file, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant)
+    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name))
+    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _file_in(snapshot: Path, name: str, text: str) -> Path:

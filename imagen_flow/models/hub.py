@@ -1,0 +1,348 @@
+"""Fetch models from the hub into its libraries' own cache: resolved to a commit first, checked against their digests, whole or not at all.
+
+huggingface_hub talks to the hub and transfers. What is added here is what it leaves open: a transfer goes on where a killed one stopped (its own starts a file anew), content is digested
+before it is believed, and a repository's files appear in its snapshot only once all of them are there. The network is used by nothing else in the core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import nearest
+from .cache import hub_cache, repository_folder
+from .files import choose, is_weights, variants
+from .lock import LockedFile, LockedModel
+from .references import PICKLES, Reference, UnresolvedModel, UnusableModel
+
+__all__ = ["Hub"]
+
+#: Told of bytes that were fetched: (file, bytes of it that are here, bytes of it in all).
+Report = Callable[[str, int, int], None]
+
+_BLOCK = 1 << 20
+
+#: What a disk keeps free: a full one breaks more than a download.
+SPARE_BYTES = 200_000_000
+
+
+class Hub:
+    """The hub, at its own address or at that of ``HF_ENDPOINT``, and the cache that it is fetched to."""
+
+    def __init__(self, *, endpoint: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self.endpoint = endpoint
+        self.token = token
+        self.environ = environ
+        self._free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
+
+    def resolve(self, reference: Reference, *, variant: str | None = None, pickles: Sequence[str] = (), report: Report = lambda *_: None) -> LockedModel:
+        """Say what a reference means now: the commit, the files of it that are needed, and their digests. Small files are fetched for that; none appears in a snapshot.
+
+        Params:
+            variant: of the weights, as ``fp16``; by default the plain ones, or the only ones.
+            pickles: files that the user allows although they run code when they are loaded.
+        Raises:
+            UnresolvedModel: the hub cannot be reached, does not know it, or does not let this user have it.
+            UnusableModel: there is nothing in it that can be loaded.
+        """
+        info = self._info(reference)
+        known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        wanted = _wanted(reference, known, variant, pickles)
+        files = []
+        for name in wanted:
+            sibling = known[name]
+            if sibling.lfs is not None:
+                files.append(LockedFile(name, int(sibling.lfs.size), str(sibling.lfs.sha256)))
+                continue
+            with self._faults(reference, name):
+                blob = self._fetch(reference.name, info.sha, LockedFile(name, int(sibling.size or 0), "", str(sibling.blob_id)), report)
+            files.append(LockedFile(name, blob.stat().st_size, _sha256(blob), str(sibling.blob_id)))
+        found = set(variants(wanted))
+        return LockedModel(reference, str(info.sha), _license(info), found.pop() if len(found) == 1 else variant or "", tuple(sorted(files)))
+
+    def pull(self, model: LockedModel, *, report: Report = lambda *_: None) -> Path:
+        """Bring a model's files into the cache, those that are not there yet, and give its snapshot. What is there is checked; what is damaged is fetched anew.
+
+        Raises:
+            UnresolvedModel: it cannot be had, the disk is too small, or what came is not what the lock says. What was fetched is kept for the next try, and nothing appears in the snapshot.
+        """
+        reference = model.reference
+        self._check_disk(model)
+        blobs = {}
+        for file in model.files:
+            with self._faults(reference, file.name):
+                blobs[file.name] = self._fetch(reference.name, model.commit, file, report)
+        with self._faults(reference, ""):
+            folder = repository_folder(reference.name, self.environ)
+            for name, blob in sorted(blobs.items(), key=lambda item: is_weights(item[0]), reverse=True):
+                _link(blob, folder / "snapshots" / model.commit / name)
+            revision = reference.revision or "main"
+            if not model.commit.startswith(revision):
+                _write(folder / "refs" / revision, model.commit)
+        return folder / "snapshots" / model.commit
+
+    def missing(self, model: LockedModel) -> list[LockedFile]:
+        """List the files of a model that the cache does not hold, without asking the hub."""
+        snapshot = repository_folder(model.reference.name, self.environ) / "snapshots" / model.commit
+        return [file for file in model.files if not (snapshot / file.name).exists()]
+
+    def remove(self, model: LockedModel) -> int:
+        """Remove a commit from the cache, with what no other commit of the repository needs. Gives the bytes freed."""
+        folder = repository_folder(model.reference.name, self.environ)
+        snapshot = folder / "snapshots" / model.commit
+        before = _size(folder)
+        shutil.rmtree(snapshot, ignore_errors=True)
+        if (folder / "refs").is_dir():
+            for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
+                if ref.read_text("ascii", errors="replace").strip() == model.commit:
+                    ref.unlink()
+        used = {os.path.basename(os.readlink(link)) for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
+        for file in model.files:
+            for name in (file.blob, f"{file.blob}.part"):
+                if file.blob not in used:
+                    (folder / "blobs" / name).unlink(missing_ok=True)
+        freed = before - _size(folder)
+        if not used and not any((folder / "snapshots").glob("*/*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
+    # -- asking ------------------------------------------------------------------------------------------------------------------
+
+    def _info(self, reference: Reference) -> Any:
+        from huggingface_hub import HfApi
+
+        with self._faults(reference, ""):
+            info = HfApi(endpoint=self.endpoint, token=self.token).model_info(reference.name, revision=reference.revision or "main", files_metadata=True)
+        if not info.sha:
+            raise UnresolvedModel(f"unresolved: '{reference}' has no commit", why="the server does not speak the hub's protocol", fix="look at HF_ENDPOINT")
+        return info
+
+    @contextmanager
+    def _faults(self, reference: Reference, file: str) -> Iterator[None]:
+        """Turn what the hub's library raises into words that say what to do."""
+        from huggingface_hub import errors
+
+        text, name = str(reference), reference.name
+        place = (self.endpoint or self.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        what = f"'{text}'" + (f" ({file})" if file else "")
+        try:
+            yield
+        except errors.GatedRepoError as fault:
+            raise UnresolvedModel(
+                f"unresolved: {what} is gated", why="its owners want you to accept its licence first", fix=f"accept it at {place}/{name}, then log in with `hf auth login` or set HF_TOKEN"
+            ) from fault
+        except errors.RevisionNotFoundError as fault:
+            raise UnresolvedModel(f"unresolved: {name} has no revision '{reference.revision or 'main'}'", why=f"{place} does not know it", fix=f"look at {place}/{name}/tree/main") from fault
+        except errors.RepositoryNotFoundError as fault:
+            raise UnresolvedModel(
+                f"unresolved: there is no repository '{name}' that you may see", why=f"{place} says that it does not exist, or that it is private", fix="mend its name, or log in with `hf auth login` or set HF_TOKEN"
+            ) from fault
+        except errors.EntryNotFoundError as fault:
+            raise UnresolvedModel(f"unresolved: {what} is not in that revision", why="the hub named it and does not have it", fix="try again; if it stays so, take another revision") from fault
+        except errors.OfflineModeIsEnabled as fault:
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why="HF_HUB_OFFLINE forbids it", fix="unset HF_HUB_OFFLINE, or run it where it was pulled") from fault
+        except errors.HfHubHTTPError as fault:
+            status = fault.response.status_code
+            fix = "log in with `hf auth login` or set HF_TOKEN" if status in (401, 403) else "try again later"
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} answers {status}: {_first_line(fault)}", fix=fix) from fault
+        except errors.HFValidationError as fault:
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=_first_line(fault), fix="mend the reference") from fault
+        except OSError as fault:
+            if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UnresolvedModel(
+                    f"unresolved: {what} does not fit on the disk of {hub_cache(self.environ)}", why=str(fault.strerror), fix="free some space, or set HF_HUB_CACHE to a larger disk; what is here is kept"
+                ) from fault
+            why = f"{place} cannot be reached: {_first_line(fault)}" if isinstance(fault, ConnectionError | TimeoutError) else _first_line(fault)
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=why, fix="try again; what is here is kept") from fault
+        except Exception as fault:
+            if not type(fault).__module__.startswith(("httpx", "httpcore")):  # which of them the library rests on depends on its version
+                raise
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} cannot be reached: {_first_line(fault)}", fix="look at your connection; what is here already is kept") from fault
+
+    # -- fetching ----------------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, repository: str, commit: str, file: LockedFile, report: Report) -> Path:
+        """Give the blob of a file, fetched unless it is here, and checked in any case."""
+        from huggingface_hub.utils import WeakFileLock
+
+        folder = repository_folder(repository, self.environ)
+        blob = folder / "blobs" / file.blob
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        guard = hub_cache(self.environ) / ".locks" / folder.name / f"{file.blob}.lock"
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(str(guard)):
+            if blob.exists():
+                if _is(blob, file):
+                    report(file.name, file.size, file.size)
+                    return blob
+                blob.unlink()
+            part = blob.with_name(f"{blob.name}.part")
+            for began in (True, False):
+                resumed = began and part.exists()
+                self._transfer(repository, commit, file, part, report)
+                if _is(part, file):
+                    os.replace(part, blob)
+                    return blob
+                part.unlink()
+                if not resumed:
+                    break
+        raise UnresolvedModel(
+            f"unresolved: '{file.name}' of {repository} is not what the hub says it is",
+            why=f"what came has another digest than {file.sha256 or file.git}",
+            fix="try again; if it stays so, something between you and the hub changes what it sends",
+        )
+
+    def _transfer(self, repository: str, commit: str, file: LockedFile, part: Path, report: Report) -> None:
+        """Fetch into a partial file, from where it ends."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers
+
+        here = part.stat().st_size if part.exists() else 0
+        if here > file.size:
+            part.unlink()
+            here = 0
+        report(file.name, here, file.size)
+        if here == file.size and part.exists():
+            return
+        url = hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint)
+        with open(part, "ab") as stream:
+            # Not asked to compress, the hub sends the bytes that the sizes and digests are of.
+            headers = build_hf_headers(token=self.token, headers={"Accept-Encoding": "identity"})
+            http_get(url, stream, resume_size=here, headers=headers, expected_size=file.size, tqdm_class=lambda **given: _Counter(file, int(given.get("initial") or 0), report))
+
+    def _check_disk(self, model: LockedModel) -> None:
+        blobs = repository_folder(model.reference.name, self.environ) / "blobs"
+        needed = 0
+        for file in {file.blob: file for file in model.files}.values():
+            if not (blobs / file.blob).exists():
+                with contextlib.suppress(OSError):
+                    needed -= min(file.size, (blobs / f"{file.blob}.part").stat().st_size)
+                needed += file.size
+        place = next(folder for folder in (blobs, *blobs.parents) if folder.exists())
+        free = self._free(place)
+        if needed and needed + SPARE_BYTES > free:
+            raise UnresolvedModel(
+                f"unresolved: '{model.reference}' does not fit on the disk of {hub_cache(self.environ)}",
+                why=f"{needed:,} bytes are to come, and {free:,} are free",
+                fix="free some space, or set HF_HUB_CACHE to a larger disk",
+            )
+
+
+def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None, pickles: Sequence[str]) -> list[str]:
+    """Choose the files of a repository that a reference needs."""
+    if reference.file:
+        if reference.file not in known:
+            raise UnresolvedModel(
+                f"unresolved: {reference.name} has no file '{reference.file}' at '{reference.revision or 'main'}'",
+                fix=nearest(reference.file, [name for name in known if is_weights(name)], what="its weights are"),
+            )
+        if reference.file.lower().endswith(PICKLES) and reference.file not in pickles:
+            raise UnusableModel(f"the model '{reference}' is a pickle", why=_NO_PICKLES, fix=f"say --allow-pickle {reference.file} if you trust it")
+        return [reference.file]
+    held = variants(known)
+    if variant and variant not in held:
+        raise UnresolvedModel(f"unresolved: {reference.name} has no variant '{variant}' of its weights", fix=nearest(variant, held, what="it has") or "leave --variant out")
+    chosen = choose(known, variant) + [name for name in pickles if name in known]
+    weights = [name for name in chosen if name.endswith(".safetensors") or name in pickles]
+    if not weights:
+        odd = sorted(name for name in known if name.lower().endswith(PICKLES))
+        if odd:
+            fix = f"name a revision that has safetensors, or say --allow-pickle {odd[0]} if you trust it"
+            raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=_NO_PICKLES, fix=fix)
+        single = sorted(name for name in known if name.endswith(".gguf"))
+        if single:
+            raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
+        raise UnusableModel(f"the model '{reference}' has no weights", why=f"of its {len(known)} files none ends in .safetensors", fix="")
+    if "model_index.json" not in known and "config.json" not in known and len({name for name in weights if "-of-" not in name}) > 1:
+        raise UnusableModel(
+            f"the model '{reference}' is {len(weights)} files for you to choose from", why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
+            fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{weights[0]}",
+        )  # fmt: skip
+    return chosen
+
+
+_NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
+
+
+def _license(info: Any) -> str:
+    said = getattr(info.card_data, "license", None) if info.card_data is not None else None
+    name = getattr(info.card_data, "license_name", None) if info.card_data is not None else None
+    found = name if said in (None, "other") and name else said
+    if isinstance(found, list):
+        found = ", ".join(map(str, found))
+    tagged = next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), "")
+    return " ".join(str(found or tagged).split())[:100]
+
+
+class _Counter:
+    """What the library takes for a progress bar: it draws nothing and tells how much is here."""
+
+    def __init__(self, file: LockedFile, here: int, report: Report) -> None:
+        self.file = file
+        self.here = here
+        self.report = report
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: float | None = 1) -> None:
+        self.here += int(count or 0)
+        self.report(self.file.name, self.here, self.file.size)
+
+
+def _is(path: Path, file: LockedFile) -> bool:
+    """Whether a file's content is what a lock says."""
+    if path.stat().st_size != file.size:
+        return False
+    return _sha256(path) == file.sha256 if file.sha256 else _git(path) == file.git
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _git(path: Path) -> str:
+    """Digest a file as git does."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _link(blob: Path, pointer: Path) -> None:
+    """Let a snapshot's file lead to its blob, as the hub's libraries do; where there are no links, copy."""
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    aside = pointer.with_name(f".{pointer.name}.{os.getpid()}.part")
+    try:
+        aside.symlink_to(os.path.relpath(blob, pointer.parent))
+    except (OSError, NotImplementedError):
+        shutil.copyfile(blob, aside)
+    os.replace(aside, pointer)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text, "ascii")
+    os.replace(aside, path)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _first_line(fault: BaseException) -> str:
+    return " ".join(str(fault).strip().split("\n", 1)[0].split())[:200] or type(fault).__name__
