@@ -68,7 +68,7 @@ def plan(
 
     Params:
         inputs, more: values of the graph's inputs; one named like a parameter here goes into `inputs`.
-        store: an open Store, its folder, or None for none.
+        store: an open Store, its folder, or None to keep nothing (files and models that outputs give then lie in a temporary folder until the program ends).
         force: nodes that run even if the store holds what they give.
     Raises:
         GraphError: problems of the graph or of the values.

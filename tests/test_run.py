@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from imagen_flow import Absent, File, Folder, Image, Json, List, NodeError, Progress, Range, Scratch, Steps, Value, events, node, spec
+from imagen_flow import Absent, File, Folder, Image, Json, List, Model, NodeError, Progress, Range, Scratch, Steps, Value, events, node, spec
 from imagen_flow.codec import Codecs
 from imagen_flow.events import Event
 from imagen_flow.graph import Graph, resolve
+from imagen_flow.models import ModelPool
 from imagen_flow.plan import make_plan
 from imagen_flow.plugins import Registry
 from imagen_flow.run import execute
@@ -748,16 +751,16 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
         return File(Path("/nowhere/x.png"), "", 0)
 
     return {
-        "kind": (kind, "TypeError: its output 'value' is to be a whole number, not the text 'text'"),
-        "nothing": (nothing, "TypeError: its output 'value' is to be a whole number, not nothing"),
-        "length": (length, "TypeError: it gave tuple, not its outputs first, second"),
-        "single": (single, "TypeError: it gave int, not its outputs first, second"),
-        "yield": (junk, "TypeError: it yielded int, not Progress"),
-        "nan": (nan, "TypeError: its output 'value' is to be a number, not nan"),
-        "range": (too_large, "TypeError: its output 'value' is to be a whole number from 0 to 9, not 10"),
-        "exit": (leave, "RuntimeError: it called exit(3)"),
+        "kind": (kind, "its output 'value' is to be a whole number, not the text 'text'"),
+        "nothing": (nothing, "its output 'value' is to be a whole number, not nothing"),
+        "length": (length, "it gave tuple, not its outputs first, second"),
+        "single": (single, "it gave int, not its outputs first, second"),
+        "yield": (junk, "it yielded int, not Progress"),
+        "nan": (nan, "its output 'value' is to be a number, not nan"),
+        "range": (too_large, "its output 'value' is to be a whole number from 0 to 9, not 10"),
+        "exit": (leave, "it called exit(3)"),
         "object": (strange, "TypeError: object is no value that can cross an edge"),
-        "json": (odd, "TypeError: its output 'value' is to be JSON data, not a mapping (a key of JSON data is text, not int)"),
+        "json": (odd, "its output 'value' is to be JSON data, not a mapping (a key of JSON data is text, not int)"),
         "clean": (clean, "KeyError: 'x'"),
         "file": (gone, "[Errno 2] No such file or directory: '/nowhere/x.png'"),
     }
@@ -1318,3 +1321,294 @@ def test_only_what_must_run_runs(tmp_path_factory: pytest.TempPathFactory, state
             assert sorted(ran) == sorted(set(asked.values()) - known)
             known |= set(asked.values())
             assert set(make_plan(graph, store=store).counts) == {"cached"}
+
+
+class Named:
+    """Loads a model as its name."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> str:
+        return f"{model.path.name} on {device}"
+
+
+def test_a_list_of_models_is_leased_one_by_one(tmp_path: Path) -> None:
+    """A node that takes several models gets them loaded, in order; one that is not here leaves the step unresolved before anything runs."""
+    from safetensors.numpy import save_file
+
+    @node("toy.named", version=1)
+    def named(models: List[Model[Named]]) -> str:  # type: ignore[valid-type]
+        return ", ".join(models)
+
+    for name in "ab":
+        save_file({"w": np.full(1, ord(name), "float32")}, tmp_path / f"{name}.safetensors")
+    registry = Registry({})
+    registry.add(named)
+
+    def planned(models: str) -> Any:
+        text = f'imagen_flow: 1\nnodes:\n  n: {{type: toy.named, models: {models}}}\noutputs:\n  o: "${{n}}"\n'
+        return make_plan(resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), registry=registry, device="cpu")
+
+    said = list(execute(planned("[./b.safetensors, ./a.safetensors]")))
+    assert [e.value for e in said if isinstance(e, events.OutputWritten)] == ["b.safetensors on cpu, a.safetensors on cpu"]
+    plan = planned("[./b.safetensors, ./c.safetensors]")
+    assert [step.status for step in plan.steps] == ["unresolved"]
+    assert [problem.message for problem in plan.problems] == ["the model './c.safetensors' does not exist"]
+
+
+# -- lanes, and models ahead ---------------------------------------------------------------------------------------------------------
+
+
+def threads_of(toys: Toys) -> list[threading.Thread]:
+    """Add a node that writes down which thread it runs in."""
+    found: list[threading.Thread] = []
+
+    @node("toy.where", version=1)
+    def where(value: int) -> int:
+        found.append(threading.current_thread())
+        return value
+
+    toys.add(where)
+    return found
+
+
+def test_runs_that_share_a_pool_compute_in_one_thread(toys: Toys) -> None:
+    """One after another they find its OpenMP team and its caches; without a pool in common each has a thread of its own."""
+    found = threads_of(toys)
+    graph = toys.graph('{nodes: {n: {type: toy.where, value: 1}}, outputs: {n: "${n}"}}')
+    with ModelPool() as pool:
+        for _ in range(3):
+            carry_out(graph, pool=pool)
+    assert len(set(found)) == 1
+    carry_out(graph)
+    carry_out(graph)
+    assert len(set(found)) == 3
+
+
+def test_runs_beside_one_another_do_not_wait_for_a_lane(toys: Toys, store: Store) -> None:
+    """Each of two runs of one pool needs the other to go on; a third wants the very step that one of them is making."""
+    sides = threading.Barrier(2)
+
+    @node("toy.meet", version=1)
+    def meet(value: int) -> int:
+        toys.ran.append(f"meet {value}")
+        sides.wait(10)
+        return value
+
+    toys.add(meet)
+    said: dict[str, list[Event]] = {}
+    with ModelPool() as pool:
+
+        def run(name: str, value: int) -> None:
+            graph = toys.graph(f'{{nodes: {{n: {{type: toy.meet, value: {value}}}}}, outputs: {{n: "${{n}}"}}}}')
+            said[name] = carry_out(graph, store=store, pool=pool)
+
+        first, same, other = (threading.Thread(target=run, args=at) for at in (("first", 1), ("same", 1), ("other", 2)))
+        first.start()
+        same.start()
+        while "meet 1" not in toys.ran:
+            time.sleep(0.001)
+        other.start()
+        for thread in (first, same, other):
+            thread.join(20)
+    assert {name: given(events_) for name, events_ in said.items()} == {"first": {"n": 1}, "same": {"n": 1}, "other": {"n": 2}}
+    assert sorted(toys.take()) == ["meet 1", "meet 2"]
+
+
+def test_a_run_that_is_left_behind_holds_up_no_other(toys: Toys) -> None:
+    """A node that cannot be interrupted keeps its thread; the next run of the pool takes another."""
+    began, release, cancel = threading.Event(), threading.Event(), threading.Event()
+    found = threads_of(toys)
+
+    @node("toy.stuck", version=1)
+    def stuck() -> int:
+        found.append(threading.current_thread())
+        began.set()
+        release.wait(30)
+        return 1
+
+    graph = toys.add(stuck).graph('{nodes: {n: {type: toy.stuck}}, outputs: {n: "${n}"}}')
+    with ModelPool() as pool:
+        run = execute(make_plan(graph), cancel=cancel, pool=pool)
+        next(run)
+        began.wait(10)
+        cancel.set()
+        at = time.monotonic()
+        assert words(list(run))[-1] == "cancelled: 0 ran, 0 cached, 0 failed"
+        assert time.monotonic() - at < 2
+        assert given(carry_out(toys.graph('{nodes: {n: {type: toy.where, value: 1}}, outputs: {n: "${n}"}}'), pool=pool)) == {"n": 1}
+        assert found[0] is not found[1] and found[0].is_alive()
+        release.set()
+
+
+def test_a_node_may_run_a_graph_with_the_same_pool(toys: Toys, store: Store) -> None:
+    """The inner run computes beside the outer one, which waits for it in its own thread."""
+    found = threads_of(toys)
+    inner = toys.graph('{inputs: {value: {type: int}}, nodes: {n: {type: toy.where, value: "${value}"}}, outputs: {n: "${n}"}}')
+    with ModelPool() as pool:
+
+        @node("toy.nest", version=1)
+        def nest(value: int) -> int:
+            found.append(threading.current_thread())
+            return int(given(carry_out(inner, {"value": value}, store=store, pool=pool))["n"]) + 1
+
+        outer = toys.add(nest).graph('{nodes: {a: {type: toy.nest, value: 1}, b: {type: toy.nest, value: "${a}"}}, outputs: {b: "${b}"}}')
+        assert given(carry_out(outer, store=store, pool=pool)) == {"b": 3}
+    assert [found.index(thread) for thread in found] == [0, 1, 0, 1]
+
+
+class Weighed:
+    """Loads a model's name, and writes it down."""
+
+    loaded: ClassVar[list[str]] = []
+
+    @classmethod
+    def load(cls, model: Model, *, device: str, dtype: str) -> str:
+        cls.loaded.append(model.path.stem)
+        return model.path.stem
+
+
+@pytest.fixture
+def weighed(toys: Toys, tmp_path: Path) -> Iterator[Callable[..., tuple[list[Event], list[str]]]]:
+    """Carry out a graph with a pool that has room for two models of three, and say what was loaded."""
+    from safetensors.numpy import save_file
+
+    for name in "abc":
+        save_file({"w": np.full(10_000, ord(name), "float32")}, tmp_path / f"{name}.safetensors")
+    size = (tmp_path / "a.safetensors").stat().st_size
+
+    @node("toy.use", version=1)
+    def use(model: Model[Weighed], after: int = 0) -> int:  # type: ignore[valid-type]
+        return after + 1
+
+    toys.add(use)
+
+    def carry(text: str, store: Store | None = None, **values: Any) -> tuple[list[Event], list[str]]:
+        with ModelPool(budget_bytes=2 * size + size // 2) as pool:
+            said = list(execute(make_plan(toys.graph(text, tmp_path / "graph.yaml"), values, store=store, device="cpu"), pool=pool))
+        loaded = list(Weighed.loaded)
+        Weighed.loaded.clear()
+        return said, loaded
+
+    yield carry
+    Weighed.loaded.clear()
+
+
+def test_the_model_that_is_needed_last_makes_room(weighed: Any) -> None:
+    """What the plan still needs stays, though it was used longest ago."""
+    _, loaded = weighed(
+        """
+        nodes:
+          one: {type: toy.use, model: ./a.safetensors}
+          two: {type: toy.use, model: ./b.safetensors, after: "${one}"}
+          three: {type: toy.use, model: ./c.safetensors, after: "${two}"}
+          four: {type: toy.use, model: ./a.safetensors, after: "${three}"}
+        outputs: {four: "${four}"}
+        """
+    )
+    assert loaded == ["a", "b", "c"]
+
+
+def test_models_ahead_are_in_the_order_in_which_they_are_needed(weighed: Any) -> None:
+    """Of two that are needed again, the one that is needed later makes room, whatever comes first in the file or was used last."""
+    _, loaded = weighed(
+        """
+        nodes:
+          z2: {type: toy.use, model: ./b.safetensors, after: "${z1}"}
+          a1: {type: toy.use, model: ./a.safetensors}
+          a2: {type: toy.use, model: ./b.safetensors, after: "${a1}"}
+          a3: {type: toy.use, model: ./c.safetensors, after: "${a2}"}
+          z1: {type: toy.use, model: ./a.safetensors, after: "${a3}"}
+        outputs: {z: "${z2}"}
+        """
+    )
+    assert loaded == ["a", "b", "c", "b"]
+
+
+def test_a_step_that_need_not_run_after_all_holds_no_model(store: Store, weighed: Any) -> None:
+    """What comes out the same needs its model no longer, and another that is needed stays instead."""
+    text = """
+        inputs: {n: {type: int}}
+        nodes:
+          parity: {type: toy.parity, value: "${n}"}
+          one: {type: toy.use, model: ./b.safetensors, after: "${n}"}
+          two: {type: toy.use, model: ./a.safetensors, after: "${one}"}
+          three: {type: toy.use, model: ./c.safetensors, after: "${two}"}
+          same: {type: toy.use, model: ./a.safetensors, after: "${parity}"}
+          four: {type: toy.use, model: ./b.safetensors, after: "${three}"}
+        outputs: {two: "${two}", same: "${same}", four: "${four}"}
+        """
+    weighed(text, store, n=1)
+    said, loaded = weighed(text, store, n=11)
+    assert "cached same" in words(said)
+    assert loaded == ["b", "a", "c"]
+
+
+def test_models_of_graphs_that_become_known_while_running_are_foreseen(tmp_path: Path, weighed: Any) -> None:
+    """The elements of a list that a node gave run a graph each: from then on, the models of all of them are known."""
+    (tmp_path / "inner.yaml").write_text(
+        textwrap.dedent("""
+        imagen_flow: 1
+        inputs: {n: {type: int}}
+        nodes:
+          x: {type: toy.use, model: ./a.safetensors, after: "${n}"}
+          y: {type: toy.use, model: ./b.safetensors, after: "${x}"}
+          z: {type: toy.use, model: ./c.safetensors, after: "${y}"}
+        outputs: {z: "${z}"}
+        """)
+    )
+    said, loaded = weighed("""
+        nodes:
+          two: {type: toy.use, model: ./c.safetensors, after: 1}
+          list: {type: toy.count, to: "${two}"}
+          each: {type: ./inner.yaml, each: {n: "${list}"}}
+        outputs: {each: "${each}"}
+        """)
+    assert given(said) == {"each": [3, 4]}
+    assert loaded == ["c", "a", "b", "a", "c"]
+
+
+# -- without a store -----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_a_run_without_a_store_gives_are_there_until_the_program_ends() -> None:
+    """Files, folders and models that outputs give outlive their run, alone and in lists; nothing is left of a run that gives none, nor after the program."""
+    code = """
+import os, sys, tempfile
+from pathlib import Path
+import imagen_flow as flow
+from imagen_flow import File, Folder, List, Scratch, node
+from imagen_flow.graph import resolve
+from imagen_flow.plugins import Registry
+
+@node("toy.write", version=1)
+def write(words: List[str], folder: Scratch) -> List[File]:
+    files = []
+    for word in words:
+        (folder / word).write_text(word)
+        files.append(File(folder / word, "", 0))
+    return files
+
+@node("toy.number", version=1)
+def number(value: int) -> int:
+    return value
+
+registry = Registry({})
+registry.add(write)
+registry.add(number)
+
+def left():
+    return [p.name for p in Path(tempfile.gettempdir()).glob("imagen-flow-*")]
+
+flow.run(flow.load({"imagen_flow": 1, "nodes": {"n": {"type": "toy.number", "value": 1}}, "outputs": {"n": "${n}"}}, registry=registry), store=None)
+assert left() == [], left()
+graph = flow.load({"imagen_flow": 1, "nodes": {"n": {"type": "toy.write", "words": ["a", "b"]}}, "outputs": {"n": "${n}"}}, registry=registry)
+files = flow.run(graph, store=None)["n"]
+assert [file.read_text() for file in files] == ["a", "b"]
+assert len(left()) == 1
+print(*left())
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "TMPDIR": folder})
+        assert (said.returncode, said.stderr) == (0, "")
+        assert said.stdout.startswith("imagen-flow-")
+        assert os.listdir(folder) == []

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from ..digest import tagged
 from ..errors import ModelError
+from ..lanes import Lanes
 from ..values import PLAIN, Loading, Model
 from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
@@ -121,6 +122,8 @@ class ModelPool:
         self._ahead: dict[Identity, deque[int]] = {}
         self._clock = 0
         self._closed = False
+        #: The threads that runs with these models compute in.
+        self.lanes = Lanes()
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +192,7 @@ class ModelPool:
         """Drop every model: idle ones now, leased ones when they are given back. No lease is given any more."""
         with self._lock:
             self._closed = True
+        self.lanes.close()
         self.evict_idle()
 
     def _idle(self) -> list[_Resident]:

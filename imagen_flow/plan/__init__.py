@@ -12,10 +12,11 @@ The modules, from the ground up: `step` is what a plan is made of; `values` give
 
 from .explain import why
 from .inputs import from_text
-from .keys import KEY_FORMAT
+from .keys import KEY_FORMAT, Keys
 from .plan import Plan, history_name, make_plan
 from .planner import Planner
 from .step import ABSENT, FAILED, FailedStep, Frame, NodeState, Slot, Step, Unknown, leaves
+from .values import Values
 
 __all__ = [
     "ABSENT",
@@ -23,12 +24,14 @@ __all__ = [
     "KEY_FORMAT",
     "FailedStep",
     "Frame",
+    "Keys",
     "NodeState",
     "Plan",
     "Planner",
     "Slot",
     "Step",
     "Unknown",
+    "Values",
     "from_text",
     "history_name",
     "leaves",

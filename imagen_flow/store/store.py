@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import re
@@ -102,6 +103,12 @@ class Store:
         self._claims.close()
         if self._temporary:
             remove(self.folder)
+
+    def outlive(self) -> None:
+        """Let the folder of a temporary store stay until the program ends: files in it are in use elsewhere. Any other store stays anyway."""
+        if self._temporary:
+            self._temporary = False
+            atexit.register(remove, self.folder)
 
     def take_warnings(self) -> list[str]:
         """Give what could not be done since the last call. The same words are given once."""

@@ -1,0 +1,89 @@
+"""Know which models the rest of a run will need, and in what order, so that the pool drops what is needed last."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ..artifact import Artifact
+from ..errors import ModelError
+from ..graph import Node
+from ..models import Identity, identities_of
+from ..node import NodeType
+from ..plan import Frame, Plan, leaves
+from ..values import Model
+from .needs import Place, asked, below, is_done
+
+__all__ = ["Ahead"]
+
+
+class Ahead:
+    """The models that nodes which have not run yet will lease, as far as the plan knows them.
+
+    Looked at when the first model is leased, and again when one is leased that was not foreseen (a list has become known, and with it graphs for its elements).
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._needs: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
+        self._seen: set[tuple[int, str]] = set()
+
+    def identities(self, frame: Frame, node: Node) -> list[Identity]:
+        """List what will be needed, each once, by when that is; `node` is the one that leases now."""
+        if (id(frame), node.name) not in self._seen:
+            self._look()
+        firsts: list[tuple[int, Identity]] = []
+        for identity, needs in self._needs.items():
+            while needs and is_done(needs[0][1], needs[0][2].name):
+                needs.popleft()
+            if needs:
+                firsts.append((needs[0][0], identity))
+        return [identity for _, identity in sorted(firsts)]
+
+    def _look(self) -> None:
+        self._needs.clear()
+        self._seen.clear()
+        for place, (frame, node) in enumerate(_in_demand(self.plan)):
+            self._seen.add((id(frame), node.name))
+            for identity in self._leased(frame, node):
+                self._needs.setdefault(identity, deque()).append((place, frame, node))
+
+    def _leased(self, frame: Frame, node: Node) -> Iterator[Identity]:
+        """Give the models that a node will lease, if they are known yet."""
+        if not isinstance(node.type, NodeType) or not node.type.uses_torch:
+            return
+        values, keys = self.plan.planner.values, self.plan.planner.keys
+        for name, port, default in keys.ports(node.type):
+            loader = node.type.loaders.get(name)
+            if loader is None:
+                continue
+            binding = node.bindings.get(name)
+            slot = values.bind(frame, binding) if binding is not None else default
+            for leaf in leaves(slot) if isinstance(slot, Artifact) else ():
+                model = values.constants.by_digest.get(values.converted(leaf, port.type.element or port.type, node).digest)
+                if isinstance(model, Model):
+                    policy = keys.policy(node)
+                    with suppress(ModelError):  # it is said when the node runs
+                        yield from identities_of(loader, model, device=policy.device, dtype=policy.dtype, settings=policy.settings)
+
+
+def _in_demand(plan: Plan) -> list[Place]:
+    """List the nodes that a run has yet to bring to their outputs, in the order in which it comes to them: each after what it needs, from the outputs back."""
+    found: list[Place] = []
+    seen: set[tuple[int, str]] = set()
+    top = plan.frame
+    stack = [(*place, False) for place in asked(top)][::-1]
+    while stack:
+        frame, node, is_open = stack.pop()
+        at = (id(frame), node.name)
+        if is_open:
+            found.append((frame, node))
+        elif at not in seen and not is_done(frame, node.name):
+            seen.add(at)
+            stack.append((frame, node, True))
+            state = frame.states.get(node.name)
+            stack += [(*place, False) for place in (below(state) if state is not None else ())][::-1]
+            stack += [(frame, frame.graph.nodes[n], False) for n in reversed(node.after)]
+    return found
+

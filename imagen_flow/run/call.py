@@ -1,0 +1,154 @@
+"""Call a node's function: with checked values, leased models, its scratch folder; in time, and again when memory ran out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from .. import devices
+from ..artifact import Artifact
+from ..errors import Cancelled, ImagenFlowError
+from ..graph import Node
+from ..models import ModelPool, lend_and_call
+from ..node import NodeType
+from ..plan import Keys, Step
+from ..ports import BadValue
+from ..store import Store
+from ..values import Model, Progress
+from .ahead import Ahead
+from .report import Report
+
+__all__ = ["Called", "Caller"]
+
+
+class Called(NamedTuple):
+    """What a call gave, what it took of the memory ladder, and how long."""
+
+    result: Any
+    rungs: tuple[str, ...]
+    took_s: float
+
+
+class Caller:
+    """Calls the functions of a run's steps.
+
+    Params:
+        value: gives the live value of an artifact.
+        ahead: knows which models will be needed after this one.
+    """
+
+    def __init__(
+        self, keys: Keys, store: Store, pool: ModelPool, report: Report, *, value: Callable[[Artifact], Any], ahead: Ahead, cancel: threading.Event
+    ) -> None:
+        self.keys = keys
+        self.store = store
+        self.pool = pool
+        self.report = report
+        self.value = value
+        self.ahead = ahead
+        self.cancel = cancel
+        #: What steps run on; empty until one that uses torch has run.
+        self.conditions: dict[str, Any] = {}
+        self._checked: set[str] = set()
+
+    def call(self, step: Step) -> Called:
+        """Call a step's function with live values.
+
+        Raises:
+            Cancelled: the run was cancelled, and the node yielded.
+            TimeoutError: it took longer than its `timeout`.
+            ValueError: a value that came on an edge does not fit its port.
+            ImagenFlowError: the node yields what is no progress, or calls exit.
+            Exception: whatever the node raises.
+        """
+        type_ = step.node.type
+        assert isinstance(type_, NodeType) and step.slots is not None
+        given: dict[str, Any] = {}
+        began = time.monotonic()
+        leased: dict[str, tuple[Any, Any]] = {}
+        for name, slot in step.slots.items():
+            port = type_.inputs[name].type
+            loader = type_.loaders.get(name)
+            value = self.value(slot)
+            if loader is None or not isinstance(value, Model | list):
+                try:
+                    value = port.check(value)
+                except BadValue as odd:
+                    raise ValueError(f"its '{name}' {odd}") from None
+                if port.has_enum:
+                    value = port.hand(value)
+            else:
+                leased[name] = (loader, value)
+            given[name] = value
+        for name, what in type_.injected.items():
+            if what == "scratch":
+                given[name] = self.store.scratch(step.key or "")
+            elif what == "device":
+                given[name] = self._place(step.node)
+        rungs: tuple[str, ...] = ()
+        if type_.uses_torch:
+            self._place(step.node)
+            if leased:
+                self.pool.plan_ahead(self.ahead.identities(step.frame, step.node))
+            policy = self.keys.policy(step.node)
+            told = [name for name, what in type_.injected.items() if what == "rungs"]
+            result, rungs = lend_and_call(
+                self.pool,
+                leased,
+                lambda lent, taken: self._once(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}),
+                device=policy.device,
+                dtype=policy.dtype,
+                settings=policy.settings,
+                rungs=policy.rungs,
+                steps_down=type_.steps_down,
+            )
+        else:
+            result = self._once(step, type_, given)
+        return Called(result, rungs, time.monotonic() - began)
+
+    def _place(self, node: Node) -> str:
+        """Give a node's device, once torch has agreed to it."""
+        device, dtype = self.keys.place(node)
+        if device not in self._checked:
+            devices.check(device, dtype)
+            self._checked.add(device)
+            self.conditions = devices.conditions(device)
+        return device
+
+    def _once(self, step: Step, type_: NodeType, given: dict[str, Any]) -> Any:
+        limit = step.node.timeout_s
+        began = time.monotonic()
+        try:
+            result = type_.function(**given)
+            if type_.is_generator:
+                result = self._follow(step, result, began, limit)
+        except SystemExit as left:
+            raise ImagenFlowError(f"it called exit({left.code if left.code is not None else ''})") from left
+        _check_time(began, limit)
+        return result
+
+    def _follow(self, step: Step, steps: Any, began: float, limit: float | None) -> Any:
+        """Go through what a long node yields, and give what it returns."""
+        try:
+            while True:
+                try:
+                    said = next(steps)
+                except StopIteration as stop:
+                    return stop.value
+                if not isinstance(said, Progress):
+                    raise ImagenFlowError(f"it yielded {type(said).__name__}, not Progress")
+                if self.cancel.is_set():
+                    raise Cancelled
+                _check_time(began, limit)
+                self.report.progress(step, said)
+        finally:
+            with suppress(Exception):  # what it does when it is stopped must not hide why it is
+                steps.close()
+
+
+def _check_time(began: float, limit: float | None) -> None:
+    if limit is not None and (took := time.monotonic() - began) > limit:
+        raise TimeoutError(f"it took {took:.1f} s, and its timeout is {limit:g} s")

@@ -1,0 +1,42 @@
+"""The values that a run keeps in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+__all__ = ["LIVE_BYTES", "LiveValues"]
+
+#: How much of the values that steps gave stays in memory; beyond that the least recently used are read from the store again.
+LIVE_BYTES = 1 << 30
+
+
+class LiveValues(dict[str, Any]):
+    """Values in memory by digest, least recently used first, bounded by their size."""
+
+    def __init__(self, limit: int = LIVE_BYTES) -> None:
+        super().__init__()
+        self.limit = limit
+        self.total = 0
+        self.sizes: OrderedDict[str, int] = OrderedDict()
+
+    def put(self, digest: str, value: Any) -> None:
+        if digest in self.sizes:
+            self.sizes.move_to_end(digest)
+            return
+        size = _size(value)
+        self[digest] = value
+        self.sizes[digest] = size
+        self.total += size
+        while self.total > self.limit and len(self.sizes) > 1:
+            oldest, freed = self.sizes.popitem(last=False)
+            del self[oldest]
+            self.total -= freed
+
+
+def _size(value: Any) -> int:
+    data = getattr(value, "pixels", None)
+    if data is None:
+        data = getattr(value, "data", getattr(value, "samples", value))
+    size = getattr(data, "nbytes", None)
+    return int(size) if isinstance(size, int) else len(data) if isinstance(data, str | bytes) else 64

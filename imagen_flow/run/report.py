@@ -1,0 +1,145 @@
+"""What a run has to say: its events on their way to whoever reads them, and what has been said already.
+
+One thread runs and says, another reads. The run does not wait for the reader: results queue up, progress is coalesced to the latest of each step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from .. import events
+from ..errors import ImagenFlowError, NodeError
+from ..events import Event
+from ..plan import FAILED, Step
+from ..values import FileChanged, Progress
+
+__all__ = ["FailedFast", "Report", "words"]
+
+#: How often whoever reads the events looks for new ones. Waking them up at each would cost a trivial step more than its work.
+READ_S = 0.02
+
+
+class FailedFast(Exception):
+    """A step failed and the user wants no other to run."""
+
+
+class Report:
+    """What has been said of each step, how many ran, and with which keys.
+
+    Params:
+        fail_fast: the first failure that is said raises FailedFast.
+    """
+
+    def __init__(self, *, fail_fast: bool = False) -> None:
+        self.fail_fast = fail_fast
+        self.ran = self.cached = self.failed = 0
+        #: The keys of what ran or was cached, by step.
+        self.keys: dict[str, str] = {}
+        self._began = time.monotonic()
+        self._queue: deque[Any] = deque()
+        self._latest: dict[str, events.StepProgress] = {}
+        self._lock = threading.Lock()
+        self._said: set[int] = set()
+        #: Say an event, or, as the last thing, what the run died of.
+        self.say = self._queue.append
+
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    # -- what happens ------------------------------------------------------------------------------------------------------------
+
+    def known(self, steps: list[Step]) -> None:
+        """Say of steps that the store has them, before anything runs."""
+        at_s = self.now()
+        self._queue.extend(events.StepCached(s.name, s.item, at_s) for s in steps)
+        self.cached += len(steps)
+        self._said.update(map(id, steps))
+        self.keys.update((s.name + s.item, s.key or "") for s in steps)
+
+    def settled(self, step: Step) -> None:
+        """Say of a step, once, that it need not run or cannot."""
+        if id(step) in self._said or step.status not in ("cached", "absent", "skipped", "failed"):
+            return
+        self._said.add(id(step))
+        if step.status == "cached":
+            self.cached += 1
+            self.say(events.StepCached(step.name, step.item, self.now()))
+            self.keys[step.name + step.item] = step.key or ""
+        elif step.status == "absent":
+            self.say(events.StepAbsent(step.name, step.item, step.reason, self.now()))
+        elif step.status == "failed":
+            self.fail(step, ImagenFlowError(step.reason))
+        else:
+            self.say(events.StepSkipped(step.name, step.item, step.reason, self.now()))
+
+    def started(self, step: Step) -> None:
+        self.say(events.StepStarted(step.name, step.item, step.reason, self.now()))
+
+    def progress(self, step: Step, said: Progress) -> None:
+        """Queue progress; an older one of the same step that nobody has read yet is replaced."""
+        name = step.name + step.item
+        event = events.StepProgress(step.name, step.item, said.done, said.total, said.note, self.now(), said.preview)
+        with self._lock:
+            if name not in self._latest:
+                self._queue.append(name)
+            self._latest[name] = event
+
+    def finished(self, step: Step, took_s: float) -> None:
+        self._said.add(id(step))
+        self.ran += 1
+        self.keys[step.name + step.item] = step.key or ""
+        self.say(events.StepFinished(step.name, step.item, took_s, self.now()))
+
+    def fail(self, step: Step, cause: Exception) -> None:
+        """Say that a step failed, and give it the outputs of one that did.
+
+        Raises:
+            FailedFast: the user wants no other step to run then.
+        """
+        error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item)
+        error.__cause__ = cause if error is not cause else cause.__cause__
+        step.status, step.reason = "failed", words(cause)
+        step.outputs = dict.fromkeys(step.node.type.outputs, FAILED)
+        self.failed += 1
+        self._said.add(id(step))
+        self.say(events.StepFailed(step.name, step.item, words(cause), error, self.now()))
+        if self.fail_fast:
+            raise FailedFast
+
+    def over(self, status: str) -> events.RunFinished:
+        return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
+
+    # -- the other end -----------------------------------------------------------------------------------------------------------
+
+    def read(self, over: threading.Event, cancel: threading.Event, patience_s: float) -> Generator[Event, None, bool]:
+        """Give what is said until the run is over; or, once cancelled, for `patience_s` more: then it is left behind, and the last event is said for it. Returns whether it was."""
+        is_over = False
+        while not is_over:
+            is_over = over.wait(READ_S)
+            while self._queue:
+                said = self._queue.popleft()
+                if type(said) is str:
+                    with self._lock:
+                        said = self._latest.pop(said)
+                if isinstance(said, BaseException):
+                    raise said
+                yield said
+            if cancel.is_set() and not is_over:
+                patience_s -= READ_S
+                if patience_s < 0:
+                    # A node that cannot be interrupted (an import, a load) goes on, and finds the store closed.
+                    yield self.over("cancelled")
+                    return True
+        return False
+
+
+def words(failed: BaseException) -> str:
+    """Say an exception in words: its message alone where it was raised on purpose, else with its name."""
+    message = str(failed).strip()
+    if isinstance(failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError) and message:
+        return message
+    return f"{type(failed).__name__}: {message}" if message else type(failed).__name__
