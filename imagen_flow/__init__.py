@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         NodeError,
         OutputError,
         Problem,
+        ProvenanceError,
         StoreError,
     )
     from .hookspecs import hookimpl
@@ -69,6 +70,7 @@ _HOMES = {
         "NodeError",
         "OutputError",
         "Problem",
+        "ProvenanceError",
         "StoreError",
     ),
     "hookspecs": ("hookimpl",),

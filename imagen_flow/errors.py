@@ -13,6 +13,7 @@ Two kinds of fault, never mixed:
     ├── NodeError           a node failed while running; names node, item and mark
     ├── OutputError         an output cannot be written
     ├── ModelError          a model cannot be found, trusted or loaded
+    ├── ProvenanceError     provenance is missing, damaged or of a kind that cannot be used
     ├── StoreError          the store cannot be used
     └── Cancelled           the run was asked to stop
 """
@@ -34,6 +35,7 @@ __all__ = [
     "NodeError",
     "OutputError",
     "Problem",
+    "ProvenanceError",
     "Source",
     "StoreError",
     "nearest",
@@ -110,6 +112,7 @@ CODES: dict[str, str] = {
     "bad-model": "a model reference that cannot be read",
     "unresolved-model": "a model that is not on this machine",
     "missing-file": "a file or folder that does not exist",
+    "untrusted-plugin": "a local plugin that the settings name and the user has not trusted",
 }
 
 
@@ -200,6 +203,10 @@ class OutputError(ImagenFlowError):
 
 class ModelError(ImagenFlowError):
     """A model cannot be found, trusted or loaded."""
+
+
+class ProvenanceError(ImagenFlowError):
+    """Provenance is missing, damaged or of a kind that cannot be used."""
 
 
 class StoreError(ImagenFlowError):

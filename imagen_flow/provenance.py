@@ -14,14 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import ImagenFlowError
+from .errors import ProvenanceError
 from .labels import FORMAT, SIDECAR_LIMIT
 
-__all__ = ["FileSeen", "GraphText", "InputSeen", "MadeWith", "ModelSeen", "OutputSeen", "PluginSeen", "Provenance", "ProvenanceError", "StepSeen", "parse"]
-
-class ProvenanceError(ImagenFlowError):
-    """Provenance is missing, damaged or of a kind that cannot be used."""
-
+__all__ = ["FileSeen", "GraphText", "InputSeen", "MadeWith", "ModelSeen", "OutputSeen", "PluginSeen", "Provenance", "StepSeen", "parse"]
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]

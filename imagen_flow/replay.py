@@ -30,15 +30,14 @@ from typing import Any, cast
 from . import devices, labels, models, spec
 from .account import Accounts, file_name, place_name
 from .artifact import Artifact
-from .digest import digest_file
-from .errors import GraphError, Mark, Problem, Source, nearest
+from .errors import GraphError, Mark, Problem, ProvenanceError, Source, nearest
 from .filememo import FileMemo, folder_digest
 from .graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Graph, Input, Joined, Listed, Mapped, ModelAt, Node, Output, resolve
 from .node import NodeType
 from .plan import Plan, Unknown, from_text, make_plan
 from .plugins import Registry
 from .ports import BadValue, PortType
-from .provenance import FileSeen, InputSeen, Provenance, ProvenanceError, parse
+from .provenance import FileSeen, InputSeen, Provenance, parse
 from .spec import GraphSpec
 from .store import Store
 from .values import File, Folder, Model
@@ -384,14 +383,9 @@ class _Maker:
         if self.store is None:
             return None
         if seen.kind == "folder":
-            place = self.store.folder / "trees" / seen.digest
-            value = self.store.files.folder_value(place) if place.is_dir() else None
-            return value if value is not None and value.digest == seen.digest else None
-        shelf = self.store.folder / "objects" / seen.digest[:2]
-        for place in sorted(shelf.glob(f"{seen.digest[2:]}*")) if shelf.is_dir() else ():
-            if place.stat().st_size == seen.size and digest_file(place) == seen.digest:
-                return File(place, seen.digest, seen.size, seen.name)
-        return None
+            return self.store.find_folder(seen.digest)
+        place = self.store.find_file(seen.digest, seen.size)
+        return None if place is None else File(place, seen.digest, seen.size, seen.name)
 
     # -- models that are named by text -------------------------------------------------------------------------------------------
 

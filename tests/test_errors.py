@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from imagen_flow.errors import GraphError, Mark, NodeError, Problem, Source, nearest
+from imagen_flow import errors
+from imagen_flow.errors import GraphError, ImagenFlowError, Mark, NodeError, Problem, Source, nearest
 
 SOURCE = Source("graph.yaml", "imagen_flow: 1\r\nnodes:\n\tpicture: {widht: 512}\n  名前: {widht: 512}\n" + "x" * 300 + "HERE" + "y" * 300)
 
@@ -71,3 +74,9 @@ def test_a_node_error_names_node_and_item() -> None:
 def test_an_unknown_word_gets_the_nearest_one_or_the_list(word: str, candidates: list[str], said: str) -> None:
     """A near miss is offered; otherwise what exists is listed, up to two dozen."""
     assert nearest(word, candidates, what="ports are") == said
+
+
+def test_the_tree_of_exceptions_is_drawn_whole() -> None:
+    """The drawing names every exception of the module, and no other."""
+    drawn = re.findall(r"[├└]── (\w+) ", errors.__doc__ or "")
+    assert sorted(drawn) == sorted(kind.__name__ for kind in ImagenFlowError.__subclasses__() if kind.__module__ == errors.__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,9 +17,8 @@ from imagen_flow.plugins import Plugin, Registry
 GALLERY = Path(__file__).parent / "problems"
 PAGES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".yaml", ".json"))
 
-#: Codes whose file cannot lie in a repository as text; `test_spec.py` makes the file and compares the whole problem.
-MADE = {"not-utf8", "unreadable", "too-large"}
-
+#: Codes whose file cannot lie in a repository as text, or is no graph; `test_spec.py` and `test_config.py` make the file and compare the whole problem.
+MADE = {"not-utf8", "unreadable", "too-large", "untrusted-plugin"}
 
 
 class Nothing:
@@ -101,6 +101,16 @@ def test_the_gallery_has_a_page_for_every_code() -> None:
     """Every code has a page of its name, and every page and text has its partner."""
     assert {p.stem for p in PAGES} >= CODES.keys() - MADE
     assert {p.stem for p in GALLERY.glob("*.txt")} == {p.stem for p in PAGES}
+
+
+def test_every_problem_that_the_code_makes_has_a_listed_code() -> None:
+    """No part of the core makes a problem of a code that is not listed."""
+    core = Path(spec.__file__).parent
+    readers = [core / "spec.py", core / "yaml_text.py", *(core / "graph").glob("*.py")]
+    made = {code for path in core.rglob("*.py") for code in re.findall(r'\bProblem\(\s*"([^"]+)"', path.read_text("utf-8"))}
+    made |= {code for path in readers for code in re.findall(r'\.(?:say|refuse)\(\s*"([^"]+)"', path.read_text("utf-8"))}
+    assert made >= {"missing-file", "duplicate-key", "list-into-single"}
+    assert made - CODES.keys() == set()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)

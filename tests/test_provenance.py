@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from imagen_flow import spec
 from imagen_flow.account import Accounts
 from imagen_flow.digest import digest_bytes, digest_value
+from imagen_flow.errors import ProvenanceError
 from imagen_flow.graph import resolve
 from imagen_flow.labels import SIDECAR, find_label, read_label, sealed
 from imagen_flow.node import node
 from imagen_flow.plan import Plan, make_plan
 from imagen_flow.plugins import Registry
-from imagen_flow.provenance import Provenance, ProvenanceError, parse
+from imagen_flow.provenance import Provenance, parse
 from imagen_flow.replay import read
 from imagen_flow.run import execute
 from imagen_flow.values import File, Image, List, Range, Seed, Text

@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from imagen_flow import pictures, replay, spec
-from imagen_flow.errors import GraphError
+from imagen_flow.errors import GraphError, ProvenanceError
 from imagen_flow.graph import resolve
 from imagen_flow.labels import read_label, sealed
 from imagen_flow.node import node
 from imagen_flow.plan import make_plan
 from imagen_flow.plugins import Registry
-from imagen_flow.provenance import ProvenanceError, parse
+from imagen_flow.provenance import parse
 from imagen_flow.run import execute
 from imagen_flow.store import Store
 from imagen_flow.values import File, Folder, Image, Model, Seed, Text

@@ -710,3 +710,20 @@ def test_many_threads_may_use_a_store(folder: Path) -> None:
         assert failures == []
         assert store.verify().damaged == ()
         assert store.info()["steps"] == 240
+
+
+def test_content_is_found_by_its_digest(folder: Path) -> None:
+    """A file or folder that a node made is given by its content alone; another size, damage or an unknown digest give nothing."""
+    with opened(folder) as store:
+        scratch = store.scratch("a" * 40)
+        (scratch / "tree" / "in").mkdir(parents=True)
+        (scratch / "one.txt").write_bytes(b"content")
+        (scratch / "tree" / "in" / "two.txt").write_bytes(b"more")
+        file, tree = store.adopt(File(scratch / "one.txt", "", 0)), store.adopt(Folder(scratch / "tree", "", ()))
+        found = store.find_file(file.digest, 7)
+        assert found is not None and found.read_bytes() == b"content"
+        assert (store.find_file(file.digest, 8), store.find_file("0" * 40, 7), store.find_folder("0" * 40)) == (None, None, None)
+        assert store.find_folder(tree.digest) == tree
+        found.chmod(0o644)
+        found.write_bytes(b"CONTENT")
+        assert store.find_file(file.digest, 7) is None

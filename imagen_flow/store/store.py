@@ -16,6 +16,7 @@ from typing import Any
 from ..artifact import Artifact
 from ..codec import Codecs
 from ..filememo import FileMemo
+from ..values import Folder
 from . import upkeep
 from .index import Index
 from .locks import Claims, number_of
@@ -52,9 +53,9 @@ class Store:
         self._index = index
         self._claims = claims
         self._pins = Pins(folder / "pins", claims, warn=self._warn)
-        objects = Objects(folder)
-        self._trees = Trees(objects, self.files)
-        self._shelf = Shelf(index, objects, self._trees, codecs, warn=self._warn)
+        self._objects = Objects(folder)
+        self._trees = Trees(self._objects, self.files)
+        self._shelf = Shelf(index, self._objects, self._trees, codecs, warn=self._warn)
         self._writer = Writer(folder, self._shelf, clock=clock, limit=queue_bytes, warn=self._warn)
         self._pending = self._writer.pending
         self._live = self._writer.live
@@ -203,6 +204,14 @@ class Store:
         return self._trees.adopt(value)
 
     # ---- what a run claims
+
+    def find_file(self, digest: str, size: int) -> Path | None:
+        """Give where the content of a file lies, if the store has it; digested again."""
+        return self._objects.find(digest, size)
+
+    def find_folder(self, digest: str) -> Folder | None:
+        """Give a folder that a node made, by its content, if the store has it."""
+        return self._trees.find(digest)
 
     def scratch(self, key: str) -> Path:
         """Give a step's own folder; what an interrupted run left in it is still there."""

@@ -50,6 +50,12 @@ class Trees:
             return [self.adopt(item) for item in value]
         return value
 
+    def find(self, digest: str) -> Folder | None:
+        """Give a folder that was laid out here and still has the content that its digest says."""
+        place = self._folder / digest
+        found = self._files.folder_value(place) if place.is_dir() else None
+        return found if found is not None and found.digest == digest else None
+
     def _is_ours(self, path: Path) -> bool:
         return path.is_relative_to(self._root)
 
