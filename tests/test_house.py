@@ -27,6 +27,7 @@ CONFINED = {
     "huggingface_hub": {"models"},
     "networkx": {"graph"},
     "pickle": set(),
+    "picklescan": {"models"},
     "platformdirs": {"config"},
     "pluggy": {"hookspecs", "plugins"},
     "pydantic": {"ports", "provenance"},

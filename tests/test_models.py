@@ -184,7 +184,8 @@ def test_pickles_are_refused(tmp_path, name):
     """Weights that could run code are not loaded, and the message says why."""
     write(tmp_path / "m" / name, b"\x80\x04")
     assert refusal("./m", tmp_path) == (
-        f"the model './m' has its weights only as pickles ({name})\na pickle can run any code when it is loaded, so only safetensors are\nconvert it to safetensors"
+        f"the model './m' has its weights only as pickles ({name})\na pickle can run any code when it is loaded, so only safetensors are\n"
+        f"convert it to safetensors, or say --allow-pickle ./m/{name} if you trust it"
     )
     assert refusal(f"./m/{name}", tmp_path).startswith(f"the model './m/{name}' is a pickle\n")
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from imagen_flow.digest import digest_file
-from imagen_flow.models import Hub, Lock, UnresolvedModel, UnusableModel, estimate, parse_reference, read_lock, resolve
+from imagen_flow.models import Hub, Lock, Terms, UnresolvedModel, UnusableModel, estimate, parse_reference, read_lock, resolve
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -112,7 +112,7 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
     model = hub.resolve(reference)
     assert [f.name for f in model.files] == ["tiny.safetensors"]
     hub.pull(model)
-    here = resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ, lock=Lock(Path("l")).having([model]))
+    here = resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ, terms=Terms(Lock(Path("l")).having([model])))
     assert here.path.read_bytes() == FILES["tiny.safetensors"]
     assert here.digest == resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ).digest
     with pytest.raises(UnresolvedModel) as caught:
@@ -124,7 +124,7 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
     ("files", "said"),
     [
         ({"a.bin": b"x", "config.json": b"{}"}, "the model 'hf:org/tiny@main' has its weights only as pickles (a.bin)\na pickle can run any code when it is loaded, so only safetensors are\n"
-         "name a revision that has safetensors, or say --allow-pickle a.bin if you trust it"),
+         "name a revision that has safetensors, or say --allow-pickle hf:org/tiny@main/a.bin if you trust it"),
         ({"README.md": b"x"}, "the model 'hf:org/tiny@main' has no weights\nof its 1 files none ends in .safetensors"),
         ({"a.safetensors": weights(), "b.safetensors": weights()}, "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are a.safetensors, b.safetensors\n"
          "name one, as hf:org/tiny@main/a.safetensors"),
@@ -142,7 +142,7 @@ def test_a_repository_that_cannot_be_loaded_is_told_before_it_is_fetched(server:
 def test_a_pickle_that_the_user_allows_is_fetched(server: Any, hub: Hub) -> None:
     """Naming the file is the leave."""
     server.repositories[NAME] = local_hub.Repository({"main": {"a.bin": b"x", "config.json": b"{}"}})
-    assert [f.name for f in hub.resolve(REFERENCE, pickles=["a.bin"]).files] == ["a.bin", "config.json"]
+    assert [f.name for f in hub.resolve(REFERENCE, pickles=["hf:org/tiny/a.bin"]).files] == ["a.bin", "config.json"]
 
 
 # --- pulling -------------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_pulling_brings_the_files_and_nothing_else(server: Any, hub: Hub) -> Non
     assert all((snapshot / name).read_bytes() == FILES[name] for name in NEEDED)
     assert told[-1][1] == told[-1][2]
     server.asked.clear()
-    alone, locked = found(hub), found(hub, lock=Lock(Path("l")).having([model]), locked=True)
+    alone, locked = found(hub), found(hub, terms=Terms(Lock(Path("l")).having([model]), locked=True))
     assert (alone.path, alone.digest, dict(alone.parts)) == (locked.path, locked.digest, dict(locked.parts))
     assert server.asked == []
     assert not list(cache(hub).rglob("*.part"))
@@ -390,7 +390,7 @@ def test_a_lock_is_held_to_when_the_branch_has_moved(server: Any, hub: Hub) -> N
     server.commit = lambda repository, revision: model.commit if revision == "old" else "f" * 40
     hub.pull(hub.resolve(REFERENCE))
     assert found(hub).digest != before.digest
-    assert found(hub, lock=Lock(Path("l")).having([model])).digest == before.digest
+    assert found(hub, terms=Terms(Lock(Path("l")).having([model]))).digest == before.digest
 
 
 def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) -> None:
@@ -398,10 +398,10 @@ def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) ->
     lock = Lock(tmp_path / "imagen-flow.lock").having([hub.resolve(REFERENCE)])
     hub.pull(hub.resolve(REFERENCE))
     with pytest.raises(UnresolvedModel) as caught:
-        resolve(f"hf:{NAME}@mian", folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ, lock=lock, locked=True)
+        resolve(f"hf:{NAME}@mian", folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ, terms=Terms(lock, locked=True))
     assert words(caught, hub) == f"'hf:{NAME}@mian' is not in the lock\n--locked takes only what {lock.path} names\ndid you mean 'hf:{NAME}@main'?"
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, lock=Lock(lock.path), locked=True)
+        found(hub, terms=Terms(Lock(lock.path), locked=True))
     assert words(caught, hub) == (
         f"'hf:{NAME}' is not in the lock\nthere is no lock {lock.path}, and --locked takes only what one names\nrun `imagen-flow models resolve hf:{NAME}`"
     )
@@ -416,15 +416,15 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
     link = os.readlink(other)
     other.unlink()
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, lock=lock)
+        found(hub, terms=Terms(lock))
     assert words(caught, hub) == f"unresolved: 'hf:{NAME}' is not whole\n1 of its 5 files are not in the hub's cache, vae/config.json first\nrun `imagen-flow models pull hf:{NAME}`"
     other.write_bytes(b'{"a": 7}')
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, lock=lock)
+        found(hub, terms=Terms(lock))
     assert words(caught, hub) == f"unresolved: 'hf:{NAME}' is not what the lock says\nvae/config.json is another file\nrun `imagen-flow models pull hf:{NAME}`"
     other.unlink()
     other.symlink_to(link)
-    assert found(hub, lock=lock).path == snapshot
+    assert found(hub, terms=Terms(lock)).path == snapshot
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "a/../../b", "a\\\\b", "."])

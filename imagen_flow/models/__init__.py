@@ -4,7 +4,7 @@
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import hub_cache
@@ -16,7 +16,7 @@ from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .pool import Identity, ModelPool, default_budget, heeded, identities_of, identity_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .resolving import resolve
+from .resolving import Terms, resolve
 
 __all__ = [
     "BadReference",
@@ -28,6 +28,7 @@ __all__ = [
     "LockedModel",
     "ModelPool",
     "Reference",
+    "Terms",
     "UnresolvedModel",
     "UnusableModel",
     "default_budget",

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,8 @@ from ..errors import nearest
 from .cache import hub_cache, repository_folder
 from .files import choose, is_weights, variants
 from .lock import LockedFile, LockedModel
-from .references import PICKLES, Reference, UnresolvedModel, UnusableModel
+from .pickles import NO_PICKLES
+from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 
 __all__ = ["Hub"]
 
@@ -47,7 +49,7 @@ class Hub:
 
         Params:
             variant: of the weights, as ``fp16``; by default the plain ones, or the only ones.
-            pickles: files that the user allows although they run code when they are loaded.
+            pickles: files that the user allows although they run code when they are loaded, each by its reference.
         Raises:
             UnresolvedModel: the hub cannot be reached, does not know it, or does not let this user have it.
             UnusableModel: there is nothing in it that can be loaded.
@@ -238,25 +240,26 @@ class Hub:
 
 def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None, pickles: Sequence[str]) -> list[str]:
     """Choose the files of a repository that a reference needs."""
+    allowed = _references(pickles)
     if reference.file:
         if reference.file not in known:
             raise UnresolvedModel(
                 f"unresolved: {reference.name} has no file '{reference.file}' at '{reference.revision or 'main'}'",
                 fix=nearest(reference.file, [name for name in known if is_weights(name)], what="its weights are"),
             )
-        if reference.file.lower().endswith(PICKLES) and reference.file not in pickles:
-            raise UnusableModel(f"the model '{reference}' is a pickle", why=_NO_PICKLES, fix=f"say --allow-pickle {reference.file} if you trust it")
+        if reference.file.lower().endswith(PICKLES) and str(reference) not in allowed:
+            raise UnusableModel(f"the model '{reference}' is a pickle", why=NO_PICKLES, fix=f"say --allow-pickle {reference} if you trust it")
         return [reference.file]
     held = variants(known)
     if variant and variant not in held:
         raise UnresolvedModel(f"unresolved: {reference.name} has no variant '{variant}' of its weights", fix=nearest(variant, held, what="it has") or "leave --variant out")
-    chosen = choose(known, variant) + [name for name in pickles if name in known]
-    weights = [name for name in chosen if name.endswith(".safetensors") or name in pickles]
+    chosen = choose(known, variant) + [name for name in sorted(known) if str(replace(reference, file=name)) in allowed]
+    weights = [name for name in chosen if name.endswith((".safetensors", *PICKLES))]
     if not weights:
         odd = sorted(name for name in known if name.lower().endswith(PICKLES))
         if odd:
-            fix = f"name a revision that has safetensors, or say --allow-pickle {odd[0]} if you trust it"
-            raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=_NO_PICKLES, fix=fix)
+            fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
+            raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
         single = sorted(name for name in known if name.endswith(".gguf"))
         if single:
             raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
@@ -269,7 +272,13 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
     return chosen
 
 
-_NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
+def _references(texts: Sequence[str]) -> set[str]:
+    """Spell those of these texts that are references to the hub in the one way."""
+    found = set()
+    for text in texts:
+        with contextlib.suppress(BadReference):
+            found.add(str(parse_reference(text)))
+    return found
 
 
 def _license(info: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..digest import tagged
@@ -14,12 +15,29 @@ from ..values import Model
 from .cache import recorded, snapshot
 from .files import beside, has_say, is_weights, list_files, subfolder
 from .lock import Lock, LockedModel
+from .pickles import NO_PICKLES, scan_pickle
 from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
 from .weights import check_shards, check_weights
 
-__all__ = ["resolve"]
+__all__ = ["Terms", "resolve"]
 
-_NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms models are taken: what only the person at the command line may say, and never a graph.
+
+    `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are files that may be loaded although they are pickles: each by the model's reference and the
+    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own code may run.
+    """
+
+    lock: Lock | None = None
+    locked: bool = False
+    pickles: tuple[str, ...] = ()
+    remote_code: tuple[str, ...] = ()
+
+
+#: The terms unless somebody says otherwise.
+STRICT = Terms()
 
 
 def resolve(
@@ -29,8 +47,7 @@ def resolve(
     embedded: Mapping[str, Path],
     digest: Callable[[Path], str],
     environ: Mapping[str, str] = os.environ,
-    lock: Lock | None = None,
-    locked: bool = False,
+    terms: Terms = STRICT,
 ) -> Model:
     """Find a model on this machine and give its fingerprint.
 
@@ -39,24 +56,28 @@ def resolve(
         embedded: models that come with plugins, by reference.
         digest: gives the digest of a file's content (memoised by whoever plans).
         environ: says where the hub's cache lies.
-        lock: says which commit and which files a reference to the hub means.
-        locked: refuse a reference to the hub that the lock does not have.
+        terms: what the user allows and insists on.
     Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes.
     Raises:
         BadReference: the text is no reference.
         UnresolvedModel: the hub's cache does not hold it.
         UnusableModel: there is nothing there, or nothing that can be loaded.
     """
-    reference = parse_reference(text)
+    model = _resolve(text, folder, embedded, digest, environ, terms)
+    return replace(model, remote_code=True) if text in terms.remote_code else model
+
+
+def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:
+    reference, lock = parse_reference(text), terms.lock
     if reference.kind == "embedded":
         if text not in embedded:
             raise UnusableModel(f"no plugin brings a model '{text}'", why=f"they bring: {', '.join(sorted(embedded)) or 'none'}", fix=nearest(text, embedded))
-        return _model(embedded[text], text, digest)
+        return _model(embedded[text], text, digest, terms)
     if reference.kind == "hf":
         meant = lock.get(reference) if lock is not None else None
         if meant is not None:
-            return _locked_model(meant, text, environ)
-        if locked:
+            return _locked_model(meant, text, environ, terms)
+        if terms.locked:
             known, place = (lock.models, lock.path) if lock is not None else ({}, None)
             near = nearest(str(reference), known)
             raise UnresolvedModel(
@@ -66,11 +87,11 @@ def resolve(
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
-        return _model(path, text, lambda file: recorded(file) or digest(file))
-    return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest)
+        return _model(path, text, lambda file: recorded(file) or digest(file), terms)
+    return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest, terms)
 
 
-def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str]) -> Model:
+def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], terms: Terms) -> Model:
     """Give the model that a lock names: its commit, and of that its files, which must be here and be the same."""
     path = snapshot(meant.reference, text, environ, commit=meant.commit)
     missing = [file for file in meant.files if not (path / file.name).exists()]
@@ -86,9 +107,32 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str]) -> 
         if is_weights(file.name):
             check_weights(here, text)
     if meant.reference.file:
-        return Model(path / meant.reference.file, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant)
-    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name))
-    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant)
+        alone = path / meant.reference.file
+        return Model(alone, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant, pickles=_allowed([(alone.name, alone)], text, terms, alone=True))
+    allowed = _allowed([(file.name, path / file.name) for file in meant.files], text, terms)
+    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name) or file.name in allowed)
+    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
+
+
+def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alone: bool = False) -> tuple[str, ...]:
+    """List the pickles among these files that the user allows, each looked into; one that stands `alone` must be among them."""
+    allowed = []
+    for name, path in files:
+        if not name.lower().endswith(PICKLES):
+            continue
+        if any(said == (text if alone else f"{text}/{name}") or _same(said, path) for said in terms.pickles):
+            scan_pickle(path, text)
+            allowed.append(name)
+        elif alone:
+            raise UnusableModel(f"the model '{text}' is a pickle", why=NO_PICKLES, fix=f"convert it to safetensors, or say --allow-pickle {text} if you trust it")
+    return tuple(allowed)
+
+
+def _same(said: str, path: Path) -> bool:
+    try:
+        return Path(said).expanduser().samefile(path)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _sha256(path: Path) -> str:
@@ -106,11 +150,11 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
     return path
 
 
-def _model(path: Path, text: str, digest: Callable[[Path], str]) -> Model:
+def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -> Model:
     """Name a model by its files; refuse one that cannot be loaded."""
     if path.is_file() or path.is_symlink():
-        if path.suffix.lower() in PICKLES:
-            raise UnusableModel(f"the model '{text}' is a pickle", why=_NO_PICKLES, fix="convert it to safetensors")
+        if pickles := _allowed([(path.name, path)], text, terms, alone=True):
+            return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
             raise UnusableModel(f"the model '{text}' is no weights file", why="only .safetensors and .gguf files, and folders that hold .safetensors, are loaded", fix="")
         check_weights(path, text)
@@ -119,10 +163,11 @@ def _model(path: Path, text: str, digest: Callable[[Path], str]) -> Model:
         raise UnusableModel(f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path))
     files = list(list_files(path, text))
     weights = [file for _, file in files if file.suffix == ".safetensors"]
-    if not weights:
-        pickles = sorted(name for name, file in files if file.suffix in PICKLES)
-        if pickles:
-            raise UnusableModel(f"the model '{text}' has its weights only as pickles ({pickles[0]})", why=_NO_PICKLES, fix="convert it to safetensors")
+    allowed = _allowed(files, text, terms)
+    if not weights and not allowed:
+        if odd := sorted(name for name, file in files if file.suffix in PICKLES):
+            fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
+            raise UnusableModel(f"the model '{text}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
         raise UnusableModel(f"the model '{text}' has no weights", why=f"there is no .safetensors file in {path}", fix=subfolder(path))
     for file in weights:
         check_weights(file, text)
@@ -130,8 +175,8 @@ def _model(path: Path, text: str, digest: Callable[[Path], str]) -> Model:
         if name.endswith(".safetensors.index.json"):
             check_shards(file, text)
     _check_parts(path, text)
-    digests = [(name, digest(file)) for name, file in files if has_say(name)]
-    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests))
+    digests = [(name, digest(file)) for name, file in files if has_say(name) or name in allowed]
+    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), pickles=allowed)
 
 
 def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,124 @@
+"""Only safetensors are loaded unless the user names a pickle, and then only if the scanner finds nothing in it that runs code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagen_flow.digest import digest_file
+from imagen_flow.models import Terms, UnusableModel, resolve
+from imagen_flow.values import Model
+
+
+def find(text: str, folder: Path, *pickles: str) -> Model:
+    return resolve(text, folder=folder, embedded={}, digest=digest_file, environ={}, terms=Terms(pickles=pickles))
+
+
+def refusal(text: str, folder: Path, *pickles: str) -> str:
+    with pytest.raises(UnusableModel) as caught:
+        find(text, folder, *pickles)
+    return "\n".join(line for line in (str(caught.value), caught.value.why, caught.value.fix) if line)
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def save(path: Path, **more: Any) -> None:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"w": torch.zeros(3), **more}, path)
+
+
+def test_a_pickle_is_loaded_once_the_user_names_it(tmp_path: Path) -> None:
+    """Alone or inside a folder, by the reference to it or by path; what is allowed enters the fingerprint."""
+    save(tmp_path / "a.pth")
+    assert refusal("./a.pth", tmp_path).endswith("convert it to safetensors, or say --allow-pickle ./a.pth if you trust it")
+    for said in ("./a.pth", str(tmp_path / "a.pth")):
+        assert find("./a.pth", tmp_path, said).pickles == ("a.pth",)
+    save(tmp_path / "m" / "pytorch_model.bin")
+    (tmp_path / "m" / "config.json").write_text("{}")
+    assert refusal("./m", tmp_path, "./a.pth").startswith("the model './m' has its weights only as pickles (pytorch_model.bin)")
+    first = find("./m", tmp_path, "./m/pytorch_model.bin")
+    assert first.pickles == ("pytorch_model.bin",)
+    save(tmp_path / "m" / "pytorch_model.bin", v=1)
+    assert find("./m", tmp_path, "./m/pytorch_model.bin").digest != first.digest
+
+
+def test_a_name_allows_no_other_file_of_that_name(tmp_path: Path) -> None:
+    """Leave is for one file: not for its namesake in another model."""
+    for folder in ("a", "b"):
+        save(tmp_path / folder / "pytorch_model.bin")
+    assert find("./a", tmp_path, "./a/pytorch_model.bin").pickles
+    assert "only as pickles" in refusal("./b", tmp_path, "./a/pytorch_model.bin")
+    assert "only as pickles" in refusal("./b", tmp_path, "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.ckpt", "a.bin"])
+def test_a_pickle_that_runs_code_is_refused_all_the_same(tmp_path: Path, name: str) -> None:
+    """The scanner looks into it without loading it; the message says what it names."""
+    save(tmp_path / name, bomb=Bomb(tmp_path / "gone off"))
+    assert refusal(f"./{name}", tmp_path, f"./{name}") == (
+        f"the pickle {name} of './{name}' is not loaded\nit names posix.mkdir, which weights have no need of\ntake it from somebody you trust, as safetensors"
+    )
+    assert not (tmp_path / "gone off").exists()
+
+
+def test_a_bomb_behind_good_weights_is_found(tmp_path: Path) -> None:
+    """A second pickle in the archive is looked into as well."""
+    save(tmp_path / "a.pth")
+    save(tmp_path / "bomb.pth", bomb=Bomb(tmp_path / "gone off"))
+    with zipfile.ZipFile(tmp_path / "bomb.pth") as bomb, zipfile.ZipFile(tmp_path / "a.pth", "a") as archive:
+        archive.writestr("a/extra.pkl", bomb.read(next(n for n in bomb.namelist() if n.endswith("data.pkl"))))
+    assert "is not loaded" in refusal("./a.pth", tmp_path, "./a.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04", b"PK\x03\x04torn"])
+def test_what_is_no_pickle_of_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Torn and odd files are told as such."""
+    (tmp_path / "a.pth").write_bytes(content)
+    assert "a.pth" in refusal("./a.pth", tmp_path, "./a.pth")
+
+
+def test_without_the_scanner_no_pickle_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names itself and how to get it."""
+    save(tmp_path / "a.pth")
+    monkeypatch.setitem(sys.modules, "picklescan.scanner", None)
+    assert refusal("./a.pth", tmp_path, "./a.pth") == (
+        "the pickle a.pth of './a.pth' cannot be looked into\npicklescan is not installed\nrun `pip install 'imagen-flow[pickle]'`, or convert it to safetensors"
+    )
+
+
+def test_scanning_imports_no_torch(tmp_path: Path) -> None:
+    """Planning stays light even with a pickle."""
+    save(tmp_path / "a.pth")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow.models import Terms, resolve\n"
+        f"resolve('./a.pth', folder=Path({str(tmp_path)!r}), embedded={{}}, digest=str, terms=Terms(pickles=('./a.pth',)))\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_remote_code_is_for_the_reference_that_was_named(tmp_path: Path) -> None:
+    """The loader is told; another reference is not."""
+    from safetensors.numpy import save_file
+
+    for name in "ab":
+        save_file({}, tmp_path / f"{name}.safetensors")
+    terms = Terms(remote_code=("./a.safetensors",))
+    trusted = [resolve(f"./{name}.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=terms).remote_code for name in "ab"]
+    assert trusted == [True, False]
