@@ -3,7 +3,7 @@
 This is the one front door: what a plugin or a script may import stands here. Names are imported when they are first used, so that ``import imagen_flow``
 costs a few milliseconds and never loads torch.
 
-For users: `load`, `plan`, `run`, `execute`. For plugin authors: `node`, `hookimpl` and the types of ports.
+For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Text,
         Value,
     )
+    from .watch import watch
 
 __version__ = "0.1.0"
 
@@ -100,6 +101,7 @@ _HOMES = {
         "Text",
         "Value",
     ),
+    "watch": ("watch",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -120,7 +122,7 @@ def __dir__() -> list[str]:
 
 
 class _FrontDoor(ModuleType):
-    """Keeps the functions `node`, `plan` and `run` from being hidden by the modules of the same names, which Python would put in their place when it imports them."""
+    """Keeps the functions `node`, `plan`, `run` and `watch` from being hidden by the modules of the same names, which Python would put in their place when it imports them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME_OF and isinstance(value, ModuleType)):

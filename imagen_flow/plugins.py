@@ -146,8 +146,7 @@ class Registry:
         helpers: dict[str, Path] = {}
         try:
             if plugin.is_file:
-                installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
-                helpers = _helpers(Path(plugin.target), {"imagen_flow", *installed})
+                helpers = self.helpers_of(plugin)
                 self._check_helpers(plugin, helpers)
                 plugin.module = _import_file(Path(plugin.target), helpers)
             else:
@@ -171,6 +170,11 @@ class Registry:
             plugin.node_names = ()
             return
         self._take(plugin, _source_digest(plugin.module, helpers))
+
+    def helpers_of(self, plugin: Plugin) -> dict[str, Path]:
+        """Name the modules beside a local file of nodes that count as its source, as its text now is: a module's file, or the ``__init__.py`` of a package."""
+        installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
+        return _helpers(Path(plugin.target), {"imagen_flow", *installed})
 
     def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
         """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""

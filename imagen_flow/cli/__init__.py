@@ -24,6 +24,7 @@ __all__ = ["main"]
 #: Command, and what help says of it: the first line of the command's own help, copied here so that help imports no command.
 COMMANDS = {
     "run": "Run a graph; what the store already holds is not computed again.",
+    "watch": "Run graphs, and again whenever what they depend on changes.",
     "plan": "Say what a run would do, and why. Nothing runs.",
     "nodes": "List node types, or show one of them.",
     "replay": "Run the graph that a picture carries.",

@@ -20,10 +20,11 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Within this block, the first SIGINT or SIGTERM calls `stop` (in another thread) and the second ends the process with exit code 130."""
+def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Within this block, the first SIGINT or SIGTERM calls `stop` (in another thread) and the second ends the process with exit code 130. Gives the list of the signals that came."""
+    heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield heard
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -32,12 +33,11 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
-        heard = 0
         while said := ours.recv(1):
             if said[0] not in signals:
                 continue
-            heard += 1
-            if heard == 1:
+            heard.append(said[0])
+            if len(heard) == 1:
                 stop()
             else:
                 if sys.stderr.isatty():
@@ -47,7 +47,7 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
     listener = threading.Thread(target=listen, name="imagen_flow signals", daemon=True)
     listener.start()
     try:
-        yield
+        yield heard
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from .display import Display
 
-__all__ = ["carry_out", "run"]
+__all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 
 
 @click.command()
@@ -44,7 +44,7 @@ def carry_out(plan: Plan, *, out: Path | None, fail_fast: bool = False, json_eve
         show_problems(warnings)
         click.echo(err=True)
     cancel = threading.Event()
-    display = _display(json_events=json_events, quiet=quiet)
+    display = display_for(json_events=json_events, quiet=quiet)
     given: list[OutputWritten | OutputAbsent] = []
     finished: RunFinished | None = None
 
@@ -65,15 +65,16 @@ def carry_out(plan: Plan, *, out: Path | None, fail_fast: bool = False, json_eve
     assert finished is not None
     if not json_events:
         if out is not None:
-            _print_outputs(plan, given)
+            print_outputs(plan, given)
         if not quiet:
-            _print_totals(finished)
+            print_totals(finished)
     if finished.status == "cancelled":
         return INTERRUPTED
     return 0 if finished.status == "done" else 1
 
 
-def _display(*, json_events: bool, quiet: bool) -> Display:
+def display_for(*, json_events: bool, quiet: bool) -> Display:
+    """Choose what shows a run: JSON lines, failures only, live on a terminal, or plain lines."""
     from . import display
 
     if json_events:
@@ -83,14 +84,15 @@ def _display(*, json_events: bool, quiet: bool) -> Display:
     return display.Live() if sys.stderr.isatty() else display.Lines()
 
 
-def _print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:
+def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:
     """Print what came of each output, in the order of the graph; the seeds that were drawn; and say what is missing."""
     from ..events import OutputWritten
+    from .plan import kept_by
     from .text import colour, value
 
     places = {name: i for i, name in enumerate(plan.graph.outputs)}
     given = sorted(given, key=lambda e: places.get(e.output.partition("[")[0], -1))
-    names = [e.output + getattr(e, "item", "") for e in given] + [f"seed {name}" for name in plan.seeds]
+    names = [e.output + getattr(e, "item", "") for e in given] + [f"seed {name}" for name in (*plan.seeds, *plan.drawn)]
     width = max(map(len, names), default=0)
     for event, name in zip(given, names, strict=False):
         if isinstance(event, OutputWritten):
@@ -100,6 +102,8 @@ def _print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> Non
         click.echo(f"{click.style(name.ljust(width), bold=True)}  {said}", color=colour())
     for name, seed in plan.seeds.items():
         click.echo(f"{click.style(f'seed {name}'.ljust(width), bold=True)}  {seed} (drawn; --set {name}={seed} gives the same again)", color=colour())
+    for name, seed in plan.drawn.items():
+        click.echo(f"{click.style(f'seed {name}'.ljust(width), bold=True)}  {seed} (drawn; {kept_by(name, seed)} gives the same again)", color=colour())
 
 
 def _shown(path: str) -> str:
@@ -110,7 +114,8 @@ def _shown(path: str) -> str:
         return path
 
 
-def _print_totals(finished: RunFinished) -> None:
+def print_totals(finished: RunFinished) -> None:
+    """Print how a run ended, how long it took, and how many of its steps ran."""
     from .text import colour, plural, seconds
 
     said = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]

@@ -1,0 +1,199 @@
+"""``imagen-flow watch``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from .interrupt import INTERRUPTED
+from .session import Chosen, out_option, planning_options
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..watch import Happening
+    from .display import Display
+
+__all__ = ["watch"]
+
+#: What a process that was asked to end by SIGTERM exits with, by convention.
+TERMINATED = 143
+
+#: More changed paths than this are counted, not listed.
+LISTED = 4
+
+
+@click.command()
+@click.argument("graphs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@planning_options
+@out_option
+@click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What becomes of a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
+@click.option("--settle", "settle_s", type=click.FloatRange(0), default=0.1, metavar="SECONDS", help="How long it has to be quiet after a change. [default: 0.1]")
+@click.option("--poll", is_flag=True, help="Look every second instead of waiting for events, as network shares need.")
+@click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
+@click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
+def watch(
+    graphs: tuple[Path, ...],
+    chosen: Chosen,
+    out: Path | None,
+    on_change: Literal["restart", "queue"],
+    settle_s: float,
+    poll: bool,
+    json_events: bool,
+    quiet: bool,
+) -> int:
+    """Run graphs, and again whenever what they depend on changes.
+
+    That is: a graph, a graph that it includes, a file, folder or local model that it reads, the settings, or the code of a local plugin. Only what a change touches is computed. What cannot be run is said and waited out;
+    the last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
+    """
+    from ..errors import GraphError, Problem
+    from ..watch import watch as watched
+    from .interrupt import interruptible
+
+    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in chosen.plugins if not path.is_file()]
+    if missing:
+        raise GraphError(missing)
+    cancel = threading.Event()
+    view = _JsonView() if json_events else _View(quiet=quiet)
+
+    def stop() -> None:
+        cancel.set()
+        view.stopping()
+
+    with interruptible(stop) as signals:
+        try:
+            for said in watched(
+                graphs,
+                texts=chosen.values,
+                out=out,
+                store=None if chosen.no_store else chosen.store or "user",
+                device=chosen.device,
+                dtype=chosen.dtype,
+                force=chosen.force,
+                plugins=chosen.plugins,
+                settings=True,
+                on_change=on_change,
+                settle_s=settle_s,
+                poll=poll,
+                cancel=cancel,
+            ):
+                view.show(said)
+        finally:
+            view.close()
+    return _code(signals)
+
+
+def _code(signals: list[int]) -> int:
+    import signal
+
+    return TERMINATED if signals[:1] == [signal.SIGTERM] else INTERRUPTED
+
+
+class _JsonView:
+    """One JSON object a line on standard output."""
+
+    def show(self, said: Happening) -> None:
+        from ..watch import as_json
+
+        sys.stdout.write(json.dumps(as_json(said), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def stopping(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _View:
+    """What changed, the run that it starts as `imagen-flow run` shows it, its outputs; and between runs, on a terminal, that watching goes on."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.display: Display | None = None
+        self.idle: Any = None
+        self.plan: Plan | None = None
+        self.given: list[Any] = []
+        self.places = 0
+
+    def show(self, said: Happening) -> None:
+        from ..events import OutputAbsent, OutputWritten, RunFinished
+        from ..watch import Changed, Noticed, Planned, Refused, Reloaded, Waiting, Warned
+        from .run import display_for, print_outputs, print_totals
+        from .text import plural, safe, show_problems
+
+        self.rest()
+        if isinstance(said, Waiting):
+            self.wait(said)
+        elif isinstance(said, Changed):
+            more = f" and {len(said.paths) - LISTED:,} more" if len(said.paths) > LISTED else ""
+            self.say(f"changed: {', '.join(map(safe, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}", hue="cyan")
+        elif isinstance(said, Reloaded):
+            self.say(f"loaded anew: {', '.join(map(safe, said.plugins)) or 'plugins'}" + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else ""))
+        elif isinstance(said, Noticed):
+            self.say(f"notice: {safe(said.message)}", hue="yellow", always=True)
+        elif isinstance(said, Warned):
+            show_problems(said.problems)
+        elif isinstance(said, Refused):
+            if said.problems:
+                show_problems(said.problems)
+            else:
+                click.echo(f"error: {said.error}", err=True)
+            self.say(f"{safe(said.graph)} waits until this is mended; its last outputs stay", hue="yellow")
+        elif isinstance(said, Planned):
+            self.plan, self.given = said.plan, []
+            self.display = display_for(json_events=False, quiet=self.quiet)
+        else:
+            assert self.display is not None
+            self.display.show(said)
+            if isinstance(said, OutputWritten | OutputAbsent):
+                self.given.append(said)
+            elif isinstance(said, RunFinished):
+                self.display.close()
+                self.display = None
+                assert self.plan is not None
+                print_outputs(self.plan, self.given)
+                sys.stdout.flush()
+                if not self.quiet:
+                    print_totals(said)
+
+    def say(self, words: str, *, hue: str | None = None, always: bool = False) -> None:
+        from .text import colour
+
+        if always or not self.quiet:
+            click.echo(f"{click.style(time.strftime('%H:%M:%S'), dim=True)} {click.style(words, fg=hue)}", err=True, color=colour())
+
+    def wait(self, said: Any) -> None:
+        """Say that watching goes on: on a terminal in a line that goes when something happens, elsewhere when there is more or less to watch."""
+        from .text import plural
+
+        words = f"watching {plural(said.places, 'place')} for changes"
+        if not sys.stderr.isatty():
+            if said.places != self.places:
+                self.say(words)
+        elif not self.quiet:
+            from rich.console import Console
+
+            self.idle = Console(stderr=True, highlight=False).status(f"[dim]{words} · ctrl-c stops[/dim]", spinner="dots", refresh_per_second=2)
+            self.idle.start()
+        self.places = said.places
+
+    def rest(self) -> None:
+        if self.idle is not None:
+            self.idle.stop()
+            self.idle = None
+
+    def stopping(self) -> None:
+        if self.display is not None:
+            self.display.stopping()
+
+    def close(self) -> None:
+        self.rest()
+        if self.display is not None:
+            self.display.close()
