@@ -23,7 +23,7 @@ from .codec import Codecs
 from .errors import OutputError
 from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed
 from .graph import Graph, resolve
-from .models import ModelPool
+from .models import ModelPool, Terms
 from .plan import Plan, make_plan
 from .plugins import Registry, discover
 from .run import execute
@@ -62,6 +62,7 @@ def plan(
     dtype: str | None = None,
     force: Iterable[str] = (),
     plugins: Iterable[str | Path] = (),
+    locked: bool = False,
     **more: Any,
 ) -> Plan:
     """Plan a run: say what would run and why, and run nothing.
@@ -70,12 +71,13 @@ def plan(
         inputs, more: values of the graph's inputs; one named like a parameter here goes into `inputs`.
         store: an open Store, its folder, or None to keep nothing (files and models that outputs give then lie in a temporary folder until the program ends).
         force: nodes that run even if the store holds what they give.
+        locked: take of the hub only what ``imagen-flow.lock`` names.
     Raises:
         GraphError: problems of the graph or of the values.
     """
     resolved = load(graph, plugins=plugins)
     opened = open_store(store, resolved)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force, terms=Terms(locked=locked))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -91,6 +93,7 @@ def run(
     dtype: str | None = None,
     force: Iterable[str] = (),
     plugins: Iterable[str | Path] = (),
+    locked: bool = False,
     pool: ModelPool | None = None,
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
@@ -112,7 +115,7 @@ def run(
         opened = open_store(store, resolved)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force)
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force, terms=Terms(locked=locked))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from imagen_flow import Rungs, Text, node
+from imagen_flow import Loading, Model, Rungs, Text, node
 from imagen_flow.codec import Codecs
 from imagen_flow.events import StepFailed
 from imagen_flow.graph import resolve
-from imagen_flow.plan import make_plan
+from imagen_flow.models import Terms, UnusableModel
+from imagen_flow.plan import Plan, make_plan
 from imagen_flow.plugins import Registry
 from imagen_flow.run import execute
-from imagen_flow.spec import parse
+from imagen_flow.spec import parse, read
 from imagen_flow.store import Store
 
 
@@ -47,3 +49,116 @@ def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
         assert record is not None
         assert record.provenance["rungs"] == ["evict", "slice", "tile"]
     assert keys[0] != keys[1]
+
+
+# --- what a plan says of models ---
+
+
+class Picky:
+    """A loader that takes one kind of model."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> str:
+        raise AssertionError("nothing is loaded while planning")
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if "UNet" not in (model.path / "config.json").read_text("utf-8"):
+            raise UnusableModel(f"toy.draw cannot use the model '{model.reference}': it is a VAE", why="toy.draw takes a UNet", fix="toy.decode takes it")
+
+
+@node("toy.draw", version=1)
+def draw(model: Model[Picky], *, text: Text = "") -> Text:  # type: ignore[valid-type]
+    """Draw with a model."""
+    return str(model)
+
+
+def planned(folder: Path, text: str, **given: Any) -> Plan:
+    registry = Registry({})
+    registry.add(draw)
+    (folder / "g.yaml").write_text(text)
+    return make_plan(resolve(read(folder / "g.yaml"), registry), device="cpu", dtype="float16", **given)
+
+
+def save_model(folder: Path, config: str) -> Path:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"w": np.zeros(1000, "float32"), "n": np.zeros(10, "int64")}, folder / "model.safetensors")
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+GRAPH = 'imagen_flow: 1\nnodes:\n  n: {type: toy.draw, model: %s}\n  m: {type: toy.draw, model: %s, text: a}\noutputs:\n  o: "${n}"\n  p: "${m}"\n'
+
+
+def test_a_model_of_another_kind_is_told_when_planning(tmp_path: Path) -> None:
+    """The loader refuses by what the checkpoint says of itself: once, at the node, with what it is and which node takes it."""
+    save_model(tmp_path / "m", '{"_class_name": "VAE"}')
+    plan = planned(tmp_path, GRAPH % ("./m", "./m"))
+    assert [(step.status, step.reason) for step in plan.steps] == [("unresolved", "its model is of another kind")] * 2
+    assert [str(p) for p in plan.problems] == [
+        f"{tmp_path}/g.yaml:3:3: error[bad-model]: toy.draw cannot use the model './m': it is a VAE\n3 |   n: {{type: toy.draw, model: ./m}}\n  |   ^\n"
+        "  = why: toy.draw takes a UNet\n  = fix: toy.decode takes it"
+    ]
+    save_model(tmp_path / "m", '{"_class_name": "UNet"}')
+    assert planned(tmp_path, GRAPH % ("./m", "./m")).problems == ()
+
+
+def test_a_plan_says_what_its_models_weigh(tmp_path: Path) -> None:
+    """On the disk and in memory in the plan's dtype, from the headers; whole numbers are not cast."""
+    folder = save_model(tmp_path / "m", '{"_class_name": "UNet"}')
+    plan = planned(tmp_path, GRAPH % ("./m", "./m"))
+    said = plan.models
+    assert [(m["reference"], m["size_bytes"], m["memory_bytes"]) for m in said] == [("./m", (folder / "model.safetensors").stat().st_size, 2 * 1000 + 8 * 10)]
+
+
+def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Path) -> None:
+    """With --locked a reference to the hub must be in the lock beside the graph, or above it."""
+    plan = planned(tmp_path, GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True))
+    assert [p.message for p in plan.problems] == ["'hf:org/name@v1' is not in the lock"]
+    (tmp_path / "imagen-flow.lock").write_text(
+        f'imagen_flow_lock = 1\n[[model]]\nreference = "hf:org/name@v1"\ncommit = "{"0" * 40}"\nlicense = ""\nvariant = ""\nfiles = [\n  {{ name = "a.safetensors", size = 1, sha256 = "{"0" * 64}" }},\n]\n'
+    )
+    (tmp_path / "deep").mkdir()
+    plan = planned(tmp_path / "deep", GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True))
+    assert [p.message for p in plan.problems] == ["unresolved: 'hf:org/name@v1' is not on this machine"]
+    assert [p.fix for p in plan.problems] == ["run `imagen-flow models pull hf:org/name@v1`"]
+
+
+SEEN: list[Loading] = []
+
+
+class Heeding:
+    """A loader that heeds two settings."""
+
+    heeds = ("quantization", "offload")
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str, settings: Loading) -> str:
+        SEEN.append(settings)
+        return "loaded"
+
+
+@node("toy.heeding", version=1)
+def heeding(model: Model[Heeding]) -> Text:  # type: ignore[valid-type]
+    """Say what was loaded."""
+    return str(model)
+
+
+def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
+    """A setting of the graph holds for the loaders that heed it; a node's own goes before it. What changes no pixel changes no key."""
+    SEEN.clear()
+    registry = Registry({})
+    registry.add(heeding)
+    save_model(tmp_path / "m", "{}")
+    keys = []
+    for graph, own in (("", ""), ("offload: layers", ""), ("quantization: int8, compile: true", ""), ("quantization: int8", ", settings: {quantization: nf4}")):
+        text = f'imagen_flow: 1\nsettings: {{{graph}}}\nnodes:\n  n: {{type: toy.heeding, model: ./m{own}}}\noutputs:\n  o: "${{n}}"\n'
+        plan = make_plan(resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), device="cpu")
+        keys.append(plan.steps[0].key)
+        list(execute(plan))
+    assert SEEN == [Loading(), Loading(offload="layers"), Loading(quantization="int8"), Loading(quantization="nf4")]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3

@@ -15,7 +15,7 @@ from .session import Chosen, graph_argument, planned, planning_options
 if TYPE_CHECKING:
     from ..plan import Plan, Step
 
-__all__ = ["plan", "print_plan"]
+__all__ = ["kept_by", "plan", "print_plan"]
 
 
 @click.command()
@@ -34,6 +34,12 @@ def plan(graph: Path, chosen: Chosen, as_json: bool) -> int:
     return 1 if any(p.severity == "error" for p in made.problems) else 0
 
 
+def kept_by(name: str, seed: int) -> str:
+    """Say what keeps a seed that the graph in a node drew for itself."""
+    node, _, port = name.rpartition("/")
+    return f"'{port}: {seed}' at node '{node}'"
+
+
 def print_plan(made: Plan, *, err: bool = False) -> None:
     """Print steps, models and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
     from .text import plural, safe, show_problems, table
@@ -48,6 +54,8 @@ def print_plan(made: Plan, *, err: bool = False) -> None:
     _print_models(made, err=err)
     for name, seed in made.seeds.items():
         click.echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
+    for name, seed in made.drawn.items():
+        click.echo(f"seed {name}: {seed} (drawn; {kept_by(name, seed)} keeps it)", err=err)
     if made.problems:
         click.echo(err=True)
         show_problems(made.problems)
@@ -103,4 +111,4 @@ def _print_models(made: Plan, *, err: bool) -> None:
 
     if made.models:
         click.echo("models", err=err)
-        click.echo(safe(table((m["reference"], m["fault"] or bytes_(m["size_bytes"])) for m in made.models)), err=err)
+        click.echo(safe(table((m["reference"], m["fault"] or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory") for m in made.models)), err=err)

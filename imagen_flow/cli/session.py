@@ -24,13 +24,16 @@ __all__ = [
     "dtype_option",
     "find_plugins",
     "graph_argument",
+    "locked_option",
     "no_store_option",
     "open_graph",
     "open_store",
     "out_option",
     "planned",
     "planning_options",
+    "pickle_option",
     "plugin_option",
+    "remote_code_option",
     "set_option",
     "store_option",
 ]
@@ -56,6 +59,9 @@ set_option = click.option("--set", "values", multiple=True, callback=_pairs, met
 force_option = click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated.")
 device_option = click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
 dtype_option = click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
+locked_option = click.option("--locked", is_flag=True, help="Take of the hub only what imagen-flow.lock names.")
+pickle_option = click.option("--allow-pickle", "pickles", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
+remote_code_option = click.option("--trust-remote-code", "remote_code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated.")
 no_store_option = click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
 
@@ -71,6 +77,9 @@ class Chosen:
     store: Path | None
     no_store: bool
     plugins: tuple[Path, ...]
+    locked: bool
+    pickles: tuple[str, ...]
+    remote_code: tuple[str, ...]
 
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +89,7 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         fields = {name: given.pop(name) for name in Chosen.__slots__}
         return command(chosen=Chosen(**fields), **given)
 
-    for option in (plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
+    for option in (remote_code_option, pickle_option, locked_option, plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
         gathered = option(gathered)
     return gathered
 
@@ -140,6 +149,7 @@ def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no
 def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Settings]]:
     """Plan a graph with what the command line chose; the store is closed at the end."""
     from .. import config
+    from ..models import Terms
     from ..plan import make_plan
 
     settings = config.load(path.parent)
@@ -156,6 +166,7 @@ def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Se
                 dtype=chosen.dtype or (None if "dtype" in graph.settings else settings.dtype),
                 force=chosen.force,
                 base=Path.cwd(),
+                terms=Terms(locked=chosen.locked, pickles=chosen.pickles, remote_code=chosen.remote_code),
             ),
             store,
             settings,

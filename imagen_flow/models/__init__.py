@@ -16,7 +16,7 @@ from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .pool import Identity, ModelPool, default_budget, heeded, identities_of, identity_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .resolving import Terms, resolve
+from .resolving import STRICT, Terms, resolve
 
 __all__ = [
     "BadReference",
@@ -28,6 +28,7 @@ __all__ = [
     "LockedModel",
     "ModelPool",
     "Reference",
+    "STRICT",
     "Terms",
     "UnresolvedModel",
     "UnusableModel",

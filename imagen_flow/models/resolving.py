@@ -19,7 +19,7 @@ from .pickles import NO_PICKLES, scan_pickle
 from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
 from .weights import check_shards, check_weights
 
-__all__ = ["Terms", "resolve"]
+__all__ = ["STRICT", "Terms", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)

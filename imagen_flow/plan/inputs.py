@@ -5,49 +5,63 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import GraphError, Problem, nearest
-from ..graph import RANDOM, FileAt, Given, Graph
+from ..graph import RANDOM, FileAt, Graph
 from ..ports import BadValue, PortType
 from ..values import File, Folder
 from .step import Slot
-from .values import Values
+from .values import Values, is_drawn
 
 __all__ = ["from_text", "take_inputs"]
 
 _MISSING = object()
 
 
-def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path) -> tuple[dict[str, Slot], dict[str, Any], dict[str, int]]:
-    """Turn given values and defaults into artifacts. Gathers all problems before it raises them."""
+@dataclass(slots=True)
+class Taken:
+    """The values of a graph's inputs: as artifacts and as they are, which of them are defaults, and the seeds that were drawn."""
+
+    slots: dict[str, Slot] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+    by_default: set[str] = field(default_factory=set)
+    seeds: dict[str, int] = field(default_factory=dict)
+
+
+def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str]) -> Taken:
+    """Turn given values and defaults into artifacts.
+
+    Raises:
+        GraphError: all problems of the values.
+    """
     problems: list[Problem] = []
-    slots: dict[str, Slot] = {}
-    plain: dict[str, Any] = {}
-    seeds: dict[str, int] = {}
+    taken = Taken()
+    slots = taken.slots
     for name in sorted((values.keys() | texts.keys()) - graph.inputs.keys()):
         problems.append(Problem("unknown-input", f"the graph has no input '{name}'", fix=nearest(name, graph.inputs, what="its inputs are")))
     for name, wanted in graph.inputs.items():
         try:
             given = from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
-            random = wanted.type.seed and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
             if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
-                value = _given(held, wanted.type, given, base)
+                value = _given(held, wanted.type, given)
                 if _holds_files(value):
                     held.given[name] = value
                 slots[name] = held.converted(held.constants.add(value), wanted.type)
-            elif random or given is not _MISSING:
-                seeds[name] = secrets.randbelow(2**32)
-                slots[name] = held.constants.add(seeds[name])
+            elif is_drawn(wanted) or given is not _MISSING:
+                taken.seeds[name] = secrets.randbelow(2**32)
+                slots[name] = held.constants.add(taken.seeds[name])
             elif wanted.default is not None:
                 slots[name] = held.converted(held.default(wanted), wanted.type)
+                taken.by_default.add(name)
             elif wanted.type.optional:
                 slots[name] = held.constants.add(None)
             else:
                 problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
                 continue
-            plain[name] = held.value(slots[name])  # type: ignore[arg-type]
+            taken.plain[name] = held.value(slots[name])  # type: ignore[arg-type]
         except ValueError as odd:
             fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
             problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))
@@ -55,18 +69,18 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
             problems += missing.problems
     if problems:
         raise GraphError(problems)
-    return slots, plain, seeds
+    return taken
 
 
 def _holds_files(value: Any) -> bool:
     return isinstance(value, File | Folder) or (isinstance(value, list) and bool(value) and all(map(_holds_files, value)))
 
 
-def _given(held: Values, type_: PortType, value: Any, base: Path) -> Any:
+def _given(held: Values, type_: PortType, value: Any) -> Any:
     if type_.kind in ("file", "folder") and isinstance(value, str | Path):
-        return held.read_path(FileAt(str(value), type_.kind, base))
+        return held.read_path(FileAt(str(value), type_.kind, held.base))
     if type_.kind == "list" and type_.element and type_.element.kind in ("file", "folder") and isinstance(value, list | tuple):
-        return [_given(held, type_.element, item, base) for item in value]
+        return [_given(held, type_.element, item) for item in value]
     return type_.check(value)
 
 

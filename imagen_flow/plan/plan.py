@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,20 @@ class Plan:
         return self.planner.keys.dtype
 
     @property
+    def drawn(self) -> dict[str, int]:
+        """Seeds that included graphs drew for themselves so far, by node and input."""
+        return self.planner.values.drawn
+
+    @property
     def models(self) -> list[dict[str, Any]]:
-        """The models that the plan names: reference, size in bytes and, where it is not on this machine, what is wrong."""
+        """The models that the plan names: reference, size on the disk, what the weights take in memory in the plan's dtype and, where it is not on this machine, what is wrong."""
         found: list[dict[str, Any]] = []
         for (reference, _), model in sorted(self.planner.values.models.items(), key=lambda item: str(item[0])):
             if isinstance(model, Problem):
-                found.append({"reference": reference, "size_bytes": None, "fingerprint": None, "fault": model.message})
+                found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
             else:
-                found.append({"reference": reference, "size_bytes": models.size_of(model), "fingerprint": model.digest, "fault": None})
+                weighs = models.estimate(model, self.dtype)
+                found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
         return found
 
     @property
@@ -78,7 +84,7 @@ class Plan:
             "dtype": self.dtype,
             "at_least": self.at_least,
             "inputs": {k: v if isinstance(v, bool | int | float | str | list) else str(v) for k, v in self.inputs.items()},
-            "seeds": self.seeds,
+            "seeds": {**self.seeds, **self.drawn},
             "models": self.models,
             "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
             "problems": [str(p) for p in self.problems],
@@ -108,6 +114,7 @@ def make_plan(
     force: Iterable[str] = (),
     base: Path | None = None,
     files: FileMemo | None = None,
+    terms: models.Terms = models.STRICT,
 ) -> Plan:
     """Plan a graph for these values of its inputs.
 
@@ -116,6 +123,7 @@ def make_plan(
         texts: values as text, as ``--set`` gives them; read by the input's type.
         device, dtype: given ones win over the graph's settings; else ``auto``.
         force: names of nodes that run even if the store holds them.
+        terms: which models may be used, and how; without a lock in it, the one beside the graph or above it holds.
 
     Raises:
         GraphError: a value is missing, unknown or does not fit; a file is not there; a device does not exist.
@@ -129,16 +137,16 @@ def make_plan(
         in_dtype = devices.resolve_dtype(dtype or graph.settings.get("dtype") or "auto", resolved)
     except ValueError as missing:
         raise GraphError([Problem("bad-setting", str(missing))]) from missing
-    held = Values(registry, store, files or (store.files if store else FileMemo()))
+    held = Values(registry, store, files or (store.files if store else FileMemo()), base=base, terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))))
     planner = Planner(held, Keys(held, device=resolved, dtype=in_dtype, settings={name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}), force=force)
     unknown = sorted(planner.force - _node_names(graph))
     if unknown:
         raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
-    slots, plain, seeds = take_inputs(held, graph, values or {}, texts or {}, base)
+    taken = take_inputs(held, graph, values or {}, texts or {})
     if store is not None:
         planner.history = store.history(history_name(graph))
     while True:
-        frame = Frame(graph, "", "", dict(slots))
+        frame = Frame(graph, "", "", dict(taken.slots), frozenset(taken.by_default))
         planner.failed.clear()
         planner.makers.clear()
         try:
@@ -150,7 +158,7 @@ def make_plan(
     wrong = [p for failed in planner.failed for p in failed.problems or _static(failed)]
     if wrong:
         raise GraphError(wrong)
-    plan = Plan(graph, planner, frame, base, plain, seeds, list(_steps(frame)), (*graph.warnings, *held.problems))
+    plan = Plan(graph, planner, frame, base, taken.plain, taken.seeds, list(_steps(frame)), (*graph.warnings, *held.problems))
     explain(planner, frame, plan.steps)
     return plan
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from pathlib import Path
 
 from ..artifact import Artifact
 from ..digest import SIZE
 from ..errors import GraphError
-from ..graph import Graph, Node
+from ..graph import Graph, Listed, Node
 from ..node import NodeType
 from ..ports import BadValue, PortType
-from ..values import Model
 from .keys import Keys
 from .step import ABSENT, FAILED, FailedStep, Frame, NodeState, Slot, Step, Unknown, leaves, listed
-from .values import Values
+from .values import Values, is_drawn
 
 __all__ = ["Planner", "derived_seed"]
-
-_NO_MODEL = Model(Path(), "none")
 
 
 class Planner:
@@ -137,16 +133,17 @@ class Planner:
         outs: list[dict[str, Slot] | None] = []
         for r in range(times):
             place = i * times + r
-            inputs = self._child_inputs(frame, node, elements, r if node.repeat else None)
-            if inputs is None:
+            given = self._child_inputs(frame, node, elements, r if node.repeat else None)
+            if given is None:
                 return dict.fromkeys(node.type.outputs, ABSENT)
+            inputs, by_default = given
             if place not in state.places:
                 parts = [f"[{n}]" for n, on in ((i, bool(node.each)), (r, node.repeat is not None)) if on]
                 prefix = f"{frame.full(node.name)}{''.join(parts)}/"
                 state.places[place] = Frame(node.type, prefix, frame.item, inputs, parent=(frame, node))
                 state.frames.append(state.places[place])
             child = state.places[place]
-            child.inputs = inputs
+            child.inputs, child.by_default = inputs, by_default
             self.walk(child)
             slots = {name: self.values.bind(child, o.source) for name, o in node.type.outputs.items()}
             outs.append(slots)
@@ -169,17 +166,21 @@ class Planner:
         present = [(self.values.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind in ("int", "float")]
         return outs[-max(present)[1]] if present else dict.fromkeys(node.type.outputs, FAILED if "failed" in kinds else ABSENT)
 
-    def _child_inputs(self, frame: Frame, node: Node, elements: dict[str, Artifact], repetition: int | None) -> dict[str, Slot] | None:
-        """Give a graph used as a node its inputs; None if a required one is absent."""
+    def _child_inputs(self, frame: Frame, node: Node, elements: dict[str, Artifact], repetition: int | None) -> tuple[dict[str, Slot], frozenset[str]] | None:
+        """Give a graph used as a node its inputs, and the names of those that have their defaults; None if a required one is absent."""
         inner = node.type
         assert isinstance(inner, Graph)
         inputs: dict[str, Slot] = {}
+        by_default = set()
         for name, wanted in inner.inputs.items():
             binding = node.bindings.get(name)
             slot = elements.get(name) or (self.values.bind(frame, binding) if binding is not None else ABSENT)
             if isinstance(slot, Artifact) and slot.kind == "absent":
                 if wanted.default is not None:
                     slot = self.values.default(wanted)
+                    by_default.add(name)
+                    if is_drawn(wanted):
+                        self.values.drawn[f"{frame.full(node.name)}/{name}"] = self.values.value(slot)
                 elif not wanted.type.optional:
                     return None
             if wanted.type.seed and repetition is not None and isinstance(slot, Artifact) and slot.kind == "int":
@@ -188,7 +189,7 @@ class Planner:
                 slot = self.values.converted(slot, wanted.type)
                 self._check_narrow(name, slot, wanted.type)
             inputs[name] = slot
-        return inputs
+        return inputs, frozenset(by_default)
 
     def _check_narrow(self, name: str, slot: Artifact, type_: PortType) -> None:
         """Hold a value that came on an edge to the bounds and choices of an included graph's input."""
@@ -251,14 +252,16 @@ class Planner:
         slots: dict[str, Artifact] = {}
         lines = [self.keys.prefix(node)]
         waits: list[str] = []
-        unresolved = False
+        unresolved = ""
         failed = ""
         bindings = node.bindings
         for port_name, port, default in self.keys.ports(type_):
             slot: Slot
+            binding = bindings.get(port_name)
             if elements and port_name in elements:
                 slot = elements[port_name]
-            elif (binding := bindings.get(port_name)) is None:
+                binding = binding.items[index] if isinstance(binding, Listed) and index is not None else binding
+            elif binding is None:
                 slot = default  # type: ignore[assignment]
             else:
                 slot = self.values.bind(frame, binding)
@@ -272,12 +275,12 @@ class Planner:
                 if default is None:
                     return Step(name, item, node, frame, index, "absent", f"its '{port_name}' is absent", outputs=dict.fromkeys(type_.outputs, ABSENT))
                 slot = default
-            elif slot.kind != port.type.kind:  # type: ignore[union-attr]
-                slot = self.values.converted(slot, port.type, node)  # type: ignore[arg-type]
-            elif slot.items is not None:  # type: ignore[union-attr]
-                slot = self.values.converted(slot, port.type, node)  # type: ignore[arg-type]
+            elif slot.kind != port.type.kind or slot.items is not None:  # type: ignore[union-attr]
+                if "model" in (port.type.kind, port.type.element and port.type.element.kind):
+                    slot = self.values.named(frame, binding, slot, node)  # type: ignore[arg-type]
+                slot = self.values.converted(slot, port.type)  # type: ignore[arg-type]
             if slot.kind == "model" or (slot.items and port.type.element and port.type.element.loader):  # type: ignore[union-attr]
-                unresolved |= any(self.values.constants.by_digest.get(leaf.digest, _NO_MODEL).digest == "unresolved" for leaf in slot.items or (slot,))  # type: ignore[union-attr]
+                unresolved = unresolved or next(filter(None, (self.values.unusable(leaf, type_.loaders.get(port_name), node) for leaf in slot.items or (slot,))), "")  # type: ignore[union-attr,arg-type]
             slots[port_name] = slot  # type: ignore[assignment]
             lines.append(f"{port_name}={slot.digest}")  # type: ignore[union-attr]
         if failed:
@@ -287,7 +290,7 @@ class Planner:
             after = tuple(dict.fromkeys(waits))
             return Step(name, item, node, frame, index, "waits", f"unless {' and '.join(after)} {'comes' if len(after) == 1 else 'come'} out the same")
         if unresolved:
-            return Step(name, item, node, frame, index, "unresolved", "its model is not on this machine", slots=slots)
+            return Step(name, item, node, frame, index, "unresolved", unresolved, slots=slots)
         key = blake2b("\n".join(lines).encode(), digest_size=SIZE).hexdigest()
         step = Step(name, item, node, frame, index, "runs", "", key, slots)
         if not node.cache:

@@ -88,6 +88,8 @@ class Frame:
     prefix: str
     item: str
     inputs: dict[str, Slot]
+    #: Inputs that were given nothing, and so have their defaults: paths in these are relative to the graph's own file.
+    by_default: frozenset[str] = frozenset()
     states: dict[str, NodeState] = field(default_factory=dict)
     #: The frame around it, and the node there that it belongs to.
     parent: tuple[Frame, Node] | None = None

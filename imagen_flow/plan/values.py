@@ -12,7 +12,7 @@ from typing import Any
 from .. import models
 from ..artifact import Artifact
 from ..codec import Codecs
-from ..errors import GraphError, Mark, Problem, nearest
+from ..errors import GraphError, Mark, ModelError, Problem, nearest
 from ..filememo import FileMemo
 from ..graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Input, Joined, Listed, Mapped, ModelAt, Node
 from ..plugins import Registry
@@ -21,7 +21,7 @@ from ..store import Damaged, Store
 from ..values import Absent, File, FileChanged, Folder, Model
 from .step import ABSENT, Frame, Slot, Step, Unknown, leaves, listed, present
 
-__all__ = ["Constants", "Values"]
+__all__ = ["Constants", "Values", "is_drawn"]
 
 _MISSING = object()
 _NOWHERE: Any = None
@@ -53,8 +53,11 @@ class Constants:
 class Values:
     """Gives the values that planning needs, and what bindings give in a frame."""
 
-    def __init__(self, registry: Registry, store: Store | None, files: FileMemo) -> None:
+    def __init__(self, registry: Registry, store: Store | None, files: FileMemo, *, base: Path, terms: models.Terms = models.STRICT) -> None:
         self.registry = registry
+        self.terms = terms
+        #: The folder that paths given to the graph's inputs are relative to.
+        self.base = base
         self.store = store
         self.files = files
         self.codecs = registry.codecs
@@ -65,10 +68,13 @@ class Values:
         self.fetch: Callable[[Artifact], Any] = self.load
         #: Files and folders that were given to inputs, each as itself: two of equal content are one constant.
         self.given: dict[str, Any] = {}
+        #: Seeds that included graphs drew for themselves, by node and input.
+        self.drawn: dict[str, int] = {}
         self.models: dict[tuple[str, Path], Model | Problem] = {}
         #: What is wrong with models that are named.
         self.problems: list[Problem] = []
         self._held: dict[int, tuple[Any, Artifact]] = {}
+        self._checked: dict[tuple[Any, str], str] = {}
 
     def value(self, artifact: Artifact) -> Any:
         """Give a small value that planning itself needs (a flag, a number in a text).
@@ -142,12 +148,32 @@ class Values:
         if found is None:
             embedded = self.registry.models if reference.startswith("embedded/") else {}
             try:
-                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file)
+                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file, terms=self.terms)
             except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:
                 found = missing.problem(mark)
                 self.problems.append(found)
             self.models[reference, folder] = found
         return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
+
+    def unusable(self, artifact: Artifact, loader: Any, node: Node) -> str:
+        """Say why a step cannot run with a model: it is not here, or it is of a kind that the step's loader refuses, which is a problem of the plan. Nothing if it can."""
+        model = self.constants.by_digest.get(artifact.digest)
+        if not isinstance(model, Model):
+            return ""
+        if model.digest == "unresolved":
+            return "its model is not on this machine"
+        check = getattr(loader, "check", None)
+        if check is None:
+            return ""
+        at = (check, model.digest)
+        if at not in self._checked:
+            self._checked[at] = ""
+            try:
+                check(model)
+            except ModelError as refused:
+                self._checked[at] = "its model is of another kind"
+                self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))
+        return self._checked[at]
 
     def _joined(self, frame: Frame, binding: Joined) -> Slot:
         texts: list[str] = []
@@ -184,8 +210,9 @@ class Values:
 
 
     def default(self, wanted: Input) -> Artifact:
+        """Give an input's default; a seed that is `random` is drawn, once for the plan."""
         binding = wanted.default
-        if isinstance(binding, Given) and binding.value == RANDOM and wanted.type.seed:
+        if is_drawn(wanted):
             held = self._held.get(id(binding))
             if held is None:
                 held = self._held[id(binding)] = (binding, self.constants.add(secrets.randbelow(2**32)))
@@ -203,17 +230,33 @@ class Values:
             held = self._held[id(port)] = (port, self.constants.add(default))
         return held[1]
 
-    def converted(self, slot: Artifact, port: PortType, node: Node | None = None) -> Artifact:
-        """A whole number into a port of numbers is that number; an input's text into a model port names a model."""
+    def named(self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node) -> Artifact:
+        """An input's text into a port of models names a model."""
+        if slot.items is not None:
+            bindings = binding.items if isinstance(binding, Listed) else [binding] * len(slot.items)
+            items: list[Slot] = [self.named(frame, one, item, node) for one, item in zip(bindings, slot.items, strict=True)]
+            return listed(items)  # type: ignore[return-value]  # all are known
+        return self.constants.add(self.model(self.value(slot), self._home(frame, binding), node.mark)) if slot.kind == "text" else slot
+
+    def _home(self, frame: Frame, binding: Binding | None) -> Path:
+        """The folder that a path in a text starts from: that of the graph in which it is written, or `base` if it was given from outside."""
+        while isinstance(binding, FromInput) and binding.name not in frame.by_default:
+            if frame.parent is None:
+                return self.base
+            name = binding.name
+            frame, node = frame.parent
+            binding = node.bindings.get(name)
+        return frame.graph.folder
+
+    def converted(self, slot: Artifact, port: PortType) -> Artifact:
+        """A whole number into a port of numbers is that number."""
         if slot.items is not None and port.kind == "list" and port.element is not None:
-            items = [self.converted(item, port.element, node) for item in slot.items]
+            items = [self.converted(item, port.element) for item in slot.items]
             if any(a is not b for a, b in zip(items, slot.items, strict=True)):
                 slot = listed(items)  # type: ignore[assignment,arg-type]
             return present(slot)
         if slot.kind == "int" and port.kind == "float":
             return self.constants.add(float(self.value(slot)))
-        if slot.kind == "text" and port.kind == "model":
-            return self.constants.add(self.model(self.value(slot), Path(), node.mark if node else None))
         return present(slot) if slot.items is not None else slot
 
     def reread(self, top: Frame, step: Step) -> bool:
@@ -244,6 +287,11 @@ class Values:
         with contextlib.suppress(OSError, ValueError, FileChanged):
             return self.files.folder_value(value.path) if isinstance(value, Folder) else self.files.file_value(value.path, value.name)
         return value
+
+
+def is_drawn(wanted: Input) -> bool:
+    """Whether an input's default is a seed that is drawn for every plan."""
+    return wanted.type.seed and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
 
 
 def _as_text(value: Any) -> str:
