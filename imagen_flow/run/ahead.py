@@ -54,14 +54,14 @@ class Ahead:
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
         values, keys = self.plan.planner.values, self.plan.planner.keys
-        for name, port, default in keys.ports(node.type):
+        for name, _, default in keys.ports(node.type):
             loader = node.type.loaders.get(name)
             if loader is None:
                 continue
             binding = node.bindings.get(name)
             slot = values.bind(frame, binding) if binding is not None else default
-            for leaf in leaves(slot) if isinstance(slot, Artifact) else ():
-                model = values.constants.by_digest.get(values.converted(leaf, port.type.element or port.type, node).digest)
+            for leaf in leaves(values.named(frame, binding, slot, node)) if isinstance(slot, Artifact) else ():
+                model = values.constants.by_digest.get(leaf.digest)
                 if isinstance(model, Model):
                     policy = keys.policy(node)
                     with suppress(ModelError):  # it is said when the node runs
