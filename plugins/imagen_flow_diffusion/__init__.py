@@ -7,9 +7,13 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import nodes
+from . import drawing, latents, nodes
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
-    return [nodes.encode, nodes.base, nodes.super_resolution, nodes.edit]
+    return [
+        *(nodes.encode, nodes.base, nodes.super_resolution, nodes.edit),
+        *(drawing.pipeline, drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
+        *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),
+    ]

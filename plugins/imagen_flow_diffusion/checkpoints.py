@@ -30,7 +30,7 @@ def pick(model: Model, classes: Mapping[str, str], *, by: str) -> Any:
     if found in classes:
         module, _, name = classes[found].partition(".")
         return getattr(import_module(f".{module}", __package__), name)
-    raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {_article(found)}, and {by} takes {' or '.join(sorted(classes))}")
+    raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(found)}, and {by} takes {' or '.join(sorted(classes))}")
 
 
 def what_is(model: Model) -> str:
@@ -46,7 +46,8 @@ def what_is(model: Model) -> str:
     return "folder without model_index.json"
 
 
-def _article(thing: str) -> str:
+def article(thing: str) -> str:
+    """Put ``a`` or ``an`` before a name."""
     return f"{'an' if thing[0] in 'AEIOU' else 'a'} {thing}"
 
 
@@ -77,7 +78,7 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> 
     folder = model.path / part
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
-    with _quiet():
+    with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True, **_variant(model, part, dtype)
         )
@@ -87,7 +88,7 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries from drawing progress bars of their own over the run's display."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -6,11 +6,12 @@ Each call makes a pipeline of its own from the shared parts, for a pipeline and 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import fresh, load_part, load_scheduler
+from .components import component_class
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -19,34 +20,7 @@ if TYPE_CHECKING:
 
     from imagen_flow import Model
 
-FAMILY = "deepfloyd-if"
-LENGTH = 77
-"""Tokens that IF's text encoder was used with in training."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """IF's text encoder: T5."""
-
-    tokenizer: Any
-    text_encoder: Any
-    fingerprint: str
-    family: str = FAMILY
-    length: int = LENGTH
-
-    @classmethod
-    def load(cls, model: Model, *, device: str, dtype: str) -> Text:
-        from transformers import AutoTokenizer, T5EncoderModel
-
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True)
-        return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
-
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Give states (prompts, 77, width)."""
-        from diffusers import IFPipeline
-
-        pipeline = _pipeline(IFPipeline, tokenizer=self.tokenizer, text_encoder=self.text_encoder, unet=None, scheduler=None, safety_checker=None, feature_extractor=None)
-        return pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, device=self.text_encoder.device)[0]
+FAMILY = "IF"
 
 
 @dataclass(frozen=True)
@@ -125,18 +99,10 @@ def _unet(model: Model, device: str, dtype: str) -> Any:
 def _safety(model: Model, device: str, dtype: str) -> dict[str, Any]:
     if not (model.path / "safety_checker").is_dir():
         return {"safety_checker": None, "feature_extractor": None}
-    from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
     from transformers import AutoImageProcessor
 
-    class SafetyChecker(IFSafetyChecker):  # type: ignore[misc]  # diffusers' classes are untyped
-        """diffusers' checker with the call that transformers 5 wants at the end of a model's making; without it no checkpoint of it loads."""
-
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            self.post_init()
-
     return {
-        "safety_checker": load_part(SafetyChecker, model, "safety_checker", device=device, dtype=dtype),
+        "safety_checker": load_part(component_class(model, "safety_checker", ["deepfloyd_if", "IFSafetyChecker"]), model, "safety_checker", device=device, dtype=dtype),
         "feature_extractor": AutoImageProcessor.from_pretrained(str(model.path / "feature_extractor"), backend="pil", local_files_only=True),
     }
 

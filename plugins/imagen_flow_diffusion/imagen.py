@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,14 @@ class Text:
     def length(self) -> int:
         return int(self.tokenizer.model_max_length)
 
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Give states (prompts, tokens, width), zero where there is no word."""
+    def encode(self, prompt: str, negative_prompt: str | None, **adapting: Any) -> dict[str, torch.Tensor]:
+        """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there is no word."""
         from . import cascade
 
-        return cascade.encode(prompts, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+        if asked := sorted(name for name, value in adapting.items() if value not in (None, "none")):
+            raise ValueError(f"the embedded cascade has no {' and no '.join(asked)}")
+        states = cascade.encode([prompt, negative_prompt or ""], tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+        return {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
 
 
 @dataclass(frozen=True)

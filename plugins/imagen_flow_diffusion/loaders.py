@@ -7,23 +7,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import pick, weights_in
+from .checkpoints import pick, weights_in, what_is
+from .encoding import DiffusersText
 
 if TYPE_CHECKING:
     from imagen_flow import Model
 
 
-class TextEncoder:
-    """The text encoder of a cascade: ``encode(prompts)``."""
+class CascadeText:
+    """The text encoder of a cascade of the project's own kind."""
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        classes = {"ImagenCascade": "imagen.Text", "IFPipeline": "deepfloyd.Text", "IFSuperResolutionPipeline": "deepfloyd.Text"}
-        return pick(model, classes, by="text.encode").load(model, device=device, dtype=dtype)
+        from .imagen import Text
+
+        return Text.load(model, device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
         return weights_in(model, "text_encoder")
+
+
+class TextEncoder:
+    """What reads the prompt: ``encode(prompt, negative_prompt, …)``."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        return {"text": CascadeText} if what_is(model) == "ImagenCascade" else DiffusersText.parts(model)
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+        return parts["text"] if what_is(model) == "ImagenCascade" else DiffusersText.assemble(model, parts)
 
 
 class BaseDenoiser:

@@ -1,17 +1,19 @@
 """The node types: words to states, states to a picture, a picture to a larger one, and an edit by instruction."""
 
-# mypy: disable-error-code="type-arg,attr-defined"
+# mypy: disable-error-code="type-arg,attr-defined,arg-type"
 # A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow import Image, List, Model, Progress, Range, Seed, Steps, Tensor
 
+from .adapters import Weights
+from .calling import encoded, read_encoded, refuse_nan
 from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from .reading import unread
 
@@ -22,29 +24,46 @@ if TYPE_CHECKING:
 _LIBRARIES = ("diffusers", "torch", "transformers")
 
 
-@flow.node("text.encode", version=1, uses=_LIBRARIES)
-def encode(model: Model[TextEncoder], prompt: str, *, negative_prompt: str = "") -> Steps[Tensor]:
-    """Turn a prompt into what a cascade's denoisers read.
+@flow.node("text.encode", version=2, uses=(*_LIBRARIES, "compel", "peft"))
+def encode(
+    model: Model[TextEncoder],
+    prompt: str,
+    loras: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Weights]] | None = None,
+    *,
+    negative_prompt: str | None = None,
+    clip_skip: Annotated[int, Range(1, 12)] | None = None,
+    weighting: Literal["none", "compel"] = "none",
+    lora_weights: List[float] | None = None,
+) -> Steps[List[Tensor]]:
+    """Turn a prompt into what a model's denoisers read.
 
     A prompt of any length is taken; what the encoder does not read, because it is too long or in words that it does not know, is said in the progress.
 
     Inputs:
-        model: an Imagen cascade (embedded/imagen) or a DeepFloyd IF checkpoint.
+        model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana.
+        loras, embeddings: as for diffusion.text_to_image; of a LoRA, what concerns the text encoders.
     Params:
-        negative_prompt: what guidance leads away from; empty is the usual.
-    Outputs: states (2, tokens, width): of the prompt, of the negative prompt. Tags: ``family``, and ``encoder``, the model's fingerprint.
+        negative_prompt: what guidance leads away from. Left out: what the family takes for none.
+        clip_skip: layers of CLIP to leave out, from the last.
+        weighting: ``compel`` reads weights in the prompt, ``a (red)1.3 fox``, and prompts of any length (Stable Diffusion and SDXL).
+        lora_weights: how much of each LoRA; left out: all of it.
+    Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with ``family``, and with ``encoder``, the model's fingerprint.
     """
-    notes = [unread(model.tokenizer, prompt, model.length), unread(model.tokenizer, negative_prompt, model.length, what="the negative prompt")]
-    states = model.encode([prompt, negative_prompt])
-    _refuse_nan(states, "the text encoder gave")
-    yield Progress(1, 1, "; ".join(filter(None, notes)))
-    return Tensor(states, {"family": model.family, "encoder": model.fingerprint})
+    notes = [unread(model.tokenizer, text, model.length, what=what) for text, what in ((prompt, "the prompt"), (negative_prompt or "", "the negative prompt"))]
+    tensors = model.encode(
+        prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, loras=loras, lora_weights=lora_weights, embeddings=embeddings
+    )
+    for tensor in tensors.values():
+        refuse_nan(tensor, "the text encoder gave")
+    yield Progress(1, 1, "" if weighting == "compel" else "; ".join(filter(None, notes)))
+    return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 
-@flow.node("diffusion.base", version=1, uses=_LIBRARIES)
+@flow.node("diffusion.base", version=2, uses=_LIBRARIES)
 def base(
     model: Model[BaseDenoiser],
-    text: Tensor,
+    text: List[Tensor],
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
@@ -68,11 +87,11 @@ def base(
     return Image((yield from _progress(steps)))
 
 
-@flow.node("diffusion.super_resolution", version=1, uses=_LIBRARIES)
+@flow.node("diffusion.super_resolution", version=2, uses=_LIBRARIES)
 def super_resolution(
     model: Model[Enlarger],
     image: Image,
-    text: Tensor,
+    text: List[Tensor],
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
@@ -142,24 +161,16 @@ def edit(
     return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))
 
 
-def _states(text: Tensor, model: Any, by: str) -> torch.Tensor:
-    """Check that states fit a denoiser, and bring them to where it is."""
-    family = text.tags.get("family", "")
-    if family != model.family:
-        came = f"were encoded for {family}" if family else "do not come from text.encode"
-        raise ValueError(f"the text's states {came}, and {by}'s model is of the family {model.family}: encode the text with the same model")
-    if len(text.shape) != 3 or text.shape[0] != 2 or text.shape[2] != model.text_width:
-        raise ValueError(f"the text's states are of shape {text.shape}, and {by}'s model reads (2, tokens, {model.text_width}): encode the text with the same model")
-    states = text.torch(model.unet.device, model.unet.dtype)
-    _refuse_nan(states, "the text's states hold")
-    return states
-
-
-def _refuse_nan(states: torch.Tensor, what: str) -> None:
+def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:
+    """Check that states fit a denoiser, and bring them to where it is: (2, tokens, width), of the prompt and of the negative prompt."""
     import torch
 
-    if not bool(torch.isfinite(states).all()):
-        raise ValueError(f"{what} NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+    found = read_encoded(text, family=model.family, by=by, like=model.unet)
+    pair = [found.get(name) for name in ("prompt_embeds", "negative_prompt_embeds")]
+    if any(states is None or states.ndim != 3 or states.shape[2] != model.text_width for states in pair):
+        shapes = ", ".join(str(tensor.shape) for tensor in text)
+        raise ValueError(f"the text's states are of shape {shapes}, and {by}'s model reads two of (1, tokens, {model.text_width}): encode the text with the same model")
+    return torch.cat([states for states in pair if states is not None])
 
 
 def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "") -> Generator[Progress, None, np.ndarray]:
@@ -171,7 +182,7 @@ def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "
             except StopIteration as end:
                 return end.value
             if shown and done == total:
-                _refuse_nan(shown[0], "the model gave")
+                refuse_nan(shown[0], "the model gave")
             quarter = done < total and done * 4 // total > (done - 1) * 4 // total
             yield Progress(done, total, note, _preview(shown[0]) if shown and quarter else None)
 

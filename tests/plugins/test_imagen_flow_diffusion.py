@@ -1,3 +1,4 @@
+import ast
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def test_the_cascade_of_if_equals_diffusers_bit_for_bit(models, pool, text):
     """Prompt, small picture and large picture are those of the pipelines called by hand with the same arguments."""
     first, second = pipeline_of("IFPipeline", models("if-1").path), pipeline_of("IFSuperResolutionPipeline", models("if-2").path)
     asked, negative = first.encode_prompt("A large red circle", negative_prompt="blue")
-    assert torch.equal(text.data, torch.cat([asked, negative]))
+    assert [tensor.tags["is"] for tensor in text] == ["prompt_embeds", "negative_prompt_embeds"]
+    assert torch.equal(text[0].data, asked) and torch.equal(text[1].data, negative)
     given = {"prompt_embeds": asked, "negative_prompt_embeds": negative, "num_inference_steps": 3, "output_type": "np"}
     small = first(**given, guidance_scale=4, generator=torch.Generator().manual_seed(7)).images
     low = torch.from_numpy(small).permute(0, 3, 1, 2) * 2 - 1
@@ -171,7 +173,8 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
         steps, small = drive(nodes.base(base, cascade_text, seed=7))
     with pool.lease(Enlarger, models("cascade"), device="cpu", dtype="float32") as enlarger:
         more, large = drive(nodes.super_resolution(enlarger, small, cascade_text, seed=7))
-    assert (cascade_text.shape, dict(cascade_text.tags)) == ((2, 24, 32), {"family": "imagen", "encoder": models("cascade").digest})
+    assert [tensor.shape for tensor in cascade_text] == [(1, 24, 32)] * 2
+    assert dict(cascade_text[1].tags) == {"family": "imagen", "encoder": models("cascade").digest, "is": "negative_prompt_embeds"}
     assert (small.pixels.shape, small.pixels.dtype, large.pixels.shape) == ((32, 32, 3), "uint8", (128, 128, 3))
     assert steps[-1].done == steps[-1].total == len(steps) and more[-1].done == more[-1].total == len(more)
 
@@ -185,7 +188,7 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
     folder = models("cascade").path
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     given = {"seed": 3, "num_inference_steps": 2, "guidance_scale": 3.0}
-    _, theirs = drive(cascade.base(cascade_text.torch(), unet=unet, scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"), **given))
+    _, theirs = drive(cascade.base(torch.cat([tensor.torch() for tensor in cascade_text]), unet=unet, scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"), **given))
     with pool.lease(BaseDenoiser, models("cascade"), device="cpu", dtype="float32") as base:
         _, ours = drive(nodes.base(base, cascade_text, **given))
     assert np.array_equal(ours.pixels, theirs)
@@ -203,7 +206,7 @@ def test_text_of_one_cascade_does_not_fit_another(models, pool, text):
     with pool.lease(BaseDenoiser, models("cascade"), device="cpu", dtype="float32") as base, pytest.raises(ValueError) as caught:
         drive(nodes.base(base, text, num_inference_steps=1, seed=1))
     assert str(caught.value) == (
-        "the text's states were encoded for deepfloyd-if, and diffusion.base's model is of the family imagen: encode the text with the same model"
+        "the text's states were encoded for IF, and diffusion.base's model is of the family imagen: encode the text with the same model"
     )
 
 
@@ -226,7 +229,7 @@ def nan_in(*parts: str):
 def test_a_model_that_gives_nan_is_told(models, tmp_path, name):
     """NaN pixels, as half precision may give, are an error and not a black picture."""
     model = broken(models, tmp_path, name, nan_in("super_resolution" if name == "cascade" else "unet"))
-    states = flow.Tensor(np.ones((2, 5, 32), np.float32), {"family": "imagen" if name == "cascade" else "deepfloyd-if"})
+    states = states_of("imagen" if name == "cascade" else "IF", 32)
     with pytest.raises(ValueError) as caught:
         drive(nodes.super_resolution(load(Enlarger, model), picture(16, 16), states, num_inference_steps=1, seed=1))
     assert str(caught.value) == "the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it"
@@ -242,27 +245,30 @@ def test_an_editor_that_gives_nan_is_told(models, tmp_path):
 # --- what fits together, and what does not ---
 
 
+def states_of(family, width, fill=1.0):
+    """Encoded text as text.encode gives it."""
+    return [flow.Tensor(np.full((1, 5, width), fill, np.float32), {"family": family, "is": name}) for name in ("prompt_embeds", "negative_prompt_embeds")]
+
+
 @pytest.mark.parametrize(
-    ("tensor", "message"),
+    ("text", "message"),
     [
-        (flow.Tensor(np.zeros((2, 5, 32), np.float32)), "the text's states do not come from text.encode, and diffusion.base's model is of the family deepfloyd-if: "),
-        (
-            flow.Tensor(np.zeros((2, 5, 32), np.float32), {"family": "imagen"}),
-            "the text's states were encoded for imagen, and diffusion.base's model is of the family deepfloyd-if: ",
-        ),
-        (flow.Tensor(np.zeros((2, 5, 16), np.float32), {"family": "deepfloyd-if"}), "the text's states are of shape (2, 5, 16), and diffusion.base's model reads (2, tokens, 32): "),
+        ([flow.Tensor(np.zeros((1, 5, 32), np.float32))], "the text's states do not come from text.encode, and diffusion.base's model is of the family IF: "),
+        (states_of("imagen", 32), "the text's states were encoded for imagen, and diffusion.base's model is of the family IF: "),
+        (states_of("IF", 16), "the text's states are of shape (1, 5, 16), (1, 5, 16), and diffusion.base's model reads two of (1, tokens, 32): "),
+        (states_of("IF", 32)[:1], "the text's states are of shape (1, 5, 32), and diffusion.base's model reads two of (1, tokens, 32): "),
     ],
 )
-def test_states_of_another_model_are_refused(models, pool, tensor, message):
+def test_states_of_another_model_are_refused(models, pool, text, message):
     """Text that was encoded for another family or width cannot be read, and the message says what to do."""
     with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base, pytest.raises(ValueError) as caught:
-        drive(nodes.base(base, tensor, num_inference_steps=1, seed=1))
+        drive(nodes.base(base, text, num_inference_steps=1, seed=1))
     assert str(caught.value) == message + "encode the text with the same model"
 
 
-def test_nan_in_the_states_is_told(models, pool, text):
+def test_nan_in_the_states_is_told(models, pool):
     """NaN is found where it enters, not as a black picture."""
-    broken = flow.Tensor(text.numpy() * np.float32("nan"), text.tags)
+    broken = states_of("IF", 32, float("nan"))
     with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base, pytest.raises(ValueError) as caught:
         drive(nodes.base(base, broken, num_inference_steps=1, seed=1))
     assert str(caught.value) == "the text's states hold NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it"
@@ -276,16 +282,14 @@ def test_nan_in_the_states_is_told(models, pool, text):
         (
             TextEncoder,
             "pix2pix",
-            "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes IFPipeline or "
-            "IFSuperResolutionPipeline or ImagenCascade",
+            "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes an ImagenCascade and checkpoints of the families "
+            "Flux, IF, PixArtAlpha, PixArtSigma, Sana, StableDiffusion, StableDiffusion3, StableDiffusionXL; image.edit takes it",
         ),
     ],
 )
 def test_a_checkpoint_of_another_family_is_refused_by_name(models, loader, name, message):
     """The message says what the checkpoint is, and what the node takes."""
-    with pytest.raises(flow.ModelError) as caught:
-        load(loader, models(name))
-    assert str(caught.value) == message
+    assert refusal(loader, models(name)) == message
 
 
 def broken(models, tmp_path, name, damage):
@@ -317,8 +321,11 @@ def test_a_checkpoint_that_lacks_weights_is_refused(models, tmp_path):
 
 
 def test_a_checkpoint_that_lacks_a_part_is_refused(models, tmp_path):
-    """A missing subfolder is named."""
-    assert refusal(TextEncoder, broken(models, tmp_path, "if-1", lambda folder: shutil.rmtree(folder / "text_encoder"))) == "the model './m' has no text_encoder"
+    """A missing subfolder is told before anything is loaded; one without its configuration when it is."""
+    with pytest.raises(flow.ModelError, match="is not whole"):
+        broken(models, tmp_path, "if-1", lambda folder: shutil.rmtree(folder / "text_encoder"))
+    shutil.rmtree(tmp_path / "m")
+    assert refusal(TextEncoder, broken(models, tmp_path, "if-1", lambda folder: (folder / "text_encoder" / "config.json").unlink())) == "the model './m' has no text_encoder"
 
 
 def test_only_samplers_of_diffusers_are_made(models, tmp_path):
@@ -334,8 +341,8 @@ def test_only_samplers_of_diffusers_are_made(models, tmp_path):
 
 def test_a_damaged_index_is_told(models, tmp_path):
     """A model_index.json that is no JSON names the model and the file."""
-    model = broken(models, tmp_path, "if-1", lambda folder: (folder / "model_index.json").write_text("{"))
-    assert refusal(BaseDenoiser, model).startswith("the model './m' is damaged: model_index.json cannot be read (")
+    with pytest.raises(flow.ModelError, match=r"the model '\./m' is damaged: model_index\.json cannot be read"):
+        broken(models, tmp_path, "if-1", lambda folder: (folder / "model_index.json").write_text("{"))
 
 
 def test_a_folder_of_another_library_is_named(models, tmp_path):
@@ -360,9 +367,10 @@ def test_a_half_precision_copy_is_taken_where_it_is_the_only_one(models, tmp_pat
 def test_loading_is_silent(models):
     """No library prints a progress bar of its own over the run's display."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow_diffusion.loaders import TextEncoder, BaseDenoiser\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow.models import ModelPool\nfrom imagen_flow_diffusion.loaders import TextEncoder, BaseDenoiser\n"
         f"model = Model(Path({str(models('if-1').path)!r}), 'x', 'x')\n"
-        "for loader in (TextEncoder, BaseDenoiser): loader.load(model, device='cpu', dtype='float32')\n"
+        "pool = ModelPool()\n"
+        "for loader in (TextEncoder, BaseDenoiser):\n    with pool.lease(loader, model, device='cpu', dtype='float32'): pass\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("", "")
@@ -392,12 +400,13 @@ def test_a_prompt_of_a_megabyte_is_cut_and_said(models, pool):
         steps, states = drive(nodes.encode(encoder, "red " * 250_000))
         _, start = drive(nodes.encode(encoder, "red " * 100))
     assert steps == [flow.Progress(1, 1, "the prompt is cut after 76 tokens, before 'red red red red red red red r…'")]
-    assert np.array_equal(states.numpy(), start.numpy())
+    assert np.array_equal(states[0].numpy(), start[0].numpy())
 
 
 def test_states_are_of_the_prompt_and_of_the_negative_prompt(text, models):
     """One edge carries both, with the family and the encoder's fingerprint."""
-    assert (text.shape, dict(text.tags)) == ((2, 77, 32), {"family": "deepfloyd-if", "encoder": models("if-1").digest})
+    assert [tensor.shape for tensor in text] == [(1, 77, 32)] * 2
+    assert {(tensor.tags["family"], tensor.tags["encoder"]) for tensor in text} == {("IF", models("if-1").digest)}
 
 
 # --- editing ---
@@ -521,4 +530,6 @@ def test_the_plugin_is_registered_without_its_libraries():
         "print(sorted({'torch', 'diffusers', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ran.stdout == "['text.encode', 'diffusion.base', 'diffusion.super_resolution', 'image.edit']\n[]\n"
+    names, heavy = ran.stdout.splitlines()
+    assert {"text.encode", "diffusion.base", "diffusion.denoise", "latents.decode", "image.edit"} <= set(ast.literal_eval(names))
+    assert heavy == "[]"

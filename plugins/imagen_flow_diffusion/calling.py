@@ -1,0 +1,203 @@
+"""Call a pipeline of diffusers as a long node does: step by step, with its faults told in the words of the graph."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Mask, Progress, Tensor
+
+from .stepping import stepping
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note: str = "", without: Sequence[str] = ()) -> Generator[Progress, None, Any]:
+    """Call a pipeline, yield each denoising step, and return its output.
+
+    Params:
+        arguments: those that are None are left to the pipeline's own defaults.
+        seed: of the noise, which is drawn on the CPU, by a generator of its own; None gives the pipeline none.
+        without: arguments that are None although the pipeline has another default.
+    Raises:
+        ValueError: the pipeline does not take an argument, or lacks one.
+        RuntimeError: its safety checker blackened the picture. diffusers returns the black picture and only logs it.
+    """
+    import torch
+
+    given = {name: value for name, value in arguments.items() if value is not None}
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    check_arguments(type(pipeline), given)
+    if "clean_caption" in takes:
+        # By default it depends on what else is installed, and two machines would draw two pictures.
+        given.setdefault("clean_caption", False)
+    if seed is not None and "generator" in takes:
+        given["generator"] = torch.Generator("cpu").manual_seed(seed)
+    given |= {name: None for name in without if name in takes}
+    steps = given.get("num_inference_steps") or (takes["num_inference_steps"].default if "num_inference_steps" in takes else 1)
+
+    def run(report: Any) -> Any:
+        def after_step(inner: Any, step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+            report((step + 1, getattr(inner, "_num_timesteps", None) or steps))
+            return {}
+
+        watched = dict(given)
+        if "callback_on_step_end" in takes:
+            watched["callback_on_step_end"] = after_step
+        elif "callback" in takes:
+            watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
+        return pipeline(**watched)
+
+    output = yield from follow(stepping(run), note)
+    _refuse_blackened(output)
+    return output
+
+
+def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Generator[Progress, None, Any]:
+    """Yield a call's steps as Progress and return its result."""
+    furthest = 0
+    with closing(steps):
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                return end.value
+            # A pipeline of several stages counts each from its beginning.
+            furthest = max(furthest, done)
+            yield Progress(furthest, max(total, furthest), note)
+
+
+def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a pipeline does not take; it would ignore some of them in silence."""
+    takes = [name for name, p in inspect.signature(cls.__call__).parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD]
+    if strange := sorted(given.keys() - set(takes)):
+        raise ValueError(f"{cls.__name__} takes no {' and no '.join(strange)}; it takes: {', '.join(name for name in takes if name not in _OURS)}")
+
+
+_OURS = ("generator", "callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "return_dict")
+"""Arguments of pipelines that are no user's."""
+
+
+def _refuse_blackened(output: Any) -> None:
+    for name, what in (("nsfw_content_detected", "unsafe"), ("nsfw_detected", "unsafe"), ("watermark_detected", "watermarked")):
+        hits = output.get(name) if isinstance(output, Mapping) else None
+        if any(hits if isinstance(hits, Sequence) else [hits]):
+            raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
+
+
+def pictures(output: Any) -> list[Image]:
+    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers.
+
+    Raises:
+        ValueError: it gave none; the message says what it gave.
+    """
+    import numpy as np
+    import PIL.Image
+    import torch
+
+    found = (output.get("images", output.get("frames")) if isinstance(output, Mapping) else None)
+    if found is None:
+        gave = ", ".join(sorted(output)) if isinstance(output, Mapping) else type(output).__name__
+        raise ValueError(f"the pipeline gave no pictures but {gave or 'nothing'}")
+    images: list[Image] = []
+    pending = [found]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, torch.Tensor):
+            one = one.detach().float().cpu().movedim(-3, -1).numpy()
+        if isinstance(one, PIL.Image.Image):
+            images.append(Image.from_pil(one))
+        elif isinstance(one, np.ndarray) and one.ndim == 3:
+            images.append(unwrap_image(one) if one.dtype.kind == "f" else Image(one))
+        elif isinstance(one, list | tuple) or (isinstance(one, np.ndarray) and one.ndim > 3):
+            pending += reversed(list(one))
+        else:
+            raise ValueError(f"the pipeline gave no pictures but {type(one).__name__}")
+    return images
+
+
+def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
+    """Give a picture as pipelines take it: 8 bits, RGB; a mask as grey."""
+    import PIL.Image
+
+    if isinstance(value, Mask):
+        return PIL.Image.fromarray(Image(value.pixels).as_uint8().pixels[:, :, 0])
+    return value.to_pil() if alpha else value.rgb().to_pil()
+
+
+def refuse_nan(values: torch.Tensor, what: str) -> None:
+    """Say NaN where it enters, and not as a black picture.
+
+    Raises:
+        ValueError: there is some.
+    """
+    import torch
+
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{what} NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+
+
+def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]:
+    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it is."""
+    return [Tensor(tensor, {**tags, "is": name}) for name, tensor in tensors.items() if tensor is not None]
+
+
+def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = None) -> dict[str, Any]:
+    """Unpack what text was encoded to, on the device and in the dtype of a module.
+
+    Raises:
+        ValueError: it was encoded for another family of models, or is no encoded text.
+    """
+    found: dict[str, Any] = {}
+    for tensor in text:
+        came = tensor.tags.get("family", "")
+        if came != family or "is" not in tensor.tags:
+            said = f"were encoded for {came}" if came else "do not come from text.encode"
+            raise ValueError(f"the text's states {said}, and {by}'s model is of the family {family}: encode the text with the same model")
+        values = tensor.torch(like.device if like is not None else None)
+        if like is not None and values.is_floating_point():
+            values = values.to(like.dtype)
+            refuse_nan(values, "the text's states hold")
+        found[tensor.tags["is"]] = values
+    return found
+
+
+def unwrap_image(pixels: np.ndarray) -> Image:
+    """Make an 8-bit picture of float32 (height, width, 3), 0 to 1, as diffusers makes its own."""
+    import numpy as np
+
+    if not np.isfinite(pixels).all():
+        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+    return Image((pixels * 255).round().astype(np.uint8))
+
+
+def problem_of(model: Any, by: str, kind: str, takes: str) -> flow.ModelError:
+    """Say that a node cannot use a model, what the model is, and which node takes it."""
+    from .checkpoints import article
+
+    home = TAKEN_BY.get(kind, "diffusion.pipeline" if kind.endswith("Pipeline") else "")
+    other = f"; {home} takes it" if home and home != by else ""
+    return flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes {takes}{other}")
+
+
+TAKEN_BY = {
+    "BlipForConditionalGeneration": "image.caption",
+    "ControlNetModel": "the port 'controlnets' of diffusion.text_to_image",
+    "FluxControlNetModel": "the port 'controlnets' of diffusion.text_to_image",
+    "FluxKontextPipeline": "image.edit",
+    "IFSuperResolutionPipeline": "diffusion.super_resolution",
+    "ImagenCascade": "diffusion.base",
+    "InstructPix2Pix": "image.edit",
+    "QwenImageEditPipeline": "image.edit",
+    "QwenImageEditPlusPipeline": "image.edit",
+    "StableDiffusionInstructPix2PixPipeline": "image.edit",
+    "StableDiffusionLatentUpscalePipeline": "image.upscale",
+    "StableDiffusionUpscalePipeline": "image.upscale",
+    "Swin2SRForImageSuperResolution": "image.upscale",
+}
+"""The node that is made for a model of a kind, where it is not diffusion.text_to_image and its like."""

@@ -1,0 +1,338 @@
+"""Load a diffusers checkpoint in groups that are leased apart: what reads the words, what takes the noise away, what turns latents into pixels, and the rest.
+
+A node that needs all of them and a node that needs one share what they have in common. A `model_index.json` comes from a stranger: it may name only classes of
+diffusers and transformers, and of those only models, tokenizers, processors and samplers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import imagen_flow as flow
+
+from .checkpoints import article, load_part, load_scheduler, quiet, read_json, what_is
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
+"""Names of the parts that turn latents into pixels."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parts of one checkpoint by name. Whoever changes them for the length of a call (adapters, tiling) holds `lock` meanwhile."""
+
+    parts: dict[str, Any]
+    lock: Any = field(default_factory=threading.RLock)
+
+
+class TextParts:
+    """Tokenizers and text encoders."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Group:
+        return _load(model, "text", device, dtype)
+
+    @staticmethod
+    def reads(model: Model) -> tuple[str, ...]:
+        return names_in(model, "text")
+
+
+class DenoiserParts:
+    """The network, or networks, that take the noise away."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Group:
+        return _load(model, "denoiser", device, dtype)
+
+    @staticmethod
+    def reads(model: Model) -> tuple[str, ...]:
+        return names_in(model, "denoiser")
+
+
+class AutoencoderParts:
+    """What turns pixels into latents and back."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Group:
+        return _load(model, "autoencoder", device, dtype)
+
+    @staticmethod
+    def reads(model: Model) -> tuple[str, ...]:
+        return names_in(model, "autoencoder")
+
+
+class SamplerParts:
+    """Samplers: configurations, no weights."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Group:
+        return _load(model, "sampler", device, dtype)
+
+    @staticmethod
+    def reads(model: Model) -> tuple[str, ...]:
+        return names_in(model, "sampler")
+
+
+class OtherParts:
+    """Image encoders, safety checkers and processors."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Group:
+        return _load(model, "other", device, dtype)
+
+    @staticmethod
+    def reads(model: Model) -> tuple[str, ...]:
+        return names_in(model, "other")
+
+
+GROUPS: dict[str, Any] = {"text": TextParts, "denoiser": DenoiserParts, "autoencoder": AutoencoderParts, "sampler": SamplerParts, "other": OtherParts}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is leased of a diffusers checkpoint: some of its groups, or all."""
+
+    model: Model
+    groups: Mapping[str, Group]
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        return read_json(self.model, "model_index.json")
+
+    @property
+    def kind(self) -> str:
+        """The class of pipeline that the checkpoint says it is."""
+        return what_is(self.model)
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        return {name: part for group in self.groups.values() for name, part in group.parts.items()}
+
+    @property
+    def device(self) -> Any:
+        return next(part.device for part in self.parts.values() if hasattr(part, "device"))
+
+    def having(self, **parts: Any) -> Checkpoint:
+        """Give the same checkpoint with some parts more, or others in their place."""
+        return replace(self, groups={**self.groups, "given": Group(parts)})
+
+    def pipeline(self, cls: Any) -> Any:
+        """Make a pipeline of one's own of the shared parts: pipelines and samplers keep state while they run.
+
+        Parts that are not leased are None, save for autoencoder and denoiser: of these the pipeline sees the form, without weights.
+        """
+        given: dict[str, Any] = {}
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+            entry = self.index.get(name)
+            if name in self.parts:
+                part = self.parts[name]
+                given[name] = _fresh(part) if _is_sampler(part) else part
+            elif _is_part(entry) and entry[0] == "diffusers" and group_of(name) in ("autoencoder", "denoiser"):
+                given[name] = Shape(self.model, name, entry)
+            elif isinstance(entry, list) or parameter.default is parameter.empty:
+                given[name] = None
+            elif name in self.index:
+                given[name] = entry
+        given.pop("self")
+        if "requires_safety_checker" in given:
+            given["requires_safety_checker"] = given.get("safety_checker") is not None
+        if "add_watermarker" in inspect.signature(cls.__init__).parameters:
+            # Left to itself it depends on what else is installed, and two machines would draw two pictures.
+            given["add_watermarker"] = False
+        if lacking := [name for name in self._needed(cls) if given.get(name) is None and name not in self._unleased]:
+            raise ValueError(f"{cls.__name__} needs {' and '.join(lacking)}, which the model '{self.model.reference}' does not have")
+        pipeline = cls(**given)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _needed(self, cls: Any) -> list[str]:
+        optional = {*getattr(cls, "_optional_components", ()), "self", "args", "kwargs"}
+        return [name for name, p in inspect.signature(cls.__init__).parameters.items() if p.default is p.empty and name not in optional and not _is_null(self.index.get(name))]
+
+    @property
+    def _unleased(self) -> set[str]:
+        return {name for name, entry in self.index.items() if _is_part(entry) and name not in self.parts}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from using these parts, for as long as they are not as they were loaded."""
+        with ExitStack() as locks:
+            for name in sorted(self.groups):
+                locks.enter_context(self.groups[name].lock)
+            yield
+
+
+class Shape:
+    """A network without weights: its configuration, and the sizes that pipelines compute of it. It is made when it is first asked."""
+
+    def __init__(self, model: Model, name: str, entry: list[str]) -> None:
+        self._made: list[Any] = []
+        self._of = (model, name, entry)
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if not self._made:
+            model, part, entry = self._of
+            with torch.device("meta"):
+                self._made.append(component_class(model, part, entry).from_config(read_json(model, f"{part}/config.json")))
+        return getattr(self._made[0], name)
+
+
+class Whole:
+    """All of a diffusers checkpoint."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        return some_groups(model, *GROUPS)
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Group]) -> Checkpoint:
+        return Checkpoint(model, parts)
+
+
+class Denoiser:
+    """What takes the noise away, with its sampler."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        return some_groups(model, "denoiser", "sampler")
+
+    assemble = Whole.assemble
+
+
+class Autoencoder:
+    """What turns pixels into latents and back, with the safety checker if there is one."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        checked = _is_part(read_json(model, "model_index.json").get("safety_checker"))
+        return some_groups(model, "autoencoder", *(["other"] if checked else []))
+
+    assemble = Whole.assemble
+
+
+def some_groups(model: Model, *groups: str) -> dict[str, Any]:
+    """Name the loaders of groups of a checkpoint, those that it has.
+
+    Raises:
+        ModelError: it is no checkpoint in the diffusers layout.
+    """
+    if not (model.path / "model_index.json").is_file():
+        raise flow.ModelError(f"the model '{model.reference}' is no diffusers checkpoint: it is {article(what_is(model))}")
+    return {name: GROUPS[name] for name in groups if names_in(model, name)}
+
+
+def group_of(name: str) -> str:
+    """Say in which group a part of this name is leased."""
+    if name.startswith(("tokenizer", "text_encoder", "prior_tokenizer", "prior_text_encoder", "processor")):
+        return "text"
+    if name in AUTOENCODERS:
+        return "autoencoder"
+    if name.endswith("scheduler"):
+        return "sampler"
+    if name.startswith(("unet", "transformer", "prior_prior", "super_res", "decoder", "controlnet", "low_res")) or name == "prior":
+        return "denoiser"
+    return "other"
+
+
+def _load(model: Model, group: str, device: str, dtype: str) -> Group:
+    index = read_json(model, "model_index.json")
+    return Group({name: load_component(model, name, index[name], device=device, dtype=dtype) for name in names_in(model, group)})
+
+
+def names_in(model: Model, group: str) -> tuple[str, ...]:
+    """Name a checkpoint's parts of a group."""
+    return tuple(name for name, entry in read_json(model, "model_index.json").items() if _is_part(entry) and group_of(name) == group)
+
+
+def _is_part(entry: Any) -> TypeGuard[list[str]]:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
+
+
+def _is_null(entry: Any) -> bool:
+    return isinstance(entry, list) and entry == [None, None]
+
+
+def load_component(model: Model, name: str, entry: list[str], *, device: str, dtype: str) -> Any:
+    """Load one part of a checkpoint with the class that its index names."""
+    import torch
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import AutoImageProcessor
+
+    cls = component_class(model, name, entry)
+    if issubclass(cls, SchedulerMixin) or hasattr(cls, "add_noise"):
+        return load_scheduler(model, name)
+    if issubclass(cls, torch.nn.Module):
+        return load_part(cls, model, name, device=device, dtype=dtype)
+    folder = model.path / name
+    if not folder.is_dir():
+        raise flow.ModelError(f"the model '{model.reference}' has no {name}")
+    with quiet():
+        if entry[1].endswith(("ImageProcessor", "FeatureExtractor", "ImageProcessorFast", "ImageProcessorPil")):
+            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+        return cls.from_pretrained(str(folder), local_files_only=True)
+
+
+def component_class(model: Model, name: str, entry: list[str]) -> Any:
+    """Find the class that a checkpoint's index names for a part.
+
+    Raises:
+        ModelError: it is none of diffusers' or transformers', or is not what a part can be.
+    """
+    import diffusers
+    import transformers
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
+
+    library, word = entry
+    home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
+    if home is None and library.isidentifier():
+        # diffusers names a class of a pipeline's own by that pipeline's package.
+        home = getattr(diffusers.pipelines, library, None) or getattr(import_module("diffusers.pipelines.deprecated"), library, None)
+    cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
+    kinds = (
+        ModelMixin,
+        ConfigMixin,
+        transformers.PreTrainedModel,
+        transformers.PreTrainedTokenizerBase,
+        transformers.ProcessorMixin,
+        transformers.image_processing_base.ImageProcessingMixin,
+        transformers.feature_extraction_utils.FeatureExtractionMixin,
+    )
+    if not isinstance(cls, type) or not issubclass(cls, kinds):
+        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which diffusers and transformers do not have")
+    if word == "IFSafetyChecker":
+        return _finished(cls)
+    return cls
+
+
+def _finished(cls: Any) -> Any:
+    """Give a class of diffusers the call that transformers 5 wants at the end of a model's making; without it no checkpoint of it loads."""
+
+    def made(self: Any, config: Any) -> None:
+        cls.__init__(self, config)
+        self.post_init()
+
+    return type(cls.__name__, (cls,), {"__init__": made})
+
+
+def _is_sampler(part: Any) -> bool:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    return isinstance(part, SchedulerMixin) or (hasattr(part, "add_noise") and hasattr(part, "from_config"))
+
+
+def _fresh(sampler: Any) -> Any:
+    return type(sampler).from_config(sampler.config)

@@ -1,0 +1,351 @@
+"""Draw with a whole checkpoint: text to a picture, a picture to another, what a mask leaves open, and any pipeline of diffusers by its own arguments."""
+
+# mypy: disable-error-code="type-arg,attr-defined,arg-type"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator, Sequence
+from typing import Annotated, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps, Text
+
+from .adapters import ControlNet, Weights, adapted
+from .calling import call, pictures, problem_of, to_pil
+from .components import Checkpoint, Whole
+from .families import SPLIT, family_of, pipeline_for
+from .reading import unread
+from .samplers import choose
+
+LIBRARIES = ("diffusers", "torch", "transformers")
+ADAPTING = (*LIBRARIES, "peft")
+
+
+@flow.node("diffusion.pipeline", version=1, uses=LIBRARIES)
+def pipeline(
+    model: Model[Whole],
+    arguments: Json = None,
+    images: List[Image] | None = None,
+    image_arguments: List[Text] | None = None,
+    mask: Mask | None = None,
+    *,
+    pipeline_class: str = "",
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    seed: Seed,
+) -> Steps[List[Image]]:
+    """Call any pipeline that diffusers can load, by its own arguments.
+
+    Inputs:
+        model: a checkpoint in the diffusers layout, of any class of pipeline.
+        arguments: what the pipeline is called with: ``{prompt: a fox, num_inference_steps: 20}``; the library's documentation names them.
+        images: pictures among the arguments; by default the first is ``image``.
+        image_arguments: the arguments that the pictures are, in the same order; one named several times gets a list.
+        mask: the argument ``mask_image``.
+    Params:
+        pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``.
+        sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the checkpoint's.
+        sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
+        seed: of the noise, which is drawn on the CPU.
+    Outputs: all pictures that the pipeline gives, 8 bits; of a film, its frames.
+    Raises: ValueError for arguments that the pipeline does not take; RuntimeError if a safety checker blackens a picture.
+    """
+    import diffusers
+
+    kind = pipeline_class or model.kind
+    cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        raise problem_of(model.model, "diffusion.pipeline", kind, "what diffusers has a pipeline for")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise ValueError("its 'arguments' takes a mapping of names to values")
+    given: dict[str, Any] = dict(arguments or {})
+    names = image_arguments if image_arguments is not None else ["image"] * len(images or [])
+    if len(names) != len(images or []):
+        raise ValueError(f"its 'image_arguments' names {len(names)} pictures, and 'images' holds {len(images or [])}")
+    for name, image in zip(names, images or [], strict=True):
+        picture = to_pil(image)
+        given[name] = picture if names.count(name) == 1 else [*given.get(name, []), picture]
+    if mask is not None:
+        given["mask_image"] = to_pil(mask)
+    if "output_type" in inspect.signature(cls.__call__).parameters:
+        given.setdefault("output_type", "np")
+    made = model.pipeline(cls)
+    choose(made, sampler, sampler_settings)
+    with model.alone():
+        output = yield from call(made, given, seed=seed)
+    return pictures(output)
+
+
+@flow.node("diffusion.text_to_image", version=1, uses=ADAPTING)
+def text_to_image(
+    model: Model[Whole],
+    prompt: str,
+    controlnets: List[Model[ControlNet]] | None = None,
+    control_images: List[Image] | None = None,
+    ip_adapter: Model[Weights] | None = None,
+    ip_adapter_image: Image | None = None,
+    loras: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Weights]] | None = None,
+    *,
+    negative_prompt: str | None = None,
+    width: Annotated[int, Range(8, 16384)] | None = None,
+    height: Annotated[int, Range(8, 16384)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    guidance_rescale: Annotated[float, Range(0, 1)] | None = None,
+    clip_skip: Annotated[int, Range(1, 12)] | None = None,
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    lora_weights: List[float] | None = None,
+    control_scales: List[float] | None = None,
+    control_starts: List[float] | None = None,
+    control_ends: List[float] | None = None,
+    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
+    ip_adapter_file: str | None = None,
+    arguments: Json = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Draw a picture from a prompt with a whole checkpoint.
+
+    Inputs:
+        model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana, Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
+        controlnets: networks that hold the picture to a drawing, made for the same family as the model.
+        control_images: what each of them is held to, in the same order.
+        ip_adapter, ip_adapter_image: an adapter that reads a picture as if it were a prompt, and the picture.
+        loras: low-rank changes to the model's weights, for this picture only.
+        embeddings: textual inversions; the prompt names each by its file's name in angle brackets: ``<cat-toy>``.
+    Params:
+        negative_prompt: what guidance leads away from.
+        width, height: in pixels. Left out: the model's own size.
+        num_inference_steps: denoising steps. Left out: what suits the model, as for all that follow.
+        guidance_scale: how far to go beyond the unguided picture; 1 is off.
+        guidance_rescale: against over-exposure under strong guidance (arXiv:2305.08891).
+        clip_skip: layers of CLIP to leave out, from the last.
+        sampler, sampler_settings: by diffusers' name, e.g. ``DPMSolverMultistepScheduler`` with ``{use_karras_sigmas: true}``.
+        lora_weights: how much of each LoRA; left out: all of it.
+        control_scales, control_starts, control_ends: how much of each ControlNet, and from and to which part of the denoising (0 to 1).
+        ip_adapter_file: the file of weights in the adapter's folder, where there are several: ``models/ip-adapter_sd15.safetensors``.
+        arguments: any other argument of the pipeline, by its own name: ``{true_cfg_scale: 4}``.
+        seed: of the noise, which is drawn on the CPU.
+    Outputs: a picture of 8 bits, the one that diffusers gives for the same arguments.
+    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens the picture.
+    Source: ``diffusers.AutoPipelineForText2Image``.
+    """
+    given = {"prompt": prompt, "width": width, "height": height, **_shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)}
+    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
+    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
+    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
+    return (yield from draw(model, "text_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed))
+
+
+@flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
+def image_to_image(
+    model: Model[Whole],
+    image: Image,
+    prompt: str,
+    controlnets: List[Model[ControlNet]] | None = None,
+    control_images: List[Image] | None = None,
+    ip_adapter: Model[Weights] | None = None,
+    ip_adapter_image: Image | None = None,
+    loras: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Weights]] | None = None,
+    *,
+    strength: Annotated[float, Range(0, 1)] | None = None,
+    negative_prompt: str | None = None,
+    width: Annotated[int, Range(8, 16384)] | None = None,
+    height: Annotated[int, Range(8, 16384)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    guidance_rescale: Annotated[float, Range(0, 1)] | None = None,
+    clip_skip: Annotated[int, Range(1, 12)] | None = None,
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    lora_weights: List[float] | None = None,
+    control_scales: List[float] | None = None,
+    control_starts: List[float] | None = None,
+    control_ends: List[float] | None = None,
+    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
+    ip_adapter_file: str | None = None,
+    arguments: Json = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Draw a picture anew from another one and a prompt.
+
+    Inputs:
+        image: where to begin; alpha is laid over black.
+        (the rest as for diffusion.text_to_image)
+    Params:
+        strength: how much of the picture is given up for noise at the beginning, 0 to 1. Left out: what suits the model.
+        width, height: for models that do not take the picture's own size.
+        (the rest as for diffusion.text_to_image)
+    Outputs: a picture of 8 bits.
+    Source: ``diffusers.AutoPipelineForImage2Image``.
+    """
+    given = {"prompt": prompt, "image": to_pil(image), "strength": strength, "width": width, "height": height}
+    given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
+    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
+    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
+    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
+    return (yield from draw(model, "image_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed))
+
+
+@flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
+def inpaint(
+    model: Model[Whole],
+    image: Image,
+    mask: Mask,
+    prompt: str,
+    controlnets: List[Model[ControlNet]] | None = None,
+    control_images: List[Image] | None = None,
+    ip_adapter: Model[Weights] | None = None,
+    ip_adapter_image: Image | None = None,
+    loras: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Weights]] | None = None,
+    *,
+    strength: Annotated[float, Range(0, 1)] | None = None,
+    padding_mask_crop: Annotated[int, Range(0, 16384)] | None = None,
+    keep_outside: bool = False,
+    negative_prompt: str | None = None,
+    width: Annotated[int, Range(8, 16384)] | None = None,
+    height: Annotated[int, Range(8, 16384)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    guidance_rescale: Annotated[float, Range(0, 1)] | None = None,
+    clip_skip: Annotated[int, Range(1, 12)] | None = None,
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    lora_weights: List[float] | None = None,
+    control_scales: List[float] | None = None,
+    control_starts: List[float] | None = None,
+    control_ends: List[float] | None = None,
+    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
+    ip_adapter_file: str | None = None,
+    arguments: Json = None,
+    seed: Seed,
+) -> Steps[Image]:
+    """Draw what a mask marks, so that it fits the rest of the picture and the prompt. With a padded picture it draws beyond its edges.
+
+    Inputs:
+        image: the picture; alpha is laid over black.
+        mask: white where to draw, of the picture's size.
+        (the rest as for diffusion.text_to_image)
+    Params:
+        strength: how much of what is there is given up for noise, 0 to 1.
+        padding_mask_crop: work on the masked region alone, with this many pixels around it.
+        keep_outside: lay the picture's own pixels over the result wherever the mask is black: an autoencoder changes all of them a little.
+        width, height: the size to work in. Left out: the picture's, cut to what the model can halve.
+        (the rest as for diffusion.text_to_image)
+    Outputs: a picture of 8 bits.
+    Raises: ValueError if mask and picture differ in size.
+    Source: ``diffusers.AutoPipelineForInpainting``.
+    """
+    import numpy as np
+
+    if (mask.width, mask.height) != (image.width, image.height):
+        raise ValueError(f"the mask is {mask.width} x {mask.height}, and the picture {image.width} x {image.height}: they must agree")
+    given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
+    given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
+    grid = 16
+    given["width"], given["height"] = width or image.width // grid * grid or grid, height or image.height // grid * grid or grid
+    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
+    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
+    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
+    drawn = yield from draw(model, "inpaint", given, controls, adapters, ip, sampler, sampler_settings, seed)
+    if not keep_outside:
+        return drawn
+    if (drawn.width, drawn.height) != (image.width, image.height):
+        raise ValueError(f"keep_outside wants a result of the picture's size, {image.width} x {image.height}, and this model drew {drawn.width} x {drawn.height}: resize the picture first")
+    weight = mask.as_float()[:, :, None]
+    laid = drawn.pixels * weight + image.rgb().as_uint8().pixels * (1 - weight)
+    return Image(np.rint(laid).astype(np.uint8))
+
+
+def draw(
+    model: Checkpoint,
+    task: str,
+    given: dict[str, Any],
+    controls: tuple[Any, ...],
+    adapters: dict[str, Any],
+    ip: tuple[Any, Image | None, float, str | None],
+    sampler: str | None,
+    sampler_settings: dict[str, Any] | None,
+    seed: int,
+) -> Generator[Progress, None, Image]:
+    """Draw one picture by the class of diffusers that does a task for a checkpoint."""
+    by = f"diffusion.{task}"
+    cls = pipeline_for(model.model, model.kind, task, by=by, control=bool(controls[0]))
+    refuse_other_denoiser(model, task, by)
+    model, given = controlled(model, cls, given, *controls)
+    made = model.pipeline(cls)
+    choose(made, sampler, sampler_settings)
+    note = _unread(model, given["prompt"], given.get("negative_prompt"))
+    with model.alone(), adapted(made, model, ip=ip, **adapters) as more:
+        output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
+    return pictures(output)[0]
+
+
+def _unread(model: Checkpoint, prompt: str, negative_prompt: str | None) -> str:
+    """Say what of a prompt the checkpoint will not read, where it is known how far it reads."""
+    split = SPLIT.get(family_of(model.kind))
+    if split is None or split.reads[0] not in model.parts:
+        return ""
+    tokenizer, length = model.parts[split.reads[0]], split.reads[1]
+    notes = [unread(tokenizer, prompt, length), unread(tokenizer, negative_prompt or "", length, what="the negative prompt")]
+    return "; ".join(filter(None, notes))
+
+
+def refuse_other_denoiser(model: Checkpoint, task: str, by: str) -> None:
+    """Refuse a checkpoint that was made for filling in, where nothing is filled in: its network wants the mask and the picture besides the noise."""
+    unet = model.parts.get("unet")
+    wanted = getattr(getattr(unet, "config", None), "in_channels", None)
+    gives = getattr(getattr(unet, "config", None), "out_channels", None)
+    if task != "inpaint" and model.kind.startswith("StableDiffusion") and wanted == 2 * (gives or 0) + 1:
+        raise flow.ModelError(f"{by} cannot use the model '{model.model.reference}': it was made for filling in (its network reads {wanted} channels, not {gives}); diffusion.inpaint takes it")
+
+
+def _shared(
+    negative_prompt: str | None, steps: int | None, guidance_scale: float | None, guidance_rescale: float | None, clip_skip: int | None, arguments: Any
+) -> dict[str, Any]:
+    if arguments is not None and not isinstance(arguments, dict):
+        raise ValueError("its 'arguments' takes a mapping of names to values")
+    named = {"negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "clip_skip": clip_skip}
+    return {**named, **(arguments or {})}
+
+
+def controlled(
+    model: Checkpoint,
+    cls: Any,
+    given: dict[str, Any],
+    networks: Sequence[Any] | None,
+    images: Sequence[Image] | None,
+    scales: Sequence[float] | None,
+    starts: Sequence[float] | None,
+    ends: Sequence[float] | None,
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """Add to a checkpoint and to the arguments of its call what holds the picture to drawings: one or several, or none.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    lists = {"control_images": images, "control_scales": scales, "control_starts": starts, "control_ends": ends}
+    count = len(networks or [])
+    for name, values in lists.items():
+        if len(values or []) != count and (values or name == "control_images"):
+            raise ValueError(f"its 'controlnets' are {count}, and '{name}' holds {len(values or [])}: they must agree")
+    if not networks:
+        return model, given
+
+    def each(values: Sequence[Any] | None) -> Any:
+        return None if values is None else values[0] if count == 1 else list(values)
+
+    # diffusers calls the drawing `image`, except where a picture has that name already.
+    place = "control_image" if "control_image" in inspect.signature(cls.__call__).parameters else "image"
+    arguments = {
+        place: each([to_pil(image) for image in images or []]),
+        "controlnet_conditioning_scale": each(scales),
+        "control_guidance_start": each(starts),
+        "control_guidance_end": each(ends),
+    }
+    return model.having(controlnet=each(networks)), {**given, **arguments}

@@ -1,0 +1,119 @@
+"""Turn words into what a denoiser reads, as the checkpoint's own pipeline does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .adapters import Adapter, adapted, need
+from .calling import problem_of
+from .checkpoints import what_is
+from .components import Checkpoint, some_groups
+from .families import SPLIT, Split, family_of
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A checkpoint's tokenizers and text encoders."""
+
+    checkpoint: Checkpoint
+    family: str
+    split: Split
+
+    @property
+    def fingerprint(self) -> str:
+        return self.checkpoint.model.digest
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that reads furthest."""
+        return self.checkpoint.parts[self.split.reads[0]] if self.split.reads[0] in self.checkpoint.parts else self.checkpoint.parts["tokenizer"]
+
+    @property
+    def length(self) -> int:
+        """Tokens that are read of a prompt."""
+        return self.split.reads[1] if self.split.reads[0] in self.checkpoint.parts else 77
+
+    def encode(
+        self,
+        prompt: str,
+        negative_prompt: str | None,
+        *,
+        clip_skip: int | None = None,
+        weighting: str = "none",
+        loras: Sequence[Adapter] | None = None,
+        lora_weights: Sequence[float] | None = None,
+        embeddings: Sequence[Adapter] | None = None,
+    ) -> dict[str, Any]:
+        """Give the tensors by the argument of the pipeline that each of them is."""
+        import diffusers
+        import torch
+
+        pipeline = self.checkpoint.pipeline(getattr(diffusers, self.checkpoint.kind))
+        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, loras=loras, lora_weights=lora_weights, embeddings=embeddings), torch.no_grad():
+            if weighting != "none":
+                return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
+            if not self.split.apart:
+                return self._call(pipeline, prompt, clip_skip, negative_prompt=negative_prompt, do_classifier_free_guidance=True)
+            found = self._call(pipeline, prompt, clip_skip)
+            if negative_prompt is not None:
+                found |= {f"negative_{name}": tensor for name, tensor in self._call(pipeline, negative_prompt, clip_skip).items()}
+            return found
+
+    def _call(self, pipeline: Any, prompt: str, clip_skip: int | None, **given: Any) -> dict[str, Any]:
+        takes = inspect.signature(pipeline.encode_prompt).parameters
+        if clip_skip is not None and "clip_skip" not in takes:
+            raise ValueError(f"{type(pipeline).__name__} has no clip_skip")
+        offered = {**given, "clean_caption": False, **_defaults(pipeline), "prompt_2": None, "prompt_3": None, "clip_skip": clip_skip, "num_images_per_prompt": 1, "device": self.checkpoint.device}
+        found = pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes})
+        return {name: tensor for name, tensor in zip(self.split.encoded, found, strict=True) if name and tensor is not None}
+
+
+class DiffusersText:
+    """The text encoders of a diffusers checkpoint whose family can be split."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        kind = what_is(model)
+        if family_of(kind) not in SPLIT:
+            raise problem_of(model, "text.encode", kind, f"an ImagenCascade and checkpoints of the families {', '.join(sorted(SPLIT))}")
+        return some_groups(model, "text")
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Any]) -> Encoder:
+        family = family_of(what_is(model))
+        return Encoder(Checkpoint(model, parts), family, SPLIT[family])
+
+
+def _defaults(pipeline: Any) -> dict[str, Any]:
+    """What the pipeline's own call would encode with, where encoding alone has another default."""
+    called = inspect.signature(type(pipeline).__call__).parameters
+    return {name: called[name].default for name in ("complex_human_instruction",) if name in called}
+
+
+def _weighted(pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None) -> dict[str, Any]:
+    """Encode words with weights, ``a (red)1.3 fox``, by the library compel."""
+    need("compel", "prompt weighting")
+    from compel import Compel, ReturnedEmbeddingsType
+
+    if clip_skip is not None or encoder.family not in ("StableDiffusion", "StableDiffusionXL"):
+        raise ValueError("prompt weighting works with Stable Diffusion 1, 2 and SDXL, and without clip_skip")
+    parts = encoder.checkpoint.parts
+    if encoder.family == "StableDiffusion":
+        compel = Compel(tokenizer=parts["tokenizer"], text_encoder=parts["text_encoder"], truncate_long_prompts=False)
+        states = compel.pad_conditioning_tensors_to_same_length([compel(prompt), compel(negative_prompt)])
+        return dict(zip(encoder.split.encoded, states, strict=True))
+    pairs = [(parts[f"tokenizer{n}"], parts[f"text_encoder{n}"], n == "_2") for n in ("", "_2") if f"text_encoder{n}" in parts]
+    tokenizers, encoders, pooled = (list(column) for column in zip(*pairs, strict=True))
+    compel = Compel(
+        tokenizer=tokenizers, text_encoder=encoders, returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
+        requires_pooled=pooled, truncate_long_prompts=False,
+    )  # fmt: skip
+    (positive, positive_pooled), (negative, negative_pooled) = compel(prompt), compel(negative_prompt)
+    positive, negative = compel.pad_conditioning_tensors_to_same_length([positive, negative])
+    return dict(zip(encoder.split.encoded, (positive, negative, positive_pooled, negative_pooled), strict=True))

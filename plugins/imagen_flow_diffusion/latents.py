@@ -1,0 +1,307 @@
+"""Draw in three nodes that share the parts of a checkpoint: words to states (text.encode), noise to latents, latents to pixels; and pixels to latents.
+
+Latents cross an edge as a Tensor (1, channels, height, width) tagged with the space they are in, so that a decoder of another space refuses them.
+"""
+
+# mypy: disable-error-code="type-arg,attr-defined,arg-type"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import imagen_flow as flow
+from imagen_flow import Image, Json, List, Model, Range, Seed, Steps, Tensor
+
+from .adapters import ControlNet, Weights, adapted
+from .calling import call, problem_of, read_encoded, refuse_nan, to_pil, unwrap_image
+from .checkpoints import read_json
+from .components import AUTOENCODERS, Autoencoder, Checkpoint, Denoiser
+from .drawing import ADAPTING, LIBRARIES, controlled, refuse_other_denoiser
+from .families import SPLIT, Split, family_of, pipeline_for
+from .samplers import choose
+
+if TYPE_CHECKING:
+    import torch
+
+
+@flow.node("diffusion.denoise", version=1, uses=ADAPTING)
+def denoise(
+    model: Model[Denoiser],
+    text: List[Tensor],
+    latents: Tensor | None = None,
+    controlnets: List[Model[ControlNet]] | None = None,
+    control_images: List[Image] | None = None,
+    ip_adapter: Model[Weights] | None = None,
+    ip_adapter_image: Image | None = None,
+    loras: List[Model[Weights]] | None = None,
+    *,
+    strength: Annotated[float, Range(0, 1)] | None = None,
+    denoising_start: Annotated[float, Range(0, 1)] | None = None,
+    denoising_end: Annotated[float, Range(0, 1)] | None = None,
+    width: Annotated[int, Range(8, 16384)] | None = None,
+    height: Annotated[int, Range(8, 16384)] | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    guidance_rescale: Annotated[float, Range(0, 1)] | None = None,
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    lora_weights: List[float] | None = None,
+    control_scales: List[float] | None = None,
+    control_starts: List[float] | None = None,
+    control_ends: List[float] | None = None,
+    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
+    ip_adapter_file: str | None = None,
+    arguments: Json = None,
+    seed: Seed,
+) -> Steps[Tensor]:
+    """Make latents of noise, or of other latents, as encoded text says.
+
+    Inputs:
+        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana.
+        text: from text.encode with a model of the same family.
+        latents: where to begin; noise if left out.
+        (controlnets to loras as for diffusion.text_to_image)
+    Params:
+        strength: how much of the latents is given up for noise, 0 to 1.
+        denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
+        width, height: in pixels. Left out: the latents' or the model's own size.
+        (the rest as for diffusion.text_to_image)
+    Outputs: latents (1, channels, height, width), tagged with their space.
+    Raises: ValueError if text or latents are of another family.
+    Source: the family's own pipeline, called with ``output_type="latent"``.
+    """
+    by = "diffusion.denoise"
+    split = _split(model, by)
+    task = "text_to_image" if latents is None else "image_to_image"
+    space = space_of(model.model)
+    given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
+    given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "output_type": "latent", **(arguments or {})}
+    network = next(part for part in model.parts.values() if hasattr(part, "device"))
+    given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
+    _refuse_other_width(network, given, by)
+    cls = pipeline_for(model.model, model.kind, task, by=by, control=bool(controlnets))
+    refuse_other_denoiser(model, task, by)
+    lent, given = controlled(model, cls, given, controlnets, control_images, control_scales, control_starts, control_ends)
+    made = lent.pipeline(cls)
+    factor = int(made.vae_scale_factor)
+    if latents is not None:
+        given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(network.device, network.dtype)
+        if "height" in inspect.signature(cls.__call__).parameters:
+            given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
+    if split.binned:
+        given["use_resolution_binning"] = False
+    choose(made, sampler, sampler_settings)
+    with lent.alone(), adapted(made, lent, loras=loras, lora_weights=lora_weights, ip=(ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)) as more:
+        output = yield from call(made, {**given, **more}, seed=seed, without=("prompt", "negative_prompt"))
+    found = output["images"]
+    if split.packed:
+        sides = [given.get(side) or made.default_sample_size * factor for side in ("height", "width")]
+        found = made._unpack_latents(found, *sides, factor)
+    refuse_nan(found, "the model gave")
+    return Tensor(found, {"latents": space})
+
+
+@flow.node("latents.decode", version=1, uses=LIBRARIES)
+def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False) -> Image:
+    """Turn latents into a picture.
+
+    Inputs:
+        model: a checkpoint whose latents are of the same space.
+        latents: from diffusion.denoise or latents.encode.
+    Params:
+        tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels a little.
+    Outputs: a picture of 8 bits.
+    Raises: ValueError for latents of another space; RuntimeError if the checkpoint's safety checker blackens the picture.
+    Source: the end of the family's own pipeline.
+    """
+    import torch
+
+    by = "latents.decode"
+    split = _split(model, by)
+    values = _checked(latents, space_of(model.model), by, "this decoder")
+    made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
+    vae = made.vae
+    values = _unscaled(values.to(vae.device, vae.dtype), vae.config)
+    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype, _tiled(vae, tiled):
+        picture = vae.decode(values.to(dtype), return_dict=False)[0]
+    unsafe = None
+    if getattr(made, "safety_checker", None) is not None:
+        picture, unsafe = made.run_safety_checker(picture, vae.device, vae.dtype)
+    if unsafe and any(unsafe):
+        raise RuntimeError("the checkpoint's safety checker found the picture unsafe and blackened it; try another seed or prompt")
+    return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
+
+
+@flow.node("latents.encode", version=1, uses=LIBRARIES)
+def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None) -> Tensor:
+    """Turn a picture into latents.
+
+    Inputs:
+        model: a checkpoint whose latents are wanted.
+        image: of any size; it is resized to a multiple of what the autoencoder can halve. Alpha is laid over black.
+    Params:
+        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken.
+    Outputs: latents (1, channels, height, width), tagged with their space.
+    Source: ``AutoencoderKL.encode`` and the scaling of the family's own pipeline.
+    """
+    import torch
+
+    by = "latents.encode"
+    split = _split(model, by)
+    made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
+    vae = made.vae
+    pixels = made.image_processor.preprocess(to_pil(image)).to(vae.device, vae.dtype)
+    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype:
+        found = vae.encode(pixels.to(dtype))
+    if hasattr(found, "latent_dist"):
+        generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+        values = found.latent_dist.mode() if generator is None else found.latent_dist.sample(generator)
+    else:
+        values = found.latent
+    values = _scaled(values.to(vae.dtype), vae.config)
+    refuse_nan(values, "the autoencoder gave")
+    return Tensor(values, {"latents": space_of(model.model)})
+
+
+@flow.node("latents.noise", version=1, uses=LIBRARIES)
+def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], height: Annotated[int, Range(8, 16384)], seed: Seed) -> Tensor:
+    """Draw latents from the normal distribution that an autoencoder was trained towards: decoded, they are samples of the autoencoder itself.
+
+    Inputs:
+        model: a checkpoint whose latents are wanted.
+    Params:
+        width, height: in pixels, of the picture that they stand for.
+    Outputs: latents (1, channels, height, width), tagged with their space.
+    """
+    import torch
+
+    by = "latents.noise"
+    _split(model, by)
+    made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
+    factor, channels = int(made.vae_scale_factor), int(made.vae.config.latent_channels)
+    drawn = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
+    return Tensor(_scaled(drawn, made.vae.config), {"latents": space_of(model.model)})
+
+
+@flow.node("latents.resize", version=1, uses=("torch",))
+def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: Literal["nearest-exact", "bilinear", "bicubic"] = "nearest-exact") -> Tensor:
+    """Resize latents, to be denoised once more at the new size.
+
+    Params:
+        scale: how many times the sides become; rounded to even sides, which all families take.
+    Outputs: latents of the same space.
+    Source: ``torch.nn.functional.interpolate``.
+    """
+    import torch
+
+    if "latents" not in latents.tags:
+        raise ValueError("these are no latents: they come from diffusion.denoise or latents.encode")
+    sides = [max(2, round(side * scale / 2) * 2) for side in latents.shape[-2:]]
+    more = {} if mode == "nearest-exact" else {"antialias": True}
+    return Tensor(torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more), latents.tags)
+
+
+def space_of(model: Model) -> str:
+    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so that equal spaces have one name."""
+    for name in AUTOENCODERS:
+        config = read_json(model, f"{name}/config.json")
+        if config:
+            channels = config.get("latent_channels", config.get("z_dim", 4))
+            levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("temperal_downsample") or [0]
+            scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
+            known = KNOWN.get((channels, scale), "")
+            return f"{known}{channels} channels of 1/{2 ** (len(levels) - 1)}, scaled by {scale:g}{f', shifted by {shift:g}' if shift else ''}"
+    return "pixels"
+
+
+KNOWN = {
+    (4, 0.18215): "Stable Diffusion: ",
+    (4, 0.13025): "SDXL: ",
+    (16, 1.5305): "SD 3: ",
+    (16, 0.3611): "FLUX: ",
+    (32, 0.41407): "Sana: ",
+}
+"""Spaces that have a name, by channels and scaling."""
+
+
+def _split(model: Checkpoint, by: str) -> Split:
+    family = family_of(model.kind)
+    if family not in SPLIT or family == "IF":
+        raise problem_of(model.model, by, model.kind, f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'if'}))}")
+    return SPLIT[family]
+
+
+def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
+    came = latents.tags.get("latents", "")
+    if came != space:
+        said = f"the latents are of another space ({came})" if came else "what came are no latents"
+        raise ValueError(f"{said}, and {whose} reads {space}: {'use the checkpoint that they were made with' if came else 'take them from diffusion.denoise or latents.encode'}")
+    values: torch.Tensor = latents.torch()
+    refuse_nan(values, "the latents hold")
+    return values
+
+
+def _refuse_other_width(network: Any, given: dict[str, Any], by: str) -> None:
+    names = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+    wanted = next((width for name in names if (width := getattr(network.config, name, None))), None)
+    came = given.get("prompt_embeds")
+    if came is None:
+        raise ValueError("its 'text' holds no encoded prompt: take it from text.encode")
+    if isinstance(wanted, int) and came.shape[-1] != wanted and getattr(network.config, "encoder_hid_dim", None) is None:
+        raise ValueError(f"the text's states are {came.shape[-1]} wide, and {by}'s model reads {wanted}: encode the text with the same model")
+
+
+def _unscaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+    import torch
+
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        at = {"device": values.device, "dtype": values.dtype}
+        return values * torch.tensor(std).view(1, -1, 1, 1).to(**at) / config.scaling_factor + torch.tensor(mean).view(1, -1, 1, 1).to(**at)
+    values = values / config.scaling_factor
+    shift = getattr(config, "shift_factor", None)
+    return values if shift is None else values + shift
+
+
+def _scaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+    import torch
+
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        at = {"device": values.device, "dtype": values.dtype}
+        return (values - torch.tensor(mean).view(1, -1, 1, 1).to(**at)) * config.scaling_factor / torch.tensor(std).view(1, -1, 1, 1).to(**at)
+    shift = getattr(config, "shift_factor", None)
+    return (values if shift is None else values - shift) * config.scaling_factor
+
+
+@contextmanager
+def _upcast(vae: Any, split: Split) -> Iterator[torch.dtype]:
+    """Compute in float32 where half precision would overflow, as the pipelines of such a family do. Whoever calls holds the autoencoder alone."""
+    import torch
+
+    own = vae.dtype
+    if not (split.upcast and own == torch.float16 and vae.config.force_upcast):
+        yield own
+        return
+    vae.to(torch.float32)
+    try:
+        yield torch.float32
+    finally:
+        vae.to(own)
+
+
+@contextmanager
+def _tiled(vae: Any, tiled: bool) -> Iterator[None]:
+    """Let an autoencoder work tile by tile for a while. Whoever calls holds it alone."""
+    if not tiled:
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

@@ -1,0 +1,271 @@
+"""Tiny checkpoints, one function a family: each writes a folder as ``save_pretrained`` would and returns it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import parts as p
+
+
+def write(folder: Path, class_name: str, **given: Any) -> Path:
+    """Save parts, and an index that says what they are. What is None is named as missing; what is no part goes into the index as it is."""
+    import diffusers
+
+    index: dict[str, Any] = {"_class_name": class_name, "_diffusers_version": diffusers.__version__}
+    for name, part in given.items():
+        if part is None:
+            index[name] = [None, None]
+        elif hasattr(part, "save_pretrained"):
+            part.save_pretrained(folder / name)
+            module = type(part).__module__.split(".")
+            own = module[:2] == ["diffusers", "pipelines"] and not hasattr(diffusers, type(part).__name__)
+            index[name] = [module[2] if own else module[0], type(part).__name__.removesuffix("Pil")]
+        else:
+            index[name] = part
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return folder
+
+
+def _seeded(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def stable_diffusion(folder: Path, *, class_name: str = "StableDiffusionPipeline", reads: int = 4) -> Path:
+    """Stable Diffusion 1 or 2; with nine channels to read, its inpainting checkpoint."""
+    from diffusers import PNDMScheduler
+
+    _seeded(1)
+    tokenizer = p.clip_tokenizer()
+    return write(
+        folder, class_name, vae=p.autoencoder(), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=p.unet(reads=reads),
+        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1), safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion_xl(folder: Path, *, refiner: bool = False) -> Path:
+    """SDXL, or its refiner, which has the second text encoder only."""
+    from diffusers import EulerDiscreteScheduler
+
+    _seeded(2)
+    tokenizer = p.clip_tokenizer()
+    first = None if refiner else p.clip_text(tokenizer)
+    second = p.clip_text(tokenizer, projection=p.WIDTH)
+    ids = 5 if refiner else 6
+    unet = p.unet(
+        width=p.WIDTH if refiner else 2 * p.WIDTH, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=p.WIDTH + 8 * ids,
+    )  # fmt: skip
+    more: dict[str, Any] = {"requires_aesthetics_score": True} if refiner else {}
+    return write(
+        folder, f"StableDiffusionXL{'Img2Img' if refiner else ''}Pipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=first, text_encoder_2=second,
+        tokenizer=None if refiner else tokenizer, tokenizer_2=tokenizer, unet=unet, scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"),
+        force_zeros_for_empty_prompt=not refiner, **more,
+    )  # fmt: skip
+
+
+def stable_diffusion_3(folder: Path) -> Path:
+    """Stable Diffusion 3 and 3.5."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    _seeded(3)
+    clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        joint_attention_dim=4 * p.WIDTH, pooled_projection_dim=2 * p.WIDTH,
+    )  # fmt: skip
+    return write(
+        folder, "StableDiffusion3Pipeline", vae=p.autoencoder(channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=p.clip_text(clip, projection=p.WIDTH), tokenizer=clip, text_encoder_2=p.clip_text(clip, projection=p.WIDTH), tokenizer_2=clip,
+        text_encoder_3=p.t5_text(t5, width=4 * p.WIDTH), tokenizer_3=t5, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+def flux(folder: Path, *, class_name: str = "FluxPipeline") -> Path:
+    """FLUX.1, its Kontext too."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    _seeded(4)
+    clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH,
+        pooled_projection_dim=p.WIDTH, axes_dims_rope=[4, 4, 8], guidance_embeds=True,
+    )  # fmt: skip
+    return write(
+        folder, class_name, vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=p.clip_text(clip), tokenizer=clip, text_encoder_2=p.t5_text(t5), tokenizer_2=t5, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )  # fmt: skip
+
+
+def pixart(folder: Path, *, sigma: bool = False) -> Path:
+    """PixArt-α or PixArt-Σ."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+
+    _seeded(5)
+    t5 = p.t5_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=p.WIDTH, in_channels=4, cross_attention_dim=24, out_channels=8,
+        attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    return write(
+        folder, f"PixArt{'Sigma' if sigma else 'Alpha'}Pipeline", vae=p.autoencoder(scaling_factor=0.13025 if sigma else 0.18215), text_encoder=p.t5_text(t5), tokenizer=t5, transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(beta_end=0.02),
+    )  # fmt: skip
+
+
+def sana(folder: Path) -> Path:
+    """Sana, with a deep-compression autoencoder."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
+    from transformers import Gemma2Config, Gemma2Model
+
+    _seeded(6)
+    tokenizer = p.gemma_tokenizer()
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
+        cross_attention_dim=8, caption_channels=8, sample_size=32,
+    )  # fmt: skip
+    vae = AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=[1, 1], downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
+    )  # fmt: skip
+    text = Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2, head_dim=8, attn_implementation="eager",
+            max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        )
+    )  # fmt: skip
+    return write(folder, "SanaPipeline", vae=vae, text_encoder=text, tokenizer=tokenizer, transformer=transformer, scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+
+
+def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
+    """Qwen-Image, and its editions that edit."""
+    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
+
+    _seeded(7)
+    tokenizer = p.qwen_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4)
+    )
+    vae = AutoencoderKLQwenImage(base_dim=12, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    more = {"processor": p.qwen_processor(tokenizer)} if "Edit" in class_name else {}
+    return write(folder, class_name, vae=vae, text_encoder=p.qwen_vl(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), **more)
+
+
+def z_image(folder: Path) -> Path:
+    """Z-Image."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
+    from transformers import Qwen3Config, Qwen3Model
+
+    _seeded(8)
+    tokenizer = p.qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, qk_norm=True, cap_feat_dim=16,
+        rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+    )  # fmt: skip
+    text = Qwen3Model(
+        Qwen3Config(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=512,
+            head_dim=8, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    return write(
+        folder, "ZImagePipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False), text_encoder=text, tokenizer=tokenizer,
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+def deepfloyd(folder: Path, *, stage: int = 1, safety: float | None = None) -> Path:
+    """DeepFloyd IF's first or second stage.
+
+    Params:
+        safety: bias of the safety checker's verdict: high blackens every picture, low none; None leaves the checker out.
+    """
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
+
+    _seeded(8 + stage)
+    tokenizer = p.t5_tokenizer()
+    more: dict[str, Any] = {} if stage == 1 else {"class_embed_type": "timestep"}
+    unet = UNet2DConditionModel(
+        sample_size=16 if stage == 1 else 32, layers_per_block=1, block_out_channels=[32, 64], down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", up_block_types=["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"], in_channels=3 if stage == 1 else 6, out_channels=6,
+        cross_attention_dim=32, encoder_hid_dim=p.WIDTH, attention_head_dim=8, addition_embed_type="text", addition_embed_type_num_heads=2, cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift", act_fn="gelu", **more,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(variance_type="learned_range", thresholding=True, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon")
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "text_encoder": p.t5_text(tokenizer), "unet": unet, "scheduler": scheduler, "watermarker": None}
+    if stage > 1:
+        parts["image_noising_scheduler"] = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    checked = safety is not None
+    parts["safety_checker"] = p.safety_checker(IFSafetyChecker, bias=safety) if safety is not None else None
+    parts["feature_extractor"] = p.image_processor() if checked else None
+    return write(folder, "IFPipeline" if stage == 1 else "IFSuperResolutionPipeline", **parts, requires_safety_checker=checked)
+
+
+def instruct_pix2pix(folder: Path) -> Path:
+    """InstructPix2Pix."""
+    return stable_diffusion(folder, class_name="StableDiffusionInstructPix2PixPipeline", reads=8)
+
+
+def kandinsky(folder: Path) -> Path:
+    """Kandinsky 2.2, prior and decoder in one."""
+    from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel
+
+    _seeded(11)
+    tokenizer = p.clip_tokenizer()
+    unet = UNet2DConditionModel(
+        in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), layers_per_block=1,
+        encoder_hid_dim=p.WIDTH, encoder_hid_dim_type="image_proj", cross_attention_dim=32, attention_head_dim=4, resnet_time_scale_shift="scale_shift", class_embed_type=None,
+    )  # fmt: skip
+    movq = VQModel(
+        block_out_channels=[32, 64], down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
+        norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"], vq_embed_dim=4,
+    )  # fmt: skip
+    prior = PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=p.WIDTH, num_layers=1)
+    return write(
+        folder, "KandinskyV22CombinedPipeline", unet=unet, movq=movq, scheduler=DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012),
+        prior_prior=prior, prior_image_encoder=p.clip_vision(), prior_text_encoder=p.clip_text(tokenizer, projection=p.WIDTH), prior_tokenizer=tokenizer,
+        prior_scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0),
+        prior_image_processor=p.image_processor(),
+    )  # fmt: skip
+
+
+def upscaler(folder: Path) -> Path:
+    """Stable Diffusion x4."""
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    _seeded(12)
+    tokenizer = p.clip_tokenizer()
+    unet = p.unet(reads=7, attention_head_dim=8, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100)
+    return write(
+        folder, "StableDiffusionUpscalePipeline", vae=p.autoencoder(scaling_factor=0.08333), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet,
+        low_res_scheduler=DDPMScheduler(), scheduler=DDIMScheduler(prediction_type="v_prediction"), safety_checker=None, feature_extractor=None, watermarker=None, max_noise_level=99,
+    )  # fmt: skip
+
+
+def controlnet(folder: Path, *, xl: bool = False) -> Path:
+    """A ControlNet for Stable Diffusion or SDXL."""
+    import torch
+    from diffusers import ControlNetModel
+
+    _seeded(13)
+    more: dict[str, Any] = {}
+    if xl:
+        more = {"attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "transformer_layers_per_block": (1, 2),
+                "projection_class_embeddings_input_dim": p.WIDTH + 8 * 6}  # fmt: skip
+    made = ControlNetModel(
+        block_out_channels=(32, 64), layers_per_block=1, in_channels=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
+        conditioning_embedding_out_channels=(16,), **{"attention_head_dim": 8, **more},
+    )  # fmt: skip
+    for block in made.controlnet_down_blocks:
+        torch.nn.init.normal_(block.weight)
+    made.save_pretrained(folder)
+    return folder

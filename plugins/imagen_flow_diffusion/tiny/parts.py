@@ -1,0 +1,156 @@
+"""The parts that tiny checkpoints are made of: tokenizers of letters, encoders of two layers, autoencoders of two levels."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+WIDTH = 32
+"""Of what text encoders give, unless the family wants another."""
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's tokenizer with letters only: every word is spelled."""
+    from transformers import CLIPTokenizer
+
+    vocabulary = {token: number for number, token in enumerate([*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def t5_tokenizer(length: int = 512) -> Any:
+    """T5's tokenizer with letters only."""
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *_LETTERS]
+    return T5Tokenizer(vocab=[(piece, -float(number > 2)) for number, piece in enumerate(pieces)], extra_ids=0, model_max_length=length)
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's tokenizer with single bytes only."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<think>", "</think>"]
+    vocabulary = {token: number for number, token in enumerate([*sorted(ByteLevel.alphabet()), *special])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=512, padding_side="right")
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:8]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content if message.content is string else message.content[0].text }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return tokenizer
+
+
+_LETTERS = string.ascii_letters + string.digits + ".,-'!:<>"
+
+
+def clip_text(tokenizer: Any, *, width: int = WIDTH, projection: int | None = None, layers: int = 2) -> Any:
+    """CLIP's text encoder, with a projection if one is wanted."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width, intermediate_size=37, num_attention_heads=4, num_hidden_layers=layers, vocab_size=len(tokenizer), max_position_embeddings=77,
+        projection_dim=projection or width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def clip_vision(*, width: int = WIDTH, side: int = 32) -> Any:
+    """CLIP's image encoder."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2, image_size=side, patch_size=8, projection_dim=width
+    )  # fmt: skip
+    return CLIPVisionModelWithProjection(config)
+
+
+def t5_text(tokenizer: Any, *, width: int = WIDTH) -> Any:
+    """T5's encoder."""
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1))
+
+
+def autoencoder(*, channels: int = 4, **more: Any) -> Any:
+    """Stable Diffusion's autoencoder, which halves twice less than the real one: 1/2 of the side."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=[32, 64],
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D", "DownEncoderBlock2D"],
+        up_block_types=["UpDecoderBlock2D", "UpDecoderBlock2D"],
+        latent_channels=channels,
+        **more,
+    )
+
+
+def unet(*, channels: int = 4, reads: int | None = None, side: int = 32, width: int = WIDTH, **more: Any) -> Any:
+    """Stable Diffusion's denoiser of two levels."""
+    from diffusers import UNet2DConditionModel
+
+    given = {
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+        **more,
+    }
+    return UNet2DConditionModel(sample_size=side, in_channels=reads or channels, out_channels=channels, cross_attention_dim=width, **given)
+
+
+def safety_checker(cls: Any, *, bias: float) -> Any:
+    """IF's safety checker, which finds every picture unsafe with a positive bias and none with a negative one."""
+    import torch
+    from transformers import CLIPConfig
+
+    vision = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16, "projection_dim": 8}
+    text = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10, "projection_dim": 8, "bos_token_id": 1, "eos_token_id": 2}
+    checker = cls(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    with torch.no_grad():
+        checker.p_head.weight.zero_()
+        checker.p_head.bias.fill_(bias)
+        checker.w_head.weight.zero_()
+        checker.w_head.bias.fill_(-1)
+    return checker
+
+
+def image_processor(side: int = 32) -> Any:
+    """CLIP's image processor."""
+    from transformers import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def gemma_tokenizer() -> Any:
+    """Gemma's tokenizer with letters only."""
+    from transformers import GemmaTokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *_LETTERS]
+    return GemmaTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=512, padding_side="right")
+
+
+def qwen_vl(tokenizer: Any) -> Any:
+    """Qwen2.5-VL, which reads words and pictures."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    ids = {f"{word}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for word, name in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(tokenizer),
+            "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}, "rope_theta": 1000000.0,
+        },
+        vision_config={"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16, "window_size": 112, "fullatt_block_indexes": [1]},
+        **ids,
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen_processor(tokenizer: Any) -> Any:
+    """Qwen2-VL's processor of pictures and words."""
+    from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
+
+    return Qwen2VLProcessor(image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56), tokenizer=tokenizer)
