@@ -30,6 +30,7 @@ from ..config import Settings
 from ..errors import GraphError, ImagenFlowError, Problem
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
 from ..graph import RANDOM, Given, Graph, resolve
+from ..labels import SIDECAR
 from ..models import ModelPool
 from ..plan import Frame, Plan, Step, make_plan
 from ..plugins import Registry
@@ -250,7 +251,9 @@ class _Session:
 
     @staticmethod
     def is_own(target: _Target, path: Path) -> bool:
-        """Whether a path is an output of this graph, as the graph wrote it."""
+        """Whether a path is an output of this graph, as the graph wrote it, or a folder on the way to outputs (what else lies in such a folder is told by itself)."""
+        if target.out is not None and path not in target.places and (path in target.out.parents or _lies_in(path, {target.out})) and path.is_dir():
+            return True
         written = target.wrote.get(os.path.realpath(path))
         return written is not None and written == _sign(path)
 
@@ -324,7 +327,7 @@ class _Session:
                     elif isinstance(said, StepFinished | StepFailed):
                         working.pop((said.node, said.item), None)
                     elif isinstance(said, OutputWritten) and said.path is not None:
-                        target.wrote[os.path.realpath(said.path)] = _sign(Path(said.path))
+                        target.wrote |= {os.path.realpath(path): _sign(path) for path in _files_of(Path(said.path))}
                         yield from self.doubtful_output(target, said)
                     elif isinstance(said, RunFinished):
                         over = True
@@ -537,6 +540,14 @@ def _broken(name: str, fault: str) -> Problem:
 
 def _lies_in(path: Path, places: set[Path]) -> bool:
     return path in places or not places.isdisjoint(path.parents)
+
+
+def _files_of(output: Path) -> Iterator[Path]:
+    """Name all that an output consists of: a file and its provenance, or a folder with all in it."""
+    yield output
+    yield output.with_name(output.name + SIDECAR)
+    if output.is_dir():
+        yield from output.rglob("*")
 
 
 def _sign(path: Path) -> tuple[int, ...]:
