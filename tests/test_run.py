@@ -1530,8 +1530,8 @@ def test_a_step_that_need_not_run_after_all_holds_no_model(store: Store, weighed
         inputs: {n: {type: int}}
         nodes:
           parity: {type: toy.parity, value: "${n}"}
-          one: {type: toy.use, model: ./b.safetensors, after: "${n}"}
-          two: {type: toy.use, model: ./a.safetensors, after: "${one}"}
+          one: {type: toy.use, model: ./a.safetensors, after: "${n}"}
+          two: {type: toy.use, model: ./b.safetensors, after: "${one}"}
           three: {type: toy.use, model: ./c.safetensors, after: "${two}"}
           same: {type: toy.use, model: ./a.safetensors, after: "${parity}"}
           four: {type: toy.use, model: ./b.safetensors, after: "${three}"}
@@ -1540,7 +1540,7 @@ def test_a_step_that_need_not_run_after_all_holds_no_model(store: Store, weighed
     weighed(text, store, n=1)
     said, loaded = weighed(text, store, n=11)
     assert "cached same" in words(said)
-    assert loaded == ["b", "a", "c"]
+    assert loaded == ["a", "b", "c"]
 
 
 def test_models_of_graphs_that_become_known_while_running_are_foreseen(tmp_path: Path, weighed: Any) -> None:
