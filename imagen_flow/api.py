@@ -6,10 +6,13 @@
 
     outputs = flow.run("graphs/imagen.yaml", prompt="a small green star on a white background")
     outputs["picture"].to_pil().show()
+
+An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`: nothing is written unless a folder is named.
 """
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -31,6 +34,8 @@ from .store import Store
 
 __all__ = ["execute", "load", "plan", "run"]
 
+_logger = logging.getLogger(__name__)
+
 #: The store in the user's cache folder, or wherever the environment or settings say.
 USERS_STORE = "user"
 
@@ -40,14 +45,14 @@ def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str
 
     Params:
         graph: a file's path, or the same as a mapping.
-        plugins: local files of nodes.
+        plugins: local files of nodes, beside those that ``imagen-flow.toml`` names and the user trusts.
         registry: node types to resolve against; default: those of the installed plugins.
     Raises:
         GraphError: its problems, all of them, in file order.
     """
     if isinstance(graph, Graph):
         return graph
-    registry = registry or discover([Path(p) for p in plugins], memo=config.plugins_memo())
+    registry = registry or discover([*map(Path, plugins), *_trusted(_settings(graph))], memo=config.plugins_memo())
     read = partial(spec_.read, memo=config.words_memo())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
     return resolve(spec, registry, read=lambda path, name: read(path, name=name))
@@ -76,8 +81,9 @@ def plan(
         GraphError: problems of the graph or of the values.
     """
     resolved = load(graph, plugins=plugins)
-    opened = open_store(store, resolved)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force, terms=Terms(locked=locked))
+    settings = _settings(graph)
+    opened = open_store(store, resolved, settings)
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=Terms(locked=locked))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -112,10 +118,11 @@ def run(
     """
     with ExitStack() as stack:
         resolved = load(graph, plugins=plugins)
-        opened = open_store(store, resolved)
+        settings = _settings(graph)
+        opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, device=device, dtype=dtype, force=force, terms=Terms(locked=locked))
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=Terms(locked=locked))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
@@ -134,12 +141,27 @@ def run(
         return outputs
 
 
-def open_store(store: Store | str | Path | None, graph: Graph) -> Store | None:
+def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:
     """Open the store that is meant, with the codecs of the graph's plugins."""
     if store is None or isinstance(store, Store):
         return store
     codecs = graph.registry.codecs if graph.registry else Codecs()
-    return Store.open(config.store_place() if store == USERS_STORE else Path(store), codecs)
+    return Store.open(config.store_place(None, settings) if store == USERS_STORE else Path(store), codecs)
+
+
+def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> config.Settings:
+    """Read the ``imagen-flow.toml`` that holds for a graph: from its folder upward, or from the working directory for one that is no file."""
+    if isinstance(graph, Graph):
+        return config.load(graph.folder)
+    return config.load(Path() if isinstance(graph, Mapping) else Path(graph).parent)
+
+
+def _trusted(settings: config.Settings) -> list[Path]:
+    """The plugins that the settings name and that may be imported; of the others the log says why not."""
+    refused = config.untrusted(settings)
+    for problem in refused.values():
+        _logger.warning("%s", problem)
+    return [path for path in settings.plugins if path not in refused]
 
 
 def _split(label: str) -> tuple[str, str]:

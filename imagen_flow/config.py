@@ -15,18 +15,25 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 
-__all__ = ["NAME", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "trust", "trusted_path", "untrusted", "words_memo"]
+__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "trust", "trusted_path", "untrusted", "words_memo"]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
 
 _KEYS = ("device", "dtype", "out", "plugins", "store")
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+class Place(TypedDict):
+    """Where a graph computes, and in what; None leaves it to the graph, and then to the machine."""
+
+    device: str | None
+    dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,10 @@ class Settings:
     def mark(self, key: str) -> Mark | None:
         """Where a key stands."""
         return _mark(self.source, key) if self.source else None
+
+    def place(self, written: Mapping[str, Any], *, device: str | None, dtype: str | None) -> Place:
+        """Choose where a graph computes, and in what: as asked, else as here, unless the graph's own settings (`written`) say it."""
+        return {"device": device or (None if "device" in written else self.device), "dtype": dtype or (None if "dtype" in written else self.dtype)}
 
 
 def find(start: Path) -> Path | None:

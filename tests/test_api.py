@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import GraphError, List, NodeError, OutputError, events
+from imagen_flow import GraphError, List, NodeError, OutputError, config, events
 from imagen_flow.codec import Codecs
 from imagen_flow.plugins import Registry
 from imagen_flow.store import Store
@@ -185,3 +185,23 @@ def test_the_front_door_shows_what_a_plugin_may_import() -> None:
     assert {"load", "plan", "run", "execute", "node", "hookimpl", "Absent", "Value", "Image"} <= set(flow.__all__)
     with pytest.raises(AttributeError):
         flow.nothing  # type: ignore[attr-defined]
+
+
+def test_settings_hold_in_python_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """An argument goes before the graph's settings, these before imagen-flow.toml; its plugins are loaded once they are trusted, and until then the log says why not."""
+    (tmp_path / "graphs").mkdir()
+    (tmp_path / "graphs" / "imagen-flow.toml").write_text('dtype = "float16"\nstore = "kept"\nplugins = ["mine.py"]\n')
+    mine = tmp_path / "graphs" / "mine.py"
+    mine.write_text("from imagen_flow import node\n\n@node('my.double', version=1)\ndef double(n: int) -> int:\n    return 2 * n\n")
+    path = tmp_path / "graphs" / "g.yaml"
+    path.write_text('{imagen_flow: 1, nodes: {d: {type: my.double, n: 4}}, outputs: {d: "${d}"}}')
+    with pytest.raises(GraphError, match="no plugin offers the node type 'my.double'"):
+        flow.load(path)
+    assert "warning[untrusted-plugin]: mine.py is not loaded" in caplog.text
+    config.trust({mine: config.form(mine)})
+    assert (flow.plan(path).dtype, flow.plan(path, dtype="float32").dtype, flow.run(path)) == ("float16", "float32", {"d": 8})
+    assert (tmp_path / "graphs" / "kept" / "index.sqlite").is_file()
+    path.write_text('{imagen_flow: 1, settings: {dtype: bfloat16}, nodes: {d: {type: my.double, n: 4}}, outputs: {d: "${d}"}}')
+    assert (flow.plan(path).dtype, flow.plan(flow.load(path)).dtype) == ("bfloat16", "bfloat16")
+    monkeypatch.chdir(tmp_path / "graphs")
+    assert flow.plan({"imagen_flow": 1, "nodes": {"d": {"type": "my.double", "n": 4}}, "outputs": {"d": "${d}"}}).dtype == "float16"

@@ -493,17 +493,19 @@ def test_a_terminal_that_knows_only_ascii(folder: Path) -> None:
 # --- the store -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_cannot_be_used(call: Call, folder: Path) -> None:
-    """A store that is a file, somebody else's folder, or read-only is refused with how to mend it; nothing in it changes."""
+def test_a_store_that_cannot_be_used(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is a file, somebody else's folder, or read-only is refused with how to mend it; nothing in it changes. Named on the command line, that is at fault."""
     graph(folder, PAINT)
     (folder / "file").write_text("mine")
     (folder / "photos").mkdir()
     (folder / "photos" / "cat.jpg").write_text("mine")
     said = call("run", "g.yaml", "--store", "file")
-    assert said.code == 1
+    assert said.code == 2
     assert said.err == f"error: the store '{folder / 'file'}' cannot be used\n  = why: it is a file, not a folder\n  = fix: name another folder with --store or IMAGEN_FLOW_STORE\n"
     said = call("run", "g.yaml", "--store", "photos")
-    assert (said.code, "it is no store and is not empty (it holds 'cat.jpg')" in said.err) == (1, True)
+    assert (said.code, "it is no store and is not empty (it holds 'cat.jpg')" in said.err) == (2, True)
+    monkeypatch.setenv("IMAGEN_FLOW_STORE", "file")
+    assert call("run", "g.yaml").code == 1
     assert listed(folder) == ["file", "g.yaml", "nodes.py", "photos", "photos/cat.jpg"]
 
 
@@ -516,7 +518,7 @@ def test_a_read_only_store(call: Call, folder: Path) -> None:
     with read_only(folder / "place"):
         for name in ("place/store", "place/new"):
             said = call("run", "g.yaml", "--store", name)
-            assert said.code == 1, said
+            assert said.code == 2, said
             assert said.err.startswith(f"error: the store '{folder / name}' cannot be used\n  = why: ")
             assert "make it writable" in said.err
     assert listed(folder / "place") == before

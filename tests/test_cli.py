@@ -336,6 +336,18 @@ def test_drawn_seed(call: Call, folder: Path) -> None:
     assert call("run", "g.yaml", "--set", f"seed={drawn[1]}").out == f"o  lucky {drawn[1]}\n"
 
 
+def test_a_seed_that_an_included_graph_draws(call: Call, folder: Path) -> None:
+    """It is printed with the node it was drawn in, by plan and by run, and giving it there gives the same again."""
+    graph(folder, 'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n', "inner.yaml")
+    graph(folder, 'nodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n')
+    assert re.search(r"^seed n/seed: (\d+) \(drawn; 'seed: \1' at node 'n' keeps it\)$", call("plan", "g.yaml").out, re.MULTILINE)
+    assert json.loads(call("plan", "g.yaml", "--json").out)["seeds"].keys() == {"n/seed"}
+    drawn = re.fullmatch(r"o            lucky (\d+)\nseed n/seed  \1 \(drawn; 'seed: \1' at node 'n' gives the same again\)\n", call("run", "g.yaml").out)
+    assert drawn is not None
+    graph(folder, f'nodes: {{n: {{type: ./inner.yaml, seed: {drawn[1]}}}}}\noutputs: {{o: "${{n}}"}}\n')
+    assert call("run", "g.yaml").out == f"o  lucky {drawn[1]}\n"
+
+
 def test_lists_and_absent(call: Call, folder: Path) -> None:
     """A list written to files has a line for each; an absent output says so."""
     graph(
@@ -640,7 +652,7 @@ def test_store_of_no_use(call: Call, folder: Path) -> None:
     """A store that cannot be used is one clear error, and nothing runs."""
     (folder / "file").write_text("")
     said = call("run", "g.yaml", "--store", "file")
-    assert (said.code, said.out, "Traceback" in said.err) == (1, "", False)
+    assert (said.code, said.out, "Traceback" in said.err) == (2, "", False)
     assert said.err.startswith("error: ")
 
 

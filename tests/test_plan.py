@@ -467,6 +467,44 @@ def test_a_random_seed_is_drawn_once_and_told() -> None:
     assert plan_of(text, {"s": "random"}).seeds.keys() == {"s"}
 
 
+@pytest.mark.parametrize(
+    ("inputs", "nodes", "given", "home"),
+    [
+        ("m: ./w.safetensors", 'x: {type: t.model, model: "${m}"}', {}, "graphs"),
+        ("m: ./w.safetensors", 'x: {type: t.model, model: "${m}"}', {"m": "./w.safetensors"}, "."),
+        ("m: [./w.safetensors]", 'x: {type: t.models, models: "${m}"}', {}, "graphs"),
+        ("m: ./w.safetensors", 'x: {type: t.models, models: ["${m}"]}', {}, "graphs"),
+        ("m: ./w.safetensors", 'x: {type: t.models, models: ["${m}"]}', {"m": "./w.safetensors"}, "."),
+        ("m: [./w.safetensors]", 'x: {type: t.model, each: {model: "${m}"}}', {}, "graphs"),
+        ("m: [./w.safetensors]", 'x: {type: t.model, each: {model: "${m}"}}', {"m": ["./w.safetensors"]}, "."),
+        ("m: ./w.safetensors", 'x: {type: t.model, each: {model: ["${m}"]}}', {"m": "./w.safetensors"}, "."),
+        ("m: ./w.safetensors", 'x: {type: in/inner.yaml, m: "${m}"}', {}, "graphs"),
+        ("m: ./w.safetensors", 'x: {type: in/inner.yaml, m: "${m}"}', {"m": "./w.safetensors"}, "."),
+        ("n: 1", "x: {type: in/inner.yaml, m: ./w.safetensors}", {}, "graphs"),
+        ("n: 1", "x: {type: in/inner.yaml}", {}, "graphs/in"),
+        ("n: 1", "x: {type: in/inner.yaml, each: {m: [./w.safetensors]}}", {}, "graphs"),
+    ],
+)
+def test_a_model_named_by_an_input_is_where_its_writer_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str, nodes: str, given: dict[str, Any], home: str) -> None:
+    """A relative path in a default or a literal starts from the graph's file in which it is written, one that is given from the working directory."""
+
+    @node("t.models", version=1)
+    def models_(models: List[Model[Loader]]) -> str:  # type: ignore[valid-type]
+        return ""
+
+    (tmp_path / "graphs" / "in").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    inner = tmp_path / "graphs" / "in" / "inner.yaml"
+    inner.write_text('{imagen_flow: 1, inputs: {m: ./w.safetensors}, nodes: {y: {type: t.model, model: "${m}"}}, outputs: {y: "${y}"}}')
+    nodes = nodes.replace("in/inner.yaml", "./in/inner.yaml")
+    at = (tmp_path / ("work" if home == "." else home)) / "w.safetensors"
+    save_file({"w": np.zeros(1, "float32")}, at)
+    plan = plan_of(f'{{inputs: {{{inputs}}}, nodes: {{{nodes}}}, outputs: {{x: "${{x}}"}}}}', given, path=tmp_path / "graphs" / "g.yaml", known=registry(model, models_))
+    assert [m["fault"] for m in plan.models] == [None]
+    assert {step.status for step in plan.steps} == {"runs"}
+
+
 def test_a_model_that_is_not_here_is_a_problem_of_the_plan() -> None:
     """The plan shows it; the run refuses."""
     plan = plan_of('{nodes: {x: {type: t.model, model: "hf:nobody/nothing@main"}, y: {type: t.number}}, outputs: {x: "${x}", y: "${y}"}}')

@@ -66,6 +66,15 @@ no_store_option = click.option("--no-store", is_flag=True, help="Look nothing up
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
 
 
+class Misused(click.ClickException):
+    """What the command line names cannot be used: it is at fault, not the graph."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", err=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """What the planning options chose."""
@@ -131,12 +140,18 @@ def open_graph(path: Path, registry: Registry) -> Graph:
 def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no_store: bool = False) -> Iterator[Store | None]:
     """Open the store that is asked for, or the usual one; at the end close it, and print what it warned of."""
     from .. import config
+    from ..errors import StoreError
     from ..store import Store
 
     if no_store:
         yield None
         return
-    store = Store.open(config.store_place(asked, settings), registry.codecs)
+    try:
+        store = Store.open(config.store_place(asked, settings), registry.codecs)
+    except StoreError as unfit:
+        if asked is None:
+            raise
+        raise Misused(str(unfit)) from unfit
     try:
         yield store
     finally:
@@ -162,8 +177,7 @@ def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Se
                 texts=chosen.values,
                 registry=registry,
                 store=store,
-                device=chosen.device or (None if "device" in graph.settings else settings.device),
-                dtype=chosen.dtype or (None if "dtype" in graph.settings else settings.dtype),
+                **settings.place(graph.settings, device=chosen.device, dtype=chosen.dtype),
                 force=chosen.force,
                 base=Path.cwd(),
                 terms=Terms(locked=chosen.locked, pickles=chosen.pickles, remote_code=chosen.remote_code),
