@@ -465,12 +465,12 @@ def test_removing_a_model_leaves_what_another_commit_needs(server: Any, hub: Hub
     first, second = hub.resolve(REFERENCE), hub.resolve(parse_reference(f"hf:{NAME}@v2"))
     hub.pull(first)
     hub.pull(second)
-    assert hub.remove(first) >= len(FILES[UNET])
+    assert hub.remove(NAME, first.commit, first.files) >= len(FILES[UNET])
     assert hub.missing(first) == list(first.files)
     assert hub.missing(second) == []
     with pytest.raises(UnresolvedModel):
         found(hub)
-    hub.remove(second)
+    hub.remove(NAME, second.commit)
     assert not cache(hub).exists()
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "watch": "Run graphs, and again whenever what they depend on changes.",
     "plan": "Say what a run would do, and why. Nothing runs.",
     "nodes": "List node types, or show one of them.",
+    "models": "Fetch the models that graphs name, pin them, list and remove them.",
     "replay": "Run the graph that a picture carries.",
     "store": "Look after the store.",
     "folder": "Run hot folders: files in, a graph, finished assets out.",

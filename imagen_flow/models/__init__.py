@@ -7,7 +7,7 @@ The modules, from the ground up: `references` (how a model is written), `files` 
 theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
-from .cache import hub_cache
+from .cache import cached, commit_of, hub_cache
 from .estimates import Estimate, estimate, size_of
 from .hub import Hub
 from .ladder import is_out_of_memory, with_memory_ladder
@@ -32,6 +32,8 @@ __all__ = [
     "Terms",
     "UnresolvedModel",
     "UnusableModel",
+    "cached",
+    "commit_of",
     "default_budget",
     "estimate",
     "find_lock",

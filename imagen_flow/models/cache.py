@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .references import Reference, UnresolvedModel
 
-__all__ = ["commit_of", "hub_cache", "recorded", "repository_folder", "snapshot"]
+__all__ = ["cached", "commit_of", "hub_cache", "recorded", "repository_folder", "snapshot"]
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
@@ -46,6 +46,19 @@ def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> 
                 raise UnresolvedModel(f"unresolved: 'hf:{reference.name}@{revision}' names {len(known)} commits", why=f"they are {', '.join(known)}", fix="write more digits of the commit") from None
             commit = known[0] if known else ""
     return commit if re.fullmatch(r"[0-9a-f]{6,64}", commit) else ""
+
+
+def cached(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str, str, int]]:
+    """List what the cache holds of models: repository, commit, the branches and tags that lead to it, and the bytes that its files take."""
+    found = []
+    for folder in sorted(hub_cache(environ).glob("models--*")):
+        refs: dict[str, list[str]] = {}
+        for ref in sorted(path for path in (folder / "refs").rglob("*") if path.is_file()):
+            refs.setdefault(ref.read_text("ascii", errors="replace").strip(), []).append(ref.relative_to(folder / "refs").as_posix())
+        for held in sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir()):
+            size = sum(path.stat().st_size for path in held.rglob("*") if path.is_file())
+            found.append((folder.name.removeprefix("models--").replace("--", "/"), held.name, ", ".join(refs.get(held.name, ())), size))
+    return found
 
 
 def snapshot(reference: Reference, text: str, environ: Mapping[str, str] = os.environ, *, commit: str = "") -> Path:

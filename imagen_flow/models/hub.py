@@ -39,7 +39,7 @@ class Hub:
     """The hub, at its own address or at that of ``HF_ENDPOINT``, and the cache that it is fetched to."""
 
     def __init__(self, *, endpoint: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = endpoint or environ.get("HF_ENDPOINT") or None
         self.token = token
         self.environ = environ
         self._free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
@@ -95,23 +95,20 @@ class Hub:
         snapshot = repository_folder(model.reference.name, self.environ) / "snapshots" / model.commit
         return [file for file in model.files if not (snapshot / file.name).exists()]
 
-    def remove(self, model: LockedModel) -> int:
-        """Remove a commit from the cache, with what no other commit of the repository needs. Gives the bytes freed."""
-        folder = repository_folder(model.reference.name, self.environ)
-        snapshot = folder / "snapshots" / model.commit
+    def remove(self, name: str, commit: str, files: Sequence[LockedFile] = ()) -> int:
+        """Remove a commit of a repository from the cache, with what no other commit needs, and what was begun of `files`. Gives the bytes freed."""
+        folder = repository_folder(name, self.environ)
         before = _size(folder)
-        shutil.rmtree(snapshot, ignore_errors=True)
-        if (folder / "refs").is_dir():
-            for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
-                if ref.read_text("ascii", errors="replace").strip() == model.commit:
-                    ref.unlink()
-        used = {os.path.basename(os.readlink(link)) for link in (folder / "snapshots").rglob("*") if link.is_symlink()}
-        for file in model.files:
-            for name in (file.blob, f"{file.blob}.part"):
-                if file.blob not in used:
-                    (folder / "blobs" / name).unlink(missing_ok=True)
+        gone = {file.blob for file in files} | _blobs(folder / "snapshots" / commit)
+        shutil.rmtree(folder / "snapshots" / commit, ignore_errors=True)
+        for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
+            if ref.read_text("ascii", errors="replace").strip() == commit:
+                ref.unlink()
+        for blob in gone - _blobs(folder / "snapshots"):
+            (folder / "blobs" / blob).unlink(missing_ok=True)
+            (folder / "blobs" / f"{blob}.part").unlink(missing_ok=True)
         freed = before - _size(folder)
-        if not used and not any((folder / "snapshots").glob("*/*")):
+        if not any((folder / "snapshots").glob("*/*")) and not any((folder / "blobs").glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
@@ -132,7 +129,7 @@ class Hub:
         from huggingface_hub import errors
 
         text, name = str(reference), reference.name
-        place = (self.endpoint or self.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        place = (self.endpoint or "https://huggingface.co").rstrip("/")
         what = f"'{text}'" + (f" ({file})" if file else "")
         try:
             yield
@@ -347,6 +344,11 @@ def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.write_text(text, "ascii")
     os.replace(aside, path)
+
+
+def _blobs(snapshot: Path) -> set[str]:
+    """Name the blobs that a snapshot's links lead to."""
+    return {os.path.basename(os.readlink(link)) for link in snapshot.rglob("*") if link.is_symlink()}
 
 
 def _size(folder: Path) -> int:

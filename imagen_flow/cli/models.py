@@ -1,0 +1,315 @@
+"""``imagen-flow models``: the only commands that use the network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import pickle_option, plugin_option
+
+if TYPE_CHECKING:
+    from ..errors import Problem
+    from ..graph import Binding, Graph
+    from ..models import Hub, Lock, LockedModel, Reference
+
+__all__ = ["models"]
+
+_GRAPHS = (".yaml", ".yml", ".json")
+
+
+@click.group()
+def models() -> None:
+    """Fetch the models that graphs name, pin them, list and remove them.
+
+    What `hf:org/name@revision` means is written to imagen-flow.lock, beside the graph or in a folder above: the commit, the licence, and every file with its size and sha256. Plans and
+    runs hold to it, offline. Files go to the cache of the hub's own libraries (HF_HUB_CACHE); HF_TOKEN or `hf auth login` let you in, HF_ENDPOINT names another hub.
+    """
+
+
+_named_argument = click.argument("named", nargs=-1, metavar="[GRAPH|MODEL]...")
+_variant_option = click.option("--variant", metavar="NAME", help="Take this variant of the weights, as fp16, where there is one.")
+_update_option = click.option("--update", is_flag=True, help="Ask the hub again what is locked already: a branch may have moved.")
+
+
+@models.command()
+@_named_argument
+@_variant_option
+@_update_option
+@pickle_option
+@plugin_option
+def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
+    """Ask the hub what models mean now, and write it to the lock. No weights are fetched.
+
+    Without names, what the lock names is looked at (with --update: asked for again).
+    """
+    from ..models import Hub
+
+    work = _Work(_named(named, plugins), Hub())
+    for reference in work.references:
+        with work.gathered():
+            work.lock_in(reference, variant, pickles, update=update)
+    work.write()
+    _print_locked([model for reference in work.references if (model := work.lock.get(reference))])
+    return work.end()
+
+
+@models.command()
+@_named_argument
+@_variant_option
+@_update_option
+@pickle_option
+@plugin_option
+def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
+    """Fetch models, check them against their digests, and lock what is not locked yet.
+
+    Without names, all that the lock names is fetched. A pull that was stopped goes on where it was.
+    """
+    from ..models import Hub
+    from .text import bytes_, colour
+
+    work = _Work(_named(named, plugins), Hub())
+    with _progress() as watch:
+        for reference in work.references:
+            with work.gathered():
+                model = work.lock_in(reference, variant, pickles, update=update)
+                work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
+                path = work.hub.pull(model, report=watch(model))
+                click.echo(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}", color=colour())
+    return work.end()
+
+
+@models.command(name="list")
+@_named_argument
+@plugin_option
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> int:
+    """List what the lock names, or a graph, and what the hub's cache holds besides."""
+    import json
+
+    from ..models import Hub, cached
+    from .text import bytes_, safe, table
+
+    found, hub = _named(named, plugins, needed=False), Hub()
+    rows: list[dict[str, Any]] = []
+    for reference in found.references:
+        model = found.lock.get(reference)
+        missing = hub.missing(model) if model else []
+        state = "not locked" if model is None else f"{len(missing)} of {len(model.files)} files missing" if missing else "here"
+        rows.append({"reference": str(reference), "commit": model.commit if model else None, "bytes": model.size if model else None, "license": model.license if model else None, "state": state})
+    locked = {(model.reference.name, model.commit) for model in found.lock.models.values()}
+    besides = [] if named else [entry for entry in cached() if entry[:2] not in locked]
+    if as_json:
+        click.echo(json.dumps({"lock": str(found.lock.path) if found.lock.models else None, "models": rows, "other": found.others, "cached": [dict(zip(("repository", "commit", "revisions", "bytes"), entry, strict=True)) for entry in besides]}, indent=1))
+        return 0
+    if rows:
+        click.echo(safe(table([(r["reference"], (r["commit"] or "")[:7], bytes_(r["bytes"]) if r["bytes"] is not None else "", r["license"] or "", r["state"]) for r in rows], indent="")))
+    if found.others:
+        click.echo(safe("\n".join(found.others)))
+    if besides:
+        click.echo("in the hub's cache, and in no lock here:")
+        click.echo(safe(table([(f"hf:{name}@{refs.partition(', ')[0] or commit[:12]}", commit[:7], bytes_(size)) for name, commit, refs, size in besides])))
+    if not rows and not besides and not found.others:
+        click.echo("no models are locked here, and the hub's cache holds none")
+    return 0
+
+
+@models.command()
+@click.argument("named", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-files", is_flag=True, help="Remove it from the lock only.")
+def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
+    """Remove models of the hub: from the lock, and from the cache what nothing else there needs."""
+    from ..models import Hub, cached, commit_of
+    from .text import bytes_
+
+    found, hub = _named(named, ()), Hub()
+    if found.others:
+        raise click.UsageError(f"'{found.others[0]}' is no model of the hub: remove it yourself")
+    sizes = {(name, commit): size for name, commit, _, size in cached()}
+    work = _Work(found, hub)
+    for reference in found.references:
+        model = found.lock.get(reference)
+        with work.gathered():
+            commit = model.commit if model else commit_of(reference)
+            size = sizes.get((reference.name, commit), 0)
+            if model is None and not size:
+                work.unknown(reference)
+                continue
+            if not yes:
+                click.confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?", abort=True, err=True)
+            freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else ())
+            work.lock = work.lock.lacking([reference])
+            click.echo(f"removed {reference}: {bytes_(freed)} freed")
+    work.write()
+    return work.end()
+
+
+class _Named:
+    """What a command line names: references to the hub, each once, the lock that holds for them, and models of other kinds."""
+
+    def __init__(self, references: Iterable[Reference], lock: Lock, others: Iterable[str]) -> None:
+        self.references = list({str(reference): reference for reference in references}.values())
+        self.lock = lock
+        self.others = list(dict.fromkeys(others))
+
+
+class _Work:
+    """Works on models one after the other: gathers what goes wrong, and keeps the lock."""
+
+    def __init__(self, named: _Named, hub: Hub) -> None:
+        import logging
+
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try; what comes of them is told here
+        self.references = named.references
+        self.lock = named.lock
+        self.hub = hub
+        self.problems: list[Problem] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        from ..models import UnresolvedModel, UnusableModel
+
+        try:
+            yield
+        except (UnresolvedModel, UnusableModel) as fault:
+            self.problems.append(fault.problem())
+
+    def lock_in(self, reference: Reference, variant: str | None, pickles: tuple[str, ...], *, update: bool) -> LockedModel:
+        """Give what a reference means: by the lock, or by the hub where it does not say or something else is asked for."""
+        model = self.lock.get(reference)
+        if model is None or update or variant is not None:
+            model = self.hub.resolve(reference, variant=variant, pickles=pickles)
+            self.lock = self.lock.having([model])
+        return model
+
+    def unknown(self, reference: Reference) -> None:
+        from ..errors import Problem, nearest
+
+        self.problems.append(Problem("unresolved-model", f"'{reference}' is neither in the lock nor in the hub's cache", fix=nearest(str(reference), self.lock.models, what="locked are")))
+
+    def write(self) -> None:
+        if self.lock.write():
+            click.echo(f"wrote {self.lock.path}", err=True)
+
+    def end(self) -> int:
+        from .text import show_problems
+
+        if self.problems:
+            show_problems(self.problems)
+        return 1 if self.problems else 0
+
+
+def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = True) -> _Named:
+    """Read what the command line names. The lock is that of the first graph, else of the working directory."""
+    from .. import config
+    from ..errors import GraphError
+    from ..models import BadReference, find_lock, parse_reference, read_lock
+    from .session import find_plugins, open_graph
+
+    graphs = [Path(word) for word in words if word.endswith(_GRAPHS) and not word.startswith("hf:")]
+    texts = [word for word in words if Path(word) not in graphs]
+    lock = read_lock(find_lock(graphs[0].parent if graphs else Path.cwd()))
+    if graphs:
+        registry = find_plugins(config.load(graphs[0].parent), plugins)
+        for path in graphs:
+            texts += models_of(open_graph(path, registry))
+    references, others, problems = [], [], []
+    for text in dict.fromkeys(texts):
+        try:
+            reference = parse_reference(text)
+        except BadReference as odd:
+            problems.append(odd.problem())
+            continue
+        if reference.kind == "hf":
+            references.append(reference)
+        else:
+            others.append(text)
+    if problems:
+        raise GraphError(problems)
+    if not words and needed and not lock.models:
+        raise click.UsageError("name a graph or a model: there is no imagen-flow.lock here")
+    return _Named(references if words else [model.reference for _, model in sorted(lock.models.items())], lock, others)
+
+
+def models_of(graph: Graph, given: dict[str, list[str]] | None = None) -> list[str]:
+    """List the models that a graph names, in its nodes, in the defaults of inputs that lead to them, and in the graphs that it includes.
+
+    Params:
+        given: texts that the graph around it gives to inputs.
+    """
+    from ..graph import Graph as GraphType
+
+    held = given or {}
+    found: list[str] = []
+    for node in graph.nodes.values():
+        if isinstance(node.type, GraphType):
+            found += models_of(node.type, {name: _texts(binding, graph, held) for name, binding in node.bindings.items()})
+            continue
+        for port in node.type.loaders:
+            binding = node.bindings.get(port)
+            default = node.type.inputs[port].default
+            found += _texts(binding, graph, held) if binding is not None else [default] if isinstance(default, str) else []
+    return list(dict.fromkeys(found))
+
+
+def _texts(binding: Binding | None, graph: Graph, held: dict[str, list[str]]) -> list[str]:
+    from ..graph import FromInput, Given, Listed, ModelAt
+
+    if isinstance(binding, ModelAt):
+        return [binding.reference]
+    if isinstance(binding, FromInput):
+        return held[binding.name] if binding.name in held else _texts(graph.inputs[binding.name].default, graph, {})
+    if isinstance(binding, Listed):
+        return [text for item in binding.items for text in _texts(item, graph, held)]
+    if isinstance(binding, Given):
+        return [text for text in (binding.value if isinstance(binding.value, list) else [binding.value]) if isinstance(text, str)]
+    return []
+
+
+def _print_locked(found: list[LockedModel]) -> None:
+    from .text import bytes_, plural, safe, table
+
+    if found:
+        click.echo(safe(table([(str(m.reference), m.commit[:7], f"{bytes_(m.size)} in {plural(len(m.files), 'file')}", m.license or "no licence named") for m in found], indent="")))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], None]]]:
+    """Show how far fetching has come: a bar for each model, or a line for each file where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield _lines
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
+
+        def bar(model: LockedModel) -> Callable[[str, int, int], None]:
+            task = shown.add_task(str(model.reference), total=model.size)
+            here: dict[str, int] = {}
+
+            def report(name: str, done: int, _total: int) -> None:
+                here[name] = done
+                shown.update(task, completed=sum(here.values()))
+
+            return report
+
+        yield bar
+
+
+def _lines(model: LockedModel) -> Callable[[str, int, int], None]:
+    from .text import bytes_
+
+    told: set[str] = set()
+
+    def report(name: str, done: int, total: int) -> None:
+        if done >= total and name not in told:
+            told.add(name)
+            click.echo(f"{model.reference}: {name} ({bytes_(total)}) {len(told)} of {len(model.files)}", err=True)
+
+    return report
