@@ -410,7 +410,7 @@ def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch
     assert value(watching.rest()).strip() == "1"
     save("source", "2")
     said = watching.until(lambda s: isinstance(s, OutputWritten) and s.path is None and s.value.strip() == "2")
-    assert [s.graph for s in said if isinstance(s, RunStarted)][0] == "a.yaml"
+    assert next(s.graph for s in said if isinstance(s, RunStarted)) == "a.yaml"
 
 
 def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:

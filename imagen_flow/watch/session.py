@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ from ..plugins import Registry
 from ..run import execute
 from ..spec import GraphSpec
 from ..store import Store
+from ..yaml_text import MAX_BYTES
 from .places import places_of
 from .reload import Reload, code_of, reload
 from .says import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned
@@ -165,7 +167,9 @@ class _Session:
         self.base = Path.cwd()
         self.began = time.monotonic()
         self.heard: SimpleQueue[Any] = SimpleQueue()
-        self.changes = Changes(settle_s=settle_s, poll=poll, poll_s=poll_s, cancel=cancel, ignore=self.is_kept, notice=lambda words: self.heard.put(Noticed(words, self.now())))
+        self.changes = Changes(settle_s=settle_s, poll=poll, poll_s=poll_s, cancel=cancel, ignore=self.is_kept, hint=self.foresee, notice=self.noticed)
+        self.texts = _Texts()
+        self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
         self.kept: tuple[str, ...] = ()
         self.followed: set[Path] = set()
@@ -204,6 +208,14 @@ class _Session:
                     yield self.changed(touched, cancels=False)
                     dirty = [t for t in self.targets if t in touched]
 
+    def noticed(self, words: str) -> None:
+        self.heard.put(Noticed(words, self.now()))
+
+    def foresee(self, path: Path) -> None:
+        """Begin to read a graph that has changed while it is waited for quiet: of all that lies between a save and a run, parsing takes longest."""
+        if any(path in target.graph_files for target in self.targets):
+            self.ahead.submit(self.texts.read_again, path)
+
     def pump(self) -> None:
         """Pass on what changes, in a thread of its own."""
         try:
@@ -215,6 +227,7 @@ class _Session:
 
     def end(self) -> None:
         self.changes.close()
+        self.ahead.shutdown(cancel_futures=True)
         if self.own_pool:
             self.pool.close()
         for bench in self.benches.values():
@@ -478,10 +491,10 @@ class _Session:
 
             def reading(path: Path, name: str, read: set[Path] = read) -> GraphSpec:
                 read.add(path)
-                return spec_.read(path, name=name)
+                return self.texts.read(path, name)
 
             try:
-                graph = resolve(spec_.read(target.path, name=target.name), bench.registry, read=reading)
+                graph = resolve(self.texts.read(target.path, target.name), bench.registry, read=reading)
             except GraphError:
                 # What was there before may be what comes back.
                 fresh = read - target.graph_files
@@ -498,7 +511,7 @@ class _Session:
 
     def is_meant(self, name: str, target: _Target, graph: Graph) -> bool:
         """Whether a value goes to this graph: if it has such an input, or no other of the graphs has."""
-        return name in graph.inputs or not any(name in spec_.read(other.path).inputs for other in self.targets if other is not target)
+        return name in graph.inputs or not any(name in self.texts.read(other.path, other.name).inputs for other in self.targets if other is not target)
 
     def follow(self, more: Iterable[Path] = ()) -> None:
         """Watch all that is known to matter."""
@@ -532,6 +545,32 @@ class _Session:
                 why="it starts no run by itself, but the next run reads it as an input", fix="write it elsewhere, with --out or another path", severity="warning",
             )  # fmt: skip
             yield Warned((problem,), self.now())
+
+
+class _Texts:
+    """Reads graph files; a text that is as it was is not parsed again. Any thread may ask; one that asks for what another is parsing waits for that."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.known: dict[Path, tuple[str, bytes, GraphSpec]] = {}
+
+    def read(self, path: Path, name: str) -> GraphSpec:
+        with self.lock:
+            try:
+                data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+            except OSError:
+                data = None
+            if data is None:
+                return spec_.read(path, name=name)
+            known = self.known.get(path)
+            if known is None or known[:2] != (name, data):
+                known = self.known[path] = (name, data, spec_.parse(data, name=name, path=path))
+            return known[2]
+
+    def read_again(self, path: Path) -> None:
+        known = self.known.get(path)
+        if known is not None:
+            self.read(path, known[0])
 
 
 def _broken(name: str, fault: str) -> Problem:

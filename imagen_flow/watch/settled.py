@@ -173,7 +173,9 @@ class Changes:
         cancel: threading.Event | None = None,
         ignore: Callable[[Path], bool] | None = None,
         notice: Callable[[str], None] | None = None,
+        hint: Callable[[Path], None] | None = None,
     ) -> None:
+        """As for `changes`. `hint` is told of a path before things are quiet, for those who can make use of the wait; it must return at once."""
         self._lock = threading.Lock()
         self._wanted: tuple[Path, ...] = ()
         self._settle_s = settle_s
@@ -183,6 +185,7 @@ class Changes:
         self._closed = threading.Event()
         self._ignore = ignore or (lambda _: False)
         self._notice = notice or _logger.warning
+        self._hint = hint or (lambda _: None)
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._handler = _Handler(self._queue)
         self._listener = _Listener(self._queue)
@@ -304,6 +307,8 @@ class Changes:
 
     def _say(self, path: Path, now: float) -> None:
         if not self._ignore(path):
+            if path not in self._pending:
+                self._hint(path)
             self._pending[path] = (self._pending.get(path, (now,))[0], now)
 
     # -- what is watched --------------------------------------------------------------------------------------------------------
