@@ -1,7 +1,10 @@
-"""Measure what drawing through a graph costs over the same library calls made by hand, in one process, in interleaved pairs.
+"""Measure what drawing through a graph costs over the same library calls made by hand, in interleaved pairs.
 
 The graph draws with `diffusion.base` and keeps the picture in a store; by hand the same picture is drawn with diffusers' UNet and sampler in a plain loop. Both are
 given the states of one text. Every pair checks that the pixels are equal, so that it is the same work that is compared.
+
+Twice: each way in a process of its own, as a program uses one or the other; and both in one process, as in a notebook. There two threads compute (a run has one of its own),
+each with its OpenMP team, and GNU's OpenMP slows both down: see `imagen_flow.lanes`.
 
     python benchmarks/direct.py [--pairs 40] [--steps 20] [--record]
 """
@@ -9,17 +12,20 @@ given the states of one text. Every pair checks that the pixels are equal, so th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from _results import machine, record
 
 import imagen_flow as flow
@@ -33,70 +39,101 @@ TARGET_PART, TARGET_S = 0.02, 0.010
 
 PROMPT = "a large red circle left of a small blue square on a black background"
 
+#: The ways to draw, in the order in which they are compared.
+WAYS = ("graph", "hand")
+
+CLOCKS = {"wall": time.perf_counter, "own": time.process_time}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=40, help="pairs of runs (at least 30 for a figure worth keeping)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a picture")
     parser.add_argument("--record", action="store_true", help="write the figures into RESULTS.md")
+    parser.add_argument("--serve", nargs=2, metavar=("WAYS", "MODEL"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.serve:
+        serve(given.serve[0].split(","), Path(given.serve[1]), given.steps)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        text = measure(Path(folder), given.pairs, given.steps)
+        embedded = discover([]).models.get("embedded/imagen")
+        model = embedded if embedded is not None and (embedded / "unet").is_dir() else untrained(Path(folder) / "imagen")
+        taken = {"a process each": measure(model, given.pairs, given.steps, apart=True), "one process": measure(model, given.pairs, given.steps, apart=False)}
+    text = report(taken, given.steps, "embedded/imagen" if model == embedded else "a random model of the embedded one's size")
     print(text)
     print(f"\n{machine()}")
     if given.record:
         record("A picture through a graph and by hand", text)
 
 
-def measure(folder: Path, pairs: int, steps: int) -> str:
-    embedded = discover([]).models.get("embedded/imagen")
-    model = embedded if embedded is not None and (embedded / "unet").is_dir() else untrained(folder / "imagen")
-    through_graph, by_hand = prepare(folder, model, steps)
-    for seed in (1, 2):  # the first of each loads models and warms caches
-        through_graph(seed)
-        by_hand(seed)
-    clocks = {"wall": time.perf_counter, "own": time.process_time}
-    taken: dict[str, dict[Any, list[float]]] = {clock: {through_graph: [], by_hand: []} for clock in clocks}
-    for pair in range(pairs):
-        seed = 100 + pair
-        first, second = (through_graph, by_hand) if pair % 2 else (by_hand, through_graph)
-        pictures = []
-        for call in (first, second):
-            began = {name: clock() for name, clock in clocks.items()}
-            pictures.append(call(seed))
-            for name, clock in clocks.items():
-                taken[name][call].append(clock() - began[name])
-        assert np.array_equal(*pictures), "the graph draws another picture than the calls by hand"
-    pairs_of = {name: (times[through_graph], times[by_hand]) for name, times in taken.items()}
-    return report(pairs_of, steps, "embedded/imagen" if model == embedded else "a random model of the embedded one's size")
+Times = dict[str, tuple[list[float], list[float]]]
 
 
-def prepare(folder: Path, model: Path, steps: int) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
-    """Load what both ways need, and give the two."""
+def measure(model: Path, pairs: int, steps: int, *, apart: bool) -> Times:
+    """Give seconds through the graph and by hand, by clock, from processes that draw in turn."""
+    taken: Times = {clock: ([], []) for clock in CLOCKS}
+    with ExitStack() as stack:
+
+        def start(ways: str) -> subprocess.Popen[str]:
+            command = [sys.executable, __file__, "--serve", ways, str(model), "--steps", str(steps)]
+            process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert process.stdin is not None
+            stack.callback(process.stdin.close)
+            return process
+
+        servers = {way: start(way) for way in WAYS} if apart else dict.fromkeys(WAYS, start(",".join(WAYS)))
+        for pair in range(-2, pairs):  # the first two load models and warm caches
+            pictures = set()
+            for way in WAYS if pair % 2 else WAYS[::-1]:
+                stdin, stdout = servers[way].stdin, servers[way].stdout
+                assert stdin is not None and stdout is not None
+                print(way, 100 + pair, file=stdin, flush=True)
+                picture, *seconds = stdout.readline().split()
+                pictures.add(picture)
+                for clock, took in zip(CLOCKS, seconds, strict=True):
+                    if pair >= 0:
+                        taken[clock][WAYS.index(way)].append(float(took))
+            assert len(pictures) == 1, "the graph draws another picture than the calls by hand"
+    return taken
+
+
+def serve(ways: list[str], model: Path, steps: int) -> None:
+    """Draw as asked, line by line: a way and a seed in, the picture's digest and what it took by each clock out."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare = {"graph": through_graph, "hand": by_hand}
+        draw = {way: prepare[way](Path(folder), model, steps) for way in ways}
+        for line in sys.stdin:
+            way, seed = line.split()
+            began = [clock() for clock in CLOCKS.values()]
+            picture = draw[way](int(seed))
+            took = [clock() - at for clock, at in zip(CLOCKS.values(), began, strict=True)]
+            print(hashlib.sha256(picture.tobytes()).hexdigest(), *took, flush=True)
+
+
+def drawing(model: Path, steps: int) -> Any:
+    """Resolve the graph that is measured."""
+    nodes = {
+        "text": {"type": "text.encode", "model": str(model), "prompt": PROMPT},
+        "base": {"type": "diffusion.base", "model": str(model), "text": "${text}", "guidance_scale": 4, "num_inference_steps": steps, "seed": "${seed}"},
+    }
+    inputs = {"seed": {"type": "seed", "default": 0}}
+    return flow.load({"imagen_flow": 1, "inputs": inputs, "nodes": nodes, "outputs": {"picture": "${base}", "text": "${text}"}})
+
+
+def through_graph(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
+    """Open a store and a pool, and give what draws with them."""
+    graph, store, pool = drawing(model, steps), Store.open(folder / "store", Codecs()), ModelPool()
+    return lambda seed: flow.run(graph, seed=seed, store=store, pool=pool, device="cpu")["picture"].pixels
+
+
+def by_hand(_: Path, model: Path, steps: int) -> Callable[[int], Any]:
+    """Load what the plain loop needs, and give the loop."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import load_file
 
-    graph = flow.load(
-        {
-            "imagen_flow": 1,
-            "inputs": {"seed": {"type": "seed", "default": 0}},
-            "nodes": {
-                "text": {"type": "text.encode", "model": str(model), "prompt": PROMPT},
-                "base": {
-                    "type": "diffusion.base", "model": str(model), "text": "${text}", "guidance_scale": 4, "num_inference_steps": steps, "seed": "${seed}",
-                },
-            },
-            "outputs": {"picture": "${base}", "text": "${text}"},
-        }
-    )  # fmt: skip
-    store = Store.open(folder / "store", Codecs())
-    pool = ModelPool()
-
-    def through_graph(seed: int) -> Any:
-        return flow.run(graph, seed=seed, store=store, pool=pool, device="cpu")["picture"].pixels
-
-    states = flow.run(graph, seed=0, store=store, pool=pool, device="cpu")["text"].torch()
+    encoded = {tensor.tags["is"]: tensor.torch() for tensor in flow.run(drawing(model, steps), seed=0, store=None, device="cpu")["text"]}
+    states = torch.cat([encoded["prompt_embeds"], encoded["negative_prompt_embeds"]])
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval()
     scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
     side, channels = unet.config.sample_size, unet.config.out_channels
@@ -116,7 +153,7 @@ def prepare(folder: Path, model: Path, steps: int) -> tuple[Callable[[int], Any]
         sketch, begin = torch.nn.functional.pixel_unshuffle(cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2), 0.1
     beside = torch.cat([sketch, torch.stack([columns, rows]).expand(2, 2, side, side)], 1)
 
-    def by_hand(seed: int) -> Any:
+    def draw(seed: int) -> Any:
         scheduler.set_timesteps(min(math.ceil(steps / begin), scheduler.config.num_train_timesteps))
         times = scheduler.timesteps[-steps:]
         x = torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
@@ -131,7 +168,7 @@ def prepare(folder: Path, model: Path, steps: int) -> tuple[Callable[[int], Any]
         picture = torch.nn.functional.pixel_shuffle(x, 2)
         return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte()[0].permute(1, 2, 0).numpy()
 
-    return through_graph, by_hand
+    return draw
 
 
 def untrained(folder: Path) -> Path:
@@ -150,26 +187,27 @@ def untrained(folder: Path) -> Path:
     return folder
 
 
-def report(taken: dict[str, tuple[list[float], list[float]]], steps: int, model: str) -> str:
+def report(taken: dict[str, Times], steps: int, model: str) -> str:
     """Put the times into words: by the clock on the wall, and by the process's own, which others on the machine disturb less."""
-    count = len(taken["wall"][0])
+    count = len(next(iter(taken.values()))["wall"][0])
     lines = [
         f"`diffusion.base` of {model}, {steps} steps with guidance, through plan, run and store, against the same diffusers calls in a plain loop; "
         f"medians of {count} interleaved pairs, equal pixels in each. *Wall* is the clock, *own* the process's processor time.",
         "",
-        "| | by hand | through the graph | difference | 95 % interval | ratio |",
-        "|---|---|---|---|---|---|",
+        "| | | by hand | through the graph | difference | 95 % interval | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     verdicts = []
-    for name, (drawn, direct) in taken.items():
-        differences = [ours - theirs for ours, theirs in zip(drawn, direct, strict=True)]
-        low, high = interval(differences)
-        hand = statistics.median(direct)
-        cells = [hand, statistics.median(drawn), statistics.median(differences)]
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(drawn, direct, strict=True))
-        lines.append(f"| {name} | {' | '.join(f'{1e3 * cell:.1f} ms' for cell in cells)} | {1e3 * low:+.1f} to {1e3 * high:+.1f} ms | {ratio:.3f} |")
-        wanted = max(TARGET_PART * hand, TARGET_S)
-        verdicts.append(f"- {name}: the interval is wanted below {1e3 * wanted:.1f} ms (2 % or 10 ms): {'met' if high <= wanted else 'missed'}.")
+    for where, times in taken.items():
+        for name, (drawn, direct) in times.items():
+            differences = [ours - theirs for ours, theirs in zip(drawn, direct, strict=True)]
+            low, high = interval(differences)
+            hand = statistics.median(direct)
+            cells = [hand, statistics.median(drawn), statistics.median(differences)]
+            ratio = statistics.median(ours / theirs for ours, theirs in zip(drawn, direct, strict=True))
+            lines.append(f"| {where} | {name} | {' | '.join(f'{1e3 * cell:.1f} ms' for cell in cells)} | {1e3 * low:+.1f} to {1e3 * high:+.1f} ms | {ratio:.3f} |")
+            wanted = max(TARGET_PART * hand, TARGET_S)
+            verdicts.append(f"- {where}, {name}: the interval is wanted below {1e3 * wanted:.1f} ms (2 % or 10 ms): {'met' if high <= wanted else 'missed'}.")
     return "\n".join([*lines, "", *verdicts])
 
 

@@ -9,6 +9,7 @@ coordinates besides, the enlarger with the enlarged small picture. They predict 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Sequence
 from itertools import repeat
@@ -124,7 +125,8 @@ def sample(
     import torch
     from torch.nn import functional as F
 
-    device, dtype = unet.device, unet.dtype
+    weight = next(unet.parameters())  # unet.device and unet.dtype go through all modules: most of a millisecond each
+    device, dtype = weight.device, weight.dtype
     fold = math.isqrt(unet.config.out_channels // 3)
     side = unet.config.sample_size
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -132,7 +134,7 @@ def sample(
     def noise(*shape: int) -> torch.Tensor:
         return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])
 
-    sampler = type(scheduler).from_config(scheduler.config)
+    sampler = copy.deepcopy(scheduler)
     if low is None and plan is None:
         begin = 1.0
     sampler.set_timesteps(min(math.ceil(num_inference_steps / begin), sampler.config.num_train_timesteps), device=device)
