@@ -180,7 +180,13 @@ class PortType:
             if not isinstance(value, list | tuple):
                 raise BadValue(f"takes {self.words}, not {describe(value)}")
             assert self.element is not None
-            return [self.element.check(item) for item in value]
+            taken = []
+            for place, item in enumerate(value):
+                try:
+                    taken.append(self.element.check(item))
+                except BadValue as odd:
+                    raise BadValue(f"takes {self.words}; its element {place} {odd}", given=odd.given, known=odd.known) from None
+            return taken
         if self.choices:
             chosen = value.value if isinstance(value, enum.Enum) else value
             for choice in self.choices:

@@ -17,12 +17,12 @@ from typing import Any
 
 from .errors import Mark, Problem, Source
 
-__all__ = ["NAME", "UNREADABLE", "Pair", "Reference", "Template", "Unreadable", "Word", "Written", "read_words"]
+__all__ = ["NAME", "UNREADABLE", "Pair", "Reference", "Template", "Unreadable", "Word", "Written", "plain_scalar", "read_words"]
 
-#: Limits that no graph of a person reaches, and that keep a hostile one from costing more than a few seconds.
+#: Limits that no graph of a person reaches, and that keep a hostile one from costing more than some seconds.
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 64
-MAX_WORDS = 500_000
+MAX_WORDS = 200_000
 MAX_PROBLEMS = 100
 MAX_DIGITS = 1_000
 
@@ -91,6 +91,8 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Writ
         return Written(Source(name, ""), None, (too_large(name),))
     if isinstance(text, bytes):
         data = text
+        if strange := _no_text(data, name):
+            return strange
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as odd:
@@ -113,6 +115,26 @@ def too_large(name: str) -> Problem:
     """Say that a file is larger than a graph may be."""
     mark = Mark(Source(name, ""), 1, 1)
     return Problem("too-large", f"a graph file has at most {MAX_BYTES >> 20} MiB", mark, fix="put data into files of its own, and name them in the graph")
+
+
+#: How other kinds of files begin that are taken for graphs by mistake.
+_KINDS = {b"\x89PNG\r\n": "a picture", b"\xff\xd8\xff": "a picture", b"RIFF": "a picture or a sound", b"GIF8": "a picture", b"II*\0": "a picture", b"MM\0*": "a picture",
+          b"PK\x03\x04": "an archive", b"\x1f\x8b": "an archive", b"%PDF-": "a PDF"}  # fmt: skip
+
+
+def _no_text(data: bytes, name: str) -> Written | None:
+    """Refuse what is plainly no text, in words that say what it is; UTF-16 without a mark of its own is told by its zeros."""
+    kind = next((words for start, words in _KINDS.items() if data.startswith(start)), "")
+    if not kind and (data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in data[:4096]):
+        return None
+    source = Source(name, "")
+    zeros = data[:4096].count(0)
+    if not kind and max(data[:4096:2].count(0), data[1:4096:2].count(0)) == zeros and zeros > len(data[:4096]) // 3:
+        problem = Problem("not-utf8", "the file is UTF-16", Mark(source, 1, 1), "a graph is UTF-8 text", "save the file as UTF-8")
+    else:
+        mends = "name a graph file; 'imagen-flow replay' runs the graph that a picture carries" if "picture" in kind else "name a graph file"
+        problem = Problem("not-utf8", f"the file is {kind or 'no text'}", Mark(source, 1, 1), "" if kind else "it holds zero bytes", mends)
+    return Written(source, None, (problem,))
 
 
 def _not_utf8(data: bytes, odd: UnicodeDecodeError, name: str) -> Written:
@@ -143,6 +165,20 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]
 
 #: ``$$``, a reference (closed or not), or nothing: a ``$`` before anything else is itself.
 _DOLLAR = re.compile(r"\$\$|\$\{([^}\n]*)(\}?)")
+
+
+def plain_scalar(text: str) -> bool | int | float | str | None:
+    """Read a scalar without quotes by the core schema of YAML 1.2; a whole number of more than `MAX_DIGITS` digits stays text."""
+    if text in _NULL:
+        return None
+    if text in _TRUTH:
+        return _TRUTH[text]
+    if text[0] in "-+.0123456789":
+        if _INT.match(text):
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) <= MAX_DIGITS else text
+        if _FLOAT.match(text):
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
 
 
 @dataclass(slots=True)
@@ -292,27 +328,18 @@ class _Reader:
         """Resolve a scalar: by the core schema if it is plain, else as text; then its references."""
         text = event.value.translate(self.shown)
         if event.style in (None, ""):
-            if text in _NULL:
-                return None
-            if text in _TRUTH:
-                return _TRUTH[text]
-            if text[0] in "-+.0123456789" and (_INT.match(text) or _FLOAT.match(text)):
-                return self.number(text, start, end)
+            value = plain_scalar(text)
+            if type(value) is not str:
+                return value
+            if len(text) > MAX_DIGITS and _INT.match(text):
+                self.say("bad-literal", f"a number has at most {MAX_DIGITS:,} digits", start, end)
+                return UNREADABLE
             self.unquoted(text, start, end, flow=flow)
         elif (joined := self.joined(text, start, end)) is None:
             return UNREADABLE
         else:
             text = joined
         return self.interpolated(text, start, end) if "$" in text and self.references else text
-
-    def number(self, text: str, start: int, end: int) -> Any:
-        if not _INT.match(text):
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        if len(text) > MAX_DIGITS:
-            self.say("bad-literal", f"a number has at most {MAX_DIGITS:,} digits", start, end)
-            return UNREADABLE
-        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        return int(text, base)
 
     def joined(self, text: str, start: int, end: int) -> str | None:
         """Join the halves that JSON escapes a character beyond U+FFFF into; None if one stands alone."""
@@ -434,6 +461,10 @@ class _Reader:
         before = self.text[max(0, at - 1) : at]
         if here == "{" and before == "$":
             return self.refuse("unquoted-reference", "a reference inside {…} or […] needs quotes", at - 1, at + 1, why="a brace ends an unquoted word there", fix='quote it: "${name}"')
+        if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?$", self.text, re.MULTILINE):
+            return self.refuse("syntax", "a conflict of a merge is not resolved", conflict.start(), conflict.end(), fix="keep one side, and remove the lines with '<<<<<<<', '=======' and '>>>>>>>'")
+        if comment := re.search(r"^[ \t]*(//.*)", self.text[: at + 1], re.MULTILINE):
+            return self.refuse("syntax", "'//' begins no comment", comment.start(1), comment.end(1), why="a comment begins with '#' in YAML, and JSON has none", fix="write '#', or remove the line")
         context = str(odd.context or "")
         bracket = ""
         if "flow" in context and self.stack and self.stack[-1].flow:

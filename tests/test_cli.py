@@ -648,6 +648,59 @@ def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
     assert (said.code, said.err.splitlines()[-1]) == (2, f"Error: {words}")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder.yaml", "'folder.yaml' is a folder, not a graph file"),
+        ("loop.yaml", "'loop.yaml' is a link that leads nowhere (to 'loop.yaml')"),
+        ("dangling.yaml", "'dangling.yaml' is a link that leads nowhere (to 'gone.yaml')"),
+        ("pipe.yaml", "'pipe.yaml' is no file that can be read as a graph"),
+        ("h.yaml", "'h.yaml' does not exist"),
+    ],
+)
+def test_what_is_no_file(call: Call, folder: Path, name: str, words: str) -> None:
+    """A folder, a link that leads nowhere or to itself, a pipe: each is called what it is, and another graph is offered."""
+    (folder / "folder.yaml").mkdir()
+    (folder / "loop.yaml").symlink_to("loop.yaml")
+    (folder / "dangling.yaml").symlink_to("gone.yaml")
+    os.mkfifo(folder / "pipe.yaml")
+    said = call("plan", name)
+    assert (said.code, said.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
+    assert said.err.splitlines()[1:] in (["  = fix: did you mean 'g.yaml'?"], ["  = fix: graphs there are: g.yaml"])
+
+
+def test_a_graph_in_place_of_a_command(call: Call) -> None:
+    """Who forgets the command is told it."""
+    said = call("g.yaml")
+    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is no command 'g.yaml'; to run a graph, say: imagen-flow run g.yaml")
+
+
+def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
+    """A file that is named as a plugin and is none is an error, though the graph could do without it."""
+    (folder / "none.py").write_text("x = 1\n")
+    (folder / "broken.py").write_text("import gone_away\n")
+    said = call("plan", "g.yaml", "--plugin", "none.py", "--plugin", "broken.py")
+    assert said.code == 2
+    assert "error[broken-plugin]: the plugin 'none.py' cannot be used\n  = why: has no function decorated with @node\n" in said.err
+    assert "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away'\n" in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("file=", "error[bad-input]: input 'file' takes a path of a file, not the text ''"),
+        ("file=.", "error[missing-file]: the file '.' cannot be read\n  = why: is a folder, not a file"),
+        ("list=1,x", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the text 'x'"),
+        ("list=[1,2.5]", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the number 2.5"),
+    ],
+)
+def test_a_value_of_no_use(call: Call, folder: Path, given: str, words: str) -> None:
+    """What is wrong with a value is said in the words of its input."""
+    graph(folder, 'inputs: {file: {type: file, default: ./g.yaml}, list: {type: "list[int]", default: [1]}}\noutputs: {f: "${file}", l: "${list}"}\n')
+    said = call("plan", "g.yaml", "--set", given)
+    assert (said.code, words in said.err) == (2, True), said.err
+
+
 def test_store_of_no_use(call: Call, folder: Path) -> None:
     """A store that cannot be used is one clear error, and nothing runs."""
     (folder / "file").write_text("")

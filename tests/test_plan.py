@@ -535,9 +535,18 @@ def test_lists_nested_too_deep_are_a_problem() -> None:
         ("int", "1.5", None),
         ("int", "one", None),
         ("float", "1e-3", 0.001),
-        ("float", "nan", "nan"),
+        ("int", " 4 ", 4),
+        ("int", "0x10", 16),
+        ("int", "1_0", None),
+        ("int", "１", None),
+        ("int", "9" * 5000, None),
+        ("float", "3", 3.0),
+        ("float", "1_0", None),
+        ("float", "nan", None),
+        ("float", "1" + "0" * 400, None),
         ("bool", "true", True),
-        ("bool", "True", None),
+        ("bool", "True", True),
+        ("bool", "yes", None),
         ("bool", "1", None),
         ("text", "1", "1"),
         ("text", "${x}", "${x}"),
@@ -552,11 +561,11 @@ def test_lists_nested_too_deep_are_a_problem() -> None:
     ],
 )
 def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -> None:
-    """Never by its looks."""
+    """Never by its looks; numbers and truth values are spelt as in a graph."""
     type_ = parse_type(spelling)
     assert type_ is not None
     if value is None:
         with pytest.raises(BadValue):
             from_text(type_, text)
     else:
-        assert repr(from_text(type_, text)) == (value if value == "nan" else repr(value))
+        assert repr(from_text(type_, text)) == repr(value)

@@ -402,3 +402,39 @@ def test_no_text_raises(text: str | bytes) -> None:
         assert str(problem)
         line = problem.mark.source.line(problem.mark.line)
         assert problem.mark.column <= len(line) + 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries"),
+        (b"\xff\xd8\xff\xe0 JFIF", "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries"),
+        (b"PK\x03\x04", "the file is an archive\n  = fix: name a graph file"),
+        (bytes(range(256)) * 9, "the file is no text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
+        (b"\0" * 100, "the file is no text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
+        ("imagen_flow: 1\n".encode("utf-16-le"), "the file is UTF-16\n  = why: a graph is UTF-8 text\n  = fix: save the file as UTF-8"),
+        ("imagen_flow: 1\n".encode("utf-16-be"), "the file is UTF-16\n  = why: a graph is UTF-8 text\n  = fix: save the file as UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_called_by_what_it_is(data: bytes, words: str) -> None:
+    """A picture, an archive, zeros: one problem, which says what the file is and what to do."""
+    assert [str(p) for p in parse(data, name="g.yaml").problems] == [f"g.yaml:1:1: error[not-utf8]: {words}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("nodes:\n<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> b\n", (2, 1), "a conflict of a merge is not resolved"),
+        ('{\n  // note\n  "imagen_flow": 1\n}', (2, 3), "'//' begins no comment"),
+    ],
+)
+def test_common_slips_are_called_by_their_names(text: str, place: tuple[int, int], words: str) -> None:
+    """What an editor or another format leaves behind is said, not what the parser stumbled on."""
+    (problem,) = parse(text, name="g.yaml").problems
+    assert problem.mark is not None
+    assert ((problem.mark.line, problem.mark.column), problem.message) == (place, words)
+
+
+def test_slashes_in_text_are_no_comment() -> None:
+    """A line of a text may begin with slashes."""
+    assert parse("imagen_flow: 1\nnodes:\n  a: {type: x, t: 'one\n    // two'}\noutputs: {o: '${a}'}\n", name="g.yaml").problems == ()

@@ -63,6 +63,8 @@ class _Commands(click.Group):
 
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            if name.endswith((".yaml", ".yml", ".json")):
+                ctx.fail(f"there is no command '{name}'; to run a graph, say: imagen-flow run {name}")
             ctx.fail(f"there is no command '{name}'; {nearest(name, self.list_commands(ctx), what='commands are')}")
         return super().resolve_command(ctx, args)
 

@@ -118,7 +118,11 @@ def find_plugins(settings: Settings, files: tuple[Path, ...]) -> Registry:
         show_problems(refused.values())
         click.echo(err=True)
     trusted = [path for path in settings.plugins if path not in refused]
-    return plugins.discover(dict.fromkeys([*files, *trusted]), memo=config.plugins_memo())
+    found = plugins.discover(dict.fromkeys([*files, *trusted]), memo=config.plugins_memo())
+    faults = {path: plugin.fault for path in files if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
+    if faults:
+        raise GraphError([Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault) for path, fault in faults.items()])
+    return found
 
 
 def open_graph(path: Path, registry: Registry) -> Graph:
@@ -129,8 +133,13 @@ def open_graph(path: Path, registry: Registry) -> Graph:
     from ..spec import read
 
     if not path.is_file():
-        what = "is a folder, not a graph file" if path.is_dir() else "does not exist"
-        beside = [(path.parent / p.name).as_posix() for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json")] if path.parent.is_dir() else []
+        if path.is_dir():
+            what = "is a folder, not a graph file"
+        elif path.is_symlink():
+            what = f"is a link that leads nowhere (to '{path.readlink()}')"
+        else:
+            what = "is no file that can be read as a graph" if path.exists() else "does not exist"
+        beside = [(path.parent / p.name).as_posix() for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json") and p.is_file()] if path.parent.is_dir() else []
         raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), beside, what="graphs there are"))])
     read_again = partial(read, memo=config.words_memo())
     return resolve(read_again(path, name=str(path)), registry, read=lambda path, name: read_again(path, name=name))

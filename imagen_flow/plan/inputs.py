@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import GraphError, Problem, nearest
 from ..graph import RANDOM, FileAt, Graph
-from ..ports import BadValue, PortType
+from ..ports import BadValue, PortType, describe
 from ..values import File, Folder
+from ..yaml_text import plain_scalar
 from .step import Slot
 from .values import Values, is_drawn
 
@@ -78,6 +80,8 @@ def _holds_files(value: Any) -> bool:
 
 def _given(held: Values, type_: PortType, value: Any) -> Any:
     if type_.kind in ("file", "folder") and isinstance(value, str | Path):
+        if not str(value).strip():
+            raise BadValue(f"takes {type_.words}, not {describe(value)}")
         return held.read_path(FileAt(str(value), type_.kind, held.base))
     if type_.kind == "list" and type_.element and type_.element.kind in ("file", "folder") and isinstance(value, list | tuple):
         return [_given(held, type_.element, item) for item in value]
@@ -85,7 +89,7 @@ def _given(held: Values, type_: PortType, value: Any) -> Any:
 
 
 def from_text(type_: PortType, text: str) -> Any:
-    """Read the value of an input from text, as ``--set`` gives it: by the input's type, never by guessing from its looks.
+    """Read the value of an input from text, as ``--set`` gives it: by the input's type, never by guessing from its looks. Numbers and truth values are spelt as in a graph.
 
     Raises:
         BadValue: the text is no such value.
@@ -99,15 +103,23 @@ def from_text(type_: PortType, text: str) -> Any:
         try:
             read = json.loads(text)
         except ValueError:
-            read = [from_text(type_.element, part.strip()) for part in text.split(",")] if type_.element else None
+            read = [_element(type_.element, part.strip()) for part in text.split(",")] if type_.element else None
         return read if isinstance(read, list) else [read]
-    try:
-        if kind == "bool" and text in ("true", "false"):
-            return text == "true"
-        if kind == "int":
-            return int(text)
-        if kind in ("float", "number"):
-            return float(text) if kind == "float" or not text.lstrip("+-").isdigit() else int(text)
-    except ValueError:
-        pass
+    value = plain_scalar(text.strip())
+    if isinstance(value, bool):
+        if kind == "bool":
+            return value
+    elif isinstance(value, int) and kind in ("int", "number"):
+        return value
+    elif isinstance(value, int | float) and kind in ("float", "number"):
+        with suppress(OverflowError):
+            return float(value)
     raise BadValue(f"takes {type_.words}, not the text '{text}'")
+
+
+def _element(type_: PortType, text: str) -> Any:
+    """Read an element; one that cannot be read stays text, and is refused with its place when the list is checked."""
+    try:
+        return from_text(type_, text)
+    except BadValue:
+        return text

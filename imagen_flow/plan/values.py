@@ -305,4 +305,5 @@ def _unreadable(at: FileAt, path: Path, failed: Exception) -> Problem:
     if not path.exists():
         near = nearest(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())
         return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
-    return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=str(failed))
+    why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
+    return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=why[:1].lower() + why[1:])
