@@ -156,6 +156,19 @@ def test_live_view(tmp_path: Path, start: Any) -> None:
     assert process.end(signal.SIGINT) == 130
 
 
+def test_a_change_during_a_run_is_seen_beside_its_bars(tmp_path: Path, start: Any) -> None:
+    """On a terminal, what changed and what is wrong with it are printed above the bars of the run in progress."""
+    save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
+    process = start("g.yaml", terminal=True)
+    process.until(r"0 of 1 steps")
+    save(tmp_path / "g.yaml", "nodes: [")
+    process.until(r"changed: g.yaml", r"error\[", r"its last outputs stay", r"0 of 1 steps")
+    save(tmp_path / "g.yaml", GRAPH)
+    process.until(r"changed: g.yaml \(stopping the run\)", r"interrupted in", r"done in .*: 1 step ran")
+    assert process.end(signal.SIGINT) == 130
+    assert "Traceback" not in process.text["err"]
+
+
 def test_a_slow_run_is_restarted(tmp_path: Path, start: Any) -> None:
     """A change during a run says that it stops the run."""
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))

@@ -564,6 +564,22 @@ def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: An
             del sys.modules[name]
 
 
+def test_a_plugin_that_no_graph_uses_starts_no_run(tmp_path: Path, watch: Any) -> None:
+    """The code of a plugin that the graph does not use may change; once it is used it is as it is then."""
+    save("greeting.py", "WORD = 'hello'\n")
+    save("greet.py", GREET)
+    save("g.yaml", TWO)
+    watching = watch("g.yaml", plugins=["nodes.py", "greet.py"])
+    watching.rest()
+    save("greeting.py", "WORD = 'howdy'\n")
+    save("greet.py", GREET.replace("my.greet", "my.salute"))
+    time.sleep(1.0)  # nothing can be awaited that is not to come
+    assert watching.said.empty()
+    save("g.yaml", graph('g: {type: my.salute, name: "you"}', 'words: "${g}"'))
+    said = watching.rest()
+    assert (runs(said), value(said)) == (["done"], "howdy you")
+
+
 LOADER = """
 from pathlib import Path
 from imagen_flow import Model, Text, node
@@ -618,6 +634,25 @@ def test_settings_count(tmp_path: Path, watch: Any) -> None:
     assert [type(s) for s in watching.rest()] == [Changed, Refused, Waiting]
     save("imagen-flow.toml", 'out = "third"\n')
     assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "third/words.txt")}
+
+
+def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch: Any) -> None:
+    """A settings file in a folder above, with problems from the beginning, is said and waited out."""
+    (tmp_path / "graphs").mkdir()
+    save("imagen-flow.toml", "owt = 1\n")
+    save("graphs/g.yaml", TWO)
+    watching = watch("graphs/g.yaml", settings=True)
+    assert [type(s) for s in watching.rest()] == [Refused, Waiting]
+    save("imagen-flow.toml", 'out = "here"\n')
+    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "here/words.txt")}
+
+
+def test_a_store_that_cannot_be_opened_ends_it(tmp_path: Path, watch: Any) -> None:
+    """What no change of a file can mend is an error at once."""
+    save("g.yaml", TWO)
+    save("file", "")
+    with pytest.raises(flow.StoreError, match="it is a file"):
+        list(flow.watch("g.yaml", plugins=["nodes.py"], store="file"))
 
 
 def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(tmp_path: Path, watch: Any) -> None:

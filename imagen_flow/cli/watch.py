@@ -6,6 +6,8 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -123,12 +125,20 @@ class _View:
         self.places = 0
 
     def show(self, said: Happening) -> None:
+        """Print what was said."""
+        self.rest()
+        with self.beside(said):
+            self.tell(said)
+
+    def tell(self, said: Happening) -> None:
         from ..events import OutputAbsent, OutputWritten, RunFinished
         from ..watch import Changed, Noticed, Planned, Refused, Reloaded, Waiting, Warned
         from .run import display_for, print_outputs, print_totals
         from .text import plural, safe, show_problems
 
-        self.rest()
+        if isinstance(said, Waiting | Planned) and self.display is not None:
+            self.display.close()  # its run ended in an error
+            self.display = None
         if isinstance(said, Waiting):
             self.wait(said)
         elif isinstance(said, Changed):
@@ -162,6 +172,19 @@ class _View:
                 sys.stdout.flush()
                 if not self.quiet:
                     print_totals(said)
+
+    @contextmanager
+    def beside(self, said: Happening) -> Iterator[None]:
+        """Take the part of a run's display that moves off the terminal while something else is printed."""
+        from ..watch import Changed, Noticed, Refused, Reloaded, Warned
+        from .display import Live
+
+        if isinstance(self.display, Live) and isinstance(said, Changed | Noticed | Refused | Reloaded | Warned):
+            self.display.live.stop()
+            yield
+            self.display.live.start()
+        else:
+            yield
 
     def say(self, words: str, *, hue: str | None = None, always: bool = False) -> None:
         from .text import colour

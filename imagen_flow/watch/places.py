@@ -1,4 +1,4 @@
-"""Say which files and folders a graph's result depends on, besides the graph files themselves and the code of its plugins."""
+"""Say what a graph's result depends on besides the graph files: files, folders and local models, and plugins."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from ..graph import Binding, FileAt, Graph, Listed, Mapped, ModelAt
 from ..models import BadReference, parse_reference
+from ..node import NodeType
 from ..plan import from_text
+from ..plugins import Registry
 from ..ports import BadValue, PortType
 from ..values import File, Folder
 
-__all__ = ["places_of"]
+__all__ = ["places_of", "plugins_of"]
 
 
 def places_of(graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path) -> Iterator[Path]:
@@ -29,40 +31,61 @@ def places_of(graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str],
         if given is not None:
             yield from _given(wanted.type, given, base)
         elif wanted.default is not None:
-            yield from _bound(wanted.default)
-    yield from _named(graph, set())
+            yield from (path for leaf in _leaves(wanted.default) for path in _place(leaf))
+    yield from (path for leaf in _named(graph) for path in _place(leaf))
 
 
-def _named(graph: Graph, seen: set[int]) -> Iterator[Path]:
-    if id(graph) in seen:
-        return
-    seen.add(id(graph))
-    for node in graph.nodes.values():
-        for binding in (*node.bindings.values(), *((node.when,) if node.when is not None else ())):
-            yield from _bound(binding)
-        if isinstance(node.type, Graph):
-            for wanted in node.type.inputs.values():
-                if wanted.default is not None:
-                    yield from _bound(wanted.default)
-            yield from _named(node.type, seen)
+def plugins_of(graph: Graph, registry: Registry) -> Iterator[str]:
+    """Name the plugins that have a say in what a graph gives: those of its node types, those that bring its models, and those with codecs."""
+    models = {leaf.reference for leaf in _named(graph) if isinstance(leaf, ModelAt)}
+    yield from (plugin.name for plugin in registry.plugins.values() if plugin.has_codecs or not models.isdisjoint(plugin.model_names))
+    yield from (node.type.plugin for inner in _graphs(graph) for node in inner.nodes.values() if isinstance(node.type, NodeType))
 
 
-def _bound(binding: Binding) -> Iterator[Path]:
-    if isinstance(binding, FileAt):
-        yield from _path(binding.folder, binding.path)
-    elif isinstance(binding, ModelAt):
-        try:
-            reference = parse_reference(binding.reference)
-        except BadReference:
-            return
-        if reference.kind == "path":
-            yield from _path(binding.folder, reference.name)
+def _graphs(graph: Graph) -> Iterator[Graph]:
+    """Give a graph and those in it, each once."""
+    seen: set[int] = set()
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            pending += [node.type for node in current.nodes.values() if isinstance(node.type, Graph)]
+
+
+def _named(graph: Graph) -> Iterator[FileAt | ModelAt]:
+    """Give what a graph and those in it name; of the top one's inputs, which may be given otherwise, not the defaults."""
+    for inner in _graphs(graph):
+        for node in inner.nodes.values():
+            for binding in (*node.bindings.values(), *((node.when,) if node.when is not None else ())):
+                yield from _leaves(binding)
+        for wanted in inner.inputs.values() if inner is not graph else ():
+            if wanted.default is not None:
+                yield from _leaves(wanted.default)
+
+
+def _leaves(binding: Binding) -> Iterator[FileAt | ModelAt]:
+    if isinstance(binding, FileAt | ModelAt):
+        yield binding
     elif isinstance(binding, Listed):
         for item in binding.items:
-            yield from _bound(item)
+            yield from _leaves(item)
     elif isinstance(binding, Mapped):
         for _, item in binding.items:
-            yield from _bound(item)
+            yield from _leaves(item)
+
+
+def _place(named: FileAt | ModelAt) -> Iterator[Path]:
+    if isinstance(named, FileAt):
+        yield from _path(named.folder, named.path)
+        return
+    try:
+        reference = parse_reference(named.reference)
+    except BadReference:
+        return
+    if reference.kind == "path":
+        yield from _path(named.folder, reference.name)
 
 
 def _given(type_: PortType, value: Any, base: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ from .. import config, plugins
 from .. import spec as spec_
 from ..api import USERS_STORE
 from ..config import Settings
-from ..errors import GraphError, ImagenFlowError, Problem
+from ..errors import GraphError, ImagenFlowError, Problem, StoreError
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
 from ..graph import RANDOM, Given, Graph, resolve
 from ..labels import SIDECAR
@@ -39,7 +39,7 @@ from ..run import execute
 from ..spec import GraphSpec
 from ..store import Store
 from ..yaml_text import MAX_BYTES
-from .places import places_of
+from .places import places_of, plugins_of
 from .reload import Reload, code_of, reload
 from .says import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned
 from .settled import Changes
@@ -90,6 +90,7 @@ def watch(
         pool: loaded models to share; default: a pool that lasts as long as the watching.
     Raises:
         GraphError: there is no such graph file to begin with.
+        StoreError: the store cannot be opened.
     """
     given = [graphs] if isinstance(graphs, str | Path) else list(graphs)
     missing = [Problem("unreadable", f"'{path}' does not exist" if not Path(path).exists() else f"'{path}' is a folder, not a graph file") for path in given if not Path(path).is_file()]
@@ -142,6 +143,8 @@ class _Target:
     graph_files: set[Path] = field(default_factory=set)
     bench: _Bench | None = None
     places: set[Path] = field(default_factory=set)
+    #: The plugins that it uses; None while that is not known, and any may matter.
+    uses: frozenset[str] | None = None
     out: Path | None = None
     #: Files that its runs wrote, each as it was then.
     wrote: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -149,6 +152,9 @@ class _Target:
     forced: bool = False
     warned: set[str] = field(default_factory=set)
 
+
+#: Stands for the settings where plugins are named.
+_SETTINGS = ""
 
 #: Stands in the queue for the end of watching.
 _END = object()
@@ -171,6 +177,7 @@ class _Session:
         self.texts = _Texts()
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
+        self.settings_files: set[Path] = set()
         self.kept: tuple[str, ...] = ()
         self.followed: set[Path] = set()
 
@@ -243,24 +250,22 @@ class _Session:
         """Name the graphs that depend on these paths, each with the paths; note what of plugins and settings has changed."""
         found: dict[_Target, list[Path]] = {}
         for path in paths:
-            benches = self.note(path)
+            code = {bench: self.note(bench, path) for bench in self.benches.values()}
             for target in self.targets:
-                if target.bench in benches or path in target.graph_files or (_lies_in(path, target.places) and not self.is_own(target, path)):
+                changed = code.get(target.bench, set()) if target.bench is not None else set()
+                matters = bool(changed) if target.uses is None else not changed.isdisjoint(target.uses | {_SETTINGS})
+                if matters or target.bench is None or path in target.graph_files or (_lies_in(path, target.places) and not self.is_own(target, path)):
                     found.setdefault(target, []).append(path)
         return found
 
-    def note(self, path: Path) -> list[_Bench]:
-        """Note which plugins and settings a path belongs to; give the benches that it touches so."""
-        touched = []
-        for bench in self.benches.values():
-            stale = {name for name, places in bench.code.items() if any(path == place or (place in path.parents and path.suffix in (".py", "")) for place in places)}
-            bench.stale |= stale
-            doubtful = path.name == config.NAME or path == config.trusted_path()
-            bench.doubtful |= doubtful
-            models = any(place in path.parents for places in bench.code.values() for place in places)
-            if stale or doubtful or models:
-                touched.append(bench)
-        return touched
+    def note(self, bench: _Bench, path: Path) -> set[str]:
+        """Name the plugins that a path belongs to, and note those whose code it is; likewise the settings."""
+        changed = {name for name, places in bench.code.items() if _lies_in(path, set(places))}
+        bench.stale |= {name for name in changed if path in bench.code[name] or path.suffix in (".py", "")}
+        if self.options.settings and (path.name == config.NAME or path == config.trusted_path()):
+            bench.doubtful = True
+            changed.add(_SETTINGS)
+        return changed
 
     @staticmethod
     def is_own(target: _Target, path: Path) -> bool:
@@ -281,7 +286,9 @@ class _Session:
         try:
             yield from self.reload(target)
             plan = self.plan(target)
-        except (GraphError, ImagenFlowError) as refused:
+        except ImagenFlowError as refused:
+            if isinstance(refused, StoreError) and target.bench is None:
+                raise  # nothing that is watched can mend this
             yield self.refused(target, refused)
             return
         problems = [*plan.problems, *self.doubts(target)]
@@ -348,6 +355,8 @@ class _Session:
         finally:
             stop.set()
             thread.join(5)
+        if target.bench is not None and target.bench.store is not None:
+            yield from (Noticed(words, self.now()) for words in target.bench.store.take_warnings())
         # Only now is it known which of what appeared in the output folder the run itself wrote.
         if touched := self.touched(late):
             yield self.changed(touched, cancels=False)
@@ -368,11 +377,11 @@ class _Session:
     def still_wanted(self, target: _Target, plan: Plan, working: Iterable[tuple[str, str]]) -> tuple[bool, list[Refused]]:
         """Whether the newest form of the graph has the steps that its run is working on; and what is wrong with that form, which leaves the run alone."""
         bench = target.bench
-        if bench is None or bench.stale or bench.doubtful:
+        if bench is None or bench.doubtful or target.uses is None or not bench.stale.isdisjoint(target.uses):
             return False, []
         try:
             newest = self.plan(target)
-        except (GraphError, ImagenFlowError) as odd:
+        except ImagenFlowError as odd:
             return True, [self.refused(target, odd)]
         keys = {step.key for step in newest.steps if step.key is not None}
         return bool(working) and all(_key(plan, name, item) in keys for name, item in working), []
@@ -382,14 +391,20 @@ class _Session:
     def reload(self, target: _Target) -> Iterator[Happening]:
         """Bring settings and plugins up to date. Where that fails what was before stays, and it is said why."""
         found = config.find(target.path.parent) if self.options.settings else None
+        self.settings_files |= {found} if found else set()
         bench = target.bench = self.benches.get(found)
         if bench is None:
+            self.follow()
             settings = config.read(found) if found else Settings()
             files, problems = self.files(settings)
             self.follow(settings.plugins)
-            bench = self.benches[found] = target.bench = _Bench(settings, plugins.discover(files, memo=config.plugins_memo()), files)
+            bench = _Bench(settings, plugins.discover(files, memo=config.plugins_memo()), files)
             problems += [_broken(p.name, p.fault) for p in bench.registry.plugins.values() if p.fault and p.is_file]
             self.open_store(bench)
+            self.benches[found] = target.bench = bench
+            for key, left in [(key, b) for key, b in self.benches.items() if all(t.bench not in (b, None) for t in self.targets)]:
+                self.close_store(left)
+                del self.benches[key]
             self.learn(bench)
         elif bench.stale or bench.doubtful:
             problems = yield from self.refresh(bench, found)
@@ -413,7 +428,9 @@ class _Session:
                 holds_codecs = any(r.plugins[n].has_codecs for r in (bench.registry, took.registry) for n in bench.stale | {str(f) for f in files} if n in r.plugins)
                 moved = moved or holds_codecs
                 bench.registry, bench.files = took.registry, files
-                yield Reloaded(tuple(sorted(bench.stale)), self.drop(took), self.now())
+                dropped = self.drop(took)
+                if told := sorted(name for name in bench.stale if any(t.uses is None or name in t.uses for t in self.targets if t.bench is bench)):
+                    yield Reloaded(tuple(told), dropped, self.now())
         bench.stale, bench.doubtful, bench.settings = set(), False, settings
         if moved:
             self.close_store(bench)
@@ -502,10 +519,12 @@ class _Session:
                 if fresh:
                     self.follow()
                     continue
+                target.uses = None
                 raise
             fresh = read - target.graph_files
             target.graph_files = read
             if not fresh:
+                target.uses = frozenset(plugins_of(graph, bench.registry))
                 return graph
             self.follow()
 
@@ -519,7 +538,7 @@ class _Session:
         wanted |= {path for bench in self.benches.values() for places in bench.code.values() for path in places}
         wanted |= {path.absolute() for path in (*self.options.plugins, *more)}
         if self.options.settings:
-            wanted |= {target.path.parent / config.NAME for target in self.targets} | {found for found in self.benches if found is not None}
+            wanted |= {target.path.parent / config.NAME for target in self.targets} | self.settings_files
             if any(bench.settings.plugins for bench in self.benches.values()):
                 wanted |= {config.trusted_path(), *(path for bench in self.benches.values() for path in bench.settings.plugins)}
         stores = {os.path.realpath(bench.store.folder) + os.sep for bench in self.benches.values() if bench.store is not None}

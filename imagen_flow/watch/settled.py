@@ -63,7 +63,7 @@ _TEMPORARY = re.compile(
         fnmatch.translate(name)
         for name in (
             "*~", "#*#", "*.tmp", "*.temp", "*.swp", "*.swx", "*.part", "*.partial", "*.crdownload", "*.download", "*.filepart",
-            "*___jb_tmp___", "*___jb_old___", "~$*", "~lock*#", "4913", "sed??????", "__pycache__", "Thumbs.db", "desktop.ini",
+            "*___jb_tmp___", "*___jb_old___", "~$*", "~lock*#", "4913", "__pycache__", "Thumbs.db", "desktop.ini",
         )
     )
 )  # fmt: skip
@@ -102,7 +102,7 @@ def changes(
     Paths are spelt from the place as it was given (``in/x.png`` for the place ``in``). It is said that something may have changed, not what: look at it as it is now.
 
     A file is watched through its folder, and through every link on the way to it; links below a folder are not followed. What a program names as only being on its way (`is_temporary`), hidden files
-    and reads count for nothing, except that a file named as a place always counts.
+    and reads count for nothing, except that a file named as a place always counts. (Where such a file stays, `Folder` holds it like any other; it only tells of no change by itself.)
 
     Params:
         places: files and folders, there or not.
