@@ -7,7 +7,7 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import drawing, latents, nodes
+from . import drawing, latents, nodes, upscaling
 
 
 @flow.hookimpl
@@ -16,4 +16,5 @@ def imagen_flow_nodes() -> Iterable[Any]:
         *(nodes.encode, nodes.base, nodes.super_resolution, nodes.edit),
         *(drawing.pipeline, drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
         *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),
+        upscaling.upscale,
     ]

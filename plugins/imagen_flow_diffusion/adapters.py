@@ -253,9 +253,24 @@ def _image_encoder(pipeline: Any, checkpoint: Checkpoint, adapter: Adapter, file
     return encoder, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-def need(library: str, what: str) -> None:
+def need(library: str, what: str, *, extra: str = "adapters") -> None:
     """Say which library to install where one is missing."""
     from importlib.util import find_spec
 
     if find_spec(library) is None:
-        raise flow.ModelError(f"{what} needs the library {library}, which is not installed: pip install 'imagen-flow[adapters]'")
+        raise flow.ModelError(f"{what} needs the library {library}, which is not installed: pip install 'imagen-flow[{extra}]'")
+
+
+@contextmanager
+def skipping(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
+    """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5 took away the level that it lay below. Whoever calls holds the checkpoint alone."""
+    encoder = checkpoint.parts.get("text_encoder")
+    if clip_skip is None or encoder is None or hasattr(encoder, "text_model") or not hasattr(encoder, "final_layer_norm"):
+        yield
+        return
+    # Not as a submodule: a module that held itself could not be walked.
+    encoder.__dict__["text_model"] = encoder
+    try:
+        yield
+    finally:
+        del encoder.__dict__["text_model"]

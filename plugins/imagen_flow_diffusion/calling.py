@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note: str = "", without: Sequence[str] = ()) -> Generator[Progress, None, Any]:
-    """Call a pipeline, yield each denoising step, and return its output.
+    """Call a pipeline as `counted` does, and yield its steps as Progress with a note."""
+    return (yield from follow(counted(pipeline, arguments, seed=seed, without=without), note))
+
+
+def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, without: Sequence[str] = ()) -> Generator[tuple[int, int], None, Any]:
+    """Call a pipeline, yield (steps done, steps) after each, and return its output.
 
     Params:
         arguments: those that are None are left to the pipeline's own defaults.
@@ -53,7 +58,7 @@ def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
         return pipeline(**watched)
 
-    output = yield from follow(stepping(run), note)
+    output = yield from stepping(run)
     _refuse_blackened(output)
     return output
 

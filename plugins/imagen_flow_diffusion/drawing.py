@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps, Text
 
-from .adapters import ControlNet, Weights, adapted
+from .adapters import ControlNet, Weights, adapted, skipping
 from .calling import call, pictures, problem_of, to_pil
 from .components import Checkpoint, Whole
 from .families import SPLIT, family_of, pipeline_for
@@ -281,7 +281,7 @@ def draw(
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = _unread(model, given["prompt"], given.get("negative_prompt"))
-    with model.alone(), adapted(made, model, ip=ip, **adapters) as more:
+    with model.alone(), adapted(made, model, ip=ip, **adapters) as more, skipping(model, given.get("clip_skip")):
         output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
     return pictures(output)[0]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .adapters import Adapter, adapted, need
+from .adapters import Adapter, adapted, need, skipping
 from .calling import problem_of
 from .checkpoints import what_is
 from .components import Checkpoint, some_groups
@@ -32,7 +32,8 @@ class Encoder:
     @property
     def tokenizer(self) -> Any:
         """The tokenizer that reads furthest."""
-        return self.checkpoint.parts[self.split.reads[0]] if self.split.reads[0] in self.checkpoint.parts else self.checkpoint.parts["tokenizer"]
+        parts = self.checkpoint.parts
+        return parts.get(self.split.reads[0]) or next(part for name, part in sorted(parts.items()) if name.startswith("tokenizer"))
 
     @property
     def length(self) -> int:
@@ -54,8 +55,12 @@ class Encoder:
         import diffusers
         import torch
 
-        pipeline = self.checkpoint.pipeline(getattr(diffusers, self.checkpoint.kind))
-        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, loras=loras, lora_weights=lora_weights, embeddings=embeddings), torch.no_grad():
+        cls = getattr(diffusers, self.checkpoint.kind)
+        if negative_prompt is None:
+            # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
+            negative_prompt = inspect.signature(cls.__call__).parameters["negative_prompt"].default
+        pipeline = self.checkpoint.pipeline(cls)
+        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, loras=loras, lora_weights=lora_weights, embeddings=embeddings), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
             if not self.split.apart:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .calling import problem_of
 from .checkpoints import pick, weights_in, what_is
+from .components import Whole
 from .encoding import DiffusersText
+from .instructing import READS, Instructed
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -66,14 +69,32 @@ class Enlarger:
         return weights_in(model, "super_resolution") or weights_in(model, "unet", "safety_checker")
 
 
+class EmbeddedEditor:
+    """The project's own editor, in pixel space."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Any:
+        from .pixel_editor import PixelEditor
+
+        return PixelEditor.load(model, device=device, dtype=dtype)
+
+    @staticmethod
+    def size_of(model: Model) -> int:
+        return weights_in(model, "unet", "text_encoder")
+
+
 class Editor:
     """A model that edits by instruction: ``edit(picture, instruction, …)``."""
 
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
-        classes = {"InstructPix2Pix": "pixel_editor.PixelEditor", "StableDiffusionInstructPix2PixPipeline": "instruct_pix2pix.InstructPix2Pix"}
-        return pick(model, classes, by="image.edit").load(model, device=device, dtype=dtype)
+    def parts(model: Model) -> dict[str, Any]:
+        kind = what_is(model)
+        if kind == "InstructPix2Pix":
+            return {"own": EmbeddedEditor}
+        if kind not in READS:
+            raise problem_of(model, "image.edit", kind, f"InstructPix2Pix, {' or '.join(sorted(READS))}")
+        return Whole.parts(model)
 
     @staticmethod
-    def size_of(model: Model) -> int:
-        return weights_in(model, "unet", "text_encoder", "vae", "safety_checker")
+    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+        return parts["own"] if "own" in parts else Instructed(Whole.assemble(model, parts))

@@ -10,10 +10,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, List, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Model, Progress, Range, Seed, Steps, Tensor
 
 from .adapters import Weights
 from .calling import encoded, read_encoded, refuse_nan
+from .instructing import Instructed
 from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from .reading import unread
 
@@ -130,22 +131,24 @@ def edit(
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    arguments: Json = None,
     seed: Seed,
 ) -> Steps[Image]:
     """Change a picture as an instruction says: ``make the circle green``.
 
     Inputs:
-        model: embedded/edit, or an InstructPix2Pix checkpoint.
+        model: embedded/edit, or a checkpoint of InstructPix2Pix, FLUX Kontext, FLUX.2 or Qwen-Image-Edit.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
         instruction: in the words of the model; what it does not know is said in the progress.
     Params:
         guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
         num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
+        arguments: any other argument of a checkpoint's pipeline, by its own name: ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
     Outputs: a picture of the source's size, 8 bits, RGB or RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
     Raises: RuntimeError if the checkpoint's safety checker blackens the picture.
-    Source: InstructPix2Pix (arXiv:2211.09800); for its checkpoints, ``diffusers.StableDiffusionInstructPix2PixPipeline``.
+    Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they name.
     """
     import numpy as np
 
@@ -154,8 +157,11 @@ def edit(
     colours = source[:, :, : image.channels - image.has_alpha]
     colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
     note = unread(model.tokenizer, instruction, model.length, what="the instruction")
+    if arguments is not None and not (isinstance(arguments, dict) and isinstance(model, Instructed)):
+        raise ValueError("its 'arguments' takes a mapping of names to values, and is for checkpoints: the embedded editor has none")
+    more = {"arguments": arguments or {}} if isinstance(model, Instructed) else {}
     steps = model.edit(
-        colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale
+        colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
     edited = yield from _progress(steps, note)
     return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))

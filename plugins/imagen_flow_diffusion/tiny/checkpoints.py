@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import parts as p
+from .beside import XL
 
 
 def write(folder: Path, class_name: str, **given: Any) -> Path:
@@ -55,10 +56,7 @@ def stable_diffusion_xl(folder: Path, *, refiner: bool = False) -> Path:
     first = None if refiner else p.clip_text(tokenizer)
     second = p.clip_text(tokenizer, projection=p.WIDTH)
     ids = 5 if refiner else 6
-    unet = p.unet(
-        width=p.WIDTH if refiner else 2 * p.WIDTH, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=p.WIDTH + 8 * ids,
-    )  # fmt: skip
+    unet = p.unet(**{**XL, "width": p.WIDTH if refiner else 2 * p.WIDTH, "projection_class_embeddings_input_dim": p.WIDTH + 8 * ids})
     more: dict[str, Any] = {"requires_aesthetics_score": True} if refiner else {}
     return write(
         folder, f"StableDiffusionXL{'Img2Img' if refiner else ''}Pipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=first, text_encoder_2=second,
@@ -251,21 +249,45 @@ def upscaler(folder: Path) -> Path:
     )  # fmt: skip
 
 
-def controlnet(folder: Path, *, xl: bool = False) -> Path:
+def controlnet(folder: Path, *, xl: bool = False, seed: int = 13) -> Path:
     """A ControlNet for Stable Diffusion or SDXL."""
     import torch
     from diffusers import ControlNetModel
 
-    _seeded(13)
-    more: dict[str, Any] = {}
-    if xl:
-        more = {"attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "transformer_layers_per_block": (1, 2),
-                "projection_class_embeddings_input_dim": p.WIDTH + 8 * 6}  # fmt: skip
+    _seeded(seed)
+    more = {name: value for name, value in XL.items() if name != "width"} if xl else {}
     made = ControlNetModel(
         block_out_channels=(32, 64), layers_per_block=1, in_channels=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
-        conditioning_embedding_out_channels=(16,), **{"attention_head_dim": 8, **more},
+        conditioning_embedding_out_channels=(16, 32), **{"attention_head_dim": 8, **more},
     )  # fmt: skip
     for block in made.controlnet_down_blocks:
         torch.nn.init.normal_(block.weight)
     made.save_pretrained(folder)
+    return folder
+
+
+def latent_upscaler(folder: Path) -> Path:
+    """The latent upscaler of Stable Diffusion."""
+    from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+
+    _seeded(15)
+    tokenizer = p.clip_tokenizer()
+    unet = UNet2DConditionModel(
+        act_fn="gelu", attention_head_dim=8, norm_num_groups=None, block_out_channels=[32, 32, 64, 64], time_cond_proj_dim=160, conv_in_kernel=1, conv_out_kernel=1, cross_attention_dim=p.WIDTH,
+        down_block_types=("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3), up_block_types=(*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"), in_channels=8, out_channels=5, mid_block_type=None,
+        only_cross_attention=False, resnet_time_scale_shift="scale_shift", time_embedding_type="fourier", timestep_post_act="gelu", sample_size=32,
+    )  # fmt: skip
+    return write(
+        folder, "StableDiffusionLatentUpscalePipeline", vae=p.autoencoder(), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet, scheduler=EulerDiscreteScheduler(prediction_type="sample")
+    )  # fmt: skip
+
+
+def swin2sr(folder: Path) -> Path:
+    """Swin2SR, twice the sides."""
+    from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
+
+    _seeded(16)
+    config = Swin2SRConfig(image_size=16, embed_dim=16, depths=[1], num_heads=[2], window_size=4, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
+    Swin2SRForImageSuperResolution(config).save_pretrained(folder)
+    Swin2SRImageProcessorPil(size_divisor=4).save_pretrained(folder)
     return folder

@@ -1,0 +1,172 @@
+"""Enlarge pictures: by diffusion under a prompt (Stable Diffusion x4, the latent upscaler), or by a network that looks at pixels alone (Swin2SR, the ESRGAN family)."""
+
+# mypy: disable-error-code="type-arg,attr-defined,arg-type"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Model, Progress, Range, Seed, Steps
+
+from .adapters import need
+from .calling import call, pictures, problem_of, to_pil, unwrap_image
+from .checkpoints import load_part, quiet, what_is
+from .components import Checkpoint, Whole
+
+if TYPE_CHECKING:
+    import torch
+
+DRAWING = ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network from pixels to more pixels: `run` takes and gives float (1, 3, height, width), 0 to 1; `multiple` is what it wants sides to be multiples of."""
+
+    module: Any
+    scale: int
+    multiple: int
+
+    def run(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        height, width = pixels.shape[-2:]
+        padded = torch.nn.functional.pad(pixels, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        given = self.module(padded)
+        found = getattr(given, "reconstruction", given)
+        return found[..., : height * self.scale, : width * self.scale]
+
+
+class Swin2SR:
+    """Swin2SR, a folder as transformers saves one."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Network:
+        from transformers import Swin2SRForImageSuperResolution
+
+        module = load_part(Swin2SRForImageSuperResolution, model, "", device=device, dtype=dtype)
+        return Network(module, int(module.config.upscale), int(module.config.window_size))
+
+
+class PixelFile:
+    """A file of weights of the ESRGAN family, or any other that spandrel knows to enlarge."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Network:
+        need("spandrel", "an upscaler in one file", extra="upscalers")
+        import torch
+        from safetensors.torch import load_file
+
+        try:
+            from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+        except ImportError as lacking:
+            raise flow.ModelError(f"an upscaler in one file needs {lacking.name}, which is not installed: pip install 'imagen-flow[upscalers]'") from lacking
+        try:
+            with quiet():
+                found = ModelLoader(device="cpu").load_from_state_dict(load_file(model.path))
+        except UnsupportedModelError as unknown:
+            raise flow.ModelError(f"the model '{model.reference}' is no upscaler that spandrel knows") from unknown
+        if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "FaceSR", "Restoration") or found.input_channels != 3:
+            raise flow.ModelError(f"image.upscale cannot use the model '{model.reference}': it is a network of {found.architecture.name} for {found.purpose}")
+        wanted = getattr(torch, dtype)
+        halves = {"float16": found.supports_half, "bfloat16": found.supports_bfloat16}
+        module = found.model.to(device, wanted if halves.get(dtype, True) else torch.float32).eval().requires_grad_(False)
+        return Network(module, int(found.scale), int(found.size_requirements.multiple_of or 1))
+
+
+class Upscaler:
+    """What enlarges pictures."""
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        kind = what_is(model)
+        if kind in DRAWING:
+            return Whole.parts(model)
+        if kind == "Swin2SRForImageSuperResolution":
+            return {"network": Swin2SR}
+        if model.path.is_file():
+            return {"network": PixelFile}
+        raise problem_of(model, "image.upscale", kind, f"{', '.join(DRAWING)}, Swin2SRForImageSuperResolution and files of the ESRGAN family")
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+        return parts["network"] if "network" in parts else Whole.assemble(model, parts)
+
+
+@flow.node("image.upscale", version=1, uses=("diffusers", "spandrel", "torch", "transformers"))
+def upscale(
+    model: Model[Upscaler],
+    image: Image,
+    prompt: str = "",
+    *,
+    negative_prompt: str | None = None,
+    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
+    noise_level: Annotated[int, Range(0, 999)] | None = None,
+    tile: Annotated[int, Range(16, 8192)] | None = None,
+    overlap: Annotated[int, Range(0, 512)] = 16,
+    seed: Seed | None = None,
+) -> Steps[Image]:
+    """Enlarge a picture by as much as the model does: two, four or eight times.
+
+    Inputs:
+        model: Stable Diffusion x4 or the latent upscaler, Swin2SR, or a ``.safetensors`` file of the ESRGAN family.
+        image: alpha is laid over black.
+        prompt: what is in the picture, for the models that draw; the others read none.
+    Params:
+        negative_prompt, num_inference_steps, guidance_scale, noise_level: for the models that draw. Left out: what suits the model.
+        tile: work on squares of this many pixels of the picture, for pictures that do not fit in memory whole; for the models that do not draw.
+        overlap: of the squares, in pixels; it hides their seams.
+        seed: of the noise, for the models that draw; they need one.
+    Outputs: a picture of 8 bits.
+    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens the picture.
+    Source: ``diffusers.StableDiffusionUpscalePipeline`` and its like; Swin2SR (arXiv:2209.11345) in transformers; spandrel.
+    """
+    if isinstance(model, Checkpoint):
+        return (yield from _drawn(model, image, prompt, negative_prompt, num_inference_steps, guidance_scale, noise_level, tile, seed))
+    drawing = {"prompt": prompt or None, "negative_prompt": negative_prompt, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+    if asked := [name for name, value in drawing.items() if value is not None]:
+        raise ValueError(f"this model reads pixels alone: it has no {' and no '.join(asked)}")
+    return (yield from _enlarged(model, image, tile, overlap))
+
+
+def _drawn(
+    model: Checkpoint, image: Image, prompt: str, negative_prompt: str | None, steps: int | None, guidance_scale: float | None, noise_level: int | None, tile: int | None, seed: int | None
+) -> Generator[Progress, None, Image]:
+    import diffusers
+
+    if seed is None:
+        raise ValueError("this model draws what it adds, so it needs a 'seed'")
+    if tile is not None:
+        raise ValueError("this model draws the picture as a whole: it has no 'tile'")
+    pipeline = model.pipeline(getattr(diffusers, model.kind))
+    given = {"prompt": prompt, "image": to_pil(image), "negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+    with model.alone():
+        output = yield from call(pipeline, {**given, "output_type": "np"}, seed=seed)
+    return pictures(output)[0]
+
+
+def _enlarged(model: Network, image: Image, tile: int | None, overlap: int) -> Generator[Progress, None, Image]:
+    """Run a network over a picture, whole or square by square: of each, the overlap is worked on and thrown away."""
+    import torch
+
+    like = next(model.module.parameters())
+    pixels = torch.from_numpy(image.rgb().as_float().pixels.copy()).permute(2, 0, 1)[None].to(like.device, like.dtype)
+    height, width = pixels.shape[-2:]
+    side = tile or max(height, width)
+    places = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
+    enlarged = torch.zeros((3, height * model.scale, width * model.scale))
+    for number, (top, left) in enumerate(places):
+        bottom, right = min(top + side, height), min(left + side, width)
+        above, before = min(overlap, top), min(overlap, left)
+        with torch.no_grad():
+            found = model.run(pixels[..., top - above : bottom + overlap, left - before : right + overlap])[0].float().cpu()
+        y, x = above * model.scale, before * model.scale
+        tall, wide = (bottom - top) * model.scale, (right - left) * model.scale
+        enlarged[:, top * model.scale : top * model.scale + tall, left * model.scale : left * model.scale + wide] = found[:, y : y + tall, x : x + wide]
+        yield Progress(number + 1, len(places))
+    return unwrap_image(enlarged.permute(1, 2, 0).clamp(0, 1).numpy())
