@@ -94,6 +94,7 @@ class RunningLine:
         self._cancel = threading.Event()
         self._taking_in = threading.Event()
         self._scanned = threading.Event()
+        self._missed = threading.Event()
         self._wake = threading.Condition()
         self._busy = 0
         self._alone = False
@@ -211,6 +212,8 @@ class RunningLine:
         return count
 
     def _look(self, path: Any) -> None:
+        if not self.line.inbox.is_dir():
+            self._missed.set()  # what is told of now cannot be looked at
         for found in self.intake.of_change(path):
             if isinstance(found, str):
                 again = [seen for one in self.journal.stems(found) if (seen := self.intake.look(one))]
@@ -237,8 +240,15 @@ class RunningLine:
         line, journal = self.line, self.journal
         renewed = rescanned = time.monotonic()
         while not self._stopping.is_set() or not self.ended:
-            while journal.settle(line.settle_s, self.intake.look, self.intake.wants):
-                self._rouse()
+            if not line.inbox.is_dir():
+                # Files that cannot be seen are not gone for all that.
+                self._missed.set()
+            else:
+                if self._missed.is_set() and not self._taking_in.is_set():
+                    self._missed.clear()
+                    self.scan()
+                while journal.settle(line.settle_s, self.intake.look, self.intake.wants):
+                    self._rouse()
             now = time.monotonic()
             if now - renewed > line.lease_s / 3:
                 journal.renew()

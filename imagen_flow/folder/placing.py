@@ -9,11 +9,12 @@ renamed, and unlinked last. After either rename it is looked at again: if it was
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..outputs import files_of
 from ..values import Folder, Model
 from .disk import Disk
 from .intake import Ours
-from .journal import Journal
+from .journal import Journal, JournalError
 
 __all__ = ["Staged", "apply", "free_name", "is_applied", "move", "put_text", "sweep"]
 
@@ -52,8 +53,9 @@ class Staged:
     def __init__(self, root: Path, disk: Disk, journal: Journal, source: str, *, twin: Callable[[Path, bytes], Path | None] | None = None) -> None:
         self.root = root
         self.steps: list[dict[str, Any]] = []
-        #: The first fault of the file system, which tells the line's troubles from an item's.
+        #: The first fault of the file system, which tells the line's troubles from an item's, and the first of the journal, which is never an item's.
         self.trouble: OSError | None = None
+        self.fault: JournalError | None = None
         self._disk = disk
         self._journal = journal
         self._source = source
@@ -69,7 +71,8 @@ class Staged:
         name = self.name(path)
         if any(step["to"] == str(path) for step in self.steps):
             return "another output of this item goes there"
-        owner = self._journal.owner_of(name)
+        with self._journaling():
+            owner = self._journal.owner_of(name)
         if owner is None or owner[0] == self._source or not (owner[1] or os.path.lexists(path)):
             return ""
         return f"it is an output of another file, {owner[0]}"
@@ -87,8 +90,9 @@ class Staged:
 
     def put(self, path: Path, data: bytes) -> None:
         temporary = _temporary(path.parent, self._journal.token)
-        try:
+        with self._journaling():
             self._journal.touch(path.parent)
+        try:
             self._disk.create(temporary, data)
             twin = self._twin(temporary, data) if self._twin else None
             if twin is not None:
@@ -103,8 +107,9 @@ class Staged:
 
     def put_folder(self, path: Path, value: Folder | Model) -> None:
         temporary = _temporary(path.parent, self._journal.token)
-        try:
+        with self._journaling():
             self._journal.touch(path.parent)
+        try:
             self._disk.mkdir(temporary)
             made = {temporary}
             for name, source in files_of(value):
@@ -124,6 +129,14 @@ class Staged:
 
     def remove(self, path: Path) -> None:
         self._add({"do": "remove", "to": str(path)})
+
+    @contextlib.contextmanager
+    def _journaling(self) -> Iterator[None]:
+        try:
+            yield
+        except JournalError as failed:
+            self.fault = self.fault or failed
+            raise
 
     def _add(self, step: dict[str, Any]) -> None:
         with self._lock:

@@ -79,7 +79,7 @@ def prepare(line: Line, registry: Registry) -> Recipe:
     allowed = frozenset(() if line.ticket == "none" else usual if line.allow is None else line.allow)
     for name, wanted in graph.inputs.items():
         given = wanted.default is not None or wanted.type.optional or name in line.values or name == input_ or (name in allowed and line.ticket == "required")
-        if not given:
+        if not given and (input_ in files or name not in files):  # else what is wrong with 'input' has been said
             say("missing-input", f"input '{name}' ({wanted.type}) of the graph is given nothing", here, wanted.help, f"write set: {{{name}: …}}, or say 'ticket: required' and let each ticket set it")
     graph = _with_paths(graph, line, say)
     if not problems and not any(o.path for o in graph.outputs.values()):

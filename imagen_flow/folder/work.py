@@ -171,6 +171,8 @@ class Shop:
                 raise _Failed(str(wrong), again=False) from wrong
             except ImagenFlowError as failed:
                 raise _Failed(str(failed), again=True) from failed
+            if staged.fault is not None:
+                raise staged.fault
             if finished is None or finished.status == "cancelled":
                 self.journal.give_back(item)
                 return "returned"

@@ -1,0 +1,343 @@
+"""Torture a hot folder: files dropped at random, slowly, renamed and replaced on the way, and its processes killed at random instants. Then count.
+
+::
+
+    python tests/folder_torture.py                    # until 300 kills, with two workers; prints the seed that tells the run again
+    python tests/folder_torture.py --kills 1000 --workers 1 --seed 7
+    python tests/folder_torture.py --embedded         # photographs drawn on the spot, through the models that come along
+
+In the end every file that was dropped is accounted for exactly once (its original, in its last form, in `done` or `failed`; its outputs, whole and right, in `out`), and nothing else lies anywhere.
+What is random is drawn from the seed; when exactly a process dies also hangs on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NODES = '''
+"""Toy nodes."""
+from imagen_flow import File, Text, node
+
+@node("toy.shout", version=1)
+def shout(file: File) -> Text:
+    """Raise a file's voice; it must be whole."""
+    said = file.read_text()
+    if not (said.startswith("begin ") and said.endswith(" end")):
+        raise ValueError(f"it is half a file: {said[:40]!r}")
+    if "poison" in said:
+        raise ValueError("it is poison")
+    return said.upper()
+'''
+
+GRAPH = """\
+# Louder, twice.
+imagen_flow: 1
+inputs:
+  file: {type: file}
+nodes:
+  loud: {type: toy.shout, file: "${file}"}
+  again: {type: toy.shout, file: "${file}"}
+outputs:
+  loud: {from: "${loud}", path: "{item}.txt"}
+  again: {from: "${again}", path: "more/{item}-again.txt", provenance: none, exists: replace}
+"""
+
+PICTURES = """\
+# Describe and edit a picture.
+imagen_flow: 1
+inputs:
+  file: {type: file}
+nodes:
+  loaded: {type: image.load, file: "${file}"}
+  words: {type: image.caption, model: embedded/caption, image: "${loaded}"}
+  edited: {type: image.edit, model: embedded/edit, image: "${loaded}", instruction: make the background white, seed: 3}
+outputs:
+  loud: {from: "${words}", path: "{item}.txt"}
+  again: {from: "${edited}", path: "more/{item}-again.png"}
+"""
+
+LINE = """\
+imagen_flow_folder: 1
+graph: ./graph.yaml
+in: ./in
+accept: ["*.txt", "*.png"]
+input: file
+settle_s: {settle_s}
+out: ./out
+done: ./done
+failed: ./failed
+kills: 1000000
+concurrency: {concurrency}
+lease_s: 5
+stop_s: 2
+"""
+
+
+@dataclass
+class Torture:
+    """One run of it. `report` is told how it goes."""
+
+    root: Path
+    seed: int
+    kills: int
+    files: int
+    workers: int
+    settle_s: float = 0.4
+    embedded: bool = False
+    report: Callable[[str], None] = print
+    #: The last form of each file that was dropped, by its path.
+    expected: dict[str, bytes] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    killed: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def lay_out(self) -> None:
+        for folder in ("in", "out", "done", "failed"):
+            (self.root / folder).mkdir(parents=True)
+        (self.root / "graph.yaml").write_text(PICTURES if self.embedded else GRAPH)
+        (self.root / "toys.py").write_text(NODES)
+        (self.root / "line.yaml").write_text(LINE.format(settle_s=self.settle_s, concurrency=1 if self.embedded else 2))
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "imagen_flow", "folder", "run", "line.yaml", "--json", "--plugin", "toys.py", "--store", "store"]
+        log = open(self.root / "process.log", "ab")  # noqa: SIM115  # it is the process's
+        return subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    # -- dropping ----------------------------------------------------------------------------------------------------------------
+
+    def drop(self, chance: random.Random, number: int) -> None:
+        """Drop a file in one of the ways in which people and programs do."""
+        folder = chance.choice(["", "", "sub/", "sub/deep é/"])
+        ending = "png" if self.embedded else "txt"
+        path = f"{folder}file {number:04}.{ending}"
+        place = self.root / "in" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = self.content(chance, number)
+        way = chance.choice(["at once", "at once", "aside", "slowly", "replaced", "renamed"])
+        if way == "at once":
+            place.write_bytes(data)
+        elif way == "aside":
+            aside = place.with_name(f".{place.name}.part")
+            aside.write_bytes(data)
+            os.replace(aside, place)
+        elif way == "slowly":
+            with open(place, "wb") as stream:
+                for start in range(0, len(data), max(1, len(data) // 4)):
+                    stream.write(data[start : start + max(1, len(data) // 4)])
+                    stream.flush()
+                    time.sleep(chance.uniform(0, self.settle_s / 4))
+        elif way == "replaced":
+            self.expected.setdefault(path, data)
+            place.write_bytes(data)
+            # The first form has gone or the second takes its place: whichever comes, the last form counts.
+            time.sleep(chance.uniform(0, self.settle_s / 2))
+            data = self.content(chance, number)
+            aside = place.with_name(f".{place.name}.part")
+            aside.write_bytes(data)
+            os.replace(aside, place)
+        else:
+            first = place.with_name(f"{place.stem} first.{ending}.part")
+            first.write_bytes(data)
+            time.sleep(chance.uniform(0, self.settle_s / 2))
+            os.replace(first, place)
+        self.expected[path] = data
+
+    def content(self, chance: random.Random, number: int) -> bytes:
+        if self.embedded:
+            return photograph(chance)
+        # Some have the content of others, some cannot be done.
+        word = "poison" if chance.random() < 0.06 else "same" if chance.random() < 0.1 else f"{number} {chance.random()}"
+        return f"begin {word} {'x' * chance.choice([0, 10, 5000])} end".encode()
+
+    # -- killing -----------------------------------------------------------------------------------------------------------------
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Kill a process at a random instant, and launch another."""
+        number = chance.randrange(len(self.processes))
+        process = self.processes[number]
+        if chance.random() < 0.9:
+            # Mostly when it is at work: starting takes longer.
+            self.wait_for(lambda: process.pid in self.at_work() or process.poll() is not None)
+        time.sleep(chance.uniform(0, 6.0 if self.embedded else 1.0))
+        assert process.poll() is None, f"a process ended by itself, with {process.returncode}"
+        process.send_signal(signal.SIGKILL if chance.random() < 0.9 else signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.killed += 1
+        self.processes[number] = self.launch()
+
+    def at_work(self) -> set[int]:
+        """The processes that have entered the journal."""
+        place = self.root / "line.journal" / "journal.sqlite"
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as journal:
+                return {pid for (pid,) in journal.execute("SELECT pid FROM worker")}
+        except sqlite3.Error:
+            return set()
+
+    @staticmethod
+    def wait_for(what: Callable[[], bool], *, most_s: float = 60) -> None:
+        until = time.monotonic() + most_s
+        while not what() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def run(self) -> None:
+        """Torture, let it come to rest, and check."""
+        chance = random.Random(self.seed)
+        self.lay_out()
+        self.processes = [self.launch() for _ in range(self.workers)]
+        dropping = threading.Thread(target=self.drop_all, args=(random.Random(self.seed + 1),))
+        dropping.start()
+        try:
+            while self.killed < self.kills:
+                self.kill_one(chance)
+                if self.killed % 20 == 0:
+                    self.report(f"{self.killed} kills, {len(list((self.root / 'done').rglob('*.txt')))} done, {time.monotonic() - self.began:.0f} s")
+            dropping.join()
+            self.rest()
+        finally:
+            dropping.join()
+            for process in self.processes:
+                process.send_signal(signal.SIGTERM)
+            codes = []
+            for process in self.processes:
+                try:
+                    codes.append(process.wait(20))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    codes.append(process.wait())
+        assert set(codes) <= {0}, f"processes that were asked to stop ended with {codes}"
+        self.check()
+
+    def drop_all(self, chance: random.Random) -> None:
+        for number in range(self.files):
+            self.drop(chance, number)
+            time.sleep(chance.uniform(0, 0.2))
+
+    def rest(self) -> None:
+        """Wait until nothing has been done for a while."""
+        until = time.monotonic() + 120 + self.files
+        quiet_since = time.monotonic()
+        left = before = -1
+        while time.monotonic() < until:
+            left = sum(1 for p in (self.root / "in").rglob("*") if p.is_file())
+            if left != before:
+                before, quiet_since = left, time.monotonic()
+            if left == 0 and time.monotonic() - quiet_since > 1:
+                self.wait_for(lambda: {process.pid for process in self.processes} <= self.at_work())
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{left} files are left: {sorted((self.root / 'in').rglob('*'))[:5]}")
+
+    # -- counting ----------------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Account for every file."""
+        found = {top: {p.relative_to(self.root / top).as_posix(): p.read_bytes() for p in sorted((self.root / top).rglob("*")) if p.is_file()} for top in ("in", "out", "done", "failed")}
+        assert found["in"] == {}
+        outputs: set[str] = set()
+        originals: dict[str, list[bytes]] = {}
+        for top in ("done", "failed"):
+            for name, data in found[top].items():
+                if not name.endswith(".failed.txt"):
+                    originals.setdefault(name, []).append(data)
+        for path, data in self.expected.items():
+            stem, ending = os.path.splitext(path)
+            folder, _, item = stem.rpartition("/")
+            below = f"{folder}/" if folder else ""
+            forms = {name: kept for name, kept in originals.items() if name == path or (name.startswith(f"{stem}-") and name.endswith(ending))}
+            last = [name for name, kept in forms.items() if kept == [data]]
+            assert len(last) == 1, f"{path} is there {len(last)} times in its last form: {list(forms)}"
+            for name in forms:
+                del originals[name]
+            is_poison = b"poison" in data and not self.embedded
+            home = "failed" if is_poison else "done"
+            assert last[0] in found[home], f"{path} is not in {home}"
+            loud, again = f"{below}{item}.txt", f"{below}more/{item}-again.{ending[1:]}"
+            if is_poison:
+                assert f"{last[0]}.failed.txt" in found["failed"], f"{path} has no reason"
+                outputs |= {loud, f"{loud}.provenance.json", again} & found["out"].keys()  # of a form before it
+                continue
+            outputs |= {loud, f"{loud}.provenance.json", again}
+            if self.embedded:
+                assert found["out"][loud].endswith(b"\n")
+                assert found["out"][again].startswith(b"\x89PNG")
+                assert found["out"][again].endswith(b"IEND\xaeB`\x82")
+            else:
+                wanted = data.upper() + b"\n"
+                assert (found["out"].get(loud), found["out"].get(again)) == (wanted, wanted), f"{path} has not its outputs"
+        reasons = {name for name in found["failed"] if name.endswith(".failed.txt")}
+        assert {name.removesuffix(".failed.txt") for name in reasons} == {name for name in found["failed"] if not name.endswith(".failed.txt")}
+        assert originals == {}, f"originals that nobody dropped: {list(originals)}"
+        assert found["out"].keys() == outputs, f"files that should not be there: {sorted(found['out'].keys() - outputs)[:5]}"
+        hidden = [p for p in self.root.rglob(".imagen_flow-*") if "journal" not in p.parts and "store" not in p.relative_to(self.root).parts[:1]]
+        assert hidden == [], f"temporary files are left: {hidden[:5]}"
+        faults = [said for said in self.log() if said["event"] == "fault"]
+        assert faults == [], faults[:3]
+        ends: dict[str, int] = {}
+        for said in self.log():
+            if said["event"] in ("done", "failed") and said.get("original") != "replaced":
+                ends[said["item"]] = ends.get(said["item"], 0) + 1
+        self.report(f"{len(self.expected)} files accounted for, {self.killed} kills, {sum(ends.values())} ends, {time.monotonic() - self.began:.0f} s, seed {self.seed}")
+
+    def log(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in (self.root / "line.journal" / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+def photograph(chance: random.Random) -> bytes:
+    """Draw what a camera might give: a scene of the embedded models' world, with light that falls off and noise."""
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFilter
+
+    side = chance.choice([64, 96, 160])
+    scene = Image.new("RGB", (side, side), chance.choice(["black", "navy", "grey", "white"]))
+    draw = ImageDraw.Draw(scene)
+    x, y, radius = chance.uniform(0.3, 0.7) * side, chance.uniform(0.3, 0.7) * side, chance.uniform(0.1, 0.25) * side
+    shape = draw.ellipse if chance.random() < 0.5 else draw.rectangle
+    shape((x - radius, y - radius, x + radius, y + radius), fill=chance.choice(["red", "green", "blue", "yellow"]))
+    pixels = np.asarray(scene.filter(ImageFilter.GaussianBlur(0.6)), "float32")
+    noise = np.random.default_rng(chance.randrange(2**32)).normal(0, 4, pixels.shape)
+    light = np.linspace(1.0, 0.8, side, dtype="float32")[:, None, None]
+    out = BytesIO()
+    Image.fromarray(np.clip(pixels * light + noise, 0, 255).astype("uint8")).save(out, "png")
+    return out.getvalue()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--kills", type=int)
+    options.add_argument("--files", type=int)
+    options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
+    options.add_argument("--embedded", action="store_true", help="photographs, through the embedded models")
+    options.add_argument("--root", type=Path, help="a new folder to work in, which is kept")
+    said = options.parse_args()
+    import tempfile
+
+    root = said.root or Path(tempfile.mkdtemp(prefix="torture-"))
+    print(f"seed {said.seed}, in {root}", flush=True)  # noqa: T201
+    kills = said.kills if said.kills is not None else 6 if said.embedded else 300
+    files = said.files if said.files is not None else 6 if said.embedded else 3 * kills
+    Torture(root, said.seed, kills, files, said.workers, embedded=said.embedded, report=lambda words: print(words, flush=True)).run()  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

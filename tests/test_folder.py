@@ -1,0 +1,1036 @@
+"""Hot folders: what a line file may say, what becomes of files, tickets, names and originals, and how a line starts and stops."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagen_flow.errors import GraphError, StoreError
+from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, prepare, read_line, retry, status
+from imagen_flow.folder.disk import LocalDisk
+from imagen_flow.folder.journal import Seen
+from imagen_flow.folder.linefile import KEYS
+from imagen_flow.folder.placing import free_name, sweep
+from imagen_flow.plugins import Registry, discover
+from imagen_flow.store import Store
+
+NODES = '''
+"""Toy nodes."""
+import os
+import signal
+import time
+from pathlib import Path
+from imagen_flow import File, List, Steps, Progress, Text, node
+
+@node("toy.shout", version=1)
+def shout(file: File, *, times: int = 1, word: Text = "") -> Text:
+    """Raise a file's voice."""
+    said = file.read_text()
+    if said == "fail":
+        raise ValueError("it cannot be done")
+    if said == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(os.environ["CALLS"], "a") as calls:
+        calls.write(f"{said}\\n")
+    return said.upper() * times + word
+
+@node("toy.letters", version=1)
+def letters(text: Text) -> List[Text]:
+    """Split a text into letters."""
+    return list(text)
+
+@node("toy.wait", version=1)
+def wait(file: File, *, gate: Text) -> Steps[Text]:
+    """Wait until a file is there."""
+    Path(gate + ".reached").touch()
+    while not Path(gate).exists():
+        yield Progress(0, 1)
+        time.sleep(0.01)
+    return file.read_text()
+'''
+
+GRAPH = """\
+# Louder.
+imagen_flow: 1
+inputs:
+  file: {type: file}
+  times: {type: int, default: 1, min: 1, max: 9}
+  word: ""
+nodes:
+  loud: {type: toy.shout, file: "${file}", times: "${times}", word: "${word}"}
+outputs:
+  loud: {from: "${loud}", path: "{item}.txt", provenance: none, exists: replace}
+"""
+
+LINE = """\
+imagen_flow_folder: 1
+graph: ./graph.yaml
+in: ./in
+accept: "*.txt"
+input: file
+settle_s: 0
+out: ./out
+done: ./done
+failed: ./failed
+"""
+
+
+@dataclass
+class Yard:
+    """A folder with a line in it, and what is needed to run it."""
+
+    root: Path
+    registry: Registry
+    store: Store
+    log: list[dict[str, Any]] = field(default_factory=list)
+    pool: Any = None
+
+    def line(self, more: str = "", *, graph: str = GRAPH, text: str = LINE) -> Any:
+        keys = {line.partition(":")[0] for line in more.splitlines()}
+        kept = "".join(line + "\n" for line in text.splitlines() if line.partition(":")[0] not in keys)
+        (self.root / "graph.yaml").write_text(graph)
+        (self.root / "line.yaml").write_text(kept + more)
+        return read_line(self.root / "line.yaml")
+
+    def drop(self, **files: str) -> None:
+        for name, text in files.items():
+            self.put(f"{name}.txt", text)
+
+    def put(self, name: str, text: str | bytes) -> Path:
+        place = self.root / "in" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(text.encode() if isinstance(text, str) else text)
+        return place
+
+    def start(self, line: Any, **options: Any) -> RunningLine:
+        running = RunningLine(prepare(line, self.registry), Tools(store=self.store), listen=self.log.append, **options)
+        running.start()
+        return running
+
+    def work(self, more: str = "", *, graph: str = GRAPH, **options: Any) -> Any:
+        """Run a line until nothing is left to do."""
+        line = self.line(more, graph=graph)
+        running = self.start(line, once=True, **options)
+        assert running.wait(60), status(line)
+        running.close()
+        assert running.fault is None, running.fault
+        return line
+
+    def found(self, *tops: str) -> dict[str, str]:
+        found = {}
+        for top in tops or ("in", "out", "done", "failed"):
+            for path in sorted((self.root / top).rglob("*")):
+                if path.is_file() or path.is_symlink():
+                    found[path.relative_to(self.root).as_posix()] = path.read_text(errors="replace")
+        return found
+
+    def events(self, *names: str) -> list[tuple[str, str]]:
+        return [(said["event"], said.get("item", "")) for said in self.log if said["event"] in (names or ("done", "failed", "skipped", "quarantined", "gone", "retry"))]
+
+    @property
+    def calls(self) -> list[str]:
+        place = self.root / "calls"
+        return place.read_text().splitlines() if place.exists() else []
+
+
+@pytest.fixture
+def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
+    root = tmp_path / "yard"
+    (root / "in").mkdir(parents=True)
+    (root / "toys.py").write_text(NODES)
+    monkeypatch.setenv("CALLS", str(root / "calls"))
+    registry = discover([root / "toys.py"])
+    with Store.open(tmp_path / "store", registry.codecs) as store:
+        yield Yard(root, registry, store)
+
+
+def until(what: Callable[[], Any], *, most_s: float = 30) -> None:
+    """Wait for something that another thread or process does."""
+    end = time.monotonic() + most_s
+    while not what():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.01)
+
+
+# -- the line file ------------------------------------------------------------------------------------------------------------------
+
+
+def problems(text: str, folder: Path) -> list[str]:
+    (folder / "line.yaml").write_text(text)
+    with pytest.raises(GraphError) as raised:
+        read_line(folder / "line.yaml")
+    return [str(problem).replace(f"{folder}/", "") for problem in raised.value.problems]
+
+
+def test_every_key(yard: Yard) -> None:
+    """Each key says what it says; paths are relative to the line file."""
+    (yard.root / "graph.yaml").write_text(GRAPH)
+    (yard.root / "line.yaml").write_text(
+        """\
+imagen_flow_folder: 1
+graph: ./graph.yaml
+in: ./in
+accept: ["*.PNG", "*.txt"]
+folders: flattened
+links: followed
+input: file
+set: {times: 2}
+ticket: required
+allow: [word]
+settle_s: 0.5
+sentinel: .ready
+outputs: {loud: "{item}-loud.txt"}
+out: ./out
+done: /tmp/somewhere/../done
+failed: ./failed
+retry: {times: 2, backoff_s: 5}
+concurrency: 3
+priority: newest
+duplicates: link
+kills: 5
+stop_s: 1
+lease_s: 7
+poll: true
+poll_s: 0.5
+journal: ./journal
+log: ./log.jsonl
+notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
+"""
+    )
+    line = read_line(yard.root / "line.yaml")
+    assert {key.replace("imagen_flow_folder", "") for key in line.marks} == {key.replace("imagen_flow_folder", "") for key in KEYS}
+    assert (line.graph, line.inbox, line.done, line.journal, line.log) == (
+        yard.root / "graph.yaml", yard.root / "in", Path("/tmp/done"), yard.root / "journal", yard.root / "log.jsonl",
+    )  # fmt: skip
+    assert (line.accept, line.folders, line.links, line.input, line.ticket, line.allow, line.sentinel) == (("*.PNG", "*.txt"), "flattened", "followed", "file", "required", ("word",), ".ready")
+    assert (line.settle_s, line.retries, line.backoff_s, line.concurrency, line.priority, line.duplicates) == (0.5, 2, 5.0, 3, "newest", "link")
+    assert (line.kills, line.stop_s, line.lease_s, line.poll, line.poll_s) == (5, 1.0, 7.0, True, 0.5)
+    assert (line.notify.command, line.notify.url, line.notify.on, line.notify.timeout_s) == (("cat",), "https://example.org/x", ("failed",), 3.0)
+    recipe = prepare(line, yard.registry)
+    assert (recipe.values, recipe.allowed, recipe.graph.outputs["loud"].path) == ({"times": 2}, frozenset({"word"}), "{item}-loud.txt")
+
+
+def test_problems_of_a_line(tmp_path: Path) -> None:
+    """All that is wrong with a line is said at once, each with its place, why, and how to mend it."""
+    (tmp_path / "in").mkdir()
+    said = problems("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./in\ndonne: ./x\nsettle_s: soon\npriority: fast\nretry: {time: 2}\nset: {a: '${b}'}\n", tmp_path)
+    assert said == [
+        "line.yaml:2:8: error[missing-file]: there is no graph 'g.yaml'\n2 | graph: ./g.yaml\n  |        ^^^^^^^^\n  = why: it was looked for as g.yaml",
+        "line.yaml:4:6: error[bad-path]: 'out' is the folder that is watched\n4 | out: ./in\n  |      ^^^^\n  = why: the line would take what it puts there for new\n"
+        "  = fix: give it a folder of its own; it may lie inside 'in'",
+        f"line.yaml:5:1: error[unknown-key]: a line has no key 'donne'\n5 | donne: ./x\n  | ^^^^^\n  = why: its keys are: {', '.join(KEYS)}\n  = fix: did you mean 'done'?",
+        "line.yaml:6:11: error[bad-literal]: 'settle_s' is a number from 0 to 86400, not 'soon'\n6 | settle_s: soon\n  |           ^^^^\n"
+        "  = why: how long size and time of a file must have stood still",
+        "line.yaml:7:11: error[bad-literal]: 'priority' is one of oldest, newest, name, not 'fast'\n7 | priority: fast\n  |           ^^^^\n  = why: which item is next: oldest, newest or name",
+        "line.yaml:8:9: error[unknown-key]: 'retry' has no key 'time'\n8 | retry: {time: 2}\n  |         ^^^^\n  = why: its keys are: times, backoff_s\n  = fix: did you mean 'times'?",
+        "line.yaml:9:10: error[bad-reference]: 'set' of a line cannot refer to anything\n9 | set: {a: '${b}'}\n  |          ^^^^^^\n  = why: a line has no nodes\n"
+        "  = fix: write '$${' for the characters themselves",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "imagen_flow_folder: 1",
+        "imagen_flow_folder: 2\ngraph: g\nin: in\nout: out",
+        "imagen_flow_folder: true\ngraph: g\nin: in\nout: out",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: nowhere\nout: out",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: out/in\nout: out",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\ndone: out",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\njournal: in",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: link",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nsentinel: ready",
+        'imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\naccept: ["a/*.png"]',
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nconcurrency: 0",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nsettle_s: .nan",
+        'imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nnotify: {url: "file:///etc/passwd"}',
+        'imagen_flow_folder: 1\ngraph: "~nobody-at-all/x"\nin: in\nout: out',
+    ],
+)
+def test_refused_lines(tmp_path: Path, text: str) -> None:
+    """What cannot be a line is refused with a problem, never a traceback."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out" / "in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    assert problems(text, tmp_path)
+
+
+def test_a_line_and_its_graph(yard: Yard) -> None:
+    """What a line says of its graph is checked against it: inputs, values, outputs and what a ticket may set."""
+    line = yard.line("input: tims\nset: {times: 99, nothing: 1}\nticket: sidecar\nallow: [file, wordd]\noutputs: {lout: x, loud: ../x.txt}\n")
+    with pytest.raises(GraphError) as raised:
+        prepare(line, yard.registry)
+    assert [(p.code, p.message, p.fix) for p in raised.value.problems] == [
+        ("unknown-input", "the graph has no input 'tims'", "did you mean 'times'?"),
+        ("bad-input", "input 'times' takes a whole number from 1 to 9, not 99", ""),
+        ("unknown-input", "the graph has no input 'nothing'", "its inputs are: file, times, word"),
+        ("unknown-input", "the graph has no input 'wordd'", "did you mean 'word'?"),
+        ("unknown-output", "the graph has no output 'lout'", "did you mean 'loud'?"),
+        ("bad-path", "the path has '..'", "write it relative; the folder is chosen by --out"),
+    ]
+
+
+def test_a_ticket_chooses_no_model(yard: Yard, tmp_path: Path) -> None:
+    """An input that names a model is not a ticket's to set, be it asked for or not."""
+    graph = """\
+imagen_flow: 1
+inputs:
+  file: {type: file}
+  model: embedded/caption
+  note: ""
+nodes:
+  loaded: {type: image.load, file: "${file}"}
+  words: {type: image.caption, model: "${model}", image: "${loaded}"}
+  inner: {type: ./inner.yaml, which: "${model}", file: "${file}"}
+outputs:
+  words: {from: "${words}", path: "{item}-{note}.txt"}
+  more: {from: "${inner}", path: "{item}-inner.txt"}
+"""
+    (yard.root / "inner.yaml").write_text(graph.replace("model:", "which:", 1).replace('"${model}", image', '"${which}", image').split("  inner:")[0] + 'outputs:\n  words: "${words}"\n')
+    assert prepare(yard.line("ticket: sidecar\n", graph=graph), yard.registry).allowed == {"note"}
+    with pytest.raises(GraphError, match="a ticket may not set 'model'"):
+        prepare(yard.line("ticket: sidecar\nallow: [model]\n", graph=graph), yard.registry)
+
+
+def test_lines_together(tmp_path: Path) -> None:
+    """Lines of one process must not take each other's files or feed each other in a circle; a chain is welcome."""
+
+    def line(name: str, inbox: str, out: str) -> Any:
+        for folder in (inbox, out):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(f"imagen_flow_folder: 1\ngraph: {name}.yaml\nin: {inbox}\nout: {out}\ndone: {name}-done\nfailed: {name}-failed\n")
+        return read_line(tmp_path / f"{name}.yaml")
+
+    check_together([line("a", "one", "two"), line("b", "two", "three")])
+    with pytest.raises(GraphError, match="'in' is that of"):
+        check_together([line("a", "one", "two"), line("b", "one", "three")])
+    with pytest.raises(GraphError, match="lines feed each other: a -> b -> a"):
+        check_together([line("a", "one", "two"), line("b", "two", "one")])
+
+
+# -- what becomes of files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_goes_through(yard: Yard) -> None:
+    """Files that are there at the start are worked on: outputs in out, originals in done, with their folders."""
+    yard.drop(a="one", b="two")
+    yard.put("sub/deep/c.txt", "three")
+    yard.put("other.doc", "stays")
+    yard.work("set: {times: 2}\n")
+    assert yard.found() == {
+        "in/other.doc": "stays",
+        "out/a.txt": "ONEONE\n", "out/b.txt": "TWOTWO\n", "out/sub/deep/c.txt": "THREETHREE\n",
+        "done/a.txt": "one", "done/b.txt": "two", "done/sub/deep/c.txt": "three",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("folders", "out"), [("flattened", {"out/c.txt": "3\n", "done/c.txt": "3"}), ("ignored", {"in/sub/c.txt": "3"})])
+def test_sub_folders(yard: Yard, folders: str, out: dict[str, str]) -> None:
+    """Sub-folders are flattened or ignored where the line says so."""
+    yard.put("sub/c.txt", "3")
+    yard.work(f"folders: {folders}\n")
+    assert yard.found() == out
+
+
+def test_one_failure_is_alone(yard: Yard) -> None:
+    """A file that fails lies in failed with a reason that can be read, after as many tries as the line says; the others do not notice."""
+    yard.drop(a="one", bad="fail", c="three")
+    line = yard.work("retry: {times: 2, backoff_s: 0.01}\n")
+    found = yard.found()
+    reason = found.pop("failed/bad.txt.failed.txt")
+    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/bad.txt": "fail"}
+    assert reason.startswith("bad.txt failed after 3 tries.\n\n")
+    assert "graph.yaml:8:3: error[node-failed]: loud: it cannot be done\n8 |   loud: {type: toy.shout" in reason
+    assert f"imagen-flow folder retry {line.path} 'bad.txt'" in reason
+    assert yard.events("retry", "failed") == [("retry", "bad.txt"), ("retry", "bad.txt"), ("failed", "bad.txt")]
+
+
+def test_retry_by_hand(yard: Yard) -> None:
+    """A failed file that is given another try goes back to where it came from, without its reason, and through the line again."""
+    yard.put("sub/bad.txt", "fail")
+    line = yard.work()
+    (yard.root / "failed/sub/bad.txt").write_text("good now")
+    assert retry(line, ["nothing*"]) == []
+    assert retry(line) == [("sub/bad.txt", "sub/bad.txt")]
+    assert yard.found() == {"in/sub/bad.txt": "good now"}
+    yard.work()
+    assert yard.found() == {"out/sub/bad.txt": "GOOD NOW\n", "done/sub/bad.txt": "good now"}
+
+
+def test_same_content_twice(yard: Yard) -> None:
+    """The same content under two names gives both outputs; the second costs nothing."""
+    yard.drop(a="same", b="same")
+    yard.work()
+    assert yard.found("out") == {"out/a.txt": "SAME\n", "out/b.txt": "SAME\n"}
+    assert yard.calls == ["same"]
+
+
+def test_same_content_skipped(yard: Yard) -> None:
+    """With `duplicates: skip` content that was done before, with the same values, gives nothing, and its original is put away."""
+    yard.drop(a="same", b="same", c="other")
+    yard.work("duplicates: skip\nconcurrency: 3\npriority: name\n")
+    assert yard.found("in", "done") == {"done/a.txt": "same", "done/b.txt": "same", "done/c.txt": "other"}
+    assert len(yard.found("out")) == 2
+    assert sorted(event for event, _ in yard.events()) == ["done", "done", "skipped"]
+    yard.drop(d="same")
+    yard.work("duplicates: skip\nset: {times: 2}\n")
+    assert yard.found("out")["out/d.txt"] == "SAMESAME\n"
+
+
+@pytest.mark.parametrize("ending", ["txt", "png"])
+def test_same_content_linked(yard: Yard, ending: str) -> None:
+    """With `duplicates: link` the second output is the first's file by another name."""
+    graph = {"txt": GRAPH, "png": 'imagen_flow: 1\ninputs:\n  file: {type: file}\nnodes:\n  plain: {type: image.solid, width: 8, height: 8, colour: teal}\n  loud: {type: toy.shout, file: "${file}"}\noutputs:\n  picture: {from: "${plain}", path: "{item}.png"}\n  used: "${loud}"\n'}[ending]  # fmt: skip
+    yard.drop(a="same", b="same")
+    yard.work("duplicates: link\n", graph=graph)
+    assert (yard.root / f"out/a.{ending}").stat().st_ino == (yard.root / f"out/b.{ending}").stat().st_ino
+    yard.drop(a="other")
+    yard.work("duplicates: link\n", graph=graph)
+    assert (yard.root / f"out/b.{ending}").stat().st_nlink == (2 if ending == "png" else 1)
+
+
+def test_same_names(yard: Yard) -> None:
+    """A file of a name that was done before replaces its own outputs, and its original gets a number; one that would replace another file's outputs fails, and says whose they are."""
+    yard.put("a/x.txt", "one")
+    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    yard.put("a/x.txt", "two")
+    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    assert {name: text for name, text in yard.found("out", "done", "failed").items() if "provenance" not in name} == {"out/x.txt": "TWO\n", "done/x.txt": "one", "done/x-2.txt": "two"}
+    yard.put("b/x.txt", "three")
+    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    assert yard.found("out")["out/x.txt"] == "TWO\n"
+    assert yard.found("failed")["failed/x.txt"] == "three"
+    assert "it is an output of another file, a/x.txt" in yard.found("failed")["failed/x.txt.failed.txt"]
+
+
+def test_lists_and_paths_without_item(yard: Yard) -> None:
+    """Elements of a list are named by item and number, and a path that names no item gets it in front."""
+    graph = """\
+imagen_flow: 1
+inputs:
+  file: {type: file}
+nodes:
+  loud: {type: toy.shout, file: "${file}"}
+  letters: {type: toy.letters, text: "${loud}"}
+outputs:
+  loud: {from: "${loud}", path: "{graph}/loud.txt", provenance: none}
+  one: {from: "${letters}", path: "one/{item}.txt", provenance: none}
+  two: {from: "${letters}", path: "two/{item}/{index}.txt", provenance: none}
+  three: {from: "${letters}", path: "three/{index}.txt", provenance: none}
+"""
+    yard.drop(x="ab", y="c")
+    yard.work(graph=graph)
+    assert sorted(yard.found("out")) == [
+        "out/graph/x-loud.txt", "out/graph/y-loud.txt", "out/one/x-0.txt", "out/one/x-1.txt", "out/one/y-0.txt", "out/three/x-0.txt", "out/three/x-1.txt", "out/three/y-0.txt",
+        "out/two/x/0.txt", "out/two/x/1.txt", "out/two/y/0.txt",
+    ]  # fmt: skip
+
+
+def test_odd_names(yard: Yard) -> None:
+    """Any name that the system can hold goes through: any script, any length, no Unicode at all, both spellings of an accent, what other systems forbid, and what looks like an option or a path."""
+    names = ["ü b.txt", "-rf.txt", "a b\tc.txt", "CON.txt", "%2e%2e%2f.txt", "x..txt", "n" * 250 + ".txt", "日本語" * 27 + ".txt", "re\u0301sume.txt", "a'\"$(x).txt", "x\\..\\..\\up.txt", "new\nline.txt"]
+    for number, name in enumerate(names):
+        yard.put(name, f"t{number}")
+    yard.put(os.fsdecode(b"caf\xe9.txt"), "bytes")
+    yard.work()
+    assert yard.found("in", "failed") == {}
+    outputs = yard.found("out")
+    assert sorted(outputs.values()) == sorted([*(f"T{n}\n" for n in range(len(names))), "BYTES\n"])
+    assert all(Path(name).resolve().is_relative_to(Path("out").resolve()) for name in outputs)
+    assert sorted(yard.found("done").values()) == sorted([*(f"t{n}" for n in range(len(names))), "bytes"])
+
+
+def test_both_spellings_of_an_accent(yard: Yard) -> None:
+    """Two files whose names only differ in how an accent is spelt are two files; their outputs would be one, so the second fails and says so."""
+    yard.put("caf\u00e9.txt", "one")
+    yard.put("cafe\u0301.txt", "two")
+    yard.work("priority: name\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    assert len(yard.found("done")) == 1
+    assert [text for name, text in yard.found("failed").items() if name.endswith(".failed.txt") and "it is an output of another file" in text]
+
+
+def test_what_does_not_count(yard: Yard) -> None:
+    """Hidden and temporary names, links, pipes, folders that are called like files, and outputs' sidecars are left alone."""
+    outside = yard.root / "secret.txt"
+    outside.write_text("secret")
+    (yard.root / "elsewhere").mkdir()
+    (yard.root / "elsewhere" / "x.txt").write_text("x")
+    for name in (".hidden.txt", "x.txt~", "download.txt.part", ".imagen_flow-abc-1.tmp", "y.txt.provenance.json"):
+        yard.put(name, "no")
+    (yard.root / "in/link.txt").symlink_to(outside)
+    (yard.root / "in/folder link").symlink_to(yard.root / "elsewhere")
+    (yard.root / "in/folder.txt").mkdir()
+    os.mkfifo(yard.root / "in/pipe.txt")
+    yard.drop(a="yes")
+    yard.work("accept: ['*']\n")
+    assert yard.found("out", "done", "failed") == {"out/a.txt": "YES\n", "done/a.txt": "yes"}
+    assert outside.read_text() == "secret"
+
+
+def test_followed_links(yard: Yard) -> None:
+    """Where the line follows links, the file behind one is worked on, and the link is put away."""
+    outside = yard.root / "there.txt"
+    outside.write_text("linked")
+    (yard.root / "in/link.txt").symlink_to("../there.txt")
+    yard.work("links: followed\n")
+    assert yard.found("out") == {"out/link.txt": "LINKED\n"}
+    assert (yard.root / "done/link.txt").is_symlink()
+    assert outside.read_text() == "linked"
+    assert yard.events() == [("done", "link.txt")]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(yard: Yard) -> None:
+    """A file that may not be read fails with that as its reason."""
+    yard.drop(a="one").chmod(0)  # type: ignore[attr-defined]
+    yard.work()
+    assert "cannot be read: permission denied" in yard.found("failed")["failed/a.txt.failed.txt"]
+
+
+def test_own_outputs(yard: Yard) -> None:
+    """Outputs and originals that lie inside the watched folder are never taken for new."""
+    yard.drop(a="one")
+    for _ in range(2):
+        yard.work("out: ./in/out\ndone: ./in/done\nfailed: ./in/failed\n")
+    assert yard.found("in") == {"in/out/a.txt": "ONE\n", "in/done/a.txt": "one"}
+    assert yard.events() == [("done", "a.txt")]
+
+
+@pytest.mark.parametrize(("priority", "order"), [("name", ["a", "b", "c"]), ("oldest", ["c", "a", "b"]), ("newest", ["b", "a", "c"])])
+def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
+    """The next item is the first by name, the one that came first, or the one that came last."""
+    for age, name in enumerate(["c", "a", "b"]):
+        os.utime(yard.put(f"{name}.txt", name), (1000 + age, 1000 + age))
+    yard.work(f"priority: {priority}\n")
+    assert yard.calls == order
+
+
+# -- tickets ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_tickets(yard: Yard) -> None:
+    """A ticket beside a file sets inputs for it alone, over what the line sets, and goes where it goes; its text is text."""
+    yard.drop(a="one", b="two", c="three", d="four")
+    yard.put("a.yaml", "times: 3\nword: ' ${file} $$'\n")
+    yard.put("b.txt.json", '{"word": "!"}')
+    yard.put("c.yml", "times: 77\nfile: /etc/passwd\n")
+    yard.put("lonely.yaml", "times: 2\n")
+    yard.work("ticket: sidecar\nset: {times: 2}\n")
+    found = yard.found()
+    reason = found.pop("failed/c.txt.failed.txt")
+    assert found == {
+        "in/lonely.yaml": "times: 2\n",
+        "out/a.txt": "ONEONEONE ${file} $$\n", "out/b.txt": "TWOTWO!\n", "out/d.txt": "FOURFOUR\n",
+        "done/a.txt": "one", "done/a.yaml": "times: 3\nword: ' ${file} $$'\n", "done/b.txt": "two", "done/b.txt.json": '{"word": "!"}', "done/d.txt": "four",
+        "failed/c.txt": "three", "failed/c.yml": "times: 77\nfile: /etc/passwd\n",
+    }  # fmt: skip
+    assert "c.yml:1:8: error[bad-input]: input 'times' takes a whole number from 1 to 9, not 77" in reason
+    assert "c.yml:2:1: error[unknown-input]: a ticket cannot set 'file'" in reason
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: &b 1", "times: !!int 3", "times: [", "{times: 2} }", "times: 2\ntimes: 3", "x" * 70_000, b"\xff\xfe", "times: 2.0", "[" * 100, "nothing: 1"])
+def test_bad_tickets(yard: Yard, text: str | bytes) -> None:
+    """Whatever a ticket holds that is no ticket, its file fails with a reason, and nothing else happens."""
+    yard.drop(a="one")
+    yard.put("a.yaml", text)
+    yard.work("ticket: sidecar\n")
+    assert set(yard.found()) == {"failed/a.txt", "failed/a.yaml", "failed/a.txt.failed.txt"}
+
+
+def test_empty_ticket(yard: Yard) -> None:
+    """An empty ticket sets nothing."""
+    yard.drop(a="one")
+    yard.put("a.yaml", "")
+    yard.work("ticket: required\n")
+    assert set(yard.found()) == {"out/a.txt", "done/a.txt", "done/a.yaml"}
+
+
+def test_required_ticket(yard: Yard) -> None:
+    """Where a ticket is required a file waits for it; it comes, and the file goes."""
+    yard.drop(a="one", b="two")
+    yard.put("a.yaml", "times: 2")
+    yard.work("ticket: required\n")
+    assert yard.found() == {"in/b.txt": "two", "out/a.txt": "ONEONE\n", "done/a.txt": "one", "done/a.yaml": "times: 2"}
+    running = yard.start(yard.line("ticket: required\n"))
+    yard.put("b.yaml", "times: 3")
+    until(lambda: ("done", "b.txt") in yard.events())
+    running.close()
+    assert yard.found("out")["out/b.txt"] == "TWOTWOTWO\n"
+
+
+def test_a_ticket_for_two(yard: Yard) -> None:
+    """A ticket that may be meant for either of two files is used for neither."""
+    yard.put("x.txt", "one")
+    yard.put("x.md", "two")
+    yard.put("x.yaml", "times: 2")
+    yard.work("ticket: sidecar\naccept: ['*.txt', '*.md']\n")
+    found = yard.found()
+    assert set(found) == {"failed/x.txt", "failed/x.txt.failed.txt", "failed/x.md", "failed/x.md.failed.txt", "failed/x.yaml"}
+    assert "the ticket x.yaml may be for" in found["failed/x.md.failed.txt"]
+
+
+def test_paths_in_a_ticket(yard: Yard) -> None:
+    """A ticket that may set a file sets one in the watched folder; elsewhere it cannot reach, by no spelling and by no link."""
+    graph = GRAPH.replace('  word: ""', '  word: ""\n  second: {type: file, default: ./toys.py}').replace(
+        "outputs:", '  more: {type: toy.shout, file: "${second}"}\noutputs:\n  more: {from: "${more}", path: "{item}-more.txt", provenance: none}'
+    )
+    (yard.root / "secret.txt").write_text("secret")
+    (yard.root / "in/way").symlink_to(yard.root)
+    yard.put("second.dat", "here")
+    yard.put("sub/good.txt", "x")
+    yard.put("sub/good.yaml", "second: ../second.dat")
+    bad = ["../secret.txt", str(yard.root / "secret.txt"), "way/secret.txt", "~/x", "", ".", "sub/../../secret.txt", "nul\\0.txt"]
+    for number, path in enumerate(bad):
+        yard.put(f"bad{number}.txt", f"x{number}")
+        yard.put(f"bad{number}.yaml", json.dumps({"second": path}))
+    yard.work("ticket: sidecar\nallow: [second, times]\n", graph=graph)
+    found = yard.found("out", "failed")
+    assert found["out/sub/good-more.txt"] == "HERE\n"
+    assert [name for name in found if name.startswith("out/bad")] == []
+    assert sorted(name for name in found if name.endswith(".failed.txt")) == [f"failed/bad{n}.txt.failed.txt" for n in range(len(bad))]
+    assert "SECRET" not in str(found).replace("secret", "")
+
+
+# -- settling -----------------------------------------------------------------------------------------------------------------------
+
+
+def journal_at(folder: Path, clock: list[float], **options: Any) -> Journal:
+    folder.mkdir(exist_ok=True)
+    return Journal(folder, clock=lambda: clock[0], **options)
+
+
+def test_settling(tmp_path: Path) -> None:
+    """A file has settled once size and time have stood still for as long as the line says, by a clock that nobody sets; each change begins anew."""
+    now = [100.0]
+    journal = journal_at(tmp_path / "j", now)
+    form = {"x": "[1, 1, 1]"}
+
+    def look(path: str) -> Seen | None:
+        return Seen(path, form[path], 0) if path in form else None
+
+    def settled() -> int:
+        return journal.settle(2.0, look, lambda _: True)
+
+    journal.look([Seen("x", form["x"], 0)])
+    assert (settled(), journal.next_look(2.0)) == (0, 2.0)
+    now[0] += 1.9
+    assert settled() == 0
+    form["x"] = "[2, 1, 1]"  # it grew, and nobody told
+    now[0] += 0.2
+    assert settled() == 0
+    now[0] += 1.9
+    assert settled() == 0
+    journal.look([Seen("x", "[2, 2, 1]", 0)])  # its time changed
+    form["x"] = "[2, 2, 1]"
+    now[0] += 1.9
+    assert settled() == 0
+    now[0] += 0.2
+    assert settled() == 1
+    journal.look([Seen("x", "[3, 3, 1]", 0)])  # replaced while it waits
+    assert journal.claim("oldest", kills=3, busy=False) is None
+    form.clear()
+    now[0] += 5
+    assert (settled(), journal.counts()) == (0, {"gone": 1})
+    journal.close()
+
+
+def test_slow_copy(yard: Yard) -> None:
+    """A file that is copied in slowly is read when it is whole."""
+    running = yard.start(yard.line("settle_s: 0.4\n"))
+    with open(yard.root / "in/a.txt", "w") as stream:
+        for part in ("one ", "two ", "three ", "four"):
+            stream.write(part)
+            stream.flush()
+            time.sleep(0.15)
+    until(lambda: yard.events())
+    running.close()
+    assert yard.calls == ["one two three four"]
+
+
+def test_sentinel(yard: Yard) -> None:
+    """Where a sentinel is asked for a file waits for it however still it stands, goes at once when it comes, and takes it along."""
+    yard.drop(a="one", b="two")
+    yard.put("a.txt.ready", "")
+    yard.work("sentinel: .ready\nsettle_s: 0.05\n")
+    assert yard.found() == {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"}
+    running = yard.start(yard.line("sentinel: .ready\nsettle_s: 3600\n"))
+    yard.put("b.txt.ready", "")
+    until(lambda: ("done", "b.txt") in yard.events())
+    running.close()
+    assert yard.found("in") == {}
+
+
+def gated(gate: Path) -> str:
+    return GRAPH.replace('loud: {type: toy.shout, file: "${file}", times: "${times}", word: "${word}"}', f'loud: {{type: toy.wait, file: "${{file}}", gate: "{gate}"}}').replace(
+        '  times: {type: int, default: 1, min: 1, max: 9}\n  word: ""\n', ""
+    )
+
+
+def test_replaced_while_running(yard: Yard) -> None:
+    """A file that is replaced while it is worked on gives the outputs of its last form, and only that is put away."""
+    gate = yard.root / "gate"
+    yard.drop(a="one")
+    running = yard.start(yard.line(graph=gated(gate)))
+    until(lambda: Path(f"{gate}.reached").exists())
+    aside = yard.put(".new", "two")
+    os.replace(aside, yard.root / "in/a.txt")
+    gate.touch()
+    until(lambda: ("done", "a.txt") in yard.events())
+    running.close()
+    assert yard.found() == {"out/a.txt": "two\n", "done/a.txt": "two"}
+
+
+def test_taken_away_while_running(yard: Yard) -> None:
+    """A file that is taken away while it is worked on leaves nothing behind."""
+    gate = yard.root / "gate"
+    yard.drop(a="one")
+    running = yard.start(yard.line(graph=gated(gate)))
+    until(lambda: Path(f"{gate}.reached").exists())
+    (yard.root / "in/a.txt").unlink()
+    gate.touch()
+    until(lambda: ("gone", "a.txt") in yard.events())
+    running.close()
+    assert yard.found() == {}
+
+
+def test_many_at_once(yard: Yard) -> None:
+    """Files that come while the line runs, many at once and in new folders, are all found."""
+    running = yard.start(yard.line("concurrency: 2\n"))
+    for number in range(60):
+        yard.put(f"{number % 7}/{number}.txt", str(number))
+    until(lambda: len(yard.events("done")) == 60)
+    running.close()
+    assert len(yard.found("out")) == len(yard.found("done")) == 60
+    assert yard.found("in", "failed") == {}
+
+
+@pytest.mark.parametrize("poll", [False, True])
+def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
+    """When the folder goes the line waits; when it comes back, what lies in it is found, by events or by polling."""
+    running = yard.start(yard.line(f"poll: {str(poll).lower()}\npoll_s: 0.1\n"))
+    yard.drop(a="one")
+    until(lambda: ("done", "a.txt") in yard.events())
+    os.rename(yard.root / "in", yard.root / "away")
+    (yard.root / "away/b.txt").write_text("two")
+    time.sleep(0.7)
+    os.rename(yard.root / "away", yard.root / "in")
+    until(lambda: ("done", "b.txt") in yard.events())
+    yard.drop(c="three")
+    until(lambda: ("done", "c.txt") in yard.events())
+    running.close()
+    assert running.fault is None
+
+
+def test_out_that_vanishes(yard: Yard) -> None:
+    """When the folder for outputs goes no file fails: the line waits, and goes on when it is back. It is not made anew, since it may be a share that is not mounted."""
+    line = yard.line()
+    running = yard.start(line)
+    os.rename(yard.root / "out", yard.root / "away")
+    yard.drop(a="one")
+    until(lambda: yard.events("waiting"))
+    assert not (yard.root / "out").exists()
+    os.rename(yard.root / "away", yard.root / "out")
+    until(lambda: ("done", "a.txt") in yard.events())
+    running.close()
+    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
+    assert yard.events("resumed") == [("resumed", "")]
+
+
+# -- workers ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers(yard: Yard) -> None:
+    """Two workers share a line without doing an item twice."""
+    for number in range(30):
+        yard.put(f"{number}.txt", f"{number}")
+    line = yard.line()
+    both = [yard.start(line), yard.start(line)]
+    until(lambda: len(yard.events("done")) >= 30)
+    for running in both:
+        running.close()
+    assert sorted(yard.calls, key=int) == [str(n) for n in range(30)]
+    assert len(yard.found("done")) == len(yard.found("out")) == 30
+
+
+def test_leases(tmp_path: Path) -> None:
+    """An item is its worker's for as long as that renews its lease; then it is anyone's, and whoever had it finds its changes refused."""
+    now = [100.0]
+    one, two = (journal_at(tmp_path / "j", now, lease_s=10.0, boot="b") for _ in range(2))
+    one.enter()
+    two.enter()
+    one.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    item = one.claim("oldest", kills=3, busy=False)
+    assert item is not None
+    assert two.claim("oldest", kills=3, busy=False) is None
+    now[0] += 9
+    one.renew()
+    now[0] += 9
+    assert two.claim("oldest", kills=3, busy=False) is None
+    now[0] += 2
+    again = two.claim("oldest", kills=3, busy=False)
+    assert again is not None and (again.id, again.kills) == (item.id, 0)
+    with pytest.raises(Exception, match="x"):
+        one.stage(item, [], [], "x", digest="d", recipe="r")
+    assert two.stage(again, [], [], "x", digest="d", recipe="r")
+    one.close()
+    two.close()
+
+
+def test_restarted_host(tmp_path: Path) -> None:
+    """After a restart of the host, whose clock begins anew, nothing that was timed by the old one still counts."""
+    now = [1_000_000.0]
+    journal = journal_at(tmp_path / "j", now, boot="one")
+    journal.enter()
+    journal.look([Seen("x", "[1,1,1]", 0), Seen("y", "[1,1,1]", 0)], settled=True)
+    journal.look([Seen("z", "[1,1,1]", 0)])
+    first = journal.claim("name", kills=3, busy=False)
+    assert first is not None
+    journal.give_back(first, wait_s=500.0)
+    journal.close()
+    now[0] = 5.0
+    journal = journal_at(tmp_path / "j", now, boot="two")
+    journal.enter()
+    again = journal.claim("name", kills=3, busy=False)
+    assert again is not None and again.path == "x"
+    assert journal.next_look(2.0) == 2.0
+    journal.close()
+
+
+def test_sweeping(tmp_path: Path) -> None:
+    """Temporary files of dead workers are removed; those of the living, those that a journal speaks of, and those of strangers are not."""
+    journal, living = (journal_at(tmp_path / "j", [1.0], boot="b") for _ in range(2))
+    for one in (journal, living):
+        one.enter()
+    (tmp_path / "out").mkdir()
+    journal.touch(tmp_path / "out")
+    journal.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    item = journal.claim("name", kills=3, busy=False)
+    assert item is not None
+    spoken = tmp_path / "out/.imagen_flow-dead00000000-2.tmp"
+    journal.stage(item, [{"do": "put", "temporary": str(spoken), "to": str(tmp_path / "out/x"), "digest": ""}], [], "x", digest="d", recipe="r")
+    keep = [spoken, tmp_path / f"out/.imagen_flow-{living.token}-1.tmp", tmp_path / "out/.imagen_flow-0123456789abcdef.tmp", tmp_path / "out/x.tmp"]
+    for path in (*keep, tmp_path / "out/.imagen_flow-dead00000000-1.tmp"):
+        path.write_text("x")
+    assert sweep(journal, LocalDisk()) == 1
+    assert set((tmp_path / "out").iterdir()) == set(keep)
+    journal.close()
+    living.close()
+
+
+def test_free_names(tmp_path: Path) -> None:
+    """An original gets a name that takes nothing from anybody, cut between characters where it is too long."""
+    for name in ("x.png", "y.png.failed.txt", "z.png"):
+        (tmp_path / name).touch()
+    names = [free_name(tmp_path, path, [".failed.txt"], lambda kept: kept == "z-2.png") for path in ("x.png", "y.png", "z.png", "a/b.png")]
+    assert names == ["x-2.png", "y-2.png", "z-3.png", "a/b.png"]
+    long = [free_name(tmp_path, f"{'é' * 120}{i}.png", [".failed.txt"], lambda _: False) for i in range(2)]
+    assert long[0] != long[1]
+    assert all(len(os.fsencode(name)) <= 200 and name.endswith(".png") for name in long)
+
+
+def test_journal_places(tmp_path: Path) -> None:
+    """A journal that cannot be used says why, and how to mend it."""
+    (tmp_path / "j").mkdir()
+    (tmp_path / "j/journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    with pytest.raises(JournalError, match="file is not a database"):
+        Journal(tmp_path / "j")
+    with pytest.raises(StoreError, match="make it writable"):
+        Journal(tmp_path / "nowhere/j")
+    newer = Journal(tmp_path / "n")
+    newer.close()
+    with sqlite3.connect(tmp_path / "n/journal.sqlite") as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(JournalError, match="newer imagen_flow"):
+        Journal(tmp_path / "n")
+
+
+def test_journal_is_durable(tmp_path: Path) -> None:
+    """The journal is kept as WAL, and every commit waits for the disk."""
+    journal = Journal(tmp_path / "j")
+    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    journal.close()
+
+
+def test_a_lost_journal(yard: Yard) -> None:
+    """Without its journal a line does again what is still in its folder, and an original that was on its way comes back under a name that tells."""
+    yard.drop(a="one")
+    (yard.root / "in/.imagen_flow-7.taken.txt").write_text("two")
+    yard.work()
+    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one", "out/restored-imagen_flow-7.txt": "TWO\n", "done/restored-imagen_flow-7.txt": "two"}
+
+
+# -- notices ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_notify(yard: Yard) -> None:
+    """A command and an address are told of each end; a command that fails or hangs holds up nothing."""
+    heard: list[dict[str, Any]] = []
+
+    class Ear(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ear)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told = yard.root / "told"
+    yard.drop(a="one", b="fail")
+    yard.work(f'notify: {{command: ["sh", "-c", "cat >> {told}"], url: "http://127.0.0.1:{server.server_port}/x"}}\npriority: name\n')
+    server.shutdown()
+    server.server_close()
+    assert [(said["event"], said["item"]) for said in heard] == [("done", "a.txt"), ("failed", "b.txt")]
+    assert [json.loads(line)["item"] for line in told.read_text().splitlines()] == ["a.txt", "b.txt"]
+    began = time.monotonic()
+    yard.drop(c="three", d="four")
+    yard.work('notify: {command: ["sh", "-c", "sleep 60 & sleep 60"], timeout_s: 0.2}\n')
+    assert len(yard.found("done")) == 3
+    assert time.monotonic() - began < 20
+    yard.drop(e="five")
+    yard.work('notify: {command: ["/no/such/thing"]}\n')
+    assert "FileNotFoundError" in next(said["reason"] for said in reversed(yard.log) if said["event"] == "notify-failed")
+
+
+def test_log(yard: Yard) -> None:
+    """The log is a JSON object a line, and says of each item what became of it."""
+    yard.drop(a="one")
+    line = yard.work()
+    said = [json.loads(text) for text in line.log.read_text().splitlines()]
+    assert [one["event"] for one in said] == ["started", "seen", "done", "stopped"]
+    assert (said[2]["item"], said[2]["outputs"], said[2]["original"], said[2]["line"]) == ("a.txt", ["a.txt"], str(yard.root / "done/a.txt"), "line")
+
+
+# -- the command line ---------------------------------------------------------------------------------------------------------------
+
+
+def launch(yard: Yard, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "imagen_flow", "folder", *words, "--store", str(yard.store.folder), "--plugin", str(yard.root / "toys.py")]
+    return subprocess.Popen(command, cwd=yard.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def working(yard: Yard, pid: int) -> bool:
+    return (yard.root / "line.journal/journal.sqlite").exists() and pid in [w["pid"] for w in status(read_line(yard.root / "line.yaml"))["workers"]]
+
+
+def test_term(yard: Yard) -> None:
+    """On SIGTERM a line gives back the item that it cannot finish in time, and ends with 0; the next finishes it."""
+    gate = yard.root / "gate"
+    yard.drop(a="one")
+    yard.line("stop_s: 0.1\n", graph=gated(gate))
+    process = launch(yard, "run", "line.yaml")
+    until(lambda: Path(f"{gate}.reached").exists())
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, yard.found()) == (0, {"in/a.txt": "one"}), said
+    assert status(read_line(yard.root / "line.yaml"))["counts"] == {"settled": 1}
+    gate.touch()
+    process = launch(yard, "run", "line.yaml", "--once")
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), said
+
+
+def test_poison(yard: Yard) -> None:
+    """A file that kills the process three times is put aside with that as its reason; those beside it are done."""
+    yard.drop(a="one", b="die", c="three")
+    yard.line("priority: name\n")
+    codes = []
+    for _ in range(5):
+        process = launch(yard, "run", "line.yaml", "--once")
+        process.communicate(timeout=30)
+        codes.append(process.returncode)
+        if process.returncode >= 0:
+            break
+    assert codes == [-9, -9, -9, 1]
+    found = yard.found()
+    assert "the process ended 3 times while it worked on this file" in found.pop("failed/b.txt.failed.txt")
+    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/b.txt": "die"}
+
+
+def test_again(yard: Yard) -> None:
+    """A line whose journal cannot be written any more ends with the code that asks for a restart; no file is lost."""
+    gate = yard.root / "gate"
+    yard.drop(a="one")
+    yard.line(graph=gated(gate))
+    process = launch(yard, "run", "line.yaml", "--json")
+    until(lambda: Path(f"{gate}.reached").exists())
+    with sqlite3.connect(yard.root / "line.journal/journal.sqlite", timeout=30) as db:
+        db.execute("DROP TABLE output")
+    db.close()
+    gate.touch()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")][-2:] == ["fault", "stopped"]
+    assert yard.found("in", "out", "done", "failed").keys() == {"in/a.txt"}
+
+
+def test_status_drain_and_retry(yard: Yard) -> None:
+    """`status` says how a line stands, `drain` lets its processes finish and stop, `retry` gives failed files another try."""
+    yard.drop(a="one", bad="fail")
+    yard.line("priority: name\n")
+    process = launch(yard, "run", "line.yaml")
+    until(lambda: len(yard.found("done", "failed")) == 3)
+    until(lambda: working(yard, process.pid))
+    asked = subprocess.run([sys.executable, "-m", "imagen_flow", "folder", "status", "line.yaml", "--json"], cwd=yard.root, capture_output=True, text=True, check=True)
+    said = json.loads(asked.stdout)[0]
+    assert (said["line"], said["counts"], [w["pid"] for w in said["workers"]], said["working"]) == ("line", {"done": 1, "failed": 1}, [process.pid], [])
+    assert (said["failed"][0]["item"], "it cannot be done" in said["failed"][0]["reason"]) == ("bad.txt", True)
+    drained = launch(yard, "drain", "line.yaml")
+    assert drained.communicate(timeout=30)[0] == "1 told to finish and stop\n"
+    assert (drained.returncode, process.wait(30)) == (0, 0)
+    process.communicate()
+    yard.drop(later="four")
+    shown = subprocess.run([sys.executable, "-m", "imagen_flow", "folder", "retry", "line.yaml"], cwd=yard.root, capture_output=True, text=True, check=True)
+    assert (shown.stdout, shown.stderr) == ("bad.txt\n", "1 file moved back\n")
+    assert set(yard.found("in")) == {"in/bad.txt", "in/later.txt"}
+
+
+def test_drain_without_a_process(yard: Yard) -> None:
+    """`drain` works off the queue itself where no process does, and takes in nothing new."""
+    line = yard.line()
+    journal = Journal(line.journal)
+    place = yard.put("a.txt", "one")
+    found = place.stat()
+    journal.look([Seen("a.txt", json.dumps([found.st_size, found.st_mtime_ns, found.st_ino]), 0)])
+    journal.close()
+    yard.drop(b="two")
+    process = launch(yard, "drain", "line.yaml")
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, yard.found()) == (0, {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"}), said
+
+
+def test_light(yard: Yard) -> None:
+    """A line of trivial nodes imports no torch."""
+    yard.drop(a="one")
+    yard.line()
+    code = f"""
+import sys
+from imagen_flow.cli import main
+try:
+    main(["folder", "run", "line.yaml", "--once", "--store", {str(yard.store.folder)!r}, "--plugin", "toys.py"])
+except SystemExit as left:
+    assert left.code == 0, left.code
+print(sorted({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=yard.root, capture_output=True, text=True, check=False)
+    assert said.stdout.splitlines()[-1] == "[]", said

@@ -1,0 +1,43 @@
+"""Hot folders survive: the torture of `folder_torture`, in a size for every day."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def harness() -> ModuleType:
+    """Load the harness, which is a script beside this file."""
+    spec = importlib.util.spec_from_file_location("folder_torture", Path(__file__).with_name("folder_torture.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_torture(tmp_path: Path, workers: int) -> None:
+    """After some kills at random instants every file that was dropped is accounted for exactly once, with outputs whole and right."""
+    harness().Torture(tmp_path / "line", seed=20 + workers, kills=3, files=15, workers=workers, settle_s=0.3).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_torture_at_length(tmp_path: Path, workers: int) -> None:
+    """The same with a hundred kills, of a seed of its own each time: it is printed."""
+    seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().randrange(10_000)))
+    print(f"TORTURE_SEED={seed}")
+    harness().Torture(tmp_path / "line", seed=seed, kills=100, files=300, workers=workers).run()
+
+
+@pytest.mark.slow
+def test_torture_with_models(tmp_path: Path) -> None:
+    """Photographs through the embedded models: each is described and edited once, however often the process is killed."""
+    harness().Torture(tmp_path / "line", seed=3, kills=3, files=4, workers=1, embedded=True).run()
