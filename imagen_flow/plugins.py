@@ -373,9 +373,9 @@ class _AsWritten(SourceFileLoader):
 class AsWritten:
     """Finds modules as their files are now: those of `files`, by name, whatever else has their names, and with all below them the packages `names`."""
 
-    def __init__(self, files: Mapping[str, Path], names: Collection[str] = ()) -> None:
+    def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = files
-        self.names = names
+        self.names: set[str] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         top = name.partition(".")[0]

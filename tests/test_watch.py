@@ -134,11 +134,13 @@ def graph(nodes: str, outputs: str, inputs: str = "") -> str:
     return f"imagen_flow: 1\n{given}nodes:\n{textwrap.indent(textwrap.dedent(nodes).strip(), '  ')}\noutputs:\n{textwrap.indent(textwrap.dedent(outputs).strip(), '  ')}\n"
 
 
-def save(path: Path | str, text: str) -> None:
-    """Save as careful editors do: aside, then rename."""
+def save(path: Path | str, text: str, *, time_s: float | None = None) -> None:
+    """Save as careful editors do: aside, then rename. `time_s`: when the file says it was changed."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.aside")
     aside.write_text(text)
+    if time_s is not None:
+        os.utime(aside, (time_s, time_s))
     os.replace(aside, path)
 
 
@@ -542,15 +544,17 @@ def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: An
     (info / "entry_points.txt").write_text("[imagen_flow]\nwatched = watched_pkg\n")
     (info / "direct_url.json").write_text(json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}}))
     (package / "__init__.py").write_text("from imagen_flow import hookimpl\nfrom .nodes import say\n@hookimpl\ndef imagen_flow_nodes():\n    return [say]\n")
-    (package / "words.py").write_text("WORD = 'one'\n")
-    (package / "nodes.py").write_text("from imagen_flow import Text, node\nfrom .words import WORD\n@node('watched.say', version=1)\ndef say(to: Text) -> Text:\n    return WORD + ' ' + to\n")
+    # Of one size and one second, as two quick edits are: what Python remembers of compiled code must not count.
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    save(package / "words.py", "WORD = 'one'\n", time_s=1_700_000_000)
+    (package / "nodes.py").write_text("from imagen_flow import Text, node\n@node('watched.say', version=1)\ndef say(to: Text) -> Text:\n    from .words import WORD\n    return WORD + ' ' + to\n")
     for folder in (site, source):
         monkeypatch.syspath_prepend(folder)
     save("g.yaml", graph('g: {type: watched.say, to: "you"}', 'words: "${g}"'))
     watching = watch("g.yaml", plugins=[])
     try:
         assert value(watching.rest()) == "one you"
-        save(package / "words.py", "WORD = 'two'\n")
+        save(package / "words.py", "WORD = 'two'\n", time_s=1_700_000_000)
         said = watching.rest()
         assert ([s.plugins for s in said if isinstance(s, Reloaded)], value(said)) == ([("watched-dist:watched",)], "two you")
         save(package / "nodes.py", "from nowhere_at_all import x\n")

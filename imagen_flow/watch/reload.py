@@ -36,26 +36,23 @@ class Reload:
         return any(identity.loader.startswith(module + ".") for module in self.modules)
 
 
-def reload(old: Registry, changed: Collection[str], files: Iterable[Path]) -> Reload:
+def reload(old: Registry, changed: Collection[str], files: Iterable[Path], fresh: plugins.AsWritten) -> Reload:
     """Import the plugins of these names anew, and give a registry of all there are now.
 
     Params:
         files: local files of nodes, as for `discover`.
+        fresh: a finder among Python's own, which is told of the modules that it is to take as they are written: now, and whatever is imported of them later.
     """
     roots = tuple(sorted({root for name in changed if (plugin := old.plugins.get(name)) for root in _roots(plugin, old)}))
     before = {name: module for name, module in list(sys.modules.items()) if _below(name, roots)}
     for name in before:
         del sys.modules[name]
     importlib.invalidate_caches()
-    finder = plugins.AsWritten({}, roots)
-    sys.meta_path.insert(0, finder)
-    try:
-        registry = plugins.discover(files, memo=config.plugins_memo())
-        for plugin in list(registry.plugins.values()):
-            if plugin.name in changed:
-                registry.load(plugin)
-    finally:
-        sys.meta_path.remove(finder)
+    fresh.names |= set(roots)
+    registry = plugins.discover(files, memo=config.plugins_memo())
+    for plugin in list(registry.plugins.values()):
+        if plugin.name in changed:
+            registry.load(plugin)
     broken = [p for p in registry.plugins.values() if p.fault and (p.name in changed or not (known := old.plugins.get(p.name)) or not known.fault)]
     if not broken:
         return Reload(registry, roots, ())

@@ -14,6 +14,7 @@ process between runs, so that what lies between a save and the start of a run is
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -177,6 +178,7 @@ class _Session:
         self.texts = _Texts()
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
+        self.fresh = plugins.AsWritten({})
         self.settings_files: set[Path] = set()
         self.kept: tuple[str, ...] = ()
         self.followed: set[Path] = set()
@@ -188,6 +190,8 @@ class _Session:
         pump = threading.Thread(target=self.pump, name="imagen_flow watch", daemon=True)
         with ExitStack() as stack:
             stack.callback(self.end)
+            sys.meta_path.insert(0, self.fresh)
+            stack.callback(sys.meta_path.remove, self.fresh)
             self.follow()
             pump.start()
             dirty, told = list(self.targets), False
@@ -384,7 +388,8 @@ class _Session:
         except ImagenFlowError as odd:
             return True, [self.refused(target, odd)]
         keys = {step.key for step in newest.steps if step.key is not None}
-        return bool(working) and all(_key(plan, name, item) in keys for name, item in working), []
+        steps = [_key(plan, name, item) for name, item in working] or [step.key for step in plan.steps if step.key is not None]
+        return keys.issuperset(steps), []
 
     # -- from files to a plan ---------------------------------------------------------------------------------------------------
 
@@ -423,7 +428,7 @@ class _Session:
         moved = settings.store != bench.settings.store
         took = None
         if bench.stale or files != bench.files:
-            took = reload(bench.registry, bench.stale, files)
+            took = reload(bench.registry, bench.stale, files, self.fresh)
             if took.registry is not bench.registry:
                 holds_codecs = any(r.plugins[n].has_codecs for r in (bench.registry, took.registry) for n in bench.stale | {str(f) for f in files} if n in r.plugins)
                 moved = moved or holds_codecs
