@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from .hookspecs import hookimpl
+    from .models.placing import place_module
     from .models.quiet import quiet_libraries
     from .node import node
     from .values import (
@@ -75,6 +76,7 @@ _HOMES = {
         "StoreError",
     ),
     "hookspecs": ("hookimpl",),
+    "models.placing": ("place_module",),
     "models.quiet": ("quiet_libraries",),
     "node": ("node",),
     "values": (

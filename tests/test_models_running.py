@@ -159,6 +159,26 @@ def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
         plan = make_plan(resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), device="cpu")
         keys.append(plan.steps[0].key)
         list(execute(plan))
-    assert SEEN == [Loading(), Loading(offload="layers"), Loading(quantization="int8"), Loading(quantization="nf4")]
+    assert [Loading(), Loading(offload="layers"), Loading(quantization="int8"), Loading(quantization="nf4")] == SEEN
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
+
+
+def test_a_setting_that_nothing_heeds_is_warned_of(tmp_path: Path) -> None:
+    """A graph's setting is no promise that is silently broken: if no node heeds it, the plan says so; one that heeds it, also in an included graph, is enough."""
+    registry = Registry({})
+    registry.add(draw)
+    registry.add(heeding)
+    (tmp_path / "inner.yaml").write_text('imagen_flow: 1\nnodes:\n  n: {type: toy.heeding, model: ./m}\noutputs:\n  o: "${n}"\n')
+    text = 'imagen_flow: 1\nsettings: {quantization: int8}\nnodes:\n  n: {type: %s}\noutputs:\n  o: "${n}"\n'
+    assert [
+        [str(p) for p in resolve(parse(text % type_, name="g.yaml", path=tmp_path / "g.yaml"), registry).warnings]
+        for type_ in ("toy.draw, model: ./m", "toy.heeding, model: ./m", "./inner.yaml")
+    ] == [
+        [
+            "g.yaml:2:12: warning[bad-setting]: nothing in the graph heeds 'quantization'\n2 | settings: {quantization: int8}\n  |            ^^^^^^^^^^^^\n"
+            "  = fix: remove it; `imagen-flow nodes TYPE` says what a node type heeds"
+        ],
+        [],
+        [],
+    ]

@@ -82,6 +82,7 @@ def _summary(type_: NodeType) -> str:
 
 def _show(type_: NodeType, registry: Registry) -> None:
     """Print everything about a node type that its signature and docstring say."""
+    from ..values import Loading
     from .text import colour, table
 
     first, _, rest = type_.doc.partition("\n\n")
@@ -99,6 +100,7 @@ def _show(type_: NodeType, registry: Registry) -> None:
         ("version", str(type_.version)),
         ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
         ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
+        ("heeds", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
         ("file", f"{type_.file}:{type_.line}"),
     ]
     click.echo(table([fact for fact in facts if fact[1]], indent=""))

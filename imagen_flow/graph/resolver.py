@@ -93,6 +93,9 @@ class _Resolver:
         if any(p.severity == "error" for p in self.problems[before:]):
             return None
         resolved = asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs)
+        for key in settings.keys() & LOADING.keys():
+            if not self.inside and not any(_heeds(node.type, key) for node in resolved.values()):
+                self.say("bad-setting", f"nothing in the graph heeds '{key}'", spec.settings[key].key.mark, severity="warning", fix="remove it; `imagen-flow nodes TYPE` says what a node type heeds")
         name = spec.path.stem if spec.path else Path(spec.source.name).stem.strip("<>") or "graph"
         return Graph(name, spec, binder.inputs, resolved, outputs, settings, unneeded=unneeded(resolved, outputs), registry=self.registry)
 
@@ -161,3 +164,8 @@ class _Resolver:
         if "device" in found and not is_device(found["device"]):
             self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
         return found
+
+
+def _heeds(type_: NodeType | Graph, setting: str) -> bool:
+    """Whether a setting means anything to a node, or to one in a graph that is used as a node."""
+    return type_.heeds(setting) if isinstance(type_, NodeType) else any(_heeds(node.type, setting) for node in type_.nodes.values())

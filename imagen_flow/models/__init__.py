@@ -4,7 +4,7 @@
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) and `quiet`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) `quiet` and `placing` (where a module runs, and where it waits); `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache
@@ -13,6 +13,7 @@ from .hub import Hub
 from .ladder import is_out_of_memory, with_memory_ladder
 from .lending import lend_and_call
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
+from .placing import place_module
 from .pool import Identity, ModelPool, default_budget, heeded, identities_of, identity_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
@@ -44,6 +45,7 @@ __all__ = [
     "is_out_of_memory",
     "lend_and_call",
     "parse_reference",
+    "place_module",
     "read_lock",
     "quiet_libraries",
     "resolve",

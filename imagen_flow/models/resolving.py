@@ -27,13 +27,14 @@ class Terms:
     """On what terms models are taken: what only the person at the command line may say, and never a graph.
 
     `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are files that may be loaded although they are pickles: each by the model's reference and the
-    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own code may run.
+    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own code may run. `tiny` gives, for a reference and the place where the model lies (None if it is not here), a small model that is taken in its stead.
     """
 
     lock: Lock | None = None
     locked: bool = False
     pickles: tuple[str, ...] = ()
     remote_code: tuple[str, ...] = ()
+    tiny: Callable[[str, Path | None], Path | None] | None = None
 
 
 #: The terms unless somebody says otherwise.
@@ -63,8 +64,24 @@ def resolve(
         UnresolvedModel: the hub's cache does not hold it.
         UnusableModel: there is nothing there, or nothing that can be loaded.
     """
+    if terms.tiny is not None and parse_reference(text).kind != "embedded":
+        return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
     model = _resolve(text, folder, embedded, digest, environ, terms)
     return replace(model, remote_code=True) if text in terms.remote_code else model
+
+
+def _tiny_model(
+    make: Callable[[str, Path | None], Path | None], text: str, folder: Path, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms
+) -> Model:
+    """Find the small model that stands for another."""
+    try:
+        at = _resolve(text, folder, {}, digest, environ, terms).path
+    except (UnresolvedModel, UnusableModel):
+        at = None
+    made = make(text, at)
+    if made is None:
+        raise UnresolvedModel(f"there is no tiny model in place of '{text}'", why="no plugin knows what kind of model it is by its name, and it is not on this machine", fix="get the model, or give it a name that says its kind")
+    return replace(_model(made, text, digest, terms), reference=text)
 
 
 def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:
