@@ -115,6 +115,12 @@ class Registry:
                 self.load(plugin)
         return self._models
 
+    def tiny(self, reference: str, at: Path | None, folder: Path) -> Path | None:
+        """Ask the plugins for a small model that stands for another; None if no plugin knows its kind."""
+        self.load_all()
+        found: Path | None = next(iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)), None)
+        return found
+
     @property
     def codecs(self) -> Codecs:
         """The built-in codecs and those of plugins."""
@@ -246,9 +252,11 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
     remembered = _read_memo(memo)
     plugins: dict[str, Plugin] = {}
     stamps: dict[str, str] = {}
-    for entry in sorted(found, key=lambda e: (e.dist.name if e.dist else "", e.name)):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        version = entry.dist.version if entry.dist else ""
+    entries = list(found)
+    # Asked for its name or version, a distribution parses all its metadata: once is enough.
+    owners = {id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "") for entry in {id(e.dist): e for e in entries}.values()}
+    for entry in sorted(entries, key=lambda e: (owners[id(e.dist)], e.name)):
+        distribution, version = owners[id(entry.dist)]
         name = f"{distribution}:{entry.name}"
         if name in plugins:
             continue  # the same distribution seen twice on the path
@@ -318,9 +326,12 @@ def _stamp(target: str) -> str:
         return "missing"
     if spec is None or spec.origin is None:
         return "missing"
-    origin = Path(spec.origin)
-    files = origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
-    times = sorted((str(f.relative_to(origin.parent)), f.stat().st_mtime_ns) for f in files)
+    folder, name = os.path.split(spec.origin)
+    if name == "__init__.py":
+        files = [os.path.join(where, file) for where, _, names in os.walk(folder) for file in names if file.endswith(".py")]
+    else:
+        files = [spec.origin]
+    times = sorted((file[len(folder) + 1 :], os.stat(file).st_mtime_ns) for file in files)
     return tagged("stamp", repr(times).encode())
 
 
