@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 import random
 import statistics
 import subprocess
@@ -192,7 +193,7 @@ def report(taken: dict[str, Times], steps: int, model: str) -> str:
     count = len(next(iter(taken.values()))["wall"][0])
     lines = [
         f"`diffusion.base` of {model}, {steps} steps with guidance, through plan, run and store, against the same diffusers calls in a plain loop; "
-        f"medians of {count} interleaved pairs, equal pixels in each. *Wall* is the clock, *own* the process's processor time.",
+        f"medians of {count} interleaved pairs, equal pixels in each; OpenMP threads: {os.environ.get('OMP_NUM_THREADS', 'one a core')}. *Wall* is the clock, *own* the process's processor time.",
         "",
         "| | | by hand | through the graph | difference | 95 % interval | ratio |",
         "|---|---|---|---|---|---|---|",
