@@ -151,6 +151,7 @@ def train_captioner(
     *,
     pictures: List[Image] | None = None,
     scenes: List[Json] | None = None,
+    start: Model | None = None,
     steps: Count = 4000,
     batch_size: Batch = 64,
     learning_rate: Rate = 1e-3,
@@ -160,6 +161,7 @@ def train_captioner(
 
     Inputs:
         pictures, scenes: pictures that other models made and what each was to show, to learn from beside rendered ones; those that do not show it are left out.
+        start: a captioner to go on from; without one it begins anew.
     Outputs: a folder as transformers lays it out.
     """
     from .training.captioner import shown_rightly
@@ -167,7 +169,7 @@ def train_captioner(
 
     _same_length(pictures or [], scenes or [], "pictures", "scenes")
     made = shown_rightly([picture.rgb().as_uint8().pixels for picture in pictures or []], [_scene(scene) for scene in scenes or []])
-    return (yield from _train(train(scratch, made=made, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    return (yield from _train(train(scratch, made=made, start=start.path if start else None, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
 
 
 @node("model.join", version=1)

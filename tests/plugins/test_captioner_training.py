@@ -150,3 +150,9 @@ def test_a_third_of_a_batch_is_of_made_pictures():
     said = tokenizer.batch_decode(words, skip_special_tokens=True)
     assert said[6:] == [caption(ordered(PAIR))] * 3
     assert len(grids["shape"]) == 9
+
+
+def test_a_training_may_go_on_from_a_captioner(trained, tmp_path):
+    _, folder = finish(captioner.train_captioner(tmp_path, **TINY | {"steps": 1, "learning_rate": 1e-9}, start=trained[1]))
+    one, other = weights(folder)["model.safetensors"], weights(trained[1])["model.safetensors"]
+    assert all(np.abs(one[key] - other[key]).max() < 1e-3 for key in one)

@@ -40,6 +40,7 @@ def train_captioner(
     encoder_layers: int = 4,
     decoder_layers: int = 2,
     made: Sequence[tuple[np.ndarray, Scene]] = (),
+    start: Path | None = None,
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
     """Train a captioner on rendered scenes, none of them held out, and write it as transformers does.
@@ -49,6 +50,7 @@ def train_captioner(
     Params:
         width: of both transformers.
         made: pictures that other models made, uint8 (RENDERED, RENDERED, 3), with what they show; a third of each batch is of these.
+        start: a captioner that this wrote before, to go on from; its size is then this one's.
         every_s: seconds between checkpoints.
     Outputs: yields (steps done, steps, losses); returns the folder of the model.
     """
@@ -57,11 +59,12 @@ def train_captioner(
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    model = load_model(start) if start else build_model(tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    width = model.config.encoder.hidden_size
     heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
     learner = torch.nn.ModuleDict({"model": model, "heads": heads})
     optimizer = torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    settings = {"what": "captioner", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "made": len(made)}
+    settings = {"what": "captioner", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "made": len(made), "start": start.name if start else None}
     keeper = Keeper(scratch, learner, optimizer, settings, decay=0.999, every_s=every_s)
     model.train()
 
@@ -180,6 +183,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, encoder_layer
         config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config.max_length = 32
     return model
+
+
+def load_model(folder: Path) -> Any:
+    """Load a captioner's weights, in single precision."""
+    import torch
+    from transformers import VisionEncoderDecoderModel
+
+    return VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
 
 
 def write(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
