@@ -100,8 +100,10 @@ class Torture:
     report: Callable[[str], None] = print
     #: The last form of each file that was dropped, by its path.
     expected: dict[str, bytes] = field(default_factory=dict)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[int] = field(default_factory=list)
+    nursery: subprocess.Popen[bytes] | None = None
     killed: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
 
     def lay_out(self) -> None:
@@ -111,10 +113,15 @@ class Torture:
         (self.root / "toys.py").write_text(NODES)
         (self.root / "line.yaml").write_text(LINE.format(settle_s=self.settle_s, concurrency=1 if self.embedded else 2))
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "imagen_flow", "folder", "run", "line.yaml", "--json", "--plugin", "toys.py", "--store", "store"]
-        log = open(self.root / "process.log", "ab")  # noqa: SIM115  # it is the process's
-        return subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    def ask(self, words: str) -> int:
+        """Ask the process that the others are forked off: ``launch`` gives a new one's number, ``wait N`` how it ended. Importing all anew for each would take a hundred times as long as dying does."""
+        if self.nursery is None:
+            command = [sys.executable, __file__, "--nursery"]
+            self.nursery = subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert self.nursery.stdin is not None and self.nursery.stdout is not None
+        self.nursery.stdin.write(f"{words}\n".encode())
+        self.nursery.stdin.flush()
+        return int(self.nursery.stdout.readline())
 
     # -- dropping ----------------------------------------------------------------------------------------------------------------
 
@@ -168,19 +175,15 @@ class Torture:
         """Kill a process at a random instant, and launch another."""
         number = chance.randrange(len(self.processes))
         process = self.processes[number]
-        if chance.random() < 0.9:
-            # Mostly when it is at work: starting takes longer.
-            self.wait_for(lambda: process.pid in self.at_work() or process.poll() is not None)
-        time.sleep(chance.uniform(0, 6.0 if self.embedded else 1.0))
-        assert process.poll() is None, f"a process ended by itself, with {process.returncode}"
-        process.send_signal(signal.SIGKILL if chance.random() < 0.9 else signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if chance.random() < 0.8:
+            # Mostly when it is at work, not while it starts.
+            self.wait_for(lambda: process in self.at_work())
+        time.sleep(chance.uniform(0, 6.0 if self.embedded else 0.5))
+        os.kill(process, signal.SIGKILL if chance.random() < 0.9 else signal.SIGTERM)
+        code = self.ask(f"wait {process}")
+        assert code in (0, -signal.SIGKILL, -signal.SIGTERM), f"a process ended by itself, with {code}"
         self.killed += 1
-        self.processes[number] = self.launch()
+        self.processes[number] = self.ask("launch")
 
     def at_work(self) -> set[int]:
         """The processes that have entered the journal."""
@@ -201,34 +204,32 @@ class Torture:
         """Torture, let it come to rest, and check."""
         chance = random.Random(self.seed)
         self.lay_out()
-        self.processes = [self.launch() for _ in range(self.workers)]
+        self.processes = [self.ask("launch") for _ in range(self.workers)]
         dropping = threading.Thread(target=self.drop_all, args=(random.Random(self.seed + 1),))
         dropping.start()
         try:
             while self.killed < self.kills:
                 self.kill_one(chance)
-                if self.killed % 20 == 0:
+                if self.killed % 50 == 0:
                     self.report(f"{self.killed} kills, {len(list((self.root / 'done').rglob('*.txt')))} done, {time.monotonic() - self.began:.0f} s")
             dropping.join()
             self.rest()
         finally:
+            self.over.set()
             dropping.join()
             for process in self.processes:
-                process.send_signal(signal.SIGTERM)
-            codes = []
-            for process in self.processes:
-                try:
-                    codes.append(process.wait(20))
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    codes.append(process.wait())
+                os.kill(process, signal.SIGTERM)
+            codes = [self.ask(f"wait {process}") for process in self.processes]
+            assert self.nursery is not None
+            self.nursery.communicate()
         assert set(codes) <= {0}, f"processes that were asked to stop ended with {codes}"
         self.check()
 
     def drop_all(self, chance: random.Random) -> None:
         for number in range(self.files):
+            # Spread over the kills, in bursts.
+            self.wait_for(lambda number=number: self.killed >= number // 8 * 8 * self.kills // self.files or self.over.is_set())
             self.drop(chance, number)
-            time.sleep(chance.uniform(0, 0.2))
 
     def rest(self) -> None:
         """Wait until nothing has been done for a while."""
@@ -240,7 +241,7 @@ class Torture:
             if left != before:
                 before, quiet_since = left, time.monotonic()
             if left == 0 and time.monotonic() - quiet_since > 1:
-                self.wait_for(lambda: {process.pid for process in self.processes} <= self.at_work())
+                self.wait_for(lambda: set(self.processes) <= self.at_work())
                 return
             time.sleep(0.2)
         raise AssertionError(f"{left} files are left: {sorted((self.root / 'in').rglob('*'))[:5]}")
@@ -321,7 +322,37 @@ def photograph(chance: random.Random) -> bytes:
     return out.getvalue()
 
 
+def nursery() -> None:
+    """Fork off workers as asked. One thread, and all imported: a child begins at once."""
+    import imagen_flow.cli.folder
+    from imagen_flow.plugins import discover
+
+    discover().load_all()
+    for line in sys.stdin:
+        words = line.split()
+        if words[0] == "wait":
+            print(os.waitstatus_to_exitcode(os.waitpid(int(words[1]), 0)[1]), flush=True)  # noqa: T201
+            continue
+        child = os.fork()
+        if child == 0:
+            log = os.open("process.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            from imagen_flow.cli import main as command
+
+            try:
+                command(["folder", "run", "line.yaml", "--json", "--plugin", "toys.py", "--store", "store"])
+            except SystemExit as left:
+                os._exit(left.code if isinstance(left.code, int) else 1)
+            os._exit(1)
+        print(child, flush=True)  # noqa: T201
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--nursery"]:
+        nursery()
+        return
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--kills", type=int)
     options.add_argument("--files", type=int)

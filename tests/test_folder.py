@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,6 +32,8 @@ from imagen_flow.store import Store
 NODES = '''
 """Toy nodes."""
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -1034,3 +1038,43 @@ print(sorted({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
 """
     said = subprocess.run([sys.executable, "-c", code], cwd=yard.root, capture_output=True, text=True, check=False)
     assert said.stdout.splitlines()[-1] == "[]", said
+
+
+# -- what is said of it -------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "graphs/lines").glob("*.yaml")))
+def test_lines_that_come_along(yard: Yard, name: str) -> None:
+    """The lines that ship with the project fit their graphs."""
+    shutil.copytree(ROOT / "graphs", yard.root / "graphs")
+    (yard.root / "graphs/lines/in").mkdir()
+    prepare(read_line(yard.root / "graphs/lines" / name), yard.registry)
+
+
+def test_the_line_that_enlarges(yard: Yard) -> None:
+    """The line of the README enlarges a picture, and its ticket by as much as it says."""
+    from PIL import Image
+
+    shutil.copytree(ROOT / "graphs", yard.root / "graphs")
+    lines = yard.root / "graphs/lines"
+    (lines / "in").mkdir()
+    Image.new("RGB", (8, 6), "red").save(lines / "in/a.png")
+    Image.new("RGB", (8, 6), "red").save(lines / "in/b.jpg")
+    (lines / "in/b.yaml").write_text("scale: 2")
+    running = RunningLine(prepare(read_line(lines / "enlarge.yaml"), yard.registry), Tools(store=yard.store), once=True, listen=yard.log.append)
+    running.start()
+    assert running.wait(60)
+    running.close()
+    assert {p.name: Image.open(p).size for p in (lines / "out").iterdir()} == {"a.png": (32, 24), "b.png": (16, 12)}
+    assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.yaml"]
+
+
+def test_documents() -> None:
+    """The document names every key of a line, and the line in it can be read but for its folders."""
+    text = (ROOT / "docs/hot-folders.md").read_text("utf-8")
+    told = set(re.findall(r"`(\w+)`", text.partition("## Keys")[2].partition("## Names")[0])) | set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    assert KEYS.keys() - told == set()
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert (ROOT / "docs" / target).exists()

@@ -16,7 +16,7 @@ from imagen_flow.events import Event, RunFinished
 from imagen_flow.store import Store
 
 GRAPHS = Path(__file__).parent.parent / "graphs"
-NAMES = sorted(p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml"))
+NAMES = sorted(p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml") if p.parent.name != "lines")
 MAIN = [name for name in NAMES if "/" not in name]
 
 #: What a shipped graph may lack on a machine where the embedded models are not trained yet.
