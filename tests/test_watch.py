@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 import textwrap
@@ -401,6 +402,20 @@ def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
     assert (said[0].graphs, [s.graph for s in said if isinstance(s, RunStarted)]) == (("b.yaml",), ["b.yaml"])
 
 
+def test_a_change_of_another_graph_waits_for_the_run_in_progress(tmp_path: Path, watch: Any) -> None:
+    """What changes for one graph while another runs does not stop that run, and is run after it."""
+    save("a.yaml", SLOW % "go")
+    save("b.yaml", TWO)
+    watching = watch("b.yaml", "a.yaml")
+    watching.until(working)
+    save("b.yaml", TWO.replace('"!"', '"?"'))
+    (changed,) = [s for s in watching.until(Changed) if isinstance(s, Changed)]
+    assert (changed.graphs, changed.cancels) == (("b.yaml",), False)
+    save("go", "")
+    said = watching.rest()
+    assert (runs(said), value(said)) == (["done", "done"], "A?")
+
+
 def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch: Any) -> None:
     """What one graph writes starts the other that reads it."""
     save("source", "1")
@@ -705,6 +720,58 @@ def test_all_that_is_said_is_json(tmp_path: Path, watch: Any) -> None:
     assert all(line["event"] and "at_s" in line for line in lines)
     assert {"planned", "changed", "refused", "warned", "waiting", "run_started", "step_finished"} <= {line["event"] for line in lines}
     assert any("error[" in p for line in lines if line["event"] == "refused" for p in line["problems"])
+
+
+@pytest.mark.parametrize("on_change", ["restart", "queue"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_after_any_changes_the_result_is_true(tmp_path: Path, watch: Any, seed: int, on_change: str) -> None:
+    """Whatever is changed, in whatever haste, of graph, included graph, file, folder and plugin: in the end the output is what a run by hand gives."""
+    dice = random.Random(seed)
+    (tmp_path / "in").mkdir()
+    text = graph(
+        """
+        word: {type: my.greet, name: NAME}
+        names: {type: toy.list, folder: ./in}
+        file: {type: toy.read, file: ./file}
+        inner: {type: ./inner.yaml, t: "${file}"}
+        a: {type: toy.join, first: "${word} ${names}", second: " ${inner}"}
+        """,
+        'words: {from: "${a}", path: words.txt}',
+    )
+    inner = graph('j: {type: toy.join, first: "${t}", second: END}', 'o: "${j}"', "t: {type: text}")
+    has = {"g": "n0", "inner": "e0", "file": "f0", "word": "w0"}
+    write = {
+        "g": lambda v: save("g.yaml", text.replace("NAME", v)),
+        "inner": lambda v: save("inner.yaml", inner.replace("END", v)),
+        "file": lambda v: save("file", v),
+        "word": lambda v: save("greeting.py", f"WORD = '{v}'\n"),
+    }
+    save("greet.py", GREET)
+    for what, version in has.items():
+        write[what](version)
+    watching = watch("g.yaml", plugins=["nodes.py", "greet.py"], out="out", on_change=on_change, settle_s=0.02)
+    watching.rest()
+    for number in range(1, 40):
+        what = dice.choice([*write, "folder", "folder", "break"])
+        if what == "folder":
+            names = sorted(os.listdir("in"))
+            if names and dice.random() < 0.4:
+                os.unlink(f"in/{dice.choice(names)}")
+            else:
+                Path(f"in/i{number}").write_text("")
+        elif what == "break":
+            broken = dice.choice(["g", "inner", "word"])
+            save({"g": "g.yaml", "inner": "inner.yaml", "word": "greeting.py"}[broken], "][")
+            time.sleep(dice.random() * 0.1)
+            write[broken](has[broken])
+        else:
+            has[what] = f"{what}{number}"
+            write[what](has[what])
+        time.sleep(dice.choice((0, 0, 0.01, 0.05, 0.2)))
+    expected = f"{has['word']} {has['g']} {' '.join(sorted(os.listdir('in')))} {has['file']}{has['inner']}"
+    assert value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == expected)) == expected
+    watching.rest()
+    assert (tmp_path / "out/words.txt").read_text() == expected + "\n"
 
 
 def test_a_graph_reached_by_a_link(tmp_path: Path, watch: Any) -> None:

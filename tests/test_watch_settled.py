@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import random
+import shutil
 import sys
 import tempfile
 import threading
@@ -310,6 +313,57 @@ def test_folders_made_in_haste_are_watched_in_full(tmp_path: Path, watch_by_even
             files.append(place / f"f{j}")
             files[-1].write_text("1")
     watched.until(*files)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_is_told(tmp_path: Path, watch: Watch, seed: int) -> None:
+    """After any mix of writing, moving and removing files and folders, all that is not as it was has been told: itself or a folder above it."""
+    dice = random.Random(seed)
+    place = tmp_path / "in"
+    (place / "a/b").mkdir(parents=True)
+    for name in ("a/x", "a/b/y", "z"):
+        (place / name).write_text(name)
+    before = content(place)
+    watched = watch(place)
+    for number in range(150):
+        here = sorted(place.rglob("*"))
+        some = dice.choice(here) if here else place
+        into = dice.choice([place, *(p for p in here if p.is_dir())])
+        what = dice.choice(("write", "write", "save", "mkdir", "move", "move out", "move in", "remove"))
+        if what == "write":
+            (into / f"f{number}").write_text(str(number))
+        elif what == "save" and some.is_file():
+            save(some, str(number))
+        elif what == "mkdir":
+            (into / f"d{number}/e").mkdir(parents=True)
+            (into / f"d{number}/e/f").write_text(str(number))
+        elif what == "move" and some not in (into, *into.parents):
+            os.rename(some, into / f"m{number}")
+        elif what == "move out" and some != place:
+            os.rename(some, tmp_path / f"out{number}")
+        elif what == "move in":
+            (tmp_path / f"new{number}/g").mkdir(parents=True)
+            (tmp_path / f"new{number}/g/h").write_text(str(number))
+            os.rename(tmp_path / f"new{number}", into / f"n{number}")
+        elif what == "remove" and some.is_dir() and some != place:
+            shutil.rmtree(some)
+        elif some.is_file():
+            some.unlink()
+        if dice.random() < 0.1:
+            time.sleep(dice.random() * 0.1)
+    (place / "last").write_text("")
+    after = content(place)
+    told = watched.until(place / "last")
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    until = time.monotonic() + PATIENCE_S
+    while missed := {path for path in changed if not told & {path, *path.parents}}:
+        assert time.monotonic() < until, missed
+        with contextlib.suppress(Empty):
+            told |= watched.given.get(timeout=1)
+
+
+def content(place: Path) -> dict[Path, str]:
+    return {path: path.read_text() for path in place.rglob("*") if path.is_file()}
 
 
 def test_cancel_ends_it_and_leaves_nothing(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
