@@ -324,9 +324,12 @@ def photograph(chance: random.Random) -> bytes:
 
 def nursery() -> None:
     """Fork off workers as asked. One thread, and all imported: a child begins at once."""
-    import imagen_flow.cli.folder
+    from importlib import import_module
+
     from imagen_flow.plugins import discover
 
+    for name in ("cli.folder", "folder", "models", "store"):
+        import_module(f"imagen_flow.{name}")
     discover().load_all()
     for line in sys.stdin:
         words = line.split()

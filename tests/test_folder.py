@@ -1067,7 +1067,11 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     running.start()
     assert running.wait(60)
     running.close()
-    assert {p.name: Image.open(p).size for p in (lines / "out").iterdir()} == {"a.png": (32, 24), "b.png": (16, 12)}
+    sizes = {}
+    for place in (lines / "out").iterdir():
+        with Image.open(place) as picture:
+            sizes[place.name] = picture.size
+    assert sizes == {"a.png": (32, 24), "b.png": (16, 12)}
     assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.yaml"]
 
 

@@ -207,7 +207,7 @@ class Shop:
             if not sealed:
                 staged.discard()
         item = replace(item, state="placing", verdict="done", kept=kept, steps=steps, outputs=names, digest=digest, recipe=recipe)
-        return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, values=shown)
+        return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, **({"values": shown} if shown else {}))
 
     def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool]], list[str], dict[str, Any]]:
         """Go through a run: how it ended; its faults, each with whether another try may help; its files; and plain values that have no file."""
