@@ -162,7 +162,7 @@ class Values:
             return ""
         if model.digest == "unresolved":
             return "its model is not on this machine"
-        check = getattr(loader, "check", None)
+        check = getattr(loader, "check", None) or getattr(loader, "parts", None)  # which names no loaders for a checkpoint that it cannot use
         if check is None:
             return ""
         at = (check, model.digest)

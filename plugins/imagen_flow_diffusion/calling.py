@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Tensor
 
+from .checkpoints import device_of
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         if came != family or "is" not in tensor.tags:
             said = f"were encoded for {came}" if came else "do not come from text.encode"
             raise ValueError(f"the text's states {said}, and {by}'s model is of the family {family}: encode the text with the same model")
-        values = tensor.torch(like.device if like is not None else None)
+        values = tensor.torch(device_of(like) if like is not None else None)
         if like is not None and values.is_floating_point():
             values = values.to(like.dtype)
             refuse_nan(values, "the text's states hold")

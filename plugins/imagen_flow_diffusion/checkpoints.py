@@ -68,7 +68,7 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
     return content
 
 
-def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> Any:
+def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
     """Load a module from a checkpoint's subfolder, ready to infer, and refuse it if weights are missing.
 
     Both libraries fill missing weights with random numbers and only warn.
@@ -80,32 +80,38 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str) -> 
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
     with quiet():
         module, info = cls.from_pretrained(
-            str(folder), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True, **_variant(model, part, dtype)
+            str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
+            **_variant(model, part, dtype),
         )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
-    return module.to(device).eval().requires_grad_(False)
+    return flow.place_module(module.eval().requires_grad_(False), device=device, settings=settings or flow.Loading())
+
+
+def device_of(module: Any) -> Any:
+    """Say on which device a module runs: where it is, or where it comes to in its turn."""
+    if hasattr(module, "_hf_hook"):
+        for part in module.modules():
+            if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
+                return device
+    return module.device
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries from drawing progress bars of their own over the run's display."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    import diffusers.utils.logging  # noqa: F401  # only what is imported can be silenced
+    import transformers.utils.logging  # noqa: F401
 
-    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
+    with flow.quiet_libraries():
         yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
 
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
-    """Take half-precision files where they are wanted, or the only ones."""
+    """Take the files that the model's lock names; else half-precision files where they are wanted, or the only ones."""
     files = [path.name for path in (model.path / part).glob("*.safetensors")]
+    if model.variant is not None:
+        return {"variant": model.variant} if model.variant and any(f".{model.variant}." in name or f".{model.variant}-" in name for name in files) else {}
     halves = [name for name in files if ".fp16." in name]
     return {"variant": "fp16"} if halves and (dtype == "float16" or len(halves) == len(files)) else {}
 

@@ -13,17 +13,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import imagen_flow as flow
 
-from .checkpoints import article, load_part, load_scheduler, quiet, read_json, what_is
+from .checkpoints import article, device_of, load_part, load_scheduler, quiet, read_json, what_is
 
 if TYPE_CHECKING:
     from imagen_flow import Model
 
 AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
 """Names of the parts that turn latents into pixels."""
+
+HEEDS = ("offload",)
+"""The settings that parts of a checkpoint are loaded with."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,11 @@ class Group:
 class TextParts:
     """Tokenizers and text encoders."""
 
+    heeds = HEEDS
+
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Group:
-        return _load(model, "text", device, dtype)
+    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+        return _load(model, "text", device, dtype, settings)
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
@@ -49,9 +55,11 @@ class TextParts:
 class DenoiserParts:
     """The network, or networks, that take the noise away."""
 
+    heeds = HEEDS
+
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Group:
-        return _load(model, "denoiser", device, dtype)
+    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+        return _load(model, "denoiser", device, dtype, settings)
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
@@ -61,9 +69,11 @@ class DenoiserParts:
 class AutoencoderParts:
     """What turns pixels into latents and back."""
 
+    heeds = HEEDS
+
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Group:
-        return _load(model, "autoencoder", device, dtype)
+    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+        return _load(model, "autoencoder", device, dtype, settings)
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
@@ -85,9 +95,11 @@ class SamplerParts:
 class OtherParts:
     """Image encoders, safety checkers and processors."""
 
+    heeds = HEEDS
+
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Group:
-        return _load(model, "other", device, dtype)
+    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+        return _load(model, "other", device, dtype, settings)
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
@@ -119,7 +131,7 @@ class Checkpoint:
 
     @property
     def device(self) -> Any:
-        return next(part.device for part in self.parts.values() if hasattr(part, "device"))
+        return next(device_of(part) for part in self.parts.values() if hasattr(part, "device"))
 
     def having(self, **parts: Any) -> Checkpoint:
         """Give the same checkpoint with some parts more, or others in their place."""
@@ -193,6 +205,8 @@ class Shape:
 class Whole:
     """All of a diffusers checkpoint."""
 
+    heeds = HEEDS
+
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
         return some_groups(model, *GROUPS)
@@ -205,6 +219,8 @@ class Whole:
 class Denoiser:
     """What takes the noise away, with its sampler."""
 
+    heeds = HEEDS
+
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
         return some_groups(model, "denoiser", "sampler")
@@ -214,6 +230,8 @@ class Denoiser:
 
 class Autoencoder:
     """What turns pixels into latents and back, with the safety checker if there is one."""
+
+    heeds = HEEDS
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -247,9 +265,9 @@ def group_of(name: str) -> str:
     return "other"
 
 
-def _load(model: Model, group: str, device: str, dtype: str) -> Group:
+def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Group:
     index = read_json(model, "model_index.json")
-    return Group({name: load_component(model, name, index[name], device=device, dtype=dtype) for name in names_in(model, group)})
+    return Group({name: load_component(model, name, index[name], device=device, dtype=dtype, settings=settings) for name in names_in(model, group)})
 
 
 def names_in(model: Model, group: str) -> tuple[str, ...]:
@@ -265,7 +283,7 @@ def _is_null(entry: Any) -> bool:
     return isinstance(entry, list) and entry == [None, None]
 
 
-def load_component(model: Model, name: str, entry: list[str], *, device: str, dtype: str) -> Any:
+def load_component(model: Model, name: str, entry: list[str], *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
     """Load one part of a checkpoint with the class that its index names."""
     import torch
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -275,7 +293,7 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     if issubclass(cls, SchedulerMixin) or hasattr(cls, "add_noise"):
         return load_scheduler(model, name)
     if issubclass(cls, torch.nn.Module):
-        return load_part(cls, model, name, device=device, dtype=dtype)
+        return load_part(cls, model, name, device=device, dtype=dtype, settings=settings)
     folder = model.path / name
     if not folder.is_dir():
         raise flow.ModelError(f"the model '{model.reference}' has no {name}")
@@ -300,7 +318,9 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
     if home is None and library.isidentifier():
         # diffusers names a class of a pipeline's own by that pipeline's package.
-        home = getattr(diffusers.pipelines, library, None) or getattr(import_module("diffusers.pipelines.deprecated"), library, None)
+        for place in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):
+            if home is None and find_spec(f"{place}.{library}") is not None:
+                home = import_module(f"{place}.{library}")
     cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
     kinds = (
         ModelMixin,
@@ -336,3 +356,16 @@ def _is_sampler(part: Any) -> bool:
 
 def _fresh(sampler: Any) -> Any:
     return type(sampler).from_config(sampler.config)
+
+
+@contextmanager
+def tiled(vae: Any, on: bool) -> Iterator[None]:
+    """Let an autoencoder work tile by tile for a while. Whoever calls holds it alone."""
+    if not on or not hasattr(vae, "enable_tiling"):
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

@@ -10,11 +10,11 @@ from collections.abc import Generator, Sequence
 from typing import Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps, Text
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Text
 
 from .adapters import ControlNet, Weights, adapted, skipping
 from .calling import call, pictures, problem_of, to_pil
-from .components import Checkpoint, Whole
+from .components import Checkpoint, Whole, tiled
 from .families import SPLIT, family_of, pipeline_for
 from .reading import unread
 from .samplers import choose
@@ -35,6 +35,7 @@ def pipeline(
     sampler: str | None = None,
     sampler_settings: Json = None,
     seed: Seed,
+    rungs: Rungs = (),
 ) -> Steps[List[Image]]:
     """Call any pipeline that diffusers can load, by its own arguments.
 
@@ -73,7 +74,7 @@ def pipeline(
         given.setdefault("output_type", "np")
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
-    with model.alone():
+    with model.alone(), tiled(getattr(made, "vae", None), "tile" in rungs):
         output = yield from call(made, given, seed=seed)
     return pictures(output)
 
@@ -82,6 +83,7 @@ def pipeline(
 def text_to_image(
     model: Model[Whole],
     prompt: str,
+    prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
     ip_adapter: Model[Weights] | None = None,
@@ -106,11 +108,13 @@ def text_to_image(
     ip_adapter_file: str | None = None,
     arguments: Json = None,
     seed: Seed,
+    rungs: Rungs = (),
 ) -> Steps[Image]:
     """Draw a picture from a prompt with a whole checkpoint.
 
     Inputs:
         model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana, Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
+        prior: for a decoder alone (Kandinsky 2.2): the checkpoint that turns the prompt into what it decodes.
         controlnets: networks that hold the picture to a drawing, made for the same family as the model.
         control_images: what each of them is held to, in the same order.
         ip_adapter, ip_adapter_image: an adapter that reads a picture as if it were a prompt, and the picture.
@@ -137,7 +141,9 @@ def text_to_image(
     controls = (controlnets, control_images, control_scales, control_starts, control_ends)
     adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
     ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
-    return (yield from draw(model, "text_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed))
+    if prior is not None:
+        model = model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
+    return (yield from draw(model, "text_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
@@ -170,6 +176,7 @@ def image_to_image(
     ip_adapter_file: str | None = None,
     arguments: Json = None,
     seed: Seed,
+    rungs: Rungs = (),
 ) -> Steps[Image]:
     """Draw a picture anew from another one and a prompt.
 
@@ -188,7 +195,7 @@ def image_to_image(
     controls = (controlnets, control_images, control_scales, control_starts, control_ends)
     adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
     ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
-    return (yield from draw(model, "image_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed))
+    return (yield from draw(model, "image_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
@@ -224,6 +231,7 @@ def inpaint(
     ip_adapter_file: str | None = None,
     arguments: Json = None,
     seed: Seed,
+    rungs: Rungs = (),
 ) -> Steps[Image]:
     """Draw what a mask marks, so that it fits the rest of the picture and the prompt. With a padded picture it draws beyond its edges.
 
@@ -252,7 +260,7 @@ def inpaint(
     controls = (controlnets, control_images, control_scales, control_starts, control_ends)
     adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
     ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
-    drawn = yield from draw(model, "inpaint", given, controls, adapters, ip, sampler, sampler_settings, seed)
+    drawn = yield from draw(model, "inpaint", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs)
     if not keep_outside:
         return drawn
     if (drawn.width, drawn.height) != (image.width, image.height):
@@ -272,6 +280,7 @@ def draw(
     sampler: str | None,
     sampler_settings: dict[str, Any] | None,
     seed: int,
+    rungs: Sequence[str] = (),
 ) -> Generator[Progress, None, Image]:
     """Draw one picture by the class of diffusers that does a task for a checkpoint."""
     by = f"diffusion.{task}"
@@ -281,7 +290,7 @@ def draw(
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = _unread(model, given["prompt"], given.get("negative_prompt"))
-    with model.alone(), adapted(made, model, ip=ip, **adapters) as more, skipping(model, given.get("clip_skip")):
+    with model.alone(), adapted(made, model, ip=ip, **adapters) as more, skipping(model, given.get("clip_skip")), tiled(getattr(made, "vae", None), "tile" in rungs):
         output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
     return pictures(output)[0]
 

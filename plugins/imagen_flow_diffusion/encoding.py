@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .adapters import Adapter, adapted, need, skipping
 from .calling import problem_of
 from .checkpoints import what_is
-from .components import Checkpoint, some_groups
+from .components import HEEDS, Checkpoint, some_groups
 from .families import SPLIT, Split, family_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Encoder:
 
 class DiffusersText:
     """The text encoders of a diffusers checkpoint whose family can be split."""
+
+    heeds = HEEDS
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Range, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Tensor
 
 from .adapters import ControlNet, Weights, adapted
 from .calling import call, problem_of, read_encoded, refuse_nan, to_pil, unwrap_image
-from .checkpoints import read_json
+from .checkpoints import device_of, read_json
 from .components import AUTOENCODERS, Autoencoder, Checkpoint, Denoiser
+from .components import tiled as tiles
 from .drawing import ADAPTING, LIBRARIES, controlled, refuse_other_denoiser
 from .families import SPLIT, Split, family_of, pipeline_for
 from .samplers import choose
@@ -89,7 +90,7 @@ def denoise(
     made = lent.pipeline(cls)
     factor = int(made.vae_scale_factor)
     if latents is not None:
-        given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(network.device, network.dtype)
+        given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(device_of(network), network.dtype)
         if "height" in inspect.signature(cls.__call__).parameters:
             given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
     if split.binned:
@@ -106,7 +107,7 @@ def denoise(
 
 
 @flow.node("latents.decode", version=1, uses=LIBRARIES)
-def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False) -> Image:
+def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, rungs: Rungs = ()) -> Image:
     """Turn latents into a picture.
 
     Inputs:
@@ -125,12 +126,12 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False) -
     values = _checked(latents, space_of(model.model), by, "this decoder")
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
-    values = _unscaled(values.to(vae.device, vae.dtype), vae.config)
-    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype, _tiled(vae, tiled):
+    values = _unscaled(values.to(device_of(vae), vae.dtype), vae.config)
+    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype, tiles(vae, tiled or "tile" in rungs):
         picture = vae.decode(values.to(dtype), return_dict=False)[0]
     unsafe = None
     if getattr(made, "safety_checker", None) is not None:
-        picture, unsafe = made.run_safety_checker(picture, vae.device, vae.dtype)
+        picture, unsafe = made.run_safety_checker(picture, device_of(vae), vae.dtype)
     if unsafe and any(unsafe):
         raise RuntimeError("the checkpoint's safety checker found the picture unsafe and blackened it; try another seed or prompt")
     return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
@@ -154,7 +155,7 @@ def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None)
     split = _split(model, by)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
-    pixels = made.image_processor.preprocess(to_pil(image)).to(vae.device, vae.dtype)
+    pixels = made.image_processor.preprocess(to_pil(image)).to(device_of(vae), vae.dtype)
     with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype:
         found = vae.encode(pixels.to(dtype))
     if hasattr(found, "latent_dist"):
@@ -292,16 +293,3 @@ def _upcast(vae: Any, split: Split) -> Iterator[torch.dtype]:
         yield torch.float32
     finally:
         vae.to(own)
-
-
-@contextmanager
-def _tiled(vae: Any, tiled: bool) -> Iterator[None]:
-    """Let an autoencoder work tile by tile for a while. Whoever calls holds it alone."""
-    if not tiled:
-        yield
-        return
-    vae.enable_tiling()
-    try:
-        yield
-    finally:
-        vae.disable_tiling()

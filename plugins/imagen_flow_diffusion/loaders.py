@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calling import problem_of
 from .checkpoints import pick, weights_in, what_is
-from .components import Whole
+from .components import HEEDS, Whole
 from .encoding import DiffusersText
 from .instructing import READS, Instructed
 
@@ -33,6 +33,8 @@ class CascadeText:
 
 class TextEncoder:
     """What reads the prompt: ``encode(prompt, negative_prompt, …)``."""
+
+    heeds = HEEDS
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -85,6 +87,8 @@ class EmbeddedEditor:
 
 class Editor:
     """A model that edits by instruction: ``edit(picture, instruction, …)``."""
+
+    heeds = HEEDS
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from imagen_flow import Image, Model, Progress, Range, Seed, Steps
 from .adapters import need
 from .calling import call, pictures, problem_of, to_pil, unwrap_image
 from .checkpoints import load_part, quiet, what_is
-from .components import Checkpoint, Whole
+from .components import HEEDS, Checkpoint, Whole
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +80,8 @@ class PixelFile:
 
 class Upscaler:
     """What enlarges pictures."""
+
+    heeds = HEEDS
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
