@@ -68,6 +68,7 @@ def plan(
     force: Iterable[str] = (),
     plugins: Iterable[str | Path] = (),
     locked: bool = False,
+    tiny: bool = False,
     **more: Any,
 ) -> Plan:
     """Plan a run: say what would run and why, and run nothing.
@@ -77,13 +78,14 @@ def plan(
         store: an open Store, its folder, or None to keep nothing (files and models that outputs give then lie in a temporary folder until the program ends).
         force: nodes that run even if the store holds what they give.
         locked: take of the hub only what ``imagen-flow.lock`` names.
+        tiny: take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.
     Raises:
         GraphError: problems of the graph or of the values.
     """
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
     opened = open_store(store, resolved, settings)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=Terms(locked=locked))
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked=locked, tiny=tiny))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -100,6 +102,7 @@ def run(
     force: Iterable[str] = (),
     plugins: Iterable[str | Path] = (),
     locked: bool = False,
+    tiny: bool = False,
     pool: ModelPool | None = None,
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
@@ -122,7 +125,7 @@ def run(
         opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=Terms(locked=locked))
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked=locked, tiny=tiny))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
@@ -139,6 +142,11 @@ def run(
         if failure is not None:
             raise failure
         return outputs
+
+
+def _terms(graph: Graph, *, locked: bool, tiny: bool) -> Terms:
+    registry = graph.registry
+    return Terms(locked=locked, tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
 
 
 def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:

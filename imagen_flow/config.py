@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 
-__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "trust", "trusted_path", "untrusted", "words_memo"]
+__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
@@ -163,6 +163,11 @@ def store_place(asked: Path | None = None, settings: Settings | None = None) -> 
     if settings is not None and settings.store is not None:
         return settings.store
     return _cache() / "store"
+
+
+def tiny_place() -> Path:
+    """Say where the small models are kept that ``--tiny`` takes in place of others."""
+    return _cache() / "tiny"
 
 
 def plugins_memo() -> Path:

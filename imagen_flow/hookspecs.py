@@ -38,5 +38,16 @@ def imagen_flow_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
 
 
 @hookspec
+def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
+    """Return a small model with random weights that stands for another, so that a graph can be tried without it; None if the plugin knows no such kind.
+
+    Params:
+        reference: the model as the graph names it.
+        at: where the model lies, if it is on this machine; else what it is must be told by its name.
+        folder: where tiny models are kept; one that is there already need not be made again.
+    """
+
+
+@hookspec
 def imagen_flow_codecs() -> Iterable[Codec]:  # type: ignore[empty-body]
     """Return codecs for value types of this plugin's own, so that they can cross edges and be stored."""

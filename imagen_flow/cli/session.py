@@ -62,6 +62,7 @@ dtype_option = click.option("--dtype", metavar="DTYPE", help="auto, float32, flo
 locked_option = click.option("--locked", is_flag=True, help="Take of the hub only what imagen-flow.lock names.")
 pickle_option = click.option("--allow-pickle", "pickles", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
 remote_code_option = click.option("--trust-remote-code", "remote_code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated.")
+tiny_option = click.option("--tiny", is_flag=True, help="Take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.")
 no_store_option = click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
 
@@ -89,6 +90,7 @@ class Chosen:
     locked: bool
     pickles: tuple[str, ...]
     remote_code: tuple[str, ...]
+    tiny: bool
 
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +100,7 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         fields = {name: given.pop(name) for name in Chosen.__slots__}
         return command(chosen=Chosen(**fields), **given)
 
-    for option in (remote_code_option, pickle_option, locked_option, plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
+    for option in (tiny_option, remote_code_option, pickle_option, locked_option, plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
         gathered = option(gathered)
     return gathered
 
@@ -189,7 +191,7 @@ def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Se
                 **settings.place(graph.settings, device=chosen.device, dtype=chosen.dtype),
                 force=chosen.force,
                 base=Path.cwd(),
-                terms=Terms(locked=chosen.locked, pickles=chosen.pickles, remote_code=chosen.remote_code),
+                terms=Terms(locked=chosen.locked, pickles=chosen.pickles, remote_code=chosen.remote_code, tiny=partial(registry.tiny, folder=config.tiny_place()) if chosen.tiny else None),
             ),
             store,
             settings,

@@ -15,19 +15,15 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     Raises:
         ValueError: there is none of that name, it does not fit the model, or it has no such setting.
     """
-    import diffusers.schedulers
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
-
     if not sampler and not settings:
         return
     own = pipeline.scheduler
     cls = type(own)
     if sampler:
-        known = {name: found for name, found in vars(diffusers.schedulers).items() if _is_sampler(found, SchedulerMixin)}
-        fitting = {name: known[name] for name in sorted({type(own).__name__, *own._compatibles}) if name in known}
-        found = known.get(sampler) or known.get(f"{sampler}Scheduler")
-        if found is None or found.__name__ not in fitting:
-            what = "is no sampler of diffusers" if found is None else f"does not fit a model made for {type(own).__name__}"
+        found = next((cls for name in (sampler, f"{sampler}Scheduler") if (cls := _sampler(name)) is not None), None)
+        if found is None or not _fits(found, cls):
+            what = "is no sampler of diffusers" if found is None else f"does not fit a model made for {cls.__name__}"
+            fitting = sorted({cls.__name__, *cls._compatibles})
             close = difflib.get_close_matches(sampler, fitting, n=1, cutoff=0.7)
             hint = f"did you mean '{close[0]}'?" if close else f"these do: {', '.join(fitting)}"
             raise ValueError(f"'{sampler}' {what}; {hint}")
@@ -38,5 +34,14 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     pipeline.scheduler = cls.from_config(own.config, **settings)
 
 
-def _is_sampler(found: Any, mixin: Any) -> bool:
-    return isinstance(found, type) and issubclass(found, mixin) and found is not mixin
+def _sampler(name: str) -> Any:
+    import diffusers.schedulers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    found = getattr(diffusers.schedulers, name, None) if name.isidentifier() else None
+    return found if isinstance(found, type) and issubclass(found, SchedulerMixin) and found is not SchedulerMixin else None
+
+
+def _fits(one: Any, other: Any) -> bool:
+    """Whether either says that it can take the other's configuration."""
+    return one is other or one.__name__ in other._compatibles or other.__name__ in one._compatibles

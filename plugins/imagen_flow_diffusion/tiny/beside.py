@@ -68,3 +68,43 @@ def ip_adapter(folder: Path, *, seed: int = 40, tokens: int = 4) -> Path:
     encoder.save_pretrained(folder / "models" / "image_encoder")
     save_file(state, folder / "models" / "ip-adapter_sd15.safetensors", {"format": "pt"})
     return folder
+
+
+def esrgan(file: Path, *, seed: int = 50) -> Path:
+    """A network of the ESRGAN family of one block, four times the sides, in the names of the original's weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    features, growth = 8, 4
+
+    def conv(reads: int, gives: int) -> dict[str, Any]:
+        return {"weight": torch.randn(gives, reads, 3, 3) * 0.1, "bias": torch.zeros(gives)}
+
+    layers = {"conv_first": conv(3, features), "conv_body": conv(features, features), "conv_hr": conv(features, features), "conv_last": conv(features, 3)}
+    layers |= {f"conv_up{n}": conv(features, features) for n in (1, 2)}
+    for block in (1, 2, 3):
+        for n in range(1, 6):
+            layers[f"body.0.rdb{block}.conv{n}"] = conv(features + (n - 1) * growth, growth if n < 5 else features)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{name}.{part}": tensor for name, layer in layers.items() for part, tensor in layer.items()}, file)
+    return file
+
+
+def clipseg(folder: Path) -> Path:
+    """CLIPSeg, which finds in a picture what words name."""
+    import torch
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessorPil
+
+    torch.manual_seed(60)
+    tokenizer = p.clip_tokenizer()
+    size = {"hidden_size": p.WIDTH, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 3}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = CLIPSegConfig(
+        text_config={**size, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77}, vision_config={**size, "image_size": 32, "patch_size": 8},
+        projection_dim=p.WIDTH, extract_layers=[0, 1, 2], reduce_dim=16, decoder_num_attention_heads=2, decoder_intermediate_size=16,
+    )  # fmt: skip
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

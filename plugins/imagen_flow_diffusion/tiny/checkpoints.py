@@ -22,7 +22,7 @@ def write(folder: Path, class_name: str, **given: Any) -> Path:
             part.save_pretrained(folder / name)
             module = type(part).__module__.split(".")
             own = module[:2] == ["diffusers", "pipelines"] and not hasattr(diffusers, type(part).__name__)
-            index[name] = [module[2] if own else module[0], type(part).__name__.removesuffix("Pil")]
+            index[name] = [module[-2] if own else module[0], type(part).__name__.removesuffix("Pil")]
         else:
             index[name] = part
     (folder / "model_index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -72,7 +72,7 @@ def stable_diffusion_3(folder: Path) -> Path:
     _seeded(3)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = SD3Transformer2DModel(
-        sample_size=32, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
         joint_attention_dim=4 * p.WIDTH, pooled_projection_dim=2 * p.WIDTH,
     )  # fmt: skip
     return write(
@@ -106,7 +106,7 @@ def pixart(folder: Path, *, sigma: bool = False) -> Path:
     _seeded(5)
     t5 = p.t5_tokenizer()
     transformer = PixArtTransformer2DModel(
-        sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=p.WIDTH, in_channels=4, cross_attention_dim=24, out_channels=8,
+        sample_size=32, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=p.WIDTH, in_channels=4, cross_attention_dim=24, out_channels=8,
         attention_bias=True, activation_fn="gelu-approximate", num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
         use_additional_conditions=False,
     )  # fmt: skip
@@ -125,7 +125,7 @@ def sana(folder: Path) -> Path:
     tokenizer = p.gemma_tokenizer()
     transformer = SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
-        cross_attention_dim=8, caption_channels=8, sample_size=32,
+        cross_attention_dim=8, caption_channels=8, sample_size=16,
     )  # fmt: skip
     vae = AutoencoderDC(
         in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"),
@@ -212,8 +212,8 @@ def instruct_pix2pix(folder: Path) -> Path:
     return stable_diffusion(folder, class_name="StableDiffusionInstructPix2PixPipeline", reads=8)
 
 
-def kandinsky(folder: Path) -> Path:
-    """Kandinsky 2.2, prior and decoder in one."""
+def kandinsky(folder: Path, *, half: str = "") -> Path:
+    """Kandinsky 2.2: prior and decoder in one folder, or one ``half``: ``prior`` or ``decoder``."""
     from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel
 
     _seeded(11)
@@ -224,16 +224,19 @@ def kandinsky(folder: Path) -> Path:
         encoder_hid_dim=p.WIDTH, encoder_hid_dim_type="image_proj", cross_attention_dim=32, attention_head_dim=4, resnet_time_scale_shift="scale_shift", class_embed_type=None,
     )  # fmt: skip
     movq = VQModel(
-        block_out_channels=[32, 64], down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
-        norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"], vq_embed_dim=4,
+        block_out_channels=[32] * 4, down_block_types=[*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
+        norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3], vq_embed_dim=4,
     )  # fmt: skip
     prior = PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=p.WIDTH, num_layers=1)
-    return write(
-        folder, "KandinskyV22CombinedPipeline", unet=unet, movq=movq, scheduler=DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012),
-        prior_prior=prior, prior_image_encoder=p.clip_vision(), prior_text_encoder=p.clip_text(tokenizer, projection=p.WIDTH), prior_tokenizer=tokenizer,
-        prior_scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0),
-        prior_image_processor=p.image_processor(),
-    )  # fmt: skip
+    decoding = {"unet": unet, "movq": movq, "scheduler": DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012)}
+    embedding = {
+        "prior": prior, "image_encoder": p.clip_vision(), "text_encoder": p.clip_text(tokenizer, projection=p.WIDTH), "tokenizer": tokenizer,
+        "scheduler": UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0),
+        "image_processor": p.image_processor(),
+    }  # fmt: skip
+    if half:
+        return write(folder, f"KandinskyV22{'Prior' if half == 'prior' else ''}Pipeline", **(embedding if half == "prior" else decoding))
+    return write(folder, "KandinskyV22CombinedPipeline", **decoding, **{f"prior_{name}": part for name, part in embedding.items()})
 
 
 def upscaler(folder: Path) -> Path:
@@ -244,7 +247,7 @@ def upscaler(folder: Path) -> Path:
     tokenizer = p.clip_tokenizer()
     unet = p.unet(reads=7, attention_head_dim=8, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100)
     return write(
-        folder, "StableDiffusionUpscalePipeline", vae=p.autoencoder(scaling_factor=0.08333), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet,
+        folder, "StableDiffusionUpscalePipeline", vae=p.autoencoder(scaling_factor=0.08333, levels=3), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet,
         low_res_scheduler=DDPMScheduler(), scheduler=DDIMScheduler(prediction_type="v_prediction"), safety_checker=None, feature_extractor=None, watermarker=None, max_noise_level=99,
     )  # fmt: skip
 
@@ -258,7 +261,7 @@ def controlnet(folder: Path, *, xl: bool = False, seed: int = 13) -> Path:
     more = {name: value for name, value in XL.items() if name != "width"} if xl else {}
     made = ControlNetModel(
         block_out_channels=(32, 64), layers_per_block=1, in_channels=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
-        conditioning_embedding_out_channels=(16, 32), **{"attention_head_dim": 8, **more},
+        conditioning_embedding_out_channels=(8, 8, 8, 8), **{"attention_head_dim": 8, **more},
     )  # fmt: skip
     for block in made.controlnet_down_blocks:
         torch.nn.init.normal_(block.weight)
@@ -291,3 +294,34 @@ def swin2sr(folder: Path) -> Path:
     Swin2SRForImageSuperResolution(config).save_pretrained(folder)
     Swin2SRImageProcessorPil(size_divisor=4).save_pretrained(folder)
     return folder
+
+
+def unclip(folder: Path) -> Path:
+    """Karlo, the open unCLIP: prior, decoder and two stages that enlarge."""
+    from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+
+    _seeded(17)
+    tokenizer = p.clip_tokenizer()
+    decoder = UNet2DConditionModel(
+        sample_size=16, in_channels=3, out_channels=6, down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), layers_per_block=1,
+        cross_attention_dim=16, attention_head_dim=4, resnet_time_scale_shift="scale_shift", class_embed_type="identity",
+    )  # fmt: skip
+
+    def enlarger() -> Any:
+        return UNet2DModel(
+            sample_size=32, layers_per_block=1, down_block_types=("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D"), up_block_types=("ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
+            block_out_channels=(32, 64), in_channels=6, out_channels=3,
+        )  # fmt: skip
+
+    def scheduler(**more: Any) -> Any:
+        return UnCLIPScheduler(num_train_timesteps=1000, **more)
+
+    return write(
+        folder, "UnCLIPPipeline", prior=PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=p.WIDTH, num_layers=1), decoder=decoder,
+        text_encoder=p.clip_text(tokenizer, projection=p.WIDTH), tokenizer=tokenizer,
+        text_proj=UnCLIPTextProjModel(clip_embeddings_dim=p.WIDTH, time_embed_dim=128, cross_attention_dim=16), super_res_first=enlarger(), super_res_last=enlarger(),
+        prior_scheduler=scheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0), decoder_scheduler=scheduler(variance_type="learned_range", prediction_type="epsilon"),
+        super_res_scheduler=scheduler(variance_type="fixed_small_log", prediction_type="epsilon"),
+    )  # fmt: skip

@@ -72,22 +72,25 @@ def t5_text(tokenizer: Any, *, width: int = WIDTH) -> Any:
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1))
 
 
-def autoencoder(*, channels: int = 4, **more: Any) -> Any:
-    """Stable Diffusion's autoencoder, which halves twice less than the real one: 1/2 of the side."""
+def autoencoder(*, channels: int = 4, levels: int = 4, **more: Any) -> Any:
+    """Stable Diffusion's autoencoder of few channels: 1/8 of the side with four levels, as the real one, so that true sizes are soon drawn."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=[32, 64],
+        block_out_channels=[8] * levels,
         in_channels=3,
         out_channels=3,
-        down_block_types=["DownEncoderBlock2D", "DownEncoderBlock2D"],
-        up_block_types=["UpDecoderBlock2D", "UpDecoderBlock2D"],
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
         latent_channels=channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=256,
         **more,
     )
 
 
-def unet(*, channels: int = 4, reads: int | None = None, side: int = 32, width: int = WIDTH, **more: Any) -> Any:
+def unet(*, channels: int = 4, reads: int | None = None, side: int = 8, width: int = WIDTH, **more: Any) -> Any:
     """Stable Diffusion's denoiser of two levels."""
     from diffusers import UNet2DConditionModel
 

@@ -1,0 +1,73 @@
+"""Find in a picture what words name, as a mask: so an edit in words becomes an edit of a region."""
+
+# mypy: disable-error-code="type-arg,attr-defined,arg-type"
+# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import imagen_flow as flow
+from imagen_flow import Image, Mask, Model, Range
+
+from .calling import problem_of, to_pil
+from .checkpoints import load_part, what_is
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """CLIPSeg with its tokenizer and processor."""
+
+    network: Any
+    tokenizer: Any
+    processor: Any
+
+
+class Segmenting:
+    """A model that finds what words name: CLIPSeg."""
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if (kind := what_is(model)) != "CLIPSegForImageSegmentation":
+            raise problem_of(model, "mask.find", kind, "a CLIPSegForImageSegmentation")
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Segmenter:
+        from transformers import AutoImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
+
+        Segmenting.check(model)
+        return Segmenter(
+            load_part(CLIPSegForImageSegmentation, model, "", device=device, dtype=dtype),
+            CLIPTokenizer.from_pretrained(str(model.path), local_files_only=True),
+            AutoImageProcessor.from_pretrained(str(model.path), backend="pil", local_files_only=True),
+        )
+
+
+@flow.node("mask.find", version=1, uses=("torch", "transformers"))
+def find(model: Model[Segmenting], image: Image, words: str, *, threshold: Annotated[float, Range(0, 1)] | None = 0.4) -> Mask:
+    """Mark in a picture what words name: ``the dog``.
+
+    Inputs:
+        model: a CLIPSeg checkpoint, e.g. hf:CIDAS/clipseg-rd64-refined.
+        image: alpha is laid over black.
+    Params:
+        threshold: from which likelihood on a pixel is inside, 0 to 1; null leaves the likelihoods as they are.
+    Outputs: a mask of the picture's size, 8 bits.
+    Source: CLIPSeg (arXiv:2112.10003), ``transformers.CLIPSegForImageSegmentation``.
+    """
+    import numpy as np
+    import PIL.Image
+    import torch
+
+    text = model.tokenizer([words], return_tensors="pt", truncation=True, padding=True)
+    pixels = model.processor(images=[to_pil(image)], return_tensors="pt")["pixel_values"]
+    network = model.network
+    with torch.no_grad():
+        given = network(input_ids=text["input_ids"].to(network.device), attention_mask=text["attention_mask"].to(network.device), pixel_values=pixels.to(network.device, network.dtype))
+    likely = torch.sigmoid(given.logits.float()).cpu().numpy().reshape(given.logits.shape[-2:])
+    if not np.isfinite(likely).all():
+        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+    large = np.asarray(PIL.Image.fromarray(likely).resize((image.width, image.height), PIL.Image.Resampling.BILINEAR))
+    inside = large if threshold is None else (large >= threshold).astype("float32")
+    return Mask((np.clip(inside, 0, 1) * 255).round().astype(np.uint8))

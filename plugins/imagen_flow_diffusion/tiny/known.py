@@ -1,0 +1,135 @@
+"""Say which tiny model stands for another: by what it says it is where it lies on this machine, else by its name; and keep those that were made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+MAKE = 1
+"""Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
+
+BY_NAME = (
+    (r"/if-ii-", "if-2"),
+    (r"/if-i-|deepfloyd", "if-1"),
+    (r"ip[-_]adapter", "ip-adapter"),
+    (r"control.*(xl|sdxl)|(xl|sdxl).*control", "controlnet-xl"),
+    (r"control(net)?|t2i", "controlnet"),
+    (r"lora.*(xl|sdxl)|(xl|sdxl).*lora", "lora-xl"),
+    (r"lora", "lora"),
+    (r"textual|inversion|embedding|sd-concepts-library", "embedding"),
+    (r"swin2sr", "swin2sr"),
+    (r"esrgan|ultrasharp|nomos", "esrgan"),
+    (r"latent-upscaler", "latent-upscaler"),
+    (r"x4-upscaler", "upscaler"),
+    (r"instruct-?pix2pix", "instruct-pix2pix"),
+    (r"kontext", "kontext"),
+    (r"qwen-image-edit", "qwen-edit"),
+    (r"qwen-?image", "qwen"),
+    (r"z-image", "z-image"),
+    (r"flux", "flux"),
+    (r"refiner", "sdxl-refiner"),
+    (r"sdxl|stable-diffusion-xl|[-_]xl\b", "sdxl"),
+    (r"stable-diffusion-3|sd3", "sd3"),
+    (r"pixart.*sigma", "pixart-sigma"),
+    (r"pixart", "pixart"),
+    (r"sana", "sana"),
+    (r"kandinsky.*prior", "kandinsky-prior"),
+    (r"kandinsky.*decoder", "kandinsky-decoder"),
+    (r"kandinsky", "kandinsky"),
+    (r"karlo|unclip", "unclip"),
+    (r"clipseg", "clipseg"),
+    (r"inpaint", "inpainting"),
+    (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
+)
+"""Kinds by words in a model's name, the more particular ones first."""
+
+BY_CLASS = {
+    "CLIPSegForImageSegmentation": "clipseg",
+    "FluxKontextPipeline": "kontext",
+    "FluxPipeline": "flux",
+    "IFPipeline": "if-1",
+    "IFSuperResolutionPipeline": "if-2",
+    "KandinskyV22CombinedPipeline": "kandinsky",
+    "KandinskyV22Pipeline": "kandinsky-decoder",
+    "KandinskyV22PriorPipeline": "kandinsky-prior",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart-sigma",
+    "QwenImageEditPipeline": "qwen-edit",
+    "QwenImagePipeline": "qwen",
+    "SanaPipeline": "sana",
+    "StableDiffusion3Pipeline": "sd3",
+    "StableDiffusionInpaintPipeline": "inpainting",
+    "StableDiffusionInstructPix2PixPipeline": "instruct-pix2pix",
+    "StableDiffusionLatentUpscalePipeline": "latent-upscaler",
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionUpscalePipeline": "upscaler",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl-refiner",
+    "StableDiffusionXLPipeline": "sdxl",
+    "Swin2SRForImageSuperResolution": "swin2sr",
+    "UnCLIPPipeline": "unclip",
+    "ZImagePipeline": "z-image",
+}
+"""Kinds by the class that a checkpoint says it is."""
+
+
+def kind_of(reference: str, at: Path | None) -> str:
+    """Say what kind of model a reference means; nothing if that cannot be told."""
+    if at is not None and at.is_dir():
+        index, config = _read(at / "model_index.json"), _read(at / "config.json")
+        named = index.get("_class_name") or config.get("_class_name") or next(iter(config.get("architectures") or []), "")
+        if named == "ControlNetModel":
+            return "controlnet-xl" if config.get("addition_embed_type") == "text_time" else "controlnet"
+        if named == "StableDiffusionPipeline" and _read(at / "unet" / "config.json").get("in_channels") == 9:
+            return "inpainting"
+        if named in BY_CLASS:
+            return BY_CLASS[str(named)]
+    return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
+    """Give the tiny model that stands for another, made now if it is not kept yet; None if its kind is not known."""
+    kind = kind_of(reference, at)
+    if not kind:
+        return None
+    kept = folder / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}" / kind
+    place = _inside(kept)
+    if not kept.is_dir():
+        _make(kind, kept)
+    return place
+
+
+def _inside(kept: Path) -> Path:
+    """Where a kind's model lies in its folder: some are folders, some a file in it."""
+    kind = kept.name
+    return kept / f"{kind}.safetensors" if kind in ("lora", "lora-xl", "embedding", "esrgan") else kept
+
+
+def _make(kind: str, kept: Path) -> None:
+    """Make a tiny model beside its place and put it there whole."""
+    from ..checkpoints import quiet
+    from .kinds import MAKERS
+
+    beside = kept.with_name(f".{kind}-{uuid.uuid4().hex}")
+    beside.mkdir(parents=True)
+    try:
+        with quiet():
+            MAKERS[kind](_inside(beside / kind))
+        with contextlib.suppress(OSError):  # another process was faster
+            os.rename(beside / kind, kept)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
