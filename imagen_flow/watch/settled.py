@@ -224,8 +224,8 @@ class Changes:
         self._closed.set()
         self._queue.put(_WAKE)
         with self._lock:
-            logging.getLogger("watchdog").removeHandler(self._listener)
             self._stop()
+            logging.getLogger("watchdog").removeHandler(self._listener)  # last: without a hearer, what an observer says as it ends would be printed
             if self._canary is not None:
                 shutil.rmtree(self._canary, ignore_errors=True)
                 self._canary = None
