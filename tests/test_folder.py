@@ -45,6 +45,8 @@ def shout(file: File, *, times: int = 1, word: Text = "") -> Text:
     said = file.read_text()
     if said == "fail":
         raise ValueError("it cannot be done")
+    if said == "interrupt":
+        raise KeyboardInterrupt("a strange node")
     if said == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     with open(os.environ["CALLS"], "a") as calls:
@@ -363,6 +365,15 @@ def test_one_failure_is_alone(yard: Yard) -> None:
     assert "graph.yaml:8:3: error[node-failed]: loud: it cannot be done\n8 |   loud: {type: toy.shout" in reason
     assert f"imagen-flow folder retry {line.path} 'bad.txt'" in reason
     assert yard.events("retry", "failed") == [("retry", "bad.txt"), ("retry", "bad.txt"), ("failed", "bad.txt")]
+
+
+def test_a_node_that_raises_anything(yard: Yard) -> None:
+    """Whatever a node raises, it is its item that fails, with the traceback as its reason."""
+    yard.drop(a="one", bad="interrupt")
+    yard.work()
+    found = yard.found()
+    assert "KeyboardInterrupt: a strange node" in found.pop("failed/bad.txt.failed.txt")
+    assert found == {"out/a.txt": "ONE\n", "done/a.txt": "one", "failed/bad.txt": "interrupt"}
 
 
 def test_retry_by_hand(yard: Yard) -> None:

@@ -28,7 +28,7 @@ from ..run import execute
 from ..values import File
 from .disk import Disk, is_of_the_item
 from .intake import Intake, digest_of
-from .journal import Item, Journal, Lost, Seen
+from .journal import Item, Journal, JournalError, Lost, Seen
 from .log import Log
 from .placing import Staged, apply, free_name, is_applied, make_below, move, put_text
 from .recipe import Recipe
@@ -91,6 +91,14 @@ class Shop:
         except Lost:
             self.log.say("lost", item=item.path, reason="another worker has taken it over")
             return "lost"
+        except (Trouble, JournalError):
+            raise
+        except Exception as odd:
+            # A fault of ours. It must not end the line, which would meet the same item when it is begun anew.
+            if item.state != "running":
+                self.journal.put_off(item, _LATER_S)
+                raise Trouble(f"{item.path}: {type(odd).__name__}: {odd}") from odd
+            return self._fail(item, _Failed(_traced(odd), again=True), None, time.monotonic())
 
     # -- running -----------------------------------------------------------------------------------------------------------------
 
@@ -193,16 +201,16 @@ class Shop:
             if not sealed:
                 self.journal.give_back(item, wait_s=_TWIN_S)
                 return "waits"
-        except (_Failed, Trouble, Lost):
+        except (_Failed, Trouble, Lost, ImagenFlowError):
             raise
-        except Exception as odd:
-            # A fault of ours, or a broken plugin: it is this item's as long as others go through.
-            if isinstance(odd, OSError) and not is_of_the_item(odd):
-                self.journal.give_back(item)
-                raise Trouble(_words(odd)) from odd
-            if isinstance(odd, ImagenFlowError):
-                raise
-            raise _Failed(f"{type(odd).__name__}: {odd}\n\n{''.join(traceback.format_exception(odd))}", again=True) from odd
+        except OSError as failed:
+            if is_of_the_item(failed):
+                raise _Failed(_traced(failed), again=True) from failed
+            self.journal.give_back(item)
+            raise Trouble(_words(failed)) from failed
+        except BaseException as odd:
+            # A broken plugin may raise anything, and what is meant to stop a process does not arrive in this thread by itself.
+            raise _Failed(_traced(odd), again=True) from odd
         finally:
             if not sealed:
                 staged.discard()
@@ -393,6 +401,10 @@ def _named(path: str) -> str:
 def _below(path: str) -> str:
     """The folder of an item's outputs below the output folder."""
     return "/".join(fill("{item}", {"item": part}) for part in path.split("/")[:-1])
+
+
+def _traced(odd: BaseException) -> str:
+    return f"{type(odd).__name__}: {odd}\n\n{''.join(traceback.format_exception(odd))}"
 
 
 def _safe(text: str) -> str:
