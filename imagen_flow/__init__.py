@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .models.placing import place_module
     from .models.quiet import quiet_libraries
+    from .models.tensors import read_weights
     from .node import node
     from .values import (
         Absent,
@@ -78,6 +79,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "models.placing": ("place_module",),
     "models.quiet": ("quiet_libraries",),
+    "models.tensors": ("read_weights",),
     "node": ("node",),
     "values": (
         "Absent",

@@ -39,7 +39,7 @@ LADDERS = {
 # The closed lists of what `Loading` takes.
 QUANTIZATIONS = ("none", "int8", "int4", "nf4", "float8")
 OFFLOADS = ("none", "model", "layers")
-ATTENTIONS = ("auto", "native", "math", "flash", "efficient", "cudnn", "flex", "sage", "xformers")
+ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
 _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 

@@ -362,7 +362,7 @@ class Loading(NamedTuple):
     """How a model is to be loaded, besides device and dtype. Each loader says which of these it heeds.
 
     `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``, ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
-    do). `attention` is ``auto`` (what the library chooses) or the name of an implementation. `compile` compiles what is called most.
+    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``. `compile` compiles what is called most.
     """
 
     quantization: str = "none"

@@ -33,7 +33,7 @@ CONFINED = {
     "pydantic": {"ports", "provenance"},
     "rich": {"cli"},
     "ruamel": {"yaml_text"},
-    "safetensors": {"codec"},
+    "safetensors": {"codec", "models"},
     "sqlite3": {"filememo", "folder", "store"},
     "torch": {"codec", "devices", "digest", "models", "values"},
     "transformers": set(),

@@ -300,6 +300,43 @@ def test_a_list_of_models_is_lent_as_a_list() -> None:
     assert (result, taken) == (["b", "a"], ())
 
 
+def test_attention_is_what_the_settings_say_while_the_step_runs() -> None:
+    """Where a loader heeds it: torch has that implementation alone, and all of them again afterwards, also after a failure."""
+    from torch.backends import cuda
+
+    def enabled() -> tuple[bool, bool, bool]:
+        return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()
+
+    before, seen = enabled(), []
+
+    def call(models: dict[str, Any], taken: tuple[str, ...]) -> None:
+        seen.append(enabled())
+        if len(seen) == 2:
+            raise ValueError("no")
+
+    with ModelPool() as pool:
+        for heeds in (("attention",), ("attention",), ()):
+            try:
+                lend_and_call(pool, {"m": (loader_of([], heeds=heeds), model("a"))}, call, device="cpu", dtype="float32", settings=Loading(attention="math"))
+            except ValueError:
+                pass
+            assert enabled() == before
+    assert seen == [(False, False, True), (False, False, True), before]
+
+
+def test_a_module_is_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is placed, whatever the device."""
+    import torch
+
+    from imagen_flow import place_module
+
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    place_module(torch.nn.Linear(1, 1), device="cpu", settings=Loading(compile=True))
+    place_module(torch.nn.ReLU(), device="cpu", settings=Loading())
+    assert compiled == ["Linear"]
+
+
 # --- quiet ---------------------------------------------------------------------------------------------------------------------
 
 

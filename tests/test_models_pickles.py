@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from imagen_flow.digest import digest_file
-from imagen_flow.models import Terms, UnusableModel, resolve
+from imagen_flow.errors import ModelError
+from imagen_flow.models import Terms, UnusableModel, read_weights, resolve
 from imagen_flow.values import Model
 
 
@@ -111,6 +112,25 @@ def test_scanning_imports_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_weights_are_read_with_torchs_guard_on(tmp_path: Path) -> None:
+    """A pickle that nobody allowed is not opened; one that slipped by the scanner is refused by torch; safetensors are read as they are."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert read_weights(Model(tmp_path / "a.safetensors", "d"))["w"].tolist() == [1, 1]
+    save(tmp_path / "a.pth")
+    with pytest.raises(ModelError) as caught:
+        read_weights(Model(tmp_path / "a.pth", "d", "./a.pth"))
+    assert str(caught.value) == "the model './a.pth' is a pickle (a.pth), and nobody allowed it"
+    assert read_weights(find("./a.pth", tmp_path, "./a.pth"))["w"].tolist() == [0, 0, 0]
+    save(tmp_path / "bomb.pth", bomb=Bomb(tmp_path / "gone off"))
+    with pytest.raises(ModelError) as caught:
+        read_weights(Model(tmp_path / "bomb.pth", "d", "./bomb.pth", pickles=("bomb.pth",)))
+    assert str(caught.value).startswith("the pickle bomb.pth of './bomb.pth' holds more than weights: ")
+    assert not (tmp_path / "gone off").exists()
 
 
 def test_remote_code_is_for_the_reference_that_was_named(tmp_path: Path) -> None:

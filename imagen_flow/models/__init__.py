@@ -4,7 +4,7 @@
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) `quiet` and `placing` (where a module runs, and where it waits); `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out) `quiet` and `placing` (where a module runs, and where it waits), `tensors`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache
@@ -18,6 +18,7 @@ from .pool import Identity, ModelPool, default_budget, heeded, identities_of, id
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 from .resolving import STRICT, Terms, resolve
+from .tensors import read_weights
 
 __all__ = [
     "BadReference",
@@ -47,6 +48,7 @@ __all__ = [
     "parse_reference",
     "place_module",
     "read_lock",
+    "read_weights",
     "quiet_libraries",
     "resolve",
     "size_of",

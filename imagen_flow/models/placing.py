@@ -34,11 +34,13 @@ _TURNS = _Turns()
 
 
 def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
-    """Put a torch module that is on the host where it is to run, as `settings.offload` says, and give it back.
+    """Put a torch module that is on the host where it is to run, as `settings.offload` says, compile it if they say so, and give it back.
 
     Offloaded modules carry accelerate's hooks, by which the pipelines of diffusers know the device that they run on (``_hf_hook.execution_device``); their parameters are elsewhere.
     Source: accelerate's ``cpu_offload`` for layers, a ``ModelHook`` of its kind for whole modules.
     """
+    if settings.compile:
+        module.compile()
     if device == "cpu" or settings.offload == "none":
         return module.to(device)
     import torch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import imagen_flow as flow
 
+from .calling import TAKEN_BY, problem_of
 from .checkpoints import article, device_of, load_part, load_scheduler, quiet, read_json, what_is
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
 """Names of the parts that turn latents into pixels."""
 
-HEEDS = ("offload",)
-"""The settings that parts of a checkpoint are loaded with."""
+HEEDS = ("attention", "offload")
+"""The settings that all parts of a checkpoint heed; what takes the noise away is called most, and can be compiled besides."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class TextParts:
 class DenoiserParts:
     """The network, or networks, that take the noise away."""
 
-    heeds = HEEDS
+    heeds = (*HEEDS, "compile")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -205,7 +206,7 @@ class Shape:
 class Whole:
     """All of a diffusers checkpoint."""
 
-    heeds = HEEDS
+    heeds = DenoiserParts.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -216,10 +217,31 @@ class Whole:
         return Checkpoint(model, parts)
 
 
+class Drawing:
+    """All of a checkpoint that draws from words, or from words and a picture."""
+
+    heeds = HEEDS
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        kind = what_is(model)
+        if kind in TAKEN_BY or not kind.endswith("Pipeline"):
+            raise problem_of(model, "a node that draws", kind, "a checkpoint that draws from words")
+        return Whole.parts(model)
+
+    assemble = Whole.assemble
+
+
 class Denoiser:
     """What takes the noise away, with its sampler."""
 
-    heeds = HEEDS
+    heeds = DenoiserParts.heeds
+
+    @staticmethod
+    def check(model: Model) -> None:
+        from .families import split_of
+
+        split_of(model, what_is(model), "diffusion.denoise")
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -232,6 +254,12 @@ class Autoencoder:
     """What turns pixels into latents and back, with the safety checker if there is one."""
 
     heeds = HEEDS
+
+    @staticmethod
+    def check(model: Model) -> None:
+        from .families import split_of
+
+        split_of(model, what_is(model), "latents.decode")
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -49,9 +49,12 @@ class BaseDenoiser:
     """The first stage of a cascade: ``draw(text, …)``."""
 
     @staticmethod
+    def check(model: Model) -> Any:
+        return pick(model, {"ImagenCascade": "imagen.Base", "IFPipeline": "deepfloyd.Base"}, by="diffusion.base")
+
+    @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        classes = {"ImagenCascade": "imagen.Base", "IFPipeline": "deepfloyd.Base"}
-        return pick(model, classes, by="diffusion.base").load(model, device=device, dtype=dtype)
+        return BaseDenoiser.check(model).load(model, device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
@@ -62,9 +65,12 @@ class Enlarger:
     """A later stage of a cascade: ``draw(picture, text, …)``."""
 
     @staticmethod
+    def check(model: Model) -> Any:
+        return pick(model, {"ImagenCascade": "imagen.Enlarger", "IFSuperResolutionPipeline": "deepfloyd.Enlarger"}, by="diffusion.super_resolution")
+
+    @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        classes = {"ImagenCascade": "imagen.Enlarger", "IFSuperResolutionPipeline": "deepfloyd.Enlarger"}
-        return pick(model, classes, by="diffusion.super_resolution").load(model, device=device, dtype=dtype)
+        return Enlarger.check(model).load(model, device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
@@ -88,7 +94,7 @@ class EmbeddedEditor:
 class Editor:
     """A model that edits by instruction: ``edit(picture, instruction, …)``."""
 
-    heeds = HEEDS
+    heeds = Whole.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from imagen_flow import Image, Model, Progress, Range, Seed, Steps
 from .adapters import need
 from .calling import call, pictures, problem_of, to_pil, unwrap_image
 from .checkpoints import load_part, quiet, what_is
-from .components import HEEDS, Checkpoint, Whole
+from .components import Checkpoint, Whole
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,6 @@ class PixelFile:
     def load(model: Model, *, device: str, dtype: str) -> Network:
         need("spandrel", "an upscaler in one file", extra="upscalers")
         import torch
-        from safetensors.torch import load_file
 
         try:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
@@ -67,7 +66,7 @@ class PixelFile:
             raise flow.ModelError(f"an upscaler in one file needs {lacking.name}, which is not installed: pip install 'imagen-flow[upscalers]'") from lacking
         try:
             with quiet():
-                found = ModelLoader(device="cpu").load_from_state_dict(load_file(model.path))
+                found = ModelLoader(device="cpu").load_from_state_dict(flow.read_weights(model))
         except UnsupportedModelError as unknown:
             raise flow.ModelError(f"the model '{model.reference}' is no upscaler that spandrel knows") from unknown
         if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "FaceSR", "Restoration") or found.input_channels != 3:
@@ -81,7 +80,7 @@ class PixelFile:
 class Upscaler:
     """What enlarges pictures."""
 
-    heeds = HEEDS
+    heeds = Whole.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -129,3 +129,23 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
     plain = bias(replace(model, variant=""), "float16")
     assert bias(replace(model, variant="fp16"), "float32") == pytest.approx(plain + 1, abs=1e-2)
     assert bias(replace(model, variant=""), "float32") == pytest.approx(plain, abs=1e-2)
+
+
+def test_what_is_called_most_is_compiled_and_attention_is_as_said(checkpoint: str, pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``compile`` is for the denoiser alone; ``attention: math`` holds while it draws, and enters the key."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    seen: set[bool] = set()
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*given: Any, **more: Any) -> Any:
+        seen.add(torch.backends.cuda.flash_sdp_enabled())
+        return attend(*given, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    plain = draw(checkpoint, pool)
+    assert (compiled, seen) == ([], {True})
+    seen.clear()
+    drawn = draw(checkpoint, pool, {"compile": True, "attention": "math"})
+    assert (compiled, seen) == (["UNet2DConditionModel"], {False})
+    assert np.abs(drawn.astype(int) - plain.astype(int)).max() <= 1
