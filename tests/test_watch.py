@@ -315,6 +315,16 @@ def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: An
     assert (value(said), runs(said)) == ("3 at last!", ["done"])
 
 
+def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any) -> None:
+    """Where outputs go to the folder that the graph lies in, a change of the graph still stops its run at once."""
+    save("g.yaml", SLOW % "never")
+    watching = watch("g.yaml", out=".")
+    watching.until(working)
+    save("g.yaml", TWO)
+    said = watching.rest()
+    assert (runs(said), value(said)) == (["cancelled", "done"], "A!")
+
+
 def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, watch: Any) -> None:
     """A change that leaves the step in progress as it is does not stop it: its result serves the newest form."""
     save("g.yaml", SLOW % "go")

@@ -422,7 +422,7 @@ def test_an_observer_that_keeps_dying_gives_way_to_polling(tmp_path: Path, watch
         observer = next(t for t in threading.enumerate() if isinstance(t, BaseObserver) and t.is_alive())
         observer.stop()
         watched.until(tmp_path)
-    assert watched.notices[-1] == "the system sends no events (the observer died again and again): looking every 0.1 s instead"
+    assert watched.notices[-1] == "the observer of the file system died again and again: looking every 0.1 s instead"
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
 
@@ -491,3 +491,39 @@ def test_without_an_inotify_instance_polling_takes_over(tmp_path: Path, watch_by
     assert watched.notices == ["the system sends no events (inotify instance limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_instances to have events"]
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
+
+
+@only_linux
+def test_on_a_network_file_system_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of the network sends no events for what others write: it is polled."""
+    share = tmp_path / "share"
+    share.mkdir()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 20 0:50 / {share} rw - nfs4 server:/x rw\n")
+    monkeypatch.setattr(settled, "_MOUNTS", mounts)
+    local = watch_by_events(tmp_path, recursive=False)
+    assert local.notices == []
+    watched = watch_by_events(share)
+    assert watched.notices == [f"{share} lies on a network file system (nfs4), which sends no events: looking every 0.1 s instead"]
+    (share / "x").write_text("1")
+    watched.until(share / "x")
+
+
+def test_places_may_change_on_the_way(tmp_path: Path) -> None:
+    """What is followed from now on is watched when `follow` returns, and is not given for that; what is left out is not told any more."""
+    with settled.Changes(settle_s=0.0) as following:
+        told: Queue[frozenset[Path]] = Queue()
+        thread = threading.Thread(target=lambda: [told.put(paths) for paths in following])
+        thread.start()
+        first, second = tmp_path / "first", tmp_path / "second"
+        following.follow([first])
+        first.write_text("1")
+        assert told.get(timeout=PATIENCE_S) == {first}
+        following.follow([second])
+        second.write_text("1")
+        assert told.get(timeout=PATIENCE_S) == {second}
+        first.write_text("2")
+        second.write_text("2")
+        assert told.get(timeout=PATIENCE_S) == {second}
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()

@@ -49,17 +49,21 @@ def reload(old: Registry, changed: Collection[str], files: Iterable[Path], fresh
         del sys.modules[name]
     importlib.invalidate_caches()
     fresh.names |= set(roots)
-    registry = plugins.discover(files, memo=config.plugins_memo())
-    for plugin in list(registry.plugins.values()):
-        if plugin.name in changed:
-            registry.load(plugin)
-    broken = [p for p in registry.plugins.values() if p.fault and (p.name in changed or not (known := old.plugins.get(p.name)) or not known.fault)]
-    if not broken:
-        return Reload(registry, roots, ())
+    try:
+        registry = plugins.discover(files, memo=config.plugins_memo())
+        for plugin in list(registry.plugins.values()):
+            if plugin.name in changed:
+                registry.load(plugin)
+        faults = {p.name: p.fault for p in registry.plugins.values() if p.fault and (p.name in changed or not (known := old.plugins.get(p.name)) or not known.fault)}
+    except OSError as odd:  # a file went while it was read
+        faults = dict.fromkeys(sorted(changed), str(odd))
+    else:
+        if not faults:
+            return Reload(registry, roots, ())
     for name in [name for name in sys.modules if _below(name, roots)]:
         del sys.modules[name]
     sys.modules.update(before)
-    return Reload(old, (), tuple(Problem("broken-plugin", f"the plugin {p.name} cannot be used as it is now", why=p.fault, fix="mend it; until then its code from before is used", severity="warning") for p in broken))
+    return Reload(old, (), tuple(Problem("broken-plugin", f"the plugin {name} cannot be used as it is now", why=fault, fix="mend it; until then its code from before is used", severity="warning") for name, fault in faults.items()))
 
 
 def code_of(plugin: Plugin, registry: Registry) -> tuple[Path, ...]:

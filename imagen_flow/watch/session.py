@@ -271,6 +271,13 @@ class _Session:
             changed.add(_SETTINGS)
         return changed
 
+    def may_be_output(self, target: _Target, path: Path) -> bool:
+        """Whether a graph's run in progress may have written this."""
+        if target.out is None or not _lies_in(path, {target.out}):
+            return False
+        named = any(path in t.graph_files or path in t.places for t in self.targets)
+        return not named and not any(_lies_in(path, set(places)) for bench in self.benches.values() for places in bench.code.values())
+
     @staticmethod
     def is_own(target: _Target, path: Path) -> bool:
         """Whether a path is an output of this graph, as the graph wrote it, or a folder on the way to outputs (what else lies in such a folder is told by itself)."""
@@ -294,6 +301,9 @@ class _Session:
             if isinstance(refused, StoreError) and target.bench is None:
                 raise  # nothing that is watched can mend this
             yield self.refused(target, refused)
+            return
+        except OSError as odd:  # something went while it was read, which is told of next
+            yield self.refused(target, ImagenFlowError(str(odd)))
             return
         problems = [*plan.problems, *self.doubts(target)]
         if wrong := [p for p in problems if p.severity == "error"]:
@@ -324,7 +334,7 @@ class _Session:
                 if said is _END:
                     stop.set()
                 elif isinstance(said, frozenset):
-                    written = {p for p in said if target.out is not None and _lies_in(p, {target.out})}
+                    written = {p for p in said if self.may_be_output(target, p)}
                     late += written
                     touched = self.touched(said - written)
                     refused: list[Refused] = []
@@ -385,8 +395,8 @@ class _Session:
             return False, []
         try:
             newest = self.plan(target)
-        except ImagenFlowError as odd:
-            return True, [self.refused(target, odd)]
+        except (ImagenFlowError, OSError) as odd:
+            return True, [self.refused(target, odd if isinstance(odd, ImagenFlowError) else ImagenFlowError(str(odd)))]
         keys = {step.key for step in newest.steps if step.key is not None}
         steps = [_key(plan, name, item) for name, item in working] or [step.key for step in plan.steps if step.key is not None]
         return keys.issuperset(steps), []

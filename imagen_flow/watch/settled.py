@@ -81,6 +81,8 @@ _DEATHS, _DEATHS_S = 3, 120.0
 #: After this long without quiet, what is quiet by itself is given without waiting for the rest.
 _LONGEST_S = 5.0
 
+_MOUNTS = Path("/proc/self/mountinfo")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -322,7 +324,7 @@ class Changes:
         if not self._lives(began):
             self._stop()
         if self._observer is None:
-            self._start(wanted)
+            self._start()
         self._watch(aims)
         for place, aim in aims.items():
             if self._aims.get(place, aim) != aim:
@@ -337,16 +339,13 @@ class Changes:
         took = time.monotonic() - began
         self._look_at = began + min(max(_LOOK_S, took / _LOOK_PART), _LOOK_LONGEST_S)
 
-    def _start(self, wanted: Iterable[Path]) -> None:
-        if not self._poll and (kind := _network(wanted)):
-            self._poll = True
-            self._notice(f"{kind[0]} lies on a network file system ({kind[1]}), which sends no events: looking every {self._poll_s:g} s instead")
+    def _start(self) -> None:
         if not self._poll:
             try:
                 self._observer = Observer()
                 logging.getLogger("watchdog").addHandler(self._listener)
             except OSError as failed:
-                self._give_up(failed)
+                self._give_up(_said(failed))
         if self._poll:
             # Links are not followed: one that leads upwards would be followed for ever.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._poll_s)
@@ -366,13 +365,18 @@ class Changes:
                 observer.stop()
                 observer.join(2)
 
-    def _give_up(self, failed: OSError) -> None:
-        """Turn to polling."""
+    def _begin_polling(self, why: str, aims: dict[Path, _Aim]) -> None:
+        """Go on without events."""
+        self._give_up(why)
+        self._start()
+        self._watch(aims)
+
+    def _give_up(self, why: str) -> None:
+        """Turn to polling from the next start on, and say why."""
         self._stop()
         self._poll = True
-        name = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}.get(failed.errno or 0, "")
-        fix = f"; raise {name} to have events" if name else ""
-        self._notice(f"the system sends no events ({failed.strerror or failed}): looking every {self._poll_s:g} s instead{fix}")
+        head, semicolon, fix = why.partition("; ")
+        self._notice(f"{head}: looking every {self._poll_s:g} s instead{semicolon}{fix}")
 
     def _watch(self, aims: dict[Path, _Aim]) -> None:
         """Have the observer watch what is aimed at, and nothing else."""
@@ -394,20 +398,20 @@ class Changes:
                     for place, aim in self._aims.items():
                         if any(folder == key[0] or key[0] in _above(folder) for folder, _, _ in aim.folders):
                             self._aims[place] = _NOTHING
+        fresh = sorted(needed.keys() - self._watches.keys())
+        if fresh and not self._poll and (found := _network(folder for folder, _ in fresh)):
+            self._begin_polling(f"{found[0]} lies on a network file system ({found[1]}), which sends no events", aims)
+            return
         try:
-            fresh = needed.keys() - self._watches.keys()
-            for folder, deep in sorted(fresh):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for folder, deep in fresh:
+                # What cannot be polled now may be later: it is tried again at the next look.
+                with contextlib.suppress(*((OSError,) if self._poll else (FileNotFoundError, NotADirectoryError))):
                     self._watches[folder, deep] = (needed[folder, deep], self._observer.schedule(self._handler, folder, recursive=deep, event_filter=_COUNTS))
             if not self._poll and (fresh or self._grown):
                 self._probe()
                 self._grown = False
         except OSError as failed:
-            if self._poll:
-                raise
-            self._give_up(failed)
-            self._start(())
-            self._watch(aims)
+            self._begin_polling(_said(failed), aims)
 
     def _probe(self) -> None:
         """Ask for one more watch: of a tree, watchdog leaves out without a word what the kernel's limit does not allow.
@@ -438,7 +442,7 @@ class Changes:
             return True
         self._deaths = [at for at in self._deaths if now - at < _DEATHS_S] + [now]
         if len(self._deaths) >= _DEATHS and not self._poll:
-            self._give_up(OSError(0, "the observer died again and again"))
+            self._give_up("the observer of the file system died again and again")
         else:
             self._notice("the observer of the file system died: begun anew")
         return False
@@ -494,9 +498,16 @@ def _above(folder: str) -> Iterator[str]:
         folder = parent
 
 
-def _network(places: Iterable[Path]) -> tuple[Path, str] | None:
+def _said(failed: OSError) -> str:
+    """Say why there are no events and, where it is a limit, which."""
+    name = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}.get(failed.errno or 0, "")
+    return f"the system sends no events ({failed.strerror or failed})" + (f"; raise {name} to have events" if name else "")
+
+
+def _network(folders: Iterable[str]) -> tuple[str, str] | None:
+    """Give the first of these folders that lies on a network file system, and which."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
         return None
-    return next(((place, kind) for place in places if (kind := network_file_system(place, mounts))), None)
+    return next(((folder, kind) for folder in folders if (kind := network_file_system(Path(folder), mounts))), None)
