@@ -513,7 +513,7 @@ def test_followed_links(yard: Yard) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_file(yard: Yard) -> None:
     """A file that may not be read fails with that as its reason."""
-    yard.drop(a="one").chmod(0)  # type: ignore[attr-defined]
+    yard.put("a.txt", "one").chmod(0)
     yard.work()
     assert "cannot be read: permission denied" in yard.found("failed")["failed/a.txt.failed.txt"]
 
@@ -963,6 +963,23 @@ def test_term(yard: Yard) -> None:
     process = launch(yard, "run", "line.yaml", "--once")
     said, _ = process.communicate(timeout=30)
     assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), said
+
+
+def test_lines_in_a_chain(yard: Yard) -> None:
+    """One process runs several lines, and what one gives another takes; sidecars and temporary files are not taken."""
+    yard.line("out: ./between\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    (yard.root / "between").mkdir()
+    (yard.root / "second.yaml").write_text(LINE.replace("in: ./in", "in: ./between").replace("./done", "./done2").replace("./failed", "./failed2") + "set: {times: 2}\noutputs: {loud: \"{item}-twice.txt\"}\n")
+    yard.drop(a="one", bad="fail")
+    yard.put("sub/b.txt", "two")
+    process = launch(yard, "run", "line.yaml", "second.yaml")
+    until(lambda: len(list((yard.root / "done2").rglob("*.txt"))) == 2 and yard.found("failed"))
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert {name: text for name, text in yard.found("out", "done2", "failed2").items() if "provenance" not in name} == {
+        "out/a-twice.txt": "ONE\nONE\n", "out/sub/b-twice.txt": "TWO\nTWO\n", "done2/a.txt": "ONE\n", "done2/sub/b.txt": "TWO\n",
+    }  # fmt: skip
 
 
 def test_poison(yard: Yard) -> None:
