@@ -304,6 +304,7 @@ def test_a_model_that_is_not_in_the_cache_is_unresolved(tmp_path):
         f"unresolved: 'hf:org/name' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold it\nrun `imagen-flow models pull hf:org/name`"
     )
     cached(tmp_path / "hub")
+    assert refusal("hf:org/nmae", tmp_path, environ=environ).endswith("did you mean 'org/name'? Else run `imagen-flow models pull hf:org/nmae`")
     assert refusal("hf:org/name@v2", tmp_path, environ=environ) == (
         f"unresolved: 'hf:org/name@v2' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold revision v2 of it\n"
         "run `imagen-flow models pull hf:org/name@v2`"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import nearest
 from .references import Reference, UnresolvedModel
 
 __all__ = ["cached", "commit_of", "hub_cache", "recorded", "repository_folder", "snapshot"]
@@ -74,7 +75,10 @@ def snapshot(reference: Reference, text: str, environ: Mapping[str, str] = os.en
     folder = repository / "snapshots" / found
     if not found or not folder.is_dir():
         held = ("commit " if commit else "revision ") + revision + " of it" if repository.is_dir() else "it"
-        raise UnresolvedModel(f"unresolved: '{text}' is not on this machine", why=f"the hub's cache {cache} does not hold {held}", fix=f"run `imagen-flow models pull {text}`")
+        others = [] if repository.is_dir() else [place.name.removeprefix("models--").replace("--", "/") for place in cache.glob("models--*")]
+        near = nearest(reference.name, others)
+        fix = f"{near} Else run" if near.startswith("did") else "run"
+        raise UnresolvedModel(f"unresolved: '{text}' is not on this machine", why=f"the hub's cache {cache} does not hold {held}", fix=f"{fix} `imagen-flow models pull {text}`")
     return folder
 
 

@@ -39,9 +39,9 @@ def lend_and_call(
     Outputs: what `call` gave, and the rungs that were taken for it.
     Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of memory.
     """
-    loaders = [part for loader, models in wanted.values() for model in _listed(models) for part in _leaves(loader, model)]
-    left = [rung for rung in rungs if _helps(rung, loaders, device, dtype, settings, steps_down)]
+    left: list[str] | None = None
     taken: tuple[str, ...] = ()
+    attention = settings.attention if settings != PLAIN and any(heeded(loader, settings).attention != "auto" for loader in _loaders(wanted)) else "auto"
     while True:
         with ExitStack() as leases:
             lent: dict[str, Any] | None = None
@@ -50,10 +50,15 @@ def lend_and_call(
                 try:
                     if lent is None:
                         lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken))
-                    with _attention(settings.attention if any(heeded(loader, settings).attention != "auto" for loader in loaders) else "auto"):
+                    with _attention(attention):
                         return call(dict(lent), taken), taken
                 except Exception as error:
-                    if not left or not is_out_of_memory(error):
+                    if not is_out_of_memory(error):
+                        raise
+                    if left is None:
+                        loaders = _loaders(wanted)
+                        left = [rung for rung in rungs if _helps(rung, loaders, device, dtype, settings, steps_down)]
+                    if not left:
                         raise
                     failure = error
                 # The traceback holds the failed call's tensors: it must be gone before anything is freed.
@@ -111,6 +116,10 @@ def _dtype(dtype: str, device: str, taken: Sequence[str]) -> str:
 
 def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:
     return [models] if isinstance(models, Model) else models
+
+
+def _loaders(wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]]) -> list[Any]:
+    return [part for loader, models in wanted.values() for model in _listed(models) for part in _leaves(loader, model)]
 
 
 def _leaves(loader: Any, model: Model) -> Iterator[Any]:
