@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import imagen_flow as flow
@@ -349,6 +350,8 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         for place in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):
             if home is None and find_spec(f"{place}.{library}") is not None:
                 home = import_module(f"{place}.{library}")
+    if home is None and library.isidentifier() and (model.path / name / f"{library}.py").is_file():
+        home = _own_code(model, f"{name}/{library}.py")
     cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
     kinds = (
         ModelMixin,
@@ -364,6 +367,24 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     if word == "IFSafetyChecker":
         return _finished(cls)
     return cls
+
+
+def _own_code(model: Model, name: str) -> Any:
+    """Import code that comes with a checkpoint, as diffusers lays it out: beside the weights of the part that it is for.
+
+    Raises:
+        ModelError: the user did not say that it may run, or it fails.
+    """
+    if not model.remote_code:
+        raise flow.ModelError(f"the model '{model.reference}' comes with code of its own ({name}), which runs only if you say --trust-remote-code {model.reference}")
+    made = spec_from_file_location(f"imagen_flow_remote_{model.digest[:16]}_{Path(name).stem}", model.path / name)
+    assert made is not None and made.loader is not None
+    module = module_from_spec(made)
+    try:
+        made.loader.exec_module(module)
+    except Exception as failed:  # a stranger's code may raise anything
+        raise flow.ModelError(f"the code that comes with the model '{model.reference}' ({name}) fails: {type(failed).__name__}: {failed}") from failed
+    return module
 
 
 def _finished(cls: Any) -> Any:

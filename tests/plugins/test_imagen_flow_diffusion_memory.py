@@ -149,3 +149,60 @@ def test_what_is_called_most_is_compiled_and_attention_is_as_said(checkpoint: st
     drawn = draw(checkpoint, pool, {"compile": True, "attention": "math"})
     assert (compiled, seen) == (["UNet2DConditionModel"], {False})
     assert np.abs(drawn.astype(int) - plain.astype(int)).max() <= 1
+
+
+def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(checkpoint: str, tmp_path: Path) -> None:
+    """Without leave the part is refused and nothing of it is imported; with leave for that reference its class is used."""
+    import json
+    import shutil
+
+    from imagen_flow.digest import digest_file
+    from imagen_flow.models import Terms, resolve
+    from imagen_flow_diffusion.components import DenoiserParts
+
+    shutil.copytree(checkpoint, tmp_path / "m")
+    index = json.loads((tmp_path / "m" / "model_index.json").read_text())
+    (tmp_path / "m" / "model_index.json").write_text(json.dumps({**index, "unet": ["my_unet", "MyUNet"]}))
+    (tmp_path / "m" / "unet" / "my_unet.py").write_text(
+        "import pathlib\nfrom diffusers import UNet2DConditionModel\npathlib.Path(__file__).with_name('ran').mkdir(exist_ok=True)\n\nclass MyUNet(UNet2DConditionModel):\n    pass\n"
+    )
+
+    def loaded(*trusted: str) -> str:
+        model = resolve("./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(remote_code=trusted))
+        with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group:
+            return type(group.parts["unet"]).__name__
+
+    for trusted in ((), ("./other",)):
+        with pytest.raises(flow.ModelError) as caught:
+            loaded(*trusted)
+        assert str(caught.value) == "the model './m' comes with code of its own (unet/my_unet.py), which runs only if you say --trust-remote-code ./m"
+    assert not (tmp_path / "m" / "unet" / "ran").exists()
+    assert loaded("./m") == "MyUNet"
+    assert (tmp_path / "m" / "unet" / "ran").exists()
+
+
+def test_a_pickle_that_the_user_named_is_loaded_through_the_library(checkpoint: str, tmp_path: Path) -> None:
+    """A part whose weights are a pickle is refused, and loads with the same numbers once it is named."""
+    import shutil
+
+    from safetensors.torch import load_file
+
+    from imagen_flow.digest import digest_file
+    from imagen_flow.models import Terms, resolve
+    from imagen_flow_diffusion.components import DenoiserParts
+
+    shutil.copytree(checkpoint, tmp_path / "m")
+    file = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    torch.save(tensors, file.with_suffix(".bin"))
+    file.unlink()
+
+    def bias(*pickles: str) -> torch.Tensor:
+        model = resolve("./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(pickles=pickles))
+        with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group:
+            return group.parts["unet"].conv_out.bias.clone()
+
+    with pytest.raises(flow.ModelError) as caught:
+        bias()
+    assert "diffusion_pytorch_model.safetensors" in str(caught.value)
+    assert torch.equal(bias("./m/unet/diffusion_pytorch_model.bin"), tensors["conv_out.bias"])
