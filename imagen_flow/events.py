@@ -206,6 +206,13 @@ def as_json(event: Event) -> dict[str, Any]:
             value = getattr(event, field.name)
             said[field.name] = round(value, 4) if isinstance(value, float) else value
     value = getattr(event, "value", None)
-    if isinstance(value, str | int | float | bool):
+    if value is not None and _is_data(value):
         said["value"] = value
     return said
+
+
+def _is_data(value: Any) -> bool:
+    """Whether JSON can hold a value as it is."""
+    if isinstance(value, list | tuple | dict):
+        return all(map(_is_data, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | int | float | bool)

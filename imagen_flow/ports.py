@@ -233,9 +233,9 @@ class PortType:
 
 
 def _copied(value: Any) -> Any:
-    """Copy JSON data; any other value is frozen already."""
+    """Copy JSON data; any other value is frozen already. Keys are sorted, as they come from the store: their order is in no digest, so nothing may go by it."""
     if type(value) is dict:
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: _copied(value[key]) for key in sorted(value, key=str)}
     return [_copied(item) for item in value] if type(value) in (list, tuple) else value
 
 

@@ -327,6 +327,13 @@ def test_json_events(call: Call) -> None:
     assert {e["value"] for e in told if e["event"] == "output_written"} == {"A RED CIRCLE!"}
 
 
+def test_json_events_tell_data(call: Call, folder: Path) -> None:
+    """What an output without a path gives is told whole if JSON can hold it: lists and mappings too."""
+    graph(folder, 'inputs: {p: {type: file, default: g.yaml}}\nnodes: {a: {type: toy.words, text: a b}}\noutputs: {a: "${a}", p: "${p}"}\n')
+    told = [json.loads(line) for line in call("run", "g.yaml", "--json-events").out.splitlines()]
+    assert {e["output"]: e.get("value", "not told") for e in told if e["event"] == "output_written"} == {"a": ["a", "b"], "p": "not told"}
+
+
 def test_drawn_seed(call: Call, folder: Path) -> None:
     """A drawn seed is printed, and giving it again gives the same."""
     graph(folder, 'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n')

@@ -557,6 +557,10 @@ def test_lists_nested_too_deep_are_a_problem() -> None:
         ("list[int]", "1,2", [1, 2]),
         ("list[int]", "3", [3]),
         ("list[text]", "a, b", ["a", "b"]),
+        ("list[text]", "5", ["5"]),
+        ("list[text]", '["a", "b, c"]', ["a", "b, c"]),
+        ("list[text]", '[a, "b c"]', None),
+        ("list[file]", "[a].png", ["[a].png"]),
         ("list[file]", "a.png", ["a.png"]),
     ],
 )

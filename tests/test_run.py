@@ -718,6 +718,10 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
         yield 5  # type: ignore[misc]
         return 1
 
+    @node("bad.picture", version=1)
+    def number() -> Image:
+        return 3  # type: ignore[return-value]
+
     @node("bad.nan", version=1)
     def nan() -> float:
         return float("nan")
@@ -752,6 +756,7 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
 
     return {
         "kind": (kind, "its output 'value' is to be a whole number, not the text 'text'"),
+        "picture": (number, "its output 'value' is to be image, not 3"),
         "nothing": (nothing, "its output 'value' is to be a whole number, not nothing"),
         "length": (length, "it gave tuple, not its outputs first, second"),
         "single": (single, "it gave int, not its outputs first, second"),
@@ -793,6 +798,24 @@ def test_what_a_node_does_to_its_inputs_is_seen_by_no_other(toys: Toys) -> None:
         outputs: {a: "${a}", b: "${b}"}
         """)
     assert given(carry_out(graph)) == {"a": {"data": {"n": [1, 2]}, "words": ["w", "x"]}, "b": {"data": {"n": [1, 3]}, "words": ["w", "x"]}}
+
+
+def test_the_keys_of_a_mapping_come_in_one_order(toys: Toys, tmp_path: Path) -> None:
+    """In which order a node named them is in no digest, so no other node can go by it: computed or from the store, they are sorted."""
+
+    @node("toy.mapping", version=1)
+    def mapping() -> Json:
+        return {"b": {"d": 1, "c": 2}, "a": 3}
+
+    @node("toy.spell", version=1)
+    def spell(data: Json) -> str:
+        return str(data)
+
+    graph = toys.add(mapping, spell).graph('{nodes: {m: {type: toy.mapping}, s: {type: toy.spell, data: "${m}"}}, outputs: {m: "${m}", s: "${s}"}}')
+    with Store.open(tmp_path / "store", Codecs()) as store:
+        for force in ((), ("s",), ("m", "s")):
+            gave = given(carry_out(graph, store=store, force=force))
+            assert {name: str(value) for name, value in gave.items()} == dict.fromkeys("ms", "{'a': 3, 'b': {'c': 2, 'd': 1}}")
 
 
 # -- cancelling, progress and whoever reads ------------------------------------------------------------------------------------------

@@ -100,11 +100,13 @@ def from_text(type_: PortType, text: str) -> Any:
     if type_.seed and text == RANDOM:
         return text
     if kind == "list":
+        assert type_.element is not None
+        if text.strip()[:1] + text.strip()[-1:] != "[]":
+            return [_element(type_.element, part.strip()) for part in text.split(",")]
         try:
-            read = json.loads(text)
+            return json.loads(text)
         except ValueError:
-            read = [_element(type_.element, part.strip()) for part in text.split(",")] if type_.element else None
-        return read if isinstance(read, list) else [read]
+            raise BadValue(f"takes {type_.words}, as a,b or as JSON like [\"a\", \"b\"], not the text '{text}'") from None
     value = plain_scalar(text.strip())
     if isinstance(value, bool):
         if kind == "bool":

@@ -215,7 +215,7 @@ class Steps:
         try:
             value = type_.outputs[name].type.check(value)
         except BadValue as odd:
-            raise ImagenFlowError(f"its output '{name}' {odd}".replace("takes", "is to be")) from None
+            raise ImagenFlowError(f"its output '{name}' {odd}".replace("takes the output of a node that gives", "takes").replace("takes", "is to be")) from None
         value = self.store.adopt(value)
         artifact = self.planner.values.codecs.artifact(value)
         if artifact.items is None:
