@@ -414,6 +414,21 @@ def test_a_silent_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch,
     watched.until(tmp_path / "x")
 
 
+def test_whoever_takes_long_over_a_set_is_no_sign_of_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody asks for the next set no heartbeat is heard, and nothing is made of that; what happened meanwhile is told."""
+    monkeypatch.setattr(settled, "_BEAT_S", 0.1)
+    monkeypatch.setattr(settled, "_BEAT_LOST_S", 1.5)
+    notices: list[str] = []
+    sets = changes([tmp_path], settle_s=0.0, notice=notices.append)
+    assert next(sets) == {tmp_path}
+    for number in range(3):
+        (tmp_path / f"a{number}").write_text("1")
+        time.sleep(2.5)
+        assert next(sets) == {tmp_path / f"a{number}"}
+    sets.close()  # type: ignore[attr-defined]
+    assert notices == []
+
+
 @only_linux
 def test_an_observer_that_keeps_dying_gives_way_to_polling(tmp_path: Path, watch_by_events: Watch) -> None:
     """After three deaths in a short time polling takes over."""

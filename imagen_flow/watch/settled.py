@@ -198,7 +198,7 @@ class Changes:
         self._trees: list[tuple[str, Path]] = []
         #: Paths that may have changed, each with when that was first and last said.
         self._pending: dict[Path, tuple[float, float]] = {}
-        self._look_at = 0.0
+        self._look_at = self._looked = 0.0
         self._deaths: list[float] = []
         #: Whether folders have joined a tree since the kernel's limit was tried.
         self._grown = False
@@ -318,6 +318,10 @@ class Changes:
     def _look(self) -> None:
         """Look whether every place is what is watched for it, and the observer alive; mend what is not, and let it be looked at again."""
         began = time.monotonic()
+        if self._beat_sent is not None:
+            # Time in which nobody looked, since whoever iterates was busy or the process stood still, says nothing about the observer.
+            self._beat_sent += max(0.0, began - self._looked - 2 * _LOOK_S)
+        self._looked = began
         wanted = self._wanted
         folders: dict[str, tuple[str, int, int] | None] = {}
         aims = {place: _aim(place, folders) for place in wanted}
@@ -422,7 +426,7 @@ class Changes:
         assert self._observer is not None
         if self._canary is None:
             try:
-                self._canary = os.path.realpath(tempfile.mkdtemp(prefix="imagen-flow-watch-"))
+                self._canary = os.path.realpath(tempfile.mkdtemp(prefix=".imagen-flow-watch-"))
             except OSError:
                 return
         before, self._cage = self._cage, os.path.join(self._canary, "1" if self._cage and self._cage.endswith("0") else "0")
