@@ -152,9 +152,9 @@ def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) 
         metadata, alphas = rest[-1], rest[0] if len(rest) > 1 else None
         prefixes = {key.partition(".")[0] for key in state}
         known = set(pipeline._lora_loadable_modules)
-        if not prefixes & known:
-            raise ValueError(f"its weights are for {', '.join(sorted(prefixes)[:3]) or 'nothing'}")
-        for part in sorted(prefixes & known):
+        if strange := sorted(prefixes - known):
+            raise ValueError(f"its weights are for {', '.join(strange[:3])}")
+        for part in sorted(prefixes):
             module = checkpoint.parts.get(part)
             if module is None:
                 if part not in checkpoint.index:

@@ -186,7 +186,7 @@ def problem_of(model: Any, by: str, kind: str, takes: str) -> flow.ModelError:
     """Say that a node cannot use a model, what the model is, and which node takes it."""
     from .checkpoints import article
 
-    home = TAKEN_BY.get(kind, "diffusion.pipeline" if kind.endswith("Pipeline") else "")
+    home = TAKEN_BY.get(kind, "diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else "")
     other = f"; {home} takes it" if home and home != by else ""
     return flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes {takes}{other}")
 

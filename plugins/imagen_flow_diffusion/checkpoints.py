@@ -30,7 +30,9 @@ def pick(model: Model, classes: Mapping[str, str], *, by: str) -> Any:
     if found in classes:
         module, _, name = classes[found].partition(".")
         return getattr(import_module(f".{module}", __package__), name)
-    raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(found)}, and {by} takes {' or '.join(sorted(classes))}")
+    from .calling import problem_of
+
+    raise problem_of(model, by, found, " or ".join(sorted(classes)))
 
 
 def what_is(model: Model) -> str:

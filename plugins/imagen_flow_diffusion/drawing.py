@@ -14,7 +14,7 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, 
 
 from .adapters import ControlNet, Weights, adapted, skipping
 from .calling import call, pictures, problem_of, to_pil
-from .components import Checkpoint, Whole, tiled
+from .components import Checkpoint, Drawing, Whole, tiled
 from .families import SPLIT, family_of, pipeline_for
 from .reading import unread
 from .samplers import choose
@@ -81,7 +81,7 @@ def pipeline(
 
 @flow.node("diffusion.text_to_image", version=1, uses=ADAPTING)
 def text_to_image(
-    model: Model[Whole],
+    model: Model[Drawing],
     prompt: str,
     prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
@@ -148,7 +148,7 @@ def text_to_image(
 
 @flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
 def image_to_image(
-    model: Model[Whole],
+    model: Model[Drawing],
     image: Image,
     prompt: str,
     controlnets: List[Model[ControlNet]] | None = None,
@@ -200,7 +200,7 @@ def image_to_image(
 
 @flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
 def inpaint(
-    model: Model[Whole],
+    model: Model[Drawing],
     image: Image,
     mask: Mask,
     prompt: str,

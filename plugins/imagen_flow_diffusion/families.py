@@ -96,3 +96,15 @@ def _does(cls: Any, task: str) -> bool:
         "image_to_image": "image" in takes and "mask_image" not in takes and ("strength" in takes or either),
         "inpaint": "mask_image" in takes,
     }[task]
+
+
+def split_of(model: Model, kind: str, by: str) -> Split:
+    """Say how a checkpoint's work is split over three nodes.
+
+    Raises:
+        ModelError: it is of a family that cannot be split; the message says what it is and which node takes it.
+    """
+    family = family_of(kind)
+    if kind in TAKEN_BY or family not in SPLIT or family == "IF":
+        raise problem_of(model, by, kind, f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'IF'}))}")
+    return SPLIT[family]

@@ -17,12 +17,12 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Tensor
 
 from .adapters import ControlNet, Weights, adapted
-from .calling import call, problem_of, read_encoded, refuse_nan, to_pil, unwrap_image
+from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
 from .checkpoints import device_of, read_json
-from .components import AUTOENCODERS, Autoencoder, Checkpoint, Denoiser
+from .components import AUTOENCODERS, Autoencoder, Denoiser
 from .components import tiled as tiles
 from .drawing import ADAPTING, LIBRARIES, controlled, refuse_other_denoiser
-from .families import SPLIT, Split, family_of, pipeline_for
+from .families import Split, family_of, pipeline_for, split_of
 from .samplers import choose
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def denoise(
     Source: the family's own pipeline, called with ``output_type="latent"``.
     """
     by = "diffusion.denoise"
-    split = _split(model, by)
+    split = split_of(model.model, model.kind, by)
     task = "text_to_image" if latents is None else "image_to_image"
     space = space_of(model.model)
     given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
@@ -122,7 +122,7 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, r
     import torch
 
     by = "latents.decode"
-    split = _split(model, by)
+    split = split_of(model.model, model.kind, by)
     values = _checked(latents, space_of(model.model), by, "this decoder")
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
@@ -152,7 +152,7 @@ def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None)
     import torch
 
     by = "latents.encode"
-    split = _split(model, by)
+    split = split_of(model.model, model.kind, by)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
     pixels = made.image_processor.preprocess(to_pil(image)).to(device_of(vae), vae.dtype)
@@ -181,7 +181,7 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     import torch
 
     by = "latents.noise"
-    _split(model, by)
+    split_of(model.model, model.kind, by)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     factor, channels = int(made.vae_scale_factor), int(made.vae.config.latent_channels)
     drawn = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
@@ -227,13 +227,6 @@ KNOWN = {
     (32, 0.41407): "Sana: ",
 }
 """Spaces that have a name, by channels and scaling."""
-
-
-def _split(model: Checkpoint, by: str) -> Split:
-    family = family_of(model.kind)
-    if family not in SPLIT or family == "IF":
-        raise problem_of(model.model, by, model.kind, f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'if'}))}")
-    return SPLIT[family]
 
 
 def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:

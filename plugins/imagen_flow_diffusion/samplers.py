@@ -20,7 +20,7 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     own = pipeline.scheduler
     cls = type(own)
     if sampler:
-        found = next((cls for name in (sampler, f"{sampler}Scheduler") if (cls := _sampler(name)) is not None), None)
+        found = next((known for name in (sampler, f"{sampler}Scheduler") if (known := _sampler(name)) is not None), None)
         if found is None or not _fits(found, cls):
             what = "is no sampler of diffusers" if found is None else f"does not fit a model made for {cls.__name__}"
             fitting = sorted({cls.__name__, *cls._compatibles})

@@ -45,6 +45,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "toy.safetensors": beside.embedding,
     "wide.safetensors": lambda file: beside.embedding(file, width=48),
     "ip": beside.ip_adapter,
+    "esrgan.safetensors": beside.esrgan,
+    "clipseg": beside.clipseg,
+    "kandinsky-prior": lambda folder: checkpoints.kandinsky(folder, half="prior"),
+    "kandinsky-decoder": lambda folder: checkpoints.kandinsky(folder, half="decoder"),
 }
 
 
@@ -137,7 +141,7 @@ def test_three_nodes_draw_what_the_pipeline_draws(name: str, at: Callable[[str],
     }
     assert same(draw(**nodes), theirs)
     loaded = pool.resident()
-    draw(one={"type": "diffusion.text_to_image", "model": at(name), "prompt": "a", "num_inference_steps": 1, "arguments": more, "seed": 3, **({"width": 64, "height": 32} if name == "sana" else {})})
+    draw(one={"type": "diffusion.text_to_image", "model": at(name), "prompt": "a", "num_inference_steps": 2, "arguments": more, "seed": 3, **rest})
     assert pool.resident() == loaded
 
 
@@ -196,7 +200,7 @@ def test_a_second_pass_over_latents_equals_the_pipeline(at: Callable[[str], str]
     import torch.nn.functional as F
 
     first = by_hand(at("sd15"))("a fox", num_inference_steps=2, width=32, height=32, generator=noise(), output_type="latent").images
-    large = F.interpolate(first, size=[24, 24], mode="nearest-exact")
+    large = F.interpolate(first, size=[6, 6], mode="nearest-exact")
     theirs = by_hand(at("sd15"), "StableDiffusionImg2ImgPipeline")("a fox", image=large, strength=0.5, num_inference_steps=4, generator=noise(5)).images[0]
     nodes = {
         "text": {"type": "text.encode", "model": at("sd15"), "prompt": "a fox"},
@@ -383,12 +387,12 @@ def test_an_instruction_is_carried_out_as_by_the_pipeline(name: str, more: dict[
     assert same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["x4", "latent-x2"])
-def test_a_picture_is_enlarged_as_by_the_pipeline(name: str, at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(("name", "side"), [("x4", 32), ("latent-x2", 64)])
+def test_a_picture_is_enlarged_as_by_the_pipeline(name: str, side: int, at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...]) -> None:
     """Diffusion upscalers give the pipeline's pixels."""
-    image = photo[0].resize((32, 32))
+    image = photo[0].resize((side, side))
     theirs = by_hand(at(name))("a fox", image=image, num_inference_steps=2, generator=noise()).images[0]
-    nodes = {**loaded(photo[1]), "small": {"type": "image.resize", "image": "${photo}", "width": 32, "height": 32, "resample": "bicubic"}}
+    nodes = {**loaded(photo[1]), "small": {"type": "image.resize", "image": "${photo}", "width": side, "height": side, "resample": "bicubic"}}
     ours = draw(**nodes, one={"type": "image.upscale", "model": at(name), "image": "${small}", "prompt": "a fox", "num_inference_steps": 2, "seed": 3})
     assert same(ours, theirs)
 
@@ -406,3 +410,94 @@ def test_swin2sr_enlarges_as_by_hand(at: Callable[[str], str], draw: Callable[..
     assert same(ours, (theirs * 255).round().astype(np.uint8))
     tiled = draw(**loaded(photo[1]), one={**node, "tile": 32, "overlap": 8})
     assert tiled.pixels.shape == ours.pixels.shape
+
+
+def test_a_file_of_the_esrgan_family_enlarges_as_spandrel_does(at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of weights alone: spandrel tells its architecture; the pixels are those of the network called by hand."""
+    import importlib.machinery
+    import importlib.util
+    import sys
+    from types import ModuleType
+
+    from safetensors.torch import load_file
+
+    if importlib.util.find_spec("torchvision") is None:
+        # spandrel imports torchvision for two other architectures; of what they take from it nothing is used here.
+        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+            made = ModuleType(name)
+            made.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            monkeypatch.setitem(sys.modules, name, made)
+        for word in ("InterpolationMode", "rotate", "normalize"):
+            setattr(sys.modules["torchvision.transforms.functional"], word, None)
+    spandrel = pytest.importorskip("spandrel")
+    found = spandrel.ModelLoader(device="cpu").load_from_state_dict(load_file(at("esrgan.safetensors")))
+    pixels = torch.from_numpy(np.asarray(photo[0], np.float32) / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        theirs = found.model(pixels)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    node = {"type": "image.upscale", "model": at("esrgan.safetensors"), "image": "${photo}"}
+    ours = draw(**loaded(photo[1]), one=node)
+    assert ours.pixels.shape == (256, 192, 3)
+    assert same(ours, (theirs * 255).round().astype(np.uint8))
+    # Each of its pixels sees less than the overlap, so tiles change none.
+    assert same(draw(**loaded(photo[1]), one={**node, "tile": 24, "overlap": 24}), ours.pixels)
+
+
+def test_clipseg_finds_what_words_name(at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...]) -> None:
+    """The mask is of the picture's size, and its likelihoods are those of the network called by hand."""
+    import PIL.Image
+    from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessorPil
+
+    with quiet_libraries(), torch.no_grad():
+        network = CLIPSegForImageSegmentation.from_pretrained(at("clipseg"))
+        words = CLIPTokenizer.from_pretrained(at("clipseg"))(["a fox"], return_tensors="pt")
+        seen = ViTImageProcessorPil.from_pretrained(at("clipseg"))(images=[photo[0]], return_tensors="pt")
+        likely = torch.sigmoid(network(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=seen.pixel_values).logits).reshape(32, 32)
+    theirs = np.asarray(PIL.Image.fromarray(likely.numpy()).resize((48, 64), PIL.Image.Resampling.BILINEAR))
+    ours = draw(**loaded(photo[1]), one={"type": "mask.find", "model": at("clipseg"), "image": "${photo}", "words": "a fox", "threshold": None})
+    assert np.array_equal(ours.pixels[:, :, 0], (theirs * 255).round().astype(np.uint8))
+    marked = draw(**loaded(photo[1]), one={"type": "mask.find", "model": at("clipseg"), "image": "${photo}", "words": "a fox", "threshold": float(np.median(theirs))})
+    assert set(np.unique(marked.pixels)) == {0, 255}
+
+
+def test_a_prior_and_a_decoder_draw_as_the_combined_pipeline(at: Callable[[str], str], draw: Callable[..., Any]) -> None:
+    """Kandinsky's two checkpoints make one pipeline."""
+    import diffusers
+
+    with quiet_libraries():
+        prior, decoder = (diffusers.DiffusionPipeline.from_pretrained(at(f"kandinsky-{half}")) for half in ("prior", "decoder"))
+    pipeline = diffusers.KandinskyV22CombinedPipeline(**decoder.components, **{f"prior_{name}": part for name, part in prior.components.items()})
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline("a fox", width=64, height=64, num_inference_steps=2, prior_num_inference_steps=2, generator=noise()).images[0]
+    node = {"type": "diffusion.text_to_image", "model": at("kandinsky-decoder"), "prior": at("kandinsky-prior"), "prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2}
+    assert same(draw(one={**node, "arguments": {"prior_num_inference_steps": 2}, "seed": 3}), theirs)
+
+
+# --- real checkpoints ---
+
+#: The well-known ones, with what makes a first picture soon done on a GPU.
+REAL = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"num_inference_steps": 10},
+    "stabilityai/stable-diffusion-xl-base-1.0": {"num_inference_steps": 10},
+    "black-forest-labs/FLUX.1-schnell": {"num_inference_steps": 4, "guidance_scale": 0.0, "width": 512, "height": 512},
+    "DeepFloyd/IF-I-XL-v1.0": {"num_inference_steps": 10},
+}
+
+
+@pytest.mark.checkpoint
+@pytest.mark.parametrize("name", list(REAL))
+def test_a_real_checkpoint_draws_as_by_hand(name: str, pool: ModelPool) -> None:
+    """With real weights, on whatever device there is, the graph's picture is the one of diffusers called by hand."""
+    import diffusers
+
+    from imagen_flow.devices import resolve_device, resolve_dtype
+
+    node = {"type": "diffusion.text_to_image", "model": f"hf:{name}", "prompt": "a red fox in the snow", "seed": 3, **REAL[name]}
+    graph = {"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}
+    if flow.plan(graph, store=None).problems:
+        pytest.skip(f"{name} is not in the local hub cache: imagen-flow models pull hf:{name}")
+    device = resolve_device("auto")
+    dtype = resolve_dtype("auto", device)
+    ours = flow.run(graph, store=None, pool=pool)["out"]
+    pool.evict_idle()
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(name, torch_dtype=getattr(torch, dtype), local_files_only=True, variant="fp16" if name.startswith("DeepFloyd") else None).to(device)
+    assert same(ours, pipeline("a red fox in the snow", generator=noise(), **REAL[name]).images[0])

@@ -1,0 +1,197 @@
+"""What does not fit together is refused in words that say what it is, what was wanted, and which node takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool
+from imagen_flow_diffusion.tiny.known import kind_of, stand_in
+
+#: diffusers warns of what it itself does with numpy and torch.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the path of a tiny model by the name of what it stands for."""
+    home = tmp_path_factory.mktemp("tiny")
+    return lambda name: str(stand_in(name, None, home))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Any:
+    with ModelPool() as pool:
+        yield pool
+
+
+def graph(**nodes: dict[str, Any]) -> dict[str, Any]:
+    return {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
+
+
+def refused(nodes: dict[str, dict[str, Any]]) -> str:
+    """What planning says of a graph before anything runs."""
+    problems = flow.plan(graph(**nodes), store=None, device="cpu").problems
+    return "\n".join(problem.message for problem in problems)
+
+
+@pytest.fixture
+def failure(pool: ModelPool) -> Callable[..., str]:
+    """What a graph's run says when it fails."""
+
+    def run(**nodes: dict[str, Any]) -> str:
+        with pytest.raises(flow.NodeError) as caught:
+            flow.run(graph(**nodes), store=None, device="cpu", pool=pool)
+        return str(caught.value.__cause__)
+
+    return run
+
+
+def drawn(model: str, **more: Any) -> dict[str, Any]:
+    return {"type": "diffusion.text_to_image", "model": model, "prompt": "a", "width": 32, "height": 32, "num_inference_steps": 1, "seed": 1, **more}
+
+
+@pytest.mark.parametrize(
+    ("model", "node", "words"),
+    [
+        ("kontext", {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1}, "it is a FluxKontextPipeline, and a node that draws takes a checkpoint that draws from words; image.edit takes it"),
+        ("swin2sr", {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1}, "it is a Swin2SRForImageSuperResolution, and a node that draws takes a checkpoint that draws from words; image.upscale takes it"),
+        ("z-image", {"type": "latents.noise", "width": 64, "height": 64, "seed": 1}, "it is a ZImagePipeline, and latents.decode takes checkpoints of the families Flux, PixArtAlpha, "),
+        ("z-image", {"type": "text.encode", "prompt": "a"}, "diffusion.text_to_image or diffusion.pipeline takes it"),
+        ("sd-1.5", {"type": "image.edit", "image": "${photo}", "instruction": "a", "seed": 1}, "it is a StableDiffusionPipeline, and image.edit takes InstructPix2Pix, "),
+        ("sdxl", {"type": "image.upscale", "image": "${photo}"}, "it is a StableDiffusionXLPipeline, and image.upscale takes "),
+        ("sdxl", {"type": "mask.find", "image": "${photo}", "words": "a"}, "it is a StableDiffusionXLPipeline, and mask.find takes a CLIPSegForImageSegmentation"),
+    ],
+)
+def test_a_model_of_another_architecture_is_refused_before_anything_runs(model: str, node: dict[str, Any], words: str, tiny_model: Callable[[str], str]) -> None:
+    """Planning says what the model is, what the node takes, and which node takes the model."""
+    photo = {"photo": {"type": "image.solid", "width": 16, "height": 16}} if "image" in node else {}
+    said = refused({**photo, "one": {**node, "model": tiny_model(model)}})
+    assert words in said
+    assert tiny_model(model) in said
+
+
+def test_latents_of_another_space_are_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """A decoder names the space that it reads and the one that came; so does a denoiser."""
+    latents = {"type": "latents.noise", "model": tiny_model("sdxl"), "width": 64, "height": 64, "seed": 1}
+    assert failure(noise=latents, picture={"type": "latents.decode", "model": tiny_model("sd-1.5"), "latents": "${noise}"}) == (
+        "the latents are of another space (SDXL: 4 channels of 1/8, scaled by 0.13025), and this decoder reads Stable Diffusion: 4 channels of 1/8, scaled by 0.18215: "
+        "use the checkpoint that they were made with"
+    )
+    text = {"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}
+    said = failure(noise=latents, text=text, more={"type": "diffusion.denoise", "model": tiny_model("sd-1.5"), "text": "${text}", "latents": "${noise}", "num_inference_steps": 2, "seed": 1})
+    assert "and diffusion.denoise's model reads Stable Diffusion" in said
+
+
+def test_text_of_another_family_or_width_is_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """States of another family are told by name, and those of the family's other encoder by width."""
+    text = {"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}
+    assert failure(text=text, more={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "seed": 1}) == (
+        "the text's states were encoded for StableDiffusion, and diffusion.denoise's model is of the family StableDiffusionXL: encode the text with the same model"
+    )
+    text = {"type": "text.encode", "model": tiny_model("sdxl-refiner"), "prompt": "a"}
+    assert failure(text=text, more={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "seed": 1}) == (
+        "the text's states are 32 wide, and diffusion.denoise's model reads 64: encode the text with the same model"
+    )
+
+
+def test_adapters_for_another_base_are_refused(tiny_model: Callable[[str], str], failure: Callable[..., str], pool: ModelPool) -> None:
+    """A LoRA, an embedding and an IP-Adapter that were made for another base are named, and the base draws on as before."""
+    before = flow.run(graph(one=drawn(tiny_model("sdxl"))), store=None, device="cpu", pool=pool)["out"]
+    said = failure(one=drawn(tiny_model("sdxl"), loras=[tiny_model("lora")]))
+    assert said.startswith(f"the LoRA '{tiny_model('lora')}' was made for another base than '{tiny_model('sdxl')}' (StableDiffusionXLPipeline): ")
+    said = failure(one=drawn(tiny_model("flux"), loras=[tiny_model("lora")]))
+    assert said.startswith(f"the LoRA '{tiny_model('lora')}' was made for another base than '{tiny_model('flux')}' (FluxPipeline): its weights are for ")
+    photo = {"type": "image.solid", "width": 16, "height": 16}
+    said = failure(photo=photo, one=drawn(tiny_model("sdxl"), ip_adapter=tiny_model("ip-adapter"), ip_adapter_file="models/ip-adapter_sd15.safetensors", ip_adapter_image="${photo}"))
+    assert said.startswith(f"the IP-Adapter '{tiny_model('ip-adapter')}' was made for another base than ")
+    after = flow.run(graph(one=drawn(tiny_model("sdxl"))), store=None, device="cpu", pool=pool)["out"]
+    assert np.array_equal(before.pixels, after.pixels)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sampler": "EulerDiscreteSchedular"}, "'EulerDiscreteSchedular' is no sampler of diffusers; did you mean 'EulerDiscreteScheduler'?"),
+        ({"sampler": "FlowMatchEulerDiscreteScheduler"}, "'FlowMatchEulerDiscreteScheduler' does not fit a model made for PNDMScheduler; "),
+        ({"sampler": "DDIM", "sampler_settings": {"karras": True}}, "DDIMScheduler has no setting karras; it has: "),
+        ({"arguments": {"true_cfg_scale": 4}}, "StableDiffusionPipeline takes no true_cfg_scale; it takes: prompt, height, width, "),
+        ({"arguments": [1]}, "its 'arguments' takes a mapping of names to values"),
+        ({"lora_weights": [1.0]}, "its 'loras' are 0, and 'lora_weights' holds 1: they must agree"),
+        ({"control_scales": [1.0]}, "its 'controlnets' are 0, and 'control_scales' holds 1: they must agree"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(more: dict[str, Any], words: str, tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """A sampler, a setting or an argument that there is not is named, with what there is."""
+    assert failure(one=drawn(tiny_model("sd-1.5"), **more)).startswith(words)
+
+
+def test_an_inpainting_checkpoint_does_not_draw_from_text_alone(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """Its network reads the mask and the picture besides the noise; the message says which node takes it."""
+    assert failure(one=drawn(tiny_model("sd-inpainting"))).endswith("it was made for filling in (its network reads 9 channels, not 4); diffusion.inpaint takes it")
+
+
+def test_a_picture_that_the_checker_blackens_is_no_result(tmp_path: Path, pool: ModelPool) -> None:
+    """IF returns a black picture and no error when its safety checker strikes; the node that draws with the whole checkpoint fails instead."""
+    from imagen_flow_diffusion.tiny.checkpoints import deepfloyd
+
+    folder = deepfloyd(tmp_path / "strict", safety=1.0)
+    node = {"type": "diffusion.text_to_image", "model": str(folder), "prompt": "a", "num_inference_steps": 1, "seed": 1}
+    with pytest.raises(flow.NodeError, match="safety checker found the picture unsafe and blackened it"):
+        flow.run(graph(one=node), store=None, device="cpu", pool=pool)
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said(tiny_model: Callable[[str], str], pool: ModelPool) -> None:
+    """What CLIP does not read is named in the progress, in one node and in three; compel reads it all."""
+    prompt = "a very long prompt " * 20
+    for node in (drawn(tiny_model("sd-1.5"), prompt=prompt), {"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": prompt}):
+        notes: list[str] = []
+        flow.run(graph(one=node), store=None, device="cpu", pool=pool, on_event=lambda event, notes=notes: notes.append(getattr(event, "note", "")))
+        assert any(note.startswith("the prompt is cut after 75 tokens, before '") for note in notes), notes
+    whole = flow.run(graph(one={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": prompt, "weighting": "compel"}), store=None, device="cpu", pool=pool)["out"]
+    assert whole[0].shape[1] > 77
+
+
+@pytest.mark.parametrize(("library", "node"), [("peft", {"loras": True}), ("compel", {"weighting": "compel"})])
+def test_a_library_that_is_missing_names_itself(library: str, node: dict[str, Any], tiny_model: Callable[[str], str], failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is an extra says how to install it."""
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == library else found(name, *rest))
+    more = {"loras": [tiny_model("lora")]} if "loras" in node else node
+    said = failure(one={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a", **more})
+    assert said.endswith(f"needs the library {library}, which is not installed: pip install 'imagen-flow[adapters]'")
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [
+        ("hf:stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("hf:stabilityai/stable-diffusion-xl-refiner-1.0", "sdxl-refiner"),
+        ("hf:runwayml/stable-diffusion-v1-5", "sd"),
+        ("hf:stabilityai/stable-diffusion-3.5-large", "sd3"),
+        ("hf:diffusers/controlnet-canny-sdxl-1.0", "controlnet-xl"),
+        ("hf:lllyasviel/control_v11p_sd15_canny", "controlnet"),
+        ("hf:diffusers/stable-diffusion-xl-1.0-inpainting-0.1", "sdxl"),
+        ("hf:DeepFloyd/IF-I-XL-v1.0", "if-1"),
+        ("hf:DeepFloyd/IF-II-L-v1.0", "if-2"),
+        ("hf:black-forest-labs/FLUX.1-Kontext-dev", "kontext"),
+        ("hf:Salesforce/blip-image-captioning-base", ""),
+    ],
+)
+def test_what_a_tiny_model_stands_for_is_told_by_name(reference: str, kind: str) -> None:
+    """The well-known checkpoints are known by their names; what is not known is not guessed."""
+    assert kind_of(reference, None) == kind
+
+
+def test_what_a_tiny_model_stands_for_is_told_by_what_it_is(tiny_model: Callable[[str], str]) -> None:
+    """Where the checkpoint is at hand its own configuration says what it is, whatever its name."""
+    for name in ("flux", "sd-inpainting", "controlnet", "controlnet-sdxl", "swin2sr", "deepfloyd"):
+        path = Path(tiny_model(name))
+        assert kind_of("./my model", path) == path.name
