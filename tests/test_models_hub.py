@@ -125,6 +125,9 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
     [
         ({"a.bin": b"x", "config.json": b"{}"}, "the model 'hf:org/tiny@main' has its weights only as pickles (a.bin)\na pickle can run any code when it is loaded, so only safetensors are\n"
          "name a revision that has safetensors, or say --allow-pickle hf:org/tiny@main/a.bin if you trust it"),
+        ({"model_index.json": b"{}", "unet/a.safetensors": weights(), "vae/diffusion_pytorch_model.bin": b"x"}, "a part of the model 'hf:org/tiny@main' has its weights only as pickles "
+         "(vae/diffusion_pytorch_model.bin)\na pickle can run any code when it is loaded, so only safetensors are\n"
+         "name a revision that has safetensors, or say --allow-pickle hf:org/tiny@main/vae/diffusion_pytorch_model.bin if you trust it"),
         ({"README.md": b"x"}, "the model 'hf:org/tiny@main' has no weights\nof its 1 files none ends in .safetensors"),
         ({"a.safetensors": weights(), "b.safetensors": weights()}, "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are a.safetensors, b.safetensors\n"
          "name one, as hf:org/tiny@main/a.safetensors"),

@@ -68,6 +68,23 @@ def test_a_name_allows_no_other_file_of_that_name(tmp_path: Path) -> None:
     assert "only as pickles" in refusal("./b", tmp_path, "pytorch_model.bin")
 
 
+def test_a_part_whose_weights_are_a_pickle_is_told_when_planning(tmp_path: Path) -> None:
+    """Not only when it is loaded: the other parts are safetensors, so something could begin. A pickle that is no weights (an optimiser's state) is nothing to it."""
+    from safetensors.numpy import save_file
+
+    for part in ("unet", "vae"):
+        (tmp_path / "m" / part).mkdir(parents=True)
+    (tmp_path / "m" / "model_index.json").write_text("{}")
+    save_file({}, tmp_path / "m" / "unet" / "model.safetensors")
+    save(tmp_path / "m" / "vae" / "optimizer.bin")
+    assert find("./m", tmp_path).pickles == ()
+    save(tmp_path / "m" / "vae" / "diffusion_pytorch_model.bin")
+    assert refusal("./m", tmp_path).startswith("a part of the model './m' has its weights only as pickles (vae/diffusion_pytorch_model.bin)\n")
+    assert find("./m", tmp_path, "./m/vae/diffusion_pytorch_model.bin").pickles == ("vae/diffusion_pytorch_model.bin",)
+    save_file({}, tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert find("./m", tmp_path).pickles == ()
+
+
 @pytest.mark.parametrize("name", ["a.pth", "a.ckpt", "a.bin"])
 def test_a_pickle_that_runs_code_is_refused_all_the_same(tmp_path: Path, name: str) -> None:
     """The scanner looks into it without loading it; the message says what it names."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import nearest
 from .references import PICKLES, UnusableModel
 
-__all__ = ["beside", "choose", "has_say", "is_weights", "list_files", "subfolder", "variants"]
+__all__ = ["beside", "choose", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
 
 _DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
@@ -25,6 +25,8 @@ _MOST_FILES = 10_000
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
 _VARIANT = re.compile(rf"(?P<stem>.+?){_SHARD}\.(?P<variant>[A-Za-z0-9_]+?){_SHARD}\.safetensors\Z|(?P<of>.+?)\.safetensors\.index\.(?P<index>[A-Za-z0-9_]+)\.json\Z")
+
+_PICKLED = re.compile(r"(?:\A|/)(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?\.bin\Z")
 
 #: What the libraries call the weights of a part; beside such a file, others in the folder are copies in another form.
 _USUAL = frozenset({"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"})
@@ -88,6 +90,13 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
         for folder in usual:
             known -= unusual.get(folder, set())
     return sorted(known)
+
+
+def unsafe_parts(names: Iterable[str]) -> list[str]:
+    """Name the pickles that are the only weights of their folder, by the libraries' usual names."""
+    known = sorted(names)
+    safe = {name.rpartition("/")[0] for name in known if name.endswith(".safetensors")}
+    return [name for name in known if _PICKLED.search(name) and "/" in name and name.rpartition("/")[0] not in safe]
 
 
 def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:

@@ -13,7 +13,7 @@ from ..digest import tagged
 from ..errors import nearest
 from ..values import Model
 from .cache import recorded, snapshot
-from .files import beside, has_say, is_weights, list_files, subfolder
+from .files import beside, has_say, is_weights, list_files, subfolder, unsafe_parts
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
 from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
@@ -192,6 +192,9 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
         if name.endswith(".safetensors.index.json"):
             check_shards(file, text)
     _check_parts(path, text)
+    if (path / "model_index.json").exists() and (odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]):
+        fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
+        raise UnusableModel(f"a part of the model '{text}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
     digests = [(name, digest(file)) for name, file in files if has_say(name) or name in allowed]
     return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), pickles=allowed)
 
