@@ -68,6 +68,24 @@ def test_a_name_allows_no_other_file_of_that_name(tmp_path: Path) -> None:
     assert "only as pickles" in refusal("./b", tmp_path, "pytorch_model.bin")
 
 
+def test_the_hub_is_named_in_any_spelling(tmp_path: Path) -> None:
+    """What is allowed for a branch is allowed however the graph spells that branch, and for no other."""
+    commit = "0" * 40
+    for revision in ("main", "v2"):
+        (tmp_path / "models--org--name" / "refs").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "models--org--name" / "refs" / revision).write_text(commit)
+    save(tmp_path / "models--org--name" / "snapshots" / commit / "a.bin")
+
+    def pickles(text: str, said: str) -> tuple[str, ...]:
+        return resolve(text, folder=tmp_path, embedded={}, digest=digest_file, environ={"HF_HUB_CACHE": str(tmp_path)}, terms=Terms(pickles=(said,), remote_code=(said,))).pickles
+
+    for text in ("hf:org/name", "hf:org/name@main", "hf:org/name/a.bin", "hf:org/name@main/a.bin"):
+        for said in ("hf:org/name/a.bin", "hf:org/name@main/a.bin"):
+            assert pickles(text, said) == ("a.bin",)
+    with pytest.raises(UnusableModel):
+        pickles("hf:org/name@v2", "hf:org/name@main/a.bin")
+
+
 def test_a_part_whose_weights_are_a_pickle_is_told_when_planning(tmp_path: Path) -> None:
     """Not only when it is loaded: the other parts are safetensors, so something could begin. A pickle that is no weights (an optimiser's state) is nothing to it."""
     from safetensors.numpy import save_file

@@ -16,7 +16,7 @@ from .cache import recorded, snapshot
 from .files import beside, has_say, is_weights, list_files, subfolder, unsafe_parts
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
-from .references import PICKLES, UnresolvedModel, UnusableModel, parse_reference
+from .references import PICKLES, BadReference, UnresolvedModel, UnusableModel, parse_reference
 from .weights import check_shards, check_weights
 
 __all__ = ["STRICT", "Terms", "resolve"]
@@ -67,7 +67,7 @@ def resolve(
     if terms.tiny is not None and parse_reference(text).kind != "embedded":
         return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
     model = _resolve(text, folder, embedded, digest, environ, terms)
-    return replace(model, remote_code=True) if text in terms.remote_code else model
+    return replace(model, remote_code=True) if _spelt(text) in map(_spelt, terms.remote_code) else model
 
 
 def _tiny_model(
@@ -137,12 +137,21 @@ def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alon
     for name, path in files:
         if not name.lower().endswith(PICKLES):
             continue
-        if any(said == (text if alone else f"{text}/{name}") or _same(said, path) for said in terms.pickles):
+        meant = _spelt(text if alone else f"{text}/{name}")
+        if any(_spelt(said) == meant or _same(said, path) for said in terms.pickles):
             scan_pickle(path, text)
             allowed.append(name)
         elif alone:
             raise UnusableModel(f"the model '{text}' is a pickle", why=NO_PICKLES, fix=f"convert it to safetensors, or say --allow-pickle {text} if you trust it")
     return tuple(allowed)
+
+
+def _spelt(text: str) -> str:
+    """Give a reference to the hub its one spelling; any other text is its own."""
+    try:
+        return str(parse_reference(text))
+    except BadReference:
+        return text
 
 
 def _same(said: str, path: Path) -> bool:
