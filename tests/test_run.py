@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from imagen_flow import Absent, File, Folder, Image, Json, List, Model, NodeError, Progress, Range, Scratch, Steps, Value, events, node, spec
 from imagen_flow.codec import Codecs
+from imagen_flow.errors import StoreError
 from imagen_flow.events import Event
 from imagen_flow.graph import Graph, resolve
 from imagen_flow.models import ModelPool
@@ -816,6 +817,20 @@ def test_the_keys_of_a_mapping_come_in_one_order(toys: Toys, tmp_path: Path) -> 
         for force in ((), ("s",), ("m", "s")):
             gave = given(carry_out(graph, store=store, force=force))
             assert {name: str(value) for name, value in gave.items()} == dict.fromkeys("ms", "{'a': 3, 'b': {'c': 2, 'd': 1}}")
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_plan_whose_store_was_closed_is_refused(toys: Toys, tmp_path: Path, is_cached: bool) -> None:
+    """It does not wait for claims that nobody can have any more."""
+    graph = toys.graph('{nodes: {a: {type: toy.number, value: 1}}, outputs: {a: "${a}"}}')
+    with Store.open(tmp_path / "store", Codecs()) as store:
+        if is_cached:
+            carry_out(graph, store=store)
+        plan = make_plan(graph, store=store)
+    with pytest.raises(StoreError, match="is closed"):
+        list(execute(plan))
+    with pytest.raises(StoreError, match="is closed"):
+        make_plan(graph, store=store)
 
 
 # -- cancelling, progress and whoever reads ------------------------------------------------------------------------------------------

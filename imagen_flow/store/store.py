@@ -15,6 +15,7 @@ from typing import Any
 
 from ..artifact import Artifact
 from ..codec import Codecs
+from ..errors import StoreError
 from ..filememo import FileMemo
 from ..values import Folder
 from . import upkeep
@@ -111,6 +112,10 @@ class Store:
             self._temporary = False
             atexit.register(remove, self.folder)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self.folder} is closed")
+
     def take_warnings(self) -> list[str]:
         """Give what could not be done since the last call. The same words are given once."""
         with self._lock:
@@ -136,6 +141,7 @@ class Store:
                 return None
             outputs = read_outputs(row[0])
         except sqlite3.Error as odd:
+            self._check_open()
             self._warn(f"the store {self.folder} cannot be read ({odd}); steps run again")
             return None
         except ValueError as odd:
@@ -231,6 +237,7 @@ class Store:
 
     def lease(self, key: str, *, wait_s: float = 0.0, cancel: threading.Event | None = None) -> bool:
         """Claim the making of a key; wait up to `wait_s` for another to end, or until `cancel`. Whoever had to wait should look the key up again."""
+        self._check_open()
         return self._claims.wait(number_of(key), wait_s, cancel)
 
     def release(self, key: str) -> None:
@@ -239,6 +246,7 @@ class Store:
 
     def pin(self, run: str, names: Iterable[str]) -> None:
         """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`."""
+        self._check_open()
         self._pins.pin(run, names)
 
     def unpin(self, run: str) -> None:
