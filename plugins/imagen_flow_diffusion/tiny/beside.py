@@ -76,7 +76,7 @@ def esrgan(file: Path, *, seed: int = 50) -> Path:
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
-    features, growth = 8, 4
+    features, growth = 8, 32
 
     def conv(reads: int, gives: int) -> dict[str, Any]:
         return {"weight": torch.randn(gives, reads, 3, 3) * 0.1, "bias": torch.zeros(gives)}
