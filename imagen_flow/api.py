@@ -69,6 +69,8 @@ def plan(
     plugins: Iterable[str | Path] = (),
     locked: bool = False,
     tiny: bool = False,
+    allow_pickle: Iterable[str] = (),
+    trust_remote_code: Iterable[str] = (),
     **more: Any,
 ) -> Plan:
     """Plan a run: say what would run and why, and run nothing.
@@ -79,13 +81,15 @@ def plan(
         force: nodes that run even if the store holds what they give.
         locked: take of the hub only what ``imagen-flow.lock`` names.
         tiny: take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.
+        allow_pickle: pickles that may be loaded, after a look into them, each by path or as ``hf:org/name@main/FILE``.
+        trust_remote_code: references of models whose own code may run.
     Raises:
         GraphError: problems of the graph or of the values.
     """
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
     opened = open_store(store, resolved, settings)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked=locked, tiny=tiny))
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -103,6 +107,8 @@ def run(
     plugins: Iterable[str | Path] = (),
     locked: bool = False,
     tiny: bool = False,
+    allow_pickle: Iterable[str] = (),
+    trust_remote_code: Iterable[str] = (),
     pool: ModelPool | None = None,
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
@@ -125,7 +131,7 @@ def run(
         opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked=locked, tiny=tiny))
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
@@ -144,9 +150,9 @@ def run(
         return outputs
 
 
-def _terms(graph: Graph, *, locked: bool, tiny: bool) -> Terms:
+def _terms(graph: Graph, locked: bool, tiny: bool, pickles: Iterable[str], remote_code: Iterable[str]) -> Terms:
     registry = graph.registry
-    return Terms(locked=locked, tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
+    return Terms(locked=locked, pickles=tuple(pickles), remote_code=tuple(remote_code), tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
 
 
 def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:

@@ -164,6 +164,14 @@ def test_words_that_name_no_model(flow: Callable[..., tuple[int, str, str]]) -> 
     assert "name a graph or a model: there is no imagen-flow.lock here" in err
 
 
+def test_a_model_that_is_here_anyway_is_not_fetched(server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """A path and an embedded model are named as such; the others are fetched."""
+    code, out, err = flow("models", "pull", "./mine", "embedded/imagen", "hf:org/tiny@main/lora.safetensors")
+    assert code == 0
+    assert err.startswith("./mine is no model of the hub: there is nothing to fetch\nembedded/imagen is no model of the hub: there is nothing to fetch\n")
+    assert out.startswith("pulled hf:org/tiny@main/lora.safetensors: ")
+
+
 def test_models_are_removed_with_what_only_they_need(
     server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,3 +182,17 @@ def test_a_setting_that_nothing_heeds_is_warned_of(tmp_path: Path) -> None:
         [],
         [],
     ]
+
+
+def test_a_program_says_its_terms_as_the_command_line_does(tmp_path: Path) -> None:
+    """A pickle is refused and, named, allowed; the graph has no word in it."""
+    import torch
+
+    import imagen_flow as flow
+
+    save_model(tmp_path / "m", '{"_class_name": "UNet"}')
+    torch.save({"w": torch.zeros(1)}, tmp_path / "a.pth")
+    graph = flow.load({"imagen_flow": 1, "nodes": {"n": {"type": "image.upscale", "model": str(tmp_path / "a.pth"), "image": "${p}"}, "p": {"type": "image.solid", "width": 8, "height": 8}}, "outputs": {"o": "${n}"}})
+    refused = flow.plan(graph, store=None, device="cpu")
+    assert [p.why for p in refused.problems] == ["a pickle can run any code when it is loaded, so only safetensors are"]
+    assert flow.plan(graph, store=None, device="cpu", allow_pickle=[str(tmp_path / "a.pth")]).problems == ()

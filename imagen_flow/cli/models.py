@@ -169,6 +169,8 @@ class _Work:
         self.lock = named.lock
         self.hub = hub
         self.problems: list[Problem] = []
+        for other in named.others:
+            click.echo(f"{other} is no model of the hub: there is nothing to fetch", err=True)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
