@@ -17,13 +17,13 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .ports import BadValue, Injected, Port, PortType, read_annotation
 
-__all__ = ["RESERVED", "NodeFunction", "NodeType", "node"]
+__all__ = ["RESERVED", "Fed", "NodeFunction", "NodeType", "node"]
 
 #: Words of a node in a graph file that can name no port. A closed list; a word more needs a new format version.
 RESERVED = frozenset({"type", "each", "when", "repeat", "retry", "device", "cache", "timeout", "settings"})
@@ -51,6 +51,7 @@ class NodeType:
     file: str
     line: int
     many: Callable[..., Any] | None = None
+    foresee: Callable[..., None] | None = None
     #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the digest of the plugin's source.
     plugin: str = ""
     source_digest: str = ""
@@ -83,6 +84,15 @@ class NodeType:
         return any(setting in getattr(loader, "heeds", (setting,) if hasattr(loader, "parts") else ()) for loader in self.loaders.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What is known, when planning, of a node whose output a port reads: its type, its models by port, and what feeds it."""
+
+    type_name: str
+    models: Mapping[str, Any]
+    fed: Mapping[str, Fed]
+
+
 class NodeFunction:
     """A function that is a node type. Call it as the function it is; `type` is what the registry takes."""
 
@@ -92,6 +102,14 @@ class NodeFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.type.function(*args, **kwargs)
+
+    def foresee(self, function: Callable[[Mapping[str, Any], Mapping[str, Any]], None]) -> Callable[[Mapping[str, Any], Mapping[str, Any]], None]:
+        """Register the function that refuses, when planning, models that do not work together, by raising ModelError.
+
+        It gets the node's models by port (without their weights: a `Model` each), and by port for what comes from other nodes a `Fed`.
+        """
+        object.__setattr__(self.type, "foresee", function)
+        return function
 
     def many(self, function: Callable[[Sequence[Any]], Sequence[Any]]) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Register the function that does several items at once, bit-equal to one by one."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from ..artifact import Artifact
 from ..digest import SIZE
-from ..errors import GraphError
-from ..graph import Graph, Listed, Node
-from ..node import NodeType
+from ..errors import GraphError, ModelError, Problem
+from ..graph import FromNode, Graph, Listed, ModelAt, Node
+from ..node import Fed, NodeType
 from ..ports import BadValue, PortType
+from ..values import Model
 from .keys import Keys
 from .step import ABSENT, FAILED, FailedStep, Frame, NodeState, Slot, Step, Unknown, leaves, listed
 from .values import Values, is_drawn
@@ -244,6 +245,31 @@ class Planner:
         self.failed.append(failed)
         return step
 
+    def _foresee(self, frame: Frame, node: Node, foresee: Callable[..., None]) -> str:
+        """Let a node type refuse models that do not work together; give why its step cannot run, or nothing."""
+        known = self._fed(frame, node)
+        try:
+            foresee(known.models, known.fed)
+        except ModelError as refused:
+            problem = Problem("bad-model", str(refused), node.mark)
+            if problem not in self.values.problems:
+                self.values.problems.append(problem)
+            return "its models do not work together"
+        return ""
+
+    def _fed(self, frame: Frame, node: Node, depth: int = 8) -> Fed:
+        """Gather which models a node names, and the nodes that feed it."""
+        models: dict[str, Model] = {}
+        fed: dict[str, Fed] = {}
+        for port, binding in node.bindings.items():
+            if isinstance(binding, ModelAt):
+                found = self.values.constants.by_digest.get(self.values.bind(frame, binding).digest)  # type: ignore[union-attr]
+                if isinstance(found, Model) and found.digest != "unresolved":
+                    models[port] = found
+            elif isinstance(binding, FromNode) and depth:
+                fed[port] = self._fed(frame, frame.graph.nodes[binding.node], depth - 1)
+        return Fed(node.type.name, models, fed)
+
     def step(self, frame: Frame, node: Node, index: int | None, elements: dict[str, Artifact]) -> Step:
         """Key one node for one item, and ask the store."""
         name = frame.full(node.name)
@@ -286,6 +312,8 @@ class Planner:
         if failed:
             outputs = dict.fromkeys(type_.outputs, FAILED)
             return Step(name, item, node, frame, index, "skipped", f"what gives its '{failed}' failed", outputs=outputs)
+        if type_.foresee is not None and (why := self._foresee(frame, node, type_.foresee)):
+            return Step(name, item, node, frame, index, "unresolved", why, slots=slots)
         if waits:
             after = tuple(dict.fromkeys(waits))
             return Step(name, item, node, frame, index, "waits", f"unless {' and '.join(after)} {'comes' if len(after) == 1 else 'come'} out the same")

@@ -9,7 +9,7 @@ Latents cross an edge as a Tensor (1, channels, height, width) tagged with the s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Ten
 
 from .adapters import ControlNet, Weights, adapted
 from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
-from .checkpoints import device_of, read_json
+from .checkpoints import device_of, read_json, what_is
 from .components import AUTOENCODERS, Autoencoder, Denoiser
 from .components import tiled as tiles
 from .drawing import ADAPTING, LIBRARIES, controlled, refuse_other_denoiser
@@ -204,6 +204,37 @@ def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: L
     sides = [max(2, round(side * scale / 2) * 2) for side in latents.shape[-2:]]
     more = {} if mode == "nearest-exact" else {"antialias": True}
     return Tensor(torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more), latents.tags)
+
+
+@decode.foresee
+def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
+    """Refuse, before anything runs, latents of another space than the decoder's."""
+    _foresee_space(models.get("model"), fed.get("latents"), "latents.decode", "this decoder")
+
+
+@denoise.foresee
+def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
+    """Refuse, before anything runs, latents of another space, and text that was encoded for another family."""
+    model, text = models.get("model"), fed.get("text")
+    _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
+    read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
+    if model is not None and read_by is not None and (ours := family_of(what_is(model))) != (theirs := family_of(what_is(read_by))):
+        raise flow.ModelError(
+            f"the text comes from '{read_by.reference}', of the family {theirs or what_is(read_by)}, and diffusion.denoise's model '{model.reference}' is of the family {ours}: "
+            "encode the text with the same model"
+        )
+
+
+def _foresee_space(model: Any, latents: Any, by: str, whose: str) -> None:
+    while latents is not None and "model" not in latents.models:
+        latents = latents.fed.get("latents")
+    if model is None or latents is None:
+        return
+    came, space = space_of(latents.models["model"]), space_of(model)
+    if came != space:
+        raise flow.ModelError(
+            f"the latents come from '{latents.models['model'].reference}' ({came}), and {whose} in {by}, '{model.reference}', reads {space}: use the checkpoint that they were made with"
+        )
 
 
 def space_of(model: Model) -> str:

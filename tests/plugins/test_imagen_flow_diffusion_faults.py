@@ -76,24 +76,42 @@ def test_a_model_of_another_architecture_is_refused_before_anything_runs(model: 
     assert tiny_model(model) in said
 
 
-def test_latents_of_another_space_are_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
-    """A decoder names the space that it reads and the one that came; so does a denoiser."""
-    latents = {"type": "latents.noise", "model": tiny_model("sdxl"), "width": 64, "height": 64, "seed": 1}
-    assert failure(noise=latents, picture={"type": "latents.decode", "model": tiny_model("sd-1.5"), "latents": "${noise}"}) == (
+def test_latents_of_another_space_are_refused_before_anything_runs(tiny_model: Callable[[str], str]) -> None:
+    """Planning names both checkpoints and both spaces, also where the latents come by way of a node without a model."""
+    xl, sd = tiny_model("sdxl"), tiny_model("sd-1.5")
+    latents = {"type": "latents.noise", "model": xl, "width": 64, "height": 64, "seed": 1}
+    larger = {"type": "latents.resize", "latents": "${noise}", "scale": 2.0}
+    assert refused({"noise": latents, "larger": larger, "picture": {"type": "latents.decode", "model": sd, "latents": "${larger}"}}) == (
+        f"the latents come from '{xl}' (SDXL: 4 channels of 1/8, scaled by 0.13025), and this decoder in latents.decode, '{sd}', reads "
+        "Stable Diffusion: 4 channels of 1/8, scaled by 0.18215: use the checkpoint that they were made with"
+    )
+    text = {"type": "text.encode", "model": sd, "prompt": "a"}
+    denoise = {"type": "diffusion.denoise", "model": sd, "text": "${text}", "latents": "${noise}", "seed": 1}
+    assert "and its model in diffusion.denoise" in refused({"noise": latents, "text": text, "more": denoise})
+    assert refused({"text": text, "more": {"type": "diffusion.denoise", "model": xl, "text": "${text}", "seed": 1}}) == (
+        f"the text comes from '{sd}', of the family StableDiffusion, and diffusion.denoise's model '{xl}' is of the family StableDiffusionXL: encode the text with the same model"
+    )
+    assert refused({"noise": latents, "larger": larger, "picture": {"type": "latents.decode", "model": xl, "latents": "${larger}"}}) == ""
+
+
+def test_latents_of_another_space_are_refused(tiny_model: Callable[[str], str], pool: ModelPool) -> None:
+    """Where planning cannot know, since a model comes as a value, a decoder names the space that it reads and the one that came."""
+    from imagen_flow_diffusion import latents
+    from imagen_flow_diffusion.components import Autoencoder
+
+    made = latents.Tensor(np.zeros((1, 4, 8, 8), np.float32), {"latents": "SDXL: 4 channels of 1/8, scaled by 0.13025"})
+    model = flow.plan(graph(text={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}), store=None).planner.values.models
+    (found,) = model.values()
+    with pool.lease(Autoencoder, found, device="cpu", dtype="float32") as decoder, pytest.raises(ValueError) as caught:
+        latents.decode(decoder, made)
+    assert str(caught.value) == (
         "the latents are of another space (SDXL: 4 channels of 1/8, scaled by 0.13025), and this decoder reads Stable Diffusion: 4 channels of 1/8, scaled by 0.18215: "
         "use the checkpoint that they were made with"
     )
-    text = {"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}
-    said = failure(noise=latents, text=text, more={"type": "diffusion.denoise", "model": tiny_model("sd-1.5"), "text": "${text}", "latents": "${noise}", "num_inference_steps": 2, "seed": 1})
-    assert "and diffusion.denoise's model reads Stable Diffusion" in said
 
 
-def test_text_of_another_family_or_width_is_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
-    """States of another family are told by name, and those of the family's other encoder by width."""
-    text = {"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}
-    assert failure(text=text, more={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "seed": 1}) == (
-        "the text's states were encoded for StableDiffusion, and diffusion.denoise's model is of the family StableDiffusionXL: encode the text with the same model"
-    )
+def test_text_of_another_width_is_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """States of the family's other encoder are told by their width."""
     text = {"type": "text.encode", "model": tiny_model("sdxl-refiner"), "prompt": "a"}
     assert failure(text=text, more={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "seed": 1}) == (
         "the text's states are 32 wide, and diffusion.denoise's model reads 64: encode the text with the same model"
