@@ -117,7 +117,7 @@ class Replay:
         if not self.intact:
             lines.append("note: the file was changed after it was written; this is about what was written")
         lines += [f"note: {note}" for note in self.notes]
-        return lines + [str(m.problem()) for m in self.missing]
+        return lines
 
     def check(self) -> None:
         """Raise GraphError if something is missing that the run would have to read."""

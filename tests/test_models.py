@@ -442,18 +442,35 @@ def test_a_leased_model_is_not_evicted():
 
 
 def test_the_budget_drops_what_the_plan_needs_last():
-    """With room for two: what is never needed goes first, then what is needed latest; a lease uses up one mention."""
+    """With room for two: what is never needed goes first, then what is needed latest."""
     log = []
     loader = loader_of(log)
     order = [identity_of(loader, model(name), device="cpu", dtype="float32") for name in "abcabd"]
     with ModelPool(budget_bytes=20) as pool:
-        pool.plan_ahead(order)
         seen = []
-        for name in "abcabd":
+        for place, name in enumerate("abcabd"):
+            pool.plan_ahead(order[place:])
             with lease(pool, loader, name):
                 seen.append(names(pool))
     assert seen == [["a"], ["a", "b"], ["a", "c"], ["a", "c"], ["a", "b"], ["b", "d"]]
     assert log == ["a", "b", "c", "b", "d"]
+
+
+def test_the_budget_heeds_the_plans_of_all_runs():
+    """What one run will need is kept while another says what it needs; once a run is over it needs nothing."""
+    log = []
+    loader = loader_of(log)
+    a, c = (identity_of(loader, model(name), device="cpu", dtype="float32") for name in "ac")
+    with ModelPool(budget_bytes=20) as pool:
+        pool.plan_ahead([a], of="first")
+        pool.plan_ahead([c], of="second")
+        for name in "abc":
+            with lease(pool, loader, name):
+                pass
+        assert names(pool) == ["a", "c"]
+        pool.plan_ahead([], of="first")
+        with lease(pool, loader, "d"):
+            assert names(pool) == ["c", "d"]
 
 
 def test_without_a_plan_the_least_recently_used_goes():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -119,7 +118,7 @@ class ModelPool:
         self.budget_bytes = budget_bytes
         self._lock = threading.Lock()
         self._residents: dict[Identity, _Resident] = {}
-        self._ahead: dict[Identity, deque[int]] = {}
+        self._ahead: dict[object, dict[Identity, int]] = {}
         self._clock = 0
         self._closed = False
         #: The threads that runs with these models compute in.
@@ -155,13 +154,15 @@ class ModelPool:
                 if self._closed and not resident.leases:
                     self._residents.pop(resident.identity, None)
 
-    def plan_ahead(self, identities: Iterable[Identity]) -> None:
-        """Say which models will be needed, in order and as often as they will be (see `identities_of`). Replaces what was said before; each lease uses up its first mention."""
-        ahead: dict[Identity, deque[int]] = {}
+    def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
+        """Say which models a run will need from here on, by when it first will (see `identities_of`). Replaces what was said `of` that run before; none takes it back."""
+        ahead: dict[Identity, int] = {}
         for place, identity in enumerate(identities):
-            ahead.setdefault(identity, deque()).append(place)
+            ahead.setdefault(identity, place)
         with self._lock:
-            self._ahead = ahead
+            self._ahead.pop(of, None)
+            if ahead:
+                self._ahead[of] = ahead
 
     def evict_idle(self, which: Callable[[Identity], bool] = lambda _: True) -> int:
         """Drop the models that nobody leases (of those, the ones that `which` picks) and give their memory back. Returns how many."""
@@ -210,8 +211,6 @@ class ModelPool:
                 resident.leases += 1
                 self._clock += 1
                 resident.used = self._clock
-                if mentions := self._ahead.get(identity):
-                    mentions.popleft()
             if mine:
                 self._load(resident, loader, model)
                 return resident
@@ -280,9 +279,8 @@ class ModelPool:
             give_back()
 
     def _need(self, resident: _Resident) -> tuple[float, int]:
-        """Order by how far ahead a model is needed next, then by how long ago it was used."""
-        mentions = self._ahead.get(resident.identity)
-        return mentions[0] if mentions else float("inf"), -resident.used
+        """Order by how far ahead a model is needed next, by whichever run, then by how long ago it was used."""
+        return min((ahead.get(resident.identity, float("inf")) for ahead in self._ahead.values()), default=float("inf")), -resident.used
 
 
 def _weight(loader: Any, model: Model, dtype: str) -> int:

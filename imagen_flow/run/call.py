@@ -92,7 +92,7 @@ class Caller:
         if type_.uses_torch:
             self._place(step.node)
             if leased:
-                self.pool.plan_ahead(self.ahead.identities(step.frame, step.node))
+                self.pool.plan_ahead(self.ahead.identities(step.frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]
             result, rungs = lend_and_call(

@@ -95,6 +95,7 @@ class _Execution:
             stack.callback(store.unpin, pin)
             values.live = live = LiveValues()
             steps = Steps(plan, store, self.pool, report, live=live, cancel=self.cancel)
+            stack.callback(self.pool.plan_ahead, (), of=steps.caller)
             values.fetch = steps.value
             stack.callback(setattr, values, "fetch", values.load)
             stack.callback(self.remember, store)
