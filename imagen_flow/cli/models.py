@@ -73,13 +73,18 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tup
     from .text import bytes_, colour
 
     work = _Work(_named(named, plugins), Hub())
-    with _progress() as watch:
-        for reference in work.references:
-            with work.gathered():
-                model = work.lock_in(reference, variant, pickles, update=update)
-                work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
-                path = work.hub.pull(model, report=watch(model))
-                click.echo(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}", color=colour())
+    done: list[str] = []
+    try:
+        with _progress() as watch:
+            for reference in work.references:
+                with work.gathered():
+                    model = work.lock_in(reference, variant, pickles, update=update)
+                    work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
+                    path = work.hub.pull(model, report=watch(model))
+                    done.append(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}")
+    finally:
+        for line in done:
+            click.echo(line, color=colour())
     return work.end()
 
 
