@@ -887,9 +887,9 @@ def test_journal_is_durable(tmp_path: Path) -> None:
 def test_a_lost_journal(yard: Yard) -> None:
     """Without its journal a line does again what is still in its folder, and an original that was on its way comes back under a name that tells."""
     yard.drop(a="one")
-    (yard.root / "in/.imagen_flow-7.taken.txt").write_text("two")
+    (yard.root / "in/.imagen_flow-0123abcd-7.taken.txt").write_text("two")
     yard.work()
-    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one", "out/restored-imagen_flow-7.txt": "TWO\n", "done/restored-imagen_flow-7.txt": "two"}
+    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one", "out/restored-imagen_flow-0123abcd-7.txt": "TWO\n", "done/restored-imagen_flow-0123abcd-7.txt": "two"}
 
 
 # -- notices ------------------------------------------------------------------------------------------------------------------------

@@ -12,23 +12,27 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..digest import digest_stream
 from ..labels import SIDECAR
 from ..watch import is_temporary
-from .journal import Seen
+from .journal import Journal, Seen
 from .linefile import Line
 
-__all__ = ["Intake", "Ours", "digest_of"]
+__all__ = ["Intake", "OURS", "digest_of"]
 
 _TICKETS = (".yaml", ".yml", ".json")
 
 #: What the names of our temporary files and of originals on their way begin with.
-Ours = ".imagen_flow-"
+OURS = ".imagen_flow-"
+
+
+_AWAY = re.compile(rf"{re.escape(OURS)}([0-9a-f]+)--?(\d+)\.taken")
 
 
 class Intake:
@@ -169,13 +173,14 @@ class Intake:
         except OSError:
             return False
 
-    def orphans(self, known: Iterable[int]) -> Iterator[Path]:
-        """Give originals that were on their way when their journal was lost."""
-        ids = {f"{Ours}{number}.taken" for number in known}
+    def orphans(self, journal: Journal) -> Iterator[Path]:
+        """Give originals and tickets that were on their way for a journal that is lost, or for an item that is not moving any more."""
         for here, folders, names in os.walk(self.root):
             folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(here, f)) not in self._own]
             for name in names:
-                if name.startswith(Ours) and os.path.splitext(name)[0].endswith(".taken") and os.path.splitext(name)[0] not in ids:
+                found = _AWAY.match(name)
+                # Asked after it was seen: an item moves before its original does.
+                if found and not (found[1] == journal.name and journal.is_moving(int(found[2]))):
                     yield Path(here, name)
 
 

@@ -170,6 +170,9 @@ class Journal:
                         db.execute(statement)
                 db.execute(f"PRAGMA application_id={_APPLICATION}")
                 db.execute(f"PRAGMA user_version={FORMAT}")
+                self.write_note("name", secrets.token_hex(4))
+            #: Tells this journal from one that was here before.
+            self.name = self.note("name")
             if self.note("boot") != boot:
                 # The clock has begun anew: nothing that was timed by it still counts.
                 db.execute("UPDATE item SET lease=0, due=0")
@@ -422,6 +425,10 @@ class Journal:
     def touched(self) -> list[Path]:
         """Give the folders in which temporary files may lie."""
         return [Path(os.fsdecode(name)) for (name,) in self._rows("SELECT folder FROM touched")]
+
+    def is_moving(self, number: int) -> bool:
+        """Whether an item's original may be on its way."""
+        return bool(self._rows("SELECT 1 FROM item WHERE id=? AND state IN ('placed', 'failing')", (number,)))
 
     def left_to_do(self) -> list[dict[str, Any]]:
         """Give the steps of all items that are in `placing`."""

@@ -11,6 +11,8 @@ They meet in the journal alone, so it makes no difference whether they belong to
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -170,13 +172,12 @@ class RunningLine:
 
     def _restore(self) -> None:
         """Give back originals that were on their way when their journal was lost."""
-        if self._taking_in.is_set() or not self.line.inbox.is_dir():
-            return
-        for place in self.intake.orphans(abs(item.id) for item in self.journal.items(("placed", "failing"))):
+        for place in self.intake.orphans(self.journal):
             back = place.with_name(f"restored-{place.name.lstrip('.').replace('.taken', '')}")
-            if not back.exists():
-                self.disk.rename(place, back)
-                self.log.say("restored", item=str(back))
+            with contextlib.suppress(FileNotFoundError):  # another worker has just moved it on
+                if not os.path.lexists(back):
+                    self.disk.rename(place, back)
+                    self.log.say("restored", item=str(back))
 
     def _take_in(self) -> None:
         line = self.line

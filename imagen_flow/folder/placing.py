@@ -22,7 +22,7 @@ from typing import Any
 from ..outputs import files_of
 from ..values import Folder, Model
 from .disk import Disk
-from .intake import Ours
+from .intake import OURS
 from .journal import Journal, JournalError
 
 __all__ = ["Staged", "apply", "free_name", "is_applied", "move", "put_text", "sweep"]
@@ -34,7 +34,7 @@ _count = itertools.count(1)
 
 
 def _temporary(folder: Path, token: str, ending: str = ".tmp") -> Path:
-    return folder / f"{Ours}{token}-{next(_count)}{ending}"
+    return folder / f"{OURS}{token}-{next(_count)}{ending}"
 
 
 def _digest(data: bytes) -> str:
@@ -203,11 +203,11 @@ def sweep(journal: Journal, disk: Disk) -> int:
     count = 0
     for folder in journal.touched():
         try:
-            names = [e.name for e in os.scandir(folder) if e.name.startswith(Ours) and e.name.endswith((".tmp", ".old"))]
+            names = [e.name for e in os.scandir(folder) if e.name.startswith(OURS) and e.name.endswith((".tmp", ".old"))]
         except OSError:
             continue
         for name in names:
-            token, dash, _ = name.removeprefix(Ours).partition("-")
+            token, dash, _ = name.removeprefix(OURS).partition("-")
             place = folder / name
             if not dash or str(place) in kept or journal.lives(token):
                 continue
@@ -280,7 +280,7 @@ def move(source: Path, to: Path, *, number: int, is_same: Callable[[Path], bool]
         ``moved``; ``replaced``: another file is in its place, and stays there; ``gone``: it is nowhere; ``taken``: something else is where it was to go.
     """
     # In its own folder, with its ending, so that whoever finds it knows what it is.
-    away = source.with_name(f"{Ours}{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}")
+    away = source.with_name(f"{OURS}{journal.name}-{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}")
     there = holds(to)
     if os.path.lexists(away):
         if not there:
