@@ -4,6 +4,7 @@
 
     python tests/folder_torture.py                    # until 300 kills, with two workers; prints the seed that tells the run again
     python tests/folder_torture.py --kills 1000 --workers 1 --seed 7
+    python tests/folder_torture.py --apart /dev/shm/x # the watched folder on a file system of its own, so that originals are copied
     python tests/folder_torture.py --embedded         # photographs drawn on the spot, through the models that come along
 
 In the end every file that was dropped is accounted for exactly once (its original, in its last form, in `done` or `failed`; its outputs, whole and right, in `out`), and nothing else lies anywhere.
@@ -72,7 +73,7 @@ outputs:
 LINE = """\
 imagen_flow_folder: 1
 graph: ./graph.yaml
-in: ./in
+in: {inbox}
 accept: ["*.txt", "*.png"]
 input: file
 settle_s: {settle_s}
@@ -97,6 +98,8 @@ class Torture:
     workers: int
     settle_s: float = 0.4
     embedded: bool = False
+    #: A folder on another file system for the files that are dropped.
+    apart: Path | None = None
     report: Callable[[str], None] = print
     #: The last form of each file that was dropped, by its path.
     expected: dict[str, bytes] = field(default_factory=dict)
@@ -106,12 +109,16 @@ class Torture:
     over: threading.Event = field(default_factory=threading.Event)
     began: float = field(default_factory=time.monotonic)
 
+    @property
+    def inbox(self) -> Path:
+        return (self.apart or self.root) / "in"
+
     def lay_out(self) -> None:
-        for folder in ("in", "out", "done", "failed"):
-            (self.root / folder).mkdir(parents=True)
+        for folder in (self.inbox, *(self.root / name for name in ("out", "done", "failed"))):
+            folder.mkdir(parents=True)
         (self.root / "graph.yaml").write_text(PICTURES if self.embedded else GRAPH)
         (self.root / "toys.py").write_text(NODES)
-        (self.root / "line.yaml").write_text(LINE.format(settle_s=self.settle_s, concurrency=1 if self.embedded else 2))
+        (self.root / "line.yaml").write_text(LINE.format(inbox=json.dumps(str(self.inbox)), settle_s=self.settle_s, concurrency=1 if self.embedded else 2))
 
     def ask(self, words: str) -> int:
         """Ask the process that the others are forked off: ``launch`` gives a new one's number, ``wait N`` how it ended. Importing all anew for each would take a hundred times as long as dying does."""
@@ -130,7 +137,7 @@ class Torture:
         folder = chance.choice(["", "", "sub/", "sub/deep é/"])
         ending = "png" if self.embedded else "txt"
         path = f"{folder}file {number:04}.{ending}"
-        place = self.root / "in" / path
+        place = self.inbox / path
         place.parent.mkdir(parents=True, exist_ok=True)
         data = self.content(chance, number)
         way = chance.choice(["at once", "at once", "aside", "slowly", "replaced", "renamed"])
@@ -237,7 +244,7 @@ class Torture:
         quiet_since = time.monotonic()
         left = before = -1
         while time.monotonic() < until:
-            left = sum(1 for p in (self.root / "in").rglob("*") if p.is_file())
+            left = sum(1 for p in self.inbox.rglob("*") if p.is_file())
             if left != before:
                 before, quiet_since = left, time.monotonic()
             if left == 0 and time.monotonic() - quiet_since > 1:
@@ -250,7 +257,8 @@ class Torture:
 
     def check(self) -> None:
         """Account for every file."""
-        found = {top: {p.relative_to(self.root / top).as_posix(): p.read_bytes() for p in sorted((self.root / top).rglob("*")) if p.is_file()} for top in ("in", "out", "done", "failed")}
+        places = {"in": self.inbox, **{top: self.root / top for top in ("out", "done", "failed")}}
+        found = {top: {p.relative_to(place).as_posix(): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()} for top, place in places.items()}
         assert found["in"] == {}
         outputs: set[str] = set()
         originals: dict[str, list[bytes]] = {}
@@ -362,6 +370,7 @@ def main() -> None:
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     options.add_argument("--embedded", action="store_true", help="photographs, through the embedded models")
+    options.add_argument("--apart", type=Path, help="a new folder on another file system, for the files that are dropped")
     options.add_argument("--root", type=Path, help="a new folder to work in, which is kept")
     said = options.parse_args()
     import tempfile
@@ -370,7 +379,7 @@ def main() -> None:
     print(f"seed {said.seed}, in {root}", flush=True)  # noqa: T201
     kills = said.kills if said.kills is not None else 6 if said.embedded else 300
     files = said.files if said.files is not None else 6 if said.embedded else 3 * kills
-    Torture(root, said.seed, kills, files, said.workers, embedded=said.embedded, report=lambda words: print(words, flush=True)).run()  # noqa: T201
+    Torture(root, said.seed, kills, files, said.workers, embedded=said.embedded, apart=said.apart, report=lambda words: print(words, flush=True)).run()  # noqa: T201
 
 
 if __name__ == "__main__":
