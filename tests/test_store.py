@@ -566,6 +566,18 @@ def test_clear_empties_the_store_and_nothing_else(folder: Path) -> None:
         assert store.verify().checked == 1
 
 
+def test_a_store_is_not_cleared_under_a_run_that_found_nothing_in_it(folder: Path) -> None:
+    """Its scratch folders and what it has made so far stay."""
+    with opened(folder) as store, opened(folder) as other:
+        store.pin("run", [])
+        scratch = store.scratch("k")
+        with pytest.raises(StoreError, match="in use by a run"):
+            other.clear()
+        assert scratch.exists()
+        store.unpin("run")
+        other.clear()
+
+
 def test_a_temporary_store_leaves_nothing() -> None:
     """A run that keeps nothing still has a place for files that nodes make."""
     store = Store.temporary(CODECS)

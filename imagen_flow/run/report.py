@@ -76,6 +76,12 @@ class Report:
         else:
             self.say(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
+    def damaged(self, step: Step, damage: Exception) -> None:
+        """Say that a step runs although it was found in the store; it is counted as what it comes to."""
+        if step.status == "cached" and id(step) in self._said:
+            self.cached -= 1
+        self.say(events.StepDamaged(step.name, step.item, str(damage), self.now()))
+
     def started(self, step: Step) -> None:
         self.say(events.StepStarted(step.name, step.item, step.reason, self.now()))
 

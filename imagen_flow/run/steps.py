@@ -9,7 +9,7 @@ from typing import Any
 
 from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
-from ..events import StepDamaged, StepRetried
+from ..events import StepRetried
 from ..models import ModelPool
 from ..node import NodeType
 from ..plan import ABSENT, Frame, Plan, Step, leaves, why
@@ -92,7 +92,7 @@ class Steps:
                     pending.append((slot, also))
                     break
             else:
-                self.report.say(StepDamaged(step.name, step.item, str(damage), self.report.now()))
+                self.report.damaged(step, damage)
                 step.reason = _DAMAGED
                 self.run(step)
                 if lost.digest not in self.live:

@@ -51,13 +51,21 @@ class Pins:
             self.unpin(run)
 
     def pinned(self) -> set[str]:
-        """Give all that living runs have pinned, here and elsewhere; what dead ones left is removed."""
+        """Give all that living runs have pinned, here and elsewhere."""
         pinned: set[str] = set()
+        for path in self.living():
+            with contextlib.suppress(OSError):
+                pinned.update(path.read_text("ascii").split("\n"))
+        pinned.discard("")
+        return pinned
+
+    def living(self) -> list[Path]:
+        """List the pins of living runs, here and elsewhere; what dead ones left is removed."""
+        living: list[Path] = []
         for path in sorted(self._folder.iterdir()):
             with contextlib.suppress(OSError):
                 if self._claims.is_free(number_of(path.name)):
                     path.unlink(missing_ok=True)
                 else:
-                    pinned.update(path.read_text("ascii").split("\n"))
-        pinned.discard("")
-        return pinned
+                    living.append(path)
+        return living

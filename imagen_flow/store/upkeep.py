@@ -133,7 +133,7 @@ def clear(folder: Path, shelf: Shelf, pins: Pins) -> None:
     Raises:
         StoreError: a run is using it.
     """
-    if pins.pinned():
+    if pins.living():
         raise StoreError(f"the store {folder} is in use by a run\n  = fix: let the run end, then clear")
     shelf.index.clear()
     for path in [path for name in ("objects", "trees", "scratch") for path in sorted((folder / name).iterdir())]:
