@@ -230,6 +230,8 @@ class Registry:
             if other is not None and other.plugin != plugin.name:
                 plugin.fault = f"offers '{function.type.name}', which {other.plugin} offers too; rename one of them"
                 continue
+            if other is not None and other.function is not function.type.function:
+                plugin.fault = f"offers '{other.name}' twice, by {other.function.__qualname__} and {function.type.function.__qualname__}; rename one of them"
             self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source)
         return names
 

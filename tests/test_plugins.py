@@ -294,6 +294,18 @@ def test_a_file_beside_a_plugin_does_not_hide_a_library(installed: Any, tmp_path
     assert (digest(second), value(second)) == (digest(first), 5)
 
 
+TWICE = """
+from imagen_flow import node
+@node("my.one", version=1)
+def first() -> int:
+    return 1
+alias = first
+@node("my.one", version=1)
+def second() -> int:
+    return 2
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -302,6 +314,7 @@ def test_a_file_beside_a_plugin_does_not_hide_a_library(installed: Any, tmp_path
         ("import sys\nsys.exit()", "cannot be imported: it called exit(None)"),
         ("def f(:", "cannot be imported: SyntaxError"),
         (GOOD.format(name="pgood"), "offers 'pgood.one', which pgood-dist:pgood offers too; rename one of them"),
+        (TWICE, "offers 'my.one' twice, by first and second; rename one of them"),
     ],
 )
 def test_a_local_file_that_cannot_be_used_is_reported(installed: Any, tmp_path: Path, text: str | None, fault: str) -> None:
