@@ -43,5 +43,6 @@ def _sampler(name: str) -> Any:
 
 
 def _fits(one: Any, other: Any) -> bool:
-    """Whether either says that it can take the other's configuration."""
-    return one is other or one.__name__ in other._compatibles or other.__name__ in one._compatibles
+    """Whether either says that it can take the other's configuration, or both have noise schedules of betas: some say nothing."""
+    named = one.__name__ in other._compatibles or other.__name__ in one._compatibles
+    return one is other or named or all("beta_schedule" in cls._get_init_keys(cls) for cls in (one, other))
