@@ -527,6 +527,19 @@ def test_own_outputs(yard: Yard) -> None:
     assert yard.events() == [("done", "a.txt")]
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_that_may_not_be_written(yard: Yard) -> None:
+    """A folder below the outputs that may not be written holds up its own items alone."""
+    (yard.root / "out/sub").mkdir(parents=True, mode=0o500)
+    yard.put("sub/a.txt", "one")
+    yard.drop(b="two", c="three")
+    running = yard.start(yard.line("retry: {backoff_s: 0}\npriority: name\n"))
+    until(lambda: len(yard.events("done")) == 2 and yard.events("waiting"))
+    (yard.root / "out/sub").chmod(0o700)
+    until(lambda: ("done", "sub/a.txt") in yard.events())
+    running.close()
+
+
 @pytest.mark.parametrize(("priority", "order"), [("name", ["a", "b", "c"]), ("oldest", ["c", "a", "b"]), ("newest", ["b", "a", "c"])])
 def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
     """The next item is the first by name, the one that came first, or the one that came last."""
@@ -765,6 +778,22 @@ def test_out_that_vanishes(yard: Yard) -> None:
     running.close()
     assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
     assert yard.events("resumed") == [("resumed", "")]
+
+
+def test_an_original_that_cannot_move(yard: Yard) -> None:
+    """An original whose place is blocked waits where it is, its outputs in place; the others go on, and it is not worked on again once it can move."""
+    (yard.root / "done").mkdir()
+    (yard.root / "done/sub").write_text("in the way")
+    yard.put("sub/a.txt", "one")
+    yard.drop(b="two", c="three")
+    running = yard.start(yard.line("retry: {backoff_s: 0}\npriority: name\n"))
+    until(lambda: ("waiting", "sub/a.txt") in yard.events("waiting") and len(yard.events("done")) == 2)
+    assert yard.found("in", "out") == {"in/sub/a.txt": "one", "out/b.txt": "TWO\n", "out/c.txt": "THREE\n", "out/sub/a.txt": "ONE\n"}
+    (yard.root / "done/sub").unlink()
+    until(lambda: ("done", "sub/a.txt") in yard.events())
+    running.close()
+    assert yard.found("in", "done") == {"done/b.txt": "two", "done/c.txt": "three", "done/sub/a.txt": "one"}
+    assert yard.calls.count("one") == 1
 
 
 # -- workers ------------------------------------------------------------------------------------------------------------------------

@@ -96,8 +96,7 @@ class Shop:
         except Exception as odd:
             # A fault of ours. It must not end the line, which would meet the same item when it is begun anew.
             if item.state != "running":
-                self.journal.put_off(item, _LATER_S)
-                raise Trouble(f"{item.path}: {type(odd).__name__}: {odd}") from odd
+                return self._put_off(item, f"{type(odd).__name__}: {odd}")
             return self._fail(item, _Failed(_traced(odd), again=True), None, time.monotonic())
 
     # -- running -----------------------------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class Shop:
             self.journal.unsettle(item)
             return "changed"
         if not self.recipe.line.inbox.is_dir():
-            self.journal.give_back(item)
+            self._give_way(item)
             raise Trouble(f"{self.recipe.line.inbox} is gone")
         self.journal.end(item, "gone", kept=None)
         self.log.say("gone", item=item.path)
@@ -186,7 +185,7 @@ class Shop:
                 return "returned"
             if faults:
                 if staged.trouble is not None and not is_of_the_item(staged.trouble):
-                    self.journal.give_back(item)
+                    self._give_way(item)
                     raise Trouble(_words(staged.trouble))
                 raise _Failed("\n\n".join(words for words, _ in faults), again=any(again for _, again in faults))
             given = plan.inputs[self.recipe.input]
@@ -206,7 +205,7 @@ class Shop:
         except OSError as failed:
             if is_of_the_item(failed):
                 raise _Failed(_traced(failed), again=True) from failed
-            self.journal.give_back(item)
+            self._give_way(item)
             raise Trouble(_words(failed)) from failed
         except BaseException as odd:
             # A broken plugin may raise anything, and what is meant to stop a process does not arrive in this thread by itself.
@@ -241,7 +240,7 @@ class Shop:
         try:
             return staged.seal()
         except OSError as failed:
-            self.journal.give_back(item)
+            self._give_way(item)
             raise Trouble(_words(failed)) from failed
 
     def _twin(self, twin: Item) -> Callable[[Path, bytes], Path | None]:
@@ -274,8 +273,7 @@ class Shop:
         try:
             apply(steps, self.disk)
         except OSError as failed:
-            self.journal.put_off(item, _LATER_S)
-            raise Trouble(_words(failed)) from failed
+            return self._cannot(item, failed)
         self.journal.placed(item)
         return self._put_away(replace(item, state="placed"), began or time.monotonic(), **about)
 
@@ -315,8 +313,7 @@ class Shop:
             if result == "moved":
                 self._along(item, folder, kept)
         except OSError as failed:
-            self.journal.put_off(item, _LATER_S)
-            raise Trouble(_words(failed)) from failed
+            return self._cannot(item, failed)
         state = item.verdict or ("done" if is_done else "failed")
         self.journal.end(item, state if result == "moved" or is_done else "gone", kept=kept if result == "moved" else None)
         if result == "replaced" and (now := self.intake.look(item.path)):
@@ -335,6 +332,23 @@ class Shop:
         self.log.say(state, **said)
         self.tell({"event": "done" if is_done else "failed", "state": state, "line": line.name, **said})
         return state
+
+    def _cannot(self, item: Item, failed: OSError) -> str:
+        """Leave an item that cannot be finished for later. Raises Trouble if that may be so for all."""
+        if is_of_the_item(failed):
+            return self._put_off(item, _words(failed))
+        self.journal.put_off(item, _LATER_S)
+        raise Trouble(_words(failed)) from failed
+
+    def _give_way(self, item: Item) -> None:
+        """Put an item back for a while: should the trouble be its own after all, others get their turn."""
+        self.journal.give_back(item, wait_s=max(_LATER_S, self.recipe.line.backoff_s))
+
+    def _put_off(self, item: Item, reason: str) -> str:
+        wait_s = max(_LATER_S, self.recipe.line.backoff_s)
+        self.journal.put_off(item, wait_s)
+        self.log.say("waiting", item=item.path, reason=reason, wait_s=wait_s)
+        return "waits"
 
     def _along(self, item: Item, folder: Path, kept: str) -> None:
         """Move the ticket of an original along with it, and remove what said that it was complete."""
