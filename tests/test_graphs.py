@@ -108,7 +108,7 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
 SOON: dict[str, Any] = {"steps": 2, "prior_steps": 2, "large_steps": 2, "width": 64, "height": 64}
 
 #: These draw at sizes of their own, which takes long even with tiny models.
-LARGE = ("controlnet", "image_to_image", "inpaint", "kandinsky", "kontext_edit", "masked_edit", "outpaint", "upscale")
+LARGE = ("kandinsky", "kontext_edit", "upscale")
 
 
 @pytest.fixture(scope="module")

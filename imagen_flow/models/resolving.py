@@ -81,7 +81,7 @@ def _tiny_model(
     made = make(text, at)
     if made is None:
         raise UnresolvedModel(f"there is no tiny model in place of '{text}'", why="no plugin knows what kind of model it is by its name, and it is not on this machine", fix="get the model, or give it a name that says its kind")
-    return replace(_model(made, text, digest, terms), reference=text)
+    return replace(_model(made, text, digest, terms), reference=f"{text} (tiny)")
 
 
 def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:

@@ -210,8 +210,8 @@ def _take_off_embedding(pipeline: Any, embedding: Adapter) -> None:
 
 def token_of(embedding: Adapter) -> str:
     """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets."""
-    path = embedding.model.path
-    return f"<{path.stem if path.is_file() else Path(embedding.model.reference.partition('@')[0]).name}>"
+    name = Path(embedding.model.reference.removesuffix(" (tiny)").partition("@")[0]).name
+    return f"<{name.removesuffix('.safetensors')}>"
 
 
 # --- IP-Adapter ------------------------------------------------------------------------------------------------------------------

@@ -255,8 +255,7 @@ def inpaint(
         raise ValueError(f"the mask is {mask.width} x {mask.height}, and the picture {image.width} x {image.height}: they must agree")
     given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
     given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
-    grid = 16
-    given["width"], given["height"] = width or image.width // grid * grid or grid, height or image.height // grid * grid or grid
+    given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
     controls = (controlnets, control_images, control_scales, control_starts, control_ends)
     adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
     ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
@@ -268,6 +267,11 @@ def inpaint(
     weight = mask.as_float()[:, :, None]
     laid = drawn.pixels * weight + image.rgb().as_uint8().pixels * (1 - weight)
     return Image(np.rint(laid).astype(np.uint8))
+
+
+def _whole(side: int) -> int:
+    """Cut a side to what every family can halve."""
+    return max(16, side // 16 * 16)
 
 
 def draw(
