@@ -82,7 +82,7 @@ done: ./done
 failed: ./failed
 kills: 1000000
 concurrency: {concurrency}
-lease_s: 5
+lease_s: 1
 stop_s: 2
 """
 
@@ -179,13 +179,20 @@ class Torture:
     # -- killing -----------------------------------------------------------------------------------------------------------------
 
     def kill_one(self, chance: random.Random) -> None:
-        """Kill a process at a random instant, and launch another."""
+        """Kill a process at a random instant, and launch another; or only stop it for a while."""
         number = chance.randrange(len(self.processes))
         process = self.processes[number]
         if chance.random() < 0.8:
             # Mostly when it is at work, not while it starts.
             self.wait_for(lambda: process in self.at_work())
         time.sleep(chance.uniform(0, 6.0 if self.embedded else 0.5))
+        if chance.random() < 0.08:
+            # Not dead, but silent for longer than its lease: another takes its item over, and it must find that out.
+            os.kill(process, signal.SIGSTOP)
+            time.sleep(chance.uniform(1.0, 3.5))
+            os.kill(process, signal.SIGCONT)
+            self.killed += 1
+            return
         os.kill(process, signal.SIGKILL if chance.random() < 0.9 else signal.SIGTERM)
         code = self.ask(f"wait {process}")
         assert code in (0, -signal.SIGKILL, -signal.SIGTERM), f"a process ended by itself, with {code}"
