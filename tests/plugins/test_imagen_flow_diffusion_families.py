@@ -47,6 +47,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "ip": beside.ip_adapter,
     "esrgan.safetensors": beside.esrgan,
     "clipseg": beside.clipseg,
+    "ddpm": checkpoints.ddpm,
     "kandinsky-prior": lambda folder: checkpoints.kandinsky(folder, half="prior"),
     "kandinsky-decoder": lambda folder: checkpoints.kandinsky(folder, half="decoder"),
 }
@@ -256,6 +257,13 @@ def test_any_pipeline_is_called_by_its_own_arguments(at: Callable[[str], str], d
         "sampler": "EulerAncestralDiscreteScheduler", "sampler_settings": {"timestep_spacing": "trailing"},
     }  # fmt: skip
     ours = draw(**loaded(photo[1], photo[3]), one=node)
+    assert [same(a, b) for a, b in zip(ours, theirs, strict=True)] == [True, True]
+
+
+def test_a_model_that_reads_no_words_draws_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any]) -> None:
+    """Unconditional pipelines go through the generic node: several pictures of one noise."""
+    theirs = by_hand(at("ddpm"))(batch_size=2, num_inference_steps=2, generator=noise()).images
+    ours = draw(one={"type": "diffusion.pipeline", "model": at("ddpm"), "arguments": {"batch_size": 2, "num_inference_steps": 2}, "seed": 3})
     assert [same(a, b) for a, b in zip(ours, theirs, strict=True)] == [True, True]
 
 

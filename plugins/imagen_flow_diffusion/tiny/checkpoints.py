@@ -325,3 +325,14 @@ def unclip(folder: Path) -> Path:
         prior_scheduler=scheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0), decoder_scheduler=scheduler(variance_type="learned_range", prediction_type="epsilon"),
         super_res_scheduler=scheduler(variance_type="fixed_small_log", prediction_type="epsilon"),
     )  # fmt: skip
+
+
+def ddpm(folder: Path) -> Path:
+    """The first denoising diffusion model, which reads no words."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    _seeded(18)
+    unet = UNet2DModel(
+        sample_size=32, block_out_channels=(32, 64), layers_per_block=1, in_channels=3, out_channels=3, down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")
+    )
+    return write(folder, "DDPMPipeline", unet=unet, scheduler=DDPMScheduler())

@@ -13,6 +13,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "clipseg": beside.clipseg,
     "controlnet": checkpoints.controlnet,
     "controlnet-xl": partial(checkpoints.controlnet, xl=True),
+    "ddpm": checkpoints.ddpm,
     "embedding": beside.embedding,
     "esrgan": beside.esrgan,
     "flux": checkpoints.flux,

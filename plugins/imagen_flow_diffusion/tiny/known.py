@@ -24,6 +24,7 @@ BY_NAME = (
     (r"lora.*(xl|sdxl)|(xl|sdxl).*lora", "lora-xl"),
     (r"lora", "lora"),
     (r"textual|inversion|embedding|sd-concepts-library", "embedding"),
+    (r"ddpm", "ddpm"),
     (r"swin2sr", "swin2sr"),
     (r"esrgan|ultrasharp|nomos", "esrgan"),
     (r"latent-upscaler", "latent-upscaler"),
@@ -51,6 +52,7 @@ BY_NAME = (
 """Kinds by words in a model's name, the more particular ones first."""
 
 BY_CLASS = {
+    "DDPMPipeline": "ddpm",
     "CLIPSegForImageSegmentation": "clipseg",
     "FluxKontextPipeline": "kontext",
     "FluxPipeline": "flux",
