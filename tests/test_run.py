@@ -408,6 +408,61 @@ def test_a_damaged_output_is_made_again(toys: Toys, store: Store) -> None:
     assert (given(said)["p"].pixels == before.pixels).all()
 
 
+def test_a_damaged_value_that_was_passed_on_is_made_again_by_who_made_it(toys: Toys, store: Store) -> None:
+    """Alone or in a list: a node that hands on what it was given cannot make it."""
+    graph = toys.graph("""
+        inputs: {plus: {type: int, default: 0}}
+        nodes:
+          p: {type: toy.picture, shade: 3}
+          same: {type: toy.any, value: "${p}"}
+          again: {type: toy.any, value: "${same}"}
+          b: {type: toy.brightness, image: "${again}", plus: "${plus}"}
+        outputs: {b: "${b}"}
+        """)
+    carry_out(graph, store=store)
+    store.flush()
+    for path in objects(store):
+        path.unlink()
+    toys.take()
+    assert "output b" in words(carry_out(graph, {"plus": 1}, store=store))
+    assert toys.take() == ["picture 3", "brightness"]
+
+
+@pytest.mark.parametrize("how", ["written", "removed"])
+def test_a_file_that_a_kept_list_names_may_change_during_the_run(toys: Toys, store: Store, tmp_path: Path, how: str) -> None:
+    """The list is made anew of what the folder holds by then, also where it was handed on."""
+
+    @node("toy.files", version=1)
+    def files(folder: Folder) -> List[File]:
+        return list(folder.files)
+
+    @node("toy.change", version=1)
+    def change(number: int) -> int:
+        if number and how == "written":
+            (tmp_path / "in/1.txt").write_text("new")
+        elif number:
+            (tmp_path / "in/1.txt").unlink()
+        return number
+
+    (tmp_path / "in").mkdir()
+    for i in (1, 2):
+        (tmp_path / f"in/{i}.txt").write_text(f"old {i}")
+    graph = toys.add(files, change, read_file).graph("""
+        inputs: {folder: {type: folder}, number: {type: int, default: 0}}
+        nodes:
+          c: {type: toy.change, number: "${number}"}
+          l: {type: toy.files, folder: "${folder}"}
+          same: {type: toy.any, value: "${l}"}
+          r: {type: toy.read, each: {file: "${l}"}}
+          s: {type: toy.any, value: "${same}"}
+        outputs: {c: "${c}", r: "${r}", s: "${s}"}
+        """)
+    carry_out(graph, {"folder": tmp_path / "in"}, store=store)
+    gave = given(carry_out(graph, {"folder": tmp_path / "in", "number": 1}, store=store, force=("r",)))
+    assert gave["r"] == (["new", "old 2"] if how == "written" else ["old 2"])
+    assert [file.name for file in gave["s"]] == (["1.txt", "2.txt"] if how == "written" else ["2.txt"])
+
+
 def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(store: Store, toys: Toys) -> None:
     """A node that is not reproducible gives another value; what needs it is computed from the new one, outputs too."""
     shades = iter(range(0, 100, 7))

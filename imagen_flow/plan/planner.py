@@ -347,15 +347,18 @@ class Planner:
         return True
 
     def gave(self, step: Step, outputs: dict[str, Artifact]) -> None:
-        """Note what a step gave, and that it was this step that gave it."""
+        """Note what a step gave, and that it was this step that made it (what it was given and passes on, another did)."""
         step.outputs = outputs
         if self.lost:
             self.lost.difference_update(leaf.digest for artifact in outputs.values() for leaf in leaves(artifact))
         for artifact in outputs.values():
-            self.makers[artifact.digest] = step
-            if artifact.items is not None:
-                for leaf in leaves(artifact):
+            for leaf in (artifact,) if artifact.items is None else leaves(artifact):
+                if leaf.digest not in self.makers or not _is_given(step, leaf):
                     self.makers[leaf.digest] = step
+
+
+def _is_given(step: Step, value: Artifact) -> bool:
+    return any(leaf.digest == value.digest for slot in (step.slots or {}).values() for leaf in leaves(slot))
 
 
 def derived_seed(seed: int, label: str) -> int:

@@ -80,6 +80,7 @@ class Report:
         """Say that a step runs although it was found in the store; it is counted as what it comes to."""
         if step.status == "cached" and id(step) in self._said:
             self.cached -= 1
+            self._said.discard(id(step))
         self.say(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
     def started(self, step: Step) -> None:

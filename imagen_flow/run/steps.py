@@ -94,12 +94,19 @@ class Steps:
             else:
                 self.report.damaged(step, damage)
                 step.reason = _DAMAGED
-                self.run(step)
+                try:
+                    self.run(step)
+                except Rekey:
+                    for needing, _ in pending:
+                        _reopen(self.planner.makers[needing.digest])
+                    self._reopen_holders(lost)
+                    raise
                 if lost.digest not in self.live:
                     # It came out otherwise this time: whoever asked for the old value is keyed anew.
                     self._revise(step)
                     for needing, _ in pending[:-1]:
                         _reopen(self.planner.makers[needing.digest])
+                    self._reopen_holders(lost)
                     raise Rekey(step.name + step.item)
                 pending.pop()
                 if not pending:
@@ -110,6 +117,16 @@ class Steps:
         step.frame.states[step.node.name].done = False
         self.planner.settle(step.frame, step.node)
         reopen_above(step.frame)
+
+    def _reopen_holders(self, lost: Artifact) -> None:
+        """Key anew the steps that handed on a value which cannot be had any more."""
+        pending = [self.plan.frame]
+        while pending:
+            for state in pending.pop().states.values():
+                pending += state.frames
+                for step in state.steps:
+                    if any(leaf.digest == lost.digest for slot in (step.outputs or {}).values() for leaf in leaves(slot)):
+                        _reopen(step)
 
     # -- one step ----------------------------------------------------------------------------------------------------------------
 

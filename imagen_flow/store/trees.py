@@ -40,7 +40,7 @@ class Trees:
 
         Raises:
             OSError: a file that the node named is not there.
-            FileChanged: a file outside has another content than its digest says.
+            FileChanged: a file outside has another content than its digest says, or is gone.
         """
         if isinstance(value, File):
             return self._adopt_file(value)
@@ -66,7 +66,12 @@ class Trees:
         made = self._in_scratch(value.path)
         if self._is_ours(value.path) and not made:
             return value
-        found = self._files.file_value(value.path, value.name or value.path.name)
+        try:
+            found = self._files.file_value(value.path, value.name or value.path.name)
+        except FileNotFoundError as gone:
+            if not value.digest:
+                raise
+            raise FileChanged(f"{value.name or value.path} is gone") from gone
         if made:
             return replace(found, path=self._objects.path(self._take(found)))
         if value.digest and value.digest != found.digest:
