@@ -573,3 +573,40 @@ def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -
             from_text(type_, text)
     else:
         assert repr(from_text(type_, text)) == repr(value)
+
+
+def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -> None:
+    """Its function sees the models that it and the nodes before it name; what it refuses is a problem of the plan, said once, and the step does not run."""
+    from imagen_flow import ModelError
+    from imagen_flow.node import Fed
+
+    @node("toy.make", version=1)
+    def make(model: Model[Loader]) -> str:
+        raise AssertionError("nothing runs")
+
+    @node("toy.read", version=1)
+    def read(model: Model[Loader], text: str) -> str:
+        raise AssertionError("nothing runs")
+
+    seen: list[Fed] = []
+
+    @read.foresee
+    def agree(models: Any, fed: Any) -> None:
+        seen.append(fed["text"])
+        if fed["text"].models["model"].digest != models["model"].digest:
+            raise ModelError("these two do not agree")
+
+    for name in "ab":
+        save_file({"w": np.full(1, ord(name), "float32")}, tmp_path / f"{name}.safetensors")
+    registry = Registry({})
+    for function in (make, read):
+        registry.add(function)
+
+    def problems(model: str) -> list[str]:
+        text = f'imagen_flow: 1\nnodes:\n  m: {{type: toy.make, model: ./a.safetensors}}\n  r: {{type: toy.read, model: {model}, text: "${{m}}"}}\noutputs:\n  o: "${{r}}"\n'
+        plan = make_plan(resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), registry=registry, device="cpu")
+        return [problem.message for problem in plan.problems]
+
+    assert problems("./a.safetensors") == []
+    assert problems("./b.safetensors") == ["these two do not agree"]
+    assert {fed.type_name for fed in seen} == {"toy.make"}
