@@ -151,7 +151,7 @@ def by_hand(_: Path, model: Path, steps: int) -> Callable[[int], Any]:
         grid = 2 * side // cell
         cells = torch.nn.functional.linear(planned[:, : grid * grid], layer["weight"].float(), layer["bias"].float())
         cells = cells.unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid)).permute(0, 5, 1, 3, 2, 4)
-        sketch, begin = torch.nn.functional.pixel_unshuffle(cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2), 0.1
+        sketch, begin = torch.nn.functional.pixel_unshuffle(cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2), 0.15
     beside = torch.cat([sketch, torch.stack([columns, rows]).expand(2, 2, side, side)], 1)
 
     def draw(seed: int) -> Any:

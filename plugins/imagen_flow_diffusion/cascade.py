@@ -38,8 +38,8 @@ def base(
     plan: tuple[torch.Tensor, torch.Tensor] | None = None,
     seed: int,
     num_inference_steps: int = 6,
-    guidance_scale: float = 1.0,
-    begin: float = 0.1,
+    guidance_scale: float = 1.5,
+    begin: float = 0.15,
 ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     """Draw a small picture.
 

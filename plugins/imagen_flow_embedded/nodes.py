@@ -113,7 +113,7 @@ def train_text_encoder(scratch: Scratch, *, steps: Count = 4000, batch_size: Bat
 
 
 @node("train.diffusion", version=1, uses=("diffusers", "torch", "transformers"))
-def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 9000, batch_size: Batch = 32, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
+def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 7200, batch_size: Batch = 32, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
     """Train the base diffusion of the embedded Imagen on a frozen text encoder.
 
     Outputs: a folder with ``unet/`` and ``scheduler/``.
@@ -124,7 +124,7 @@ def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 900
 
 
 @node("train.super_resolution", version=1, uses=("diffusers", "torch", "transformers"))
-def train_super_resolution(text_encoder: Model, scratch: Scratch, *, steps: Count = 6000, batch_size: Batch = 16, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
+def train_super_resolution(text_encoder: Model, scratch: Scratch, *, steps: Count = 4500, batch_size: Batch = 16, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
     """Train the super-resolution diffusion of the embedded Imagen, with noise-conditioning augmentation.
 
     Outputs: a folder with ``super_resolution/`` and its scheduler.

@@ -54,8 +54,12 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128))
     )
 
 
-def build_scheduler() -> Any:
-    """Make the sampler that is saved beside the denoiser: DDIM on the cosine schedule, with Imagen's dynamic thresholding."""
+def build_scheduler(*, most: float = 1.0) -> Any:
+    """Make the sampler that is saved beside a denoiser: DDIM on the cosine schedule, with Imagen's dynamic thresholding.
+
+    Params:
+        most: how large the threshold may grow. Above 1 what guidance overdrives is divided by it, at 1 it is cut off.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -65,7 +69,7 @@ def build_scheduler() -> Any:
         clip_sample=False,
         thresholding=True,
         dynamic_thresholding_ratio=0.995,
-        sample_max_value=1.0,
+        sample_max_value=most,
         timestep_spacing="trailing",
     )
 
@@ -141,7 +145,7 @@ def train_diffusion(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 9000,
+    steps: int = 7200,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -158,7 +162,7 @@ def train_diffusion(
     tokenizer, encoder = load_text(text)
     head = load_head(text)
     network = build_base_unet(encoder.config.d_model, channels=channels)
-    scheduler = build_scheduler()
+    scheduler = build_scheduler(most=1.1)  # the grounds are pure black and white: a larger one grays them
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     settings = {"what": "diffusion", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "channels": list(channels)}
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)

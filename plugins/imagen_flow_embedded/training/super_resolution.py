@@ -72,7 +72,7 @@ def train_super_resolution(
     scratch: Path,
     text: Path,
     *,
-    steps: int = 6000,
+    steps: int = 4500,
     batch_size: int = 16,
     crop: int = 64,
     learning_rate: float = 2e-3,
