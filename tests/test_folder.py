@@ -994,6 +994,33 @@ def test_term(yard: Yard) -> None:
     assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), said
 
 
+def test_a_worker_that_stands_still(yard: Yard) -> None:
+    """A worker that is silent for longer than its lease loses its item to another, finds that out when it goes on, and changes nothing any more."""
+    gate = yard.root / "gate"
+    reached = Path(f"{gate}.reached")
+    yard.drop(a="one")
+    yard.line("lease_s: 1\n", graph=gated(gate))
+    first = launch(yard, "run", "line.yaml", "--json", "--no-store")
+    until(reached.exists)
+    first.send_signal(signal.SIGSTOP)
+    reached.unlink()
+    second = launch(yard, "run", "line.yaml", "--json", "--no-store")
+    until(reached.exists)
+    gate.touch()
+    until(lambda: yard.found("done"))
+    found = yard.found()
+    first.send_signal(signal.SIGCONT)
+    log = yard.root / "line.journal/log.jsonl"
+    until(lambda: '"lost"' in log.read_text())
+    for process in (first, second):
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert yard.found() == found == {"out/a.txt": "one\n", "done/a.txt": "one"}
+    assert [said["item"] for said in map(json.loads, log.read_text().splitlines()) if said["event"] == "done"] == ["a.txt"]
+    assert list(yard.root.rglob(".imagen_flow-*")) == []
+
+
 def test_lines_in_a_chain(yard: Yard) -> None:
     """One process runs several lines, and what one gives another takes; sidecars and temporary files are not taken."""
     yard.line("out: ./between\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
