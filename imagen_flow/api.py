@@ -40,18 +40,19 @@ _logger = logging.getLogger(__name__)
 USERS_STORE = "user"
 
 
-def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str | Path] = (), registry: Registry | None = None) -> Graph:
+def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str | Path] | str | Path = (), registry: Registry | None = None) -> Graph:
     """Read and resolve a graph.
 
     Params:
         graph: a file's path, or the same as a mapping.
-        plugins: local files of nodes, beside those that ``imagen-flow.toml`` names and the user trusts.
+        plugins: local files of nodes (or one), beside those that ``imagen-flow.toml`` names and the user trusts.
         registry: node types to resolve against; default: those of the installed plugins.
     Raises:
         GraphError: its problems, all of them, in file order.
     """
     if isinstance(graph, Graph):
         return graph
+    plugins = [plugins] if isinstance(plugins, str | Path) else plugins  # a text would be taken letter by letter
     registry = registry or discover([*map(Path, plugins), *_trusted(_settings(graph))], memo=config.plugins_memo())
     read = partial(spec_.read, memo=config.words_memo())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
@@ -66,7 +67,7 @@ def plan(
     device: str | None = None,
     dtype: str | None = None,
     force: Iterable[str] = (),
-    plugins: Iterable[str | Path] = (),
+    plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
     tiny: bool = False,
     allow_pickle: Iterable[str] = (),
@@ -104,7 +105,7 @@ def run(
     device: str | None = None,
     dtype: str | None = None,
     force: Iterable[str] = (),
-    plugins: Iterable[str | Path] = (),
+    plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
     tiny: bool = False,
     allow_pickle: Iterable[str] = (),

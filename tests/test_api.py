@@ -177,6 +177,8 @@ def test_local_plugins_are_named_by_their_files(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from imagen_flow import node\n\n@node('my.double', version=1)\ndef double(n: int) -> int:\n    return 2 * n\n")
     graph = {"imagen_flow": 1, "nodes": {"d": {"type": "my.double", "n": 4}}, "outputs": {"d": "${d}"}}
     assert flow.run(graph, store=None, plugins=[tmp_path / "mine.py"]) == {"d": 8}
+    assert flow.run(graph, store=None, plugins=tmp_path / "mine.py") == {"d": 8}
+    assert flow.run(graph, store=None, plugins=str(tmp_path / "mine.py")) == {"d": 8}
 
 
 def test_the_front_door_shows_what_a_plugin_may_import() -> None:

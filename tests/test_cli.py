@@ -633,6 +633,7 @@ def test_store(call: Call, own_home: Path) -> None:
     said = call("store", "info").out
     assert said.splitlines()[1] == "holds      2 steps, 2 values"
     assert str(own_home) in said
+    assert said.endswith("last used  less than a minute ago\n")
     assert call("store", "verify") == Said(0, "2 values read, none damaged\n", "")
     assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith("removed 0 steps and 0 values: 0 B freed, ")
     assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")

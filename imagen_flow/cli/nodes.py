@@ -28,7 +28,7 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
     """
     from .. import config
 
-    registry = find_plugins(config.load(Path.cwd()), plugins)
+    registry = find_plugins(config.load(Path.cwd()), plugins, broken_too=True)
     if type is not None and (found := registry.find(type)):
         if as_json:
             _echo_json(_described(found, registry))

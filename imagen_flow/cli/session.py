@@ -55,7 +55,7 @@ graph_argument = click.argument("graph", type=_PATH)
 store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
 plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
 
-set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph; may be repeated.")
+set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
 force_option = click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated.")
 device_option = click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
 dtype_option = click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
@@ -105,8 +105,8 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
-def find_plugins(settings: Settings, files: tuple[Path, ...]) -> Registry:
-    """Find installed plugins, the files named by option, and those that the settings name and the user trusts."""
+def find_plugins(settings: Settings, files: tuple[Path, ...], *, broken_too: bool = False) -> Registry:
+    """Find installed plugins, the files named by option (which are to be of use, or `broken_too`), and those that the settings name and the user trusts."""
     from .. import config, plugins
     from ..errors import GraphError, Problem
 
@@ -122,7 +122,7 @@ def find_plugins(settings: Settings, files: tuple[Path, ...]) -> Registry:
     trusted = [path for path in settings.plugins if path not in refused]
     found = plugins.discover(dict.fromkeys([*files, *trusted]), memo=config.plugins_memo())
     faults = {path: plugin.fault for path in files if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
-    if faults:
+    if faults and not broken_too:
         raise GraphError([Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault) for path, fault in faults.items()])
     return found
 

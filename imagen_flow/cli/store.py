@@ -82,7 +82,8 @@ def info(store: Path | None, as_json: bool) -> None:
         return
     rows = [("store", said["folder"]), ("holds", f"{plural(said['steps'], 'step')}, {plural(said['values'], 'value')}"), ("on disk", bytes_(said["disk_bytes"]))]
     if said["oldest_use"]:
-        rows.append(("last used", f"between {_ago(time.time() - said['oldest_use'])} and {_ago(time.time() - said['newest_use'])} ago"))
+        oldest, newest = (_ago(time.time() - said[which]) for which in ("oldest_use", "newest_use"))
+        rows.append(("last used", f"{newest} ago" if oldest == newest else f"between {oldest} and {newest} ago"))
     if said["pinned"]:
         rows.append(("in use", f"{said['pinned']:,} by runs going on now"))
     click.echo(table(rows, indent=""))
