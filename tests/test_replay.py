@@ -231,7 +231,7 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
     picture = make(WITH_FILES, files=FILES, photo="photo.txt", keep=True)
     found = replay.prepare(picture, registry=registry())
     assert [(m.name, m.kind) for m in found.missing] == [("./notes", "folder"), ("./notes.txt", "file"), ("photo", "file")]
-    assert any("say --set ./notes.txt=PATH" in line for line in found.words())
+    assert "say --set ./notes.txt=PATH" in str(found.missing[1].problem())
     with pytest.raises(GraphError, match="the file './notes.txt' is not at hand"):
         found.check()
     values = {"./notes.txt": "graphs/notes.txt", "notes": "graphs/notes", "photo": "graphs/photo.txt"}

@@ -457,7 +457,7 @@ def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
     assert watching.said.empty()
     assert len(list((tmp_path / "in").glob("*.txt"))) == 4
     written = next((tmp_path / "in").glob("*.txt"))
-    written.write_text("changed by hand")
+    save(written, "changed by hand")
     assert len(runs(watching.rest())) == 1
 
 
