@@ -24,6 +24,9 @@ LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 _FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
 _LONGEST_HEADER = 100_000_000
 
+#: Files that were found whole, by what `os.stat` says of them: a program that runs many graphs looks into each once.
+_whole: set[tuple[int, ...]] = set()
+
 
 def check_weights(path: Path, reference: str) -> None:
     """Compare a file of weights with what its header says, so that a torn download is told before anything runs.
@@ -33,10 +36,15 @@ def check_weights(path: Path, reference: str) -> None:
         UnusableModel: it cannot be read, or it is damaged; the message says how.
     """
     try:
+        found = path.stat()
+        sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if sign in _whole:
+            return
         if path.suffix.lower() == ".gguf":
             _check_gguf(path)
         else:
             read_header(path)
+        _whole.add(sign)
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{path.name} leads nowhere", fix="download it again") from error

@@ -160,14 +160,15 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         ValueError: it was encoded for another family of models, or is no encoded text.
     """
     found: dict[str, Any] = {}
+    device, dtype = (device_of(like), like.dtype) if like is not None else (None, None)  # asked once: both go through all modules
     for tensor in text:
         came = tensor.tags.get("family", "")
         if came != family or "is" not in tensor.tags:
             said = f"were encoded for {came}" if came else "do not come from text.encode"
             raise ValueError(f"the text's states {said}, and {by}'s model is of the family {family}: encode the text with the same model")
-        values = tensor.torch(device_of(like) if like is not None else None)
-        if like is not None and values.is_floating_point():
-            values = values.to(like.dtype)
+        values = tensor.torch(device)
+        if dtype is not None and values.is_floating_point():
+            values = values.to(dtype)
             refuse_nan(values, "the text's states hold")
         found[tensor.tags["is"]] = values
     return found
