@@ -51,7 +51,8 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        found += [(Path(root, name).relative_to(folder).as_posix(), Path(root, name)) for name in names if not name.startswith(".")]
+        below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
+        found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
         if len(found) > _MOST_FILES:
             raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {_MOST_FILES} files", fix=subfolder(folder))
     yield from sorted(found)

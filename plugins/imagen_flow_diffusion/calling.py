@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Tensor
 
-from .checkpoints import device_of
+from .checkpoints import device_of, dtype_of
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         ValueError: it was encoded for another family of models, or is no encoded text.
     """
     found: dict[str, Any] = {}
-    device, dtype = (device_of(like), like.dtype) if like is not None else (None, None)  # asked once: both go through all modules
+    device, dtype = (device_of(like), dtype_of(like)) if like is not None else (None, None)
     for tensor in text:
         came = tensor.tags.get("family", "")
         if came != family or "is" not in tensor.tags:

@@ -96,7 +96,16 @@ def device_of(module: Any) -> Any:
         for part in module.modules():
             if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
                 return device
-    return module.device
+    weight = next(module.parameters(), None)
+    return module.device if weight is None else weight.device
+
+
+def dtype_of(module: Any) -> Any:
+    """Say in which dtype a module computes, as its ``dtype`` does by going through all that is in it."""
+    weight = next(module.parameters(), None)
+    if weight is None or weight.dtype.itemsize < 2 or not weight.is_floating_point() or getattr(module, "_keep_in_fp32_modules", None):
+        return module.dtype
+    return weight.dtype
 
 
 @contextmanager
