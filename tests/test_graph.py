@@ -410,3 +410,9 @@ def test_graphs_nest_so_deep_and_no_deeper(tmp_path: Path) -> None:
         "too-deep: graph files include each other more than 32 deep"
     ]
     assert graph_of('nodes: {n: {type: ./40.yaml}}\noutputs: {n: "${n}"}', tmp_path / "g.yaml").nodes["n"]
+
+
+def test_only_a_graph_file_is_opened_for_a_node(tmp_path: Path) -> None:
+    """A file of another kind is refused by its name: no problem shows what it says."""
+    (tmp_path / "secret.txt").write_text("the password")
+    assert problems('nodes: {a: {type: ./secret.txt}}\noutputs: {x: "${a}"}', tmp_path / "g.yaml") == ["2:19 unreadable: './secret.txt' is no graph file"]

@@ -29,6 +29,9 @@ __all__ = ["resolve"]
 #: How deep graphs may be nested in graphs.
 DEPTH = 32
 
+#: How the name of a graph's file ends, where another graph uses it.
+GRAPH_SUFFIXES = (".yaml", ".yml", ".json")
+
 _SETTINGS = {"device": PortType("text"), "dtype": DTYPE, **LOADING}
 
 
@@ -131,6 +134,9 @@ class _Resolver:
             path = (self.binder.folder / Path(name).expanduser()).resolve()
         except (RuntimeError, ValueError, OSError) as odd:
             self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(odd))
+            return None
+        if path.suffix.lower() not in GRAPH_SUFFIXES:  # nor is any other file opened, whose text a problem would show
+            self.say("unreadable", f"'{name}' is no graph file", mark, why=f"a graph's file ends in {', '.join(GRAPH_SUFFIXES)}")
             return None
         if len(self.inside) > DEPTH:
             self.say("too-deep", f"graph files include each other more than {DEPTH} deep", mark, fix="use fewer files")
