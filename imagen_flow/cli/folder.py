@@ -118,8 +118,7 @@ def _work(
         pool = stack.enter_context(ModelPool())
         for recipe, settings in recipes:
             opened = stack.enter_context(open_store(store, settings, recipe.registry, no_store=no_store))
-            said = recipe.graph.settings
-            tools = Tools(opened, pool, device or (None if "device" in said else settings.device), dtype or (None if "dtype" in said else settings.dtype))
+            tools = Tools(opened, pool, **settings.place(recipe.graph.settings, device=device, dtype=dtype))
             running.append(RunningLine(recipe, tools, once=once, drain=drain, listen=listen))
 
         def stop() -> None:

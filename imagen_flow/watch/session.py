@@ -508,8 +508,7 @@ class _Session:
             texts=texts,
             registry=bench.registry,
             store=bench.store,
-            device=options.device or (None if "device" in graph.settings else settings.device),
-            dtype=options.dtype or (None if "dtype" in graph.settings else settings.dtype),
+            **settings.place(graph.settings, device=options.device, dtype=options.dtype),
             force=() if target.forced else options.force,
             base=self.base,
         )
