@@ -36,32 +36,30 @@ class BadReference(ValueError):
         return Problem(self.code, str(self), mark, why=_SPELLINGS, fix=self.fix)
 
 
-class UnresolvedModel(ModelError):
+class _NoModel(ModelError):
+    """A reference leads to no model that can be loaded from this machine; `why` and `fix` say more."""
+
+    code: str
+
+    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.why = why
+        self.fix = fix
+
+    def problem(self, mark: Mark | None = None) -> Problem:
+        return Problem(self.code, str(self), mark, why=self.why, fix=self.fix)
+
+
+class UnresolvedModel(_NoModel):
     """A model of the hub is not on this machine, or not whole; `fix` says how to get it."""
 
     code = "unresolved-model"
 
-    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
-        super().__init__(message)
-        self.why = why
-        self.fix = fix
 
-    def problem(self, mark: Mark | None = None) -> Problem:
-        return Problem(self.code, str(self), mark, why=self.why, fix=self.fix)
-
-
-class UnusableModel(ModelError):
+class UnusableModel(_NoModel):
     """What a reference leads to is no model that can be loaded; `why` and `fix` say more."""
 
     code = "bad-model"
-
-    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
-        super().__init__(message)
-        self.why = why
-        self.fix = fix
-
-    def problem(self, mark: Mark | None = None) -> Problem:
-        return Problem(self.code, str(self), mark, why=self.why, fix=self.fix)
 
 
 @dataclass(frozen=True, slots=True)
