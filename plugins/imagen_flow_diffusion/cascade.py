@@ -15,6 +15,8 @@ from collections.abc import Generator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints import device_of, dtype_of
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -125,8 +127,7 @@ def sample(
     import torch
     from torch.nn import functional as F
 
-    weight = next(unet.parameters())  # unet.device and unet.dtype go through all modules: most of a millisecond each
-    device, dtype = weight.device, weight.dtype
+    device, dtype = device_of(unet), dtype_of(unet)
     fold = math.isqrt(unet.config.out_channels // 3)
     side = unet.config.sample_size
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
