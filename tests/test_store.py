@@ -493,6 +493,23 @@ def test_a_claim_and_a_pin_end_with_their_process(folder: Path) -> None:
         assert list((folder / "pins").iterdir()) == []
 
 
+def test_what_a_run_makes_and_finds_is_pinned_with_it(folder: Path) -> None:
+    """A clean-up beside a run leaves what the run has made so far and what it has found; once it is over, they go like the rest."""
+    with opened(folder) as store, opened(folder) as other:
+        for key in ("before", "found"):
+            keep(store, key, key)
+        store.flush()
+        store.pin("run", [])
+        assert store.lookup("found")
+        keep(store, "made", Image(NOISE))
+        store.flush()
+        cleaned = other.gc(max_size=0)
+        assert (cleaned.steps_removed, cleaned.steps_pinned) == (1, 2)
+        assert [bool(other.lookup(key)) for key in ("before", "found", "made")] == [False, True, True]
+        store.unpin("run")
+        assert other.gc(max_size=0).steps_removed == 2
+
+
 def test_waiting_for_a_key_can_be_cancelled(folder: Path) -> None:
     """Two stores in one process keep each other out; a wait ends when it is told to."""
     cancel = threading.Event()

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .locks import Claims, number_of
 
 __all__ = ["Pins"]
+
+
+@dataclass
+class _Pin:
+    """A run's pin: the name and the descriptor of its file (none if it cannot be written), and the names in it."""
+
+    file: str
+    out: int | None = None
+    names: set[str] = field(default_factory=set)
 
 
 class Pins:
@@ -22,28 +33,57 @@ class Pins:
         self._folder = folder
         self._claims = claims
         self._warn = warn
-        self._own: dict[str, str] = {}
+        self._own: dict[str, _Pin] = {}
+        self._lock = threading.Lock()
 
     def pin(self, run: str, names: Iterable[str]) -> None:
         """Add names to what a run has pinned."""
-        pin = self._own.get(run)
-        if pin is None:
-            pin = f"{os.getpid()}-{os.urandom(8).hex()}"
-            self._claims.claim(number_of(pin))
-            self._own[run] = pin
+        with self._lock:
+            if run not in self._own:
+                self._own[run] = self._begin()
+            self._add(self._own[run], set(names))
+
+    def note(self, name: str) -> None:
+        """Add a step that was made or found to what the runs of this store have pinned, whichever of them it was."""
+        with self._lock:
+            for pin in self._own.values():
+                self._add(pin, {name})
+
+    def _begin(self) -> _Pin:
+        pin = _Pin(f"{os.getpid()}-{os.urandom(8).hex()}")
+        self._claims.claim(number_of(pin.file))
         try:
-            with open(self._folder / pin, "a", encoding="ascii") as out:
-                out.write("".join(f"{name}\n" for name in names))
+            pin.out = os.open(self._folder / pin.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as odd:
-            self._warn(f"the store {self._folder.parent} cannot be written ({odd.strerror}); a clean-up meanwhile may cost work")
+            self._give_up(pin, odd)
+        return pin
+
+    def _add(self, pin: _Pin, names: set[str]) -> None:
+        new = names - pin.names
+        pin.names |= new
+        if pin.out is not None and new:
+            try:
+                os.write(pin.out, "".join(f"{name}\n" for name in new).encode("ascii"))
+            except OSError as odd:
+                self._give_up(pin, odd)
+
+    def _give_up(self, pin: _Pin, odd: OSError) -> None:
+        if pin.out is not None:
+            os.close(pin.out)
+            pin.out = None
+        self._warn(f"the store {self._folder.parent} cannot be written ({odd.strerror}); a clean-up meanwhile may cost work")
 
     def unpin(self, run: str) -> None:
         """Give up what a run had pinned."""
-        pin = self._own.pop(run, None)
-        if pin is not None:
-            with contextlib.suppress(OSError):
-                (self._folder / pin).unlink(missing_ok=True)
-            self._claims.release(number_of(pin))
+        with self._lock:
+            pin = self._own.pop(run, None)
+            if pin is None:
+                return
+            if pin.out is not None:
+                os.close(pin.out)
+        with contextlib.suppress(OSError):
+            (self._folder / pin.file).unlink(missing_ok=True)
+        self._claims.release(number_of(pin.file))
 
     def close(self) -> None:
         """Give up what every run of this store had pinned."""

@@ -150,6 +150,7 @@ class Store:
         now = self._clock()
         if now - row[1] > USE_S:
             self._writer.note_use(key, int(now))
+        self._pins.note(key)
         return Record(key, outputs, self._read_provenance)
 
     def _read_provenance(self, key: str) -> Mapping[str, Any]:
@@ -161,6 +162,7 @@ class Store:
 
         `provenance` is JSON data; neither it nor the values may change any more.
         """
+        self._pins.note(key)
         self._writer.keep(key, outputs, provenance)
 
     def flush(self) -> None:
@@ -245,7 +247,7 @@ class Store:
         self._writer.when_settled(key, lambda _: self._claims.release(number_of(key)))
 
     def pin(self, run: str, names: Iterable[str]) -> None:
-        """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`."""
+        """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`; and with them the steps that are kept or found meanwhile."""
         self._check_open()
         self._pins.pin(run, names)
 
