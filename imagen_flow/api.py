@@ -32,7 +32,7 @@ from .plugins import Registry, discover
 from .run import execute
 from .store import Store
 
-__all__ = ["execute", "load", "plan", "run"]
+__all__ = ["execute", "listed", "load", "plan", "run"]
 
 _logger = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str
     """
     if isinstance(graph, Graph):
         return graph
-    plugins = [plugins] if isinstance(plugins, str | Path) else plugins  # a text would be taken letter by letter
-    registry = registry or discover([*map(Path, plugins), *_trusted(_settings(graph))], memo=config.plugins_memo())
+    if not isinstance(graph, str | Path | Mapping):
+        raise TypeError(f"a graph is a file's path, a mapping or what `load` gave, and not {type(graph).__name__}")
+    registry = registry or discover([*map(Path, listed(plugins)), *_trusted(_settings(graph))], memo=config.plugins_memo())
     read = partial(spec_.read, memo=config.words_memo())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
     return resolve(spec, registry, read=lambda path, name: read(path, name=name))
@@ -66,12 +67,12 @@ def plan(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
-    force: Iterable[str] = (),
+    force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
     tiny: bool = False,
-    allow_pickle: Iterable[str] = (),
-    trust_remote_code: Iterable[str] = (),
+    allow_pickle: Iterable[str | Path] | str | Path = (),
+    trust_remote_code: Iterable[str] | str = (),
     **more: Any,
 ) -> Plan:
     """Plan a run: say what would run and why, and run nothing.
@@ -79,7 +80,7 @@ def plan(
     Params:
         inputs, more: values of the graph's inputs; one named like a parameter here goes into `inputs`.
         store: an open Store, its folder, or None to keep nothing (files and models that outputs give then lie in a temporary folder until the program ends).
-        force: nodes that run even if the store holds what they give.
+        force: nodes (or one) that run even if the store holds what they give.
         locked: take of the hub only what ``imagen-flow.lock`` names.
         tiny: take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.
         allow_pickle: pickles that may be loaded, after a look into them, each by path or as ``hf:org/name@main/FILE``.
@@ -90,7 +91,7 @@ def plan(
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
     opened = open_store(store, resolved, settings)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -104,12 +105,12 @@ def run(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
-    force: Iterable[str] = (),
+    force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
     locked: bool = False,
     tiny: bool = False,
-    allow_pickle: Iterable[str] = (),
-    trust_remote_code: Iterable[str] = (),
+    allow_pickle: Iterable[str | Path] | str | Path = (),
+    trust_remote_code: Iterable[str] | str = (),
     pool: ModelPool | None = None,
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
@@ -132,7 +133,7 @@ def run(
         opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=force, terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
@@ -151,9 +152,14 @@ def run(
         return outputs
 
 
-def _terms(graph: Graph, locked: bool, tiny: bool, pickles: Iterable[str], remote_code: Iterable[str]) -> Terms:
+def listed(given: Iterable[str | Path] | str | Path) -> list[str]:
+    """List what may be given as one or as several: a text would be taken letter by letter."""
+    return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
+
+
+def _terms(graph: Graph, locked: bool, tiny: bool, pickles: Iterable[str | Path] | str | Path, remote_code: Iterable[str] | str) -> Terms:
     registry = graph.registry
-    return Terms(locked=locked, pickles=tuple(pickles), remote_code=tuple(remote_code), tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
+    return Terms(locked=locked, pickles=tuple(listed(pickles)), remote_code=tuple(listed(remote_code)), tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
 
 
 def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:

@@ -56,6 +56,25 @@ def test_a_graph_is_loaded_from_a_file_a_mapping_or_a_graph(registry: Registry, 
     assert [flow.run(flow.load(graph), store=None) for graph in loaded] == [{"sum": 11}] * 3
 
 
+@pytest.mark.parametrize("graph", [3, None, b"g.yaml", ["g.yaml"]])
+def test_what_is_no_graph_is_named(graph: Any) -> None:
+    """Each stage says what a graph is."""
+    stages: tuple[Any, ...] = (flow.load, flow.plan, flow.run)
+    for stage in stages:
+        with pytest.raises(TypeError) as refused:
+            stage(graph)
+        assert str(refused.value) == f"a graph is a file's path, a mapping or what `load` gave, and not {type(graph).__name__}"
+
+
+def test_one_may_be_given_where_several_may(registry: Registry, tmp_path: Path) -> None:
+    """A text is one node to force, or one model, and not its letters."""
+    graph = flow.load(GRAPH, registry=registry)
+    flow.run(graph, store=tmp_path)
+    assert [step.status for step in flow.plan(graph, store=tmp_path, force="sum").steps] == ["runs"]
+    terms = flow.plan(graph, store=None, allow_pickle=tmp_path / "a.bin", trust_remote_code="hf:a/b").planner.values.terms
+    assert (terms.pickles, terms.remote_code) == ((str(tmp_path / "a.bin"),), ("hf:a/b",))
+
+
 def test_values_are_given_by_name_or_as_a_mapping(registry: Registry) -> None:
     """One that is named like a parameter goes into the mapping."""
     graph = flow.load(GRAPH, registry=registry)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 import time
 from collections.abc import Callable
 from io import StringIO
@@ -435,6 +436,31 @@ def test_second_interrupt(folder: Path) -> None:
     process.communicate()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("module", ["imagen_flow.cli", "click"])
+def test_interrupt_while_starting(module: str) -> None:
+    """An interrupt before the command line is there to take it ends as one later: no traceback, exit code 130."""
+    code = f"""
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+class Interrupting(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from imagen_flow.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_the_command_begins_where_an_interrupt_is_taken() -> None:
+    """What is installed is the entry that is tested above."""
+    said = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))
+    assert said["project"]["scripts"] == {"imagen-flow": "imagen_flow.__main__:main"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_reader_goes_away(folder: Path) -> None:
     """When whoever reads the output goes away, the run ends without a traceback."""
@@ -538,7 +564,7 @@ def test_replay(call: Call, folder: Path) -> None:
     said = call("replay", "out/picture.png", "--verify")
     assert said.code == 2
     assert "both   image.blend" in said.err
-    assert said.err.endswith("Error: there is nobody to ask; say --yes to run it\n")
+    assert said.err.endswith("Error: there is nobody to ask; say --yes\n")
 
     said = call("replay", "out/picture.png", "--verify", "--yes")
     assert (said.code, said.out) == (0, "identical\n")
@@ -638,6 +664,9 @@ def test_store(call: Call, own_home: Path) -> None:
     assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith("removed 0 steps and 0 values: 0 B freed, ")
     assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")
     call("run", "g.yaml")
+    said = call("store", "clear")
+    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is nobody to ask; say --yes")
+    assert json.loads(call("store", "info", "--json").out)["steps"] == 2
     assert call("store", "clear", "--yes").code == 0
     assert json.loads(call("store", "info", "--json").out)["steps"] == 0
 

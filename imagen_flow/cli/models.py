@@ -130,7 +130,7 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
 def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
     """Remove models of the hub: from the lock, and from the cache what nothing else there needs."""
     from ..models import Hub, cached, commit_of
-    from .text import bytes_
+    from .text import bytes_, confirm
 
     found, hub = _named(named, ()), Hub()
     if found.others:
@@ -146,7 +146,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 work.unknown(reference)
                 continue
             if not yes:
-                click.confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?", abort=True, err=True)
+                confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?")
             freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else ())
             work.lock = work.lock.lacking([reference])
             click.echo(f"removed {reference}: {bytes_(freed)} freed")

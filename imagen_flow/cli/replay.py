@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -44,7 +43,7 @@ def replay(
     from .plan import print_plan
     from .run import carry_out
     from .session import find_plugins, open_store
-    from .text import safe
+    from .text import confirm, safe
 
     settings = config.load(Path.cwd())
     registry = find_plugins(settings, plugins)
@@ -55,9 +54,7 @@ def replay(
         again.check()
         if not yes:
             print_plan(again.plan, err=True)
-            if not sys.stdin.isatty():
-                raise click.UsageError("there is nobody to ask; say --yes to run it")
-            click.confirm("run it?", abort=True, err=True)
+            confirm("run it?")
         code = carry_out(again.plan, out=None if verify else out or settings.out or Path("out"))
         if code or not verify:
             return code

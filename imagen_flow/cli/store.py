@@ -133,11 +133,11 @@ def verify(store: Path | None) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(store: Path | None, yes: bool) -> None:
     """Remove everything that the store keeps."""
-    from .text import bytes_, plural
+    from .text import bytes_, confirm, plural
 
     with _opened(store) as opened:
         said = opened.info()
         if not yes:
-            click.confirm(f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from {said['folder']}?", abort=True, err=True)
+            confirm(f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from {said['folder']}?")
         opened.clear()
     click.echo(f"cleared {said['folder']}")

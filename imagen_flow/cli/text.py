@@ -12,7 +12,7 @@ import click
 
 from ..errors import Problem
 
-__all__ = ["bytes_", "colour", "plural", "safe", "seconds", "shorten", "show_problems", "table", "value"]
+__all__ = ["bytes_", "colour", "confirm", "plural", "safe", "seconds", "shorten", "show_problems", "table", "value"]
 
 
 def colour() -> bool | None:
@@ -35,6 +35,22 @@ def _painted(text: str, severity: str) -> str:
     head = re.sub(rf"\b{severity}\[[a-z0-9-]+\]", lambda m: click.style(m[0], fg=hue, bold=True), head, count=1)
     lines = [click.style(line, fg=hue) if re.fullmatch(r" *\| [\s\u3000]*\^+", line) else line for line in rest]
     return "\n".join([head, *lines])
+
+
+def confirm(question: str) -> None:
+    """Ask before something is done that cannot be undone.
+
+    Raises:
+        Abort: the answer is no, or an interrupt.
+        UsageError: there is nobody to answer.
+    """
+    try:
+        click.confirm(question, abort=True, err=True)
+    except (click.Abort, OSError, RuntimeError) as odd:
+        if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
+            raise
+        click.echo(err=True)
+        raise click.UsageError("there is nobody to ask; say --yes") from None  # standard input is at its end, closed, or not there
 
 
 def safe(text: str) -> str:

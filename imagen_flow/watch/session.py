@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from .. import config, plugins
 from .. import spec as spec_
-from ..api import USERS_STORE
+from ..api import USERS_STORE, listed
 from ..config import Settings
 from ..errors import GraphError, ImagenFlowError, Problem, StoreError
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
@@ -59,8 +59,8 @@ def watch(
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
-    force: Iterable[str] = (),
-    plugins: Iterable[str | Path] = (),
+    force: Iterable[str] | str = (),
+    plugins: Iterable[str | Path] | str | Path = (),
     settings: bool = False,
     on_change: OnChange = "restart",
     settle_s: float = 0.1,
@@ -97,7 +97,7 @@ def watch(
     missing = [Problem("unreadable", f"'{path}' does not exist" if not Path(path).exists() else f"'{path}' is a folder, not a graph file") for path in given if not Path(path).is_file()]
     if missing or not given:
         raise GraphError(missing or [Problem("unreadable", "there is no graph to watch")])
-    options = _Options(inputs or {}, texts or {}, Path(out) if out is not None else None, store, device, dtype, tuple(force), tuple(Path(p) for p in plugins), settings, on_change, fail_fast)
+    options = _Options(inputs or {}, texts or {}, Path(out) if out is not None else None, store, device, dtype, tuple(listed(force)), tuple(map(Path, listed(plugins))), settings, on_change, fail_fast)
     return _Session([Path(path) for path in given], options, pool, cancel or threading.Event(), settle_s=settle_s, poll=poll, poll_s=poll_s).happenings()
 
 
