@@ -86,7 +86,7 @@ class NodeType:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What is known, when planning, of a node whose output a port reads: its type, its models by port, and what feeds it."""
+    """What is known, when planning, of a node whose output a port reads: its type, its models by port (of a list, those that are known), and what feeds it."""
 
     type_name: str
     models: Mapping[str, Any]
@@ -106,7 +106,7 @@ class NodeFunction:
     def foresee(self, function: Callable[[Mapping[str, Any], Mapping[str, Any]], None]) -> Callable[[Mapping[str, Any], Mapping[str, Any]], None]:
         """Register the function that refuses, when planning, models that do not work together, by raising ModelError.
 
-        It gets the node's models by port (without their weights: a `Model` each), and by port for what comes from other nodes a `Fed`.
+        It gets the node's models by port (without their weights: a `Model` each, or several), and by port for what comes from other nodes a `Fed`.
         """
         object.__setattr__(self.type, "foresee", function)
         return function

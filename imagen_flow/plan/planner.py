@@ -8,7 +8,7 @@ from hashlib import blake2b
 from ..artifact import Artifact
 from ..digest import SIZE
 from ..errors import GraphError, ModelError, Problem
-from ..graph import FromNode, Graph, Listed, ModelAt, Node
+from ..graph import Binding, FromNode, Graph, Listed, ModelAt, Node
 from ..node import Fed, NodeType
 from ..ports import BadValue, PortType
 from ..values import Model
@@ -259,13 +259,18 @@ class Planner:
 
     def _fed(self, frame: Frame, node: Node, depth: int = 8) -> Fed:
         """Gather which models a node names, and the nodes that feed it."""
-        models: dict[str, Model] = {}
+        models: dict[str, Model | tuple[Model, ...]] = {}
         fed: dict[str, Fed] = {}
+
+        def model(binding: Binding) -> Model | None:
+            found = self.values.constants.by_digest.get(self.values.bind(frame, binding).digest) if isinstance(binding, ModelAt) else None  # type: ignore[union-attr]
+            return found if isinstance(found, Model) and found.digest != "unresolved" else None
+
         for port, binding in node.bindings.items():
-            if isinstance(binding, ModelAt):
-                found = self.values.constants.by_digest.get(self.values.bind(frame, binding).digest)  # type: ignore[union-attr]
-                if isinstance(found, Model) and found.digest != "unresolved":
-                    models[port] = found
+            if (one := model(binding)) is not None:
+                models[port] = one
+            elif isinstance(binding, Listed) and (several := tuple(filter(None, map(model, binding.items)))):
+                models[port] = several
             elif isinstance(binding, FromNode) and depth:
                 fed[port] = self._fed(frame, frame.graph.nodes[binding.node], depth - 1)
         return Fed(node.type.name, models, fed)

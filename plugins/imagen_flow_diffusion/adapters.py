@@ -1,4 +1,4 @@
-"""Change a loaded checkpoint for the length of one call: LoRA, textual inversion, IP-Adapter; and lend what stands beside it, ControlNets.
+"""Change a loaded checkpoint for the length of one call: LoRA, textual inversion, IP-Adapter.
 
 Loaded models are shared, so what is put on is taken off again, and the base's own weights are never written to: the next call finds them as they were loaded.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagen_flow as flow
 
@@ -62,65 +62,82 @@ class Weights:
         return 0
 
 
-class ControlNet:
-    """A network that holds a picture to a drawing: a folder as diffusers saves one."""
+class ImageEncoder:
+    """What reads a picture for an IP-Adapter that does not bring its own: a folder with CLIP's image encoder, alone or with its text encoder."""
+
+    TAKES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if (kind := what_is(model)) not in ImageEncoder.TAKES:
+            raise problem_of(model, "the port 'ip_encoder'", kind, f"one of {', '.join(ImageEncoder.TAKES)}")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        import diffusers
-        from diffusers.models.modeling_utils import ModelMixin
-
-        kind = what_is(model)
-        cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
-        if not ("ControlNet" in kind and isinstance(cls, type) and issubclass(cls, ModelMixin)):
-            raise problem_of(model, "the port 'controlnets'", kind, "a ControlNetModel of the model's own family")
-        return load_part(cls, model, "", device=device, dtype=dtype)
+        ImageEncoder.check(model)
+        return _load_encoder(model, "", device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
         return weights_in(model, "")
 
 
+class Worn(NamedTuple):
+    """What a node was given to put on a checkpoint: adapters, and lists beside them."""
+
+    loras: Sequence[Adapter] | None = None
+    lora_weights: Sequence[float] | None = None
+    embeddings: Sequence[Adapter] | None = None
+    ip_adapters: Sequence[Adapter] | None = None
+    ip_images: Sequence[Image] | None = None
+    ip_scales: Sequence[float] | None = None
+    ip_files: Sequence[str] | None = None
+    ip_encoder: Any = None
+
+
 @contextmanager
-def adapted(
-    pipeline: Any,
-    checkpoint: Checkpoint,
-    *,
-    loras: Sequence[Adapter] | None = None,
-    lora_weights: Sequence[float] | None = None,
-    embeddings: Sequence[Adapter] | None = None,
-    ip: tuple[Adapter | None, Image | None, float, str | None] = (None, None, 1.0, None),
-) -> Iterator[dict[str, Any]]:
+def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[str, Any]]:
     """Put adapters on a pipeline and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
     Outputs: further arguments of the call.
     Raises:
         ValueError: an adapter does not fit, or too little or too much is given.
     """
-    _check(loras, lora_weights, ip)
+    _check(worn)
     arguments: dict[str, Any] = {}
     try:
-        _put_on_loras(pipeline, checkpoint, loras or [], lora_weights)
-        for embedding in embeddings or []:
+        _put_on_loras(pipeline, checkpoint, worn.loras or [], worn.lora_weights)
+        for embedding in worn.embeddings or []:
             _put_on_embedding(pipeline, checkpoint, embedding)
-        if ip[0] is not None and ip[1] is not None:
-            _put_on_ip_adapter(pipeline, checkpoint, ip[0], ip[2], ip[3])
-            arguments["ip_adapter_image"] = to_pil(ip[1])
+        if worn.ip_adapters:
+            _put_on_ip_adapters(pipeline, checkpoint, worn)
+            pictures = [to_pil(image) for image in worn.ip_images or []]
+            # Several pictures for one adapter are a list in a list.
+            arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
         yield arguments
     finally:
-        if ip[0] is not None and hasattr(pipeline, "unload_ip_adapter"):
+        if worn.ip_adapters and hasattr(pipeline, "unload_ip_adapter"):
             pipeline.unload_ip_adapter()
-        for embedding in embeddings or []:
+        for embedding in worn.embeddings or []:
             _take_off_embedding(pipeline, embedding)
-        if loras:
+        if worn.loras:
             pipeline.unload_lora_weights()
 
 
-def _check(loras: Sequence[Adapter] | None, lora_weights: Sequence[float] | None, ip: tuple[Adapter | None, Image | None, float, str | None]) -> None:
-    if lora_weights and len(lora_weights) != len(loras or []):
-        raise ValueError(f"its 'loras' are {len(loras or [])}, and 'lora_weights' holds {len(lora_weights)}: they must agree")
-    if (ip[0] is None) != (ip[1] is None):
-        raise ValueError("'ip_adapter' and 'ip_adapter_image' go together: give both or neither")
+def _check(worn: Worn) -> None:
+    loras, adapters, images = len(worn.loras or []), len(worn.ip_adapters or []), len(worn.ip_images or [])
+    if worn.lora_weights and len(worn.lora_weights) != loras:
+        raise ValueError(f"its 'loras' are {loras}, and 'lora_weights' holds {len(worn.lora_weights)}: they must agree")
+    if images != adapters and not (adapters == 1 and images):
+        raise ValueError(f"its 'ip_adapters' are {adapters}, and 'ip_adapter_images' holds {images}: one for each, or several for one adapter alone")
+    for name, values in (("ip_adapter_scales", worn.ip_scales), ("ip_adapter_files", worn.ip_files)):
+        if values and len(values) != adapters:
+            raise ValueError(f"its 'ip_adapters' are {adapters}, and '{name}' holds {len(values)}: they must agree")
+    if worn.ip_encoder is not None and not adapters:
+        raise ValueError("its 'ip_encoder' reads pictures for 'ip_adapters', and there are none")
+    words = [token_of(embedding) for embedding in worn.embeddings or []]
+    if twice := sorted({word for word in words if words.count(word) > 1}):
+        raise ValueError(f"two of its 'embeddings' are called {', '.join(twice)}, and a prompt could not tell them apart: rename one's file")
 
 
 # --- LoRA ------------------------------------------------------------------------------------------------------------------------
@@ -217,38 +234,59 @@ def token_of(embedding: Adapter) -> str:
 # --- IP-Adapter ------------------------------------------------------------------------------------------------------------------
 
 
-def _put_on_ip_adapter(pipeline: Any, checkpoint: Checkpoint, adapter: Adapter, scale: float, name: str | None) -> None:
+def _put_on_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> None:
+    adapters = worn.ip_adapters or []
     if not hasattr(pipeline, "load_ip_adapter"):
         raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter")
-    file = adapter.file(name)
-    if getattr(pipeline, "image_encoder", None) is None:
-        encoder, processor = _image_encoder(pipeline, checkpoint, adapter, file)
-        pipeline.register_modules(image_encoder=encoder, feature_extractor=processor)
+    files = [adapter.file(worn.ip_files[number] if worn.ip_files else None) for number, adapter in enumerate(adapters)]
+    encoder = worn.ip_encoder
+    if encoder is None and getattr(pipeline, "image_encoder", None) is None:
+        encoder = _brought_encoder(pipeline, checkpoint, list(zip(adapters, files, strict=True)))
+    if encoder is not None:
+        pipeline.register_modules(image_encoder=encoder[0], feature_extractor=getattr(pipeline, "feature_extractor", None) or encoder[1])
+    names = " and ".join(f"'{adapter.model.reference}'" for adapter in adapters)
+    # FLUX has another name for where the encoder would be fetched from.
+    nowhere = {"image_encoder_folder": None} if hasattr(pipeline, "unet") else {"image_encoder_pretrained_model_name_or_path": None}
     try:
-        pipeline.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name, image_encoder_folder=None, local_files_only=True)
-    except (ValueError, RuntimeError, KeyError, AttributeError) as odd:
+        folders = [str(file.parent) for file in files]
+        pipeline.load_ip_adapter(folders, subfolder=[""] * len(files), weight_name=[file.name for file in files], local_files_only=True, **nowhere)
+        pipeline.set_ip_adapter_scale([float(scale) for scale in worn.ip_scales or [1.0] * len(files)])
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
         said = " ".join(str(odd).split())
-        raise ValueError(f"the IP-Adapter '{adapter.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
-    pipeline.set_ip_adapter_scale(scale)
+        raise ValueError(f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
 
 
-def _image_encoder(pipeline: Any, checkpoint: Checkpoint, adapter: Adapter, file: Path) -> tuple[Any, Any]:
-    """Load the image encoder that comes with an adapter, once: beside its file or, for the adapters that say so in their name, the smaller one of the same collection."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tuple[Adapter, Path]]) -> tuple[Any, Any]:
+    """Load the image encoder that comes with adapters, once: beside a file or, for the adapters that say so in their name, the smaller one of the same collection.
 
-    places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"]
-    if "vit-h" in file.name:
-        places.reverse()
-    folder = next((place for place in places if (place / "config.json").is_file()), None)
-    if folder is None:
-        raise ValueError(f"neither the model '{checkpoint.model.reference}' nor the IP-Adapter '{adapter.model.reference}' has an image encoder")
+    Raises:
+        ValueError: none comes with them, or each wants another.
+    """
+    homes = {}
+    for adapter, file in found:
+        places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"]
+        if "vit-h" in file.name:
+            places.reverse()
+        if (folder := next((place for place in places if (place / "config.json").is_file()), None)) is not None:
+            homes[folder] = adapter
+    if not homes:
+        names = " nor ".join(f"the IP-Adapter '{adapter.model.reference}'" for adapter, _ in found)
+        raise ValueError(f"neither the model '{checkpoint.model.reference}' nor {names} has an image encoder: name one as 'ip_encoder'")
+    if len(homes) > 1:
+        raise ValueError(f"its 'ip_adapters' read pictures through different encoders, {' and '.join(sorted(folder.parent.name + '/' + folder.name for folder in homes))}, and a pipeline has one")
+    ((folder, adapter),) = homes.items()
     with adapter.lock:
         if str(folder) not in adapter.encoders:
-            dtype = str(pipeline.dtype).removeprefix("torch.")
-            adapter.encoders[str(folder)] = load_part(
-                CLIPVisionModelWithProjection, adapter.model, folder.relative_to(adapter.model.path).as_posix(), device=str(checkpoint.device), dtype=dtype
-            )
-        encoder = adapter.encoders[str(folder)]
+            part = folder.relative_to(adapter.model.path).as_posix()
+            adapter.encoders[str(folder)] = _load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
+        return adapter.encoders[str(folder)]  # type: ignore[no-any-return]
+
+
+def _load_encoder(model: Model, part: str, *, device: str, dtype: str) -> tuple[Any, Any]:
+    """Load CLIP's image encoder, and make the processor that belongs to it."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    encoder = load_part(CLIPVisionModelWithProjection, model, part, device=device, dtype=dtype)
     side = encoder.config.image_size
     return encoder, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 

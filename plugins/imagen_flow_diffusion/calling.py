@@ -183,19 +183,17 @@ def unwrap_image(pixels: np.ndarray) -> Image:
     return Image((pixels * 255).round().astype(np.uint8))
 
 
-def problem_of(model: Any, by: str, kind: str, takes: str) -> flow.ModelError:
-    """Say that a node cannot use a model, what the model is, and which node takes it."""
+def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") -> flow.ModelError:
+    """Say that a node cannot use a model, what the model is, and which node takes it: `home`, where none is made for its kind."""
     from .checkpoints import article
 
-    home = TAKEN_BY.get(kind, "diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else "")
+    home = TAKEN_BY.get(kind, home or ("diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else ""))
     other = f"; {home} takes it" if home and home != by else ""
     return flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes {takes}{other}")
 
 
 TAKEN_BY = {
     "BlipForConditionalGeneration": "image.caption",
-    "ControlNetModel": "the port 'controlnets' of diffusion.text_to_image",
-    "FluxControlNetModel": "the port 'controlnets' of diffusion.text_to_image",
     "FluxKontextPipeline": "image.edit",
     "IFSuperResolutionPipeline": "diffusion.super_resolution",
     "ImagenCascade": "diffusion.base",
@@ -206,5 +204,9 @@ TAKEN_BY = {
     "StableDiffusionLatentUpscalePipeline": "image.upscale",
     "StableDiffusionUpscalePipeline": "image.upscale",
     "Swin2SRForImageSuperResolution": "image.upscale",
+    **dict.fromkeys(
+        ("ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel", "SanaControlNetModel", "T2IAdapter"),
+        "the port 'controlnets' of diffusion.text_to_image",
+    ),
 }
 """The node that is made for a model of a kind, where it is not diffusion.text_to_image and its like."""

@@ -137,7 +137,8 @@ class Checkpoint:
 
     def having(self, **parts: Any) -> Checkpoint:
         """Give the same checkpoint with some parts more, or others in their place."""
-        return replace(self, groups={**self.groups, "given": Group(parts)})
+        before = self.groups["given"].parts if "given" in self.groups else {}
+        return replace(self, groups={**self.groups, "given": Group({**before, **parts})})
 
     def pipeline(self, cls: Any) -> Any:
         """Make a pipeline of one's own of the shared parts: pipelines and samplers keep state while they run.

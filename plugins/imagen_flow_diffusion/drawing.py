@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Annotated, Any
 
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Text
 
-from .adapters import ControlNet, Weights, adapted, skipping
+from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
 from .calling import call, pictures, problem_of, to_pil
 from .components import Checkpoint, Drawing, Whole, tiled
+from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import SPLIT, family_of, pipeline_for
 from .reading import unread
 from .samplers import choose
@@ -86,8 +87,9 @@ def text_to_image(
     prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapter: Model[Weights] | None = None,
-    ip_adapter_image: Image | None = None,
+    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapter_images: List[Image] | None = None,
+    ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
     *,
@@ -104,8 +106,9 @@ def text_to_image(
     control_scales: List[float] | None = None,
     control_starts: List[float] | None = None,
     control_ends: List[float] | None = None,
-    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
-    ip_adapter_file: str | None = None,
+    control_modes: List[int] | None = None,
+    ip_adapter_scales: List[float] | None = None,
+    ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
     rungs: Rungs = (),
@@ -115,9 +118,10 @@ def text_to_image(
     Inputs:
         model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana, Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
         prior: for a decoder alone (Kandinsky 2.2): the checkpoint that turns the prompt into what it decodes.
-        controlnets: networks that hold the picture to a drawing, made for the same family as the model.
-        control_images: what each of them is held to, in the same order.
-        ip_adapter, ip_adapter_image: an adapter that reads a picture as if it were a prompt, and the picture.
+        controlnets: networks that hold the picture to a drawing, ControlNets or T2I-Adapters, made for the same family as the model.
+        control_images: what each of them is held to, in the same order. One union ControlNet takes several; so does none, of a checkpoint that is held to a drawing by itself (FLUX Canny, Depth).
+        ip_adapters, ip_adapter_images: adapters that read a picture as if it were a prompt, and the picture of each; one alone takes several.
+        ip_encoder: what reads those pictures, for adapters that do not bring it: CLIP's image encoder for FLUX.
         loras: low-rank changes to the model's weights, for this picture only.
         embeddings: textual inversions; the prompt names each by its file's name in angle brackets: ``<cat-toy>``.
     Params:
@@ -130,7 +134,9 @@ def text_to_image(
         sampler, sampler_settings: by diffusers' name, e.g. ``DPMSolverMultistepScheduler`` with ``{use_karras_sigmas: true}``.
         lora_weights: how much of each LoRA; left out: all of it.
         control_scales, control_starts, control_ends: how much of each ControlNet, and from and to which part of the denoising (0 to 1).
-        ip_adapter_file: the file of weights in the adapter's folder, where there are several: ``models/ip-adapter_sd15.safetensors``.
+        control_modes: for ControlNets that read drawings of several kinds: the number of each one's kind, as the network's authors count them.
+        ip_adapter_scales: how much of each; left out: all of it.
+        ip_adapter_files: the file of weights in each adapter's folder, where there are several: ``models/ip-adapter_sd15.safetensors``.
         arguments: any other argument of the pipeline, by its own name: ``{true_cfg_scale: 4}``.
         seed: of the noise, which is drawn on the CPU.
     Outputs: a picture of 8 bits, the one that diffusers gives for the same arguments.
@@ -138,12 +144,11 @@ def text_to_image(
     Source: ``diffusers.AutoPipelineForText2Image``.
     """
     given = {"prompt": prompt, "width": width, "height": height, **_shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)}
-    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
-    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
-    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
+    controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
+    worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     if prior is not None:
         model = model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
-    return (yield from draw(model, "text_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs))
+    return (yield from draw(model, "text_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
@@ -153,8 +158,9 @@ def image_to_image(
     prompt: str,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapter: Model[Weights] | None = None,
-    ip_adapter_image: Image | None = None,
+    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapter_images: List[Image] | None = None,
+    ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
     *,
@@ -172,8 +178,9 @@ def image_to_image(
     control_scales: List[float] | None = None,
     control_starts: List[float] | None = None,
     control_ends: List[float] | None = None,
-    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
-    ip_adapter_file: str | None = None,
+    control_modes: List[int] | None = None,
+    ip_adapter_scales: List[float] | None = None,
+    ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
     rungs: Rungs = (),
@@ -192,10 +199,9 @@ def image_to_image(
     """
     given = {"prompt": prompt, "image": to_pil(image), "strength": strength, "width": width, "height": height}
     given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
-    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
-    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
-    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
-    return (yield from draw(model, "image_to_image", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs))
+    controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
+    worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
+    return (yield from draw(model, "image_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
@@ -206,8 +212,9 @@ def inpaint(
     prompt: str,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapter: Model[Weights] | None = None,
-    ip_adapter_image: Image | None = None,
+    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapter_images: List[Image] | None = None,
+    ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
     *,
@@ -227,8 +234,9 @@ def inpaint(
     control_scales: List[float] | None = None,
     control_starts: List[float] | None = None,
     control_ends: List[float] | None = None,
-    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
-    ip_adapter_file: str | None = None,
+    control_modes: List[int] | None = None,
+    ip_adapter_scales: List[float] | None = None,
+    ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
     rungs: Rungs = (),
@@ -256,10 +264,9 @@ def inpaint(
     given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
     given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
     given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
-    controls = (controlnets, control_images, control_scales, control_starts, control_ends)
-    adapters = {"loras": loras, "lora_weights": lora_weights, "embeddings": embeddings}
-    ip = (ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)
-    drawn = yield from draw(model, "inpaint", given, controls, adapters, ip, sampler, sampler_settings, seed, rungs)
+    controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
+    worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
+    drawn = yield from draw(model, "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs)
     if not keep_outside:
         return drawn
     if (drawn.width, drawn.height) != (image.width, image.height):
@@ -267,6 +274,13 @@ def inpaint(
     weight = mask.as_float()[:, :, None]
     laid = drawn.pixels * weight + image.rgb().as_uint8().pixels * (1 - weight)
     return Image(np.rint(laid).astype(np.uint8))
+
+
+@text_to_image.foresee
+@image_to_image.foresee
+@inpaint.foresee
+def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
+    foresee_controls(models)
 
 
 def _whole(side: int) -> int:
@@ -278,9 +292,8 @@ def draw(
     model: Checkpoint,
     task: str,
     given: dict[str, Any],
-    controls: tuple[Any, ...],
-    adapters: dict[str, Any],
-    ip: tuple[Any, Image | None, float, str | None],
+    controls: Controls,
+    worn: Worn,
     sampler: str | None,
     sampler_settings: dict[str, Any] | None,
     seed: int,
@@ -288,13 +301,13 @@ def draw(
 ) -> Generator[Progress, None, Image]:
     """Draw one picture by the class of diffusers that does a task for a checkpoint."""
     by = f"diffusion.{task}"
-    cls = pipeline_for(model.model, model.kind, task, by=by, control=bool(controls[0]))
+    cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
     refuse_other_denoiser(model, task, by)
-    model, given = controlled(model, cls, given, *controls)
+    model, given = controlled(model, cls, given, controls)
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = _unread(model, given["prompt"], given.get("negative_prompt"))
-    with model.alone(), adapted(made, model, ip=ip, **adapters) as more, skipping(model, given.get("clip_skip")), tiled(getattr(made, "vae", None), "tile" in rungs):
+    with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), tiled(getattr(made, "vae", None), "tile" in rungs):
         output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
     return pictures(output)[0]
 
@@ -325,40 +338,3 @@ def _shared(
         raise ValueError("its 'arguments' takes a mapping of names to values")
     named = {"negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "clip_skip": clip_skip}
     return {**named, **(arguments or {})}
-
-
-def controlled(
-    model: Checkpoint,
-    cls: Any,
-    given: dict[str, Any],
-    networks: Sequence[Any] | None,
-    images: Sequence[Image] | None,
-    scales: Sequence[float] | None,
-    starts: Sequence[float] | None,
-    ends: Sequence[float] | None,
-) -> tuple[Checkpoint, dict[str, Any]]:
-    """Add to a checkpoint and to the arguments of its call what holds the picture to drawings: one or several, or none.
-
-    Raises:
-        ValueError: the lists differ in length.
-    """
-    lists = {"control_images": images, "control_scales": scales, "control_starts": starts, "control_ends": ends}
-    count = len(networks or [])
-    for name, values in lists.items():
-        if len(values or []) != count and (values or name == "control_images"):
-            raise ValueError(f"its 'controlnets' are {count}, and '{name}' holds {len(values or [])}: they must agree")
-    if not networks:
-        return model, given
-
-    def each(values: Sequence[Any] | None) -> Any:
-        return None if values is None else values[0] if count == 1 else list(values)
-
-    # diffusers calls the drawing `image`, except where a picture has that name already.
-    place = "control_image" if "control_image" in inspect.signature(cls.__call__).parameters else "image"
-    arguments = {
-        place: each([to_pil(image) for image in images or []]),
-        "controlnet_conditioning_scale": each(scales),
-        "control_guidance_start": each(starts),
-        "control_guidance_end": each(ends),
-    }
-    return model.having(controlnet=each(networks)), {**given, **arguments}

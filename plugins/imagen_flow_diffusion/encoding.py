@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .adapters import Adapter, adapted, need, skipping
+from .adapters import Adapter, Worn, adapted, need, skipping
 from .calling import problem_of
 from .checkpoints import what_is
 from .components import HEEDS, Checkpoint, some_groups
@@ -60,7 +60,7 @@ class Encoder:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
             negative_prompt = inspect.signature(cls.__call__).parameters["negative_prompt"].default
         pipeline = self.checkpoint.pipeline(cls)
-        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, loras=loras, lora_weights=lora_weights, embeddings=embeddings), skipping(self.checkpoint, clip_skip), torch.no_grad():
+        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, Worn(loras, lora_weights, embeddings)), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
             if not self.split.apart:

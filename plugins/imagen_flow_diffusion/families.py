@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TASKS = {"text_to_image": ("",), "image_to_image": ("Img2Img",), "inpaint": ("Inpaint", "Inpainting")}
 """How diffusers spells a task in the name of a class."""
 
-_NAME = re.compile(r"(?P<family>.+?)(ControlNet)?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined)?Pipeline\Z")
+_NAME = re.compile(r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined)?Pipeline\Z")
 
 _STATES = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_STATES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -65,26 +65,35 @@ def family_of(kind: str) -> str:
     return found["family"] if found else ""
 
 
-def pipeline_for(model: Model, kind: str, task: str, *, by: str, control: bool = False) -> Any:
+def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "") -> Any:
     """Find the class that does a task with a checkpoint of some kind.
 
+    Params:
+        help: what diffusers calls the networks that are lent to the checkpoint: ``ControlNet``, ``Adapter``.
     Raises:
         ModelError: none does; the message says what the checkpoint is and which node takes it.
     """
     import diffusers
 
+    own = getattr(diffusers, kind, None) if kind.isidentifier() and kind.endswith("Pipeline") else None
     if kind not in TAKEN_BY:
         for word in TASKS[task]:
             for ending in ("Pipeline", "CombinedPipeline"):
-                name = f"{family_of(kind)}{'ControlNet' if control else ''}{word}{ending}"
+                name = f"{family_of(kind)}{_own(kind)}{help}{word}{ending}"
                 cls = getattr(diffusers, name, None) if name.isidentifier() else None
-                if cls is not None and (control or _does(cls, task)):
+                if cls is not None and (help or _does(cls, task)):
                     return cls
-        own = getattr(diffusers, kind, None) if kind.isidentifier() and kind.endswith("Pipeline") else None
-        if own is not None and not control and _does(own, task):
+        if own is not None and not help and _does(own, task):
             return own
-    what = f"for {task.replace('_', ' ')}{' with a ControlNet' if control else ''}"
-    raise problem_of(model, by, kind, f"checkpoints that diffusers has a class for, {what}")
+    what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"
+    does = [by] if help else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)]
+    raise problem_of(model, by, kind, f"checkpoints that diffusers has a class for, {what}", home=" or ".join(does) or "diffusion.pipeline" * (own is not None))
+
+
+def _own(kind: str) -> str:
+    """Give the word for what a checkpoint was made to read beside the prompt: ``Control`` of ``FluxControlPipeline``, ``Fill`` of ``FluxFillPipeline``."""
+    found = _NAME.match(kind)
+    return (found["own"] or "") if found else ""
 
 
 def _does(cls: Any, task: str) -> bool:

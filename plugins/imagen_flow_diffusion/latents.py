@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Tensor
 
-from .adapters import ControlNet, Weights, adapted
+from .adapters import ImageEncoder, Weights, Worn, adapted
 from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
 from .checkpoints import device_of, read_json, what_is
 from .components import AUTOENCODERS, Autoencoder, Denoiser
 from .components import tiled as tiles
-from .drawing import ADAPTING, LIBRARIES, controlled, refuse_other_denoiser
+from .controls import ControlNet, Controls, controlled, foresee_controls
+from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 from .families import Split, family_of, pipeline_for, split_of
 from .samplers import choose
 
@@ -36,8 +37,10 @@ def denoise(
     latents: Tensor | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapter: Model[Weights] | None = None,
-    ip_adapter_image: Image | None = None,
+    autoencoder: Model[Autoencoder] | None = None,
+    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapter_images: List[Image] | None = None,
+    ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
@@ -54,8 +57,9 @@ def denoise(
     control_scales: List[float] | None = None,
     control_starts: List[float] | None = None,
     control_ends: List[float] | None = None,
-    ip_adapter_scale: Annotated[float, Range(0, 2)] = 1.0,
-    ip_adapter_file: str | None = None,
+    control_modes: List[int] | None = None,
+    ip_adapter_scales: List[float] | None = None,
+    ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
 ) -> Steps[Tensor]:
@@ -65,6 +69,7 @@ def denoise(
         model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana.
         text: from text.encode with a model of the same family.
         latents: where to begin; noise if left out.
+        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
         (controlnets to loras as for diffusion.text_to_image)
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
@@ -84,9 +89,10 @@ def denoise(
     network = next(part for part in model.parts.values() if hasattr(part, "device"))
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)
-    cls = pipeline_for(model.model, model.kind, task, by=by, control=bool(controlnets))
+    controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
+    cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
     refuse_other_denoiser(model, task, by)
-    lent, given = controlled(model, cls, given, controlnets, control_images, control_scales, control_starts, control_ends)
+    lent, given = controlled(model, cls, given, controls, autoencoder)
     made = lent.pipeline(cls)
     factor = int(made.vae_scale_factor)
     if latents is not None:
@@ -96,7 +102,8 @@ def denoise(
     if split.binned:
         given["use_resolution_binning"] = False
     choose(made, sampler, sampler_settings)
-    with lent.alone(), adapted(made, lent, loras=loras, lora_weights=lora_weights, ip=(ip_adapter, ip_adapter_image, ip_adapter_scale, ip_adapter_file)) as more:
+    worn = Worn(loras, lora_weights, None, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
+    with lent.alone(), adapted(made, lent, worn) as more:
         output = yield from call(made, {**given, **more}, seed=seed, without=("prompt", "negative_prompt"))
     found = output["images"]
     if split.packed:
@@ -215,6 +222,7 @@ def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
 @denoise.foresee
 def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space, and text that was encoded for another family."""
+    foresee_controls(models)
     model, text = models.get("model"), fed.get("text")
     _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
     read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None

@@ -350,7 +350,7 @@ def test_an_ip_adapter_reads_a_picture_as_a_prompt(at: Callable[[str], str], dra
     pipeline.load_ip_adapter(at("ip"), subfolder="models", weight_name="ip-adapter_sd15.safetensors", image_encoder_folder=None)
     pipeline.set_ip_adapter_scale(0.6)
     theirs = pipeline("a fox", ip_adapter_image=photo[0], generator=noise(), **BY_HAND).images[0]
-    adapter = {"ip_adapter": at("ip"), "ip_adapter_image": "${photo}", "ip_adapter_scale": 0.6, "ip_adapter_file": "models/ip-adapter_sd15.safetensors"}
+    adapter = {"ip_adapters": [at("ip")], "ip_adapter_images": ["${photo}"], "ip_adapter_scales": [0.6], "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"]}
     ours = draw(**loaded(photo[1]), one=asked(at, **adapter))
     assert same(ours, theirs)
     assert not same(ours, plain.pixels)

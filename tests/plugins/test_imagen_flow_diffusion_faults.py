@@ -126,7 +126,7 @@ def test_adapters_for_another_base_are_refused(tiny_model: Callable[[str], str],
     said = failure(one=drawn(tiny_model("flux"), loras=[tiny_model("lora")]))
     assert said.startswith(f"the LoRA '{tiny_model('lora')}' was made for another base than '{tiny_model('flux')}' (FluxPipeline): its weights are for ")
     photo = {"type": "image.solid", "width": 16, "height": 16}
-    said = failure(photo=photo, one=drawn(tiny_model("sdxl"), ip_adapter=tiny_model("ip-adapter"), ip_adapter_file="models/ip-adapter_sd15.safetensors", ip_adapter_image="${photo}"))
+    said = failure(photo=photo, one=drawn(tiny_model("sdxl"), ip_adapters=[tiny_model("ip-adapter")], ip_adapter_files=["models/ip-adapter_sd15.safetensors"], ip_adapter_images=["${photo}"]))
     assert said.startswith(f"the IP-Adapter '{tiny_model('ip-adapter')}' was made for another base than ")
     after = flow.run(graph(one=drawn(tiny_model("sdxl"))), store=None, device="cpu", pool=pool)["out"]
     assert np.array_equal(before.pixels, after.pixels)
