@@ -8,14 +8,15 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import drawing, latents, nodes, seeing, upscaling
+from . import drawing, generic, latents, nodes, seeing, upscaling
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
     return [
         *(nodes.encode, nodes.base, nodes.super_resolution, nodes.edit),
-        *(drawing.pipeline, drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
+        *(generic.pipeline, generic.tensors),
+        *(drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
         *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),
         upscaling.upscale,
         seeing.find,

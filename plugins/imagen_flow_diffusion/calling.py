@@ -96,8 +96,12 @@ def _refuse_blackened(output: Any) -> None:
             raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
 
 
+DRAWN = ("images", "frames", "image", "video", "rgb", "depth", "prediction")
+"""What pipelines call pictures that they give, and estimates."""
+
+
 def pictures(output: Any) -> list[Image]:
-    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers.
+    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers, but for estimates.
 
     Raises:
         ValueError: it gave none; the message says what it gave.
@@ -106,19 +110,23 @@ def pictures(output: Any) -> list[Image]:
     import PIL.Image
     import torch
 
-    found = (output.get("images", output.get("frames")) if isinstance(output, Mapping) else None)
-    if found is None:
-        gave = ", ".join(sorted(output)) if isinstance(output, Mapping) else type(output).__name__
-        raise ValueError(f"the pipeline gave no pictures but {gave or 'nothing'}")
+    gave = [name for name, value in output.items() if value is not None] if isinstance(output, Mapping) else [type(output).__name__]
+    found = [output[name] for name in DRAWN if name in gave]
+    if not found:
+        raise ValueError(f"the pipeline gave no pictures but {', '.join(sorted(gave)) or 'nothing'}")
+    if "prediction" in gave:
+        # An estimate is no picture of 8 bits; directions go from -1 to 1, all others from 0 to 1.
+        values = np.asarray(output["prediction"], np.float32)
+        return [Image((one + 1) / 2 if "Normals" in type(output).__name__ else one) for one in values]
     images: list[Image] = []
-    pending = [found]
+    pending = found[::-1]
     while pending:
         one = pending.pop()
         if isinstance(one, torch.Tensor):
             one = one.detach().float().cpu().movedim(-3, -1).numpy()
         if isinstance(one, PIL.Image.Image):
             images.append(Image.from_pil(one))
-        elif isinstance(one, np.ndarray) and one.ndim == 3:
+        elif isinstance(one, np.ndarray) and one.ndim in (2, 3):
             images.append(unwrap_image(one) if one.dtype.kind == "f" else Image(one))
         elif isinstance(one, list | tuple) or (isinstance(one, np.ndarray) and one.ndim > 3):
             pending += reversed(list(one))

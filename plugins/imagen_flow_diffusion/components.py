@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -333,6 +333,19 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
         return cls.from_pretrained(str(folder), local_files_only=True)
 
 
+RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor", "DPTFeatureExtractor": "DPTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
+"""Classes of transformers that checkpoints still name, by what they are now called."""
+
+
+def component_of(model: Model) -> Any:
+    """Find the class of a part that lies alone in a model's folder.
+
+    Raises:
+        ModelError: as `component_class`.
+    """
+    return component_class(model, "", ["diffusers" if "_class_name" in read_json(model, "config.json") else "transformers", what_is(model)])
+
+
 def component_class(model: Model, name: str, entry: list[str]) -> Any:
     """Find the class that a checkpoint's index names for a part.
 
@@ -345,6 +358,8 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     from diffusers.models.modeling_utils import ModelMixin
 
     library, word = entry
+    if library == "transformers":
+        word = RENAMED.get(word, word)
     home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
     if home is None and library.isidentifier():
         # diffusers names a class of a pipeline's own by that pipeline's package.
@@ -363,6 +378,8 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         transformers.image_processing_base.ImageProcessingMixin,
         transformers.feature_extraction_utils.FeatureExtractionMixin,
     )
+    if lacking := getattr(cls, "_backends", None):
+        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which needs {' and '.join(lacking)}: install what is missing")
     if not isinstance(cls, type) or not issubclass(cls, kinds):
         raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which diffusers and transformers do not have")
     if word == "IFSafetyChecker":
@@ -419,3 +436,15 @@ def tiled(vae: Any, on: bool) -> Iterator[None]:
         yield
     finally:
         vae.disable_tiling()
+
+
+@contextmanager
+def unchanged(parts: Sequence[Any]) -> Iterator[None]:
+    """Put back what pipelines change of shared networks, and leave changed when they fail: the ways in which these attend. Whoever calls holds them alone."""
+    before = [(part, dict(part.attn_processors)) for part in parts if hasattr(part, "attn_processors")]
+    try:
+        yield
+    finally:
+        for part, processors in before:
+            if part.attn_processors != processors:
+                part.set_attn_processor(processors)

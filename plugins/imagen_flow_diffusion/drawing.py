@@ -1,19 +1,18 @@
-"""Draw with a whole checkpoint: text to a picture, a picture to another, what a mask leaves open, and any pipeline of diffusers by its own arguments."""
+"""Draw with a whole checkpoint: text to a picture, a picture to another, and what a mask leaves open."""
 
 # mypy: disable-error-code="type-arg,attr-defined,arg-type"
 # A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Mapping, Sequence
 from typing import Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Text
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
 from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
-from .calling import call, pictures, problem_of, to_pil
+from .calling import call, pictures, to_pil
 from .components import Checkpoint, Drawing, Whole, tiled
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import SPLIT, family_of, pipeline_for
@@ -22,62 +21,6 @@ from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 ADAPTING = (*LIBRARIES, "peft")
-
-
-@flow.node("diffusion.pipeline", version=1, uses=LIBRARIES)
-def pipeline(
-    model: Model[Whole],
-    arguments: Json = None,
-    images: List[Image] | None = None,
-    image_arguments: List[Text] | None = None,
-    mask: Mask | None = None,
-    *,
-    pipeline_class: str = "",
-    sampler: str | None = None,
-    sampler_settings: Json = None,
-    seed: Seed,
-    rungs: Rungs = (),
-) -> Steps[List[Image]]:
-    """Call any pipeline that diffusers can load, by its own arguments.
-
-    Inputs:
-        model: a checkpoint in the diffusers layout, of any class of pipeline.
-        arguments: what the pipeline is called with: ``{prompt: a fox, num_inference_steps: 20}``; the library's documentation names them.
-        images: pictures among the arguments; by default the first is ``image``.
-        image_arguments: the arguments that the pictures are, in the same order; one named several times gets a list.
-        mask: the argument ``mask_image``.
-    Params:
-        pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``.
-        sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the checkpoint's.
-        sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
-        seed: of the noise, which is drawn on the CPU.
-    Outputs: all pictures that the pipeline gives, 8 bits; of a film, its frames.
-    Raises: ValueError for arguments that the pipeline does not take; RuntimeError if a safety checker blackens a picture.
-    """
-    import diffusers
-
-    kind = pipeline_class or model.kind
-    cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
-        raise problem_of(model.model, "diffusion.pipeline", kind, "what diffusers has a pipeline for")
-    if arguments is not None and not isinstance(arguments, dict):
-        raise ValueError("its 'arguments' takes a mapping of names to values")
-    given: dict[str, Any] = dict(arguments or {})
-    names = image_arguments if image_arguments is not None else ["image"] * len(images or [])
-    if len(names) != len(images or []):
-        raise ValueError(f"its 'image_arguments' names {len(names)} pictures, and 'images' holds {len(images or [])}")
-    for name, image in zip(names, images or [], strict=True):
-        picture = to_pil(image)
-        given[name] = picture if names.count(name) == 1 else [*given.get(name, []), picture]
-    if mask is not None:
-        given["mask_image"] = to_pil(mask)
-    if "output_type" in inspect.signature(cls.__call__).parameters:
-        given.setdefault("output_type", "np")
-    made = model.pipeline(cls)
-    choose(made, sampler, sampler_settings)
-    with model.alone(), tiled(getattr(made, "vae", None), "tile" in rungs):
-        output = yield from call(made, given, seed=seed)
-    return pictures(output)
 
 
 @flow.node("diffusion.text_to_image", version=1, uses=ADAPTING)
