@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     import torch
 
 
-def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note: str = "", without: Sequence[str] = ()) -> Generator[Progress, None, Any]:
+def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note: str = "", before: Sequence[int] | None = None, without: Sequence[str] = ()) -> Generator[Progress, None, Any]:
     """Call a pipeline as `counted` does, and yield its steps as Progress with a note."""
-    return (yield from follow(counted(pipeline, arguments, seed=seed, without=without), note))
+    return (yield from follow(counted(pipeline, arguments, seed=seed, before=before, without=without), note))
 
 
-def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, without: Sequence[str] = ()) -> Generator[tuple[int, int], None, Any]:
+def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, before: Sequence[int] | None = None, without: Sequence[str] = ()) -> Generator[tuple[int, int], None, Any]:
     """Call a pipeline, yield (steps done, steps) after each, and return its output.
 
     Params:
         arguments: those that are None are left to the pipeline's own defaults.
         seed: of the noise, which is drawn on the CPU, by a generator of its own; None gives the pipeline none.
+        before: the shape of what another has drawn by the same seed already: the pipeline gets what comes next.
         without: arguments that are None although the pipeline has another default.
     Raises:
         ValueError: the pipeline does not take an argument, or lacks one.
@@ -44,6 +45,8 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, wi
         given.setdefault("clean_caption", False)
     if seed is not None and "generator" in takes:
         given["generator"] = torch.Generator("cpu").manual_seed(seed)
+        if before is not None:
+            torch.randn(before, generator=given["generator"])
     given |= {name: None for name in without if name in takes}
     steps = given.get("num_inference_steps") or (takes["num_inference_steps"].default if "num_inference_steps" in takes else 1)
 
@@ -157,7 +160,7 @@ def refuse_nan(values: torch.Tensor, what: str) -> None:
 
 
 def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]:
-    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it is."""
+    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it is, or the item of one: ``prompt_embeds[0]``."""
     return [Tensor(tensor, {**tags, "is": name}) for name, tensor in tensors.items() if tensor is not None]
 
 
@@ -168,6 +171,7 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         ValueError: it was encoded for another family of models, or is no encoded text.
     """
     found: dict[str, Any] = {}
+    lists: dict[str, list[Any]] = {}
     device, dtype = (device_of(like), dtype_of(like)) if like is not None else (None, None)
     for tensor in text:
         came = tensor.tags.get("family", "")
@@ -178,8 +182,12 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         if dtype is not None and values.is_floating_point():
             values = values.to(dtype)
             refuse_nan(values, "the text's states hold")
-        found[tensor.tags["is"]] = values
-    return found
+        name, listed, _ = tensor.tags["is"].partition("[")
+        if listed:
+            lists.setdefault(name, []).append(values)
+        else:
+            found[name] = values
+    return found | lists
 
 
 def unwrap_image(pixels: np.ndarray) -> Image:

@@ -15,8 +15,7 @@ from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
 from .calling import call, pictures, to_pil
 from .components import Checkpoint, Drawing, Whole, tiled
 from .controls import ControlNet, Controls, controlled, foresee_controls
-from .families import SPLIT, family_of, pipeline_for
-from .reading import unread
+from .families import pipeline_for, unread_by
 from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -249,20 +248,10 @@ def draw(
     model, given = controlled(model, cls, given, controls)
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
-    note = _unread(model, given["prompt"], given.get("negative_prompt"))
+    note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), tiled(getattr(made, "vae", None), "tile" in rungs):
         output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
     return pictures(output)[0]
-
-
-def _unread(model: Checkpoint, prompt: str, negative_prompt: str | None) -> str:
-    """Say what of a prompt the checkpoint will not read, where it is known how far it reads."""
-    split = SPLIT.get(family_of(model.kind))
-    if split is None or split.reads[0] not in model.parts:
-        return ""
-    tokenizer, length = model.parts[split.reads[0]], split.reads[1]
-    notes = [unread(tokenizer, prompt, length), unread(tokenizer, negative_prompt or "", length, what="the negative prompt")]
-    return "; ".join(filter(None, notes))
 
 
 def refuse_other_denoiser(model: Checkpoint, task: str, by: str) -> None:

@@ -11,7 +11,7 @@ from .adapters import Adapter, Worn, adapted, need, skipping
 from .calling import problem_of
 from .checkpoints import what_is
 from .components import HEEDS, Checkpoint, some_groups
-from .families import SPLIT, Split, family_of
+from .families import SPLIT, Split, family_of, unread_by
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -29,16 +29,11 @@ class Encoder:
     def fingerprint(self) -> str:
         return self.checkpoint.model.digest
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that reads furthest."""
-        parts = self.checkpoint.parts
-        return parts.get(self.split.reads[0]) or next(part for name, part in sorted(parts.items()) if name.startswith("tokenizer"))
+    def unread(self, prompt: str, negative_prompt: str) -> str:
+        """Say what of the words is not read; nothing if all is."""
+        import diffusers
 
-    @property
-    def length(self) -> int:
-        """Tokens that are read of a prompt."""
-        return self.split.reads[1] if self.split.reads[0] in self.checkpoint.parts else 77
+        return unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, prompt, negative_prompt)
 
     def encode(
         self,
@@ -58,12 +53,12 @@ class Encoder:
         cls = getattr(diffusers, self.checkpoint.kind)
         if negative_prompt is None:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
-            negative_prompt = inspect.signature(cls.__call__).parameters["negative_prompt"].default
+            negative_prompt = getattr(inspect.signature(cls.__call__).parameters.get("negative_prompt"), "default", None)
         pipeline = self.checkpoint.pipeline(cls)
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, Worn(loras, lora_weights, embeddings)), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
-            if not self.split.apart:
+            if "negative_prompt" in inspect.signature(cls.encode_prompt).parameters:
                 return self._call(pipeline, prompt, clip_skip, negative_prompt=negative_prompt, do_classifier_free_guidance=True)
             found = self._call(pipeline, prompt, clip_skip)
             if negative_prompt is not None:
@@ -76,7 +71,9 @@ class Encoder:
             raise ValueError(f"{type(pipeline).__name__} has no clip_skip")
         offered = {**given, "clean_caption": False, **_defaults(pipeline), "prompt_2": None, "prompt_3": None, "clip_skip": clip_skip, "num_images_per_prompt": 1, "device": self.checkpoint.device}
         found = pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes})
-        return {name: tensor for name, tensor in zip(self.split.encoded, found, strict=True) if name and tensor is not None}
+        named = {name: value for name, value in zip(self.split.encoded, found, strict=True) if name and value is not None}
+        lists = {name: value for name, value in named.items() if isinstance(value, list)}
+        return {name: value for name, value in named.items() if name not in lists} | {f"{name}[{place}]": tensor for name, value in lists.items() for place, tensor in enumerate(value)}
 
 
 class DiffusersText:
@@ -100,7 +97,7 @@ class DiffusersText:
 def _defaults(pipeline: Any) -> dict[str, Any]:
     """What the pipeline's own call would encode with, where encoding alone has another default."""
     called = inspect.signature(type(pipeline).__call__).parameters
-    return {name: called[name].default for name in ("complex_human_instruction",) if name in called}
+    return {name: called[name].default for name in ("complex_human_instruction", "max_sequence_length") if name in called}
 
 
 def _weighted(pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .calling import TAKEN_BY, problem_of
+from .reading import unread
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -30,27 +32,36 @@ _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "
 class Split:
     """How a family's work is split.
 
-    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `apart` says that the negative prompt is encoded by a call of its own.
-    `reads` is the tokenizer that reads furthest, and how many tokens; `packed` says that the denoiser's latents are rows of 2 × 2 patches, `binned` that the pipeline would choose a size of its own.
+    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest; `before` are the family's own words
+    before the prompt and before the negative prompt, where these take of the tokens that are read. `again` says that diffusers has a class of the family that begins with latents,
+    `upcast` that its pipelines let the autoencoder compute in float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]
-    reads: tuple[str, int] = ("tokenizer", 77)
-    apart: bool = False
-    packed: bool = False
-    binned: bool = False
+    reads: str = "tokenizer"
+    before: tuple[str, str] = ("", "")
+    again: bool = True
     upcast: bool = False
 
 
+_LUMINA = "You are an assistant designed to generate superior images with the superior degree of image-text alignment based on textual prompts or user prompts. <Prompt Start> "
+_CHAT = "<|im_start|>user\n"
+
 SPLIT = {
+    "AuraFlow": Split(_MASKED, again=False, upcast=True),
+    "Chroma": Split(("prompt_embeds", "", "prompt_attention_mask", "negative_prompt_embeds", "", "negative_prompt_attention_mask")),
+    "CogView4": Split(_STATES, again=False),
+    "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads="tokenizer_2"),
     "IF": Split(_STATES),
+    "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=False),
+    "PixArtAlpha": Split(_MASKED, again=False),
+    "PixArtSigma": Split(_MASKED, again=False),
+    "QwenImage": Split(("prompt_embeds", "prompt_embeds_mask")),
+    "Sana": Split(_MASKED, again=False),
     "StableDiffusion": Split(_STATES),
+    "StableDiffusion3": Split(_POOLED, reads="tokenizer_3"),
     "StableDiffusionXL": Split(_POOLED, upcast=True),
-    "StableDiffusion3": Split(_POOLED, reads=("tokenizer_3", 256)),
-    "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads=("tokenizer_2", 512), apart=True, packed=True),
-    "PixArtAlpha": Split(_MASKED, reads=("tokenizer", 120), binned=True),
-    "PixArtSigma": Split(_MASKED, reads=("tokenizer", 300), binned=True),
-    "Sana": Split(_MASKED, reads=("tokenizer", 300), binned=True),
+    "ZImage": Split(_STATES, before=(_CHAT, _CHAT)),
 }
 """By diffusers' name of the family."""
 
@@ -117,3 +128,21 @@ def split_of(model: Model, kind: str, by: str) -> Split:
     if kind in TAKEN_BY or family not in SPLIT or family == "IF":
         raise problem_of(model, by, kind, f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'IF'}))}")
     return SPLIT[family]
+
+
+def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None) -> str:
+    """Say what of a prompt a pipeline will not read, where that is known of its family; nothing if it reads all.
+
+    Params:
+        parts: the checkpoint's, its tokenizers among them.
+        length: tokens that are read, where the user wants another number than the family's.
+    """
+    split = SPLIT.get(family_of(cls.__name__))
+    name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None
+    if split is None or name is None:
+        return ""
+    if length is None or name != split.reads:
+        named = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
+        length = 77 if named is None or name != split.reads else int(named.default)
+    texts = (("the prompt", prompt, split.before[0]), ("the negative prompt", negative_prompt or "", split.before[1]))
+    return "; ".join(filter(None, (unread(parts[name], text, length, what=what, before=before) for what, text, before in texts)))

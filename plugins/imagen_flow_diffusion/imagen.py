@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 
 from .checkpoints import load_part, load_scheduler, read_json
+from .reading import unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +36,10 @@ class Text:
         tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True)
         return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
 
-    @property
-    def length(self) -> int:
-        return int(self.tokenizer.model_max_length)
+    def unread(self, prompt: str, negative_prompt: str) -> str:
+        """Say what of the words is not read; nothing if all is."""
+        texts = (("the prompt", prompt), ("the negative prompt", negative_prompt))
+        return "; ".join(filter(None, (unread(self.tokenizer, text, int(self.tokenizer.model_max_length), what=what) for what, text in texts)))
 
     def encode(self, prompt: str, negative_prompt: str | None, **adapting: Any) -> dict[str, torch.Tensor]:
         """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there is no word."""

@@ -9,8 +9,7 @@ Latents cross an edge as a Tensor (1, channels, height, width) tagged with the s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
@@ -18,13 +17,14 @@ from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Ten
 
 from .adapters import ImageEncoder, Weights, Worn, adapted
 from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
-from .checkpoints import device_of, read_json, what_is
-from .components import AUTOENCODERS, Autoencoder, Denoiser
+from .checkpoints import device_of, what_is
+from .components import Autoencoder, Denoiser
 from .components import tiled as tiles
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
-from .families import Split, family_of, pipeline_for, split_of
+from .families import family_of, pipeline_for, split_of
 from .samplers import choose
+from .spaces import channels_of, scaled, space_of, to_latents, to_pixels, upcast
 
 if TYPE_CHECKING:
     import torch
@@ -66,22 +66,23 @@ def denoise(
     """Make latents of noise, or of other latents, as encoded text says.
 
     Inputs:
-        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana.
+        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, PixArt, Sana.
         text: from text.encode with a model of the same family.
-        latents: where to begin; noise if left out.
+        latents: where to begin; noise if left out. AuraFlow, CogView 4, Lumina 2, PixArt and Sana begin with noise alone.
         autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
         (controlnets to loras as for diffusion.text_to_image)
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
         denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
         width, height: in pixels. Left out: the latents' or the model's own size.
+        seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same seed, the noise is what comes next, as in the family's own image to image.
         (the rest as for diffusion.text_to_image)
     Outputs: latents (1, channels, height, width), tagged with their space.
     Raises: ValueError if text or latents are of another family.
     Source: the family's own pipeline, called with ``output_type="latent"``.
     """
     by = "diffusion.denoise"
-    split = split_of(model.model, model.kind, by)
+    split_of(model.model, model.kind, by)
     task = "text_to_image" if latents is None else "image_to_image"
     space = space_of(model.model)
     given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
@@ -95,20 +96,30 @@ def denoise(
     lent, given = controlled(model, cls, given, controls, autoencoder)
     made = lent.pipeline(cls)
     factor = int(made.vae_scale_factor)
+    takes = inspect.signature(cls.__call__).parameters
+    before = None
     if latents is not None:
         given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(device_of(network), network.dtype)
-        if "height" in inspect.signature(cls.__call__).parameters:
+        # Some pipelines would take latents of more than four channels for pixels.
+        made.image_processor.register_to_config(vae_latent_channels=given["image"].shape[1])
+        if "height" in takes:
             given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
-    if split.binned:
+        if latents.tags.get("sampled") == str(seed):
+            before = given["image"].shape
+    if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
     choose(made, sampler, sampler_settings)
     worn = Worn(loras, lora_weights, None, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     with lent.alone(), adapted(made, lent, worn) as more:
-        output = yield from call(made, {**given, **more}, seed=seed, without=("prompt", "negative_prompt"))
+        output = yield from call(made, {**given, **more}, seed=seed, before=before, without=("prompt", "negative_prompt"))
     found = output["images"]
-    if split.packed:
+    if found.ndim == 3:
+        # Rows of patches.
         sides = [given.get(side) or made.default_sample_size * factor for side in ("height", "width")]
         found = made._unpack_latents(found, *sides, factor)
+    if found.ndim == 5:
+        # A film of one picture.
+        found = found[:, :, 0]
     refuse_nan(found, "the model gave")
     return Tensor(found, {"latents": space})
 
@@ -133,9 +144,8 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, r
     values = _checked(latents, space_of(model.model), by, "this decoder")
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
-    values = _unscaled(values.to(device_of(vae), vae.dtype), vae.config)
-    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype, tiles(vae, tiled or "tile" in rungs):
-        picture = vae.decode(values.to(dtype), return_dict=False)[0]
+    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype, tiles(vae, tiled or "tile" in rungs):
+        picture = to_pixels(vae, values.to(device_of(vae), vae.dtype), dtype)
     unsafe = None
     if getattr(made, "safety_checker", None) is not None:
         picture, unsafe = made.run_safety_checker(picture, device_of(vae), vae.dtype)
@@ -152,8 +162,9 @@ def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None)
         model: a checkpoint whose latents are wanted.
         image: of any size; it is resized to a multiple of what the autoencoder can halve. Alpha is laid over black.
     Params:
-        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken.
-    Outputs: latents (1, channels, height, width), tagged with their space.
+        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken. With the same seed in diffusion.denoise,
+            the two give what the family's own image to image gives of that seed.
+    Outputs: latents (1, channels, height, width), tagged with their space, and with the seed that they were ``sampled`` by.
     Source: ``AutoencoderKL.encode`` and the scaling of the family's own pipeline.
     """
     import torch
@@ -163,16 +174,11 @@ def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
     pixels = made.image_processor.preprocess(to_pil(image)).to(device_of(vae), vae.dtype)
-    with model.alone(), torch.no_grad(), _upcast(vae, split) as dtype:
-        found = vae.encode(pixels.to(dtype))
-    if hasattr(found, "latent_dist"):
-        generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-        values = found.latent_dist.mode() if generator is None else found.latent_dist.sample(generator)
-    else:
-        values = found.latent
-    values = _scaled(values.to(vae.dtype), vae.config)
+    generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype:
+        values, sampled = to_latents(vae, pixels, dtype, generator)
     refuse_nan(values, "the autoencoder gave")
-    return Tensor(values, {"latents": space_of(model.model)})
+    return Tensor(values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})})
 
 
 @flow.node("latents.noise", version=1, uses=LIBRARIES)
@@ -190,9 +196,9 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     by = "latents.noise"
     split_of(model.model, model.kind, by)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
-    factor, channels = int(made.vae_scale_factor), int(made.vae.config.latent_channels)
+    factor, channels = int(made.vae_scale_factor), channels_of(made.vae.config)
     drawn = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
-    return Tensor(_scaled(drawn, made.vae.config), {"latents": space_of(model.model)})
+    return Tensor(scaled(drawn, made.vae.config), {"latents": space_of(model.model)})
 
 
 @flow.node("latents.resize", version=1, uses=("torch",))
@@ -210,7 +216,7 @@ def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: L
         raise ValueError("these are no latents: they come from diffusion.denoise or latents.encode")
     sides = [max(2, round(side * scale / 2) * 2) for side in latents.shape[-2:]]
     more = {} if mode == "nearest-exact" else {"antialias": True}
-    return Tensor(torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more), latents.tags)
+    return Tensor(torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more), {"latents": latents.tags["latents"]})
 
 
 @decode.foresee
@@ -245,29 +251,6 @@ def _foresee_space(model: Any, latents: Any, by: str, whose: str) -> None:
         )
 
 
-def space_of(model: Model) -> str:
-    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so that equal spaces have one name."""
-    for name in AUTOENCODERS:
-        config = read_json(model, f"{name}/config.json")
-        if config:
-            channels = config.get("latent_channels", config.get("z_dim", 4))
-            levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("temperal_downsample") or [0]
-            scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
-            known = KNOWN.get((channels, scale), "")
-            return f"{known}{channels} channels of 1/{2 ** (len(levels) - 1)}, scaled by {scale:g}{f', shifted by {shift:g}' if shift else ''}"
-    return "pixels"
-
-
-KNOWN = {
-    (4, 0.18215): "Stable Diffusion: ",
-    (4, 0.13025): "SDXL: ",
-    (16, 1.5305): "SD 3: ",
-    (16, 0.3611): "FLUX: ",
-    (32, 0.41407): "Sana: ",
-}
-"""Spaces that have a name, by channels and scaling."""
-
-
 def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
     came = latents.tags.get("latents", "")
     if came != space:
@@ -279,49 +262,11 @@ def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
 
 
 def _refuse_other_width(network: Any, given: dict[str, Any], by: str) -> None:
-    names = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+    names = ("caption_channels", "joint_attention_dim", "cross_attention_dim", "cap_feat_dim", "text_embed_dim")
     wanted = next((width for name in names if (width := getattr(network.config, name, None))), None)
     came = given.get("prompt_embeds")
+    came = came[0] if isinstance(came, list) else came
     if came is None:
         raise ValueError("its 'text' holds no encoded prompt: take it from text.encode")
     if isinstance(wanted, int) and came.shape[-1] != wanted and getattr(network.config, "encoder_hid_dim", None) is None:
         raise ValueError(f"the text's states are {came.shape[-1]} wide, and {by}'s model reads {wanted}: encode the text with the same model")
-
-
-def _unscaled(values: torch.Tensor, config: Any) -> torch.Tensor:
-    import torch
-
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        at = {"device": values.device, "dtype": values.dtype}
-        return values * torch.tensor(std).view(1, -1, 1, 1).to(**at) / config.scaling_factor + torch.tensor(mean).view(1, -1, 1, 1).to(**at)
-    values = values / config.scaling_factor
-    shift = getattr(config, "shift_factor", None)
-    return values if shift is None else values + shift
-
-
-def _scaled(values: torch.Tensor, config: Any) -> torch.Tensor:
-    import torch
-
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        at = {"device": values.device, "dtype": values.dtype}
-        return (values - torch.tensor(mean).view(1, -1, 1, 1).to(**at)) * config.scaling_factor / torch.tensor(std).view(1, -1, 1, 1).to(**at)
-    shift = getattr(config, "shift_factor", None)
-    return (values if shift is None else values - shift) * config.scaling_factor
-
-
-@contextmanager
-def _upcast(vae: Any, split: Split) -> Iterator[torch.dtype]:
-    """Compute in float32 where half precision would overflow, as the pipelines of such a family do. Whoever calls holds the autoencoder alone."""
-    import torch
-
-    own = vae.dtype
-    if not (split.upcast and own == torch.float16 and vae.config.force_upcast):
-        yield own
-        return
-    vae.to(torch.float32)
-    try:
-        yield torch.float32
-    finally:
-        vae.to(own)

@@ -42,7 +42,7 @@ def encode(
     A prompt of any length is taken; what the encoder does not read, because it is too long or in words that it does not know, is said in the progress.
 
     Inputs:
-        model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana.
+        model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that can be split: see diffusion.denoise.
         loras, embeddings: as for diffusion.text_to_image; of a LoRA, what concerns the text encoders.
     Params:
         negative_prompt: what guidance leads away from. Left out: what the family takes for none.
@@ -51,13 +51,13 @@ def encode(
         lora_weights: how much of each LoRA; left out: all of it.
     Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with ``family``, and with ``encoder``, the model's fingerprint.
     """
-    notes = [unread(model.tokenizer, text, model.length, what=what) for text, what in ((prompt, "the prompt"), (negative_prompt or "", "the negative prompt"))]
+    note = model.unread(prompt, negative_prompt or "")
     tensors = model.encode(
         prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, loras=loras, lora_weights=lora_weights, embeddings=embeddings
     )
     for tensor in tensors.values():
         refuse_nan(tensor, "the text encoder gave")
-    yield Progress(1, 1, "" if weighting == "compel" else "; ".join(filter(None, notes)))
+    yield Progress(1, 1, "" if weighting == "compel" else note)
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 

@@ -8,22 +8,23 @@ WORDS = 200
 """Words that are looked up; a longer prompt is cut by most encoders anyway."""
 
 
-def unread(tokenizer: Any, text: str, length: int, *, what: str = "the prompt") -> str:
+def unread(tokenizer: Any, text: str, length: int, *, what: str = "the prompt", before: str = "") -> str:
     """Give a note for the user; nothing if all is read.
 
     Params:
         length: tokens that the encoder takes, its own marks among them.
         what: names the text in the note.
+        before: what the encoder reads before the text; it takes of its tokens.
     """
     notes = []
-    found = tokenizer(text, truncation=False, verbose=False, return_offsets_mapping=True)
+    found = tokenizer(before + text, truncation=False, verbose=False, return_offsets_mapping=True)
     if len(found["input_ids"]) > length:
         # The marks that the tokenizer puts around the words have no place in the text.
         spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
-        kept = max(0, length - (len(found["input_ids"]) - len(spans)))
+        own = sum(end <= len(before) for _, end in spans)
+        kept = max(own, length - (len(found["input_ids"]) - len(spans)))
         if kept < len(spans):
-            rest = text[spans[kept][0] :]
-            notes.append(f"{what} is cut after {kept} tokens, before '{_short(rest)}'")
+            notes.append(f"{what} is cut after {kept - own} tokens, before '{_short((before + text)[spans[kept][0] :])}'")
     strange = dict.fromkeys(word for word in text.split()[:WORDS] if _is_strange(tokenizer, word))
     if strange:
         words = [f"'{_short(word)}'" for word in strange]

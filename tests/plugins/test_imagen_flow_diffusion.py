@@ -290,7 +290,7 @@ def test_nan_in_the_states_is_told(models, pool):
             TextEncoder,
             "pix2pix",
             "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes an ImagenCascade and checkpoints of the families "
-            "Flux, IF, PixArtAlpha, PixArtSigma, Sana, StableDiffusion, StableDiffusion3, StableDiffusionXL; image.edit takes it",
+            "AuraFlow, Chroma, CogView4, Flux, IF, Lumina2, PixArtAlpha, PixArtSigma, QwenImage, Sana, StableDiffusion, StableDiffusion3, StableDiffusionXL, ZImage; image.edit takes it",
         ),
     ],
 )

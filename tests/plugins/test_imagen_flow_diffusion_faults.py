@@ -61,8 +61,8 @@ def drawn(model: str, **more: Any) -> dict[str, Any]:
     [
         ("kontext", {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1}, "it is a FluxKontextPipeline, and a node that draws takes a checkpoint that draws from words; image.edit takes it"),
         ("swin2sr", {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1}, "it is a Swin2SRForImageSuperResolution, and a node that draws takes a checkpoint that draws from words; image.upscale takes it"),
-        ("z-image", {"type": "latents.noise", "width": 64, "height": 64, "seed": 1}, "it is a ZImagePipeline, and latents.decode takes checkpoints of the families Flux, PixArtAlpha, "),
-        ("z-image", {"type": "text.encode", "prompt": "a"}, "diffusion.text_to_image or diffusion.pipeline takes it"),
+        ("unclip", {"type": "latents.noise", "width": 64, "height": 64, "seed": 1}, "it is an UnCLIPPipeline, and latents.decode takes checkpoints of the families AuraFlow, Chroma, "),
+        ("unclip", {"type": "text.encode", "prompt": "a"}, "diffusion.text_to_image or diffusion.pipeline takes it"),
         ("sd-1.5", {"type": "image.edit", "image": "${photo}", "instruction": "a", "seed": 1}, "it is a StableDiffusionPipeline, and image.edit takes InstructPix2Pix, "),
         ("sdxl", {"type": "image.upscale", "image": "${photo}"}, "it is a StableDiffusionXLPipeline, and image.upscale takes "),
         ("sdxl", {"type": "mask.find", "image": "${photo}", "words": "a"}, "it is a StableDiffusionXLPipeline, and mask.find takes a CLIPSegForImageSegmentation"),

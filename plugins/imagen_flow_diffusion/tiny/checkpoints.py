@@ -119,7 +119,6 @@ def pixart(folder: Path, *, sigma: bool = False) -> Path:
 def sana(folder: Path) -> Path:
     """Sana, with a deep-compression autoencoder."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
-    from transformers import Gemma2Config, Gemma2Model
 
     _seeded(6)
     tokenizer = p.gemma_tokenizer()
@@ -133,13 +132,7 @@ def sana(folder: Path) -> Path:
         encoder_layers_per_block=(1, 1), decoder_layers_per_block=[1, 1], downsample_block_type="conv", upsample_block_type="interpolate",
         decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
     )  # fmt: skip
-    text = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2, head_dim=8, attn_implementation="eager",
-            max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=2,
-        )
-    )  # fmt: skip
-    return write(folder, "SanaPipeline", vae=vae, text_encoder=text, tokenizer=tokenizer, transformer=transformer, scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+    return write(folder, "SanaPipeline", vae=vae, text_encoder=p.gemma_text(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
 
 
 def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
@@ -176,6 +169,79 @@ def z_image(folder: Path) -> Path:
     return write(
         folder, "ZImagePipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False), text_encoder=text, tokenizer=tokenizer,
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+def chroma(folder: Path) -> Path:
+    """Chroma: FLUX.1 without CLIP and with true guidance."""
+    from diffusers import ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    _seeded(30)
+    t5 = p.t5_tokenizer()
+    transformer = ChromaTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH, axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=8, approximator_hidden_dim=32, approximator_layers=1,
+    )  # fmt: skip
+    return write(
+        folder, "ChromaPipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=p.t5_text(t5), tokenizer=t5, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), image_encoder=None, feature_extractor=None,
+    )  # fmt: skip
+
+
+def lumina(folder: Path) -> Path:
+    """Lumina Image 2."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Transformer2DModel
+
+    _seeded(31)
+    tokenizer = p.gemma_tokenizer()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=2,
+        axes_dim_rope=(4, 2, 2), axes_lens=(300, 64, 64), cap_feat_dim=8,
+    )  # fmt: skip
+    return write(
+        folder, "Lumina2Pipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=p.gemma_text(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )  # fmt: skip
+
+
+def aura_flow(folder: Path) -> Path:
+    """AuraFlow."""
+    from diffusers import AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    _seeded(32)
+    tokenizer = p.t5_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        joint_attention_dim=p.WIDTH, pos_embed_max_size=256,
+    )  # fmt: skip
+    text = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), d_model=p.WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1))
+    return write(
+        folder, "AuraFlowPipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=text, tokenizer=tokenizer, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )  # fmt: skip
+
+
+def cogview(folder: Path) -> Path:
+    """CogView 4."""
+    from diffusers import CogView4Transformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import GlmConfig, GlmModel
+
+    _seeded(33)
+    tokenizer = p.byte_tokenizer()
+    transformer = CogView4Transformer2DModel(
+        patch_size=2, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, text_embed_dim=p.WIDTH, time_embed_dim=16, condition_dim=4, sample_size=8,
+        pos_embed_max_size=32, rope_axes_dim=(32, 32),
+    )  # fmt: skip
+    text = GlmModel(
+        GlmConfig(
+            vocab_size=len(tokenizer), hidden_size=p.WIDTH, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=2048,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=[tokenizer.eos_token_id], bos_token_id=None,
+        )
+    )  # fmt: skip
+    return write(
+        folder, "CogView4Pipeline", vae=p.autoencoder(channels=16, scaling_factor=1.0, shift_factor=0.0), text_encoder=text, tokenizer=tokenizer, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"),
     )  # fmt: skip
 
 

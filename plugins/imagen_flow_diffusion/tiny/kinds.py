@@ -10,7 +10,10 @@ from typing import Any
 from . import beside, checkpoints
 
 MAKERS: dict[str, Callable[[Path], Any]] = {
+    "aura-flow": checkpoints.aura_flow,
+    "chroma": checkpoints.chroma,
     "clipseg": beside.clipseg,
+    "cogview": checkpoints.cogview,
     "controlnet": checkpoints.controlnet,
     "controlnet-xl": partial(checkpoints.controlnet, xl=True),
     "ddpm": checkpoints.ddpm,
@@ -29,6 +32,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "latent-upscaler": checkpoints.latent_upscaler,
     "lora": beside.lora,
     "lora-xl": partial(beside.lora, xl=True, text=False),
+    "lumina": checkpoints.lumina,
     "pixart": checkpoints.pixart,
     "pixart-sigma": partial(checkpoints.pixart, sigma=True),
     "qwen": checkpoints.qwen_image,

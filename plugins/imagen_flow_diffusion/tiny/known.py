@@ -34,6 +34,10 @@ BY_NAME = (
     (r"qwen-image-edit", "qwen-edit"),
     (r"qwen-?image", "qwen"),
     (r"z-image", "z-image"),
+    (r"chroma", "chroma"),
+    (r"lumina", "lumina"),
+    (r"aura-?flow", "aura-flow"),
+    (r"cogview-?4", "cogview"),
     (r"flux", "flux"),
     (r"refiner", "sdxl-refiner"),
     (r"sdxl|stable-diffusion-xl|[-_]xl\b", "sdxl"),
@@ -52,6 +56,9 @@ BY_NAME = (
 """Kinds by words in a model's name, the more particular ones first."""
 
 BY_CLASS = {
+    "AuraFlowPipeline": "aura-flow",
+    "ChromaPipeline": "chroma",
+    "CogView4Pipeline": "cogview",
     "DDPMPipeline": "ddpm",
     "CLIPSegForImageSegmentation": "clipseg",
     "FluxKontextPipeline": "kontext",
@@ -61,6 +68,7 @@ BY_CLASS = {
     "KandinskyV22CombinedPipeline": "kandinsky",
     "KandinskyV22Pipeline": "kandinsky-decoder",
     "KandinskyV22PriorPipeline": "kandinsky-prior",
+    "Lumina2Pipeline": "lumina",
     "PixArtAlphaPipeline": "pixart",
     "PixArtSigmaPipeline": "pixart-sigma",
     "QwenImageEditPipeline": "qwen-edit",

@@ -136,6 +136,30 @@ def gemma_tokenizer() -> Any:
     return GemmaTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=512, padding_side="right")
 
 
+def gemma_text(tokenizer: Any) -> Any:
+    """Gemma 2."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, num_key_value_heads=2, head_dim=8, attn_implementation="eager",
+            max_position_embeddings=512, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        )
+    )  # fmt: skip
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of single bytes, as GLM's, which puts two marks before the text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["<|endoftext|>", "[gMASK]", "<sop>"]
+    inner = Tokenizer(models.BPE({token: number for number, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), *marks])}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.post_processor = processors.TemplateProcessing(single="[gMASK] <sop> $A", special_tokens=[(mark, 256 + place) for place, mark in enumerate(marks)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=marks[0], eos_token=marks[0], padding_side="left", model_max_length=2048)
+
+
 def qwen_vl(tokenizer: Any) -> Any:
     """Qwen2.5-VL, which reads words and pictures."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

@@ -1,0 +1,134 @@
+"""The spaces that latents are in: their names, and the way from pixels into them and back, as the pipelines of diffusers go it.
+
+Latents are (1, channels, height, width), scaled to what a denoiser works on. Autoencoders for films see a picture as a film of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints import read_json
+from .components import AUTOENCODERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from imagen_flow import Model
+
+KNOWN: dict[tuple[Any, ...], str] = {
+    (4, 0.18215, None): "Stable Diffusion: ",
+    (4, 0.13025, None): "SDXL: ",
+    (16, 1.5305, 0.0609): "SD 3: ",
+    (16, 0.3611, 0.1159): "FLUX: ",
+    (32, 0.41407, None): "Sana: ",
+}
+"""Spaces that have a name, by channels, scaling and shift."""
+
+
+def space_of(model: Model) -> str:
+    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so that equal spaces have one name."""
+    config = next((config for name in AUTOENCODERS if (config := read_json(model, f"{name}/config.json"))), None)
+    if config is None:
+        return "pixels"
+    channels = config.get("latent_channels", config.get("z_dim", 4))
+    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult") or [0]
+    size = f"{channels} channels of 1/{2 ** (len(levels) - 1)}"
+    scale, shift = config.get("scaling_factor"), config.get("shift_factor")
+    if scale is None and "z_dim" not in config:
+        scale = 0.18215
+    named = KNOWN.get((channels, scale, shift), "")
+    ways = [] if scale is None else [f"scaled by {scale:g}"]
+    if shift:
+        ways.append(f"shifted by {shift:g}")
+    if config.get("latents_mean") and config.get("latents_std"):
+        numbers = " ".join(f"{number:.9g}" for key in ("latents_mean", "latents_std") for number in config[key])
+        named = ""
+        ways.append(f"normalised ({sha256(numbers.encode()).hexdigest()[:8]})")
+    return f"{named}{', '.join([size, *ways])}"
+
+
+def to_pixels(vae: Any, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Decode latents to (1, 3, height, width), -1 to 1."""
+    films = _films(vae)
+    values = _unscaled(latents.unsqueeze(2) if films else latents, vae.config)
+    found: torch.Tensor = vae.decode(values.to(dtype), return_dict=False)[0]
+    return found[:, :, 0] if films else found
+
+
+def to_latents(vae: Any, pixels: torch.Tensor, dtype: torch.dtype, generator: torch.Generator | None) -> tuple[torch.Tensor, bool]:
+    """Encode (1, 3, height, width), -1 to 1; and say whether the generator was drawn from.
+
+    Params:
+        generator: of the sample of the autoencoder's distribution; None takes its mean.
+    """
+    films = _films(vae)
+    found = vae.encode((pixels.unsqueeze(2) if films else pixels).to(dtype))
+    sampled = hasattr(found, "latent_dist") and generator is not None
+    if hasattr(found, "latent_dist"):
+        values = found.latent_dist.sample(generator) if sampled else found.latent_dist.mode()
+    else:
+        values = found.latent
+    values = scaled(values.to(vae.dtype), vae.config)
+    return values[:, :, 0] if films else values, sampled
+
+
+def scaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+    """Bring what an autoencoder gives to what a denoiser works on."""
+    mean, std = _statistics(values, config)
+    if mean is not None and std is not None:
+        return (values - mean) * (1 / std) if _scale(config) is None else (values - mean) * config.scaling_factor / std
+    shift = getattr(config, "shift_factor", None)
+    return (values if shift is None else values - shift) * _scale(config)
+
+
+def _unscaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+    mean, std = _statistics(values, config)
+    if mean is not None and std is not None:
+        # Multiplied and divided in the order of the pipelines: another one rounds otherwise.
+        return values / (1 / std) + mean if _scale(config) is None else values * std / config.scaling_factor + mean
+    values = values / _scale(config)
+    shift = getattr(config, "shift_factor", None)
+    return values if shift is None else values + shift
+
+
+def channels_of(config: Any) -> int:
+    """How many channels the latents of an autoencoder have."""
+    return int(config.z_dim if _scale(config) is None and hasattr(config, "z_dim") else config.latent_channels)
+
+
+def _scale(config: Any) -> Any:
+    return getattr(config, "scaling_factor", None)
+
+
+def _statistics(values: torch.Tensor, config: Any) -> tuple[Any, Any]:
+    """A mean and a deviation for each channel, where the autoencoder has them."""
+    import torch
+
+    found = [getattr(config, name, None) for name in ("latents_mean", "latents_std")]
+    shape = (1, -1, *[1] * (values.ndim - 2))
+    mean, std = (None if numbers is None else torch.tensor(numbers).view(shape).to(values.device, values.dtype) for numbers in found)
+    return mean, std
+
+
+def _films(vae: Any) -> bool:
+    """Whether an autoencoder works on films."""
+    return getattr(vae.config, "z_dim", None) is not None
+
+
+@contextmanager
+def upcast(vae: Any, wanted: bool) -> Iterator[torch.dtype]:
+    """Compute in float32 where half precision would overflow, if that is wanted. Whoever calls holds the autoencoder alone."""
+    import torch
+
+    own = vae.dtype
+    if not (wanted and own == torch.float16 and vae.config.force_upcast):
+        yield own
+        return
+    vae.to(torch.float32)
+    try:
+        yield torch.float32
+    finally:
+        vae.to(own)
