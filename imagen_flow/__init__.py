@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import execute, load, plan, run
     from .codec import Codec
+    from .devices import compute_capability
     from .errors import (
         Cancelled,
         GraphError,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "api": ("execute", "load", "plan", "run"),
     "codec": ("Codec",),
+    "devices": ("compute_capability",),
     "errors": (
         "Cancelled",
         "GraphError",

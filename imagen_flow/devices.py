@@ -20,7 +20,7 @@ from typing import Any
 from .errors import ModelError, nearest
 from .values import PLAIN, Loading
 
-__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "Machine", "Policy", "check", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
+__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -88,6 +88,20 @@ def _cuda_driver() -> Any:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return None
+
+
+def compute_capability(device: str) -> tuple[int, int] | None:
+    """Ask the driver what a CUDA device can do, as (major, minor). None for other devices, and where it cannot be known."""
+    kind, _, index = device.partition(":")
+    driver = _cuda_driver() if kind == "cuda" else None
+    handle, found = ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), int(index or 0)) != 0:
+        return None
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+    for number, attribute in zip(found, (75, 76), strict=True):
+        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle) != 0:
+            return None
+    return found[0].value, found[1].value
 
 
 def resolve_device(asked: str, machine: Machine | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def size_of(model: Model) -> int:
     return sum(path.stat().st_size for _, path in _weights(model))
 
 
-def estimate(model: Model, dtype: str) -> Estimate:
-    """Estimate what a model weighs when it is loaded in `dtype`. Quantised files (GGUF) keep their size.
+def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
+    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved quantized (GGUF, parts whose configuration says so) keeps its size.
 
     Raises:
         OSError, ValueError: a file is not whole.
@@ -39,8 +40,16 @@ def estimate(model: Model, dtype: str) -> Estimate:
         size = path.stat().st_size
         disk += size
         part = name.rpartition("/")[0].partition("/")[0]
-        parts[part] = parts.get(part, 0) + (bytes_in_memory(read_header(path), dtype) if name.endswith(".safetensors") else size)
+        parts[part] = parts.get(part, 0) + (bytes_in_memory(read_header(path), dtype, quantization=quantization) if name.endswith(".safetensors") and not _is_quantized(path.parent) else size)
     return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))
+
+
+def _is_quantized(folder: Path) -> bool:
+    """Whether the configuration beside weights says that they were quantized before they were saved."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _weights(model: Model) -> list[tuple[str, Path]]:

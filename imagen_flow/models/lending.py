@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, TypeVar
 
+from ..errors import ModelError
 from ..values import PLAIN, Loading, Model
 from .ladder import give_back, is_out_of_memory
-from .pool import ModelPool, heeded
+from .pool import ModelPool, admit, heeded, leaves
 
 __all__ = ["lend_and_call"]
 
@@ -41,7 +42,7 @@ def lend_and_call(
     """
     left: list[str] | None = None
     taken: tuple[str, ...] = ()
-    attention = settings.attention if settings != PLAIN and any(heeded(loader, settings).attention != "auto" for loader in _loaders(wanted)) else "auto"
+    attention = settings.attention if settings != PLAIN and any(heeded(loader, settings).attention != "auto" for loader, _ in _loaders(wanted)) else "auto"
     while True:
         with ExitStack() as leases:
             lent: dict[str, Any] | None = None
@@ -94,15 +95,24 @@ def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Mo
     return lent
 
 
-def _helps(rung: str, loaders: Sequence[Any], device: str, dtype: str, settings: Loading, steps_down: bool) -> bool:
-    """Whether a rung changes anything for these loaders."""
+def _helps(rung: str, loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading, steps_down: bool) -> bool:
+    """Whether a rung changes anything for these loaders, and they can take it."""
     if rung in _ANEW:
         offloaded = settings._replace(offload=_ANEW[rung])
         further = settings.offload == "none" or (settings.offload, rung) == ("model", "stream")
-        return device != "cpu" and further and any(heeded(loader, offloaded) != heeded(loader, settings) for loader in loaders)
+        return device != "cpu" and further and any(heeded(loader, offloaded) != heeded(loader, settings) for loader, _ in loaders) and _admitted(loaders, device, dtype, offloaded)
     if rung == "half":
         return dtype == "float32" and bool(loaders)
     return rung == "evict" or steps_down
+
+
+def _admitted(loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading) -> bool:
+    try:
+        for loader, model in loaders:
+            admit(loader, model, device=device, dtype=dtype, settings=settings)
+    except ModelError:
+        return False
+    return True
 
 
 def _settings(settings: Loading, taken: Sequence[str]) -> Loading:
@@ -118,13 +128,5 @@ def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:
     return [models] if isinstance(models, Model) else models
 
 
-def _loaders(wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]]) -> list[Any]:
-    return [part for loader, models in wanted.values() for model in _listed(models) for part in _leaves(loader, model)]
-
-
-def _leaves(loader: Any, model: Model) -> Iterator[Any]:
-    if hasattr(loader, "parts"):
-        for part in loader.parts(model).values():
-            yield from _leaves(part, model)
-    else:
-        yield loader
+def _loaders(wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]]) -> list[tuple[Any, Model]]:
+    return [(leaf, model) for loader, models in wanted.values() for model in _listed(models) for leaf in leaves(loader, model)]

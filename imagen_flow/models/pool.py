@@ -6,6 +6,8 @@ A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose 
 - ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
 - ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
 - ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
+- ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
+  heavy, and again before loading.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
 from .quiet import quiet_libraries
 
-__all__ = ["Identity", "ModelPool", "default_budget", "heeded", "identities_of", "identity_of"]
+__all__ = ["Identity", "ModelPool", "admit", "default_budget", "heeded", "identities_of", "identity_of", "leaves", "weight_of"]
 
 #: How much of the memory the models on one device may take, unless a budget is given: the rest is for what runs and for everybody else.
 SHARE = 0.6
@@ -62,11 +64,29 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
     return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
 
 
+def leaves(loader: Any, model: Model) -> Iterator[Any]:
+    """List the loaders that load something themselves: the parts', where a loader has parts."""
+    if hasattr(loader, "parts"):
+        for part in loader.parts(model).values():
+            yield from leaves(part, model)
+    else:
+        yield loader
+
+
 def identities_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> list[Identity]:
     """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has parts."""
-    if hasattr(loader, "parts"):
-        return [identity for part in loader.parts(model).values() for identity in identities_of(part, model, device=device, dtype=dtype, settings=settings)]
-    return [identity_of(loader, model, device=device, dtype=dtype, settings=settings)]
+    return [identity_of(leaf, model, device=device, dtype=dtype, settings=settings) for leaf in leaves(loader, model)]
+
+
+def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> None:
+    """Ask whether all that ``lease`` would load can be loaded.
+
+    Raises:
+        ModelError: it cannot, and why.
+    """
+    for leaf in leaves(loader, model):
+        if hasattr(leaf, "admit"):
+            leaf.admit(model, device=device, dtype=dtype, settings=heeded(leaf, settings))
 
 
 def default_budget(device: str) -> int | None:
@@ -225,7 +245,8 @@ class ModelPool:
         """Load into `resident`, after making room; wake whoever waits for it, whatever happens."""
         try:
             budget = default_budget(resident.identity.device) if self.budget_bytes is None else self.budget_bytes
-            resident.size = _weight(loader, model, resident.identity.dtype)
+            admit(loader, model, device=resident.identity.device, dtype=resident.identity.dtype, settings=resident.identity.settings)
+            resident.size = weight_of(loader, model, dtype=resident.identity.dtype, settings=resident.identity.settings)
             if budget is not None:
                 self._make_room(resident, budget)
             resident.value = self._loaded(resident.identity, loader, model)
@@ -283,11 +304,11 @@ class ModelPool:
         return min((ahead.get(resident.identity, float("inf")) for ahead in self._ahead.values()), default=float("inf")), -resident.used
 
 
-def _weight(loader: Any, model: Model, dtype: str) -> int:
-    """Estimate what a loader's part of a model takes in memory; nothing where the files do not tell."""
+def weight_of(loader: Any, model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
+    """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files do not tell."""
     said = loader.size_of(model) if hasattr(loader, "size_of") else None
     try:
-        whole = estimate(model, dtype)
+        whole = estimate(model, dtype, quantization=heeded(loader, settings).quantization)
     except (OSError, ValueError, KeyError, TypeError, ModelError):
         return said or 0
     if said is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,37 @@ def _check_gguf(path: Path) -> None:
         raise ValueError(f"it says version {version} with {tensors} tensors")
 
 
-def bytes_in_memory(header: Mapping[str, Any], dtype: str) -> int:
-    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay."""
+def bytes_in_memory(header: Mapping[str, Any], dtype: str, *, quantization: str = "none") -> int:
+    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized."""
     each = LOADED[dtype]
+    quantized = _QUANTIZED.get(quantization)
     total = 0.0
     for name, entry in header.items():
         if name != "__metadata__":
-            kind = entry["dtype"]
-            total += math.prod(entry["shape"]) * (each if kind in _FLOATS else BYTES.get(kind, 1))
+            kind, shape = entry["dtype"], entry["shape"]
+            if quantized is not None and kind in _FLOATS and len(shape) == 2 and name.endswith(".weight") and not _TABLE.search(name):
+                total += quantized(*shape) or math.prod(shape) * each
+            else:
+                total += math.prod(shape) * (each if kind in _FLOATS else BYTES.get(kind, 1))
     return math.ceil(total)
+
+
+#: Weights of two dimensions that are no linear layer's: tables that are looked up.
+_TABLE = re.compile(r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|wte|wpe)\.weight\Z")
+
+
+def _int4(rows: int, columns: int) -> float:
+    rows, padded = math.ceil(rows / 8) * 8, math.ceil(columns / 1024) * 1024
+    return 0 if columns % 128 else rows * padded * (0.5 + 4 / 128)
+
+
+#: Bytes of a linear layer's weight by quantization, with the scales, as torchao and bitsandbytes lay them; nothing where it stays as it is.
+_QUANTIZED: Mapping[str, Callable[[int, int], float]] = {
+    "int8": lambda rows, columns: rows * (columns + 5),
+    "float8": lambda rows, columns: rows * (columns + 4),
+    "int4": _int4,
+    "nf4": lambda rows, columns: math.ceil(rows * columns / 2) + 4 * math.ceil(rows * columns / 64),
+}
 
 
 def check_shards(index: Path, reference: str) -> None:
