@@ -219,6 +219,7 @@ TAKEN_BY = {
     "StableDiffusionInstructPix2PixPipeline": "image.edit",
     "StableDiffusionLatentUpscalePipeline": "image.upscale",
     "StableDiffusionUpscalePipeline": "image.upscale",
+    "StableDiffusionXLInstructPix2PixPipeline": "image.edit",
     "Swin2SRForImageSuperResolution": "image.upscale",
     **dict.fromkeys(
         ("ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel", "SanaControlNetModel", "T2IAdapter"),

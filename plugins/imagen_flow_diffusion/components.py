@@ -21,6 +21,7 @@ import imagen_flow as flow
 
 from .calling import TAKEN_BY, problem_of
 from .checkpoints import article, device_of, load_part, load_scheduler, quiet, read_json, what_is
+from .processors import load_processor, words_alone
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -317,7 +318,7 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     """Load one part of a checkpoint with the class that its index names."""
     import torch
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-    from transformers import AutoImageProcessor
+    from transformers import AutoImageProcessor, ProcessorMixin
 
     cls = component_class(model, name, entry)
     if issubclass(cls, SchedulerMixin) or hasattr(cls, "add_noise"):
@@ -330,6 +331,8 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     with quiet():
         if entry[1].endswith(("ImageProcessor", "FeatureExtractor", "ImageProcessorFast", "ImageProcessorPil")):
             return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+        if issubclass(cls, ProcessorMixin):
+            return load_processor(cls, folder)
         return cls.from_pretrained(str(folder), local_files_only=True)
 
 
@@ -369,6 +372,8 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     if home is None and library.isidentifier() and (model.path / name / f"{library}.py").is_file():
         home = _own_code(model, f"{name}/{library}.py")
     cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
+    if getattr(cls, "_backends", None) == ["torchvision"] and word.endswith("Processor") and not word.endswith("ImageProcessor"):
+        cls = words_alone(word)
     kinds = (
         ModelMixin,
         ConfigMixin,

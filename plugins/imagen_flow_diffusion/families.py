@@ -65,8 +65,14 @@ SPLIT = {
 }
 """By diffusers' name of the family."""
 
-OPTIONAL_IMAGE = ("Flux2Pipeline", "Flux2KleinPipeline")
+OPTIONAL_IMAGE = ("BriaFibo2Pipeline", "Flux2KleinKVPipeline", "Flux2KleinPipeline", "Flux2Pipeline", "GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline")
 """Pipelines that draw from text alone or from text and pictures."""
+
+PICTURES = ("image", "images", "input_images")
+"""What pipelines that edit call the pictures that they see."""
+
+_OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")
+"""Arguments of pipelines that do something else with a picture than change it: draw over it, fill it in, enlarge it, set it in motion, take it apart."""
 
 
 
@@ -97,7 +103,7 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
         if own is not None and not help and _does(own, task):
             return own
     what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"
-    does = [by] if help else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)]
+    does = [by] if help else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)] or ["image.edit"] * (own is not None and bool(edits(own)))
     raise problem_of(model, by, kind, f"checkpoints that diffusers has a class for, {what}", home=" or ".join(does) or "diffusion.pipeline" * (own is not None))
 
 
@@ -116,6 +122,13 @@ def _does(cls: Any, task: str) -> bool:
         "image_to_image": "image" in takes and "mask_image" not in takes and ("strength" in takes or either),
         "inpaint": "mask_image" in takes,
     }[task]
+
+
+def edits(cls: Any) -> str:
+    """Name the argument of a pipeline's call that is the picture to edit; nothing if it does not edit by words alone, by what its call takes."""
+    takes = inspect.signature(cls.__call__).parameters
+    otherwise = any(name in _OTHERWISE or name.endswith("conditioning_scale") for name in takes)
+    return next((name for name in PICTURES if name in takes), "") if "prompt" in takes and not otherwise else ""
 
 
 def split_of(model: Model, kind: str, by: str) -> Split:

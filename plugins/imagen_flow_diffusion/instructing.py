@@ -1,14 +1,20 @@
-"""Edit pictures by instruction with the checkpoints that were made for it: InstructPix2Pix, FLUX Kontext, Qwen-Image-Edit, FLUX.2; through diffusers' own pipelines."""
+"""Edit pictures by instruction with the checkpoints that were made for it: InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like; through diffusers' own pipelines.
+
+Which they are, the call of a pipeline says (`edits`); only what a call does not say stands in the tables here.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Mapping
+import math
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .calling import counted, pictures
 from .components import Checkpoint
+from .families import edits
+from .reading import unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,15 +22,30 @@ if TYPE_CHECKING:
 LARGEST = 1.5
 """The longer side that InstructPix2Pix works at, at most, in its own sizes (768 px for one trained at 512)."""
 
-READS = {
-    "StableDiffusionInstructPix2PixPipeline": ("tokenizer", 77),
-    "FluxKontextPipeline": ("tokenizer_2", 512),
-    "Flux2Pipeline": ("tokenizer", 512),
-    "Flux2KleinPipeline": ("tokenizer", 512),
-    "QwenImageEditPipeline": ("tokenizer", 1024),
-    "QwenImageEditPlusPipeline": ("tokenizer", 1024),
+SEVERAL = {
+    "Flux2KleinKVPipeline": "first",
+    "Flux2KleinPipeline": "first",
+    "Flux2Pipeline": "first",
+    "GlmImagePipeline": "first",
+    "JoyImageEditPlusPipeline": "last",
+    "OmniGenPipeline": "first",
+    "QwenImage21Pipeline": "last",
+    "QwenImageEditPlusPipeline": "last",
+    "ZImageOmniPipeline": "last",
 }
-"""The pipelines that edit, the tokenizer that reads the instruction, and how many tokens of it."""
+"""The pipelines that see several pictures, and which of them gives the result its size."""
+
+READS = {
+    "Flux2KleinKVPipeline": ("tokenizer", 512),
+    "Flux2KleinPipeline": ("tokenizer", 512),
+    "Flux2Pipeline": ("tokenizer", 512),
+    "FluxKontextPipeline": ("tokenizer_2", 512),
+    "QwenImageEditPipeline": ("tokenizer", None),
+    "QwenImageEditPlusPipeline": ("tokenizer", None),
+    "StableDiffusionInstructPix2PixPipeline": ("tokenizer", 77),
+    "StableDiffusionXLInstructPix2PixPipeline": ("tokenizer_2", 77),
+}
+"""The tokenizer that reads the instruction, where it is known, and how many tokens of it with all that stands around it; None: all."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +54,61 @@ class Instructed:
 
     checkpoint: Checkpoint
 
-    @property
-    def tokenizer(self) -> Any:
-        return self.checkpoint.parts[READS[self.checkpoint.kind][0]]
-
-    @property
-    def length(self) -> int:
-        return READS[self.checkpoint.kind][1]
+    def unread(self, instruction: str) -> str:
+        """Say what of the instruction is not read; nothing if all is, or if it is not known."""
+        part, length = READS.get(self.checkpoint.kind, ("", None))
+        if part not in self.checkpoint.parts:
+            return ""
+        tokenizer = self.checkpoint.parts[part]
+        return unread(getattr(tokenizer, "tokenizer", tokenizer), instruction, length or 2**31, what="the instruction")
 
     def edit(
         self,
         picture: np.ndarray,
         instruction: str,
         *,
+        references: Sequence[np.ndarray] = (),
         seed: int,
         num_inference_steps: int | None,
         guidance_scale: float | None,
         image_guidance_scale: float | None,
         arguments: Mapping[str, Any],
     ) -> Generator[tuple[int, int], None, np.ndarray]:
-        """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps done, steps)."""
+        """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps done, steps).
+
+        Raises:
+            ValueError: the model sees one picture alone, or does not take an argument.
+        """
         import diffusers
         import numpy as np
         from PIL import Image
 
-        cls = getattr(diffusers, self.checkpoint.kind)
-        if image_guidance_scale is not None and "image_guidance_scale" not in inspect.signature(cls.__call__).parameters:
-            raise ValueError(f"this model has no image_guidance_scale: {self.checkpoint.kind} takes none")
+        kind = self.checkpoint.kind
+        cls = getattr(diffusers, kind)
+        takes = inspect.signature(cls.__call__).parameters
+        if image_guidance_scale is not None and "image_guidance_scale" not in takes:
+            raise ValueError(f"this model has no image_guidance_scale: {kind} takes none")
+        if references and kind not in SEVERAL:
+            raise ValueError(f"this model sees one picture alone, and its 'references' holds {len(references)}: {kind} takes none beside the image; these do: {', '.join(sorted(SEVERAL))}")
         pipeline = self.checkpoint.pipeline(cls)
         source = Image.fromarray(picture)
-        given = {"prompt": instruction, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale, **arguments}
+        seen = [self._worked(pipeline, source), *(Image.fromarray(reference) for reference in references)]
+        given = {"prompt": instruction, edits(cls): seen if kind in SEVERAL else seen[0], "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale}
+        if SEVERAL.get(kind) == "last" and references:
+            given["width"], given["height"] = megapixel(source.size)
+        if kind == "OmniGenPipeline":
+            given |= {"prompt": _naming(instruction, len(seen)), "use_input_image_size_as_output": True}
         with self.checkpoint.alone():
-            output = yield from counted(pipeline, {"image": self._worked(pipeline, source), **given, "output_type": "np"}, seed=seed)
-        edited = pictures(output)[0].to_pil()
+            output = yield from counted(pipeline, {**given, **arguments, "output_type": "np"}, seed=seed)
+        found = pictures(output)
+        if len(found) != 1:
+            raise ValueError(f"{kind} gave {len(found)} pictures where an edit is one: call it by diffusion.pipeline")
+        edited = found[0].to_pil()
         return np.asarray(edited if edited.size == source.size else edited.resize(source.size, Image.Resampling.LANCZOS))
 
     def _worked(self, pipeline: Any, source: Any) -> Any:
         """Bring a picture to a size that the model works at. The later models' pipelines do so themselves."""
-        if self.checkpoint.kind != "StableDiffusionInstructPix2PixPipeline":
+        if "InstructPix2Pix" not in self.checkpoint.kind:
             return source
         grid = pipeline.vae_scale_factor
         scale = min(1.0, LARGEST * pipeline.unet.config.sample_size * grid / max(source.size))
@@ -79,3 +117,15 @@ class Instructed:
         from PIL.Image import Resampling
 
         return source if worked == source.size else source.resize(worked, Resampling.LANCZOS)
+
+
+def megapixel(size: tuple[int, int]) -> tuple[int, int]:
+    """Give the sides, in steps of 32, of a megapixel in the shape of a picture, as the pipelines do that work at that size."""
+    width = math.sqrt(1024 * 1024 * size[0] / size[1])
+    return max(32, round(width / 32) * 32), max(32, round(width / (size[0] / size[1]) / 32) * 32)
+
+
+def _naming(instruction: str, count: int) -> str:
+    """Name each picture in the instruction, as OmniGen wants it, unless it does so itself."""
+    names = [f"<img><|image_{number}|></img>" for number in range(1, count + 1)]
+    return " ".join([*(name for name in names if name not in instruction), instruction])

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .calling import problem_of
+from .calling import TAKEN_BY, problem_of
 from .checkpoints import pick, weights_in, what_is
 from .components import HEEDS, Whole
 from .encoding import DiffusersText
-from .instructing import READS, Instructed
+from .families import OPTIONAL_IMAGE, SPLIT, edits, family_of
+from .instructing import Instructed
 
 if TYPE_CHECKING:
-    from imagen_flow import Model
+    from imagen_flow import Model, ModelError
 
 
 class CascadeText:
@@ -97,14 +98,30 @@ class Editor:
     heeds = Whole.heeds
 
     @staticmethod
+    def check(model: Model) -> None:
+        kind = what_is(model)
+        home = TAKEN_BY.get(kind, "")
+        draws = family_of(kind) in SPLIT and kind not in OPTIONAL_IMAGE
+        if home != "image.edit" and (home or draws or not kind.endswith("Pipeline")):
+            raise _no_editor(model)
+
+    @staticmethod
     def parts(model: Model) -> dict[str, Any]:
+        import diffusers
+
+        Editor.check(model)
         kind = what_is(model)
         if kind == "InstructPix2Pix":
             return {"own": EmbeddedEditor}
-        if kind not in READS:
-            raise problem_of(model, "image.edit", kind, f"InstructPix2Pix, {' or '.join(sorted(READS))}")
+        cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
+        if cls is None or not edits(cls):
+            raise _no_editor(model)
         return Whole.parts(model)
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
         return parts["own"] if "own" in parts else Instructed(Whole.assemble(model, parts))
+
+
+def _no_editor(model: Model) -> ModelError:
+    return problem_of(model, "image.edit", what_is(model), "InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, which diffusers edits with by words alone")

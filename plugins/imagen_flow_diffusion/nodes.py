@@ -16,7 +16,6 @@ from .adapters import Weights
 from .calling import encoded, read_encoded, refuse_nan
 from .instructing import Instructed
 from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
-from .reading import unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +126,7 @@ def edit(
     model: Model[Editor],
     image: Image,
     instruction: str,
+    references: List[Image] | None = None,
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
@@ -137,9 +137,11 @@ def edit(
     """Change a picture as an instruction says: ``make the circle green``.
 
     Inputs:
-        model: embedded/edit, or a checkpoint of InstructPix2Pix, FLUX Kontext, FLUX.2 or Qwen-Image-Edit.
+        model: embedded/edit, or a checkpoint that edits by words alone: InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
         instruction: in the words of the model; what it does not know is said in the progress.
+        references: further pictures that the instruction speaks of: ``dress the man of the first picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them,
+            and some others; their alpha is laid over black.
     Params:
         guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
@@ -147,7 +149,7 @@ def edit(
         arguments: any other argument of a checkpoint's pipeline, by its own name: ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
     Outputs: a picture of the source's size, 8 bits, RGB or RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
-    Raises: RuntimeError if the checkpoint's safety checker blackens the picture.
+    Raises: ValueError if the model sees no references, or does not take an argument; RuntimeError if the checkpoint's safety checker blackens the picture.
     Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they name.
     """
     import numpy as np
@@ -156,14 +158,15 @@ def edit(
     alpha = source[:, :, -1:] if image.has_alpha else None
     colours = source[:, :, : image.channels - image.has_alpha]
     colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
-    note = unread(model.tokenizer, instruction, model.length, what="the instruction")
-    if arguments is not None and not (isinstance(arguments, dict) and isinstance(model, Instructed)):
-        raise ValueError("its 'arguments' takes a mapping of names to values, and is for checkpoints: the embedded editor has none")
-    more = {"arguments": arguments or {}} if isinstance(model, Instructed) else {}
+    if not isinstance(model, Instructed) and (arguments is not None or references):
+        raise ValueError(f"its '{'references' if references else 'arguments'}' are for checkpoints: the embedded editor takes none")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise ValueError("its 'arguments' takes a mapping of names to values")
+    more = {"arguments": arguments or {}, "references": [picture.rgb().as_uint8().pixels for picture in references or []]} if isinstance(model, Instructed) else {}
     steps = model.edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
-    edited = yield from _progress(steps, note)
+    edited = yield from _progress(steps, model.unread(instruction))
     return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import load_part, load_scheduler
+from .reading import unread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +36,9 @@ class PixelEditor:
             load_scheduler(model, "scheduler"),
         )
 
-    @property
-    def length(self) -> int:
-        return int(self.tokenizer.model_max_length)
+    def unread(self, instruction: str) -> str:
+        """Say what of the instruction is not read; nothing if all is."""
+        return unread(self.tokenizer, instruction, int(self.tokenizer.model_max_length), what="the instruction")
 
     def edit(
         self,

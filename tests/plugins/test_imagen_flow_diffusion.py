@@ -283,8 +283,8 @@ def test_nan_in_the_states_is_told(models, pool):
         (
             Editor,
             "if-1",
-            "image.edit cannot use the model './if-1': it is an IFPipeline, and image.edit takes InstructPix2Pix, Flux2KleinPipeline or Flux2Pipeline or FluxKontextPipeline or "
-            "QwenImageEditPipeline or QwenImageEditPlusPipeline or StableDiffusionInstructPix2PixPipeline; diffusion.text_to_image or diffusion.pipeline takes it",
+            "image.edit cannot use the model './if-1': it is an IFPipeline, and image.edit takes InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, "
+            "which diffusers edits with by words alone; diffusion.text_to_image or diffusion.pipeline takes it",
         ),
         (
             TextEncoder,

@@ -99,6 +99,26 @@ def flux(folder: Path, *, class_name: str = "FluxPipeline") -> Path:
     )  # fmt: skip
 
 
+def flux_2(folder: Path, *, klein: bool = False) -> Path:
+    """FLUX.2 with Mistral 3, or the smaller Klein with Qwen 3."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+    from transformers import PixtralImageProcessorPil
+
+    _seeded(19)
+    tokenizer = p.qwen_tokenizer() if klein else p.mistral_tokenizer()
+    # Of the encoder's layers the 10th, 20th and 30th are read, and of the smaller one the 9th, 18th and 27th.
+    text = p.qwen_text(tokenizer, layers=27, whole=True) if klein else p.mistral_3(tokenizer, layers=30)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=48, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=not klein,
+    )  # fmt: skip
+    return write(
+        folder, "Flux2KleinPipeline" if klein else "Flux2Pipeline", vae=p.autoencoder_flux_2(), text_encoder=text,
+        tokenizer=tokenizer if klein else p.processor("PixtralProcessor", PixtralImageProcessorPil(patch_size={"height": 14, "width": 14}), tokenizer), transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), **({"is_distilled": False} if klein else {}),
+    )  # fmt: skip
+
+
 def pixart(folder: Path, *, sigma: bool = False) -> Path:
     """PixArt-α or PixArt-Σ."""
     from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
@@ -144,7 +164,7 @@ def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
     transformer = QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4)
     )
-    vae = AutoencoderKLQwenImage(base_dim=12, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True], latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
     more = {"processor": p.qwen_processor(tokenizer)} if "Edit" in class_name else {}
     return write(folder, class_name, vae=vae, text_encoder=p.qwen_vl(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), **more)
 
@@ -152,7 +172,6 @@ def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
 def z_image(folder: Path) -> Path:
     """Z-Image."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
-    from transformers import Qwen3Config, Qwen3Model
 
     _seeded(8)
     tokenizer = p.qwen_tokenizer()
@@ -160,14 +179,8 @@ def z_image(folder: Path) -> Path:
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, qk_norm=True, cap_feat_dim=16,
         rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
     )  # fmt: skip
-    text = Qwen3Model(
-        Qwen3Config(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=512,
-            head_dim=8, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        )
-    )  # fmt: skip
     return write(
-        folder, "ZImagePipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False), text_encoder=text, tokenizer=tokenizer,
+        folder, "ZImagePipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False), text_encoder=p.qwen_text(tokenizer), tokenizer=tokenizer,
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )  # fmt: skip
 

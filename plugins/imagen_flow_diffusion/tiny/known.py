@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MAKE = 1
+MAKE = 2
 """Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
 
 BY_NAME = (
@@ -31,6 +31,7 @@ BY_NAME = (
     (r"x4-upscaler", "upscaler"),
     (r"instruct-?pix2pix", "instruct-pix2pix"),
     (r"kontext", "kontext"),
+    (r"qwen-image-edit-\d{4}", "qwen-edit-plus"),
     (r"qwen-image-edit", "qwen-edit"),
     (r"qwen-?image", "qwen"),
     (r"z-image", "z-image"),
@@ -38,6 +39,8 @@ BY_NAME = (
     (r"lumina", "lumina"),
     (r"aura-?flow", "aura-flow"),
     (r"cogview-?4", "cogview"),
+    (r"flux[-.]?2.*klein", "flux-2-klein"),
+    (r"flux[-.]?2", "flux-2"),
     (r"flux", "flux"),
     (r"refiner", "sdxl-refiner"),
     (r"sdxl|stable-diffusion-xl|[-_]xl\b", "sdxl"),
@@ -61,6 +64,8 @@ BY_CLASS = {
     "CogView4Pipeline": "cogview",
     "DDPMPipeline": "ddpm",
     "CLIPSegForImageSegmentation": "clipseg",
+    "Flux2KleinPipeline": "flux-2-klein",
+    "Flux2Pipeline": "flux-2",
     "FluxKontextPipeline": "kontext",
     "FluxPipeline": "flux",
     "IFPipeline": "if-1",
@@ -72,6 +77,7 @@ BY_CLASS = {
     "PixArtAlphaPipeline": "pixart",
     "PixArtSigmaPipeline": "pixart-sigma",
     "QwenImageEditPipeline": "qwen-edit",
+    "QwenImageEditPlusPipeline": "qwen-edit-plus",
     "QwenImagePipeline": "qwen",
     "SanaPipeline": "sana",
     "StableDiffusion3Pipeline": "sd3",

@@ -176,8 +176,71 @@ def qwen_vl(tokenizer: Any) -> Any:
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
+def processor(name: str, *parts: Any) -> Any:
+    """A processor of transformers as it lies in a folder: the files of its parts beside each other. (Made itself, it would want torchvision.)"""
+
+    def save_pretrained(_self: Any, folder: Any) -> None:
+        for part in parts:
+            part.save_pretrained(folder)
+
+    return type(name, (), {"__module__": "transformers", "save_pretrained": save_pretrained})()
+
+
 def qwen_processor(tokenizer: Any) -> Any:
     """Qwen2-VL's processor of pictures and words."""
-    from transformers import Qwen2VLImageProcessorPil, Qwen2VLProcessor
+    from transformers import Qwen2VLImageProcessorPil
 
-    return Qwen2VLProcessor(image_processor=Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56), tokenizer=tokenizer)
+    return processor("Qwen2VLProcessor", Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56), tokenizer)
+
+
+def qwen_text(tokenizer: Any, *, layers: int = 2, whole: bool = False) -> Any:
+    """Qwen3, alone or with the head that says the next word."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+
+    config = Qwen3Config(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=2, vocab_size=len(tokenizer), max_position_embeddings=512,
+        head_dim=8, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return (Qwen3ForCausalLM if whole else Qwen3Model)(config)
+
+
+def mistral_tokenizer() -> Any:
+    """Mistral's tokenizer with single bytes only."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+    inner = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", additional_special_tokens=special[3:6] + special[7:], padding_side="left", model_max_length=512
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{% set ends = {'system': ['[SYSTEM_PROMPT]', '[/SYSTEM_PROMPT]'], 'user': ['[INST]', '[/INST]']}[message.role] %}"
+        "{{ ends[0] }}{% for block in message.content %}{{ block.text if block.type == 'text' else '[IMG]' }}{% endfor %}{{ ends[1] }}{% endfor %}"
+    )
+    return tokenizer
+
+
+def mistral_3(tokenizer: Any, *, layers: int) -> Any:
+    """Mistral 3, which reads words and pictures."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
+    config = Mistral3Config(
+        text_config={"model_type": "mistral", **size, "num_hidden_layers": layers, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id},
+        vision_config={"model_type": "pixtral", **size, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
+    )  # fmt: skip
+    return Mistral3ForConditionalGeneration(config)
+
+
+def autoencoder_flux_2() -> Any:
+    """FLUX.2's autoencoder of few channels, at 1/8 of the side, with statistics of its latents that are no one's."""
+    import torch
+    from diffusers import AutoencoderKLFlux2
+
+    made = AutoencoderKLFlux2(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, latent_channels=4, norm_num_groups=8, mid_block_add_attention=False)
+    made.bn.running_mean.copy_(torch.linspace(-0.5, 0.5, 16))
+    made.bn.running_var.copy_(torch.linspace(0.5, 2, 16))
+    return made

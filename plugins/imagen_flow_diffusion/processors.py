@@ -1,0 +1,60 @@
+"""Make the processors of models that read words and pictures, the same with torchvision and without.
+
+transformers makes most of them only where torchvision is, because they read films too, and there lets torchvision resize the pictures, to other pixels than Pillow. Nothing that draws
+a picture reads a film: here a processor has no part for films where there is no torchvision, and pictures are resized by Pillow everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def load_processor(cls: Any, folder: Path) -> Any:
+    """Make a processor of transformers from the files beside each other in a folder.
+
+    Source: ``ProcessorMixin.from_pretrained``, part by part.
+    """
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, TokenizersBackend
+    from transformers.utils import is_torchvision_available
+
+    def part(name: str) -> Any:
+        if "tokenizer" in name:
+            # Pixtral's says that it is Llama's, which would read it as sentence pieces.
+            return (TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer).from_pretrained(str(folder), local_files_only=True)
+        if "image_processor" in name:
+            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+        if "video_processor" in name:
+            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True) if is_torchvision_available() else None
+        return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+
+    settings, _ = cls.get_processor_dict(str(folder), local_files_only=True)
+    return _lacking(cls).from_args_and_dict([part(name) for name in cls.get_attributes()], settings)
+
+
+def words_alone(name: str) -> Any:
+    """Make a class in the place of a processor that transformers has only with torchvision: it reads words as that does, and refuses pictures.
+
+    Raises:
+        ImportError: when called with pictures.
+    """
+    from transformers import ProcessorMixin
+
+    def made(self: Any, tokenizer: Any = None, chat_template: Any = None) -> None:
+        ProcessorMixin.__init__(self, tokenizer, chat_template=chat_template)
+
+    def called(self: Any, images: Any = None, text: Any = None, **given: Any) -> Any:
+        if images is not None:
+            raise ImportError(f"{name} reads pictures only where torchvision is installed")
+        return ProcessorMixin.__call__(self, text=text, **given)
+
+    return type(name, (ProcessorMixin,), {"__init__": made, "__call__": called})
+
+
+def _lacking(cls: Any) -> Any:
+    """Let a processor be made without some of its parts."""
+
+    def check(self: Any, name: str, part: Any) -> Any:
+        return None if part is None else cls.check_argument_for_proper_class(self, name, part)
+
+    return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check})
