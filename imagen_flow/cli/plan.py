@@ -112,3 +112,5 @@ def _print_models(made: Plan, *, err: bool) -> None:
     if made.models:
         click.echo("models", err=err)
         click.echo(safe(table((m["reference"], m["fault"] or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory") for m in made.models)), err=err)
+        if len(made.models) > 1 and (memory := made.memory):
+            click.echo(f"  together {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}", err=err)

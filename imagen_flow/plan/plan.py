@@ -13,6 +13,7 @@ from ..filememo import FileMemo
 from ..graph import Graph
 from ..plugins import Registry
 from ..store import Damaged, Store
+from ..values import Model
 from .explain import explain
 from .inputs import take_inputs
 from .keys import Keys
@@ -53,14 +54,26 @@ class Plan:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        """The models that the plan names: reference, size on the disk, what the weights take in memory in the plan's dtype and, where it is not on this machine, what is wrong."""
+        """The models that the plan names: reference, size on the disk, what the weights that its steps lease take in memory, as they load them, and, where it is not on this machine, what is wrong."""
         found: list[dict[str, Any]] = []
-        for (reference, _), model in sorted(self.planner.values.models.items(), key=lambda item: str(item[0])):
+        values = self.planner.values
+        for (reference, _), model in sorted(values.models.items(), key=lambda item: str(item[0])):
             if isinstance(model, Problem):
                 found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
             else:
                 weighs = models.estimate(model, self.dtype)
-                found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
+                leased = sum(_weight(model, identity, loader) for identity, loader in values.leased.get(model.digest, {}).items())
+                found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": leased or weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
+        return found
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What the weights of all models take together, in bytes by device, should they stay loaded. What several have in common is there once."""
+        values = self.planner.values
+        weights = {i: _weight(model, i, loader) for model in values.models.values() if isinstance(model, Model) for i, loader in values.leased.get(model.digest, {}).items()}
+        found: dict[str, int] = {}
+        for identity, weight in sorted(weights.items()):
+            found[identity.device] = found.get(identity.device, 0) + weight
         return found
 
     @property
@@ -86,9 +99,14 @@ class Plan:
             "inputs": {k: v if isinstance(v, bool | int | float | str | list) else str(v) for k, v in self.inputs.items()},
             "seeds": {**self.seeds, **self.drawn},
             "models": self.models,
+            "memory_bytes": self.memory,
             "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
             "problems": [str(p) for p in self.problems],
         }
+
+
+def _weight(model: Model, identity: models.Identity, loader: Any) -> int:
+    return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
 
 
 def _frames(frame: Frame) -> Iterator[Frame]:

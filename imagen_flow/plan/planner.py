@@ -311,7 +311,7 @@ class Planner:
                     slot = self.values.named(frame, binding, slot, node)  # type: ignore[arg-type]
                 slot = self.values.converted(slot, port.type)  # type: ignore[arg-type]
             if slot.kind == "model" or (slot.items and port.type.element and port.type.element.loader):  # type: ignore[union-attr]
-                unresolved = unresolved or next(filter(None, (self.values.unusable(leaf, type_.loaders.get(port_name), node) for leaf in slot.items or (slot,))), "")  # type: ignore[union-attr,arg-type]
+                unresolved = unresolved or next(filter(None, (self.values.unusable(leaf, type_.loaders.get(port_name), node, self.keys.policy) for leaf in slot.items or (slot,))), "")  # type: ignore[union-attr,arg-type]
             slots[port_name] = slot  # type: ignore[assignment]
             lines.append(f"{port_name}={slot.digest}")  # type: ignore[union-attr]
         if failed:

@@ -12,6 +12,7 @@ from typing import Any
 from .. import models
 from ..artifact import Artifact
 from ..codec import Codecs
+from ..devices import Policy
 from ..errors import GraphError, Mark, ModelError, Problem, nearest
 from ..filememo import FileMemo
 from ..graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Input, Joined, Listed, Mapped, ModelAt, Node
@@ -74,7 +75,9 @@ class Values:
         #: What is wrong with models that are named.
         self.problems: list[Problem] = []
         self._held: dict[int, tuple[Any, Artifact]] = {}
-        self._checked: dict[tuple[Any, str], str] = {}
+        #: What of a model its steps lease, and the loader of each, by the model's fingerprint.
+        self.leased: dict[str, dict[models.Identity, Any]] = {}
+        self._checked: dict[tuple[Any, ...], str] = {}
 
     def value(self, artifact: Artifact) -> Any:
         """Give a small value that planning itself needs (a flag, a number in a text).
@@ -155,13 +158,33 @@ class Values:
             self.models[reference, folder] = found
         return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
 
-    def unusable(self, artifact: Artifact, loader: Any, node: Node) -> str:
-        """Say why a step cannot run with a model: it is not here, or it is of a kind that the step's loader refuses, which is a problem of the plan. Nothing if it can."""
+    def unusable(self, artifact: Artifact, loader: Any, node: Node, policy: Callable[[Node], Policy]) -> str:
+        """Say why a step cannot run with a model: it is not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the step's policy says; the last two are problems of the plan. Nothing if it can."""
         model = self.constants.by_digest.get(artifact.digest)
         if not isinstance(model, Model):
             return ""
         if model.digest == "unresolved":
             return "its model is not on this machine"
+        at = (artifact.digest, loader, id(node))
+        if at not in self._checked:
+            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(model, loader, node, policy(node))
+        return self._checked[at]
+
+    def _unfit(self, model: Model, loader: Any, node: Node, policy: Policy) -> str:
+        """Ask a loader whether it can load a model under a policy, and note what it would lease."""
+        if loader is None:
+            return ""
+        place: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "settings": policy.settings}
+        try:
+            models.admit(loader, model, **place)
+        except ModelError as refused:
+            self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))
+            return "its model cannot be loaded so"
+        leased = self.leased.setdefault(model.digest, {})
+        leased.update((models.identity_of(leaf, model, **place), leaf) for leaf in models.leaves(loader, model))
+        return ""
+
+    def _of_another_kind(self, model: Model, loader: Any, node: Node) -> str:
         check = getattr(loader, "check", None) or getattr(loader, "parts", None)  # which names no loaders for a checkpoint that it cannot use
         if check is None:
             return ""
