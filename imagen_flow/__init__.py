@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .models.placing import place_module
     from .models.quiet import quiet_libraries
+    from .models.references import UnresolvedModel
     from .models.tensors import read_weights
     from .node import node
     from .values import (
         Absent,
         Audio,
+        Base,
         Bool,
         Device,
         File,
@@ -81,11 +83,13 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "models.placing": ("place_module",),
     "models.quiet": ("quiet_libraries",),
+    "models.references": ("UnresolvedModel",),
     "models.tensors": ("read_weights",),
     "node": ("node",),
     "values": (
         "Absent",
         "Audio",
+        "Base",
         "Bool",
         "Device",
         "File",

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     from .codec import Codec
     from .node import NodeFunction
+    from .values import Base
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -45,6 +46,17 @@ def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | No
         reference: the model as the graph names it.
         at: where the model lies, if it is on this machine; else what it is must be told by its name.
         folder: where tiny models are kept; one that is there already need not be made again.
+    """
+
+
+@hookspec
+def imagen_flow_base_of(header: Mapping[str, Any]) -> Base | None:
+    """Say what completes a checkpoint that is one file of weights: the repository whose configurations and tokenizers it is loaded with. None for what is no checkpoint: a LoRA, a part alone.
+
+    It is asked while planning, so it looks at names and shapes and imports nothing heavy.
+
+    Params:
+        header: of the safetensors file: by tensor its ``dtype``, ``shape`` and ``data_offsets``, and perhaps ``__metadata__``.
     """
 
 

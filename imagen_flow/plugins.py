@@ -30,6 +30,7 @@ from .codec import Codec, Codecs
 from .digest import tagged
 from .errors import GraphError, Problem
 from .node import NodeFunction, NodeType
+from .values import Base
 
 __all__ = ["Plugin", "Registry", "discover"]
 
@@ -119,6 +120,12 @@ class Registry:
         """Ask the plugins for a small model that stands for another; None if no plugin knows its kind."""
         self.load_all()
         found: Path | None = next(iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)), None)
+        return found
+
+    def base_of(self, header: Mapping[str, Any]) -> Base | None:
+        """Ask the plugins what completes a checkpoint that is one file; None if none knows it as one."""
+        self.load_all()
+        found: Base | None = next(iter(self._manager.hook.imagen_flow_base_of(header=header)), None)
         return found
 
     @property

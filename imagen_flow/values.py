@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Absent",
     "Audio",
+    "Base",
     "Bool",
     "Device",
     "File",
@@ -375,6 +376,17 @@ class Loading(NamedTuple):
 PLAIN = Loading()
 
 
+class Base(NamedTuple):
+    """What completes a checkpoint that is one file of weights, told by its header: see the hook `imagen_flow_base_of`."""
+
+    #: The repository whose configurations and tokenizers it is loaded with, as ``hf:org/name``.
+    reference: str
+    #: The parts whose weights the file holds, by that repository's names of folders: what the names of their tensors begin with.
+    holds: tuple[tuple[str, str], ...]
+    #: The parts whose weights it does not hold and cannot do without: they come from the repository too.
+    lacks: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model's files: what a `train.*` node returns, and what a loader gets to load from.
@@ -395,6 +407,25 @@ class Model:
     pickles: tuple[str, ...] = field(default=(), compare=False)
     #: Whether the user said that code which comes with the model may run.
     remote_code: bool = field(default=False, compare=False)
+    #: What completes a checkpoint that is one file, and the folder where that lies; without the folder it is not on this machine, and `incomplete` says why.
+    base: Base | None = field(default=None, repr=False, compare=False)
+    configurations: Path | None = field(default=None, compare=False)
+    incomplete: str = field(default="", repr=False, compare=False)
+    #: Parts of other models that stand in the place of its own, by the names of these.
+    instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where its configurations are."""
+        return self.configurations or self.path
+
+    def having(self, name: str, part: Model) -> Model:
+        """Give the model with a part of another in the place of its own."""
+        from .digest import tagged
+
+        parts = {**dict(self.parts), name: tagged("model-part-instead", dict(self.parts).get(name, self.digest).encode(), part.digest.encode())}
+        digest = tagged("model-instead", self.digest.encode(), name.encode(), part.digest.encode())
+        return replace(self, digest=digest, parts=tuple(sorted(parts.items())), instead=(*self.instead, (name, part)))
 
     def __class_getitem__(cls, loader: Any) -> Any:
         return Annotated[loader, _ModelMarker(loader)]

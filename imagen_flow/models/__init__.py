@@ -17,7 +17,7 @@ from .placing import place_module
 from .pool import Identity, ModelPool, admit, default_budget, heeded, identities_of, identity_of, leaves, weight_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .resolving import STRICT, Terms, resolve
+from .resolving import STRICT, Terms, base_reference, resolve
 from .tensors import read_weights
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "UnresolvedModel",
     "UnusableModel",
     "admit",
+    "base_reference",
     "cached",
     "commit_of",
     "default_budget",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..values import Model
-from .files import choose, is_weights, list_files
+from .files import choose, completing, is_weights, list_files
 from .weights import bytes_in_memory, read_header
 
 __all__ = ["Estimate", "estimate", "size_of"]
@@ -29,7 +29,7 @@ def size_of(model: Model) -> int:
 
 
 def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
-    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved quantized (GGUF, parts whose configuration says so) keeps its size.
+    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved quantized (GGUF, parts whose configuration says so) keeps its size; a part of another model that stands in for its own is counted in its place.
 
     Raises:
         OSError, ValueError: a file is not whole.
@@ -39,8 +39,14 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
     for name, path in _weights(model):
         size = path.stat().st_size
         disk += size
-        part = name.rpartition("/")[0].partition("/")[0]
-        parts[part] = parts.get(part, 0) + (bytes_in_memory(read_header(path), dtype, quantization=quantization) if name.endswith(".safetensors") and not _is_quantized(path.parent) else size)
+        header = read_header(path) if name.endswith(".safetensors") and not _is_quantized(path.parent) else None
+        for part, beginning in model.base.holds if model.base is not None and path == model.path else [(name.rpartition("/")[0].partition("/")[0], "")]:
+            held = {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)} if header is not None else None
+            parts[part] = parts.get(part, 0) + (bytes_in_memory(held, dtype, quantization=quantization) if held is not None else size)
+    for name, other in model.instead:
+        weighs = estimate(other, dtype, quantization=quantization)
+        disk += weighs.disk_bytes
+        parts[name] = weighs.memory_bytes
     return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))
 
 
@@ -53,7 +59,10 @@ def _is_quantized(folder: Path) -> bool:
 
 
 def _weights(model: Model) -> list[tuple[str, Path]]:
-    if model.path.is_file():
-        return [(model.path.name, model.path)]
-    files = dict(list_files(model.path, model.reference))
-    return [(name, files[name]) for name in choose(files, model.variant) if is_weights(name)] + [(name, files[name]) for name in model.pickles if name in files]
+    """List the files of weights that are needed, by their names below the model's folder."""
+    alone = [(model.path.name, model.path)] if model.path.is_file() else []
+    if alone and (model.base is None or model.configurations is None):
+        return alone
+    files = dict(list_files(model.folder, model.reference))
+    needed = choose(files, model.variant) if model.base is None else completing(files, model.base.lacks, model.variant)
+    return alone + [(name, files[name]) for name in needed if is_weights(name)] + [(name, files[name]) for name in model.pickles if name in files]

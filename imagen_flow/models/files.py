@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import nearest
 from .references import PICKLES, UnusableModel
 
-__all__ = ["beside", "choose", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
+__all__ = ["beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
 
 _DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
@@ -91,6 +91,12 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
         for folder in usual:
             known -= unusual.get(folder, set())
     return sorted(known)
+
+
+def completing(names: Iterable[str], parts: Iterable[str], variant: str | None = None) -> list[str]:
+    """Pick of a repository the files that complete a checkpoint of one file, sorted: configurations and tokenizers, and the weights of `parts`."""
+    folders = frozenset(parts)
+    return [name for name in choose(names, variant) if not (is_weights(name) or ".safetensors.index." in name) or name.partition("/")[0] in folders]
 
 
 def unsafe_parts(names: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ..errors import nearest
 from .cache import hub_cache, repository_folder
-from .files import choose, is_weights, unsafe_parts, variants
+from .files import choose, completing, is_weights, unsafe_parts, variants
 from .lock import LockedFile, LockedModel
 from .pickles import NO_PICKLES
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
@@ -111,6 +111,23 @@ class Hub:
         if not any((folder / "snapshots").glob("*/*")) and not any((folder / "blobs").glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         return freed
+
+    def header(self, model: LockedModel) -> dict[str, Any]:
+        """Give the header of the one file of weights that a reference means, without fetching the rest of it.
+
+        Raises:
+            UnresolvedModel: the hub cannot be reached, or what it sends is no header.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import SafetensorsParsingError
+
+        reference = model.reference
+        with self._faults(reference, reference.file):
+            try:
+                said = HfApi(endpoint=self.endpoint, token=self.token).parse_safetensors_file_metadata(reference.name, reference.file, revision=model.commit)
+            except SafetensorsParsingError as odd:
+                raise UnresolvedModel(f"unresolved: '{reference}' is no whole safetensors file", why=_first_line(odd), fix="take another file") from odd
+        return {name: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": tensor.data_offsets} for name, tensor in said.tensors.items()}
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
 
@@ -238,6 +255,12 @@ class Hub:
 def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None, pickles: Sequence[str]) -> list[str]:
     """Choose the files of a repository that a reference needs."""
     allowed = _references(pickles)
+    if reference.parts is not None:
+        wanted = completing(known, reference.parts, variant)
+        lacking = [part for part in reference.parts if not any(name.startswith(f"{part}/") and is_weights(name) for name in wanted)]
+        if lacking or "model_index.json" not in wanted:
+            raise UnusableModel(f"'{reference}' completes no checkpoint", why=f"it has no weights of {' and '.join(lacking)}" if lacking else "it has no model_index.json")
+        return wanted
     if reference.file:
         if reference.file not in known:
             raise UnresolvedModel(

@@ -14,6 +14,8 @@ It lies beside the graphs that it is for and belongs under version control; one 
       { name = "model_index.json", size = 541, sha256 = "…", git = "…" },
       { name = "unet/diffusion_pytorch_model.safetensors", size = 3438167540, sha256 = "…" },
     ]
+
+A repository that completes checkpoints of one file says ``completes_with = ["vae"]``: beside its configurations the weights of these parts, often of none.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +107,9 @@ class Lock:
     def text(self) -> str:
         """Spell the lock: the same models give the same text."""
         lines = [_HEAD, f"imagen_flow_lock = {FORMAT}\n"]
-        for name, model in sorted(self.models.items()):
-            lines += ["\n[[model]]\n", f"reference = {_quoted(name)}\n", f"commit = {_quoted(model.commit)}\n", f"license = {_quoted(model.license)}\n", f"variant = {_quoted(model.variant)}\n", "files = [\n"]
+        for _, model in sorted(self.models.items()):
+            parts = [] if model.reference.parts is None else [f"completes_with = [{', '.join(map(_quoted, model.reference.parts))}]\n"]
+            lines += ["\n[[model]]\n", f"reference = {_quoted(str(replace(model.reference, parts=None)))}\n", *parts, f"commit = {_quoted(model.commit)}\n", f"license = {_quoted(model.license)}\n", f"variant = {_quoted(model.variant)}\n", "files = [\n"]
             for file in sorted(model.files):
                 git = f", git = {_quoted(file.git)}" if file.git else ""
                 lines.append(f"  {{ name = {_quoted(file.name)}, size = {file.size}, sha256 = {_quoted(file.sha256)}{git} }},\n")
@@ -163,6 +166,8 @@ def _model(entry: Mapping[str, Any]) -> LockedModel:
         reference = parse_reference(entry["reference"])
     except BadReference as odd:
         raise ValueError(str(odd)) from odd
+    if (parts := entry.get("completes_with")) is not None:
+        reference = replace(reference, parts=tuple(parts))
     commit = entry["commit"]
     if reference.kind != "hf" or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         raise ValueError(f"{entry['reference']} at {commit!r}")

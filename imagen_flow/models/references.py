@@ -64,18 +64,24 @@ class UnusableModel(_NoModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights."""
+    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights.
+
+    `parts` is not written but worked out, for a repository that completes a checkpoint of one file: its configurations are wanted, and the weights of these parts.
+    """
 
     kind: str
     name: str
     revision: str = ""
     file: str = ""
+    parts: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         """The one spelling of a reference to the hub, whatever was left out."""
         if self.kind != "hf":
             return self.name
         revision = self.revision or "main"
+        if self.parts is not None:
+            return f"hf:{self.name}@{revision} ({', '.join(('configurations', *self.parts))})"
         return f"hf:{self.name}@{_quoted(revision)}/{self.file}" if self.file else f"hf:{self.name}@{revision}"
 
 

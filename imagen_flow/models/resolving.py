@@ -8,18 +8,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..digest import tagged
 from ..errors import nearest
-from ..values import Model
+from ..values import Base, Model
 from .cache import recorded, snapshot
-from .files import beside, has_say, is_weights, list_files, subfolder, unsafe_parts
+from .files import beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
-from .references import PICKLES, BadReference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import check_shards, check_weights
+from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
+from .weights import check_shards, check_weights, read_header
 
-__all__ = ["STRICT", "Terms", "resolve"]
+__all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "resolve"]
+
+#: Says by the header of a file of weights what completes it; None for what is no whole checkpoint.
+BaseOf = Callable[[Mapping[str, Any]], Base | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ def resolve(
     digest: Callable[[Path], str],
     environ: Mapping[str, str] = os.environ,
     terms: Terms = STRICT,
+    base_of: BaseOf = lambda _: None,
 ) -> Model:
     """Find a model on this machine and give its fingerprint.
 
@@ -58,7 +63,9 @@ def resolve(
         digest: gives the digest of a file's content (memoised by whoever plans).
         environ: says where the hub's cache lies.
         terms: what the user allows and insists on.
-    Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes.
+        base_of: knows what completes checkpoints that are one file.
+    Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes. A checkpoint of one file that cannot be completed says so in `incomplete`:
+        there are uses for the file alone.
     Raises:
         BadReference: the text is no reference.
         UnresolvedModel: the hub's cache does not hold it.
@@ -66,7 +73,7 @@ def resolve(
     """
     if terms.tiny is not None and parse_reference(text).kind != "embedded":
         return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
-    model = _resolve(text, folder, embedded, digest, environ, terms)
+    model = _completed(_resolve(text, folder, embedded, digest, environ, terms), digest, environ, terms, base_of)
     return replace(model, remote_code=True) if _spelt(text) in map(_spelt, terms.remote_code) else model
 
 
@@ -85,22 +92,15 @@ def _tiny_model(
 
 
 def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:
-    reference, lock = parse_reference(text), terms.lock
+    reference = parse_reference(text)
     if reference.kind == "embedded":
         if text not in embedded:
             raise UnusableModel(f"no plugin brings a model '{text}'", why=f"they bring: {', '.join(sorted(embedded)) or 'none'}", fix=nearest(text, embedded))
         return _model(embedded[text], text, digest, terms)
     if reference.kind == "hf":
-        meant = lock.get(reference) if lock is not None else None
+        meant = _locked(reference, text, terms)
         if meant is not None:
             return _locked_model(meant, text, environ, terms)
-        if terms.locked:
-            known, place = (lock.models, lock.path) if lock is not None else ({}, None)
-            near = nearest(str(reference), known)
-            raise UnresolvedModel(
-                f"'{text}' is not in the lock", why=f"--locked takes only what {place} names" if known else f"there is no lock{f' {place}' if place else ''}, and --locked takes only what one names",
-                fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
-            )  # fmt: skip
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
@@ -108,8 +108,77 @@ def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Call
     return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest, terms)
 
 
+def _locked(reference: Reference, text: str, terms: Terms) -> LockedModel | None:
+    """Give what the lock says that a reference means, if it says so; where nothing else is taken, it must."""
+    lock = terms.lock
+    meant = lock.get(reference) if lock is not None else None
+    if meant is None and terms.locked:
+        known, place = (lock.models, lock.path) if lock is not None else ({}, None)
+        near = nearest(str(reference), known)
+        raise UnresolvedModel(
+            f"'{text}' is not in the lock", why=f"--locked takes only what {place} names" if known else f"there is no lock{f' {place}' if place else ''}, and --locked takes only what one names",
+            fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
+        )  # fmt: skip
+    return meant
+
+
+def base_reference(base: Base) -> Reference:
+    """Spell what completes a checkpoint of one file: a repository, and of that the configurations and the parts that the file lacks."""
+    return replace(parse_reference(base.reference), parts=base.lacks)
+
+
+def _completed(model: Model, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms, base_of: BaseOf) -> Model:
+    """Find what completes a checkpoint that is one file: a folder beside it of the file's name, else the repository that it is of. Other models come back as they are."""
+    if model.path.suffix.lower() != ".safetensors" or not model.path.is_file() or (base := base_of(read_header(model.path))) is None:
+        return model
+    try:
+        folder, digests, variant = _base(base, model, digest, environ, terms)
+    except UnresolvedModel as missing:
+        return replace(model, base=base, incomplete=f"{missing}{f': {missing.why}' if missing.why else ''}")
+    own = tuple((name, held if name in base.lacks else tagged("model-part-completed", held.encode(), model.digest.encode())) for name, held in _parts(digests))
+    fingerprint = tagged("model-completed", model.digest.encode(), *(part.encode() for pair in digests for part in pair))
+    return replace(model, base=base, configurations=folder, digest=fingerprint, parts=own, variant=variant)
+
+
+def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> tuple[Path, list[tuple[str, str]], str]:
+    """Give the folder that completes a checkpoint of one file, by name the digests of the files in it that count, and their variant of the weights."""
+    beside, text = model.path.with_suffix(""), base.reference
+    reference = base_reference(base)
+    if (beside / "model_index.json").is_file():
+        folder, text = beside, str(beside)
+    elif (meant := _locked(reference, text, terms)) is not None:
+        folder = _whole_snapshot(meant, text, environ)
+        return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
+    else:
+        folder = snapshot(reference, text, environ)
+    _check_parts(folder, text)
+    files = dict(list_files(folder, text))
+    wanted = completing(files, base.lacks)
+    if lacking := sorted(name for name in base.lacks if not any(file.startswith(f"{name}/") and is_weights(file) for file in wanted)):
+        raise UnresolvedModel(f"there are no weights of {' and '.join(lacking)} in {folder}, and the file holds none")
+    if "model_index.json" not in wanted:
+        raise UnresolvedModel(f"there is no model_index.json in {folder}")
+    for name in wanted:
+        if is_weights(name):
+            check_weights(files[name], text)
+        elif name.endswith(".safetensors.index.json"):
+            check_shards(files[name], text)
+    return folder, [(name, recorded(files[name]) or digest(files[name])) for name in wanted], next(iter(variants(wanted)), "")
+
+
 def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], terms: Terms) -> Model:
-    """Give the model that a lock names: its commit, and of that its files, which must be here and be the same."""
+    """Give the model that a lock names."""
+    path = _whole_snapshot(meant, text, environ)
+    if meant.reference.file:
+        alone = path / meant.reference.file
+        return Model(alone, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant, pickles=_allowed([(alone.name, alone)], text, terms, alone=True))
+    allowed = _allowed([(file.name, path / file.name) for file in meant.files], text, terms)
+    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name) or file.name in allowed)
+    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
+
+
+def _whole_snapshot(meant: LockedModel, text: str, environ: Mapping[str, str]) -> Path:
+    """Find the commit that a lock names, and look at its files: they must be here and be the same."""
     path = snapshot(meant.reference, text, environ, commit=meant.commit)
     missing = [file for file in meant.files if not (path / file.name).exists()]
     if missing:
@@ -123,12 +192,7 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
             raise UnresolvedModel(f"unresolved: '{text}' is not what the lock says", why=f"{file.name} is another file", fix=f"run `imagen-flow models pull {text}`")
         if is_weights(file.name):
             check_weights(here, text)
-    if meant.reference.file:
-        alone = path / meant.reference.file
-        return Model(alone, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant, pickles=_allowed([(alone.name, alone)], text, terms, alone=True))
-    allowed = _allowed([(file.name, path / file.name) for file in meant.files], text, terms)
-    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name) or file.name in allowed)
-    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
+    return path
 
 
 def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alone: bool = False) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ class Values:
         if found is None:
             embedded = self.registry.models if reference.startswith("embedded/") else {}
             try:
-                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file, terms=self.terms)
+                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file, terms=self.terms, base_of=self.registry.base_of)
             except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:
                 found = missing.problem(mark)
                 self.problems.append(found)
@@ -193,6 +193,9 @@ class Values:
             self._checked[at] = ""
             try:
                 check(model)
+            except models.UnresolvedModel as missing:
+                self._checked[at] = "its model is not on this machine"
+                self.problems.append(missing.problem(node.mark))
             except ModelError as refused:
                 self._checked[at] = "its model is of another kind"
                 self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))

@@ -1,0 +1,173 @@
+"""A checkpoint that is one file is completed by configurations of a repository, or of a folder beside it: found, fingerprinted, locked and fetched like any model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagen_flow import Base, Model
+from imagen_flow.digest import digest_file
+from imagen_flow.models import Hub, Lock, Terms, base_reference, estimate, read_lock, resolve
+
+_spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
+assert _spec is not None and _spec.loader is not None
+local_hub = sys.modules.setdefault("local_hub", importlib.util.module_from_spec(_spec))
+if not hasattr(local_hub, "Hub"):
+    _spec.loader.exec_module(local_hub)
+
+
+def weights(**counts: int) -> bytes:
+    """The bytes of a safetensors file of float16 tensors."""
+    header, end = {}, 0
+    for name, count in counts.items():
+        header[name.replace("__", ".")] = {"dtype": "F16", "shape": [count], "data_offsets": [end, end := end + 2 * count]}
+    words = json.dumps(header).encode()
+    return struct.pack("<Q", len(words)) + words + b"\1" * end
+
+
+FILES = {
+    "model_index.json": json.dumps({"_class_name": "Pipeline", "unet": ["diffusers", "UNet"], "vae": ["diffusers", "VAE"], "tokenizer": ["transformers", "T"], "checker": ["diffusers", "C"]}).encode(),
+    "unet/config.json": b"{}",
+    "unet/diffusion_pytorch_model.safetensors": weights(w=500),
+    "vae/config.json": b'{"a": 1}',
+    "vae/diffusion_pytorch_model.safetensors": weights(w=300),
+    "tokenizer/vocab.json": b"{}",
+    "tokenizer/merges.txt": b"a b",
+    "checker/config.json": b"{}",
+    "checker/model.safetensors": weights(w=900),
+    "whole.safetensors": weights(unet__w=500, vae__w=300),
+    "README.md": b"# base",
+}
+CONFIGURED = ["checker/config.json", "model_index.json", "tokenizer/merges.txt", "tokenizer/vocab.json", "unet/config.json", "vae/config.json"]
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def base_of(header: Mapping[str, Any]) -> Base | None:
+    """What a plugin would say: files with a unet are checkpoints of org/base, and some lack the vae."""
+    if not any(name.startswith("unet.") for name in header):
+        return None
+    has_vae = any(name.startswith("vae.") for name in header)
+    return Base("hf:org/base", (("unet", "unet."), *([("vae", "vae.")] if has_vae else [])), () if has_vae else ("vae",))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with local_hub.serve(local_hub.Hub({"org/base": local_hub.Repository({"main": dict(FILES)})})) as url:
+        yield Hub(endpoint=url, environ={"HF_HUB_CACHE": str(tmp_path / "hub")})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "mine.safetensors").write_bytes(weights(unet__w=500, vae__w=300))
+    return tmp_path / "mine.safetensors"
+
+
+def found(file: Path, hub: Hub, **given: Any) -> Model:
+    return resolve(str(file), folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ, base_of=base_of, **given)
+
+
+def test_configurations_and_tokenizers_alone_are_fetched(hub: Hub, file: Path) -> None:
+    """Without them the file says what it lacks; once they are here it is whole, and no weights of the repository were needed."""
+    alone = found(file, hub)
+    assert (alone.configurations, alone.folder) == (None, file)
+    assert "does not hold" in alone.incomplete
+    assert alone.base is not None
+    meant = hub.resolve(base_reference(alone.base))
+    assert [f.name for f in meant.files] == CONFIGURED
+    folder = hub.pull(meant)
+    model = found(file, hub)
+    assert (model.path, model.configurations, model.folder, model.incomplete) == (file, folder, folder, "")
+    assert [name for name, _ in model.parts] == ["checker", "tokenizer", "unet", "vae"]
+    assert estimate(model, "float32").parts == (("unet", 2000), ("vae", 1200))
+
+
+def test_parts_that_the_file_lacks_come_from_the_repository(hub: Hub, file: Path) -> None:
+    """A file without an autoencoder needs the repository's, and of the rest of its weights none."""
+    file.write_bytes(weights(unet__w=500))
+    base = base_of({"unet.w": {}})
+    assert base is not None
+    hub.pull(hub.resolve(base_reference(base._replace(lacks=()))))
+    assert "no weights of vae" in found(file, hub).incomplete
+    meant = hub.resolve(base_reference(base))
+    assert [f.name for f in meant.files] == sorted([*CONFIGURED, VAE])
+    hub.pull(meant)
+    model = found(file, hub)
+    assert model.configurations is not None
+    assert estimate(model, "float16").parts == (("unet", 1000), ("vae", 600))
+
+
+def test_the_fingerprint_covers_file_and_configuration(hub: Hub, file: Path) -> None:
+    """Other weights or another configuration make another model; more weights in the cache do not."""
+    base = base_of({"unet.w": {}, "vae.w": {}})
+    assert base is not None
+    folder = hub.pull(hub.resolve(base_reference(base)))
+    first = found(file, hub)
+    (folder / VAE).write_bytes(FILES[VAE])
+    assert found(file, hub).digest == first.digest
+    shutil.copytree(folder, file.with_suffix(""))
+    beside = found(file, hub)
+    assert beside.configurations == file.with_suffix("")
+    (file.with_suffix("") / "vae" / "config.json").write_text('{"a": 2}')
+    other = found(file, hub)
+    assert other.digest not in (first.digest, beside.digest)
+    assert [name for name, digest in other.parts if dict(beside.parts)[name] != digest] == ["vae"]
+    file.write_bytes(weights(unet__w=501, vae__w=300))
+    assert found(file, hub).digest != other.digest
+
+
+def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Path) -> None:
+    """It is written as the repository with what it is taken for, comes back the same, and is all that --locked takes; the whole repository is another model."""
+    base = base_of({"unet.w": {}})
+    assert base is not None
+    meant = hub.resolve(base_reference(base))
+    hub.pull(meant)
+    lock = Lock(tmp_path / "imagen-flow.lock").having([meant])
+    assert lock.write()
+    assert 'reference = "hf:org/base@main"\ncompletes_with = ["vae"]\n' in lock.path.read_text()
+    assert read_lock(lock.path).text() == lock.text()
+    assert list(lock.models) == ["hf:org/base@main (configurations, vae)"]
+    file.write_bytes(weights(unet__w=500))
+    assert found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).digest == found(file, hub).digest
+    file.write_bytes(weights(unet__w=500, vae__w=300))
+    assert "is not in the lock" in found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).incomplete
+
+
+def test_a_header_is_read_without_the_weights(hub: Hub) -> None:
+    """What completes a file of the hub is known before the file is fetched."""
+    from imagen_flow.models import parse_reference
+
+    header = hub.header(hub.resolve(parse_reference("hf:org/base@main/whole.safetensors")))
+    assert base_of(header) == base_of({"unet.w": {}, "vae.w": {}})
+    assert header["vae.w"]["shape"] == [300]
+
+
+def test_what_is_no_checkpoint_stays_a_file(hub: Hub, file: Path) -> None:
+    """A file that no plugin knows as a checkpoint is taken as it is."""
+    file.write_bytes(weights(lora__w=5))
+    model = found(file, hub)
+    assert (model.base, model.configurations, model.incomplete) == (None, None, "")
+    assert model.digest == resolve(str(file), folder=Path("/"), embedded={}, digest=digest_file).digest
+
+
+def test_a_part_in_the_place_of_another_makes_another_model(hub: Hub, file: Path) -> None:
+    """It changes the fingerprint of that part and of the whole, and is weighed in its place."""
+    base = base_of({"unet.w": {}, "vae.w": {}})
+    assert base is not None
+    hub.pull(hub.resolve(base_reference(base)))
+    model = found(file, hub)
+    (file.parent / "other.safetensors").write_bytes(weights(w=70))
+    joined = model.having("vae", found(file.parent / "other.safetensors", hub))
+    assert [name for name, digest in joined.parts if dict(model.parts)[name] != digest] == ["vae"]
+    assert joined.digest != model.digest
+    assert estimate(joined, "float32").parts == (("unet", 2000), ("vae", 280))
