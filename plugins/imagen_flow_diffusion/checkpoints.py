@@ -87,7 +87,8 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
         )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
-    return flow.place_module(module.eval().requires_grad_(False), device=device, settings=settings or flow.Loading())
+    # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none torch multiplies in another order, and the last bits differ.
+    return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
 
 
 def device_of(module: Any) -> Any:
