@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
+from .quantizing import arguments
+
 if TYPE_CHECKING:
     from imagen_flow import Model
 
@@ -71,7 +73,7 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
 
 
 def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
-    """Load a module from a checkpoint's subfolder, ready to infer, and refuse it if weights are missing.
+    """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say so, and refuse it if weights are missing.
 
     Both libraries fill missing weights with random numbers and only warn.
     """
@@ -83,7 +85,7 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
-            **_variant(model, part, dtype),
+            **_variant(model, part, dtype), **arguments(cls, read_json(model, f"{part}/config.json"), device=device, dtype=dtype, settings=settings),
         )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")

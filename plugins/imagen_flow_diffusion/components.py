@@ -22,6 +22,7 @@ import imagen_flow as flow
 from .calling import TAKEN_BY, problem_of
 from .checkpoints import article, device_of, load_part, load_scheduler, quiet, read_json, what_is
 from .processors import load_processor, words_alone
+from .quantizing import admit
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -30,7 +31,7 @@ AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
 """Names of the parts that turn latents into pixels."""
 
 HEEDS = ("attention", "offload")
-"""The settings that all parts of a checkpoint heed; what takes the noise away is called most, and can be compiled besides."""
+"""The settings that all parts of a checkpoint heed; what reads the words, and what takes the noise away, can be quantized; the latter is called most, and can be compiled besides."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Group:
 class TextParts:
     """Tokenizers and text encoders."""
 
-    heeds = HEEDS
+    heeds = (*HEEDS, "quantization")
+
+    @staticmethod
+    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+        _admit(model, "text", device, dtype, settings)
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -58,7 +63,11 @@ class TextParts:
 class DenoiserParts:
     """The network, or networks, that take the noise away."""
 
-    heeds = (*HEEDS, "compile")
+    heeds = (*TextParts.heeds, "compile")
+
+    @staticmethod
+    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+        _admit(model, "denoiser", device, dtype, settings)
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -223,7 +232,7 @@ class Whole:
 class Drawing:
     """All of a checkpoint that draws from words, or from words and a picture."""
 
-    heeds = HEEDS
+    heeds = Whole.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -299,6 +308,12 @@ def group_of(name: str) -> str:
 def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Group:
     index = read_json(model, "model_index.json")
     return Group({name: load_component(model, name, index[name], device=device, dtype=dtype, settings=settings) for name in names_in(model, group)})
+
+
+def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
+    index = read_json(model, "model_index.json")
+    parts = {name: (index[name][0], read_json(model, f"{name}/config.json")) for name in names_in(model, group) if not name.startswith(("tokenizer", "processor"))}
+    admit(model, parts, device=device, dtype=dtype, settings=settings)
 
 
 def names_in(model: Model, group: str) -> tuple[str, ...]:

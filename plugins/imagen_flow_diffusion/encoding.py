@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .adapters import Adapter, Worn, adapted, need, skipping
 from .calling import problem_of
 from .checkpoints import what_is
-from .components import HEEDS, Checkpoint, some_groups
+from .components import Checkpoint, TextParts, some_groups
 from .families import SPLIT, Split, family_of, unread_by
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Encoder:
 class DiffusersText:
     """The text encoders of a diffusers checkpoint whose family can be split."""
 
-    heeds = HEEDS
+    heeds = TextParts.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calling import TAKEN_BY, problem_of
 from .checkpoints import pick, weights_in, what_is
-from .components import HEEDS, Whole
+from .components import TextParts, Whole
 from .encoding import DiffusersText
 from .families import OPTIONAL_IMAGE, SPLIT, edits, family_of
 from .instructing import Instructed
@@ -35,7 +35,7 @@ class CascadeText:
 class TextEncoder:
     """What reads the prompt: ``encode(prompt, negative_prompt, …)``."""
 
-    heeds = HEEDS
+    heeds = TextParts.heeds
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
