@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
@@ -60,11 +60,29 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
             watched["callback_on_step_end"] = after_step
         elif "callback" in takes:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
-        return pipeline(**watched)
+        with _drawing_by(seed, pipeline._execution_device):
+            return pipeline(**watched)
 
     output = yield from stepping(run)
     _refuse_blackened(output)
     return output
+
+
+@contextmanager
+def _drawing_by(seed: int | None, device: Any) -> Iterator[None]:
+    """Let a device's own generator draw by a seed for a while: some pipelines draw from it besides the one that they are given, and a picture is to be one of its seed."""
+    import torch
+
+    if seed is None or device.type not in ("cpu", "cuda"):
+        yield
+        return
+    own = torch.random.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+    before = own.get_state()
+    own.manual_seed(seed)
+    try:
+        yield
+    finally:
+        own.set_state(before)
 
 
 def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Generator[Progress, None, Any]:

@@ -1,12 +1,18 @@
-"""What the tests of plugins share: tiny checkpoints of real classes."""
+"""What the tests of plugins share: tiny checkpoints of real classes, a graph of some nodes, and the same by hand."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool, quiet_libraries
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +23,74 @@ def tiny() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ModelPool]:
+    with ModelPool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def draw(pool: ModelPool) -> Callable[..., Any]:
+    """Run nodes as a graph and give the value of the last."""
+
+    def run(**nodes: dict[str, Any]) -> Any:
+        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
+        return flow.run(graph, store=None, pool=pool, device="cpu")["out"]
+
+    return run
+
+
+@pytest.fixture
+def failure(draw: Callable[..., Any]) -> Callable[..., str]:
+    """What a graph's run says when it fails."""
+
+    def run(**nodes: dict[str, Any]) -> str:
+        with pytest.raises(flow.NodeError) as caught:
+            draw(**nodes)
+        return str(caught.value.__cause__)
+
+    return run
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """What planning says of nodes before anything runs."""
+
+    def plan(**nodes: dict[str, Any]) -> str:
+        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
+        return "\n".join(problem.message for problem in flow.plan(graph, store=None, device="cpu").problems)
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> Callable[..., Any]:
+    """The pipeline as a user of diffusers loads it."""
+
+    def load(path: str, cls: str = "DiffusionPipeline", **parts: Any) -> Any:
+        import diffusers
+
+        with quiet_libraries():
+            pipeline = getattr(diffusers, cls).from_pretrained(path, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Any, dict[str, Any]]]:
+    """Give a picture by number, as Pillow has it and as the node that loads it."""
+    import PIL.Image
+
+    folder = tmp_path_factory.mktemp("photos")
+
+    def get(number: int, size: tuple[int, int] = (32, 32)) -> tuple[Any, dict[str, Any]]:
+        picture = PIL.Image.fromarray(np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8))
+        path = folder / f"{number}-{size[0]}x{size[1]}.png"
+        picture.save(path)
+        return picture, {"type": "image.load", "file": str(path)}
+
+    return get

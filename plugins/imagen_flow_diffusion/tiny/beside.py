@@ -1,4 +1,4 @@
-"""What stands beside a tiny checkpoint: LoRAs, textual inversions and IP-Adapters that fit it."""
+"""What stands beside a tiny checkpoint: ControlNets, LoRAs, textual inversions and IP-Adapters that fit it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def lora(file: Path, *, seed: int = 20, rank: int = 2, xl: bool = False, text: b
     return file
 
 
+DEEP: dict[str, Any] = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+"""Where a denoiser attends at the lower level alone."""
+
 XL: dict[str, Any] = {
-    "width": 2 * p.WIDTH, "attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    **DEEP, "width": 2 * p.WIDTH, "attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
     "transformer_layers_per_block": (1, 2), "projection_class_embeddings_input_dim": p.WIDTH + 8 * 6,
 }  # fmt: skip
 """How SDXL's denoiser differs from Stable Diffusion's."""
@@ -107,4 +110,68 @@ def clipseg(folder: Path) -> Path:
     CLIPSegForImageSegmentation(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _awake(module: Any, *names: str) -> Any:
+    """Give weights to layers that begin as zeros, so that what was never trained does something."""
+    import torch
+
+    for name in names:
+        for parameter in module.get_submodule(name).parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    return module
+
+
+def union(folder: Path, *, seed: int = 70) -> Path:
+    """A ControlNet for SDXL that reads drawings of six kinds."""
+    import torch
+    from diffusers import ControlNetUnionModel
+
+    torch.manual_seed(seed)
+    more = {name: value for name, value in XL.items() if name not in ("width", "up_block_types")}
+    made = ControlNetUnionModel(
+        block_out_channels=(32, 64), layers_per_block=1, in_channels=4, cross_attention_dim=2 * p.WIDTH,
+        conditioning_embedding_out_channels=(8, 8, 8, 8), num_trans_channel=32, num_trans_head=2, num_proj_channel=32, **more,
+    )  # fmt: skip
+    _awake(made, "controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out", "spatial_ch_projs").save_pretrained(folder)
+    return folder
+
+
+def flux_controlnet(folder: Path, *, modes: int | None = None, seed: int = 71) -> Path:
+    """A ControlNet for FLUX.1, of several kinds of drawings if it has modes."""
+    import torch
+    from diffusers import FluxControlNetModel
+
+    torch.manual_seed(seed)
+    made = FluxControlNetModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH, pooled_projection_dim=p.WIDTH,
+        axes_dims_rope=[4, 4, 8], guidance_embeds=True, num_mode=modes,
+    )  # fmt: skip
+    _awake(made, "controlnet_blocks", "controlnet_single_blocks", "controlnet_x_embedder").save_pretrained(folder)
+    return folder
+
+
+def sd3_controlnet(folder: Path, *, fills: bool = False, seed: int = 72) -> Path:
+    """A ControlNet for Stable Diffusion 3, or one that fills in."""
+    import torch
+    from diffusers import SD3ControlNetModel
+
+    torch.manual_seed(seed)
+    made = SD3ControlNetModel(
+        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=4 * p.WIDTH,
+        pooled_projection_dim=2 * p.WIDTH, extra_conditioning_channels=int(fills), force_zeros_for_pooled_projection=not fills,
+    )  # fmt: skip
+    _awake(made, "controlnet_blocks", "pos_embed_input").save_pretrained(folder)
+    return folder
+
+
+def t2i_adapter(folder: Path, *, xl: bool = False, seed: int = 73) -> Path:
+    """A T2I-Adapter for Stable Diffusion or SDXL."""
+    import torch
+    from diffusers import T2IAdapter
+
+    torch.manual_seed(seed)
+    made = T2IAdapter(in_channels=3, channels=[32, 64, 64, 64] if xl else [32, 64], num_res_blocks=1, downscale_factor=16 if xl else 8, adapter_type="full_adapter_xl" if xl else "full_adapter")
+    made.save_pretrained(folder)
     return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import parts as p
-from .beside import XL
+from .beside import DEEP, XL
 
 
 def write(folder: Path, class_name: str, **given: Any) -> Path:
@@ -72,7 +72,7 @@ def stable_diffusion_3(folder: Path) -> Path:
     _seeded(3)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
         joint_attention_dim=4 * p.WIDTH, pooled_projection_dim=2 * p.WIDTH,
     )  # fmt: skip
     return write(
@@ -82,14 +82,14 @@ def stable_diffusion_3(folder: Path) -> Path:
     )  # fmt: skip
 
 
-def flux(folder: Path, *, class_name: str = "FluxPipeline") -> Path:
-    """FLUX.1, its Kontext too."""
+def flux(folder: Path, *, class_name: str = "FluxPipeline", reads: int = 64) -> Path:
+    """FLUX.1, its Kontext too; with more channels to read, its Control (128) and Fill (384)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
     _seeded(4)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH,
+        patch_size=1, in_channels=reads, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH,
         pooled_projection_dim=p.WIDTH, axes_dims_rope=[4, 4, 8], guidance_embeds=True,
     )  # fmt: skip
     return write(
@@ -324,7 +324,7 @@ def upscaler(folder: Path) -> Path:
 
     _seeded(12)
     tokenizer = p.clip_tokenizer()
-    unet = p.unet(reads=7, attention_head_dim=8, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100)
+    unet = p.unet(reads=7, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100, **DEEP)
     return write(
         folder, "StableDiffusionUpscalePipeline", vae=p.autoencoder(scaling_factor=0.08333, levels=3), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet,
         low_res_scheduler=DDPMScheduler(), scheduler=DDIMScheduler(prediction_type="v_prediction"), safety_checker=None, feature_extractor=None, watermarker=None, max_noise_level=99,
@@ -337,10 +337,12 @@ def controlnet(folder: Path, *, xl: bool = False, seed: int = 13) -> Path:
     from diffusers import ControlNetModel
 
     _seeded(seed)
-    more = {name: value for name, value in XL.items() if name != "width"} if xl else {}
+    more: dict[str, Any] = {"attention_head_dim": 8, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    if xl:
+        more = {name: value for name, value in XL.items() if name not in ("width", "up_block_types")}
     made = ControlNetModel(
-        block_out_channels=(32, 64), layers_per_block=1, in_channels=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
-        conditioning_embedding_out_channels=(8, 8, 8, 8), **{"attention_head_dim": 8, **more},
+        block_out_channels=(32, 64), layers_per_block=1, in_channels=4, cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
+        conditioning_embedding_out_channels=(8, 8, 8, 8), **more,
     )  # fmt: skip
     for block in made.controlnet_down_blocks:
         torch.nn.init.normal_(block.weight)

@@ -97,8 +97,8 @@ def unet(*, channels: int = 4, reads: int | None = None, side: int = 8, width: i
     given = {
         "block_out_channels": (32, 64),
         "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "attention_head_dim": 8,
         **more,
     }

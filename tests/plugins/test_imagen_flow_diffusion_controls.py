@@ -1,0 +1,298 @@
+"""What holds a picture to drawings, ControlNets, T2I-Adapters and checkpoints made for it, gives the pixels of diffusers called by hand, in every family that has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imagen_flow.models import quiet_libraries
+from imagen_flow_diffusion import calling, controls
+from imagen_flow_diffusion.tiny import beside, checkpoints
+
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "sd": checkpoints.stable_diffusion,
+    "sdxl": checkpoints.stable_diffusion_xl,
+    "refiner": lambda folder: checkpoints.stable_diffusion_xl(folder, refiner=True),
+    "sd3": checkpoints.stable_diffusion_3,
+    "flux": checkpoints.flux,
+    "flux-canny": lambda folder: checkpoints.flux(folder, class_name="FluxControlPipeline", reads=128),
+    "flux-fill": lambda folder: checkpoints.flux(folder, class_name="FluxFillPipeline", reads=384),
+    "sd-edges": checkpoints.controlnet,
+    "sdxl-edges": lambda folder: checkpoints.controlnet(folder, xl=True),
+    "sdxl-tones": lambda folder: checkpoints.controlnet(folder, xl=True, seed=14),
+    "union": beside.union,
+    "union2": lambda folder: beside.union(folder, seed=80),
+    "sd3-edges": beside.sd3_controlnet,
+    "sd3-tones": lambda folder: beside.sd3_controlnet(folder, seed=82),
+    "sd3-fill": lambda folder: beside.sd3_controlnet(folder, fills=True),
+    "flux-edges": beside.flux_controlnet,
+    "flux-union": lambda folder: beside.flux_controlnet(folder, modes=4),
+    "sd-sketch": beside.t2i_adapter,
+    "sd-depth": lambda folder: beside.t2i_adapter(folder, seed=83),
+    "sdxl-sketch": lambda folder: beside.t2i_adapter(folder, xl=True),
+}
+
+SIZE = {"width": 32, "height": 32}
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the path of a tiny checkpoint, made when it is first wanted."""
+    home = tmp_path_factory.mktemp("checkpoints")
+
+    def get(name: str) -> str:
+        if not (home / name).exists():
+            with quiet_libraries():
+                MAKERS[name](home / name)
+        return str(home / name)
+
+    return get
+
+
+def noise(seed: int = 3) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    return np.array_equal(ours.pixels, np.asarray(theirs))
+
+
+def network(path: str) -> Any:
+    """A network as a user of diffusers loads it."""
+    import diffusers
+
+    with quiet_libraries():
+        return getattr(diffusers, named(path, "config.json")).from_pretrained(path)
+
+
+def node(task: str, model: str, **more: Any) -> dict[str, Any]:
+    return {"type": f"diffusion.{task}", "model": model, "prompt": "a fox", "num_inference_steps": 2, "seed": 3, **more}
+
+
+#: Family, networks, what the nodes are given beside, and the same as arguments of the pipeline.
+LENT: dict[str, tuple[str, list[str], dict[str, Any], dict[str, Any]]] = {
+    "SDXL": ("sdxl", ["sdxl-edges"], {"control_scales": [0.7], "control_ends": [0.9]}, {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.9}),
+    "SDXL, two": (
+        "sdxl", ["sdxl-edges", "sdxl-tones"], {"control_scales": [0.7, 0.4], "control_starts": [0.0, 0.5], "control_ends": [0.5, 1.0]},
+        {"controlnet_conditioning_scale": [0.7, 0.4], "control_guidance_start": [0.0, 0.5], "control_guidance_end": [0.5, 1.0]},
+    ),
+    "SD 3": ("sd3", ["sd3-edges"], {"control_scales": [0.6]}, {"controlnet_conditioning_scale": 0.6}),
+    "SD 3, two": ("sd3", ["sd3-edges", "sd3-tones"], {"control_scales": [0.6, 0.3]}, {"controlnet_conditioning_scale": [0.6, 0.3]}),
+    "FLUX": ("flux", ["flux-edges"], {"control_scales": [0.6], "control_ends": [0.8]}, {"controlnet_conditioning_scale": 0.6, "control_guidance_end": 0.8}),
+    "FLUX, a union": ("flux", ["flux-union"], {"control_modes": [2]}, {"control_mode": 2}),
+    "FLUX, two": (
+        "flux", ["flux-union", "flux-union"], {"control_modes": [2, 0], "control_scales": [0.6, 0.3], "control_starts": [0.0, 0.5], "control_ends": [0.5, 1.0]},
+        {"control_mode": [2, 0], "controlnet_conditioning_scale": [0.6, 0.3], "control_guidance_start": [0.0, 0.5], "control_guidance_end": [0.5, 1.0]},
+    ),
+    "SDXL, a union": ("sdxl", ["union"], {"control_modes": [3]}, {"control_mode": [3]}),
+    "SDXL, two unions": ("sdxl", ["union", "union2"], {"control_modes": [3, 1], "control_scales": [0.6, 0.3]}, {"control_mode": [3, 1], "controlnet_conditioning_scale": [0.6, 0.3]}),
+    "SD, a T2I-Adapter": ("sd", ["sd-sketch"], {"control_scales": [0.8]}, {"adapter_conditioning_scale": 0.8}),
+    "SD, two T2I-Adapters": ("sd", ["sd-sketch", "sd-depth"], {"control_scales": [0.8, 0.3]}, {"adapter_conditioning_scale": [0.8, 0.3]}),
+    "SDXL, a T2I-Adapter": ("sdxl", ["sdxl-sketch"], {}, {}),
+}  # fmt: skip
+
+
+def lent(case: str, at: Callable[[str], str], photos: Callable[..., Any]) -> tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A case as it is tried: the model's path, its pipeline's name up to the task, nodes that load drawings, arguments of the node and of the pipeline."""
+    family, names, ours, theirs = LENT[case]
+    helper = controls.HELPERS[type(network(at(names[0]))).__name__]
+    stem = named(at(family), "model_index.json").removesuffix("Pipeline") + helper.word
+    drawings = [photos(number) for number in range(len(names))]
+    loads = {f"drawing{number}": load for number, (_, load) in enumerate(drawings)}
+    networks, pictures = [network(at(name)) for name in names], [picture for picture, _ in drawings]
+    one = len(names) == 1
+    # A union takes lists of drawings even where there is one.
+    hand = {**theirs, helper.port: networks[0] if one else networks, "drawings": pictures[0] if one and helper.word != "ControlNetUnion" else pictures}
+    return at(family), stem, loads, {"controlnets": [at(name) for name in names], "control_images": ["${%s}" % name for name in loads], **ours}, hand
+
+
+def named(path: str, file: str) -> str:
+    """The class that a checkpoint says it is."""
+    return str(json.loads((Path(path) / file).read_text())["_class_name"])
+
+
+@pytest.mark.parametrize("case", list(LENT))
+def test_a_picture_is_held_to_drawings_as_by_hand(case: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Text to image with one network or several gives the pipeline's pixels, and other ones than without."""
+    path, stem, loads, ours, hand = lent(case, at, photos)
+    drawings = hand.pop("drawings")
+    port = "adapter" if "adapter" in hand else "controlnet"
+    pipeline = by_hand(path, f"{stem}Pipeline", **{port: hand.pop(port)})
+    place = "control_image" if stem.startswith(("StableDiffusion3", "Flux")) or "Union" in stem else "image"
+    torch.manual_seed(3)  # SD 3's pipeline draws from torch's own generator too
+    theirs = pipeline("a fox", generator=noise(), num_inference_steps=2, **SIZE, **{place: drawings}, **hand).images[0]
+    drawn = draw(**loads, one=node("text_to_image", path, **SIZE, **ours))
+    assert same(drawn, theirs)
+    assert not same(draw(one=node("text_to_image", path, **SIZE)), drawn.pixels)
+
+
+@pytest.mark.parametrize("case", [case for case in LENT if "T2I" not in case])
+def test_the_denoising_alone_is_held_to_drawings(case: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any]) -> None:
+    """Words, denoising and pixels by three nodes give what one node gives; where drawings are read through an autoencoder, the denoising wants one."""
+    path, _, loads, ours, _ = lent(case, at, photos)
+    whole = draw(**loads, one=node("text_to_image", path, **SIZE, **ours))
+    latents = {"type": "diffusion.denoise", "model": path, "text": "${text}", "num_inference_steps": 2, "seed": 3, **SIZE, **ours}
+    if path.endswith(("flux", "sd3")):
+        latents["autoencoder"] = path
+    text = {"type": "text.encode", "model": path, "prompt": "a fox"}
+    assert same(draw(**loads, text=text, latents=latents, out={"type": "latents.decode", "model": path, "latents": "${latents}"}), whole.pixels)
+
+
+@pytest.mark.parametrize("case", ["SDXL", "FLUX", "FLUX, two", "SDXL, a union", "SDXL, two unions"])
+def test_a_picture_is_drawn_anew_held_to_drawings(case: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Image to image with networks gives the pipeline's pixels."""
+    path, stem, loads, ours, hand = lent(case, at, photos)
+    drawings = hand.pop("drawings")
+    pipeline = by_hand(path, f"{stem}Img2ImgPipeline", controlnet=hand.pop("controlnet"))
+    photo, load = photos(9)
+    sizes = SIZE if path.endswith("flux") else {}
+    theirs = pipeline("a fox", image=photo, control_image=drawings, strength=0.6, generator=noise(), num_inference_steps=4, **sizes, **hand).images[0]
+    ours = node("image_to_image", path, image="${photo}", strength=0.6, **ours, **sizes) | {"num_inference_steps": 4}
+    assert same(draw(**loads, photo=load, one=ours), theirs)
+
+
+@pytest.mark.parametrize("case", ["SDXL, two", "FLUX", "SDXL, a union"])
+def test_a_hole_is_filled_held_to_drawings(case: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Inpainting with networks gives the pipeline's pixels."""
+    path, stem, loads, ours, hand = lent(case, at, photos)
+    drawings = hand.pop("drawings")
+    pipeline = by_hand(path, f"{stem}InpaintPipeline", controlnet=hand.pop("controlnet"))
+    photo, hole, nodes = holed(photos)
+    theirs = pipeline("a fox", image=photo, mask_image=hole, control_image=drawings, strength=0.8, generator=noise(), num_inference_steps=3, **SIZE, **hand).images[0]
+    asked = node("inpaint", path, image="${photo}", mask="${hole}", strength=0.8, **ours) | {"num_inference_steps": 3}
+    assert same(draw(**loads, **nodes, one=asked), theirs)
+
+
+def holed(photos: Callable[..., Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """A picture and a mask, and nodes that give them."""
+    photo, load = photos(9)
+    mask, grey = photos(8)
+    hole = mask.convert("L")
+    nodes = {"photo": load, "grey": grey, "hole": {"type": "mask.from_luminance", "image": "${grey}"}}
+    return photo, hole, nodes
+
+
+def test_one_union_reads_several_drawings(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """A single union ControlNet is held to two drawings of two kinds at once, each by its own scale."""
+    pipeline = by_hand(at("sdxl"), "StableDiffusionXLControlNetUnionPipeline", controlnet=network(at("union")))
+    drawings = [photos(number) for number in range(2)]
+    given = {"control_mode": [1, 3], "controlnet_conditioning_scale": [0.5, 0.9]}
+    theirs = pipeline("a fox", control_image=[picture for picture, _ in drawings], generator=noise(), num_inference_steps=2, **SIZE, **given).images[0]
+    loads = {f"drawing{number}": load for number, (_, load) in enumerate(drawings)}
+    held = {"controlnets": [at("union")], "control_images": ["${drawing0}", "${drawing1}"], "control_modes": [1, 3], "control_scales": [0.5, 0.9]}
+    assert same(draw(**loads, one=node("text_to_image", at("sdxl"), **SIZE, **held)), theirs)
+
+
+def test_a_checkpoint_that_is_held_to_a_drawing_by_itself(
+    at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any], failure: Callable[..., str]
+) -> None:
+    """FLUX Canny and Depth take their drawing at the port of the drawings, without a network, in all three tasks and in the denoising alone."""
+    path = at("flux-canny")
+    drawing, load = photos(0)
+    held = {"control_images": ["${drawing}"]}
+    theirs = by_hand(path)("a fox", control_image=drawing, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    assert same(draw(drawing=load, one=node("text_to_image", path, **SIZE, **held)), theirs)
+    nodes = {
+        "text": {"type": "text.encode", "model": path, "prompt": "a fox"},
+        "latents": {"type": "diffusion.denoise", "model": path, "text": "${text}", "num_inference_steps": 2, "seed": 3, "autoencoder": path, **SIZE, **held},
+        "out": {"type": "latents.decode", "model": path, "latents": "${latents}"},
+    }
+    assert same(draw(drawing=load, **nodes), theirs)
+    photo, hole, more = holed(photos)
+    theirs = by_hand(path, "FluxControlImg2ImgPipeline")("a fox", image=photo, control_image=drawing, strength=0.5, generator=noise(), num_inference_steps=4, **SIZE).images[0]
+    assert same(draw(drawing=load, photo=photos(9)[1], one=node("image_to_image", path, image="${photo}", strength=0.5, **SIZE, **held) | {"num_inference_steps": 4}), theirs)
+    theirs = by_hand(path, "FluxControlInpaintPipeline")("a fox", image=photo, mask_image=hole, control_image=drawing, strength=0.8, generator=noise(), num_inference_steps=3, **SIZE).images[0]
+    assert same(draw(drawing=load, **more, one=node("inpaint", path, image="${photo}", mask="${hole}", strength=0.8, **held) | {"num_inference_steps": 3}), theirs)
+    assert failure(one=node("text_to_image", path, **SIZE)) == "this checkpoint is held to 1 drawing, and 'control_images' holds 0: they must agree"
+
+
+def test_a_checkpoint_that_fills_in_reads_the_hole_itself(
+    at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any], failure: Callable[..., str]
+) -> None:
+    """FLUX Fill is for diffusion.inpaint, and says so elsewhere."""
+    photo, hole, nodes = holed(photos)
+    theirs = by_hand(at("flux-fill"))("a fox", image=photo, mask_image=hole, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    assert same(draw(**nodes, one=node("inpaint", at("flux-fill"), image="${photo}", mask="${hole}")), theirs)
+    assert failure(one=node("text_to_image", at("flux-fill"))) == (
+        f"diffusion.text_to_image cannot use the model '{at('flux-fill')}': it is a FluxFillPipeline, and diffusion.text_to_image takes "
+        "checkpoints that diffusers has a class for, for text to image; diffusion.inpaint takes it"
+    )
+
+
+def test_a_controlnet_that_fills_in_reads_the_hole_itself(
+    at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any], failure: Callable[..., str]
+) -> None:
+    """SD 3's ControlNet for filling in reads picture and mask, and no drawing beside."""
+    photo, hole, nodes = holed(photos)
+    pipeline = by_hand(at("sd3"), "StableDiffusion3ControlNetInpaintingPipeline", controlnet=network(at("sd3-fill")))
+    torch.manual_seed(3)
+    theirs = pipeline("a fox", control_image=photo, control_mask=hole, controlnet_conditioning_scale=0.9, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    asked = node("inpaint", at("sd3"), image="${photo}", mask="${hole}", controlnets=[at("sd3-fill")], control_scales=[0.9])
+    assert same(draw(**nodes, one=asked), theirs)
+    assert failure(**nodes, one={**asked, "control_images": ["${photo}"]}) == "this ControlNet fills in: it reads the picture and the mask themselves, and takes no 'control_images'"
+    assert failure(**nodes, one={**asked, "strength": 0.5}).startswith("StableDiffusion3ControlNetInpaintingPipeline takes no strength; it takes: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "networks", "words"),
+    [
+        ("sdxl", ["sdxl-edges", "sd-edges"], "the ControlNetModel '{network}' cannot be lent to the model '{model}' (StableDiffusionXLPipeline): it was made for text that is 32 wide, and this model's is 64"),
+        ("sd", ["sdxl-edges"], "the ControlNetModel '{network}' cannot be lent to the model '{model}' (StableDiffusionPipeline): it was made for text that is 64 wide, and this model's is 32"),
+        ("refiner", ["sdxl-edges"], "(StableDiffusionXLImg2ImgPipeline): it was made for text that is 64 wide, and this model's is 32"),
+        ("flux", ["sd3-edges"], "the SD3ControlNetModel '{network}' cannot be lent to the model '{model}' (FluxPipeline): it was made for StableDiffusion3"),
+        ("sd", ["union"], "(StableDiffusionPipeline): it was made for StableDiffusionXL"),
+        ("sd3", ["flux-edges"], "(StableDiffusion3Pipeline): it was made for Flux"),
+        ("sd", ["sdxl-sketch"], "(StableDiffusionPipeline): it was made for StableDiffusionXL"),
+        ("sdxl", ["sd-sketch"], "(StableDiffusionXLPipeline): it was made for StableDiffusion"),
+        ("sd", ["sdxl"], "the port 'controlnets' cannot use the model '{network}': it is a StableDiffusionXLPipeline, and the port 'controlnets' takes one of ControlNetModel, "),
+    ],
+)  # fmt: skip
+def test_a_network_for_another_base_is_refused_before_anything_is_loaded(model: str, networks: list[str], words: str, at: Callable[[str], str], photos: Callable[..., Any], refused: Callable[..., str]) -> None:
+    """Planning names both and says what each was made for, wherever networks are lent."""
+    held = {"controlnets": [at(name) for name in networks], "control_images": ["${drawing}"] * len(networks)}
+    drawing = photos(0)[1]
+    said = refused(drawing=drawing, one=node("text_to_image", at(model), **held))
+    assert words.format(network=at(networks[-1]), model=at(model)) in said
+    if model != "refiner":
+        denoised = {"type": "diffusion.denoise", "model": at(model), "text": "${text}", "seed": 1, **held}
+        assert words.format(network=at(networks[-1]), model=at(model)) in refused(drawing=drawing, text={"type": "text.encode", "model": at(model), "prompt": "a"}, one=denoised)
+
+
+@pytest.mark.parametrize(
+    ("model", "networks", "more", "words"),
+    [
+        ("sdxl", ["sdxl-edges", "union"], {}, "its 'controlnets' are of different kinds, ControlNetModel and ControlNetUnionModel, which diffusers cannot lend together"),
+        ("sdxl", ["sdxl-edges"], {"control_images": []}, "its 'controlnets' are 1, and 'control_images' holds 0: they must agree"),
+        ("sdxl", ["union"], {"control_modes": [1, 2]}, "its 'controlnets' are 1, and 'control_modes' holds 2: they must agree"),
+        ("sdxl", ["sdxl-edges"], {"control_modes": [1]}, "StableDiffusionXLControlNetPipeline takes no control_mode; it takes: "),
+        ("sd", ["sd-sketch"], {"control_ends": [0.5]}, "StableDiffusionAdapterPipeline takes no control_guidance_end; it takes: "),
+        ("flux-canny", ["flux-edges"], {}, "for text to image with a ControlNet"),
+    ],
+)
+def test_what_cannot_be_lent_together_is_said(model: str, networks: list[str], more: dict[str, Any], words: str, at: Callable[[str], str], photos: Callable[..., Any], failure: Callable[..., str]) -> None:
+    """Lists that do not agree, and networks and arguments that a pipeline cannot take, are named."""
+    held = {"controlnets": [at(name) for name in networks], "control_images": ["${drawing}"] * len(networks), **more}
+    assert words in failure(drawing=photos(0)[1], one=node("text_to_image", at(model), **SIZE, **held))
+
+
+def test_a_drawing_that_is_read_through_an_autoencoder_wants_one(at: Callable[[str], str], photos: Callable[..., Any], failure: Callable[..., str]) -> None:
+    """The denoising alone has no autoencoder, and says which port takes one."""
+    text = {"type": "text.encode", "model": at("flux"), "prompt": "a"}
+    held = {"type": "diffusion.denoise", "model": at("flux"), "text": "${text}", "seed": 1, "controlnets": [at("flux-edges")], "control_images": ["${drawing}"], **SIZE}
+    assert failure(drawing=photos(0)[1], text=text, one=held) == (
+        "a FluxControlNetModel reads its drawing through an autoencoder, which is leased apart: name a checkpoint of the same family as 'autoencoder'"
+    )
+
+
+def test_every_network_that_can_be_lent_names_its_port() -> None:
+    """A network at a port for checkpoints is told where it belongs."""
+    assert {kind for kind, home in calling.TAKEN_BY.items() if "'controlnets'" in home} == set(controls.HELPERS)
