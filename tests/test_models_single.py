@@ -171,3 +171,78 @@ def test_a_part_in_the_place_of_another_makes_another_model(hub: Hub, file: Path
     assert [name for name, digest in joined.parts if dict(model.parts)[name] != digest] == ["vae"]
     assert joined.digest != model.digest
     assert estimate(joined, "float32").parts == (("unet", 2000), ("vae", 280))
+
+
+NODES = """
+from imagen_flow import Model, Text, node
+
+class Vae:
+    @staticmethod
+    def load(model, *, device, dtype):
+        return dict(model.instead)["vae"].path.name if model.instead else "its own"
+
+    @staticmethod
+    def reads(model):
+        return ("vae",)
+
+class Unet:
+    @staticmethod
+    def load(model, *, device, dtype):
+        return "unet"
+
+    @staticmethod
+    def reads(model):
+        return ("unet",)
+
+class Whole:
+    @staticmethod
+    def parts(model):
+        return {"unet": Unet, "vae": Vae}
+
+    @staticmethod
+    def assemble(model, parts):
+        return parts
+
+    @staticmethod
+    def joined(model, beside):
+        return model.having("vae", beside["other"]) if "other" in beside else model
+
+class Other:
+    @staticmethod
+    def parts(model):
+        return {}
+
+    @staticmethod
+    def assemble(model, parts):
+        return model
+
+@node("toy.draw", version=1)
+def draw(model: Model[Whole], other: Model[Other] | None = None) -> Text:
+    return model["vae"]
+"""
+
+
+def test_a_node_is_lent_the_parts_that_stand_in(tmp_path: Path) -> None:
+    """With another model beside it a checkpoint is leased with that one's part: its own is not loaded, the rest is shared, and the plan weighs each where it belongs."""
+    import imagen_flow as flow
+    from imagen_flow.models import ModelPool
+
+    (tmp_path / "nodes.py").write_text(NODES)
+    for name, content in FILES.items():
+        path = tmp_path / "base" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "base" / "whole.safetensors").unlink()
+    (tmp_path / "other.safetensors").write_bytes(weights(w=70))
+    nodes = {"a": {"type": "toy.draw", "model": str(tmp_path / "base")}, "b": {"type": "toy.draw", "model": str(tmp_path / "base"), "other": str(tmp_path / "other.safetensors")}}
+    graph = flow.load({"imagen_flow": 1, "nodes": nodes, "outputs": {"a": "${a}", "b": "${b}"}}, plugins=tmp_path / "nodes.py")
+    with ModelPool() as pool:
+        outputs = flow.run(graph, store=None, pool=pool, device="cpu", dtype="float32")
+        assert outputs == {"a": "its own", "b": "other.safetensors"}
+        assert [identity.loader.rpartition(".")[2] for identity in pool.resident()].count("Unet") == 1
+    del nodes["a"]
+    graph = flow.load({"imagen_flow": 1, "nodes": nodes, "outputs": {"b": "${b}"}}, plugins=tmp_path / "nodes.py")
+    plan = flow.plan(graph, store=None, device="cpu", dtype="float32")
+    assert [Path(m["reference"]).name for m in plan.models] == ["base", "other.safetensors"]
+    assert [m["memory_bytes"] for m in plan.models] == [2000, 280]
+    assert plan.memory == {"cpu": 2280}

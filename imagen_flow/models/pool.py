@@ -5,6 +5,7 @@ A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose 
 
 - ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
 - ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
+- ``joined(model, beside)``: the model to load in the place of `model`, where the node got others beside it (by port): one with parts of theirs (see `Model.having`).
 - ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
 - ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
   heavy, and again before loading.
@@ -29,7 +30,7 @@ from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
 from .quiet import quiet_libraries
 
-__all__ = ["Identity", "ModelPool", "admit", "default_budget", "heeded", "identities_of", "identity_of", "leaves", "weight_of"]
+__all__ = ["Identity", "ModelPool", "admit", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
 
 #: How much of the memory the models on one device may take, unless a budget is given: the rest is for what runs and for everybody else.
 SHARE = 0.6
@@ -62,6 +63,16 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
         if wanted and all(name in parts for name in wanted):
             fingerprint = tagged("model-parts", *(word.encode() for name in wanted for word in (name, parts[name])))
     return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
+
+
+def joined(loader: Any, model: Model, beside: Mapping[str, Any]) -> Model:
+    """Give the model that a loader loads when these others are given to the node beside it, by port.
+
+    Raises:
+        ModelError: they do not go together.
+    """
+    found: Model = loader.joined(model, beside) if hasattr(loader, "joined") else model
+    return found
 
 
 def leaves(loader: Any, model: Model) -> Iterator[Any]:

@@ -62,7 +62,7 @@ class Plan:
                 found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
             else:
                 weighs = models.estimate(model, self.dtype)
-                leased = sum(_weight(model, identity, loader) for identity, loader in values.leased.get(model.digest, {}).items())
+                leased = sum(_weight(identity, *loading) for identity, loading in values.leased.get(model.digest, {}).items())
                 found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": leased or weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
         return found
 
@@ -70,7 +70,7 @@ class Plan:
     def memory(self) -> dict[str, int]:
         """What the weights of all models take together, in bytes by device, should they stay loaded. What several have in common is there once."""
         values = self.planner.values
-        weights = {i: _weight(model, i, loader) for model in values.models.values() if isinstance(model, Model) for i, loader in values.leased.get(model.digest, {}).items()}
+        weights = {i: _weight(i, *loading) for model in values.models.values() if isinstance(model, Model) for i, loading in values.leased.get(model.digest, {}).items()}
         found: dict[str, int] = {}
         for identity, weight in sorted(weights.items()):
             found[identity.device] = found.get(identity.device, 0) + weight
@@ -105,7 +105,7 @@ class Plan:
         }
 
 
-def _weight(model: Model, identity: models.Identity, loader: Any) -> int:
+def _weight(identity: models.Identity, loader: Any, model: Model) -> int:
     return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
 
 

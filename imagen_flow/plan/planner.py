@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 
 from ..artifact import Artifact
@@ -283,7 +283,6 @@ class Planner:
         slots: dict[str, Artifact] = {}
         lines = [self.keys.prefix(node)]
         waits: list[str] = []
-        unresolved = ""
         failed = ""
         bindings = node.bindings
         for port_name, port, default in self.keys.ports(type_):
@@ -310,10 +309,9 @@ class Planner:
                 if "model" in (port.type.kind, port.type.element and port.type.element.kind):
                     slot = self.values.named(frame, binding, slot, node)  # type: ignore[arg-type]
                 slot = self.values.converted(slot, port.type)  # type: ignore[arg-type]
-            if slot.kind == "model" or (slot.items and port.type.element and port.type.element.loader):  # type: ignore[union-attr]
-                unresolved = unresolved or next(filter(None, (self.values.unusable(leaf, type_.loaders.get(port_name), node, self.keys.policy) for leaf in slot.items or (slot,))), "")  # type: ignore[union-attr,arg-type]
             slots[port_name] = slot  # type: ignore[assignment]
             lines.append(f"{port_name}={slot.digest}")  # type: ignore[union-attr]
+        unresolved = self._unusable(node, type_, slots) if type_.loaders else ""
         if failed:
             outputs = dict.fromkeys(type_.outputs, FAILED)
             return Step(name, item, node, frame, index, "skipped", f"what gives its '{failed}' failed", outputs=outputs)
@@ -334,6 +332,12 @@ class Planner:
             return step
         self.look_up(step)
         return step
+
+    def _unusable(self, node: Node, type_: NodeType, slots: Mapping[str, Artifact]) -> str:
+        """Say why a step cannot run with its models; nothing if it can."""
+        beside = {port: found for port in type_.loaders if port in slots and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)}
+        named = ((leaf, loader) for port, loader in type_.loaders.items() if port in slots for leaf in leaves(slots[port]))
+        return next(filter(None, (self.values.unusable(leaf, loader, node, self.keys.policy, beside) for leaf, loader in named)), "")
 
     def _is_forced(self, name: str) -> bool:
         """Whether a step's node, or a graph around it, is among those to force; each by its own name or by all of them."""

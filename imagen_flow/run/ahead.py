@@ -9,7 +9,7 @@ from contextlib import suppress
 from ..artifact import Artifact
 from ..errors import ModelError
 from ..graph import Node
-from ..models import Identity, identities_of
+from ..models import Identity, identities_of, joined
 from ..node import NodeType
 from ..plan import Frame, Plan, leaves
 from ..values import Model
@@ -54,18 +54,20 @@ class Ahead:
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
         values, keys = self.plan.planner.values, self.plan.planner.keys
+        named: dict[str, list[Model]] = {}
         for name, _, default in keys.ports(node.type):
-            loader = node.type.loaders.get(name)
-            if loader is None:
-                continue
-            binding = node.bindings.get(name)
-            slot = values.bind(frame, binding) if binding is not None else default
-            for leaf in leaves(values.named(frame, binding, slot, node)) if isinstance(slot, Artifact) else ():
-                model = values.constants.by_digest.get(leaf.digest)
-                if isinstance(model, Model):
-                    policy = keys.policy(node)
-                    with suppress(ModelError):  # it is said when the node runs
-                        yield from identities_of(loader, model, device=policy.device, dtype=policy.dtype, settings=policy.settings)
+            if name in node.type.loaders:
+                binding = node.bindings.get(name)
+                slot = values.bind(frame, binding) if binding is not None else default
+                known = leaves(values.named(frame, binding, slot, node)) if isinstance(slot, Artifact) else ()
+                named[name] = [model for leaf in known if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)]
+        policy = keys.policy(node)
+        beside = {name: found[0] for name, found in named.items() if len(found) == 1}
+        for name, found in named.items():
+            for model in found:
+                with suppress(ModelError):  # it is said when the node runs
+                    loader = node.type.loaders[name]
+                    yield from identities_of(loader, joined(loader, model, beside), device=policy.device, dtype=policy.dtype, settings=policy.settings)
 
 
 def _in_demand(plan: Plan) -> list[Place]:

@@ -12,7 +12,7 @@ from .. import devices
 from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
 from ..graph import Node
-from ..models import ModelPool, lend_and_call
+from ..models import ModelPool, joined, lend_and_call
 from ..node import NodeType
 from ..plan import Keys, Step
 from ..ports import BadValue
@@ -92,6 +92,8 @@ class Caller:
         if type_.uses_torch:
             self._place(step.node)
             if leased:
+                beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
+                leased.update((port, (leased[port][0], joined(leased[port][0], one, beside))) for port, one in beside.items())
                 self.pool.plan_ahead(self.ahead.identities(step.frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]
