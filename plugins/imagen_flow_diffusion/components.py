@@ -446,16 +446,16 @@ def _fresh(sampler: Any) -> Any:
 
 
 @contextmanager
-def tiled(vae: Any, on: bool) -> Iterator[None]:
-    """Let an autoencoder work tile by tile for a while. Whoever calls holds it alone."""
-    if not on or not hasattr(vae, "enable_tiling"):
-        yield
-        return
-    vae.enable_tiling()
+def sparing(vae: Any, rungs: Sequence[str]) -> Iterator[None]:
+    """Let an autoencoder work tile by tile, or picture by picture, for a while, as the rungs of the memory ladder say and as far as it can. Whoever calls holds it alone."""
+    ways = [way for rung, way in (("tile", "tiling"), ("slice", "slicing")) if rung in rungs and hasattr(vae, f"use_{way}")]
     try:
+        for way in ways:
+            getattr(vae, f"enable_{way}")()
         yield
     finally:
-        vae.disable_tiling()
+        for way in ways:
+            getattr(vae, f"disable_{way}")()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, 
 
 from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
 from .calling import call, pictures, to_pil
-from .components import Checkpoint, Drawing, Whole, tiled
+from .components import Checkpoint, Drawing, Whole, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import pipeline_for, unread_by
 from .samplers import choose
@@ -249,7 +249,7 @@ def draw(
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
-    with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), tiled(getattr(made, "vae", None), "tile" in rungs):
+    with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
         output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
     return pictures(output)[0]
 

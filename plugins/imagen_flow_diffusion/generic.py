@@ -16,7 +16,7 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, S
 
 from .calling import call, encoded, pictures, problem_of, to_pil
 from .checkpoints import article, load_part, weights_in, what_is
-from .components import HEEDS, Checkpoint, Whole, component_of, tiled, unchanged
+from .components import HEEDS, Checkpoint, Whole, component_of, sparing, unchanged
 from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -205,5 +205,5 @@ def _called(
     lent = _listed(part_names or [], parts or [])
     made = model.having(**{name: found if len(found) > 1 else found[0] for name, found in lent.items()}).pipeline(given.cls)
     choose(made, sampler, sampler_settings)
-    with model.alone(), unchanged([*model.parts.values(), *(parts or [])]), tiled(getattr(made, "vae", None), "tile" in rungs):
+    with model.alone(), unchanged([*model.parts.values(), *(parts or [])]), sparing(getattr(made, "vae", None), rungs):
         return (yield from call(made, given.arguments, seed=seed))

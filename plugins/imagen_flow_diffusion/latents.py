@@ -17,12 +17,11 @@ from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Ten
 
 from .adapters import ImageEncoder, Weights, Worn, adapted
 from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
-from .checkpoints import device_of, what_is
-from .components import Autoencoder, Denoiser
-from .components import tiled as tiles
+from .checkpoints import article, device_of, what_is
+from .components import Autoencoder, Denoiser, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
-from .families import family_of, pipeline_for, split_of
+from .families import SPLIT, family_of, pipeline_for, split_of
 from .samplers import choose
 from .spaces import channels_of, scaled, space_of, to_latents, to_pixels, upcast
 
@@ -134,7 +133,7 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, r
     Params:
         tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels a little.
     Outputs: a picture of 8 bits.
-    Raises: ValueError for latents of another space; RuntimeError if the checkpoint's safety checker blackens the picture.
+    Raises: ValueError for latents of another space, or for tiles with an autoencoder that has none; RuntimeError if the checkpoint's safety checker blackens the picture.
     Source: the end of the family's own pipeline.
     """
     import torch
@@ -144,7 +143,9 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, r
     values = _checked(latents, space_of(model.model), by, "this decoder")
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
-    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype, tiles(vae, tiled or "tile" in rungs):
+    if tiled and not hasattr(vae, "use_tiling"):
+        raise ValueError(f"the autoencoder of '{model.model.reference}', {article(type(vae).__name__)}, cannot work tile by tile")
+    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype, sparing(vae, ("tile", *rungs) if tiled else rungs):
         picture = to_pixels(vae, values.to(device_of(vae), vae.dtype), dtype)
     unsafe = None
     if getattr(made, "safety_checker", None) is not None:
@@ -227,9 +228,15 @@ def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
 
 @denoise.foresee
 def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
-    """Refuse, before anything runs, latents of another space, and text that was encoded for another family."""
+    """Refuse, before anything runs, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
     foresee_controls(models)
     model, text = models.get("model"), fed.get("text")
+    split = SPLIT.get(family_of(what_is(model))) if model is not None else None
+    if split is not None and not split.again and "latents" in fed:
+        raise flow.ModelError(
+            f"diffusion.denoise cannot begin with latents with the model '{model.reference}': diffusers has no pipeline of the family {family_of(what_is(model))} that begins with a picture; "
+            "leave 'latents' out, or begin with a model of another family"
+        )
     _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
     read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
     if model is not None and read_by is not None and (ours := family_of(what_is(model))) != (theirs := family_of(what_is(read_by))):

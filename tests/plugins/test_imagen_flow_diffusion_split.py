@@ -1,0 +1,175 @@
+"""What three nodes do with one checkpoint is what its pipeline does alone, bit for bit: from words, from a picture, in tiles; and what does not fit together is said before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.tiny.kinds import MAKERS
+
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the path of a tiny checkpoint by its kind, made when it is first wanted."""
+    home = tmp_path_factory.mktemp("checkpoints")
+
+    def get(kind: str) -> str:
+        if not (home / kind).exists():
+            with quiet_libraries():
+                MAKERS[kind](home / kind)
+        return str(home / kind)
+
+    return get
+
+
+def noise(seed: int = 3) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def same(ours: flow.Image, theirs: Any) -> bool:
+    return np.array_equal(ours.pixels, np.asarray(theirs))
+
+
+def three(model: str, words: dict[str, Any] | None = None, **asked: Any) -> dict[str, Any]:
+    """Words to states, noise to latents, latents to pixels."""
+    return {
+        "text": {"type": "text.encode", "model": model, "prompt": "a red fox", **(words or {})},
+        "latents": {"type": "diffusion.denoise", "model": model, "text": "${text}", "seed": 3, **asked},
+        "picture": {"type": "latents.decode", "model": model, "latents": "${latents}"},
+    }
+
+
+#: What each family is asked for besides a prompt, as parameters of nodes and as arguments of the pipeline alone.
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "aura-flow": ({"guidance_scale": 4.0}, {}),
+    "chroma": ({"guidance_scale": 4.0}, {}),
+    "cogview": ({"guidance_scale": 4.0}, {}),
+    "lumina": ({"guidance_scale": 4.0}, {}),
+    "pixart-sigma": ({"guidance_scale": 4.0}, {"use_resolution_binning": False}),
+    "qwen": ({"arguments": {"true_cfg_scale": 3.0}}, {}),
+    "z-image": ({"guidance_scale": 3.0}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", list(ASKED))
+@pytest.mark.parametrize("negative", ["blue", None])
+def test_three_nodes_draw_what_the_pipeline_draws(kind: str, negative: str | None, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """With a negative prompt and without, three nodes give the pipeline's pixels."""
+    asked, more = ASKED[kind]
+    words = {} if negative is None else {"negative_prompt": negative}
+    given = {"num_inference_steps": 2, "width": 48, "height": 64}
+    theirs = by_hand(at(kind))("a red fox", generator=noise(), **given, **words, **more, **{k: v for k, v in asked.items() if k != "arguments"}, **asked.get("arguments", {})).images[0]
+    ours = draw(**three(at(kind), words, **given, **asked))
+    assert same(ours, theirs)
+    assert ours.pixels.std() > 5
+
+
+#: The families whose pipelines begin with a picture, and the arguments that keep its size.
+AGAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "chroma": ("ChromaImg2ImgPipeline", {"width": 48, "height": 64}),
+    "flux": ("FluxImg2ImgPipeline", {"width": 48, "height": 64}),
+    "qwen": ("QwenImageImg2ImgPipeline", {"width": 48, "height": 64}),
+    "sd": ("StableDiffusionImg2ImgPipeline", {}),
+    "sd3": ("StableDiffusion3Img2ImgPipeline", {"width": 48, "height": 64}),
+    "sdxl": ("StableDiffusionXLImg2ImgPipeline", {}),
+    "z-image": ("ZImageImg2ImgPipeline", {"width": 48, "height": 64}),
+}
+
+
+@pytest.mark.parametrize("kind", list(AGAIN))
+def test_a_picture_through_latents_is_drawn_anew_as_by_the_pipeline(
+    kind: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], photos: Callable[..., Any]
+) -> None:
+    """One seed for the autoencoder's sample and for the noise: the two nodes draw from it what the pipeline draws, in the same order. Another seed gives other noise."""
+    cls, sizes = AGAIN[kind]
+    picture, photo = photos(1, (48, 64))
+    theirs = by_hand(at(kind), cls)("a red fox", image=picture, strength=0.6, num_inference_steps=4, generator=noise(), **sizes).images[0]
+    nodes = {"photo": photo, "before": {"type": "latents.encode", "model": at(kind), "image": "${photo}", "seed": 3}}
+    nodes |= three(at(kind), latents="${before}", strength=0.6, num_inference_steps=4)
+    assert same(draw(**nodes), theirs)
+    other = {**nodes, "latents": {**nodes["latents"], "seed": 4}}
+    assert not same(draw(**other), theirs)
+
+
+# --- in tiles, and one by one ---
+
+#: Larger than a tile of the tiny autoencoders.
+LARGE = {"width": 288, "height": 320}
+
+
+def decoded(model: str, **more: Any) -> dict[str, Any]:
+    return {"noise": {"type": "latents.noise", "model": model, "seed": 3, **LARGE}, "picture": {"type": "latents.decode", "model": model, "latents": "${noise}", **more}}
+
+
+@pytest.mark.parametrize("kind", ["sd", "flux", "qwen"])
+def test_a_large_picture_is_decoded_in_tiles(kind: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Tiles give what the library's own tiles give, close to the picture decoded whole; and the next picture is whole again."""
+    whole = draw(**decoded(at(kind)))
+    tiled = draw(**decoded(at(kind), tiled=True))
+    pipeline = by_hand(at(kind))
+    config = pipeline.vae.config
+    drawn = torch.randn((1, 4 if kind != "flux" else 16, 320 // pipeline.vae_scale_factor, 288 // pipeline.vae_scale_factor), generator=noise())
+    pipeline.vae.enable_tiling()
+    with torch.no_grad():
+        if kind == "qwen":
+            mean, deviation = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (config.latents_mean, config.latents_std))
+            values = (drawn - mean) * (1 / deviation) / (1 / deviation) + mean
+            picture = pipeline.vae.decode(values[:, :, None]).sample[:, :, 0]
+        else:
+            shift = config.shift_factor or 0.0
+            picture = pipeline.vae.decode((drawn - shift) * config.scaling_factor / config.scaling_factor + shift).sample
+    assert same(tiled, pipeline.image_processor.postprocess(picture, output_type="pil")[0])
+    apart = np.abs(tiled.pixels.astype(int) - whole.pixels.astype(int))
+    assert 0 < apart.mean() < 10
+    assert same(draw(**decoded(at(kind))), whole.pixels)
+
+
+def tight(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Let the autoencoder fit in memory only if it works in a way."""
+    from diffusers import AutoencoderKL
+
+    decode = AutoencoderKL.decode
+
+    def failing(vae: Any, values: Any, *given: Any, **more: Any) -> Any:
+        if not getattr(vae, way):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(vae, values, *given, **more)
+
+    monkeypatch.setattr(AutoencoderKL, "decode", failing)
+
+
+def run(pool: ModelPool, settings: dict[str, Any], nodes: dict[str, Any]) -> Any:
+    return flow.run({"imagen_flow": 1, "settings": settings, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}, store=None, pool=pool, device="cpu")["out"]
+
+
+def test_tiles_on_the_ladder_are_the_same_tiles(at: Callable[[str], str], draw: Callable[..., Any], pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rung `tile`, taken when memory runs out, gives the pixels of `tiled: true`."""
+    asked = draw(**decoded(at("sd"), tiled=True))
+    tight(monkeypatch, "use_tiling")
+    assert same(run(pool, {"ladder": "tile"}, decoded(at("sd"))), asked.pixels)
+    monkeypatch.undo()
+    assert not same(draw(**decoded(at("sd"))), asked.pixels)
+
+
+def test_pictures_are_decoded_one_by_one_on_the_ladder(at: Callable[[str], str], by_hand: Callable[..., Any], pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rung `slice` gives several pictures as the library's slices do, and leaves nothing on the shared autoencoder."""
+    given = {"prompt": "a fox", "num_inference_steps": 1, "num_images_per_prompt": 2, "width": 32, "height": 32}
+    pipeline = by_hand(at("sd"))
+    pipeline.vae.enable_slicing()
+    theirs = pipeline(generator=noise(), **given).images
+    node = {"one": {"type": "diffusion.pipeline", "model": at("sd"), "arguments": given, "seed": 3}}
+    tight(monkeypatch, "use_slicing")
+    with pytest.raises(flow.NodeError, match="CUDA out of memory"):
+        run(pool, {}, node)
+    assert [same(a, b) for a, b in zip(run(pool, {"ladder": "slice"}, node), theirs, strict=True)] == [True, True]
+    with pytest.raises(flow.NodeError, match="CUDA out of memory"):
+        run(pool, {}, node)
