@@ -117,43 +117,48 @@ def _refuse_blackened(output: Any) -> None:
             raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
 
 
-DRAWN = ("images", "frames", "image", "video", "rgb", "depth", "prediction")
-"""What pipelines call pictures that they give, and estimates."""
+DRAWN = ("images", "frames", "image", "video", "rgb")
+"""What pipelines call pictures that they give."""
+
+ESTIMATED = ("depth", "prediction")
+"""What they call estimates of what a picture shows."""
 
 
 def pictures(output: Any) -> list[Image]:
-    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers, but for estimates.
+    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers, and estimates stay as they are.
 
     Raises:
         ValueError: it gave none; the message says what it gave.
     """
     import numpy as np
+
+    given = {name: value for name, value in output.items() if value is not None} if isinstance(output, Mapping) else {type(output).__name__: output}
+    images = [image for name in DRAWN if name in given for image in _drawn(given[name])]
+    for values in [np.asarray(given[name], np.float32) for name in ESTIMATED if name in given]:
+        # The directions of normals go from -1 to 1, all other estimates from 0 to 1.
+        images += [Image((one + 1) / 2 if "Normals" in type(output).__name__ else one) for one in values]
+    if not images:
+        raise ValueError(f"the pipeline gave no pictures but {', '.join(sorted(given)) or 'nothing'}")
+    return images
+
+
+def _drawn(found: Any) -> Iterator[Image]:
+    """Take pictures out of lists and arrays of any depth, in order."""
+    import numpy as np
     import PIL.Image
     import torch
 
-    gave = [name for name, value in output.items() if value is not None] if isinstance(output, Mapping) else [type(output).__name__]
-    found = [output[name] for name in DRAWN if name in gave]
-    if not found:
-        raise ValueError(f"the pipeline gave no pictures but {', '.join(sorted(gave)) or 'nothing'}")
-    if "prediction" in gave:
-        # An estimate is no picture of 8 bits; directions go from -1 to 1, all others from 0 to 1.
-        values = np.asarray(output["prediction"], np.float32)
-        return [Image((one + 1) / 2 if "Normals" in type(output).__name__ else one) for one in values]
-    images: list[Image] = []
-    pending = found[::-1]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, torch.Tensor):
-            one = one.detach().float().cpu().movedim(-3, -1).numpy()
-        if isinstance(one, PIL.Image.Image):
-            images.append(Image.from_pil(one))
-        elif isinstance(one, np.ndarray) and one.ndim in (2, 3):
-            images.append(unwrap_image(one) if one.dtype.kind == "f" else Image(one))
-        elif isinstance(one, list | tuple) or (isinstance(one, np.ndarray) and one.ndim > 3):
-            pending += reversed(list(one))
-        else:
-            raise ValueError(f"the pipeline gave no pictures but {type(one).__name__}")
-    return images
+    if isinstance(found, torch.Tensor):
+        found = found.detach().float().cpu().movedim(-3, -1).numpy()
+    if isinstance(found, PIL.Image.Image):
+        yield Image.from_pil(found)
+    elif isinstance(found, np.ndarray) and found.ndim == 3:
+        yield unwrap_image(found) if found.dtype.kind == "f" else Image(found)
+    elif isinstance(found, list | tuple) or (isinstance(found, np.ndarray) and found.ndim > 3):
+        for one in found:
+            yield from _drawn(one)
+    else:
+        raise ValueError(f"the pipeline gave no pictures but {type(found).__name__}")
 
 
 def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
