@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import pickle_option, plugin_option
+from .session import Misused, pickle_option, plugin_option
 
 if TYPE_CHECKING:
     from ..errors import Problem
@@ -50,11 +52,12 @@ def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: 
     from ..models import Hub
 
     work = _Work(_named(named, plugins), Hub())
+    found = []
     for reference in work.references:
         with work.gathered():
-            work.lock_in(reference, variant, pickles, update=update)
+            found.append(work.lock_in(reference, variant, pickles, update=update))
     work.write()
-    _print_locked([model for reference in work.references if (model := work.lock.get(reference))])
+    _print_locked(found)
     return work.end()
 
 
@@ -148,7 +151,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
             if not yes:
                 confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?")
             freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else ())
-            work.lock = work.lock.lacking([reference])
+            work.change(lambda lock, gone=reference: lock.lacking([gone]))
             click.echo(f"removed {reference}: {bytes_(freed)} freed")
     work.write()
     return work.end()
@@ -169,11 +172,11 @@ class _Work:
     def __init__(self, named: _Named, hub: Hub) -> None:
         import logging
 
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try; what comes of them is told here
         self.references = named.references
         self.lock = named.lock
         self.hub = hub
         self.problems: list[Problem] = []
+        self._changes: list[Callable[[Lock], Lock]] = []
         for other in named.others:
             click.echo(f"{other} is no model of the hub: there is nothing to fetch", err=True)
 
@@ -191,8 +194,12 @@ class _Work:
         model = self.lock.get(reference)
         if model is None or update or variant is not None:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
-            self.lock = self.lock.having([model])
+            self.change(lambda lock: lock.having([model]))
         return model
+
+    def change(self, do: Callable[[Lock], Lock]) -> None:
+        self.lock = do(self.lock)
+        self._changes.append(do)
 
     def unknown(self, reference: Reference) -> None:
         from ..errors import Problem, nearest
@@ -200,8 +207,22 @@ class _Work:
         self.problems.append(Problem("unresolved-model", f"'{reference}' is neither in the lock nor in the hub's cache", fix=nearest(str(reference), self.lock.models, what="locked are")))
 
     def write(self) -> None:
-        if self.lock.write():
-            click.echo(f"wrote {self.lock.path}", err=True)
+        """Write what has changed into the lock as it is by now: another command may have written to it meanwhile."""
+        from ..models import read_lock
+
+        if not self._changes:
+            return
+        path = self.lock.path
+        with ExitStack() as stack:
+            try:
+                with suppress(OSError):  # a cache that cannot be written to guards nothing
+                    stack.enter_context(self.hub.alone("imagen-flow", hashlib.sha256(str(path.resolve()).encode()).hexdigest()))
+                self.lock = reduce(lambda lock, do: do(lock), self._changes, read_lock(path))
+                self._changes.clear()
+                if self.lock.write():
+                    click.echo(f"wrote {path}", err=True)
+            except OSError as odd:
+                raise Misused(f"the lock {path} cannot be written: {odd.strerror}\n  = fix: run it where you may write, or make the folder writable") from odd
 
     def end(self) -> int:
         from .text import show_problems

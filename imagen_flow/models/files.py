@@ -13,14 +13,16 @@ from pathlib import Path
 from ..errors import nearest
 from .references import PICKLES, UnusableModel
 
-__all__ = ["beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
+__all__ = ["MOST_FILES", "beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
 
 _DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
 _UNFINISHED = (".part", ".lock")
 _NO_PART = frozenset(PICKLES + _DOCUMENTS + _FOREIGN + _UNFINISHED)
 _FOREIGN_FOLDERS = re.compile(r"(onnx|openvino|flax|tf|coreml|original|gguf|examples|assets|images)(/|\Z)|.*\.mlpackage/", re.IGNORECASE)
-_MOST_FILES = 10_000
+
+#: More files than this are no model.
+MOST_FILES = 10_000
 
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
@@ -53,8 +55,8 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
-        if len(found) > _MOST_FILES:
-            raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {_MOST_FILES} files", fix=subfolder(folder))
+        if len(found) > MOST_FILES:
+            raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_FILES} files", fix=subfolder(folder))
     yield from sorted(found)
 
 

@@ -10,17 +10,20 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..errors import nearest
 from .cache import hub_cache, repository_folder
-from .files import choose, completing, is_weights, unsafe_parts, variants
-from .lock import LockedFile, LockedModel
+from .files import MOST_FILES, choose, completing, is_weights, unsafe_parts, variants
+from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 
@@ -30,6 +33,8 @@ __all__ = ["Hub"]
 Report = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 20
+
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 #: What a disk keeps free: a full one breaks more than a download.
 SPARE_BYTES = 200_000_000
@@ -57,15 +62,19 @@ class Hub:
         info = self._info(reference)
         known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         wanted = _wanted(reference, known, variant, pickles)
+        if len(wanted) > MOST_FILES:
+            raise UnusableModel(f"the model '{reference}' is no model's repository", why=f"{len(wanted):,} of its files would be needed", fix="name one file of it")
+        try:
+            said = [checked(_said(known[name])) for name in wanted]
+        except ValueError as odd:
+            raise _no_hub(reference, f"what it says of a file cannot be: {odd}") from odd
         files = []
-        for name in wanted:
-            sibling = known[name]
-            if sibling.lfs is not None:
-                files.append(LockedFile(name, int(sibling.lfs.size), str(sibling.lfs.sha256)))
-                continue
-            with self._faults(reference, name):
-                blob = self._fetch(reference.name, info.sha, LockedFile(name, int(sibling.size or 0), "", str(sibling.blob_id)), report)
-            files.append(LockedFile(name, blob.stat().st_size, _sha256(blob), str(sibling.blob_id)))
+        for file in said:
+            if file.git:
+                with self._faults(reference, file.name):
+                    blob = self._fetch(reference.name, info.sha, file, report)
+                file = replace(file, sha256=_sha256(blob))
+            files.append(file)
         found = set(variants(wanted))
         return LockedModel(reference, str(info.sha), _license(info), found.pop() if len(found) == 1 else variant or "", tuple(sorted(files)))
 
@@ -89,6 +98,16 @@ class Hub:
             if not model.commit.startswith(revision):
                 _write(folder / "refs" / revision, model.commit)
         return folder / "snapshots" / model.commit
+
+    @contextmanager
+    def alone(self, *name: str) -> Iterator[None]:
+        """Keep other processes with this cache from what is so named, as the hub's libraries do with a file."""
+        from huggingface_hub.utils import WeakFileLock
+
+        guard = Path(hub_cache(self.environ), ".locks", *name[:-1], f"{name[-1]}.lock")
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(str(guard)):
+            yield
 
     def missing(self, model: LockedModel) -> list[LockedFile]:
         """List the files of a model that the cache does not hold, without asking the hub."""
@@ -134,20 +153,26 @@ class Hub:
     def _info(self, reference: Reference) -> Any:
         from huggingface_hub import HfApi
 
-        with self._faults(reference, ""):
-            info = HfApi(endpoint=self.endpoint, token=self.token).model_info(reference.name, revision=reference.revision or "main", files_metadata=True)
-        if not info.sha:
-            raise UnresolvedModel(f"unresolved: '{reference}' has no commit", why="the server does not speak the hub's protocol", fix="look at HF_ENDPOINT")
+        try:
+            with self._faults(reference, ""):
+                info = HfApi(endpoint=self.endpoint, token=self.token).model_info(reference.name, revision=reference.revision or "main", files_metadata=True)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as odd:
+            raise _no_hub(reference, f"its answer cannot be read: {_first_line(odd)}") from odd
+        if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
+            raise _no_hub(reference, f"it names the commit {str(info.sha)[:80]!r}")
         return info
 
     @contextmanager
     def _faults(self, reference: Reference, file: str) -> Iterator[None]:
         """Turn what the hub's library raises into words that say what to do."""
         from huggingface_hub import errors
+        from huggingface_hub.utils import logging
 
         text, name = str(reference), reference.name
         place = (self.endpoint or "https://huggingface.co").rstrip("/")
         what = f"'{text}'" + (f" ({file})" if file else "")
+        loud = logging.get_verbosity()
+        logging.set_verbosity_error()  # the library tells of every try; what comes of them is told here
         try:
             yield
         except errors.GatedRepoError as fault:
@@ -158,7 +183,7 @@ class Hub:
             raise UnresolvedModel(f"unresolved: {name} has no revision '{reference.revision or 'main'}'", why=f"{place} does not know it", fix=f"look at {place}/{name}/tree/main") from fault
         except errors.RepositoryNotFoundError as fault:
             raise UnresolvedModel(
-                f"unresolved: there is no repository '{name}' that you may see", why=f"{place} says that it does not exist, or that it is private", fix="mend its name, or log in with `hf auth login` or set HF_TOKEN"
+                f"unresolved: there is no repository '{name}' that you may see", why=f"{place} says that it does not exist, or that it is private", fix=f"mend its name, or {_LOG_IN}"
             ) from fault
         except errors.EntryNotFoundError as fault:
             raise UnresolvedModel(f"unresolved: {what} is not in that revision", why="the hub named it and does not have it", fix="try again; if it stays so, take another revision") from fault
@@ -166,8 +191,10 @@ class Hub:
             raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why="HF_HUB_OFFLINE forbids it", fix="unset HF_HUB_OFFLINE, or run it where it was pulled") from fault
         except errors.HfHubHTTPError as fault:
             status = fault.response.status_code
-            fix = "log in with `hf auth login` or set HF_TOKEN" if status in (401, 403) else "try again later"
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} answers {status}: {_first_line(fault)}", fix=fix) from fault
+            said = " ".join(str(fault.server_message or fault.response.reason_phrase or "").split())[:200]
+            wait = fault.response.headers.get("Retry-After", "")
+            fix = {401: _LOG_IN, 403: _LOG_IN, 404: "look at HF_ENDPOINT: there is no hub at this address"}.get(status, f"try again in {wait} s" if wait.isdecimal() else "try again later")
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} answers {status}{f': {said}' if said else ''}", fix=fix) from fault
         except errors.HFValidationError as fault:
             raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=_first_line(fault), fix="mend the reference") from fault
         except OSError as fault:
@@ -180,20 +207,20 @@ class Hub:
         except Exception as fault:
             if not type(fault).__module__.startswith(("httpx", "httpcore")):  # which of them the library rests on depends on its version
                 raise
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} cannot be reached: {_first_line(fault)}", fix="look at your connection; what is here already is kept") from fault
+            proxy = _proxy(place)
+            fix = f"look at your connection{', and at the proxy that your environment names' if proxy else ''}{', and at HF_ENDPOINT' if self.endpoint else ''}; what is here already is kept"
+            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} cannot be reached{f' by way of {proxy}' if proxy else ''}: {_first_line(fault)}", fix=fix) from fault
+        finally:
+            logging.set_verbosity(loud)
 
     # -- fetching ----------------------------------------------------------------------------------------------------------------
 
     def _fetch(self, repository: str, commit: str, file: LockedFile, report: Report) -> Path:
         """Give the blob of a file, fetched unless it is here, and checked in any case."""
-        from huggingface_hub.utils import WeakFileLock
-
         folder = repository_folder(repository, self.environ)
         blob = folder / "blobs" / file.blob
         blob.parent.mkdir(parents=True, exist_ok=True)
-        guard = hub_cache(self.environ) / ".locks" / folder.name / f"{file.blob}.lock"
-        guard.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(str(guard)):
+        with self.alone(folder.name, file.blob):
             if blob.exists():
                 if _is(blob, file):
                     report(file.name, file.size, file.size)
@@ -217,7 +244,7 @@ class Hub:
 
     def _transfer(self, repository: str, commit: str, file: LockedFile, part: Path, report: Report) -> None:
         """Fetch into a partial file, from where it ends."""
-        from huggingface_hub import hf_hub_url
+        from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
 
@@ -228,6 +255,11 @@ class Hub:
         report(file.name, here, file.size)
         if here == file.size and part.exists():
             return
+        if not here and file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            raise UnresolvedModel(
+                f"unresolved: '{file.name}' of {repository} is larger than what can be fetched", why=f"it has {file.size:,} bytes, and the hub's library fetches {constants.MAX_HTTP_DOWNLOAD_SIZE:,} at most in this way",
+                fix=f"fetch it with `hf download {repository} {file.name} --revision {commit}`, then pull again",
+            )  # fmt: skip
         url = hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint)
         with open(part, "ab") as stream:
             # Not asked to compress, the hub sends the bytes that the sizes and digests are of.
@@ -302,6 +334,28 @@ def _references(texts: Sequence[str]) -> set[str]:
         with contextlib.suppress(BadReference):
             found.add(str(parse_reference(text)))
     return found
+
+
+def _said(sibling: Any) -> LockedFile:
+    """Give what the hub says of a file: kept apart, by its sha256, or in git itself."""
+    return LockedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs is not None else LockedFile(sibling.rfilename, sibling.size, "", sibling.blob_id)
+
+
+def _no_hub(reference: Reference, why: str) -> UnresolvedModel:
+    return UnresolvedModel(f"unresolved: what answers for '{reference}' does not speak the hub's protocol", why=why[:300], fix="look at HF_ENDPOINT, and at what stands between you and the hub: a login page of the network, a proxy")
+
+
+def _proxy(place: str) -> str:
+    """Name the proxy that stands before an address, without what it may say of a user."""
+    parts = urlsplit(place)
+    try:
+        if not parts.hostname or proxy_bypass(parts.hostname):
+            return ""
+        proxies = getproxies()
+        named = proxies.get(parts.scheme) or proxies.get("all") or ""
+        return named.rpartition("@")[2]
+    except ValueError:
+        return ""
 
 
 def _license(info: Any) -> str:

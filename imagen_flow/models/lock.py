@@ -32,7 +32,7 @@ from typing import Any
 from ..errors import GraphError, Mark, Problem, Source
 from .references import BadReference, Reference, parse_reference
 
-__all__ = ["Lock", "LockedFile", "LockedModel", "find_lock", "read_lock"]
+__all__ = ["Lock", "LockedFile", "LockedModel", "checked", "find_lock", "read_lock"]
 
 NAME = "imagen-flow.lock"
 FORMAT = 1
@@ -158,7 +158,7 @@ def read_lock(path: Path) -> Lock:
 
 
 _MEND = "take it from version control again, or remove it and run `imagen-flow models resolve GRAPH`"
-_INSIDE = re.compile(r"(?!/)(?!.*(\A|/)\.\.?(/|\Z))[^\0\\]+\Z")
+_INSIDE = re.compile(r"(?!.*(\A|/)\.{0,2}(/|\Z))[^\x00-\x1f\x7f\\]+\Z")
 
 
 def _model(entry: Mapping[str, Any]) -> LockedModel:
@@ -167,6 +167,8 @@ def _model(entry: Mapping[str, Any]) -> LockedModel:
     except BadReference as odd:
         raise ValueError(str(odd)) from odd
     if (parts := entry.get("completes_with")) is not None:
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"completes_with = {parts!r}")
         reference = replace(reference, parts=tuple(parts))
     commit = entry["commit"]
     if reference.kind != "hf" or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
@@ -175,8 +177,22 @@ def _model(entry: Mapping[str, Any]) -> LockedModel:
 
 
 def _file(entry: Mapping[str, Any]) -> LockedFile:
-    file = LockedFile(entry["name"], entry["size"], entry["sha256"], entry.get("git", ""))
-    # Whoever wrote it, names lead to places in the cache: none may lead out of it.
-    if not _INSIDE.match(file.name) or not re.fullmatch(r"[0-9a-f]{64}", file.sha256) or not re.fullmatch(r"([0-9a-f]{40})?", file.git) or type(file.size) is not int or file.size < 0:
+    file = checked(LockedFile(entry["name"], entry["size"], entry["sha256"], entry.get("git", "")))
+    if not file.sha256:
         raise ValueError(f"no file of a repository: {dict(entry)}")
+    return file
+
+
+def checked(file: LockedFile) -> LockedFile:
+    """Give back what a lock or a hub says of a file, if it can be so. Neither is trusted: names and digests lead to places in the cache, and none may lead out of it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    digests = [(file.sha256, r"([0-9a-f]{64})?"), (file.git, r"([0-9a-f]{40})?")]
+    if not (
+        isinstance(file.name, str) and _INSIDE.match(file.name) and type(file.size) is int and file.size >= 0
+        and file.blob and all(isinstance(digest, str) and re.fullmatch(form, digest) for digest, form in digests)
+    ):  # fmt: skip
+        raise ValueError(f"no file of a repository: {file.name!r} of {file.size!r} bytes, {file.blob!r}")
     return file
