@@ -154,8 +154,10 @@ def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: 
     name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None
     if split is None or name is None:
         return ""
+    takes = inspect.signature(cls.__call__).parameters
     if length is None or name != split.reads:
-        named = inspect.signature(cls.__call__).parameters.get("max_sequence_length")
-        length = 77 if named is None or name != split.reads else int(named.default)
-    texts = (("the prompt", prompt, split.before[0]), ("the negative prompt", negative_prompt or "", split.before[1]))
-    return "; ".join(filter(None, (unread(parts[name], text, length, what=what, before=before) for what, text, before in texts)))
+        length = takes["max_sequence_length"].default if "max_sequence_length" in takes and name == split.reads else 77
+    # An instruction before the prompt is read besides, but counted with one mark too many.
+    short = int("complex_human_instruction" in takes)
+    texts = (("the prompt", prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
+    return "; ".join(filter(None, (unread(parts[name], text, most, what=what, before=before) for what, text, most, before in texts)))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,8 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.families import SPLIT
+from imagen_flow_diffusion.spaces import space_of
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
@@ -173,3 +179,95 @@ def test_pictures_are_decoded_one_by_one_on_the_ladder(at: Callable[[str], str],
     assert [same(a, b) for a, b in zip(run(pool, {"ladder": "slice"}, node), theirs, strict=True)] == [True, True]
     with pytest.raises(flow.NodeError, match="CUDA out of memory"):
         run(pool, {}, node)
+
+
+# --- how far a prompt is read ---
+
+
+@pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "lumina", "pixart", "pixart-sigma", "sana", "sd", "sd3", "sdxl", "z-image"])
+@pytest.mark.parametrize("port", ["prompt", "negative_prompt"])
+def test_what_is_said_to_be_cut_is_not_read_and_nothing_else(kind: str, port: str, at: Callable[[str], str], pool: ModelPool) -> None:
+    """The first letter after the cut changes no state; the last before it does."""
+    prompt = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 1100))
+
+    def encoded(text: str) -> tuple[list[bytes], str]:
+        notes: list[str] = []
+        nodes = {"text": {"type": "text.encode", "model": at(kind), "prompt": "a fox", port: text}}
+        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${text}"}}
+        found = flow.run(graph, store=None, pool=pool, device="cpu", on_event=lambda event: notes.append(getattr(event, "note", "")))["out"]
+        return [tensor.numpy().tobytes() for tensor in found], "; ".join(filter(None, notes))
+
+    states, said = encoded(prompt)
+    assert said.startswith(f"the {port.replace('_', ' ')} is cut after "), said
+    cut = prompt.index(said.split("before '")[1].split("…")[0])
+    assert prompt.count(prompt[cut : cut + 29]) == 1
+
+    def other(place: int) -> list[bytes]:
+        return encoded(prompt[:place] + "x" + prompt[place + 1 :])[0]
+
+    assert other(cut) == states
+    assert other(cut - 1) != states
+
+
+# --- what fits together ---
+
+#: Families by the space that their latents are in.
+SPACES = {
+    "Stable Diffusion: 4 channels of 1/8, scaled by 0.18215": ["sd", "pixart"],
+    "SDXL: 4 channels of 1/8, scaled by 0.13025": ["sdxl", "sdxl-refiner", "pixart-sigma", "aura-flow"],
+    "SD 3: 16 channels of 1/8, scaled by 1.5305, shifted by 0.0609": ["sd3"],
+    "FLUX: 16 channels of 1/8, scaled by 0.3611, shifted by 0.1159": ["flux", "chroma", "lumina", "z-image"],
+    "16 channels of 1/8, scaled by 1": ["cogview"],
+    "4 channels of 1/2, scaled by 0.41407": ["sana"],
+}
+
+
+def test_families_that_share_an_autoencoder_share_a_space(at: Callable[[str], str]) -> None:
+    """A space has one name, whichever family's checkpoint is asked; others have others."""
+    found = {kind: space_of(flow.Model(Path(at(kind)), kind, kind)) for kinds in SPACES.values() for kind in kinds}
+    assert found == {kind: space for space, kinds in SPACES.items() for kind in kinds}
+    assert re.fullmatch(r"4 channels of 1/8, normalised \([0-9a-f]{8}\)", space_of(flow.Model(Path(at("qwen")), "x", "x")))
+
+
+def test_statistics_tell_spaces_apart(at: Callable[[str], str], tmp_path: Path) -> None:
+    """Two autoencoders that differ in the mean or the deviation of one channel give latents that do not fit the other, also where all else is equal."""
+    config = json.loads((Path(at("sdxl")) / "vae" / "config.json").read_text())
+    names = set()
+    for place, (mean, deviation) in enumerate([(None, None), ([0.0] * 4, [1.0] * 4), ([0.0, 0.0, 0.0, 0.1], [1.0] * 4), ([0.0] * 4, [1.0, 1.0, 1.0, 1.1])]):
+        (tmp_path / str(place) / "vae").mkdir(parents=True)
+        (tmp_path / str(place) / "vae" / "config.json").write_text(json.dumps({**config, "latents_mean": mean, "latents_std": deviation}))
+        names.add(space_of(flow.Model(tmp_path / str(place), "x", "x")))
+    assert len(names) == 4
+
+
+def test_what_does_not_fit_is_said_before_anything_runs(at: Callable[[str], str], refused: Callable[..., str]) -> None:
+    """Latents go from one family to another that shares the autoencoder and to no other; text goes to its own family only."""
+    drawn = three(at("flux"))
+    assert refused(text=drawn["text"], latents=drawn["latents"], picture={**drawn["picture"], "model": at("z-image")}) == ""
+    said = refused(text=drawn["text"], latents=drawn["latents"], picture={**drawn["picture"], "model": at("qwen")})
+    assert said == (
+        f"the latents come from '{at('flux')}' (FLUX: 16 channels of 1/8, scaled by 0.3611, shifted by 0.1159), and this decoder in latents.decode, '{at('qwen')}', "
+        f"reads {space_of(flow.Model(Path(at('qwen')), 'x', 'x'))}: use the checkpoint that they were made with"
+    )
+    said = refused(text=drawn["text"], latents={**drawn["latents"], "model": at("chroma")})
+    assert said == (
+        f"the text comes from '{at('flux')}', of the family Flux, and diffusion.denoise's model '{at('chroma')}' is of the family Chroma: encode the text with the same model"
+    )
+
+
+@pytest.mark.parametrize("kind", ["aura-flow", "cogview", "lumina", "pixart", "pixart-sigma", "sana"])
+def test_a_family_that_begins_with_noise_alone_says_so(kind: str, at: Callable[[str], str], refused: Callable[..., str]) -> None:
+    """Latents to begin with are refused when planning; the message names the family."""
+    nodes = {"noise": {"type": "latents.noise", "model": at(kind), "width": 64, "height": 64, "seed": 1}, **three(at(kind), latents="${noise}", strength=0.5)}
+    assert refused(**nodes).startswith(f"diffusion.denoise cannot begin with latents with the model '{at(kind)}': diffusers has no pipeline of the family ")
+
+
+def test_the_table_of_families_is_as_diffusers_has_them() -> None:
+    """Every family has the class that draws, what it encodes are arguments of it, and it begins with a picture if and only if diffusers has the class for that."""
+    import diffusers
+
+    for family, split in SPLIT.items():
+        takes = inspect.signature(getattr(diffusers, f"{family}Pipeline").__call__).parameters
+        names = [name for name in split.encoded if name]
+        assert set(names) <= set(takes), family
+        assert split.again == hasattr(diffusers, f"{family}Img2ImgPipeline"), family

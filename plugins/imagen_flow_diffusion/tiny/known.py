@@ -12,16 +12,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MAKE = 2
+MAKE = 3
 """Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
 
 BY_NAME = (
     (r"/if-ii-", "if-2"),
     (r"/if-i-|deepfloyd", "if-1"),
     (r"ip[-_]adapter", "ip-adapter"),
-    (r"control.*(xl|sdxl)|(xl|sdxl).*control", "controlnet-xl"),
-    (r"control(net)?|t2i", "controlnet"),
-    (r"lora.*(xl|sdxl)|(xl|sdxl).*lora", "lora-xl"),
+    (r"t2i.*xl", "t2i-xl"),
+    (r"t2i", "t2i"),
+    (r"union.*xl|xl.*union", "controlnet-union"),
+    (r"control.*xl|xl.*control", "controlnet-xl"),
+    (r"flux.*control", "controlnet-flux"),
+    (r"sd3.*control", "controlnet-sd3"),
+    (r"control", "controlnet"),
+    (r"lora.*xl|xl.*lora", "lora-xl"),
+    (r"lora.*flux|flux.*lora", "lora-flux"),
+    (r"lora.*sd-?3|sd-?3.*lora", "lora-sd3"),
     (r"lora", "lora"),
     (r"textual|inversion|embedding|sd-concepts-library", "embedding"),
     (r"ddpm", "ddpm"),

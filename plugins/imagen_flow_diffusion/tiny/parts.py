@@ -129,11 +129,11 @@ def image_processor(side: int = 32) -> Any:
 
 
 def gemma_tokenizer() -> Any:
-    """Gemma's tokenizer with letters only."""
+    """Gemma's tokenizer with letters only, and a mark before the text."""
     from transformers import GemmaTokenizer
 
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *_LETTERS]
-    return GemmaTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=512, padding_side="right")
+    return GemmaTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=512, padding_side="right", add_bos_token=True)
 
 
 def gemma_text(tokenizer: Any) -> Any:
