@@ -9,6 +9,7 @@ from ..artifact import Artifact
 from ..digest import SIZE
 from ..errors import GraphError, ModelError, Problem
 from ..graph import Binding, FromNode, Graph, Listed, ModelAt, Node
+from ..models import UnresolvedModel
 from ..node import Fed, NodeType
 from ..ports import BadValue, PortType
 from ..values import Model
@@ -250,6 +251,8 @@ class Planner:
         known = self._fed(frame, node)
         try:
             foresee(known.models, known.fed)
+        except UnresolvedModel:  # a problem of the node that names it
+            return "its model is not on this machine"
         except ModelError as refused:
             problem = Problem("bad-model", str(refused), node.mark)
             if problem not in self.values.problems:

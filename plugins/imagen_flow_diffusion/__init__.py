@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
 
-from . import drawing, generic, latents, nodes, seeing, upscaling
+from . import drawing, generic, latents, nodes, seeing, single_file, upscaling
 
 
 @flow.hookimpl
@@ -21,6 +21,11 @@ def imagen_flow_nodes() -> Iterable[Any]:
         upscaling.upscale,
         seeing.find,
     ]
+
+
+@flow.hookimpl
+def imagen_flow_base_of(header: Mapping[str, Any]) -> flow.Base | None:
+    return single_file.base_of(header)
 
 
 @flow.hookimpl

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import imagen_flow as flow
 
 from .calling import TAKEN_BY, problem_of
-from .checkpoints import article, device_of, load_part, load_scheduler, quiet, read_json, what_is
+from .checkpoints import article, device_of, index_of, load_part, load_scheduler, quiet, read_json, what_is
+from .instead import load_instead
 from .processors import load_processor, words_alone
 from .quantizing import admit
+from .translation import load_from_file
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -130,7 +132,7 @@ class Checkpoint:
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        return read_json(self.model, "model_index.json")
+        return index_of(self.model)
 
     @property
     def kind(self) -> str:
@@ -215,10 +217,26 @@ class Shape:
         return getattr(self._made[0], name)
 
 
+def joined(model: Model, beside: Mapping[str, Any]) -> Model:
+    """Give the checkpoint with those parts of other models that the ports `denoiser` and `autoencoder` name.
+
+    Raises:
+        ModelError: it has no such part, or several.
+    """
+    for group in ("denoiser", "autoencoder"):
+        if (other := beside.get(group)) is not None:
+            names = [name for name in names_in(model, group) if name in ("unet", "transformer", *AUTOENCODERS[:-1])]
+            if len(names) != 1:
+                raise flow.ModelError(f"the model '{model.reference}' has {' and '.join(names) or 'none'} for its {group}: nothing can stand in its place")
+            model = model.having(names[0], other)
+    return model
+
+
 class Whole:
     """All of a diffusers checkpoint."""
 
     heeds = DenoiserParts.heeds
+    joined = staticmethod(joined)
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -242,12 +260,14 @@ class Drawing:
         return Whole.parts(model)
 
     assemble = Whole.assemble
+    joined = staticmethod(joined)
 
 
 class Denoiser:
     """What takes the noise away, with its sampler."""
 
     heeds = DenoiserParts.heeds
+    joined = staticmethod(joined)
 
     @staticmethod
     def check(model: Model) -> None:
@@ -266,6 +286,7 @@ class Autoencoder:
     """What turns pixels into latents and back, with the safety checker if there is one."""
 
     heeds = HEEDS
+    joined = staticmethod(joined)
 
     @staticmethod
     def check(model: Model) -> None:
@@ -275,7 +296,7 @@ class Autoencoder:
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
-        checked = _is_part(read_json(model, "model_index.json").get("safety_checker"))
+        checked = _is_part(index_of(model).get("safety_checker"))
         return some_groups(model, "autoencoder", *(["other"] if checked else []))
 
     assemble = Whole.assemble
@@ -287,7 +308,7 @@ def some_groups(model: Model, *groups: str) -> dict[str, Any]:
     Raises:
         ModelError: it is no checkpoint in the diffusers layout.
     """
-    if not (model.path / "model_index.json").is_file():
+    if not (model.folder / "model_index.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' is no diffusers checkpoint: it is {article(what_is(model))}")
     return {name: GROUPS[name] for name in groups if names_in(model, name)}
 
@@ -306,19 +327,22 @@ def group_of(name: str) -> str:
 
 
 def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Group:
-    index = read_json(model, "model_index.json")
+    index = index_of(model)
     return Group({name: load_component(model, name, index[name], device=device, dtype=dtype, settings=settings) for name in names_in(model, group)})
 
 
 def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
-    index = read_json(model, "model_index.json")
+    index, held = index_of(model), dict(model.base.holds) if model.base is not None else {}
+    held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
+    if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):
+        raise flow.ModelError(f"the {alone[0]} of the model '{model.reference}' comes from one file of weights, which diffusers does not quantize as it loads them: say quantization: none, or take a folder or a GGUF file")
     parts = {name: (index[name][0], read_json(model, f"{name}/config.json")) for name in names_in(model, group) if not name.startswith(("tokenizer", "processor"))}
     admit(model, parts, device=device, dtype=dtype, settings=settings)
 
 
 def names_in(model: Model, group: str) -> tuple[str, ...]:
     """Name a checkpoint's parts of a group."""
-    return tuple(name for name, entry in read_json(model, "model_index.json").items() if _is_part(entry) and group_of(name) == group)
+    return tuple(name for name, entry in index_of(model).items() if _is_part(entry) and group_of(name) == group)
 
 
 def _is_part(entry: Any) -> TypeGuard[list[str]]:
@@ -339,8 +363,8 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     if issubclass(cls, SchedulerMixin) or hasattr(cls, "add_noise"):
         return load_scheduler(model, name)
     if issubclass(cls, torch.nn.Module):
-        return load_part(cls, model, name, device=device, dtype=dtype, settings=settings)
-    folder = model.path / name
+        return load_network(cls, model, name, device=device, dtype=dtype, settings=settings)
+    folder = model.folder / name
     if not folder.is_dir():
         raise flow.ModelError(f"the model '{model.reference}' has no {name}")
     with quiet():
@@ -349,6 +373,15 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
         if issubclass(cls, ProcessorMixin):
             return load_processor(cls, folder)
         return cls.from_pretrained(str(folder), local_files_only=True)
+
+
+def load_network(cls: Any, model: Model, name: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
+    """Load a network of a checkpoint from where its weights are: its folder, the one file of all, or another model that stands in for it."""
+    if (other := dict(model.instead).get(name)) is not None:
+        return load_instead(cls, other, model, name, device=device, dtype=dtype, settings=settings)
+    if model.base is not None and (beginning := dict(model.base.holds).get(name)) is not None:
+        return load_from_file(cls, model.path, beginning, like=model.folder, part=name, of=model.reference, device=device, dtype=dtype, settings=settings)
+    return load_part(cls, model, name, device=device, dtype=dtype, settings=settings)
 
 
 RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor", "DPTFeatureExtractor": "DPTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}

@@ -1,0 +1,88 @@
+"""A part in the place of the checkpoint's own: a folder as ``save_pretrained`` writes one, or one file of weights; a denoiser also as GGUF."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import imagen_flow as flow
+
+from .checkpoints import article, index_of, load_part, read_json, what_is
+from .translation import load_from_file
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+
+class OtherDenoiser:
+    """A denoiser for another checkpoint, which is loaded with it."""
+
+    heeds = ()
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if model.path.suffix.lower() == ".gguf":
+            from .adapters import need
+
+            need("gguf", "a denoiser as GGUF", extra="gguf")
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Any]) -> Model:
+        return model
+
+
+class OtherAutoencoder:
+    """An autoencoder for another checkpoint, which is loaded with it."""
+
+    heeds = ()
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if model.path.suffix.lower() == ".gguf":
+            raise flow.ModelError(f"the port 'autoencoder' cannot use the model '{model.reference}': GGUF holds denoisers")
+
+    parts = OtherDenoiser.parts
+    assemble = OtherDenoiser.assemble
+
+
+def load_instead(cls: Any, other: Model, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
+    """Load a part of another model for a checkpoint, with the configuration that comes with it or else with the checkpoint's."""
+    refuse_misfit(model, part, other)
+    if other.path.is_dir():
+        return load_part(cls, other, "", device=device, dtype=dtype, settings=settings)
+    OtherDenoiser.check(other)
+    beginning = dict(other.base.holds).get(part, "") if other.base is not None else ""
+    return load_from_file(cls, other.path, beginning, like=model.folder, part=part, of=model.reference, device=device, dtype=dtype, settings=settings)
+
+
+def refuse_misfit(model: Model, part: str, other: Model) -> None:
+    """Look by configurations and headers whether a part of another model can stand in the place of a checkpoint's own.
+
+    Raises:
+        ModelError: it is of another class, or for other states or latents; the message says which.
+    """
+    own_kind, own = index_of(model)[part][1], read_json(model, f"{part}/config.json")
+    what = f"'{other.reference}' cannot stand in the place of the {part} of '{model.reference}'"
+    if not other.path.is_dir():
+        kind = "" if other.base is not None or other.path.suffix.lower() == ".gguf" else what_is(other)
+        wanted = "autoencoder alone" if own_kind.startswith("Autoencoder") else "denoiser alone"
+        if kind and kind not in (wanted, "single file of weights"):
+            raise flow.ModelError(f"{what}: it is {article(kind)}")
+        return
+    if (kind := what_is(other)) != own_kind:
+        raise flow.ModelError(f"{what}: it is {article(kind)}, and that is {article(own_kind)}")
+    config = read_json(other, "config.json")
+    for name, meant in SHAPES.items():
+        ours, theirs = own.get(name, meant), config.get(name, meant)
+        if ours != theirs:
+            raise flow.ModelError(f"{what}: its {name} is {theirs}, and that has {ours}")
+
+
+SHAPES: dict[str, Any] = {
+    "cross_attention_dim": None, "joint_attention_dim": None, "caption_channels": None, "pooled_projection_dim": None, "projection_class_embeddings_input_dim": None, "out_channels": None,
+    "latent_channels": None, "z_dim": None, "scaling_factor": 0.18215, "shift_factor": None,
+}  # fmt: skip
+"""What of a part's configuration the rest of a checkpoint goes by, and what holds where it says nothing."""

@@ -1,0 +1,118 @@
+"""Know what a single file of weights is by the names and shapes in its header.
+
+The community trades whole checkpoints as one file, in the names of the models' first authors. Such a file has weights only: of which repository the configurations are, is told here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import imagen_flow as flow
+
+#: A safetensors header: by tensor its dtype, shape and place.
+Header = Mapping[str, Any]
+
+_UNET = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.", "vae.")}
+_SD = {**_UNET, "text_encoder": ("cond_stage_model.",)}
+_XL = {**_UNET, "text_encoder": ("conditioner.embedders.0.",), "text_encoder_2": ("conditioner.embedders.1.",)}
+_REFINER = {**_UNET, "text_encoder_2": ("conditioner.embedders.0.",)}
+_SD3 = {
+    "transformer": ("model.diffusion_model.", ""), "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.clip_g.",), "text_encoder_3": ("text_encoders.t5xxl.",),
+}  # fmt: skip
+_FLUX = {"transformer": _SD3["transformer"], "vae": _SD3["vae"], "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.t5xxl.",)}
+
+BASES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "v1": ("stable-diffusion-v1-5/stable-diffusion-v1-5", _SD),
+    "inpainting": ("stable-diffusion-v1-5/stable-diffusion-inpainting", _SD),
+    "instruct-pix2pix": ("timbrooks/instruct-pix2pix", _SD),
+    "v2": ("stabilityai/stable-diffusion-2-1", _SD),
+    "inpainting_v2": ("stabilityai/stable-diffusion-2-inpainting", _SD),
+    "upscale": ("stabilityai/stable-diffusion-x4-upscaler", _SD),
+    "xl_base": ("stabilityai/stable-diffusion-xl-base-1.0", _XL),
+    "xl_inpaint": ("diffusers/stable-diffusion-xl-1.0-inpainting-0.1", _XL),
+    "xl_refiner": ("stabilityai/stable-diffusion-xl-refiner-1.0", _REFINER),
+    "playground-v2-5": ("playgroundai/playground-v2.5-1024px-aesthetic", _XL),
+    "sd3": ("stabilityai/stable-diffusion-3-medium-diffusers", _SD3),
+    "sd35_medium": ("stabilityai/stable-diffusion-3.5-medium", _SD3),
+    "sd35_large": ("stabilityai/stable-diffusion-3.5-large", _SD3),
+    "flux-dev": ("black-forest-labs/FLUX.1-dev", _FLUX),
+    "flux-schnell": ("black-forest-labs/FLUX.1-schnell", _FLUX),
+    "flux-fill": ("black-forest-labs/FLUX.1-Fill-dev", _FLUX),
+    "flux-depth": ("black-forest-labs/FLUX.1-Depth-dev", _FLUX),
+}
+"""By diffusers' name of the kind: the repository that completes a file of it, and what the names of each part's tensors may begin with."""
+
+_ALONE = (
+    (r"(^|[._])lora[._]|\.(hada_w1|lokr_w1|oft_blocks)\b", "LoRA"),
+    (r"^emb_params$|^string_to_param\.|^clip_[lg]$", "textual inversion"),
+    (r"^(control_model|controlnet_\w+|input_hint_block)\.", "ControlNet in one file"),
+    (r"^(image_proj|ip_adapter)\.", "IP-Adapter"),
+    (r"^(model\.)?(\w+\.)*(conv_first|conv_body|RDB1|rdb1)\.|^model\.0\.weight$", "enlarging network"),
+    (r"^(first_stage_model\.|vae\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up|mid))", "autoencoder alone"),
+    (r"^(model\.diffusion_model\.)?(input_blocks|down_blocks|double_blocks|joint_blocks|transformer_blocks|blocks|layers)\.", "denoiser alone"),
+    (r"^(text_model|encoder\.block|token_embedding|transformer\.resblocks)\b", "text encoder alone"),
+)
+"""What else a file may be, by the names of its tensors."""
+
+
+def base_of(header: Header) -> flow.Base | None:
+    """Say what completes a checkpoint that is one file; None for what is none.
+
+    Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads the tensors themselves.
+    """
+    kind = _kind(header)
+    if not kind:
+        return None
+    reference, parts = BASES[kind]
+    found = {part: next((beginning for beginning in beginnings if any(name.startswith(beginning) for name in header)), None) for part, beginnings in parts.items()}
+    holds = tuple((part, beginning) for part, beginning in found.items() if beginning is not None)
+    return flow.Base(f"hf:{reference}", holds, tuple(part for part, beginning in found.items() if beginning is None))
+
+
+def _kind(header: Header) -> str:
+    def shape(name: str) -> list[int]:
+        return (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape") or []
+
+    def has(beginning: str) -> bool:
+        return any(name.startswith(beginning) for name in header)
+
+    if reads := header.get("model.diffusion_model.input_blocks.0.0.weight"):
+        filling, editing = (reads["shape"][1] == channels for channels in (9, 8))
+        if has("model.diffusion_model.label_emb.0."):
+            if has("conditioner.embedders.0.model.") or shape("label_emb.0.0.weight")[1:] == [2560]:
+                return "xl_refiner"
+            return "xl_inpaint" if filling else "playground-v2-5" if "edm_mean" in header else "xl_base"
+        if shape("input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")[-1:] == [1024]:
+            return "inpainting_v2" if filling else "v2"
+        if shape("input_blocks.10.0.skip_connection.bias"):
+            return "upscale"
+        return "inpainting" if filling else "instruct-pix2pix" if editing else "v1"
+    if shape("joint_blocks.0.context_block.adaLN_modulation.1.bias"):
+        if shape("joint_blocks.37.x_block.mlp.fc1.weight"):
+            return "sd35_large"
+        return "sd35_medium" if shape("pos_embed")[1:2] == [147456] else "sd3"
+    if shape("double_blocks.0.img_attn.norm.key_norm.scale") and not shape("distilled_guidance_layer.in_proj.bias") and not shape("single_stream_modulation.lin.weight"):
+        if not shape("guidance_in.in_layer.bias"):
+            return "flux-schnell"
+        return {384: "flux-fill", 128: "flux-depth"}.get(shape("img_in.weight")[1], "flux-dev")
+    return ""
+
+
+def kind_of_file(path: Path) -> str:
+    """Say in words what a file of weights is that is no checkpoint."""
+    if path.suffix.lower() != ".safetensors":
+        return "GGUF file" if path.suffix.lower() == ".gguf" else "pickle in one file"
+    names = header_of(path)
+    return next((kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)), "single file of weights")
+
+
+def header_of(path: Path) -> Header:
+    """Read names and shapes in a file of weights, as a header has them."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as held:
+        return {name: {"shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping

@@ -1,0 +1,96 @@
+"""Load a part of a checkpoint from a file in the names of its first authors: diffusers knows how these translate, and what it would fetch besides is given."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import imagen_flow as flow
+
+from .checkpoints import quiet
+from .single_file import header_of
+
+
+def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: str, of: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
+    """Load one part of a checkpoint from a file that holds it, alone or among others, as diffusers translates it; refuse it if weights are missing, or are of another kind of model.
+
+    Params:
+        beginning: what the names of the part's tensors in the file begin with; of other tensors nothing is read.
+        like, part: the checkpoint's folder whose `part` has the configuration.
+        of: the model's reference, for messages.
+    Source: ``from_single_file``, and what it calls for text encoders.
+    """
+    import torch
+    from diffusers.loaders import single_file_utils as conversion
+
+    given = {"config": str(like), "subfolder": part, "local_files_only": True}
+    in_dtype = getattr(torch, dtype)
+    try:
+        with quiet(), _hushed():
+            if file.suffix.lower() == ".gguf":
+                from diffusers import GGUFQuantizationConfig
+
+                module = cls.from_single_file(str(file), quantization_config=GGUFQuantizationConfig(compute_dtype=in_dtype), dtype=in_dtype, **given)
+            elif hasattr(cls, "from_single_file"):
+                module = cls.from_single_file(_tensors(file, beginning), dtype=in_dtype, **given)
+            elif cls.__name__.startswith("CLIPText"):
+                module = conversion.create_diffusers_clip_model_from_ldm(cls, _tensors(file, beginning), torch_dtype=in_dtype, **given)
+            elif cls.__name__ == "T5EncoderModel":
+                module = conversion.create_diffusers_t5_model_from_checkpoint(cls, _tensors(file, beginning), torch_dtype=in_dtype, **given)
+                module.tie_weights()
+            else:
+                raise ValueError(f"no file holds a {cls.__name__} that diffusers could read")
+    except NotImplementedError as odd:  # torch's word for weights that never came
+        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': some of its weights are missing") from odd
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, conversion.SingleFileComponentError) as odd:
+        said = " ".join(str(odd).split())[:200]
+        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': its weights are of another kind or shape ({type(odd).__name__}: {said})") from odd
+    state = module.state_dict()
+    if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
+        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it lacks {len(missing)} weights, {missing[0]} first")
+    if part.startswith(("unet", "transformer")) and (more := _count(file, beginning) - sum(_numbers(tensor) for tensor in state.values())) > 0:
+        # diffusers drops what it has no place for: guidance of a larger kind, or the scales without which numbers of 8 bits mean nothing.
+        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it has {more:,} numbers for which this model has no place")
+    # The weights go on asking for gradients, as the libraries leave them: where none does, torch multiplies otherwise on the CPU, and a picture would differ from theirs by a level.
+    return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep diffusers from warning that it casts what no module forbids to cast."""
+    logger, told = logging.getLogger("diffusers.models.modeling_utils"), lambda record: "kept in float32: []" not in record.getMessage()
+    logger.addFilter(told)
+    try:
+        yield
+    finally:
+        logger.removeFilter(told)
+
+
+def _tensors(file: Path, beginning: str) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as held:
+        return {name: held.get_tensor(name) for name in held.keys() if name.startswith(beginning)}  # noqa: SIM118  # it is no mapping
+
+
+def _count(file: Path, beginning: str) -> int:
+    """Count the numbers that a file holds of a part."""
+    if file.suffix.lower() == ".gguf":
+        import gguf
+
+        return sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(file).tensors)
+    return sum(math.prod(entry["shape"]) for name, entry in header_of(file).items() if name.startswith(beginning))
+
+
+def _numbers(tensor: Any) -> int:
+    """Count the numbers that a tensor stands for: GGUF packs them in blocks of bytes."""
+    if (kind := getattr(tensor, "quant_type", None)) is None:
+        return int(tensor.numel())
+    import gguf
+
+    numbers, size = gguf.GGML_QUANT_SIZES[kind]
+    return int(tensor.numel()) // size * numbers
