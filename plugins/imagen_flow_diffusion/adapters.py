@@ -6,8 +6,8 @@ Loaded models are shared, so what is put on is taken off again, and the base's o
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,23 +105,24 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     """
     _check(worn)
     arguments: dict[str, Any] = {}
-    try:
-        _put_on_loras(pipeline, checkpoint, worn.loras or [], worn.lora_weights)
-        for embedding in worn.embeddings or []:
-            _put_on_embedding(pipeline, checkpoint, embedding)
-        if worn.ip_adapters:
-            _put_on_ip_adapters(pipeline, checkpoint, worn)
-            pictures = [to_pil(image) for image in worn.ip_images or []]
-            # Several pictures for one adapter are a list in a list.
-            arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
-        yield arguments
-    finally:
-        if worn.ip_adapters and hasattr(pipeline, "unload_ip_adapter"):
-            pipeline.unload_ip_adapter()
-        for embedding in worn.embeddings or []:
-            _take_off_embedding(pipeline, embedding)
-        if worn.loras:
-            pipeline.unload_lora_weights()
+    with _asking(checkpoint.parts.values()) if worn.loras else nullcontext():
+        try:
+            _put_on_loras(pipeline, checkpoint, worn.loras or [], worn.lora_weights)
+            for embedding in worn.embeddings or []:
+                _put_on_embedding(pipeline, checkpoint, embedding)
+            if worn.ip_adapters:
+                _put_on_ip_adapters(pipeline, checkpoint, worn)
+                pictures = [to_pil(image) for image in worn.ip_images or []]
+                # Several pictures for one adapter are a list in a list.
+                arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
+            yield arguments
+        finally:
+            if worn.ip_adapters and hasattr(pipeline, "unload_ip_adapter"):
+                pipeline.unload_ip_adapter()
+            for embedding in worn.embeddings or []:
+                _take_off_embedding(pipeline, embedding)
+            if worn.loras and hasattr(pipeline, "unload_lora_weights"):
+                pipeline.unload_lora_weights()
 
 
 def _check(worn: Worn) -> None:
@@ -165,19 +166,21 @@ def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) 
     fits = False
     try:
         # Of the families' own methods some give two things, some three.
-        state, *rest = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, return_lora_metadata=True, **more)
+        state, *rest = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, return_alphas=True, return_lora_metadata=True, **more)
         metadata, alphas = rest[-1], rest[0] if len(rest) > 1 else None
         prefixes = {key.partition(".")[0] for key in state}
         known = set(pipeline._lora_loadable_modules)
         if strange := sorted(prefixes - known):
             raise ValueError(f"its weights are for {', '.join(strange[:3])}")
+        if any(norm in key for key in state for norm in getattr(pipeline, "_control_lora_supported_norm_keys", ())):
+            raise ValueError("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
         for part in sorted(prefixes):
             module = checkpoint.parts.get(part)
             if module is None:
                 if part not in checkpoint.index:
                     raise ValueError(f"its weights are for {part}")
                 continue
-            given = {"prefix": part, "adapter_name": name, "network_alphas": alphas, "metadata": metadata}
+            given = {"prefix": part, "adapter_name": name, "network_alphas": alphas, "metadata": metadata, "low_cpu_mem_usage": True}
             if part.startswith("text_encoder"):
                 pipeline.load_lora_into_text_encoder(state, text_encoder=module, **given)
             else:
@@ -187,6 +190,17 @@ def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) 
         said = " ".join(str(odd).split())
         raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
     return fits
+
+
+@contextmanager
+def _asking(parts: Iterable[Any]) -> Iterator[None]:
+    """Let weights ask for gradients afterwards as before: peft stops those of the base, and torch then multiplies otherwise on the CPU."""
+    asking = [weight for part in parts if hasattr(part, "parameters") for weight in part.parameters() if weight.requires_grad]
+    try:
+        yield
+    finally:
+        for weight in asking:
+            weight.requires_grad_(True)
 
 
 # --- textual inversion -----------------------------------------------------------------------------------------------------------
@@ -279,7 +293,8 @@ def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tupl
         if str(folder) not in adapter.encoders:
             part = folder.relative_to(adapter.model.path).as_posix()
             adapter.encoders[str(folder)] = _load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
-        return adapter.encoders[str(folder)]  # type: ignore[no-any-return]
+        encoder: tuple[Any, Any] = adapter.encoders[str(folder)]
+    return encoder
 
 
 def _load_encoder(model: Model, part: str, *, device: str, dtype: str) -> tuple[Any, Any]:

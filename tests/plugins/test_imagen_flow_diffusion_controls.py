@@ -112,7 +112,7 @@ def lent(case: str, at: Callable[[str], str], photos: Callable[..., Any]) -> tup
     one = len(names) == 1
     # A union takes lists of drawings even where there is one.
     hand = {**theirs, helper.port: networks[0] if one else networks, "drawings": pictures[0] if one and helper.word != "ControlNetUnion" else pictures}
-    return at(family), stem, loads, {"controlnets": [at(name) for name in names], "control_images": ["${%s}" % name for name in loads], **ours}, hand
+    return at(family), stem, loads, {"controlnets": [at(name) for name in names], "control_images": ["${" + name + "}" for name in loads], **ours}, hand
 
 
 def named(path: str, file: str) -> str:

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import checkpoints
 from . import parts as p
 
+LAYERS = ("to_q.weight", "to_v.weight", "to_out.0.weight", "q_proj.weight", "v_proj.weight", "out_proj.weight")
+"""Weights that a LoRA changes, by the ends of their names: of attention, in denoisers and in CLIP."""
 
-def lora(file: Path, *, seed: int = 20, rank: int = 2, xl: bool = False, text: bool = True) -> Path:
-    """A LoRA for the attention of Stable Diffusion or SDXL, of the text encoder too."""
+
+def lora(file: Path, *, base: Callable[[Path], Path] = checkpoints.stable_diffusion, parts: Sequence[str] = ("unet", "text_encoder"), seed: int = 20, rank: int = 2) -> Path:
+    """A LoRA for the attention of some parts of a checkpoint, in the names that diffusers saves one with.
+
+    Params:
+        base: makes the checkpoint, from whose weights the shapes are read.
+    """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = base(Path(scratch) / "base")
+        weights = {f"{part}.{name}": weight for part in parts for path in sorted((folder / part).glob("*.safetensors")) for name, weight in load_file(path).items()}
     torch.manual_seed(seed)
-    tokenizer = p.clip_tokenizer()
-    unet = p.unet(**XL) if xl else p.unet()
-    parts = {"unet": unet, **({"text_encoder": p.clip_text(tokenizer)} if text else {})}
     state: dict[str, Any] = {}
-    for part, module in parts.items():
-        for name, layer in module.named_modules():
-            if name.endswith(("to_q", "to_v", "to_out.0", "q_proj", "v_proj")):
-                state[f"{part}.{name}.lora_A.weight"] = torch.randn(rank, layer.in_features) * 0.5
-                state[f"{part}.{name}.lora_B.weight"] = torch.randn(layer.out_features, rank) * 0.5
+    for name, weight in weights.items():
+        if name.endswith(LAYERS) and weight.ndim == 2:
+            layer = name.removesuffix(".weight")
+            state[f"{layer}.lora_A.weight"] = torch.randn(rank, weight.shape[1]) * 0.5
+            state[f"{layer}.lora_B.weight"] = torch.randn(weight.shape[0], rank) * 0.5
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, file, {"format": "pt"})
     return file
-
-
-DEEP: dict[str, Any] = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
-"""Where a denoiser attends at the lower level alone."""
-
-XL: dict[str, Any] = {
-    **DEEP, "width": 2 * p.WIDTH, "attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-    "transformer_layers_per_block": (1, 2), "projection_class_embeddings_input_dim": p.WIDTH + 8 * 6,
-}  # fmt: skip
-"""How SDXL's denoiser differs from Stable Diffusion's."""
 
 
 def embedding(file: Path, *, seed: int = 30, vectors: int = 2, width: int = p.WIDTH) -> Path:
@@ -129,7 +129,7 @@ def union(folder: Path, *, seed: int = 70) -> Path:
     from diffusers import ControlNetUnionModel
 
     torch.manual_seed(seed)
-    more = {name: value for name, value in XL.items() if name not in ("width", "up_block_types")}
+    more = {name: value for name, value in p.XL.items() if name not in ("width", "up_block_types")}
     made = ControlNetUnionModel(
         block_out_channels=(32, 64), layers_per_block=1, in_channels=4, cross_attention_dim=2 * p.WIDTH,
         conditioning_embedding_out_channels=(8, 8, 8, 8), num_trans_channel=32, num_trans_head=2, num_proj_channel=32, **more,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from . import parts as p
-from .beside import DEEP, XL
 
 
 def write(folder: Path, class_name: str, **given: Any) -> Path:
@@ -56,7 +55,7 @@ def stable_diffusion_xl(folder: Path, *, refiner: bool = False) -> Path:
     first = None if refiner else p.clip_text(tokenizer)
     second = p.clip_text(tokenizer, projection=p.WIDTH)
     ids = 5 if refiner else 6
-    unet = p.unet(**{**XL, "width": p.WIDTH if refiner else 2 * p.WIDTH, "projection_class_embeddings_input_dim": p.WIDTH + 8 * ids})
+    unet = p.unet(**{**p.XL, "width": p.WIDTH if refiner else 2 * p.WIDTH, "projection_class_embeddings_input_dim": p.WIDTH + 8 * ids})
     more: dict[str, Any] = {"requires_aesthetics_score": True} if refiner else {}
     return write(
         folder, f"StableDiffusionXL{'Img2Img' if refiner else ''}Pipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=first, text_encoder_2=second,
@@ -324,7 +323,7 @@ def upscaler(folder: Path) -> Path:
 
     _seeded(12)
     tokenizer = p.clip_tokenizer()
-    unet = p.unet(reads=7, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100, **DEEP)
+    unet = p.unet(reads=7, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100, **p.DEEP)
     return write(
         folder, "StableDiffusionUpscalePipeline", vae=p.autoencoder(scaling_factor=0.08333, levels=3), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=unet,
         low_res_scheduler=DDPMScheduler(), scheduler=DDIMScheduler(prediction_type="v_prediction"), safety_checker=None, feature_extractor=None, watermarker=None, max_noise_level=99,
@@ -339,7 +338,7 @@ def controlnet(folder: Path, *, xl: bool = False, seed: int = 13) -> Path:
     _seeded(seed)
     more: dict[str, Any] = {"attention_head_dim": 8, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
     if xl:
-        more = {name: value for name, value in XL.items() if name not in ("width", "up_block_types")}
+        more = {name: value for name, value in p.XL.items() if name not in ("width", "up_block_types")}
     made = ControlNetModel(
         block_out_channels=(32, 64), layers_per_block=1, in_channels=4, cross_attention_dim=2 * p.WIDTH if xl else p.WIDTH,
         conditioning_embedding_out_channels=(8, 8, 8, 8), **more,

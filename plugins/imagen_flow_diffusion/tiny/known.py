@@ -48,6 +48,8 @@ BY_NAME = (
     (r"cogview-?4", "cogview"),
     (r"flux[-.]?2.*klein", "flux-2-klein"),
     (r"flux[-.]?2", "flux-2"),
+    (r"flux.*(canny|depth)", "flux-control"),
+    (r"flux.*fill", "flux-fill"),
     (r"flux", "flux"),
     (r"refiner", "sdxl-refiner"),
     (r"sdxl|stable-diffusion-xl|[-_]xl\b", "sdxl"),
@@ -71,8 +73,12 @@ BY_CLASS = {
     "CogView4Pipeline": "cogview",
     "DDPMPipeline": "ddpm",
     "CLIPSegForImageSegmentation": "clipseg",
+    "ControlNetUnionModel": "controlnet-union",
     "Flux2KleinPipeline": "flux-2-klein",
     "Flux2Pipeline": "flux-2",
+    "FluxControlNetModel": "controlnet-flux",
+    "FluxControlPipeline": "flux-control",
+    "FluxFillPipeline": "flux-fill",
     "FluxKontextPipeline": "kontext",
     "FluxPipeline": "flux",
     "IFPipeline": "if-1",
@@ -86,6 +92,7 @@ BY_CLASS = {
     "QwenImageEditPipeline": "qwen-edit",
     "QwenImageEditPlusPipeline": "qwen-edit-plus",
     "QwenImagePipeline": "qwen",
+    "SD3ControlNetModel": "controlnet-sd3",
     "SanaPipeline": "sana",
     "StableDiffusion3Pipeline": "sd3",
     "StableDiffusionInpaintPipeline": "inpainting",
@@ -109,6 +116,8 @@ def kind_of(reference: str, at: Path | None) -> str:
         named = index.get("_class_name") or config.get("_class_name") or next(iter(config.get("architectures") or []), "")
         if named == "ControlNetModel":
             return "controlnet-xl" if config.get("addition_embed_type") == "text_time" else "controlnet"
+        if named == "T2IAdapter":
+            return "t2i-xl" if str(config.get("adapter_type")).endswith("_xl") else "t2i"
         if named == "StableDiffusionPipeline" and _read(at / "unet" / "config.json").get("in_channels") == 9:
             return "inpainting"
         if named in BY_CLASS:
@@ -139,7 +148,7 @@ def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
 def _inside(kept: Path) -> Path:
     """Where a kind's model lies in its folder: some are folders, some a file in it."""
     kind = kept.name
-    return kept / f"{kind}.safetensors" if kind in ("lora", "lora-xl", "embedding", "esrgan") else kept
+    return kept / f"{kind}.safetensors" if kind.startswith("lora") or kind in ("embedding", "esrgan") else kept
 
 
 def _make(kind: str, kept: Path) -> None:

@@ -244,3 +244,13 @@ def autoencoder_flux_2() -> Any:
     made.bn.running_mean.copy_(torch.linspace(-0.5, 0.5, 16))
     made.bn.running_var.copy_(torch.linspace(0.5, 2, 16))
     return made
+
+
+DEEP: dict[str, Any] = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")}
+"""Where a denoiser attends at the lower level alone."""
+
+XL: dict[str, Any] = {
+    **DEEP, "width": 2 * WIDTH, "attention_head_dim": (2, 4), "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    "transformer_layers_per_block": (1, 2), "projection_class_embeddings_input_dim": WIDTH + 8 * 6,
+}  # fmt: skip
+"""How SDXL's denoiser differs from Stable Diffusion's."""
