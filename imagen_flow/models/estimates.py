@@ -39,10 +39,11 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
     for name, path in _weights(model):
         size = path.stat().st_size
         disk += size
-        header = read_header(path) if name.endswith(".safetensors") and not _is_quantized(path.parent) else None
+        header = read_header(path) if name.endswith(".safetensors") else None
+        loaded = None if _is_quantized(path.parent) else dtype
         for part, beginning in model.base.holds if model.base is not None and path == model.path else [(name.rpartition("/")[0].partition("/")[0], "")]:
             held = {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)} if header is not None else None
-            parts[part] = parts.get(part, 0) + (bytes_in_memory(held, dtype, quantization=quantization) if held is not None else size)
+            parts[part] = parts.get(part, 0) + (bytes_in_memory(held, loaded, quantization=quantization) if held is not None else size)
     for name, other in model.instead:
         weighs = estimate(other, dtype, quantization=quantization)
         disk += weighs.disk_bytes

@@ -1,7 +1,8 @@
-"""Keep the libraries from drawing progress bars of their own ("Loading weights", "Writing model shards") over the display of a run."""
+"""Keep the libraries from drawing progress bars of their own ("Loading weights", "Writing model shards") over the display of a run, and from saying which of their kernels they have not."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ __all__ = ["quiet_libraries"]
 
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
+#: What tells, when quantizing libraries are first imported and at each model, of what nobody asked for. (That int8 wants bfloat16 no longer holds.)
+_TELLTALES = ("bitsandbytes", "diffusers.quantizers", "torch.utils._pytree", "torchao")
+
 
 class _Silence:
     """Whether a library's bars are off, and for how many. The switch is the library's, one for the process, so this is too: of several threads, the last one that leaves puts it back."""
@@ -20,6 +24,7 @@ class _Silence:
         self.lock = threading.Lock()
         self.inside = 0
         self.shown: list[Any] = []
+        self.levels: dict[logging.Logger, int] = {}
 
 
 _SILENCE = _Silence()
@@ -27,9 +32,12 @@ _SILENCE = _Silence()
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the bars of those libraries that are imported by now, for as long as the context lasts. A user's own choice to have them off is kept."""
+    """Silence the bars of those libraries that are imported by now, and what others tell, for as long as the context lasts. A user's own choice to have them off is kept."""
     with _SILENCE.lock:
         _SILENCE.inside += 1
+        for logger in map(logging.getLogger, _TELLTALES):
+            _SILENCE.levels.setdefault(logger, logger.level)
+            logger.setLevel(logging.ERROR)
         for name in _LIBRARIES:
             library = sys.modules.get(name)
             if library is not None and getattr(library, "is_progress_bar_enabled", lambda: False)():
@@ -44,3 +52,6 @@ def quiet_libraries() -> Iterator[None]:
                 for library in _SILENCE.shown:
                     library.enable_progress_bar()
                 _SILENCE.shown.clear()
+                for logger, level in _SILENCE.levels.items():
+                    logger.setLevel(level)
+                _SILENCE.levels.clear()

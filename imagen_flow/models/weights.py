@@ -94,8 +94,10 @@ def _check_gguf(path: Path) -> None:
         raise ValueError(f"it says version {version} with {tensors} tensors")
 
 
-def bytes_in_memory(header: Mapping[str, Any], dtype: str, *, quantization: str = "none") -> int:
-    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized."""
+def bytes_in_memory(header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none") -> int:
+    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized. Without a dtype all stay."""
+    if dtype is None:
+        return sum(entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__")
     each = LOADED[dtype]
     quantized = _QUANTIZED.get(quantization)
     total = 0.0
