@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 
 from .quantizing import arguments
+from .single_file import kind_of_file
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -38,9 +39,18 @@ def pick(model: Model, classes: Mapping[str, str], *, by: str) -> Any:
 
 
 def what_is(model: Model) -> str:
-    """Name the class that a checkpoint says it is, in words where it does not say."""
-    if model.path.is_file():
-        return "single file of weights"
+    """Name the class that a checkpoint says it is, in words where it does not say.
+
+    Raises:
+        UnresolvedModel: it is one file, and what completes it is not on this machine.
+    """
+    if model.configurations is None and model.path.is_file():
+        if model.base is None:
+            return kind_of_file(model.path)
+        raise flow.UnresolvedModel(
+            f"unresolved: '{model.reference}' is weights alone, and what completes it is not on this machine",
+            why=f"its configurations and tokenizers{''.join(f', its {name}' for name in model.base.lacks)} come from {model.base.reference}; {model.incomplete}", fix=f"run `imagen-flow models pull {model.reference}`",
+        )  # fmt: skip
     for name, key in (("model_index.json", "_class_name"), ("config.json", "_class_name"), ("config.json", "architectures")):
         config = read_json(model, name)
         named = config.get(key)
@@ -52,7 +62,7 @@ def what_is(model: Model) -> str:
 
 def article(thing: str) -> str:
     """Put ``a`` or ``an`` before a name."""
-    return f"{'an' if thing[0] in 'AEIOU' else 'a'} {thing}"
+    return f"{'an' if thing[0] in 'AEIOUaeio' else 'a'} {thing}"
 
 
 def read_json(model: Model, name: str) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
         ModelError: it is no JSON mapping.
     """
     try:
-        content = json.loads((model.path / name).read_text(encoding="utf-8"))
+        content = json.loads((model.folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -72,6 +82,12 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
     return content
 
 
+def index_of(model: Model) -> dict[str, Any]:
+    """Read what a checkpoint's parts are. One that is a single file does without the safety checker of the checkpoint that completes it, as in diffusers."""
+    index = read_json(model, "model_index.json")
+    return index if model.base is None or "safety_checker" not in index else {**index, "safety_checker": [None, None]}
+
+
 def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
     """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say so, and refuse it if weights are missing.
 
@@ -79,7 +95,7 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     """
     import torch
 
-    folder = model.path / part
+    folder = model.folder / part
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
     with quiet():
@@ -125,7 +141,7 @@ def quiet() -> Iterator[None]:
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
     """Take the files that the model's lock names; else half-precision files where they are wanted, or the only ones."""
-    files = [path.name for path in (model.path / part).glob("*.safetensors")]
+    files = [path.name for path in (model.folder / part).glob("*.safetensors")]
     if model.variant is not None:
         return {"variant": model.variant} if model.variant and any(f".{model.variant}." in name or f".{model.variant}-" in name for name in files) else {}
     halves = [name for name in files if ".fp16." in name]
@@ -153,4 +169,4 @@ def fresh(scheduler: Any) -> Any:
 
 def weights_in(model: Model, *parts: str) -> int:
     """Give the bytes of the weights of some parts."""
-    return sum(path.stat().st_size for part in parts for path in (model.path / part).glob("*.safetensors"))
+    return sum(path.stat().st_size for part in parts for path in (model.folder / part).glob("*.safetensors"))
