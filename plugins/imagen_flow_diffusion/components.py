@@ -263,6 +263,20 @@ class Drawing:
     joined = staticmethod(joined)
 
 
+class Filling:
+    """All of a checkpoint that fills in what a mask marks, which those that edit may do too."""
+
+    heeds = Whole.heeds
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        kind = what_is(model)
+        edits = TAKEN_BY.get(kind) == "image.edit" and kind.endswith("Pipeline")
+        return Whole.parts(model) if edits else Drawing.parts(model)
+
+    assemble = Whole.assemble
+
+
 class Denoiser:
     """What takes the noise away, with its sampler."""
 

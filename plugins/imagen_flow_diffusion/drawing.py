@@ -13,7 +13,7 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, 
 
 from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
 from .calling import call, pictures, to_pil
-from .components import Checkpoint, Drawing, Whole, sparing
+from .components import Checkpoint, Drawing, Filling, Whole, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import pipeline_for, unread_by
 from .samplers import choose
@@ -148,7 +148,7 @@ def image_to_image(
 
 @flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
 def inpaint(
-    model: Model[Drawing],
+    model: Model[Filling],
     image: Image,
     mask: Mask,
     prompt: str,

@@ -53,7 +53,8 @@ class Encoder:
         cls = getattr(diffusers, self.checkpoint.kind)
         if negative_prompt is None:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
-            negative_prompt = getattr(inspect.signature(cls.__call__).parameters.get("negative_prompt"), "default", None)
+            takes = inspect.signature(cls.__call__).parameters
+            negative_prompt = takes["negative_prompt"].default if "negative_prompt" in takes else "" if "negative_prompt_embeds" in takes else None
         pipeline = self.checkpoint.pipeline(cls)
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, Worn(loras, lora_weights, embeddings)), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":

@@ -46,12 +46,18 @@ class Split:
 
 _LUMINA = "You are an assistant designed to generate superior images with the superior degree of image-text alignment based on textual prompts or user prompts. <Prompt Start> "
 _CHAT = "<|im_start|>user\n"
+_FLUX_2 = (
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on object relationships, object\nattribution and actions without speculation."
+    "[/SYSTEM_PROMPT][INST]"
+)
 
 SPLIT = {
     "AuraFlow": Split(_MASKED, again=False, upcast=True),
     "Chroma": Split(("prompt_embeds", "", "prompt_attention_mask", "negative_prompt_embeds", "", "negative_prompt_attention_mask")),
     "CogView4": Split(_STATES, again=False),
     "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads="tokenizer_2"),
+    "Flux2": Split(("prompt_embeds", ""), before=(_FLUX_2, ""), again=False),
+    "Flux2Klein": Split(("prompt_embeds", ""), before=(_CHAT, _CHAT), again=False),
     "IF": Split(_STATES),
     "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=False),
     "PixArtAlpha": Split(_MASKED, again=False),
@@ -93,7 +99,7 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
     import diffusers
 
     own = getattr(diffusers, kind, None) if kind.isidentifier() and kind.endswith("Pipeline") else None
-    if kind not in TAKEN_BY:
+    if kind not in TAKEN_BY or (task, TAKEN_BY[kind]) == ("inpaint", "image.edit"):
         for word in TASKS[task]:
             for ending in ("Pipeline", "CombinedPipeline"):
                 name = f"{family_of(kind)}{_own(kind)}{help}{word}{ending}"
@@ -143,14 +149,25 @@ def split_of(model: Model, kind: str, by: str) -> Split:
     return SPLIT[family]
 
 
-def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None) -> str:
+READS_AS = {
+    "Flux2KleinKV": "Flux2Klein",
+    "FluxKontext": "Flux",
+    "StableDiffusionInstructPix2Pix": "StableDiffusion",
+    "StableDiffusionXLInstructPix2Pix": "StableDiffusionXL",
+}
+"""Families that cannot be split, and read their words as another."""
+
+
+def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt") -> str:
     """Say what of a prompt a pipeline will not read, where that is known of its family; nothing if it reads all.
 
     Params:
         parts: the checkpoint's, its tokenizers among them.
         length: tokens that are read, where the user wants another number than the family's.
+        what: names the prompt in the note.
     """
-    split = SPLIT.get(family_of(cls.__name__))
+    family = family_of(cls.__name__)
+    split = SPLIT.get(READS_AS.get(family, family))
     name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None
     if split is None or name is None:
         return ""
@@ -159,5 +176,7 @@ def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: 
         length = takes["max_sequence_length"].default if "max_sequence_length" in takes and name == split.reads else 77
     # An instruction before the prompt is read besides, but counted with one mark too many.
     short = int("complex_human_instruction" in takes)
-    texts = (("the prompt", prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
-    return "; ".join(filter(None, (unread(parts[name], text, most, what=what, before=before) for what, text, most, before in texts)))
+    # Of a model that reads pictures too, the tokenizer is one of the parts of its processor.
+    tokenizer = getattr(parts[name], "tokenizer", parts[name])
+    texts = ((what, prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
+    return "; ".join(filter(None, (unread(tokenizer, text, most, what=what, before=before) for what, text, most, before in texts)))

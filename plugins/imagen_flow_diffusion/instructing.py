@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calling import counted, pictures
 from .components import Checkpoint
-from .families import edits
-from .reading import unread
+from .families import edits, unread_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,32 +34,18 @@ SEVERAL = {
 }
 """The pipelines that see several pictures, and which of them gives the result its size."""
 
-READS = {
-    "Flux2KleinKVPipeline": ("tokenizer", 512),
-    "Flux2KleinPipeline": ("tokenizer", 512),
-    "Flux2Pipeline": ("tokenizer", 512),
-    "FluxKontextPipeline": ("tokenizer_2", 512),
-    "QwenImageEditPipeline": ("tokenizer", None),
-    "QwenImageEditPlusPipeline": ("tokenizer", None),
-    "StableDiffusionInstructPix2PixPipeline": ("tokenizer", 77),
-    "StableDiffusionXLInstructPix2PixPipeline": ("tokenizer_2", 77),
-}
-"""The tokenizer that reads the instruction, where it is known, and how many tokens of it with all that stands around it; None: all."""
-
-
 @dataclass(frozen=True)
 class Instructed:
     """A checkpoint that edits by instruction."""
 
     checkpoint: Checkpoint
 
-    def unread(self, instruction: str) -> str:
-        """Say what of the instruction is not read; nothing if all is, or if it is not known."""
-        part, length = READS.get(self.checkpoint.kind, ("", None))
-        if part not in self.checkpoint.parts:
-            return ""
-        tokenizer = self.checkpoint.parts[part]
-        return unread(getattr(tokenizer, "tokenizer", tokenizer), instruction, length or 2**31, what="the instruction")
+    def unread(self, instruction: str, arguments: Mapping[str, Any]) -> str:
+        """Say what of the words is not read; nothing if all is, or if it is not known."""
+        import diffusers
+
+        length, negative = arguments.get("max_sequence_length"), arguments.get("negative_prompt")
+        return unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, instruction, negative, length, what="the instruction")
 
     def edit(
         self,

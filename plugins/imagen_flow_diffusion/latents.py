@@ -23,7 +23,7 @@ from .controls import ControlNet, Controls, controlled, foresee_controls
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 from .families import SPLIT, family_of, pipeline_for, split_of
 from .samplers import choose
-from .spaces import channels_of, scaled, space_of, to_latents, to_pixels, upcast
+from .spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +65,9 @@ def denoise(
     """Make latents of noise, or of other latents, as encoded text says.
 
     Inputs:
-        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, PixArt, Sana.
+        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, PixArt, Sana.
         text: from text.encode with a model of the same family.
-        latents: where to begin; noise if left out. AuraFlow, CogView 4, Lumina 2, PixArt and Sana begin with noise alone.
+        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Lumina 2, PixArt and Sana begin with noise alone.
         autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
         (controlnets to loras as for diffusion.text_to_image)
     Params:
@@ -94,6 +94,8 @@ def denoise(
     refuse_other_denoiser(model, task, by)
     lent, given = controlled(model, cls, given, controls, autoencoder)
     made = lent.pipeline(cls)
+    if normalises(made.vae):
+        made.vae = without_statistics(made.vae)
     factor = int(made.vae_scale_factor)
     takes = inspect.signature(cls.__call__).parameters
     before = None
@@ -115,7 +117,7 @@ def denoise(
     if found.ndim == 3:
         # Rows of patches.
         sides = [given.get(side) or made.default_sample_size * factor for side in ("height", "width")]
-        found = made._unpack_latents(found, *sides, factor)
+        found = unpatched(found.mT.unflatten(2, [side // (2 * factor) for side in sides])) if normalises(made.vae) else made._unpack_latents(found, *sides, factor)
     if found.ndim == 5:
         # A film of one picture.
         found = found[:, :, 0]
@@ -199,7 +201,7 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     factor, channels = int(made.vae_scale_factor), channels_of(made.vae.config)
     drawn = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
-    return Tensor(scaled(drawn, made.vae.config), {"latents": space_of(model.model)})
+    return Tensor(scaled(drawn, made.vae), {"latents": space_of(model.model)})
 
 
 @flow.node("latents.resize", version=1, uses=("torch",))

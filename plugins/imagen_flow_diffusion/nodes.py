@@ -160,13 +160,14 @@ def edit(
     colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
     if not isinstance(model, Instructed) and (arguments is not None or references):
         raise ValueError(f"its '{'references' if references else 'arguments'}' are for checkpoints: the embedded editor takes none")
-    if arguments is not None and not isinstance(arguments, dict):
+    given = arguments or {}
+    if not isinstance(given, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
-    more = {"arguments": arguments or {}, "references": [picture.rgb().as_uint8().pixels for picture in references or []]} if isinstance(model, Instructed) else {}
+    more = {"arguments": given, "references": [picture.rgb().as_uint8().pixels for picture in references or []]} if isinstance(model, Instructed) else {}
     steps = model.edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
-    edited = yield from _progress(steps, model.unread(instruction))
+    edited = yield from _progress(steps, model.unread(instruction, given))
     return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class PixelEditor:
             load_scheduler(model, "scheduler"),
         )
 
-    def unread(self, instruction: str) -> str:
+    def unread(self, instruction: str, _arguments: Mapping[str, Any]) -> str:
         """Say what of the instruction is not read; nothing if all is."""
         return unread(self.tokenizer, instruction, int(self.tokenizer.model_max_length), what="the instruction")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import read_json
@@ -40,6 +42,8 @@ def space_of(model: Model) -> str:
     if scale is None and "z_dim" not in config:
         scale = 0.18215
     named = KNOWN.get((channels, scale, shift), "")
+    if "batch_norm_eps" in config:
+        return f"FLUX.2: {size}, normalised by its autoencoder"
     ways = [] if scale is None else [f"scaled by {scale:g}"]
     if shift:
         ways.append(f"shifted by {shift:g}")
@@ -53,7 +57,7 @@ def space_of(model: Model) -> str:
 def to_pixels(vae: Any, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Decode latents to (1, 3, height, width), -1 to 1."""
     films = _films(vae)
-    values = _unscaled(latents.unsqueeze(2) if films else latents, vae.config)
+    values = _unscaled(latents.unsqueeze(2) if films else latents, vae)
     found: torch.Tensor = vae.decode(values.to(dtype), return_dict=False)[0]
     return found[:, :, 0] if films else found
 
@@ -71,12 +75,16 @@ def to_latents(vae: Any, pixels: torch.Tensor, dtype: torch.dtype, generator: to
         values = found.latent_dist.sample(generator) if sampled else found.latent_dist.mode()
     else:
         values = found.latent
-    values = scaled(values.to(vae.dtype), vae.config)
+    values = scaled(values.to(vae.dtype), vae)
     return values[:, :, 0] if films else values, sampled
 
 
-def scaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+def scaled(values: torch.Tensor, vae: Any) -> torch.Tensor:
     """Bring what an autoencoder gives to what a denoiser works on."""
+    if normalises(vae):
+        mean, std = _own_statistics(values, vae)
+        return unpatched((_patched(values) - mean) / std)
+    config = vae.config
     mean, std = _statistics(values, config)
     if mean is not None and std is not None:
         return (values - mean) * (1 / std) if _scale(config) is None else (values - mean) * config.scaling_factor / std
@@ -84,7 +92,11 @@ def scaled(values: torch.Tensor, config: Any) -> torch.Tensor:
     return (values if shift is None else values - shift) * _scale(config)
 
 
-def _unscaled(values: torch.Tensor, config: Any) -> torch.Tensor:
+def _unscaled(values: torch.Tensor, vae: Any) -> torch.Tensor:
+    if normalises(vae):
+        mean, std = _own_statistics(values, vae)
+        return unpatched(_patched(values) * std + mean)
+    config = vae.config
     mean, std = _statistics(values, config)
     if mean is not None and std is not None:
         # Multiplied and divided in the order of the pipelines: another one rounds otherwise.
@@ -111,6 +123,47 @@ def _statistics(values: torch.Tensor, config: Any) -> tuple[Any, Any]:
     shape = (1, -1, *[1] * (values.ndim - 2))
     mean, std = (None if numbers is None else torch.tensor(numbers).view(shape).to(values.device, values.dtype) for numbers in found)
     return mean, std
+
+
+def normalises(vae: Any) -> bool:
+    """Whether an autoencoder keeps statistics of its latents, of each place of patches of 2 × 2: FLUX.2's."""
+    return getattr(vae.config, "batch_norm_eps", None) is not None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a pipeline asks of an autoencoder that it does not call."""
+
+    config: SimpleNamespace
+    bn: SimpleNamespace
+
+
+def without_statistics(vae: Any) -> Form:
+    """Give the form of such an autoencoder with statistics that change nothing: a pipeline that undoes them gives the latents as the denoiser made them."""
+    import torch
+
+    channels = 4 * channels_of(vae.config)
+    return Form(SimpleNamespace(**{**vae.config, "batch_norm_eps": 0.0}), SimpleNamespace(running_mean=torch.zeros(channels), running_var=torch.ones(channels)))
+
+
+def unpatched(values: torch.Tensor) -> torch.Tensor:
+    """Lay out patches: (1, 4 · channels, height, width) to (1, channels, 2 · height, 2 · width)."""
+    import torch
+
+    return torch.nn.functional.pixel_shuffle(values, 2)
+
+
+def _patched(values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.pixel_unshuffle(values, 2)
+
+
+def _own_statistics(values: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
+    return vae.bn.running_mean.view(1, -1, 1, 1).to(values.device, values.dtype), std.to(values.device, values.dtype)
 
 
 def _films(vae: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.instructing import megapixel
+from imagen_flow_diffusion.loaders import Editor
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
@@ -109,6 +113,38 @@ def test_flux_2_draws_as_by_hand(name: str, at: Callable[[str], str], draw: Call
     assert ours.pixels.std() > 5
 
 
+@pytest.mark.parametrize("name", ["flux-2", "flux-2-klein"])
+def test_flux_2_draws_in_three_nodes_as_by_hand(name: str, at: Callable[[str], str], draw: Callable[..., Any]) -> None:
+    """Words to states, noise to latents, latents to pixels: the two kinds give their latents differently, and here alike."""
+    given = {"width": 48, "height": 64, "num_inference_steps": 2, "guidance_scale": 3.0}
+    theirs = by_hand(at(name))(prompt="a red fox", generator=noise(), **given).images[0]
+    nodes = {
+        "text": {"type": "text.encode", "model": at(name), "prompt": "a red fox"},
+        "latents": {"type": "diffusion.denoise", "model": at(name), "text": "${text}", "seed": 3, **given},
+    }
+    assert same(draw(**nodes, out={"type": "latents.decode", "model": at(name), "latents": "${latents}"}), theirs)
+    latents = draw(**nodes)
+    assert latents.shape == (1, 4, 8, 6)
+    # The autoencoder's own statistics are of no concern to the denoiser: any FLUX.2 autoencoder of the same form reads the latents.
+    other = {"flux-2": "flux-2-klein", "flux-2-klein": "flux-2"}[name]
+    assert draw(**nodes, out={"type": "latents.decode", "model": at(other), "latents": "${latents}"}).pixels.shape == (64, 48, 3)
+
+
+def test_flux_2_latents_are_those_that_the_pipeline_sees(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """A picture is encoded and normalised as the pipeline does with a reference, and comes back through the decoder."""
+    pipeline = by_hand(at("flux-2"))
+    with torch.no_grad():
+        theirs = pipeline._encode_vae_image(pipeline.image_processor.preprocess(photos[0][0]), None)
+    nodes = {"photo": photos[0][1], "in": {"type": "latents.encode", "model": at("flux-2"), "image": "${photo}"}}
+    ours = draw(**nodes)
+    assert torch.equal(ours.torch(), pipeline._unpatchify_latents(theirs))
+    with torch.no_grad():
+        raw = pipeline.vae.encode(pipeline.image_processor.preprocess(photos[0][0])).latent_dist.mode()
+        picture = pipeline.image_processor.postprocess(pipeline.vae.decode(raw, return_dict=False)[0], output_type="pil")[0]
+    back = draw(**nodes, out={"type": "latents.decode", "model": at("flux-2"), "latents": "${in}"})
+    assert np.abs(back.pixels.astype(int) - np.asarray(picture)).max() <= 1
+
+
 @pytest.mark.parametrize(("name", "count"), [("flux-2", 1), ("flux-2", 2), ("flux-2-klein", 2)])
 def test_flux_2_edits_one_picture_and_several_as_by_hand(name: str, count: int, at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
     """The picture to edit is the first that the model sees and gives the result its size; the generic node and image to image do the same."""
@@ -141,3 +177,93 @@ def test_qwen_edits_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any
     node = {"type": "image.edit", "model": at("qwen-edit"), "image": "${photo}", "instruction": "make it red", "num_inference_steps": 2, "arguments": given, "seed": 3}
     ours = draw(photo=photos[0][1], one=node)
     assert same(ours, theirs.resize((64, 80), PIL.Image.Resampling.LANCZOS))
+
+
+def test_qwen_edits_by_several_pictures_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Plus edition sees them in their order; the result has the shape of the first, not of the last, as the pipeline alone would choose."""
+    import diffusers
+
+    size = {"width": 64, "height": 80}
+    theirs = by_hand(at("qwen-edit-plus"))(image=[picture for picture, _ in photos], prompt="make it red", num_inference_steps=1, generator=noise(), **size).images[0]
+    nodes = {f"photo_{number}": node for number, (_, node) in enumerate(photos)}
+    node = {"type": "image.edit", "model": at("qwen-edit-plus"), "image": "${photo_0}", "references": ["${photo_1}"], "instruction": "make it red", "num_inference_steps": 1, "seed": 3}
+    assert same(draw(**nodes, one={**node, "arguments": size}), theirs)
+    asked: list[dict[str, Any]] = []
+
+    @functools.wraps(diffusers.QwenImageEditPlusPipeline.__call__)
+    def called(_self: Any, **given: Any) -> Any:
+        asked.append(given)
+        raise RuntimeError("asked enough")
+
+    monkeypatch.setattr(diffusers.QwenImageEditPlusPipeline, "__call__", called)
+    with pytest.raises(flow.NodeError, match="asked enough"):
+        draw(**nodes, one=node)
+    assert [(given["width"], given["height"]) for given in asked] == [(928, 1152)]
+
+
+def test_a_megapixel_has_the_sides_that_qwen_gives_it() -> None:
+    """For pictures of any shape, as the pipelines reckon them."""
+    from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
+
+    sizes = [(width, height) for width in (1, 7, 64, 333, 1024, 4001) for height in (5, 64, 801, 2048)]
+    assert [megapixel(size) for size in sizes] == [tuple(max(32, side) for side in calculate_dimensions(1024 * 1024, size[0] / size[1])) for size in sizes]
+
+
+def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], tmp_path: Path) -> None:
+    """A checkpoint that edits fills in, too, where diffusers has a class for it."""
+    mask = PIL.Image.new("L", (64, 80))
+    mask.paste(255, (16, 16, 48, 64))
+    mask.save(tmp_path / "mask.png")
+    given = {"strength": 0.6, "num_inference_steps": 2, "width": 64, "height": 80}
+    theirs = by_hand(at("qwen-edit"), "QwenImageEditInpaintPipeline")(image=photos[0][0], mask_image=mask, prompt="a fox", generator=noise(), **given).images[0]
+    hole = {"drawn": {"type": "image.load", "file": str(tmp_path / "mask.png")}, "hole": {"type": "mask.from_luminance", "image": "${drawn}"}}
+    node = {"type": "diffusion.inpaint", "model": at("qwen-edit"), "image": "${photo}", "mask": "${hole}", "prompt": "a fox", "seed": 3, **given}
+    assert same(draw(photo=photos[0][1], **hole, one=node), theirs)
+
+
+def test_a_model_that_sees_one_picture_refuses_others(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """Nothing is dropped in silence: the message names the models that see several."""
+    nodes = {f"photo_{number}": node for number, (_, node) in enumerate(photos)}
+    node = {"type": "image.edit", "image": "${photo_0}", "references": ["${photo_1}"], "instruction": "make it red", "seed": 3}
+    with pytest.raises(flow.NodeError, match="this model sees one picture alone, and its 'references' holds 1: QwenImageEditPipeline takes none beside the image; these do: Flux2Klein.*QwenImageEditPlus"):
+        draw(**nodes, one={**node, "model": at("qwen-edit")})
+    with pytest.raises(flow.NodeError, match="its 'references' are for checkpoints: the embedded editor takes none"):
+        draw(**nodes, one={**node, "model": "embedded/edit"})
+
+
+# --- what is not read ---
+
+
+def words_read(name: str, path: str, words: str) -> str:
+    """What the pipeline hands to its encoder of some words, as letters."""
+    pipeline = by_hand(path)
+    seen: list[Any] = []
+    part, encoder = ("tokenizer_2", "text_encoder_2") if name == "kontext" else ("tokenizer", "text_encoder")
+    hook = getattr(pipeline, encoder).register_forward_pre_hook(lambda _module, given, named: seen.append(named["input_ids"] if "input_ids" in named else given[0]), with_kwargs=True)
+    with torch.no_grad():
+        if name.startswith("qwen"):
+            pipeline.encode_prompt(words, image=PIL.Image.new("RGB", (56, 56)))
+        elif name == "instruct-pix2pix":
+            pipeline._encode_prompt(words, "cpu", 1, do_classifier_free_guidance=False)
+        else:
+            pipeline.encode_prompt(words, **({"prompt_2": None} if name == "kontext" else {}))
+    hook.remove()
+    return "".join(getattr(pipeline, part).decode(seen[0][0]).split())
+
+
+@pytest.mark.parametrize("name", ["flux-2", "flux-2-klein", "kontext", "instruct-pix2pix", "qwen-edit", "qwen-edit-plus"])
+def test_what_is_cut_of_an_instruction_is_said(name: str, at: Callable[[str], str], pool: ModelPool) -> None:
+    """The note counts what the encoder truly gets, its own words and marks taken off; where all is read it says nothing."""
+    letters = "".join(chr(ord("a") + number * number % 26) for number in range(1200))
+    given = words_read(name, at(name), letters)
+    read = max(count for count in range(1201) if letters[:count] in given)
+    with pool.lease(Editor, flow.Model(Path(at(name)), name, at(name)), device="cpu", dtype="float32") as editor:
+        note = editor.unread(letters, {})
+        whole = editor.unread(letters[:read], {})
+    if name.startswith("qwen"):
+        assert (read, note) == (1200, "")
+    else:
+        # T5's tokenizer gives the space before a word a token of its own.
+        assert note == f"the instruction is cut after {read + (name == 'kontext')} tokens, before '{letters[read : read + 29]}…'"
+        assert 70 < read < 512
+    assert whole == ""

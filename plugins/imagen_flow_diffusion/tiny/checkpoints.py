@@ -163,7 +163,7 @@ def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
     transformer = QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4)
     )
-    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True], latents_mean=[0.1, -0.2, 0.3, -0.4], latents_std=[1.5, 0.8, 1.2, 0.7])
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=0, temperal_downsample=[False, True, True], latents_mean=[0.1, -0.2, 0.3, -0.4], latents_std=[1.5, 0.8, 1.2, 0.7])
     more = {"processor": p.qwen_processor(tokenizer)} if "Edit" in class_name else {}
     return write(folder, class_name, vae=vae, text_encoder=p.qwen_vl(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0), **more)
 

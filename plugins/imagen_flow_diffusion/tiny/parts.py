@@ -156,6 +156,7 @@ def byte_tokenizer() -> Any:
     marks = ["<|endoftext|>", "[gMASK]", "<sop>"]
     inner = Tokenizer(models.BPE({token: number for number, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), *marks])}, []))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     inner.post_processor = processors.TemplateProcessing(single="[gMASK] <sop> $A", special_tokens=[(mark, 256 + place) for place, mark in enumerate(marks)])
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=marks[0], eos_token=marks[0], padding_side="left", model_max_length=2048)
 
@@ -206,12 +207,13 @@ def qwen_text(tokenizer: Any, *, layers: int = 2, whole: bool = False) -> Any:
 
 def mistral_tokenizer() -> Any:
     """Mistral's tokenizer with single bytes only."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
     inner = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, merges=[]))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", additional_special_tokens=special[3:6] + special[7:], padding_side="left", model_max_length=512
     )
