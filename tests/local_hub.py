@@ -7,11 +7,12 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Repository:
 
     revisions: dict[str, dict[str, bytes]]
     license: str = "apache-2.0"
-    gated: bool = False
+    #: Whether its owners must have let one in: to see it at all, or as on the real hub only to its ``files``.
+    gated: bool | str = False
     token: str = ""
     large: tuple[str, ...] = (".safetensors", ".bin", ".gguf")
 
@@ -38,6 +40,10 @@ class Hub:
     slow_s: float = 0.0
     #: Status of every answer of the interface, when set.
     status: int = 0
+    #: What such an answer asks to wait, in seconds.
+    retry_after: str = ""
+    #: Changes what it says of a repository before it is sent; a text is sent as it is.
+    saying: Callable[[dict[str, Any]], Any] = lambda said: said
     asked: list[tuple[str, str, str, str]] = field(default_factory=list)  # method, path, Range, Authorization
     url: str = ""
 
@@ -73,23 +79,23 @@ def serve(hub: Hub) -> Iterator[str]:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append((self.command, path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
             if hub.status and not path.startswith("/cdn/"):
-                self.send(hub.status, b"{}", body=body)
+                self.send(hub.status, b"{}", {"Retry-After": hub.retry_after} if hub.retry_after else {}, body=body)
                 return
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
                 self.about(found[1], found[2], body)
-            elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
-                self.file(found[1], found[2], found[3], body)
+            elif found := re.fullmatch(r"(/api/resolve-cache)?/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+                self.file(found[2], found[3], found[4], body, redirected=bool(found[1]))
             elif found := re.fullmatch(r"/cdn/([0-9a-f]+)/(.+)", path):
                 self.content(found[2], found[1], body)
             else:
                 self.send(404, b"", body=body)
 
-        def repository(self, name: str, revision: str, body: bool) -> tuple[str, dict[str, bytes]] | None:
+        def repository(self, name: str, revision: str, body: bool, *, files: bool = True) -> tuple[str, dict[str, bytes]] | None:
             held = hub.repositories.get(name)
             if held is None:
                 self.send(401, b"", {"X-Error-Code": "RepoNotFound"}, body=body)
                 return None
-            if held.token and self.headers.get("Authorization") != f"Bearer {held.token}":
+            if held.token and (files or held.gated != "files") and self.headers.get("Authorization") != f"Bearer {held.token}":
                 self.send(401 if not self.headers.get("Authorization") else 403, b"", {"X-Error-Code": "GatedRepo" if held.gated else "RepoNotFound"}, body=body)
                 return None
             for known, files in held.revisions.items():
@@ -99,7 +105,7 @@ def serve(hub: Hub) -> Iterator[str]:
             return None
 
         def about(self, name: str, revision: str, body: bool) -> None:
-            found = self.repository(name, revision, body)
+            found = self.repository(name, revision, body, files=False)
             if found is None:
                 return
             known, files = found
@@ -110,10 +116,11 @@ def serve(hub: Hub) -> Iterator[str]:
                 if file.endswith(held.large):
                     entry["lfs"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 130}
                 siblings.append(entry)
-            said = {"id": name, "sha": hub.commit(name, known), "siblings": siblings, "tags": [f"license:{held.license}"], "gated": held.gated, "cardData": {"license": held.license}}
-            self.send(200, json.dumps(said).encode(), {"Content-Type": "application/json"}, body=body)
+            said = {"id": name, "sha": hub.commit(name, known), "siblings": siblings, "tags": [f"license:{held.license}"], "gated": bool(held.gated), "cardData": {"license": held.license}}
+            told = hub.saying(said)
+            self.send(200, told.encode() if isinstance(told, str) else json.dumps(told).encode(), {"Content-Type": "application/json"}, body=body)
 
-        def file(self, name: str, revision: str, file: str, body: bool) -> None:
+        def file(self, name: str, revision: str, file: str, body: bool, *, redirected: bool) -> None:
             found = self.repository(name, revision, body)
             if found is None:
                 return
@@ -127,6 +134,8 @@ def serve(hub: Hub) -> Iterator[str]:
                 digest = hashlib.sha256(content).hexdigest()
                 where = hub.url.replace("127.0.0.1", "localhost")  # another host, as the real one has
                 self.send(302, b"", {**more, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content)), "Location": f"{where}/cdn/{digest}/{file}"}, body=body)
+            elif not redirected:
+                self.send(307, b"", {**more, "Location": f"/api/resolve-cache/{name}/resolve/{revision}/{quote(file)}"}, body=body)
             else:
                 self.send(200, hub.swapped.get(file, content), {**more, "ETag": f'"{git_digest(content)}"'}, body=body)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import reduce
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +146,15 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
         with work.gathered():
             commit = model.commit if model else commit_of(reference)
             size = sizes.get((reference.name, commit), 0)
-            if model is None and not size:
+            if model is None and (reference.name, commit) not in sizes:
                 work.unknown(reference)
                 continue
             if not yes:
                 confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?")
-            freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else ())
-            work.change(lambda lock, gone=reference: lock.lacking([gone]))
+            others = [other for other in work.lock.lacking([reference]).models.values() if (other.reference.name, other.commit) == (reference.name, commit)]
+            needed = {file.name for other in others for file in other.files}
+            freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
+            work.change(methodcaller("lacking", [reference]))
             click.echo(f"removed {reference}: {bytes_(freed)} freed")
     work.write()
     return work.end()
@@ -194,7 +197,7 @@ class _Work:
         model = self.lock.get(reference)
         if model is None or update or variant is not None:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
-            self.change(lambda lock: lock.having([model]))
+            self.change(methodcaller("having", [model]))
         return model
 
     def change(self, do: Callable[[Lock], Lock]) -> None:

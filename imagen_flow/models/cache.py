@@ -56,7 +56,7 @@ def cached(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str, str,
         refs: dict[str, list[str]] = {}
         for ref in sorted(path for path in (folder / "refs").rglob("*") if path.is_file()):
             refs.setdefault(ref.read_text("ascii", errors="replace").strip(), []).append(ref.relative_to(folder / "refs").as_posix())
-        for held in sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir()):
+        for held in sorted(path for path in (folder / "snapshots").glob("*") if re.fullmatch(r"[0-9a-f]{40}", path.name) and path.is_dir() and not path.is_symlink()):
             size = sum(path.stat().st_size for path in held.rglob("*") if path.is_file())
             found.append((folder.name.removeprefix("models--").replace("--", "/"), held.name, ", ".join(refs.get(held.name, ())), size))
     return found

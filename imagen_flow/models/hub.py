@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -114,18 +114,34 @@ class Hub:
         snapshot = repository_folder(model.reference.name, self.environ) / "snapshots" / model.commit
         return [file for file in model.files if not (snapshot / file.name).exists()]
 
-    def remove(self, name: str, commit: str, files: Sequence[LockedFile] = ()) -> int:
-        """Remove a commit of a repository from the cache, with what no other commit needs, and what was begun of `files`. Gives the bytes freed."""
+    def remove(self, name: str, commit: str, files: Sequence[LockedFile] = (), *, keep: Collection[str] = ()) -> int:
+        """Remove a commit of a repository from the cache, but for the files to `keep`, with what no other commit needs, and what was begun of `files`. Gives the bytes freed.
+
+        Raises:
+            UnusableModel: the cache may not be written to.
+        """
         folder = repository_folder(name, self.environ)
+        place = folder / "snapshots" / commit
         before = _size(folder)
-        gone = {file.blob for file in files} | _blobs(folder / "snapshots" / commit)
-        shutil.rmtree(folder / "snapshots" / commit, ignore_errors=True)
-        for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
-            if ref.read_text("ascii", errors="replace").strip() == commit:
-                ref.unlink()
-        for blob in gone - _blobs(folder / "snapshots"):
-            (folder / "blobs" / blob).unlink(missing_ok=True)
-            (folder / "blobs" / f"{blob}.part").unlink(missing_ok=True)
+        try:
+            gone = {file.blob for file in files if file.name not in keep} | _blobs(place)
+            kept = [path for path in (place / name for name in keep) if path.exists()]
+            if not kept:
+                for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
+                    if ref.read_text("ascii", errors="replace").strip() == commit:
+                        ref.unlink()
+            for path in [path for path in place.rglob("*") if path not in kept and (path.is_symlink() or not path.is_dir())]:
+                path.unlink()
+            for below in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):  # something is kept in it
+                    below.rmdir()
+            if place.is_dir() and not kept:
+                place.rmdir()
+            for blob in gone - _blobs(folder / "snapshots"):
+                (folder / "blobs" / blob).unlink(missing_ok=True)
+                (folder / "blobs" / f"{blob}.part").unlink(missing_ok=True)
+        except OSError as odd:
+            raise UnusableModel(f"'hf:{name}' cannot be removed from {hub_cache(self.environ)}", why=str(odd), fix="have it removed by who may write there, or remove it from the lock only, by --keep-files") from odd
         freed = before - _size(folder)
         if not any((folder / "snapshots").glob("*/*")) and not any((folder / "blobs").glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -202,6 +218,8 @@ class Hub:
                 raise UnresolvedModel(
                     f"unresolved: {what} does not fit on the disk of {hub_cache(self.environ)}", why=str(fault.strerror), fix="free some space, or set HF_HUB_CACHE to a larger disk; what is here is kept"
                 ) from fault
+            if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+                raise UnresolvedModel(f"unresolved: {what} cannot be put into the hub's cache", why=_first_line(fault), fix="have the folder made writable, or set HF_HUB_CACHE to one of your own") from fault
             why = f"{place} cannot be reached: {_first_line(fault)}" if isinstance(fault, ConnectionError | TimeoutError) else _first_line(fault)
             raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=why, fix="try again; what is here is kept") from fault
         except Exception as fault:
@@ -219,6 +237,9 @@ class Hub:
         """Give the blob of a file, fetched unless it is here, and checked in any case."""
         folder = repository_folder(repository, self.environ)
         blob = folder / "blobs" / file.blob
+        if blob.exists() and _is(blob, file):  # so that a cache which others fill, and which one may only read, is as good
+            report(file.name, file.size, file.size)
+            return blob
         blob.parent.mkdir(parents=True, exist_ok=True)
         with self.alone(folder.name, file.blob):
             if blob.exists():
@@ -312,7 +333,7 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
         if odd:
             fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
             raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-        single = sorted(name for name in known if name.endswith(".gguf"))
+        single = sorted(name for name in known if name.endswith((".gguf", ".onnx")))
         if single:
             raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
         raise UnusableModel(f"the model '{reference}' has no weights", why=f"of its {len(known)} files none ends in .safetensors", fix="")
@@ -410,16 +431,22 @@ def _git(path: Path) -> str:
 
 def _link(blob: Path, pointer: Path) -> None:
     """Let a snapshot's file lead to its blob, as the hub's libraries do; where there are no links, copy."""
+    target = os.path.relpath(blob, pointer.parent)
+    if pointer.is_symlink() and os.readlink(pointer) == target:
+        return
     pointer.parent.mkdir(parents=True, exist_ok=True)
     aside = pointer.with_name(f".{pointer.name}.{os.getpid()}.part")
     try:
-        aside.symlink_to(os.path.relpath(blob, pointer.parent))
+        aside.symlink_to(target)
     except (OSError, NotImplementedError):
         shutil.copyfile(blob, aside)
     os.replace(aside, pointer)
 
 
 def _write(path: Path, text: str) -> None:
+    with contextlib.suppress(OSError):
+        if path.read_text("ascii") == text:
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.write_text(text, "ascii")
