@@ -250,8 +250,8 @@ def token_of(embedding: Adapter) -> str:
 
 def _put_on_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> None:
     adapters = worn.ip_adapters or []
-    if not hasattr(pipeline, "load_ip_adapter"):
-        raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter")
+    if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith("StableDiffusion3"):
+        raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do")
     files = [adapter.file(worn.ip_files[number] if worn.ip_files else None) for number, adapter in enumerate(adapters)]
     encoder = worn.ip_encoder
     if encoder is None and getattr(pipeline, "image_encoder", None) is None:

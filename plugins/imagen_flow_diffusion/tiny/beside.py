@@ -49,27 +49,78 @@ def embedding(file: Path, *, seed: int = 30, vectors: int = 2, width: int = p.WI
     return file
 
 
-def ip_adapter(folder: Path, *, seed: int = 40, tokens: int = 4) -> Path:
-    """An IP-Adapter for Stable Diffusion, with its image encoder."""
+def ip_adapter(folder: Path, *, seed: int = 40) -> Path:
+    """A collection of IP-Adapters as the well-known one is laid out: for Stable Diffusion and SDXL, plain and plus, with two image encoders."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
-    encoder, unet = p.clip_vision(), p.unet()
-    state = {
-        "image_proj.proj.weight": torch.randn(tokens * p.WIDTH, p.WIDTH) * 0.2,
-        "image_proj.proj.bias": torch.randn(tokens * p.WIDTH) * 0.2,
-        "image_proj.norm.weight": torch.ones(p.WIDTH),
-        "image_proj.norm.bias": torch.zeros(p.WIDTH),
-    }
-    crossed = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    for number, name in enumerate(crossed):
-        width = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
-        for letter in "kv":
-            state[f"ip_adapter.{2 * number + 1}.to_{letter}_ip.weight"] = torch.randn(width, p.WIDTH) * 0.2
-    (folder / "models").mkdir(parents=True, exist_ok=True)
-    encoder.save_pretrained(folder / "models" / "image_encoder")
-    save_file(state, folder / "models" / "ip-adapter_sd15.safetensors", {"format": "pt"})
+    small, large = 32, 48
+    for home, width in (("models", small), ("sdxl_models", large)):
+        p.clip_vision(width=width).save_pretrained(folder / home / "image_encoder")
+    for name, unet, reads, cross in (
+        ("models/ip-adapter_sd15", p.unet(), small, p.WIDTH),
+        ("models/ip-adapter-plus_sd15", p.unet(), small, p.WIDTH),
+        ("sdxl_models/ip-adapter_sdxl", p.unet(**p.XL), large, 2 * p.WIDTH),
+        ("sdxl_models/ip-adapter_sdxl_vit-h", p.unet(**p.XL), small, 2 * p.WIDTH),
+        ("sdxl_models/ip-adapter-plus_sdxl_vit-h", p.unet(**p.XL), small, 2 * p.WIDTH),
+    ):
+        state = {f"image_proj.{key}": weight for key, weight in (_resampler if "plus" in name else _projection)(reads, cross).items()}
+        crossed = [layer for layer in unet.attn_processors if layer.endswith("attn2.processor")]
+        for number, layer in enumerate(crossed):
+            width = unet.get_submodule(layer.removesuffix(".processor")).to_q.in_features
+            for letter in "kv":
+                state[f"ip_adapter.{2 * number + 1}.to_{letter}_ip.weight"] = torch.randn(width, cross) * 0.2
+        save_file(state, folder / f"{name}.safetensors", {"format": "pt"})
+    return folder
+
+
+def _projection(reads: int, gives: int, *, tokens: int = 4) -> dict[str, Any]:
+    """Weights that make words of what an image encoder says of the whole picture."""
+    import torch
+
+    return {
+        "proj.weight": torch.randn(tokens * gives, reads) * 0.2, "proj.bias": torch.randn(tokens * gives) * 0.2, "norm.weight": torch.ones(gives), "norm.bias": torch.zeros(gives),
+    }  # fmt: skip
+
+
+def _resampler(reads: int, gives: int, *, tokens: int = 4, width: int = 32) -> dict[str, Any]:
+    """Weights that make words of what an image encoder says of each patch, in the names of the original."""
+    import torch
+
+    shapes = {"latents": (1, tokens, width), "proj_in.weight": (width, reads), "proj_in.bias": (width,), "proj_out.weight": (gives, width), "proj_out.bias": (gives,), "norm_out.weight": (gives,)}
+    shapes["norm_out.bias"] = (gives,)
+    for layer in range(4):
+        shapes |= {f"layers.{layer}.0.{norm}.{end}": (width,) for norm in ("norm1", "norm2") for end in ("weight", "bias")}
+        shapes |= {f"layers.{layer}.0.to_q.weight": (64, width), f"layers.{layer}.0.to_kv.weight": (128, width), f"layers.{layer}.0.to_out.weight": (width, 64)}
+        shapes |= {f"layers.{layer}.1.0.weight": (width,), f"layers.{layer}.1.0.bias": (width,), f"layers.{layer}.1.1.weight": (4 * width, width), f"layers.{layer}.1.3.weight": (width, 4 * width)}
+    return {name: torch.randn(*shape) * 0.3 for name, shape in shapes.items()}
+
+
+def flux_ip_adapter(folder: Path, *, seed: int = 41) -> Path:
+    """An IP-Adapter for FLUX.1, which brings no image encoder."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    state = {f"ip_adapter_proj_model.{key}": weight for key, weight in _projection(32, p.WIDTH).items()}
+    for letter in "kv":
+        layer = f"double_blocks.0.processor.ip_adapter_double_stream_{letter}_proj"
+        state |= {f"{layer}.weight": torch.randn(32, p.WIDTH) * 0.2, f"{layer}.bias": torch.randn(32) * 0.2}
+    folder.mkdir(parents=True)
+    save_file(state, folder / "ip_adapter.safetensors", {"format": "pt"})
+    return folder
+
+
+def clip(folder: Path, *, seed: int = 42) -> Path:
+    """CLIP, with both its encoders."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(seed)
+    size = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = CLIPConfig(vision_config={**size, "image_size": 32, "patch_size": 8, "projection_dim": 32}, text_config={**size, "vocab_size": len(p.clip_tokenizer())}, projection_dim=32)
+    CLIPModel(config).save_pretrained(folder)
     return folder
 
 

@@ -12,6 +12,7 @@ from . import beside, checkpoints
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "aura-flow": checkpoints.aura_flow,
     "chroma": checkpoints.chroma,
+    "clip": beside.clip,
     "clipseg": beside.clipseg,
     "cogview": checkpoints.cogview,
     "controlnet": checkpoints.controlnet,
@@ -32,6 +33,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "inpainting": partial(checkpoints.stable_diffusion, class_name="StableDiffusionInpaintPipeline", reads=9),
     "instruct-pix2pix": checkpoints.instruct_pix2pix,
     "ip-adapter": beside.ip_adapter,
+    "ip-adapter-flux": beside.flux_ip_adapter,
     "kandinsky": checkpoints.kandinsky,
     "kandinsky-decoder": partial(checkpoints.kandinsky, half="decoder"),
     "kandinsky-prior": partial(checkpoints.kandinsky, half="prior"),

@@ -18,6 +18,7 @@ MAKE = 3
 BY_NAME = (
     (r"/if-ii-", "if-2"),
     (r"/if-i-|deepfloyd", "if-1"),
+    (r"flux.*ip[-_]adapter", "ip-adapter-flux"),
     (r"ip[-_]adapter", "ip-adapter"),
     (r"t2i.*xl", "t2i-xl"),
     (r"t2i", "t2i"),
@@ -62,6 +63,7 @@ BY_NAME = (
     (r"kandinsky", "kandinsky"),
     (r"karlo|unclip", "unclip"),
     (r"clipseg", "clipseg"),
+    (r"/clip-vit", "clip"),
     (r"inpaint", "inpainting"),
     (r"stable-diffusion|sd-?1|sd-?v?1|sd-?2|sd-turbo|dreamshaper|realistic", "sd"),
 )
@@ -72,6 +74,7 @@ BY_CLASS = {
     "ChromaPipeline": "chroma",
     "CogView4Pipeline": "cogview",
     "DDPMPipeline": "ddpm",
+    "CLIPModel": "clip",
     "CLIPSegForImageSegmentation": "clipseg",
     "ControlNetUnionModel": "controlnet-union",
     "Flux2KleinPipeline": "flux-2-klein",

@@ -1,0 +1,172 @@
+"""Pictures read as prompts, by IP-Adapters of several families and kinds, give the pixels of diffusers called by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imagen_flow.models import quiet_libraries
+from imagen_flow_diffusion.tiny import beside, checkpoints
+
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "sd": checkpoints.stable_diffusion,
+    "sdxl": checkpoints.stable_diffusion_xl,
+    "sd3": checkpoints.stable_diffusion_3,
+    "flux": checkpoints.flux,
+    "collection": beside.ip_adapter,
+    "for-flux": beside.flux_ip_adapter,
+    "clip": beside.clip,
+}
+
+SIZE = {"width": 32, "height": 32}
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the path of a tiny checkpoint, made when it is first wanted."""
+    home = tmp_path_factory.mktemp("checkpoints")
+
+    def get(name: str) -> str:
+        if not (home / name).exists():
+            with quiet_libraries():
+                MAKERS[name](home / name)
+        return str(home / name)
+
+    return get
+
+
+def noise(seed: int = 3) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    return np.array_equal(ours.pixels, np.asarray(theirs))
+
+
+def drawn(model: str, **more: Any) -> dict[str, Any]:
+    return {"type": "diffusion.text_to_image", "model": model, "prompt": "a fox", "num_inference_steps": 2, "seed": 3, **SIZE, **more}
+
+
+def three(model: str, **more: Any) -> dict[str, Any]:
+    """The same by three nodes."""
+    return {
+        "text": {"type": "text.encode", "model": model, "prompt": "a fox"},
+        "latents": {"type": "diffusion.denoise", "model": model, "text": "${text}", "num_inference_steps": 2, "seed": 3, **SIZE, **more},
+        "out": {"type": "latents.decode", "model": model, "latents": "${latents}"},
+    }
+
+
+def encoder(path: str) -> Any:
+    from transformers import CLIPVisionModelWithProjection
+
+    with quiet_libraries():
+        return CLIPVisionModelWithProjection.from_pretrained(path)
+
+
+def worn(pipeline: Any, collection: str, files: list[str], scales: list[float], home: str) -> Any:
+    """A pipeline with adapters put on by hand."""
+    from transformers import CLIPImageProcessorPil
+
+    pipeline.register_modules(image_encoder=encoder(f"{collection}/{home}/image_encoder"), feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}))
+    pipeline.load_ip_adapter(collection, subfolder=[str(Path(file).parent) for file in files], weight_name=[Path(file).name for file in files], image_encoder_folder=None)
+    pipeline.set_ip_adapter_scale(scales)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("base", "files", "scales", "home"),
+    [
+        ("sd", ["models/ip-adapter-plus_sd15.safetensors"], [0.7], "models"),
+        ("sdxl", ["sdxl_models/ip-adapter_sdxl.safetensors"], [0.6], "sdxl_models"),
+        ("sdxl", ["sdxl_models/ip-adapter_sdxl_vit-h.safetensors"], [0.6], "models"),
+        ("sdxl", ["sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors"], [0.7], "models"),
+        ("sdxl", ["sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors"], [0.6, 0.3], "models"),
+    ],
+    ids=["SD plus", "SDXL", "SDXL by the smaller encoder", "SDXL plus", "SDXL, two"],
+)
+def test_a_picture_is_read_as_a_prompt(
+    base: str, files: list[str], scales: list[float], home: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]
+) -> None:
+    """The encoder is found where the collection keeps it; one adapter or several; afterwards the base draws as before."""
+    plain = draw(one=drawn(at(base)))
+    pictures = [photos(number) for number in range(len(files))]
+    pipeline = worn(by_hand(at(base)), at("collection"), files, scales, home)
+    theirs = pipeline("a fox", ip_adapter_image=[picture for picture, _ in pictures], generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    loads = {f"photo{number}": load for number, (_, load) in enumerate(pictures)}
+    adapters = {"ip_adapters": [at("collection")] * len(files), "ip_adapter_files": files, "ip_adapter_scales": scales, "ip_adapter_images": ["${" + name + "}" for name in loads]}
+    ours = draw(**loads, one=drawn(at(base), **adapters))
+    assert same(ours, theirs)
+    assert not same(ours, plain.pixels)
+    assert same(draw(**loads, **three(at(base), **adapters)), theirs)
+    assert same(draw(one=drawn(at(base))), plain.pixels)
+
+
+def test_one_adapter_reads_several_pictures(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Several pictures for one adapter are one prompt."""
+    file = "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"
+    pictures = [photos(number) for number in range(2)]
+    pipeline = worn(by_hand(at("sdxl")), at("collection"), [file], [0.5], "models")
+    theirs = pipeline("a fox", ip_adapter_image=[[picture for picture, _ in pictures]], generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    adapters = {"ip_adapters": [at("collection")], "ip_adapter_files": [file], "ip_adapter_scales": [0.5], "ip_adapter_images": ["${a}", "${b}"]}
+    assert same(draw(a=pictures[0][1], b=pictures[1][1], one=drawn(at("sdxl"), **adapters)), theirs)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_flux_reads_pictures_by_an_encoder_that_is_named(count: int, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Its adapters bring no encoder: CLIP's is named beside them."""
+    from transformers import CLIPImageProcessorPil
+
+    pictures = [photos(number) for number in range(count)]
+    pipeline = by_hand(at("flux"))
+    pipeline.register_modules(image_encoder=encoder(at("clip")), feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}))
+    pipeline.load_ip_adapter([at("for-flux")] * count, subfolder=[""] * count, weight_name=["ip_adapter.safetensors"] * count, image_encoder_pretrained_model_name_or_path=None)
+    scales = [0.7, 0.4][:count]
+    pipeline.set_ip_adapter_scale(scales)
+    theirs = pipeline("a fox", ip_adapter_image=[picture for picture, _ in pictures], generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    plain = draw(one=drawn(at("flux")))
+    loads = {f"photo{number}": load for number, (_, load) in enumerate(pictures)}
+    adapters = {"ip_adapters": [at("for-flux")] * count, "ip_adapter_scales": scales, "ip_encoder": at("clip"), "ip_adapter_images": ["${" + name + "}" for name in loads]}
+    ours = draw(**loads, one=drawn(at("flux"), **adapters))
+    assert same(ours, theirs)
+    assert not same(ours, plain.pixels)
+    assert same(draw(**loads, **three(at("flux"), **adapters)), theirs)
+    assert same(draw(one=drawn(at("flux"))), plain.pixels)
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "words"),
+    [
+        ("sdxl", {"ip_adapter_files": ["models/ip-adapter_sd15.safetensors"]}, "the IP-Adapter '{collection}' was made for another base than '{base}' (StableDiffusionXLPipeline): "),
+        ("flux", {"ip_adapters": ["for-flux"], "ip_adapter_files": []}, "neither the model '{base}' nor the IP-Adapter '{for-flux}' has an image encoder: name one as 'ip_encoder'"),
+        ("sd3", {}, "StableDiffusion3Pipeline takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do"),
+        ("sd", {"ip_adapter_images": []}, "its 'ip_adapters' are 1, and 'ip_adapter_images' holds 0: one for each, or several for one adapter alone"),
+        ("sd", {"ip_adapters": []}, "its 'ip_adapters' are 0, and 'ip_adapter_images' holds 1: one for each, or several for one adapter alone"),
+        ("sd", {"ip_adapter_scales": [1.0, 0.5]}, "its 'ip_adapters' are 1, and 'ip_adapter_scales' holds 2: they must agree"),
+        ("sd", {"ip_adapter_files": ["nothing.safetensors"]}, "the model '{collection}' has no file 'nothing.safetensors'; these are there: models/image_encoder/model.safetensors, "),
+        (
+            "sdxl", {"ip_adapters": ["collection"] * 2, "ip_adapter_images": ["${photo}"] * 2, "ip_adapter_files": ["sdxl_models/ip-adapter_sdxl.safetensors", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"]},
+            "its 'ip_adapters' read pictures through different encoders, models/image_encoder and sdxl_models/image_encoder, and a pipeline has one",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said(base: str, more: dict[str, Any], words: str, at: Callable[[str], str], photos: Callable[..., Any], failure: Callable[..., str]) -> None:
+    """An adapter for another base, one without an encoder, and lists that do not agree."""
+    given = {"ip_adapters": ["collection"], "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"], "ip_adapter_images": ["${photo}"], **more}
+    given["ip_adapters"] = [at(name) for name in given["ip_adapters"]]
+    expected = words.format(**{"base": at(base), "collection": at("collection"), "for-flux": at("for-flux")})
+    assert failure(photo=photos(0)[1], one=drawn(at(base), **given)).startswith(expected)
+
+
+def test_what_reads_no_pictures_is_no_encoder(at: Callable[[str], str], photos: Callable[..., Any], refused: Callable[..., str]) -> None:
+    """Planning says what the port takes."""
+    said = refused(photo=photos(0)[1], one=drawn(at("flux"), ip_adapters=[at("for-flux")], ip_adapter_images=["${photo}"], ip_encoder=at("sd")))
+    assert "the port 'ip_encoder' cannot use the model" in said
+    assert "takes one of CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection" in said
