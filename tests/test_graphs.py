@@ -108,7 +108,7 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
 SOON: dict[str, Any] = {"steps": 2, "prior_steps": 2, "large_steps": 2, "width": 64, "height": 64}
 
 #: These draw at sizes of their own, which takes long even with tiny models.
-LARGE = ("kandinsky", "kontext_edit", "upscale")
+LARGE = ("kandinsky", "kontext_edit", "qwen_edit", "upscale")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def pool() -> Iterator[ModelPool]:
 
 def test_graphs_of_real_checkpoints_are_there() -> None:
     """Every family has its graph."""
-    wanted = "adapters controlnet deepfloyd_if flux hires_fix image_to_image inpaint instruct_pix2pix kandinsky kontext_edit masked_edit outpaint pixart qwen_image sana sd15 sd3 sdxl unclip unconditional upscale vae_sampling z_image"
+    wanted = "adapters controlnet deepfloyd_if flux flux2 flux2_edit hires_fix image_to_image inpaint instruct_pix2pix kandinsky kontext_edit masked_edit outpaint pixart qwen_edit qwen_image sana sd15 sd3 sdxl unclip unconditional upscale vae_sampling z_image"
     assert set(wanted.split()) <= {Path(name).stem for name in REAL}
 
 
