@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import nearest
-from .references import PICKLES, UnusableModel
+from .references import PICKLES, WEIGHTS, UnusableModel
 
 __all__ = ["MOST_FILES", "beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
 
@@ -41,7 +41,7 @@ def has_say(name: str) -> bool:
 
 def is_weights(name: str) -> bool:
     """Whether a file holds weights that may be loaded as they are."""
-    return name.lower().endswith((".safetensors", ".gguf"))
+    return name.lower().endswith(WEIGHTS)
 
 
 def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:

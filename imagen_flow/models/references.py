@@ -3,7 +3,7 @@
 =======================================  ==============================================================================
 ``embedded/NAME``                        a model that comes with a plugin
 ``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit (default: ``main``)
-``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``; a pickle if allowed)
+``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``, ``.onnx``; a pickle if allowed)
 ``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file of weights
 =======================================  ==============================================================================
 
@@ -17,7 +17,10 @@ from dataclasses import dataclass
 
 from ..errors import Mark, ModelError, Problem
 
-__all__ = ["BadReference", "PICKLES", "Reference", "UnresolvedModel", "UnusableModel", "parse_reference"]
+__all__ = ["BadReference", "PICKLES", "Reference", "UnresolvedModel", "UnusableModel", "WEIGHTS", "parse_reference"]
+
+#: Endings of files that hold weights and nothing that runs: of tensors, or of a network with its tensors.
+WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 #: Endings of files that run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -91,7 +94,7 @@ _EMBEDDED = re.compile(r"embedded/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?\Z")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*\Z")
 _FILE = re.compile(r"[\w][\w .+,()=-]*(/[\w][\w .+,()=-]*)*\Z")
-_WEIGHTS = (".safetensors", ".gguf", *PICKLES)
+_WEIGHTS = (*WEIGHTS, *PICKLES)
 
 
 def parse_reference(text: str) -> Reference:

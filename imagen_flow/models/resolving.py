@@ -246,7 +246,7 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
         if pickles := _allowed([(path.name, path)], text, terms, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
-            raise UnusableModel(f"the model '{text}' is no weights file", why="only .safetensors and .gguf files, and folders that hold .safetensors, are loaded", fix="")
+            raise UnusableModel(f"the model '{text}' is no weights file", why="only .safetensors, .gguf and .onnx files, and folders that hold .safetensors, are loaded", fix="")
         check_weights(path, text)
         return Model(path, tagged("model-file", digest(path).encode()), text)
     if not path.is_dir():

@@ -41,10 +41,7 @@ def check_weights(path: Path, reference: str) -> None:
         sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if sign in _whole:
             return
-        if path.suffix.lower() == ".gguf":
-            _check_gguf(path)
-        else:
-            read_header(path)
+        {".gguf": _check_gguf, ".onnx": _check_onnx}.get(path.suffix.lower(), read_header)(path)
         _whole.add(sign)
     except OSError as error:
         if path.is_symlink() and not path.exists():
@@ -53,7 +50,7 @@ def check_weights(path: Path, reference: str) -> None:
     except _Pointer as pointer:
         raise UnusableModel(f"the model '{reference}' holds a pointer in place of {path.name}", why="it was cloned without Git LFS", fix="run `git lfs pull` in its folder") from pointer
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        kind = "GGUF" if path.suffix.lower() == ".gguf" else "safetensors"
+        kind = {".gguf": "GGUF", ".onnx": "ONNX"}.get(path.suffix.lower(), "safetensors")
         raise UnusableModel(f"the model '{reference}' is damaged: {path.name} is no whole {kind} file", why=str(error)[:200], fix="copy or download it again") from error
 
 
@@ -92,6 +89,16 @@ def _check_gguf(path: Path) -> None:
     version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
     if len(head) < 24 or version not in (2, 3) or not tensors:
         raise ValueError(f"it says version {version} with {tensors} tensors")
+
+
+def _check_onnx(path: Path) -> None:
+    """Look at the beginning, which says the version of the format: nothing in the file says how long it is, and what is torn off is told when it is loaded."""
+    with open(path, "rb") as stream:
+        head = stream.read(8)
+    if head.startswith(b"version "):
+        raise _Pointer
+    if head[:1] != b"\x08":
+        raise ValueError("it does not begin with the version of ONNX that it is in")
 
 
 def bytes_in_memory(header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none") -> int:
