@@ -33,14 +33,14 @@ class Split:
     """How a family's work is split.
 
     `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest; `before` are the family's own words
-    before the prompt and before the negative prompt, where these take of the tokens that are read. `again` says that diffusers has a class of the family that begins with latents,
-    `upcast` that its pipelines let the autoencoder compute in float32 where half precision would overflow.
+    before the prompt and before the negative prompt, where these take of the tokens that are read. `again` names what diffusers has classes of the family for that begin with latents,
+    `upcast` says that its pipelines let the autoencoder compute in float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]
     reads: str = "tokenizer"
     before: tuple[str, str] = ("", "")
-    again: bool = True
+    again: tuple[str, ...] = ("image_to_image", "inpaint")
     upcast: bool = False
 
 
@@ -52,22 +52,22 @@ _FLUX_2 = (
 )
 
 SPLIT = {
-    "AuraFlow": Split(_MASKED, again=False, upcast=True),
-    "Chroma": Split(("prompt_embeds", "", "prompt_attention_mask", "negative_prompt_embeds", "", "negative_prompt_attention_mask")),
-    "CogView4": Split(_STATES, again=False),
+    "AuraFlow": Split(_MASKED, again=(), upcast=True),
+    "Chroma": Split(("prompt_embeds", "", "prompt_attention_mask", "negative_prompt_embeds", "", "negative_prompt_attention_mask"), again=("image_to_image",)),
+    "CogView4": Split(_STATES, again=()),
     "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads="tokenizer_2"),
-    "Flux2": Split(("prompt_embeds", ""), before=(_FLUX_2, ""), again=False),
-    "Flux2Klein": Split(("prompt_embeds", ""), before=(_CHAT, _CHAT), again=False),
-    "IF": Split(_STATES),
-    "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=False),
-    "PixArtAlpha": Split(_MASKED, again=False),
-    "PixArtSigma": Split(_MASKED, again=False),
+    "Flux2": Split(("prompt_embeds", ""), before=(_FLUX_2, ""), again=()),
+    "Flux2Klein": Split(("prompt_embeds", ""), before=(_CHAT, _CHAT), again=()),
+    "IF": Split(_STATES, again=()),
+    "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=()),
+    "PixArtAlpha": Split(_MASKED, again=()),
+    "PixArtSigma": Split(_MASKED, again=()),
     "QwenImage": Split(("prompt_embeds", "prompt_embeds_mask")),
-    "Sana": Split(_MASKED, again=False),
+    "Sana": Split(_MASKED, again=()),
     "StableDiffusion": Split(_STATES),
     "StableDiffusion3": Split(_POOLED, reads="tokenizer_3"),
     "StableDiffusionXL": Split(_POOLED, upcast=True),
-    "ZImage": Split(_STATES, before=(_CHAT, _CHAT)),
+    "ZImage": Split(_STATES, before=(_CHAT, _CHAT), again=("image_to_image",)),
 }
 """By diffusers' name of the family."""
 

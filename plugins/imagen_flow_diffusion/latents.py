@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Range, Rungs, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Mask, Model, Range, Rungs, Seed, Steps, Tensor
 
 from .adapters import ImageEncoder, Weights, Worn, adapted
 from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
@@ -35,6 +35,7 @@ def denoise(
     text: List[Tensor],
     latents: Tensor | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
+    mask: Mask | None = None,
     control_images: List[Image] | None = None,
     autoencoder: Model[Autoencoder] | None = None,
     ip_adapters: List[Model[Weights]] | None = None,
@@ -70,6 +71,7 @@ def denoise(
         latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Lumina 2, PixArt and Sana begin with noise alone.
         autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
         (controlnets to loras as for diffusion.text_to_image)
+        mask: white where to draw, of any size: elsewhere the latents stay as they are. Not for Chroma and Z-Image, and not for checkpoints that were made for filling in: these want the picture.
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
         denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
@@ -82,7 +84,9 @@ def denoise(
     """
     by = "diffusion.denoise"
     split_of(model.model, model.kind, by)
-    task = "text_to_image" if latents is None else "image_to_image"
+    if mask is not None and latents is None:
+        raise ValueError("its 'mask' says where to draw in latents, and there are none: take them from latents.encode or diffusion.denoise")
+    task = "text_to_image" if latents is None else "image_to_image" if mask is None else "inpaint"
     space = space_of(model.model)
     given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
     given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "output_type": "latent", **(arguments or {})}
@@ -91,7 +95,8 @@ def denoise(
     _refuse_other_width(network, given, by)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
-    refuse_other_denoiser(model, task, by)
+    # A network that was made for filling in reads the picture that is masked, and latents cannot be masked for it.
+    refuse_other_denoiser(model, "text_to_image", by)
     lent, given = controlled(model, cls, given, controls, autoencoder)
     made = lent.pipeline(cls)
     if normalises(made.vae):
@@ -107,6 +112,9 @@ def denoise(
             given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
         if latents.tags.get("sampled") == str(seed):
             before = given["image"].shape
+        if mask is not None:
+            # The masked picture is for networks that read it, but all pipelines want it.
+            given |= {"mask_image": to_pil(mask), "masked_image_latents": given["image"]}
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
     choose(made, sampler, sampler_settings)
@@ -233,17 +241,18 @@ def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
     foresee_controls(models)
     model, text = models.get("model"), fed.get("text")
-    split = SPLIT.get(family_of(what_is(model))) if model is not None else None
-    if split is not None and not split.again and "latents" in fed:
+    family = family_of(what_is(model)) if model is not None else ""
+    task, does, port = ("inpaint", "fill in", "mask") if "mask" in fed else ("image_to_image", "begin with", "latents")
+    if "latents" in fed and family in SPLIT and task not in SPLIT[family].again:
         raise flow.ModelError(
-            f"diffusion.denoise cannot begin with latents with the model '{model.reference}': diffusers has no pipeline of the family {family_of(what_is(model))} that begins with a picture; "
-            "leave 'latents' out, or begin with a model of another family"
+            f"diffusion.denoise cannot {does} latents with the model '{model.reference}': diffusers has no pipeline of the family {family} that does; "
+            f"leave '{port}' out, or use a model of another family"
         )
     _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
     read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
-    if model is not None and read_by is not None and (ours := family_of(what_is(model))) != (theirs := family_of(what_is(read_by))):
+    if model is not None and read_by is not None and family != (theirs := family_of(what_is(read_by))):
         raise flow.ModelError(
-            f"the text comes from '{read_by.reference}', of the family {theirs or what_is(read_by)}, and diffusion.denoise's model '{model.reference}' is of the family {ours}: "
+            f"the text comes from '{read_by.reference}', of the family {theirs or what_is(read_by)}, and diffusion.denoise's model '{model.reference}' is of the family {family}: "
             "encode the text with the same model"
         )
 
