@@ -103,6 +103,7 @@ def tensors(
     parts: List[Model[Part]] | None = None,
     part_names: List[Text] | None = None,
     *,
+    names: List[Text] | None = None,
     pipeline_class: str = "",
     sampler: str | None = None,
     sampler_settings: Json = None,
@@ -114,18 +115,21 @@ def tensors(
     Inputs: (as for diffusion.pipeline)
         arguments: with ``{output_type: latent}`` a pipeline that draws gives its latents.
     Params: (as for diffusion.pipeline)
-    Outputs: all tensors that the pipeline gives, each tagged with its name; latents are ``latents``, as other pipelines take them.
-    Raises: ValueError for arguments that the pipeline does not take, or if it gives no tensors.
+        names: of the tensors that are wanted. Left out: all that the pipeline gives.
+    Outputs: tensors, each tagged with its name; latents are ``latents``, as other pipelines take them.
+    Raises: ValueError for arguments that the pipeline does not take, or if it does not give the tensors that are wanted.
     """
     given = _given("diffusion.tensors", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
     output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, rungs)
     import torch
 
-    found = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)} if isinstance(output, Mapping) else {}
+    held = dict(output) if isinstance(output, Mapping) else {type(output).__name__: output}
+    found = {"latents" if name in UNDRAWN else name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
     if not found:
-        gave = ", ".join(sorted(output)) if isinstance(output, Mapping) else type(output).__name__
-        raise ValueError(f"the pipeline gave no tensors but {gave}; diffusion.pipeline takes its pictures")
-    return encoded({"latents" if name in UNDRAWN else name: value for name, value in found.items()}, {})
+        raise ValueError(f"the pipeline gave no tensors but {', '.join(sorted(held))}; diffusion.pipeline takes its pictures")
+    if lacking := sorted(set(names or []) - found.keys()):
+        raise ValueError(f"the pipeline gave no {' and no '.join(lacking)}; it gave: {', '.join(sorted(found))}")
+    return encoded({name: value for name, value in found.items() if names is None or name in names}, {})
 
 
 class _Given(typing.NamedTuple):
