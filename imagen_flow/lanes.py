@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Lanes"]
+__all__ = ["Lanes", "STARTED_IN"]
+
+#: What the step holds in which a run was started: all else of its context a run begins anew.
+STARTED_IN: ContextVar[Any] = ContextVar("started_in", default=None)
 
 #: How long a thread waits for the next run before it ends, and leaves the processor to others.
 IDLE_S = 5.0
@@ -25,6 +28,7 @@ IDLE_S = 5.0
 class _Job(NamedTuple):
     work: Callable[[], None]
     over: threading.Event
+    context: Context
 
 
 class _Lane(NamedTuple):
@@ -51,7 +55,9 @@ class Lanes:
             jobs: SimpleQueue[_Job | None] = SimpleQueue()
             lane = _Lane(threading.Thread(target=self._serve, args=(jobs,), name="imagen_flow run", daemon=True), jobs)
             lane.thread.start()
-        lane.jobs.put(_Job(work, over))
+        context = Context()
+        context.run(STARTED_IN.set, STARTED_IN.get())
+        lane.jobs.put(_Job(work, over, context))
 
     def close(self) -> None:
         """Let idle threads end now, and the others when they have done their work. A run may still start: its thread ends with it."""
@@ -76,7 +82,7 @@ class Lanes:
                 return
             over = job.over
             try:
-                Context().run(job.work)
+                job.context.run(job.work)
             except BaseException:
                 over.set()
                 raise

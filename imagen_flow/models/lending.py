@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from ..errors import ModelError
 from ..values import PLAIN, Loading, Model
+from .attention import attending
 from .ladder import give_back, is_out_of_memory
 from .pool import ModelPool, admit, heeded, leaves
 
@@ -51,7 +52,7 @@ def lend_and_call(
                 try:
                     if lent is None:
                         lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken))
-                    with _attention(attention):
+                    with attending(attention):
                         return call(dict(lent), taken), taken
                 except Exception as error:
                     if not is_out_of_memory(error):
@@ -72,19 +73,6 @@ def lend_and_call(
             lent = None
         if not pool.evict_idle():
             give_back()
-
-
-def _attention(name: str) -> Any:
-    """Let torch use one implementation of attention alone for as long as the context lasts. (The switch is torch's, one for the process: steps that run at once share it.)
-
-    Source: ``torch.nn.attention.sdpa_kernel``; where that implementation cannot do what is asked, torch raises.
-    """
-    if name == "auto":
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    kernels = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
-    return sdpa_kernel(kernels[name])
 
 
 def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading) -> dict[str, Any]:
