@@ -428,3 +428,21 @@ def test_a_lock_whose_digest_was_changed_installs_nothing(server: Any, hub: Hub)
     with pytest.raises(UnresolvedModel, match="is not what the hub says it is"):
         hub.pull(changed)
     assert hub.missing(model) == list(model.files)
+
+
+def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
+    """Of a repository only what lies in the folder comes; with the lock and without it is the same model; a wrong folder gets the nearest."""
+    from imagen_flow.digest import digest_file
+    from imagen_flow.models import Lock, Terms, resolve
+
+    reference = parse_reference(f"hf:{NAME}@main/unet/")
+    model = hub.resolve(reference)
+    assert [file.name for file in model.files] == ["unet/config.json", UNET]
+    hub.pull(model)
+    lock = Lock(Path("l")).having([model])
+    locked, alone = (resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, terms=terms) for terms in (Terms(lock, locked=True), Terms()))
+    assert (locked.path, locked.digest) == (alone.path, alone.digest)
+    assert sorted(path.name for path in locked.path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    with pytest.raises(UnresolvedModel) as caught:
+        hub.resolve(parse_reference(f"hf:{NAME}@main/unit/"))
+    assert words(caught, hub) == f"unresolved: {NAME} has no weights in a folder 'unit/' at 'main'\ndid you mean 'unet/'?"

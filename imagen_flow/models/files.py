@@ -76,15 +76,14 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
     has_parts = "model_index.json" in known
     if has_parts or "config.json" in known:
         known = {name for name in known if not _FOREIGN_FOLDERS.match(name)}
-    if has_parts:
+    if has_parts and any("/" in name and is_weights(name) for name in known):  # else the parts lie side by side, as in early checkpoints
         known -= {name for name in known if "/" not in name and (is_weights(name) or ".safetensors.index." in name)}
     usual: set[str] = set()
     unusual: dict[str, set[str]] = {}
     for (folder, stem), kinds in _copies(known).items():
         wanted = variant if variant in kinds else "" if "" in kinds else "fp16" if "fp16" in kinds else min(kinds)
         for kind, copies in kinds.items():
-            if kind != wanted:
-                known -= copies
+            known -= _other_pieces(stem, copies) if kind == wanted else copies
         if stem in _USUAL:
             usual.add(folder)
         else:
@@ -99,6 +98,13 @@ def completing(names: Iterable[str], parts: Iterable[str], variant: str | None =
     """Pick of a repository the files that complete a checkpoint of one file, sorted: configurations and tokenizers, and the weights of `parts`."""
     folders = frozenset(parts)
     return [name for name in choose(names, variant) if not (is_weights(name) or ".safetensors.index." in name) or name.partition("/")[0] in folders]
+
+
+def _other_pieces(stem: str, copies: Iterable[str]) -> set[str]:
+    """Name, of weights that are there in one piece and in several, those that the libraries pass over: diffusers takes the several, transformers the one."""
+    several = {name for name in copies if "-of-" in name or ".safetensors.index." in name}
+    one = set(copies) - several
+    return (one if stem == "diffusion_pytorch_model" else several) if one and several else set()
 
 
 def unsafe_parts(names: Iterable[str]) -> list[str]:

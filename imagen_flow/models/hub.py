@@ -314,6 +314,15 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
         if lacking or "model_index.json" not in wanted:
             raise UnusableModel(f"'{reference}' completes no checkpoint", why=f"it has no weights of {' and '.join(lacking)}" if lacking else "it has no model_index.json")
         return wanted
+    if reference.file.endswith("/"):
+        inside = [name.removeprefix(reference.file) for name in known if name.startswith(reference.file)]
+        wanted = [reference.file + name for name in choose(inside, variant)] + [name for name in sorted(known) if name.startswith(reference.file) and _file_of(reference, name) in allowed]
+        if not any(name.endswith((".safetensors", *PICKLES)) for name in wanted):
+            folders = sorted({f"{name.rpartition('/')[0]}/" for name in known if "/" in name and is_weights(name)})
+            raise UnresolvedModel(
+                f"unresolved: {reference.name} has no weights in a folder '{reference.file}' at '{reference.revision or 'main'}'", fix=nearest(reference.file, folders, what="folders with weights are")
+            )
+        return wanted
     if reference.file:
         if reference.file not in known:
             raise UnresolvedModel(
@@ -326,7 +335,7 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
     held = variants(known)
     if variant and variant not in held:
         raise UnresolvedModel(f"unresolved: {reference.name} has no variant '{variant}' of its weights", fix=nearest(variant, held, what="it has") or "leave --variant out")
-    chosen = choose(known, variant) + [name for name in sorted(known) if str(replace(reference, file=name)) in allowed]
+    chosen = choose(known, variant) + [name for name in sorted(known) if _file_of(reference, name) in allowed]
     weights = [name for name in chosen if name.endswith((".safetensors", *PICKLES))]
     if not weights:
         odd = sorted(name for name in known if name.lower().endswith(PICKLES))
@@ -346,6 +355,10 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
             fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{weights[0]}",
         )  # fmt: skip
     return chosen
+
+
+def _file_of(reference: Reference, name: str) -> str:
+    return str(replace(reference, file=name))
 
 
 def _references(texts: Sequence[str]) -> set[str]:

@@ -4,10 +4,11 @@
 ``embedded/NAME``                        a model that comes with a plugin
 ``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit (default: ``main``)
 ``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``, ``.onnx``; a pickle if allowed)
+``hf:org/name@rev/sub/``                 one folder of it, with a slash at its end
 ``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file of weights
 =======================================  ==============================================================================
 
-What follows the ``@`` is a revision and, if it ends like a file of weights, a file in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file; ``refs/pr/3`` needs none.
+What follows the ``@`` is a revision and, if it ends like a file of weights or with a slash, a file or folder in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file; ``refs/pr/3`` needs none.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class UnusableModel(_NoModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights.
+    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights in it, or a folder with a slash at its end.
 
     `parts` is not written but worked out, for a repository that completes a checkpoint of one file: its configurations are wanted, and the weights of these parts.
     """
@@ -135,15 +136,15 @@ def _on_the_hub(text: str, shown: str) -> Reference:
         name = f"{owner}/{repository}"
     if not _REPOSITORY.match(name) or ".." in name or "--" in name:
         raise BadReference(f"'{shown}' names no repository of the hub", fix="write it as hf:org/name or hf:org/name@revision")
-    if at and _is_weights(rest):
+    if at and (_is_weights(rest) or rest.endswith("/")):
         words = 3 if rest.startswith("refs/") else 1
         parts = rest.split("/", words)
-        if len(parts) <= words:
-            raise BadReference(f"'{shown}' names a file and no revision", fix=f"a file stands after a revision: hf:{name}@main/{parts[-1]}")
+        if len(parts) <= words or not parts[words]:
+            raise BadReference(f"'{shown}' names a file or folder and no revision", fix=f"they stand after a revision: hf:{name}@main/{rest}")
         rest, file = "/".join(parts[:words]).replace("%2F", "/").replace("%2f", "/"), parts[words]
     if at and (not _REVISION.match(rest) or ".." in rest):
         raise BadReference(f"'{shown}' names no revision", fix=f"a revision is a branch, a tag or a commit: hf:{name}@main")
-    if file and (not _FILE.match(file) or ".." in file):
+    if file and (not _FILE.match(file.removesuffix("/")) or ".." in file):
         raise BadReference(f"'{shown}' names no file of a repository", fix=f"write it as hf:{name}@main/folder/file.safetensors")
     return Reference("hf", name, rest, file)
 

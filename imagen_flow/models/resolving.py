@@ -168,12 +168,15 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
 
 def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], terms: Terms) -> Model:
     """Give the model that a lock names."""
-    path = _whole_snapshot(meant, text, environ)
-    if meant.reference.file:
+    path, inside = _whole_snapshot(meant, text, environ), ""
+    if meant.reference.file.endswith("/"):
+        path, inside = path / meant.reference.file, meant.reference.file
+    elif meant.reference.file:
         alone = path / meant.reference.file
         return Model(alone, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant, pickles=_allowed([(alone.name, alone)], text, terms, alone=True))
-    allowed = _allowed([(file.name, path / file.name) for file in meant.files], text, terms)
-    digests = sorted((file.name, file.blob) for file in meant.files if has_say(file.name) or file.name in allowed)
+    files = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
+    allowed = _allowed([(name, path / name) for name, _ in files], text, terms)
+    digests = sorted((name, blob) for name, blob in files if has_say(name) or name in allowed)
     return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
 
 
@@ -201,7 +204,7 @@ def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alon
     for name, path in files:
         if not name.lower().endswith(PICKLES):
             continue
-        meant = _spelt(text if alone else f"{text}/{name}")
+        meant = _spelt(text if alone else f"{text.removesuffix('/')}/{name}")
         if any(_spelt(said) == meant or _same(said, path) for said in terms.pickles):
             scan_pickle(path, text)
             allowed.append(name)
@@ -292,5 +295,6 @@ def _check_parts(path: Path, text: str) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise UnusableModel(f"the model '{text}' is damaged: model_index.json cannot be read", why=str(error)[:200], fix="copy or download it again") from error
     missing = sorted(name for name in parts if not (path / name).is_dir())
-    if missing:
+    side_by_side = len(missing) == len(parts) and (path / "config.json").is_file()  # as in early checkpoints, which diffusers still loads
+    if missing and not side_by_side:
         raise UnresolvedModel(f"unresolved: '{text}' is not whole", why=f"model_index.json names {len(parts)} parts, and there is no {missing[0]}", fix="download it again")

@@ -88,6 +88,11 @@ def index_of(model: Model) -> dict[str, Any]:
     return index if model.base is None or "safety_checker" not in index else {**index, "safety_checker": [None, None]}
 
 
+def folder_of(model: Model, part: str) -> str:
+    """Say where in a checkpoint the files of a part lie: in a folder of its name, or in early checkpoints, as diffusers has it, beside those of the other parts."""
+    return part if (model.folder / part).is_dir() else "."
+
+
 def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
     """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say so, and refuse it if weights are missing.
 
@@ -95,13 +100,14 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     """
     import torch
 
-    folder = model.folder / part
+    place = folder_of(model, part)
+    folder = model.folder / place
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
     with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
-            **_variant(model, part, dtype), **arguments(cls, read_json(model, f"{part}/config.json"), device=device, dtype=dtype, settings=settings),
+            **_variant(model, part, dtype), **arguments(cls, read_json(model, f"{place}/config.json"), device=device, dtype=dtype, settings=settings),
         )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
@@ -141,7 +147,7 @@ def quiet() -> Iterator[None]:
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
     """Take the files that the model's lock names; else half-precision files where they are wanted, or the only ones."""
-    files = [path.name for path in (model.folder / part).glob("*.safetensors")]
+    files = [path.name for path in (model.folder / folder_of(model, part)).glob("*.safetensors")]
     if model.variant is not None:
         return {"variant": model.variant} if model.variant and any(f".{model.variant}." in name or f".{model.variant}-" in name for name in files) else {}
     halves = [name for name in files if ".fp16." in name]
@@ -153,7 +159,7 @@ def load_scheduler(model: Model, part: str) -> Any:
     import diffusers.schedulers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    config = read_json(model, f"{part}/scheduler_config.json")
+    config = read_json(model, f"{folder_of(model, part)}/scheduler_config.json")
     name = config.get("_class_name")
     cls = getattr(diffusers.schedulers, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
@@ -169,4 +175,4 @@ def fresh(scheduler: Any) -> Any:
 
 def weights_in(model: Model, *parts: str) -> int:
     """Give the bytes of the weights of some parts."""
-    return sum(path.stat().st_size for part in parts for path in (model.folder / part).glob("*.safetensors"))
+    return sum(path.stat().st_size for part in parts for path in (model.folder / folder_of(model, part)).glob("*.safetensors"))
