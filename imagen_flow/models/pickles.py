@@ -8,6 +8,9 @@ from .references import UnusableModel
 
 __all__ = ["NO_PICKLES", "scan_pickle"]
 
+#: What the scanner does not know, and torch lets through when only weights are wanted.
+_HARMLESS = {"torch._utils._rebuild_parameter"}
+
 NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
 
 
@@ -27,7 +30,7 @@ def scan_pickle(path: Path, reference: str) -> None:
         found = scan_file_path(str(path))
     except Exception as odd:  # whatever a broken file makes of the scanner
         raise UnusableModel(f"the pickle {path.name} of '{reference}' cannot be looked into", why=f"{type(odd).__name__}: {odd}"[:200], fix="copy or download it again") from odd
-    strange = sorted({f"{g.module}.{g.name}" for g in found.globals if g.safety is not SafetyLevel.Innocuous})
+    strange = sorted({f"{g.module}.{g.name}" for g in found.globals if g.safety is not SafetyLevel.Innocuous} - _HARMLESS)
     if strange or found.infected_files or found.issues_count:
         why = f"it names {', '.join(strange[:5])}{', …' if len(strange) > 5 else ''}, which weights have no need of"
         raise UnusableModel(f"the pickle {path.name} of '{reference}' is not loaded", why=why, fix="take it from somebody you trust, as safetensors")

@@ -6,8 +6,8 @@ Loaded models are shared, so what is put on is taken off again, and the base's o
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,7 @@ class Adapter:
     lock: Any = field(default_factory=threading.Lock)
 
     def file(self, name: str | None = None) -> Path:
-        """Find its file of weights.
+        """Find its file of weights: safetensors, or a pickle that the user allows.
 
         Raises:
             ValueError: there are several and none is named, or not that one.
@@ -39,7 +39,8 @@ class Adapter:
         path = self.model.path
         if path.is_file():
             return path
-        found = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.safetensors") if name or (p.parent == path))
+        every = sorted({*(p.relative_to(path).as_posix() for p in path.rglob("*.safetensors")), *self.model.pickles})
+        found = [file for file in every if name or "/" not in file]
         if name is None and "pytorch_lora_weights.safetensors" in found:
             name = "pytorch_lora_weights.safetensors"
         if name is None and len(found) == 1:
@@ -48,6 +49,11 @@ class Adapter:
             why = f"has no file '{name}'" if name else f"has {len(found) or 'no'} files of weights"
             raise ValueError(f"the model '{self.model.reference}' {why}; {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}")
         return path / str(name)
+
+    def read(self) -> dict[str, Any]:
+        """Read its weights by name."""
+        file = self.file()
+        return flow.read_weights(self.model, "" if file == self.model.path else file.relative_to(self.model.path).as_posix())
 
 
 class Weights:
@@ -105,24 +111,17 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     """
     _check(worn)
     arguments: dict[str, Any] = {}
-    with _asking(checkpoint.parts.values()) if worn.loras else nullcontext():
-        try:
-            _put_on_loras(pipeline, checkpoint, worn.loras or [], worn.lora_weights)
-            for embedding in worn.embeddings or []:
-                _put_on_embedding(pipeline, checkpoint, embedding)
-            if worn.ip_adapters:
-                _put_on_ip_adapters(pipeline, checkpoint, worn)
-                pictures = [to_pil(image) for image in worn.ip_images or []]
-                # Several pictures for one adapter are a list in a list.
-                arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
-            yield arguments
-        finally:
-            if worn.ip_adapters and hasattr(pipeline, "unload_ip_adapter"):
-                pipeline.unload_ip_adapter()
-            for embedding in worn.embeddings or []:
-                _take_off_embedding(pipeline, embedding)
-            if worn.loras and hasattr(pipeline, "unload_lora_weights"):
-                pipeline.unload_lora_weights()
+    with ExitStack() as off:
+        if worn.loras:
+            off.enter_context(_with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
+        for embedding in worn.embeddings or []:
+            off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
+        if worn.ip_adapters:
+            off.enter_context(_with_ip_adapters(pipeline, checkpoint, worn, worn.ip_adapters))
+            pictures = [to_pil(image) for image in worn.ip_images or []]
+            # Several pictures for one adapter are a list in a list.
+            arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
+        yield arguments
 
 
 def _check(worn: Worn) -> None:
@@ -144,19 +143,22 @@ def _check(worn: Worn) -> None:
 # --- LoRA ------------------------------------------------------------------------------------------------------------------------
 
 
-def _put_on_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> None:
-    if not loras:
-        return
+@contextmanager
+def _with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> Iterator[None]:
     need("peft", "a LoRA")
     if not hasattr(pipeline, "lora_state_dict"):
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
-    names: list[str] = []
-    for number, lora in enumerate(loras):
-        name = f"lora{number}"
-        if _load_lora(pipeline, checkpoint, lora, name):
-            names.append(name)
-    if names:
-        pipeline.set_adapters(names, [float(weights[int(name[4:])]) if weights else 1.0 for name in names])
+    # peft stops the base's weights asking for gradients, and torch then multiplies otherwise on the CPU: the next picture would differ by a level.
+    asking = [weight for part in checkpoint.parts.values() if hasattr(part, "parameters") for weight in part.parameters() if weight.requires_grad]
+    try:
+        names = [name for number, lora in enumerate(loras) if _load_lora(pipeline, checkpoint, lora, name := f"lora{number}")]
+        if names:
+            pipeline.set_adapters(names, [float(weights[int(name[4:])]) if weights else 1.0 for name in names])
+        yield
+    finally:
+        pipeline.unload_lora_weights()
+        for weight in asking:
+            weight.requires_grad_(True)
 
 
 def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) -> bool:
@@ -192,64 +194,83 @@ def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) 
     return fits
 
 
-@contextmanager
-def _asking(parts: Iterable[Any]) -> Iterator[None]:
-    """Let weights ask for gradients afterwards as before: peft stops those of the base, and torch then multiplies otherwise on the CPU."""
-    asking = [weight for part in parts if hasattr(part, "parameters") for weight in part.parameters() if weight.requires_grad]
-    try:
-        yield
-    finally:
-        for weight in asking:
-            weight.requires_grad_(True)
-
-
 # --- textual inversion -----------------------------------------------------------------------------------------------------------
 
 
-def _put_on_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> None:
-    from safetensors.torch import load_file
+ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
+"""The encoders that SDXL's embeddings have vectors for, by the names in their files, and their tokenizers."""
 
+
+@contextmanager
+def _with_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
     if not hasattr(pipeline, "load_textual_inversion"):
         raise ValueError(f"{type(pipeline).__name__} takes no textual inversion")
-    state = load_file(embedding.file())
     token = token_of(embedding)
-    pairs = [("text_encoder", "tokenizer", state.get("clip_l")), ("text_encoder_2", "tokenizer_2", state.get("clip_g"))]
-    if all(vectors is None for *_, vectors in pairs):
-        pairs = [("text_encoder", "tokenizer", state.get("emb_params", next(iter(state.values()), None)))]
-    for encoder, tokenizer, vectors in pairs:
-        module = checkpoint.parts.get(encoder)
-        if vectors is None or module is None:
-            continue
-        width = module.get_input_embeddings().weight.shape[-1]
-        if vectors.shape[-1] != width:
-            raise ValueError(
-                f"the embedding '{embedding.model.reference}' was made for another base than '{checkpoint.model.reference}': its vectors have {vectors.shape[-1]} numbers, and {encoder}'s {width}"
-            )
-        pipeline.load_textual_inversion(vectors, token=token, tokenizer=checkpoint.parts[tokenizer], text_encoder=module)
+    with ExitStack() as off:
+        for (encoder, tokenizer), vectors in _vectors(embedding, checkpoint).items():
+            module, reader = checkpoint.parts[encoder], checkpoint.parts[tokenizer]
+            width = module.get_input_embeddings().weight.shape[-1]
+            if vectors.shape[-1] != width:
+                raise ValueError(f"{_other_base(embedding, checkpoint)}: its vectors have {vectors.shape[-1]} numbers, and {encoder}'s {width}")
+            if token in reader.get_vocab():
+                raise ValueError(f"the model '{checkpoint.model.reference}' knows the word {token} already: rename the file of the embedding '{embedding.model.reference}'")
+            off.enter_context(_forgetting(pipeline, module, reader, token))
+            pipeline.load_textual_inversion(vectors, token=token, tokenizer=reader, text_encoder=module)
+        yield
 
 
-def _take_off_embedding(pipeline: Any, embedding: Adapter) -> None:
-    for encoder, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
-        reader, module = getattr(pipeline, tokenizer, None), getattr(pipeline, encoder, None)
-        if reader is None or module is None:
-            continue
-        token = token_of(embedding)
+def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str], Any]:
+    """Give an embedding's vectors by the encoder and tokenizer of a checkpoint that they are for, of any of the formats in use: SDXL's, diffusers' own, Automatic1111's.
+
+    Raises:
+        ValueError: it is none of them, or has none for one of SDXL's encoders.
+    """
+    state = embedding.read()
+    wanted = {name: parts for name, parts in ENCODERS.items() if parts[0] in checkpoint.parts}
+    if "StableDiffusionXL" not in checkpoint.kind:
+        old = state.get("string_to_param")
+        found = old.get("*") if isinstance(old, dict) else state.get("emb_params", state.get("clip_l") if "clip_g" not in state else None)
+        if found is None and len(state) == 1:
+            ((_, found),) = state.items()
+        vectors = {ENCODERS["clip_l"]: found}
+    else:
+        vectors = {parts: state.get(name) for name, parts in wanted.items()}
+    if any(not hasattr(found, "shape") for found in vectors.values()):
+        raise ValueError(f"{_other_base(embedding, checkpoint)}: it holds {', '.join(sorted(map(str, state))[:4]) or 'nothing'}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
+    return vectors
+
+
+def _other_base(adapter: Adapter, checkpoint: Checkpoint) -> str:
+    return f"the embedding '{adapter.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind})"
+
+
+@contextmanager
+def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator[None]:
+    """Let an encoder and its tokenizer forget a word at the end, and put the rows of words that were there before back: new words are added to a copy, in the same table."""
+    table = module.get_input_embeddings()
+    rows = table.weight.data
+    try:
+        yield
+    finally:
         tokens = [added.content for added in reader.added_tokens_decoder.values() if added.content == token or added.content.startswith(f"{token}_")]
         if tokens:
             pipeline.unload_textual_inversion(tokens=tokens, tokenizer=reader, text_encoder=module)
+        table.weight.data = rows
+        table.num_embeddings = module.config.vocab_size = len(rows)
+        module.set_input_embeddings(table)
 
 
 def token_of(embedding: Adapter) -> str:
     """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets."""
     name = Path(embedding.model.reference.removesuffix(" (tiny)").partition("@")[0]).name
-    return f"<{name.removesuffix('.safetensors')}>"
+    return f"<{Path(name).stem if Path(name).suffix in ('.safetensors', '.pt', '.bin') else name}>"
 
 
 # --- IP-Adapter ------------------------------------------------------------------------------------------------------------------
 
 
-def _put_on_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> None:
-    adapters = worn.ip_adapters or []
+@contextmanager
+def _with_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn, adapters: Sequence[Adapter]) -> Iterator[None]:
     if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith("StableDiffusion3"):
         raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do")
     files = [adapter.file(worn.ip_files[number] if worn.ip_files else None) for number, adapter in enumerate(adapters)]
@@ -259,12 +280,19 @@ def _put_on_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> No
     if encoder is not None:
         pipeline.register_modules(image_encoder=encoder[0], feature_extractor=getattr(pipeline, "feature_extractor", None) or encoder[1])
     names = " and ".join(f"'{adapter.model.reference}'" for adapter in adapters)
+    try:
+        _load_ip_adapters(pipeline, files, [float(scale) for scale in worn.ip_scales or [1.0] * len(files)], names, checkpoint)
+        yield
+    finally:
+        pipeline.unload_ip_adapter()
+
+
+def _load_ip_adapters(pipeline: Any, files: Sequence[Path], scales: list[float], names: str, checkpoint: Checkpoint) -> None:
     # FLUX has another name for where the encoder would be fetched from.
     nowhere = {"image_encoder_folder": None} if hasattr(pipeline, "unet") else {"image_encoder_pretrained_model_name_or_path": None}
     try:
-        folders = [str(file.parent) for file in files]
-        pipeline.load_ip_adapter(folders, subfolder=[""] * len(files), weight_name=[file.name for file in files], local_files_only=True, **nowhere)
-        pipeline.set_ip_adapter_scale([float(scale) for scale in worn.ip_scales or [1.0] * len(files)])
+        pipeline.load_ip_adapter([str(file.parent) for file in files], subfolder=[""] * len(files), weight_name=[file.name for file in files], local_files_only=True, **nowhere)
+        pipeline.set_ip_adapter_scale(scales)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
         said = " ".join(str(odd).split())
         raise ValueError(f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd

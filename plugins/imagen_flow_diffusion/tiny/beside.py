@@ -38,14 +38,14 @@ def lora(file: Path, *, base: Callable[[Path], Path] = checkpoints.stable_diffus
     return file
 
 
-def embedding(file: Path, *, seed: int = 30, vectors: int = 2, width: int = p.WIDTH) -> Path:
-    """A textual inversion of several vectors."""
+def embedding(file: Path, *, seed: int = 30, vectors: int = 2, width: int = p.WIDTH, xl: bool = False) -> Path:
+    """A textual inversion of several vectors, for SDXL's two encoders if wanted."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"emb_params": torch.randn(vectors, width)}, file)
+    save_file({name: torch.randn(vectors, width) for name in (("clip_l", "clip_g") if xl else ("emb_params",))}, file)
     return file
 
 

@@ -1,0 +1,152 @@
+"""Words of one's own, textual inversions of every format in use, mean for one call what they mean in diffusers, and nothing afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.loaders import TextEncoder
+from imagen_flow_diffusion.tiny import beside, checkpoints
+
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+
+SIZE = {"width": 32, "height": 32}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two bases and embeddings in the formats in use."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    with quiet_libraries():
+        checkpoints.stable_diffusion(folder / "sd")
+        checkpoints.stable_diffusion_xl(folder / "sdxl")
+    beside.embedding(folder / "toy.safetensors")
+    beside.embedding(folder / "style.safetensors", seed=31, vectors=1)
+    beside.embedding(folder / "again" / "toy.safetensors", seed=32)
+    beside.embedding(folder / "xl-toy.safetensors", xl=True, seed=33)
+    beside.embedding(folder / "xl-style.safetensors", xl=True, seed=34, vectors=1)
+    beside.embedding(folder / "wide.safetensors", width=48)
+    beside.lora(folder / "lora.safetensors")
+    made = torch.Generator().manual_seed(35)
+    (folder / "cat-toy").mkdir()
+    torch.save({"<cat>": torch.randn(32, generator=made)}, folder / "cat-toy" / "learned_embeds.bin")
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": torch.nn.Parameter(torch.randn(3, 32, generator=made))}, "name": "old", "step": 5}, folder / "old.pt")
+    return folder
+
+
+def noise(seed: int = 3) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    return np.array_equal(ours.pixels, np.asarray(theirs))
+
+
+def drawn(model: Path, prompt: str, **more: Any) -> dict[str, Any]:
+    return {"type": "diffusion.text_to_image", "model": str(model), "prompt": prompt, "num_inference_steps": 2, "seed": 3, **SIZE, **more}
+
+
+def words_of(pool: ModelPool, path: Path) -> dict[str, Any]:
+    """What a base's encoders and tokenizers know."""
+    node = {"type": "text.encode", "model": str(path), "prompt": "a"}
+    (model,) = flow.plan({"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None).planner.values.models.values()
+    with pool.lease(TextEncoder, model, device="cpu", dtype="float32") as encoder:
+        parts = encoder.checkpoint.parts
+        tables = {name: part.get_input_embeddings() for name, part in parts.items() if name.startswith("text")}
+        known = {name: dict(part.get_vocab()) for name, part in parts.items() if name.startswith("tokenizer")}
+        return {**known, **{name: (id(table), id(table.weight), parts[name].config.vocab_size, table.weight.detach().numpy().tobytes()) for name, table in tables.items()}}
+
+
+def by_two(pipeline: Any, file: Path, token: str) -> None:
+    """Put an embedding for SDXL on by hand."""
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    pipeline.load_textual_inversion(state["clip_l"], token=token, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer)
+    pipeline.load_textual_inversion(state["clip_g"], token=token, text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2)
+
+
+@pytest.mark.parametrize("base", ["sd", "sdxl"])
+def test_several_words_are_those_of_diffusers(base: str, home: Path, pool: ModelPool, draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Two at once, in one node and in three; for SDXL each has vectors for two encoders; the base's tables of words are the same tensors afterwards."""
+    names = ("toy", "style") if base == "sd" else ("xl-toy", "xl-style")
+    prompt = f"a <{names[0]}> fox, <{names[1]}>"
+    plain = draw(one=drawn(home / base, prompt))
+    before = words_of(pool, home / base)
+    pipeline = by_hand(str(home / base))
+    for name in names:
+        if base == "sd":
+            pipeline.load_textual_inversion(str(home / f"{name}.safetensors"), token=f"<{name}>")
+        else:
+            by_two(pipeline, home / f"{name}.safetensors", f"<{name}>")
+    theirs = pipeline(prompt, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    embeddings = [str(home / f"{name}.safetensors") for name in names]
+    ours = draw(one=drawn(home / base, prompt, embeddings=embeddings))
+    assert same(ours, theirs)
+    assert not same(ours, plain.pixels)
+    nodes = {
+        "text": {"type": "text.encode", "model": str(home / base), "prompt": prompt, "embeddings": embeddings},
+        "latents": {"type": "diffusion.denoise", "model": str(home / base), "text": "${text}", "num_inference_steps": 2, "seed": 3, **SIZE},
+        "out": {"type": "latents.decode", "model": str(home / base), "latents": "${latents}"},
+    }
+    assert same(draw(**nodes), theirs)
+    assert words_of(pool, home / base) == before
+    assert same(draw(one=drawn(home / base, prompt)), plain.pixels)
+
+
+@pytest.mark.parametrize(("embedding", "file", "token"), [("cat-toy", "cat-toy/learned_embeds.bin", "<cat-toy>"), ("old.pt", "old.pt", "<old>")], ids=["diffusers' own", "Automatic1111's"])
+def test_older_formats_are_pickles_that_the_user_allows(embedding: str, file: str, token: str, home: Path, pool: ModelPool, by_hand: Callable[..., Any]) -> None:
+    """They are refused by name, or give the pixels of diffusers."""
+    graph = {"imagen_flow": 1, "nodes": {"one": drawn(home / "sd", f"a {token}", embeddings=[str(home / embedding)])}, "outputs": {"out": "${one}"}}
+    assert any("a pickle can run any code" in problem.why for problem in flow.plan(graph, store=None, device="cpu").problems)
+    pipeline = by_hand(str(home / "sd"))
+    pipeline.load_textual_inversion(str(home / file), token=token)
+    theirs = pipeline(f"a {token}", generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    assert same(flow.run(graph, store=None, device="cpu", pool=pool, allow_pickle=[str(home / file)])["out"], theirs)
+
+
+@pytest.mark.parametrize(
+    ("base", "embeddings", "words"),
+    [
+        ("sd", ["toy", "again/toy"], "two of its 'embeddings' are called <toy>, and a prompt could not tell them apart: rename one's file"),
+        ("sd", ["toy", "wide"], "the embedding '{home}/wide.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): its vectors have 48 numbers, and text_encoder's 32"),
+        (
+            "sdxl", ["xl-toy", "toy"],
+            "the embedding '{home}/toy.safetensors' was made for another base than '{home}/sdxl' (StableDiffusionXLPipeline): it holds emb_params, and not the vectors of one word for each of "
+            "text_encoder, text_encoder_2",
+        ),
+        (
+            "sd", ["xl-toy"],
+            "the embedding '{home}/xl-toy.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds clip_g, clip_l, and not the vectors of one word for each of text_encoder",
+        ),
+        ("sd", ["toy", "lora"], "the embedding '{home}/lora.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds text_encoder."),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said_and_leaves_nothing(base: str, embeddings: list[str], words: str, home: Path, pool: ModelPool, failure: Callable[..., str]) -> None:
+    """Two words of one name, vectors of another width or for other encoders: the base knows none of them afterwards."""
+    before = words_of(pool, home / base)
+    assert failure(one=drawn(home / base, "a", embeddings=[str(home / f"{name}.safetensors") for name in embeddings])).startswith(words.format(home=home))
+    assert words_of(pool, home / base) == before
+
+
+def test_a_word_that_the_base_knows_already_stays_its_own(home: Path, draw: Callable[..., Any], pool: ModelPool, failure: Callable[..., str], by_hand: Callable[..., Any], tmp_path: Path) -> None:
+    """A base that was saved with a word of its own keeps it, and says so."""
+    pipeline = by_hand(str(home / "sd"))
+    pipeline.load_textual_inversion(str(home / "style.safetensors"), token="<style>")
+    with quiet_libraries():
+        pipeline.save_pretrained(tmp_path / "sd")
+    plain = draw(one=drawn(tmp_path / "sd", "a <style> fox"))
+    before = words_of(pool, tmp_path / "sd")
+    assert failure(one=drawn(tmp_path / "sd", "a <style>", embeddings=[str(home / "style.safetensors")])) == (
+        f"the model '{tmp_path / 'sd'}' knows the word <style> already: rename the file of the embedding '{home / 'style.safetensors'}'"
+    )
+    assert words_of(pool, tmp_path / "sd") == before
+    assert same(draw(one=drawn(tmp_path / "sd", "a <style> fox")), plain.pixels)
