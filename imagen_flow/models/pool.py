@@ -65,13 +65,14 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
     return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
 
 
-def joined(loader: Any, model: Model, beside: Mapping[str, Any]) -> Model:
-    """Give the model that a loader loads when these others are given to the node beside it, by port.
+def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
+    """Give the model that the loader of a port loads, of those that its node was given, by port.
 
     Raises:
         ModelError: they do not go together.
     """
-    found: Model = loader.joined(model, beside) if hasattr(loader, "joined") else model
+    model = given[port]
+    found: Model = loader.joined(model, {name: other for name, other in given.items() if name != port}) if hasattr(loader, "joined") else model
     return found
 
 

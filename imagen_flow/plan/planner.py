@@ -338,9 +338,9 @@ class Planner:
 
     def _unusable(self, node: Node, type_: NodeType, slots: Mapping[str, Artifact]) -> str:
         """Say why a step cannot run with its models; nothing if it can."""
-        beside = {port: found for port in type_.loaders if port in slots and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)}
-        named = ((leaf, loader) for port, loader in type_.loaders.items() if port in slots for leaf in leaves(slots[port]))
-        return next(filter(None, (self.values.unusable(leaf, loader, node, self.keys.policy, beside) for leaf, loader in named)), "")
+        given = {port: found for port in type_.loaders if port in slots and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)}
+        named = ((leaf, port) for port in type_.loaders if port in slots for leaf in leaves(slots[port]))
+        return next(filter(None, (self.values.unusable(leaf, type_.loaders[port], port, given, node, self.keys.policy) for leaf, port in named)), "")
 
     def _is_forced(self, name: str) -> bool:
         """Whether a step's node, or a graph around it, is among those to force; each by its own name or by all of them."""

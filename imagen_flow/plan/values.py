@@ -158,32 +158,31 @@ class Values:
             self.models[reference, folder] = found
         return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
 
-    def unusable(self, artifact: Artifact, loader: Any, node: Node, policy: Callable[[Node], Policy], beside: Mapping[str, Model]) -> str:
-        """Say why a step cannot run with a model, given those `beside` it by port: it is not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the step's policy says; the last two are problems of the plan. Nothing if it can."""
+    def unusable(self, artifact: Artifact, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Callable[[Node], Policy]) -> str:
+        """Say why a step cannot run with a model at a port, given those at its other ports: it is not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the step's policy says; the last two are problems of the plan. Nothing if it can."""
         model = self.constants.by_digest.get(artifact.digest)
         if not isinstance(model, Model):
             return ""
         if model.digest == "unresolved":
             return "its model is not on this machine"
-        at = (artifact.digest, loader, id(node), *(one.digest for one in beside.values()))
+        at = (artifact.digest, loader, id(node), *(one.digest for one in given.values()))
         if at not in self._checked:
-            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(model, loader, node, policy(node), beside)
+            here = {name: one for name, one in given.items() if one.digest != "unresolved"}
+            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(loader, port, {**here, port: model}, node, policy(node))
         return self._checked[at]
 
-    def _unfit(self, model: Model, loader: Any, node: Node, policy: Policy, beside: Mapping[str, Model]) -> str:
+    def _unfit(self, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Policy) -> str:
         """Ask a loader whether it can load a model under a policy, and note what it would lease."""
-        if loader is None:
-            return ""
         place: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "settings": policy.settings}
         try:
-            fitted = models.joined(loader, model, {port: one for port, one in beside.items() if one.digest != "unresolved"})
+            fitted = models.joined(loader, port, given)
             models.admit(loader, fitted, **place)
         except ModelError as refused:
             self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))
             return "its model cannot be loaded so"
         for leaf in models.leaves(loader, fitted):
             read = set(leaf.reads(fitted)) if fitted.instead else set()
-            of = next((other for name, other in fitted.instead if name in read), model)
+            of = next((other for name, other in fitted.instead if name in read), given[port])
             self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **place)] = (leaf, fitted)
         return ""
 

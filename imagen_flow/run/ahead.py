@@ -67,7 +67,7 @@ class Ahead:
             for model in found:
                 with suppress(ModelError):  # it is said when the node runs
                     loader = node.type.loaders[name]
-                    yield from identities_of(loader, joined(loader, model, beside), device=policy.device, dtype=policy.dtype, settings=policy.settings)
+                    yield from identities_of(loader, joined(loader, name, {**beside, name: model}), device=policy.device, dtype=policy.dtype, settings=policy.settings)
 
 
 def _in_demand(plan: Plan) -> list[Place]:

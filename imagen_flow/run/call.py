@@ -93,7 +93,7 @@ class Caller:
             self._place(step.node)
             if leased:
                 beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
-                leased.update((port, (leased[port][0], joined(leased[port][0], one, beside))) for port, one in beside.items())
+                leased.update((port, (leased[port][0], joined(leased[port][0], port, beside))) for port in beside)
                 self.pool.plan_ahead(self.ahead.identities(step.frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -217,13 +217,13 @@ class Shape:
         return getattr(self._made[0], name)
 
 
-def joined(model: Model, beside: Mapping[str, Any]) -> Model:
-    """Give the checkpoint with those parts of other models that the ports `denoiser` and `autoencoder` name.
+def joined(model: Model, beside: Mapping[str, Any], groups: Sequence[str] = ("denoiser", "autoencoder")) -> Model:
+    """Give the checkpoint with those parts of other models that the ports of these names give.
 
     Raises:
         ModelError: it has no such part, or several.
     """
-    for group in ("denoiser", "autoencoder"):
+    for group in groups:
         if (other := beside.get(group)) is not None:
             names = [name for name in names_in(model, group) if name in ("unet", "transformer", *AUTOENCODERS[:-1])]
             if len(names) != 1:
@@ -281,7 +281,7 @@ class Denoiser:
     """What takes the noise away, with its sampler."""
 
     heeds = DenoiserParts.heeds
-    joined = staticmethod(joined)
+    joined = staticmethod(partial(joined, groups=("denoiser",)))
 
     @staticmethod
     def check(model: Model) -> None:
@@ -300,7 +300,7 @@ class Autoencoder:
     """What turns pixels into latents and back, with the safety checker if there is one."""
 
     heeds = HEEDS
-    joined = staticmethod(joined)
+    joined = staticmethod(partial(joined, groups=("autoencoder",)))
 
     @staticmethod
     def check(model: Model) -> None:
@@ -322,7 +322,7 @@ def some_groups(model: Model, *groups: str) -> dict[str, Any]:
     Raises:
         ModelError: it is no checkpoint in the diffusers layout.
     """
-    if not (model.folder / "model_index.json").is_file():
+    if not index_of(model):
         raise flow.ModelError(f"the model '{model.reference}' is no diffusers checkpoint: it is {article(what_is(model))}")
     return {name: GROUPS[name] for name in groups if names_in(model, name)}
 

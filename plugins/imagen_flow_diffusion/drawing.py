@@ -16,6 +16,7 @@ from .calling import call, pictures, to_pil
 from .components import Checkpoint, Drawing, Filling, Whole, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import pipeline_for, unread_by
+from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -34,6 +35,8 @@ def text_to_image(
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
+    denoiser: Model[OtherDenoiser] | None = None,
+    autoencoder: Model[OtherAutoencoder] | None = None,
     *,
     negative_prompt: str | None = None,
     width: Annotated[int, Range(8, 16384)] | None = None,
@@ -66,6 +69,7 @@ def text_to_image(
         ip_encoder: what reads those pictures, for adapters that do not bring it: CLIP's image encoder for FLUX.
         loras: low-rank changes to the model's weights, for this picture only.
         embeddings: textual inversions; the prompt names each by its file's name in angle brackets: ``<cat-toy>``.
+        denoiser, autoencoder: in the place of the checkpoint's own, which then is not loaded: a part's folder or one file of its weights; a denoiser also as GGUF.
     Params:
         negative_prompt: what guidance leads away from.
         width, height: in pixels. Left out: the model's own size.
@@ -105,6 +109,8 @@ def image_to_image(
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
+    denoiser: Model[OtherDenoiser] | None = None,
+    autoencoder: Model[OtherAutoencoder] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     negative_prompt: str | None = None,
@@ -159,6 +165,8 @@ def inpaint(
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
     embeddings: List[Model[Weights]] | None = None,
+    denoiser: Model[OtherDenoiser] | None = None,
+    autoencoder: Model[OtherAutoencoder] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     padding_mask_crop: Annotated[int, Range(0, 16384)] | None = None,
@@ -223,6 +231,7 @@ def inpaint(
 @inpaint.foresee
 def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
     foresee_controls(models)
+    foresee_parts(models, "denoiser", "autoencoder")
 
 
 def _whole(side: int) -> int:

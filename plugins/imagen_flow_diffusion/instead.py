@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
@@ -56,6 +57,16 @@ def load_instead(cls: Any, other: Model, model: Model, part: str, *, device: str
     OtherDenoiser.check(other)
     beginning = dict(other.base.holds).get(part, "") if other.base is not None else ""
     return load_from_file(cls, other.path, beginning, like=model.folder, part=part, of=model.reference, device=device, dtype=dtype, settings=settings)
+
+
+def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
+    """Refuse, when planning, parts at these ports that cannot stand in the place of a checkpoint's own."""
+    from .components import joined
+
+    model = models.get("model")
+    if model is not None and (model.folder / "model_index.json").is_file():
+        for part, other in joined(model, models, ports).instead:
+            refuse_misfit(model, part, other)
 
 
 def refuse_misfit(model: Model, part: str, other: Model) -> None:

@@ -22,6 +22,7 @@ from .components import Autoencoder, Denoiser, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 from .families import SPLIT, family_of, pipeline_for, split_of
+from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .samplers import choose
 from .spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
 
@@ -34,14 +35,15 @@ def denoise(
     model: Model[Denoiser],
     text: List[Tensor],
     latents: Tensor | None = None,
-    controlnets: List[Model[ControlNet]] | None = None,
     mask: Mask | None = None,
+    controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
     autoencoder: Model[Autoencoder] | None = None,
     ip_adapters: List[Model[Weights]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
+    denoiser: Model[OtherDenoiser] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     denoising_start: Annotated[float, Range(0, 1)] | None = None,
@@ -66,12 +68,12 @@ def denoise(
     """Make latents of noise, or of other latents, as encoded text says.
 
     Inputs:
-        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, PixArt, Sana.
+        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, Hunyuan-DiT, PixArt, Sana, LCM.
         text: from text.encode with a model of the same family.
-        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Lumina 2, PixArt and Sana begin with noise alone.
-        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
-        (controlnets to loras as for diffusion.text_to_image)
+        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Hunyuan-DiT, Lumina 2, PixArt and Sana begin with noise alone.
         mask: white where to draw, of any size: elsewhere the latents stay as they are. Not for Chroma and Z-Image, and not for checkpoints that were made for filling in: these want the picture.
+        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
+        (controlnets to denoiser as for diffusion.text_to_image)
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
         denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
@@ -110,11 +112,11 @@ def denoise(
         made.image_processor.register_to_config(vae_latent_channels=given["image"].shape[1])
         if "height" in takes:
             given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
-        if latents.tags.get("sampled") == str(seed):
-            before = given["image"].shape
         if mask is not None:
             # The masked picture is for networks that read it, but all pipelines want it.
             given |= {"mask_image": to_pil(mask), "masked_image_latents": given["image"]}
+        if latents.tags.get("sampled") == str(seed):
+            before = given["image"].shape
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
     choose(made, sampler, sampler_settings)
@@ -134,12 +136,13 @@ def denoise(
 
 
 @flow.node("latents.decode", version=1, uses=LIBRARIES)
-def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, rungs: Rungs = ()) -> Image:
+def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherAutoencoder] | None = None, *, tiled: bool = False, rungs: Rungs = ()) -> Image:
     """Turn latents into a picture.
 
     Inputs:
         model: a checkpoint whose latents are of the same space.
         latents: from diffusion.denoise or latents.encode.
+        autoencoder: in the place of the checkpoint's own, of the same space: a part's folder, or one file of its weights.
     Params:
         tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels a little.
     Outputs: a picture of 8 bits.
@@ -166,12 +169,13 @@ def decode(model: Model[Autoencoder], latents: Tensor, *, tiled: bool = False, r
 
 
 @flow.node("latents.encode", version=1, uses=LIBRARIES)
-def encode(model: Model[Autoencoder], image: Image, *, seed: Seed | None = None) -> Tensor:
+def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAutoencoder] | None = None, *, seed: Seed | None = None) -> Tensor:
     """Turn a picture into latents.
 
     Inputs:
         model: a checkpoint whose latents are wanted.
         image: of any size; it is resized to a multiple of what the autoencoder can halve. Alpha is laid over black.
+        autoencoder: in the place of the checkpoint's own, as for latents.decode.
     Params:
         seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken. With the same seed in diffusion.denoise,
             the two give what the family's own image to image gives of that seed.
@@ -233,13 +237,20 @@ def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: L
 @decode.foresee
 def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space than the decoder's."""
+    foresee_parts(models, "autoencoder")
     _foresee_space(models.get("model"), fed.get("latents"), "latents.decode", "this decoder")
+
+
+@encode.foresee
+def _encodable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
+    foresee_parts(models, "autoencoder")
 
 
 @denoise.foresee
 def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
     foresee_controls(models)
+    foresee_parts(models, "denoiser")
     model, text = models.get("model"), fed.get("text")
     family = family_of(what_is(model)) if model is not None else ""
     task, does, port = ("inpaint", "fill in", "mask") if "mask" in fed else ("image_to_image", "begin with", "latents")
