@@ -262,8 +262,9 @@ def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator
 
 def token_of(embedding: Adapter) -> str:
     """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets."""
-    name = Path(embedding.model.reference.removesuffix(" (tiny)").partition("@")[0]).name
-    return f"<{Path(name).stem if Path(name).suffix in ('.safetensors', '.pt', '.bin') else name}>"
+    repository, _, inside = embedding.model.reference.removesuffix(" (tiny)").partition("@")
+    named = next((path for path in map(Path, (inside, repository)) if path.suffix in (".safetensors", ".pt", ".bin")), None)
+    return f"<{named.stem if named else Path(repository).name}>"
 
 
 # --- IP-Adapter ------------------------------------------------------------------------------------------------------------------

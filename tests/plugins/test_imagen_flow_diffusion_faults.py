@@ -213,3 +213,28 @@ def test_what_a_tiny_model_stands_for_is_told_by_what_it_is(tiny_model: Callable
     for name in ("flux", "sd-inpainting", "controlnet", "controlnet-sdxl", "swin2sr", "deepfloyd"):
         path = Path(tiny_model(name))
         assert kind_of("./my model", path) == path.name
+
+
+def test_a_folder_of_what_a_tiny_model_stands_for(tmp_path: Path) -> None:
+    """A reference to a folder of a repository gets that folder of the tiny one."""
+    whole = stand_in("hf:h94/IP-Adapter", None, tmp_path)
+    assert whole is not None
+    assert stand_in("hf:h94/IP-Adapter@main/models/", None, tmp_path) == whole / "models"
+    assert (whole / "models/ip-adapter_sd15.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("reference", "token"),
+    [
+        ("hf:org/EasyNegative@main/EasyNegative.safetensors", "<EasyNegative>"),
+        ("hf:org/many@main/words/toy.safetensors", "<toy>"),
+        ("hf:sd-concepts-library/cat-toy", "<cat-toy>"),
+        ("hf:sd-concepts-library/cat-toy@main (tiny)", "<cat-toy>"),
+        ("./words/toy.safetensors", "<toy>"),
+    ],
+)
+def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> None:
+    """Or its repository's, where no file is named."""
+    from imagen_flow_diffusion.adapters import Adapter, token_of
+
+    assert token_of(Adapter(flow.Model(Path("x"), "digest", reference))) == token

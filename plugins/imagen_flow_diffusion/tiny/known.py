@@ -31,7 +31,7 @@ BY_NAME = (
     (r"lora.*flux|flux.*lora", "lora-flux"),
     (r"lora.*sd-?3|sd-?3.*lora", "lora-sd3"),
     (r"lora", "lora"),
-    (r"textual|inversion|embedding|sd-concepts-library", "embedding"),
+    (r"textual|inversion|embedding|easynegative|sd-concepts-library", "embedding"),
     (r"ddpm", "ddpm"),
     (r"swin2sr", "swin2sr"),
     (r"esrgan|ultrasharp|nomos", "esrgan"),
@@ -145,7 +145,8 @@ def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
     place = _inside(kept)
     if not kept.is_dir():
         _make(kind, kept)
-    return place
+    within = reference.partition("@")[2].partition("/")[2]  # of a repository one folder, if it says so by a slash at its end
+    return place / within if within.endswith("/") and (place / within).is_dir() else place
 
 
 def _inside(kept: Path) -> Path:
