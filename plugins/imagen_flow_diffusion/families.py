@@ -74,7 +74,7 @@ SPLIT = {
 OPTIONAL_IMAGE = ("BriaFibo2Pipeline", "Flux2KleinKVPipeline", "Flux2KleinPipeline", "Flux2Pipeline", "GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline")
 """Pipelines that draw from text alone or from text and pictures."""
 
-PICTURES = ("image", "images", "input_images")
+PICTURES = ("image", "images")
 """What pipelines that edit call the pictures that they see."""
 
 _OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")

@@ -27,7 +27,6 @@ SEVERAL = {
     "Flux2Pipeline": "first",
     "GlmImagePipeline": "first",
     "JoyImageEditPlusPipeline": "last",
-    "OmniGenPipeline": "first",
     "QwenImage21Pipeline": "last",
     "QwenImageEditPlusPipeline": "last",
     "ZImageOmniPipeline": "last",
@@ -59,7 +58,7 @@ class Instructed:
         image_guidance_scale: float | None,
         arguments: Mapping[str, Any],
     ) -> Generator[tuple[int, int], None, np.ndarray]:
-        """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps done, steps).
+        """Edit uint8 (height, width, 3) of any size; the result has the same size, and alpha where the model draws it. Yields (steps done, steps).
 
         Raises:
             ValueError: the model sees one picture alone, or does not take an argument.
@@ -80,9 +79,9 @@ class Instructed:
         seen = [self._worked(pipeline, source), *(Image.fromarray(reference) for reference in references)]
         given = {"prompt": instruction, edits(cls): seen if kind in SEVERAL else seen[0], "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale}
         if SEVERAL.get(kind) == "last" and references:
-            given["width"], given["height"] = megapixel(source.size)
-        if kind == "OmniGenPipeline":
-            given |= {"prompt": _naming(instruction, len(seen)), "use_input_image_size_as_output": True}
+            given["width"], given["height"] = sides_of(source.size, arguments.get("output_resolution", 1024))
+        if "InstructPix2Pix" in kind and "height" in takes:
+            given["width"], given["height"] = seen[0].size
         with self.checkpoint.alone():
             output = yield from counted(pipeline, {**given, **arguments, "output_type": "np"}, seed=seed)
         found = pictures(output)
@@ -104,13 +103,7 @@ class Instructed:
         return source if worked == source.size else source.resize(worked, Resampling.LANCZOS)
 
 
-def megapixel(size: tuple[int, int]) -> tuple[int, int]:
-    """Give the sides, in steps of 32, of a megapixel in the shape of a picture, as the pipelines do that work at that size."""
-    width = math.sqrt(1024 * 1024 * size[0] / size[1])
+def sides_of(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Give the sides, in steps of 32, of a picture of some shape with the area of a square, as the pipelines reckon them that work at one size."""
+    width = math.sqrt(side * side * size[0] / size[1])
     return max(32, round(width / 32) * 32), max(32, round(width / (size[0] / size[1]) / 32) * 32)
-
-
-def _naming(instruction: str, count: int) -> str:
-    """Name each picture in the instruction, as OmniGen wants it, unless it does so itself."""
-    names = [f"<img><|image_{number}|></img>" for number in range(1, count + 1)]
-    return " ".join([*(name for name in names if name not in instruction), instruction])

@@ -140,15 +140,15 @@ def edit(
         model: embedded/edit, or a checkpoint that edits by words alone: InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
         instruction: in the words of the model; what it does not know is said in the progress.
-        references: further pictures that the instruction speaks of: ``dress the man of the first picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them,
-            and some others; their alpha is laid over black.
+        references: further pictures that the instruction speaks of: ``dress the man of the first picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them, and
+            some others; their alpha is laid over black.
     Params:
         guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
         num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
         arguments: any other argument of a checkpoint's pipeline, by its own name: ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of the source's size, 8 bits, RGB or RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
+    Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
     Raises: ValueError if the model sees no references, or does not take an argument; RuntimeError if the checkpoint's safety checker blackens the picture.
     Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they name.
     """
@@ -168,7 +168,7 @@ def edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
     edited = yield from _progress(steps, model.unread(instruction, given))
-    return Image(edited if alpha is None else np.concatenate([edited, alpha], axis=2))
+    return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 
 def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:

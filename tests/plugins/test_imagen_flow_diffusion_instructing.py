@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.instructing import megapixel
+from imagen_flow_diffusion.families import edits
+from imagen_flow_diffusion.instructing import sides_of
 from imagen_flow_diffusion.loaders import Editor
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 
@@ -79,23 +81,23 @@ def by_hand(path: str, cls: str = "DiffusionPipeline", **parts: Any) -> Any:
     import diffusers
     import transformers
 
-    class Stills(transformers.Qwen2VLProcessor):
-        """Of films it would want torchvision."""
+    def stills(word: str) -> Any:
+        """A processor that reads no films: for these it would want torchvision."""
+        cls = getattr(transformers, word)
+        return type(word, (cls,), {"check_argument_for_proper_class": lambda self, name, part: None if name == "video_processor" else cls.check_argument_for_proper_class(self, name, part)})
 
-        def check_argument_for_proper_class(self, name: str, part: Any) -> Any:
-            return None if name == "video_processor" else super().check_argument_for_proper_class(name, part)
-
-    made = {}
     with quiet_libraries():
         index = diffusers.DiffusionPipeline.load_config(path)
         for name, entry in index.items():
-            if entry == ["transformers", "Qwen2VLProcessor"]:
-                made[name] = Stills(transformers.Qwen2VLImageProcessorPil.from_pretrained(f"{path}/{name}"), transformers.Qwen2Tokenizer.from_pretrained(f"{path}/{name}"))
-            if entry == ["transformers", "PixtralProcessor"]:
-                made[name] = transformers.PreTrainedTokenizerFast.from_pretrained(f"{path}/{name}")
-        pipeline = getattr(diffusers, cls).from_pretrained(path, **dict.fromkeys(made), **parts)
-    for name, part in made.items():
-        setattr(pipeline, name, part)
+            if entry in (["transformers", "Qwen2VLProcessor"], ["transformers", "Qwen3VLProcessor"]):
+                read = transformers.Qwen2VLImageProcessorPil.from_pretrained(f"{path}/{name}"), transformers.Qwen2Tokenizer.from_pretrained(f"{path}/{name}")
+                parts[name] = stills(entry[1])(*read, chat_template=read[1].chat_template)
+        if pixtral := index.get("tokenizer") == ["transformers", "PixtralProcessor"]:
+            parts["tokenizer"] = None
+        pipeline = getattr(diffusers, cls).from_pretrained(path, **parts)
+        if pixtral:
+            # What reads the words of the processor, which would want torchvision.
+            pipeline.tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(f"{path}/tokenizer")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -206,7 +208,7 @@ def test_a_megapixel_has_the_sides_that_qwen_gives_it() -> None:
     from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
 
     sizes = [(width, height) for width in (1, 7, 64, 333, 1024, 4001) for height in (5, 64, 801, 2048)]
-    assert [megapixel(size) for size in sizes] == [tuple(max(32, side) for side in calculate_dimensions(1024 * 1024, size[0] / size[1])) for size in sizes]
+    assert [sides_of(size, 1024) for size in sizes] == [tuple(max(32, side) for side in calculate_dimensions(1024 * 1024, size[0] / size[1])) for size in sizes]
 
 
 def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], tmp_path: Path) -> None:
@@ -229,6 +231,66 @@ def test_a_model_that_sees_one_picture_refuses_others(at: Callable[[str], str], 
         draw(**nodes, one={**node, "model": at("qwen-edit")})
     with pytest.raises(flow.NodeError, match="its 'references' are for checkpoints: the embedded editor takes none"):
         draw(**nodes, one={**node, "model": "embedded/edit"})
+
+
+# --- others, by what their call takes ---
+
+#: With sides that are soon drawn, where the call takes any.
+OTHERS = {
+    "instruct-pix2pix-xl": {},
+    "longcat-edit": {"negative_prompt": "blue"},
+    "qwen-2": {"output_resolution": 64, "true_cfg_scale": 2.0, "negative_prompt": "blue"},
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_other_checkpoints_edit_as_by_hand(name: str, at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """No table names them: what their call takes says that they edit."""
+    size = {"width": 64, "height": 80} if name == "instruct-pix2pix-xl" else {}
+    theirs = by_hand(at(name))(image=photos[0][0], prompt="make it red", num_inference_steps=1, generator=noise(), **OTHERS[name], **size).images[0]
+    ours = draw(photo=photos[0][1], one={"type": "image.edit", "model": at(name), "image": "${photo}", "instruction": "make it red", "num_inference_steps": 1, "arguments": OTHERS[name], "seed": 3})
+    assert same(ours, theirs if theirs.size == (64, 80) else theirs.resize((64, 80), PIL.Image.Resampling.LANCZOS))
+
+
+def test_qwen_2_sees_several_pictures_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], tmp_path: Path) -> None:
+    """At the size that it is asked for, in the shape of the first; it draws alpha, and what the source has stays as it is."""
+    theirs = by_hand(at("qwen-2"))(image=[picture for picture, _ in photos], prompt="make it red", num_inference_steps=1, generator=noise(), output_resolution=64, width=64, height=64).images[0]
+    nodes = {f"photo_{number}": node for number, (_, node) in enumerate(photos)}
+    node = {"type": "image.edit", "model": at("qwen-2"), "image": "${photo_0}", "references": ["${photo_1}"], "instruction": "make it red", "num_inference_steps": 1, "seed": 3}
+    node["arguments"] = {"output_resolution": 64}
+    ours = draw(**nodes, one=node)
+    assert same(ours, theirs.resize((64, 80), PIL.Image.Resampling.LANCZOS))
+    alpha = PIL.Image.linear_gradient("L").resize((64, 80))
+    veiled = photos[0][0].copy()
+    veiled.putalpha(alpha)
+    veiled.save(tmp_path / "veiled.png")
+    kept = draw(**{**nodes, "photo_0": {"type": "image.load", "file": str(tmp_path / "veiled.png")}}, one=node)
+    assert np.array_equal(kept.pixels, np.dstack([ours.pixels[:, :, :3], np.asarray(alpha)]))
+
+
+def test_what_a_call_takes_says_whether_it_edits() -> None:
+    """Words and a picture, and nothing that makes something else of the picture."""
+    import diffusers
+
+    edit = "BriaFiboEdit DreamLite Flux2 Flux2Klein FluxKontext JoyImageEdit Kandinsky5I2I LongCatImageEdit QwenImage21 QwenImageEdit QwenImageEditPlus StableDiffusionXLInstructPix2Pix"
+    other = "Flux FluxImg2Img FluxControlNet StableDiffusionInpaint StableDiffusionControlNet StableDiffusionAdapter StableDiffusionUpscale IFSuperResolution QwenImageEditInpaint QwenImageLayered WanImageToVideo DDPM"
+    assert [word for word in edit.split() if edits(getattr(diffusers, f"{word}Pipeline")) != "image"] == []
+    assert [word for word in other.split() if edits(getattr(diffusers, f"{word}Pipeline"))] == []
+    assert edits(diffusers.JoyImageEditPlusPipeline) == "images"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sd", "it is a StableDiffusionPipeline, and image.edit takes InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, which diffusers edits with by words alone; diffusion.text_to_image"),
+        ("unclip", "it is an UnCLIPPipeline, and image.edit takes"),
+        ("clipseg", "it is a CLIPSegForImageSegmentation, and image.edit takes"),
+    ],
+)
+def test_what_edits_nothing_is_refused(name: str, says: str, at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """By name where it is known, and else before it is loaded."""
+    with pytest.raises((flow.GraphError, flow.NodeError), match=re.escape(says)):
+        draw(photo=photos[0][1], one={"type": "image.edit", "model": at(name), "image": "${photo}", "instruction": "make it red", "seed": 3})
 
 
 # --- what is not read ---

@@ -28,7 +28,7 @@ def write(folder: Path, class_name: str, **given: Any) -> Path:
     return folder
 
 
-def _seeded(seed: int) -> None:
+def seeded(seed: int) -> None:
     import torch
 
     torch.manual_seed(seed)
@@ -38,7 +38,7 @@ def stable_diffusion(folder: Path, *, class_name: str = "StableDiffusionPipeline
     """Stable Diffusion 1 or 2; with nine channels to read, its inpainting checkpoint."""
     from diffusers import PNDMScheduler
 
-    _seeded(1)
+    seeded(1)
     tokenizer = p.clip_tokenizer()
     return write(
         folder, class_name, vae=p.autoencoder(), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=p.unet(reads=reads),
@@ -46,19 +46,19 @@ def stable_diffusion(folder: Path, *, class_name: str = "StableDiffusionPipeline
     )  # fmt: skip
 
 
-def stable_diffusion_xl(folder: Path, *, refiner: bool = False) -> Path:
-    """SDXL, or its refiner, which has the second text encoder only."""
+def stable_diffusion_xl(folder: Path, *, refiner: bool = False, edits: bool = False) -> Path:
+    """SDXL, its refiner, which has the second text encoder only, or its InstructPix2Pix."""
     from diffusers import EulerDiscreteScheduler
 
-    _seeded(2)
+    seeded(2)
     tokenizer = p.clip_tokenizer()
     first = None if refiner else p.clip_text(tokenizer)
     second = p.clip_text(tokenizer, projection=p.WIDTH)
     ids = 5 if refiner else 6
-    unet = p.unet(**{**p.XL, "width": p.WIDTH if refiner else 2 * p.WIDTH, "projection_class_embeddings_input_dim": p.WIDTH + 8 * ids})
+    unet = p.unet(**{**p.XL, "width": p.WIDTH if refiner else 2 * p.WIDTH, "reads": 8 if edits else 4, "projection_class_embeddings_input_dim": p.WIDTH + 8 * ids})
     more: dict[str, Any] = {"requires_aesthetics_score": True} if refiner else {}
     return write(
-        folder, f"StableDiffusionXL{'Img2Img' if refiner else ''}Pipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=first, text_encoder_2=second,
+        folder, f"StableDiffusionXL{'Img2Img' if refiner else 'InstructPix2Pix' if edits else ''}Pipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=first, text_encoder_2=second,
         tokenizer=None if refiner else tokenizer, tokenizer_2=tokenizer, unet=unet, scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"),
         force_zeros_for_empty_prompt=not refiner, **more,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def stable_diffusion_3(folder: Path) -> Path:
     """Stable Diffusion 3 and 3.5."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
-    _seeded(3)
+    seeded(3)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
@@ -85,7 +85,7 @@ def flux(folder: Path, *, class_name: str = "FluxPipeline", reads: int = 64) -> 
     """FLUX.1, its Kontext too; with more channels to read, its Control (128) and Fill (384)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
-    _seeded(4)
+    seeded(4)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1, in_channels=reads, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH,
@@ -103,7 +103,7 @@ def flux_2(folder: Path, *, klein: bool = False) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
     from transformers import PixtralImageProcessorPil
 
-    _seeded(19)
+    seeded(19)
     tokenizer = p.qwen_tokenizer() if klein else p.mistral_tokenizer()
     # Of the encoder's layers the 10th, 20th and 30th are read, and of the smaller one the 9th, 18th and 27th.
     text = p.qwen_text(tokenizer, layers=27, whole=True) if klein else p.mistral_3(tokenizer, layers=30)
@@ -122,7 +122,7 @@ def pixart(folder: Path, *, sigma: bool = False) -> Path:
     """PixArt-α or PixArt-Σ."""
     from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 
-    _seeded(5)
+    seeded(5)
     t5 = p.t5_tokenizer()
     transformer = PixArtTransformer2DModel(
         sample_size=32, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=p.WIDTH, in_channels=4, cross_attention_dim=24, out_channels=8,
@@ -139,7 +139,7 @@ def sana(folder: Path) -> Path:
     """Sana, with a deep-compression autoencoder."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
 
-    _seeded(6)
+    seeded(6)
     tokenizer = p.gemma_tokenizer()
     transformer = SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
@@ -158,7 +158,7 @@ def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
     """Qwen-Image, and its editions that edit."""
     from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
 
-    _seeded(7)
+    seeded(7)
     tokenizer = p.qwen_tokenizer()
     transformer = QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4)
@@ -172,7 +172,7 @@ def z_image(folder: Path) -> Path:
     """Z-Image."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 
-    _seeded(8)
+    seeded(8)
     tokenizer = p.qwen_tokenizer()
     transformer = ZImageTransformer2DModel(
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, qk_norm=True, cap_feat_dim=16,
@@ -188,7 +188,7 @@ def chroma(folder: Path) -> Path:
     """Chroma: FLUX.1 without CLIP and with true guidance."""
     from diffusers import ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
-    _seeded(30)
+    seeded(30)
     t5 = p.t5_tokenizer()
     transformer = ChromaTransformer2DModel(
         patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH, axes_dims_rope=(4, 4, 8),
@@ -204,7 +204,7 @@ def lumina(folder: Path) -> Path:
     """Lumina Image 2."""
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Transformer2DModel
 
-    _seeded(31)
+    seeded(31)
     tokenizer = p.gemma_tokenizer()
     transformer = Lumina2Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=2,
@@ -221,7 +221,7 @@ def aura_flow(folder: Path) -> Path:
     from diffusers import AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
     from transformers import UMT5Config, UMT5EncoderModel
 
-    _seeded(32)
+    seeded(32)
     tokenizer = p.t5_tokenizer()
     transformer = AuraFlowTransformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
@@ -239,7 +239,7 @@ def cogview(folder: Path) -> Path:
     from diffusers import CogView4Transformer2DModel, FlowMatchEulerDiscreteScheduler
     from transformers import GlmConfig, GlmModel
 
-    _seeded(33)
+    seeded(33)
     tokenizer = p.byte_tokenizer()
     transformer = CogView4Transformer2DModel(
         patch_size=2, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, text_embed_dim=p.WIDTH, time_embed_dim=16, condition_dim=4, sample_size=8,
@@ -266,7 +266,7 @@ def deepfloyd(folder: Path, *, stage: int = 1, safety: float | None = None) -> P
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from diffusers.pipelines.deepfloyd_if.safety_checker import IFSafetyChecker
 
-    _seeded(8 + stage)
+    seeded(8 + stage)
     tokenizer = p.t5_tokenizer()
     more: dict[str, Any] = {} if stage == 1 else {"class_embed_type": "timestep"}
     unet = UNet2DConditionModel(
@@ -294,7 +294,7 @@ def kandinsky(folder: Path, *, half: str = "") -> Path:
     """Kandinsky 2.2: prior and decoder in one folder, or one ``half``: ``prior`` or ``decoder``."""
     from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel
 
-    _seeded(11)
+    seeded(11)
     tokenizer = p.clip_tokenizer()
     unet = UNet2DConditionModel(
         in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
@@ -321,7 +321,7 @@ def upscaler(folder: Path) -> Path:
     """Stable Diffusion x4."""
     from diffusers import DDIMScheduler, DDPMScheduler
 
-    _seeded(12)
+    seeded(12)
     tokenizer = p.clip_tokenizer()
     unet = p.unet(reads=7, use_linear_projection=True, only_cross_attention=(True, False), num_class_embeds=100, **p.DEEP)
     return write(
@@ -335,7 +335,7 @@ def controlnet(folder: Path, *, xl: bool = False, seed: int = 13) -> Path:
     import torch
     from diffusers import ControlNetModel
 
-    _seeded(seed)
+    seeded(seed)
     more: dict[str, Any] = {"attention_head_dim": 8, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
     if xl:
         more = {name: value for name, value in p.XL.items() if name not in ("width", "up_block_types")}
@@ -353,7 +353,7 @@ def latent_upscaler(folder: Path) -> Path:
     """The latent upscaler of Stable Diffusion."""
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
-    _seeded(15)
+    seeded(15)
     tokenizer = p.clip_tokenizer()
     unet = UNet2DConditionModel(
         act_fn="gelu", attention_head_dim=8, norm_num_groups=None, block_out_channels=[32, 32, 64, 64], time_cond_proj_dim=160, conv_in_kernel=1, conv_out_kernel=1, cross_attention_dim=p.WIDTH,
@@ -369,7 +369,7 @@ def swin2sr(folder: Path) -> Path:
     """Swin2SR, twice the sides."""
     from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
-    _seeded(16)
+    seeded(16)
     config = Swin2SRConfig(image_size=16, embed_dim=16, depths=[1], num_heads=[2], window_size=4, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
     Swin2SRForImageSuperResolution(config).save_pretrained(folder)
     Swin2SRImageProcessorPil(size_divisor=4).save_pretrained(folder)
@@ -381,7 +381,7 @@ def unclip(folder: Path) -> Path:
     from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 
-    _seeded(17)
+    seeded(17)
     tokenizer = p.clip_tokenizer()
     decoder = UNet2DConditionModel(
         sample_size=16, in_channels=3, out_channels=6, down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
@@ -411,7 +411,7 @@ def ddpm(folder: Path) -> Path:
     """The first denoising diffusion model, which reads no words."""
     from diffusers import DDPMScheduler, UNet2DModel
 
-    _seeded(18)
+    seeded(18)
     unet = UNet2DModel(
         sample_size=32, block_out_channels=(32, 64), layers_per_block=1, in_channels=3, out_channels=3, down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")
     )

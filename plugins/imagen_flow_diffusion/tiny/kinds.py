@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import beside, checkpoints
+from . import beside, checkpoints, editors
 
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "aura-flow": checkpoints.aura_flow,
@@ -32,6 +32,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "if-2": partial(checkpoints.deepfloyd, stage=2),
     "inpainting": partial(checkpoints.stable_diffusion, class_name="StableDiffusionInpaintPipeline", reads=9),
     "instruct-pix2pix": checkpoints.instruct_pix2pix,
+    "instruct-pix2pix-xl": partial(checkpoints.stable_diffusion_xl, edits=True),
     "ip-adapter": beside.ip_adapter,
     "ip-adapter-flux": beside.flux_ip_adapter,
     "kandinsky": checkpoints.kandinsky,
@@ -39,6 +40,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "kandinsky-prior": partial(checkpoints.kandinsky, half="prior"),
     "kontext": partial(checkpoints.flux, class_name="FluxKontextPipeline"),
     "latent-upscaler": checkpoints.latent_upscaler,
+    "longcat-edit": editors.longcat,
     "lora": beside.lora,
     "lora-flux": partial(beside.lora, base=checkpoints.flux, parts=["transformer"]),
     "lora-sd3": partial(beside.lora, base=checkpoints.stable_diffusion_3, parts=["transformer"]),
@@ -47,6 +49,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "pixart": checkpoints.pixart,
     "pixart-sigma": partial(checkpoints.pixart, sigma=True),
     "qwen": checkpoints.qwen_image,
+    "qwen-2": editors.qwen_image_21,
     "qwen-edit": partial(checkpoints.qwen_image, class_name="QwenImageEditPipeline"),
     "qwen-edit-plus": partial(checkpoints.qwen_image, class_name="QwenImageEditPlusPipeline"),
     "sana": checkpoints.sana,

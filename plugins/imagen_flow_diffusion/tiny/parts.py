@@ -161,18 +161,23 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=marks[0], eos_token=marks[0], padding_side="left", model_max_length=2048)
 
 
+def vision_ids(tokenizer: Any) -> dict[str, int]:
+    """The tokens of Qwen's that stand for pictures, as its configurations name them."""
+    words = (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))
+    return {f"{word}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for word, name in words}
+
+
 def qwen_vl(tokenizer: Any) -> Any:
     """Qwen2.5-VL, which reads words and pictures."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    ids = {f"{word}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for word, name in (("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}
     config = Qwen2_5_VLConfig(
         text_config={
             "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(tokenizer),
             "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}, "rope_theta": 1000000.0,
         },
         vision_config={"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16, "window_size": 112, "fullatt_block_indexes": [1]},
-        **ids,
+        **vision_ids(tokenizer),
     )  # fmt: skip
     return Qwen2_5_VLForConditionalGeneration(config)
 
