@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import nearest
 from .references import PICKLES, WEIGHTS, UnusableModel
 
-__all__ = ["MOST_FILES", "beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
+__all__ = ["INDEXES", "MOST_FILES", "beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
 
 _DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
@@ -29,6 +29,9 @@ _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
 _VARIANT = re.compile(rf"(?P<stem>.+?){_SHARD}\.(?P<variant>[A-Za-z0-9_]+?){_SHARD}\.safetensors\Z|(?P<of>.+?)\.safetensors\.index\.(?P<index>[A-Za-z0-9_]+)\.json\Z")
 
 _PICKLED = re.compile(r"(?:\A|/)(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?\.bin\Z")
+
+#: What says which parts a checkpoint has.
+INDEXES = frozenset({"model_index.json", "modular_model_index.json"})
 
 #: What the libraries call the weights of a part; beside such a file, others in the folder are copies in another form.
 _USUAL = frozenset({"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"})
@@ -73,7 +76,7 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
         variant: of weights, to be taken where there is one; by default the plain ones are, or the only ones.
     """
     known = {name for name in names if has_say(name) and not name.startswith(".") and "/." not in name}
-    has_parts = "model_index.json" in known
+    has_parts = not INDEXES.isdisjoint(known)
     if has_parts or "config.json" in known:
         known = {name for name in known if not _FOREIGN_FOLDERS.match(name)}
     if has_parts and any("/" in name and is_weights(name) for name in known):  # else the parts lie side by side, as in early checkpoints

@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from ..errors import nearest
 from .cache import hub_cache, repository_folder
-from .files import MOST_FILES, choose, completing, is_weights, unsafe_parts, variants
+from .files import INDEXES, MOST_FILES, choose, completing, is_weights, unsafe_parts, variants
 from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
@@ -349,7 +349,7 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
     if "model_index.json" in known and (odd := [name for name in unsafe_parts(known) if name not in chosen]):
         fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
         raise UnusableModel(f"a part of the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-    if "model_index.json" not in known and "config.json" not in known and len({name for name in weights if "-of-" not in name}) > 1:
+    if INDEXES.isdisjoint(known) and "config.json" not in known and len({name for name in weights if "-of-" not in name}) > 1:
         raise UnusableModel(
             f"the model '{reference}' is {len(weights)} files for you to choose from", why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
             fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{weights[0]}",

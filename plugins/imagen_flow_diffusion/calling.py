@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Tensor
 
 from .checkpoints import device_of, dtype_of
+from .modular import given_by, taken_by
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
     import torch
 
     given = {name: value for name, value in arguments.items() if value is not None}
-    takes = inspect.signature(type(pipeline).__call__).parameters
+    takes = taken_by(type(pipeline))
     check_arguments(type(pipeline), given)
     if "clean_caption" in takes:
         # By default it depends on what else is installed, and two machines would draw two pictures.
@@ -61,7 +61,7 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
         elif "callback" in takes:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
         with _drawing_by(seed, pipeline._execution_device):
-            return pipeline(**watched)
+            return given_by(pipeline, watched)
 
     output = yield from stepping(run)
     _refuse_blackened(output)
@@ -101,7 +101,7 @@ def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Gene
 
 def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
     """Refuse arguments that a pipeline does not take; it would ignore some of them in silence."""
-    takes = [name for name, p in inspect.signature(cls.__call__).parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD]
+    takes = [name for name, p in taken_by(cls).items() if name != "self" and p.kind is not p.VAR_KEYWORD]
     if strange := sorted(given.keys() - set(takes)):
         raise ValueError(f"{cls.__name__} takes no {' and no '.join(strange)}; it takes: {', '.join(name for name in takes if name not in _OURS)}")
 
@@ -117,7 +117,7 @@ def _refuse_blackened(output: Any) -> None:
             raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
 
 
-DRAWN = ("images", "frames", "image", "video", "rgb")
+DRAWN = ("images", "frames", "image", "video", "videos", "rgb")
 """What pipelines call pictures that they give."""
 
 ESTIMATED = ("depth", "prediction")

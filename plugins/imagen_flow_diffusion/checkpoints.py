@@ -51,7 +51,7 @@ def what_is(model: Model) -> str:
             f"unresolved: '{model.reference}' is weights alone, and what completes it is not on this machine",
             why=f"its configurations and tokenizers{''.join(f', its {name}' for name in model.base.lacks)} come from {model.base.reference}; {model.incomplete}", fix=f"run `imagen-flow models pull {model.reference}`",
         )  # fmt: skip
-    for name, key in (("model_index.json", "_class_name"), ("config.json", "_class_name"), ("config.json", "architectures")):
+    for name, key in (("model_index.json", "_class_name"), ("modular_model_index.json", "_class_name"), ("config.json", "_class_name"), ("config.json", "architectures")):
         config = read_json(model, name)
         named = config.get(key)
         named = named[0] if isinstance(named, list) and named else named
@@ -83,8 +83,11 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
 
 
 def index_of(model: Model) -> dict[str, Any]:
-    """Read what a checkpoint's parts are. One that is a single file does without the safety checker of the checkpoint that completes it, as in diffusers."""
+    """Read what a checkpoint's parts are. One that is a single file does without the safety checker of the checkpoint that completes it, as in diffusers; of a modular one those count that lie in it."""
     index = read_json(model, "model_index.json")
+    if not index:
+        entries = read_json(model, "modular_model_index.json")
+        index = {name: entry[:2] if isinstance(entry, list) and len(entry) == 3 and (model.folder / name).is_dir() else entry for name, entry in entries.items()}
     return index if model.base is None or "safety_checker" not in index else {**index, "safety_checker": [None, None]}
 
 

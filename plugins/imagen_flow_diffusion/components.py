@@ -22,6 +22,7 @@ import imagen_flow as flow
 from .calling import TAKEN_BY, problem_of
 from .checkpoints import article, device_of, index_of, load_part, load_scheduler, quiet, read_json, what_is
 from .instead import load_instead
+from .modular import is_modular, of_parts
 from .processors import load_processor, words_alone
 from .quantizing import admit
 from .translation import load_from_file
@@ -157,6 +158,8 @@ class Checkpoint:
 
         Parts that are not leased are None, save for autoencoder and denoiser: of these the pipeline sees the form, without weights.
         """
+        if is_modular(cls):
+            return of_parts(cls, {name: _fresh(part) if _is_sampler(part) else part for name, part in self.parts.items()})
         given: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             entry = self.index.get(name)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import types
 import typing
 from collections.abc import Generator, Mapping, Sequence
@@ -18,6 +17,7 @@ from .calling import call, encoded, pictures, problem_of, to_pil
 from .checkpoints import article, load_part, weights_in, what_is
 from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .components import HEEDS, Checkpoint, Whole, component_of, sparing, unchanged
+from .modular import taken_by
 from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -81,7 +81,7 @@ def pipeline(
         denoiser, autoencoder: in the place of the checkpoint's own, as for diffusion.text_to_image.
         part_names: the parts that these are, in the same order: ``controlnet``, ``motion_adapter``, ``image_encoder``; one named several times gets a list.
     Params:
-        pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``.
+        pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``; a modular one, too.
         sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the checkpoint's.
         sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
         seed: of the noise, which is drawn on the CPU.
@@ -91,7 +91,7 @@ def pipeline(
     if (arguments or {}).get("output_type") == "latent":
         raise ValueError("its 'output_type' is latent, and latents are no pictures: diffusion.tensors gives them")
     given = _given("diffusion.pipeline", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
-    if "output_type" in inspect.signature(given.cls.__call__).parameters:
+    if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
     return pictures((yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, rungs)))
 
@@ -166,11 +166,11 @@ def _given(
 
     kind = pipeline_class or model.kind
     cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+    if not (isinstance(cls, type) and issubclass(cls, (diffusers.DiffusionPipeline, diffusers.ModularPipeline))):
         raise problem_of(model.model, by, kind, "what diffusers has a pipeline for")
     if arguments is not None and not isinstance(arguments, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
-    takes = inspect.signature(cls.__call__).parameters
+    takes = taken_by(cls)
     given: dict[str, Any] = dict(arguments or {})
     names = image_arguments if image_arguments is not None else ["image"] * len(images or [])
     if len(names) != len(images or []):

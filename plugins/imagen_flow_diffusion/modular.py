@@ -1,0 +1,43 @@
+"""Modular pipelines of diffusers, which are put together of blocks: what they take, make themselves and give, as of all other pipelines."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_modular(cls: Any) -> bool:
+    return hasattr(cls, "default_blocks_name")
+
+
+def taken_by(cls: Any) -> Mapping[str, inspect.Parameter]:
+    """Say what the call of a class of pipelines takes, by name: a modular one what its blocks do."""
+    if not is_modular(cls):
+        return inspect.signature(cls.__call__).parameters
+    return {
+        one.name: inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type_hint or Any)
+        for one in cls().blocks.inputs if one.name and one.name.isidentifier()
+    }  # fmt: skip
+
+
+def of_parts(cls: Any, parts: Mapping[str, Any]) -> Any:
+    """Make a modular pipeline of a checkpoint's parts; processors and guiders that are no parts of one it makes itself."""
+    pipeline = cls()
+    pipeline.update_components(**{name: part for name, part in parts.items() if name in pipeline.component_names})
+    _silence(pipeline._blocks)
+    return pipeline
+
+
+def _silence(blocks: Any) -> None:
+    """Keep blocks of any depth from drawing progress bars: what the pipeline's own setting reaches is the first level."""
+    for block in getattr(blocks, "sub_blocks", {}).values():
+        if hasattr(block, "set_progress_bar_config"):
+            block.set_progress_bar_config(disable=True)
+        _silence(block)
+
+
+def given_by(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
+    """Call a pipeline and give what it gives by name; of the state of a modular one, what was not given to it."""
+    output = pipeline(**arguments)
+    return output if not is_modular(type(pipeline)) else {name: value for name, value in output.values.items() if name not in taken_by(type(pipeline))}
