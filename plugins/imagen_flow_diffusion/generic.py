@@ -15,8 +15,8 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, S
 
 from .calling import call, encoded, pictures, problem_of, to_pil
 from .checkpoints import article, load_part, weights_in, what_is
-from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .components import HEEDS, Checkpoint, Whole, component_of, sparing, unchanged
+from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .modular import taken_by
 from .samplers import choose
 
@@ -58,9 +58,9 @@ def pipeline(
     mask: Mask | None = None,
     tensors: List[Tensor] | None = None,
     parts: List[Model[Part]] | None = None,
+    part_names: List[Text] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
-    part_names: List[Text] | None = None,
     *,
     pipeline_class: str = "",
     sampler: str | None = None,
@@ -78,8 +78,8 @@ def pipeline(
         mask: the argument ``mask_image``, or what the pipeline calls its mask.
         tensors: from diffusion.tensors: each is the argument that it is tagged with.
         parts: networks of other models, lent to the checkpoint.
-        denoiser, autoencoder: in the place of the checkpoint's own, as for diffusion.text_to_image.
         part_names: the parts that these are, in the same order: ``controlnet``, ``motion_adapter``, ``image_encoder``; one named several times gets a list.
+        denoiser, autoencoder: in the place of the checkpoint's own, as for diffusion.text_to_image.
     Params:
         pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``; a modular one, too.
         sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the checkpoint's.
@@ -105,9 +105,9 @@ def tensors(
     mask: Mask | None = None,
     tensors: List[Tensor] | None = None,
     parts: List[Model[Part]] | None = None,
+    part_names: List[Text] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
-    part_names: List[Text] | None = None,
     *,
     names: List[Text] | None = None,
     pipeline_class: str = "",
@@ -137,11 +137,11 @@ def tensors(
         raise ValueError(f"the pipeline gave no {' and no '.join(lacking)}; it gave: {', '.join(sorted(found))}")
     return encoded({name: value for name, value in found.items() if names is None or name in names}, {})
 
+
 @pipeline.foresee
 @tensors.foresee
 def _fitting(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
     foresee_parts(models, "denoiser", "autoencoder")
-
 
 
 class _Given(typing.NamedTuple):
