@@ -71,7 +71,9 @@ class Encoder:
         if clip_skip is not None and "clip_skip" not in takes:
             raise ValueError(f"{type(pipeline).__name__} has no clip_skip")
         offered = {**given, "clean_caption": False, **_defaults(pipeline), "prompt_2": None, "prompt_3": None, "clip_skip": clip_skip, "num_images_per_prompt": 1, "device": self.checkpoint.device}
-        found = pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes})
+        # A pipeline that encodes by one of its encoders at a time is called for both.
+        which: list[dict[str, Any]] = [{"text_encoder_index": place} for place in (0, 1)] if "text_encoder_index" in takes else [{}]
+        found = [value for one in which for value in pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes}, **one)]
         named = {name: value for name, value in zip(self.split.encoded, found, strict=True) if name and value is not None}
         lists = {name: value for name, value in named.items() if isinstance(value, list)}
         return {name: value for name, value in named.items() if name not in lists} | {f"{name}[{place}]": tensor for name, value in lists.items() for place, tensor in enumerate(value)}

@@ -25,6 +25,7 @@ _NAME = re.compile(r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>
 
 _STATES = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_STATES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_PAIRED = (*_STATES, "prompt_attention_mask", "negative_prompt_attention_mask")
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
@@ -32,13 +33,14 @@ _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "
 class Split:
     """How a family's work is split.
 
-    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest; `before` are the family's own words
-    before the prompt and before the negative prompt, where these take of the tokens that are read. `again` names what diffusers has classes of the family for that begin with latents,
+    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest, and `length` how many
+    tokens where the call does not say; `before` are the family's own words before the prompt and before the negative prompt, where these take of the tokens that are read. `again` names what diffusers has classes of the family for that begin with latents,
     `upcast` says that its pipelines let the autoencoder compute in float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]
     reads: str = "tokenizer"
+    length: int = 77
     before: tuple[str, str] = ("", "")
     again: tuple[str, ...] = ("image_to_image", "inpaint")
     upcast: bool = False
@@ -58,12 +60,15 @@ SPLIT = {
     "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads="tokenizer_2"),
     "Flux2": Split(("prompt_embeds", ""), before=(_FLUX_2, ""), again=()),
     "Flux2Klein": Split(("prompt_embeds", ""), before=(_CHAT, _CHAT), again=()),
+    "HunyuanDiT": Split((*_PAIRED, *(f"{name}_2" for name in _PAIRED)), reads="tokenizer_2", length=256, again=()),
     "IF": Split(_STATES, again=()),
+    "LatentConsistencyModel": Split(("prompt_embeds", ""), again=("image_to_image",)),
     "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=()),
     "PixArtAlpha": Split(_MASKED, again=()),
     "PixArtSigma": Split(_MASKED, again=()),
     "QwenImage": Split(("prompt_embeds", "prompt_embeds_mask")),
     "Sana": Split(_MASKED, again=()),
+    "SanaSprint": Split(("prompt_embeds", "prompt_attention_mask"), again=()),
     "StableDiffusion": Split(_STATES),
     "StableDiffusion3": Split(_POOLED, reads="tokenizer_3"),
     "StableDiffusionXL": Split(_POOLED, upcast=True),
@@ -172,8 +177,10 @@ def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: 
     if split is None or name is None:
         return ""
     takes = inspect.signature(cls.__call__).parameters
-    if length is None or name != split.reads:
-        length = takes["max_sequence_length"].default if "max_sequence_length" in takes and name == split.reads else 77
+    if name != split.reads:
+        length = 77
+    elif length is None:
+        length = takes["max_sequence_length"].default if "max_sequence_length" in takes else split.length
     # An instruction before the prompt is read besides, but counted with one mark too many.
     short = int("complex_human_instruction" in takes)
     # Of a model that reads pictures too, the tokenizer is one of the parts of its processor.

@@ -60,20 +60,24 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aura-flow": ({"guidance_scale": 4.0}, {}),
     "chroma": ({"guidance_scale": 4.0}, {}),
     "cogview": ({"guidance_scale": 4.0}, {}),
+    "hunyuan-dit": ({"guidance_scale": 4.0}, {"use_resolution_binning": False}),
+    "latent-consistency": ({"guidance_scale": 4.0}, {}),
     "lumina": ({"guidance_scale": 4.0}, {}),
     "pixart-sigma": ({"guidance_scale": 4.0}, {"use_resolution_binning": False}),
     "qwen": ({"arguments": {"true_cfg_scale": 3.0}}, {}),
+    "sana-sprint": ({"guidance_scale": 4.0}, {"use_resolution_binning": False}),
     "z-image": ({"guidance_scale": 3.0}, {}),
 }
+#: These read no negative prompt.
+UNGUIDED = ("latent-consistency", "sana-sprint")
 
 
-@pytest.mark.parametrize("kind", list(ASKED))
-@pytest.mark.parametrize("negative", ["blue", None])
+@pytest.mark.parametrize(("kind", "negative"), [(kind, negative) for kind in ASKED for negative in ("blue", None) if not (negative and kind in UNGUIDED)])
 def test_three_nodes_draw_what_the_pipeline_draws(kind: str, negative: str | None, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
     """With a negative prompt and without, three nodes give the pipeline's pixels."""
     asked, more = ASKED[kind]
     words = {} if negative is None else {"negative_prompt": negative}
-    given = {"num_inference_steps": 2, "width": 48, "height": 64}
+    given = {"num_inference_steps": 2, "width": 32, "height": 64}
     theirs = by_hand(at(kind))("a red fox", generator=noise(), **given, **words, **more, **{k: v for k, v in asked.items() if k != "arguments"}, **asked.get("arguments", {})).images[0]
     ours = draw(**three(at(kind), words, **given, **asked))
     assert same(ours, theirs)
@@ -84,6 +88,7 @@ def test_three_nodes_draw_what_the_pipeline_draws(kind: str, negative: str | Non
 AGAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "chroma": ("ChromaImg2ImgPipeline", {"width": 48, "height": 64}),
     "flux": ("FluxImg2ImgPipeline", {"width": 48, "height": 64}),
+    "latent-consistency": ("LatentConsistencyModelImg2ImgPipeline", {}),
     "qwen": ("QwenImageImg2ImgPipeline", {"width": 48, "height": 64}),
     "sd": ("StableDiffusionImg2ImgPipeline", {}),
     "sd3": ("StableDiffusion3Img2ImgPipeline", {"width": 48, "height": 64}),
@@ -209,7 +214,7 @@ def test_pictures_are_decoded_one_by_one_on_the_ladder(at: Callable[[str], str],
 # --- how far a prompt is read ---
 
 
-@pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "lumina", "pixart", "pixart-sigma", "sana", "sd", "sd3", "sdxl", "z-image"])
+@pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "hunyuan-dit", "lumina", "pixart", "pixart-sigma", "sana", "sd", "sd3", "sdxl", "z-image"])
 @pytest.mark.parametrize("port", ["prompt", "negative_prompt"])
 def test_what_is_said_to_be_cut_is_not_read_and_nothing_else(kind: str, port: str, at: Callable[[str], str], pool: ModelPool) -> None:
     """The first letter after the cut changes no state; the last before it does."""
@@ -238,12 +243,12 @@ def test_what_is_said_to_be_cut_is_not_read_and_nothing_else(kind: str, port: st
 
 #: Families by the space that their latents are in.
 SPACES = {
-    "Stable Diffusion: 4 channels of 1/8, scaled by 0.18215": ["sd", "pixart"],
-    "SDXL: 4 channels of 1/8, scaled by 0.13025": ["sdxl", "sdxl-refiner", "pixart-sigma", "aura-flow"],
+    "Stable Diffusion: 4 channels of 1/8, scaled by 0.18215": ["sd", "pixart", "latent-consistency"],
+    "SDXL: 4 channels of 1/8, scaled by 0.13025": ["sdxl", "sdxl-refiner", "pixart-sigma", "aura-flow", "hunyuan-dit"],
     "SD 3: 16 channels of 1/8, scaled by 1.5305, shifted by 0.0609": ["sd3"],
     "FLUX: 16 channels of 1/8, scaled by 0.3611, shifted by 0.1159": ["flux", "chroma", "lumina", "z-image"],
     "16 channels of 1/8, scaled by 1": ["cogview"],
-    "4 channels of 1/2, scaled by 0.41407": ["sana"],
+    "4 channels of 1/2, scaled by 0.41407": ["sana", "sana-sprint"],
 }
 
 
@@ -280,7 +285,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(at: Callable[[str], str]
     )
 
 
-@pytest.mark.parametrize("kind", ["aura-flow", "cogview", "lumina", "pixart", "pixart-sigma", "sana"])
+@pytest.mark.parametrize("kind", ["aura-flow", "cogview", "hunyuan-dit", "lumina", "pixart", "pixart-sigma", "sana", "sana-sprint"])
 def test_a_family_that_begins_with_noise_alone_says_so(kind: str, at: Callable[[str], str], refused: Callable[..., str]) -> None:
     """Latents to begin with are refused when planning; the message names the family."""
     nodes = {"noise": {"type": "latents.noise", "model": at(kind), "width": 64, "height": 64, "seed": 1}, **three(at(kind), latents="${noise}", strength=0.5)}
@@ -307,5 +312,5 @@ def test_the_table_of_families_is_as_diffusers_has_them() -> None:
         takes = inspect.signature(getattr(diffusers, f"{family}Pipeline").__call__).parameters
         names = [name for name in split.encoded if name]
         assert set(names) <= set(takes), family
-        assert ("image_to_image" in split.again) == (hasattr(diffusers, f"{family}Img2ImgPipeline") and family != "IF"), family
+        assert ("image_to_image" in split.again) == (hasattr(diffusers, f"{family}Img2ImgPipeline") and family not in ("IF", "SanaSprint")), family
         assert "inpaint" not in split.again or hasattr(diffusers, f"{family}InpaintPipeline"), family

@@ -135,15 +135,15 @@ def pixart(folder: Path, *, sigma: bool = False) -> Path:
     )  # fmt: skip
 
 
-def sana(folder: Path) -> Path:
-    """Sana, with a deep-compression autoencoder."""
-    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel
+def sana(folder: Path, *, sprint: bool = False) -> Path:
+    """Sana, with a deep-compression autoencoder; or its Sprint, which draws in a few steps."""
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaTransformer2DModel, SCMScheduler
 
     seeded(6)
     tokenizer = p.gemma_tokenizer()
     transformer = SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
-        cross_attention_dim=8, caption_channels=8, sample_size=16,
+        cross_attention_dim=8, caption_channels=8, sample_size=16, **({"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"} if sprint else {}),
     )  # fmt: skip
     vae = AutoencoderDC(
         in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"),
@@ -151,7 +151,8 @@ def sana(folder: Path) -> Path:
         encoder_layers_per_block=(1, 1), decoder_layers_per_block=[1, 1], downsample_block_type="conv", upsample_block_type="interpolate",
         decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
     )  # fmt: skip
-    return write(folder, "SanaPipeline", vae=vae, text_encoder=p.gemma_text(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))
+    scheduler = SCMScheduler() if sprint else DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return write(folder, f"Sana{'Sprint' if sprint else ''}Pipeline", vae=vae, text_encoder=p.gemma_text(tokenizer), tokenizer=tokenizer, transformer=transformer, scheduler=scheduler)
 
 
 def qwen_image(folder: Path, *, class_name: str = "QwenImagePipeline") -> Path:
@@ -254,6 +255,37 @@ def cogview(folder: Path) -> Path:
     return write(
         folder, "CogView4Pipeline", vae=p.autoencoder(channels=16, scaling_factor=1.0, shift_factor=0.0), text_encoder=text, tokenizer=tokenizer, transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"),
+    )  # fmt: skip
+
+
+def hunyuan_dit(folder: Path) -> Path:
+    """Hunyuan-DiT, which reads by BERT and T5."""
+    from diffusers import DDPMScheduler, HunyuanDiT2DModel
+    from transformers import BertConfig, BertModel
+
+    seeded(34)
+    bert, t5 = p.bert_tokenizer(), p.t5_tokenizer()
+    transformer = HunyuanDiT2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, num_attention_heads=3, attention_head_dim=8, hidden_size=24, cross_attention_dim=p.WIDTH, cross_attention_dim_t5=p.WIDTH,
+        pooled_projection_dim=16, activation_fn="gelu-approximate",
+    )  # fmt: skip
+    text = BertModel(BertConfig(vocab_size=len(bert), hidden_size=p.WIDTH, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=80))
+    return write(
+        folder, "HunyuanDiTPipeline", vae=p.autoencoder(scaling_factor=0.13025), text_encoder=text, tokenizer=bert, text_encoder_2=p.t5_text(t5), tokenizer_2=t5, transformer=transformer,
+        scheduler=DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.03, prediction_type="v_prediction"), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def latent_consistency(folder: Path) -> Path:
+    """A latent consistency model: Stable Diffusion that draws in a few steps."""
+    from diffusers import LCMScheduler
+
+    seeded(35)
+    tokenizer = p.clip_tokenizer()
+    return write(
+        folder, "LatentConsistencyModelPipeline", vae=p.autoencoder(), text_encoder=p.clip_text(tokenizer), tokenizer=tokenizer, unet=p.unet(time_cond_proj_dim=32),
+        scheduler=LCMScheduler(original_inference_steps=50), safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
 
 

@@ -128,6 +128,14 @@ def image_processor(side: int = 32) -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
+def bert_tokenizer() -> Any:
+    """BERT's tokenizer with letters only."""
+    from transformers import BertTokenizer
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True, model_max_length=77)
+
+
 def gemma_tokenizer() -> Any:
     """Gemma's tokenizer with letters only, and a mark before the text."""
     from transformers import GemmaTokenizer
