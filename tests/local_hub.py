@@ -51,8 +51,8 @@ class Hub:
         return hashlib.sha1(f"{repository}@{revision}".encode()).hexdigest()
 
     def transfers(self) -> list[tuple[str, str]]:
-        """Path and Range of what was fetched in earnest."""
-        return [(path, range_) for method, path, range_, _ in self.asked if method == "GET" and path.startswith("/cdn/")]
+        """Path and Range of what was fetched in earnest, and not for a file's header alone."""
+        return [(path, range_) for method, path, range_, _ in self.asked if method == "GET" and path.startswith("/cdn/") and not range_.startswith("bytes=0-")]
 
 
 def git_digest(content: bytes) -> str:

@@ -246,3 +246,101 @@ def test_a_node_is_lent_the_parts_that_stand_in(tmp_path: Path) -> None:
     assert [Path(m["reference"]).name for m in plan.models] == ["base", "other.safetensors"]
     assert [m["memory_bytes"] for m in plan.models] == [2000, 280]
     assert plan.memory == {"cpu": 2280}
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------------
+
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
+SDXL = {f"model__diffusion_model__{name}": 4 for name in ("input_blocks__0__0__weight", "label_emb__0__0__weight")} | {"first_stage_model__x": 2, "conditioner__embedders__0__x": 2, "conditioner__embedders__1__x": 2}
+
+
+def sdxl() -> bytes:
+    """The bytes of a file that is known as SDXL by its header, and holds next to nothing."""
+    content = weights(**SDXL)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["model.diffusion_model.input_blocks.0.0.weight"]["shape"] = [1, 4, 1, 1]
+    words = json.dumps(header).encode()
+    return struct.pack("<Q", len(words)) + words + content[8 + length :]
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Run a command line beside a hub; give its exit code, what it printed, and what the hub was asked for in earnest."""
+    import huggingface_hub.constants
+
+    from imagen_flow import cli
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    server = local_hub.Hub({XL: local_hub.Repository({"main": dict(FILES)}), "me/mine": local_hub.Repository({"main": {"mine.safetensors": sdxl(), "lora.safetensors": weights(lora__w=3)}})})
+
+    def run(*words: str) -> tuple[int, str, list[str]]:
+        server.asked.clear()
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(words))
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out + err, sorted({path.partition("/main/")[2] or path.rpartition("/")[2] for path, _ in server.transfers()})
+
+    with local_hub.serve(server) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield run
+
+
+def test_pull_fetches_what_completes_a_file(said: Any, tmp_path: Path) -> None:
+    """A file on this machine names no model of the hub, and yet pull knows what it needs: configurations and tokenizers, which the lock then holds."""
+    (tmp_path / "mine.safetensors").write_bytes(sdxl())
+    code, text, fetched = said("models", "pull", "./mine.safetensors")
+    assert code == 0, text
+    assert f"hf:{XL}@main (configurations)" in text
+    assert fetched == []  # of what is kept apart for its size, nothing
+    assert sorted(path.relative_to(tmp_path / "hub").as_posix().split("/", 3)[3] for path in (tmp_path / "hub").glob("*/snapshots/*/**/*") if path.is_file()) == CONFIGURED
+    assert "completes_with = []" in (tmp_path / "imagen-flow.lock").read_text()
+    code, text, _ = said("models", "list", "./mine.safetensors")
+    assert (code, "here" in text) == (0, True)
+
+
+def test_resolve_knows_a_file_of_the_hub_by_its_header(said: Any, tmp_path: Path) -> None:
+    """The file is locked and what completes it too; neither is fetched. pull fetches both."""
+    code, text, _ = said("models", "resolve", "hf:me/mine@main/mine.safetensors", "hf:me/mine@main/lora.safetensors")
+    assert code == 0, text
+    assert list(read_lock(tmp_path / "imagen-flow.lock").models) == ["hf:me/mine@main/lora.safetensors", "hf:me/mine@main/mine.safetensors", f"hf:{XL}@main (configurations)"]
+    assert list((tmp_path / "hub").glob("*/snapshots/*/*")) == []
+    code, text, fetched = said("models", "pull")
+    assert (code, fetched) == (0, ["lora.safetensors", "mine.safetensors"]), text
+    model = resolve("hf:me/mine@main/mine.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(lock=read_lock(tmp_path / "imagen-flow.lock"), locked=True), base_of=_registry().base_of)
+    assert model.configurations is not None
+    assert model.configurations.name == local_hub.Hub().commit(XL, "main")
+
+
+def test_a_part_of_a_graph_is_not_completed(said: Any, tmp_path: Path) -> None:
+    """A file that stands in for a denoiser is configured by the checkpoint; nothing is fetched for it besides. As a checkpoint it is completed."""
+    graph = "imagen_flow: 1\nnodes:\n  one: {type: diffusion.text_to_image, model: ./base, PORT: ./mine.safetensors, prompt: a, seed: 1}\noutputs:\n  one: ${one}\n"
+    (tmp_path / "mine.safetensors").write_bytes(sdxl())
+    (tmp_path / "graph.yaml").write_text(graph.replace("PORT", "denoiser"))
+    code, text, _ = said("models", "resolve", "graph.yaml")
+    assert (code, XL in text) == (0, False), text
+    (tmp_path / "graph.yaml").write_text(graph.replace("PORT", "prior"))
+    code, text, _ = said("models", "resolve", "graph.yaml")
+    assert (code, f"hf:{XL}@" in text) == (0, True), text
+
+
+def _registry() -> Any:
+    from imagen_flow.plugins import discover
+
+    return discover()
+
+
+def test_a_hook_says_what_completes_a_file(tmp_path: Path) -> None:
+    """Of the plugins the first that knows a header answers; a plugin of a user's own may."""
+    from imagen_flow.plugins import discover
+
+    (tmp_path / "own.py").write_text(
+        "import imagen_flow as flow\n\n@flow.hookimpl\ndef imagen_flow_base_of(header):\n    return flow.Base('hf:me/own', (('unet', 'own.'),)) if 'own.x' in header else None\n\n"
+        "@flow.hookimpl\ndef imagen_flow_nodes():\n    return []\n"
+    )
+    registry = discover([tmp_path / "own.py"])
+    assert registry.faults == []
+    assert registry.base_of({"own.x": {"shape": [1]}}) == Base("hf:me/own", (("unet", "own."),))
+    assert registry.base_of({"x": {"shape": [1]}}) is None

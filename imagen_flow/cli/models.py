@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import reduce
 from operator import methodcaller
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..errors import Problem
     from ..graph import Binding, Graph
     from ..models import Hub, Lock, LockedModel, Reference
+    from ..plugins import Registry
+    from ..values import Base
 
 __all__ = ["models"]
 
@@ -28,6 +30,8 @@ _GRAPHS = (".yaml", ".yml", ".json")
 @click.group()
 def models() -> None:
     """Fetch the models that graphs name, pin them, list and remove them.
+
+    A checkpoint that is one file is completed by configurations and tokenizers of the repository that it is of: they are fetched for it, wherever the file lies.
 
     What `hf:org/name@revision` means is written to imagen-flow.lock, beside the graph or in a folder above: the commit, the licence, and every file with its size and sha256. Plans and
     runs hold to it, offline. Files go to the cache of the hub's own libraries (HF_HUB_CACHE); HF_TOKEN or `hf auth login` let you in, HF_ENDPOINT names another hub.
@@ -57,6 +61,7 @@ def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: 
     for reference in work.references:
         with work.gathered():
             found.append(work.lock_in(reference, variant, pickles, update=update))
+            work.complete(found[-1])
     work.write()
     _print_locked(found)
     return work.end()
@@ -85,6 +90,7 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tup
                     model = work.lock_in(reference, variant, pickles, update=update)
                     work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
                     path = work.hub.pull(model, report=watch(model))
+                    work.complete(model)
                     done.append(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}")
     finally:
         for line in done:
@@ -153,7 +159,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?")
             others = [other for other in work.lock.lacking([reference]).models.values() if (other.reference.name, other.commit) == (reference.name, commit)]
             needed = {file.name for other in others for file in other.files}
-            freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
+            freed = 0 if keep_files or reference.parts is not None else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             work.change(methodcaller("lacking", [reference]))
             click.echo(f"removed {reference}: {bytes_(freed)} freed")
     work.write()
@@ -161,21 +167,22 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
 
 
 class _Named:
-    """What a command line names: references to the hub, each once, the lock that holds for them, and models of other kinds."""
+    """What a command line names: references to the hub, each once, the lock that holds for them, and models of other kinds; and how to know what completes those of the hub that are one file."""
 
-    def __init__(self, references: Iterable[Reference], lock: Lock, others: Iterable[str]) -> None:
+    def __init__(self, references: Iterable[Reference], lock: Lock, others: Iterable[str], files: Collection[str], base_of: Callable[[Mapping[str, Any]], Base | None]) -> None:
         self.references = list({str(reference): reference for reference in references}.values())
         self.lock = lock
         self.others = list(dict.fromkeys(others))
+        self.files = files
+        self.base_of = base_of
 
 
 class _Work:
     """Works on models one after the other: gathers what goes wrong, and keeps the lock."""
 
     def __init__(self, named: _Named, hub: Hub) -> None:
-        import logging
-
         self.references = named.references
+        self.named = named
         self.lock = named.lock
         self.hub = hub
         self.problems: list[Problem] = []
@@ -199,6 +206,15 @@ class _Work:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
             self.change(methodcaller("having", [model]))
         return model
+
+    def complete(self, model: LockedModel) -> None:
+        """Put behind a checkpoint that is one file what completes it."""
+        from ..models import base_reference
+
+        if str(model.reference) in self.named.files and (base := self.named.base_of(self.hub.header(model))) is not None:
+            reference = base_reference(base)
+            if str(reference) not in map(str, self.references):
+                self.references.append(reference)
 
     def change(self, do: Callable[[Lock], Lock]) -> None:
         self.lock = do(self.lock)
@@ -239,67 +255,81 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
     """Read what the command line names. The lock is that of the first graph, else of the working directory."""
     from .. import config
     from ..errors import GraphError
-    from ..models import BadReference, find_lock, parse_reference, read_lock
+    from ..models import BadReference, base_reference, find_lock, parse_reference, read_lock
     from .session import find_plugins, open_graph
 
     graphs = [Path(word) for word in words if word.endswith(_GRAPHS) and not word.startswith("hf:")]
-    texts = [word for word in words if Path(word) not in graphs]
+    texts: dict[str, Path | None] = {word: Path() for word in words if Path(word) not in graphs}
     lock = read_lock(find_lock(graphs[0].parent if graphs else Path.cwd()))
-    if graphs:
-        registry = find_plugins(config.load(graphs[0].parent), plugins)
-        for path in graphs:
-            texts += models_of(open_graph(path, registry))
-    references, others, problems = [], [], []
-    for text in dict.fromkeys(texts):
+    registry = find_plugins(config.load(graphs[0].parent if graphs else Path.cwd()), plugins)
+    for path in graphs:
+        texts |= models_of(open_graph(path, registry))
+    references, others, files, problems = [], [], set(), []
+    for text, home in texts.items():
         try:
             reference = parse_reference(text)
         except BadReference as odd:
             problems.append(odd.problem())
             continue
+        is_whole = home is not None and text.lower().endswith(".safetensors")
         if reference.kind == "hf":
             references.append(reference)
+            if is_whole:
+                files.add(str(reference))
+        elif is_whole and home is not None and (base := _base_of(home / Path(text).expanduser(), registry)) is not None:
+            references.append(base_reference(base))
         else:
             others.append(text)
     if problems:
         raise GraphError(problems)
     if not words and needed and not lock.models:
         raise click.UsageError("name a graph or a model: there is no imagen-flow.lock here")
-    return _Named(references if words else [model.reference for _, model in sorted(lock.models.items())], lock, others)
+    return _Named(references if words else [model.reference for _, model in sorted(lock.models.items())], lock, others, files, registry.base_of)
 
 
-def models_of(graph: Graph, given: dict[str, list[str]] | None = None) -> list[str]:
-    """List the models that a graph names, in its nodes, in the defaults of inputs that lead to them, and in the graphs that it includes.
+def _base_of(path: Path, registry: Registry) -> Base | None:
+    """Say what completes a file of weights on this machine; None where nothing does, or it is no whole file, which is said when it is planned."""
+    from ..models import read_header
+
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        return registry.base_of(read_header(path))
+    return None
+
+
+def models_of(graph: Graph, given: dict[str, dict[str, Path]] | None = None) -> dict[str, Path | None]:
+    """Give the models that a graph names, in its nodes, in the defaults of inputs that lead to them, and in the graphs that it includes: by text, the folder that a path in it starts from; None where a file is taken as it is.
 
     Params:
-        given: texts that the graph around it gives to inputs.
+        given: texts that the graph around it gives to inputs, with their folders.
     """
     from ..graph import Graph as GraphType
 
     held = given or {}
-    found: list[str] = []
+    found: dict[str, Path | None] = {}
     for node in graph.nodes.values():
         if isinstance(node.type, GraphType):
-            found += models_of(node.type, {name: _texts(binding, graph, held) for name, binding in node.bindings.items()})
+            found |= models_of(node.type, {name: _texts(binding, graph, held) for name, binding in node.bindings.items()})
             continue
-        for port in node.type.loaders:
+        for port, loader in node.type.loaders.items():
             binding = node.bindings.get(port)
             default = node.type.inputs[port].default
-            found += _texts(binding, graph, held) if binding is not None else [default] if isinstance(default, str) else []
-    return list(dict.fromkeys(found))
+            texts = _texts(binding, graph, held) if binding is not None else {default: Path()} if isinstance(default, str) else {}
+            found |= {text: found.get(text) if getattr(loader, "takes_file", False) else folder for text, folder in texts.items()}
+    return found
 
 
-def _texts(binding: Binding | None, graph: Graph, held: dict[str, list[str]]) -> list[str]:
+def _texts(binding: Binding | None, graph: Graph, held: dict[str, dict[str, Path]]) -> dict[str, Path]:
     from ..graph import FromInput, Given, Listed, ModelAt
 
     if isinstance(binding, ModelAt):
-        return [binding.reference]
+        return {binding.reference: binding.folder}
     if isinstance(binding, FromInput):
         return held[binding.name] if binding.name in held else _texts(graph.inputs[binding.name].default, graph, {})
     if isinstance(binding, Listed):
-        return [text for item in binding.items for text in _texts(item, graph, held)]
+        return {text: folder for item in binding.items for text, folder in _texts(item, graph, held).items()}
     if isinstance(binding, Given):
-        return [text for text in (binding.value if isinstance(binding.value, list) else [binding.value]) if isinstance(text, str)]
-    return []
+        return {text: graph.folder for text in (binding.value if isinstance(binding.value, list) else [binding.value]) if isinstance(text, str)}
+    return {}
 
 
 def _print_locked(found: list[LockedModel]) -> None:

@@ -6,6 +6,7 @@ A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose 
 - ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
 - ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
 - ``joined(model, beside)``: the model to load in the place of `model`, where the node got others beside it (by port): one with parts of theirs (see `Model.having`).
+- ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is one file is not wanted for it.
 - ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
 - ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
   heavy, and again before loading.

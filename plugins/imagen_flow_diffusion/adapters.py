@@ -59,6 +59,8 @@ class Adapter:
 class Weights:
     """A LoRA, a textual inversion or an IP-Adapter: a file of weights that is put on a checkpoint."""
 
+    takes_file = True
+
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Adapter:
         return Adapter(model)

@@ -18,6 +18,7 @@ class OtherDenoiser:
     """A denoiser for another checkpoint, which is loaded with it."""
 
     heeds = ()
+    takes_file = True
 
     @staticmethod
     def check(model: Model) -> None:
@@ -39,6 +40,7 @@ class OtherAutoencoder:
     """An autoencoder for another checkpoint, which is loaded with it."""
 
     heeds = ()
+    takes_file = True
 
     @staticmethod
     def check(model: Model) -> None:

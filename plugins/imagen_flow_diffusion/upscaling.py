@@ -89,7 +89,7 @@ class Upscaler:
             return Whole.parts(model)
         if kind == "Swin2SRForImageSuperResolution":
             return {"network": Swin2SR}
-        if model.path.is_file():
+        if model.path.is_file() and model.base is None:
             return {"network": PixelFile}
         raise problem_of(model, "image.upscale", kind, f"{', '.join(DRAWING)}, Swin2SRForImageSuperResolution and files of the ESRGAN family")
 
