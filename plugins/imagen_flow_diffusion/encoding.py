@@ -122,5 +122,6 @@ def _weighted(pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str
         requires_pooled=pooled, truncate_long_prompts=False,
     )  # fmt: skip
     (positive, positive_pooled), (negative, negative_pooled) = compel(prompt), compel(negative_prompt)
-    positive, negative = compel.pad_conditioning_tensors_to_same_length([positive, negative])
+    # Of several encoders compel does not find the states of no words by itself.
+    positive, negative = compel.pad_conditioning_tensors_to_same_length([positive, negative], precomputed_padding=compel("")[0])
     return dict(zip(encoder.split.encoded, (positive, negative, positive_pooled, negative_pooled), strict=True))
