@@ -98,29 +98,26 @@ class Editor:
     heeds = Whole.heeds
 
     @staticmethod
-    def check(model: Model) -> None:
+    def parts(model: Model) -> dict[str, Any]:
         kind = what_is(model)
         home = TAKEN_BY.get(kind, "")
         draws = family_of(kind) in SPLIT and kind not in OPTIONAL_IMAGE
         if home != "image.edit" and (home or draws or not kind.endswith("Pipeline")):
             raise _no_editor(model)
-
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
-        import diffusers
-
-        Editor.check(model)
-        kind = what_is(model)
-        if kind == "InstructPix2Pix":
-            return {"own": EmbeddedEditor}
-        cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
-        if cls is None or not edits(cls):
-            raise _no_editor(model)
-        return Whole.parts(model)
+        return {"own": EmbeddedEditor} if kind == "InstructPix2Pix" else Whole.parts(model)
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
-        return parts["own"] if "own" in parts else Instructed(Whole.assemble(model, parts))
+        if "own" in parts:
+            return parts["own"]
+        import diffusers
+
+        # What a call takes is known only here: planning imports no diffusers.
+        kind = what_is(model)
+        cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
+        if cls is None or not edits(cls):
+            raise _no_editor(model)
+        return Instructed(Whole.assemble(model, parts))
 
 
 def _no_editor(model: Model) -> ModelError:

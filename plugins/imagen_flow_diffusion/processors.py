@@ -1,7 +1,7 @@
 """Make the processors of models that read words and pictures, the same with torchvision and without.
 
 transformers makes most of them only where torchvision is, because they read films too, and there lets torchvision resize the pictures, to other pixels than Pillow. Nothing that draws
-a picture reads a film: here a processor has no part for films where there is no torchvision, and pictures are resized by Pillow everywhere.
+a picture reads a film: here a processor does without its part for films where that cannot be had, and pictures are resized by Pillow everywhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def load_processor(cls: Any, folder: Path) -> Any:
         if "image_processor" in name:
             return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
         if "video_processor" in name:
-            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True) if is_torchvision_available() else None
+            films = is_torchvision_available() and (folder / "video_preprocessor_config.json").is_file()
+            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True) if films else None
         return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
 
     settings, _ = cls.get_processor_dict(str(folder), local_files_only=True)

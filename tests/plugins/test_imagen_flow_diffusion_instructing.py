@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[PIL.Image.Ima
         picture.save(folder / f"{name}.png")
         found.append((picture, {"type": "image.load", "file": str(folder / f"{name}.png")}))
     return found
+
+
+@pytest.fixture
+def hole(tmp_path: Path) -> tuple[PIL.Image.Image, dict[str, Any]]:
+    """A mask of the first picture's size, as Pillow has it and as nodes that load it."""
+    mask = PIL.Image.new("L", (64, 80))
+    mask.paste(255, (16, 16, 48, 64))
+    mask.save(tmp_path / "mask.png")
+    return mask, {"drawn": {"type": "image.load", "file": str(tmp_path / "mask.png")}, "hole": {"type": "mask.from_luminance", "image": "${drawn}"}}
 
 
 def noise(seed: int = 3) -> torch.Generator:
@@ -166,6 +178,33 @@ def test_flux_2_edits_one_picture_and_several_as_by_hand(name: str, count: int, 
         assert same(anew, theirs)
 
 
+def test_klein_fills_in_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], hole: tuple[PIL.Image.Image, dict[str, Any]]) -> None:
+    """A checkpoint of the smaller kind works within a mask, too."""
+    given = {"strength": 0.6, "num_inference_steps": 3, "guidance_scale": 3.0, "width": 64, "height": 80}
+    theirs = by_hand(at("flux-2-klein"), "Flux2KleinInpaintPipeline")(image=photos[0][0], mask_image=hole[0], prompt="a fox", generator=noise(), **given).images[0]
+    node = {"type": "diffusion.inpaint", "model": at("flux-2-klein"), "image": "${photo}", "mask": "${hole}", "prompt": "a fox", "seed": 3, **given}
+    assert same(draw(photo=photos[0][1], **hole[1], one=node), theirs)
+
+
+def test_klein_with_kept_states_draws_as_by_hand_and_leaves_no_trace(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """Its pipeline puts attention of its own into the shared network: the next call draws as before."""
+    plain = {"type": "image.edit", "model": at("flux-2-klein"), "image": "${photo}", "instruction": "make it red", "num_inference_steps": 2, "seed": 3}
+    before = draw(photo=photos[0][1], one=plain)
+    theirs = by_hand(at("flux-2-klein"), "Flux2KleinKVPipeline")(image=photos[0][0], prompt="make it red", num_inference_steps=2, generator=noise()).images[0]
+    node = {"type": "diffusion.pipeline", "model": at("flux-2-klein"), "pipeline_class": "Flux2KleinKVPipeline", "images": ["${photo}"], "arguments": {"prompt": "make it red", "num_inference_steps": 2}, "seed": 3}
+    assert [same(picture, theirs) for picture in draw(photo=photos[0][1], one=node)] == [True]
+    assert same(draw(photo=photos[0][1], one=plain), before.pixels)
+
+
+def test_a_processor_that_reads_words_alone_refuses_pictures(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
+    """Without torchvision FLUX.2 cannot look at the picture to write a longer prompt, and says so instead of writing one without."""
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("with torchvision there is the whole processor")
+    node = {"type": "image.edit", "model": at("flux-2"), "image": "${photo}", "instruction": "make it red", "arguments": {"caption_upsample_temperature": 0.15}, "num_inference_steps": 1, "seed": 3}
+    with pytest.raises(flow.NodeError, match="PixtralProcessor reads pictures only where torchvision is installed"):
+        draw(photo=photos[0][1], one=node)
+
+
 # --- Qwen-Image-Edit ---
 
 #: Guidance is on: the negative prompt is read beside the picture, too.
@@ -211,16 +250,12 @@ def test_a_megapixel_has_the_sides_that_qwen_gives_it() -> None:
     assert [sides_of(size, 1024) for size in sizes] == [tuple(max(32, side) for side in calculate_dimensions(1024 * 1024, size[0] / size[1])) for size in sizes]
 
 
-def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], tmp_path: Path) -> None:
+def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], hole: tuple[PIL.Image.Image, dict[str, Any]]) -> None:
     """A checkpoint that edits fills in, too, where diffusers has a class for it."""
-    mask = PIL.Image.new("L", (64, 80))
-    mask.paste(255, (16, 16, 48, 64))
-    mask.save(tmp_path / "mask.png")
     given = {"strength": 0.6, "num_inference_steps": 2, "width": 64, "height": 80}
-    theirs = by_hand(at("qwen-edit"), "QwenImageEditInpaintPipeline")(image=photos[0][0], mask_image=mask, prompt="a fox", generator=noise(), **given).images[0]
-    hole = {"drawn": {"type": "image.load", "file": str(tmp_path / "mask.png")}, "hole": {"type": "mask.from_luminance", "image": "${drawn}"}}
+    theirs = by_hand(at("qwen-edit"), "QwenImageEditInpaintPipeline")(image=photos[0][0], mask_image=hole[0], prompt="a fox", generator=noise(), **given).images[0]
     node = {"type": "diffusion.inpaint", "model": at("qwen-edit"), "image": "${photo}", "mask": "${hole}", "prompt": "a fox", "seed": 3, **given}
-    assert same(draw(photo=photos[0][1], **hole, one=node), theirs)
+    assert same(draw(photo=photos[0][1], **hole[1], one=node), theirs)
 
 
 def test_a_model_that_sees_one_picture_refuses_others(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
@@ -288,9 +323,18 @@ def test_what_a_call_takes_says_whether_it_edits() -> None:
     ],
 )
 def test_what_edits_nothing_is_refused(name: str, says: str, at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
-    """By name where it is known, and else before it is loaded."""
+    """By name when planning where the name is known, and else by what its call takes."""
     with pytest.raises((flow.GraphError, flow.NodeError), match=re.escape(says)):
         draw(photo=photos[0][1], one={"type": "image.edit", "model": at(name), "image": "${photo}", "instruction": "make it red", "seed": 3})
+
+
+def test_planning_an_edit_imports_no_library(at: Callable[[str], str]) -> None:
+    """What a call takes is asked when the model is loaded, not before."""
+    nodes = {"photo": {"type": "image.solid", "width": 64, "height": 64, "colour": "teal"}, "one": {"type": "image.edit", "model": at("longcat-edit"), "image": "${photo}", "instruction": "make it red", "seed": 3}}
+    graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${one}"}}
+    code = f"import sys\nimport imagen_flow as flow\nplan = flow.plan({graph!r}, store=None, device='cpu')\nprint([str(p) for p in plan.problems], sorted({{'torch', 'diffusers', 'transformers'}} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[] []\n", ran.stdout + ran.stderr
 
 
 # --- what is not read ---
