@@ -32,7 +32,7 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
         before: the shape of what another has drawn by the same seed already: the pipeline gets what comes next.
         without: arguments that are None although the pipeline has another default.
     Raises:
-        ValueError: the pipeline does not take an argument, or lacks one.
+        ValueError: the pipeline does not take an argument, or lacks one, or has no step left to do.
         RuntimeError: its safety checker blackened the picture. diffusers returns the black picture and only logs it.
     """
     import torch
@@ -65,6 +65,7 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
 
     output = yield from stepping(run)
     _refuse_blackened(output)
+    _refuse_none(output)
     return output
 
 
@@ -108,6 +109,13 @@ def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
 
 _OURS = ("generator", "callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "return_dict")
 """Arguments of pipelines that are no user's."""
+
+
+def _refuse_none(output: Any) -> None:
+    """Say that nothing was drawn: some pipelines give an empty batch when no step is left for them."""
+    found = output.get("images") if isinstance(output, Mapping) else None
+    if found is not None and not len(found):
+        raise ValueError("no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some")
 
 
 def _refuse_blackened(output: Any) -> None:

@@ -56,8 +56,12 @@ def what_is(model: Model) -> str:
         named = config.get(key)
         named = named[0] if isinstance(named, list) and named else named
         if isinstance(named, str) and named:
-            return named[:100]
+            return RENAMED.get(named, named[:100])
     return "folder without model_index.json"
+
+
+RENAMED = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline", "LuminaText2ImgPipeline": "LuminaPipeline"}
+"""What diffusers calls classes now that checkpoints name as they were called."""
 
 
 def article(thing: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,22 @@ def test_the_table_of_families_is_as_diffusers_has_them() -> None:
         assert set(names) <= set(takes), family
         assert ("image_to_image" in split.again) == (hasattr(diffusers, f"{family}Img2ImgPipeline") and family not in ("IF", "SanaSprint")), family
         assert "inpaint" not in split.again or hasattr(diffusers, f"{family}InpaintPipeline"), family
+
+
+def test_no_step_that_is_left_is_said(at: Callable[[str], str], failure: Callable[..., str], photos: Callable[..., Any]) -> None:
+    """A strength that leaves nothing to do, where diffusers gives an empty batch, is an error in one node and in three."""
+    photo = {"photo": photos(1)[1]}
+    asked = {"strength": 0.2, "num_inference_steps": 4}
+    words = "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+    assert failure(**photo, one={"type": "diffusion.image_to_image", "model": at("sdxl"), "image": "${photo}", "prompt": "a", "seed": 3, **asked}) == words
+    nodes = {**photo, "before": {"type": "latents.encode", "model": at("sdxl"), "image": "${photo}"}, **three(at("sdxl"), latents="${before}", **asked)}
+    assert failure(**nodes) == words
+
+
+def test_a_checkpoint_that_names_a_class_by_its_old_name_is_known(at: Callable[[str], str], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """Lumina Image 2 on the hub says that it is a Lumina2Text2ImgPipeline, which diffusers calls otherwise now."""
+    shutil.copytree(at("lumina"), tmp_path / "old")
+    index = tmp_path / "old" / "model_index.json"
+    index.write_text(index.read_text().replace("Lumina2Pipeline", "Lumina2Text2ImgPipeline"))
+    asked = {"num_inference_steps": 1, "width": 32, "height": 32}
+    assert same(draw(**three(str(tmp_path / "old"), **asked)), draw(**three(at("lumina"), **asked)).pixels)
