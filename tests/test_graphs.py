@@ -105,7 +105,7 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
 
 
 #: What makes the graphs of real checkpoints soon done: few steps and, where they are inputs, small sides.
-SOON: dict[str, Any] = {"steps": 2, "prior_steps": 2, "large_steps": 2, "width": 64, "height": 64}
+SOON: dict[str, Any] = {"steps": 2, "prior_steps": 2, "large_steps": 2, "width": 64, "height": 64, "frames": 3}
 
 #: These draw at sizes of their own, which takes long even with tiny models.
 LARGE = ("kandinsky", "kontext_edit", "qwen_edit", "upscale")

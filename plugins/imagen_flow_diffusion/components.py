@@ -180,7 +180,8 @@ class Checkpoint:
             given["add_watermarker"] = False
         if lacking := [name for name in self._needed(cls) if given.get(name) is None and name not in self._unleased]:
             raise ValueError(f"{cls.__name__} needs {' and '.join(lacking)}, which the model '{self.model.reference}' does not have")
-        pipeline = cls(**given)
+        with quiet():  # diffusers warns of classes that it no longer tends
+            pipeline = cls(**given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

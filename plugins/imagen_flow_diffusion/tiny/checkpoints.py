@@ -324,21 +324,12 @@ def instruct_pix2pix(folder: Path) -> Path:
 
 def kandinsky(folder: Path, *, half: str = "") -> Path:
     """Kandinsky 2.2: prior and decoder in one folder, or one ``half``: ``prior`` or ``decoder``."""
-    from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, VQModel
+    from diffusers import DDPMScheduler, PriorTransformer, UnCLIPScheduler
 
     seeded(11)
     tokenizer = p.clip_tokenizer()
-    unet = UNet2DConditionModel(
-        in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), layers_per_block=1,
-        encoder_hid_dim=p.WIDTH, encoder_hid_dim_type="image_proj", cross_attention_dim=32, attention_head_dim=4, resnet_time_scale_shift="scale_shift", class_embed_type=None,
-    )  # fmt: skip
-    movq = VQModel(
-        block_out_channels=[32] * 4, down_block_types=[*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
-        norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3], vq_embed_dim=4,
-    )  # fmt: skip
     prior = PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=p.WIDTH, num_layers=1)
-    decoding = {"unet": unet, "movq": movq, "scheduler": DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012)}
+    decoding = {"unet": p.kandinsky_unet(), "movq": p.movq(), "scheduler": DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012)}
     embedding = {
         "prior": prior, "image_encoder": p.clip_vision(), "text_encoder": p.clip_text(tokenizer, projection=p.WIDTH), "tokenizer": tokenizer,
         "scheduler": UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=10.0),

@@ -12,10 +12,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .. import single_file
+
 MAKE = 3
 """Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
 
 BY_NAME = (
+    (r"kandinsky.*control", "kandinsky-control"),
+    (r"kandinsky.*inpaint", "kandinsky-inpaint"),
+    (r"kandinsky-?3", "kandinsky-3"),
+    (r"karlo.*variation", "unclip-variation"),
+    (r"stable-diffusion-2-1-unclip", "stable-unclip"),
+    (r"stable-cascade-prior", "stable-cascade-prior"),
+    (r"stable-cascade", "stable-cascade"),
+    (r"stable-video", "stable-video"),
+    (r"/dit-xl", "dit"),
+    (r"marigold.*normals", "marigold-normals"),
+    (r"marigold", "marigold-depth"),
     (r"/if-ii-", "if-2"),
     (r"/if-i-|deepfloyd", "if-1"),
     (r"flux.*ip[-_]adapter", "ip-adapter-flux"),
@@ -77,12 +90,13 @@ BY_NAME = (
 
 BY_CLASS = {
     "AuraFlowPipeline": "aura-flow",
-    "ChromaPipeline": "chroma",
-    "CogView4Pipeline": "cogview",
-    "DDPMPipeline": "ddpm",
     "CLIPModel": "clip",
     "CLIPSegForImageSegmentation": "clipseg",
+    "ChromaPipeline": "chroma",
+    "CogView4Pipeline": "cogview",
     "ControlNetUnionModel": "controlnet-union",
+    "DDPMPipeline": "ddpm",
+    "DiTPipeline": "dit",
     "Flux2KleinPipeline": "flux-2-klein",
     "Flux2Pipeline": "flux-2",
     "FluxControlNetModel": "controlnet-flux",
@@ -93,12 +107,18 @@ BY_CLASS = {
     "HunyuanDiTPipeline": "hunyuan-dit",
     "IFPipeline": "if-1",
     "IFSuperResolutionPipeline": "if-2",
+    "Kandinsky3Pipeline": "kandinsky-3",
     "KandinskyV22CombinedPipeline": "kandinsky",
+    "KandinskyV22ControlnetPipeline": "kandinsky-control",
+    "KandinskyV22InpaintPipeline": "kandinsky-inpaint",
     "KandinskyV22Pipeline": "kandinsky-decoder",
     "KandinskyV22PriorPipeline": "kandinsky-prior",
     "LatentConsistencyModelPipeline": "latent-consistency",
-    "Lumina2Pipeline": "lumina",
     "LongCatImageEditPipeline": "longcat-edit",
+    "Lumina2Pipeline": "lumina",
+    "Lumina2Text2ImgPipeline": "lumina",
+    "MarigoldDepthPipeline": "marigold-depth",
+    "MarigoldNormalsPipeline": "marigold-normals",
     "PixArtAlphaPipeline": "pixart",
     "PixArtSigmaPipeline": "pixart-sigma",
     "QwenImage21Pipeline": "qwen-2",
@@ -108,6 +128,8 @@ BY_CLASS = {
     "SD3ControlNetModel": "controlnet-sd3",
     "SanaPipeline": "sana",
     "SanaSprintPipeline": "sana-sprint",
+    "StableCascadeDecoderPipeline": "stable-cascade",
+    "StableCascadePriorPipeline": "stable-cascade-prior",
     "StableDiffusion3Pipeline": "sd3",
     "StableDiffusionInpaintPipeline": "inpainting",
     "StableDiffusionInstructPix2PixPipeline": "instruct-pix2pix",
@@ -121,11 +143,21 @@ BY_CLASS = {
     "MarigoldNormalsPipeline": "marigold-normals",
     "StableDiffusionXLInstructPix2PixPipeline": "instruct-pix2pix-xl",
     "StableDiffusionXLPipeline": "sdxl",
+    "StableUnCLIPImg2ImgPipeline": "stable-unclip",
+    "StableVideoDiffusionPipeline": "stable-video",
     "Swin2SRForImageSuperResolution": "swin2sr",
+    "UnCLIPImageVariationPipeline": "unclip-variation",
     "UnCLIPPipeline": "unclip",
     "ZImagePipeline": "z-image",
 }
 """Kinds by the class that a checkpoint says it is."""
+
+
+BY_FILE = {
+    "flux-depth": "flux-control", "flux-dev": "flux", "flux-fill": "flux-fill", "flux-schnell": "flux", "inpainting": "inpainting", "inpainting_v2": "inpainting", "instruct-pix2pix": "instruct-pix2pix",
+    "playground-v2-5": "sdxl", "sd3": "sd3", "sd35_large": "sd3", "sd35_medium": "sd3", "upscale": "upscaler", "v1": "sd", "v2": "sd", "xl_base": "sdxl", "xl_inpaint": "sdxl", "xl_refiner": "sdxl-refiner",
+}  # fmt: skip
+"""Kinds by what a checkpoint in one file is by its header, in diffusers' words."""
 
 
 def kind_of(reference: str, at: Path | None) -> str:
@@ -141,6 +173,8 @@ def kind_of(reference: str, at: Path | None) -> str:
             return "inpainting"
         if named in BY_CLASS:
             return BY_CLASS[str(named)]
+    if at is not None and at.suffix == ".safetensors" and (of_file := single_file.kind_of(single_file.header_of(at))):
+        return BY_FILE[of_file]
     return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
 
 

@@ -269,3 +269,25 @@ XL: dict[str, Any] = {
     "transformer_layers_per_block": (1, 2), "projection_class_embeddings_input_dim": WIDTH + 8 * 6,
 }  # fmt: skip
 """How SDXL's denoiser differs from Stable Diffusion's."""
+
+
+def kandinsky_unet(*, reads: int = 4, **more: Any) -> Any:
+    """Kandinsky's denoiser of two levels, which reads a picture's embedding."""
+    from diffusers import UNet2DConditionModel
+
+    given = {"addition_embed_type": "image", "encoder_hid_dim_type": "image_proj", **more}
+    return UNet2DConditionModel(
+        in_channels=reads, out_channels=8, down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), layers_per_block=1, encoder_hid_dim=WIDTH, cross_attention_dim=32, attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift", class_embed_type=None, **given,
+    )  # fmt: skip
+
+
+def movq() -> Any:
+    """Kandinsky's autoencoder of four levels."""
+    from diffusers import VQModel
+
+    return VQModel(
+        block_out_channels=[32] * 4, down_block_types=[*["DownEncoderBlock2D"] * 3, "AttnDownEncoderBlock2D"], in_channels=3, latent_channels=4, layers_per_block=1, norm_num_groups=8,
+        norm_type="spatial", num_vq_embeddings=12, out_channels=3, up_block_types=["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 3], vq_embed_dim=4,
+    )  # fmt: skip
