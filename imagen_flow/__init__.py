@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from .hookspecs import hookimpl
-    from .models.placing import place_module
+    from .models.placing import at_rest, place_module
     from .models.quiet import quiet_libraries
     from .models.references import UnresolvedModel
     from .models.tensors import read_weights
@@ -81,7 +81,7 @@ _HOMES = {
         "StoreError",
     ),
     "hookspecs": ("hookimpl",),
-    "models.placing": ("place_module",),
+    "models.placing": ("at_rest", "place_module"),
     "models.quiet": ("quiet_libraries",),
     "models.references": ("UnresolvedModel",),
     "models.tensors": ("read_weights",),

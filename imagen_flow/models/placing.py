@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..values import PLAIN, Loading
 
-__all__ = ["place_module"]
+__all__ = ["at_rest", "place_module"]
 
 
 class _Turns:
@@ -61,3 +63,26 @@ def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
 
     add_hook_to_module(module, Waiting(), append=True)
     return module
+
+
+@contextmanager
+def at_rest(modules: Iterable[Any]) -> Iterator[None]:
+    """Keep the layers of offloaded modules on the host for as long as the context lasts, so that layers can be put on and taken off; afterwards all that are there then come and go as before.
+
+    Whoever calls holds the modules alone. Those that come as a whole, or do not wait at all, are left where they are.
+    """
+    from accelerate import cpu_offload
+    from accelerate.hooks import AlignDevicesHook, remove_hook_from_submodules
+
+    streamed: list[tuple[Any, Any]] = []
+    for module in modules:
+        hooks = (getattr(part, "_hf_hook", None) for part in module.modules()) if hasattr(module, "modules") else ()
+        device = next((hook.execution_device for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)
+        if device is not None:
+            remove_hook_from_submodules(module)
+            streamed.append((module, device))
+    try:
+        yield
+    finally:
+        for module, device in streamed:
+            cpu_offload(module, device, offload_buffers=True)

@@ -113,17 +113,23 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     """
     _check(worn)
     arguments: dict[str, Any] = {}
-    with ExitStack() as off:
-        if worn.loras:
-            off.enter_context(_with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
-        for embedding in worn.embeddings or []:
-            off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
-        if worn.ip_adapters:
-            off.enter_context(_with_ip_adapters(pipeline, checkpoint, worn, worn.ip_adapters))
-            pictures = [to_pil(image) for image in worn.ip_images or []]
-            # Several pictures for one adapter are a list in a list.
-            arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
+    changed = list(checkpoint.parts.values()) if worn.loras or worn.embeddings or worn.ip_adapters else []
+    off = ExitStack()
+    try:
+        with flow.at_rest(changed):
+            if worn.loras:
+                off.enter_context(_with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
+            for embedding in worn.embeddings or []:
+                off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
+            if worn.ip_adapters:
+                off.enter_context(_with_ip_adapters(pipeline, checkpoint, worn, worn.ip_adapters))
+                pictures = [to_pil(image) for image in worn.ip_images or []]
+                # Several pictures for one adapter are a list in a list.
+                arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
         yield arguments
+    finally:
+        with flow.at_rest(changed):
+            off.close()
 
 
 def _check(worn: Worn) -> None:
