@@ -47,7 +47,7 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
     for name, other in model.instead:
         weighs = estimate(other, dtype, quantization=quantization)
         disk += weighs.disk_bytes
-        parts[name] = weighs.memory_bytes
+        parts[name] = dict(weighs.parts).get(name, weighs.memory_bytes)
     return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))
 
 

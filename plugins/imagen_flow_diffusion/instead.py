@@ -1,4 +1,4 @@
-"""A part in the place of the checkpoint's own: a folder as ``save_pretrained`` writes one, or one file of weights; a denoiser also as GGUF."""
+"""A part in the place of the checkpoint's own: a folder as ``save_pretrained`` writes one, the part of another checkpoint, or one file of weights; a denoiser also as GGUF."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def load_instead(cls: Any, other: Model, model: Model, part: str, *, device: str
     """Load a part of another model for a checkpoint, with the configuration that comes with it or else with the checkpoint's."""
     refuse_misfit(model, part, other)
     if other.path.is_dir():
-        return load_part(cls, other, "", device=device, dtype=dtype, settings=settings)
+        return load_part(cls, other, part if index_of(other) else "", device=device, dtype=dtype, settings=settings)
     OtherDenoiser.check(other)
     beginning = dict(other.base.holds).get(part, "") if other.base is not None else ""
     return load_from_file(cls, other.path, beginning, like=model.folder, part=part, of=model.reference, device=device, dtype=dtype, settings=settings)
@@ -85,9 +85,10 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
         if kind and kind not in (wanted, "single file of weights"):
             raise flow.ModelError(f"{what}: it is {article(kind)}")
         return
-    if (kind := what_is(other)) != own_kind:
+    index = index_of(other)
+    if (kind := (index.get(part) or [None, what_is(other)])[1]) != own_kind:
         raise flow.ModelError(f"{what}: it is {article(kind)}, and that is {article(own_kind)}")
-    config = read_json(other, "config.json")
+    config = read_json(other, f"{part}/config.json" if index else "config.json")
     for name, meant in SHAPES.items():
         ours, theirs = own.get(name, meant), config.get(name, meant)
         if ours != theirs:

@@ -64,7 +64,7 @@ def base_of(header: Header) -> flow.Base | None:
 
     Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads the tensors themselves.
     """
-    kind = _kind(header)
+    kind = kind_of(header)
     if not kind:
         return None
     reference, parts = BASES[kind]
@@ -73,7 +73,9 @@ def base_of(header: Header) -> flow.Base | None:
     return flow.Base(f"hf:{reference}", holds, tuple(part for part, beginning in found.items() if beginning is None))
 
 
-def _kind(header: Header) -> str:
+def kind_of(header: Header) -> str:
+    """Name the kind of checkpoint that a file is, as diffusers does; nothing for a file that is none."""
+
     def shape(name: str) -> list[int]:
         return (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape") or []
 

@@ -52,11 +52,13 @@ def other(folder: Path, part: str, make: Callable[[Path], Path], *, seed: int = 
     """Give a part of a checkpoint with other weights, as ``save_pretrained`` writes it."""
     import diffusers
 
-    config = flow.Model(make(folder.parent / f"{folder.name}-whole"))
+    whole = make(folder.parent / f"{folder.name}-whole")
     cls = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL, "transformer": diffusers.FluxTransformer2DModel}[part]
     torch.manual_seed(seed)
     with quiet_libraries():
-        cls.from_config(cls.load_config(config.path / part)).save_pretrained(folder)
+        made = cls.from_config(cls.load_config(whole / part))
+        made.save_pretrained(folder)
+        made.save_pretrained(whole / part)
     return folder
 
 
@@ -77,6 +79,7 @@ def at(tmp_path_factory: pytest.TempPathFactory, original: ModuleType) -> Callab
         "sd3": checkpoints.stable_diffusion_3,
         "flux": checkpoints.flux,
         "unet": lambda folder: other(folder, "unet", checkpoints.stable_diffusion),
+        "whole.safetensors": lambda file: original.single_file(Path(get("unet-whole")), file),
         "xl-vae": lambda folder: other(folder, "vae", checkpoints.stable_diffusion_xl),
         "xl-vae.safetensors": lambda file: save(original.vae(original.state_of(Path(get("xl-vae")))), file),
         "transformer": lambda folder: other(folder, "transformer", checkpoints.flux),
@@ -143,16 +146,17 @@ def test_a_gguf_draws_as_by_hand(name: str, cls: str, at: Callable[[str], str], 
     assert len(pool.resident()) == len(loaded) + 1
 
 
-def test_a_denoiser_in_a_folder_draws_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
-    """What ``save_pretrained`` wrote of one part stands in for the checkpoint's."""
+@pytest.mark.parametrize("name", ["unet", "unet-whole", "whole.safetensors"])
+def test_a_denoiser_in_a_folder_draws_as_by_hand(name: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """What ``save_pretrained`` wrote of one part stands in for the checkpoint's; so does that part of another checkpoint, a folder or one file."""
     from diffusers import UNet2DConditionModel
 
     with quiet_libraries():
         unet = UNet2DConditionModel.from_pretrained(at("unet"))
     theirs = by_hand(at("sd15"), unet=unet)("a red fox", generator=noise(), **ASKED).images[0]
-    ours = draw(one={"type": "diffusion.text_to_image", "model": at("sd15"), "denoiser": at("unet"), "prompt": "a red fox", "seed": 3, **ASKED})
+    ours = draw(one={"type": "diffusion.text_to_image", "model": at("sd15"), "denoiser": at(name), "prompt": "a red fox", "seed": 3, **ASKED})
     assert np.array_equal(ours.pixels, np.asarray(theirs))
-    generic = {"type": "diffusion.pipeline", "model": at("sd15"), "denoiser": at("unet"), "arguments": {"prompt": "a red fox", **ASKED}, "seed": 3}
+    generic = {"type": "diffusion.pipeline", "model": at("sd15"), "denoiser": at(name), "arguments": {"prompt": "a red fox", **ASKED}, "seed": 3}
     assert np.array_equal(draw(one=generic)[0].pixels, np.asarray(theirs))
 
 
@@ -197,7 +201,8 @@ def problems(**node: Any) -> str:
         ("sd15", "denoiser", "lora.safetensors", "it is a LoRA"),
         ("sdxl", "denoiser", "xl-vae.safetensors", "it is an autoencoder alone"),
         ("flux", "autoencoder", "flux.gguf", "GGUF holds denoisers"),
-        ("sd15", "denoiser", "sdxl", "it is a StableDiffusionXLPipeline, and that is a UNet2DConditionModel"),
+        ("sd15", "denoiser", "sdxl", "its cross_attention_dim is 64, and that has 32"),
+        ("sd15", "denoiser", "flux", "it is a FluxPipeline, and that is a UNet2DConditionModel"),
     ],
 )
 def test_a_part_that_does_not_fit_is_refused(model: str, port: str, part: str, why: str, at: Callable[[str], str], draw: Callable[..., Any]) -> None:

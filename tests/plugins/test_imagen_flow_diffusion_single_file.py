@@ -267,3 +267,16 @@ def test_files_are_known_as_diffusers_knows_them() -> None:
         assert base.reference == "hf:" + DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
         assert {part for part, _ in base.holds} & {"unet", "transformer"}
         assert "vae" in base.lacks
+
+
+def test_a_tiny_model_is_of_the_files_kind(at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:
+    """What a file is by its header goes before its name; each kind has its tiny model."""
+    from imagen_flow_diffusion.tiny.kinds import MAKERS
+    from imagen_flow_diffusion.tiny.known import BY_FILE, kind_of
+
+    assert BY_FILE.keys() == single_file.BASES.keys()
+    assert set(BY_FILE.values()) <= MAKERS.keys()
+    file = tmp_path / "my-flux-lora.safetensors"
+    file.write_bytes(Path(at("sdxl")[1]).read_bytes())
+    assert kind_of(str(file), file) == "sdxl"
+    assert kind_of(str(file), None) != "sdxl"
