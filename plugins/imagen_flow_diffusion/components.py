@@ -279,6 +279,7 @@ class Filling:
         return Whole.parts(model) if edits else Drawing.parts(model)
 
     assemble = Whole.assemble
+    joined = staticmethod(joined)
 
 
 class Denoiser:

@@ -11,9 +11,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .adapters import Worn, adapted
 from .calling import counted, pictures
-from .components import Checkpoint
+from .components import Checkpoint, sparing
 from .families import edits, unread_by
+from .samplers import choose
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +53,16 @@ class Instructed:
         picture: np.ndarray,
         instruction: str,
         *,
-        references: Sequence[np.ndarray] = (),
+        references: Sequence[np.ndarray],
         seed: int,
         num_inference_steps: int | None,
         guidance_scale: float | None,
         image_guidance_scale: float | None,
         arguments: Mapping[str, Any],
+        worn: Worn,
+        sampler: str | None,
+        sampler_settings: dict[str, Any] | None,
+        rungs: Sequence[str],
     ) -> Generator[tuple[int, int], None, np.ndarray]:
         """Edit uint8 (height, width, 3) of any size; the result has the same size, and alpha where the model draws it. Yields (steps done, steps).
 
@@ -75,6 +81,7 @@ class Instructed:
         if references and kind not in SEVERAL:
             raise ValueError(f"this model sees one picture alone, and its 'references' holds {len(references)}: {kind} takes none beside the image; these do: {', '.join(sorted(SEVERAL))}")
         pipeline = self.checkpoint.pipeline(cls)
+        choose(pipeline, sampler, sampler_settings)
         source = Image.fromarray(picture)
         seen = [self._worked(pipeline, source), *(Image.fromarray(reference) for reference in references)]
         given = {"prompt": instruction, edits(cls): seen if kind in SEVERAL else seen[0], "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale}
@@ -82,8 +89,8 @@ class Instructed:
             given["width"], given["height"] = sides_of(source.size, arguments.get("output_resolution", 1024))
         if "InstructPix2Pix" in kind and "height" in takes:
             given["width"], given["height"] = seen[0].size
-        with self.checkpoint.alone():
-            output = yield from counted(pipeline, {**given, **arguments, "output_type": "np"}, seed=seed)
+        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn) as more, sparing(getattr(pipeline, "vae", None), rungs):
+            output = yield from counted(pipeline, {**given, **arguments, **more, "output_type": "np"}, seed=seed)
         found = pictures(output)
         if len(found) != 1:
             raise ValueError(f"{kind} gave {len(found)} pictures where an edit is one: call it by diffusion.pipeline")

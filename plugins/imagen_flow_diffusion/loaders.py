@@ -96,6 +96,7 @@ class Editor:
     """A model that edits by instruction: ``edit(picture, instruction, …)``."""
 
     heeds = Whole.heeds
+    joined = Whole.joined
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
-from .adapters import Weights
+from .adapters import Weights, Worn
 from .calling import encoded, read_encoded, refuse_nan
+from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .instructing import Instructed
 from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 
@@ -121,18 +122,25 @@ def super_resolution(
     return Image((yield from _progress(steps)))
 
 
-@flow.node("image.edit", version=1, uses=_LIBRARIES)
+@flow.node("image.edit", version=1, uses=(*_LIBRARIES, "peft"))
 def edit(
     model: Model[Editor],
     image: Image,
     instruction: str,
     references: List[Image] | None = None,
+    loras: List[Model[Weights]] | None = None,
+    denoiser: Model[OtherDenoiser] | None = None,
+    autoencoder: Model[OtherAutoencoder] | None = None,
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
+    sampler: str | None = None,
+    sampler_settings: Json = None,
+    lora_weights: List[float] | None = None,
     arguments: Json = None,
     seed: Seed,
+    rungs: Rungs = (),
 ) -> Steps[Image]:
     """Change a picture as an instruction says: ``make the circle green``.
 
@@ -142,10 +150,12 @@ def edit(
         instruction: in the words of the model; what it does not know is said in the progress.
         references: further pictures that the instruction speaks of: ``dress the man of the first picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them, and
             some others; their alpha is laid over black.
+        loras, denoiser, autoencoder: as for diffusion.text_to_image; the embedded editor takes none.
     Params:
         guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
         num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
+        sampler, sampler_settings, lora_weights: as for diffusion.text_to_image.
         arguments: any other argument of a checkpoint's pipeline, by its own name: ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
     Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
@@ -158,17 +168,25 @@ def edit(
     alpha = source[:, :, -1:] if image.has_alpha else None
     colours = source[:, :, : image.channels - image.has_alpha]
     colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
-    if not isinstance(model, Instructed) and (arguments is not None or references):
-        raise ValueError(f"its '{'references' if references else 'arguments'}' are for checkpoints: the embedded editor takes none")
     given = arguments or {}
     if not isinstance(given, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
-    more = {"arguments": given, "references": [picture.rgb().as_uint8().pixels for picture in references or []]} if isinstance(model, Instructed) else {}
+    more: dict[str, Any] = {}
+    if isinstance(model, Instructed):
+        seen = [picture.rgb().as_uint8().pixels for picture in references or []]
+        more = {"arguments": given, "references": seen, "worn": Worn(loras, lora_weights), "sampler": sampler, "sampler_settings": sampler_settings, "rungs": rungs}
+    elif strange := [name for name, value in (("arguments", given), ("loras", loras), ("references", references), ("sampler", sampler or sampler_settings)) if value]:
+        raise ValueError(f"the embedded editor takes no {' and no '.join(strange)}: these are for checkpoints")
     steps = model.edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
     edited = yield from _progress(steps, model.unread(instruction, given))
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
+
+
+@edit.foresee
+def _editable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
+    foresee_parts(models, "denoiser", "autoencoder")
 
 
 def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:

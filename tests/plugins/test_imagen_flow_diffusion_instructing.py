@@ -196,6 +196,56 @@ def test_klein_with_kept_states_draws_as_by_hand_and_leaves_no_trace(at: Callabl
     assert same(draw(photo=photos[0][1], one=plain), before.pixels)
 
 
+@pytest.fixture(scope="module")
+def other_denoiser(at: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of another denoiser for Klein."""
+    folder = tmp_path_factory.mktemp("denoiser") / "other"
+    network = by_hand(at("flux-2-klein")).transformer
+    with torch.no_grad():
+        network.proj_out.weight.add_(torch.randn(network.proj_out.weight.shape, generator=noise()))
+    with quiet_libraries():
+        network.save_pretrained(folder)
+    return str(folder)
+
+
+def test_an_edit_takes_another_denoiser_and_sampler_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], hole: tuple[PIL.Image.Image, dict[str, Any]], other_denoiser: str) -> None:
+    """Beside the checkpoint, in its own denoiser's place; within a mask, too."""
+    import diffusers
+
+    with quiet_libraries():
+        network = diffusers.Flux2Transformer2DModel.from_pretrained(other_denoiser)
+    pipeline = by_hand(at("flux-2-klein"), transformer=network)
+    pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, shift=7.0)
+    theirs = pipeline(image=photos[0][0], prompt="make it red", num_inference_steps=2, generator=noise()).images[0]
+    node = {"type": "image.edit", "model": at("flux-2-klein"), "denoiser": other_denoiser, "image": "${photo}", "instruction": "make it red", "num_inference_steps": 2, "sampler_settings": {"shift": 7.0}, "seed": 3}
+    ours = draw(photo=photos[0][1], one=node)
+    assert same(ours, theirs)
+    del node["denoiser"]
+    assert not same(draw(photo=photos[0][1], one=node), ours.pixels)
+    given = {"strength": 0.6, "num_inference_steps": 3, "guidance_scale": 3.0, "width": 64, "height": 80}
+    theirs = by_hand(at("flux-2-klein"), "Flux2KleinInpaintPipeline", transformer=network)(image=photos[0][0], mask_image=hole[0], prompt="a fox", generator=noise(), **given).images[0]
+    node = {"type": "diffusion.inpaint", "model": at("flux-2-klein"), "denoiser": other_denoiser, "image": "${photo}", "mask": "${hole}", "prompt": "a fox", "seed": 3, **given}
+    assert same(draw(photo=photos[0][1], **hole[1], one=node), theirs)
+
+
+def test_an_edit_takes_loras_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], tmp_path: Path) -> None:
+    """Weighted, for this picture alone."""
+    from safetensors.torch import save_file
+
+    state = {f"transformer.transformer_blocks.0.attn.to_{part}.lora_{end}.weight": torch.randn(shape, generator=noise()) for part in "qkv" for end, shape in (("A", (4, 32)), ("B", (32, 4)))}
+    save_file(state, tmp_path / "style.safetensors")
+    plain = {"type": "image.edit", "model": at("flux-2-klein"), "image": "${photo}", "instruction": "make it red", "num_inference_steps": 2, "seed": 3}
+    before = draw(photo=photos[0][1], one=plain)
+    pipeline = by_hand(at("flux-2-klein"))
+    pipeline.load_lora_weights(str(tmp_path / "style.safetensors"), adapter_name="style")
+    pipeline.set_adapters(["style"], [0.7])
+    theirs = pipeline(image=photos[0][0], prompt="make it red", num_inference_steps=2, generator=noise()).images[0]
+    ours = draw(photo=photos[0][1], one={**plain, "loras": [str(tmp_path / "style.safetensors")], "lora_weights": [0.7]})
+    assert same(ours, theirs)
+    assert not same(ours, before.pixels)
+    assert same(draw(photo=photos[0][1], one=plain), before.pixels)
+
+
 def test_a_processor_that_reads_words_alone_refuses_pictures(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
     """Without torchvision FLUX.2 cannot look at the picture to write a longer prompt, and says so instead of writing one without."""
     if importlib.util.find_spec("torchvision") is not None:
@@ -264,7 +314,7 @@ def test_a_model_that_sees_one_picture_refuses_others(at: Callable[[str], str], 
     node = {"type": "image.edit", "image": "${photo_0}", "references": ["${photo_1}"], "instruction": "make it red", "seed": 3}
     with pytest.raises(flow.NodeError, match="this model sees one picture alone, and its 'references' holds 1: QwenImageEditPipeline takes none beside the image; these do: Flux2Klein.*QwenImageEditPlus"):
         draw(**nodes, one={**node, "model": at("qwen-edit")})
-    with pytest.raises(flow.NodeError, match="its 'references' are for checkpoints: the embedded editor takes none"):
+    with pytest.raises(flow.NodeError, match="the embedded editor takes no references: these are for checkpoints"):
         draw(**nodes, one={**node, "model": "embedded/edit"})
 
 
