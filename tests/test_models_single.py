@@ -140,7 +140,7 @@ def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Pa
     file.write_bytes(weights(unet__w=500))
     assert found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).digest == found(file, hub).digest
     file.write_bytes(weights(unet__w=500, vae__w=300))
-    assert "is not in the lock" in found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).incomplete
+    assert "--locked takes only what" in found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).incomplete
 
 
 def test_a_header_is_read_without_the_weights(hub: Hub) -> None:

@@ -134,7 +134,7 @@ def _completed(model: Model, digest: Callable[[Path], str], environ: Mapping[str
     try:
         folder, digests, variant = _base(base, model, digest, environ, terms)
     except UnresolvedModel as missing:
-        return replace(model, base=base, incomplete=f"{missing}{f': {missing.why}' if missing.why else ''}")
+        return replace(model, base=base, incomplete=missing.why or str(missing))
     own = tuple((name, held if name in base.lacks else tagged("model-part-completed", held.encode(), model.digest.encode())) for name, held in _parts(digests))
     fingerprint = tagged("model-completed", model.digest.encode(), *(part.encode() for pair in digests for part in pair))
     return replace(model, base=base, configurations=folder, digest=fingerprint, parts=own, variant=variant)

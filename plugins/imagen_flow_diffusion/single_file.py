@@ -107,7 +107,7 @@ def kind_of(header: Header) -> str:
 def kind_of_file(path: Path) -> str:
     """Say in words what a file of weights is that is no checkpoint."""
     if path.suffix.lower() != ".safetensors":
-        return "GGUF file" if path.suffix.lower() == ".gguf" else "pickle in one file"
+        return "GGUF file" if path.suffix.lower() == ".gguf" else "pickle (convert it to safetensors: what a pickle holds is not known before it is loaded)"
     names = header_of(path)
     return next((kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)), "single file of weights")
 

@@ -186,6 +186,26 @@ def test_encoding_with_another_autoencoder(at: Callable[[str], str], draw: Calla
     assert not torch.equal(own.torch(), others.torch())
 
 
+def test_a_lora_is_put_on_a_gguf_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path) -> None:
+    """A LoRA beside quantized weights draws what the pipeline draws with it, and is taken off again."""
+    torch.manual_seed(5)
+    made = transformer(at("flux.gguf"), "FluxTransformer2DModel", at("flux"))
+    state = {}
+    for name, layer in made.named_modules():
+        if name.endswith(("to_q", "to_v")):
+            state |= {f"transformer.{name}.lora_A.weight": torch.randn(2, layer.in_features) * 0.5, f"transformer.{name}.lora_B.weight": torch.randn(layer.out_features, 2) * 0.5}
+    lora = save(state, tmp_path / "style.safetensors")
+    pipeline = by_hand(at("flux"), transformer=made)
+    pipeline.load_lora_weights(str(tmp_path), weight_name=lora.name, local_files_only=True)
+    theirs = pipeline("a red fox", generator=noise(), **ASKED).images[0]
+    one = {"type": "diffusion.text_to_image", "model": at("flux"), "denoiser": at("flux.gguf"), "prompt": "a red fox", "seed": 3, **ASKED}
+    plain = draw(one=one)
+    ours = draw(one={**one, "loras": [str(lora)]})
+    assert np.array_equal(ours.pixels, np.asarray(theirs))
+    assert not np.array_equal(ours.pixels, plain.pixels)
+    assert np.array_equal(draw(one={**one, "seed": 3}).pixels, plain.pixels)
+
+
 def problems(**node: Any) -> str:
     plan = flow.plan({"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1, **node}}, "outputs": {"out": "${one}"}}, store=None, device="cpu")
     return "\n".join(map(str, plan.problems))

@@ -231,6 +231,28 @@ def test_a_file_that_is_no_checkpoint_is_said_to_be_what_it_is(make: Callable[[P
         assert f"it is {kind}, and" in problem(one={**node, "model": path})
 
 
+def test_a_pickled_checkpoint_is_to_be_converted(tmp_path: Path) -> None:
+    """A .ckpt is refused unless it is named; named and found harmless, it still is no checkpoint that could be completed."""
+    pytest.importorskip("picklescan")
+    torch.save({"state_dict": {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}}, tmp_path / "mine.ckpt")
+    path = str(tmp_path / "mine.ckpt")
+    graph = {"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "model": path, "prompt": "a", "seed": 1}}, "outputs": {"out": "${one}"}}
+    assert "is a pickle" in str(flow.plan(graph, store=None, device="cpu").problems[0])
+    assert "it is a pickle (convert it to safetensors:" in str(flow.plan(graph, store=None, device="cpu", allow_pickle=[path]).problems[0])
+
+
+def test_a_lora_is_put_on_a_file_as_on_a_folder(at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """What changes a checkpoint for one call does so wherever its weights came from, the words' part too, and is gone after."""
+    lora = str(beside.lora(tmp_path / "style.safetensors"))
+    node = {"type": "diffusion.text_to_image", "prompt": "a red fox", "num_inference_steps": 2, "width": 32, "height": 48, "seed": 3}
+    folder, file = at("sd15")
+    plain = draw(one={**node, "model": file})
+    ours, theirs = (draw(one={**node, "model": path, "loras": [lora]}) for path in (file, folder))
+    assert np.array_equal(ours.pixels, theirs.pixels)
+    assert not np.array_equal(ours.pixels, plain.pixels)
+    assert np.array_equal(draw(one={**node, "model": file}).pixels, plain.pixels)
+
+
 UNET = "model.diffusion_model."
 MARKS: dict[str, dict[str, tuple[int, ...]]] = {
     "v1": {f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3), f"{UNET}output_blocks.11.0.skip_connection.weight": (320, 640, 1, 1), f"{UNET}input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (320, 768)},
