@@ -254,7 +254,7 @@ def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     model, text = models.get("model"), fed.get("text")
     family = family_of(what_is(model)) if model is not None else ""
     task, does, port = ("inpaint", "fill in", "mask") if "mask" in fed else ("image_to_image", "begin with", "latents")
-    if "latents" in fed and family in SPLIT and task not in SPLIT[family].again:
+    if model is not None and "latents" in fed and family in SPLIT and task not in SPLIT[family].again:
         raise flow.ModelError(
             f"diffusion.denoise cannot {does} latents with the model '{model.reference}': diffusers has no pipeline of the family {family} that does; "
             f"leave '{port}' out, or use a model of another family"
