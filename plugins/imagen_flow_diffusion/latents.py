@@ -158,8 +158,9 @@ def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherA
     vae = made.vae
     if tiled and not hasattr(vae, "use_tiling"):
         raise ValueError(f"the autoencoder of '{model.model.reference}', {article(type(vae).__name__)}, cannot work tile by tile")
-    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype, sparing(vae, ("tile", *rungs) if tiled else rungs):
-        picture = to_pixels(vae, values.to(device_of(vae), vae.dtype), dtype)
+    # Pipelines decode in float32 for float16 alone, but encode in it for all that is shorter.
+    with model.alone(), torch.no_grad(), upcast(vae, split.upcast and vae.dtype == torch.float16), sparing(vae, ("tile", *rungs) if tiled else rungs):
+        picture = to_pixels(vae, values.to(device_of(vae)))
     unsafe = None
     if getattr(made, "safety_checker", None) is not None:
         picture, unsafe = made.run_safety_checker(picture, device_of(vae), vae.dtype)
@@ -190,8 +191,8 @@ def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAuto
     vae = made.vae
     pixels = made.image_processor.preprocess(to_pil(image)).to(device_of(vae), vae.dtype)
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-    with model.alone(), torch.no_grad(), upcast(vae, split.upcast) as dtype:
-        values, sampled = to_latents(vae, pixels, dtype, generator)
+    with model.alone(), torch.no_grad(), upcast(vae, split.upcast):
+        values, sampled = to_latents(vae, pixels, generator)
     refuse_nan(values, "the autoencoder gave")
     return Tensor(values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})})
 

@@ -54,28 +54,28 @@ def space_of(model: Model) -> str:
     return f"{named}{', '.join([size, *ways])}"
 
 
-def to_pixels(vae: Any, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def to_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Decode latents to (1, 3, height, width), -1 to 1."""
     films = _films(vae)
-    values = _unscaled(latents.unsqueeze(2) if films else latents, vae)
-    found: torch.Tensor = vae.decode(values.to(dtype), return_dict=False)[0]
+    values = latents.to(vae.dtype)
+    found: torch.Tensor = vae.decode(_unscaled(values.unsqueeze(2) if films else values, vae), return_dict=False)[0]
     return found[:, :, 0] if films else found
 
 
-def to_latents(vae: Any, pixels: torch.Tensor, dtype: torch.dtype, generator: torch.Generator | None) -> tuple[torch.Tensor, bool]:
-    """Encode (1, 3, height, width), -1 to 1; and say whether the generator was drawn from.
+def to_latents(vae: Any, pixels: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, bool]:
+    """Encode (1, 3, height, width), -1 to 1, to latents of the same dtype; and say whether the generator was drawn from.
 
     Params:
         generator: of the sample of the autoencoder's distribution; None takes its mean.
     """
     films = _films(vae)
-    found = vae.encode((pixels.unsqueeze(2) if films else pixels).to(dtype))
+    found = vae.encode((pixels.unsqueeze(2) if films else pixels).to(vae.dtype))
     sampled = hasattr(found, "latent_dist") and generator is not None
     if hasattr(found, "latent_dist"):
         values = found.latent_dist.sample(generator) if sampled else found.latent_dist.mode()
     else:
         values = found.latent
-    values = scaled(values.to(vae.dtype), vae)
+    values = scaled(values.to(pixels.dtype), vae)
     return values[:, :, 0] if films else values, sampled
 
 
@@ -172,16 +172,16 @@ def _films(vae: Any) -> bool:
 
 
 @contextmanager
-def upcast(vae: Any, wanted: bool) -> Iterator[torch.dtype]:
-    """Compute in float32 where half precision would overflow, if that is wanted. Whoever calls holds the autoencoder alone."""
+def upcast(vae: Any, wanted: bool) -> Iterator[None]:
+    """Let an autoencoder compute in float32, if that is wanted and it says that it needs it. Whoever calls holds it alone."""
     import torch
 
     own = vae.dtype
-    if not (wanted and own == torch.float16 and vae.config.force_upcast):
-        yield own
+    if not wanted or own == torch.float32 or not vae.config.force_upcast:
+        yield
         return
     vae.to(torch.float32)
     try:
-        yield torch.float32
+        yield
     finally:
         vae.to(own)

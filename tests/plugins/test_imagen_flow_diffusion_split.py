@@ -334,3 +334,19 @@ def test_a_checkpoint_that_names_a_class_by_its_old_name_is_known(at: Callable[[
     index.write_text(index.read_text().replace("Lumina2Pipeline", "Lumina2Text2ImgPipeline"))
     asked = {"num_inference_steps": 1, "width": 32, "height": 32}
     assert same(draw(**three(str(tmp_path / "old"), **asked)), draw(**three(at("lumina"), **asked)).pixels)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["sdxl", "flux", "qwen", "z-image"])
+def test_half_precision_is_the_pipelines_own(kind: str, dtype: str, at: Callable[[str], str], by_hand: Callable[..., Any], photos: Callable[..., Any], pool: ModelPool) -> None:
+    """What is computed in float32 where half precision would overflow, and what is not, is as in the pipeline: from words and from a picture."""
+    picture, photo = photos(1, (48, 64))
+    cls, sizes = AGAIN[kind]
+    asked = {"num_inference_steps": 2, "width": 48, "height": 64}
+    pipeline = by_hand(at(kind), torch_dtype=getattr(torch, dtype))
+    theirs = pipeline("a red fox", generator=noise(), **asked).images[0]
+    assert same(run(pool, {"dtype": dtype}, three(at(kind), **asked)), theirs)
+    pipeline = by_hand(at(kind), cls, torch_dtype=getattr(torch, dtype))
+    theirs = pipeline("a red fox", image=picture, strength=0.6, num_inference_steps=4, generator=noise(), **sizes).images[0]
+    nodes = {"photo": photo, "before": {"type": "latents.encode", "model": at(kind), "image": "${photo}", "seed": 3}}
+    assert same(run(pool, {"dtype": dtype}, {**nodes, **three(at(kind), latents="${before}", strength=0.6, num_inference_steps=4)}), theirs)
