@@ -5,40 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Model, Progress, Range, Seed, Steps
+from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
 
 from .adapters import need
 from .calling import call, pictures, problem_of, to_pil, unwrap_image
 from .checkpoints import load_part, quiet, what_is
-from .components import Checkpoint, Whole
+from .components import Checkpoint, Whole, sparing
 
 if TYPE_CHECKING:
     import torch
+
+TILE = 256
+"""The side of the squares that are worked on when memory runs out."""
 
 DRAWING = ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network from pixels to more pixels: `run` takes and gives float (1, 3, height, width), 0 to 1; `multiple` is what it wants sides to be multiples of."""
+    """A network from pixels to more pixels: `run` takes and gives float (1, 3, height, width), 0 to 1, of any size; tiles whose sides are multiples of `multiple` meet best."""
 
     module: Any
     scale: int
     multiple: int
-
-    def run(self, pixels: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        height, width = pixels.shape[-2:]
-        padded = torch.nn.functional.pad(pixels, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
-        given = self.module(padded)
-        found = getattr(given, "reconstruction", given)
-        return found[..., : height * self.scale, : width * self.scale]
+    run: Callable[[torch.Tensor], torch.Tensor]
 
 
 class Swin2SR:
@@ -46,10 +41,20 @@ class Swin2SR:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Network:
+        import numpy as np
+        import torch
         from transformers import Swin2SRForImageSuperResolution
 
         module = load_part(Swin2SRForImageSuperResolution, model, "", device=device, dtype=dtype)
-        return Network(module, int(module.config.upscale), int(module.config.window_size))
+        scale, window = int(module.config.upscale), int(module.config.window_size)
+
+        def run(pixels: torch.Tensor) -> torch.Tensor:
+            height, width = pixels.shape[-2:]
+            # The library's processor mirrors a picture to the next whole window, and one that ends with a window by one more.
+            rows, columns = (torch.from_numpy(np.pad(np.arange(side), (0, window - side % window), "symmetric")).to(pixels.device) for side in (height, width))
+            return module(pixels[:, :, rows][:, :, :, columns]).reconstruction[..., : height * scale, : width * scale]
+
+        return Network(module, scale, window, run)
 
 
 class PixelFile:
@@ -73,8 +78,8 @@ class PixelFile:
             raise flow.ModelError(f"image.upscale cannot use the model '{model.reference}': it is a network of {found.architecture.name} for {found.purpose}")
         wanted = getattr(torch, dtype)
         halves = {"float16": found.supports_half, "bfloat16": found.supports_bfloat16}
-        module = found.model.to(device, wanted if halves.get(dtype, True) else torch.float32).eval().requires_grad_(False)
-        return Network(module, int(found.scale), int(found.size_requirements.multiple_of or 1))
+        found.to(torch.device(device), wanted if halves.get(dtype, True) else torch.float32)
+        return Network(found.model, int(found.scale), int(found.size_requirements.multiple_of or 1), found)
 
 
 class Upscaler:
@@ -111,6 +116,7 @@ def upscale(
     tile: Annotated[int, Range(16, 8192)] | None = None,
     overlap: Annotated[int, Range(0, 512)] = 16,
     seed: Seed | None = None,
+    rungs: Rungs = (),
 ) -> Steps[Image]:
     """Enlarge a picture by as much as the model does: two, four or eight times.
 
@@ -121,22 +127,23 @@ def upscale(
     Params:
         negative_prompt, num_inference_steps, guidance_scale, noise_level: for the models that draw. Left out: what suits the model.
         tile: work on squares of this many pixels of the picture, for pictures that do not fit in memory whole; for the models that do not draw.
-        overlap: of the squares, in pixels; it hides their seams.
+        overlap: of the squares, in pixels; there are no seams if it is as wide as what a pixel of the result sees of the picture. Both are rounded to what the model works in.
         seed: of the noise, for the models that draw; they need one.
     Outputs: a picture of 8 bits.
     Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens the picture.
     Source: ``diffusers.StableDiffusionUpscalePipeline`` and its like; Swin2SR (arXiv:2209.11345) in transformers; spandrel.
     """
     if isinstance(model, Checkpoint):
-        return (yield from _drawn(model, image, prompt, negative_prompt, num_inference_steps, guidance_scale, noise_level, tile, seed))
+        return (yield from _drawn(model, image, prompt, negative_prompt, num_inference_steps, guidance_scale, noise_level, tile, seed, rungs))
     drawing = {"prompt": prompt or None, "negative_prompt": negative_prompt, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
     if asked := [name for name, value in drawing.items() if value is not None]:
         raise ValueError(f"this model reads pixels alone: it has no {' and no '.join(asked)}")
-    return (yield from _enlarged(model, image, tile, overlap))
+    return (yield from _enlarged(model, image, tile or (TILE if "tile" in rungs else None), overlap))
 
 
 def _drawn(
-    model: Checkpoint, image: Image, prompt: str, negative_prompt: str | None, steps: int | None, guidance_scale: float | None, noise_level: int | None, tile: int | None, seed: int | None
+    model: Checkpoint, image: Image, prompt: str, negative_prompt: str | None, steps: int | None, guidance_scale: float | None, noise_level: int | None, tile: int | None, seed: int | None,
+    rungs: Sequence[str],
 ) -> Generator[Progress, None, Image]:
     import diffusers
 
@@ -146,28 +153,33 @@ def _drawn(
         raise ValueError("this model draws the picture as a whole: it has no 'tile'")
     pipeline = model.pipeline(getattr(diffusers, model.kind))
     given = {"prompt": prompt, "image": to_pil(image), "negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
-    with model.alone():
+    with model.alone(), sparing(getattr(pipeline, "vae", None), rungs):
         output = yield from call(pipeline, {**given, "output_type": "np"}, seed=seed)
     return pictures(output)[0]
 
 
 def _enlarged(model: Network, image: Image, tile: int | None, overlap: int) -> Generator[Progress, None, Image]:
-    """Run a network over a picture, whole or square by square: of each, the overlap is worked on and thrown away."""
+    """Run a network over a picture, whole or square by square: of each, the overlap is worked on and thrown away. Beside the pictures no more is held than a square."""
+    import numpy as np
     import torch
 
     like = next(model.module.parameters())
-    pixels = torch.from_numpy(image.rgb().as_float().pixels.copy()).permute(2, 0, 1)[None].to(like.device, like.dtype)
-    height, width = pixels.shape[-2:]
-    side = tile or max(height, width)
+    pixels = image.rgb().pixels
+    height, width = pixels.shape[:2]
+    side, overlap = max(height, width), -(-overlap // model.multiple) * model.multiple
+    if tile is not None:
+        side = max(model.multiple, tile // model.multiple * model.multiple)
     places = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
-    enlarged = torch.zeros((3, height * model.scale, width * model.scale))
+    enlarged = np.empty((height * model.scale, width * model.scale, 3), np.uint8)
     for number, (top, left) in enumerate(places):
         bottom, right = min(top + side, height), min(left + side, width)
         above, before = min(overlap, top), min(overlap, left)
+        seen = Image(pixels[top - above : bottom + overlap, left - before : right + overlap]).as_float().pixels
         with torch.no_grad():
-            found = model.run(pixels[..., top - above : bottom + overlap, left - before : right + overlap])[0].float().cpu()
+            found = model.run(torch.from_numpy(seen.copy()).permute(2, 0, 1)[None].to(like.device, like.dtype))[0].float().cpu()
         y, x = above * model.scale, before * model.scale
         tall, wide = (bottom - top) * model.scale, (right - left) * model.scale
-        enlarged[:, top * model.scale : top * model.scale + tall, left * model.scale : left * model.scale + wide] = found[:, y : y + tall, x : x + wide]
+        kept = unwrap_image(found[:, y : y + tall, x : x + wide].permute(1, 2, 0).clamp(0, 1).numpy())
+        enlarged[top * model.scale : top * model.scale + tall, left * model.scale : left * model.scale + wide] = kept.pixels
         yield Progress(number + 1, len(places))
-    return unwrap_image(enlarged.permute(1, 2, 0).clamp(0, 1).numpy())
+    return Image(enlarged)

@@ -34,7 +34,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "kontext": lambda folder: checkpoints.flux(folder, class_name="FluxKontextPipeline"),
     "x4": checkpoints.upscaler,
     "latent-x2": checkpoints.latent_upscaler,
-    "swin2sr": checkpoints.swin2sr,
     "control": checkpoints.controlnet,
     "control2": lambda folder: checkpoints.controlnet(folder, seed=14),
     "control-xl": lambda folder: checkpoints.controlnet(folder, xl=True),
@@ -44,7 +43,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "toy.safetensors": beside.embedding,
     "wide.safetensors": lambda file: beside.embedding(file, width=48),
     "ip": beside.ip_adapter,
-    "esrgan.safetensors": beside.esrgan,
     "clipseg": beside.clipseg,
     "ddpm": checkpoints.ddpm,
     "kandinsky-prior": lambda folder: checkpoints.kandinsky(folder, half="prior"),
@@ -400,51 +398,6 @@ def test_a_picture_is_enlarged_as_by_the_pipeline(name: str, side: int, at: Call
     nodes = {**loaded(photo[1]), "small": {"type": "image.resize", "image": "${photo}", "width": side, "height": side, "resample": "bicubic"}}
     ours = draw(**nodes, one={"type": "image.upscale", "model": at(name), "image": "${small}", "prompt": "a fox", "num_inference_steps": 2, "seed": 3})
     assert same(ours, theirs)
-
-
-def test_swin2sr_enlarges_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...]) -> None:
-    """Swin2SR doubles a picture of any size; in tiles with enough overlap the middle of each is the same."""
-    from transformers import Swin2SRForImageSuperResolution
-
-    with quiet_libraries(), torch.no_grad():
-        network = Swin2SRForImageSuperResolution.from_pretrained(at("swin2sr"))
-        pixels = torch.from_numpy(np.asarray(photo[0], np.float32) / 255).permute(2, 0, 1)[None]
-        theirs = network(pixels).reconstruction[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    node = {"type": "image.upscale", "model": at("swin2sr"), "image": "${photo}"}
-    ours = draw(**loaded(photo[1]), one=node)
-    assert same(ours, (theirs * 255).round().astype(np.uint8))
-    tiled = draw(**loaded(photo[1]), one={**node, "tile": 32, "overlap": 8})
-    assert tiled.pixels.shape == ours.pixels.shape
-
-
-def test_a_file_of_the_esrgan_family_enlarges_as_spandrel_does(at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of weights alone: spandrel tells its architecture; the pixels are those of the network called by hand."""
-    import importlib.machinery
-    import importlib.util
-    import sys
-    from types import ModuleType
-
-    from safetensors.torch import load_file
-
-    if importlib.util.find_spec("torchvision") is None:
-        # spandrel imports torchvision for two other architectures; of what they take from it nothing is used here.
-        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-            made = ModuleType(name)
-            made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            monkeypatch.setitem(sys.modules, name, made)
-        for word in ("InterpolationMode", "rotate", "normalize"):
-            setattr(sys.modules["torchvision.transforms.functional"], word, None)
-    spandrel = pytest.importorskip("spandrel")
-    found = spandrel.ModelLoader(device="cpu").load_from_state_dict(load_file(at("esrgan.safetensors")))
-    pixels = torch.from_numpy(np.asarray(photo[0], np.float32) / 255).permute(2, 0, 1)[None]
-    with torch.no_grad():
-        theirs = found.model(pixels)[0].permute(1, 2, 0).clamp(0, 1).numpy()
-    node = {"type": "image.upscale", "model": at("esrgan.safetensors"), "image": "${photo}"}
-    ours = draw(**loaded(photo[1]), one=node)
-    assert ours.pixels.shape == (256, 192, 3)
-    assert same(ours, (theirs * 255).round().astype(np.uint8))
-    # Each of its pixels sees less than the overlap, so tiles change none.
-    assert same(draw(**loaded(photo[1]), one={**node, "tile": 24, "overlap": 24}), ours.pixels)
 
 
 def test_clipseg_finds_what_words_name(at: Callable[[str], str], draw: Callable[..., Any], photo: tuple[Any, ...]) -> None:

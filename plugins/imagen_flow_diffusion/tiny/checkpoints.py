@@ -388,12 +388,12 @@ def latent_upscaler(folder: Path) -> Path:
     )  # fmt: skip
 
 
-def swin2sr(folder: Path) -> Path:
-    """Swin2SR, twice the sides."""
+def swin2sr(folder: Path, *, upscale: int = 2, upsampler: str = "pixelshuffledirect") -> Path:
+    """Swin2SR, twice the sides by default."""
     from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution, Swin2SRImageProcessorPil
 
     seeded(16)
-    config = Swin2SRConfig(image_size=16, embed_dim=16, depths=[1], num_heads=[2], window_size=4, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
+    config = Swin2SRConfig(image_size=16, embed_dim=16, depths=[1], num_heads=[2], window_size=4, mlp_ratio=1.0, upscale=upscale, upsampler=upsampler)
     Swin2SRForImageSuperResolution(config).save_pretrained(folder)
     Swin2SRImageProcessorPil(size_divisor=4).save_pretrained(folder)
     return folder
