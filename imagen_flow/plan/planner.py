@@ -267,7 +267,7 @@ class Planner:
 
         def model(binding: Binding) -> Model | None:
             found = self.values.constants.by_digest.get(self.values.bind(frame, binding).digest) if isinstance(binding, ModelAt) else None  # type: ignore[union-attr]
-            return found if isinstance(found, Model) and found.digest != "unresolved" else None
+            return found if isinstance(found, Model) and found.digest != "unresolved" and not found.incomplete else None
 
         for port, binding in node.bindings.items():
             if (one := model(binding)) is not None:

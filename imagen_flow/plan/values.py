@@ -197,7 +197,8 @@ class Values:
                 check(model)
             except models.UnresolvedModel as missing:
                 self._checked[at] = "its model is not on this machine"
-                self.problems.append(missing.problem(node.mark))
+                if all(problem.message != str(missing) for problem in self.problems):
+                    self.problems.append(missing.problem(node.mark))
             except ModelError as refused:
                 self._checked[at] = "its model is of another kind"
                 self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))

@@ -77,7 +77,7 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
     """
     try:
         content = json.loads((model.folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} cannot be read ({error})") from error

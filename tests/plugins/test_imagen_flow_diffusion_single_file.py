@@ -161,11 +161,12 @@ def test_a_refiner_in_one_file_redraws(at: Callable[[str], tuple[str, str]], dra
 
 
 def test_what_completes_a_file_is_named_when_it_is_missing(at: Callable[[str], tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without configurations the plan says where they come from and what fetches them."""
+    """Without configurations the plan says once where they come from and what fetches them."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     file = tmp_path / "mine.safetensors"
     file.write_bytes(Path(at("sdxl")[1]).read_bytes())
-    said = problem(one={"type": "diffusion.text_to_image", "model": str(file), "prompt": "a", "seed": 1})
+    latents = {"type": "diffusion.denoise", "model": str(file), "text": "${text}", "seed": 1}
+    said = problem(text={"type": "text.encode", "model": str(file), "prompt": "a"}, latents=latents, picture={"type": "latents.decode", "model": str(file), "latents": "${latents}"})
     assert "error[unresolved-model]: unresolved: " in said
     assert "its configurations and tokenizers come from hf:stabilityai/stable-diffusion-xl-base-1.0" in said
     assert f"run `imagen-flow models pull {file}`" in said
