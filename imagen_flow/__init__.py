@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from .hookspecs import hookimpl
+    from .models.estimates import size_of
     from .models.placing import at_rest, place_module
     from .models.quiet import quiet_libraries
     from .models.references import UnresolvedModel
@@ -81,6 +82,7 @@ _HOMES = {
         "StoreError",
     ),
     "hookspecs": ("hookimpl",),
+    "models.estimates": ("size_of",),
     "models.placing": ("at_rest", "place_module"),
     "models.quiet": ("quiet_libraries",),
     "models.references": ("UnresolvedModel",),

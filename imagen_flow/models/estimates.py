@@ -23,9 +23,9 @@ class Estimate:
     parts: tuple[tuple[str, int], ...]
 
 
-def size_of(model: Model) -> int:
-    """Give the bytes of a model's weights on the disk; of several copies of the same weights, the one that is needed counts."""
-    return sum(path.stat().st_size for _, path in _weights(model))
+def size_of(model: Model, *parts: str) -> int:
+    """Give the bytes of a model's weights on the disk, or of those in some of its folders (the empty name: beside none); of several copies of the same weights, the one that is needed counts."""
+    return sum(path.stat().st_size for name, path in _weights(model) if not parts or _part_of(name) in parts)
 
 
 def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
@@ -41,7 +41,7 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
         disk += size
         header = read_header(path) if name.endswith(".safetensors") else None
         loaded = None if _is_quantized(path.parent) else dtype
-        for part, beginning in model.base.holds if model.base is not None and path == model.path else [(name.rpartition("/")[0].partition("/")[0], "")]:
+        for part, beginning in model.base.holds if model.base is not None and path == model.path else [(_part_of(name), "")]:
             held = {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)} if header is not None else None
             parts[part] = parts.get(part, 0) + (bytes_in_memory(held, loaded, quantization=quantization) if held is not None else size)
     for name, other in model.instead:
@@ -49,6 +49,10 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
         disk += weighs.disk_bytes
         parts[name] = dict(weighs.parts).get(name, weighs.memory_bytes)
     return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))
+
+
+def _part_of(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
 
 
 def _is_quantized(folder: Path) -> bool:

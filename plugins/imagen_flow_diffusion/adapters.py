@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import imagen_flow as flow
 
 from .calling import problem_of, to_pil
-from .checkpoints import load_part, weights_in, what_is
+from .checkpoints import load_part, what_is
 from .components import Checkpoint
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ImageEncoder:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "")
+        return flow.size_of(model, "")
 
 
 class Worn(NamedTuple):

@@ -178,8 +178,3 @@ def load_scheduler(model: Model, part: str) -> Any:
 def fresh(scheduler: Any) -> Any:
     """Make a sampler of one's own: a sampler keeps state while it runs, and loaded models are shared."""
     return type(scheduler).from_config(scheduler.config)
-
-
-def weights_in(model: Model, *parts: str) -> int:
-    """Give the bytes of the weights of some parts."""
-    return sum(path.stat().st_size for part in parts for path in (model.folder / folder_of(model, part)).glob("*.safetensors"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import imagen_flow as flow
 
 from .calling import problem_of, to_pil
-from .checkpoints import load_part, read_json, weights_in, what_is
+from .checkpoints import load_part, read_json, what_is
 from .components import Checkpoint
 from .families import family_of
 
@@ -60,7 +60,7 @@ class ControlNet:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "")
+        return flow.size_of(model, "")
 
 
 class Controls(NamedTuple):

@@ -14,7 +14,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, Steps, Tensor, Text
 
 from .calling import call, encoded, pictures, problem_of, to_pil
-from .checkpoints import article, load_part, weights_in, what_is
+from .checkpoints import article, load_part, what_is
 from .components import HEEDS, Checkpoint, Whole, component_of, sparing, unchanged
 from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .modular import taken_by
@@ -46,7 +46,7 @@ class Part:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "")
+        return flow.size_of(model, "")
 
 
 @flow.node("diffusion.pipeline", version=2, uses=LIBRARIES)

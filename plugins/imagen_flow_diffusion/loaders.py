@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import imagen_flow as flow
+
 from .calling import TAKEN_BY, problem_of
-from .checkpoints import pick, weights_in, what_is
+from .checkpoints import pick, what_is
 from .components import TextParts, Whole
 from .encoding import DiffusersText
 from .families import OPTIONAL_IMAGE, SPLIT, edits, family_of
@@ -29,7 +31,7 @@ class CascadeText:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "text_encoder")
+        return flow.size_of(model, "text_encoder")
 
 
 class TextEncoder:
@@ -59,7 +61,7 @@ class BaseDenoiser:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "unet", "safety_checker")
+        return flow.size_of(model, "unet", "safety_checker")
 
 
 class Enlarger:
@@ -75,7 +77,7 @@ class Enlarger:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "super_resolution") or weights_in(model, "unet", "safety_checker")
+        return flow.size_of(model, "super_resolution") or flow.size_of(model, "unet", "safety_checker")
 
 
 class EmbeddedEditor:
@@ -89,7 +91,7 @@ class EmbeddedEditor:
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return weights_in(model, "unet", "text_encoder")
+        return flow.size_of(model, "unet", "text_encoder")
 
 
 class Editor:
