@@ -67,6 +67,8 @@ class Encoder:
             return found
 
     def _call(self, pipeline: Any, prompt: str, clip_skip: int | None, **given: Any) -> dict[str, Any]:
+        import torch
+
         takes = inspect.signature(pipeline.encode_prompt).parameters
         if clip_skip is not None and "clip_skip" not in takes:
             raise ValueError(f"{type(pipeline).__name__} has no clip_skip")
@@ -74,9 +76,16 @@ class Encoder:
         # A pipeline that encodes by one of its encoders at a time is called for both.
         which: list[dict[str, Any]] = [{"text_encoder_index": place} for place in (0, 1)] if "text_encoder_index" in takes else [{}]
         found = [value for one in which for value in pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes}, **one)]
-        named = {name: value for name, value in zip(self.split.encoded, found, strict=True) if name and value is not None}
-        lists = {name: value for name, value in named.items() if isinstance(value, list)}
-        return {name: value for name, value in named.items() if name not in lists} | {f"{name}[{place}]": tensor for name, value in lists.items() for place, tensor in enumerate(value)}
+        named: dict[str, Any] = {}
+        for name, value in zip(self.split.encoded, found, strict=True):
+            if isinstance(value, list):
+                named |= {f"{name}[{place}]": one for place, one in enumerate(value)}
+            elif value is None and name.endswith("_mask"):
+                # None lets all be read, but a pipeline that is given none warns of it.
+                named[name] = found[0].new_ones(found[0].shape[:2], dtype=torch.long)
+            elif name and value is not None:
+                named[name] = value
+        return named
 
 
 class DiffusersText:

@@ -74,14 +74,18 @@ UNGUIDED = ("latent-consistency", "sana-sprint")
 
 
 @pytest.mark.parametrize(("kind", "negative"), [(kind, negative) for kind in ASKED for negative in ("blue", None) if not (negative and kind in UNGUIDED)])
-def test_three_nodes_draw_what_the_pipeline_draws(kind: str, negative: str | None, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
-    """With a negative prompt and without, three nodes give the pipeline's pixels."""
+def test_three_nodes_draw_what_the_pipeline_draws(
+    kind: str, negative: str | None, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a negative prompt and without, three nodes give the pipeline's pixels, and the pipeline misses nothing that it would warn of."""
     asked, more = ASKED[kind]
     words = {} if negative is None else {"negative_prompt": negative}
     given = {"num_inference_steps": 2, "width": 32, "height": 64}
     theirs = by_hand(at(kind))("a red fox", generator=noise(), **given, **words, **more, **{k: v for k, v in asked.items() if k != "arguments"}, **asked.get("arguments", {})).images[0]
+    caplog.clear()
     ours = draw(**three(at(kind), words, **given, **asked))
     assert same(ours, theirs)
+    assert [record.getMessage() for record in caplog.records if "prompt_embeds" in record.getMessage()] == []
     assert ours.pixels.std() > 5
 
 
