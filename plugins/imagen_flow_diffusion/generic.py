@@ -129,7 +129,7 @@ def tensors(
     output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, rungs)
     import torch
 
-    held = dict(output) if isinstance(output, Mapping) else {type(output).__name__: output}
+    held = {name: value for name, value in output.items() if value is not None} if isinstance(output, Mapping) else {type(output).__name__: output}
     found = {"latents" if name in UNDRAWN else name: value for name, value in held.items() if isinstance(value, torch.Tensor)}
     if not found:
         raise ValueError(f"the pipeline gave no tensors but {', '.join(sorted(held))}; diffusion.pipeline takes its pictures")
