@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -42,16 +42,17 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def spandrel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The library; it asks for torchvision for two of its other architectures, and of what they take from it nothing is used here."""
-    if importlib.util.find_spec("torchvision") is None:
-        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-            made = ModuleType(name)
-            made.__spec__ = ModuleSpec(name, None)
-            monkeypatch.setitem(sys.modules, name, made)
-        for word in ("InterpolationMode", "rotate", "normalize"):
-            setattr(sys.modules["torchvision.transforms.functional"], word, None)
-    yield pytest.importorskip("spandrel")
+def spandrel() -> Any:
+    """The library; when it is imported it asks for torchvision for two of its other architectures, and of what they take from it nothing is used here."""
+    with pytest.MonkeyPatch.context() as stubs:
+        if importlib.util.find_spec("torchvision") is None:
+            for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+                made = ModuleType(name)
+                made.__spec__ = ModuleSpec(name, None)
+                stubs.setitem(sys.modules, name, made)
+            for word in ("InterpolationMode", "rotate", "normalize"):
+                setattr(sys.modules["torchvision.transforms.functional"], word, None)
+        return pytest.importorskip("spandrel")
 
 
 def pixels_of(picture: Any) -> torch.Tensor:
