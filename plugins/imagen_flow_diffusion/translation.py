@@ -56,7 +56,11 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
         # diffusers drops what it has no place for: guidance of a larger kind, or the scales without which numbers of 8 bits mean nothing.
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it has {more:,} numbers for which this model has no place")
     # The weights go on asking for gradients, as the libraries leave them: where none does, torch multiplies otherwise on the CPU, and a picture would differ from theirs by a level.
-    return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
+    settings = settings or flow.Loading()
+    if file.suffix.lower() == ".gguf" and settings.offload == "layers":
+        # accelerate makes layers' weights anew when they come and go, and does not know how GGUF's are made.
+        settings = settings._replace(offload="model")
+    return flow.place_module(module.eval(), device=device, settings=settings)
 
 
 @contextmanager

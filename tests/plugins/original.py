@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -125,13 +124,24 @@ def sd3_transformer(state: State) -> State:
     return found
 
 
-def single_file(folder: Path, file: Path, **more: Any) -> Path:
-    """Write a checkpoint's folder as one file."""
+def flux_without_denoiser(folder: Path, file: Path) -> Path:
+    """Write FLUX's text encoders and autoencoder into one file, with the marks by which it is known; its denoiser's names translate at the true width alone."""
+    marks = {"double_blocks.0.img_attn.norm.key_norm.scale": torch.ones(128), "guidance_in.in_layer.bias": torch.ones(1), "img_in.weight": torch.ones(1, 64)}
+    state = _below("model.diffusion_model.", marks) | _below("vae.", vae(state_of(folder / "vae")))
+    state |= _below("text_encoders.clip_l.transformer.", clip(state_of(folder / "text_encoder"))) | _below("text_encoders.t5xxl.transformer.", state_of(folder / "text_encoder_2"))
+    save_file(state, file)
+    return file
+
+
+def single_file(folder: Path, file: Path, *, sd2: bool = False) -> Path:
+    """Write a checkpoint's folder as one file; Stable Diffusion 2 has its text encoder in OpenCLIP's names."""
     parts = {path.name for path in folder.iterdir()}
     state: State = {}
     if "unet" in parts:
         state |= _below("model.diffusion_model.", unet(state_of(folder / "unet"))) | _below("first_stage_model.", vae(state_of(folder / "vae")))
-        if "text_encoder_2" not in parts:
+        if sd2:
+            state |= _below("cond_stage_model.model.", open_clip(state_of(folder / "text_encoder")))
+        elif "text_encoder_2" not in parts:
             state |= _below("cond_stage_model.transformer.", clip(state_of(folder / "text_encoder")))
         elif "text_encoder" not in parts:
             state |= _below("conditioner.embedders.0.model.", open_clip(state_of(folder / "text_encoder_2")))
@@ -142,5 +152,5 @@ def single_file(folder: Path, file: Path, **more: Any) -> Path:
         state |= _below("model.diffusion_model.", sd3_transformer(state_of(folder / "transformer"))) | _below("first_stage_model.", vae(state_of(folder / "vae")))
         state |= _below("text_encoders.clip_l.transformer.", clip(state_of(folder / "text_encoder"))) | _below("text_encoders.clip_g.transformer.", clip(state_of(folder / "text_encoder_2")))
         state |= _below("text_encoders.t5xxl.transformer.", state_of(folder / "text_encoder_3"))
-    save_file(state | more, file)
+    save_file(state, file)
     return file

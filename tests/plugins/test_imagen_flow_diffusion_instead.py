@@ -206,6 +206,20 @@ def test_a_lora_is_put_on_a_gguf_as_by_hand(at: Callable[[str], str], draw: Call
     assert np.array_equal(draw(one={**one, "seed": 3}).pixels, plain.pixels)
 
 
+def test_a_gguf_comes_and_goes_as_a_whole(at: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers were to be offloaded one by one a quantized denoiser is offloaded as a whole: its weights cannot be taken apart from how they are packed."""
+    from diffusers import FluxTransformer2DModel
+
+    from imagen_flow_diffusion import translation
+
+    placed: list[str] = []
+    monkeypatch.setattr(translation.flow, "place_module", lambda module, *, device, settings: placed.append(settings.offload) or module)
+    for offload in ("none", "model", "layers"):
+        given = {"like": Path(at("flux")), "part": "transformer", "of": "flux", "device": "cpu", "dtype": "float32"}
+        translation.load_from_file(FluxTransformer2DModel, Path(at("flux.gguf")), "", settings=flow.Loading(offload=offload), **given)
+    assert placed == ["none", "model", "model"]
+
+
 def problems(**node: Any) -> str:
     plan = flow.plan({"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "prompt": "a", "seed": 1, **node}}, "outputs": {"out": "${one}"}}, store=None, device="cpu")
     return "\n".join(map(str, plan.problems))
