@@ -9,8 +9,9 @@ setting     library        where it runs                              the error 
 ``nf4``     bitsandbytes   CUDA                                       9.2 %; 0.56
 =========== ============== ========================================== ===============================================================================
 
-Only the weights are quantized, and only of linear layers; it is computed in the dtype of the rest. A layer whose rows are no multiple of 128 long stays as it is under ``int4``. Autoencoders, safety checkers and
-image encoders are never quantized: they are small beside the others (a fiftieth of FLUX), mostly convolutions, and what an autoencoder loses is seen in every pixel.
+Only the weights are quantized, and only of linear layers; it is computed in the dtype of the rest. A layer whose rows are no multiple of 128 long stays as it is under ``int4``.
+What comes from one file of weights is not quantized: ``from_single_file`` takes a configuration of torchao and leaves the weights as they are, without a word, so it is refused.
+Autoencoders, safety checkers and image encoders are never quantized: they are small beside the others (a fiftieth of FLUX), mostly convolutions, and what an autoencoder loses is seen in every pixel.
 bitsandbytes' layers do run on a CPU, but diffusers refuses them there, and they fail on layers less than 64 wide.
 """
 
@@ -92,10 +93,12 @@ def arguments(cls: Any, config: Mapping[str, Any], *, device: str, dtype: str, s
 
     Source: diffusers' and transformers' ``TorchAoConfig`` and ``BitsAndBytesConfig``.
     """
-    asked = settings.quantization if settings is not None and not saved_as(config) else "none"
-    if asked == "none" and not saved_as(config):
+    saved = bool(saved_as(config))
+    asked = settings.quantization if settings is not None and not saved else "none"
+    if asked == "none" and not saved:
         return {}
-    return {**({} if device == "cpu" else {"device_map": {"": device}}), **({} if asked == "none" else {"quantization_config": _config(cls, asked, dtype)})}
+    place: dict[str, Any] = {} if device == "cpu" else {"device_map": {"": device}}
+    return place if saved else {**place, "quantization_config": _config(cls, asked, dtype)}
 
 
 def _config(cls: Any, asked: str, dtype: str) -> Any:

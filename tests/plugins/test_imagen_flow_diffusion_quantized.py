@@ -362,3 +362,21 @@ def test_quantizing_sets_nothing_for_the_whole_process(made: Path, pool: ModelPo
     for quantization in ("int8", "float8"):
         draw(pool, made / "sd", {"quantization": quantization})
     assert (inductor.coordinate_descent_tuning, inductor.force_fuse_int_mm_with_mul, torch.get_float32_matmul_precision()) == before
+
+
+def test_one_file_of_weights_is_not_quantized(made: Path, tmp_path: Path) -> None:
+    """diffusers takes the configuration and leaves the weights as they are: the plan refuses, rather than that memory runs out."""
+    import shutil
+
+    from diffusers import FluxTransformer2DModel, TorchAoConfig
+    from safetensors.torch import load_file, save_file
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    file = tmp_path / "transformer.safetensors"
+    save_file(load_file(next((made / "flux" / "transformer").glob("*.safetensors"))), file, {"format": "pt"})
+    shutil.copytree(made / "flux", tmp_path / "flux")
+    with quiet_libraries():
+        network = FluxTransformer2DModel.from_single_file(str(file), config=str(tmp_path / "flux"), subfolder="transformer", quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    assert {type(weight) for weight in network.parameters()} == {torch.nn.Parameter}, "diffusers quantizes it now: so can the project"
+    plan = flow.plan(graph(made / "flux", {"quantization": "int8"}, denoiser=str(file)), store=None, device="cpu")
+    assert [problem.message.partition(" comes")[2] for problem in plan.problems] == [" from one file of weights, which diffusers does not quantize as it loads them: say quantization: none, or take a folder or a GGUF file"]
