@@ -77,13 +77,14 @@ def kind_of(header: Header) -> str:
     """Name the kind of checkpoint that a file is, as diffusers does; nothing for a file that is none."""
 
     def shape(name: str) -> list[int]:
-        return (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape") or []
+        said = (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape")
+        return said if isinstance(said, list) else []
 
     def has(beginning: str) -> bool:
         return any(name.startswith(beginning) for name in header)
 
-    if reads := header.get("model.diffusion_model.input_blocks.0.0.weight"):
-        filling, editing = (reads["shape"][1] == channels for channels in (9, 8))
+    if "model.diffusion_model.input_blocks.0.0.weight" in header:
+        filling, editing = (shape("input_blocks.0.0.weight")[1:2] == [channels] for channels in (9, 8))
         if has("model.diffusion_model.label_emb.0."):
             if has("conditioner.embedders.0.model.") or shape("label_emb.0.0.weight")[1:] == [2560]:
                 return "xl_refiner"
@@ -100,7 +101,8 @@ def kind_of(header: Header) -> str:
     if shape("double_blocks.0.img_attn.norm.key_norm.scale") and not shape("distilled_guidance_layer.in_proj.bias") and not shape("single_stream_modulation.lin.weight"):
         if not shape("guidance_in.in_layer.bias"):
             return "flux-schnell"
-        return {384: "flux-fill", 128: "flux-depth"}.get(shape("img_in.weight")[1], "flux-dev")
+        reads = shape("img_in.weight")[1:2]
+        return "flux-fill" if reads == [384] else "flux-depth" if reads == [128] else "flux-dev"
     return ""
 
 
@@ -113,8 +115,11 @@ def kind_of_file(path: Path) -> str:
 
 
 def header_of(path: Path) -> Header:
-    """Read names and shapes in a file of weights, as a header has them."""
-    from safetensors import safe_open
+    """Read names and shapes in a file of weights, as a header has them; nothing of one that makes no sense, which is said when it is loaded."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="numpy") as held:
-        return {name: {"shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping
+    try:
+        with safe_open(path, framework="numpy") as held:
+            return {name: {"shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping
+    except SafetensorError:
+        return {}
