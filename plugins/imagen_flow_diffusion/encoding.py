@@ -51,9 +51,11 @@ class Encoder:
         import torch
 
         cls = getattr(diffusers, self.checkpoint.kind)
+        takes = inspect.signature(cls.__call__).parameters
+        if negative_prompt and not {"negative_prompt", "negative_prompt_embeds"} & takes.keys():
+            raise ValueError(f"{self.checkpoint.kind} takes no negative prompt")
         if negative_prompt is None:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
-            takes = inspect.signature(cls.__call__).parameters
             negative_prompt = takes["negative_prompt"].default if "negative_prompt" in takes else "" if "negative_prompt_embeds" in takes else None
         pipeline = self.checkpoint.pipeline(cls)
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, Worn(loras, lora_weights, embeddings)), skipping(self.checkpoint, clip_skip), torch.no_grad():

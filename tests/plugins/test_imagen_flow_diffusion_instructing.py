@@ -144,6 +144,16 @@ def test_flux_2_draws_in_three_nodes_as_by_hand(name: str, at: Callable[[str], s
     assert draw(**nodes, out={"type": "latents.decode", "model": at(other), "latents": "${latents}"}).pixels.shape == (64, 48, 3)
 
 
+def test_flux_2_refuses_a_negative_prompt_where_it_is_read(at: Callable[[str], str], draw: Callable[..., Any]) -> None:
+    """The larger kind has no guidance that would lead away from one; the smaller one has."""
+    node = {"type": "text.encode", "prompt": "a red fox", "negative_prompt": "blue"}
+    with pytest.raises(flow.NodeError, match="text: Flux2Pipeline takes no negative prompt"):
+        draw(text={**node, "model": at("flux-2")})
+    blue, none = (draw(text={**node, "model": at("flux-2-klein"), "negative_prompt": words}) for words in ("blue", None))
+    assert [tensor.tags["is"] for tensor in blue] == [tensor.tags["is"] for tensor in none] == ["prompt_embeds", "negative_prompt_embeds"]
+    assert [torch.equal(one.torch(), other.torch()) for one, other in zip(blue, none, strict=True)] == [True, False]
+
+
 def test_flux_2_latents_are_those_that_the_pipeline_sees(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
     """A picture is encoded and normalised as the pipeline does with a reference, and comes back through the decoder."""
     pipeline = by_hand(at("flux-2"))
