@@ -61,7 +61,13 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
         elif "callback" in takes:
             watched["callback"] = lambda step, _time, _latents: report((step + 1, steps))
         with _drawing_by(seed, pipeline._execution_device):
-            return given_by(pipeline, watched)
+            try:
+                return given_by(pipeline, watched)
+            except NameError as lacking:
+                if isinstance(lacking, UnboundLocalError):
+                    raise
+                # diffusers imports some packages only where they are installed, and uses them all the same.
+                raise RuntimeError(f"{type(pipeline).__name__} wants '{lacking.name}', which is there only with a package that is not installed, as ftfy or torchvision") from lacking
 
     output = yield from stepping(run)
     _refuse_blackened(output)
@@ -242,6 +248,7 @@ def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") ->
 TAKEN_BY = {
     "BlipForConditionalGeneration": "image.caption",
     "FluxKontextPipeline": "image.edit",
+    "FluxPriorReduxPipeline": "diffusion.tensors",
     "IFSuperResolutionPipeline": "diffusion.super_resolution",
     "ImagenCascade": "diffusion.base",
     "InstructPix2Pix": "image.edit",

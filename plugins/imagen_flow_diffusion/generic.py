@@ -65,6 +65,7 @@ def pipeline(
     pipeline_class: str = "",
     sampler: str | None = None,
     sampler_settings: Json = None,
+    tiled: bool = False,
     seed: Seed,
     rungs: Rungs = (),
 ) -> Steps[List[Image]]:
@@ -84,6 +85,7 @@ def pipeline(
         pipeline_class: another class of diffusers that works on the same parts, e.g. ``StableDiffusionImg2ImgPipeline``; a modular one, too.
         sampler: by diffusers' name, e.g. ``EulerAncestralDiscreteScheduler``. Left out: the checkpoint's.
         sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
+        tiled: let the autoencoder work tile by tile, for what does not fit in memory whole; films of some families are decoded in no other way. It changes pixels a little.
         seed: of the noise, which is drawn on the CPU.
     Outputs: all pictures that the pipeline gives, 8 bits; of a film, its frames; of an estimate (depth, normals), float pictures as it gives them, normals from 0 to 1.
     Raises: ValueError for arguments that the pipeline does not take, or if it gives no pictures; RuntimeError if a safety checker blackens a picture.
@@ -93,7 +95,7 @@ def pipeline(
     given = _given("diffusion.pipeline", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
     if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
-    return pictures((yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, rungs)))
+    return pictures((yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)))
 
 
 @flow.node("diffusion.tensors", version=1, uses=LIBRARIES)
@@ -113,6 +115,7 @@ def tensors(
     pipeline_class: str = "",
     sampler: str | None = None,
     sampler_settings: Json = None,
+    tiled: bool = False,
     seed: Seed,
     rungs: Rungs = (),
 ) -> Steps[List[Tensor]]:
@@ -126,7 +129,7 @@ def tensors(
     Raises: ValueError for arguments that the pipeline does not take, or if it does not give the tensors that are wanted.
     """
     given = _given("diffusion.tensors", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
-    output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, rungs)
+    output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)
     import torch
 
     held = {name: value for name, value in output.items() if value is not None} if isinstance(output, Mapping) else {type(output).__name__: output}
@@ -166,6 +169,8 @@ def _given(
 
     kind = pipeline_class or model.kind
     cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
+    if lacking := getattr(cls, "_backends", None):
+        raise ValueError(f"{kind} needs {', '.join(lacking)}: install what is missing")
     if not (isinstance(cls, type) and issubclass(cls, (diffusers.DiffusionPipeline, diffusers.ModularPipeline))):
         raise problem_of(model.model, by, kind, "what diffusers has a pipeline for")
     if arguments is not None and not isinstance(arguments, dict):

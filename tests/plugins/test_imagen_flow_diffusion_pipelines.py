@@ -357,6 +357,35 @@ def test_what_gives_no_pictures_says_what_it_gives(at: Callable[[str], str], fai
     assert failure(one={"type": "diffusion.pipeline", "model": at("kandinsky-prior"), "arguments": WORDS, "seed": 3}) == "the pipeline gave no pictures but image_embeds, negative_image_embeds"
 
 
+def test_what_a_pipeline_lacks_is_named(at: Callable[[str], str], failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that are not installed, for a class as a whole or in the middle of its work, and classes that there are not."""
+    import diffusers
+
+    one = {"type": "diffusion.pipeline", "model": at("sd"), "arguments": {**WORDS, **SMALL}, "seed": 3}
+    assert failure(one={**one, "pipeline_class": "SpectrogramDiffusionPipeline"}) == "SpectrogramDiffusionPipeline needs transformers, torch, note_seq: install what is missing"
+    assert "it is a NoPipeline" in failure(one={**one, "pipeline_class": "NoPipeline"})
+    assert "it is an UNet2DModel" in failure(one={**one, "pipeline_class": "UNet2DModel"})
+
+    def clean(*_given: Any, **_more: Any) -> Any:
+        return ftfy.fix_text("")  # type: ignore[name-defined]  # noqa: F821
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "encode_prompt", clean)
+    assert failure(one=one) == "StableDiffusionPipeline wants 'ftfy', which is there only with a package that is not installed, as ftfy or torchvision"
+
+
+def test_an_autoencoder_works_tile_by_tile_for_one_call(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """As by hand with tiling on; the next call is whole again."""
+    asked = {**WORDS, "width": 512, "height": 320, "num_inference_steps": 1}
+    pipeline = by_hand(at("sd"))
+    whole = pipeline(generator=noise(), **asked).images
+    pipeline.vae.enable_tiling()
+    theirs = pipeline(generator=noise(), **asked).images
+    one = {"type": "diffusion.pipeline", "model": at("sd"), "arguments": asked, "seed": 3}
+    assert same(draw(one={**one, "tiled": True}), theirs)
+    assert same(draw(one=one), whole)
+    assert not same(draw(one=one), theirs)
+
+
 def test_a_pipeline_that_fails_leaves_shared_networks_as_they_were(at: Callable[[str], str], draw: Callable[..., Any], failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Some put an attention of their own into the network, and take it out at the end alone; this one fails before."""
     import diffusers
