@@ -151,14 +151,14 @@ def decoded(model: str, **more: Any) -> dict[str, Any]:
     return {"noise": {"type": "latents.noise", "model": model, "seed": 3, **LARGE}, "picture": {"type": "latents.decode", "model": model, "latents": "${noise}", **more}}
 
 
-@pytest.mark.parametrize("kind", ["sd", "flux", "qwen"])
+@pytest.mark.parametrize("kind", ["sd", "qwen"])
 def test_a_large_picture_is_decoded_in_tiles(kind: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
     """Tiles give what the library's own tiles give, close to the picture decoded whole; and the next picture is whole again."""
     whole = draw(**decoded(at(kind)))
     tiled = draw(**decoded(at(kind), tiled=True))
     pipeline = by_hand(at(kind))
     config = pipeline.vae.config
-    drawn = torch.randn((1, 4 if kind != "flux" else 16, 320 // pipeline.vae_scale_factor, 288 // pipeline.vae_scale_factor), generator=noise())
+    drawn = torch.randn((1, 4, 320 // pipeline.vae_scale_factor, 288 // pipeline.vae_scale_factor), generator=noise())
     pipeline.vae.enable_tiling()
     with torch.no_grad():
         if kind == "qwen":
@@ -166,8 +166,7 @@ def test_a_large_picture_is_decoded_in_tiles(kind: str, at: Callable[[str], str]
             values = (drawn - mean) * (1 / deviation) / (1 / deviation) + mean
             picture = pipeline.vae.decode(values[:, :, None]).sample[:, :, 0]
         else:
-            shift = config.shift_factor or 0.0
-            picture = pipeline.vae.decode((drawn - shift) * config.scaling_factor / config.scaling_factor + shift).sample
+            picture = pipeline.vae.decode(drawn * config.scaling_factor / config.scaling_factor).sample
     assert same(tiled, pipeline.image_processor.postprocess(picture, output_type="pil")[0])
     apart = np.abs(tiled.pixels.astype(int) - whole.pixels.astype(int))
     assert 0 < apart.mean() < 10
@@ -219,7 +218,7 @@ def test_pictures_are_decoded_one_by_one_on_the_ladder(at: Callable[[str], str],
 # --- how far a prompt is read ---
 
 
-@pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "hunyuan-dit", "lumina", "pixart", "pixart-sigma", "sana", "sd", "sd3", "sdxl", "z-image"])
+@pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "hunyuan-dit", "lumina", "pixart", "pixart-sigma", "qwen", "sana", "sd", "sd3", "sdxl", "z-image"])
 @pytest.mark.parametrize("port", ["prompt", "negative_prompt"])
 def test_what_is_said_to_be_cut_is_not_read_and_nothing_else(kind: str, port: str, at: Callable[[str], str], pool: ModelPool) -> None:
     """The first letter after the cut changes no state; the last before it does."""
@@ -340,8 +339,7 @@ def test_a_checkpoint_that_names_a_class_by_its_old_name_is_known(at: Callable[[
     assert same(draw(**three(str(tmp_path / "old"), **asked)), draw(**three(at("lumina"), **asked)).pixels)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("kind", ["sdxl", "flux", "qwen", "z-image"])
+@pytest.mark.parametrize(("kind", "dtype"), [("sdxl", "float16"), ("sdxl", "bfloat16"), ("qwen", "float16"), ("z-image", "bfloat16")])
 def test_half_precision_is_the_pipelines_own(kind: str, dtype: str, at: Callable[[str], str], by_hand: Callable[..., Any], photos: Callable[..., Any], pool: ModelPool) -> None:
     """What is computed in float32 where half precision would overflow, and what is not, is as in the pipeline: from words and from a picture."""
     picture, photo = photos(1, (48, 64))

@@ -26,7 +26,7 @@ def t5_tokenizer(length: int = 512) -> Any:
 
 
 def qwen_tokenizer() -> Any:
-    """Qwen's tokenizer with single bytes only."""
+    """Qwen's tokenizer with single bytes only, and the words that Qwen-Image puts before a prompt, of which it drops as many tokens as the true one makes of them."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
@@ -34,6 +34,8 @@ def qwen_tokenizer() -> Any:
     vocabulary = {token: number for number, token in enumerate([*sorted(ByteLevel.alphabet()), *special])}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=512, padding_side="right")
     tokenizer.add_special_tokens({"additional_special_tokens": special[1:8]})
+    words = "the image by detailing color shape size texture quantity text spatial relationships of objects and background"
+    tokenizer.add_tokens(["system", "user", "Describe", *(f" {word}" for word in words.split())])
     tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content if message.content is string else message.content[0].text }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
