@@ -30,7 +30,7 @@ def load_processor(cls: Any, folder: Path) -> Any:
         return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
 
     settings, _ = cls.get_processor_dict(str(folder), local_files_only=True)
-    return _lacking(cls).from_args_and_dict([part(name) for name in cls.get_attributes()], settings)
+    return _lenient(cls).from_args_and_dict([part(name) for name in cls.get_attributes()], settings)
 
 
 def words_alone(name: str) -> Any:
@@ -52,10 +52,14 @@ def words_alone(name: str) -> Any:
     return type(name, (ProcessorMixin,), {"__init__": made, "__call__": called})
 
 
-def _lacking(cls: Any) -> Any:
-    """Let a processor be made without some of its parts."""
+def _lenient(cls: Any) -> Any:
+    """Let a processor be made without some of its parts, and take from pipelines what transformers takes too, but warns of at every call."""
 
     def check(self: Any, name: str, part: Any) -> Any:
         return None if part is None else cls.check_argument_for_proper_class(self, name, part)
 
-    return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check})
+    def apply_chat_template(self: Any, conversation: Any, **given: Any) -> Any:
+        named = {name: given.pop(name) for name in ("max_length", "padding", "truncation") if name in given}
+        return cls.apply_chat_template(self, conversation, processor_kwargs={**named, **(given.pop("processor_kwargs", None) or {})}, **given)
+
+    return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check, "apply_chat_template": apply_chat_template})
