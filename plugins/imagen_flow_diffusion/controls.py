@@ -43,20 +43,25 @@ HELPERS = {
 """By the class that a network says it is."""
 
 
+def kind_of(network: Model) -> str:
+    """Name the class of diffusers that a network is of; the first union ControlNet says what its authors called it before."""
+    return what_is(network).replace("ControlNetModel_Union", "ControlNetUnionModel")
+
+
 class ControlNet:
     """A network that holds a picture to a drawing: a folder as diffusers saves one."""
 
     @staticmethod
     def check(model: Model) -> None:
-        if (kind := what_is(model)) not in HELPERS:
-            raise problem_of(model, "the port 'controlnets'", kind, f"one of {', '.join(HELPERS)}")
+        if kind_of(model) not in HELPERS:
+            raise problem_of(model, "the port 'controlnets'", what_is(model), f"one of {', '.join(HELPERS)}")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
         import diffusers
 
         ControlNet.check(model)
-        return load_part(getattr(diffusers, what_is(model)), model, "", device=device, dtype=dtype)
+        return load_part(getattr(diffusers, kind_of(model)), model, "", device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
@@ -96,11 +101,12 @@ def controlled(model: Checkpoint, cls: Any, given: Mapping[str, Any], controls: 
     if fills:
         arguments |= {"control_image": arguments.pop("image", None), "control_mask": arguments.pop("mask_image", None)}
     itself = not networks and "control_image" in takes
-    union = [type(network).__name__ for network in networks] == ["ControlNetUnionModel"]
     count = 0 if fills else int(itself) or len(networks)
-    if union:
-        # It reads several drawings at once, each of a kind of its own.
+    union = [type(network).__name__ for network in networks] == ["ControlNetUnionModel"]
+    if union or (len(networks) == 1 and networks[0].config.get("num_mode")):
+        # It reads several drawings, each of a kind of its own: SDXL's at once, FLUX's one after the other.
         count = max(1, len(controls.images or []))
+        networks *= 1 if union else count
     _check_lists(controls, count, fills, itself)
     parts = dict(autoencoder.parts) if autoencoder is not None else {}
     if not networks:
@@ -160,7 +166,7 @@ def foresee_controls(models: Mapping[str, Any]) -> None:
     if model is None or not family_of(what_is(model)):
         return
     for network in models.get("controlnets", ()):
-        if (kind := what_is(network)) in HELPERS and (why := misfit(kind, read_json(network, "config.json"), family_of(what_is(model)), read_json(model, "unet/config.json"))):
+        if (kind := kind_of(network)) in HELPERS and (why := misfit(kind, read_json(network, "config.json"), family_of(what_is(model)), read_json(model, "unet/config.json"))):
             raise flow.ModelError(f"the {kind} '{network.reference}' cannot be lent to the model '{model.reference}' ({what_is(model)}): {why}")
 
 

@@ -64,7 +64,7 @@ def text_to_image(
         model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana, Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
         prior: for a decoder alone (Kandinsky 2.2): the checkpoint that turns the prompt into what it decodes.
         controlnets: networks that hold the picture to a drawing, ControlNets or T2I-Adapters, made for the same family as the model.
-        control_images: what each of them is held to, in the same order. One union ControlNet takes several; so does none, of a checkpoint that is held to a drawing by itself (FLUX Canny, Depth).
+        control_images: what each of them is held to, in the same order. One union ControlNet alone takes several; a checkpoint that is held to a drawing by itself (FLUX Canny, Depth) takes one without any.
         ip_adapters, ip_adapter_images: adapters that read a picture as if it were a prompt, and the picture of each; one alone takes several.
         ip_encoder: what reads those pictures, for adapters that do not bring it: CLIP's image encoder for FLUX.
         loras: low-rank changes to the model's weights, for this picture only.

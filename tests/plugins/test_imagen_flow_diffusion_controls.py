@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,39 @@ from imagen_flow_diffusion.tiny import beside, checkpoints
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
 
+WORDS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""What of FLUX reads words."""
+
+
+def redux(folder: Path) -> Path:
+    """FLUX Redux, which reads pictures into what FLUX reads of words: of FLUX's true width, for it writes that width down."""
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(90)
+    vision = SiglipVisionModel(SiglipVisionConfig(hidden_size=16, intermediate_size=20, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16))
+    return checkpoints.write(
+        folder, "FluxPriorReduxPipeline", image_encoder=vision, feature_extractor=SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        image_embedder=ReduxImageEncoder(redux_dim=16, txt_in_features=4096), **dict.fromkeys(WORDS),
+    )  # fmt: skip
+
+
+def wide_flux(folder: Path) -> Path:
+    """FLUX without its text encoders, of the true width of what it reads."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+    from imagen_flow_diffusion.tiny import parts
+
+    torch.manual_seed(91)
+    transformer = FluxTransformer2DModel(
+        in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=4096, pooled_projection_dim=768, axes_dims_rope=[4, 4, 8], guidance_embeds=True
+    )
+    vae = parts.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
+    return checkpoints.write(folder, "FluxPipeline", vae=vae, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **dict.fromkeys(WORDS))
+
+
 MAKERS: dict[str, Callable[[Path], Path]] = {
+    "redux": redux,
+    "wide-flux": wide_flux,
     "sd": checkpoints.stable_diffusion,
     "sdxl": checkpoints.stable_diffusion_xl,
     "refiner": lambda folder: checkpoints.stable_diffusion_xl(folder, refiner=True),
@@ -181,15 +214,32 @@ def holed(photos: Callable[..., Any]) -> tuple[Any, Any, dict[str, Any]]:
     return photo, hole, nodes
 
 
-def test_one_union_reads_several_drawings(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
-    """A single union ControlNet is held to two drawings of two kinds at once, each by its own scale."""
-    pipeline = by_hand(at("sdxl"), "StableDiffusionXLControlNetUnionPipeline", controlnet=network(at("union")))
+@pytest.mark.parametrize(("base", "union", "kind"), [("sdxl", "union", "StableDiffusionXLControlNetUnionPipeline"), ("flux", "flux-union", "FluxControlNetPipeline")])
+def test_one_union_reads_several_drawings(base: str, union: str, kind: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """A single union ControlNet is held to two drawings of two kinds, each by its own scale."""
+    from diffusers.models import FluxMultiControlNetModel
+
+    lent = network(at(union))
+    pipeline = by_hand(at(base), kind, controlnet=lent if base == "sdxl" else FluxMultiControlNetModel([lent]))
     drawings = [photos(number) for number in range(2)]
-    given = {"control_mode": [1, 3], "controlnet_conditioning_scale": [0.5, 0.9]}
+    # Left to itself FLUX's pipeline takes as many drawings as it has networks, and drops the rest.
+    given = {"control_mode": [1, 3], "controlnet_conditioning_scale": [0.5, 0.9], "control_guidance_start": [0.0, 0.0], "control_guidance_end": [1.0, 1.0]}
     theirs = pipeline("a fox", control_image=[picture for picture, _ in drawings], generator=noise(), num_inference_steps=2, **SIZE, **given).images[0]
     loads = {f"drawing{number}": load for number, (_, load) in enumerate(drawings)}
-    held = {"controlnets": [at("union")], "control_images": ["${drawing0}", "${drawing1}"], "control_modes": [1, 3], "control_scales": [0.5, 0.9]}
-    assert same(draw(**loads, one=node("text_to_image", at("sdxl"), **SIZE, **held)), theirs)
+    held = {"controlnets": [at(union)], "control_images": ["${drawing0}", "${drawing1}"], "control_modes": [1, 3], "control_scales": [0.5, 0.9]}
+    assert same(draw(**loads, one=node("text_to_image", at(base), **SIZE, **held)), theirs)
+
+
+def test_a_union_that_says_its_first_name_is_one(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """The well-known union ControlNet names the class that its authors had before diffusers did."""
+    folder = tmp_path / "union"
+    shutil.copytree(at("union"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_class_name": "ControlNetModel_Union"}))
+    ours, theirs = (
+        draw(drawing=photos(0)[1], one=node("text_to_image", at("sdxl"), controlnets=[path], control_images=["${drawing}"], control_modes=[3], **SIZE)) for path in (str(folder), at("union"))
+    )
+    assert same(ours, theirs.pixels)
 
 
 def test_a_checkpoint_that_is_held_to_a_drawing_by_itself(
@@ -240,6 +290,22 @@ def test_a_controlnet_that_fills_in_reads_the_hole_itself(
     assert same(draw(**nodes, one=asked), theirs)
     assert failure(**nodes, one={**asked, "control_images": ["${photo}"]}) == "this ControlNet fills in: it reads the picture and the mask themselves, and takes no 'control_images'"
     assert failure(**nodes, one={**asked, "strength": 0.5}).startswith("StableDiffusion3ControlNetInpaintingPipeline takes no strength; it takes: ")
+
+
+def test_pictures_are_read_as_words_by_redux(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """FLUX Redux is a prior: two pictures, each by its scale, become the tensors that FLUX draws by."""
+    pictures = [photos(number) for number in range(2)]
+    scales = {"prompt_embeds_scale": [1.0, 0.4], "pooled_prompt_embeds_scale": [1.0, 0.4]}
+    read = by_hand(at("redux"))([picture for picture, _ in pictures], **scales)
+    theirs = by_hand(at("wide-flux"), **dict.fromkeys(WORDS))(**read, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    nodes = {
+        "a": pictures[0][1],
+        "b": pictures[1][1],
+        "read": {"type": "diffusion.tensors", "model": at("redux"), "images": ["${a}", "${b}"], "arguments": scales, "seed": 1},
+        "drawn": {"type": "diffusion.pipeline", "model": at("wide-flux"), "tensors": "${read}", "arguments": {"num_inference_steps": 2, **SIZE}, "seed": 3},
+    }
+    (ours,) = draw(**nodes)
+    assert same(ours, theirs)
 
 
 @pytest.mark.parametrize(
