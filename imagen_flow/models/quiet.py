@@ -13,8 +13,8 @@ __all__ = ["quiet_libraries"]
 
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
-#: What tells, when quantizing libraries are first imported and at each model, of what nobody asked for. (That int8 wants bfloat16 no longer holds.)
-_TELLTALES = ("bitsandbytes", "diffusers.quantizers", "torch.utils._pytree", "torchao")
+#: What tells, when libraries are first imported and at each model, of what nobody asked for: kernels and torchvision that are not here. (That int8 wants bfloat16 no longer holds.)
+_TELLTALES = ("bitsandbytes", "diffusers.quantizers", "torch.utils._pytree", "torchao", "transformers.utils.import_utils")
 
 
 class _Silence:

@@ -6,9 +6,8 @@ Parts are named by us, not by the checkpoint: a ``model_index.json`` may name an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
@@ -18,24 +17,6 @@ from .single_file import kind_of_file
 
 if TYPE_CHECKING:
     from imagen_flow import Model
-
-
-def pick(model: Model, classes: Mapping[str, str], *, by: str) -> Any:
-    """Choose what to load a checkpoint with, by what it says it is.
-
-    Params:
-        classes: ours (``module.Class``, imported only when needed), by the class name of a checkpoint's pipeline.
-        by: the node type that asks, for the message.
-    Raises:
-        ModelError: it is of another family; the message says what it is and what is taken.
-    """
-    found = what_is(model)
-    if found in classes:
-        module, _, name = classes[found].partition(".")
-        return getattr(import_module(f".{module}", __package__), name)
-    from .calling import problem_of
-
-    raise problem_of(model, by, found, " or ".join(sorted(classes)))
 
 
 def what_is(model: Model) -> str:

@@ -10,15 +10,14 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import fresh, load_part, load_scheduler
-from .components import component_class
+from .checkpoints import fresh
 from .stepping import stepping
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from imagen_flow import Model
+    from .components import Checkpoint
 
 FAMILY = "IF"
 
@@ -33,8 +32,10 @@ class Base:
     family: str = FAMILY
 
     @classmethod
-    def load(cls, model: Model, *, device: str, dtype: str) -> Base:
-        return cls(_unet(model, device, dtype), load_scheduler(model, "scheduler"), _safety(model, device, dtype))
+    def of(cls, checkpoint: Checkpoint) -> Base:
+        """Take what the stage needs of a checkpoint's parts."""
+        parts = checkpoint.parts
+        return cls(parts["unet"], parts["scheduler"], _safety(parts))
 
     @property
     def text_width(self) -> int:
@@ -63,8 +64,10 @@ class Enlarger:
     family: str = FAMILY
 
     @classmethod
-    def load(cls, model: Model, *, device: str, dtype: str) -> Enlarger:
-        return cls(_unet(model, device, dtype), load_scheduler(model, "scheduler"), load_scheduler(model, "image_noising_scheduler"), _safety(model, device, dtype))
+    def of(cls, checkpoint: Checkpoint) -> Enlarger:
+        """Take what the stage needs of a checkpoint's parts."""
+        parts = checkpoint.parts
+        return cls(parts["unet"], parts["scheduler"], parts["image_noising_scheduler"], _safety(parts))
 
     text_width = Base.text_width
 
@@ -90,21 +93,8 @@ class Enlarger:
         )  # fmt: skip
 
 
-def _unet(model: Model, device: str, dtype: str) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    return load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype)
-
-
-def _safety(model: Model, device: str, dtype: str) -> dict[str, Any]:
-    if not (model.path / "safety_checker").is_dir():
-        return {"safety_checker": None, "feature_extractor": None}
-    from transformers import AutoImageProcessor
-
-    return {
-        "safety_checker": load_part(component_class(model, "safety_checker", ["deepfloyd_if", "IFSafetyChecker"]), model, "safety_checker", device=device, dtype=dtype),
-        "feature_extractor": AutoImageProcessor.from_pretrained(str(model.path / "feature_extractor"), backend="pil", local_files_only=True),
-    }
+def _safety(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: parts.get(name) for name in ("safety_checker", "feature_extractor")}
 
 
 def _pipeline(cls: Any, **parts: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 
 from .calling import TAKEN_BY, problem_of
-from .checkpoints import pick, what_is
-from .components import TextParts, Whole
+from .checkpoints import what_is
+from .components import TextParts, Whole, some_groups
 from .encoding import DiffusersText
 from .families import OPTIONAL_IMAGE, SPLIT, edits, family_of
 from .instructing import Instructed
@@ -48,36 +48,71 @@ class TextEncoder:
         return parts["text"] if what_is(model) == "ImagenCascade" else DiffusersText.assemble(model, parts)
 
 
-class BaseDenoiser:
-    """The first stage of a cascade: ``draw(text, …)``."""
-
-    @staticmethod
-    def check(model: Model) -> Any:
-        return pick(model, {"ImagenCascade": "imagen.Base", "IFPipeline": "deepfloyd.Base"}, by="diffusion.base")
+class CascadeBase:
+    """The first stage of a cascade of the project's own kind."""
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        return BaseDenoiser.check(model).load(model, device=device, dtype=dtype)
+        from .imagen import Base
+
+        return Base.load(model, device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
-        return flow.size_of(model, "unet", "safety_checker")
+        return flow.size_of(model, "unet", "plan")
+
+
+class CascadeEnlarger:
+    """The later stage of a cascade of the project's own kind."""
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Any:
+        from .imagen import Enlarger
+
+        return Enlarger.load(model, device=device, dtype=dtype)
+
+    @staticmethod
+    def size_of(model: Model) -> int:
+        return flow.size_of(model, "super_resolution")
+
+
+class BaseDenoiser:
+    """The first stage of a cascade: ``draw(text, …)``."""
+
+    heeds = Whole.heeds
+
+    @staticmethod
+    def parts(model: Model) -> dict[str, Any]:
+        return _stage(model, {"ImagenCascade": CascadeBase, "IFPipeline": None}, by="diffusion.base")
+
+    @staticmethod
+    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+        from .deepfloyd import Base
+
+        return parts["own"] if "own" in parts else Base.of(Whole.assemble(model, parts))
 
 
 class Enlarger:
     """A later stage of a cascade: ``draw(picture, text, …)``."""
 
-    @staticmethod
-    def check(model: Model) -> Any:
-        return pick(model, {"ImagenCascade": "imagen.Enlarger", "IFSuperResolutionPipeline": "deepfloyd.Enlarger"}, by="diffusion.super_resolution")
+    heeds = Whole.heeds
 
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
-        return Enlarger.check(model).load(model, device=device, dtype=dtype)
+    def parts(model: Model) -> dict[str, Any]:
+        return _stage(model, {"ImagenCascade": CascadeEnlarger, "IFSuperResolutionPipeline": None}, by="diffusion.super_resolution")
 
     @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "super_resolution") or flow.size_of(model, "unet", "safety_checker")
+    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+        from .deepfloyd import Enlarger
+
+        return parts["own"] if "own" in parts else Enlarger.of(Whole.assemble(model, parts))
+
+
+def _stage(model: Model, kinds: dict[str, Any], *, by: str) -> dict[str, Any]:
+    """Name what a stage of a cascade is made of: a loader for the project's own kind, the groups of a checkpoint of diffusers."""
+    if (kind := what_is(model)) not in kinds:
+        raise problem_of(model, by, kind, " or ".join(sorted(kinds)))
+    return {"own": kinds[kind]} if kinds[kind] is not None else some_groups(model, "denoiser", "sampler", "other")
 
 
 class EmbeddedEditor:

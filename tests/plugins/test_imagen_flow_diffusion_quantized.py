@@ -380,3 +380,25 @@ def test_one_file_of_weights_is_not_quantized(made: Path, tmp_path: Path) -> Non
     assert {type(weight) for weight in network.parameters()} == {torch.nn.Parameter}, "diffusers quantizes it now: so can the project"
     plan = flow.plan(graph(made / "flux", {"quantization": "int8"}, denoiser=str(file)), store=None, device="cpu")
     assert [problem.message.partition(" comes")[2] for problem in plan.problems] == [" from one file of weights, which diffusers does not quantize as it loads them: say quantization: none, or take a folder or a GGUF file"]
+
+
+@pytest.mark.filterwarnings("ignore:.*variance:UserWarning")
+def test_the_stages_of_deepfloyd_if_are_quantized_too(tmp_path: Path, pool: ModelPool) -> None:
+    """Split over its own nodes, the first stage's picture is that of diffusers quantized by hand, and its denoiser is the one that a node of all of it shares."""
+    import diffusers
+    import transformers
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    with quiet_libraries():
+        checkpoints.deepfloyd(tmp_path / "if")
+        mapping = {"unet": diffusers.TorchAoConfig(Int8WeightOnlyConfig()), "text_encoder": transformers.TorchAoConfig(Int8WeightOnlyConfig())}
+        pipeline = diffusers.IFPipeline.from_pretrained(
+            tmp_path / "if", torch_dtype=torch.float32, quantization_config=diffusers.PipelineQuantizationConfig(quant_mapping=mapping), use_safetensors=True, local_files_only=True
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    direct = pipeline("a red fox", num_inference_steps=2, guidance_scale=7.0, clean_caption=False, output_type="np", generator=torch.Generator("cpu").manual_seed(3)).images[0]
+    model, settings = str(tmp_path / "if"), {"quantization": "int8"}
+    nodes = {"words": {"type": "text.encode", "model": model, "prompt": "a red fox"}, "base": {"type": "diffusion.base", "model": model, "text": "${words}", "num_inference_steps": 2, "seed": 3}}
+    picture = flow.run({"imagen_flow": 1, "settings": settings, "nodes": nodes, "outputs": {"out": "${base}"}}, store=None, pool=pool, device="cpu")["out"].pixels
+    assert np.array_equal(picture, direct)
+    assert {i.loader.rpartition(".")[2]: i.settings.quantization for i in pool.resident()} == {"TextParts": "int8", "DenoiserParts": "int8", "SamplerParts": "none"}
