@@ -39,6 +39,7 @@ def redux(folder: Path) -> Path:
 def wide_flux(folder: Path) -> Path:
     """FLUX without its text encoders, of the true width of what it reads."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
     from imagen_flow_diffusion.tiny import parts
 
     torch.manual_seed(91)

@@ -99,14 +99,23 @@ def wild(name: str, at: Callable[[str], str]) -> tuple[str, dict[str, Any]]:
         return {f"{layer}.lora_down.weight": torch.randn(2, inside) * 0.5, f"{layer}.lora_up.weight": torch.randn(outside, 2) * 0.5}
 
     torch.manual_seed(5)
+    state: dict[str, Any] = {}
     if name == "kohya":
-        state: dict[str, Any] = {}
         for key, weight in load_file(at("sd-1.safetensors")).items():
             part, _, rest = key.partition(".")
             layer, _, end = rest.partition(".lora_")
             stem = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}[part] + layer.removeprefix("text_model.").replace(".", "_")
             state |= {f"{stem}.lora_{'down' if end[0] == 'A' else 'up'}.weight": weight, f"{stem}.alpha": torch.tensor(1.0)}
         return "sd", state
+    if name == "kohya for SDXL":
+        # In the original's names of blocks: the last of two levels down, the middle, the first of two levels up.
+        for block in ("input_blocks_3_1", "middle_block_1", "output_blocks_0_1", "output_blocks_1_1"):
+            for layer, inside in (("attn1_to_q", 64), ("attn2_to_k", 64), ("attn1_to_out_0", 64)):
+                state |= low(inside, 64, f"lora_unet_{block}_transformer_blocks_0_{layer}")
+        for encoder in ("te1", "te2"):
+            for layer in ("q_proj", "out_proj"):
+                state |= low(32, 32, f"lora_{encoder}_text_model_encoder_layers_0_self_attn_{layer}")
+        return "sdxl", state | {f"{key.partition('.')[0]}.alpha": torch.tensor(1.0) for key in state}
     if name == "kohya for FLUX":
         state = low(32, 96, "lora_unet_double_blocks_0_img_attn_qkv") | low(32, 96, "lora_unet_double_blocks_0_txt_attn_qkv") | low(160, 32, "lora_unet_single_blocks_0_linear2")
         state |= low(32, 32, "lora_te1_text_model_encoder_layers_0_self_attn_q_proj") | low(32, 32, "lora_te1_text_model_encoder_layers_0_self_attn_out_proj")
@@ -118,7 +127,7 @@ def wild(name: str, at: Callable[[str], str]) -> tuple[str, dict[str, Any]]:
     return base, state | ({key.partition(".lora_")[0] + ".alpha": torch.tensor(1.0) for key in state} if name == "alphas" else {})
 
 
-@pytest.mark.parametrize("name", ["kohya", "kohya for FLUX", "before peft", "alphas", "Qwen-Image elsewhere", "Z-Image elsewhere"])
+@pytest.mark.parametrize("name", ["kohya", "kohya for SDXL", "kohya for FLUX", "before peft", "alphas", "Qwen-Image elsewhere", "Z-Image elsewhere"])
 def test_loras_are_read_in_the_names_of_the_wild(name: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path) -> None:
     """What diffusers reads, a graph reads, and the same of it."""
     from safetensors.torch import save_file
