@@ -56,7 +56,7 @@ def imagen_flow_base_of(header: Mapping[str, Any]) -> Base | None:
     It is asked while planning, so it looks at names and shapes and imports nothing heavy.
 
     Params:
-        header: of the safetensors file: by tensor its ``dtype``, ``shape`` and ``data_offsets``, and perhaps ``__metadata__``.
+        header: by tensor its ``dtype`` and ``shape``; of a safetensors file also its ``data_offsets``, and perhaps ``__metadata__``.
     """
 
 

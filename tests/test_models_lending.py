@@ -466,9 +466,19 @@ def test_a_torn_gguf_is_told_when_planning(tmp_path: Path, content: bytes, why: 
     with pytest.raises(UnusableModel) as caught:
         resolve("./a.gguf", folder=tmp_path, embedded={}, digest=digest_file)
     assert (str(caught.value), caught.value.why) == ("the model './a.gguf' is damaged: a.gguf is no whole GGUF file", why)
-    (tmp_path / "a.gguf").write_bytes(b"GGUF\x03\0\0\0" + (7).to_bytes(8, "little") + bytes(8))
+    import numpy as np
+
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "flux")
+    writer.add_tensor("w", np.ones((4, 64), np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        write()
     held = resolve("./a.gguf", folder=tmp_path, embedded={}, digest=digest_file)
-    assert estimate(held, "float16").memory_bytes == 24
+    whole = (tmp_path / "a.gguf").read_bytes()
+    assert estimate(held, "float16").memory_bytes == len(whole)
+    (tmp_path / "a.gguf").write_bytes(whole[:-100])
+    with pytest.raises(UnusableModel, match="a.gguf is no whole GGUF file"):
+        resolve("./a.gguf", folder=tmp_path, embedded={}, digest=digest_file)
 
 
 def test_a_folder_that_lacks_a_part_is_not_whole(tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
         except BadReference as odd:
             problems.append(odd.problem())
             continue
-        is_whole = home is not None and text.lower().endswith(".safetensors")
+        is_whole = home is not None and text.lower().endswith((".safetensors", ".gguf"))
         if reference.kind == "hf":
             references.append(reference)
             if is_whole:
@@ -289,10 +289,10 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
 
 def _base_of(path: Path, registry: Registry) -> Base | None:
     """Say what completes a file of weights on this machine; None where nothing does, or it is no whole file, which is said when it is planned."""
-    from ..models import read_header
+    from ..models import tensors_in
 
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return registry.base_of(read_header(path))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return registry.base_of(tensors_in(path))
     return None
 
 

@@ -19,7 +19,7 @@ from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 from .resolving import STRICT, Terms, base_reference, resolve
 from .tensors import read_weights
-from .weights import read_header
+from .weights import tensors_in
 
 __all__ = [
     "BadReference",
@@ -52,12 +52,12 @@ __all__ = [
     "lend_and_call",
     "parse_reference",
     "place_module",
-    "read_header",
     "read_lock",
     "read_weights",
     "quiet_libraries",
     "resolve",
     "size_of",
+    "tensors_in",
     "weight_of",
     "with_memory_ladder",
 ]

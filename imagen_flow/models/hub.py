@@ -26,7 +26,7 @@ from .files import INDEXES, MOST_FILES, choose, completing, is_weights, unsafe_p
 from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import read_header
+from .weights import tensors_in
 
 __all__ = ["Hub"]
 
@@ -149,7 +149,7 @@ class Hub:
         return freed
 
     def header(self, model: LockedModel) -> dict[str, Any]:
-        """Give the header of the one file of weights that a reference means: of the file in the cache, else by fetching no more than that.
+        """Give the header of the one file of weights that a reference means: of the file in the cache, else by fetching no more than that. Of GGUF nothing is known before the file is here.
 
         Raises:
             UnresolvedModel: the hub cannot be reached, or what it sends is no header.
@@ -160,8 +160,8 @@ class Hub:
         reference = model.reference
         here = repository_folder(reference.name, self.environ) / "snapshots" / model.commit / reference.file
         with self._faults(reference, reference.file):
-            if here.exists():
-                return read_header(here)
+            if here.exists() or not reference.file.lower().endswith(".safetensors"):
+                return tensors_in(here) if here.exists() else {}
             try:
                 said = HfApi(endpoint=self.endpoint, token=self.token).parse_safetensors_file_metadata(reference.name, reference.file, revision=model.commit)
             except SafetensorsParsingError as odd:

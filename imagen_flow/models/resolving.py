@@ -18,7 +18,7 @@ from .files import beside, completing, has_say, is_weights, list_files, subfolde
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import check_shards, check_weights, read_header
+from .weights import check_shards, check_weights, tensors_in
 
 __all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "resolve"]
 
@@ -129,7 +129,7 @@ def base_reference(base: Base) -> Reference:
 
 def _completed(model: Model, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms, base_of: BaseOf) -> Model:
     """Find what completes a checkpoint that is one file: a folder beside it of the file's name, else the repository that it is of. Other models come back as they are."""
-    if model.path.suffix.lower() != ".safetensors" or not model.path.is_file() or (base := base_of(read_header(model.path))) is None:
+    if not is_weights(model.path.name) or not model.path.is_file() or (base := base_of(tensors_in(model.path))) is None:
         return model
     try:
         folder, digests, variant = _base(base, model, digest, environ, terms)

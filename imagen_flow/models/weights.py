@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .references import UnresolvedModel, UnusableModel
 
-__all__ = ["BYTES", "bytes_in_memory", "check_shards", "check_weights", "read_header"]
+__all__ = ["BYTES", "bytes_in_memory", "check_shards", "check_weights", "read_header", "tensors_in"]
 
 #: Bytes of one number, by the name of its dtype in a safetensors header.
 BYTES = {
@@ -79,6 +80,20 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def tensors_in(path: Path) -> dict[str, Any]:
+    """Give by tensor the ``dtype`` and ``shape`` that a file of weights says in its header; nothing where that cannot be told: of GGUF without the library that reads it.
+
+    Raises: what reading a file raises that is not whole.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return read_header(path)
+    if path.suffix.lower() != ".gguf" or find_spec("gguf") is None:
+        return {}
+    import gguf
+
+    return {str(tensor.name): {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]} for tensor in gguf.GGUFReader(path).tensors}
+
+
 def _check_gguf(path: Path) -> None:
     with open(path, "rb") as stream:
         head = stream.read(24)
@@ -89,6 +104,7 @@ def _check_gguf(path: Path) -> None:
     version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
     if len(head) < 24 or version not in (2, 3) or not tensors:
         raise ValueError(f"it says version {version} with {tensors} tensors")
+    tensors_in(path)
 
 
 def _check_onnx(path: Path) -> None:

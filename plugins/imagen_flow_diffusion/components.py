@@ -351,7 +351,7 @@ def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Load
 
 
 def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
-    index, held = index_of(model), dict(model.base.holds) if model.base is not None else {}
+    index, held = index_of(model), dict(model.base.holds) if model.base is not None and model.path.suffix != ".gguf" else {}
     held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
     if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):
         raise flow.ModelError(f"the {alone[0]} of the model '{model.reference}' comes from one file of weights, which diffusers does not quantize as it loads them: say quantization: none, or take a folder or a GGUF file")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def kind_of(header: Header) -> str:
 def kind_of_file(path: Path) -> str:
     """Say in words what a file of weights is that is no checkpoint."""
     if path.suffix.lower() != ".safetensors":
-        return "GGUF file" if path.suffix.lower() == ".gguf" else "pickle (convert it to safetensors: what a pickle holds is not known before it is loaded)"
+        if path.suffix.lower() == ".gguf":
+            return "GGUF file" if find_spec("gguf") else "GGUF file (which is read once you say pip install 'imagen-flow[gguf]')"
+        return "pickle (convert it to safetensors: what a pickle holds is not known before it is loaded)"
     names = header_of(path)
     return next((kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)), "single file of weights")
 

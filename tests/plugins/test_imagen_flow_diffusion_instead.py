@@ -146,6 +146,22 @@ def test_a_gguf_draws_as_by_hand(name: str, cls: str, at: Callable[[str], str], 
     assert len(pool.resident()) == len(loaded) + 1
 
 
+def test_a_gguf_is_completed_as_a_checkpoint(at: Callable[[str], str], draw: Callable[..., Any], pool: ModelPool) -> None:
+    """Named as the checkpoint itself, in its authors' names, it takes all else from what completes it, whose own denoiser is not needed."""
+    whole, file = at("sd3"), at("sd3.gguf")
+    one = {"type": "diffusion.text_to_image", "prompt": "a red fox", "seed": 3, **ASKED}
+    theirs = draw(one={**one, "model": whole, "denoiser": file})
+    weights = next((Path(whole) / "transformer").glob("*.safetensors"))
+    aside = weights.rename(weights.with_suffix(".aside"))
+    try:
+        assert np.array_equal(draw(one={**one, "model": file}).pixels, theirs.pixels)
+    finally:
+        aside.rename(weights)
+    graph = {"imagen_flow": 1, "nodes": {"one": {**one, "model": file}}, "outputs": {"out": "${one}"}}
+    held = sum(path.stat().st_size for part in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3") for path in (Path(whole) / part).glob("*.safetensors"))
+    assert flow.plan(graph, store=None, device="cpu", dtype="float32").models[0]["size_bytes"] == held + Path(file).stat().st_size
+
+
 @pytest.mark.parametrize("name", ["unet", "unet-whole", "whole.safetensors"])
 def test_a_denoiser_in_a_folder_draws_as_by_hand(name: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
     """What ``save_pretrained`` wrote of one part stands in for the checkpoint's; so does that part of another checkpoint, a folder or one file."""
