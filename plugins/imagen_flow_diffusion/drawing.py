@@ -62,7 +62,7 @@ def text_to_image(
 
     Inputs:
         model: a checkpoint that draws from text: Stable Diffusion, SDXL, SD 3, FLUX, PixArt, Sana, Qwen-Image, Z-Image, Kandinsky, unCLIP and more.
-        prior: for a decoder alone (Kandinsky 2.2): the checkpoint that turns the prompt into what it decodes.
+        prior: for a decoder alone (Kandinsky 2.2, Stable Cascade): the checkpoint that turns the prompt into what it decodes.
         controlnets: networks that hold the picture to a drawing, ControlNets or T2I-Adapters, made for the same family as the model.
         control_images: what each of them is held to, in the same order. One union ControlNet alone takes several; a checkpoint that is held to a drawing by itself (FLUX Canny, Depth) takes one without any.
         ip_adapters, ip_adapter_images: adapters that read a picture as if it were a prompt, and the picture of each; one alone takes several.
@@ -92,9 +92,7 @@ def text_to_image(
     given = {"prompt": prompt, "width": width, "height": height, **_shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)}
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
-    if prior is not None:
-        model = model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
-    return (yield from draw(model, "text_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
+    return (yield from draw(_with(prior, model), "text_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
@@ -102,6 +100,7 @@ def image_to_image(
     model: Model[Drawing],
     image: Image,
     prompt: str,
+    prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
     ip_adapters: List[Model[Weights]] | None = None,
@@ -149,7 +148,7 @@ def image_to_image(
     given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
-    return (yield from draw(model, "image_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
+    return (yield from draw(_with(prior, model), "image_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
 @flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
@@ -158,6 +157,7 @@ def inpaint(
     image: Image,
     mask: Mask,
     prompt: str,
+    prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
     ip_adapters: List[Model[Weights]] | None = None,
@@ -216,7 +216,7 @@ def inpaint(
     given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
-    drawn = yield from draw(model, "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs)
+    drawn = yield from draw(_with(prior, model), "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs)
     if not keep_outside:
         return drawn
     if (drawn.width, drawn.height) != (image.width, image.height):
@@ -237,6 +237,11 @@ def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
 def _whole(side: int) -> int:
     """Cut a side to what every family can halve."""
     return max(16, side // 16 * 16)
+
+
+def _with(prior: Checkpoint | None, model: Checkpoint) -> Checkpoint:
+    """Give a decoder with its prior, whose parts diffusers names so in the pipelines of both."""
+    return model if prior is None else model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
 
 
 def draw(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TASKS = {"text_to_image": ("",), "image_to_image": ("Img2Img",), "inpaint": ("Inpaint", "Inpainting")}
 """How diffusers spells a task in the name of a class."""
 
-_NAME = re.compile(r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined)?Pipeline\Z")
+_NAME = re.compile(r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined|Decoder)?Pipeline\Z")
 
 _STATES = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_STATES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -125,11 +125,14 @@ def _own(kind: str) -> str:
 
 
 def _does(cls: Any, task: str) -> bool:
-    """Whether a pipeline does a task, by what its call takes."""
+    """Whether a pipeline does a task, by what its call takes: all draw from a prompt, and want nothing else besides pictures, as the decoder of a prior does."""
     takes = inspect.signature(cls.__call__).parameters
     either = cls.__name__ in OPTIONAL_IMAGE
+    wanted = {name for name, taken in takes.items() if taken.default is taken.empty and taken.kind is not taken.VAR_KEYWORD}
+    if "prompt" not in takes or wanted - {"self", "prompt", "image", "mask_image", "control_image"}:
+        return False
     return {
-        "text_to_image": "prompt" in takes and ("image" not in takes or either),
+        "text_to_image": "image" not in takes or either,
         "image_to_image": "image" in takes and "mask_image" not in takes and ("strength" in takes or either),
         "inpaint": "mask_image" in takes,
     }[task]

@@ -187,6 +187,34 @@ def test_some_of_a_priors_tensors_are_handed_on(at: Callable[[str], str], draw: 
     assert failure(prior=prior, one={**one, "model": at("sd"), "arguments": {**WORDS, **SMALL}}).startswith("StableDiffusionPipeline takes no image_embeddings; it takes: prompt,")
 
 
+@pytest.mark.parametrize("task", ["text_to_image", "image_to_image", "inpaint"])
+def test_a_decoder_draws_with_its_prior_in_one_node(
+    task: str, at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], photos: Callable[..., Any], masks: tuple[Any, dict[str, Any]]
+) -> None:
+    """From words alone, from a picture, and in a hole: the combined pipelines of diffusers, of the parts of two checkpoints."""
+    import diffusers
+
+    photo, loading = photos(1, (64, 64))
+    word = {"text_to_image": "", "image_to_image": "Img2Img", "inpaint": "Inpaint"}[task]
+    decoder = at(f"KandinskyV22{'Inpaint' if word == 'Inpaint' else ''}Pipeline")
+    both = {**by_hand(decoder).components, **{f"prior_{name}": part for name, part in by_hand(at("kandinsky-prior")).components.items()}}
+    pipeline = getattr(diffusers, f"KandinskyV22{word}CombinedPipeline")(**both)
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"image": photo} if word else {}
+    given |= {"mask_image": masks[0]} if word == "Inpaint" else {}
+    theirs = pipeline(generator=noise(), prior_num_inference_steps=2, **{**WORDS, **LARGE, "num_inference_steps": 4}, **given).images
+    nodes = {**({"photo": loading} if word else {}), **(masks[1] if word == "Inpaint" else {})}
+    more = {**({"image": "${photo}"} if word else {}), **({"mask": "${hole}"} if word == "Inpaint" else {})}
+    one = {"type": f"diffusion.{task}", "model": decoder, "prior": at("kandinsky-prior"), **WORDS, **LARGE, "num_inference_steps": 4, "arguments": {"prior_num_inference_steps": 2}, "seed": 3}
+    assert same([draw(**nodes, one={**one, **more})], theirs)
+
+
+def test_a_decoder_says_that_it_wants_its_prior(at: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """Words alone are nothing to it."""
+    said = failure(one={"type": "diffusion.text_to_image", "model": at("cascade"), "prompt": "a fox", "seed": 3})
+    assert said.startswith("StableCascadeCombinedPipeline needs prior_")
+
+
 def test_latents_are_tensors_and_no_pictures(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], failure: Callable[..., str]) -> None:
     """Those of one pipeline are handed to another as its latents; as pictures they are refused."""
     asked = {**WORDS, **SMALL, "output_type": "latent"}
