@@ -283,6 +283,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         out, err = capsys.readouterr()
         return int(left.value.code or 0), out + err, sorted({path.partition("/main/")[2] or path.rpartition("/")[2] for path, _ in server.transfers()})
 
+    run.server = server  # type: ignore[attr-defined]
     with local_hub.serve(server) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         yield run
@@ -312,6 +313,29 @@ def test_resolve_knows_a_file_of_the_hub_by_its_header(said: Any, tmp_path: Path
     model = resolve("hf:me/mine@main/mine.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(lock=read_lock(tmp_path / "imagen-flow.lock"), locked=True), base_of=_registry().base_of)
     assert model.configurations is not None
     assert model.configurations.name == local_hub.Hub().commit(XL, "main")
+
+
+def test_a_gguf_of_the_hub_is_completed_once_it_is_here(said: Any, tmp_path: Path) -> None:
+    """What it lacks is fetched after it: the text encoders and the autoencoder, and not the denoiser that it stands for."""
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "sd3")
+    writer.add_tensor("joint_blocks.0.context_block.adaLN_modulation.1.bias", np.ones(32, np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        write()
+    parts = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")
+    files = {"model_index.json": json.dumps({"_class_name": "P", **{part: ["diffusers", "X"] for part in parts}}).encode()}
+    files |= {f"{part}/config.json": b"{}" for part in parts} | {f"{part}/model.safetensors": weights(w=7) for part in parts}
+    said.server.repositories["stabilityai/stable-diffusion-3-medium-diffusers"] = local_hub.Repository({"main": files})
+    said.server.repositories["me/quantized"] = local_hub.Repository({"main": {"q.gguf": (tmp_path / "q.gguf").read_bytes()}})
+    code, text, _ = said("models", "pull", "hf:me/quantized@main/q.gguf")
+    assert code == 0, text
+    held = {path.relative_to(tmp_path / "hub").as_posix().split("/", 3)[3] for path in (tmp_path / "hub").glob("*/snapshots/*/**/*.safetensors")}
+    assert held == {f"{part}/model.safetensors" for part in parts[:-1]}
+    assert 'completes_with = ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]' in (tmp_path / "imagen-flow.lock").read_text()
+    code, text, _ = said("models", "pull", "./q.gguf")
+    assert (code, "hf:stabilityai/stable-diffusion-3-medium-diffusers@main" in text) == (0, True), text
 
 
 def test_a_part_of_a_graph_is_not_completed(said: Any, tmp_path: Path) -> None:
