@@ -310,6 +310,7 @@ def test_a_megapixel_has_the_sides_that_qwen_gives_it() -> None:
     assert [sides_of(size, 1024) for size in sizes] == [tuple(max(32, side) for side in calculate_dimensions(1024 * 1024, size[0] / size[1])) for size in sizes]
 
 
+@pytest.mark.slow
 def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], hole: tuple[PIL.Image.Image, dict[str, Any]]) -> None:
     """A checkpoint that edits fills in, too, where diffusers has a class for it."""
     given = {"strength": 0.6, "num_inference_steps": 2, "width": 64, "height": 80}
@@ -338,7 +339,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", list(OTHERS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name == "longcat-edit" else []) for name in OTHERS])
 def test_other_checkpoints_edit_as_by_hand(name: str, at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:
     """No table names them: what their call takes says that they edit."""
     size = {"width": 64, "height": 80} if name == "instruct-pix2pix-xl" else {}
