@@ -12,7 +12,7 @@ import pytest
 ON_REQUEST = {
     "slow": "takes long: make test-slow, or pytest --run slow",
     "gpu": "needs a CUDA device: pytest --run gpu",
-    "checkpoint": "needs real checkpoints in the local hub cache: pytest --run checkpoint",
+    "checkpoint": "needs real checkpoints: make test-checkpoints, or pytest --run checkpoint",
 }
 
 # The libraries read these when they are imported: nothing is downloaded, and two workers share two cores.

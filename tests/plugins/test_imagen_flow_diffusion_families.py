@@ -428,34 +428,3 @@ def test_a_prior_and_a_decoder_draw_as_the_combined_pipeline(at: Callable[[str],
     theirs = pipeline("a fox", width=64, height=64, num_inference_steps=2, prior_num_inference_steps=2, generator=noise()).images[0]
     node = {"type": "diffusion.text_to_image", "model": at("kandinsky-decoder"), "prior": at("kandinsky-prior"), "prompt": "a fox", "width": 64, "height": 64, "num_inference_steps": 2}
     assert same(draw(one={**node, "arguments": {"prior_num_inference_steps": 2}, "seed": 3}), theirs)
-
-
-# --- real checkpoints ---
-
-#: The well-known ones, with what makes a first picture soon done on a GPU.
-REAL = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"num_inference_steps": 10},
-    "stabilityai/stable-diffusion-xl-base-1.0": {"num_inference_steps": 10},
-    "black-forest-labs/FLUX.1-schnell": {"num_inference_steps": 4, "guidance_scale": 0.0, "width": 512, "height": 512},
-    "DeepFloyd/IF-I-XL-v1.0": {"num_inference_steps": 10},
-}
-
-
-@pytest.mark.checkpoint
-@pytest.mark.parametrize("name", list(REAL))
-def test_a_real_checkpoint_draws_as_by_hand(name: str, pool: ModelPool) -> None:
-    """With real weights, on whatever device there is, the graph's picture is the one of diffusers called by hand."""
-    import diffusers
-
-    from imagen_flow.devices import resolve_device, resolve_dtype
-
-    node = {"type": "diffusion.text_to_image", "model": f"hf:{name}", "prompt": "a red fox in the snow", "seed": 3, **REAL[name]}
-    graph = {"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}
-    if flow.plan(graph, store=None).problems:
-        pytest.skip(f"{name} is not in the local hub cache: imagen-flow models pull hf:{name}")
-    device = resolve_device("auto")
-    dtype = resolve_dtype("auto", device)
-    ours = flow.run(graph, store=None, pool=pool)["out"]
-    pool.evict_idle()
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(name, torch_dtype=getattr(torch, dtype), local_files_only=True, variant="fp16" if name.startswith("DeepFloyd") else None).to(device)
-    assert same(ours, pipeline("a red fox in the snow", generator=noise(), **REAL[name]).images[0])
