@@ -77,7 +77,7 @@ def denoise(
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
         denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
-        width, height: in pixels. Left out: the latents' or the model's own size.
+        width, height: in pixels, where no latents are given. Left out: the model's own size.
         seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same seed, the noise is what comes next, as in the family's own image to image.
         (the rest as for diffusion.text_to_image)
     Outputs: latents (1, channels, height, width), tagged with their space.
@@ -110,8 +110,9 @@ def denoise(
         given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(device_of(network), network.dtype)
         # Some pipelines would take latents of more than four channels for pixels.
         made.image_processor.register_to_config(vae_latent_channels=given["image"].shape[1])
+        sides = _sides(made, given["image"], factor, {"width": width, "height": height})
         if "height" in takes:
-            given["height"], given["width"] = (side * factor for side in given["image"].shape[-2:])
+            given["height"], given["width"] = sides
         if mask is not None:
             # The masked picture is for networks that read it, but all pipelines want it.
             given |= {"mask_image": to_pil(mask), "masked_image_latents": given["image"]}
@@ -204,7 +205,7 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     Inputs:
         model: a checkpoint whose latents are wanted.
     Params:
-        width, height: in pixels, of the picture that they stand for.
+        width, height: in pixels, of the picture that they stand for; cut to what the family draws multiples of.
     Outputs: latents (1, channels, height, width), tagged with their space.
     """
     import torch
@@ -212,8 +213,8 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     by = "latents.noise"
     split_of(model.model, model.kind, by)
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
-    factor, channels = int(made.vae_scale_factor), channels_of(made.vae.config)
-    drawn = torch.randn((1, channels, height // factor, width // factor), generator=torch.Generator("cpu").manual_seed(seed))
+    factor, grid, channels = int(made.vae_scale_factor), int(made.image_processor.config.vae_scale_factor), channels_of(made.vae.config)
+    drawn = torch.randn((1, channels, *(max(1, side // grid) * grid // factor for side in (height, width))), generator=torch.Generator("cpu").manual_seed(seed))
     return Tensor(scaled(drawn, made.vae), {"latents": space_of(model.model)})
 
 
@@ -289,6 +290,21 @@ def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
     values: torch.Tensor = latents.torch()
     refuse_nan(values, "the latents hold")
     return values
+
+
+def _sides(pipeline: Any, values: torch.Tensor, factor: int, said: Mapping[str, int | None]) -> list[int]:
+    """Give the height and the width of the picture that latents stand for.
+
+    Raises:
+        ValueError: another size was said, or the family cannot draw it.
+    """
+    sides = [side * factor for side in values.shape[-2:]]
+    size, grid = f"{sides[1]} x {sides[0]}", int(pipeline.image_processor.config.vae_scale_factor)
+    if any(said[name] not in (None, side) for name, side in zip(("height", "width"), sides, strict=True)):
+        raise ValueError(f"its 'latents' stand for a picture of {size}, which is drawn in that size: leave 'width' and 'height' out, or resize the latents (latents.resize)")
+    if any(side % grid for side in sides):
+        raise ValueError(f"its 'latents' stand for a picture of {size}, and the model draws multiples of {grid}: resize them (latents.resize), or the picture before it is encoded")
+    return sides
 
 
 def _refuse_other_width(network: Any, given: dict[str, Any], by: str) -> None:

@@ -17,6 +17,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion import latents
 from imagen_flow_diffusion.families import SPLIT
 from imagen_flow_diffusion.spaces import space_of
 from imagen_flow_diffusion.tiny.kinds import MAKERS
@@ -352,3 +353,16 @@ def test_half_precision_is_the_pipelines_own(kind: str, dtype: str, at: Callable
     theirs = pipeline("a red fox", image=picture, strength=0.6, num_inference_steps=4, generator=noise(), **sizes).images[0]
     nodes = {"photo": photo, "before": {"type": "latents.encode", "model": at(kind), "image": "${photo}", "seed": 3}}
     assert same(run(pool, {"dtype": dtype}, {**nodes, **three(at(kind), latents="${before}", strength=0.6, num_inference_steps=4)}), theirs)
+
+
+def test_latents_of_a_size_that_cannot_be_drawn_are_said(at: Callable[[str], str], failure: Callable[..., str], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """Sides that a family of 2 x 2 patches cannot take, and a size other than that of the latents."""
+    odd = {"noise": {"type": "latents.noise", "model": at("sd3"), "width": 72, "height": 40, "seed": 1}}
+    assert draw(**odd).shape == (1, 16, 5, 9)
+    odd = {"noise": {"type": "latents.noise", "model": at("flux"), "width": 72, "height": 40, "seed": 1}}
+    assert draw(**odd).shape == (1, 16, 4, 8)
+    nodes = {"photo": {"type": "image.solid", "width": 72, "height": 64}, "before": {"type": "latents.encode", "model": at("sd"), "image": "${photo}"}}
+    said = failure(**nodes, **three(at("sd"), latents="${before}", width=64))
+    assert said == "its 'latents' stand for a picture of 72 x 64, which is drawn in that size: leave 'width' and 'height' out, or resize the latents (latents.resize)"
+    with pytest.raises(ValueError, match="its 'latents' stand for a picture of 72 x 64, and the model draws multiples of 16: resize them"):
+        latents._sides(by_hand(at("flux")), torch.zeros(1, 16, 8, 9), 8, {"width": None, "height": None})
