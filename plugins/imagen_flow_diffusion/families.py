@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import imagen_flow as flow
+
 from .calling import TAKEN_BY, problem_of
+from .checkpoints import what_is
 from .reading import unread
 
 if TYPE_CHECKING:
@@ -164,6 +167,23 @@ READS_AS = {
     "StableDiffusionXLInstructPix2Pix": "StableDiffusionXL",
 }
 """Families that cannot be split, and read their words as another."""
+
+
+def foresee_text(models: Mapping[str, Any], fed: Mapping[str, Any], by: str) -> None:
+    """Refuse, before anything runs, text that was encoded for another family of models.
+
+    Raises:
+        ModelError: the two families are not one; the message names both.
+    """
+    model, text = models.get("model"), fed.get("text")
+    read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
+    if model is None or read_by is None:
+        return
+    ours, theirs = (family_of(kind) or kind for kind in (what_is(model), what_is(read_by)))
+    if ours != theirs:
+        raise flow.ModelError(
+            f"the text comes from '{read_by.reference}', of the family {theirs}, and {by}'s model '{model.reference}' is of the family {ours}: encode the text with the same model"
+        )
 
 
 def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt") -> str:

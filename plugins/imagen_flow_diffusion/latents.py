@@ -21,7 +21,7 @@ from .checkpoints import article, device_of, what_is
 from .components import Autoencoder, Denoiser, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
-from .families import SPLIT, family_of, pipeline_for, split_of
+from .families import SPLIT, family_of, foresee_text, pipeline_for, split_of
 from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .samplers import choose
 from .spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
@@ -253,7 +253,8 @@ def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     """Refuse, before anything runs, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
     foresee_controls(models)
     foresee_parts(models, "denoiser")
-    model, text = models.get("model"), fed.get("text")
+    foresee_text(models, fed, "diffusion.denoise")
+    model = models.get("model")
     family = family_of(what_is(model)) if model is not None else ""
     task, does, port = ("inpaint", "fill in", "mask") if "mask" in fed else ("image_to_image", "begin with", "latents")
     if model is not None and "latents" in fed and family in SPLIT and task not in SPLIT[family].again:
@@ -262,12 +263,6 @@ def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
             f"leave '{port}' out, or use a model of another family"
         )
     _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
-    read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
-    if model is not None and read_by is not None and family != (theirs := family_of(what_is(read_by))):
-        raise flow.ModelError(
-            f"the text comes from '{read_by.reference}', of the family {theirs or what_is(read_by)}, and diffusion.denoise's model '{model.reference}' is of the family {family}: "
-            "encode the text with the same model"
-        )
 
 
 def _foresee_space(model: Any, latents: Any, by: str, whose: str) -> None:

@@ -14,6 +14,7 @@ from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, 
 
 from .adapters import Weights, Worn
 from .calling import encoded, read_encoded, refuse_nan
+from .families import foresee_text
 from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from .instructing import Instructed
 from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
@@ -182,6 +183,16 @@ def edit(
     )
     edited = yield from _progress(steps, model.unread(instruction, given))
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
+
+
+@base.foresee
+def _drawable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
+    foresee_text(models, fed, "diffusion.base")
+
+
+@super_resolution.foresee
+def _enlargeable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
+    foresee_text(models, fed, "diffusion.super_resolution")
 
 
 @edit.foresee

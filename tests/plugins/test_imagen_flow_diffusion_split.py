@@ -290,6 +290,20 @@ def test_what_does_not_fit_is_said_before_anything_runs(at: Callable[[str], str]
     )
 
 
+def test_text_for_another_cascade_is_said_before_anything_runs(at: Callable[[str], str], refused: Callable[..., str], tiny: Any, tmp_path: Path) -> None:
+    """DeepFloyd IF reads its own text, as the embedded cascade does and as Stable Diffusion does."""
+    cascade, stage = str(tiny.cascade(tmp_path / "cascade")), at("if-1")
+    text = {"type": "text.encode", "prompt": "a red fox"}
+    base = {"type": "diffusion.base", "text": "${text}", "seed": 1}
+    assert refused(text={**text, "model": stage}, base={**base, "model": stage}) == ""
+    assert refused(text={**text, "model": cascade}, base={**base, "model": cascade}) == ""
+    said = refused(text={**text, "model": cascade}, base={**base, "model": stage})
+    assert said == f"the text comes from '{cascade}', of the family ImagenCascade, and diffusion.base's model '{stage}' is of the family IF: encode the text with the same model"
+    large = {"photo": {"type": "image.solid", "width": 32, "height": 32}, "large": {"type": "diffusion.super_resolution", "model": at("if-2"), "image": "${photo}", "text": "${text}", "seed": 1}}
+    assert refused(text={**text, "model": stage}, **large) == ""
+    assert f"diffusion.super_resolution's model '{at('if-2')}' is of the family IF" in refused(text={**text, "model": at("sd")}, **large)
+
+
 @pytest.mark.parametrize("kind", ["aura-flow", "cogview", "hunyuan-dit", "lumina", "pixart", "pixart-sigma", "sana", "sana-sprint"])
 def test_a_family_that_begins_with_noise_alone_says_so(kind: str, at: Callable[[str], str], refused: Callable[..., str]) -> None:
     """Latents to begin with are refused when planning; the message names the family."""
