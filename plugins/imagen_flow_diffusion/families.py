@@ -36,9 +36,9 @@ _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "
 class Split:
     """How a family's work is split.
 
-    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest, and `length` how many
-    tokens where the call does not say; `before` are the family's own words before the prompt and before the negative prompt, where these take of the tokens that are read. `again` names what diffusers has classes of the family for that begin with latents,
-    `upcast` says that its pipelines let the autoencoder compute in float32 where half precision would overflow.
+    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the
+    call does not say, and `before` the family's own words before the prompt and before the negative prompt, where these take of the tokens. `again` names what diffusers has classes of
+    the family for that begin with latents. `upcast` says that its pipelines let the autoencoder compute in float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]
@@ -87,7 +87,6 @@ PICTURES = ("image", "images")
 
 _OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")
 """Arguments of pipelines that do something else with a picture than change it: draw over it, fill it in, enlarge it, set it in motion, take it apart."""
-
 
 
 def family_of(kind: str) -> str:
