@@ -300,6 +300,12 @@ def test_pull_fetches_what_completes_a_file(said: Any, tmp_path: Path) -> None:
     assert "completes_with = []" in (tmp_path / "imagen-flow.lock").read_text()
     code, text, _ = said("models", "list", "./mine.safetensors")
     assert (code, "here" in text) == (0, True)
+    code, text, _ = said("models", "rm", "--yes", "./mine.safetensors")
+    assert (code, "is no model of the hub: remove it yourself" in text) == (2, True)
+    code, text, _ = said("models", "rm", "--yes", f"hf:{XL}")
+    assert code == 0, text
+    assert not (tmp_path / "imagen-flow.lock").exists() or "completes_with" not in (tmp_path / "imagen-flow.lock").read_text()
+    assert [path for path in (tmp_path / "hub").rglob("*") if path.is_file() and ".locks" not in path.parts] == []
 
 
 def test_resolve_knows_a_file_of_the_hub_by_its_header(said: Any, tmp_path: Path) -> None:
@@ -310,6 +316,8 @@ def test_resolve_knows_a_file_of_the_hub_by_its_header(said: Any, tmp_path: Path
     assert list((tmp_path / "hub").glob("*/snapshots/*/*")) == []
     code, text, fetched = said("models", "pull")
     assert (code, fetched) == (0, ["lora.safetensors", "mine.safetensors"]), text
+    code, text, _ = said("models", "list", "hf:me/mine@main/mine.safetensors")
+    assert [line.rpartition("  ")[2] for line in text.splitlines()] == ["here", "here"]
     model = resolve("hf:me/mine@main/mine.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(lock=read_lock(tmp_path / "imagen-flow.lock"), locked=True), base_of=_registry().base_of)
     assert model.configurations is not None
     assert model.configurations.name == local_hub.Hub().commit(XL, "main")
@@ -354,6 +362,15 @@ def _registry() -> Any:
     from imagen_flow.plugins import discover
 
     return discover()
+
+
+def test_what_completes_a_file_is_watched(tmp_path: Path) -> None:
+    """A change in the folder beside a file changes what it draws."""
+    import imagen_flow as flow
+    from imagen_flow.watch.places import places_of
+
+    graph = flow.load({"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "model": str(tmp_path / "mine.safetensors"), "prompt": "a", "seed": 1}}, "outputs": {"out": "${one}"}})
+    assert list(places_of(graph, {}, {}, tmp_path)) == [tmp_path / "mine.safetensors", tmp_path / "mine"]
 
 
 def test_a_hook_says_what_completes_a_file(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: 
     for reference in work.references:
         with work.gathered():
             found.append(work.lock_in(reference, variant, pickles, update=update))
-            work.complete(found[-1])
+            work.named.complete(found[-1], work.hub)
     work.write()
     _print_locked(found)
     return work.end()
@@ -90,7 +90,7 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tup
                     model = work.lock_in(reference, variant, pickles, update=update)
                     work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
                     path = work.hub.pull(model, report=watch(model))
-                    work.complete(model)
+                    work.named.complete(model, work.hub)
                     done.append(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}")
     finally:
         for line in done:
@@ -114,6 +114,8 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
     for reference in found.references:
         model = found.lock.get(reference)
         missing = hub.missing(model) if model else []
+        if model is not None and not missing:
+            found.complete(model, hub)
         state = "not locked" if model is None else f"{len(missing)} of {len(model.files)} files missing" if missing else "here"
         rows.append({"reference": str(reference), "commit": model.commit if model else None, "bytes": model.size if model else None, "license": model.license if model else None, "state": state})
     locked = {(model.reference.name, model.commit) for model in found.lock.models.values()}
@@ -142,11 +144,13 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
     from ..models import Hub, cached, commit_of
     from .text import bytes_, confirm
 
-    found, hub = _named(named, ()), Hub()
+    found, hub = _named(named, (), completed=False), Hub()
     if found.others:
         raise click.UsageError(f"'{found.others[0]}' is no model of the hub: remove it yourself")
     sizes = {(name, commit): size for name, commit, _, size in cached()}
     work = _Work(found, hub)
+    names = {(reference.name, reference.revision or "main") for reference in found.references}
+    found.references += [model.reference for model in found.lock.models.values() if model.reference.parts is not None and (model.reference.name, model.reference.revision or "main") in names]
     for reference in found.references:
         model = found.lock.get(reference)
         with work.gathered():
@@ -159,7 +163,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 confirm(f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?")
             others = [other for other in work.lock.lacking([reference]).models.values() if (other.reference.name, other.commit) == (reference.name, commit)]
             needed = {file.name for other in others for file in other.files}
-            freed = 0 if keep_files or reference.parts is not None else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
+            freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             work.change(methodcaller("lacking", [reference]))
             click.echo(f"removed {reference}: {bytes_(freed)} freed")
     work.write()
@@ -175,6 +179,15 @@ class _Named:
         self.others = list(dict.fromkeys(others))
         self.files = files
         self.base_of = base_of
+
+    def complete(self, model: LockedModel, hub: Hub) -> None:
+        """Put behind a checkpoint of the hub that is one file what completes it, as far as the file is known."""
+        from ..models import base_reference
+
+        if str(model.reference) in self.files and (base := self.base_of(hub.header(model))) is not None:
+            reference = base_reference(base)
+            if str(reference) not in map(str, self.references):
+                self.references.append(reference)
 
 
 class _Work:
@@ -206,15 +219,6 @@ class _Work:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
             self.change(methodcaller("having", [model]))
         return model
-
-    def complete(self, model: LockedModel) -> None:
-        """Put behind a checkpoint that is one file what completes it."""
-        from ..models import base_reference
-
-        if str(model.reference) in self.named.files and (base := self.named.base_of(self.hub.header(model))) is not None:
-            reference = base_reference(base)
-            if str(reference) not in map(str, self.references):
-                self.references.append(reference)
 
     def change(self, do: Callable[[Lock], Lock]) -> None:
         self.lock = do(self.lock)
@@ -251,8 +255,8 @@ class _Work:
         return 1 if self.problems else 0
 
 
-def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = True) -> _Named:
-    """Read what the command line names. The lock is that of the first graph, else of the working directory."""
+def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = True, completed: bool = True) -> _Named:
+    """Read what the command line names, and (if `completed`) what completes checkpoints that are one file. The lock is that of the first graph, else of the working directory."""
     from .. import config
     from ..errors import GraphError
     from ..models import BadReference, base_reference, find_lock, parse_reference, read_lock
@@ -271,7 +275,7 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
         except BadReference as odd:
             problems.append(odd.problem())
             continue
-        is_whole = home is not None and text.lower().endswith((".safetensors", ".gguf"))
+        is_whole = completed and home is not None and text.lower().endswith((".safetensors", ".gguf"))
         if reference.kind == "hf":
             references.append(reference)
             if is_whole:

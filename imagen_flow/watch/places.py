@@ -85,7 +85,10 @@ def _place(named: FileAt | ModelAt) -> Iterator[Path]:
     except BadReference:
         return
     if reference.kind == "path":
-        yield from _path(named.folder, reference.name)
+        for path in _path(named.folder, reference.name):
+            yield path
+            if path.suffix.lower() in (".safetensors", ".gguf"):
+                yield path.with_suffix("")  # where what completes a checkpoint of one file may lie
 
 
 def _given(type_: PortType, value: Any, base: Path) -> Iterator[Path]:
