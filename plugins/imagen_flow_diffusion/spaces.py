@@ -38,7 +38,7 @@ def space_of(model: Model) -> str:
     channels = config.get("latent_channels", config.get("z_dim", 4))
     levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult") or [0]
     size = f"{channels} channels of 1/{2 ** (len(levels) - 1)}"
-    scale, shift = config.get("scaling_factor"), config.get("shift_factor")
+    scale, shift = config.get("scaling_factor"), config.get("shift_factor") or None
     if scale is None and "z_dim" not in config:
         scale = 0.18215
     named = KNOWN.get((channels, scale, shift), "")

@@ -273,6 +273,8 @@ def test_statistics_tell_spaces_apart(at: Callable[[str], str], tmp_path: Path) 
         (tmp_path / str(place) / "vae" / "config.json").write_text(json.dumps({**config, "latents_mean": mean, "latents_std": deviation}))
         names.add(space_of(flow.Model(tmp_path / str(place), "x", "x")))
     assert len(names) == 4
+    (tmp_path / "0" / "vae" / "config.json").write_text(json.dumps({**config, "shift_factor": 0.0}))
+    assert space_of(flow.Model(tmp_path / "0", "x", "x")) == "SDXL: 4 channels of 1/8, scaled by 0.13025"
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(at: Callable[[str], str], refused: Callable[..., str]) -> None:
