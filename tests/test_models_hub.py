@@ -142,6 +142,26 @@ def test_a_repository_that_cannot_be_loaded_is_told_before_it_is_fetched(server:
     assert words(caught, hub) == said
 
 
+def test_a_network_in_one_file_is_fetched_alone(server: Any, hub: Hub) -> None:
+    """Of a repository of such files each is a model of its own, and none is chosen by itself."""
+    files = {"mapping.onnx": b"\x08\x08first", "synthesis.onnx": b"\x08\x08second", "train.pkl": b"x"}
+    server.repositories[NAME] = local_hub.Repository({"main": files})
+    model = hub.resolve(parse_reference(f"hf:{NAME}@main/synthesis.onnx"))
+    hub.pull(model)
+    here = resolve(f"hf:{NAME}@main/synthesis.onnx", folder=Path("/"), embedded={}, digest=digest_file, environ=hub.environ)
+    assert ([f.name for f in model.files], here.path.read_bytes()) == (["synthesis.onnx"], files["synthesis.onnx"])
+    with pytest.raises(UnusableModel) as caught:
+        hub.resolve(REFERENCE)
+    assert words(caught, hub) == "the model 'hf:org/tiny@main' is 2 files for you to choose from\nname one, as hf:org/tiny@main/mapping.onnx"
+
+
+def test_the_parts_of_a_modular_repository_are_no_choice(server: Any, hub: Hub) -> None:
+    """It lists its parts in a file of another name: all are fetched, and weights beside them are copies."""
+    files = {"modular_model_index.json": b"{}", "unet/diffusion_pytorch_model.safetensors": weights(), "vae/diffusion_pytorch_model.safetensors": weights(), "all.safetensors": weights()}
+    server.repositories[NAME] = local_hub.Repository({"main": files})
+    assert [f.name for f in hub.resolve(REFERENCE).files] == sorted(files.keys() - {"all.safetensors"})
+
+
 def test_a_pickle_that_the_user_allows_is_fetched(server: Any, hub: Hub) -> None:
     """Naming the file is the leave."""
     server.repositories[NAME] = local_hub.Repository({"main": {"a.bin": b"x", "config.json": b"{}"}})

@@ -342,13 +342,13 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
     chosen = choose(known, variant) + [name for name in sorted(known) if _file_of(reference, name) in allowed]
     weights = [name for name in chosen if name.endswith((".safetensors", *PICKLES))]
     if not weights:
+        single = sorted(name for name in known if name.endswith(".gguf") or (name.endswith(".onnx") and INDEXES.isdisjoint(known) and "config.json" not in known))
+        if single:
+            raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
         odd = sorted(name for name in known if name.lower().endswith(PICKLES))
         if odd:
             fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
             raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-        single = sorted(name for name in known if name.endswith((".gguf", ".onnx")))
-        if single:
-            raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
         raise UnusableModel(f"the model '{reference}' has no weights", why=f"of its {len(known)} files none ends in .safetensors", fix="")
     if "model_index.json" in known and (odd := [name for name in unsafe_parts(known) if name not in chosen]):
         fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
