@@ -41,6 +41,8 @@ def pool() -> Iterator[ModelPool]:
 def worn(home: Path, which: str) -> dict[str, Any]:
     if which == "loras":
         return {"loras": [str(home / "fox.safetensors"), str(home / "ink.safetensors")], "lora_weights": [0.8, 0.5]}
+    if which == "ip_adapters":
+        return {"ip_adapters": [str(home / "ip")], "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"], "ip_adapter_images": ["${seen}"]}
     return {"embeddings": [str(home / "cat.safetensors")]} if which == "embeddings" else {}
 
 
@@ -48,11 +50,13 @@ def draw(home: Path, pool: ModelPool, which: str = "", settings: dict[str, Any] 
     model, prompt = str(home / "sd15"), "a red fox and a <cat>" if which == "embeddings" else "a red fox"
     asked = {"num_inference_steps": 2, "guidance_scale": 5.0, "width": 32, "height": 48, "seed": 3}
     more = worn(home, which)
-    nodes: dict[str, Any] = {"picture": {"type": "diffusion.text_to_image", "model": model, "prompt": prompt, **asked, **more}}
+    seen = {"seen": {"type": "image.solid", "width": 32, "height": 32, "colour": "orange"}} if which == "ip_adapters" else {}
+    nodes: dict[str, Any] = {**seen, "picture": {"type": "diffusion.text_to_image", "model": model, "prompt": prompt, **asked, **more}}
     if split:
         nodes = {
-            "words": {"type": "text.encode", "model": model, "prompt": prompt, **more},
-            "latents": {"type": "diffusion.denoise", "model": model, "text": "${words}", **asked, **{name: value for name, value in more.items() if "lora" in name}},
+            **seen,
+            "words": {"type": "text.encode", "model": model, "prompt": prompt, **{name: value for name, value in more.items() if "ip_" not in name}},
+            "latents": {"type": "diffusion.denoise", "model": model, "text": "${words}", **asked, **{name: value for name, value in more.items() if "embed" not in name}},
             "picture": {"type": "latents.decode", "model": model, "latents": "${latents}"},
         }
     graph = {"imagen_flow": 1, "settings": settings or {}, "nodes": nodes, "outputs": {"out": "${picture}"}}
@@ -77,12 +81,13 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("which", ["loras", "embeddings"])
-def test_adapters_are_put_on_layers_that_come_and_go(home: Path, pool: ModelPool, streamed: list[Any], which: str, split: bool) -> None:
+@pytest.mark.parametrize(("which", "quantization"), [("loras", "none"), ("loras", "int8"), ("embeddings", "none"), ("ip_adapters", "none")])
+def test_adapters_are_put_on_layers_that_come_and_go(home: Path, pool: ModelPool, streamed: list[Any], which: str, quantization: str, split: bool) -> None:
     """With ``offload: layers`` the picture is the same with them, without them afterwards, and with them again."""
-    adapted, plain = draw(home, pool, which, split=split), draw(home, pool, split=split)
+    settings = {"quantization": quantization}
+    adapted, plain = draw(home, pool, which, settings, split=split), draw(home, pool, "", settings, split=split)
     assert not np.array_equal(adapted, plain)
-    layers = {"offload": "layers"}
+    layers = {**settings, "offload": "layers"}
     assert np.array_equal(draw(home, pool, which, layers, split=split), adapted)
     assert len(streamed) == 3
     assert {weight.device.type for module in streamed for weight in module.parameters()} == {"meta"}
