@@ -402,3 +402,29 @@ def test_the_stages_of_deepfloyd_if_are_quantized_too(tmp_path: Path, pool: Mode
     picture = flow.run({"imagen_flow": 1, "settings": settings, "nodes": nodes, "outputs": {"out": "${base}"}}, store=None, pool=pool, device="cpu")["out"].pixels
     assert np.array_equal(picture, direct)
     assert {i.loader.rpartition(".")[2]: i.settings.quantization for i in pool.resident()} == {"TextParts": "int8", "DenoiserParts": "int8", "SamplerParts": "none"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offload", ["none", "model"])
+@pytest.mark.parametrize("quantization", quantizing.LIBRARIES)
+def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, offload: str) -> None:
+    """On a denoiser wide enough for all of them: its weights are quantized, take what was foreseen, and give nearly what they gave before."""
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    network = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=128, num_attention_heads=8, joint_attention_dim=1024, pooled_projection_dim=768, axes_dims_rope=[16, 56, 56]
+    )
+    network.bfloat16().save_pretrained(tmp_path / "m" / "transformer")
+    (tmp_path / "m" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}))
+    given: dict[str, Any] = {"hidden_states": torch.randn(1, 64, 64), "encoder_hidden_states": torch.randn(1, 32, 1024), "pooled_projections": torch.randn(1, 768), "timestep": torch.tensor([0.5])}
+    given = {name: tensor.to("cuda:0", torch.bfloat16) for name, tensor in given.items()} | {"img_ids": torch.zeros(64, 3, device="cuda:0"), "txt_ids": torch.zeros(32, 3, device="cuda:0")}
+    results = {}
+    for settings in (Loading(), Loading(quantization, offload)):
+        with ModelPool() as pool, pool.lease(DenoiserParts, resolved(tmp_path / "m"), device="cuda:0", dtype="bfloat16", settings=settings) as group, torch.no_grad():
+            results[settings.quantization] = group.parts["transformer"](**given).sample.float()
+            if quantization != "nf4":  # whose weights do not say what they are made of
+                taken = sum(held(p) for p in group.parts["transformer"].parameters())
+                assert weight_of(DenoiserParts, resolved(tmp_path / "m"), dtype="bfloat16", settings=settings) == pytest.approx(taken, rel=0.02)
+    error = (results[quantization] - results["none"]).std() / results["none"].std()
+    assert 0 < error < 0.3
