@@ -44,7 +44,7 @@ class Captioner:
         if missing := sorted(info["missing_keys"]):
             raise flow.ModelError(f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights, {missing[0]} first")
         return cls(
-            module.to(device).eval().requires_grad_(False),
+            module.to(device).eval(),
             # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on torchvision being there.
             transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
             transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
