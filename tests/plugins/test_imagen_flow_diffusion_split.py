@@ -382,3 +382,25 @@ def test_latents_of_a_size_that_cannot_be_drawn_are_said(at: Callable[[str], str
     assert said == "its 'latents' stand for a picture of 72 x 64, which is drawn in that size: leave 'width' and 'height' out, or resize the latents (latents.resize)"
     with pytest.raises(ValueError, match="its 'latents' stand for a picture of 72 x 64, and the model draws multiples of 16: resize them"):
         latents._sides(by_hand(at("flux")), torch.zeros(1, 16, 8, 9), 8, {"width": None, "height": None})
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("qwen", "float32"), ("sdxl", "float16"), ("z-image", "float32")])
+def test_layers_that_are_streamed_give_the_same_pixels(kind: str, dtype: str, at: Callable[[str], str], photos: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights that come layer by layer, lists of states, films of one picture and an autoencoder that computes in float32 for a while are as without."""
+    nodes = {"photo": photos(1, (48, 64))[1], "before": {"type": "latents.encode", "model": at(kind), "image": "${photo}", "seed": 3}}
+    nodes |= three(at(kind), {"negative_prompt": "blue"}, latents="${before}", strength=0.6, num_inference_steps=4)
+    with ModelPool() as pool:
+        plain = run(pool, {"dtype": dtype}, nodes)
+    placed: list[Any] = []
+
+    def place(module: Any, *, device: str, settings: flow.Loading) -> Any:
+        from accelerate import cpu_offload
+
+        cpu_offload(module, torch.device(device), offload_buffers=True)
+        placed.append(module)
+        return module
+
+    monkeypatch.setattr(flow, "place_module", place)
+    with ModelPool() as pool:
+        assert same(run(pool, {"dtype": dtype, "offload": "layers"}, nodes), plain.pixels)
+    assert {parameter.device.type for module in placed for parameter in module.parameters()} == {"meta"}
