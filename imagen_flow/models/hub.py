@@ -148,7 +148,7 @@ class Hub:
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
-    def header(self, model: LockedModel) -> dict[str, Any]:
+    def header(self, model: LockedModel) -> Mapping[str, Any]:
         """Give the header of the one file of weights that a reference means: of the file in the cache, else by fetching no more than that. Of GGUF nothing is known before the file is here.
 
         Raises:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,18 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def tensors_in(path: Path) -> dict[str, Any]:
+def tensors_in(path: Path) -> Mapping[str, Any]:
     """Give by tensor the ``dtype`` and ``shape`` that a file of weights says in its header; nothing where that cannot be told: of GGUF without the library that reads it.
 
     Raises: what reading a file raises that is not whole.
     """
+    found = path.stat()
+    return _tensors_in(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=8)
+def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
+    # A program that draws many pictures asks again for each: SDXL's header has half a megabyte.
     if path.suffix.lower() == ".safetensors":
         return read_header(path)
     if path.suffix.lower() != ".gguf" or find_spec("gguf") is None:
