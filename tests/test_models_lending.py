@@ -404,10 +404,10 @@ def test_a_file_in_a_repository_is_named_after_the_revision(text: str, parts: tu
 @pytest.mark.parametrize(
     ("text", "fix"),
     [
-        ("hf:org/name@a.safetensors", "a file stands after a revision: hf:org/name@main/a.safetensors"),
+        ("hf:org/name@a.safetensors", "it stands after a revision: hf:org/name@main/a.safetensors"),
         ("hf:org/name@main/../../a.safetensors", "write it as hf:org/name@main/folder/file.safetensors"),
         ("hf:org/name@main//a.safetensors", "write it as hf:org/name@main/folder/file.safetensors"),
-        ("hf:org/name@refs/pr/a.safetensors", "a file stands after a revision: hf:org/name@main/a.safetensors"),
+        ("hf:org/name@refs/pr/a.safetensors", "it stands after a revision: hf:org/name@main/a.safetensors"),
         ("https://huggingface.co/org/name/blob/main/a.safetensors", "write 'hf:org/name@main/a.safetensors'"),
         ("https://huggingface.co/org/name/resolve/v1/b/a.gguf", "write 'hf:org/name@v1/b/a.gguf'"),
     ],

@@ -140,7 +140,7 @@ def _on_the_hub(text: str, shown: str) -> Reference:
         words = 3 if rest.startswith("refs/") else 1
         parts = rest.split("/", words)
         if len(parts) <= words or not parts[words]:
-            raise BadReference(f"'{shown}' names a file or folder and no revision", fix=f"they stand after a revision: hf:{name}@main/{rest}")
+            raise BadReference(f"'{shown}' names a file or folder and no revision", fix=f"it stands after a revision: hf:{name}@main/{parts[-1] or rest}")
         rest, file = "/".join(parts[:words]).replace("%2F", "/").replace("%2f", "/"), parts[words]
     if at and (not _REVISION.match(rest) or ".." in rest):
         raise BadReference(f"'{shown}' names no revision", fix=f"a revision is a branch, a tag or a commit: hf:{name}@main")
