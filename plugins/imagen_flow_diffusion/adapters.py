@@ -17,6 +17,7 @@ import imagen_flow as flow
 from .calling import problem_of, to_pil
 from .checkpoints import load_part, what_is
 from .components import Checkpoint
+from .loras import with_loras
 
 if TYPE_CHECKING:
     from imagen_flow import Image, Model
@@ -118,7 +119,8 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     try:
         with flow.at_rest(changed):
             if worn.loras:
-                off.enter_context(_with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
+                need("peft", "a LoRA")
+                off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:
@@ -146,60 +148,6 @@ def _check(worn: Worn) -> None:
     words = [token_of(embedding) for embedding in worn.embeddings or []]
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise ValueError(f"two of its 'embeddings' are called {', '.join(twice)}, and a prompt could not tell them apart: rename one's file")
-
-
-# --- LoRA ------------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> Iterator[None]:
-    need("peft", "a LoRA")
-    if not hasattr(pipeline, "lora_state_dict"):
-        raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
-    # peft stops the base's weights asking for gradients, and torch then multiplies otherwise on the CPU: the next picture would differ by a level.
-    asking = [weight for part in checkpoint.parts.values() if hasattr(part, "parameters") for weight in part.parameters() if weight.requires_grad]
-    try:
-        names = [name for number, lora in enumerate(loras) if _load_lora(pipeline, checkpoint, lora, name := f"lora{number}")]
-        if names:
-            pipeline.set_adapters(names, [float(weights[int(name[4:])]) if weights else 1.0 for name in names])
-        yield
-    finally:
-        pipeline.unload_lora_weights()
-        for weight in asking:
-            weight.requires_grad_(True)
-
-
-def _load_lora(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str) -> bool:
-    """Put a LoRA on those parts that are here; whether it concerned any of them."""
-    file = lora.file()
-    more = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet") else {}
-    fits = False
-    try:
-        # Of the families' own methods some give two things, some three.
-        state, *rest = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, return_alphas=True, return_lora_metadata=True, **more)
-        metadata, alphas = rest[-1], rest[0] if len(rest) > 1 else None
-        prefixes = {key.partition(".")[0] for key in state}
-        known = set(pipeline._lora_loadable_modules)
-        if strange := sorted(prefixes - known):
-            raise ValueError(f"its weights are for {', '.join(strange[:3])}")
-        if any(norm in key for key in state for norm in getattr(pipeline, "_control_lora_supported_norm_keys", ())):
-            raise ValueError("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
-        for part in sorted(prefixes):
-            module = checkpoint.parts.get(part)
-            if module is None:
-                if part not in checkpoint.index:
-                    raise ValueError(f"its weights are for {part}")
-                continue
-            given = {"prefix": part, "adapter_name": name, "network_alphas": alphas, "metadata": metadata, "low_cpu_mem_usage": True}
-            if part.startswith("text_encoder"):
-                pipeline.load_lora_into_text_encoder(state, text_encoder=module, **given)
-            else:
-                module.load_lora_adapter(state, **given)
-            fits = True
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
-        said = " ".join(str(odd).split())
-        raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
-    return fits
 
 
 # --- textual inversion -----------------------------------------------------------------------------------------------------------

@@ -39,10 +39,11 @@ HEEDS = ("attention", "offload")
 
 @dataclass(frozen=True)
 class Group:
-    """Parts of one checkpoint by name. Whoever changes them for the length of a call (adapters, tiling) holds `lock` meanwhile."""
+    """Parts of one checkpoint by name. Whoever changes them for the length of a call (adapters, tiling) holds `lock` meanwhile, and keeps in `worn` what was last put on a part."""
 
     parts: dict[str, Any]
     lock: Any = field(default_factory=threading.RLock)
+    worn: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 class TextParts:
@@ -147,6 +148,18 @@ class Checkpoint:
     @property
     def device(self) -> Any:
         return next(device_of(part) for part in self.parts.values() if hasattr(part, "device"))
+
+    def worn(self, part: str, wanted: Any) -> Any:
+        """Give what was last put on a part, if it is what is wanted."""
+        last, found = self._group(part).worn.get(part, (None, None))
+        return found if last == wanted else None
+
+    def wear(self, part: str, wanted: Any, found: Any) -> None:
+        """Keep what was put on a part, in the place of what was before."""
+        self._group(part).worn[part] = (wanted, found)
+
+    def _group(self, part: str) -> Group:
+        return [group for group in self.groups.values() if part in group.parts][-1]
 
     def having(self, **parts: Any) -> Checkpoint:
         """Give the same checkpoint with some parts more, or others in their place."""

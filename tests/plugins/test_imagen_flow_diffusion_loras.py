@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,20 +222,52 @@ def test_a_control_lora_is_refused_by_name(at: Callable[[str], str], failure: Ca
     )
 
 
-def test_a_lora_is_put_on_quickly(at: Callable[[str], str], draw: Callable[..., Any]) -> None:
-    """Its layers are not drawn at random first, which for a large base takes longer than reading it."""
-    from peft.tuners.lora import layer as peft_layer
+def test_loras_that_go_on_again_are_not_made_again(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers of those that were last on go on again at once, with other weights too; others take their place; and the pixels are those of LoRAs freshly loaded."""
+    from peft.tuners.lora.layer import LoraLayer
 
-    asked: list[str] = []
-    inner = peft_layer.LoraLayer.reset_lora_parameters
+    made: list[str] = []
+    inner = LoraLayer.reset_lora_parameters
 
     def watched(self: Any, adapter_name: str, init: Any) -> Any:
-        asked.append(str(next(iter(self.lora_A[adapter_name].parameters())).device))
+        made.append(str(next(iter(self.lora_A[adapter_name].parameters())).device))
         return inner(self, adapter_name, init)
 
-    peft_layer.LoraLayer.reset_lora_parameters = watched  # type: ignore[method-assign]
-    try:
-        draw(one=drawn(at("sdxl"), loras=[at("sdxl-2.safetensors")]))
-    finally:
-        peft_layer.LoraLayer.reset_lora_parameters = inner  # type: ignore[method-assign]
-    assert set(asked) == {"meta"}
+    pool.evict_idle()
+    first, second = at("sdxl-1.safetensors"), at("sdxl-2.safetensors")
+    plain = draw(one=drawn(at("sdxl")))
+    before = state_of(pool, at("sdxl"))
+    pipeline = by_hand(at("sdxl"))
+    pipeline.load_lora_weights(first, adapter_name="one")
+    theirs = []
+    for weight in (1.0, 0.5):
+        pipeline.set_adapters(["one"], [weight])
+        theirs.append(pipeline("a fox", generator=noise(), num_inference_steps=2, **SIZE).images[0])
+    monkeypatch.setattr(LoraLayer, "reset_lora_parameters", watched)
+    assert same(draw(one=drawn(at("sdxl"), loras=[first])), theirs[0])
+    assert "meta" in made, "the denoiser's are not drawn at random either"
+    made.clear()
+    assert same(draw(one=drawn(at("sdxl"))), plain.pixels)
+    assert same(draw(one=drawn(at("sdxl"), loras=[first], lora_weights=[0.5])), theirs[1])
+    assert same(draw(one=drawn(at("sdxl"), loras=[first])), theirs[0])
+    assert made == []
+    other = draw(one=drawn(at("sdxl"), loras=[second]))
+    assert made
+    assert not same(other, theirs[0])
+    assert state_of(pool, at("sdxl")) == before
+
+
+def test_what_is_kept_of_loras_goes_with_its_base(at: Callable[[str], str], draw: Callable[..., Any], pool: ModelPool) -> None:
+    """When a base is evicted, nothing holds it or the layers that it wore."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    pool.evict_idle()
+    draw(one=drawn(at("z"), loras=[at("z-1.safetensors")]))
+    assert layers_alive(BaseTunerLayer)
+    pool.evict_idle()
+    gc.collect()
+    assert layers_alive(BaseTunerLayer) == 0
+
+
+def layers_alive(cls: type) -> int:
+    return sum(issubclass(type(found), cls) for found in gc.get_objects())

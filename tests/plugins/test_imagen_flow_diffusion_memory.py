@@ -124,7 +124,7 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
 
     def bias(model: Model, dtype: str) -> float:
         with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype=dtype) as group:
-            return float(group.parts["unet"].conv_out.bias[0])
+            return float(group.parts["unet"].conv_out.bias[0].detach())
 
     plain = bias(replace(model, variant=""), "float16")
     assert bias(replace(model, variant="fp16"), "float32") == pytest.approx(plain + 1, abs=1e-2)
