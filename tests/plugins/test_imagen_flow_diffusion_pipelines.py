@@ -30,7 +30,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "if-1": checkpoints.deepfloyd,
     "if-2": partial(checkpoints.deepfloyd, stage=2),
     "if-3": checkpoints.upscaler,
-    "kandinsky": checkpoints.kandinsky,
     "kandinsky-3": unclip.kandinsky_3,
     "kandinsky-prior": partial(checkpoints.kandinsky, half="prior"),
     "normals": partial(wordless.marigold, estimates="normals"),
@@ -112,7 +111,6 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], list[str], bool]] = {
     "stable unclip": ("stable-unclip-words", "", {**WORDS, **SMALL, "prior_num_inference_steps": 2}, [], False),
     # Here guidance makes a batch of two, which a linear layer reads out of order: weights that ask for no gradient gave other last bits.
     "stable unclip, varied": ("stable-unclip", "", {**WORDS, **SMALL}, ["image"], False),
-    "kandinsky": ("kandinsky", "KandinskyV22Img2ImgCombinedPipeline", {**WORDS, **LARGE, "num_inference_steps": 4, "prior_num_inference_steps": 2}, ["image"], False),
     "kandinsky 3": ("kandinsky-3", "", {**WORDS, **LARGE}, [], False),
     "kandinsky 3, anew": ("kandinsky-3", "Kandinsky3Img2ImgPipeline", {**WORDS, "num_inference_steps": 4}, ["image"], False),
     "if, anew": ("if-1", "IFImg2ImgPipeline", {**WORDS, "num_inference_steps": 4}, ["image"], False),
