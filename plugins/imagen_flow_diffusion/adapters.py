@@ -120,7 +120,7 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
         with flow.at_rest(changed):
             if worn.loras:
                 need("peft", "a LoRA")
-                off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights))
+                off.enter_context(with_loras(pipeline, checkpoint, [(lora.model, lora.file()) for lora in worn.loras], worn.lora_weights))
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:

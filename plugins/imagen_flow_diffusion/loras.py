@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import Adapter
+    from pathlib import Path
+
+    from imagen_flow import Model
+
     from .components import Checkpoint
 
 
@@ -54,15 +57,17 @@ class Layers:
 
 
 @contextmanager
-def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> Iterator[None]:
+def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[tuple[Model, Path]], weights: Sequence[float] | None) -> Iterator[None]:
     """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
+    Params:
+        loras: each a model and its file of weights.
     Raises:
         ValueError: the pipeline takes none, or one was made for another base; nothing is left of any.
     """
     if not hasattr(pipeline, "lora_state_dict"):
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
-    wanted = tuple((lora.model.digest, lora.file().name) for lora in loras)
+    wanted = tuple((model.digest, file.name) for model, file in loras)
     modules = {name: checkpoint.parts[name] for name in pipeline._lora_loadable_modules if hasattr(checkpoint.parts.get(name), "named_children")}
     asking = {name: [weight for weight in module.parameters() if weight.requires_grad] for name, module in modules.items()}
     kept = {name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None}
@@ -72,8 +77,8 @@ def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], 
             if layers.names:
                 layers.put_on(modules[name])
         if fresh:
-            for number, lora in enumerate(loras):
-                _load(pipeline, checkpoint, lora, f"lora{number}", fresh)
+            for number, (model, file) in enumerate(loras):
+                _load(pipeline, checkpoint, model, file, f"lora{number}", fresh)
             for name, module in fresh.items():
                 found = Layers.of(module, asking[name]) if getattr(module, "peft_config", None) else Layers(None, frozenset(), (), ())
                 kept[name] = found
@@ -93,9 +98,8 @@ def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], 
                     weight.requires_grad_(True)
 
 
-def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str, modules: Mapping[str, Any]) -> None:
+def _load(pipeline: Any, checkpoint: Checkpoint, model: Model, file: Path, name: str, modules: Mapping[str, Any]) -> None:
     """Load a LoRA into those of these modules that it concerns."""
-    file = lora.file()
     more = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet") else {}
     try:
         # Of the families' own methods some give two things, some three.
@@ -116,4 +120,4 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, name: str, modul
                 modules[part].load_lora_adapter(state, **given)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
         said = " ".join(str(odd).split())
-        raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
+        raise ValueError(f"the LoRA '{model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
