@@ -137,13 +137,18 @@ def bytes_in_memory(header: Mapping[str, Any], dtype: str | None, *, quantizatio
             kind, shape = entry["dtype"], entry["shape"]
             if quantized is not None and kind in _FLOATS and len(shape) == 2 and name.endswith(".weight") and not _TABLE.search(name):
                 total += quantized(*shape) or math.prod(shape) * each
+            elif kind in _FLOATS:
+                total += math.prod(shape) * (4 if dtype == "float16" and name.endswith(_WIDE) else each)
             else:
-                total += math.prod(shape) * (each if kind in _FLOATS else BYTES.get(kind, 1))
+                total += math.prod(shape) * BYTES.get(kind, 1)
     return math.ceil(total)
 
 
-#: Weights of two dimensions that are no linear layer's: tables that are looked up.
-_TABLE = re.compile(r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|wte|wpe)\.weight\Z")
+#: Weights of two dimensions that are not quantized: tables that are looked up, and the last layers of text encoders.
+_TABLE = re.compile(r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|text_projection|wte|wpe)\.weight\Z")
+
+#: Weights that transformers leaves in float32 where float16 is asked for: T5's, which would overflow.
+_WIDE = ".DenseReluDense.wo.weight"
 
 
 def _int4(rows: int, columns: int) -> float:

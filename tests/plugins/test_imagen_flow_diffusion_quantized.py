@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet_libraries():
         for name, (make, *_) in FAMILIES.items():
             make(folder / name)
+        checkpoints.stable_diffusion_xl(folder / "xl")
         beside.lora(folder / "fox.safetensors")
     return folder
 
@@ -179,11 +180,11 @@ def held(tensor: Any) -> int:
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "float8"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_memory_that_is_foreseen_is_what_is_taken(made: Path, quantization: str, dtype: str) -> None:
-    """To one part in a hundred, of denoisers and text encoders of two families, with the scales that the libraries keep beside the weights."""
+    """To one part in a hundred, of denoisers and text encoders, with the scales that the libraries keep beside the weights, and what they leave as it is."""
     settings = Loading(quantization)
-    for family in FAMILIES:
+    for family in (*FAMILIES, "xl"):
         for loader in (DenoiserParts, TextParts):
             with ModelPool() as pool, pool.lease(loader, resolved(made / family), device="cpu", dtype=dtype, settings=settings) as group:
                 taken = sum(held(p) for part in group.parts.values() if isinstance(part, torch.nn.Module) for p in part.parameters())
