@@ -58,6 +58,10 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "refiner": lambda folder: checkpoints.stable_diffusion_xl(folder, refiner=True),
     "sd3": checkpoints.stable_diffusion_3,
     "flux": checkpoints.flux,
+    "qwen": checkpoints.qwen_image,
+    "sana": checkpoints.sana,
+    "qwen-edges": beside.qwen_controlnet,
+    "sana-edges": beside.sana_controlnet,
     "flux-canny": lambda folder: checkpoints.flux(folder, class_name="FluxControlPipeline", reads=128),
     "flux-fill": lambda folder: checkpoints.flux(folder, class_name="FluxFillPipeline", reads=384),
     "sd-edges": checkpoints.controlnet,
@@ -127,6 +131,8 @@ LENT: dict[str, tuple[str, list[str], dict[str, Any], dict[str, Any]]] = {
         "flux", ["flux-union", "flux-union"], {"control_modes": [2, 0], "control_scales": [0.6, 0.3], "control_starts": [0.0, 0.5], "control_ends": [0.5, 1.0]},
         {"control_mode": [2, 0], "controlnet_conditioning_scale": [0.6, 0.3], "control_guidance_start": [0.0, 0.5], "control_guidance_end": [0.5, 1.0]},
     ),
+    "Qwen-Image": ("qwen", ["qwen-edges"], {"control_scales": [0.6], "control_ends": [0.8]}, {"controlnet_conditioning_scale": 0.6, "control_guidance_end": 0.8}),
+    "Sana": ("sana", ["sana-edges"], {"control_scales": [0.6], "arguments": {"use_resolution_binning": False}}, {"controlnet_conditioning_scale": 0.6, "use_resolution_binning": False}),
     "SDXL, a union": ("sdxl", ["union"], {"control_modes": [3]}, {"control_mode": [3]}),
     "SDXL, two unions": ("sdxl", ["union", "union2"], {"control_modes": [3, 1], "control_scales": [0.6, 0.3]}, {"control_mode": [3, 1], "controlnet_conditioning_scale": [0.6, 0.3]}),
     "SD, a T2I-Adapter": ("sd", ["sd-sketch"], {"control_scales": [0.8]}, {"adapter_conditioning_scale": 0.8}),
@@ -161,21 +167,22 @@ def test_a_picture_is_held_to_drawings_as_by_hand(case: str, at: Callable[[str],
     drawings = hand.pop("drawings")
     port = "adapter" if "adapter" in hand else "controlnet"
     pipeline = by_hand(path, f"{stem}Pipeline", **{port: hand.pop(port)})
-    place = "control_image" if stem.startswith(("StableDiffusion3", "Flux")) or "Union" in stem else "image"
+    place = "control_image" if stem.startswith(("StableDiffusion3", "Flux", "QwenImage", "Sana")) or "Union" in stem else "image"
     torch.manual_seed(3)  # SD 3's pipeline draws from torch's own generator too
     theirs = pipeline("a fox", generator=noise(), num_inference_steps=2, **SIZE, **{place: drawings}, **hand).images[0]
     drawn = draw(**loads, one=node("text_to_image", path, **SIZE, **ours))
     assert same(drawn, theirs)
-    assert not same(draw(one=node("text_to_image", path, **SIZE)), drawn.pixels)
+    plain = {name: value for name, value in ours.items() if name == "arguments"}
+    assert not same(draw(one=node("text_to_image", path, **SIZE, **plain)), drawn.pixels)
 
 
-@pytest.mark.parametrize("case", [case for case in LENT if "T2I" not in case])
+@pytest.mark.parametrize("case", list(LENT))
 def test_the_denoising_alone_is_held_to_drawings(case: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any]) -> None:
     """Words, denoising and pixels by three nodes give what one node gives; where drawings are read through an autoencoder, the denoising wants one."""
     path, _, loads, ours, _ = lent(case, at, photos)
     whole = draw(**loads, one=node("text_to_image", path, **SIZE, **ours))
     latents = {"type": "diffusion.denoise", "model": path, "text": "${text}", "num_inference_steps": 2, "seed": 3, **SIZE, **ours}
-    if path.endswith(("flux", "sd3")):
+    if path.endswith(("flux", "sd3", "qwen", "sana")):
         latents["autoencoder"] = path
     text = {"type": "text.encode", "model": path, "prompt": "a fox"}
     assert same(draw(**loads, text=text, latents=latents, out={"type": "latents.decode", "model": path, "latents": "${latents}"}), whole.pixels)
@@ -343,6 +350,7 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(model: 
         ("sdxl", ["sdxl-edges"], {"control_modes": [1]}, "StableDiffusionXLControlNetPipeline takes no control_mode; it takes: "),
         ("sd", ["sd-sketch"], {"control_ends": [0.5]}, "StableDiffusionAdapterPipeline takes no control_guidance_end; it takes: "),
         ("flux-canny", ["flux-edges"], {}, "for text to image with a ControlNet"),
+        ("qwen", ["qwen-edges", "qwen-edges"], {}, "its 'controlnets' are 2, and of QwenImageControlNetModel diffusers takes one at a time"),
     ],
 )
 def test_what_cannot_be_lent_together_is_said(model: str, networks: list[str], more: dict[str, Any], words: str, at: Callable[[str], str], photos: Callable[..., Any], failure: Callable[..., str]) -> None:

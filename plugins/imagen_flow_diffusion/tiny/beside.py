@@ -217,6 +217,33 @@ def sd3_controlnet(folder: Path, *, fills: bool = False, seed: int = 72) -> Path
     return folder
 
 
+def qwen_controlnet(folder: Path, *, seed: int = 74) -> Path:
+    """A ControlNet for Qwen-Image."""
+    import torch
+    from diffusers import QwenImageControlNetModel
+
+    torch.manual_seed(seed)
+    made = QwenImageControlNetModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=16, axes_dims_rope=(8, 4, 4)
+    )
+    _awake(made, "controlnet_blocks", "controlnet_x_embedder").save_pretrained(folder)
+    return folder
+
+
+def sana_controlnet(folder: Path, *, seed: int = 75) -> Path:
+    """A ControlNet for Sana."""
+    import torch
+    from diffusers import SanaControlNetModel
+
+    torch.manual_seed(seed)
+    made = SanaControlNetModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=4, num_layers=1, num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8,
+        caption_channels=8, sample_size=16,
+    )  # fmt: skip
+    _awake(made, "controlnet_blocks", "input_block").save_pretrained(folder)
+    return folder
+
+
 def t2i_adapter(folder: Path, *, xl: bool = False, seed: int = 73) -> Path:
     """A T2I-Adapter for Stable Diffusion or SDXL."""
     import torch

@@ -142,7 +142,7 @@ def sana(folder: Path, *, sprint: bool = False) -> Path:
     seeded(6)
     tokenizer = p.gemma_tokenizer()
     transformer = SanaTransformer2DModel(
-        patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
         cross_attention_dim=8, caption_channels=8, sample_size=16, **({"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"} if sprint else {}),
     )  # fmt: skip
     vae = AutoencoderDC(

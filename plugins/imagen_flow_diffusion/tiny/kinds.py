@@ -17,6 +17,8 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "cogview": checkpoints.cogview,
     "controlnet": checkpoints.controlnet,
     "controlnet-flux": partial(beside.flux_controlnet, modes=7),
+    "controlnet-qwen": beside.qwen_controlnet,
+    "controlnet-sana": beside.sana_controlnet,
     "controlnet-sd3": beside.sd3_controlnet,
     "controlnet-union": beside.union,
     "controlnet-xl": partial(checkpoints.controlnet, xl=True),
