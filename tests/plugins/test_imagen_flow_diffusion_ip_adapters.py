@@ -24,6 +24,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "collection": beside.ip_adapter,
     "for-flux": beside.flux_ip_adapter,
     "clip": beside.clip,
+    "lora.safetensors": beside.lora,
+    "toy.safetensors": beside.embedding,
 }
 
 SIZE = {"width": 32, "height": 32}
@@ -107,6 +109,29 @@ def test_a_picture_is_read_as_a_prompt(
     assert not same(ours, plain.pixels)
     assert same(draw(**loads, **three(at(base), **adapters)), theirs)
     assert same(draw(one=drawn(at(base))), plain.pixels)
+
+
+def test_all_that_can_be_put_on_at_once(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
+    """A LoRA, a word and a picture together, twice, in one node and in three; afterwards the base draws as before."""
+    file = "models/ip-adapter_sd15.safetensors"
+    picture, load = photos(0)
+    prompt = "a <toy> fox"
+    plain = draw(one=drawn(at("sd"), prompt=prompt))
+    pipeline = by_hand(at("sd"))
+    pipeline.load_lora_weights(at("lora.safetensors"), adapter_name="one")
+    pipeline.set_adapters(["one"], [0.7])
+    pipeline.load_textual_inversion(at("toy.safetensors"), token="<toy>")
+    pipeline = worn(pipeline, at("collection"), [file], [0.6], "models")
+    theirs = pipeline(prompt, ip_adapter_image=picture, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    loras = {"loras": [at("lora.safetensors")], "lora_weights": [0.7]}
+    words = {"embeddings": [at("toy.safetensors")]}
+    read = {"ip_adapters": [at("collection")], "ip_adapter_files": [file], "ip_adapter_scales": [0.6], "ip_adapter_images": ["${photo}"]}
+    for _ in range(2):
+        assert same(draw(photo=load, one=drawn(at("sd"), prompt=prompt, **loras, **words, **read)), theirs)
+        nodes = three(at("sd"), **loras, **read)
+        nodes["text"] |= {"prompt": prompt, **loras, **words}
+        assert same(draw(photo=load, **nodes), theirs)
+        assert same(draw(one=drawn(at("sd"), prompt=prompt)), plain.pixels)
 
 
 def test_one_adapter_reads_several_pictures(at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], by_hand: Callable[..., Any]) -> None:
