@@ -7,6 +7,7 @@ diffusers and transformers, and of those only models, tokenizers, processors and
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -368,7 +369,9 @@ def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loa
     held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
     if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):
         raise flow.ModelError(f"the {alone[0]} of the model '{model.reference}' comes from one file of weights, which diffusers does not quantize as it loads them: say quantization: none, or take a folder or a GGUF file")
-    parts = {name: (index[name][0], read_json(model, f"{name}/config.json")) for name in names_in(model, group) if not name.startswith(("tokenizer", "processor"))}
+    others = {name: other for name, other in model.instead if other.path.is_dir()}
+    networks = [name for name in names_in(model, group) if not name.startswith(("tokenizer", "processor"))]
+    parts = {name: (index[name][0], read_json(others[name], "config.json") if name in others else read_json(model, f"{name}/config.json")) for name in networks}
     admit(model, parts, device=device, dtype=dtype, settings=settings)
 
 
@@ -452,6 +455,11 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     if home is None and library.isidentifier() and (model.path / name / f"{library}.py").is_file():
         home = _own_code(model, f"{name}/{library}.py")
     cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
+    if cls is None and word.isidentifier():
+        # Some are known to the module of the pipeline alone, which is diffusers' own.
+        kind = what_is(model)
+        pipeline = getattr(diffusers, kind, None) if kind.isidentifier() else None
+        cls = getattr(sys.modules.get(getattr(pipeline, "__module__", "")), word, None)
     if getattr(cls, "_backends", None) == ["torchvision"] and word.endswith("Processor") and not word.endswith("ImageProcessor"):
         cls = words_alone(word)
     kinds = (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import typing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -442,3 +445,50 @@ def test_a_class_of_transformers_that_has_another_name_now_is_found(at: Callable
     assert component_class(model, "feature_extractor", ["transformers", "CLIPFeatureExtractor"]).__name__ in ("CLIPImageProcessor", "CLIPImageProcessorPil")
     with pytest.raises(flow.ModelError, match="wants diffusers.LMSDiscreteScheduler for its scheduler, which needs torch and scipy: install what is missing"):
         component_class(model, "scheduler", ["diffusers", "LMSDiscreteScheduler"])
+
+
+# --- every class ---
+
+#: What annotations name in the place of classes that checkpoints name; what comes with a package of its own; and what is no module with weights in safetensors.
+OTHERWISE = ("KarrasDiffusionSchedulers", "SchedulerMixin", "AutoTokenizer", "AutoProcessor", "CosmosSafetyChecker", "OnnxRuntimeModel")
+
+#: What pipelines give that is no picture: sound, words, and what another pipeline goes on with.
+NO_PICTURE = {"audios", "texts", "image_embeds", "image_embeddings", "prompt_embeds", "atom37_positions"}
+
+
+def _classes_in(annotation: Any) -> list[type]:
+    inner = typing.get_args(annotation)
+    return [found for one in inner for found in _classes_in(one)] if inner else [annotation] if isinstance(annotation, type) else []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_parts_and_pictures_of_every_class_are_found(tmp_path: Path) -> None:
+    """Of all that diffusers exports: each class that a part may be is one that a checkpoint may name, and what is given are pictures, estimates, or known to be none."""
+    import diffusers
+    import transformers
+    from diffusers.utils import BaseOutput
+
+    from imagen_flow import Model
+    from imagen_flow_diffusion.calling import DRAWN, ESTIMATED
+    from imagen_flow_diffusion.components import component_class
+
+    model = Model(tmp_path, "digest", "here")
+    classes = [cls for name in dir(diffusers) if "Pipeline" in name and isinstance(cls := getattr(diffusers, name, None), type) and issubclass(cls, diffusers.DiffusionPipeline)]
+    strange: list[str] = []
+    for cls in classes:
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": cls.__name__}), "utf-8")
+        for name, annotation in typing.get_type_hints(cls.__init__).items():
+            for part in _classes_in(annotation):
+                if part.__module__.startswith(("diffusers", "transformers")) and part.__name__ not in OTHERWISE and not hasattr(part, "_backends"):
+                    home = next((library.__name__ for library in (diffusers, transformers) if hasattr(library, part.__name__)), part.__module__.split(".")[-2])
+                    try:
+                        component_class(model, name, [home, part.__name__])
+                    except flow.ModelError as error:
+                        strange.append(f"{cls.__name__}: {error}")
+        said = [getattr(inspect.getmodule(cls), word, None) for word in re.findall(r"return (\w+Output)\(", inspect.getsource(cls))]
+        fields = [set(output.__dataclass_fields__) for output in said if isinstance(output, type) and issubclass(output, BaseOutput)]
+        if fields and not set().union(*fields) & {*DRAWN, *ESTIMATED, *NO_PICTURE}:
+            strange.append(f"{cls.__name__} gives {fields}")
+    assert len(classes) > 250
+    assert strange == []
