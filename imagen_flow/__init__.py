@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import execute, load, plan, run
     from .codec import Codec
-    from .devices import compute_capability
+    from .devices import QUANTIZERS, compute_capability
     from .errors import (
         Cancelled,
         GraphError,
@@ -68,7 +68,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "api": ("execute", "load", "plan", "run"),
     "codec": ("Codec",),
-    "devices": ("compute_capability",),
+    "devices": ("QUANTIZERS", "compute_capability"),
     "errors": (
         "Cancelled",
         "GraphError",

@@ -20,7 +20,7 @@ from typing import Any
 from .errors import ModelError, nearest
 from .values import PLAIN, Loading
 
-__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
+__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "QUANTIZERS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -36,8 +36,11 @@ LADDERS = {
     "half": (*PIXEL_EXACT, "slice", "tile", "half"),
 }
 
+#: The library that quantizes so; what it makes of weights is its version's, which enters keys.
+QUANTIZERS = {"int8": "torchao", "int4": "torchao", "nf4": "bitsandbytes", "float8": "torchao"}
+
 # The closed lists of what `Loading` takes.
-QUANTIZATIONS = ("none", "int8", "int4", "nf4", "float8")
+QUANTIZATIONS = ("none", *QUANTIZERS)
 OFFLOADS = ("none", "model", "layers")
 ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 

@@ -58,13 +58,15 @@ class Keys:
         at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
         found = self._computing.get(at)
         if found is None:
+            policy = self.policy(node) if type_.uses_torch else None
+            quantizer = devices.QUANTIZERS.get(policy.settings.quantization) if policy is not None else None
             said = {
                 "format": KEY_FORMAT,
                 "type": type_.name,
                 "version": type_.version,
                 "source": type_.source_digest,
-                "uses": {library: self.values.registry.version_of(library) for library in type_.uses},
-                "determinism": self.policy(node).determinism() if type_.uses_torch else None,
+                "uses": {library: self.values.registry.version_of(library) for library in (*type_.uses, *([quantizer] if quantizer else []))},
+                "determinism": policy.determinism() if policy is not None else None,
             }
             found = self._computing[at] = (canonical(said).decode(), said)
         return found

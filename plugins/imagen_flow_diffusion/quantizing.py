@@ -26,9 +26,6 @@ import imagen_flow as flow
 if TYPE_CHECKING:
     from imagen_flow import Model
 
-LIBRARIES = {"int8": "torchao", "int4": "torchao", "float8": "torchao", "nf4": "bitsandbytes"}
-"""The library that quantizes, by setting."""
-
 READERS = {
     "auto-round": ("auto_round", "auto-round"), "bitsandbytes": ("bitsandbytes", "bitsandbytes"), "modelopt": ("modelopt", "nvidia-modelopt"), "nunchaku_lite": ("kernels", "kernels"),
     "quanto": ("optimum", "optimum-quanto"), "sdnq": ("sdnq", "sdnq"), "torchao": ("torchao", "torchao"),
@@ -69,10 +66,10 @@ def _check_saved(model: Model, part: str, library: str, method: str, device: str
 def _check_fresh(model: Model, device: str, dtype: str, settings: flow.Loading) -> None:
     name = settings.quantization
     kind, said = device.partition(":")[0], f"the model '{model.reference}' cannot be loaded with quantization: {name}"
-    if find_spec(LIBRARIES[name]) is None:
-        raise flow.ModelError(f"{said}, for the library {LIBRARIES[name]} is not installed: {_how(LIBRARIES[name])}")
+    if find_spec(flow.QUANTIZERS[name]) is None:
+        raise flow.ModelError(f"{said}, for the library {flow.QUANTIZERS[name]} is not installed: {_how(flow.QUANTIZERS[name])}")
     if name in ("int4", "nf4") and kind != "cuda":
-        raise flow.ModelError(f"{said} on {device}: {LIBRARIES[name]}'s kernels for it are CUDA's; int8 runs here")
+        raise flow.ModelError(f"{said} on {device}: {flow.QUANTIZERS[name]}'s kernels for it are CUDA's; int8 runs here")
     if name == "float8" and kind == "mps":
         raise flow.ModelError(f"{said} on {device}: Metal has no 8-bit floats; int8 runs here, and takes as much memory")
     if name == "int4" and dtype != "bfloat16":
@@ -85,7 +82,7 @@ def _check_fresh(model: Model, device: str, dtype: str, settings: flow.Loading) 
 
 
 def _how(name: str) -> str:
-    return "pip install 'imagen-flow[quantization]'" if name in LIBRARIES.values() else f"pip install {name}"
+    return "pip install 'imagen-flow[quantization]'" if name in flow.QUANTIZERS.values() else f"pip install {name}"
 
 
 def arguments(cls: Any, config: Mapping[str, Any], *, device: str, dtype: str, settings: flow.Loading | None) -> dict[str, Any]:

@@ -163,6 +163,20 @@ def test_only_denoisers_and_text_encoders_heed_it(made: Path, pool: ModelPool) -
     assert len(pool.resident()) == loaded + 2
 
 
+def test_another_version_of_what_quantizes_draws_anew(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version of torchao is in the keys of what it quantizes, and in no others."""
+    from imagen_flow.plugins import Registry
+
+    def keys(said: dict[str, Any]) -> list[Any]:
+        return [step.key for step in flow.plan(graph(made / "sd", said), store=None, device="cpu").steps]
+
+    before = keys({"quantization": "int8"}), keys({})
+    version_of = Registry.version_of
+    monkeypatch.setattr(Registry, "version_of", lambda registry, library: "99" if library == "torchao" else version_of(registry, library))
+    assert keys({"quantization": "int8"}) != before[0]
+    assert keys({}) == before[1]
+
+
 def test_autoencoders_stay_as_they_are(made: Path) -> None:
     """No weight of theirs is another kind of tensor; all linear layers of the denoiser's are."""
     with ModelPool() as pool, pool.lease(Drawing, resolved(made / "sd"), device="cpu", dtype="float32", settings=Loading("int8")) as checkpoint:
@@ -257,7 +271,7 @@ def test_what_a_gpu_cannot_do_is_told_when_planning(made: Path, gpu: Any, settin
 
 
 @pytest.mark.parametrize("capability", [(9, 0), None])
-@pytest.mark.parametrize("quantization", quantizing.LIBRARIES)
+@pytest.mark.parametrize("quantization", flow.QUANTIZERS)
 def test_a_gpu_of_today_does_all(made: Path, gpu: Any, capability: tuple[int, int] | None, quantization: str) -> None:
     """One whose driver does not tell is given the benefit of the doubt."""
     gpu(capability)
@@ -407,7 +421,7 @@ def test_the_stages_of_deepfloyd_if_are_quantized_too(tmp_path: Path, pool: Mode
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["none", "model"])
-@pytest.mark.parametrize("quantization", quantizing.LIBRARIES)
+@pytest.mark.parametrize("quantization", flow.QUANTIZERS)
 def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, offload: str) -> None:
     """On a denoiser wide enough for all of them: its weights are quantized, take what was foreseen, and give nearly what they gave before."""
     from diffusers import FluxTransformer2DModel
