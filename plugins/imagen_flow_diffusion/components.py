@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -62,7 +63,7 @@ class TextParts:
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
-        return names_in(model, "text")
+        return folders_in(model, "text")
 
 
 class DenoiserParts:
@@ -80,7 +81,7 @@ class DenoiserParts:
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
-        return names_in(model, "denoiser")
+        return folders_in(model, "denoiser")
 
 
 class AutoencoderParts:
@@ -94,7 +95,7 @@ class AutoencoderParts:
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
-        return names_in(model, "autoencoder")
+        return folders_in(model, "autoencoder")
 
 
 class SamplerParts:
@@ -106,7 +107,7 @@ class SamplerParts:
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
-        return names_in(model, "sampler")
+        return folders_in(model, "sampler")
 
 
 class OtherParts:
@@ -120,7 +121,7 @@ class OtherParts:
 
     @staticmethod
     def reads(model: Model) -> tuple[str, ...]:
-        return names_in(model, "other")
+        return folders_in(model, "other")
 
 
 GROUPS: dict[str, Any] = {"text": TextParts, "denoiser": DenoiserParts, "autoencoder": AutoencoderParts, "sampler": SamplerParts, "other": OtherParts}
@@ -380,6 +381,17 @@ def names_in(model: Model, group: str) -> tuple[str, ...]:
     return tuple(name for name, entry in index_of(model).items() if _is_part(entry) and group_of(name) == group)
 
 
+def folders_in(model: Model, group: str) -> tuple[str, ...]:
+    """Name the folders of a checkpoint's parts of a group: several networks that are one part lie in folders with numbers."""
+    index = index_of(model)
+    return tuple(folder for name in names_in(model, group) for folder in (_folders(model, name) if index[name][1].startswith("Multi") else [name]))
+
+
+def _folders(model: Model, name: str) -> list[str]:
+    folders = takewhile(lambda folder: (model.folder / folder).is_dir(), (f"{name}_{number}" for number in count(1)))
+    return [name, *folders]
+
+
 def _is_part(entry: Any) -> TypeGuard[list[str]]:
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
 
@@ -397,6 +409,9 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     cls = component_class(model, name, entry)
     if issubclass(cls, SchedulerMixin) or hasattr(cls, "add_noise"):
         return load_scheduler(model, name)
+    if issubclass(cls, torch.nn.Module) and entry[1].startswith("Multi"):
+        kinds = {folder: read_json(model, f"{folder}/config.json").get("_class_name", "") for folder in _folders(model, name)}
+        return cls([load_part(component_class(model, folder, ["diffusers", kind]), model, folder, device=device, dtype=dtype, settings=settings) for folder, kind in kinds.items()])
     if issubclass(cls, torch.nn.Module):
         return load_network(cls, model, name, device=device, dtype=dtype, settings=settings)
     folder = model.folder / name

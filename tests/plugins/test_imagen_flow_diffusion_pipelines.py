@@ -319,6 +319,28 @@ def test_a_part_of_another_model_is_lent(at: Callable[[str], str], draw: Callabl
     assert failure(one={**one, "pipeline_class": "StableDiffusionAdapterPipeline"}).startswith("StableDiffusionAdapterPipeline needs adapter, which the model")
 
 
+def test_several_networks_are_one_part(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], photos: Callable[..., Any], tmp_path: Path) -> None:
+    """Two ControlNets that are lent, or that were saved with the checkpoint, draw as by hand; those that differ in the second alone are not taken for each other."""
+    import diffusers
+
+    with quiet_libraries():
+        nets = [diffusers.ControlNetModel.from_pretrained(checkpoints.controlnet(tmp_path / f"net{seed}", seed=seed)) for seed in (13, 14, 15)]
+    photo, loading = photos(1, (32, 32))
+    asked = {**WORDS, "controlnet_conditioning_scale": [0.5, 0.7]}
+    one = {"type": "diffusion.pipeline", "images": ["${photo}"] * 2, "image_arguments": ["image"] * 2, "arguments": asked, "seed": 3}
+    drawn = []
+    for second in (14, 15):
+        pipeline = by_hand(at("sd"), "StableDiffusionControlNetPipeline", controlnet=[nets[0], nets[second - 13]])
+        theirs = pipeline(image=[photo, photo], generator=noise(), **asked).images
+        with quiet_libraries():
+            pipeline.save_pretrained(tmp_path / f"both{second}")
+        drawn.append(draw(photo=loading, one={**one, "model": str(tmp_path / f"both{second}")}))
+        assert same(drawn[-1], theirs)
+        lent = {"parts": [str(tmp_path / "net13"), str(tmp_path / f"net{second}")], "part_names": ["controlnet"] * 2}
+        assert same(draw(photo=loading, one={**one, "model": at("sd"), "pipeline_class": "StableDiffusionControlNetPipeline", **lent}), theirs)
+    assert not same(drawn[0], [drawn[1][0].pixels])
+
+
 def test_a_part_that_is_none_is_refused_when_planning(at: Callable[[str], str], refused: Callable[..., str]) -> None:
     """A whole checkpoint is no part."""
     said = refused(one={"type": "diffusion.pipeline", "model": at("sd"), "parts": [at("ddpm")], "part_names": ["unet"], "seed": 3})
