@@ -110,6 +110,10 @@ def _load(pipeline: Any, checkpoint: Checkpoint, model: Model, file: Path, name:
             raise ValueError(f"its weights are for {', '.join(strange[:3])}")
         if any(norm in key for key in state for norm in getattr(pipeline, "_control_lora_supported_norm_keys", ())):
             raise ValueError("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
+        if "transformer" in modules and hasattr(pipeline, "_maybe_expand_lora_state_dict"):
+            # FLUX's checkpoints that read more than noise take LoRAs made for those that do not.
+            its = {key: weight for key, weight in state.items() if key.startswith("transformer.") and "lora" in key}
+            state |= pipeline._maybe_expand_lora_state_dict(transformer=modules["transformer"], lora_state_dict=its)
         for part in parts:
             given = {"prefix": part, "adapter_name": name, "network_alphas": alphas, "metadata": metadata, "low_cpu_mem_usage": True}
             if part not in modules:

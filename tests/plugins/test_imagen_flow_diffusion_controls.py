@@ -73,6 +73,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "sd3-tones": lambda folder: beside.sd3_controlnet(folder, seed=82),
     "sd3-fill": lambda folder: beside.sd3_controlnet(folder, fills=True),
     "flux-edges": beside.flux_controlnet,
+    "flux-hints": lambda folder: beside.flux_controlnet(folder, hints=16, seed=92),
     "flux-union": lambda folder: beside.flux_controlnet(folder, modes=4),
     "sd-sketch": beside.t2i_adapter,
     "sd-depth": lambda folder: beside.t2i_adapter(folder, seed=83),
@@ -126,6 +127,7 @@ LENT: dict[str, tuple[str, list[str], dict[str, Any], dict[str, Any]]] = {
     "SD 3": ("sd3", ["sd3-edges"], {"control_scales": [0.6]}, {"controlnet_conditioning_scale": 0.6}),
     "SD 3, two": ("sd3", ["sd3-edges", "sd3-tones"], {"control_scales": [0.6, 0.3]}, {"controlnet_conditioning_scale": [0.6, 0.3]}),
     "FLUX": ("flux", ["flux-edges"], {"control_scales": [0.6], "control_ends": [0.8]}, {"controlnet_conditioning_scale": 0.6, "control_guidance_end": 0.8}),
+    "FLUX, by hints": ("flux", ["flux-hints"], {"control_scales": [0.7]}, {"controlnet_conditioning_scale": 0.7}),
     "FLUX, a union": ("flux", ["flux-union"], {"control_modes": [2]}, {"control_mode": 2}),
     "FLUX, two": (
         "flux", ["flux-union", "flux-union"], {"control_modes": [2, 0], "control_scales": [0.6, 0.3], "control_starts": [0.0, 0.5], "control_ends": [0.5, 1.0]},
@@ -182,7 +184,7 @@ def test_the_denoising_alone_is_held_to_drawings(case: str, at: Callable[[str], 
     path, _, loads, ours, _ = lent(case, at, photos)
     whole = draw(**loads, one=node("text_to_image", path, **SIZE, **ours))
     latents = {"type": "diffusion.denoise", "model": path, "text": "${text}", "num_inference_steps": 2, "seed": 3, **SIZE, **ours}
-    if path.endswith(("flux", "sd3", "qwen", "sana")):
+    if path.endswith(("flux", "sd3", "qwen", "sana")) and "hints" not in case:
         latents["autoencoder"] = path
     text = {"type": "text.encode", "model": path, "prompt": "a fox"}
     assert same(draw(**loads, text=text, latents=latents, out={"type": "latents.decode", "model": path, "latents": "${latents}"}), whole.pixels)

@@ -194,6 +194,24 @@ def test_a_base_is_loaded_once_whatever_is_put_on(base: str, at: Callable[[str],
     assert loads == parts
 
 
+def test_a_lora_for_flux_fits_what_reads_drawings_too(at: Callable[[str], str], draw: Callable[..., Any], by_hand: Callable[..., Any], photos: Callable[..., Any], tmp_path: Path) -> None:
+    """A checkpoint that is held to a drawing reads twice the channels; a LoRA made for one that is not changes the half that it knows."""
+    from safetensors.torch import load_file, save_file
+
+    with quiet_libraries():
+        canny = str(checkpoints.flux(tmp_path / "canny", class_name="FluxControlPipeline", reads=128))
+    state = load_file(at("flux-1.safetensors"))
+    state |= {"transformer.x_embedder.lora_A.weight": torch.randn(2, 64), "transformer.x_embedder.lora_B.weight": torch.randn(32, 2)}
+    save_file(state, tmp_path / "lora.safetensors")
+    picture, load = photos(0)
+    pipeline = by_hand(canny)
+    pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"), adapter_name="one")
+    pipeline.set_adapters(["one"], [0.6])
+    theirs = pipeline("a fox", control_image=picture, generator=noise(), num_inference_steps=2, **SIZE).images[0]
+    ours = draw(photo=load, one=drawn(canny, loras=[str(tmp_path / "lora.safetensors")], lora_weights=[0.6], control_images=["${photo}"]))
+    assert same(ours, theirs)
+
+
 def test_a_lora_whose_shapes_differ_half_way_leaves_nothing(at: Callable[[str], str], draw: Callable[..., Any], pool: ModelPool, failure: Callable[..., str], tmp_path: Path) -> None:
     """Its first layers fit and one of the last does not: the error names both, and the base is as it was."""
     from safetensors.torch import load_file, save_file

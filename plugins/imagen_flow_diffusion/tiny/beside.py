@@ -189,17 +189,17 @@ def union(folder: Path, *, seed: int = 70) -> Path:
     return folder
 
 
-def flux_controlnet(folder: Path, *, modes: int | None = None, seed: int = 71) -> Path:
-    """A ControlNet for FLUX.1, of several kinds of drawings if it has modes."""
+def flux_controlnet(folder: Path, *, modes: int | None = None, hints: int | None = None, seed: int = 71) -> Path:
+    """A ControlNet for FLUX.1, of several kinds of drawings if it has modes; with hints (16) it reads a drawing by itself and not through an autoencoder."""
     import torch
     from diffusers import FluxControlNetModel
 
     torch.manual_seed(seed)
     made = FluxControlNetModel(
         in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=p.WIDTH, pooled_projection_dim=p.WIDTH,
-        axes_dims_rope=[4, 4, 8], guidance_embeds=True, num_mode=modes,
+        axes_dims_rope=[4, 4, 8], guidance_embeds=True, num_mode=modes, conditioning_embedding_channels=hints, patch_size=2 if hints else 1,
     )  # fmt: skip
-    _awake(made, "controlnet_blocks", "controlnet_single_blocks", "controlnet_x_embedder").save_pretrained(folder)
+    _awake(made, *(["input_hint_block.conv_out"] if hints else []), "controlnet_blocks", "controlnet_single_blocks", "controlnet_x_embedder").save_pretrained(folder)
     return folder
 
 
