@@ -51,7 +51,7 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
     """List a folder's files by relative name with ``/``, sorted; hidden ones are left out.
 
     Raises:
-        UnusableModel: there are too many for a model.
+        UnusableModel: there are too many for a model, or one is no file: reading a pipe would never end.
     """
     found: list[tuple[str, Path]] = []
     for root, folders, names in os.walk(folder):
@@ -60,6 +60,8 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
         if len(found) > MOST_FILES:
             raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_FILES} files", fix=subfolder(folder))
+    if odd := next((name for name, path in found if path.exists() and not path.is_file()), ""):
+        raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"{odd} in it is no file", fix="remove it")
     yield from sorted(found)
 
 

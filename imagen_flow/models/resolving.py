@@ -292,7 +292,7 @@ def _check_parts(path: Path, text: str) -> None:
         parts = [name for name, made_by in index.items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UnusableModel(f"the model '{text}' is damaged: model_index.json cannot be read", why=str(error)[:200], fix="copy or download it again") from error
     missing = sorted(name for name in parts if not (path / name).is_dir())
     side_by_side = len(missing) == len(parts) and (path / "config.json").is_file()  # as in early checkpoints, which diffusers still loads

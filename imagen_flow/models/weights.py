@@ -75,7 +75,13 @@ def read_header(path: Path) -> dict[str, Any]:
         if len(head) < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise ValueError("its header does not fit in it")
         header: dict[str, Any] = json.loads(stream.read(length))
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    end = 0
+    for name, entry in sorted(((name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
+        first, last = entry["data_offsets"]
+        # Sizes in memory are foreseen by what is said here, and so must be true.
+        if first != end or min(entry["shape"], default=0) < 0 or (entry["dtype"] in BYTES and last - first != math.prod(entry["shape"]) * BYTES[entry["dtype"]]):
+            raise ValueError(f"its header says of '{name[:80]}' that {entry['dtype']} of {entry['shape']} lie from byte {first} to {last}")
+        end = last
     if 8 + length + end != size:
         raise ValueError(f"it has {size} bytes, and its header says {8 + length + end}")
     return header
@@ -175,7 +181,7 @@ def check_shards(index: Path, reference: str) -> None:
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         missing = sorted(name for name in named if not (index.parent / str(name)).exists())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableModel(f"the model '{reference}' is damaged: {index.name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
     if missing:
         raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{len(missing)} of {len(named)} files of weights are missing, {missing[0]} first", fix="download it again")

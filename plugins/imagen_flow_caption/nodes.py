@@ -46,8 +46,8 @@ class Captioner:
         return cls(
             module.to(device).eval(),
             # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on torchvision being there.
-            transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
-            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False),
+            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         )
 
 

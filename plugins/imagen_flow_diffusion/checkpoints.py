@@ -6,6 +6,7 @@ Parts are named by us, not by the checkpoint: a ``model_index.json`` may name an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ from .single_file import kind_of_file
 
 if TYPE_CHECKING:
     from imagen_flow import Model
+
+#: Networks have some dozens.
+MOST_LAYERS = 1000
+
+_COUNTS = re.compile(r"^(num|n)_\w*(layers?|blocks?)$|layers_per_block$|^(depths?|layers)$")
 
 
 def what_is(model: Model) -> str:
@@ -60,7 +66,7 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
         content = json.loads((model.folder / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} is no mapping")
@@ -92,15 +98,27 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     folder = model.folder / place
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
+    config = read_json(model, f"{place}/config.json")
+    _check_counts(model, f"{place}/config.json", config)
     with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
-            **_variant(model, part, dtype), **arguments(cls, read_json(model, f"{place}/config.json"), device=device, dtype=dtype, settings=settings),
+            **_variant(model, part, dtype), **arguments(cls, config, device=device, dtype=dtype, settings=settings),
         )
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
     # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none torch multiplies in another order, and the last bits differ.
     return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
+
+
+def _check_counts(model: Model, name: str, config: Any) -> None:
+    """Refuse a configuration whose layers nobody could have trained: making them, even without weights, would never end."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            _check_counts(model, name, value)
+        for count in value if isinstance(value, list) else [value]:
+            if _COUNTS.search(key) and type(count) is int and not 0 <= count <= MOST_LAYERS:
+                raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} says {key} = {count}")
 
 
 def device_of(module: Any) -> Any:

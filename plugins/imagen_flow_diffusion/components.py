@@ -419,7 +419,7 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
         raise flow.ModelError(f"the model '{model.reference}' has no {name}")
     with quiet():
         if entry[1].endswith(("ImageProcessor", "FeatureExtractor", "ImageProcessorFast", "ImageProcessorPil")):
-            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
         if issubclass(cls, ProcessorMixin):
             return load_processor(cls, folder)
         return cls.from_pretrained(str(folder), local_files_only=True)

@@ -33,7 +33,7 @@ class Text:
     def load(cls, model: Model, *, device: str, dtype: str) -> Text:
         from transformers import AutoTokenizer, T5EncoderModel
 
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False)
         return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
 
     def unread(self, prompt: str, negative_prompt: str) -> str:

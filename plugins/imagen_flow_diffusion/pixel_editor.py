@@ -32,7 +32,7 @@ class PixelEditor:
         return cls(
             load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
             load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
-            AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True),
+            AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False),
             load_scheduler(model, "scheduler"),
         )
 

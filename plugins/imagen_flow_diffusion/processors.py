@@ -21,13 +21,13 @@ def load_processor(cls: Any, folder: Path) -> Any:
     def part(name: str) -> Any:
         if "tokenizer" in name:
             # Pixtral's says that it is Llama's, which would read it as sentence pieces.
-            return (TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer).from_pretrained(str(folder), local_files_only=True)
+            return (TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         if "image_processor" in name:
-            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
+            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
         if "video_processor" in name:
             films = is_torchvision_available() and (folder / "video_preprocessor_config.json").is_file()
-            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True) if films else None
-        return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True)
+            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False) if films else None
+        return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
     settings, _ = cls.get_processor_dict(str(folder), local_files_only=True)
     return _lenient(cls).from_args_and_dict([part(name) for name in cls.get_attributes()], settings)

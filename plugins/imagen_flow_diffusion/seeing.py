@@ -40,7 +40,7 @@ class Segmenting:
         return Segmenter(
             load_part(CLIPSegForImageSegmentation, model, "", device=device, dtype=dtype),
             CLIPTokenizer.from_pretrained(str(model.path), local_files_only=True),
-            AutoImageProcessor.from_pretrained(str(model.path), backend="pil", local_files_only=True),
+            AutoImageProcessor.from_pretrained(str(model.path), backend="pil", local_files_only=True, trust_remote_code=False),
         )
 
 
