@@ -22,6 +22,9 @@ from .samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 
+PICTURES = ("image", "images", "input_images", "video")
+"""What pipelines call the pictures that they begin with, the usual name first."""
+
 MASKS = ("mask_image", "mask", "control_mask", "mask_video")
 """What pipelines call a mask, the usual name first."""
 
@@ -74,7 +77,7 @@ def pipeline(
     Inputs:
         model: a checkpoint in the diffusers layout, of any class of pipeline.
         arguments: what the pipeline is called with: ``{prompt: a fox, num_inference_steps: 20}``; the library's documentation names them.
-        images: pictures among the arguments; by default the first is ``image``.
+        images: pictures among the arguments; by default ``image``, or what the pipeline calls those that it begins with.
         image_arguments: the arguments that the pictures are, in the same order; one named several times gets a list, e.g. the frames of a ``video``.
         mask: the argument ``mask_image``, or what the pipeline calls its mask.
         tensors: from diffusion.tensors: each is the argument that it is tagged with.
@@ -177,13 +180,13 @@ def _given(
         raise ValueError("its 'arguments' takes a mapping of names to values")
     takes = taken_by(cls)
     given: dict[str, Any] = dict(arguments or {})
-    names = image_arguments if image_arguments is not None else ["image"] * len(images or [])
+    names = image_arguments if image_arguments is not None else [_first(PICTURES, takes)] * len(images or [])
     if len(names) != len(images or []):
         raise ValueError(f"its 'image_arguments' names {len(names)} pictures, and 'images' holds {len(images or [])}")
     for name, found in _listed(names, [_picture(name, image) for name, image in zip(names, images or [], strict=True)]).items():
         given[name] = found if len(found) > 1 or (name in takes and _takes_lists(takes[name].annotation)) else found[0]
     if mask is not None:
-        given[next((name for name in MASKS if name in takes), MASKS[0])] = to_pil(mask)
+        given[_first(MASKS, takes)] = to_pil(mask)
     for tensor in tensors or []:
         if "is" not in tensor.tags:
             raise ValueError("a tensor among its 'tensors' says not which argument it is: take it from diffusion.tensors")
@@ -196,6 +199,11 @@ def _picture(name: str, image: Image) -> Any:
     import torch
 
     return torch.from_numpy(image.rgb().as_float().pixels.copy()).permute(2, 0, 1)[None] if name == "hint" else to_pil(image)
+
+
+def _first(names: Sequence[str], takes: Mapping[str, Any]) -> str:
+    """Choose the name that a pipeline has for something; the usual one if it has none."""
+    return next((name for name in names if name in takes), names[0])
 
 
 def _listed(names: Sequence[str], values: Sequence[Any]) -> dict[str, list[Any]]:

@@ -348,7 +348,7 @@ def test_a_part_that_is_none_is_refused_when_planning(at: Callable[[str], str], 
 
 
 def test_an_argument_that_is_a_list_gets_one_of_any_length(draw: Callable[..., Any], by_hand: Callable[..., Any], photos: Callable[..., Any], tmp_path: Path) -> None:
-    """The frames of a film are a list, be it of one."""
+    """The frames of a film are a list, be it of one; where there is no ``image``, they are what the pictures are by default."""
     import diffusers
 
     torch.manual_seed(6)
@@ -363,7 +363,7 @@ def test_an_argument_that_is_a_list_gets_one_of_any_length(draw: Callable[..., A
     pipeline = by_hand(str(path))
     for number in (1, 2):
         theirs = pipeline(video=[photo] * number, generator=noise(), **asked).frames[0]
-        ours = draw(photo=loading, one={"type": "diffusion.pipeline", "model": str(path), "images": ["${photo}"] * number, "image_arguments": ["video"] * number, "arguments": asked, "seed": 3})
+        ours = draw(photo=loading, one={"type": "diffusion.pipeline", "model": str(path), "images": ["${photo}"] * number, "arguments": asked, "seed": 3})
         assert (same(ours, theirs), len(ours)) == (True, number)
 
 
