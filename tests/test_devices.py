@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from imagen_flow import devices
 from imagen_flow.devices import Machine, Policy, check, conditions, determinism_class, look, resolve_device, resolve_dtype
 from imagen_flow.values import Loading
 
@@ -129,3 +131,29 @@ def test_this_machine_can_be_looked_at():
     here = look()
     assert here.torch_build in ("cpu", "cuda", "none")
     assert here.cuda_devices() >= 0
+
+
+def test_the_driver_says_what_a_gpu_can_do(monkeypatch):
+    """By its compute capability, of the device that is meant; of other devices, and where the driver is missing or refuses, nothing is known."""
+
+    class Driver:
+        """A driver of two devices, as far as it is asked."""
+
+        @staticmethod
+        def cuInit(flags: int) -> int:
+            return 0
+
+        @staticmethod
+        def cuDeviceGet(handle: Any, index: int) -> int:
+            handle._obj.value = index
+            return 0 if index < 2 else 101
+
+        @staticmethod
+        def cuDeviceGetAttribute(number: Any, attribute: int, handle: Any) -> int:
+            number._obj.value = {75: (8, 9), 76: (6, 0)}[attribute][handle.value]
+            return 0
+
+    monkeypatch.setattr(devices, "_cuda_driver", Driver)
+    assert [devices.compute_capability(device) for device in ("cuda", "cuda:1", "cuda:2", "cpu", "mps")] == [(8, 6), (9, 0), None, None, None]
+    monkeypatch.setattr(devices, "_cuda_driver", lambda: None)
+    assert devices.compute_capability("cuda:0") is None
