@@ -36,7 +36,7 @@ _TURNS = _Turns()
 
 
 def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
-    """Put a torch module that is on the host where it is to run, as `settings.offload` says, compile it if they say so, and give it back.
+    """Put a torch module where it is to run, as `settings.offload` says, compile it if they say so, and give it back.
 
     Offloaded modules carry accelerate's hooks, by which the pipelines of diffusers know the device that they run on (``_hf_hook.execution_device``); their parameters are elsewhere.
     Source: accelerate's ``cpu_offload`` for layers, a ``ModelHook`` of its kind for whole modules.
@@ -61,6 +61,8 @@ def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
             _TURNS.take(module, device)
             return send_to_device(args, self.execution_device), send_to_device(given, self.execution_device)
 
+    if any(weight.device.type not in ("cpu", "meta") for weight in module.parameters()):
+        module.to("cpu")  # it was quantized where it will run, and has no turn there yet
     add_hook_to_module(module, Waiting(), append=True)
     return module
 

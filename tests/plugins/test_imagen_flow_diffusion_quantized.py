@@ -437,6 +437,8 @@ def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, off
     results = {}
     for settings in (Loading(), Loading(quantization, offload)):
         with ModelPool() as pool, pool.lease(DenoiserParts, resolved(tmp_path / "m"), device="cuda:0", dtype="bfloat16", settings=settings) as group, torch.no_grad():
+            if settings.offload == "model":
+                assert {weight.device.type for weight in group.parts["transformer"].parameters()} == {"cpu"}, "it was quantized on the GPU, and waits on the host for its turn"
             results[settings.quantization] = group.parts["transformer"](**given).sample.float()
             if quantization != "nf4":  # whose weights do not say what they are made of
                 taken = sum(held(p) for p in group.parts["transformer"].parameters())
