@@ -446,3 +446,31 @@ def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
     with pytest.raises(UnresolvedModel) as caught:
         hub.resolve(parse_reference(f"hf:{NAME}@main/unit/"))
     assert words(caught, hub) == f"unresolved: {NAME} has no weights in a folder 'unit/' at 'main'\ndid you mean 'unet/'?"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupted_pull_installs_nothing_and_goes_on(server: Any, tmp_path: Path) -> None:
+    """Ctrl-C ends a pull at once with 130 and no traceback; the lock knows what was to come, the next pull fetches the rest."""
+    import signal
+    import subprocess
+    import time
+
+    server.repositories[NAME].revisions["main"][UNET] = weights(300_000)
+    server.slow_s = 0.02
+    environ = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    code = "import huggingface_hub.constants as c\nc.DOWNLOAD_CHUNK_SIZE = 1000\nfrom imagen_flow.__main__ import main\nmain()"
+    command = [sys.executable, "-c", code, "models", "pull", f"hf:{NAME}"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while not [part for part in tmp_path.rglob("*.part") if part.stat().st_size]:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err.splitlines()[-1], "Traceback" in err) == (130, "", "interrupted", False)
+    assert not (tmp_path / "hub/models--org--tiny/snapshots").exists()
+    (part,) = tmp_path.rglob("*.part")
+    here, server.slow_s = part.stat().st_size, 0.0
+    server.asked.clear()
+    again = subprocess.run([*command[:-1]], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stdout.startswith(f"pulled hf:{NAME}@main: ")) == (0, True)
+    assert [range_ for path, range_ in server.transfers() if path.endswith(UNET)] == [f"bytes={here}-"]
