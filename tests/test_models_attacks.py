@@ -474,3 +474,15 @@ def test_an_interrupted_pull_installs_nothing_and_goes_on(server: Any, tmp_path:
     again = subprocess.run([*command[:-1]], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
     assert (again.returncode, again.stdout.startswith(f"pulled hf:{NAME}@main: ")) == (0, True)
     assert [range_ for path, range_ in server.transfers() if path.endswith(UNET)] == [f"bytes={here}-"]
+
+
+@pytest.mark.parametrize("header", [b'{"w": 3}', b'{"w": {}}', b"[]", b"zzz", b"[" * 100_000, b'{"w": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}', b"", None], ids=["a number", "no fields", "a list", "no JSON", "no bottom", "no shape", "empty", "short"])
+def test_a_file_that_is_no_weights_is_told_once_it_is_here(header: bytes | None, server: Any, flow: Callable[..., tuple[int, str, str]]) -> None:
+    """Its digest is what the hub says, and it is none the less damaged: a problem, no traceback, by every command."""
+    server.repositories[NAME].revisions["main"]["style.safetensors"] = b"abc" if header is None else struct.pack("<Q", len(header)) + header
+    if header == b"":
+        server.repositories[NAME].revisions["main"]["style.safetensors"] = b""
+    for _ in range(2):
+        code, _, err = flow("models", "pull", f"hf:{NAME}@main/style.safetensors")
+        assert (code, "Traceback" in err) == (1, False)
+        assert f"error[bad-model]: the model 'hf:{NAME}@main/style.safetensors' is damaged: style.safetensors is no whole safetensors file" in err

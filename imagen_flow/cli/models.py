@@ -295,7 +295,7 @@ def _base_of(path: Path, registry: Registry) -> Base | None:
     """Say what completes a file of weights on this machine; None where nothing does, or it is no whole file, which is said when it is planned."""
     from ..models import tensors_in
 
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return registry.base_of(tensors_in(path))
     return None
 

@@ -26,7 +26,7 @@ from .files import INDEXES, MOST_FILES, choose, completing, is_weights, unsafe_p
 from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import tensors_in
+from .weights import check_weights, tensors_in
 
 __all__ = ["Hub"]
 
@@ -153,6 +153,7 @@ class Hub:
 
         Raises:
             UnresolvedModel: the hub cannot be reached, or what it sends is no header.
+            UnusableModel: the file is here, and it is none.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import SafetensorsParsingError
@@ -160,11 +161,14 @@ class Hub:
         reference = model.reference
         here = repository_folder(reference.name, self.environ) / "snapshots" / model.commit / reference.file
         with self._faults(reference, reference.file):
-            if here.exists() or not reference.file.lower().endswith(".safetensors"):
-                return tensors_in(here) if here.exists() else {}
+            if here.exists():
+                check_weights(here, str(reference))
+                return tensors_in(here)
+            if not reference.file.lower().endswith(".safetensors"):
+                return {}
             try:
                 said = HfApi(endpoint=self.endpoint, token=self.token).parse_safetensors_file_metadata(reference.name, reference.file, revision=model.commit)
-            except SafetensorsParsingError as odd:
+            except (SafetensorsParsingError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as odd:
                 raise UnresolvedModel(f"unresolved: '{reference}' is no whole safetensors file", why=_first_line(odd), fix="take another file") from odd
         return {name: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": tensor.data_offsets} for name, tensor in said.tensors.items()}
 
