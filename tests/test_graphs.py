@@ -125,7 +125,7 @@ def pool() -> Iterator[ModelPool]:
 
 def test_graphs_of_real_checkpoints_are_there() -> None:
     """Every family has its graph."""
-    wanted = "adapters controlnet controlnet_union deepfloyd_if flux flux2 flux2_edit flux_canny flux_controlnet flux_fill hires_fix image_to_image inpaint instruct_pix2pix kandinsky kontext_edit masked_edit outpaint pixart qwen_edit qwen_image sana sd15 sd3 sdxl sdxl_adapters unclip unconditional upscale vae_sampling z_image"
+    wanted = "adapters class controlnet controlnet_union deepfloyd_if depth film flux flux2 flux2_edit flux_canny flux_controlnet flux_fill gan hires_fix image_to_image inpaint instruct_pix2pix kandinsky kontext_edit masked_edit outpaint pixart qwen_edit qwen_image sana sd15 sd3 sdxl sdxl_adapters stable_cascade unclip unclip_variation unconditional upscale vae_sampling z_image"
     assert set(wanted.split()) <= {Path(name).stem for name in REAL}
 
 
