@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from .quantizing import arguments
+from .quantizing import arguments, check_saved, saved_as
 from .single_file import kind_of_file
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
     config = read_json(model, f"{place}/config.json")
     _check_counts(model, f"{place}/config.json", config)
+    if method := saved_as(config):
+        check_saved(model, part or model.path.name, cls.__module__.partition(".")[0], method, device)
     with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,

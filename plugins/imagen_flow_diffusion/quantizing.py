@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 READERS = {
-    "auto-round": ("auto_round", "auto-round"), "bitsandbytes": ("bitsandbytes", "bitsandbytes"), "modelopt": ("modelopt", "nvidia-modelopt"), "nunchaku_lite": ("kernels", "kernels"),
+    "auto-round": ("auto_round", "auto-round"), "bfl": ("accelerate", "accelerate"), "bitsandbytes": ("bitsandbytes", "bitsandbytes"), "modelopt": ("modelopt", "nvidia-modelopt"),
     "quanto": ("optimum", "optimum-quanto"), "sdnq": ("sdnq", "sdnq"), "torchao": ("torchao", "torchao"),
 }  # fmt: skip
-"""What reads a part that was saved quantized, module and distribution, by the method that its configuration names."""
+"""What reads a part that was saved quantized, module and distribution, by the method that its configuration names. Others may be read with code that the libraries fetch from the hub and run (nunchaku_lite)."""
 
 
 def admit(model: Model, parts: Mapping[str, tuple[str, Mapping[str, Any]]], *, device: str, dtype: str, settings: flow.Loading) -> None:
@@ -43,7 +43,7 @@ def admit(model: Model, parts: Mapping[str, tuple[str, Mapping[str, Any]]], *, d
     """
     saved = {part: (library, said) for part, (library, config) in parts.items() if (said := saved_as(config))}
     for part, (library, said) in saved.items():
-        _check_saved(model, part, library, said, device)
+        check_saved(model, part, library, said, device)
     if saved.keys() != parts.keys() and settings.quantization != "none":
         _check_fresh(model, device, dtype, settings)
 
@@ -54,10 +54,19 @@ def saved_as(config: Mapping[str, Any]) -> str:
     return str(said.get("quant_method", "bitsandbytes")) if isinstance(said, dict) and said else ""
 
 
-def _check_saved(model: Model, part: str, library: str, method: str, device: str) -> None:
+def check_saved(model: Model, part: str, library: str, method: str, device: str) -> None:
+    """Refuse a part that was saved quantized where it cannot be read, or not without code that the user did not allow.
+
+    Raises:
+        ModelError: a library is missing, diffusers does not load it on this device, or code would come from the hub.
+    """
     said = f"the {part} of the model '{model.reference}' is quantized ({method})"
-    module, name = READERS.get(method, ("", ""))
-    if module and find_spec(module) is None:
+    if method not in READERS:
+        if not model.remote_code:
+            raise flow.ModelError(f"{said}, and what reads that may be code from the hub, which runs only if you say --trust-remote-code {model.reference}")
+        return
+    module, name = READERS[method]
+    if find_spec(module) is None:
         raise flow.ModelError(f"{said}, and the library {name} is not installed: {_how(name)}")
     if method == "bitsandbytes" and device == "cpu" and library == "diffusers":
         raise flow.ModelError(f"{said}, and diffusers loads that on a GPU alone")

@@ -360,13 +360,22 @@ def marked(made: Path, folder: Path, part: str, method: str) -> Path:
     [
         ("transformer", "bitsandbytes", "is quantized (bitsandbytes), and diffusers loads that on a GPU alone"),
         ("transformer", "quanto", "is quantized (quanto), and the library optimum-quanto is not installed: pip install optimum-quanto"),
+        ("transformer", "nunchaku_lite", "is quantized (nunchaku_lite), and what reads that may be code from the hub, which runs only if you say --trust-remote-code {model}"),
         ("text_encoder_2", "modelopt", "is quantized (modelopt), and the library nvidia-modelopt is not installed: pip install nvidia-modelopt"),
     ],
 )
 def test_what_a_part_that_was_saved_quantized_needs_is_told_when_planning(made: Path, tmp_path: Path, part: str, method: str, said: str) -> None:
     """Which library is missing, or that the device will not do."""
     plan = flow.plan(graph(marked(made, tmp_path / "m", part, method), {}), store=None, device="cpu")
-    assert [problem.message for problem in plan.problems] == [f"the {part} of the model '{tmp_path / 'm'}' {said}"]
+    assert [problem.message for problem in plan.problems] == [f"the {part} of the model '{tmp_path / 'm'}' {said.format(model=tmp_path / 'm')}"]
+
+
+def test_no_part_brings_code_from_the_hub(made: Path, tmp_path: Path, pool: ModelPool) -> None:
+    """Not by the method that an autoencoder says it was quantized by either, of which the plan asks nothing."""
+    with pytest.raises(flow.NodeError) as caught:
+        draw(pool, marked(made, tmp_path / "m", "vae", "nunchaku_lite"), {})
+    assert "the vae of the model" in str(caught.value)
+    assert "runs only if you say --trust-remote-code" in str(caught.value)
 
 
 def test_quantizing_sets_nothing_for_the_whole_process(made: Path, pool: ModelPool) -> None:
