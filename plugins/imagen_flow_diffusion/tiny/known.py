@@ -195,8 +195,8 @@ def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
     place = _inside(kept)
     if not kept.is_dir():
         _make(kind, kept)
-    within = reference.partition("@")[2].partition("/")[2]  # of a repository one folder, if it says so by a slash at its end
-    return place / within if within.endswith("/") and (place / within).is_dir() else place
+    within = reference.partition("@")[2].partition("/")[2]  # a folder of a repository, or a file, where the tiny one has it too
+    return place / within if within and (place / within).exists() else place
 
 
 def _inside(kept: Path) -> Path:
