@@ -131,6 +131,8 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
         ({"README.md": b"x"}, "the model 'hf:org/tiny@main' has no weights\nof its 1 files none ends in .safetensors"),
         ({"a.safetensors": weights(), "b.safetensors": weights()}, "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are a.safetensors, b.safetensors\n"
          "name one, as hf:org/tiny@main/a.safetensors"),
+        ({"one/a.safetensors": weights(), "two/b.safetensors": weights()}, "the model 'hf:org/tiny@main' is 2 files for you to choose from\nthey are one/a.safetensors, two/b.safetensors\n"
+         "name one, as hf:org/tiny@main/one/a.safetensors, or a folder, as hf:org/tiny@main/one/"),
         ({"q4.gguf": b"GGUF", "q8.gguf": b"GGUF"}, "the model 'hf:org/tiny@main' is 2 files for you to choose from\nname one, as hf:org/tiny@main/q4.gguf"),
     ],
 )  # fmt: skip

@@ -360,7 +360,7 @@ def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None,
     if INDEXES.isdisjoint(known) and "config.json" not in known and len({name for name in weights if "-of-" not in name}) > 1:
         raise UnusableModel(
             f"the model '{reference}' is {len(weights)} files for you to choose from", why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
-            fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{weights[0]}",
+            fix=f"name one, as {_file_of(reference, weights[0])}" + (f", or a folder, as {_file_of(reference, weights[0].rpartition('/')[0])}/" if "/" in weights[0] else ""),
         )  # fmt: skip
     return chosen
 
