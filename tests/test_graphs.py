@@ -268,3 +268,15 @@ def test_a_training_graph_runs(name: str, quick: Path, tmp_path: Path) -> None:
             assert list((tmp_path / "out").rglob("*.safetensors")) != []
         _, ended = run(quick / file, tmp_path / "out", store, **TRAINING[name])
         assert ended.ran == 0
+
+
+def test_the_guide_to_checkpoints_lists_each_graph_with_a_node_type_that_it_shows() -> None:
+    """The guide lists every graph that draws with a real checkpoint, beside a node type that the graph uses."""
+    guide = (GRAPHS.parent / "docs" / "checkpoints.md").read_text("utf-8")
+    listed = []
+    for nodes, graphs in re.findall(r"^\|[^|\n]*\|([^|\n]*)\|((?: `\w+`)+) \|$", guide, re.MULTILINE):
+        types = re.findall(r"`(\w+\.\w+)`", nodes)
+        for name in re.findall(r"`(\w+)`", graphs):
+            listed.append(f"{name}.yaml")
+            assert any(f"type: {type}" in (GRAPHS / f"{name}.yaml").read_text("utf-8") for type in types), name
+    assert sorted(listed) == REAL
