@@ -299,10 +299,24 @@ def need(library: str, what: str, *, extra: str = "adapters") -> None:
         raise flow.ModelError(f"{what} needs the library {library}, which is not installed: pip install 'imagen-flow[{extra}]'")
 
 
+def _refuse_all_skipped(checkpoint: Checkpoint, clip_skip: int) -> None:
+    layers = [part.config.num_hidden_layers for name, part in checkpoint.parts.items() if name in ("text_encoder", "text_encoder_2") and type(part).__name__.startswith("CLIPText")]
+    # Families with two encoders leave the last layer out of themselves.
+    most = min(layers, default=clip_skip + 1) - ("text_encoder_2" in checkpoint.parts)
+    if clip_skip > most:
+        raise ValueError(f"its 'clip_skip' is {clip_skip}, and of the text encoder of '{checkpoint.model.reference}' at most {most} layers can be left out")
+
+
 @contextmanager
 def skipping(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
-    """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5 took away the level that it lay below. Whoever calls holds the checkpoint alone."""
+    """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5 took away the level that it lay below. Whoever calls holds the checkpoint alone.
+
+    Raises:
+        ValueError: no layer would be left.
+    """
     encoder = checkpoint.parts.get("text_encoder")
+    if clip_skip is not None:
+        _refuse_all_skipped(checkpoint, clip_skip)
     if clip_skip is None or encoder is None or hasattr(encoder, "text_model") or not hasattr(encoder, "final_layer_norm"):
         yield
         return

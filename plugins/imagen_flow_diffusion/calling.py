@@ -63,6 +63,11 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
         with _drawing_by(seed, pipeline._execution_device):
             try:
                 return given_by(pipeline, watched)
+            except RuntimeError as odd:
+                if getattr(pipeline, "_num_timesteps", None) != 0:
+                    raise
+                # Some pipelines stumble over an empty batch before they give it.
+                raise ValueError(_NONE_LEFT) from odd
             except NameError as lacking:
                 if isinstance(lacking, UnboundLocalError):
                     raise
@@ -106,6 +111,25 @@ def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Gene
             yield Progress(furthest, max(total, furthest), note)
 
 
+def also(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
+    """Add what a user gives by a pipeline's own names to what a node's ports give.
+
+    Raises:
+        ValueError: it is no mapping, names what a port says too, or what the node alone says.
+    """
+    if arguments is None:
+        return dict(given)
+    if not isinstance(arguments, dict):
+        raise ValueError("its 'arguments' takes a mapping of names to values")
+    if twice := sorted(name for name in arguments if given.get(name) is not None):
+        raise ValueError(f"its 'arguments' names {' and '.join(twice)}, which a port of the node says already: say it once")
+    if ours := sorted({*_OURS, "output_type"} & arguments.keys()):
+        raise ValueError(f"its 'arguments' names {' and '.join(ours)}, which is no user's here: the node says it")
+    if arguments.get("num_images_per_prompt", 1) != 1:
+        raise ValueError("its 'arguments' asks for several pictures, and the node draws one: give 'seed' a list by 'each', or call diffusion.pipeline")
+    return {**given, **arguments}
+
+
 def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
     """Refuse arguments that a pipeline does not take; it would ignore some of them in silence."""
     takes = [name for name, p in taken_by(cls).items() if name != "self" and p.kind is not p.VAR_KEYWORD]
@@ -117,11 +141,14 @@ _OURS = ("generator", "callback", "callback_steps", "callback_on_step_end", "cal
 """Arguments of pipelines that are no user's."""
 
 
+_NONE_LEFT = "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+
+
 def _refuse_none(output: Any) -> None:
     """Say that nothing was drawn: some pipelines give an empty batch when no step is left for them."""
     found = output.get("images") if isinstance(output, Mapping) else None
     if found is not None and not len(found):
-        raise ValueError("no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some")
+        raise ValueError(_NONE_LEFT)
 
 
 def _refuse_blackened(output: Any) -> None:

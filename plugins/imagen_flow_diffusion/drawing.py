@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
 from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
-from .calling import call, pictures, to_pil
+from .calling import also, call, pictures, to_pil
+from .checkpoints import article
 from .components import Checkpoint, Drawing, Filling, Whole, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
 from .families import pipeline_for, unread_by
@@ -89,7 +91,8 @@ def text_to_image(
     Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens the picture.
     Source: ``diffusers.AutoPipelineForText2Image``.
     """
-    given = {"prompt": prompt, "width": width, "height": height, **_shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)}
+    given = {"prompt": prompt, "width": width, "height": height, **_shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip)}
+    given = also(given, arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     return (yield from draw(_with(prior, model), "text_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
@@ -145,7 +148,7 @@ def image_to_image(
     Source: ``diffusers.AutoPipelineForImage2Image``.
     """
     given = {"prompt": prompt, "image": to_pil(image), "strength": strength, "width": width, "height": height}
-    given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
+    given = also(given | _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip), arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     return (yield from draw(_with(prior, model), "image_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
@@ -212,8 +215,8 @@ def inpaint(
     if (mask.width, mask.height) != (image.width, image.height):
         raise ValueError(f"the mask is {mask.width} x {mask.height}, and the picture {image.width} x {image.height}: they must agree")
     given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
-    given |= _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip, arguments)
     given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
+    given = also(given | _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip), arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     drawn = yield from draw(_with(prior, model), "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs)
@@ -244,6 +247,18 @@ def _with(prior: Checkpoint | None, model: Checkpoint) -> Checkpoint:
     return model if prior is None else model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
 
 
+def _refuse_refiner(model: Checkpoint, task: str, by: str) -> None:
+    """Refuse SDXL's refiner, which goes on with a picture and reads other numbers beside the words, where there is none."""
+    if task == "text_to_image" and model.kind.startswith("StableDiffusionXL") and model.index.get("requires_aesthetics_score"):
+        raise flow.ModelError(f"{by} cannot use the model '{model.model.reference}': it is a refiner, which goes on with a picture; diffusion.image_to_image and diffusion.denoise take it")
+
+
+def _refuse_prior(model: Checkpoint, cls: Any, by: str) -> None:
+    """Refuse a prior that nothing of would be read."""
+    if "given" in model.groups and not model.groups["given"].parts.keys() & inspect.signature(cls.__init__).parameters.keys():
+        raise flow.ModelError(f"{by} can do nothing with a 'prior' for the model '{model.model.reference}': {article(model.kind)} reads the prompt by itself, or has another prior: leave it out")
+
+
 def draw(
     model: Checkpoint,
     task: str,
@@ -259,12 +274,16 @@ def draw(
     by = f"diffusion.{task}"
     cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
     refuse_other_denoiser(model, task, by)
+    _refuse_refiner(model, task, by)
+    _refuse_prior(model, cls, by)
     model, given = controlled(model, cls, given, controls)
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
-        output = yield from call(made, {**given, **more, "output_type": "np"}, seed=seed, note=note)
+        # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
+        kind = "np" if given.get("padding_mask_crop") is None else "pil"
+        output = yield from call(made, {**given, **more, "output_type": kind}, seed=seed, note=note)
     return pictures(output)[0]
 
 
@@ -277,10 +296,5 @@ def refuse_other_denoiser(model: Checkpoint, task: str, by: str) -> None:
         raise flow.ModelError(f"{by} cannot use the model '{model.model.reference}': it was made for filling in (its network reads {wanted} channels, not {gives}); diffusion.inpaint takes it")
 
 
-def _shared(
-    negative_prompt: str | None, steps: int | None, guidance_scale: float | None, guidance_rescale: float | None, clip_skip: int | None, arguments: Any
-) -> dict[str, Any]:
-    if arguments is not None and not isinstance(arguments, dict):
-        raise ValueError("its 'arguments' takes a mapping of names to values")
-    named = {"negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "clip_skip": clip_skip}
-    return {**named, **(arguments or {})}
+def _shared(negative_prompt: str | None, steps: int | None, guidance_scale: float | None, guidance_rescale: float | None, clip_skip: int | None) -> dict[str, Any]:
+    return {"negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "clip_skip": clip_skip}

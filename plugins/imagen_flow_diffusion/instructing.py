@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .adapters import Worn, adapted
-from .calling import counted, pictures
+from .calling import also, counted, pictures
 from .components import Checkpoint, sparing
 from .families import edits, unread_by
 from .samplers import choose
@@ -85,12 +85,13 @@ class Instructed:
         source = Image.fromarray(picture)
         seen = [self._worked(pipeline, source), *(Image.fromarray(reference) for reference in references)]
         given = {"prompt": instruction, edits(cls): seen if kind in SEVERAL else seen[0], "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "image_guidance_scale": image_guidance_scale}
+        sides: tuple[int | None, int | None] = (None, None)
         if SEVERAL.get(kind) == "last" and references:
-            given["width"], given["height"] = sides_of(source.size, arguments.get("output_resolution", 1024))
+            sides = sides_of(source.size, arguments.get("output_resolution", 1024))
         if "InstructPix2Pix" in kind and "height" in takes:
-            given["width"], given["height"] = seen[0].size
+            sides = seen[0].size
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn) as more, sparing(getattr(pipeline, "vae", None), rungs):
-            output = yield from counted(pipeline, {**given, **arguments, **more, "output_type": "np"}, seed=seed)
+            output = yield from counted(pipeline, {"width": sides[0], "height": sides[1], **also(given, arguments), **more, "output_type": "np"}, seed=seed)
         found = pictures(output)
         if len(found) != 1:
             raise ValueError(f"{kind} gave {len(found)} pictures where an edit is one: call it by diffusion.pipeline")

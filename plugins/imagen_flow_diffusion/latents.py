@@ -16,7 +16,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Range, Rungs, Seed, Steps, Tensor
 
 from .adapters import ImageEncoder, Weights, Worn, adapted
-from .calling import call, read_encoded, refuse_nan, to_pil, unwrap_image
+from .calling import also, call, read_encoded, refuse_nan, to_pil, unwrap_image
 from .checkpoints import article, device_of, what_is
 from .components import Autoencoder, Denoiser, sparing
 from .controls import ControlNet, Controls, controlled, foresee_controls
@@ -88,10 +88,13 @@ def denoise(
     split_of(model.model, model.kind, by)
     if mask is not None and latents is None:
         raise ValueError("its 'mask' says where to draw in latents, and there are none: take them from latents.encode or diffusion.denoise")
+    if latents is None and (idle := [name for name, value in (("strength", strength), ("denoising_start", denoising_start)) if value is not None]):
+        raise ValueError(f"its '{idle[0]}' says how to go on with latents, and there are none: take them from latents.encode or diffusion.denoise")
     task = "text_to_image" if latents is None else "image_to_image" if mask is None else "inpaint"
     space = space_of(model.model)
     given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
-    given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "output_type": "latent", **(arguments or {})}
+    given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
+    given = also(given, arguments) | {"output_type": "latent"}
     network = next(part for part in model.parts.values() if hasattr(part, "device"))
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)

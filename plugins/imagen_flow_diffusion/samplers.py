@@ -18,8 +18,10 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
         sampler: a class of diffusers, with or without ``Scheduler``: ``EulerAncestralDiscrete``; None keeps the checkpoint's.
         settings: of its configuration: ``{use_karras_sigmas: true}``.
     Raises:
-        ValueError: there is none of that name, it does not fit the model, it has no such setting, or it needs a library that is missing.
+        ValueError: there is none of that name, it does not fit the model, it has no such setting, or it needs a library that is missing; or the settings are no mapping.
     """
+    if settings is not None and not isinstance(settings, dict):
+        raise ValueError("its 'sampler_settings' takes a mapping of names to values")
     if not sampler and not settings:
         return
     own, settings = pipeline.scheduler, settings or {}
@@ -43,7 +45,10 @@ def _named(sampler: str, own: Any, settings: Mapping[str, Any]) -> Any:
     if found is not None:
         raise ValueError(f"'{sampler}' does not fit a model made for {type(own).__name__}; {hint}")
     stems = {name.removesuffix("Scheduler").lower(): name for name in fitting}
-    close = difflib.get_close_matches(sampler.removesuffix("Scheduler").lower(), stems, n=1, cutoff=0.7)
+    said = "".join(c for c in sampler.lower().removesuffix("scheduler") if c.isalnum())
+    begun = [stem for stem in stems if stem.startswith(said)] or [stem for stem in stems if said in stem]
+    close = sorted(begun, key=len)[:1] if said else []
+    close = close or difflib.get_close_matches(said, stems, n=1, cutoff=0.7)
     raise ValueError(f"'{sampler}' is no sampler of diffusers; " + (f"did you mean '{stems[close[0]]}'?" if close else hint))
 
 

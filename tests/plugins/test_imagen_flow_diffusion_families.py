@@ -191,6 +191,9 @@ def test_a_hole_is_filled_as_by_the_pipeline(name: str, cls: str, at: Callable[[
     inside = np.asarray(photo[2]) > 0
     assert np.array_equal(kept[~inside], np.asarray(photo[0])[~inside])
     assert np.array_equal(kept[inside], np.asarray(theirs)[inside])
+    near = by_hand(at(name), cls)("a fox", image=photo[0], mask_image=photo[2], generator=noise(), padding_mask_crop=8, **given).images[0]
+    assert same(draw(**loaded(photo[1], photo[3]), one={**node, "padding_mask_crop": 8}), near)
+    assert not np.array_equal(np.asarray(near), np.asarray(theirs))
 
 
 def test_a_second_pass_over_latents_equals_the_pipeline(at: Callable[[str], str], draw: Callable[..., Any]) -> None:

@@ -140,6 +140,12 @@ def test_adapters_for_another_base_are_refused(tiny_model: Callable[[str], str],
         ({"sampler": "DDIM", "sampler_settings": {"karras": True}}, "DDIMScheduler has no setting karras; it has: "),
         ({"arguments": {"true_cfg_scale": 4}}, "StableDiffusionPipeline takes no true_cfg_scale; it takes: prompt, height, width, "),
         ({"arguments": [1]}, "its 'arguments' takes a mapping of names to values"),
+        ({"arguments": {"prompt": "b"}}, "its 'arguments' names prompt, which a port of the node says already: say it once"),
+        ({"arguments": {"guidance_scale": 3}, "guidance_scale": 2}, "its 'arguments' names guidance_scale, which a port of the node says already"),
+        ({"arguments": {"generator": 1, "output_type": "latent"}}, "its 'arguments' names generator and output_type, which is no user's here"),
+        ({"arguments": {"num_images_per_prompt": 2}}, "its 'arguments' asks for several pictures, and the node draws one: "),
+        ({"sampler_settings": ["use_karras_sigmas"]}, "its 'sampler_settings' takes a mapping of names to values"),
+        ({"clip_skip": 3}, "its 'clip_skip' is 3, and of the text encoder of "),
         ({"lora_weights": [1.0]}, "its 'loras' are 0, and 'lora_weights' holds 1: they must agree"),
         ({"control_scales": [1.0]}, "its 'controlnets' are 0, and 'control_scales' holds 1: they must agree"),
     ],
@@ -147,6 +153,39 @@ def test_adapters_for_another_base_are_refused(tiny_model: Callable[[str], str],
 def test_settings_that_do_not_fit_are_refused(more: dict[str, Any], words: str, tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
     """A sampler, a setting or an argument that there is not is named, with what there is."""
     assert failure(one=drawn(tiny_model("sd-1.5"), **more)).startswith(words)
+
+
+def test_as_many_layers_as_there_are_can_be_left_out(tiny_model: Callable[[str], str], failure: Callable[..., str], pool: ModelPool) -> None:
+    """SDXL's encoders leave one out of themselves."""
+    for model, most in (("sd-1.5", 2), ("sdxl", 1)):
+        assert failure(one=drawn(tiny_model(model), clip_skip=most + 1)).endswith(f"at most {most} layers can be left out")
+        assert failure(one={"type": "text.encode", "model": tiny_model(model), "prompt": "a", "clip_skip": most + 1}).endswith(f"at most {most} layers can be left out")
+        flow.run(graph(one=drawn(tiny_model(model), clip_skip=most)), store=None, device="cpu", pool=pool)
+
+
+def test_no_step_left_is_told(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """Of one step a half is none."""
+    photo = {"type": "image.solid", "width": 32, "height": 32}
+    one = {"type": "diffusion.image_to_image", "model": tiny_model("sd-1.5"), "image": "${photo}", "prompt": "a", "num_inference_steps": 1, "strength": 0.5, "seed": 1}
+    assert failure(photo=photo, one=one) == "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+
+
+def test_what_goes_on_with_latents_wants_some(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """How much of them is given up, and where the denoising begins, say nothing of noise."""
+    text = {"type": "text.encode", "model": tiny_model("sdxl"), "prompt": "a"}
+    for name in ("strength", "denoising_start"):
+        one = {"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "seed": 1, name: 0.5}
+        assert failure(text=text, one=one) == f"its '{name}' says how to go on with latents, and there are none: take them from latents.encode or diffusion.denoise"
+
+
+def test_a_refiner_does_not_draw_from_text_alone(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """It goes on with a picture, or with latents."""
+    assert failure(one=drawn(tiny_model("sdxl-refiner"))).endswith("it is a refiner, which goes on with a picture; diffusion.image_to_image and diffusion.denoise take it")
+
+
+def test_a_prior_that_would_not_be_read_is_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """A checkpoint that reads the prompt by itself would pass it over."""
+    assert failure(one=drawn(tiny_model("sd-1.5"), prior=tiny_model("flux"))).startswith("diffusion.text_to_image can do nothing with a 'prior' for the model ")
 
 
 def test_an_inpainting_checkpoint_does_not_draw_from_text_alone(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:

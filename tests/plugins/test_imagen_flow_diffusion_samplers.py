@@ -88,6 +88,10 @@ def test_every_sampler_that_fits_draws_as_by_hand(base: str, at_least: list[str]
         ("sd", "EulerAncestral", "'EulerAncestral' is no sampler of diffusers; did you mean 'EulerAncestralDiscreteScheduler'?"),
         ("sd", "dpmsolvermultistepscheduler", "'dpmsolvermultistepscheduler' is no sampler of diffusers; did you mean 'DPMSolverMultistepScheduler'?"),
         ("sd3", "FlowMatchEulerScheduler", "'FlowMatchEulerScheduler' is no sampler of diffusers; did you mean 'FlowMatchEulerDiscreteScheduler'?"),
+        ("sd", "euler", "'euler' is no sampler of diffusers; did you mean 'EulerDiscreteScheduler'?"),
+        ("sd", "Euler a", "'Euler a' is no sampler of diffusers; did you mean 'EulerAncestralDiscreteScheduler'?"),
+        ("sd", "dpm2", "'dpm2' is no sampler of diffusers; did you mean 'KDPM2DiscreteScheduler'?"),
+        ("sd", "+", "'+' is no sampler of diffusers; these do: "),
         ("sd", "SchedulerMixin", "'SchedulerMixin' is no sampler of diffusers; "),
     ],
 )  # fmt: skip
