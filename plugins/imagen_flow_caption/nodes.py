@@ -69,12 +69,16 @@ def _kind(model: flow.Model) -> str:
     try:
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         kind = str(config.get("model_type", "model of no stated type"))
+        quantized = config.get("quantization_config") is not None
     except FileNotFoundError:
-        kind = "diffusers checkpoint" if (model.path / "model_index.json").is_file() else "folder without config.json"
+        kind, quantized = "diffusers checkpoint" if (model.path / "model_index.json").is_file() else "folder without config.json", False
     except (OSError, ValueError, AttributeError) as error:
         raise flow.ModelError(f"the model '{model.reference}' is damaged: config.json cannot be read ({error})") from error
     if kind not in CLASSES:
         raise flow.ModelError(f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, and image.caption takes {', '.join(sorted(CLASSES))}")
+    if quantized:
+        # What reads some of these is code that the library fetches from the hub and runs.
+        raise flow.ModelError(f"image.caption cannot use the model '{model.reference}': it was saved quantized, and image.caption takes plain weights")
     return kind
 
 

@@ -82,6 +82,8 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     takes = "and image.caption takes blip, git, vision-encoder-decoder"
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert refusal(model()) == f"image.caption cannot use the model './m': it is a llama, {takes}"
+    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "blip", "quantization_config": {"quant_method": "fetched"}}))
+    assert refusal(model()) == "image.caption cannot use the model './m': it was saved quantized, and image.caption takes plain weights"
     (tmp_path / "m" / "config.json").unlink()
     assert refusal(model()) == f"image.caption cannot use the model './m': it is a folder without config.json, {takes}"
     (tmp_path / "m" / "model_index.json").write_text("{}")
