@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -35,9 +33,10 @@ class Captioner:
         kind = _kind(model)
         import torch
         import transformers
+        import transformers.utils.logging
 
         folder = str(model.path)
-        with _quiet():
+        with flow.quiet_libraries():
             module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
                 folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
             )
@@ -49,20 +48,6 @@ class Captioner:
             transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False),
             transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library from drawing a progress bar of its own over the run's display."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _kind(model: flow.Model) -> str:
