@@ -90,6 +90,10 @@ class AutoencoderParts:
     heeds = HEEDS
 
     @staticmethod
+    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+        _refuse_empty(model, "autoencoder")
+
+    @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
         return _load(model, "autoencoder", device, dtype, settings)
 
@@ -114,6 +118,10 @@ class OtherParts:
     """Image encoders, safety checkers and processors."""
 
     heeds = HEEDS
+
+    @staticmethod
+    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+        _refuse_empty(model, "other")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -347,6 +355,24 @@ def some_groups(model: Model, *groups: str) -> dict[str, Any]:
     return {name: GROUPS[name] for name in groups if names_in(model, name)}
 
 
+def _refuse_empty(model: Model, group: str) -> None:
+    if empty := [part for part in names_in(model, group) if _is_empty(model, part)]:
+        raise flow.ModelError(f"the model '{model.reference}' is not whole: the folder {empty[0]} has a config.json and no weights; download it again")
+
+
+_WEIGHTLESS = ("Extractor", "Processor", "Scheduler", "Tokenizer")
+"""Words in the names of classes that have no weights."""
+
+
+def _is_empty(model: Model, part: str) -> bool:
+    """Whether a network lies in a folder without weights, and they come from nowhere else: a copy that broke off."""
+    folder = model.folder / part
+    if any(word in index_of(model)[part][1] for word in _WEIGHTLESS) or not (folder / "config.json").is_file():
+        return False
+    elsewhere = {name for name, _ in model.instead} | dict(model.base.holds if model.base is not None else ()).keys()
+    return part not in elsewhere and not any(folder.glob("*.safetensors")) and not any(name.startswith(f"{part}/") for name in model.pickles)
+
+
 def group_of(name: str) -> str:
     """Say in which group a part of this name is leased."""
     if name.startswith(("tokenizer", "text_encoder", "prior_tokenizer", "prior_text_encoder", "processor")):
@@ -366,6 +392,7 @@ def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Load
 
 
 def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
+    _refuse_empty(model, group)
     index, held = index_of(model), dict(model.base.holds) if model.base is not None and model.path.suffix != ".gguf" else {}
     held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
     if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):

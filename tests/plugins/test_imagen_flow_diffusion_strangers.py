@@ -68,6 +68,18 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], str], None]) -> None
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_without_weights_is_told_when_planning(part: str, model: Path, whole: Path) -> None:
+    """A copy that broke off has the configuration and not what it is of; a part that another model stands in for may lack them."""
+    (weights,) = (model / part).glob("*.safetensors")
+    weights.unlink()
+    assert planned(model).startswith(f"the model 'MODEL' is not whole: the folder {part} has a config.json and no weights")
+    if port := {"unet": "denoiser", "vae": "autoencoder"}.get(part):
+        asked = graph(model)
+        asked["nodes"]["one"][port] = str(whole / part)
+        assert not flow.plan(asked, store=None, device="cpu").problems
+
+
 @pytest.mark.parametrize(
     "change",
     [
