@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import imagen_flow as flow
 from imagen_flow import cli
+from imagen_flow_diffusion.tiny.kinds import MAKERS
 from imagen_flow_diffusion.tiny.known import stand_in
 
 GRAPH = """
@@ -57,6 +59,15 @@ def test_a_model_whose_kind_cannot_be_told_is_said(tmp_path: Path, capsys: pytes
     code, out, err = said(capsys, "plan", str(tmp_path / "graph.yaml"), "--tiny", "--no-store")
     assert code == 1
     assert "there is no tiny model in place of 'hf:some/thing'" in out + err
+
+
+@pytest.mark.parametrize("kind", ["aura-flow", "lumina", "sd3", "z-image"])
+def test_a_tiny_model_draws_at_the_size_of_the_true_one(kind: str, tmp_path: Path) -> None:
+    """A graph that says 1024 pixels, and many words, is tried as it is: no table of places ends before."""
+    path = MAKERS[kind](tmp_path / kind)
+    given = {"prompt": "a fox on a hill, " * 100, "width": 1024, "height": 1024, "num_inference_steps": 1, "seed": 1}
+    graph = {"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "model": str(path), **given}}, "outputs": {"out": "${one}"}}
+    assert flow.run(graph, store=None, device="cpu")["out"].pixels.shape == (1024, 1024, 3)
 
 
 def test_a_tiny_model_is_made_once(tmp_path: Path) -> None:

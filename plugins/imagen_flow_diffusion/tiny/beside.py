@@ -210,7 +210,7 @@ def sd3_controlnet(folder: Path, *, fills: bool = False, seed: int = 72) -> Path
 
     torch.manual_seed(seed)
     made = SD3ControlNetModel(
-        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=4 * p.WIDTH,
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=4 * p.WIDTH,
         pooled_projection_dim=2 * p.WIDTH, extra_conditioning_channels=int(fills), force_zeros_for_pooled_projection=not fills,
     )  # fmt: skip
     _awake(made, "controlnet_blocks", "pos_embed_input").save_pretrained(folder)

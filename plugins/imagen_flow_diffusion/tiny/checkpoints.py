@@ -71,7 +71,7 @@ def stable_diffusion_3(folder: Path) -> Path:
     seeded(3)
     clip, t5 = p.clip_tokenizer(), p.t5_tokenizer()
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=1, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
         joint_attention_dim=4 * p.WIDTH, pooled_projection_dim=2 * p.WIDTH,
     )  # fmt: skip
     return write(
@@ -177,7 +177,7 @@ def z_image(folder: Path) -> Path:
     tokenizer = p.qwen_tokenizer()
     transformer = ZImageTransformer2DModel(
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, qk_norm=True, cap_feat_dim=16,
-        rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
+        rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[1536, 512, 512],
     )  # fmt: skip
     return write(
         folder, "ZImagePipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False), text_encoder=p.qwen_text(tokenizer), tokenizer=tokenizer,
@@ -209,7 +209,7 @@ def lumina(folder: Path) -> Path:
     tokenizer = p.gemma_tokenizer()
     transformer = Lumina2Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=3, num_kv_heads=1, multiple_of=2,
-        axes_dim_rope=(4, 2, 2), axes_lens=(300, 64, 64), cap_feat_dim=8,
+        axes_dim_rope=(4, 2, 2), axes_lens=(300, 512, 512), cap_feat_dim=8,
     )  # fmt: skip
     return write(
         folder, "Lumina2Pipeline", vae=p.autoencoder(channels=16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
@@ -226,7 +226,7 @@ def aura_flow(folder: Path) -> Path:
     tokenizer = p.t5_tokenizer()
     transformer = AuraFlowTransformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
-        joint_attention_dim=p.WIDTH, pos_embed_max_size=256,
+        joint_attention_dim=p.WIDTH, pos_embed_max_size=4096,
     )  # fmt: skip
     text = UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), d_model=p.WIDTH, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1))
     return write(
