@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import random
 import shutil
@@ -443,8 +444,8 @@ def test_an_observer_that_keeps_dying_gives_way_to_polling(tmp_path: Path, watch
 
 
 @only_linux
-def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch) -> None:
-    """When the kernel's queue runs over, all is to be looked at again, and new changes are told."""
+def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel's queue runs over, all is to be looked at again, and new changes are told; also in a program that has switched logging off."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
         pytest.skip("the kernel's queue is too long to fill it")
@@ -453,6 +454,9 @@ def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch) -> 
     files = [place / "x", place / "y"]
     for file in files:
         file.write_text("1")
+    for name in ("watchdog", "watchdog.observers.inotify", "watchdog.observers.inotify_c"):
+        # As ``logging.config.dictConfig`` does with all loggers that it is not told of.
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     watched = watch_by_events(place)
     (reader,) = threads("InotifyFD")
     with reader._lock:

@@ -150,11 +150,19 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Listener(logging.Handler):
-    """Hears watchdog say that the kernel's queue ran over; it has no event for that."""
+    """Hears watchdog say that the kernel's queue ran over; it has no event for that.
+
+    A program that configures its logging (``dictConfig``) switches off all loggers that it does not name, so `listen` is called again and again.
+    """
 
     def __init__(self, queue: SimpleQueue[Any]) -> None:
         super().__init__(logging.WARNING)
         self.queue = queue
+
+    def listen(self) -> None:
+        logging.getLogger("watchdog").addHandler(self)
+        for name in ("watchdog", "watchdog.observers.inotify", "watchdog.observers.inotify_c"):
+            logging.getLogger(name).disabled = False
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage().lower()
@@ -329,6 +337,8 @@ class Changes:
             self._stop()
         if self._observer is None:
             self._start()
+        elif not self._poll:
+            self._listener.listen()
         self._watch(aims)
         for place, aim in aims.items():
             if self._aims.get(place, aim) != aim:
@@ -347,7 +357,7 @@ class Changes:
         if not self._poll:
             try:
                 self._observer = Observer()
-                logging.getLogger("watchdog").addHandler(self._listener)
+                self._listener.listen()
             except OSError as failed:
                 self._give_up(_said(failed))
         if self._poll:
