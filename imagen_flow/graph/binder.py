@@ -144,9 +144,9 @@ class Binder:
         if isinstance(binding, FromInput) and fits(source, _named(port)):
             return binding  # an input may name a model, as text; a node may not
         name = spelt(reference)
-        if source.kind == "list" and source.element is not None and port.kind != "list" and fits(source.element, port):
+        if source.kind == "list" and source.element is not None and (port.kind != "list" or source.element.kind == "list") and fits(source.element, port):
             port_name = what.split("'")[1] if "'" in what else "port"
-            self.say("list-into-single", f"${{{name}}} is {source}, and {what} takes one {port.name}", reference.mark, fix=f'run the node for each element: each: {{{port_name}: "${{{name}}}"}}')
+            self.say("list-into-single", f"${{{name}}} is {source}, and {what} takes one {port.name if port.kind != 'list' else port}", reference.mark, fix=f'run the node for each element: each: {{{port_name}: "${{{name}}}"}}')
             return None
         self.say("type-mismatch", f"${{{name}}} is {source}, and {what} takes {port}", reference.mark, why=self.both_sides(reference), fix=mend_edge(source, port, name))
         return None
