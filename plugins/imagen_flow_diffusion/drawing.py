@@ -214,6 +214,8 @@ def inpaint(
 
     if (mask.width, mask.height) != (image.width, image.height):
         raise ValueError(f"the mask is {mask.width} x {mask.height}, and the picture {image.width} x {image.height}: they must agree")
+    if padding_mask_crop is not None and not mask.pixels.any():
+        raise ValueError("its 'padding_mask_crop' works on the region that the mask marks, and the mask marks nothing")
     given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
     given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
     given = also(given | _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip), arguments)

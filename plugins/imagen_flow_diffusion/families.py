@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 
 from .calling import TAKEN_BY, problem_of
-from .checkpoints import what_is
+from .checkpoints import article, what_is
 from .reading import unread
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
                     return cls
         if own is not None and not help and _does(own, task):
             return own
+    if own is None and kind.endswith("Pipeline"):
+        raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it says that it is {article(kind)}, and diffusers {diffusers.__version__} has no class of that name")
     what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"
     does = [by] if help else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)] or ["image.edit"] * (own is not None and bool(edits(own)))
     raise problem_of(model, by, kind, f"checkpoints that diffusers has a class for, {what}", home=" or ".join(does) or "diffusion.pipeline" * (own is not None))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,21 @@ def test_as_many_layers_as_there_are_can_be_left_out(tiny_model: Callable[[str],
         assert failure(one=drawn(tiny_model(model), clip_skip=most + 1)).endswith(f"at most {most} layers can be left out")
         assert failure(one={"type": "text.encode", "model": tiny_model(model), "prompt": "a", "clip_skip": most + 1}).endswith(f"at most {most} layers can be left out")
         flow.run(graph(one=drawn(tiny_model(model), clip_skip=most)), store=None, device="cpu", pool=pool)
+
+
+def test_a_region_that_is_not_marked_is_told(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """There is none to work on where the mask is black."""
+    nodes = {"photo": {"type": "image.solid", "width": 32, "height": 32, "colour": "black"}, "hole": {"type": "mask.from_luminance", "image": "${photo}"}}
+    one = {"type": "diffusion.inpaint", "model": tiny_model("sd-1.5"), "image": "${photo}", "mask": "${hole}", "prompt": "a", "num_inference_steps": 2, "padding_mask_crop": 4, "seed": 1}
+    assert failure(**nodes, one=one) == "its 'padding_mask_crop' works on the region that the mask marks, and the mask marks nothing"
+
+
+def test_a_class_that_diffusers_does_not_have_is_told(tiny_model: Callable[[str], str], failure: Callable[..., str], tmp_path: Path) -> None:
+    """No node is offered for it."""
+    path = shutil.copytree(tiny_model("sd-1.5"), tmp_path / "model")
+    index = path / "model_index.json"
+    index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"StableDifusionPipeline"'))
+    assert f"it says that it is a StableDifusionPipeline, and diffusers {version('diffusers')} has no class of that name" in failure(one=drawn(str(path)))
 
 
 def test_no_step_left_is_told(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
