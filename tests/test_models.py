@@ -161,6 +161,11 @@ def test_an_embedded_model_is_found_by_name(tmp_path):
     assert refusal("embedded/x", tmp_path) == "no plugin brings a model 'embedded/x'\nthey bring: none"
 
 
+def test_a_path_that_cannot_be_looked_at_is_told(tmp_path):
+    """A name that is longer than a name can be is the graph's fault."""
+    assert refusal(f"./{'a' * 300}", tmp_path) == f"the model './{'a' * 300}' cannot be looked at\nFile name too long"
+
+
 def test_a_missing_folder_is_named_with_its_neighbours(tmp_path):
     """The path that was looked at is shown, and the nearest name beside it."""
     model_folder(tmp_path / "sdxl-base")

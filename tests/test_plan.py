@@ -449,6 +449,9 @@ def test_all_files_that_are_missing_are_said_at_once(tmp_path: Path) -> None:
         (8, "missing-file", "there is no file 'gone.txt'"),
     ]
     assert refused.value.problems[0].fix == "did you mean 'picture.txt'?"
+    with pytest.raises(GraphError) as refused:
+        plan_of(f'{{nodes: {{a: {{type: t.read, file: {"a" * 300}}}}}, outputs: {{a: "${{a}}"}}}}', path=tmp_path / "g.yaml")
+    assert [(p.message, p.why) for p in refused.value.problems] == [(f"the file '{'a' * 300}' cannot be read", "file name too long")]
 
 
 def test_lists_of_unequal_length_that_are_written_out_refuse_the_plan() -> None:

@@ -245,7 +245,11 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
 
 def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -> Model:
     """Name a model by its files; refuse one that cannot be loaded."""
-    if path.is_file() or path.is_symlink():
+    try:
+        alone = path.is_file() or path.is_symlink()
+    except OSError as error:  # a name that is too long, a folder that is closed
+        raise UnusableModel(f"the model '{text}' cannot be looked at", why=str(error.strerror), fix="") from error
+    if alone:
         if pickles := _allowed([(path.name, path)], text, terms, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):

@@ -331,7 +331,10 @@ def _as_text(value: Any) -> str:
 
 
 def _unreadable(at: FileAt, path: Path, failed: Exception) -> Problem:
-    if not path.exists():
+    missing = False
+    with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed
+        missing = not path.exists()
+    if missing:
         near = nearest(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())
         return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
     why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
