@@ -175,6 +175,8 @@ def _given(
     if lacking := getattr(cls, "_backends", None):
         raise ValueError(f"{kind} needs {', '.join(lacking)}: install what is missing")
     if not (isinstance(cls, type) and issubclass(cls, (diffusers.DiffusionPipeline, diffusers.ModularPipeline))):
+        if cls is None and kind.endswith("Pipeline"):
+            raise flow.ModelError(f"{by} cannot call {kind} for the model '{model.model.reference}': diffusers {diffusers.__version__} has no class of that name")
         raise problem_of(model.model, by, kind, "what diffusers has a pipeline for")
     if arguments is not None and not isinstance(arguments, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")

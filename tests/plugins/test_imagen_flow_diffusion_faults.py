@@ -178,6 +178,8 @@ def test_a_class_that_diffusers_does_not_have_is_told(tiny_model: Callable[[str]
     index = path / "model_index.json"
     index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"StableDifusionPipeline"'))
     assert f"it says that it is a StableDifusionPipeline, and diffusers {version('diffusers')} has no class of that name" in failure(one=drawn(str(path)))
+    one = {"type": "diffusion.pipeline", "model": tiny_model("sd-1.5"), "pipeline_class": "StableDifusionPipeline", "seed": 1}
+    assert failure(one=one).startswith("diffusion.pipeline cannot call StableDifusionPipeline for the model ")
 
 
 def test_no_step_left_is_told(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:

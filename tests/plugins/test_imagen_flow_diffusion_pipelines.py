@@ -415,7 +415,7 @@ def test_what_a_pipeline_lacks_is_named(at: Callable[[str], str], failure: Calla
 
     one = {"type": "diffusion.pipeline", "model": at("sd"), "arguments": {**WORDS, **SMALL}, "seed": 3}
     assert failure(one={**one, "pipeline_class": "SpectrogramDiffusionPipeline"}) == "SpectrogramDiffusionPipeline needs transformers, torch, note_seq: install what is missing"
-    assert "it is a NoPipeline" in failure(one={**one, "pipeline_class": "NoPipeline"})
+    assert "diffusion.pipeline cannot call NoPipeline" in failure(one={**one, "pipeline_class": "NoPipeline"})
     assert "it is an UNet2DModel" in failure(one={**one, "pipeline_class": "UNet2DModel"})
 
     def clean(*_given: Any, **_more: Any) -> Any:
