@@ -8,13 +8,14 @@ from typing import Any
 
 import imagen_flow as flow
 
-from . import drawing, generic, latents, nodes, seeing, single_file, upscaling
+from .checkpoints import single_file
+from .nodes import drawing, generic, latents, seeing, stages, upscaling
 
 
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
     return [
-        *(nodes.encode, nodes.base, nodes.super_resolution, nodes.edit),
+        *(stages.encode, stages.base, stages.super_resolution, stages.edit),
         *(generic.pipeline, generic.tensors),
         *(drawing.text_to_image, drawing.image_to_image, drawing.inpaint),
         *(latents.denoise, latents.decode, latents.encode, latents.noise, latents.resize),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imagen_flow_diffusion import editing
+from imagen_flow_diffusion.pixel import editing
 from imagen_flow_embedded.training import edit as training
 from imagen_flow_embedded.world import Edit, Scene, Thing, draw_edit, is_held_out, render
 

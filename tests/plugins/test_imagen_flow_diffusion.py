@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import imagen_flow as flow
-import imagen_flow_diffusion.nodes as nodes
+import imagen_flow_diffusion.nodes.stages as nodes
 from imagen_flow.digest import digest_file
 from imagen_flow.models import ModelPool, resolve
-from imagen_flow_diffusion.families import SPLIT
-from imagen_flow_diffusion.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
-from imagen_flow_diffusion.reading import unread
-from imagen_flow_diffusion.stepping import stepping
+from imagen_flow_diffusion.leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from imagen_flow_diffusion.pipelines.families import SPLIT
+from imagen_flow_diffusion.pipelines.reading import unread
+from imagen_flow_diffusion.pipelines.stepping import stepping
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
     """The node adds nothing to the pixels: they are the sampler's on weights loaded by hand."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from imagen_flow_diffusion import cascade
+    from imagen_flow_diffusion.pixel import cascade
 
     folder = models("cascade").path
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
@@ -375,7 +375,7 @@ def test_a_half_precision_copy_is_taken_where_it_is_the_only_one(models, tmp_pat
 def test_loading_is_silent(models):
     """No library prints a progress bar of its own over the run's display."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow.models import ModelPool\nfrom imagen_flow_diffusion.loaders import TextEncoder, BaseDenoiser\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow.models import ModelPool\nfrom imagen_flow_diffusion.leased.loaders import TextEncoder, BaseDenoiser\n"
         f"model = Model(Path({str(models('if-1').path)!r}), 'x', 'x')\n"
         "pool = ModelPool()\n"
         "for loader in (TextEncoder, BaseDenoiser):\n    with pool.lease(loader, model, device='cpu', dtype='float32'): pass\n"

@@ -13,7 +13,7 @@ import torch
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, lending, quiet_libraries
 from imagen_flow.values import Loading
-from imagen_flow_diffusion import calling
+from imagen_flow_diffusion.pipelines import calling
 from imagen_flow_diffusion.tiny import beside
 from imagen_flow_diffusion.tiny import checkpoints as tiny
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from imagen_flow.models import quiet_libraries
-from imagen_flow_diffusion import calling, controls
+from imagen_flow_diffusion.leased import controls
+from imagen_flow_diffusion.pipelines import calling
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

@@ -16,7 +16,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
-from imagen_flow_diffusion import upscaling
+from imagen_flow_diffusion.nodes import upscaling
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

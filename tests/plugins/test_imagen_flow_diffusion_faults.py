@@ -98,8 +98,8 @@ def test_latents_of_another_space_are_refused_before_anything_runs(tiny_model: C
 
 def test_latents_of_another_space_are_refused(tiny_model: Callable[[str], str], pool: ModelPool) -> None:
     """Where planning cannot know, since a model comes as a value, a decoder names the space that it reads and the one that came."""
-    from imagen_flow_diffusion import latents
-    from imagen_flow_diffusion.components import Autoencoder
+    from imagen_flow_diffusion.leased.components import Autoencoder
+    from imagen_flow_diffusion.nodes import latents
 
     made = latents.Tensor(np.zeros((1, 4, 8, 8), np.float32), {"latents": "SDXL: 4 channels of 1/8, scaled by 0.13025"})
     model = flow.plan(graph(text={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}), store=None).planner.values.models
@@ -293,6 +293,6 @@ def test_a_folder_of_what_a_tiny_model_stands_for(tmp_path: Path) -> None:
 )
 def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> None:
     """Or its repository's, where no file is named."""
-    from imagen_flow_diffusion.adapters import Adapter, token_of
+    from imagen_flow_diffusion.leased.adapters import Adapter, token_of
 
     assert token_of(Adapter(flow.Model(Path("x"), "digest", reference))) == token

@@ -226,7 +226,7 @@ def test_a_gguf_comes_and_goes_as_a_whole(at: Callable[[str], str], monkeypatch:
     """Where layers were to be offloaded one by one a quantized denoiser is offloaded as a whole: its weights cannot be taken apart from how they are packed."""
     from diffusers import FluxTransformer2DModel
 
-    from imagen_flow_diffusion import translation
+    from imagen_flow_diffusion.checkpoints import translation
 
     placed: list[str] = []
     monkeypatch.setattr(translation.flow, "place_module", lambda module, *, device, settings: placed.append(settings.offload) or module)

@@ -18,9 +18,9 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.families import edits
-from imagen_flow_diffusion.instructing import sides_of
-from imagen_flow_diffusion.loaders import Editor
+from imagen_flow_diffusion.leased.instructing import sides_of
+from imagen_flow_diffusion.leased.loaders import Editor
+from imagen_flow_diffusion.pipelines.families import edits
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

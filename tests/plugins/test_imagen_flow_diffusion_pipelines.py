@@ -462,7 +462,7 @@ def test_a_pipeline_that_fails_leaves_shared_networks_as_they_were(at: Callable[
 def test_a_class_of_transformers_that_has_another_name_now_is_found(at: Callable[[str], str]) -> None:
     """Checkpoints of before name processors as transformers once did; what wants a package that is missing says which."""
     from imagen_flow import Model
-    from imagen_flow_diffusion.components import component_class
+    from imagen_flow_diffusion.checkpoints.classes import component_class
 
     model = Model(Path(at("sd")), "digest", "here")
     assert component_class(model, "feature_extractor", ["transformers", "CLIPFeatureExtractor"]).__name__ in ("CLIPImageProcessor", "CLIPImageProcessorPil")
@@ -493,8 +493,8 @@ def test_the_parts_and_pictures_of_every_class_are_found(tmp_path: Path) -> None
     from diffusers.utils import BaseOutput
 
     from imagen_flow import Model
-    from imagen_flow_diffusion.calling import DRAWN, ESTIMATED
-    from imagen_flow_diffusion.components import component_class
+    from imagen_flow_diffusion.checkpoints.classes import component_class
+    from imagen_flow_diffusion.pipelines.calling import DRAWN, ESTIMATED
 
     model = Model(tmp_path, "digest", "here")
     classes = [cls for name in dir(diffusers) if "Pipeline" in name and isinstance(cls := getattr(diffusers, name, None), type) and issubclass(cls, diffusers.DiffusionPipeline)]

@@ -16,8 +16,8 @@ from imagen_flow import devices
 from imagen_flow.digest import digest_file
 from imagen_flow.models import ModelPool, heeded, lend_and_call, quiet_libraries, resolve, weight_of
 from imagen_flow.values import Loading, Model
-from imagen_flow_diffusion import quantizing
-from imagen_flow_diffusion.components import AutoencoderParts, DenoiserParts, Drawing, OtherParts, SamplerParts, TextParts
+from imagen_flow_diffusion.checkpoints import quantizing
+from imagen_flow_diffusion.leased.components import AutoencoderParts, DenoiserParts, Drawing, OtherParts, SamplerParts, TextParts
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]

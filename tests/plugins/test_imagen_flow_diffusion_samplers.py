@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imagen_flow.models import quiet_libraries
-from imagen_flow_diffusion import samplers
+from imagen_flow_diffusion.pipelines import samplers
 from imagen_flow_diffusion.tiny import checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch, its own pipelines and samplers.

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 import imagen_flow as flow
 from imagen_flow.digest import digest_file
 from imagen_flow.models import ModelPool, quiet_libraries, resolve
-from imagen_flow_diffusion import components, single_file
+from imagen_flow_diffusion.checkpoints import single_file
+from imagen_flow_diffusion.leased import components
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]

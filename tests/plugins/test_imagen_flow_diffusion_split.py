@@ -17,9 +17,9 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
-from imagen_flow_diffusion import latents
-from imagen_flow_diffusion.families import SPLIT
-from imagen_flow_diffusion.spaces import space_of
+from imagen_flow_diffusion.leased.spaces import space_of
+from imagen_flow_diffusion.nodes import latents
+from imagen_flow_diffusion.pipelines.families import SPLIT
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

@@ -207,7 +207,7 @@ def _inside(kept: Path) -> Path:
 
 def _make(kind: str, kept: Path) -> None:
     """Make a tiny model beside its place and put it there whole."""
-    from ..checkpoints import quiet
+    from ..checkpoints.folder import quiet
     from .kinds import MAKERS
 
     beside = kept.with_name(f".{kind}-{uuid.uuid4().hex}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import imagen_flow as flow
 
-from .checkpoints import quiet
+from .folder import quiet
 from .single_file import header_of
 
 

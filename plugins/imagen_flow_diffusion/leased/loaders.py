@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from .calling import TAKEN_BY, problem_of
-from .checkpoints import what_is
+from ..checkpoints.folder import what_is
+from ..pipelines.calling import TAKEN_BY, problem_of
+from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits, family_of
 from .components import TextParts, Whole, some_groups
 from .encoding import DiffusersText
-from .families import OPTIONAL_IMAGE, SPLIT, edits, family_of
 from .instructing import Instructed
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class CascadeText:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        from .imagen import Text
+        from ..pixel.imagen import Text
 
         return Text.load(model, device=device, dtype=dtype)
 
@@ -53,7 +53,7 @@ class CascadeBase:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        from .imagen import Base
+        from ..pixel.imagen import Base
 
         return Base.load(model, device=device, dtype=dtype)
 
@@ -67,7 +67,7 @@ class CascadeEnlarger:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        from .imagen import Enlarger
+        from ..pixel.imagen import Enlarger
 
         return Enlarger.load(model, device=device, dtype=dtype)
 
@@ -120,7 +120,7 @@ class EmbeddedEditor:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
-        from .pixel_editor import PixelEditor
+        from ..pixel.editor import PixelEditor
 
         return PixelEditor.load(model, device=device, dtype=dtype)
 

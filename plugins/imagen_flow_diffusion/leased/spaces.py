@@ -12,7 +12,7 @@ from hashlib import sha256
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import read_json
+from ..checkpoints.folder import read_json
 from .components import AUTOENCODERS
 
 if TYPE_CHECKING:

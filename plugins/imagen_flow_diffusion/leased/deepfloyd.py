@@ -10,8 +10,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import fresh
-from .stepping import stepping
+from ..checkpoints.folder import fresh
+from ..pipelines.stepping import stepping
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from .checkpoints import article, index_of, load_part, read_json, what_is
-from .translation import load_from_file
+from ..checkpoints.folder import article, index_of, load_part, read_json, what_is
+from ..checkpoints.translation import load_from_file
 
 if TYPE_CHECKING:
     from imagen_flow import Model

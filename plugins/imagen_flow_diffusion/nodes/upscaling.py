@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
 
-from .adapters import need
-from .calling import call, pictures, problem_of, to_pil, unwrap_image
-from .checkpoints import load_part, quiet, what_is
-from .components import Checkpoint, Whole, sparing
+from ..checkpoints.folder import load_part, quiet, what_is
+from ..leased.adapters import need
+from ..leased.components import Checkpoint, Whole, sparing
+from ..pipelines.calling import call, pictures, problem_of, to_pil, unwrap_image
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagen_flow as flow
 
-from .calling import problem_of, to_pil
-from .checkpoints import load_part, read_json, what_is
+from ..checkpoints.folder import load_part, read_json, what_is
+from ..pipelines.calling import problem_of, to_pil
+from ..pipelines.families import family_of
 from .components import Checkpoint
-from .families import family_of
 
 if TYPE_CHECKING:
     from imagen_flow import Image, Model

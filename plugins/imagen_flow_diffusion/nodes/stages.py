@@ -1,4 +1,4 @@
-"""The node types: words to states, states to a picture, a picture to a larger one, and an edit by instruction."""
+"""Words to states, states to a picture, a picture to a larger one, and an edit by instruction."""
 
 # mypy: disable-error-code="type-arg,attr-defined,arg-type"
 # A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
-from .adapters import Weights, Worn
-from .calling import encoded, read_encoded, refuse_nan
-from .families import foresee_text
-from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from .instructing import Instructed
-from .loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from ..leased.adapters import Weights, Worn
+from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..leased.instructing import Instructed
+from ..leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from ..pipelines.calling import encoded, read_encoded, refuse_nan
+from ..pipelines.families import foresee_text
 
 if TYPE_CHECKING:
     import numpy as np

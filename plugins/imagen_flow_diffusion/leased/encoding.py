@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.folder import what_is
+from ..pipelines.calling import problem_of
+from ..pipelines.families import SPLIT, Split, family_of, unread_by
 from .adapters import Adapter, Worn, adapted, need, skipping
-from .calling import problem_of
-from .checkpoints import what_is
 from .components import Checkpoint, TextParts, some_groups
-from .families import SPLIT, Split, family_of, unread_by
 
 if TYPE_CHECKING:
     from imagen_flow import Model

@@ -15,7 +15,7 @@ from collections.abc import Generator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import device_of, dtype_of
+from ..checkpoints.folder import device_of, dtype_of
 
 if TYPE_CHECKING:
     import numpy as np

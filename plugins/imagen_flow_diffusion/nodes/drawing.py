@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
-from .adapters import ImageEncoder, Weights, Worn, adapted, skipping
-from .calling import also, call, pictures, to_pil
-from .checkpoints import article
-from .components import Checkpoint, Drawing, Filling, Whole, sparing
-from .controls import ControlNet, Controls, controlled, foresee_controls
-from .families import pipeline_for, unread_by
-from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from .samplers import choose
+from ..checkpoints.folder import article
+from ..leased.adapters import ImageEncoder, Weights, Worn, adapted, skipping
+from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
+from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
+from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..pipelines.calling import also, call, pictures, to_pil
+from ..pipelines.families import pipeline_for, unread_by
+from ..pipelines.samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 ADAPTING = (*LIBRARIES, "peft")

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Range, Rungs, Seed, Steps, Tensor
 
-from .adapters import ImageEncoder, Weights, Worn, adapted
-from .calling import also, call, read_encoded, refuse_nan, to_pil, unwrap_image
-from .checkpoints import article, device_of, what_is
-from .components import Autoencoder, Denoiser, sparing
-from .controls import ControlNet, Controls, controlled, foresee_controls
+from ..checkpoints.folder import article, device_of, what_is
+from ..leased.adapters import ImageEncoder, Weights, Worn, adapted
+from ..leased.components import Autoencoder, Denoiser, sparing
+from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
+from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..leased.spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
+from ..pipelines.calling import also, call, read_encoded, refuse_nan, to_pil, unwrap_image
+from ..pipelines.families import SPLIT, family_of, foresee_text, pipeline_for, split_of
+from ..pipelines.samplers import choose
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
-from .families import SPLIT, family_of, foresee_text, pipeline_for, split_of
-from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from .samplers import choose
-from .spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
 
 if TYPE_CHECKING:
     import torch

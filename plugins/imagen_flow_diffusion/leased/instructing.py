@@ -11,11 +11,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..pipelines.calling import also, counted, pictures
+from ..pipelines.families import edits, unread_by
+from ..pipelines.samplers import choose
 from .adapters import Worn, adapted
-from .calling import also, counted, pictures
 from .components import Checkpoint, sparing
-from .families import edits, unread_by
-from .samplers import choose
 
 if TYPE_CHECKING:
     import numpy as np

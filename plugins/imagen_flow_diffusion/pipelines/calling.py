@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Tensor
 
-from .checkpoints import device_of, dtype_of
-from .modular import given_by, taken_by
+from ..checkpoints.folder import device_of, dtype_of
+from ..checkpoints.modular import given_by, taken_by
 from .stepping import stepping
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def unwrap_image(pixels: np.ndarray) -> Image:
 
 def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") -> flow.ModelError:
     """Say that a node cannot use a model, what the model is, and which node takes it: `home`, where none is made for its kind."""
-    from .checkpoints import article
+    from ..checkpoints.folder import article
 
     home = TAKEN_BY.get(kind, home or ("diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else ""))
     other = f"; {home} takes it" if home and home != by else ""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagen_flow as flow
 
-from .calling import problem_of, to_pil
-from .checkpoints import load_part, what_is
+from ..checkpoints.folder import load_part, what_is
+from ..pipelines.calling import problem_of, to_pil
 from .components import Checkpoint
 from .loras import with_loras
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Model, Range
 
-from .calling import problem_of, to_pil
-from .checkpoints import load_part, what_is
+from ..checkpoints.folder import load_part, what_is
+from ..pipelines.calling import problem_of, to_pil
 
 
 @dataclass(frozen=True)

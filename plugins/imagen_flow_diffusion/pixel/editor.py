@@ -6,8 +6,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .checkpoints import load_part, load_scheduler
-from .reading import unread
+from ..checkpoints.folder import load_part, load_scheduler
+from ..pipelines.reading import unread
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
+from ..checkpoints.folder import article, what_is
 from .calling import TAKEN_BY, problem_of
-from .checkpoints import article, what_is
 from .reading import unread
 
 if TYPE_CHECKING:

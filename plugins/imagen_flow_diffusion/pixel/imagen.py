@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from .checkpoints import load_part, load_scheduler, read_json
-from .reading import unread
+from ..checkpoints.folder import load_part, load_scheduler, read_json
+from ..pipelines.reading import unread
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,12 +13,13 @@ from typing import Any
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, Steps, Tensor, Text
 
-from .calling import call, encoded, pictures, problem_of, to_pil
-from .checkpoints import article, load_part, what_is
-from .components import HEEDS, Checkpoint, Whole, component_of, sparing, unchanged
-from .instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from .modular import taken_by
-from .samplers import choose
+from ..checkpoints.classes import component_of
+from ..checkpoints.folder import article, load_part, what_is
+from ..checkpoints.modular import taken_by
+from ..leased.components import HEEDS, Checkpoint, Whole, sparing, unchanged
+from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..pipelines.calling import call, encoded, pictures, problem_of, to_pil
+from ..pipelines.samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 

@@ -1,0 +1,105 @@
+"""Find the class of a part, by what the checkpoint says: only models, tokenizers, processors and samplers of diffusers and transformers, since it comes from a stranger."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import imagen_flow as flow
+
+from .folder import read_json, what_is
+from .processors import words_alone
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor", "DPTFeatureExtractor": "DPTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
+"""Classes of transformers that checkpoints still name, by what they are now called."""
+
+
+def component_of(model: Model) -> Any:
+    """Find the class of a part that lies alone in a model's folder.
+
+    Raises:
+        ModelError: as `component_class`.
+    """
+    return component_class(model, "", ["diffusers" if "_class_name" in read_json(model, "config.json") else "transformers", what_is(model)])
+
+
+def component_class(model: Model, name: str, entry: list[str]) -> Any:
+    """Find the class that a checkpoint's index names for a part.
+
+    Raises:
+        ModelError: it is none of diffusers' or transformers', or is not what a part can be.
+    """
+    import diffusers
+    import transformers
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
+
+    library, word = entry
+    if library == "transformers":
+        word = RENAMED.get(word, word)
+    home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
+    if home is None and library.isidentifier():
+        # diffusers names a class of a pipeline's own by that pipeline's package.
+        for place in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):
+            if home is None and find_spec(f"{place}.{library}") is not None:
+                home = import_module(f"{place}.{library}")
+    if home is None and library.isidentifier() and (model.path / name / f"{library}.py").is_file():
+        home = _own_code(model, f"{name}/{library}.py")
+    cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
+    if cls is None and word.isidentifier():
+        # Some are known to the module of the pipeline alone, which is diffusers' own.
+        kind = what_is(model)
+        pipeline = getattr(diffusers, kind, None) if kind.isidentifier() else None
+        cls = getattr(sys.modules.get(getattr(pipeline, "__module__", "")), word, None)
+    if getattr(cls, "_backends", None) == ["torchvision"] and word.endswith("Processor") and not word.endswith("ImageProcessor"):
+        cls = words_alone(word)
+    kinds = (
+        ModelMixin,
+        ConfigMixin,
+        transformers.PreTrainedModel,
+        transformers.PreTrainedTokenizerBase,
+        transformers.ProcessorMixin,
+        transformers.image_processing_base.ImageProcessingMixin,
+        transformers.feature_extraction_utils.FeatureExtractionMixin,
+    )
+    if lacking := getattr(cls, "_backends", None):
+        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which needs {' and '.join(lacking)}: install what is missing")
+    if not isinstance(cls, type) or not issubclass(cls, kinds):
+        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which diffusers and transformers do not have")
+    if word == "IFSafetyChecker":
+        return _finished(cls)
+    return cls
+
+
+def _own_code(model: Model, name: str) -> Any:
+    """Import code that comes with a checkpoint, as diffusers lays it out: beside the weights of the part that it is for.
+
+    Raises:
+        ModelError: the user did not say that it may run, or it fails.
+    """
+    if not model.remote_code:
+        raise flow.ModelError(f"the model '{model.reference}' comes with code of its own ({name}), which runs only if you say --trust-remote-code {model.reference}")
+    made = spec_from_file_location(f"imagen_flow_remote_{model.digest[:16]}_{Path(name).stem}", model.path / name)
+    assert made is not None and made.loader is not None
+    module = module_from_spec(made)
+    try:
+        made.loader.exec_module(module)
+    except Exception as failed:  # a stranger's code may raise anything
+        raise flow.ModelError(f"the code that comes with the model '{model.reference}' ({name}) fails: {type(failed).__name__}: {failed}") from failed
+    return module
+
+
+def _finished(cls: Any) -> Any:
+    """Give a class of diffusers the call that transformers 5 wants at the end of a model's making; without it no checkpoint of it loads."""
+
+    def made(self: Any, config: Any) -> None:
+        cls.__init__(self, config)
+        self.post_init()
+
+    return type(cls.__name__, (cls,), {"__init__": made})
