@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from . import spec as spec_
 from .codec import Codecs
 from .errors import OutputError
 from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed
+from .filememo import FileMemo
 from .graph import Graph, resolve
 from .models import ModelPool, Terms
 from .plan import Plan, make_plan
@@ -91,7 +92,10 @@ def plan(
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
     opened = open_store(store, resolved, settings)
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+    files = FileMemo(config.files_memo()) if opened is None else None
+    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, files=files, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+    if files is not None:
+        weakref.finalize(made, files.close)
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -133,7 +137,8 @@ def run(
         opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+        files = stack.enter_context(closing(FileMemo(config.files_memo()))) if opened is None else None
+        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, files=files, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):

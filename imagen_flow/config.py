@@ -182,6 +182,11 @@ def words_memo() -> Path:
     return _cache() / "words"
 
 
+def files_memo() -> Path:
+    """Say in which folder the digests of files are remembered where no store does."""
+    return _cache()
+
+
 # --- trust -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,10 @@ class FileMemo:
 
 def _open(path: Path) -> sqlite3.Connection | None:
     """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is no more than a memo."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
     for _ in range(2):
         db = None
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import GraphError, List, NodeError, OutputError, config, events
+from imagen_flow import GraphError, List, NodeError, OutputError, config, events, filememo
 from imagen_flow.codec import Codecs
 from imagen_flow.plugins import Registry
 from imagen_flow.store import Store
@@ -38,6 +40,11 @@ def count(to: int) -> List[int]:
 @flow.node("toy.even", version=1)
 def even(n: int) -> bool:
     return n % 2 == 0
+
+
+@flow.node("toy.length", version=1)
+def length(file: flow.File) -> int:
+    return file.size
 
 
 @pytest.fixture
@@ -73,6 +80,22 @@ def test_one_may_be_given_where_several_may(registry: Registry, tmp_path: Path) 
     assert [step.status for step in flow.plan(graph, store=tmp_path, force="sum").steps] == ["runs"]
     terms = flow.plan(graph, store=None, allow_pickle=tmp_path / "a.bin", trust_remote_code="hf:a/b").planner.values.terms
     assert (terms.pickles, terms.remote_code) == ((str(tmp_path / "a.bin"),), ("hf:a/b",))
+
+
+def test_a_file_is_digested_once_without_a_store_too(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a model are some gigabytes, and are not read again for each picture."""
+    registry.add(length)
+    file = tmp_path / "large"
+    file.write_bytes(b"weights")
+    os.utime(file, (1, 1))
+    read: list[str] = []
+    monkeypatch.setattr(filememo, "digest_stream", lambda stream, **_: read.append(stream.name) or "blake2b:0")
+    monkeypatch.setattr(filememo, "SETTLE_S", 0.0)
+    graph = flow.load({"imagen_flow": 1, "inputs": {"file": {"type": "file"}}, "nodes": {"n": {"type": "toy.length", "file": "${file}"}}, "outputs": {"n": "${n}"}}, registry=registry)
+    for _ in range(2):
+        flow.plan(graph, file=str(file), store=None)
+        gc.collect()
+    assert read == [str(file)]
 
 
 def test_values_are_given_by_name_or_as_a_mapping(registry: Registry) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -175,19 +175,21 @@ def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no
 def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Settings]]:
     """Plan a graph with what the command line chose; the store is closed at the end."""
     from .. import config
+    from ..filememo import FileMemo
     from ..models import Terms
     from ..plan import make_plan
 
     settings = config.load(path.parent)
     registry = find_plugins(settings, chosen.plugins)
     graph = open_graph(path, registry)
-    with open_store(chosen.store, settings, registry, no_store=chosen.no_store) as store:
+    with open_store(chosen.store, settings, registry, no_store=chosen.no_store) as store, closing(FileMemo(config.files_memo())) as files:
         yield (
             make_plan(
                 graph,
                 texts=chosen.values,
                 registry=registry,
                 store=store,
+                files=files if store is None else None,
                 **settings.place(graph.settings, device=chosen.device, dtype=chosen.dtype),
                 force=chosen.force,
                 base=Path.cwd(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count, takewhile
@@ -200,7 +200,8 @@ class Checkpoint:
             given["add_watermarker"] = False
         if lacking := [name for name in self._needed(cls) if given.get(name) is None and name not in self._unleased]:
             raise ValueError(f"{cls.__name__} needs {' and '.join(lacking)}, which the model '{self.model.reference}' does not have")
-        with quiet():  # diffusers warns of classes that it no longer tends
+        # diffusers warns of classes that it no longer tends.
+        with quiet() if getattr(cls, "_last_supported_version", None) else nullcontext():
             pipeline = cls(**given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
