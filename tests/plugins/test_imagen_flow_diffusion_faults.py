@@ -296,3 +296,24 @@ def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> Non
     from imagen_flow_diffusion.leased.adapters import Adapter, token_of
 
     assert token_of(Adapter(flow.Model(Path("x"), "digest", reference))) == token
+
+
+def test_a_negative_prompt_that_changes_nothing_is_said(tiny_model: Callable[[str], str], pool: ModelPool) -> None:
+    """FLUX is led by one above a ``true_cfg_scale`` of 1 alone, and other families by their guidance."""
+
+    def notes(model: str, **more: Any) -> set[str]:
+        told: list[str] = []
+        node = drawn(tiny_model(model), negative_prompt="b", **more)
+        flow.run(graph(one=node), store=None, device="cpu", pool=pool, on_event=lambda event: told.append(getattr(event, "note", "")))
+        return {note for note in told if note}
+
+    assert notes("flux") == {"the negative prompt changes nothing: that takes arguments: {true_cfg_scale: 4}"}
+    assert notes("flux", arguments={"true_cfg_scale": 2.0}) == set()
+    assert notes("sd-1.5") == set()
+
+
+def test_a_denoising_that_ends_where_it_begins_is_refused(tiny_model: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """diffusers would denoise to the end."""
+    text = {"type": "text.encode", "model": tiny_model("sdxl"), "prompt": "a"}
+    said = failure(text=text, one={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "denoising_end": 0, "seed": 1})
+    assert said.startswith("its 'denoising_end' is 0")

@@ -18,7 +18,7 @@ from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from ..pipelines.calling import also, call, pictures, to_pil
-from ..pipelines.families import pipeline_for, unread_by
+from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose
 
 LIBRARIES = ("diffusers", "torch", "transformers")
@@ -282,6 +282,7 @@ def draw(
     made = model.pipeline(cls)
     choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
+    note = "; ".join(filter(None, (note, unguided_by(cls, given))))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"

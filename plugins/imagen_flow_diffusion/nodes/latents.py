@@ -86,6 +86,8 @@ def denoise(
     """
     by = "diffusion.denoise"
     split_of(model.model, model.kind, by)
+    if denoising_end == 0:
+        raise ValueError("its 'denoising_end' is 0, where nothing is denoised, and which diffusers takes for none given: leave it out, or say a part above 0")
     if mask is not None and latents is None:
         raise ValueError("its 'mask' says where to draw in latents, and there are none: take them from latents.encode or diffusion.denoise")
     if latents is None and (idle := [name for name, value in (("strength", strength), ("denoising_start", denoising_start)) if value is not None]):

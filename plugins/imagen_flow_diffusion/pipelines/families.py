@@ -211,3 +211,13 @@ def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: 
     tokenizer = getattr(parts[name], "tokenizer", parts[name])
     texts = ((what, prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
     return "; ".join(filter(None, (unread(tokenizer, text, most, what=what, before=before) for what, text, most, before in texts)))
+
+
+def unguided_by(cls: Any, given: Mapping[str, Any]) -> str:
+    """Say of a negative prompt that a pipeline will not be led by it: those that guide by ``true_cfg_scale`` do so above 1 alone."""
+    takes = inspect.signature(cls.__call__).parameters
+    if not given.get("negative_prompt") or "true_cfg_scale" not in takes:
+        return ""
+    scale = given.get("true_cfg_scale")
+    scale = takes["true_cfg_scale"].default if scale is None else scale
+    return "" if scale > 1 else "the negative prompt changes nothing: that takes arguments: {true_cfg_scale: 4}"
