@@ -26,6 +26,23 @@ def tiny() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the path of a tiny checkpoint, made when it is first wanted: by its name in the test module's ``MAKERS``, or by its kind."""
+    from imagen_flow_diffusion.tiny.kinds import MAKERS
+
+    makers = getattr(request.module, "MAKERS", MAKERS)
+    home = tmp_path_factory.mktemp("checkpoints")
+
+    def get(name: str) -> str:
+        if not (home / name).exists():
+            with quiet_libraries():
+                makers[name](home / name)
+        return str(home / name)
+
+    return get
+
+
+@pytest.fixture(scope="module")
 def pool() -> Iterator[ModelPool]:
     with ModelPool() as pool:
         yield pool

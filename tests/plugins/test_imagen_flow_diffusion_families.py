@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,37 +48,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "kandinsky-prior": lambda folder: checkpoints.kandinsky(folder, half="prior"),
     "kandinsky-decoder": lambda folder: checkpoints.kandinsky(folder, half="decoder"),
 }
-
-
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(name: str) -> str:
-        if not (home / name).exists():
-            with quiet_libraries():
-                MAKERS[name](home / name)
-        return str(home / name)
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ModelPool]:
-    with ModelPool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def draw(pool: ModelPool) -> Callable[..., Any]:
-    """Run nodes as a graph and give the value of the last."""
-
-    def run(**nodes: dict[str, Any]) -> Any:
-        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
-        return flow.run(graph, store=None, pool=pool, device="cpu")["out"]
-
-    return run
 
 
 def by_hand(path: str, cls: str = "DiffusionPipeline", **parts: Any) -> Any:

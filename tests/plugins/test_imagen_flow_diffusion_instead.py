@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,23 +93,6 @@ def at(tmp_path_factory: pytest.TempPathFactory, original: ModuleType) -> Callab
 def save(state: dict[str, torch.Tensor], file: Path) -> Path:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
     return file
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ModelPool]:
-    with ModelPool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def draw(pool: ModelPool) -> Callable[..., Any]:
-    """Run nodes as a graph and give the value of the last."""
-
-    def run(**nodes: dict[str, Any]) -> Any:
-        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
-        return flow.run(graph, store=None, pool=pool, device="cpu")["out"]
-
-    return run
 
 
 ASKED = {"num_inference_steps": 2, "width": 32, "height": 48}

@@ -7,7 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +21,9 @@ from imagen_flow.models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.leased.instructing import sides_of
 from imagen_flow_diffusion.leased.loaders import Editor
 from imagen_flow_diffusion.pipelines.families import edits
-from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
-
-
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(name: str) -> str:
-        if not (home / name).exists():
-            with quiet_libraries():
-                MAKERS[name](home / name)
-        return str(home / name)
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ModelPool]:
-    with ModelPool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def draw(pool: ModelPool) -> Callable[..., Any]:
-    """Run nodes as a graph and give the value of the last."""
-
-    def run(**nodes: dict[str, Any]) -> Any:
-        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
-        return flow.run(graph, store=None, pool=pool, device="cpu")["out"]
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -31,20 +31,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 SIZE = {"width": 32, "height": 32}
 
 
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(name: str) -> str:
-        if not (home / name).exists():
-            with quiet_libraries():
-                MAKERS[name](home / name)
-        return str(home / name)
-
-    return get
-
-
 def noise(seed: int = 3) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 

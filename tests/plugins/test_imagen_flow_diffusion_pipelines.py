@@ -46,20 +46,6 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(name: str) -> str:
-        if not (home / name).exists():
-            with quiet_libraries():
-                MAKERS[name](home / name)
-        return str(home / name)
-
-    return get
-
-
-@pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
     """A mask, as Pillow has it and as the nodes that load it."""
     import PIL.Image

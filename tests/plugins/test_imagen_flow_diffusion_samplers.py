@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from imagen_flow.models import quiet_libraries
 from imagen_flow_diffusion.pipelines import samplers
 from imagen_flow_diffusion.tiny import checkpoints
 
@@ -25,20 +24,6 @@ pytestmark = [
 MAKERS: dict[str, Callable[[Path], Path]] = {"sd": checkpoints.stable_diffusion, "sdxl": checkpoints.stable_diffusion_xl, "sd3": checkpoints.stable_diffusion_3, "sana": checkpoints.sana}
 
 SIZE = {"width": 32, "height": 32}
-
-
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(name: str) -> str:
-        if not (home / name).exists():
-            with quiet_libraries():
-                MAKERS[name](home / name)
-        return str(home / name)
-
-    return get
 
 
 def noise(seed: int = 3) -> torch.Generator:

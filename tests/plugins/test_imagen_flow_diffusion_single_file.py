@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,23 +75,6 @@ def at(tmp_path_factory: pytest.TempPathFactory, original: ModuleType) -> Callab
         return str(folder), str(file)
 
     return get
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ModelPool]:
-    with ModelPool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def draw(pool: ModelPool) -> Callable[..., Any]:
-    """Run nodes as a graph and give the value of the last."""
-
-    def run(**nodes: dict[str, Any]) -> Any:
-        graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
-        return flow.run(graph, store=None, pool=pool, device="cpu")["out"]
-
-    return run
 
 
 def problem(**nodes: dict[str, Any]) -> str:

@@ -16,28 +16,13 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow.models import ModelPool
 from imagen_flow_diffusion.leased.spaces import space_of
 from imagen_flow_diffusion.nodes import latents
 from imagen_flow_diffusion.pipelines.families import SPLIT
-from imagen_flow_diffusion.tiny.kinds import MAKERS
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
-
-
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint by its kind, made when it is first wanted."""
-    home = tmp_path_factory.mktemp("checkpoints")
-
-    def get(kind: str) -> str:
-        if not (home / kind).exists():
-            with quiet_libraries():
-                MAKERS[kind](home / kind)
-        return str(home / kind)
-
-    return get
 
 
 def noise(seed: int = 3) -> torch.Generator:
