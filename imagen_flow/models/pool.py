@@ -38,6 +38,10 @@ SHARE = 0.6
 SHARE_OF_GPU = 0.8
 
 
+#: The devices that torch's implementations of attention are for; those that are not named run everywhere.
+ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
+
+
 class Identity(NamedTuple):
     """What makes two loaded models the same model."""
 
@@ -98,8 +102,12 @@ def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loadi
         ModelError: it cannot, and why.
     """
     for leaf in leaves(loader, model):
+        asked = heeded(leaf, settings)
+        runs_on = ATTENTION_ON.get(asked.attention)
+        if runs_on and device.partition(":")[0] not in runs_on:
+            raise ModelError(f"attention: {asked.attention} does not run on {device}, but on {' and '.join(runs_on)}; auto and math run everywhere")
         if hasattr(leaf, "admit"):
-            leaf.admit(model, device=device, dtype=dtype, settings=heeded(leaf, settings))
+            leaf.admit(model, device=device, dtype=dtype, settings=asked)
 
 
 def default_budget(device: str) -> int | None:

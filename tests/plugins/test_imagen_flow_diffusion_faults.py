@@ -317,3 +317,10 @@ def test_a_denoising_that_ends_where_it_begins_is_refused(tiny_model: Callable[[
     text = {"type": "text.encode", "model": tiny_model("sdxl"), "prompt": "a"}
     said = failure(text=text, one={"type": "diffusion.denoise", "model": tiny_model("sdxl"), "text": "${text}", "denoising_end": 0, "seed": 1})
     assert said.startswith("its 'denoising_end' is 0")
+
+
+@pytest.mark.parametrize(("attention", "said"), [("cudnn", "attention: cudnn does not run on cpu, but on cuda; "), ("efficient", "attention: efficient does not run on cpu, but on cuda; "), ("flash", "")])
+def test_attention_that_a_device_has_not_is_refused(tiny_model: Callable[[str], str], attention: str, said: str) -> None:
+    """torch would say so in the middle of a run, in words of its own."""
+    assert refused({"one": drawn(tiny_model("sd-1.5"), settings={"attention": attention})}).startswith(said)
+    assert bool(refused({"one": drawn(tiny_model("sd-1.5"), settings={"attention": attention})})) == bool(said)
