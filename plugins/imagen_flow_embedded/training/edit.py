@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler
     from transformers import PreTrainedTokenizerFast
 
-BLOCK = 2
+BLOCK = 4
 """A pixel of the UNet's input is a block of this side, unshuffled into channels."""
 VALUES = (*COLOURS, *SHAPES, *SIZES, *BACKGROUNDS)
 SAID = {"kind": ("nothing", *EDIT_KINDS), "shape": ("any", *SHAPES), "colour": ("any", *COLOURS), "value": ("none", *VALUES)}
@@ -55,7 +55,7 @@ def train_edit(
         scratch: a folder that is kept between runs; training goes on from the checkpoint found there.
     Params:
         steps: of all training; the first ``reading_steps`` of them teach the text encoder alone.
-        side: of the pictures it is judged on; the model works at half of that. A multiple of 4, and as often of 2 as there are halvings between ``channels``.
+        side: of the pictures that it works on: a multiple of 4, and as often of 2 as there are halvings between ``channels``.
         channels: of the UNet's levels, from the finest.
         every_s: seconds between checkpoints.
     Outputs: yields (steps done, steps, losses); returns the folder of the model.
@@ -67,7 +67,7 @@ def train_edit(
     learner = torch.nn.ModuleDict(
         {
             "text_encoder": build_text_encoder(tokenizer, text_width),
-            "unet": build_unet(side // 2 // BLOCK, channels, text_width),
+            "unet": build_unet(side // BLOCK, channels, text_width),
             "said": torch.nn.ModuleDict({name: torch.nn.Linear(text_width, len(answers)) for name, answers in SAID.items()}),
             "before": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()) + 2, 1),
             "after": torch.nn.Conv2d(channels[-2], sum(CLASSES.values()), 1),
@@ -85,7 +85,7 @@ def train_edit(
         rng = np.random.default_rng((seed, step))
         if step < reading_steps:
             return _reading_losses(learner, tokenizer, [_draw(rng) for _ in range(4 * batch_size)], rng)
-        return _painting_losses(learner, tokenizer, schedule, [_draw(rng) for _ in range(batch_size)], rng, side // 2)
+        return _painting_losses(learner, tokenizer, schedule, [_draw(rng) for _ in range(batch_size)], rng, side)
 
     yield from keeper.train(steps, losses, lambda step: learning_rate * _rate(step, reading_steps, steps))
     return write(learner["unet"], learner["text_encoder"], tokenizer, schedule, scratch / "edit")
@@ -120,7 +120,7 @@ def _painting_losses(
     changed = torch.from_numpy((before != after).any(-1))
     unet = learner["unet"]
     source, wanted = (_channels(pictures) for pictures in wear_alike(before, after, rng))
-    near = F.max_pool2d(changed[:, None].float(), 5, stride=1, padding=2)  # elsewhere the source's wear is to stay
+    near = F.max_pool2d(changed[:, None].float(), 9, stride=1, padding=4)  # elsewhere the source's wear is to stay
     target = (wanted - source) / 2 * F.pixel_unshuffle(near.expand(-1, 3, -1, -1), BLOCK)
     levels = np.where(rng.random(len(edits)) < 0.75, rng.integers(980, 1000, len(edits)), rng.integers(0, 1000, len(edits)))
     noise = torch.from_numpy(rng.standard_normal(target.shape, np.float32))
