@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,7 @@ def plan(
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
     opened = open_store(store, resolved, settings)
-    files = FileMemo(config.files_memo()) if opened is None else None
-    made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, files=files, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
-    if files is not None:
-        weakref.finalize(made, files.close)
+    made = _made(resolved, {**(inputs or {}), **more}, opened, settings.place(resolved.settings, device=device, dtype=dtype), force, _terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
     if opened is not None and opened is not store:
         weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
     return made
@@ -137,8 +134,7 @@ def run(
         opened = open_store(store, resolved, settings)
         if opened is not None and opened is not store:
             stack.enter_context(opened)
-        files = stack.enter_context(closing(FileMemo(config.files_memo()))) if opened is None else None
-        made = make_plan(resolved, {**(inputs or {}), **more}, store=opened, files=files, **settings.place(resolved.settings, device=device, dtype=dtype), force=listed(force), terms=_terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
+        made = _made(resolved, {**(inputs or {}), **more}, opened, settings.place(resolved.settings, device=device, dtype=dtype), force, _terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
@@ -155,6 +151,15 @@ def run(
         if failure is not None:
             raise failure
         return outputs
+
+
+def _made(graph: Graph, values: Mapping[str, Any], store: Store | None, place: Mapping[str, Any], force: Iterable[str] | str, terms: Terms) -> Plan:
+    """Make the plan; without a store, digests of files are remembered in the user's cache folder, and written when the plan is gone."""
+    files = FileMemo(config.files_memo()) if store is None else None
+    made = make_plan(graph, values, store=store, files=files, **place, force=listed(force), terms=terms)
+    if files is not None:
+        weakref.finalize(made, files.close)
+    return made
 
 
 def listed(given: Iterable[str | Path] | str | Path) -> list[str]:

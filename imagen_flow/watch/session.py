@@ -31,6 +31,7 @@ from ..api import USERS_STORE, listed
 from ..config import Settings
 from ..errors import GraphError, ImagenFlowError, Problem, StoreError
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
+from ..filememo import FileMemo
 from ..graph import RANDOM, Given, Graph, resolve
 from ..labels import SIDECAR
 from ..models import ModelPool
@@ -176,6 +177,8 @@ class _Session:
         self.heard: SimpleQueue[Any] = SimpleQueue()
         self.changes = Changes(settle_s=settle_s, poll=poll, poll_s=poll_s, cancel=cancel, ignore=self.is_kept, hint=self.foresee, notice=self.noticed)
         self.texts = _Texts()
+        #: Digests of files where no store remembers them: plans follow one another, and a model is some gigabytes.
+        self.digests = FileMemo()
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
         self.fresh = plugins.AsWritten({})
@@ -508,6 +511,7 @@ class _Session:
             texts=texts,
             registry=bench.registry,
             store=bench.store,
+            files=self.digests if bench.store is None else None,
             **settings.place(graph.settings, device=options.device, dtype=options.dtype),
             force=() if target.forced else options.force,
             base=self.base,
