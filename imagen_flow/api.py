@@ -13,7 +13,6 @@ An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -91,11 +90,10 @@ def plan(
     """
     resolved = load(graph, plugins=plugins)
     settings = _settings(graph)
-    opened = open_store(store, resolved, settings)
-    made = _made(resolved, {**(inputs or {}), **more}, opened, settings.place(resolved.settings, device=device, dtype=dtype), force, _terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
-    if opened is not None and opened is not store:
-        weakref.finalize(made, opened.close)  # with the plan, or at the latest when the interpreter ends: what a run gave is on the disk then
-    return made
+    place = settings.place(resolved.settings, device=device, dtype=dtype)
+    terms = _terms(resolved, locked, tiny, allow_pickle, trust_remote_code)
+    # The store is open while the plan is made and while it is carried out: whoever drops a plan, or keeps it for long, leaves nothing open.
+    return _made(resolved, {**(inputs or {}), **more}, open_store(store, resolved, settings), place, force, terms)
 
 
 def run(
@@ -132,8 +130,8 @@ def run(
         resolved = load(graph, plugins=plugins)
         settings = _settings(graph)
         opened = open_store(store, resolved, settings)
-        if opened is not None and opened is not store:
-            stack.enter_context(opened)
+        if opened is not None:
+            stack.enter_context(opened.in_use())
         made = _made(resolved, {**(inputs or {}), **more}, opened, settings.place(resolved.settings, device=device, dtype=dtype), force, _terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
         outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
         failure: Exception | None = None
@@ -154,12 +152,15 @@ def run(
 
 
 def _made(graph: Graph, values: Mapping[str, Any], store: Store | None, place: Mapping[str, Any], force: Iterable[str] | str, terms: Terms) -> Plan:
-    """Make the plan; without a store, digests of files are remembered in the user's cache folder, and written when the plan is gone."""
-    files = FileMemo(config.files_memo()) if store is None else None
-    made = make_plan(graph, values, store=store, files=files, **place, force=listed(force), terms=terms)
-    if files is not None:
-        weakref.finalize(made, files.close)
-    return made
+    """Make the plan; without a store, digests of files are remembered in the user's cache folder."""
+    with ExitStack() as stack:
+        files = None
+        if store is None:
+            files = FileMemo(config.files_memo())
+            stack.callback(files.rest)
+        else:
+            stack.enter_context(store.in_use())
+        return make_plan(graph, values, store=store, files=files, **place, force=listed(force), terms=terms)
 
 
 def listed(given: Iterable[str | Path] | str | Path) -> list[str]:
@@ -173,11 +174,11 @@ def _terms(graph: Graph, locked: bool, tiny: bool, pickles: Iterable[str | Path]
 
 
 def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:
-    """Open the store that is meant, with the codecs of the graph's plugins."""
+    """Give the store that is meant, with the codecs of the graph's plugins: one that is given, or one that is open while it is in use."""
     if store is None or isinstance(store, Store):
         return store
     codecs = graph.registry.codecs if graph.registry else Codecs()
-    return Store.open(config.store_place(None, settings) if store == USERS_STORE else Path(store), codecs)
+    return Store.on_demand(config.store_place(None, settings) if store == USERS_STORE else Path(store), codecs)
 
 
 def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> config.Settings:

@@ -44,17 +44,25 @@ class FileMemo:
         self._lock = threading.Lock()
         self._known: dict[_Sign, str] = {}
         self._new: list[_Sign] = []
-        self._place = folder / "files.sqlite" if folder is not None else None
+        self._file = folder / "files.sqlite" if folder is not None else None
+        #: Where it is to be opened, until it has been tried.
+        self._place = self._file
         self._db: sqlite3.Connection | None = None
 
-    def close(self) -> None:
-        """Write what is new and let go of the file."""
+    def rest(self) -> None:
+        """Write what is new and let go of the file, until it is needed again."""
         with self._lock:
-            self._place = None
             self._write()
             if self._db is not None:
                 self._db.close()
                 self._db = None
+                self._place = self._file
+
+    def close(self) -> None:
+        """Write what is new and let go of the file for good; what is digested later is remembered in memory only."""
+        self.rest()
+        with self._lock:
+            self._place = None
 
     def digest_file(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
         """Digest the content of a file; `check` is called between blocks and may raise."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import imagen_flow as flow
 from imagen_flow import GraphError, List, NodeError, OutputError, config, events, filememo
 from imagen_flow.codec import Codecs
+from imagen_flow.errors import StoreError
 from imagen_flow.plugins import Registry
 from imagen_flow.store import Store
 
@@ -92,10 +93,48 @@ def test_a_file_is_digested_once_without_a_store_too(registry: Registry, tmp_pat
     monkeypatch.setattr(filememo, "digest_stream", lambda stream, **_: read.append(stream.name) or "blake2b:0")
     monkeypatch.setattr(filememo, "SETTLE_S", 0.0)
     graph = flow.load({"imagen_flow": 1, "inputs": {"file": {"type": "file"}}, "nodes": {"n": {"type": "toy.length", "file": "${file}"}}, "outputs": {"n": "${n}"}}, registry=registry)
-    for _ in range(2):
-        flow.plan(graph, file=str(file), store=None)
-        gc.collect()
-    assert read == [str(file)]
+    kept = [flow.plan(graph, file=str(file), store=None) for _ in range(2)]
+    assert (len(kept), read) == (2, [str(file)])
+
+
+def open_of(folder: Path) -> list[str]:
+    """The files below a folder that this process has open, and the store's threads."""
+    found = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")] if sys.platform == "linux" else []
+    return [path for path in found if path.startswith(str(folder))] + [thread.name for thread in threading.enumerate() if "store" in thread.name]
+
+
+def test_a_plan_holds_nothing_open(registry: Registry, tmp_path: Path) -> None:
+    """However many plans are kept, dropped, refused, carried out twice or left half-way: their store is open only while it is used, and then holds what they gave."""
+    graph = flow.load(GRAPH, registry=registry)
+    plans = [flow.plan(graph, a=a, store=tmp_path) for a in range(3)]
+    assert open_of(tmp_path) == []
+    with pytest.raises(GraphError):
+        flow.plan(graph, wrong=1, store=tmp_path)
+    assert open_of(tmp_path) == []
+    for plan in plans:
+        assert isinstance(list(flow.execute(plan))[-1], events.RunFinished)
+        assert open_of(tmp_path) == []
+    assert [flow.plan(graph, a=a, store=tmp_path).counts for a in range(4)] == [{"cached": 1}] * 3 + [{"runs": 1}]
+    list(flow.execute(plans[0]))
+    begun = flow.execute(flow.plan(graph, a=9, store=tmp_path))
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    assert open_of(tmp_path) == []
+
+
+def test_a_store_that_is_open_on_demand_is_shared_by_its_users(tmp_path: Path) -> None:
+    """The last of several users closes it; a store that was opened by hand stays open."""
+    store = Store.on_demand(tmp_path, Codecs())
+    with store.in_use():
+        with store.in_use():
+            assert store.lookup("k") is None
+        assert store.lookup("k") is None
+    with pytest.raises(StoreError, match="is closed"):
+        store.lookup("k")
+    with Store.open(tmp_path, Codecs()) as opened:
+        with opened.in_use():
+            pass
+        assert opened.lookup("k") is None
 
 
 def test_values_are_given_by_name_or_as_a_mapping(registry: Registry) -> None:
@@ -139,6 +178,7 @@ def test_what_a_plan_was_carried_out_for_is_on_the_disk_when_the_program_ends(tm
     """Nobody has to close the store that a plan opened."""
     program = f"""
 import imagen_flow as flow
+from imagen_flow.errors import StoreError
 from imagen_flow.plugins import Registry
 
 @flow.node("toy.two", version=1)

@@ -91,6 +91,9 @@ class _Execution:
             if values.store is None:
                 values.store = stack.enter_context(Store.temporary(values.codecs))
                 stack.callback(setattr, values, "store", None)
+            else:
+                stack.enter_context(values.store.in_use())
+            stack.callback(values.files.rest)
             store, pin = values.store, f"run {id(self)}"
             stack.callback(store.unpin, pin)
             values.live = live = LiveValues()

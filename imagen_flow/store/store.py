@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,27 @@ class Store:
         #: The memo of digests of files outside.
         self.files = FileMemo(folder, clock=clock)
         self._lock = threading.Lock()
-        self._closed = False
         self._temporary = False
         self._warnings: dict[str, bool] = {}
         self._clock = clock
+        self._queue_bytes = queue_bytes
+        #: Whether it is open only while somebody uses it, and by how many it is used (see `in_use`).
+        self._on_demand = False
+        self._users = 0
+        self._using = threading.Lock()
+        self._start(index, claims)
+
+    def _start(self, index: Index, claims: Claims) -> None:
+        """Put together what works while the folder is open."""
+        self._closed = False
+        folder, codecs = self.folder, self.codecs
         self._index = index
         self._claims = claims
         self._pins = Pins(folder / "pins", claims, warn=self._warn)
         self._objects = Objects(folder)
         self._trees = Trees(self._objects, self.files)
         self._shelf = Shelf(index, self._objects, self._trees, codecs, warn=self._warn)
-        self._writer = Writer(folder, self._shelf, clock=clock, limit=queue_bytes, warn=self._warn)
+        self._writer = Writer(folder, self._shelf, clock=self._clock, limit=self._queue_bytes, warn=self._warn)
         self._pending = self._writer.pending
         self._live = self._writer.live
 
@@ -77,6 +87,40 @@ class Store:
         if warning:
             store._warn(warning)
         return store
+
+    @classmethod
+    def on_demand(cls, folder: Path, codecs: Codecs) -> Store:
+        """Give a store that is open only while somebody uses it (see `in_use`). It need not be closed.
+
+        Raises:
+            StoreError: it cannot be used; says why, and how to mend it.
+        """
+        store = cls.open(folder, codecs)
+        store._on_demand = True
+        store.close()
+        return store
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[Store]:
+        """Have the store open within a `with`. One that is open on demand is opened for its first user and closed after its last; any other is simply used.
+
+        Raises:
+            StoreError: it cannot be used any more; says why, and how to mend it.
+        """
+        with self._using:
+            if self._on_demand and self._users == 0:
+                _, index, claims, warning = open_folder(self.folder)
+                self._start(index, claims)
+                if warning:
+                    self._warn(warning)
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._using:
+                self._users -= 1
+                if self._on_demand and self._users == 0:
+                    self.close()
 
     @classmethod
     def temporary(cls, codecs: Codecs) -> Store:
@@ -100,7 +144,10 @@ class Store:
         self._writer.close()
         self._closed = True
         self._pins.close()
-        self.files.close()
+        if self._on_demand:
+            self.files.rest()
+        else:
+            self.files.close()
         self._index.close()
         self._claims.close()
         if self._temporary:
