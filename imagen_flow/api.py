@@ -22,22 +22,20 @@ from typing import Any
 from . import config
 from . import spec as spec_
 from .codec import Codecs
+from .config import Settings
 from .errors import OutputError
 from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed
-from .filememo import FileMemo
 from .graph import Graph, resolve
-from .models import ModelPool, Terms
-from .plan import Plan, make_plan
+from .models import ModelPool
+from .plan import Plan
 from .plugins import Registry, discover
+from .request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
 from .run import execute
 from .store import Store
 
-__all__ = ["execute", "listed", "load", "plan", "run"]
+__all__ = ["execute", "load", "plan", "run"]
 
 _logger = logging.getLogger(__name__)
-
-#: The store in the user's cache folder, or wherever the environment or settings say.
-USERS_STORE = "user"
 
 
 def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str | Path] | str | Path = (), registry: Registry | None = None) -> Graph:
@@ -50,11 +48,19 @@ def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str
     Raises:
         GraphError: its problems, all of them, in file order.
     """
+    return _load(graph, Options.of(plugins=plugins), registry)
+
+
+def _load(graph: str | Path | Mapping[str, Any] | Graph, options: Options, registry: Registry | None = None) -> Graph:
     if isinstance(graph, Graph):
         return graph
     if not isinstance(graph, str | Path | Mapping):
         raise TypeError(f"a graph is a file's path, a mapping or what `load` gave, and not {type(graph).__name__}")
-    registry = registry or discover([*map(Path, listed(plugins)), *_trusted(_settings(graph))], memo=config.plugins_memo())
+    if registry is None:
+        files, refused = plugin_files(options, _settings(graph))
+        for problem in refused:
+            _logger.warning("%s", problem)
+        registry = discover(files, memo=config.plugins_memo())
     read = partial(spec_.read, memo=config.words_memo())
     spec = spec_.parse_mapping(graph) if isinstance(graph, Mapping) else read(Path(graph))
     return resolve(spec, registry, read=lambda path, name: read(path, name=name))
@@ -88,12 +94,11 @@ def plan(
     Raises:
         GraphError: problems of the graph or of the values.
     """
-    resolved = load(graph, plugins=plugins)
-    settings = _settings(graph)
-    place = settings.place(resolved.settings, device=device, dtype=dtype)
-    terms = _terms(resolved, locked, tiny, allow_pickle, trust_remote_code)
+    options = Options.of(
+        device=device, dtype=dtype, force=force, store=store, plugins=plugins, locked=locked, tiny=tiny, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     # The store is open while the plan is made and while it is carried out: whoever drops a plan, or keeps it for long, leaves nothing open.
-    return _made(resolved, {**(inputs or {}), **more}, open_store(store, resolved, settings), place, force, terms)
+    return prepare(_request(graph, options, {**(inputs or {}), **more}))
 
 
 def run(
@@ -126,14 +131,15 @@ def run(
         NodeError: the first node that failed, after all that does not depend on it has run.
         OutputError: an output could not be written.
     """
+    options = Options.of(
+        device=device, dtype=dtype, force=force, store=store, plugins=plugins, locked=locked, tiny=tiny, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     with ExitStack() as stack:
-        resolved = load(graph, plugins=plugins)
-        settings = _settings(graph)
-        opened = open_store(store, resolved, settings)
-        if opened is not None:
-            stack.enter_context(opened.in_use())
-        made = _made(resolved, {**(inputs or {}), **more}, opened, settings.place(resolved.settings, device=device, dtype=dtype), force, _terms(resolved, locked, tiny, allow_pickle, trust_remote_code))
-        outputs: dict[str, Any] = dict.fromkeys(resolved.outputs)
+        request = _request(graph, options, {**(inputs or {}), **more})
+        if request.store is not None:
+            stack.enter_context(request.store.in_use())
+        made = prepare(request)
+        outputs: dict[str, Any] = dict.fromkeys(made.graph.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
             if on_event:
@@ -151,49 +157,18 @@ def run(
         return outputs
 
 
-def _made(graph: Graph, values: Mapping[str, Any], store: Store | None, place: Mapping[str, Any], force: Iterable[str] | str, terms: Terms) -> Plan:
-    """Make the plan; without a store, digests of files are remembered in the user's cache folder."""
-    with ExitStack() as stack:
-        files = None
-        if store is None:
-            files = FileMemo(config.files_memo())
-            stack.callback(files.rest)
-        else:
-            stack.enter_context(store.in_use())
-        return make_plan(graph, values, store=store, files=files, **place, force=listed(force), terms=terms)
+def _request(graph: str | Path | Mapping[str, Any] | Graph, options: Options, values: Mapping[str, Any]) -> Request:
+    """Ask for a graph with these options."""
+    resolved, settings = _load(graph, options), _settings(graph)
+    codecs = resolved.registry.codecs if resolved.registry else Codecs()
+    return Request(resolved, options, values, settings=settings, store=open_store(options, settings, codecs, on_demand=True))
 
 
-def listed(given: Iterable[str | Path] | str | Path) -> list[str]:
-    """List what may be given as one or as several: a text would be taken letter by letter."""
-    return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
-
-
-def _terms(graph: Graph, locked: bool, tiny: bool, pickles: Iterable[str | Path] | str | Path, remote_code: Iterable[str] | str) -> Terms:
-    registry = graph.registry
-    return Terms(locked=locked, pickles=tuple(listed(pickles)), remote_code=tuple(listed(remote_code)), tiny=partial(registry.tiny, folder=config.tiny_place()) if tiny and registry else None)
-
-
-def open_store(store: Store | str | Path | None, graph: Graph, settings: config.Settings) -> Store | None:
-    """Give the store that is meant, with the codecs of the graph's plugins: one that is given, or one that is open while it is in use."""
-    if store is None or isinstance(store, Store):
-        return store
-    codecs = graph.registry.codecs if graph.registry else Codecs()
-    return Store.on_demand(config.store_place(None, settings) if store == USERS_STORE else Path(store), codecs)
-
-
-def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> config.Settings:
+def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> Settings:
     """Read the ``imagen-flow.toml`` that holds for a graph: from its folder upward, or from the working directory for one that is no file."""
     if isinstance(graph, Graph):
         return config.load(graph.folder)
     return config.load(Path() if isinstance(graph, Mapping) else Path(graph).parent)
-
-
-def _trusted(settings: config.Settings) -> list[Path]:
-    """The plugins that the settings name and that may be imported; of the others the log says why not."""
-    refused = config.untrusted(settings)
-    for problem in refused.values():
-        _logger.warning("%s", problem)
-    return [path for path in settings.plugins if path not in refused]
 
 
 def _split(label: str) -> tuple[str, str]:

@@ -34,10 +34,12 @@ from .errors import GraphError, Mark, Problem, ProvenanceError, Source, nearest
 from .filememo import FileMemo, folder_digest
 from .graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Graph, Input, Joined, Listed, Mapped, ModelAt, Node, Output, resolve
 from .node import NodeType
-from .plan import Plan, Unknown, from_text, make_plan
+from .plan import Plan, Unknown, from_text
 from .plugins import Registry
 from .ports import BadValue, PortType
 from .provenance import FileSeen, InputSeen, Provenance, parse
+from .request import Options, Request
+from .request import prepare as plan_request
 from .spec import GraphSpec
 from .store import Store
 from .values import File, Folder, Model
@@ -165,34 +167,35 @@ def read(picture: Path) -> tuple[Provenance, bool]:
 
 def prepare(
     picture: Path,
+    options: Options | None = None,
     *,
     registry: Registry,
     store: Store | None = None,
     values: Mapping[str, str] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
     base: Path | None = None,
     fresh: bool = False,
 ) -> Replay:
     """Read a picture and plan what made it. Nothing runs.
 
     Params:
+        options: as at every way in; where they do not say, device, dtype and whether models are tiny are as recorded. If this machine has no such device, ``auto``.
         values: as ``--set`` gives them: inputs as text, and paths for files that the graph names (by the path that it writes).
-        device, dtype: default: the recorded ones; if this machine has no such device, ``auto``.
-        base: what relative paths in `values` are relative to; default: the working directory.
+        base: what relative paths in `values` are relative to, and where the lock is looked for; default: the working directory.
         fresh: compute everything again.
     Raises:
         ProvenanceError: there is no provenance that can be run again.
         GraphError: the graph does not fit the plugins that are installed, or a value does not fit.
     """
+    options = options or Options()
     said, intact = read(picture)
     if said.graph is None:
         raise ProvenanceError(f"{picture} cannot be run again\n  = why: it carries keys only (provenance: keys), not the graph")
-    maker = _Maker(said, registry, store, dict(values or {}), base or Path.cwd())
+    tiny = options.tiny or any(models.is_tiny(model.reference) for model in said.models)
+    maker = _Maker(said, registry, store, dict(values or {}), base or Path.cwd(), tiny=tiny)
     graph, output = maker.graph()
     inputs = maker.inputs(graph)
     notes: list[str] = []
-    device, dtype = device or said.settings.device, dtype or said.settings.dtype
+    device, dtype = options.device or said.settings.device, options.dtype or said.settings.dtype
     try:
         devices.resolve_device(device)
     except ValueError as none:
@@ -201,7 +204,10 @@ def prepare(
     maker.refuse()
     # It stands in the place of the memo that it asks: what it does not know of, no plan reads.
     files = cast(FileMemo, maker.files)
-    plan = make_plan(graph, inputs, registry=registry, store=None if fresh else store, device=device, dtype=dtype, base=maker.base, files=files)
+    if tiny and not options.tiny:
+        notes.append("it was made with --tiny, so small models with random weights are taken again")
+    chosen = replace(options, device=device, dtype=dtype, tiny=tiny)
+    plan = plan_request(Request(graph, chosen, inputs, store=None if fresh else store, files=files, base=maker.base, folder=maker.base))
     return Replay(picture, said, intact, plan, output, tuple(maker.missing(plan)), tuple(notes + maker.notes))
 
 
@@ -229,6 +235,9 @@ class _AtHand:
         """Digest a file of a model: which models are looked for is settled before."""
         return self.memo.digest_file(path, check=check)
 
+    def rest(self) -> None:
+        self.memo.rest()
+
     def _led(self, path: Path) -> Path:
         if path not in self.leads:
             raise GraphError([self.refused.get(path) or Missing(path.name, "file", "").problem()])
@@ -238,7 +247,7 @@ class _AtHand:
 class _Maker:
     """Makes a graph and its inputs out of a document, without opening what they name."""
 
-    def __init__(self, said: Provenance, registry: Registry, store: Store | None, given: dict[str, str], base: Path) -> None:
+    def __init__(self, said: Provenance, registry: Registry, store: Store | None, given: dict[str, str], base: Path, *, tiny: bool) -> None:
         assert said.graph is not None
         self.said = said
         self.text = said.graph
@@ -246,6 +255,7 @@ class _Maker:
         self.store = store
         self.given = given
         self.base = base
+        self.tiny = tiny
         self.used: set[str] = set()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -351,6 +361,8 @@ class _Maker:
         given = self.take(at.reference, file_name(file, at.reference))
         if given is not None:
             return ModelAt(str(self.base / Path(given).expanduser()), self.base, at.mark)
+        if self.tiny:  # its name says of what kind the small model is that stands for it; the place is not looked at
+            return ModelAt(f"./{posixpath.basename(at.reference.rstrip('/'))}", _NOWHERE, at.mark)
         known = next((m.fingerprint for m in self.said.models if m.reference == place_name(at.reference)), "")
         model = Model(_ABSENT, known or "unresolved", at.reference)
         self.absent.setdefault(self.registry.codecs.digest(model), set()).add(Missing(at.reference, "model", known))

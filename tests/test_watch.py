@@ -23,7 +23,8 @@ import imagen_flow as flow
 from imagen_flow import config
 from imagen_flow.events import OutputWritten, RunFinished, RunStarted, StepFinished, StepStarted
 from imagen_flow.models import ModelPool
-from imagen_flow.watch import Changed, Refused, Reloaded, Waiting, Warned, as_json
+from imagen_flow.request import Options
+from imagen_flow.watch import Changed, Refused, Reloaded, Waiting, Warned, as_json, watch_graphs
 
 #: How long a busy machine may take over anything.
 PATIENCE_S = 90
@@ -62,10 +63,13 @@ def slow(text: Text, until: Text) -> Steps[Text]:
 class Watching:
     """An iteration in a thread of its own."""
 
-    def __init__(self, *graphs: Path, **options: Any) -> None:
+    def __init__(self, *graphs: Path, default_out: Path | None = None, **options: Any) -> None:
         self.cancel = threading.Event()
         self.said: Queue[Any] = Queue()
-        self.happenings = flow.watch(graphs, cancel=self.cancel, **{"settle_s": 0.05, "store": None, **options})
+        if default_out is None:
+            self.happenings = flow.watch(graphs, cancel=self.cancel, **{"settle_s": 0.05, "store": None, **options})
+        else:
+            self.happenings = watch_graphs(graphs, Options.of(store=None, **options), cancel=self.cancel, settle_s=0.05, default_out=default_out)
         self.thread = threading.Thread(target=self.pump)
         self.thread.start()
 
@@ -653,9 +657,9 @@ def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: An
 
 
 def test_settings_count(tmp_path: Path, watch: Any) -> None:
-    """With `settings`, imagen-flow.toml counts, also one that appears later; its problems are said and what was stays."""
+    """imagen-flow.toml counts, also one that appears later; its problems are said and what was stays."""
     save("g.yaml", TWO)
-    watching = watch("g.yaml", settings=True)
+    watching = watch("g.yaml", default_out=Path("out"))
     assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "out/words.txt")}
     save("imagen-flow.toml", 'out = "elsewhere"\n')
     assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "elsewhere/words.txt")}
@@ -670,7 +674,7 @@ def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch:
     (tmp_path / "graphs").mkdir()
     save("imagen-flow.toml", "owt = 1\n")
     save("graphs/g.yaml", TWO)
-    watching = watch("graphs/g.yaml", settings=True)
+    watching = watch("graphs/g.yaml", default_out=Path("out"))
     assert [type(s) for s in watching.rest()] == [Refused, Waiting]
     save("imagen-flow.toml", 'out = "here"\n')
     assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "here/words.txt")}
@@ -693,7 +697,7 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(tmp_path: Path
     save(plugin, code.replace("VERSION", "one"))
     save(folder / "imagen-flow.toml", 'plugins = ["./mine.py"]\n')
     save(folder / "g.yaml", graph('g: {type: my.say, to: "you"}', 'words: "${g}"'))
-    watching = watch(folder / "g.yaml", settings=True, plugins=[], out=tmp_path / "out")
+    watching = watch(folder / "g.yaml", plugins=[], out=tmp_path / "out")
     said = watching.rest()
     assert [[p.code for p in s.problems] for s in said if isinstance(s, Warned)] == [["untrusted-plugin"]]
     config.trust({plugin: config.form(plugin)})

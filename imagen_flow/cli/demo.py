@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .session import Chosen, planned, planning_options
+from .session import planned, planning_options, set_option
+
+if TYPE_CHECKING:
+    from ..request import Options
 
 __all__ = ["demo"]
 
 
 @click.command()
+@set_option
 @planning_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", default=Path("out"), show_default=True, help="The folder for outputs.")
-def demo(chosen: Chosen, out: Path) -> int:
+def demo(values: dict[str, str], options: Options, out: Path) -> int:
     """Draw, enlarge, edit and describe a picture with the models that come along.
 
     It needs no download and no GPU. Try --set prompt="a small green star on a white background".
@@ -23,7 +28,7 @@ def demo(chosen: Chosen, out: Path) -> int:
 
     graph = _graphs() / "imagen.yaml"
     click.echo(f"imagen-flow run {graph}", err=True)
-    with planned(graph, chosen) as (plan, _, _settings):
+    with planned(graph, options, values) as (plan, _):
         return carry_out(plan, out=out)
 
 

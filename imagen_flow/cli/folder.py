@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import device_option, dtype_option, no_store_option, plugin_option, store_option
+from .session import planning_options
 
 if TYPE_CHECKING:
     from ..folder import Line, RunningLine
+    from ..request import Options
 
 __all__ = ["folder"]
 
@@ -26,6 +27,7 @@ AGAIN = 75
 lines_argument = click.argument("files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 line_argument = click.argument("file", metavar="LINE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+said_option = click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
 
 
 @click.group()
@@ -36,25 +38,13 @@ def folder() -> None:
     """
 
 
-def _working_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line."),
-        plugin_option,
-        no_store_option,
-        store_option,
-        dtype_option,
-        device_option,
-    ):
-        command = option(command)
-    return command
-
-
 @folder.command()
 @lines_argument
 @click.option("--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed.")
 @click.option("--poll", is_flag=True, help="Look every few seconds instead of waiting for events, as network shares need.")
-@_working_options
-def run(files: tuple[Path, ...], once: bool, poll: bool, **chosen: Any) -> int:
+@planning_options
+@said_option
+def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_json: bool) -> int:
     """Run lines until stopped.
 
     Ctrl-C or SIGTERM lets running items finish for a while and gives back the rest; a second one ends the process at once, which loses nothing either. Exit codes: 0 stopped,
@@ -68,13 +58,14 @@ def run(files: tuple[Path, ...], once: bool, poll: bool, **chosen: Any) -> int:
     check_together(lines)
     if poll:
         lines = [replace(line, poll=True) for line in lines]
-    return _work(lines, once=once, **chosen)
+    return _work(lines, options, once=once, as_json=as_json)
 
 
 @folder.command()
 @line_argument
-@_working_options
-def drain(file: Path, **chosen: Any) -> int:
+@planning_options
+@said_option
+def drain(file: Path, options: Options, as_json: bool) -> int:
     """Finish what is queued, take in nothing new, and stop.
 
     Processes that run the line are told so and waited for; where there are none, the queue is worked off here.
@@ -94,12 +85,10 @@ def drain(file: Path, **chosen: Any) -> int:
         journal.close()
     if told:
         click.echo(f"{told} told to finish and stop", err=True)
-    return _work([line], drain=True, **chosen) if left else 0
+    return _work([line], options, drain=True, as_json=as_json) if left else 0
 
 
-def _work(
-    lines: list[Line], *, once: bool = False, drain: bool = False, as_json: bool, plugins: tuple[Path, ...], no_store: bool, store: Path | None, device: str | None, dtype: str | None
-) -> int:
+def _work(lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool) -> int:
     """Run lines in this process until they end or are stopped."""
     from .. import config
     from ..folder import RunningLine, Tools, prepare
@@ -114,11 +103,11 @@ def _work(
         recipes = []
         for line in lines:
             settings = config.load(line.graph.parent)
-            recipes.append((prepare(line, find_plugins(settings, plugins)), settings))
+            recipes.append((prepare(line, find_plugins(options, settings)), settings))
         pool = stack.enter_context(ModelPool())
         for recipe, settings in recipes:
-            opened = stack.enter_context(open_store(store, settings, recipe.registry, no_store=no_store))
-            tools = Tools(opened, pool, **settings.place(recipe.graph.settings, device=device, dtype=dtype))
+            opened = stack.enter_context(open_store(options, settings, recipe.registry))
+            tools = Tools(opened, pool, options, settings)
             running.append(RunningLine(recipe, tools, once=once, drain=drain, listen=listen))
 
         def stop() -> None:

@@ -49,7 +49,7 @@ _update_option = click.option("--update", is_flag=True, help="Ask the hub again 
 @_update_option
 @pickle_option
 @plugin_option
-def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
+def resolve(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
     """Ask the hub what models mean now, and write it to the lock. No weights are fetched.
 
     Without names, what the lock names is looked at (with --update: asked for again).
@@ -60,7 +60,7 @@ def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: 
     found = []
     for reference in work.references:
         with work.gathered():
-            found.append(work.lock_in(reference, variant, pickles, update=update))
+            found.append(work.lock_in(reference, variant, allow_pickle, update=update))
             work.named.complete(found[-1], work.hub)
     work.write()
     _print_locked(found)
@@ -73,7 +73,7 @@ def resolve(named: tuple[str, ...], variant: str | None, update: bool, pickles: 
 @_update_option
 @pickle_option
 @plugin_option
-def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
+def pull(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
     """Fetch models, check them against their digests, and lock what is not locked yet.
 
     Without names, all that the lock names is fetched. A pull that was stopped goes on where it was.
@@ -87,7 +87,7 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, pickles: tup
         with _progress() as watch:
             for reference in work.references:
                 with work.gathered():
-                    model = work.lock_in(reference, variant, pickles, update=update)
+                    model = work.lock_in(reference, variant, allow_pickle, update=update)
                     work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
                     path = work.hub.pull(model, report=watch(model))
                     work.named.complete(model, work.hub)
@@ -260,12 +260,13 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
     from .. import config
     from ..errors import GraphError
     from ..models import BadReference, base_reference, find_lock, parse_reference, read_lock
+    from ..request import Options
     from .session import find_plugins, open_graph
 
     graphs = [Path(word) for word in words if word.endswith(_GRAPHS) and not word.startswith("hf:")]
     texts: dict[str, Path | None] = {word: Path() for word in words if Path(word) not in graphs}
     lock = read_lock(find_lock(graphs[0].parent if graphs else Path.cwd()))
-    registry = find_plugins(config.load(graphs[0].parent if graphs else Path.cwd()), plugins)
+    registry = find_plugins(Options(plugins=plugins), config.load(graphs[0].parent if graphs else Path.cwd()))
     for path in graphs:
         texts |= models_of(open_graph(path, registry))
     references, others, files, problems = [], [], set(), []

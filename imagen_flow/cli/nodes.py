@@ -27,8 +27,9 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
     TYPE is the name of a node type, as image.resize, or its beginning, as image.
     """
     from .. import config
+    from ..request import Options
 
-    registry = find_plugins(config.load(Path.cwd()), plugins, broken_too=True)
+    registry = find_plugins(Options(plugins=plugins), config.load(Path.cwd()), broken_too=True)
     if type is not None and (found := registry.find(type)):
         if as_json:
             _echo_json(_described(found, registry))

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Chosen, graph_argument, planned, planning_options
+from .session import graph_argument, planned, planning_options, set_option
 
 if TYPE_CHECKING:
     from ..plan import Plan, Step
+    from ..request import Options
 
 __all__ = ["kept_by", "plan", "print_plan"]
 
 
 @click.command()
 @graph_argument
+@set_option
 @planning_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(graph: Path, chosen: Chosen, as_json: bool) -> int:
+def plan(graph: Path, values: dict[str, str], options: Options, as_json: bool) -> int:
     """Say what a run would do, and why. Nothing runs."""
-    with planned(graph, chosen) as (made, _, _settings):
+    with planned(graph, options, values) as (made, _):
         if as_json:
             import json
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .session import device_option, dtype_option, no_store_option, out_option, plugin_option, set_option, store_option
+from .session import out_option, planning_options, set_option
+
+if TYPE_CHECKING:
+    from ..request import Options
 
 __all__ = ["replay"]
 
@@ -17,23 +21,8 @@ __all__ = ["replay"]
 @click.option("--verify", is_flag=True, help="Compute everything again, write nothing, and say whether the same comes out.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @out_option
-@device_option
-@dtype_option
-@store_option
-@no_store_option
-@plugin_option
-def replay(
-    picture: Path,
-    values: dict[str, str],
-    verify: bool,
-    yes: bool,
-    out: Path | None,
-    device: str | None,
-    dtype: str | None,
-    store: Path | None,
-    no_store: bool,
-    plugins: tuple[Path, ...],
-) -> int:
+@planning_options
+def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: Path | None, options: Options) -> int:
     """Run the graph that a picture carries.
 
     A picture is not trusted: what would run is shown, and nothing runs or is read before you agree. Files that its graph names are taken from the store, by their content, or from where --set says.
@@ -46,9 +35,9 @@ def replay(
     from .text import confirm, safe
 
     settings = config.load(Path.cwd())
-    registry = find_plugins(settings, plugins)
-    with open_store(store, settings, registry, no_store=no_store) as opened:
-        again = prepare(picture, registry=registry, store=opened, values=values, device=device, dtype=dtype, fresh=verify)
+    registry = find_plugins(options, settings)
+    with open_store(options, settings, registry) as opened:
+        again = prepare(picture, options, registry=registry, store=opened, values=values, fresh=verify)
         for line in again.words():
             click.echo(safe(line), err=True)
         again.check()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Chosen, graph_argument, out_option, planned, planning_options
+from .session import graph_argument, out_option, planned, planning_options, set_option
 
 if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..plan import Plan
+    from ..request import Options
     from .display import Display
 
 __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
@@ -21,14 +22,15 @@ __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 
 @click.command()
 @graph_argument
+@set_option
 @planning_options
 @out_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
-def run(graph: Path, chosen: Chosen, out: Path | None, fail_fast: bool, json_events: bool, quiet: bool) -> int:
+def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, fail_fast: bool, json_events: bool, quiet: bool) -> int:
     """Run a graph; what the store already holds is not computed again."""
-    with planned(graph, chosen) as (plan, _, settings):
+    with planned(graph, options, values) as (plan, settings):
         return carry_out(plan, out=out or settings.out or Path("out"), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
 
 

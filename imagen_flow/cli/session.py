@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +15,10 @@ if TYPE_CHECKING:
     from ..graph import Graph
     from ..plan import Plan
     from ..plugins import Registry
+    from ..request import Options
     from ..store import Store
 
-__all__ = [
-    "Chosen",
-    "device_option",
-    "dtype_option",
-    "find_plugins",
-    "graph_argument",
-    "locked_option",
-    "no_store_option",
-    "open_graph",
-    "open_store",
-    "out_option",
-    "planned",
-    "planning_options",
-    "pickle_option",
-    "plugin_option",
-    "remote_code_option",
-    "set_option",
-    "store_option",
-]
+__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "set_option", "store_option"]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -54,17 +36,23 @@ _PATH = click.Path(path_type=Path)
 graph_argument = click.argument("graph", type=_PATH)
 store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
 plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
-
+pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
 set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
-force_option = click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated.")
-device_option = click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
-dtype_option = click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
-locked_option = click.option("--locked", is_flag=True, help="Take of the hub only what imagen-flow.lock names.")
-pickle_option = click.option("--allow-pickle", "pickles", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
-remote_code_option = click.option("--trust-remote-code", "remote_code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated.")
-tiny_option = click.option("--tiny", is_flag=True, help="Take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.")
-no_store_option = click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
+
+#: The options of every command that plans: each fills the field of `Options` that it is named after, but for --no-store, which empties `store`.
+_OPTIONS = (
+    click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated."),
+    click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
+    click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
+    store_option,
+    click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing."),
+    plugin_option,
+    click.option("--locked", is_flag=True, help="Take of the hub only what imagen-flow.lock names."),
+    pickle_option,
+    click.option("--trust-remote-code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated."),
+    click.option("--tiny", is_flag=True, help="Take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds."),
+)
 
 
 class Misused(click.ClickException):
@@ -76,52 +64,38 @@ class Misused(click.ClickException):
         click.echo(f"error: {self.message}", err=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What the planning options chose."""
-
-    values: dict[str, str]
-    force: tuple[str, ...]
-    device: str | None
-    dtype: str | None
-    store: Path | None
-    no_store: bool
-    plugins: tuple[Path, ...]
-    locked: bool
-    pickles: tuple[str, ...]
-    remote_code: tuple[str, ...]
-    tiny: bool
-
-
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that a plan depends on, as one argument `chosen`."""
+    """Give a command the options that decide how a graph is planned, as one argument `options`."""
     @wraps(command)
     def gathered(**given: Any) -> Any:
-        fields = {name: given.pop(name) for name in Chosen.__slots__}
-        return command(chosen=Chosen(**fields), **given)
+        from ..request import USERS_STORE, Options
 
-    for option in (tiny_option, remote_code_option, pickle_option, locked_option, plugin_option, no_store_option, store_option, dtype_option, device_option, force_option, set_option):
+        chosen = {name: given.pop(name) for name in Options.__slots__}
+        chosen["store"] = None if given.pop("no_store") else chosen["store"] or USERS_STORE
+        return command(options=Options(**chosen), **given)
+
+    for option in reversed(_OPTIONS):
         gathered = option(gathered)
     return gathered
 
 
-def find_plugins(settings: Settings, files: tuple[Path, ...], *, broken_too: bool = False) -> Registry:
+def find_plugins(options: Options, settings: Settings, *, broken_too: bool = False) -> Registry:
     """Find installed plugins, the files named by option (which are to be of use, or `broken_too`), and those that the settings name and the user trusts."""
     from .. import config, plugins
     from ..errors import GraphError, Problem
+    from ..request import plugin_files
 
-    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in files if not path.is_file()]
+    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in options.plugins if not path.is_file()]
     if missing:
         raise GraphError(missing)
-    refused = config.untrusted(settings)
+    files, refused = plugin_files(options, settings)
     if refused:
         from .text import show_problems
 
-        show_problems(refused.values())
+        show_problems(refused)
         click.echo(err=True)
-    trusted = [path for path in settings.plugins if path not in refused]
-    found = plugins.discover(dict.fromkeys([*files, *trusted]), memo=config.plugins_memo())
-    faults = {path: plugin.fault for path in files if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
+    found = plugins.discover(files, memo=config.plugins_memo())
+    faults = {path: plugin.fault for path in options.plugins if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
     if faults and not broken_too:
         raise GraphError([Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault) for path, fault in faults.items()])
     return found
@@ -148,21 +122,20 @@ def open_graph(path: Path, registry: Registry) -> Graph:
 
 
 @contextmanager
-def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no_store: bool = False) -> Iterator[Store | None]:
+def open_store(options: Options, settings: Settings, registry: Registry) -> Iterator[Store | None]:
     """Open the store that is asked for, or the usual one; at the end close it, and print what it warned of."""
-    from .. import config
+    from .. import request
     from ..errors import StoreError
-    from ..store import Store
 
-    if no_store:
-        yield None
-        return
     try:
-        store = Store.open(config.store_place(asked, settings), registry.codecs)
+        store = request.open_store(options, settings, registry.codecs)
     except StoreError as unfit:
-        if asked is None:
+        if not isinstance(options.store, Path):
             raise
         raise Misused(str(unfit)) from unfit
+    if store is None:
+        yield None
+        return
     try:
         yield store
     finally:
@@ -172,29 +145,13 @@ def open_store(asked: Path | None, settings: Settings, registry: Registry, *, no
 
 
 @contextmanager
-def planned(path: Path, chosen: Chosen) -> Iterator[tuple[Plan, Store | None, Settings]]:
-    """Plan a graph with what the command line chose; the store is closed at the end."""
+def planned(path: Path, options: Options, values: Mapping[str, str]) -> Iterator[tuple[Plan, Settings]]:
+    """Plan a graph as the command line asks; the store is closed at the end."""
     from .. import config
-    from ..filememo import FileMemo
-    from ..models import Terms
-    from ..plan import make_plan
+    from ..request import Request, prepare
 
     settings = config.load(path.parent)
-    registry = find_plugins(settings, chosen.plugins)
+    registry = find_plugins(options, settings)
     graph = open_graph(path, registry)
-    with open_store(chosen.store, settings, registry, no_store=chosen.no_store) as store, closing(FileMemo(config.files_memo())) as files:
-        yield (
-            make_plan(
-                graph,
-                texts=chosen.values,
-                registry=registry,
-                store=store,
-                files=files if store is None else None,
-                **settings.place(graph.settings, device=chosen.device, dtype=chosen.dtype),
-                force=chosen.force,
-                base=Path.cwd(),
-                terms=Terms(locked=chosen.locked, pickles=chosen.pickles, remote_code=chosen.remote_code, tiny=partial(registry.tiny, folder=config.tiny_place()) if chosen.tiny else None),
-            ),
-            store,
-            settings,
-        )
+    with open_store(options, settings, registry) as store:
+        yield prepare(Request(graph, options, texts=values, settings=settings, store=store)), settings

@@ -57,10 +57,11 @@ def store() -> None:
 def _opened(place: Path | None) -> Iterator[Store]:
     """Open the store, with the codecs of all plugins, so that every kind of value can be read."""
     from .. import config
+    from ..request import USERS_STORE, Options
     from .session import find_plugins, open_store
 
-    settings = config.load(Path.cwd())
-    with open_store(place, settings, find_plugins(settings, ())) as opened:
+    options, settings = Options(store=place or USERS_STORE), config.load(Path.cwd())
+    with open_store(options, settings, find_plugins(options, settings)) as opened:
         assert opened is not None
         yield opened
 

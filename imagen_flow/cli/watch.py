@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .interrupt import INTERRUPTED
-from .session import Chosen, out_option, planning_options
+from .session import out_option, planning_options, set_option
 
 if TYPE_CHECKING:
     from ..plan import Plan
+    from ..request import Options
     from ..watch import Happening
     from .display import Display
 
@@ -32,6 +33,7 @@ LISTED = 4
 
 @click.command()
 @click.argument("graphs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@set_option
 @planning_options
 @out_option
 @click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What becomes of a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
@@ -41,7 +43,8 @@ LISTED = 4
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 def watch(
     graphs: tuple[Path, ...],
-    chosen: Chosen,
+    values: dict[str, str],
+    options: Options,
     out: Path | None,
     on_change: Literal["restart", "queue"],
     settle_s: float,
@@ -55,10 +58,10 @@ def watch(
     the last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
     """
     from ..errors import GraphError, Problem
-    from ..watch import watch as watched
+    from ..watch import watch_graphs
     from .interrupt import interruptible
 
-    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in chosen.plugins if not path.is_file()]
+    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in options.plugins if not path.is_file()]
     if missing:
         raise GraphError(missing)
     cancel = threading.Event()
@@ -70,20 +73,8 @@ def watch(
 
     with interruptible(stop) as signals:
         try:
-            for said in watched(
-                graphs,
-                texts=chosen.values,
-                out=out,
-                store=None if chosen.no_store else chosen.store or "user",
-                device=chosen.device,
-                dtype=chosen.dtype,
-                force=chosen.force,
-                plugins=chosen.plugins,
-                settings=True,
-                on_change=on_change,
-                settle_s=settle_s,
-                poll=poll,
-                cancel=cancel,
+            for said in watch_graphs(
+                graphs, options, texts=values, out=out, default_out=Path("out"), on_change=on_change, settle_s=settle_s, poll=poll, cancel=cancel
             ):
                 view.show(said)
         finally:

@@ -16,10 +16,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..config import Settings
+from ..request import Options
 from ..watch import changes
 from .disk import Disk, LocalDisk
 from .intake import Intake
@@ -57,12 +59,12 @@ _REMEMBERED, _REMEMBERED_S = 100_000, 90 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What lines of one process share."""
+    """What a line works with; the store and the pool are shared by the lines of one process."""
 
     store: Store | None = None
     pool: ModelPool | None = None
-    device: str | None = None
-    dtype: str | None = None
+    options: Options = field(default_factory=Options)
+    settings: Settings = field(default_factory=Settings)
 
 
 class RunningLine:
@@ -87,7 +89,7 @@ class RunningLine:
         self.log = Log(line.log, line=line.name, listen=listen)
         self.intake = Intake(line)
         self.notifier = Notifier(line.notify, self.log)
-        self.shop = Shop(recipe, self.journal, self.intake, self.disk, self.log, self.notifier.tell, tools.store, tools.pool, tools.device, tools.dtype)
+        self.shop = Shop(recipe, self.journal, self.intake, self.disk, self.log, self.notifier.tell, tools.store, tools.pool, tools.options, tools.settings)
         self.once, self.drain = once, drain
         #: Why the line cannot go on, if it cannot.
         self.fault: BaseException | None = None

@@ -13,17 +13,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import Settings
 from ..digest import canonical, tagged
 from ..errors import GraphError, ImagenFlowError
 from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed
 from ..labels import read_label
 from ..outputs import Writer, fill
-from ..plan import make_plan
+from ..request import Options, Request, prepare
 from ..run import execute
 from ..values import File
 from .disk import Disk, is_of_the_item
@@ -72,8 +73,8 @@ class Shop:
     tell: Callable[[dict[str, Any]], None]
     store: Store | None = None
     pool: ModelPool | None = None
-    device: str | None = None
-    dtype: str | None = None
+    options: Options = field(default_factory=Options)
+    settings: Settings = field(default_factory=Settings)
 
     def do(self, item: Item, cancel: threading.Event) -> str:
         """Bring an item as far as it goes now. Gives what became of it.
@@ -170,8 +171,8 @@ class Shop:
         try:
             writer = Writer(line.out, codecs=self.recipe.registry.codecs, item=_named(item.path), below=_below(item.path) if line.folders == "kept" else "", hands=staged)
             try:
-                plan = make_plan(
-                    graph, {**self.recipe.values, **values, self.recipe.input: file}, registry=self.recipe.registry, store=self.store, device=self.device, dtype=self.dtype, base=line.path.parent
+                plan = prepare(
+                    Request(graph, self.options, {**self.recipe.values, **values, self.recipe.input: file}, settings=self.settings, store=self.store, base=line.path.parent)
                 )
                 finished, faults, outputs, shown = self._follow(execute(plan, out=writer, cancel=cancel, pool=self.pool))
             except GraphError as wrong:

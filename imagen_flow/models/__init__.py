@@ -4,7 +4,7 @@
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers` (what its files name must be among them), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out), `quiet`, `placing` (where a module runs, and where it waits), `attention` (which kernels it runs with) and `tensors`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
+theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `resolving` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `ladder` (when memory runs out), `quiet`, `placing` (where a module runs, and where it waits), `attention` (which kernels it runs with) and `tensors`; `pool`; `lending` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache
@@ -17,7 +17,7 @@ from .placing import place_module
 from .pool import Identity, ModelPool, admit, default_budget, heeded, identities_of, identity_of, joined, leaves, weight_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .resolving import STRICT, Terms, base_reference, resolve
+from .resolving import STRICT, Terms, base_reference, is_tiny, resolve
 from .tensors import read_weights
 from .weights import tensors_in
 
@@ -47,6 +47,7 @@ __all__ = [
     "identities_of",
     "identity_of",
     "is_out_of_memory",
+    "is_tiny",
     "joined",
     "leaves",
     "lend_and_call",

@@ -14,14 +14,13 @@ from ..digest import tagged
 from ..errors import nearest
 from ..values import Base, Model
 from .cache import recorded, snapshot
-from .files import INDEXES, beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
+from .files import beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
-from .pointers import check_pointers
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import check_weights, tensors_in
+from .weights import check_shards, check_weights, tensors_in
 
-__all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "resolve"]
+__all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
 
 #: Says by the header of a file of weights what completes it; None for what is no whole checkpoint.
 BaseOf = Callable[[Mapping[str, Any]], Base | None]
@@ -44,6 +43,9 @@ class Terms:
 
 #: The terms unless somebody says otherwise.
 STRICT = Terms()
+
+#: What a small model's reference ends in that stands for another.
+_TINY = " (tiny)"
 
 
 def resolve(
@@ -89,7 +91,12 @@ def _tiny_model(
     made = make(text, at)
     if made is None:
         raise UnresolvedModel(f"there is no tiny model in place of '{text}'", why="no plugin knows what kind of model it is by its name, and it is not on this machine", fix="get the model, or give it a name that says its kind")
-    return replace(_model(made, text, digest, terms), reference=f"{text} (tiny)")
+    return replace(_model(made, text, digest, terms), reference=text + _TINY)
+
+
+def is_tiny(reference: str) -> bool:
+    """Whether this is the reference of a small model that stood for another, as provenance records it."""
+    return reference.endswith(_TINY)
 
 
 def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:
@@ -149,7 +156,6 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
         folder, text = beside, str(beside)
     elif (meant := _locked(reference, text, terms)) is not None:
         folder = _whole_snapshot(meant, text, environ)
-        check_pointers({file.name: folder / file.name for file in meant.files}, text)
         return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
     else:
         folder = snapshot(reference, text, environ)
@@ -163,7 +169,8 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
     for name in wanted:
         if is_weights(name):
             check_weights(files[name], text)
-    check_pointers({name: files[name] for name in wanted}, text)
+        elif name.endswith(".safetensors.index.json"):
+            check_shards(files[name], text)
     return folder, [(name, recorded(files[name]) or digest(files[name])) for name in wanted], next(iter(variants(wanted)), "")
 
 
@@ -178,7 +185,6 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
     files = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
     allowed = _allowed([(name, path / name) for name, _ in files], text, terms)
     digests = sorted((name, blob) for name, blob in files if has_say(name) or name in allowed)
-    check_pointers({name: path / name for name, _ in digests}, text)
     return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
 
 
@@ -270,7 +276,9 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
         raise UnusableModel(f"the model '{text}' has no weights", why=f"there is no .safetensors file in {path}", fix=subfolder(path))
     for file in weights:
         check_weights(file, text)
-    check_pointers({name: file for name, file in files if has_say(name) or name in allowed}, text)
+    for name, file in files:
+        if name.endswith(".safetensors.index.json"):
+            check_shards(file, text)
     _check_parts(path, text)
     if (path / "model_index.json").exists() and (odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]):
         fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
@@ -290,20 +298,14 @@ def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_parts(path: Path, text: str) -> None:
-    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some, and a part of another name than a plain one lies elsewhere."""
-    indexes: dict[str, dict[str, Any]] = {}
-    for name in sorted(INDEXES):
-        try:
-            indexes[name] = dict(json.loads((path / name).read_text(encoding="utf-8")).items())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UnusableModel(f"the model '{text}' is damaged: {name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
-        if elsewhere := sorted(part for part, made_by in indexes[name].items() if isinstance(made_by, list) and not part.isidentifier()):
-            raise UnusableModel(f"the model '{text}' cannot be used: {name} names a part '{elsewhere[0][:100]}'", why="a part is a folder in the model's folder", fix="give it a plain name")
-    if "model_index.json" not in indexes:
+    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some."""
+    try:
+        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        parts = [name for name, made_by in index.items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
+    except FileNotFoundError:
         return
-    parts = [name for name, made_by in indexes["model_index.json"].items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UnusableModel(f"the model '{text}' is damaged: model_index.json cannot be read", why=str(error)[:200], fix="copy or download it again") from error
     missing = sorted(name for name in parts if not (path / name).is_dir())
     side_by_side = len(missing) == len(parts) and (path / "config.json").is_file()  # as in early checkpoints, which diffusers still loads
     if missing and not side_by_side:

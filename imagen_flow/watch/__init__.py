@@ -4,7 +4,7 @@ The modules, from the ground up: `settled` gives changes once things are quiet; 
 """
 
 from .says import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned, as_json
-from .session import watch
+from .session import watch, watch_graphs
 from .settled import Changes, changes, is_temporary
 
-__all__ = ["Changed", "Changes", "Happening", "Noticed", "Planned", "Refused", "Reloaded", "Waiting", "Warned", "as_json", "changes", "is_temporary", "watch"]
+__all__ = ["Changed", "Changes", "Happening", "Noticed", "Planned", "Refused", "Reloaded", "Waiting", "Warned", "as_json", "changes", "is_temporary", "watch", "watch_graphs"]

@@ -20,23 +20,23 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
 from .. import config, plugins
 from .. import spec as spec_
-from ..api import USERS_STORE, listed
 from ..config import Settings
 from ..errors import GraphError, ImagenFlowError, Problem, StoreError
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
 from ..filememo import FileMemo
 from ..graph import RANDOM, Given, Graph, resolve
 from ..labels import SIDECAR
-from ..models import ModelPool
-from ..plan import Frame, Plan, Step, make_plan
+from ..models import ModelPool, find_lock
+from ..plan import Frame, Plan, Step
 from ..plugins import Registry
+from ..request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
 from ..run import execute
 from ..spec import GraphSpec
 from ..store import Store
@@ -46,7 +46,7 @@ from .reload import Reload, code_of, reload
 from .says import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned
 from .settled import Changes
 
-__all__ = ["watch"]
+__all__ = ["watch", "watch_graphs"]
 
 OnChange = Literal["restart", "queue"]
 
@@ -62,7 +62,10 @@ def watch(
     dtype: str | None = None,
     force: Iterable[str] | str = (),
     plugins: Iterable[str | Path] | str | Path = (),
-    settings: bool = False,
+    locked: bool = False,
+    tiny: bool = False,
+    allow_pickle: Iterable[str | Path] | str | Path = (),
+    trust_remote_code: Iterable[str] | str = (),
     on_change: OnChange = "restart",
     settle_s: float = 0.1,
     poll: bool = False,
@@ -85,7 +88,7 @@ def watch(
         out: the folder that outputs with a path are written to; None writes nothing.
         store: an open Store, its folder, or None for one that lasts as long as the watching.
         force: nodes that run even if the store holds what they give, the first time.
-        settings: whether ``imagen-flow.toml`` counts, as on the command line; `out` is then by default as it says, else ``./out``.
+        locked, tiny, allow_pickle, trust_remote_code: as for `plan`.
         on_change: what becomes of a run when what it depends on changes: *restart* or *queue*.
         settle_s: how long it has to be quiet after a change.
         poll, poll_s: look every `poll_s` instead of waiting for events, as network shares need.
@@ -95,24 +98,67 @@ def watch(
         StoreError: the store cannot be opened.
     """
     given = [graphs] if isinstance(graphs, str | Path) else list(graphs)
-    missing = [Problem("unreadable", f"'{path}' does not exist" if not Path(path).exists() else f"'{path}' is a folder, not a graph file") for path in given if not Path(path).is_file()]
-    if missing or not given:
+    options = Options.of(
+        device=device, dtype=dtype, force=force, store=store, plugins=plugins, locked=locked, tiny=tiny, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
+    return watch_graphs(
+        [Path(path) for path in given],
+        options,
+        inputs=inputs or {},
+        texts=texts or {},
+        out=Path(out) if out is not None else None,
+        on_change=on_change,
+        settle_s=settle_s,
+        poll=poll,
+        poll_s=poll_s,
+        fail_fast=fail_fast,
+        pool=pool,
+        cancel=cancel,
+    )
+
+
+def watch_graphs(
+    paths: Sequence[Path],
+    options: Options,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    default_out: Path | None = None,
+    on_change: OnChange = "restart",
+    settle_s: float = 0.1,
+    poll: bool = False,
+    poll_s: float = 1.0,
+    fail_fast: bool = False,
+    pool: ModelPool | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[Happening]:
+    """Watch graphs with these options; what `watch` does, for the command line as well.
+
+    Params:
+        out: the folder for outputs.
+        default_out: where they go if there is no `out` and ``imagen-flow.toml`` names none; None writes nothing then, whatever it names.
+        (the rest as for `watch`)
+    Raises:
+        GraphError: there is no such graph file to begin with.
+        StoreError: the store cannot be opened.
+    """
+    missing = [Problem("unreadable", f"'{path}' does not exist" if not path.exists() else f"'{path}' is a folder, not a graph file") for path in paths if not path.is_file()]
+    if missing or not paths:
         raise GraphError(missing or [Problem("unreadable", "there is no graph to watch")])
-    options = _Options(inputs or {}, texts or {}, Path(out) if out is not None else None, store, device, dtype, tuple(listed(force)), tuple(map(Path, listed(plugins))), settings, on_change, fail_fast)
-    return _Session([Path(path) for path in given], options, pool, cancel or threading.Event(), settle_s=settle_s, poll=poll, poll_s=poll_s).happenings()
+    wanted = _Wanted(options, inputs or {}, texts or {}, out, default_out, on_change, fail_fast)
+    return _Session(paths, wanted, pool, cancel or threading.Event(), settle_s=settle_s, poll=poll, poll_s=poll_s).happenings()
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
+class _Wanted:
+    """What is asked for, for all the graphs."""
+
+    options: Options
     inputs: Mapping[str, Any]
     texts: Mapping[str, str]
     out: Path | None
-    store: Store | str | Path | None
-    device: str | None
-    dtype: str | None
-    force: tuple[str, ...]
-    plugins: tuple[Path, ...]
-    settings: bool
+    default_out: Path | None
     on_change: OnChange
     fail_fast: bool
 
@@ -166,8 +212,9 @@ _MOST = 1000
 
 
 class _Session:
-    def __init__(self, paths: Sequence[Path], options: _Options, pool: ModelPool | None, cancel: threading.Event, *, settle_s: float, poll: bool, poll_s: float) -> None:
-        self.options = options
+    def __init__(self, paths: Sequence[Path], wanted: _Wanted, pool: ModelPool | None, cancel: threading.Event, *, settle_s: float, poll: bool, poll_s: float) -> None:
+        self.wanted = wanted
+        self.options = wanted.options
         self.targets = [_Target(path.absolute(), str(path), {path.absolute()}) for path in dict.fromkeys(paths)]
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
@@ -269,7 +316,7 @@ class _Session:
         """Name the plugins that a path belongs to, and note those whose code it is; likewise the settings."""
         changed = {name for name, places in bench.code.items() if _lies_in(path, set(places))}
         bench.stale |= {name for name in changed if path in bench.code[name] or path.suffix in (".py", "")}
-        if self.options.settings and (path.name == config.NAME or path == config.trusted_path()):
+        if path.name == config.NAME or path == config.trusted_path():
             bench.doubtful = True
             changed.add(_SETTINGS)
         return changed
@@ -328,7 +375,7 @@ class _Session:
         thread = threading.Thread(target=self.run, args=(plan, target.out, stop), name="imagen_flow watched run", daemon=True)
         working: dict[tuple[str, str], None] = {}
         late: list[Path] = []
-        restarts = self.options.on_change == "restart"
+        restarts = self.wanted.on_change == "restart"
         newer = over = False
         thread.start()
         try:
@@ -384,7 +431,7 @@ class _Session:
     def run(self, plan: Plan, out: Path | None, stop: threading.Event) -> None:
         """Pass on what a run says, in a thread of its own."""
         try:
-            for event in execute(plan, out=out, cancel=stop, pool=self.pool, fail_fast=self.options.fail_fast):
+            for event in execute(plan, out=out, cancel=stop, pool=self.pool, fail_fast=self.wanted.fail_fast):
                 self.heard.put(event)
                 while self.heard.qsize() > _MOST and not stop.is_set():
                     time.sleep(0.01)  # whoever reads is slow; the run goes on and lets progress run together
@@ -408,7 +455,7 @@ class _Session:
 
     def reload(self, target: _Target) -> Iterator[Happening]:
         """Bring settings and plugins up to date. Where that fails what was before stays, and it is said why."""
-        found = config.find(target.path.parent) if self.options.settings else None
+        found = config.find(target.path.parent)
         self.settings_files |= {found} if found else set()
         bench = target.bench = self.benches.get(found)
         if bench is None:
@@ -467,8 +514,8 @@ class _Session:
 
     def files(self, settings: Settings) -> tuple[tuple[Path, ...], list[Problem]]:
         """Name the local files of nodes to use, and say which of the settings' are not trusted."""
-        refused = config.untrusted(settings)
-        return tuple(dict.fromkeys([*self.options.plugins, *(p for p in settings.plugins if p not in refused)])), list(refused.values())
+        files, refused = plugin_files(self.options, settings)
+        return tuple(files), refused
 
     def learn(self, bench: _Bench) -> None:
         """Find out where the code of plugins lies, and watch it."""
@@ -476,13 +523,7 @@ class _Session:
         self.follow()
 
     def open_store(self, bench: _Bench) -> None:
-        asked = self.options.store
-        if isinstance(asked, Store):
-            bench.store = asked
-        elif asked is None:
-            bench.store = Store.temporary(bench.registry.codecs)
-        else:
-            bench.store = Store.open(config.store_place(None if asked == USERS_STORE else Path(asked), bench.settings), bench.registry.codecs)
+        bench.store = open_store(self.options, bench.settings, bench.registry.codecs) or Store.temporary(bench.registry.codecs)
 
     def close_store(self, bench: _Bench) -> None:
         if bench.store is not None and bench.store is not self.options.store:
@@ -494,28 +535,18 @@ class _Session:
         bench = target.bench
         assert bench is not None
         graph = self.resolve(target, bench)
-        options = self.options
-        values = {n: v for n, v in options.inputs.items() if self.is_meant(n, target, graph)}
-        texts = {n: v for n, v in options.texts.items() if self.is_meant(n, target, graph)}
+        values = {n: v for n, v in self.wanted.inputs.items() if self.is_meant(n, target, graph)}
+        texts = {n: v for n, v in self.wanted.texts.items() if self.is_meant(n, target, graph)}
         values |= {n: v for n, v in target.seeds.items() if n not in values and n not in texts and _is_drawn(graph, n)}
-        target.places = set(places_of(graph, values, texts, self.base))
+        target.places = {*places_of(graph, values, texts, self.base), find_lock(graph.folder)}
         self.follow()
-        settings = bench.settings
-        target.out = options.out
-        if target.out is None and options.settings:
-            target.out = settings.out or Path("out")
-        target.out = target.out.absolute() if target.out is not None else None
-        made = make_plan(
-            graph,
-            values,
-            texts=texts,
-            registry=bench.registry,
-            store=bench.store,
-            files=self.digests if bench.store is None else None,
-            **settings.place(graph.settings, device=options.device, dtype=options.dtype),
-            force=() if target.forced else options.force,
-            base=self.base,
-        )
+        settings, out = bench.settings, self.wanted.out
+        if out is None and self.wanted.default_out is not None:
+            out = settings.out or self.wanted.default_out
+        target.out = out.absolute() if out is not None else None
+        options = replace(self.options, force=()) if target.forced else self.options
+        files = self.digests if bench.store is None else None
+        made = prepare(Request(graph, options, values, texts, settings=settings, store=bench.store, files=files, base=self.base))
         target.seeds |= made.seeds
         return made
 
@@ -555,10 +586,9 @@ class _Session:
         wanted = {path for target in self.targets for path in (*target.graph_files, *target.places)}
         wanted |= {path for bench in self.benches.values() for places in bench.code.values() for path in places}
         wanted |= {path.absolute() for path in (*self.options.plugins, *more)}
-        if self.options.settings:
-            wanted |= {target.path.parent / config.NAME for target in self.targets} | self.settings_files
-            if any(bench.settings.plugins for bench in self.benches.values()):
-                wanted |= {config.trusted_path(), *(path for bench in self.benches.values() for path in bench.settings.plugins)}
+        wanted |= {target.path.parent / config.NAME for target in self.targets} | self.settings_files
+        if any(bench.settings.plugins for bench in self.benches.values()):
+            wanted |= {config.trusted_path(), *(path for bench in self.benches.values() for path in bench.settings.plugins)}
         stores = {os.path.realpath(bench.store.folder) + os.sep for bench in self.benches.values() if bench.store is not None}
         self.kept = tuple(sorted(store for store in stores if any(store.startswith(os.path.realpath(place) + os.sep) for place in wanted)))
         if wanted != self.followed:
