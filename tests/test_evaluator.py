@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from types import ModuleType
@@ -139,8 +138,8 @@ def agree(seed: int, registry: Registry) -> None:
     check(expected, other, stored_lines(expected, again) | stored_lines(expected, first))
 
 
-def batches(of: int, start: int = 0) -> Iterator[range]:
-    return (range(at, at + BATCH) for at in range(start, of, BATCH))
+def batches(of: int, start: int = 0) -> list[range]:
+    return [range(at, at + BATCH) for at in range(start, of, BATCH)]
 
 
 def run_batch(seeds: range, registry: Registry, folder: Path) -> None:
