@@ -26,7 +26,9 @@ MOST_FILES = 10_000
 
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
-_VARIANT = re.compile(rf"(?P<stem>.+?){_SHARD}\.(?P<variant>[A-Za-z0-9_]+?){_SHARD}\.safetensors\Z|(?P<of>.+?)\.safetensors\.index\.(?P<index>[A-Za-z0-9_]+)\.json\Z")
+_VARIANT = re.compile(
+    rf"(?P<stem>.+?){_SHARD}\.(?P<variant>[A-Za-z0-9_]+?){_SHARD}\.safetensors\Z|(?P<of>.+?)\.safetensors\.index\.(?P<index>[A-Za-z0-9_]+)\.json\Z"
+)
 
 _PICKLED = re.compile(r"(?:\A|/)(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?\.bin\Z")
 
@@ -48,17 +50,27 @@ def is_weights(name: str) -> bool:
 
 
 def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
-    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out.
+    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out. Folders that are links are followed, as the libraries follow them.
 
     Raises:
-        UnusableModel: there are too many for a model, or one is no file: reading a pipe would never end.
+        UnusableModel: there are too many for a model, a link leads back to a folder around it, or one is no file: reading a pipe would never end.
     """
     found: list[tuple[str, Path]] = []
-    for root, folders, names in os.walk(folder):
+    seen = 0
+    for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for name in folders:
+            inner = Path(root, name)
+            if inner.is_symlink() and Path(root).resolve().is_relative_to(inner.resolve()):
+                raise UnusableModel(
+                    f"the model '{reference}' is no model's folder",
+                    why=f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that it is in",
+                    fix="remove it",
+                )
         below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
-        if len(found) > MOST_FILES:
+        seen += len(folders)
+        if len(found) + seen > MOST_FILES:
             raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_FILES} files", fix=subfolder(folder))
     if odd := next((name for name, path in found if path.exists() and not path.is_file()), ""):
         raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"{odd} in it is no file", fix="remove it")

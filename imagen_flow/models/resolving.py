@@ -14,11 +14,12 @@ from ..digest import tagged
 from ..errors import nearest
 from ..values import Base, Model
 from .cache import recorded, snapshot
-from .files import beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
+from .files import INDEXES, beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
+from .pointers import check_pointers
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
-from .weights import check_shards, check_weights, tensors_in
+from .weights import check_weights, tensors_in
 
 __all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
 
@@ -156,6 +157,7 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
         folder, text = beside, str(beside)
     elif (meant := _locked(reference, text, terms)) is not None:
         folder = _whole_snapshot(meant, text, environ)
+        check_pointers({file.name: folder / file.name for file in meant.files}, text)
         return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
     else:
         folder = snapshot(reference, text, environ)
@@ -169,8 +171,7 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
     for name in wanted:
         if is_weights(name):
             check_weights(files[name], text)
-        elif name.endswith(".safetensors.index.json"):
-            check_shards(files[name], text)
+    check_pointers({name: files[name] for name in wanted}, text)
     return folder, [(name, recorded(files[name]) or digest(files[name])) for name in wanted], next(iter(variants(wanted)), "")
 
 
@@ -185,6 +186,7 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
     files = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
     allowed = _allowed([(name, path / name) for name, _ in files], text, terms)
     digests = sorted((name, blob) for name, blob in files if has_say(name) or name in allowed)
+    check_pointers({name: path / name for name, _ in digests}, text)
     return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
 
 
@@ -276,9 +278,7 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
         raise UnusableModel(f"the model '{text}' has no weights", why=f"there is no .safetensors file in {path}", fix=subfolder(path))
     for file in weights:
         check_weights(file, text)
-    for name, file in files:
-        if name.endswith(".safetensors.index.json"):
-            check_shards(file, text)
+    check_pointers({name: file for name, file in files if has_say(name) or name in allowed}, text)
     _check_parts(path, text)
     if (path / "model_index.json").exists() and (odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]):
         fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
@@ -298,14 +298,20 @@ def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_parts(path: Path, text: str) -> None:
-    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some."""
-    try:
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-        parts = [name for name, made_by in index.items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
-    except FileNotFoundError:
+    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some, and a part of another name than a plain one lies elsewhere."""
+    indexes: dict[str, dict[str, Any]] = {}
+    for name in sorted(INDEXES):
+        try:
+            indexes[name] = dict(json.loads((path / name).read_text(encoding="utf-8")).items())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UnusableModel(f"the model '{text}' is damaged: {name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
+        if elsewhere := sorted(part for part, made_by in indexes[name].items() if isinstance(made_by, list) and not part.isidentifier()):
+            raise UnusableModel(f"the model '{text}' cannot be used: {name} names a part '{elsewhere[0][:100]}'", why="a part is a folder in the model's folder", fix="give it a plain name")
+    if "model_index.json" not in indexes:
         return
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UnusableModel(f"the model '{text}' is damaged: model_index.json cannot be read", why=str(error)[:200], fix="copy or download it again") from error
+    parts = [name for name, made_by in indexes["model_index.json"].items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
     missing = sorted(name for name in parts if not (path / name).is_dir())
     side_by_side = len(missing) == len(parts) and (path / "config.json").is_file()  # as in early checkpoints, which diffusers still loads
     if missing and not side_by_side:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .references import UnresolvedModel, UnusableModel
 
-__all__ = ["BYTES", "bytes_in_memory", "check_shards", "check_weights", "read_header", "tensors_in"]
+__all__ = ["BYTES", "bytes_in_memory", "check_weights", "read_header", "tensors_in"]
 
 #: Bytes of one number, by the name of its dtype in a safetensors header.
 BYTES = {
@@ -78,6 +78,8 @@ def read_header(path: Path) -> dict[str, Any]:
     end = 0
     for name, entry in sorted(((name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
         first, last = entry["data_offsets"]
+        if first == last and name.endswith((".weight", ".bias")):
+            raise ValueError(f"its header says of '{name[:80]}' that it holds no number")
         # Sizes in memory are foreseen by what is said here, and so must be true.
         if first != end or min(entry["shape"], default=0) < 0 or (entry["dtype"] in BYTES and last - first != math.prod(entry["shape"]) * BYTES[entry["dtype"]]):
             raise ValueError(f"its header says of '{name[:80]}' that {entry['dtype']} of {entry['shape']} lie from byte {first} to {last}")
@@ -169,19 +171,3 @@ _QUANTIZED: Mapping[str, Callable[[int, int], float]] = {
     "int4": _int4,
     "nf4": lambda rows, columns: math.ceil(rows * columns / 2) + 4 * math.ceil(rows * columns / 64),
 }
-
-
-def check_shards(index: Path, reference: str) -> None:
-    """Look for all files that an index of shards names.
-
-    Raises:
-        UnresolvedModel: some are missing.
-        UnusableModel: the index cannot be read.
-    """
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(name for name in named if not (index.parent / str(name)).exists())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnusableModel(f"the model '{reference}' is damaged: {index.name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
-    if missing:
-        raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{len(missing)} of {len(named)} files of weights are missing, {missing[0]} first", fix="download it again")

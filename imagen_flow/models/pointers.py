@@ -1,0 +1,143 @@
+"""Follow what a model's files say of one another: whatever they point to must be among the files that are digested, or its content would have no say in the key.
+
+The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by ``transformers_weights`` in a configuration besides.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .references import UnresolvedModel, UnusableModel
+from .weights import tensors_in
+
+__all__ = ["check_pointers", "is_index"]
+
+_INDEX = re.compile(r".+\.(?P<kind>safetensors|bin)\.index(\.\w+)?\.json\Z")
+_SHARD = re.compile(r"(?P<before>.+?)-\d{5}-of-(?P<count>\d{5})(?P<after>.*)\.safetensors\Z")
+_AGAIN = "copy or download it again"
+
+
+def is_index(name: str, *, kind: str = "safetensors") -> bool:
+    """Whether a file says which of several files of weights of a kind holds which tensor, by its name."""
+    found = _INDEX.match(name)
+    return found is not None and found["kind"] == kind
+
+
+def check_pointers(files: Mapping[str, Path], reference: str) -> None:
+    """Follow what these files of a model point to.
+
+    Params:
+        files: those that have a say in the model's fingerprint, by relative name.
+    Raises:
+        UnresolvedModel: a shard is missing, or its index is.
+        UnusableModel: something points to a file that has no say, an index names the wrong shard, or it cannot be read.
+    """
+    named: set[str] = set()
+    for name, path in sorted(files.items()):
+        # An index of pickles is read where the user allows some of that folder.
+        if is_index(name) or (
+            is_index(name, kind="bin") and any(other.endswith(".bin") and other.rpartition("/")[0] == name.rpartition("/")[0] for other in files)
+        ):
+            named |= _check_index(name, path, files, reference)
+        elif name.rpartition("/")[2] == "config.json":
+            _check_config(name, path, files, reference)
+    _check_unnamed(files, named, reference)
+
+
+def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: str) -> set[str]:
+    """Compare an index of shards with the files that it names; give their names."""
+    tensors = _read(name, path, reference).get("weight_map")
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(shard, str) for shard in tensors.values()):
+        raise UnusableModel(f"the model '{reference}' is damaged: {name} cannot be read", why="it has no weight_map of tensors to files", fix=_AGAIN)
+    folder = name.rpartition("/")[0]
+    shards = {shard: _inside(folder, shard) for shard in sorted(set(tensors.values()))}
+    ending = ".safetensors" if is_index(name) else ".bin"
+    for shard, inside in shards.items():
+        if inside is None or not shard.endswith(ending) or (inside not in files and path.with_name(shard).exists()):
+            raise UnusableModel(
+                f"the model '{reference}' cannot be used: {name} names '{shard}'", why="that is not among the files of weights in the model's folder by which it is known", fix=f"keep all shards in one folder, under plain names that end in {ending}",
+            )  # fmt: skip
+    missing = [shard for shard, inside in shards.items() if inside not in files]
+    if missing:
+        raise UnresolvedModel(
+            f"unresolved: '{reference}' is not whole",
+            why=f"{len(missing)} of {len(shards)} files of weights are missing, {missing[0]} first",
+            fix="download it again",
+        )
+    for shard, inside in shards.items() if is_index(name) else ():
+        assert inside is not None
+        wanted = [tensor for tensor, at in tensors.items() if at == shard]
+        held = tensors_in(files[inside])
+        if lacking := sorted(tensor for tensor in wanted if tensor not in held):
+            raise UnusableModel(
+                f"the model '{reference}' is damaged: {name} names {shard} for {lacking[0]}",
+                why=f"{len(lacking)} of the {len(wanted)} tensors that it names that file for are not in it",
+                fix=_AGAIN,
+            )
+    return {inside for inside in shards.values() if inside is not None}
+
+
+def _check_config(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
+    """Refuse a configuration that has transformers read other weights than those beside it."""
+    found = path.stat()
+    said = _weights_named(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if said is not None and _inside(name.rpartition("/")[0], said) not in files:
+        raise UnusableModel(
+            f"the model '{reference}' cannot be used: {name} says transformers_weights: '{said[:100]}'",
+            why="that is not among the files by which the model is known",
+            fix="keep its weights in the model's folder, under a plain name",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _weights_named(path: Path, *_sign: int) -> str | None:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")).get("transformers_weights")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # whoever loads the model says so
+    return said if said is None else str(said)
+
+
+def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -> None:
+    """Refuse shards that no index names, where nothing else beside them could be loaded: the libraries find shards by their index alone."""
+    sets: dict[str, Counter[tuple[str, str, int]]] = {}
+    others: set[str] = set()
+    for name in files:
+        folder, _, base = name.rpartition("/")
+        if not base.endswith(".safetensors"):
+            continue
+        if name in named or (found := _SHARD.match(base)) is None:
+            others.add(folder)
+        else:
+            sets.setdefault(folder, Counter())[found["before"], found["after"], int(found["count"])] += 1
+    for folder, counts in sorted(sets.items()):
+        (before, after, count), here = min(counts.items())
+        if folder not in others and (f"{folder}/config.json" if folder else "config.json") in files:
+            stem = f"{folder}/{before}{after}" if folder else f"{before}{after}"
+            what = f"{here} of {count} files" if here != count else f"all {count} files"
+            raise UnresolvedModel(
+                f"unresolved: '{reference}' is not whole",
+                why=f"{what} of the weights {stem} are there, but not the index {stem}.safetensors.index.json, which says what is in which",
+                fix="download it again",
+            )
+
+
+def _inside(folder: str, name: str) -> str | None:
+    """Give the relative name of a file that another in `folder` names; None where that leads out of this folder, whose files alone name the part that they are."""
+    found = posixpath.normpath(name)
+    return None if found.startswith(("/", "../")) or found == ".." or "\0" in name else posixpath.join(folder, found)
+
+
+def _read(name: str, path: Path, reference: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableModel(f"the model '{reference}' is damaged: {name} cannot be read", why=str(error)[:200], fix=_AGAIN) from error
+    return content if isinstance(content, dict) else {}
