@@ -117,7 +117,8 @@ class Shop:
                 raise _Failed(f"{failed.filename or item.path} cannot be read: {(failed.strerror or str(failed)).lower()}", again=True) from failed
             except GraphError as wrong:
                 raise _Failed(str(wrong), again=False) from wrong
-            recipe = tagged("recipe", self.recipe.digest.encode(), canonical(sorted((n, str(v)) for n, v in values.items())))
+            # What small models made is not what the real ones make, so neither stands for the other.
+            recipe = tagged("recipe", self.recipe.digest.encode(), canonical(sorted((n, str(v)) for n, v in values.items())), *([b"tiny"] if self.options.tiny else []))
             twin = None
             if self.recipe.line.duplicates != "both":
                 if not self.journal.know(item, digest, recipe):
