@@ -121,7 +121,7 @@ class Project:
         (folder / "given.txt").write_text("given")
         (folder / "line.yaml").write_text(LINE)
         (folder / "in").mkdir()
-        save_weights(folder / "tiny")
+        save_weights(folder / "tiny", size=1)
         for name in ("plain", "own-code"):
             save_weights(self.cached(name))
         (self.cached("pickled") / "config.json").write_text("{}")
@@ -206,9 +206,9 @@ def told(act: Callable[[], str]) -> str:
         return str(refused)
 
 
-def save_weights(folder: Path) -> None:
+def save_weights(folder: Path, *, size: int = 4) -> None:
     folder.mkdir(exist_ok=True)
-    save_file({"w": np.zeros(4, "float32")}, folder / "model.safetensors")
+    save_file({"w": np.zeros(size, "float32")}, folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
 
 
@@ -274,7 +274,7 @@ def test_a_line_that_skips_duplicates_does_not_take_tiny_results_for_real_ones(p
     usual = {"plugins": (Path("nodes.py"),)}
     assert "hf:org/plain@main (tiny)" in project.cli_folder_run({**usual, "tiny": True})
     shutil.rmtree(project.folder / "done-out")
-    assert project.cli_folder_run(usual).endswith("hf:org/plain@main")
+    assert project.cli_folder_run(usual).endswith("hf:org/plain@main\n")
 
 
 def test_the_lock_of_a_replay_is_that_of_the_working_directory(project: Project) -> None:
