@@ -184,7 +184,12 @@ def _open(path: Path) -> sqlite3.Connection | None:
 
 def _sign(found: os.stat_result) -> _Sign:
     # As text: on Windows these two are larger than SQLite's integers.
-    return (str(found.st_dev), str(found.st_ino), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return (str(found.st_dev), str(found.st_ino), found.st_size, _as_long(found.st_mtime_ns), _as_long(found.st_ctime_ns))
+
+
+def _as_long(number: int) -> int:
+    """Fit a time in nanoseconds into SQLite's 64 bits, which end with the year 2262 and some file systems' times do not."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Path]]:

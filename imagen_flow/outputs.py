@@ -273,6 +273,9 @@ class Hands(Protocol):
     def remove(self, path: Path) -> None:
         """Remove a file."""
 
+    def refuse(self, failed: OSError) -> None:
+        """Take note of an error of the file system for which an output is not written."""
+
 
 class Writer:
     """Writes the outputs of one run into a folder, which is made when the first is written. Safe to use from several threads.
@@ -337,6 +340,7 @@ class Writer:
             folder = self._enter(names[:-1], whose)
             return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists), folder, target))
         except OSError as failed:
+            self._hands.refuse(failed)
             raise _refusal(whose, target, failed) from failed
 
     def _names(self, relative: str, whose: str) -> list[str]:
@@ -518,6 +522,9 @@ class _AtOnce:
 
     def remove(self, path: Path) -> None:
         path.unlink()
+
+    def refuse(self, failed: OSError) -> None:
+        pass
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import http.server
+import io
 import json
 import os
 import re
@@ -20,13 +23,16 @@ from typing import Any
 
 import pytest
 
+from imagen_flow.cli import main
 from imagen_flow.errors import GraphError, StoreError
+from imagen_flow.filememo import FileMemo
 from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, prepare, read_line, retry, status
 from imagen_flow.folder.disk import LocalDisk
 from imagen_flow.folder.journal import Seen
 from imagen_flow.folder.linefile import KEYS
 from imagen_flow.folder.placing import free_name, sweep
 from imagen_flow.plugins import Registry, discover
+from imagen_flow.spec import read
 from imagen_flow.store import Store
 
 NODES = '''
@@ -44,7 +50,9 @@ def shout(file: File, *, times: int = 1, word: Text = "") -> Text:
     """Raise a file's voice."""
     said = file.read_text()
     if said == "fail":
-        raise ValueError("it cannot be done")
+        raise RuntimeError("it cannot be done")
+    if said == "bad":
+        raise ValueError("it is not what it should be")
     if said == "interrupt":
         raise KeyboardInterrupt("a strange node")
     if said == "die":
@@ -169,6 +177,40 @@ def until(what: Callable[[], Any], *, most_s: float = 30) -> None:
     while not what():
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def refusing(number: int, *places: Path, writes_only: bool = False) -> Iterator[threading.Event]:
+    """Have the system refuse what is done in these places, as a broken disk, a full one or a lost share does, until the event is set."""
+    mended = threading.Event()
+
+    def is_refused(path: Any) -> bool:
+        if mended.is_set() or not isinstance(path, str | bytes | os.PathLike):
+            return False
+        text = os.fsdecode(path)
+        return any(text == str(place) or text.startswith(f"{place}{os.sep}") for place in places)
+
+    def faulty(call: Callable[..., Any], *, writes: bool) -> Callable[..., Any]:
+        def called(*given: Any, **more: Any) -> Any:
+            changes = writes
+            if call is os_open:
+                changes = bool(given[1] & (os.O_WRONLY | os.O_RDWR))
+            if (changes or not writes_only) and any(map(is_refused, given[:2])):
+                raise OSError(number, os.strerror(number), os.fspath(given[0]))
+            return call(*given, **more)
+
+        return called
+
+    os_open = os.open
+    calls = [(os, name, True) for name in ("unlink", "mkdir", "replace", "rename", "link", "utime")] + [(os, name, False) for name in ("open", "stat", "lstat", "scandir")] + [(io, "open", False)]
+    before = [getattr(of, name) for of, name, _ in calls]
+    with pytest.MonkeyPatch.context() as patch:
+        for (of, name, writes), call in zip(calls, before, strict=True):
+            patch.setattr(of, name, faulty(call, writes=writes))
+        try:
+            yield mended
+        finally:
+            mended.set()
 
 
 # -- the line file ------------------------------------------------------------------------------------------------------------------
@@ -362,7 +404,7 @@ def test_one_failure_is_alone(yard: Yard) -> None:
     reason = found.pop("failed/bad.txt.failed.txt")
     assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/bad.txt": "fail"}
     assert reason.startswith("bad.txt failed after 3 tries.\n\n")
-    assert "graph.yaml:8:3: error[node-failed]: loud: it cannot be done\n8 |   loud: {type: toy.shout" in reason
+    assert "graph.yaml:8:3: error[node-failed]: loud: RuntimeError: it cannot be done\n8 |   loud: {type: toy.shout" in reason
     assert f"imagen-flow folder retry {line.path} 'bad.txt'" in reason
     assert yard.events("retry", "failed") == [("retry", "bad.txt"), ("retry", "bad.txt"), ("failed", "bad.txt")]
 
@@ -374,6 +416,41 @@ def test_a_node_that_raises_anything(yard: Yard) -> None:
     found = yard.found()
     assert "KeyboardInterrupt: a strange node" in found.pop("failed/bad.txt.failed.txt")
     assert found == {"out/a.txt": "ONE\n", "done/a.txt": "one", "failed/bad.txt": "interrupt"}
+
+
+def test_certain_errors(yard: Yard) -> None:
+    """What a wrong value causes is not tried again: a second try would end alike."""
+    yard.drop(a="bad")
+    yard.work("retry: {times: 2, backoff_s: 0.01}\n")
+    assert yard.events() == [("failed", "a.txt")]
+    assert (yard.root / "failed/a.txt.failed.txt").read_text().startswith("a.txt failed.\n\n")
+
+
+def test_graph_for_line(yard: Yard) -> None:
+    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the command that fits."""
+    line = yard.line()
+    with pytest.raises(GraphError) as raised:
+        read_line(line.graph)
+    assert [(p.message, p.fix) for p in raised.value.problems] == [("this is a graph, not a line", f"run it with: imagen-flow run {line.graph}")]
+    spec = read(line.path)
+    assert [(p.message, p.fix) for p in spec.problems] == [("this is the line file of a hot folder, not a graph", f"run it with: imagen-flow folder run {line.path}")]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_no_regular_line_file(tmp_path: Path, kind: str) -> None:
+    """A pipe, a device or a folder in place of a line file is refused, and never waited for."""
+    place = tmp_path / "line.yaml"
+    os.mkfifo(place) if kind == "fifo" else place.symlink_to("/dev/zero") if kind == "device" else place.mkdir()
+    with pytest.raises(GraphError, match="is not a regular file|is a directory"):
+        read_line(place)
+
+
+def test_a_log_that_nobody_reads(yard: Yard) -> None:
+    """A log that is a pipe without a reader holds up nothing."""
+    os.mkfifo(yard.root / "log")
+    yard.drop(a="one")
+    yard.work("log: ./log\n")
+    assert yard.found("out") == {"out/a.txt": "ONE\n"}
 
 
 def test_retry_by_hand(yard: Yard) -> None:
@@ -678,6 +755,38 @@ def test_settling(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("time_s", [-(2**31), -1, 0, 2**31, 2**33, 9_223_372_037, 15_032_385_535, 2**40])
+def test_times_of_any_year(yard: Yard, time_s: int) -> None:
+    """A file is worked on whatever its time: before 1970, far ahead, or where nanoseconds do not fit into 64 bits."""
+    for name in ("a", "b"):
+        yard.drop(**{name: name})
+        with contextlib.suppress(OSError):
+            os.utime(yard.root / f"in/{name}.txt", (time_s, time_s))
+    yard.work()
+    assert yard.found() == {"out/a.txt": "A\n", "out/b.txt": "B\n", "done/a.txt": "a", "done/b.txt": "b"}
+    assert (yard.root / "done/a.txt").stat().st_mtime == (yard.root / "done/b.txt").stat().st_mtime
+
+
+def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time of the year 9999, which some file systems hold, stops neither the journal nor the memory of digests."""
+    far = 253_370_764_800 * 10**9
+
+    def dated(call: Callable[..., os.stat_result]) -> Callable[..., Any]:
+        def called(path: Any, *given: Any, **more: Any) -> Any:
+            found = call(path, *given, **more)
+            return os.stat_result((*found[:8], far // 10**9, *found[9:]), {"st_mtime_ns": far, "st_ctime_ns": far}) if str(path).endswith(".txt") else found
+
+        return called
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, dated(getattr(os, name)))
+    yard.drop(a="one")
+    yard.work()
+    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
+    with contextlib.closing(FileMemo(yard.root)) as memo:
+        assert memo.digest_file(yard.root / "done/a.txt") == memo.digest_file(yard.root / "done/a.txt")
+
+
 def test_slow_copy(yard: Yard) -> None:
     """A file that is copied in slowly is read when it is whole."""
     running = yard.start(yard.line("settle_s: 0.4\n"))
@@ -778,6 +887,70 @@ def test_out_that_vanishes(yard: Yard) -> None:
     running.close()
     assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
     assert yard.events("resumed") == [("resumed", "")]
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [("out", errno.EROFS), ("out", errno.EIO), ("out", errno.EDQUOT), ("done", errno.EROFS), ("done", errno.ESTALE), ("failed", errno.EIO), ("failed", errno.ENOSPC), ("in", errno.EIO), ("in", errno.ESTALE)],
+)
+def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
+    """While a folder of the line answers with an error of the disk, the line waits and says so, and no original moves to `failed`; once it is mended, everything is done."""
+    running = yard.start(yard.line("retry: {backoff_s: 0}\nconcurrency: 2\npriority: name\n"))
+    until(lambda: running._scanned.is_set())
+    rename = os.rename
+    with refusing(number, yard.root / where, writes_only=number != errno.EIO and where != "in") as mended:
+        for name, text in (("a", "one"), ("b", "bad"), ("c", "three")):
+            (yard.root / name).write_text(text)
+            rename(yard.root / name, yard.root / f"in/{name}.txt")
+        until(lambda: yard.events("waiting") or where == "in")
+        mended.set()
+    until(lambda: len(yard.events("done", "failed")) == 3)
+    running.close()
+    assert running.fault is None
+    found = yard.found()
+    assert found.pop("failed/b.txt.failed.txt")
+    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/b.txt": "bad"}
+
+
+def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be read while others are fails by itself; while none can be read, the line waits."""
+    broken = {"b.txt"}
+    opened = os.open
+
+    def faulty(path: Any, *given: Any, **more: Any) -> int:
+        if os.path.basename(os.fspath(path)) in broken and given[0] & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return opened(path, *given, **more)
+
+    monkeypatch.setattr(os, "open", faulty)
+    yard.drop(a="one", b="two", c="three")
+    yard.work("retry: {backoff_s: 0}\n")
+    assert yard.events("done", "failed") == [("done", "a.txt"), ("done", "c.txt"), ("failed", "b.txt")]
+    assert "input/output error" in (yard.root / "failed/b.txt.failed.txt").read_text()
+    broken.update({"d.txt", "e.txt"})
+    running = yard.start(yard.line("retry: {backoff_s: 0}\n"))
+    yard.drop(d="four", e="five")
+    until(lambda: len(yard.events("waiting")) >= 3)
+    broken.clear()
+    until(lambda: len(yard.events("done")) == 4)
+    running.close()
+    assert len(yard.found("failed")) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("where", ["in", "out", "line.journal", "store", "line.yaml", "graph.yaml"])
+def test_a_disk_that_fails_at_the_start(yard: Yard, where: str, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that an error of the disk keeps from starting ends with the code that asks for a restart, and says why; with one that only a person can mend it ends with 1."""
+    line = yard.line()
+    for folder in (line.journal, yard.root / "store"):
+        folder.mkdir()
+    with refusing(number, yard.root / where), pytest.raises(SystemExit) as ended:
+        main(["folder", "run", str(line.path), "--once", "--store", str(yard.root / "store"), "--plugin", str(yard.root / "toys.py")])
+    assert (ended.value.code in (1, 2)) == (number == errno.EACCES)
+    assert ended.value.code == 75 or number == errno.EACCES
+    said = capsys.readouterr().err
+    assert os.strerror(number).lower() in said.lower()
+    assert "Traceback" not in said
 
 
 def test_an_original_that_cannot_move(yard: Yard) -> None:

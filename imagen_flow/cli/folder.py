@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,13 @@ def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_js
 
     from ..folder import check_together, read_line
 
-    lines = [read_line(file) for file in files]
-    check_together(lines)
-    if poll:
-        lines = [replace(line, poll=True) for line in lines]
-    return _work(lines, options, once=once, as_json=as_json)
+    with _temporary_failures() as failed:
+        lines = [read_line(file) for file in files]
+        check_together(lines)
+        if poll:
+            lines = [replace(line, poll=True) for line in lines]
+        return _work(lines, options, once=once, as_json=as_json)
+    return failed()
 
 
 @folder.command()
@@ -72,20 +74,51 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
     """
     from ..folder import Journal, read_line
 
-    line = read_line(file)
-    journal = Journal(line.journal)
+    with _temporary_failures() as failed:
+        line = read_line(file)
+        journal = Journal(line.journal)
+        try:
+            journal.write_note("drain", "yes")
+            told = len(journal.workers())
+            while journal.workers() and journal.active():
+                time.sleep(0.2)
+            # What a process that was killed in the meantime has left is for us.
+            left = journal.active()
+        finally:
+            journal.close()
+        if told:
+            click.echo(f"{told} told to finish and stop", err=True)
+        return _work([line], options, drain=True, as_json=as_json) if left else 0
+    return failed()
+
+
+@contextlib.contextmanager
+def _temporary_failures() -> Iterator[Callable[[], int]]:
+    """Report an error of the disk that keeps a line from starting; what this gives is the exit code to end with then, which asks for a restart."""
+    from ..errors import GraphError, ImagenFlowError
+    from ..folder import may_pass
+    from .text import safe, show_problems
+
+    code: list[int] = []
     try:
-        journal.write_note("drain", "yes")
-        told = len(journal.workers())
-        while journal.workers() and journal.active():
-            time.sleep(0.2)
-        # What a process that was killed in the meantime has left is for us.
-        left = journal.active()
-    finally:
-        journal.close()
-    if told:
-        click.echo(f"{told} told to finish and stop", err=True)
-    return _work([line], options, drain=True, as_json=as_json) if left else 0
+        yield lambda: code[0]
+    except (ImagenFlowError, OSError, click.ClickException) as failed:
+        if not may_pass(failed):
+            if isinstance(failed, OSError):
+                raise ImagenFlowError(_in_words(failed)) from failed
+            raise
+        if isinstance(failed, GraphError):
+            show_problems(failed.problems)
+        elif isinstance(failed, click.ClickException):
+            failed.show()
+        else:
+            click.echo(safe(f"error: {_in_words(failed) if isinstance(failed, OSError) else failed}"), err=True)
+        code.append(AGAIN)
+
+
+def _in_words(failed: OSError) -> str:
+    words = (failed.strerror or str(failed)).lower()
+    return f"{failed.filename}: {words}" if failed.filename else words
 
 
 def _work(lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool) -> int:

@@ -22,9 +22,10 @@ The modules, from the ground up: `disk` (the operations on files, to be recorded
 """
 
 from .care import retry, status
+from .disk import may_pass
 from .journal import Journal, JournalError
 from .line import RunningLine, Tools
 from .linefile import Line, check_together, read_line
 from .recipe import Recipe, prepare
 
-__all__ = ["Journal", "JournalError", "Line", "Recipe", "RunningLine", "Tools", "check_together", "prepare", "read_line", "retry", "status"]
+__all__ = ["Journal", "JournalError", "Line", "Recipe", "RunningLine", "Tools", "check_together", "may_pass", "prepare", "read_line", "retry", "status"]

@@ -6,15 +6,17 @@ one change, in one folder or across two: wholly there after a power cut, or not 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Disk", "LocalDisk", "is_of_the_item"]
+__all__ = ["Disk", "LocalDisk", "affects_every_item", "is_of_the_item", "is_there", "may_pass"]
 
 _BLOCK = 1 << 20
 
@@ -61,7 +63,8 @@ class LocalDisk:
         with open(source, "rb") as read, open(_new(path), "wb") as stream:
             shutil.copyfileobj(read, stream, _BLOCK)
         found = source.stat()
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        with contextlib.suppress(OSError, OverflowError):  # not every file system has room for every time
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def sync_file(self, path: Path) -> None:
         _sync(path, os.O_RDWR)
@@ -121,10 +124,61 @@ def _sync(path: Path, mode: int) -> None:
         os.close(handle)
 
 
-#: Faults that come from an item's own name; all others (no space, no right, a share that is gone) are the line's, and would meet every item.
+#: Errors that come from an item's own name; all others (no space, no permission, a share that is gone) would meet every item.
 _OF_THE_ITEM = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ, errno.ENOTEMPTY, errno.ELOOP})
 
 
+def _numbers(*names: str) -> frozenset[int]:
+    return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
+
+
+#: Errors of a disk, a mount or the process, whichever file they are reported for.
+_OF_THE_DISK = _numbers("EIO", "EROFS", "ENOSPC", "EDQUOT", "ESTALE", "EUCLEAN", "EREMOTEIO", "ENOMEDIUM", "EMEDIUMTYPE", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "ENOMEM")
+_OF_THE_NETWORK = _numbers("ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "ENETDOWN", "ENETUNREACH", "ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ESHUTDOWN", "EKEYEXPIRED", "EKEYREVOKED", "ENOKEY", "EBUSY", "EAGAIN", "EINTR")
+
+#: Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error, another process in the way.
+_OF_A_DATABASE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link that leads nowhere.
+
+    Raises:
+        OSError: the disk does not answer; `os.path.lexists` would say that nothing has.
+    """
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as failed:
+        if affects_every_item(failed, network=True):
+            raise
+        return False
+    return True
+
+
 def is_of_the_item(failed: OSError) -> bool:
-    """Whether a fault of the file system concerns one item alone, so that the line can go on without it."""
+    """Whether an error of the file system concerns one item alone, so that the line can go on without it."""
     return failed.errno in _OF_THE_ITEM
+
+
+def affects_every_item(failed: BaseException | None, *, network: bool = False) -> OSError | None:
+    """Find, in an exception and its causes, an error of the disk that every other item would meet as well.
+
+    Params:
+        network: whether errors of a connection count: those of a share, not those of a service that a node talks to.
+    """
+    while failed is not None:
+        if isinstance(failed, OSError) and (failed.errno in _OF_THE_DISK or (network and failed.errno in _OF_THE_NETWORK)):
+            return failed
+        failed = failed.__cause__
+    return None
+
+
+def may_pass(failed: BaseException | None) -> bool:
+    """Whether what kept a line from starting may be gone at the next try: an error of a disk or a share, or another process in the way."""
+    while failed is not None:
+        if affects_every_item(failed, network=True):
+            return True
+        if isinstance(failed, sqlite3.OperationalError) and getattr(failed, "sqlite_errorcode", 0) & 0xFF in _OF_A_DATABASE:
+            return True
+        failed = failed.__cause__
+    return False

@@ -9,6 +9,7 @@ both have stood still. A ticket alone waits for its picture for ever; a picture 
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import json
 import os
@@ -21,6 +22,7 @@ from typing import Any
 from ..digest import digest_stream
 from ..labels import SIDECAR
 from ..watch import is_temporary
+from .disk import affects_every_item
 from .journal import Journal, Seen
 from .linefile import Line
 
@@ -31,6 +33,9 @@ _TICKETS = (".yaml", ".yml", ".json")
 #: What the names of our temporary files and of originals on their way begin with.
 OURS = ".imagen_flow-"
 
+
+#: What an integer of SQLite can hold. XFS, ZFS and others keep times beyond the years 1677 to 2262, in nanoseconds.
+_LONG = 2**63
 
 _AWAY = re.compile(rf"{re.escape(OURS)}([0-9a-f]+)--?(\d+)\.taken")
 
@@ -126,14 +131,17 @@ class Intake:
         if ticket is not None and beside is not None:
             said.append([ticket.name, beside.st_size, beside.st_mtime_ns, beside.st_ino])
         whole = bool(self.line.sentinel) and self.sentinel(path) is not None and self._has_ticket(said)
-        return Seen(path, json.dumps(said), found.st_mtime_ns, whole)
+        return Seen(path, json.dumps(said), min(max(found.st_mtime_ns, -_LONG), _LONG - 1), whole)
 
-    def _stat(self, place: Path) -> os.stat_result | None:
+    def _stat(self, place: Path, *, strict: bool = False) -> os.stat_result | None:
+        """Give what is known of a plain file; None if there is none. A disk that does not answer counts as none, or is an OSError if `strict`."""
         try:
             found = os.lstat(place)
             if stat.S_ISLNK(found.st_mode) and self.line.links == "followed":
                 found = os.stat(place)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as failed:
+            if strict and affects_every_item(failed, network=True):
+                raise
             return None
         return found if stat.S_ISREG(found.st_mode) else None
 
@@ -161,8 +169,12 @@ class Intake:
         return None
 
     def is_same(self, sign: str, place: Path, digest: str | None) -> bool:
-        """Whether a file is the one that a sign was taken of: by size and time, and by the file itself or its content."""
-        found = self._stat(place)
+        """Whether a file is the one that a sign was taken of: by size and time, and by the file itself or its content.
+
+        Raises:
+            OSError: the disk does not answer.
+        """
+        found = self._stat(place, strict=True)
         if found is None:
             return False
         size, mtime, inode = json.loads(sign)[:3]
@@ -170,7 +182,9 @@ class Intake:
             return False
         try:
             return inode == found.st_ino or (digest is not None and digest_of(place, links=self.line.links == "followed") == digest)
-        except OSError:
+        except OSError as failed:
+            if affects_every_item(failed, network=True):
+                raise
             return False
 
     def orphans(self, journal: Journal) -> Iterator[Path]:
@@ -192,4 +206,6 @@ def digest_of(place: Path, *, links: bool) -> str:
     """
     handle = os.open(place, os.O_RDONLY | (0 if links else getattr(os, "O_NOFOLLOW", 0)) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     with open(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(place))
         return digest_stream(stream)

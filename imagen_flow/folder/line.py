@@ -11,7 +11,6 @@ They meet in the journal alone, so it makes no difference whether they belong to
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -21,9 +20,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
+from ..errors import GraphError, Problem
 from ..request import Options
 from ..watch import changes
-from .disk import Disk, LocalDisk
+from .disk import Disk, LocalDisk, is_there
 from .intake import Intake
 from .journal import Journal, JournalError, Lost
 from .log import Log
@@ -76,14 +76,19 @@ class RunningLine:
         listen: is told what the log is told, in whichever thread says it.
     Raises:
         JournalError: its journal cannot be used.
-        OSError: one of its folders cannot be made.
+        GraphError: one of its folders cannot be created.
     """
 
     def __init__(self, recipe: Recipe, tools: Tools, *, once: bool = False, drain: bool = False, disk: Disk | None = None, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
         line = self.line = recipe.line
-        for folder in (line.out, line.done, line.failed):
+        for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
             # Made now or never: one that is gone later is a share that is gone.
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as failed:
+                why = "it is a file" if isinstance(failed, FileExistsError) else (failed.strerror or str(failed)).lower()
+                mark = line.marks.get(key, line.marks["in"])
+                raise GraphError([Problem("bad-path", f"the folder for '{key}' cannot be created", mark, f"{folder}: {why}", f"create it, or name another with '{key}:'")]) from failed
         self.disk = disk or LocalDisk()
         self.journal = Journal(line.journal, lease_s=line.lease_s)
         self.log = Log(line.log, line=line.name, listen=listen)
@@ -99,6 +104,8 @@ class RunningLine:
         self._taking_in = threading.Event()
         self._scanned = threading.Event()
         self._missed = threading.Event()
+        #: Why the folder could not be read the last time, if it could not.
+        self._unseen = ""
         self._wake = threading.Condition()
         self._busy = 0
         self._alone = False
@@ -176,10 +183,14 @@ class RunningLine:
         """Give back originals that were on their way when their journal was lost."""
         for place in self.intake.orphans(self.journal):
             back = place.with_name(f"restored-{place.name.lstrip('.').replace('.taken', '')}")
-            with contextlib.suppress(FileNotFoundError):  # another worker has just moved it on
-                if not os.path.lexists(back):
+            try:
+                if not is_there(back):
                     self.disk.rename(place, back)
                     self.log.say("restored", item=str(back))
+            except FileNotFoundError:  # another worker has just moved it on
+                continue
+            except OSError as failed:
+                self.log.say("watching", reason=f"{place} cannot be restored: {(failed.strerror or str(failed)).lower()}")
 
     def _take_in(self) -> None:
         line = self.line
@@ -210,12 +221,18 @@ class RunningLine:
             while some := list(islice(found, _ROUND)):
                 count += self._seen(some)
         except OSError as failed:
-            self.log.say("watching", reason=f"{self.line.inbox}: {(failed.strerror or str(failed)).lower()}")
-        self._scanned.set()
+            self._missed.set()
+            reason = f"{self.line.inbox}: {(failed.strerror or str(failed)).lower()}"
+            if reason != self._unseen:
+                self.log.say("watching", reason=reason)
+            self._unseen = reason
+        else:
+            self._unseen = ""
+            self._scanned.set()
         return count
 
     def _look(self, path: Any) -> None:
-        if not self.line.inbox.is_dir():
+        if not os.path.isdir(self.line.inbox):
             self._missed.set()  # what is told of now cannot be looked at
         for found in self.intake.of_change(path):
             if isinstance(found, str):
@@ -243,7 +260,7 @@ class RunningLine:
         line, journal = self.line, self.journal
         renewed = rescanned = time.monotonic()
         while not self._stopping.is_set() or not self.ended:
-            if not line.inbox.is_dir():
+            if not os.path.isdir(line.inbox):
                 # Files that cannot be seen are not gone for all that.
                 self._missed.set()
             else:

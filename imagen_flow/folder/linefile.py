@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,11 @@ def read_line(path: Path) -> Line:
     """
     shown = str(path)
     try:
-        with path.open("rb") as stream:
+        # Neither opening nor reading waits for whoever may write to a pipe.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        with open(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise GraphError([Problem("unreadable", f"{shown} is not a regular file", fix="name a line file")])
             data = stream.read(MAX_BYTES + 1)
     except OSError as failed:
         raise GraphError([Problem("unreadable", f"{shown} cannot be read: {(failed.strerror or str(failed)).lower()}")]) from failed
@@ -128,7 +133,7 @@ def read_line(path: Path) -> Line:
     reader = _Reader(written.source, list(written.problems), path)
     line = reader.line(written.word) if written.word is not None else None
     if reader.problems or line is None:
-        raise GraphError(reader.problems)
+        raise GraphError(reader.problems) from reader.failed
     return line
 
 
@@ -185,6 +190,8 @@ class _Reader:
     source: Source
     problems: list[Problem]
     path: Path
+    #: An error of the file system behind one of the problems.
+    failed: OSError | None = None
 
     def say(self, code: str, message: str, mark: Mark, why: str = "", fix: str = "") -> None:
         self.problems.append(Problem(code, message, mark, why, fix))
@@ -195,6 +202,10 @@ class _Reader:
                 self.say("bad-shape", "a line is a mapping", root.mark, fix="begin with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'")
             return None
         pairs: dict[str, Pair] = root.value
+        if "imagen_flow" in pairs and _REQUIRED[0] not in pairs:
+            self.problems[:] = []
+            self.say("bad-shape", "this is a graph, not a line", pairs["imagen_flow"].key.mark, "a line file says which folder is watched, and which graph its files go through", f"run it with: imagen-flow run {self.path}")
+            return None
         self.known(pairs, KEYS, "a line")
         for key in _REQUIRED:
             if key not in pairs and not any(f"'{key}'" in p.fix for p in self.problems):
@@ -291,10 +302,19 @@ class _Reader:
             if _real(places[one]) == _real(places[other]):
                 here = line.marks.get(other, line.marks.get(one, mark))
                 self.say("bad-path", f"'{one}' and '{other}' are one folder", here, "what lies there could not be told apart", "give each its own")
-        if not line.graph.is_file():
-            self.say("missing-file", f"there is no graph '{line.graph.name}'", line.marks["graph"], f"it was looked for as {line.graph}")
-        if not line.inbox.is_dir():
-            self.say("missing-file", "there is no folder for 'in'", line.marks["in"], f"it would be {line.inbox}", "create it, or mount what it lies on")
+        for key, path, is_kind in (("graph", line.graph, stat.S_ISREG), ("in", line.inbox, stat.S_ISDIR)):
+            try:
+                if is_kind(os.stat(path).st_mode):
+                    continue
+            except OSError as failed:
+                if not isinstance(failed, FileNotFoundError | NotADirectoryError):
+                    self.failed = self.failed or failed
+                    self.say("unreadable", f"'{key}' cannot be read: {(failed.strerror or str(failed)).lower()}", line.marks[key], f"it is {path}")
+                    continue
+            if key == "graph":
+                self.say("missing-file", f"there is no graph '{path.name}'", line.marks[key], f"it was looked for as {path}")
+            else:
+                self.say("missing-file", "there is no folder for 'in'", line.marks[key], f"it would be {path}", "create it, or mount what it lies on")
 
 
 class _Taker:

@@ -28,8 +28,8 @@ class Log:
         said = {"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "line": self._line, "event": event, **about}
         with self._lock:
             with contextlib.suppress(OSError):
-                # Opened each time, so that a rotated file is let go; one write, so that the lines of several processes do not mix.
-                handle = os.open(self.place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
+                # Never waits, should it be a pipe that nobody reads. Opened each time, so that a rotated file is let go; one write, so that the lines of several processes do not mix.
+                handle = os.open(self.place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
                 try:
                     os.write(handle, json.dumps(said).encode() + b"\n")
                 finally:

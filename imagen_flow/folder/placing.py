@@ -21,7 +21,7 @@ from typing import Any
 
 from ..outputs import files_of
 from ..values import Folder, Model
-from .disk import Disk
+from .disk import Disk, affects_every_item, is_there
 from .intake import OURS
 from .journal import Journal, JournalError
 
@@ -101,7 +101,7 @@ class Staged:
                 data = temporary.read_bytes()
             self._disk.sync_file(temporary)
         except OSError as failed:
-            self._disk.unlink(temporary)
+            _drop({"do": "put", "temporary": str(temporary)}, self._disk)
             self._note(failed)
         self._add({"do": "put", "temporary": str(temporary), "to": str(path), "digest": _digest(data)})
 
@@ -123,7 +123,7 @@ class Staged:
             for folder in made:
                 self._disk.sync_folder(folder)
         except OSError as failed:
-            self._disk.remove_tree(temporary)
+            _drop({"do": "folder", "temporary": str(temporary)}, self._disk)
             self._note(failed)
         self._add({"do": "folder", "temporary": str(temporary), "to": str(path), "old": str(_temporary(path.parent, self._journal.token, ".old"))})
 
@@ -137,6 +137,10 @@ class Staged:
         except JournalError as failed:
             self.fault = self.fault or failed
             raise
+
+    def refuse(self, failed: OSError) -> None:
+        if affects_every_item(failed, network=True):
+            self.trouble = self.trouble or failed
 
     def _add(self, step: dict[str, Any]) -> None:
         with self._lock:
@@ -158,16 +162,22 @@ class Staged:
 
 
 def _drop(step: dict[str, Any], disk: Disk) -> None:
-    if step["do"] == "folder":
-        disk.remove_tree(Path(step["temporary"]))
-    elif step["do"] == "put":
-        disk.unlink(Path(step["temporary"]))
+    # On a disk that has become read-only even the removal of a file that is not there is refused. What is left is swept away later.
+    with contextlib.suppress(OSError):
+        if step["do"] == "folder":
+            disk.remove_tree(Path(step["temporary"]))
+        elif step["do"] == "put":
+            disk.unlink(Path(step["temporary"]))
 
 
 def is_applied(steps: list[dict[str, Any]]) -> bool:
-    """Whether each step can still be carried out, or has been: nobody else has been at its files."""
+    """Whether each step can still be carried out, or has been: nobody else has been at its files.
+
+    Raises:
+        OSError: the disk does not answer.
+    """
     for step in steps:
-        if step["do"] == "remove" or os.path.lexists(step["temporary"]):
+        if step["do"] == "remove" or is_there(Path(step["temporary"])):
             continue
         to = Path(step["to"])
         try:
@@ -175,7 +185,9 @@ def is_applied(steps: list[dict[str, Any]]) -> bool:
                 return False
             if step["do"] == "folder" and not to.is_dir():
                 return False
-        except OSError:
+        except OSError as failed:
+            if affects_every_item(failed, network=True):
+                raise
             return False
     return True
 
@@ -186,14 +198,14 @@ def apply(steps: list[dict[str, Any]], disk: Disk) -> None:
         to = Path(step["to"])
         if step["do"] == "remove":
             disk.unlink(to)
-        elif os.path.lexists(step["temporary"]):
-            if step["do"] == "folder" and os.path.lexists(to):
+        elif is_there(Path(step["temporary"])):
+            if step["do"] == "folder" and is_there(to):
                 disk.rename(to, Path(step["old"]))
             disk.rename(Path(step["temporary"]), to)
     for folder in sorted({Path(step["to"]).parent for step in steps}):
         disk.sync_folder(folder)
     for step in steps:
-        if step["do"] == "folder" and os.path.lexists(step["old"]):
+        if step["do"] == "folder" and is_there(Path(step["old"])):
             disk.remove_tree(Path(step["old"]))
 
 
@@ -211,11 +223,12 @@ def sweep(journal: Journal, disk: Disk) -> int:
             place = folder / name
             if not dash or str(place) in kept or journal.lives(token):
                 continue
-            if place.is_dir() and not place.is_symlink():
-                disk.remove_tree(place)
-            else:
-                disk.unlink(place)
-            count += 1
+            with contextlib.suppress(OSError):  # refused now, it is swept away another time
+                if place.is_dir() and not place.is_symlink():
+                    disk.remove_tree(place)
+                else:
+                    disk.unlink(place)
+                count += 1
     return count
 
 
@@ -233,7 +246,7 @@ def free_name(folder: Path, path: str, endings: list[str], is_kept: Callable[[st
         stem = f"{os.fsencode(stem)[: room - 9].decode(errors='ignore')}-{mark}"
     for number in itertools.count(1):
         called = f"{head}{slash}{stem}{'' if number == 1 else f'-{number}'}{ending}"
-        if not is_kept(called) and not any(os.path.lexists(folder / f"{called}{more}") for more in ("", *endings)):
+        if not is_kept(called) and not any(is_there(folder / f"{called}{more}") for more in ("", *endings)):
             return called
     raise AssertionError
 
@@ -263,7 +276,7 @@ def put_text(place: Path, text: str, disk: Disk, journal: Journal) -> None:
         disk.sync_file(temporary)
         disk.rename(temporary, place)
     except OSError:
-        disk.unlink(temporary)
+        _drop({"do": "put", "temporary": str(temporary)}, disk)
         raise
     disk.sync_folder(place.parent)
 
@@ -282,9 +295,9 @@ def move(source: Path, to: Path, *, number: int, is_same: Callable[[Path], bool]
     # In its own folder, with its ending, so that whoever finds it knows what it is.
     away = source.with_name(f"{OURS}{journal.name}-{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}")
     there = holds(to)
-    if os.path.lexists(away):
+    if is_there(away):
         if not there:
-            if os.path.lexists(to):
+            if is_there(to):
                 return "taken"
             _copy(away, to, disk, journal)
         disk.unlink(away)
@@ -293,11 +306,11 @@ def move(source: Path, to: Path, *, number: int, is_same: Callable[[Path], bool]
     if there:
         return "moved"
     linked = source.is_symlink()
-    if not os.path.lexists(source):
+    if not is_there(source):
         return "moved" if to.is_symlink() else "gone"
     if not is_same(source):
         return "replaced"
-    if os.path.lexists(to):
+    if is_there(to):
         return "taken"
     try:
         disk.rename(source, to)
@@ -329,7 +342,7 @@ def _copy(away: Path, to: Path, disk: Disk, journal: Journal) -> None:
         disk.sync_file(temporary)
         disk.rename(temporary, to)
     except OSError:
-        disk.unlink(temporary)
+        _drop({"do": "put", "temporary": str(temporary)}, disk)
         raise
     disk.sync_folder(to.parent)
 
@@ -339,7 +352,7 @@ def _put_back(place: Path, source: Path, disk: Disk) -> None:
     stem, ending = os.path.splitext(source.name)
     for count in itertools.count(1):
         back = source if count == 1 else source.with_name(f"{stem}-{count}{ending}")
-        if not os.path.lexists(back):
+        if not is_there(back):
             disk.rename(place, back)
             disk.sync_folder(source.parent)
             return

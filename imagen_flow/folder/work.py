@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
 from ..digest import canonical, tagged
-from ..errors import GraphError, ImagenFlowError
+from ..errors import GraphError, ImagenFlowError, StoreError
 from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed
 from ..labels import read_label
 from ..outputs import Writer, fill
 from ..request import Options, Request, prepare
 from ..run import execute
 from ..values import File
-from .disk import Disk, is_of_the_item
+from .disk import Disk, affects_every_item, is_of_the_item
 from .intake import Intake, digest_of
 from .journal import Item, Journal, JournalError, Lost, Seen
 from .log import Log
@@ -46,6 +46,11 @@ REASON = ".failed.txt"
 
 #: How long an item waits that cannot be finished, and a second one for the first of its content.
 _LATER_S = 1.0
+#: How often a file is tried that cannot be read while no other is.
+_READ_TRIES = 20
+
+#: Errors of which one file alone, or one very large picture, can be the cause.
+_OF_ONE_FILE = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _TWIN_S = 0.1
 
 
@@ -59,6 +64,33 @@ class _Failed(Exception):
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
         self.again = again
+
+
+class Reads:
+    """Tells a file that cannot be read from a disk that cannot be: by whether other files are read in the meantime.
+
+    The same error (EIO) stands for one bad sector, for a share whose server restarts, and for a dying disk.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._passed = 0
+        self._tries: dict[int, tuple[int, int]] = {}
+
+    def passed(self) -> None:
+        """A file was read."""
+        with self._lock:
+            self._passed += 1
+
+    def is_to_blame(self, item: Item) -> bool:
+        """Whether an item that cannot be read is at fault by itself: others were read since its last try, or it has been tried many times."""
+        with self._lock:
+            passed, tries = self._tries.get(item.id, (self._passed, 0))
+            if self._passed > passed or tries >= _READ_TRIES:
+                self._tries.pop(item.id, None)
+                return True
+            self._tries[item.id] = (self._passed, tries + 1)
+            return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +107,7 @@ class Shop:
     pool: ModelPool | None = None
     options: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
+    reads: Reads = field(default_factory=Reads)
 
     def do(self, item: Item, cancel: threading.Event) -> str:
         """Bring an item as far as it goes now. Gives what became of it.
@@ -95,6 +128,9 @@ class Shop:
         except (Trouble, JournalError):
             raise
         except Exception as odd:
+            if trouble := affects_every_item(odd, network=True):
+                self._give_way(item) if item.state == "running" else self.journal.put_off(item, _LATER_S)
+                raise Trouble(_words(trouble)) from odd
             # A fault of ours. It must not end the line, which would meet the same item when it is begun anew.
             if item.state != "running":
                 return self._put_off(item, f"{type(odd).__name__}: {odd}")
@@ -114,9 +150,11 @@ class Shop:
                 digest = digest_of(place, links=self.recipe.line.links == "followed")
                 values = self._values(item)
             except OSError as failed:
+                self._wait_for_disk(item, failed, network=True)
                 raise _Failed(f"{failed.filename or item.path} cannot be read: {(failed.strerror or str(failed)).lower()}", again=True) from failed
             except GraphError as wrong:
                 raise _Failed(str(wrong), again=False) from wrong
+            self.reads.passed()
             # What small models made is not what the real ones make, so neither stands for the other.
             recipe = tagged("recipe", self.recipe.digest.encode(), canonical(sorted((n, str(v)) for n, v in values.items())), *([b"tiny"] if self.options.tiny else []))
             twin = None
@@ -141,7 +179,7 @@ class Shop:
         if seen is not None:
             self.journal.unsettle(item)
             return "changed"
-        if not self.recipe.line.inbox.is_dir():
+        if not os.path.isdir(self.recipe.line.inbox):
             self._give_way(item)
             raise Trouble(f"{self.recipe.line.inbox} is gone")
         self.journal.end(item, "gone", kept=None)
@@ -177,8 +215,15 @@ class Shop:
                 )
                 finished, faults, outputs, shown = self._follow(execute(plan, out=writer, cancel=cancel, pool=self.pool))
             except GraphError as wrong:
+                if gone := self._missing_input():
+                    self._give_way(item)
+                    raise Trouble(_words(gone)) from wrong
                 raise _Failed(str(wrong), again=False) from wrong
+            except StoreError as failed:
+                self._give_way(item)
+                raise Trouble(str(failed)) from failed
             except ImagenFlowError as failed:
+                self._wait_for_disk(item, failed)
                 raise _Failed(str(failed), again=True) from failed
             if staged.fault is not None:
                 raise staged.fault
@@ -189,7 +234,9 @@ class Shop:
                 if staged.trouble is not None and not is_of_the_item(staged.trouble):
                     self._give_way(item)
                     raise Trouble(_words(staged.trouble))
-                raise _Failed("\n\n".join(words for words, _ in faults), again=any(again for _, again in faults))
+                for _, _, cause in faults:
+                    self._wait_for_disk(item, cause)
+                raise _Failed("\n\n".join(words for words, _, _ in faults), again=any(again for _, again, _ in faults))
             given = plan.inputs[self.recipe.input]
             now = self.intake.look(item.path)
             if now != seen or not isinstance(given, File) or given.digest != digest:
@@ -218,19 +265,19 @@ class Shop:
         item = replace(item, state="placing", verdict="done", kept=kept, steps=steps, outputs=names, digest=digest, recipe=recipe)
         return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, **({"values": shown} if shown else {}))
 
-    def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool]], list[str], dict[str, Any]]:
-        """Go through a run: how it ended; its faults, each with whether another try may help; its files; and plain values that have no file."""
+    def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool, Exception | None]], list[str], dict[str, Any]]:
+        """Go through a run: how it ended; its errors, each with whether another try may help and its exception; its files; and plain values that have no file."""
         finished: RunFinished | None = None
-        faults: list[tuple[str, bool]] = []
+        faults: list[tuple[str, bool, Exception | None]] = []
         outputs: list[str] = []
         shown: dict[str, Any] = {}
         for event in said:
             if isinstance(event, RunFinished):
                 finished = event
             elif isinstance(event, StepFailed):
-                faults.append((str(event.error), True))
+                faults.append((str(event.error), not _is_certain(event.error), event.error))
             elif isinstance(event, OutputFailed):
-                faults.append((event.message, False))
+                faults.append((event.message, False, None))
             elif isinstance(event, OutputWritten):
                 if event.path is not None:
                     outputs.append(event.path)
@@ -285,7 +332,6 @@ class Shop:
         is_done = item.state == "placed"
         folder = line.done if is_done else line.failed
         source = self.intake.place(item.path)
-        kept = item.kept or self._keep(item, folder)
         linked = line.links == "followed"
 
         def is_same(place: Path) -> bool:
@@ -296,10 +342,13 @@ class Shop:
                 return is_same(place)
             try:
                 return place.stat().st_size == json.loads(item.sign)[0] and digest_of(place, links=linked) == item.digest
-            except OSError:
+            except OSError as failed:
+                if affects_every_item(failed, network=True):
+                    raise
                 return False
 
         try:
+            kept = item.kept or self._keep(item, folder)
             while True:
                 make_below(folder, kept, self.disk)
                 if not is_done:
@@ -345,6 +394,32 @@ class Shop:
     def _give_way(self, item: Item) -> None:
         """Put an item back for a while: should the trouble be its own after all, others get their turn."""
         self.journal.give_back(item, wait_s=max(_LATER_S, self.recipe.line.backoff_s))
+
+    def _wait_for_disk(self, item: Item, failed: BaseException | None, *, network: bool = False) -> None:
+        """Put an item back that met an error of the disk.
+
+        Raises:
+            Trouble: it did, and the item is not to blame.
+        """
+        trouble = affects_every_item(failed, network=network)
+        if trouble is None or (trouble.errno in _OF_ONE_FILE and self.reads.is_to_blame(item)):
+            return
+        self._give_way(item)
+        raise Trouble(_words(trouble)) from failed
+
+    def _missing_input(self) -> OSError | None:
+        """Find a file that the line itself gives to the graph and that is not there any more: every item would fail for it."""
+        pending = list(self.recipe.values.values())
+        while pending:
+            value = pending.pop()
+            if isinstance(value, list):
+                pending += value
+            elif isinstance(value, Path):
+                try:
+                    os.stat(value)
+                except OSError as failed:
+                    return failed
+        return None
 
     def _put_off(self, item: Item, reason: str) -> str:
         wait_s = max(_LATER_S, self.recipe.line.backoff_s)
@@ -421,6 +496,12 @@ def _below(path: str) -> str:
 
 def _traced(odd: BaseException) -> str:
     return f"{type(odd).__name__}: {odd}\n\n{''.join(traceback.format_exception(odd))}"
+
+
+def _is_certain(error: BaseException) -> bool:
+    """Whether a node would fail in the same way again: it was given a wrong value. Errors of the system, of libraries (memory) and of services may pass."""
+    cause = error.__cause__ or error
+    return isinstance(cause, ValueError | TypeError) and not isinstance(cause, OSError)
 
 
 def _safe(text: str) -> str:
