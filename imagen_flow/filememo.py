@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
 from .digest import digest_stream, tagged
+from .seals import Seals
 from .values import File, FileChanged, Folder
 
 __all__ = ["FileMemo", "TooManyFiles"]
@@ -39,8 +41,10 @@ class FileMemo:
     May be used by several threads. The file is opened when it is first needed. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
     """
 
-    def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path | None = None, *, seals: Seals | None = None, alone: bool = False, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._seals = seals or Seals()
+        self._alone = alone
         self._lock = threading.Lock()
         self._known: dict[_Sign, str] = {}
         self._new: list[_Sign] = []
@@ -121,17 +125,25 @@ class FileMemo:
             return known
         with self._lock:
             if self._place is not None:
-                self._db, self._place = _open(self._place), None
+                self._db, self._place = _open(self._place, self._alone), None
             if self._db is None:
                 return None
             try:
-                row = self._db.execute("SELECT digest FROM file WHERE device=? AND inode=? AND size=? AND mtime=? AND ctime=?", sign).fetchone()
-            except sqlite3.Error:
+                row = self._db.execute("SELECT digest, seal FROM file WHERE device=? AND inode=? AND size=? AND mtime=? AND ctime=?", sign).fetchone()
+            except (*FAULTS, OverflowError) as error:
+                self._drop(error)
                 return None
-        if row is None:
+        if row is None or not self._seals.holds(row[1], *_sealed(sign), row[0]):
             return None
         self._known[sign] = row[0]
         return str(row[0])
+
+    def _drop(self, error: Exception) -> None:
+        """Remove the file if it proves to be damaged; the next memo begins anew."""
+        if self._db is not None and self._file is not None and is_damage(error):
+            self._db.close()
+            self._db = None
+            _remove(self._file)
 
     def _remember(self, sign: _Sign, digest: str) -> None:
         with self._lock:
@@ -147,14 +159,22 @@ class FileMemo:
             return
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?)", [(*sign, self._known[sign]) for sign in new])
+            seal = self._seals.make
+            self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)", [(*sign, digest, seal(*_sealed(sign), digest)) for sign in new for digest in [self._known[sign]]])
             self._db.execute("COMMIT")
-        except sqlite3.Error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+        except (*FAULTS, OverflowError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            self._drop(error)
 
 
-def _open(path: Path) -> sqlite3.Connection | None:
+_SCHEMA = """
+CREATE TABLE file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (device, inode)) WITHOUT ROWID;
+"""
+
+
+def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
     """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is no more than a memo."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,23 +183,38 @@ def _open(path: Path) -> sqlite3.Connection | None:
     for _ in range(2):
         db = None
         try:
-            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            if is_irregular(path):
+                raise sqlite3.DatabaseError("it is no regular file")
+            db = connect(path, busy_s=5, alone=alone)
+            (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if count and not is_ours(db, _SCHEMA):
+                raise sqlite3.DatabaseError("its tables are others")
             # Losing it costs reading some files again, so nothing waits for the disk.
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=OFF")
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL,"
-                " PRIMARY KEY (device, inode)) WITHOUT ROWID"
-            )
+            if not count:
+                db.execute(_SCHEMA.strip().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
             return db
-        except sqlite3.Error as odd:
+        except FAULTS as error:
             if db is not None:
                 db.close()
-            if isinstance(odd, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
                 return None
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            _remove(path)
     return None
+
+
+def _remove(path: Path) -> None:
+    for part in parts_of(path):
+        with contextlib.suppress(OSError):
+            if part.is_dir() and not part.is_symlink():
+                part.rmdir()
+            else:
+                part.unlink(missing_ok=True)
+
+
+def _sealed(sign: _Sign) -> tuple[str, ...]:
+    return tuple(map(str, sign))
 
 
 def _sign(found: os.stat_result) -> _Sign:

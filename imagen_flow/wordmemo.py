@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -24,6 +25,9 @@ __all__ = ["read_words"]
 #: How many texts are remembered, and how large the largest is: those least recently read make room.
 KEEP = 128
 MAX_BYTES = 256 << 10
+
+#: A memo is some ten times as long as its text; one that is longer than this is no memo.
+MOST_MEMO_BYTES = 64 << 20
 
 
 def read_words(text: str | bytes, *, name: str, folder: Path | None) -> Written:
@@ -66,8 +70,11 @@ def _reader() -> bytes:
 
 def _remembered(place: Path, data: bytes, name: str) -> Written | None:
     try:
+        found = os.stat(place)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_MEMO_BYTES:
+            return None
         digest, _, body = place.read_bytes().partition(b"\n")
-        if digest != _seal(body):
+        if digest != _seal(place, body):
             return None
         source = yaml_text.source_of(data.decode(), name)
         word = _word(json.loads(body), source)
@@ -77,8 +84,9 @@ def _remembered(place: Path, data: bytes, name: str) -> Written | None:
     return Written(source, word, ())
 
 
-def _seal(body: bytes) -> bytes:
-    return blake2b(body, digest_size=20).hexdigest().encode()
+def _seal(place: Path, body: bytes) -> bytes:
+    """Bind what a memo says to its name, so that one under another's name is not taken for it."""
+    return blake2b(place.name.encode() + b"\n" + body, digest_size=20).hexdigest().encode()
 
 
 def _remember(place: Path, word: Word) -> None:
@@ -86,7 +94,7 @@ def _remember(place: Path, word: Word) -> None:
     aside = place.with_suffix(f".{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(_seal(body) + b"\n" + body)
+        aside.write_bytes(_seal(place, body) + b"\n" + body)
         os.replace(aside, place)
         for old in _surplus(place.parent):
             old.unlink(missing_ok=True)

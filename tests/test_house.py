@@ -33,7 +33,7 @@ CONFINED = {
     "rich": {"cli"},
     "ruamel": {"yaml_text"},
     "safetensors": {"codec", "models"},
-    "sqlite3": {"filememo", "folder", "store"},
+    "sqlite3": {"databases", "filememo", "folder", "store"},
     "torch": {"codec", "devices", "digest", "models", "values"},
     "transformers": set(),
     "watchdog": {"watch"},

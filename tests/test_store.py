@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ from imagen_flow.artifact import Artifact
 from imagen_flow.codec import Codec, Codecs
 from imagen_flow.digest import digest_bytes
 from imagen_flow.errors import StoreError
-from imagen_flow.store import Damaged, Store
+from imagen_flow.store import Damaged, Store, place
 from imagen_flow.store.place import network_file_system
 from imagen_flow.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Model, Tensor
 
@@ -256,7 +257,7 @@ def test_a_store_of_a_newer_format_is_left_alone(folder: Path) -> None:
     """An old version does not touch what a newer one wrote."""
     opened(folder).close()
     db = sqlite3.connect(folder / "index.sqlite")
-    db.execute("PRAGMA user_version=99")
+    db.executescript("PRAGMA user_version=99; CREATE TABLE newer (x)")
     db.close()
     before = (folder / "index.sqlite").read_bytes()
     with pytest.raises(StoreError, match=r"made by a newer imagen_flow \(format 99\)"):
@@ -581,6 +582,79 @@ def test_clear_empties_the_store_and_nothing_else(folder: Path) -> None:
         keep(store, "k", Image(NOISE))
     with opened(folder) as store:
         assert store.verify().checked == 1
+
+
+@pytest.fixture(params=["ENOSYS", "ENOLCK", "EINVAL", "EOPNOTSUPP", "EACCES", "EPERM"])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A system that answers every lock with this error."""
+    fcntl = pytest.importorskip("fcntl")
+    number, real = getattr(errno, request.param), fcntl.fcntl
+
+    def refuse(fd: int, command: int, *given: Any) -> Any:
+        if command in (fcntl.F_SETLK, fcntl.F_SETLKW, getattr(fcntl, "F_OFD_SETLK", -1), getattr(fcntl, "F_OFD_SETLKW", -1)):
+            raise OSError(number, os.strerror(number))
+        return real(fd, command, *given)
+
+    def refuse_all(*given: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse_all)
+    monkeypatch.setattr(fcntl, "flock", refuse_all)
+    return str(request.param)
+
+
+def test_without_locks_a_store_serves_one_process_at_a_time(folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works and says so; a second user is refused in words, and a process that was killed is no hindrance."""
+    with opened(folder) as store:
+        assert store.take_warnings() == [f"the file system of the store {folder} has no locks: one process at a time can use it"]
+        artifact = keep(store, "k", Image(NOISE))
+        assert store.lease("other")
+        assert not store.lease("other")
+        store.pin("run", ["k"])
+        assert store.info()["pinned"] == 1
+        monkeypatch.setattr(place, "PATIENCE_S", 0)
+        with pytest.raises(StoreError, match=rf"one process at a time can use it, and process {os.getpid()} of .* does\n  = fix: let it end first"):
+            opened(folder)
+    with opened(folder) as store:
+        assert store.load(artifact).pixels.tolist() == NOISE.tolist()
+    killed = subprocess.run([sys.executable, "-c", f"from imagen_flow.store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)"], check=False)
+    assert (killed.returncode, (folder / "locks.owner").exists()) == (9, True)
+    opened(folder).close()
+    assert not (folder / "locks.owner").exists()
+
+
+@pytest.mark.parametrize("words", ["", "{}", "[]", "null", '{"host": 1, "pid": "x", "began": []}', '{"host": "h", "pid": -1, "began": ""}', "\xff", "[" * 900])
+def test_a_file_of_no_sense_does_not_say_who_has_a_store(folder: Path, no_locks: str, words: str) -> None:
+    """Whatever it holds, the store can be used."""
+    opened(folder).close()
+    (folder / "locks.owner").write_bytes(words.encode("latin-1"))
+    opened(folder).close()
+
+
+def test_another_hosts_process_is_taken_to_live(folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it does cannot be seen from here; the file to remove is named."""
+    opened(folder).close()
+    (folder / "locks.owner").write_text('{"host": "far", "pid": 7, "began": ""}')
+    monkeypatch.setattr(place, "PATIENCE_S", 0)
+    with pytest.raises(StoreError, match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)"):
+        opened(folder)
+
+
+def test_locks_that_run_out_cost_work_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no more locks to give, keys are made without, and nobody is taken for dead."""
+    import fcntl
+
+    with opened(folder) as store:
+        store.pin("run", ["k"])
+
+        def refuse(*given: Any) -> None:
+            raise OSError(errno.ENOLCK, "no locks available")
+
+        monkeypatch.setattr(fcntl, "fcntl", refuse)
+        assert store.lease("a")
+        store.release("a")
+        assert store.info()["pinned"] == 1
 
 
 def test_a_store_is_not_cleared_under_a_run_that_found_nothing_in_it(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,31 @@ def test_another_reader_reads_anew(tmp_path: Path, unread: list[str], monkeypatc
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: data[:-7], lambda data: data.replace(b"toy.a", b"toy.b"), lambda data: b"\0" * 99, lambda data: wordmemo._seal(b'{"m": 1}') + b'\n{"m": 1}',
-     lambda data: wordmemo._seal(b"[" * 100_000) + b"\n" + b"[" * 100_000, lambda data: wordmemo._seal(b'[1,1,1,{"x":[{}]}]') + b'\n[1,1,1,{"x":[{}]}]'],
-)  # fmt: skip
+    [b"", lambda data: data[:-7], lambda data: data.replace(b"toy.a", b"toy.b"), b"\0" * 99, b'{"m": 1}', b"[" * 100_000, b'[1,1,1,{"x":[{}]}]'],
+)
 def test_a_damaged_memo_is_read_anew_and_mended(tmp_path: Path, unread: list[str], damage: Any) -> None:
     """What is not as it was written is not believed, and is written again."""
     fresh = shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path))
     (memo,) = tmp_path.iterdir()
     whole = memo.read_bytes()
-    memo.write_bytes(damage(whole))
+    memo.write_bytes(damage(whole) if callable(damage) else damage and wordmemo._seal(memo, damage) + b"\n" + damage)
     assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path)) == fresh
     assert (unread, memo.read_bytes()) == (["t", "t"], whole)
+
+
+def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list[str]) -> None:
+    """Two memos whose names are exchanged are read anew, as is one that is no file."""
+    texts = {name: f"n: {name}" for name in "ab"}
+    first = {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()}
+    one, two = tmp_path.iterdir()
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    assert {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()} == first
+    one.unlink()
+    os.mkfifo(one)
+    assert {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()} == first
+    assert len(unread) == 5
 
 
 def test_memos_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..databases import connect
 from ..errors import StoreError
-from ..store.locks import Claims, number_of
+from ..store.locks import Claims, InUse, number_of
 from ..store.place import network_file_system
 
 __all__ = ["ACTIVE", "FORMAT", "Item", "Journal", "JournalError", "Lost", "Seen"]
@@ -146,10 +147,12 @@ class Journal:
         try:
             folder.mkdir(exist_ok=True)
             self._claims = Claims(folder / "locks")
+        except InUse as taken:
+            raise _unusable(folder, taken.strerror or "", taken.fix) from taken
         except OSError as odd:
             raise _unusable(folder, (odd.strerror or str(odd)).lower(), "make it writable, or name another with 'journal:'") from odd
         try:
-            self._db = sqlite3.connect(folder / "journal.sqlite", isolation_level=None, check_same_thread=False, timeout=30)
+            self._db = connect(folder / "journal.sqlite", busy_s=30, alone=self._claims.alone)
             self._prepare(boot or _boot())
         except sqlite3.Error as odd:
             self._claims.close()

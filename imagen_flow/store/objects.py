@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..codec import inside
 from ..digest import digest_file
 
-__all__ = ["Objects", "is_whole", "lay_out", "remove", "size_of"]
+__all__ = ["Objects", "is_place", "is_whole", "lay_out", "remove", "size_of"]
+
+
+_SUFFIX = re.compile(r"(\.[a-z0-9]{1,12})?\Z")
 
 
 class Objects:
@@ -31,7 +36,7 @@ class Objects:
 
     def put(self, digest: str, suffix: str, data: bytes) -> str:
         """Keep bytes under a digest, and give their place; nothing is written if they are there."""
-        place = _place(digest, suffix)
+        place = place_of(digest, suffix)
         target = self.root / place
         if size_of(target) == len(data):
             return place
@@ -48,7 +53,7 @@ class Objects:
 
     def take(self, digest: str, suffix: str, source: Path) -> str:
         """Move a file here under its digest, and give its place. It becomes read-only: it is handed out by its path."""
-        place = _place(digest, suffix)
+        place = place_of(digest, suffix)
         target = self.root / place
         if size_of(target) == source.stat().st_size:
             source.unlink()
@@ -64,11 +69,14 @@ class Objects:
 
     def read(self, place: str, size: int) -> bytes:
         """Give the content of a place. Raises ValueError if it is not as long as it was, OSError if it cannot be read."""
-        with open(self.path(place), "rb") as stream:
-            data = stream.read(size + 1)
-        if len(data) != size:
-            raise ValueError(f"its file is {'longer' if len(data) > size else 'shorter'} than it was")
-        return data
+        path = self.path(place)
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("its file is no regular file")
+        if found.st_size != size:
+            raise ValueError(f"its file is {'longer' if found.st_size > size else 'shorter'} than it was")
+        with open(path, "rb") as stream:
+            return stream.read(size)
 
     def find(self, digest: str, size: int) -> Path | None:
         """Give a file here that has this content, whatever its suffix; digested again."""
@@ -86,12 +94,24 @@ class Objects:
                             yield f"objects/{folder.name}/{entry.name}", Path(entry.path)
 
     def _temporary(self, target: Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = target.parent
+        if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
+            folder.unlink()  # what is written there would be elsewhere
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not target.is_symlink():
+            remove(target)
         return target.with_name(f".{target.name[:8]}-{os.getpid()}-{next(self._count)}.tmp")
 
 
-def _place(digest: str, suffix: str) -> str:
+def place_of(digest: str, suffix: str) -> str:
+    """Say where in a store the content of a digest lies."""
     return f"objects/{digest[:2]}/{digest[2:]}{suffix}"
+
+
+def is_place(place: str, digest: str) -> bool:
+    """Tell whether content of this digest may lie at a place that was read back: under its own digest and nowhere else."""
+    start = place_of(digest, "")
+    return place.startswith(start) and _SUFFIX.match(place[len(start) :]) is not None
 
 
 def lay_out(source: Path, target: Path) -> None:
@@ -99,6 +119,8 @@ def lay_out(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:32]}-{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        remove(target)
     try:
         os.link(source, temporary)
     except OSError:
@@ -112,15 +134,20 @@ def lay_out(source: Path, target: Path) -> None:
 
 def is_whole(path: Path, size: int, digest: str) -> bool:
     """Tell whether a file is there and has the content that its digest says."""
-    return size_of(path) == size and digest_file(path) == digest
+    try:
+        found = os.stat(path)
+        return stat.S_ISREG(found.st_mode) and found.st_size == size and digest_file(path) == digest
+    except (OSError, ValueError):
+        return False
 
 
 def size_of(path: Path) -> int:
-    """Give a file's size; -1 if it is not there or cannot be seen."""
+    """Give a file's size; -1 if it is not there, cannot be seen, or is no regular file."""
     try:
-        return os.stat(path).st_size
-    except OSError:
+        found = os.stat(path)
+    except (OSError, ValueError):
         return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def remove(path: Path) -> None:

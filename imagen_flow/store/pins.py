@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .locks import Claims, number_of
+from .objects import remove
 
 __all__ = ["Pins"]
 
@@ -95,7 +97,7 @@ class Pins:
         pinned: set[str] = set()
         for path in self.living():
             with contextlib.suppress(OSError):
-                pinned.update(path.read_text("ascii").split("\n"))
+                pinned.update(path.read_text("ascii", "replace").split("\n"))
         pinned.discard("")
         return pinned
 
@@ -104,7 +106,9 @@ class Pins:
         living: list[Path] = []
         for path in sorted(self._folder.iterdir()):
             with contextlib.suppress(OSError):
-                if self._claims.is_free(number_of(path.name)):
+                if not stat.S_ISREG(os.lstat(path).st_mode):
+                    remove(path)
+                elif self._claims.is_free(number_of(path.name)):
                     path.unlink(missing_ok=True)
                 else:
                     living.append(path)

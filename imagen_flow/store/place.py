@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sqlite3
+import stat
 import sys
 import time
 from pathlib import Path
 
 from ..errors import StoreError
+from ..seals import Seals
 from .index import Index, NewerFormat
-from .locks import OPENING, Claims
+from .locks import OPENING, Claims, InUse
+from .objects import remove
 
 __all__ = ["network_file_system", "open_folder"]
 
@@ -21,13 +23,13 @@ PATIENCE_S = 30
 
 _FOLDERS = ("objects", "trees", "scratch", "pins")
 _OURS = frozenset({"index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "files.sqlite", "files.sqlite-wal", "files.sqlite-shm",
-                   "locks", "CACHEDIR.TAG", "lost+found", *_FOLDERS})  # fmt: skip
+                   "locks", "locks.owner", "CACHEDIR.TAG", "lost+found", *_FOLDERS})  # fmt: skip
 _NETWORK = re.compile(r"(nfs\d?|cifs|smb\w*|ncpfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|fuse\.(sshfs|rclone|glusterfs|s3fs|gcsfuse|davfs\w*|ceph\w*)|davfs)\Z")
 _OTHER = "name another folder with --store or IMAGEN_FLOW_STORE"
 
 
-def open_folder(folder: Path) -> tuple[Path, Index, Claims, str]:
-    """Make the folder a store if it is none yet. Gives its real path, its open index and claims, and a warning or nothing.
+def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[str]]:
+    """Make the folder a store if it is none yet. Gives its real path, its open index and claims, and warnings.
 
     Raises:
         StoreError: it cannot be one; says why, and how to mend it.
@@ -38,11 +40,20 @@ def open_folder(folder: Path) -> tuple[Path, Index, Claims, str]:
         folder.mkdir(parents=True, exist_ok=True)
         folder = Path(os.path.realpath(folder))
         for name in _FOLDERS:
+            if os.path.lexists(folder / name) and not (folder / name).is_dir():
+                remove(folder / name)
             (folder / name).mkdir(exist_ok=True)
+            if (folder / name).is_symlink():
+                # What is written or removed there would be elsewhere.
+                raise _unusable(folder, f"its '{name}' is a link to another place", f"remove the link, or {_OTHER}")
         tag = folder / "CACHEDIR.TAG"
-        if not tag.exists():
+        if not os.path.lexists(tag):
             tag.write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Kept by imagen_flow: can be made again, needs no backup.\n")
-        claims = Claims(folder / "locks")
+        if os.path.lexists(folder / "locks") and not stat.S_ISREG(os.lstat(folder / "locks").st_mode):
+            remove(folder / "locks")
+        claims = Claims(folder / "locks", wait_s=PATIENCE_S)
+    except InUse as taken:
+        raise _unusable(folder, taken.strerror or "", f"{taken.fix}, or {_OTHER}") from taken
     except OSError as odd:
         raise _unusable(folder, f"{odd.strerror or odd}", f"make it writable, or {_OTHER}") from odd
     try:
@@ -50,13 +61,15 @@ def open_folder(folder: Path) -> tuple[Path, Index, Claims, str]:
         while not claims.claim(OPENING) and time.monotonic() < patience:
             time.sleep(0.002)
         try:
-            index, warning = _open_index(folder)
+            index, warnings = _open_index(folder, seals=seals, alone=claims.alone)
         finally:
             claims.release(OPENING)
     except BaseException:
         claims.close()
         raise
-    return folder, index, claims, warning
+    if claims.alone:
+        warnings.append(f"the file system of the store {folder} has no locks: one process at a time can use it")
+    return folder, index, claims, warnings
 
 
 def _check(folder: Path) -> None:
@@ -94,34 +107,15 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str:
     return kind if _NETWORK.match(kind) else ""
 
 
-def _open_index(folder: Path) -> tuple[Index, str]:
-    """Open the index; put a damaged one aside and begin anew, and say so."""
-    path = folder / "index.sqlite"
+def _open_index(folder: Path, *, seals: Seals, alone: bool) -> tuple[Index, list[str]]:
+    """Open the index, and give it with what is to be said of it: a damaged one was put aside."""
+    warnings: list[str] = []
     try:
-        return Index(path), ""
+        return Index(folder / "index.sqlite", seals=seals, alone=alone, warn=warnings.append), warnings
     except NewerFormat as newer:
         raise _unusable(folder, f"it was made by a newer imagen_flow (format {newer})", f"update imagen_flow, or {_OTHER}") from newer
-    except sqlite3.OperationalError as odd:
-        if not _is_damage(odd):
-            raise _unusable(folder, f"its index cannot be opened: {odd}", f"make it writable, free some space, or {_OTHER}") from odd
-        damage: sqlite3.Error = odd
-    except sqlite3.DatabaseError as odd:
-        damage = odd
-    number = 1 + sum(1 for _ in folder.glob("index.damaged-*.sqlite"))
-    aside = folder / f"index.damaged-{number}.sqlite"
-    try:
-        for ending in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{path}{ending}", f"{aside}{ending}")
-        index = Index(path)
-    except (OSError, sqlite3.Error) as odd:
-        raise _unusable(folder, f"its index is damaged ({damage}) and cannot be put aside: {odd}", _OTHER) from odd
-    return index, f"the store's index was damaged ({damage}): it lies in {aside} now, and everything runs again"
-
-
-def _is_damage(odd: sqlite3.Error) -> bool:
-    # A table or column that is missing comes as an OperationalError, as does a disk that cannot be read.
-    return "no such table" in str(odd) or "no such column" in str(odd) or "malformed" in str(odd)
+    except (sqlite3.Error, OSError) as refused:
+        raise _unusable(folder, f"its index cannot be opened: {refused}", f"make it writable, free some space, or {_OTHER}") from refused
 
 
 def _unusable(folder: Path, why: str, fix: str) -> StoreError:

@@ -52,8 +52,8 @@ def read_outputs(text: str) -> dict[str, Artifact]:
                 else:
                     port, kind, digest, items = words
                     outputs[port] = Artifact(digest, kind, tuple(map(_artifact, json.loads(items))))
-    except TypeError as odd:
-        raise ValueError(str(odd)) from odd
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
     return outputs
 
 
@@ -84,4 +84,6 @@ def _plain(artifact: Artifact) -> list[Any]:
 
 def _artifact(plain: list[Any]) -> Artifact:
     digest, kind, *items = plain
+    if type(digest) is not str or type(kind) is not str:
+        raise ValueError("an element of a list has no digest")
     return Artifact(digest, kind, tuple(map(_artifact, items[0])) if items else None)

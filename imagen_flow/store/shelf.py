@@ -9,8 +9,7 @@ from typing import Any
 from ..artifact import Artifact
 from ..codec import Codecs
 from ..errors import StoreError
-from ..values import FileChanged
-from .index import Index, ValueRow
+from .index import DamagedRow, Index, ValueRow
 from .objects import Objects, size_of
 from .trees import Trees
 
@@ -51,13 +50,19 @@ class Shelf:
         if artifact.kind not in SMALL and artifact.kind not in PLACED and self.has(artifact.digest):
             return None
         kind, suffix, data = self._codecs.encode(value, self._root)
+        if kind in PLACED:
+            # The digest is over the content alone; the seal is over its name and place too.
+            data = self.index.seals.make("value", artifact.digest, kind, data).hex().encode() + b"\n" + data
         if len(data) <= INLINE:
             return (artifact.digest, kind, len(data), "", data)
         return (artifact.digest, kind, len(data), self.objects.put(artifact.digest, suffix, data), None)
 
     def has(self, digest: str) -> bool:
         """Tell cheaply whether a value is there (not whether it is whole)."""
-        row = self.index.place(digest)
+        try:
+            row = self.index.place(digest)
+        except sqlite3.Error:
+            return False
         if row is None:
             return False
         place, size = row
@@ -71,15 +76,18 @@ class Shelf:
         """
         try:
             row = self.index.value(artifact.digest)
-        except sqlite3.Error as odd:
-            raise Damaged(artifact, f"cannot be read: {odd}") from odd
+        except sqlite3.Error as error:
+            raise Damaged(artifact, f"cannot be read: {error}") from error
+        except DamagedRow as error:
+            self._forget(artifact, "")
+            raise Damaged(artifact, f"is damaged: {error}") from error
         if row is None:
             # It may have been committed between the look at what is live and the look at the index, but never the other way round.
             self._forget(artifact, "")
             raise Damaged(artifact, "is missing")
         kind, size, place, body = row
         try:
-            value = self._codecs.decode(kind, self.objects.read(place, size) if body is None else body, self._root)
+            value = self._decode(artifact.digest, kind, self.objects.read(place, size) if body is None else body)
             if kind in PLACED:
                 self.trees.check(value)
             if self._codecs.digest(value) != artifact.digest:
@@ -87,10 +95,17 @@ class Shelf:
         except FileNotFoundError as gone:
             self._forget(artifact, place)
             raise Damaged(artifact, f"is missing ({gone.filename})") from gone
-        except (OSError, ValueError, TypeError, FileChanged) as odd:
+        except Exception as error:  # whatever rubbish makes a decoder or a digest stumble, the value is at fault
             self._forget(artifact, place)
-            raise Damaged(artifact, f"is damaged: {odd}") from odd
+            raise Damaged(artifact, f"is damaged: {error}") from error
         return value
+
+    def _decode(self, digest: str, kind: str, data: bytes) -> Any:
+        if kind in PLACED:
+            seal, _, data = data.partition(b"\n")
+            if not self.index.seals.holds(bytes.fromhex(seal.decode()), "value", digest, kind, data):
+                raise ValueError("it is not what was written here")
+        return self._codecs.decode(kind, data, self._root)
 
     def stands_on(self, digest: str) -> tuple[tuple[str, int], ...]:
         """Give the places in the store (and sizes) that a file, folder or model stands on, beside its own encoding."""
@@ -99,8 +114,8 @@ class Shelf:
             if row is None:
                 return ()
             kind, size, place, body = row
-            return self.trees.stands_on(self._codecs.decode(kind, self.objects.read(place, size) if body is None else body, self._root))
-        except (OSError, ValueError, KeyError, TypeError, sqlite3.Error):
+            return self.trees.stands_on(self._decode(digest, kind, self.objects.read(place, size) if body is None else body))
+        except Exception:  # as in reading
             return ()
 
     def _forget(self, artifact: Artifact, place: str) -> None:
@@ -108,5 +123,5 @@ class Shelf:
             self.index.forget(artifact.digest)
             if place:
                 self.objects.path(place).unlink(missing_ok=True)
-        except (sqlite3.Error, OSError, ValueError) as odd:
-            self._warn(f"a damaged value cannot be removed from the store {self._root}: {odd}")
+        except (sqlite3.Error, OSError, ValueError) as error:
+            self._warn(f"a damaged value cannot be removed from the store {self._root}: {error}")

@@ -17,9 +17,10 @@ from ..artifact import Artifact
 from ..codec import Codecs
 from ..errors import StoreError
 from ..filememo import FileMemo
+from ..seals import Seals
 from ..values import Folder
 from . import upkeep
-from .index import Index
+from .index import ForeignRow, Index
 from .locks import Claims, number_of
 from .objects import Objects, remove
 from .pins import Pins
@@ -45,7 +46,8 @@ class Store:
         self.folder = folder
         self.codecs = codecs
         #: The memo of digests of files outside.
-        self.files = FileMemo(folder, clock=clock)
+        self.files = FileMemo(folder, seals=index.seals, alone=claims.alone, clock=clock)
+        self._seals = index.seals
         self._lock = threading.Lock()
         self._temporary = False
         self._warnings: dict[str, bool] = {}
@@ -62,6 +64,7 @@ class Store:
         self._closed = False
         folder, codecs = self.folder, self.codecs
         self._index = index
+        index.warn = self._warn
         self._claims = claims
         self._pins = Pins(folder / "pins", claims, warn=self._warn)
         self._objects = Objects(folder)
@@ -74,28 +77,30 @@ class Store:
     # ---- opening and closing
 
     @classmethod
-    def open(cls, folder: Path, codecs: Codecs, *, clock: Callable[[], float] = time.time, queue_bytes: int = 512 << 20) -> Store:
+    def open(cls, folder: Path, codecs: Codecs, *, seals: Seals | None = None, clock: Callable[[], float] = time.time, queue_bytes: int = 512 << 20) -> Store:
         """Open the store in `folder`; make it if there is none.
+
+        `seals` says how records are sealed, and whose are believed; without, anybody's.
 
         A damaged index is put aside (``index.damaged-N.sqlite``) and begun anew, with a warning.
 
         Raises:
             StoreError: it cannot be used; says why, and how to mend it.
         """
-        folder, index, claims, warning = open_folder(folder)
+        seals = seals or Seals()
+        folder, index, claims, warnings = open_folder(folder, seals)
         store = cls(folder, codecs, index, claims, clock=clock, queue_bytes=queue_bytes)
-        if warning:
-            store._warn(warning)
+        store._warn(*warnings)
         return store
 
     @classmethod
-    def on_demand(cls, folder: Path, codecs: Codecs) -> Store:
+    def on_demand(cls, folder: Path, codecs: Codecs, *, seals: Seals | None = None) -> Store:
         """Give a store that is open only while somebody uses it (see `in_use`). It need not be closed.
 
         Raises:
             StoreError: it cannot be used; says why, and how to mend it.
         """
-        store = cls.open(folder, codecs)
+        store = cls.open(folder, codecs, seals=seals)
         store._on_demand = True
         store.close()
         return store
@@ -109,10 +114,9 @@ class Store:
         """
         with self._using:
             if self._on_demand and self._users == 0:
-                _, index, claims, warning = open_folder(self.folder)
+                _, index, claims, warnings = open_folder(self.folder, self._seals)
                 self._start(index, claims)
-                if warning:
-                    self._warn(warning)
+                self._warn(*warnings)
             self._users += 1
         try:
             yield self
@@ -171,9 +175,10 @@ class Store:
                 self._warnings[words] = True
         return new
 
-    def _warn(self, words: str) -> None:
+    def _warn(self, *warnings: str) -> None:
         with self._lock:
-            self._warnings.setdefault(words, False)
+            for words in warnings:
+                self._warnings.setdefault(words, False)
 
     # ---- records
 
@@ -187,22 +192,37 @@ class Store:
             if row is None:
                 return None
             outputs = read_outputs(row[0])
-        except sqlite3.Error as odd:
+        except sqlite3.Error as error:
             self._check_open()
-            self._warn(f"the store {self.folder} cannot be read ({odd}); steps run again")
+            self._warn(f"the store {self.folder} cannot be read ({error}); steps run again")
             return None
-        except ValueError as odd:
-            self._warn(f"the store {self.folder} has a damaged record ({odd}); its step runs again")
+        except ForeignRow:
+            self._warn(
+                f"the store {self.folder} came with its folder, and what others put there is not believed: its steps run again\n  = fix: if you know where it comes from, let it be believed by `imagen-flow trust`"
+            )
+            return None
+        except ValueError as error:
+            self._warn(f"the store {self.folder} has a damaged record ({error}); its step runs again")
             return None
         now = self._clock()
-        if now - row[1] > USE_S:
+        if not 0 <= now - row[1] <= USE_S:
             self._writer.note_use(key, int(now))
         self._pins.note(key)
         return Record(key, outputs, self._read_provenance)
 
     def _read_provenance(self, key: str) -> Mapping[str, Any]:
-        text = self._index.provenance(key)
-        return json.loads(text) if text else {}
+        try:
+            text = self._index.provenance(key)
+            said = json.loads(text) if text else None
+        except (sqlite3.Error, ValueError, RecursionError) as error:
+            said = None
+            self._warn(f"the store {self.folder} cannot be read ({error})")
+        if isinstance(said, dict):
+            return said
+        self._warn(f"the store {self.folder} has lost how a step came to be; it runs again next time")
+        with contextlib.suppress(sqlite3.Error):
+            self._index.remove(steps=[key])
+        return {}
 
     def keep(self, key: str, outputs: Mapping[str, tuple[Artifact, Any]], provenance: Mapping[str, Any]) -> None:
         """Record what a step gave: by port, the artifact and its live value (see `adopt`). Returns at once, unless the queue is full.
@@ -220,9 +240,10 @@ class Store:
         """Give the keys that a graph's steps had when it last ran, as `remember` was told."""
         try:
             text = self._index.history(name)
-            return dict(json.loads(text)) if text else {}
-        except (sqlite3.Error, ValueError):
+            said = json.loads(text) if text else {}
+        except (sqlite3.Error, ValueError, RecursionError):
             return {}
+        return {step: key for step, key in said.items() if isinstance(key, str)} if isinstance(said, dict) else {}
 
     def remember(self, name: str, keys: Mapping[str, str]) -> None:
         """Note the keys of a graph's steps, so that a later plan can say what changed since. What cannot be noted is let go."""
@@ -271,6 +292,8 @@ class Store:
     def scratch(self, key: str) -> Path:
         """Give a step's own folder; what an interrupted run left in it is still there."""
         path = self._scratch(key)
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            path.unlink()  # what is written there would be elsewhere
         path.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -18,9 +18,12 @@ from typing import Any
 from ..codec import inside
 from ..filememo import FileMemo, folder_digest, model_digest, walk
 from ..values import File, FileChanged, Folder, Model
-from .objects import Objects, is_whole, lay_out
+from .objects import Objects, is_place, is_whole, lay_out, size_of
 
 __all__ = ["Trees"]
+
+
+_IN_TREE = re.compile(r"trees/[0-9a-f]{40}/.")
 
 
 class Trees:
@@ -113,6 +116,7 @@ class Trees:
         ours = self._is_ours(value.path)
         if isinstance(value, File):
             if ours:
+                self._check_place(value)
                 if not is_whole(value.path, value.size, value.digest):
                     value.path.unlink(missing_ok=True)
                     raise ValueError(f"the content of {value.name} is missing or damaged")
@@ -135,38 +139,71 @@ class Trees:
         if not self._is_ours(value.path):
             return ()
         if isinstance(value, File):
+            self._check_place(value)
             return ((value.path.relative_to(self._root).as_posix(), value.size),)
         return (
             (f"trees/{value.digest}.json", 0),
             (f"trees/{value.digest}", 0),
-            *((place, size) for _, _, size, place in self._manifest(value.digest)["files"]),
+            *((place, file.size) for file, place in self._manifest(value)[1]),
         )
 
+    def _check_place(self, value: File) -> None:
+        """Raise unless a file in the store lies where files do: under its own digest, or in a tree."""
+        place = value.path.relative_to(self._root).as_posix()
+        if not is_place(place, value.digest) and not _IN_TREE.match(place):
+            raise ValueError(f"{place!a} is no place of a file")
+
     def _lay_out(self, value: Folder | Model, digest: str) -> Folder | Model:
-        """Make sure that the tree of a digest stands in full, and give the value that lies in it."""
-        manifest = self._manifest(digest)
+        """Make sure that the tree of a digest stands in full, with nothing else in it, and give the value that lies in it."""
+        value = replace(value, digest=digest)
+        single, listed = self._manifest(value)
         tree = self._folder / digest
+        if tree.is_symlink():
+            tree.unlink()  # what is laid out there would be elsewhere
         tree.mkdir(exist_ok=True)
+        root = Path(os.path.realpath(tree))
         files = []
-        for name, content, size, place in manifest["files"]:
-            target = tree.joinpath(*inside(name))
-            if not is_whole(target, size, content):
+        for file, place in listed:
+            target = tree.joinpath(*inside(file.name))
+            if not Path(os.path.realpath(target.parent)).is_relative_to(root):
+                raise ValueError("a link leads out of its folder")
+            if target.is_symlink() or not is_whole(target, file.size, file.digest):
                 source = self._objects.path(place)
-                if not is_whole(source, size, content):
+                if not is_whole(source, file.size, file.digest):
                     with contextlib.suppress(OSError):
                         source.unlink(missing_ok=True)
-                    raise ValueError(f"its file {name} is missing or damaged")
+                    raise ValueError(f"its file {file.name} is missing or damaged")
                 lay_out(source, target)
-            files.append(File(target, content, size, name))
+            files.append(replace(file, path=target))
+        for name in {name for name, _ in walk(tree)} - {file.name for file in files}:
+            (tree / name).unlink(missing_ok=True)
         if isinstance(value, Model):
-            return replace(value, path=files[0].path if manifest["single"] else tree, digest=digest)
+            return replace(value, path=files[0].path if single else tree)
         return Folder(tree, digest, tuple(files))
 
-    def _manifest(self, digest: str) -> dict[str, Any]:
-        data = json.loads((self._folder / f"{digest}.json").read_bytes())
-        if not isinstance(data, dict) or not isinstance(data.get("files"), list):
-            raise ValueError("its list of files is damaged")
-        return data
+    def _manifest(self, value: Folder | Model) -> tuple[bool, list[tuple[File, str]]]:
+        """Give whether a tree is a single file, and its files, each with the place of its content.
+
+        Raises:
+            ValueError, OSError: the list cannot be read, or is another's.
+        """
+        path = self._folder / f"{value.digest}.json"
+        if size_of(path) < 0:
+            raise FileNotFoundError(2, "it is gone", str(path))
+        try:
+            said = json.loads(path.read_bytes())
+            single = said["single"]
+            listed = [(File(path, digest, size, name), place) for name, digest, size, place in said["files"]]
+            files = tuple(file for file, _ in listed)
+            for file, place in listed:
+                if type(file.size) is not int or not is_place(place, file.digest) or not inside(file.name):
+                    raise ValueError("it names what is no file here")
+            digest = folder_digest(files) if isinstance(value, Folder) else files[0].digest if single else model_digest(iter(files))
+        except (TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ValueError("its list of files is damaged") from error
+        if digest != value.digest:
+            raise ValueError("its list of files is another's")
+        return bool(single), listed
 
 
 def _suffix(name: str) -> str:

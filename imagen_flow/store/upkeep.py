@@ -59,6 +59,7 @@ def clean(folder: Path, shelf: Shelf, pins: Pins, claims: Claims, *, now: float,
     Values go with the last step that gave them. What living runs have pinned stays.
     """
     pinned = pins.pinned()
+    rubbish = shelf.index.take_rubbish()
     rows = {digest: (kind, size, place) for digest, kind, size, place in shelf.index.all_values()}
     content = {digest: shelf.stands_on(digest) for digest, (kind, _, _) in rows.items() if kind in PLACED}
     weights = {digest: size + sum(n for _, n in content.get(digest, ())) for digest, (_, size, _) in rows.items()}
@@ -90,7 +91,7 @@ def clean(folder: Path, shelf: Shelf, pins: Pins, claims: Claims, *, now: float,
         (loose if digest in dropped else wanted).update((place, *(p for p, _ in content.get(digest, ()))))
     _sweep(folder, shelf, claims, wanted, loose - wanted, now)
     shelf.index.shrink()
-    return Cleaned(len(gone), len(values), before - total, total, held)
+    return Cleaned(len(gone) + rubbish, len(values), before - total, total, held)
 
 
 def _sweep(folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: set[str], now: float) -> None:
@@ -111,8 +112,9 @@ def _sweep(folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: 
 
 def verify(shelf: Shelf, progress: Callable[[int, int], None] | None = None) -> Verified:
     """Read everything again. What is damaged or missing is forgotten together with the steps that gave it."""
+    shelf.index.check()
+    damaged = [f"{rubbish} rows of the index make no sense"] if (rubbish := shelf.index.take_rubbish()) else []
     rows = shelf.index.all_values()
-    damaged: list[str] = []
     for done, (digest, kind, _, _) in enumerate(rows, 1):
         try:
             shelf.read(Artifact(digest, kind))

@@ -1,0 +1,77 @@
+"""Open SQLite files that may be damaged, hostile, or on a file system without locks.
+
+Nothing in such a file is trusted: text that is not UTF-8 can be read (its bytes come as surrogates), no function or table is called because the schema says so, and `is_ours` tells
+whether the schema is exactly the one that this program made, before any table is touched: a view or a trigger in the place of a table can do anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+__all__ = ["FAULTS", "connect", "is_damage", "is_irregular", "is_ours", "parts_of"]
+
+#: What SQLite raises for whatever is wrong.
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+
+#: What SQLite says of a file that is no database, is damaged, or does not have the tables that it should (see `is_damage`).
+_DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+
+
+def connect(path: Path, *, busy_s: float, alone: bool = False) -> sqlite3.Connection:
+    """Open a database.
+
+    Params:
+        busy_s: how long to wait for other processes.
+        alone: the file system has no locks, and nobody else has the file open. There may be no second connection.
+    """
+    words, is_uri = (f"{path.absolute().as_uri()}?vfs=unix-none", True) if alone and os.name == "posix" else (str(path), False)
+    db = sqlite3.connect(words, uri=is_uri, isolation_level=None, check_same_thread=False, timeout=busy_s)
+    db.text_factory = _text
+    try:
+        if alone:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA trusted_schema=OFF")
+        db.execute("PRAGMA cell_size_check=ON")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def is_ours(db: sqlite3.Connection, schema: str) -> bool:
+    """Tell whether a database has exactly the tables that `schema` makes (statements that each end with ``;`` and a line break), and nothing else."""
+    wanted = {statement.strip().removesuffix(";") for statement in schema.strip().split(";\n")}
+    # Statistics and the indexes behind primary keys are SQLite's own.
+    found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'").fetchall()
+    return {sql for kind, _, sql in found if kind == "table"} == wanted and all(kind == "table" or (kind == "index" and sql is None) for kind, _, sql in found)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether the file is at fault, and not the disk, its permissions or another process."""
+    if isinstance(error, UnicodeDecodeError):
+        return True  # an error's own text names what is not UTF-8
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGE
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Give the files that a database consists of."""
+    return [Path(f"{path}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
+
+
+def is_irregular(path: Path) -> bool:
+    """Tell whether one of these files is there and is no regular file: a link leads elsewhere, a fifo is waited for."""
+    for part in parts_of(path):
+        try:
+            if not stat.S_ISREG(os.lstat(part).st_mode):
+                return True
+        except OSError:
+            continue
+    return False
