@@ -19,8 +19,9 @@ from typing import Any, TypedDict
 
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
+from .seals import Seals, read_secret
 
-__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
+__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
@@ -163,6 +164,13 @@ def store_place(asked: Path | None = None, settings: Settings | None = None) -> 
     if settings is not None and settings.store is not None:
         return settings.store
     return _cache() / "store"
+
+
+def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
+    """Say how the records of the store at `store_place` are sealed, and whose are believed: all, but in a store that may have come along with the folder of a settings file only the user's own."""
+    came_along = asked is None and not os.environ.get("IMAGEN_FLOW_STORE") and settings is not None and settings.store is not None and settings.path is not None
+    inside = came_along and Path(os.path.realpath(settings.store)).is_relative_to(os.path.realpath(settings.path.parent))  # type: ignore[union-attr,arg-type]
+    return Seals(read_secret(trusted_path().with_name("seals.key")), only_own=inside)
 
 
 def tiny_place() -> Path:

@@ -148,8 +148,9 @@ def open_store(options: Options, settings: Settings, codecs: Codecs, *, on_deman
     asked = options.store
     if asked is None or isinstance(asked, Store):
         return asked
-    folder = config.store_place(None if asked == USERS_STORE else Path(asked), settings)
-    return Store.on_demand(folder, codecs) if on_demand else Store.open(folder, codecs)
+    named = None if asked == USERS_STORE else Path(asked)
+    folder, seals = config.store_place(named, settings), config.seals(named, settings)
+    return Store.on_demand(folder, codecs, seals=seals) if on_demand else Store.open(folder, codecs, seals=seals)
 
 
 def listed(given: Iterable[str | Path] | str | Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import imagen_flow as flow
 from imagen_flow import List
 from imagen_flow.plugins import Registry
+from imagen_flow.seals import Seals, read_secret
 from imagen_flow.store import Store
 
 GRAPH = {
@@ -169,7 +171,10 @@ def change_schema(db: sqlite3.Connection, draw: random.Random) -> str:
 def change_pragma(db: sqlite3.Connection, draw: random.Random) -> str:
     """Another word in the head of the file."""
     words = f"PRAGMA {draw.choice(_PRAGMAS)} = {draw.choice(['0', '1', '3', '99', '-5', '2147483647', 'DELETE', 'MEMORY', '512'])}"
-    db.execute(words).fetchall()
+    try:
+        db.execute(words).fetchall()
+    except sqlite3.Error:
+        return "nothing"
     return words
 
 
@@ -259,3 +264,61 @@ def test_a_thousand_changes_cost_a_computation_at_most(whole: tuple[Path, Path, 
     for seed in range(1000, 2000):
         (tmp_path / str(seed)).mkdir()
         check(whole, tmp_path / str(seed), seed)
+
+
+# ---- a store that came along
+
+
+def forge(store: Path) -> None:
+    """Exchange what two steps gave, and seal it anew, as anybody can."""
+    db = sqlite3.connect(store / "index.sqlite", isolation_level=None)
+    rows = [(key, outputs) for key, outputs in db.execute("SELECT key, outputs FROM step") if " image " in outputs]
+    (one, mine), (other, theirs) = rows
+    for key, outputs in ((one, theirs), (other, mine)):
+        db.execute("UPDATE step SET outputs=?, seal=? WHERE key=?", (outputs, Seals().make("step", key, outputs), key))
+    db.close()
+
+
+def test_a_store_that_came_along_with_its_folder_is_not_believed(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others put into it runs again, and is told; what the user put there is taken, and so is all in a store that the user named."""
+    given, graph = tmp_path / "given.txt", tmp_path / "graph.yaml"
+    given.write_text("given")
+    graph.write_text(json.dumps(GRAPH))
+    (tmp_path / "imagen-flow.toml").write_text('store = "kept"')
+    loaded = flow.load(graph, registry=REGISTRY)
+
+    def run(**more: Any) -> tuple[dict[str, int], bytes]:
+        """How many steps of what status were planned, and a picture."""
+        options = {"given": str(given), "device": "cpu", **more}
+        return flow.plan(loaded, **options).counts, flow.run(loaded, **options)["picture"].pixels.tobytes()
+
+    (planned, right), (again, _) = run(), run()
+    assert (set(planned), set(again)) == ({"runs", "waits"}, {"cached"})
+    forge(tmp_path / "kept")
+    assert run() == (again | {"cached": again["cached"] - 2, "runs": 2}, right)
+    monkeypatch.setenv("HOME", str(own_home / "other"))
+    planned, picture = run()
+    assert (set(planned), picture) == ({"runs", "waits"}, right)
+    assert run() == (again, right)
+    with Store.open(tmp_path / "kept", REGISTRY.codecs, seals=Seals(b"x" * 32, only_own=True)) as opened:
+        (step, *_) = opened._index.all_steps()
+        assert opened.lookup(step.key) is None
+        (warning,) = opened.take_warnings()
+        assert "what others put there is not believed: its steps run again" in warning
+        assert opened.verify().damaged == ()
+    forge(tmp_path / "kept")
+    assert run(store=tmp_path / "kept")[1] != right
+
+
+def test_the_secret_of_seals_is_the_users_alone(tmp_path: Path) -> None:
+    """It is drawn once; a file that others can read, or that is no file, is no secret."""
+    file = tmp_path / "folder" / "secret"
+    secret = read_secret(file)
+    assert (len(secret), read_secret(file), file.stat().st_mode & 0o777) == (32, secret, 0o600)
+    file.chmod(0o644)
+    assert read_secret(file) == b""
+    file.unlink()
+    os.mkfifo(file)
+    assert read_secret(file) == b""
+    assert read_secret(file / "below") == b""
+    assert sorted(path.name for path in file.parent.iterdir()) == ["secret"]

@@ -198,7 +198,7 @@ class Store:
             return None
         except ForeignRow:
             self._warn(
-                f"the store {self.folder} came with its folder, and what others put there is not believed: its steps run again\n  = fix: if you know where it comes from, let it be believed by `imagen-flow trust`"
+                f"the store {self.folder} came with its folder, and what others put there is not believed: its steps run again\n  = fix: if you know where it comes from, name it with --store or IMAGEN_FLOW_STORE"
             )
             return None
         except ValueError as error:
