@@ -1,7 +1,7 @@
 """Read pictures and masks, whatever their file holds, into the one form that crosses edges.
 
-Pillow decodes. Three things it leaves to its caller are done here: its 8-bit view of 16-bit colour is completed, ICC profiles are
-applied, and the number of pixels is checked before any of them is decoded.
+PNG, TIFF and the portable formats have readers of their own beside this module, for what Pillow leaves out or gets wrong there; Pillow decodes the rest. The number of pixels is
+checked before any of them is decoded.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imagen_flow import File, Image, Mask, Range, node
 
+from .decoded import Damaged, Decoded, Unsupported, straighten
+
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
-    from PIL.ImageCms import ImageCmsProfile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
 """What is read, in Pillow's names. A closed list: what decodes a stranger's file is chosen, not whatever is installed."""
@@ -25,7 +26,7 @@ MOST_PIXELS = 178_956_970
 """Where Pillow itself refuses; no port can ask for more."""
 
 
-@node("image.load", version=1, uses=("pillow",))
+@node("image.load", version=2, uses=("pillow",))
 def load_image(file: File, *, max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000) -> Image:
     """Load a picture from a file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.
 
@@ -33,21 +34,22 @@ def load_image(file: File, *, max_pixels: Annotated[int, Range(1, MOST_PIXELS)] 
         max_pixels: refuse a picture with more, before decoding it.
 
     Outputs:
-        the first frame or page, upright (EXIF orientation applied), in sRGB. Channels: grey stays grey (1-bit too), colour and CMYK become RGB, a palette becomes RGB,
-        alpha is kept and a transparent colour becomes alpha, straight. Depth: 16-bit PNG, TIFF and PPM give 16 bits, float TIFF (grey only) gives float32 as it stands, all else gives 8 bits.
-        An embedded ICC profile is applied (relative colorimetric); for 16-bit pictures whose profile is not sRGB that gives 8 bits. PNG's gamma chunks are not applied.
+        the first frame or page, upright (EXIF orientation applied), in sRGB. Channels: grey stays grey (1-bit too), colour, CMYK and L*a*b* become RGB, a palette becomes RGB,
+        alpha is kept and a transparent colour becomes alpha, straight. Depth: PNG, TIFF and PPM of 9 to 16 bits give 16 bits; floating point gives float32 as it stands, and TIFF of 32
+        bits float32 from 0 to 1; all else gives 8 bits. An embedded ICC profile is applied (relative colorimetric), and PNG's and AVIF's code points (cICP, nclx); for 16 bits with a
+        profile of tables, CMYK above all, that gives 8 bits. PNG's gAMA and cHRM are not applied, nor are the colorimetric fields of a TIFF without a profile.
 
     Raises:
-        ValueError: not such a picture, damaged, too many pixels, or NaN pixels; the message says which and how to mend it.
+        ValueError: not such a picture, of a kind that cannot be read rightly, damaged, too many pixels, or NaN pixels; the message says which and how to mend it.
 
     Source:
-        Pillow's `Image.open` and `ImageCms.profileToProfile`.
+        Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications that the modules beside this one name.
     """
     name = file.name or file.path.name
     return Image(_decoded(file.read_bytes(), name, max_pixels))
 
 
-@node("mask.load", version=1, uses=("pillow",))
+@node("mask.load", version=2, uses=("pillow",))
 def load_mask(file: File, *, channel: Literal["auto", "luminance", "alpha"] = "auto", max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000) -> Mask:
     """Load a mask from a picture file: white is inside, black is outside.
 
@@ -81,18 +83,44 @@ def load_mask(file: File, *, channel: Literal["auto", "luminance", "alpha"] = "a
 
 
 def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
+    import numpy as np
+
+    from .profiles import convert
+
     if not content:
         raise ValueError(f"'{name}' is empty; was it copied whole?")
-    picture = _opened(content, name, max_pixels)
     try:
-        picture.load()
-        deep = _deep_pixels(picture, content)
-        orientation = picture.getexif().get(0x0112, 1)
-    except MemoryError:
-        raise
-    except Exception as bad:  # A damaged file makes Pillow's decoders raise almost anything.
-        raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_said(bad)}); copy or export it again") from bad
-    return _upright(_srgb(picture, deep, name), orientation)
+        found = _read(content, name, max_pixels)
+        if found.colours.dtype == "float32" and not (np.isfinite(found.colours).all() and (found.alpha is None or np.isfinite(found.alpha).all())):
+            raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
+        pixels = convert(found.colours, found.profile, found.cicp)
+    except Unsupported as unsupported:
+        raise ValueError(f"'{name}' is {unsupported}") from unsupported
+    except Damaged as damaged:
+        raise ValueError(f"'{name}' is a damaged {_format(content)} picture ({damaged}); copy or export it again") from damaged
+    if found.alpha is not None:
+        pixels = np.concatenate([pixels, found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha)], axis=2)
+    return _upright(pixels, found.orientation)
+
+
+def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
+    from . import netpbm, png, tiff
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise ValueError(_too_many(name, width * height, max_pixels, f" ({width:,} x {height:,})" if width * height <= MOST_PIXELS else ""))
+
+    if content.startswith(png.SIGNATURE):
+        return png.read_png(content, check_size)
+    if netpbm.is_netpbm(content):
+        return netpbm.read_netpbm(content, check_size)
+    if tiff.is_tiff(content) and (found := tiff.read_tiff(content, check_size, max_pixels)) is not None:
+        return found
+    return _by_pillow(content, name, max_pixels)
+
+
+def _eight(samples: np.ndarray) -> np.ndarray:
+    return ((samples.astype("uint32") + 128) // 257).astype("uint8")
 
 
 def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
@@ -147,137 +175,55 @@ def _kind(content: bytes) -> str:
     return "it looks like SVG or XML" if content.lstrip()[:5] in (b"<?xml", b"<svg ") else "its content is of no known format"
 
 
-_OTHER_BYTES = {
-    "RGB;16B": "RGB;16L",
-    "RGB;16L": "RGB;16B",
-    "RGBA;16B": "RGBA;16L",
-    "RGBA;16L": "RGBA;16B",
-    "RGBX;16B": "RGBX;16L",
-    "RGBX;16L": "RGBX;16B",
-    "RGB;16N": "RGB;16B",
-    "RGBA;16N": "RGBA;16B",
-    "RGBX;16N": "RGBX;16B",
-}
-"""Raw modes that keep one byte of 16-bit colour, and the one that keeps the other byte instead."""
+def _format(content: bytes) -> str:
+    return "PNG" if content.startswith(b"\x89PNG") else "TIFF" if content[:2] in (b"II", b"MM") else "Netpbm"
 
 
-def _deep_pixels(picture: PIL.Image.Image, content: bytes) -> np.ndarray | None:
-    """Give 16-bit or float pixels, or None where the file has 8 bits.
-
-    Pillow holds 16-bit colour in 8 bits by keeping the upper bytes. Decoding once more, with the byte order declared the other way round, keeps the lower ones: together they
-    are the whole, and the decoder stays Pillow's.
-    """
+def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     import numpy as np
 
-    if picture.mode == "F":
-        return np.array(picture, dtype="float32")[:, :, None]
-    if picture.mode.startswith("I"):
-        whole = np.array(picture)
-        if whole.min() < 0 or whole.max() > 65535:
-            raise ValueError("its pixels are whole numbers beyond 16 bits")
-        return _with_transparent_colour(whole.astype("uint16")[:, :, None], picture)
-
-    import PIL.Image
-
-    again = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
-    raw = {tile.args if isinstance(tile.args, str) or tile.args is None else tile.args[0] for tile in again.tile}
-    mode = raw.pop() if len(raw) == 1 else None
-    if mode == "LA;16B":
-        # Four bytes a pixel, which the raw mode RGBA hands over as they are.
-        again.tile = [tile._replace(args="RGBA") for tile in again.tile]
-        four = np.array(again).astype("uint16")
-        return np.stack([four[:, :, 0] << 8 | four[:, :, 1], four[:, :, 2] << 8 | four[:, :, 3]], axis=2)
-    if mode not in _OTHER_BYTES:
-        return None
-    import sys
-
-    other = _OTHER_BYTES[mode]
-    if mode.endswith("N") and sys.byteorder == "big":
-        other = mode[:-1] + "L"
-    again.tile = [tile._replace(args=other if isinstance(tile.args, str) else (other, *(tile.args or ())[1:])) for tile in again.tile]
-    pixels = np.array(picture).astype("uint16") << 8 | np.array(again)
-    return _with_transparent_colour(pixels, picture)
-
-
-def _with_transparent_colour(pixels: np.ndarray, picture: PIL.Image.Image) -> np.ndarray:
-    """Add alpha where a 16-bit PNG names one colour as transparent."""
-    import numpy as np
-
-    clear = picture.info.get("transparency")
-    if clear is None or isinstance(clear, bytes) or pixels.shape[2] not in (1, 3):
-        return pixels
-    hidden = (pixels == np.array(clear, dtype="uint16").reshape(-1)).all(axis=2, keepdims=True)
-    return np.concatenate([pixels, np.where(hidden, np.uint16(0), np.uint16(65535))], axis=2)
-
-
-def _srgb(picture: PIL.Image.Image, deep: np.ndarray | None, name: str) -> np.ndarray:
-    """Bring decoded pixels to grey or RGB, with or without alpha, in sRGB."""
-    import numpy as np
-
-    profile = _foreign_profile(picture)
-    if deep is not None and (profile is None or deep.dtype == "float32"):
-        if deep.dtype == "float32" and not np.isfinite(deep).all():
-            raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
-        return deep
-    if picture.mode.startswith("I"):
-        assert deep is not None
-        import PIL.Image
-
-        eight = ((deep.astype("uint32") + 128) // 257).astype("uint8")
-        picture = PIL.Image.fromarray(eight[:, :, 0] if eight.shape[2] == 1 else eight)
-    if picture.mode == "P" or "transparency" in picture.info:
-        clear = "transparency" in picture.info or (picture.palette is not None and picture.palette.mode == "RGBA")
-        grey = picture.mode in ("1", "L")
-        picture = picture.convert(("LA" if grey else "RGBA") if clear else "RGB")
-    elif picture.mode == "PA":
-        picture = picture.convert("RGBA")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    if profile is not None:
-        picture = _through_profile(picture, profile)
-    if picture.mode not in ("L", "LA", "RGB", "RGBA"):
-        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(picture.mode, "RGB"))
-    pixels = np.array(picture)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _foreign_profile(picture: PIL.Image.Image) -> ImageCmsProfile | None:
-    """Give the embedded colour profile, unless there is none, it is sRGB, or it is of no use."""
-    from PIL import ImageCms
-
-    embedded = picture.info.get("icc_profile")
-    if not embedded:
-        return None
+    picture = _opened(content, name, max_pixels)
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(embedded))
-        space = profile.profile.xcolor_space.strip()
-        is_srgb = "srgb" in ImageCms.getProfileDescription(profile).lower()
-    except (ImageCms.PyCMSError, OSError, AttributeError):
-        return None
-    wanted = {"CMYK": "CMYK", "L": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "1": "GRAY", "LAB": "Lab"}.get(picture.mode, "RGB")
-    return None if is_srgb or space != wanted else profile
-
-
-def _through_profile(picture: PIL.Image.Image, profile: ImageCmsProfile) -> PIL.Image.Image:
-    import PIL.Image
-    from PIL import ImageCms
-
-    alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
-    bare = picture.convert(picture.mode.removesuffix("A")) if alpha is not None else picture
-    if bare.mode not in ("L", "RGB", "CMYK", "LAB"):
-        bare = bare.convert("RGB")
+        picture.load()
+    except MemoryError:
+        raise
+    except Exception as bad:  # A damaged file makes Pillow's decoders raise almost anything.
+        raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_said(bad)}); copy or export it again") from bad
     try:
-        seen = ImageCms.profileToProfile(
-            bare, profile, ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB", flags=ImageCms.Flags.BLACKPOINTCOMPENSATION
-        )
-    except ImageCms.PyCMSError:  # A profile that cannot be applied is as good as none.
-        return picture
-    assert seen is not None
-    if bare.mode == "L":
-        seen = seen.getchannel("G")
-    if alpha is not None:
-        seen = PIL.Image.merge(seen.mode + "A", [*seen.split(), alpha])
-    return seen
+        orientation = picture.getexif().get(0x0112, 1)
+    except Exception:  # As above, and no pixel depends on the rest of EXIF.
+        orientation = 1
+    profile, cicp = picture.info.get("icc_profile") or b"", None
+    if picture.format == "BMP":
+        profile = _profile_of_bmp(content)
+    elif picture.format == "AVIF" and not profile:
+        cicp = _code_points_of_avif(content)
+    mode, premultiplied = picture.mode, picture.mode in ("La", "RGBa")
+    clear = "transparency" in picture.info or (mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA")
+    if premultiplied:
+        pixels = np.array(picture)
+    else:
+        grey = mode in ("1", "L", "LA")
+        wanted = "CMYK" if mode == "CMYK" else ("LA" if grey else "RGBA") if clear or mode in ("LA", "RGBA", "PA") else "L" if grey else "RGB"
+        pixels = np.array(picture if mode == wanted else picture.convert(wanted))
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if mode == "CMYK" or pixels.shape[2] in (1, 3):
+        return Decoded(pixels, None, profile, cicp, orientation)
+    colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:]
+    return Decoded(straighten(colours, alpha) if premultiplied else colours, alpha, profile, cicp, orientation)
+
+
+def _profile_of_bmp(content: bytes) -> bytes:
+    """Give the ICC profile that the fifth version of the header may name; Pillow does not."""
+    size, kind = int.from_bytes(content[14:18], "little"), content[70:74]
+    at, length = int.from_bytes(content[126:130], "little"), int.from_bytes(content[130:134], "little")
+    return content[14 + at : 14 + at + length] if size == 124 and kind == b"DEBM" else b""
+
+
+def _code_points_of_avif(content: bytes) -> tuple[int, int] | None:
+    """Give primaries and transfer from the box of colour information, which lies in the metadata before the pixels."""
+    at = content.find(b"colrnclx", 0, 1 << 16)
+    return (int.from_bytes(content[at + 8 : at + 10], "big"), int.from_bytes(content[at + 10 : at + 12], "big")) if at >= 0 else None
 
 
 def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:

@@ -255,13 +255,13 @@ def test_a_profile_leaves_alpha_alone(tmp_path: Path) -> None:
     assert not np.array_equal(loaded.pixels, pixels)
 
 
-def test_a_16_bit_picture_with_a_foreign_profile_gives_8_bits(tmp_path: Path) -> None:
-    """Right colours go before depth, as the help says."""
+def test_a_16_bit_picture_keeps_its_depth_through_a_profile(tmp_path: Path) -> None:
+    """Curves and a matrix are applied to all 16 bits."""
     pixels = np.repeat(np.arange(0, 65536, 4369, dtype="uint16")[None, :, None], 3, axis=2)
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(gamma_profile(1.8)))
     loaded = load_image(a_file(tmp_path, "a.png", png16(pixels, profile)))
-    assert loaded.pixels.dtype == "uint8"
-    assert np.abs(loaded.pixels - srgb_of((pixels / 65535) ** 1.8) * 255).max() <= 1.5
+    assert loaded.pixels.dtype == "uint16"
+    assert np.abs(loaded.pixels - srgb_of((pixels / 65535) ** (round(1.8 * 256) / 256)) * 65535).max() <= 8
 
 
 def test_a_broken_profile_is_passed_over(tmp_path: Path) -> None:

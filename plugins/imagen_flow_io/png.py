@@ -1,0 +1,229 @@
+"""Read a PNG: the chunks here, the pixels by Pillow.
+
+Pillow looks at no check sum of the pixels, fails over metadata that has nothing to do with them, and gives 8 bits of 16-bit colour. So it is handed what makes the pixels and nothing
+else, after that was checked; twice, if the depth is 16.
+
+Source: Portable Network Graphics (W3C, Third Edition), sections 5 (chunks), 11 (their contents) and 13 (decoders).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+from .decoded import CheckSize, Damaged, Decoded, Unsupported, orientation_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_MOST_CHUNKS = 100_000
+"""Besides those that hold pixels."""
+_MOST_PROFILE = 64 << 20
+_MOST_TEXT = 16 << 20
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"cICP")
+"""Chunks that decide how the picture looks: damage in one of them is not passed over."""
+
+_OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+"""Pillow's raw modes that keep the upper bytes of 16-bit colour, and those that keep the lower ones instead."""
+
+
+def read_png(content: bytes, check_size: CheckSize) -> Decoded:
+    """Decode the picture, of an animated one the still.
+
+    Raises:
+        Damaged, Unsupported: see there.
+        ValueError: too many pixels.
+    """
+    import numpy as np
+
+    chunks, pixels = _chunks(content)
+    if len(chunks.get(b"IHDR", b"")) != 13:
+        raise Damaged("it has no header")
+    width, height, depth, kind, compression, filtering, interlace = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    if width < 1 or height < 1 or depth not in _DEPTHS.get(kind, ()) or compression or filtering or interlace > 1:
+        raise Damaged("its header makes no sense")
+    check_size(width, height)
+    if not pixels:
+        raise Damaged("it has no pixels")
+    _check_stream(pixels, _raw_size(width, height, depth * _CHANNELS[kind], interlace))
+
+    palette, clear = chunks.get(b"PLTE", b""), chunks.get(b"tRNS")
+    # Two pieces of a palette picture belong to it; in others PLTE is a suggestion, and tRNS is applied below.
+    bare = [_chunk(b"IHDR", chunks[b"IHDR"])]
+    if kind == 3:
+        if not palette or len(palette) % 3 or len(palette) > 768:
+            raise Damaged("its palette is missing or makes no sense")
+        bare.append(_chunk(b"PLTE", palette))
+    whole = b"".join((SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b"")))
+    found = _samples(whole, depth, kind)
+
+    alpha: np.ndarray | None = None
+    if kind == 3:
+        table = np.zeros((256, 4), "uint8")  # an index beyond the palette is black, as libpng has it
+        table[:, 3] = 255
+        table[: len(palette) // 3, :3] = np.frombuffer(palette, "uint8").reshape(-1, 3)
+        if clear is not None:
+            table[: len(clear[:256]), 3] = np.frombuffer(clear[:256], "uint8")
+            alpha = table[:, 3:][found[:, :, 0]]
+        found = table[:, :3][found[:, :, 0]]
+    elif kind in (4, 6):
+        found, alpha = found[:, :, :-1], found[:, :, -1:]
+    elif clear is not None and len(clear) == 2 * _CHANNELS[kind]:
+        full = np.iinfo(found.dtype).max
+        # Of the 16 bits of each number as many count as a sample has.
+        named = [(number & (1 << depth) - 1) * full // ((1 << depth) - 1) for number in struct.unpack(f">{len(clear) // 2}H", clear)]
+        alpha = np.where((found == np.array(named, found.dtype)).all(axis=2, keepdims=True), found.dtype.type(0), found.dtype.type(full))
+
+    code = chunks.get(b"cICP", b"")
+    cicp = (code[0], code[1]) if len(code) == 4 and code[2:] == b"\0\1" else None
+    exif, xmp = _metadata(chunks)
+    return Decoded(found, alpha, _profile(chunks.get(b"iCCP", b"")), cicp, orientation_of(exif, xmp))
+
+
+def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
+    """Give the first chunk of each kind, by kind (texts by kind and keyword), and the contents of those that hold pixels."""
+    found: dict[bytes, bytes] = {}
+    pixels: list[memoryview] = []
+    view = memoryview(content)
+    at, others = len(SIGNATURE), 0
+    while True:
+        if len(content) - at < 12:
+            if pixels:
+                break  # whether all pixels are there is seen when they are unpacked
+            raise Damaged("it ends before its pixels")
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if length > 0x7FFFFFFF or not kind.isalpha():
+            raise Damaged("a chunk makes no sense")
+        if len(content) - at - 12 < length:
+            if pixels and kind not in _PIXELS:
+                break
+            raise Damaged(f"it ends in the middle of its chunk {kind.decode()}")
+        sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(view[at + 8 + length : at + 12 + length], "big")
+        if not sound and (kind in _PIXELS or kind[:1].isupper()):
+            raise Damaged(f"the check sum of its chunk {kind.decode()} is wrong")
+        if kind == b"IDAT":
+            pixels.append(view[at + 8 : at + 8 + length])
+        else:
+            others += 1
+            if others > _MOST_CHUNKS:
+                raise Damaged(f"it has more than {_MOST_CHUNKS:,} chunks that hold no pixels")
+            if kind == b"CgBI":
+                raise Unsupported("a PNG in Apple's own form (CgBI), which other programs cannot read; save it as a plain PNG")
+            if kind[:1].isupper() and kind not in _PIXELS:
+                raise Unsupported(f"a PNG with a chunk {kind.decode()} that no reader may pass over and that is not known; save it as a plain PNG")
+            body = content[at + 8 : at + 8 + length] if kind in (*_PIXELS, b"eXIf") else b""
+            if kind in (b"tEXt", b"zTXt", b"iTXt"):
+                keyword = bytes(view[at + 8 : at + 8 + min(length, 80)]).split(b"\0")[0]
+                if keyword in (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"):
+                    body = content[at + 8 : at + 8 + length]
+                    kind += b" " + keyword
+            if sound:
+                found.setdefault(kind, body)
+        at += 12 + length
+        if kind == b"IEND":
+            break
+    return found, pixels
+
+
+def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
+    """Count the bytes that the pixels have before compression: each row and its filter's number."""
+    passes = [(0, 0, 1, 1)]
+    if interlace:
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    size = 0
+    for x, y, dx, dy in passes:
+        columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + (columns * bits + 7) // 8)
+    return size
+
+
+def _check_stream(pixels: list[memoryview], size: int) -> None:
+    """Unpack all of the pixels, keeping nothing, up to the check sum at their end."""
+    unpacker = zlib.decompressobj()
+    done = 0
+    try:
+        for part in pixels:
+            data: bytes | memoryview = part
+            while len(data) and not unpacker.eof:
+                done += len(unpacker.decompress(data, 1 << 20))
+                if done > size + (1 << 24):
+                    raise Damaged("it has more pixels than its header says")
+                data = unpacker.unconsumed_tail
+        done += len(unpacker.flush(1 << 20))
+    except zlib.error as bad:
+        raise Damaged(f"its compressed pixels are damaged: {str(bad).removeprefix('Error ')}") from bad
+    if done < size:
+        raise Damaged(f"its pixels take {size:,} bytes, and {done:,} are there")
+
+
+def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
+    """Give all samples, (height, width, channels): indices as they are, others over the whole of 8 or 16 bits."""
+    import numpy as np
+    from PIL.PngImagePlugin import PngImageFile
+
+    with PngImageFile(io.BytesIO(whole)) as picture:
+        if depth < 16 or kind == 0:
+            found = np.array(picture)
+            if found.dtype == "bool":
+                found = found.astype("uint8") * np.uint8(255)
+            found = found.astype("uint16" if depth == 16 else "uint8", copy=False)
+            return found[:, :, None] if found.ndim == 2 else found
+        if kind == 4:
+            # Four bytes a pixel, which the raw mode RGBA hands over as they are.
+            picture.tile = [tile._replace(args="RGBA") for tile in picture.tile]
+            picture._mode = "RGBA"
+            four = np.array(picture)
+            return four.view(">u2").astype("uint16")
+        upper = np.array(picture).astype("uint16")
+    upper <<= 8
+    # Decoding once more, with the byte order declared the other way round, keeps the lower bytes: together they are the whole, and the decoder stays Pillow's.
+    with PngImageFile(io.BytesIO(whole)) as picture:
+        picture.tile = [tile._replace(args=_OTHER_BYTES[str(tile.args)]) for tile in picture.tile]
+        upper |= np.array(picture)
+    return upper
+
+
+def _profile(body: bytes) -> bytes:
+    """Unpack an ICC profile; what cannot be unpacked is as good as none."""
+    name, _, packed = body.partition(b"\0")
+    return _inflated(packed[1:], _MOST_PROFILE) if len(name) <= 79 and packed[:1] == b"\0" else b""
+
+
+def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Give EXIF and XMP, as far as they can be read."""
+    exif = chunks.get(b"eXIf", b"")
+    if not exif:
+        for keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
+            text = chunks.get(b"tEXt " + keyword, b"").partition(b"\0")[2]
+            packed = chunks.get(b"zTXt " + keyword, b"").partition(b"\0")[2]
+            text = text or _inflated(packed[1:], _MOST_TEXT)
+            # A name, a length, then the bytes in hexadecimal.
+            try:
+                exif = exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+            except ValueError:
+                continue
+    body = chunks.get(b"iTXt XML:com.adobe.xmp", b"").partition(b"\0")[2]
+    xmp = body[2:].split(b"\0", 2)[-1]
+    if body[:1] == b"\1":
+        xmp = _inflated(xmp, _MOST_TEXT)
+    return exif.removeprefix(b"Exif\0\0"), xmp
+
+
+def _inflated(packed: bytes, most: int) -> bytes:
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(packed, most)
+    except zlib.error:
+        return b""
+    return data if unpacker.eof else b""
+
+
+def _chunk(kind: bytes, body: bytes | memoryview) -> bytes:
+    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))

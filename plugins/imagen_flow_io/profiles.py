@@ -1,0 +1,330 @@
+"""Bring colours to sRGB, by an ICC profile or by the code points of ITU-T H.273.
+
+littleCMS, through Pillow, converts 8 bits. It offers no more there, so a profile of curves and a matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to
+floating point here, by its formula.
+
+Source: ICC.1:2022, sections 8.3 (models), 10.6 (curveType), 10.18 (parametricCurveType), annex F; IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .decoded import Unsupported
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from PIL.ImageCms import ImageCmsProfile
+
+_D50 = (0.96422, 1.0, 0.82521)
+_XYZ_OF_SRGB = ((0.4360747, 0.3850649, 0.1430804), (0.2225045, 0.7168786, 0.0606169), (0.0139322, 0.0971045, 0.7141733))
+"""Linear sRGB to XYZ under D50 (adapted by Bradford's method, as in a profile of sRGB)."""
+
+_PRIMARIES = {
+    1: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),  # BT.709, sRGB
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060)),  # BT.601, 625 lines
+    6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),  # BT.601, 525 lines
+    7: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),  # BT.2020
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # Display P3
+}
+"""Chromaticities of red, green and blue; all of these have D65 as their white."""
+
+_BATCH = 1 << 20
+
+Curve = Callable[["np.ndarray"], "np.ndarray"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shaper:
+    """A colour space of curves and a matrix: linear = curve(value), linear sRGB = matrix @ linear. Without a matrix it is grey."""
+
+    curves: tuple[Curve, ...]
+    matrix: np.ndarray | None
+
+    def apply(self, colours: np.ndarray) -> np.ndarray:
+        """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies outside of 0 to 1."""
+        import numpy as np
+
+        out = np.empty_like(colours)
+        flat, target = colours.reshape(-1, colours.shape[2]), out.reshape(-1, colours.shape[2])
+        whole = colours.dtype != "float32"
+        full = np.iinfo(colours.dtype).max if whole else 1
+        curves = self.curves if len(self.curves) == flat.shape[1] else self.curves[:1] * flat.shape[1]
+        tables = [curve(np.arange(full + 1) / full) for curve in curves] if whole else []
+        for start in range(0, len(flat), _BATCH):
+            part = flat[start : start + _BATCH]
+            if whole:
+                linear = np.stack([table[part[:, i]] for i, table in enumerate(tables)], axis=1)
+            else:
+                linear = np.stack([_mirrored(curve, part[:, i].astype("float64")) for i, curve in enumerate(curves)], axis=1)
+            if self.matrix is not None and linear.shape[1] == 3:
+                linear = linear @ self.matrix.T
+            encoded = _encode(linear)
+            target[start : start + _BATCH] = np.floor(np.clip(encoded, 0, 1) * full + 0.5) if whole else encoded
+        return out
+
+    def changes_something(self) -> bool:
+        """Whether any colour of a lattice moves by more than a level of 8 bits."""
+        import numpy as np
+
+        steps = np.arange(0, 65536, 4369, dtype="uint16")
+        if self.matrix is None:
+            lattice = steps.reshape(-1, 1, 1)
+        else:
+            lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(1, -1, 3)
+        return bool(np.abs(self.apply(lattice).astype("int32") - lattice).max() > 257)
+
+
+def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -> np.ndarray:
+    """Bring grey (1 channel), RGB (3) or CMYK (4, 0 is no ink) to grey or RGB in sRGB.
+
+    What `cicp` says goes before `profile`. A profile that is of another kind of picture, or cannot be applied, says nothing.
+
+    Raises:
+        Unsupported: high dynamic range, or floating-point colours with a profile of tables.
+    """
+    import numpy as np
+
+    if cicp is not None and colours.shape[2] != 4:
+        shaper = _of_cicp(*cicp)
+        if shaper is not None:
+            return shaper.apply(colours) if shaper.changes_something() else colours
+    if profile:
+        if colours.dtype != "uint8" and colours.shape[2] != 4 and (parsed := _parsed(profile)) is not None:
+            return parsed.apply(colours) if parsed.changes_something() else colours
+        opened = _opened(profile, colours.shape[2])
+        if opened is not None:
+            if colours.dtype == "float32":
+                raise Unsupported("a picture in floating point whose colour profile is made of tables; convert it to sRGB or to a linear profile first")
+            eight = colours if colours.dtype == "uint8" else ((colours.astype("uint32") + 128) // 257).astype("uint8")
+            if colours.shape[2] == 4 or not _is_srgb(opened, eight.shape[2]):
+                converted = _by_lcms(eight, opened)
+                if converted is not None:
+                    return converted
+    if colours.shape[2] != 4:
+        return colours
+    # Without a profile, each ink takes away its part of the light.
+    out = np.empty((*colours.shape[:2], 3), colours.dtype)
+    for i in range(3):
+        if colours.dtype == "float32":
+            out[:, :, i] = (1 - colours[:, :, i]) * (1 - colours[:, :, 3])
+        else:
+            full = int(np.iinfo(colours.dtype).max)
+            light = (full - colours[:, :, i].astype("uint64")) * (full - colours[:, :, 3].astype("uint64"))
+            out[:, :, i] = (light + full // 2) // full
+    return out
+
+
+def srgb_from_lab(lab: np.ndarray, *, offset: bool) -> np.ndarray:
+    """Bring L*a*b* under D50 of 8 or 16 bits, as a TIFF holds it, to sRGB of equal depth. With `offset` a* and b* are unsigned about their middle (ICC), else two's complement (CIE)."""
+    import numpy as np
+
+    full = int(np.iinfo(lab.dtype).max)
+    middle = (full + 1) // 2
+    unit = 1 if full == 255 else 256
+    out = np.empty(lab.shape, lab.dtype)
+    flat, target = lab.reshape(-1, 3), out.reshape(-1, 3)
+    back = np.linalg.inv(np.array(_XYZ_OF_SRGB))
+    for start in range(0, len(flat), _BATCH):
+        part = flat[start : start + _BATCH].astype("float64")
+        lightness = part[:, 0] * 100 / (full if not (offset and unit == 256) else 0xFF00)
+        if offset:
+            a, b = (part[:, i] / unit - middle / unit for i in (1, 2))
+        else:
+            a, b = (np.where(part[:, i] >= middle, part[:, i] - full - 1, part[:, i]) / unit for i in (1, 2))
+        y = (lightness + 16) / 116
+        f = np.stack([y + a / 500, y, y - b / 200], axis=1)
+        xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (3 * (6 / 29) ** 2)) * np.array(_D50)
+        target[start : start + _BATCH] = np.floor(np.clip(_encode(xyz @ back.T), 0, 1) * full + 0.5)
+    return out
+
+
+def _encode(linear: np.ndarray) -> np.ndarray:
+    """Apply sRGB's curve to light, mirrored below 0."""
+    import numpy as np
+
+    size = np.abs(linear)
+    return np.copysign(np.where(size <= 0.0031308, 12.92 * size, 1.055 * size ** (1 / 2.4) - 0.055), linear)
+
+
+def _decode(value: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _mirrored(curve: Curve, values: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.copysign(curve(np.abs(values)), values)
+
+
+# -- code points ---------------------------------------------------------------------------------------------------------------------
+
+
+def _of_cicp(primaries: int, transfer: int) -> _Shaper | None:
+    """Give the colour space of two code points of H.273; None where they say nothing that can be applied."""
+    import numpy as np
+
+    if transfer in (16, 18):
+        raise Unsupported(f"a picture of high dynamic range ({'PQ' if transfer == 16 else 'HLG'}), which sRGB cannot hold; tone-map it to sRGB first")
+    # BT.709 and its kin are what cameras apply; screens and other programs show such pictures with sRGB's curve.
+    curve: Curve | None = {1: _decode, 6: _decode, 14: _decode, 15: _decode, 13: _decode, 4: _power(2.2), 5: _power(2.8), 8: _power(1.0)}.get(transfer)
+    if curve is None or primaries not in _PRIMARIES:
+        return None
+    matrix = np.linalg.inv(_light(*_PRIMARIES[1])) @ _light(*_PRIMARIES[primaries])
+    return _Shaper((curve,) * 3, matrix)
+
+
+def _power(gamma: float) -> Curve:
+    import numpy as np
+
+    return lambda value: np.power(value, gamma)
+
+
+def _light(*primaries: tuple[float, float]) -> np.ndarray:
+    """Give the matrix from linear RGB of these primaries, under D65, to XYZ."""
+    import numpy as np
+
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries]).T
+    white = np.array([0.3127 / 0.3290, 1, (1 - 0.3127 - 0.3290) / 0.3290])
+    return np.asarray(columns * np.linalg.solve(columns, white))
+
+
+# -- ICC profiles of curves and a matrix ---------------------------------------------------------------------------------------------
+
+
+def _parsed(profile: bytes) -> _Shaper | None:
+    """Read a grey or RGB profile of curves and a matrix; None where it is of another kind or damaged."""
+    import numpy as np
+
+    try:
+        space, connection = profile[16:20], profile[20:24]
+        (count,) = struct.unpack_from(">I", profile, 128)
+        tags = {}
+        for i in range(min(count, 200)):
+            name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * i)
+            tags[name] = profile[at : at + size]
+        if profile[36:40] != b"acsp" or any(name in tags for name in (b"A2B0", b"A2B1", b"D2B0", b"D2B1")):
+            return None
+        if space == b"GRAY" and connection in (b"XYZ ", b"Lab "):
+            curve = _curve(tags[b"kTRC"])
+            return _Shaper((curve if connection == b"XYZ " else _from_lightness(curve),), None)
+        if space != b"RGB " or connection != b"XYZ ":
+            return None
+        curves = tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
+        columns = np.array([[number / 65536 for number in struct.unpack_from(">iii", tags[name], 8)] for name in (b"rXYZ", b"gXYZ", b"bXYZ")]).T
+        white = columns.sum(axis=1)
+        if (np.abs(white - _D50) < 0.02).all():  # rounded in 16 bits: what is white is to come out white
+            columns = columns * (np.array(_D50) / white)[:, None]
+        return _Shaper(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns)
+    except (struct.error, KeyError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
+        return None
+
+
+def _from_lightness(curve: Curve) -> Curve:
+    """Grey may be measured in L* instead of light."""
+    import numpy as np
+
+    def light(value: np.ndarray) -> np.ndarray:
+        y = (curve(value) * 100 + 16) / 116
+        return np.where(y > 6 / 29, y**3, (y - 4 / 29) * (3 * (6 / 29) ** 2))
+
+    return light
+
+
+def _curve(tag: bytes) -> Curve:
+    import numpy as np
+
+    kind = tag[:4]
+    if kind == b"curv":
+        (count,) = struct.unpack_from(">I", tag, 8)
+        if count == 0:
+            return _power(1.0)
+        table = np.frombuffer(tag, ">u2", count, 12).astype("float64")
+        if count == 1:
+            return _power(table[0] / 256)
+        return lambda value: np.interp(value, np.linspace(0, 1, count), table / 65535)
+    if kind != b"para":
+        raise ValueError(kind)
+    (function,) = struct.unpack_from(">H", tag, 8)
+    length = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}[function]
+    numbers = [number / 65536 for number in struct.unpack_from(f">{length}i", tag, 12)]
+    if function == 0:
+        return _power(numbers[0])
+    # All are Y = (aX + b)^g + e from d on, and cX + f below.
+    g, a, b = numbers[:3]
+    c = d = e = f = 0.0
+    if function in (1, 2):
+        e = f = numbers[3] if function == 2 else 0.0
+        d = -b / a
+    elif function == 3:
+        c, d = numbers[3:]
+    else:
+        c, d, e, f = numbers[3:]
+    return lambda value: np.where(value >= d, np.power(np.maximum(a * value + b, 0), g) + e, c * value + f)
+
+
+# -- ICC profiles of any kind, in 8 bits ---------------------------------------------------------------------------------------------
+
+
+def _opened(profile: bytes, channels: int) -> ImageCmsProfile | None:
+    """Open a profile, unless it is of no use for pictures of so many channels. A grey picture may carry the RGB profile of the program's documents."""
+    from PIL import ImageCms
+
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = opened.profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError, AttributeError):
+        return None
+    return opened if space in {1: ("GRAY", "RGB"), 3: ("RGB",), 4: ("CMYK",)}[channels] else None
+
+
+def _is_srgb(profile: ImageCmsProfile, channels: int) -> bool:
+    """Whether a profile is sRGB by what it does: its name may say anything. True where no colour of a lattice moves by more than a level."""
+    import numpy as np
+
+    steps = np.arange(0, 256, 1 if channels == 1 else 17, dtype="uint8")
+    if channels == 1:
+        lattice = steps.reshape(16, 16, 1)
+    else:
+        lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(64, 64, 3)
+    converted = _by_lcms(lattice, profile)
+    return converted is None or bool(np.abs(converted.astype("int32") - lattice).max() <= 1)
+
+
+def _by_lcms(colours: np.ndarray, profile: ImageCmsProfile) -> np.ndarray | None:
+    """Convert 8-bit grey, RGB or CMYK; None where the profile cannot be applied."""
+    import numpy as np
+    from PIL import ImageCms
+
+    grey = colours.shape[2] == 1
+    if grey and profile.profile.xcolor_space.strip() == "RGB":
+        colours = np.repeat(colours, 3, axis=2)
+    try:
+        seen = ImageCms.profileToProfile(
+            _picture(colours),
+            profile,
+            ImageCms.createProfile("sRGB"),
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except ImageCms.PyCMSError:
+        return None
+    assert seen is not None
+    converted = np.array(seen)
+    return converted[:, :, 1:2] if grey else converted
+
+
+def _picture(colours: np.ndarray) -> PIL.Image.Image:
+    import PIL.Image
+
+    height, width, channels = colours.shape
+    return PIL.Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[channels], (width, height), colours.tobytes())
