@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..pipelines.calling import also, counted, pictures
 from ..pipelines.families import edits, unread_by
-from ..pipelines.samplers import choose
+from ..pipelines.samplers import choose, lost_by
 from .adapters import Worn, adapted
 from .components import Checkpoint, sparing
 
@@ -41,12 +41,13 @@ class Instructed:
 
     checkpoint: Checkpoint
 
-    def unread(self, instruction: str, arguments: Mapping[str, Any]) -> str:
-        """Say what of the words is not read; nothing if all is, or if it is not known."""
+    def unread(self, instruction: str, arguments: Mapping[str, Any], sampler: str | None = None) -> str:
+        """Say what of the words is not read, and which of the checkpoint's settings a sampler does not know; nothing if all is heeded, or if it is not known."""
         import diffusers
 
         length, negative = arguments.get("max_sequence_length"), arguments.get("negative_prompt")
-        return unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, instruction, negative, length, what="the instruction")
+        unread = unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, instruction, negative, length, what="the instruction")
+        return "; ".join(filter(None, (unread, lost_by(sampler, self.checkpoint.parts["scheduler"]))))
 
     def edit(
         self,

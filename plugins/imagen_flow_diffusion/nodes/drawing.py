@@ -25,7 +25,7 @@ LIBRARIES = ("diffusers", "torch", "transformers")
 ADAPTING = (*LIBRARIES, "peft")
 
 
-@flow.node("diffusion.text_to_image", version=1, uses=ADAPTING)
+@flow.node("diffusion.text_to_image", version=2, uses=ADAPTING)
 def text_to_image(
     model: Model[Drawing],
     prompt: str,
@@ -98,7 +98,7 @@ def text_to_image(
     return (yield from draw(_with(prior, model), "text_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
-@flow.node("diffusion.image_to_image", version=1, uses=ADAPTING)
+@flow.node("diffusion.image_to_image", version=2, uses=ADAPTING)
 def image_to_image(
     model: Model[Drawing],
     image: Image,
@@ -154,7 +154,7 @@ def image_to_image(
     return (yield from draw(_with(prior, model), "image_to_image", given, controls, worn, sampler, sampler_settings, seed, rungs))
 
 
-@flow.node("diffusion.inpaint", version=1, uses=ADAPTING)
+@flow.node("diffusion.inpaint", version=2, uses=ADAPTING)
 def inpaint(
     model: Model[Filling],
     image: Image,
@@ -280,9 +280,9 @@ def draw(
     _refuse_prior(model, cls, by)
     model, given = controlled(model, cls, given, controls)
     made = model.pipeline(cls)
-    choose(made, sampler, sampler_settings)
+    lost = choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
-    note = "; ".join(filter(None, (note, unguided_by(cls, given))))
+    note = "; ".join(filter(None, (note, unguided_by(cls, given), lost)))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"

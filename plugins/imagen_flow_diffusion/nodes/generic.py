@@ -53,7 +53,7 @@ class Part:
         return flow.size_of(model, "")
 
 
-@flow.node("diffusion.pipeline", version=2, uses=LIBRARIES)
+@flow.node("diffusion.pipeline", version=3, uses=LIBRARIES)
 def pipeline(
     model: Model[Whole],
     arguments: Json = None,
@@ -102,7 +102,7 @@ def pipeline(
     return pictures((yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)))
 
 
-@flow.node("diffusion.tensors", version=1, uses=LIBRARIES)
+@flow.node("diffusion.tensors", version=2, uses=LIBRARIES)
 def tensors(
     model: Model[Whole],
     arguments: Json = None,
@@ -236,6 +236,6 @@ def _called(
         raise ValueError(f"its 'part_names' names {len(part_names or [])} parts, and 'parts' holds {len(parts or [])}")
     lent = _listed(part_names or [], parts or [])
     made = model.having(**{name: found if len(found) > 1 else found[0] for name, found in lent.items()}).pipeline(given.cls)
-    choose(made, sampler, sampler_settings)
+    lost = choose(made, sampler, sampler_settings)
     with model.alone(), unchanged([*model.parts.values(), *(parts or [])]), sparing(getattr(made, "vae", None), rungs):
-        return (yield from call(made, given.arguments, seed=seed))
+        return (yield from call(made, given.arguments, seed=seed, note=lost))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@flow.node("diffusion.denoise", version=1, uses=ADAPTING)
+@flow.node("diffusion.denoise", version=2, uses=ADAPTING)
 def denoise(
     model: Model[Denoiser],
     text: List[Tensor],
@@ -125,10 +125,10 @@ def denoise(
             before = given["image"].shape
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
-    choose(made, sampler, sampler_settings)
+    lost = choose(made, sampler, sampler_settings)
     worn = Worn(loras, lora_weights, None, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     with lent.alone(), adapted(made, lent, worn) as more:
-        output = yield from call(made, {**given, **more}, seed=seed, before=before, without=("prompt", "negative_prompt"))
+        output = yield from call(made, {**given, **more}, seed=seed, note=lost, before=before, without=("prompt", "negative_prompt"))
     found = output["images"]
     if found.ndim == 3:
         # Rows of patches.

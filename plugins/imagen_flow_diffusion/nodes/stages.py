@@ -123,7 +123,7 @@ def super_resolution(
     return Image((yield from _progress(steps)))
 
 
-@flow.node("image.edit", version=1, uses=(*_LIBRARIES, "peft"))
+@flow.node("image.edit", version=2, uses=(*_LIBRARIES, "peft"))
 def edit(
     model: Model[Editor],
     image: Image,
@@ -181,7 +181,7 @@ def edit(
     steps = model.edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
-    edited = yield from _progress(steps, model.unread(instruction, given))
+    edited = yield from _progress(steps, model.unread(instruction, given, sampler) if isinstance(model, Instructed) else model.unread(instruction, given))
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 

@@ -68,6 +68,11 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
                     raise
                 # Some pipelines stumble over an empty batch before they give it.
                 raise ValueError(_NONE_LEFT) from odd
+            except (TypeError, ValueError, AssertionError, NotImplementedError) as odd:
+                if not _by_sampler(odd):
+                    raise
+                said = " ".join(str(odd).split())[:200]
+                raise ValueError(f"the sampler {type(pipeline.scheduler).__name__} does not work in {type(pipeline).__name__} with these settings{f': {said}' if said else ''}") from odd
             except NameError as lacking:
                 if isinstance(lacking, UnboundLocalError):
                     raise
@@ -78,6 +83,15 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
     _refuse_blackened(output)
     _refuse_none(output)
     return output
+
+
+def _by_sampler(odd: BaseException) -> bool:
+    """Whether a sampler of diffusers raised something, or refused the steps that a pipeline wanted of it."""
+    import traceback
+    from pathlib import PurePath
+
+    frames = [(PurePath(frame.filename).parts[-3:-1], frame.name) for frame in traceback.extract_tb(odd.__traceback__)]
+    return any(name == "retrieve_timesteps" or folders == ("diffusers", "schedulers") for folders, name in frames)
 
 
 @contextmanager
