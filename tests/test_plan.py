@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, node, spec
 from imagen_flow.codec import Codecs
+from imagen_flow.events import StepFailed
 from imagen_flow.graph import Graph, resolve
 from imagen_flow.plan import KEY_FORMAT, Plan, from_text, make_plan
 from imagen_flow.plugins import Registry
@@ -268,6 +269,56 @@ def test_a_model_enters_keys_by_its_files(tmp_path: Path) -> None:
         (tmp_path / name / "model_index.json").write_text("{}")
     found = [alone(f"{{type: t.model, model: ./{name}}}", path=tmp_path / "g.yaml") for name in "abc"]
     assert found[0] == found[1] != found[2]
+
+
+# -- models of nodes that wait -------------------------------------------------------------------------------------------------------
+
+
+@node("t.several", version=1)
+def several(model: Model[Loader], n: int = 0, parts: List[Model[Loader]] = ()) -> str:  # type: ignore[valid-type,assignment]
+    return str(model)
+
+
+INNER = 'imagen_flow: 1\ninputs: {n: {type: int}, which: embedded/nothing}\nnodes: {m: {type: t.several, model: "${which}", n: "${n}"}}\noutputs: {m: "${m}"}\n'
+MISSING = "unresolved: 'hf:a/b@v1' is not on this machine"
+MISSPELT = "no plugin brings a model 'embedded/nothing'"
+
+
+@pytest.mark.parametrize(
+    ("node_", "wrong"),
+    [
+        ('{type: t.several, model: "hf:a/b@v1", each: {n: "${list}"}}', [MISSING]),
+        ("{type: t.several, model: embedded/nothing, each: {n: \"${list}\"}}", [MISSPELT]),
+        ('{type: t.several, model: "${which}", each: {n: "${list}"}}', [MISSING]),
+        ('{type: t.several, each: {model: ["hf:a/b@v1", embedded/nothing], n: "${list}"}}', [MISSING, MISSPELT]),
+        ('{type: t.several, model: "hf:a/b@v1", parts: [embedded/nothing], each: {n: "${list}"}}', [MISSING, MISSPELT]),
+        ('{type: ./inner.yaml, each: {n: "${list}"}}', [MISSPELT]),
+        ('{type: ./inner.yaml, which: "hf:a/b@v1", each: {n: "${list}"}}', [MISSING]),
+        ('{type: ./outer.yaml, each: {n: "${list}"}}', [MISSPELT]),
+        ("{type: t.several, model: embedded/nothing, when: \"${flag}\"}", [MISSPELT]),
+        ('{type: ./inner.yaml, which: "hf:a/b@v1", n: 1, when: "${flag}"}', ["warning " + MISSING]),
+        ('{type: t.several, model: "hf:a/b@v1", n: 1, when: "${flag}"}', ["warning " + MISSING]),
+    ],
+)
+def test_a_model_behind_a_list_or_flag_that_is_not_known_is_told_when_planning(tmp_path: Path, node_: str, wrong: list[str]) -> None:
+    """Wherever a node that waits names it, and with the command that fetches it; one that may prove unneeded is a warning, unless no plugin brings it."""
+    (tmp_path / "inner.yaml").write_text(INNER)
+    (tmp_path / "outer.yaml").write_text('imagen_flow: 1\ninputs: {n: {type: int}}\nnodes: {o: {type: ./inner.yaml, n: "${n}"}}\noutputs: {o: "${o}"}\n')
+    known = registry(*NODES, several)
+    text = 'inputs: {which: "hf:a/b@v1"}\nnodes:\n  size: {type: t.number, value: 2}\n  list: {type: t.count, to: "${size}"}\n  flag: {type: t.even, value: "${size}"}\n'
+    graph = resolve(spec.parse(f'imagen_flow: 1\n{text}  n: {node_}\noutputs: {{o: "${{n}}"}}\n', name="g.yaml", path=tmp_path / "g.yaml"), known, read=lambda path, name: spec.read(path, name=name))
+    plan = make_plan(graph, device="cpu")
+    assert [("warning " if p.severity == "warning" else "") + p.message for p in plan.problems if p.code != "unused-input"] == wrong
+    assert all("imagen-flow models pull hf:a/b@v1" in p.fix for p in plan.problems if p.code == "unresolved-model")
+    assert [step.status for step in plan.steps if step.name == "n"] == ["waits"]
+
+
+def test_a_model_that_is_missing_after_all_is_named_when_its_step_fails() -> None:
+    """The failure says which model it is and how to get it."""
+    known = registry(*NODES, several)
+    text = 'nodes:\n  size: {type: t.number, value: 2}\n  flag: {type: t.even, value: "${size}"}\n  n: {type: t.several, model: "hf:a/b@v1", when: "${flag}"}\noutputs: {o: "${n}"}\n'
+    (failed,) = [event for event in execute(plan_of(text, known=known)) if isinstance(event, StepFailed)]
+    assert failed.message == f"{MISSING}; run `imagen-flow models pull hf:a/b@v1`"
 
 
 # -- what is known and what waits ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from .plan import Plan, history_name, make_plan
 from .planner import Planner
 from .step import ABSENT, FAILED, FailedStep, Frame, NodeState, Slot, Step, Unknown, leaves
 from .values import Values
+from .waiting import missing_models
 
 __all__ = [
     "ABSENT",
@@ -36,5 +37,6 @@ __all__ = [
     "history_name",
     "leaves",
     "make_plan",
+    "missing_models",
     "why",
 ]

@@ -20,6 +20,7 @@ from .keys import Keys
 from .planner import Planner
 from .step import FailedStep, Frame, Step
 from .values import Values
+from .waiting import check_waiting_models
 
 __all__ = ["Plan", "history_name", "make_plan"]
 
@@ -172,6 +173,7 @@ def make_plan(
             break
         except Damaged as damaged:
             planner.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
+    check_waiting_models(planner, frame)
     # What a user can mend before anything runs refuses the plan; what came out of nodes fails the steps that cannot use it.
     wrong = [p for failed in planner.failed for p in failed.problems or _static(failed)]
     if wrong:

@@ -8,7 +8,7 @@ from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
 from ..graph import FromNode, Node, Output
 from ..node import NodeType
-from ..plan import FailedStep, Frame, NodeState, Plan, Step, leaves
+from ..plan import FailedStep, Frame, NodeState, Plan, Step, leaves, missing_models
 from ..store import Damaged
 from .delivery import Delivery
 from .needs import below, first, outside, producers
@@ -81,7 +81,7 @@ class Walk:
                 assert state is not None
                 todo = _runnable(state)
                 if not todo and any(s.status == "unresolved" for s in state.steps):
-                    raise FailedStep(frame, node, "its model is not on this machine")
+                    raise FailedStep(frame, node, missing_models(self.planner.values, state.steps))
                 if not todo:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
                 for step in todo:

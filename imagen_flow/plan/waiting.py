@@ -1,0 +1,115 @@
+"""Look ahead at nodes whose steps are not known yet: the models that they name are known all the same, and what is wrong with them is told before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..artifact import Artifact
+from ..errors import GraphError, Problem
+from ..graph import Graph, Node
+from ..node import NodeType
+from ..values import Model
+from .planner import Planner
+from .step import Frame, Slot, Step, Unknown, leaves
+from .values import Values, is_drawn
+
+__all__ = ["check_waiting_models", "missing_models"]
+
+
+def check_waiting_models(planner: Planner, top: Frame) -> None:
+    """Resolve the models of nodes that wait, here and in included graphs, and let their loaders refuse them.
+
+    What is wrong becomes a problem of the plan. Where a `when` that is not known yet may leave the node out, a model that is only not on this machine is a warning.
+    """
+    walk = _Waiting(planner)
+    walk.frame(top)
+    undecided, walk.undecided = walk.undecided, None
+    problems = planner.values.problems
+    firm, failed = len(problems), list(planner.failed)
+    for frame, node in undecided or ():
+        walk.node(frame, node)
+    planner.failed[:] = failed
+    problems[firm:] = [replace(problem, severity="warning") if problem.code == "unresolved-model" else problem for problem in problems[firm:]]
+
+
+def missing_models(values: Values, steps: Iterable[Step]) -> str:
+    """Say in words which models these steps lack, and how to get them."""
+    lacking = [
+        problem
+        for step in steps
+        for slot in (step.slots or {}).values()
+        for leaf in leaves(slot)
+        if isinstance(model := values.constants.by_digest.get(leaf.digest), Model) and model.digest == "unresolved"
+        for (reference, _), problem in values.models.items()
+        if reference == model.reference and isinstance(problem, Problem)
+    ]
+    told = [f"{problem.message}{'; ' if problem.fix else ''}{problem.fix}" for problem in lacking]
+    return "; ".join(dict.fromkeys(told)) or "its model is not on this machine"
+
+
+class _Waiting:
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        #: Nodes that may prove to be left out, put off until the others are done; None once these are gone through.
+        self.undecided: list[tuple[Frame, Node]] | None = []
+        #: Included graphs that were looked at, each with these values of its inputs.
+        self._seen: set[tuple[int, tuple[str, ...]]] = set()
+
+    def frame(self, frame: Frame) -> None:
+        for name, state in list(frame.states.items()):
+            for child in state.frames:
+                self.frame(child)
+            node = frame.graph.nodes[name]
+            if state.waits is None or state.steps or state.frames:
+                continue
+            if node.when is not None and self.undecided is not None:
+                self.undecided.append((frame, node))
+            else:
+                self.node(frame, node)
+
+    def node(self, frame: Frame, node: Node) -> None:
+        try:
+            if isinstance(node.type, Graph):
+                self._graph(frame, node, node.type)
+            else:
+                self._models(frame, node, node.type)
+        except (GraphError, ValueError):
+            return  # told when its steps are worked out
+
+    def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
+        values, keys = self.planner.values, self.planner.keys
+        slots: dict[str, Artifact] = {}
+        for port in type_.loaders:
+            binding = node.bindings.get(port)
+            slot = values.bind(frame, binding) if binding is not None else values.port_default(type_.inputs[port])
+            if isinstance(slot, Artifact) and slot.kind not in ("absent", "failed"):
+                slots[port] = values.named(frame, binding, slot, node)
+        given = {port: found for port, slot in slots.items() if isinstance(found := values.constants.by_digest.get(slot.digest), Model)}
+        for port, slot in slots.items():
+            for leaf in leaves(slot):
+                values.unusable(leaf, type_.loaders[port], port, given, node, keys.policy)
+
+    def _graph(self, frame: Frame, node: Node, inner: Graph) -> None:
+        """Walk an included graph as if it were for one element, with what is known of its inputs."""
+        values = self.planner.values
+        inputs: dict[str, Slot] = {}
+        by_default = set()
+        for name, wanted in inner.inputs.items():
+            binding = node.bindings.get(name)
+            slot: Slot = Unknown((frame.full(node.name),))
+            if name in node.each:
+                pass
+            elif binding is not None:
+                slot = values.bind(frame, binding)
+            elif wanted.default is not None and not is_drawn(wanted):
+                slot = values.default(wanted)
+                by_default.add(name)
+            inputs[name] = values.converted(slot, wanted.type) if isinstance(slot, Artifact) else slot
+        seen = (id(inner), tuple(slot.digest if isinstance(slot, Artifact) else "" for slot in inputs.values()))
+        if seen in self._seen:
+            return
+        self._seen.add(seen)
+        child = Frame(inner, f"{frame.full(node.name)}/", frame.item, inputs, frozenset(by_default), parent=(frame, node))
+        self.planner.walk(child)
+        self.frame(child)
