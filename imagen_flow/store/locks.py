@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+
+from ..processes import lives, own_name
 
 __all__ = ["OPENING", "Claims", "InUse", "number_of"]
 
@@ -146,7 +147,7 @@ class _Owner:
 
     def __init__(self, path: Path, wait_s: float) -> None:
         self._path = path
-        self._words = json.dumps({**_process(), "token": os.urandom(8).hex()})
+        self._words = json.dumps({"process": own_name(), "host": platform.node(), "pid": os.getpid(), "token": os.urandom(8).hex()})
         until = time.monotonic() + wait_s
         while not self._enter():
             if time.monotonic() > until:
@@ -183,15 +184,6 @@ class _Owner:
                 self._path.unlink()
 
 
-def _process(pid: int | None = None) -> dict[str, Any]:
-    """Describe a process of this host (this one) so that another with its number is told from it."""
-    pid = os.getpid() if pid is None else pid
-    began = ""
-    with contextlib.suppress(OSError, IndexError):
-        began = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip() + " " + Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
-    return {"host": platform.node(), "pid": pid, "began": began}
-
-
 def _read(path: Path) -> str | None:
     """Give what such a file says; None if there is none."""
     try:
@@ -207,21 +199,9 @@ def _lives(words: str) -> bool:
     """Tell whether the process lives that a file speaks of. Of another host's this cannot be told: it is taken to live. A file of no sense counts for nothing."""
     try:
         said = json.loads(words)
-        host, pid, began = said["host"], said["pid"], said["began"]
+        return isinstance(said["process"], str) and type(said["pid"]) is int and lives(said["process"]) is not False
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-    if type(pid) is not int or not 0 < pid < 2**31:
-        return False
-    if host != platform.node():
-        return True
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except OSError as gone:
-            if gone.errno in (errno.ESRCH, errno.EINVAL):
-                return False
-            raise
-    return not began or bool(_process(pid)["began"] == began)
 
 
 def _shown(words: str | None) -> str:
