@@ -21,7 +21,7 @@ from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 from .seals import Seals, read_secret
 
-__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
+__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "pulls_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
@@ -176,6 +176,11 @@ def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
 def tiny_place() -> Path:
     """Say where the small models are kept that ``--tiny`` takes in place of others."""
     return _cache() / "tiny"
+
+
+def pulls_memo() -> Path:
+    """Say in which folder it is remembered which models are being fetched that no lock names yet."""
+    return _cache() / "pulls"
 
 
 def plugins_memo() -> Path:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import reduce
 from operator import methodcaller
 from pathlib import Path
@@ -81,14 +84,19 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle
     from ..models import Hub
     from .text import bytes_, colour
 
-    work = _Work(_named(named, plugins), Hub())
+    found = _named(named, plugins, resumed=not named)
+    work = _Work(found, Hub())
+    begun = _Begun(found.lock.path)
+    if named:
+        begun.add([reference for reference in work.references if update or variant is not None or found.lock.get(reference) is None], found.files, variant, allow_pickle)
     done: list[str] = []
     try:
         with _progress() as watch:
             for reference in work.references:
-                with work.gathered():
-                    model = work.lock_in(reference, variant, allow_pickle, update=update)
+                with work.gathered(), begun.ending(reference) as (asked_variant, asked_pickles):
+                    model = work.lock_in(reference, variant or asked_variant, (*allow_pickle, *asked_pickles), update=update)
                     work.write()  # before it is fetched: what a kill leaves behind is known to be not whole
+                    begun.end(reference)
                     path = work.hub.pull(model, report=watch(model))
                     work.named.complete(model, work.hub)
                     done.append(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}")
@@ -190,6 +198,66 @@ class _Named:
                 self.references.append(reference)
 
 
+class _Begun:
+    """Models that a pull has begun with and that the lock does not name yet, so that the next pull takes them up: a note in the user's cache folder. Without one, nothing is taken up."""
+
+    def __init__(self, lock: Path) -> None:
+        from .. import config
+
+        self._note = config.pulls_memo() / f"{hashlib.sha256(str(lock.absolute()).encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"
+        self._models = self._read()
+
+    def references(self) -> dict[str, tuple[Reference, bool]]:
+        """Give what was begun, by its spelling, and of each whether it was named as one file that is completed."""
+        return {spelling: (reference, whole) for spelling, (reference, whole, _, _) in self._models.items()}
+
+    def add(self, references: Iterable[Reference], whole: Collection[str], variant: str | None, pickles: tuple[str, ...]) -> None:
+        new = {str(reference): (reference, str(reference) in whole, variant, pickles) for reference in references}
+        if new:
+            self._models |= new
+            self._write()
+
+    def end(self, reference: Reference) -> None:
+        """Forget a model: the lock names it, or it cannot be had."""
+        if self._models.pop(str(reference), None) is not None:
+            self._write()
+
+    @contextmanager
+    def ending(self, reference: Reference) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+        """Give the variant that was asked for and the pickles that were allowed; a model that proves to be of no use is forgotten."""
+        _, _, variant, pickles = self._models.get(str(reference), (None, False, None, ()))
+        try:
+            yield variant, pickles
+        except Exception:
+            self.end(reference)
+            raise
+
+    def _read(self) -> dict[str, tuple[Reference, bool, str | None, tuple[str, ...]]]:
+        from ..models import parse_reference
+
+        found = {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            for said in json.loads(self._note.read_bytes()):
+                reference = parse_reference(said["reference"])
+                if said["parts"] is not None:
+                    reference = replace(reference, parts=tuple(map(str, said["parts"])))
+                variant = said["variant"]
+                if reference.kind == "hf" and (variant is None or isinstance(variant, str)):
+                    found[str(reference)] = (reference, said["whole"] is True, variant, tuple(map(str, said["pickles"])))
+        return found
+
+    def _write(self) -> None:
+        said = [{"reference": str(replace(reference, parts=None)), "parts": reference.parts, "whole": whole, "variant": variant, "pickles": pickles} for reference, whole, variant, pickles in self._models.values()]
+        with suppress(OSError):
+            if not said:
+                self._note.unlink(missing_ok=True)
+                return
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._note.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps(said))
+            os.replace(aside, self._note)
+
+
 class _Work:
     """Works on models one after the other: gathers what goes wrong, and keeps the lock."""
 
@@ -255,8 +323,11 @@ class _Work:
         return 1 if self.problems else 0
 
 
-def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = True, completed: bool = True) -> _Named:
-    """Read what the command line names, and (if `completed`) what completes checkpoints that are one file. The lock is that of the first graph, else of the working directory."""
+def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = True, completed: bool = True, resumed: bool = False) -> _Named:
+    """Read what the command line names, and (if `completed`) what completes checkpoints that are one file. The lock is that of the first graph, else of the working directory.
+
+    Without words it is what the lock names, and (if `resumed`) what a pull that was stopped had begun with.
+    """
     from .. import config
     from ..errors import GraphError
     from ..models import BadReference, base_reference, find_lock, parse_reference, read_lock
@@ -287,9 +358,13 @@ def _named(words: tuple[str, ...], plugins: tuple[Path, ...], *, needed: bool = 
             others.append(text)
     if problems:
         raise GraphError(problems)
-    if not words and needed and not lock.models:
+    begun = _Begun(lock.path).references() if resumed else {}
+    if not words and needed and not lock.models and not begun:
         raise click.UsageError("name a graph or a model: there is no imagen-flow.lock here")
-    return _Named(references if words else [model.reference for _, model in sorted(lock.models.items())], lock, others, files, registry.base_of)
+    if not words:
+        references = [*(model.reference for _, model in sorted(lock.models.items())), *(reference for reference, _ in begun.values())]
+        files |= {spelling for spelling, (_, whole) in begun.items() if whole}
+    return _Named(references, lock, others, files, registry.base_of)
 
 
 def _base_of(path: Path, registry: Registry) -> Base | None:
