@@ -18,7 +18,7 @@ from typing import IO
 from . import pictures
 from .digest import digest_file, tagged
 
-__all__ = ["FORMAT", "SIDECAR", "SIDECAR_LIMIT", "Label", "find_label", "is_sidecar", "read_label", "seal_of_tree", "sealed", "walk_tree"]
+__all__ = ["FORMAT", "SIDECAR", "SIDECAR_LIMIT", "Label", "find_label", "holds_trace", "is_sidecar", "read_label", "seal_of_tree", "sealed", "walk_tree"]
 
 #: The version of the document's shape. A reader takes older ones and refuses newer ones.
 FORMAT = 1
@@ -72,7 +72,19 @@ def find_label(path: Path) -> Label | None:
         return beside
     with open(path, "rb") as stream:
         text = pictures.read_embedded(stream) if stream.read(8).startswith(b"\x89PNG") else None
-    return beside if text is None else _label(text, path, png=True)
+    if text is None:
+        return beside
+    found = _label(text, path, png=True)
+    if found is None and beside is None:
+        raise ValueError("what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it")
+    return found or beside
+
+
+def holds_trace(path: Path) -> bool:
+    """Whether a file that carries no provenance holds words of one all the same: another program may have put it into Exif or XMP, which is not read."""
+    with open(path, "rb") as stream:
+        data = stream.read(SIDECAR_LIMIT)
+    return any(all(word.encode(encoding) in data for word in ("imagen_flow", "made_with", "provenance")) for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
 
 
 def _read_beside(path: Path) -> str:

@@ -7,10 +7,11 @@ What a file holds, by its ending:
 * ``.webp``: 8 bits, lossless; grey becomes RGB;
 * ``.jpg``, ``.jpeg``: 8 bits, quality 95 without chroma subsampling; alpha is laid over white, since the format has none.
 
-In a PNG, provenance is exactly one uncompressed iTXt chunk before the pixels. It is uncompressed because Pillow refuses compressed text above 1 MB, and so that
-it can be searched in the file as it lies. Reading it back walks the chunks of an untrusted file: no pixel is decoded and memory stays bounded.
+In a PNG, provenance is written as exactly one uncompressed iTXt chunk before the pixels. It is uncompressed because Pillow refuses compressed text above 1 MB, and so that
+it can be searched in the file as it lies. It is read back from wherever another program has put it, behind the pixels too, and from each kind of text chunk. Reading walks the chunks of an
+untrusted file: no pixel is decoded and memory stays bounded.
 
-Source: PNG (ISO/IEC 15948, W3C Third Edition), section 11.3.3.4 for iTXt; TIFF 6.0, section 8 and its Supplement 2 for Deflate.
+Source: PNG (ISO/IEC 15948, W3C Third Edition), section 11.3.3 for tEXt, zTXt and iTXt; TIFF 6.0, section 8 and its Supplement 2 for Deflate.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ TEXT_LIMIT = 1_000_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Keyword, end of keyword, not compressed, method 0, no language, no translated keyword.
 _HEAD = KEYWORD + b"\0\0\0\0\0"
+#: The chunks that hold text; we write iTXt, other programs rewrite it as any of them.
+_TEXTS = (b"iTXt", b"zTXt", b"tEXt")
+#: How often the same text may stand in a file.
+_COPIES = 4
 #: A chunk of Content Credentials (C2PA): the file is signed, and any change breaks the signature.
 _CREDENTIALS = b"caBX"
 #: No PNG that is not made to hurt has more chunks than this before its pixels.
@@ -160,7 +165,7 @@ def embed(png: bytes, text: str) -> bytes:
     out = [_SIGNATURE]
     done = False
     for kind, start, end in _walk(BytesIO(png)):
-        if kind == b"iTXt" and png[start + 8 : end].startswith(KEYWORD + b"\0"):
+        if kind in _TEXTS and png.startswith(KEYWORD + b"\0", start + 8, end):
             continue
         if kind == b"IDAT" and not done:
             out.append(_chunk(b"iTXt", content))
@@ -182,33 +187,78 @@ def read_embedded(stream: IO[bytes]) -> str | None:
     Raises:
         ValueError: the file is no PNG, or damaged before its pixels, or what carries our keyword is no text of ours.
     """
-    found = None
-    for kind, start, end in _walk(stream):
-        if kind == b"IDAT":
-            break
-        if kind != b"iTXt":
+    found: list[str] = []
+    pixels = False
+    chunks = _walk(stream)
+    while True:
+        try:
+            kind, start, end = next(chunks, (b"", 0, 0))
+        except ValueError:
+            if not pixels:
+                raise
+            break  # the rest of the pixels is missing, which is for whoever decodes them to say
+        pixels = pixels or kind == b"IDAT"
+        if not kind or (pixels and found):
+            break  # as we write it, it stands before the pixels: what lies behind them need not be gone through
+        if kind not in _TEXTS:
             continue
         stream.seek(start + 8)
         # Only as much as tells whose it is: another program's text may be of any length.
-        if not stream.read(min(len(KEYWORD) + 1, end - start - 12)).startswith(KEYWORD + b"\0"):
+        if not _is_ours(stream, end - start):
             continue
-        if found is not None:
+        text = _read_text(stream, kind, start, end)
+        if any(text != other for other in found) or len(found) == _COPIES:
             raise ValueError("provenance stands in it twice")
-        if end - start - 12 > TEXT_LIMIT:
-            raise ValueError(f"its provenance is longer than {TEXT_LIMIT} bytes")
-        stream.seek(start + 4)
-        body = stream.read(end - start - 4)
-        if len(body) < end - start - 4:
-            raise ValueError("it ends in the middle of its provenance")
-        if zlib.crc32(body[:-4]) != int.from_bytes(body[-4:], "big"):
-            raise ValueError("its provenance is damaged (the check sum is wrong)")
-        if not body[4:].startswith(_HEAD):
-            raise ValueError("its provenance is compressed or in another form than ours")
-        try:
-            found = body[4 + len(_HEAD) : -4].decode()
-        except UnicodeDecodeError:
-            raise ValueError("its provenance is not UTF-8") from None
-    return found
+        found.append(text)
+    return found[0] if found else None
+
+
+def _is_ours(stream: IO[bytes], size: int) -> bool:
+    """Whether the text that the stream stands at, in a chunk of this size, has our keyword."""
+    return stream.read(min(len(KEYWORD) + 1, size - 12)).startswith(KEYWORD + b"\0")
+
+
+def _read_text(stream: IO[bytes], kind: bytes, start: int, end: int) -> str:
+    """Read the text of a chunk that has our keyword, in whichever form another program has left it."""
+    if end - start - 12 > TEXT_LIMIT:
+        raise ValueError(f"its provenance is longer than {TEXT_LIMIT} bytes")
+    stream.seek(start + 4)
+    body = stream.read(end - start - 4)
+    if len(body) < end - start - 4:
+        raise ValueError("it ends in the middle of its provenance")
+    if zlib.crc32(body[:-4]) != int.from_bytes(body[-4:], "big"):
+        raise ValueError("its provenance is damaged (the check sum is wrong)")
+    content = body[4 + len(KEYWORD) + 1 : -4]
+    compressed = kind == b"zTXt"
+    if kind == b"iTXt":
+        # Whether it is compressed, the method, the language, the keyword in that language.
+        compressed, parts = content[:1] == b"\1", content[2:].split(b"\0", 2)
+        if content[:1] not in (b"\0", b"\1") or len(parts) < 3:
+            raise ValueError("its provenance is in another form than ours")
+        content = content[1:2] + parts[2] if compressed else parts[2]
+    if compressed:
+        if content[:1] != b"\0":
+            raise ValueError("its provenance is compressed in a way that the format does not know")
+        content = _inflate(content[1:])
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        if kind != b"iTXt":  # by the format such text is Latin-1
+            return content.decode("latin-1")
+        raise ValueError("its provenance is not UTF-8") from None
+
+
+def _inflate(data: bytes) -> bytes:
+    inflate = zlib.decompressobj()
+    try:
+        text = inflate.decompress(data, TEXT_LIMIT + 1)
+    except zlib.error:
+        raise ValueError("its provenance is damaged: it is compressed, and cannot be decompressed") from None
+    if len(text) > TEXT_LIMIT:
+        raise ValueError(f"its provenance is longer than {TEXT_LIMIT} bytes")
+    if not inflate.eof:
+        raise ValueError("its provenance is damaged: it is compressed, and ends too early")
+    return text
 
 
 def seal_of(stream: IO[bytes], *, png: bool) -> str:
@@ -227,7 +277,7 @@ def seal_of(stream: IO[bytes], *, png: bool) -> str:
     for kind, start, end in _walk(stream):
         last = end
         stream.seek(start + 8)
-        if kind == b"iTXt" and stream.read(min(len(KEYWORD) + 1, end - start - 12)).startswith(KEYWORD + b"\0"):
+        if kind in _TEXTS and _is_ours(stream, end - start):
             continue
         stream.seek(start)
         _update(state, stream, end - start)

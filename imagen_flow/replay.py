@@ -156,6 +156,11 @@ def read(picture: Path) -> tuple[Provenance, bool]:
         raise ProvenanceError(f"{picture} cannot be read\n  = why: {(failed.strerror or str(failed)).lower()}") from failed
     except ValueError as odd:
         raise ProvenanceError(f"the provenance of {picture} cannot be read\n  = why: {odd}") from odd
+    if label is None and labels.holds_trace(picture):
+        raise ProvenanceError(
+            f"the provenance of {picture} cannot be read\n  = why: words of it stand in the file, in a form that another program gave it (Exif or XMP, say); in a PNG every kind of text chunk is read\n"
+            "  = fix: use the file as it was written"
+        )
     if label is None:
         beside = f"and there is no {picture.name}{labels.SIDECAR} beside it"
         raise ProvenanceError(

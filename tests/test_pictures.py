@@ -186,10 +186,15 @@ OURS = b"imagen_flow\0\0\0\0\0"
         (lambda png: png[:20], "ends too early"),
         (lambda png: b"GIF89a" + png, "no PNG"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"{}", crc=1), "check sum"),
-        (lambda png: with_chunk(png, b"iTXt", b"imagen_flow\0\1\0\0\0" + zlib.compress(b"{}")), "compressed"),
+        (lambda png: with_chunk(png, b"iTXt", b"imagen_flow\0\1\0\0\0" + zlib.compress(b"{}")[:-4]), "ends too early"),
+        (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\0no zlib"), "cannot be decompressed"),
+        (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\1" + zlib.compress(b"{}")), "does not know"),
+        (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"x" * 1_000_001)), "longer than"),
+        (lambda png: with_chunk(png, b"iTXt", b"imagen_flow\0\2\0\0\0{}"), "another form"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"\xff\xfe"), "UTF-8"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"x" * 1_000_001), "longer than"),
-        (lambda png: with_chunk(with_chunk(png, b"iTXt", OURS + b"{}"), b"iTXt", OURS + b"{}"), "twice"),
+        (lambda png: with_chunk(with_chunk(png, b"iTXt", OURS + b"{}"), b"iTXt", OURS + b"[]"), "twice"),
+        (lambda png: with_chunk(with_chunk(png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"{}")), b"iTXt", OURS + b"[]"), "twice"),
         (lambda png: png[:33] + struct.pack(">I", 900_000) + b"iTXt" + OURS + b"{}", "ends in the middle"),
         (lambda png: png[:33] + struct.pack(">I", 0xFFFFFFFF) + b"iTXt" + OURS, "no sense"),
         (lambda png: png[:33] + b"\0\0\0\0\0\0\0\0" + png[33:], "no sense"),
@@ -200,6 +205,38 @@ def test_damaged_and_forged_files_are_refused_in_words(damage: object, words: st
     """Whatever is odd about an untrusted PNG is a ValueError that says what."""
     with pytest.raises(ValueError, match=words):
         pictures.read_embedded(BytesIO(damage(pictures.encode(noise(), ".png"))))  # type: ignore[operator]
+
+
+FORMS = {
+    "iTXt": (b"iTXt", OURS + '{"a":"é"}'.encode()),
+    "iTXt with a language": (b"iTXt", b"imagen_flow\0\0\0en\0provenance\0" + '{"a":"é"}'.encode()),
+    "iTXt compressed": (b"iTXt", b"imagen_flow\0\1\0\0\0" + zlib.compress('{"a":"é"}'.encode())),
+    "zTXt": (b"zTXt", b"imagen_flow\0\0" + zlib.compress('{"a":"é"}'.encode("latin-1"))),
+    "zTXt in UTF-8": (b"zTXt", b"imagen_flow\0\0" + zlib.compress('{"a":"é"}'.encode())),
+    "tEXt": (b"tEXt", b"imagen_flow\0" + '{"a":"é"}'.encode("latin-1")),
+    "tEXt in UTF-8": (b"tEXt", b"imagen_flow\0" + '{"a":"é"}'.encode()),
+}
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_text_that_another_program_moved_or_rewrote_is_found(form: str, behind: bool) -> None:
+    """Before the pixels or behind them, compressed or not, as any kind of text chunk; it breaks no seal, and embedding again replaces it."""
+    plain = pictures.encode(noise(), ".png")
+    kind, content = FORMS[form]
+    moved = plain[:-12] + chunk(kind, content) + plain[-12:] if behind else with_chunk(plain, kind, content)
+    assert pictures.read_embedded(BytesIO(moved)) == '{"a":"é"}'
+    assert pictures.seal_of(BytesIO(moved), png=True) == pictures.seal_of(BytesIO(plain), png=True)
+    assert pictures.embed(moved, "again") == pictures.embed(plain, "again")
+    twice = with_chunk(moved, b"iTXt", OURS + '{"a":"é"}'.encode())
+    assert pictures.read_embedded(BytesIO(twice)) == '{"a":"é"}'
+
+
+def test_text_is_read_from_a_file_whose_pixels_are_cut_off() -> None:
+    """What is missing of the pixels is no fault of the text before them."""
+    plain = pictures.encode(noise(), ".png")
+    assert pictures.read_embedded(BytesIO(pictures.embed(plain, "text")[:-40])) == "text"
+    assert pictures.read_embedded(BytesIO(plain[:-40])) is None
 
 
 def test_a_huge_foreign_text_is_passed_over_unread() -> None:

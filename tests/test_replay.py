@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,40 @@ def test_other_formats_replay_from_their_sidecar(tmp_path: Path) -> None:
     graph = resolve(spec.parse(SIMPLE.replace("o.png", "o.jpg"), name="g.yaml"), registry())
     list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
     assert again(tmp_path / "out/o.jpg").verify().identical
+
+
+def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) -> None:
+    """As long as the pixels and the words are the same, the seal holds too."""
+    picture = make(SIMPLE)
+    data = picture.read_bytes()
+    at = data.index(b"iTXt") - 4
+    size = int.from_bytes(data[at : at + 4], "big")
+    content = b"imagen_flow\0\0" + zlib.compress(data[at + 8 : at + 8 + size].partition(b"\0\0\0\0\0")[2])
+    rewritten = len(content).to_bytes(4, "big") + b"zTXt" + content + zlib.crc32(b"zTXt" + content).to_bytes(4, "big")
+    picture.write_bytes(data[:at] + data[at + 12 + size : -12] + rewritten + data[-12:])
+    found = again(picture, fresh=True)
+    assert (found.intact, str(found.verify())) == (True, "identical")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"imagen_flow":1,"output":?', "what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it"),
+        (b"", "words of it stand in the file, in a form that another program gave it"),
+    ],
+)
+def test_provenance_in_another_form_is_not_said_to_be_absent(tmp_path: Path, make: Make, text: bytes, words: str) -> None:
+    """Text of ours that is mangled, or copied to where it is not read (Exif, XMP), is named as what it is."""
+    picture = make(SIMPLE)
+    document = read_label(picture)
+    assert document is not None
+    other = tmp_path / "other.png"
+    PIL.Image.new("RGB", (2, 2)).save(other)
+    data = other.read_bytes()
+    kind, content = (b"tEXt", b"imagen_flow\0" + text) if text else (b"eXIf", b"II*\0" + document.text.encode("utf-16-le"))
+    other.write_bytes(data[:33] + len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big") + data[33:])
+    with pytest.raises(ProvenanceError, match=re.escape(words)):
+        replay.read(other)
 
 
 def test_a_picture_that_was_changed_says_so(make: Make) -> None:
