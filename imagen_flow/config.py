@@ -3,8 +3,9 @@
 A setting is taken from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the default. The file is looked for upward from the graph (or
 from the working directory where there is none); paths in it start from its own folder.
 
-The file may name local files of nodes. It comes with whatever folder the user has fetched, so they are imported only after ``imagen-flow trust`` for their
-present form: what is remembered is a digest of the file and of the modules beside it that it could import.
+The file comes with whatever folder the user has fetched, so it is believed only in part. Local files of nodes that it names are imported after ``imagen-flow trust`` for their present form: what is
+remembered is a digest of the file and of all code that it could import from its folder. Its `out` and `store` stay inside its own folder unless the user trusted the place that they lead to. A file that
+belongs to another user (of a shared temporary folder, say) is ignored, in words.
 """
 
 from __future__ import annotations
@@ -12,21 +13,31 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
+from .outputs import OutFolder
+from .plugin_code import Unfit, form
+from .regular import read_regular
 from .seals import Seals, read_secret
+from .user_folders import cache_folder, config_folder
 
-__all__ = ["NAME", "Place", "Settings", "find", "form", "is_trusted", "load", "plugins_memo", "pulls_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo"]
+__all__ = [
+    "NAME", "Place", "Settings", "Unfit", "files_memo", "find", "form", "is_trusted", "load", "out_place", "plugins_memo", "pulls_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo",
+]  # fmt: skip
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
 
 _KEYS = ("device", "dtype", "out", "plugins", "store")
+
+#: More than any file of settings has.
+_MOST_BYTES = 1 << 20
+
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -39,7 +50,11 @@ class Place(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an ``imagen-flow.toml`` says; None where it says nothing. `source` is its text, for problems."""
+    """What an ``imagen-flow.toml`` says; None where it says nothing, and where it is not believed. `source` is its text, for problems.
+
+    `outside` holds the places outside its folder that `out` and `store` lead to; `refused` says why they do not count, of those that the user has not trusted. `ignored` says why the whole file does not
+    count.
+    """
 
     device: str | None = None
     dtype: str | None = None
@@ -48,6 +63,9 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     path: Path | None = None
     source: Source | None = None
+    outside: Mapping[str, Path] = field(default_factory=dict)
+    refused: Mapping[str, Problem] = field(default_factory=dict)
+    ignored: Problem | None = None
 
     def mark(self, key: str) -> Mark | None:
         """Where a key stands."""
@@ -75,7 +93,7 @@ def load(start: Path) -> Settings:
 
 
 def read(path: Path) -> Settings:
-    """Read a settings file.
+    """Read a settings file; one of another user's says nothing but why it is ignored.
 
     Raises:
         GraphError: the problems of the file, all of them.
@@ -84,7 +102,10 @@ def read(path: Path) -> Settings:
 
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        source = Source(shown, path.read_text("utf-8"))
+        owner = _stranger(path)
+        if owner is not None:
+            return Settings(path=path, ignored=_ignored(shown, owner))
+        source = Source(shown, read_regular(path, most=_MOST_BYTES).decode("utf-8"))
     except OSError as failed:
         raise GraphError([Problem("unreadable", f"{shown} cannot be read: {failed.strerror}")]) from failed
     except UnicodeDecodeError as odd:
@@ -108,18 +129,70 @@ def read(path: Path) -> Settings:
     device = texts["device"]
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         problems.append(Problem("bad-setting", f"there is no device '{device}'", _mark(source, "device"), fix="one of: auto, cpu, cuda, cuda:N, mps"))
+    places = {key: place for key in ("out", "store") if (text := texts[key]) and (place := _place(folder, text, key, source, problems))}
+    files = [place for name in plugins if (place := _place(folder, name, "plugins", source, problems))]
     if problems:
         raise GraphError(problems)
-    out, store = texts["out"], texts["store"]
+    home = os.path.realpath(folder)
+    real = {key: Path(os.path.realpath(place)) for key, place in places.items()}
+    outside = {key: place for key, place in real.items() if not place.is_relative_to(home)}
+    known = _trusted() if outside else {}
+    refused = {key: _outside(key, place, source) for key, place in outside.items() if known.get(_name_of(folder, key)) != str(place)}
     return Settings(
         device=device,
         dtype=dtype,
-        out=folder / Path(out).expanduser() if out else None,
-        store=folder / Path(store).expanduser() if store else None,
-        plugins=tuple(folder / Path(name).expanduser() for name in plugins),
+        out=None if "out" in refused else places.get("out"),
+        store=None if "store" in refused else places.get("store"),
+        plugins=tuple(files),
         path=path,
         source=source,
+        outside=outside,
+        refused=refused,
     )
+
+
+def _place(folder: Path, text: str, key: str, source: Source, problems: list[Problem]) -> Path | None:
+    try:
+        place = folder / Path(text).expanduser()
+        os.path.realpath(place)
+    except (RuntimeError, ValueError) as unfit:
+        problems.append(Problem("bad-setting", f"'{key}' is no path: {json.dumps(text)}", _mark(source, key), why=str(unfit)))
+        return None
+    return place
+
+
+def _outside(key: str, place: Path, source: Source) -> Problem:
+    what = "outputs" if key == "out" else "the store"
+    return Problem(
+        "untrusted-setting", f"'{key}' leads outside the folder of {NAME}, and you have not trusted it", _mark(source, key), why=f"{what} would go to {place}: whoever wrote this file chose that, not you",
+        fix=f"read it, then say: imagen-flow trust {source.name}; or choose by --{key}",
+    )  # fmt: skip
+
+
+def _stranger(path: Path) -> str | None:
+    """Name the owner of a file, or of the link that leads to it, if that is another user; the system's administrator is nobody's stranger."""
+    if not hasattr(os, "geteuid"):
+        return None
+    for found in (os.lstat(path), os.stat(path)):
+        if found.st_uid not in (os.geteuid(), 0):
+            return _user(found.st_uid)
+    return None
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _ignored(shown: str, owner: str) -> Problem:
+    return Problem(
+        "untrusted-setting", f"{shown} is ignored: it belongs to another user ({owner})", why="whoever owns it may change at any time what it says", severity="warning",
+        fix="choose by --out, --store, --device, --dtype and --plugin, or copy it into a folder of your own",
+    )  # fmt: skip
 
 
 def _text(said: Mapping[str, Any], key: str, source: Source, problems: list[Problem]) -> str | None:
@@ -149,21 +222,39 @@ def _syntax(source: Source, message: str) -> Problem:
 # --- places ----------------------------------------------------------------------------------------------------------------------
 
 
-def _cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("imagen-flow", appauthor=False)
-
-
 def store_place(asked: Path | None = None, settings: Settings | None = None) -> Path:
-    """Say where the store is: as asked, else ``IMAGEN_FLOW_STORE``, else as in the settings file, else in the user's cache folder."""
+    """Say where the store is: as asked, else ``IMAGEN_FLOW_STORE``, else as in the settings file, else in the user's cache folder.
+
+    Raises:
+        GraphError: the settings file names a place that the user has not trusted.
+    """
     if asked is not None:
         return asked
     if named := os.environ.get("IMAGEN_FLOW_STORE"):
         return Path(named).expanduser()
+    if settings is not None and "store" in settings.refused:
+        raise GraphError([settings.refused["store"]])
     if settings is not None and settings.store is not None:
         return settings.store
-    return _cache() / "store"
+    return cache_folder() / "store"
+
+
+def out_place(asked: Path | None = None, settings: Settings | None = None) -> OutFolder:
+    """Say where outputs go: as asked, else as in the settings file, else to ``./out``. Where it was not the user who named it, it must not lead elsewhere by a link.
+
+    Raises:
+        GraphError: the settings file names a place that the user has not trusted.
+    """
+    if asked is not None:
+        return OutFolder(asked)
+    if settings is not None and "out" in settings.refused:
+        raise GraphError([settings.refused["out"]])
+    if settings is None or settings.out is None:
+        return OutFolder(Path("out"), inside=Path.cwd())
+    if "out" in settings.outside:
+        return OutFolder(settings.outside["out"], inside=settings.outside["out"])
+    assert settings.path is not None
+    return OutFolder(settings.out, inside=settings.path.absolute().parent)
 
 
 def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
@@ -175,94 +266,92 @@ def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
 
 def tiny_place() -> Path:
     """Say where the small models are kept that ``--tiny`` takes in place of others."""
-    return _cache() / "tiny"
+    return cache_folder() / "tiny"
 
 
 def pulls_memo() -> Path:
     """Say in which folder it is remembered which models are being fetched that no lock names yet."""
-    return _cache() / "pulls"
+    return cache_folder() / "pulls"
 
 
 def plugins_memo() -> Path:
     """Say where it is remembered what each plugin offers: one file for each Python environment."""
     import sys
 
-    return _cache() / f"plugins-{tagged('environment', sys.prefix.encode())[:12]}.json"
+    return cache_folder() / f"plugins-{tagged('environment', sys.prefix.encode())[:12]}.json"
 
 
 def words_memo() -> Path:
     """Say in which folder it is remembered how the texts of graphs were read."""
-    return _cache() / "words"
+    return cache_folder() / "words"
 
 
 def files_memo() -> Path:
     """Say in which folder the digests of files are remembered where no store does."""
-    return _cache()
+    return cache_folder()
 
 
 # --- trust -----------------------------------------------------------------------------------------------------------------------
 
 
 def trusted_path() -> Path:
-    """Say where it is remembered which local plugins are trusted."""
-    import platformdirs
-
-    return platformdirs.user_config_path("imagen-flow", appauthor=False) / "trusted.json"
+    """Say where it is remembered which local plugins and places are trusted."""
+    return config_folder() / "trusted.json"
 
 
-def trust(files: Mapping[Path, str]) -> None:
-    """Remember these local files of nodes, each in the form that has this digest (see `form`)."""
+def trust(files: Mapping[Path, str], places: Settings | None = None) -> None:
+    """Remember these local files of nodes, each in the form that has this digest (see `form`), and the places outside its folder that a settings file leads to."""
     place = trusted_path()
     known = {**_trusted(), **{str(path.resolve()): digest for path, digest in files.items()}}
+    if places is not None and places.path is not None:
+        known |= {_name_of(places.path.absolute().parent, key): str(to) for key, to in places.outside.items()}
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f"{place.name}.{os.getpid()}")
     aside.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
     os.replace(aside, place)
 
 
-def form(path: Path) -> str:
-    """Digest the present form of a local file of nodes: the file, and the modules and packages beside it that it could import."""
-    path = path.resolve()
-    named = ((file.relative_to(path.parent).as_posix(), file.read_bytes()) for file in sorted({path, *_beside(path.parent)}))
-    return tagged("trust", path.name.encode(), *(part for name, text in named for part in (name.encode(), text)))
-
-
-def _beside(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.suffix == ".py" and entry.is_file():
-            yield entry
-        elif (entry / "__init__.py").is_file():
-            yield from entry.rglob("*.py")
+def _name_of(folder: Path, key: str) -> str:
+    """What is remembered of a place that a settings file leads to is remembered under this."""
+    return f"{os.path.join(os.path.realpath(folder), NAME)}#{key}"
 
 
 def is_trusted(path: Path) -> bool:
     """Whether the user has trusted a local file of nodes in its present form."""
+    return _why_not(path, _trusted()) is None
+
+
+def _why_not(path: Path, known: Mapping[str, str]) -> str | None:
+    """Say why a local file of nodes may not be imported; nothing if it may."""
+    trusted = known.get(str(path.resolve()))
+    if trusted is None:
+        return "importing it runs its code"
     try:
-        return _trusted().get(str(path.resolve())) == form(path)
-    except OSError:
-        return False
+        return None if form(path) == trusted else "it, or code beside it that it could import, has changed since you trusted it"
+    except (OSError, Unfit) as unfit:
+        return str(unfit)
 
 
 def _trusted() -> dict[str, str]:
     try:
-        known = json.loads(trusted_path().read_text("utf-8"))
-    except (OSError, ValueError):
+        known = json.loads(read_regular(trusted_path(), most=64 << 20))
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
 def untrusted(settings: Settings) -> dict[Path, Problem]:
-    """Say for each plugin that the settings name and that may not be imported why not, as a warning."""
+    """Say for each plugin that the settings name and that may not be imported why not, as a warning; and of settings that are ignored as a whole, why."""
     found: dict[Path, Problem] = {}
-    known = _trusted()
+    if settings.ignored is not None and settings.path is not None:
+        found[settings.path] = settings.ignored
+    known = _trusted() if settings.plugins else {}
     for path in settings.plugins:
         mark = settings.mark("plugins")
         if not path.is_file():
             found[path] = Problem("missing-file", f"there is no file {path.name}", mark, why=f"it would be {path}", severity="warning")
-        elif not is_trusted(path):
-            changed = str(path.resolve()) in known
-            why = "it, or a module beside it, has changed since you trusted it" if changed else "importing it runs its code"
+        elif why := _why_not(path, known):
+            changed = " in its present form" if str(path.resolve()) in known else ""
             shown = settings.source.name if settings.source else NAME
-            found[path] = Problem("untrusted-plugin", f"{path.name} is not loaded: it is not trusted{' in its present form' if changed else ''}", mark, why=why,
-                                  fix=f"read it, then say: imagen-flow trust {shown}", severity="warning")  # fmt: skip
+            found[path] = Problem("untrusted-plugin", f"{path.name} is not loaded: it is not trusted{changed}", mark, why=why, fix=f"read it, then say: imagen-flow trust {shown}", severity="warning")
     return found

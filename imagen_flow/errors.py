@@ -112,6 +112,7 @@ CODES: dict[str, str] = {
     "bad-model": "a model reference that cannot be read",
     "unresolved-model": "a model that is not on this machine",
     "missing-file": "a file or folder that does not exist",
+    "untrusted-setting": "a place that the settings name and the user has not trusted",
     "untrusted-plugin": "a local plugin that the settings name and the user has not trusted",
 }
 

@@ -4,8 +4,10 @@ A path is a template. Its fields are the graph's plain inputs and ``{graph} {out
 what cannot work when a graph is resolved, `fill` makes each field's text safe, and a `Writer` carries out what is left:
 
 * a file is made under another name in its own folder, flushed to the disk and renamed. So it is whole or not there, and after a power cut its name never leads to half of it.
-* nothing leaves the output folder, by whatever symbolic links there are in it; a link at the place itself is not followed.
+* nothing leaves the output folder, by whatever symbolic links there are in it, also if one is put there while the run goes on; a link at the place itself is not followed.
 * a file that holds this very value is not touched. One that this project wrote, and that nobody changed since, is replaced. Any other is an error, unless the graph says ``exists: number`` or ``replace``.
+* what is written as it came (a file, a folder, a model, a plugin's own kind) replaces nothing but what this project wrote, whatever the graph says, unless the user asks for it. Nor do such values or texts get
+  a name that begins with a dot: other programs take their settings from such files. No output is named like a settings file of ours, or like a sidecar.
 * two outputs of a run with one path are an error that names both.
 
 Whether a file is ours is told by its provenance (in a PNG, else in ``NAME.provenance.json`` beside it) and by the seal in it. With ``provenance: none`` a file cannot be told from others.
@@ -25,7 +27,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -36,9 +38,10 @@ from .codec import Codecs
 from .errors import OutputError, nearest
 from .labels import SIDECAR, is_sidecar, read_label, seal_of_tree, sealed, walk_tree
 from .ports import PortType
-from .values import Audio, ExistsPolicy, File, Folder, Model
+from .user_folders import config_folder
+from .values import Audio, ExistsPolicy, File, Folder, Image, Mask, Model, Tensor
 
-__all__ = ["Fault", "Hands", "Writer", "Written", "check_template", "fill", "files_of"]
+__all__ = ["Fault", "Hands", "OutFolder", "Writer", "Written", "check_template", "fill", "files_of"]
 
 #: Fields that every path may use.
 FIELDS = ("graph", "output", "item", "index", "digest8")
@@ -58,6 +61,15 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
     "audio": (".wav",),
 }
 _FOLDERS = ("folder", "model")
+
+#: Kinds that are encoded when they are written, and not written as they came.
+_CODED = frozenset({*_ENDINGS, "list"})
+
+#: Kinds that no other program takes for settings or code.
+_MEDIA = ("image", "mask", "tensor", "audio")
+
+#: Files of ours that say what may be done, and so are never outputs.
+_SETTINGS_FILES = ("imagen-flow.toml", "imagen-flow.lock")
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)\s*(\.|\Z)", re.IGNORECASE)
@@ -79,6 +91,19 @@ class Written:
 
     path: Path
     changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutFolder:
+    """A folder for outputs, and what may be done in it.
+
+    `inside` is a folder that it must not leave by a symbolic link, where it was not the user who named it. `replace` says whether files that are not ours may be replaced where the
+    graph says so: True all of them, None (the default) only by pictures, sounds, tensors, texts and data.
+    """
+
+    path: Path
+    inside: Path | None = None
+    replace: bool | None = None
 
 
 # -- templates -----------------------------------------------------------------------------------------------------------------------
@@ -108,10 +133,10 @@ def check_template(template: str, *, fields: Collection[str], type: PortType) ->
             return Fault(f"the path has no field '{{{word}}}'", why, nearest(word, known, what="fields are"))
         used.add(piece.name)
         literal.append("\1")
-    fault = _check_names("".join(literal))
+    inner = type.element if type.kind == "list" and type.element else type
+    fault = _check_names("".join(literal)) or _check_meaning("".join(literal), inner)
     if fault:
         return fault
-    inner = type.element if type.kind == "list" and type.element else type
     if type.kind == "list" and not used & {"item", "index"}:
         return Fault("the path of a list needs {item} or {index}", "each element is written as a file of its own", f"write {_with_index(template)}")
     return _check_ending("".join(literal).rpartition("/")[2], inner)
@@ -161,6 +186,31 @@ def _check_names(path: str) -> Fault | None:
         if len(name.encode("utf-8", "replace")) > NAME_LIMIT:
             return Fault(f"a name in the path is longer than {NAME_LIMIT} bytes", fix="shorten it")
     return None
+
+
+def _check_meaning(path: str, type: PortType) -> Fault | None:
+    """Refuse names that other programs, or this one, take their settings from."""
+    hidden = next((name for name in path.split("/") if name.startswith(".")), None)
+    if hidden is not None and not all(member.kind in _MEDIA for member in type.members or (type,)):
+        return Fault(f"the name '{_spelt(hidden)}' in the path begins with a dot", _HIDDEN, "leave the dot out")
+    last = path.rpartition("/")[2]
+    if _is_kept(last):
+        return Fault(f"'{_spelt(last)}' is no name for an output", _KEPT, "choose another")
+    return None
+
+
+_HIDDEN = "other programs take their settings from such files and folders"
+_KEPT = "imagen_flow itself reads what has such a name"
+
+
+def _spelt(literal: str) -> str:
+    return literal.replace("\1", "{…}")
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a file of this name says something to us: a settings file, a lock, a sidecar."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return name in _SETTINGS_FILES or name.endswith(SIDECAR)
 
 
 def _shown(character: str) -> str:
@@ -286,8 +336,11 @@ class Writer:
         hands: what changes the disk.
     """
 
-    def __init__(self, folder: Path, *, codecs: Codecs | None = None, item: str = "", below: str = "", hands: Hands | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | OutFolder, *, codecs: Codecs | None = None, item: str = "", below: str = "", hands: Hands | None = None) -> None:
+        place = folder if isinstance(folder, OutFolder) else OutFolder(folder)
+        self.folder = place.path
+        self._place = place
+        self._root: Path | None = None
         self._codecs = codecs or Codecs()
         self._claims: dict[str, tuple[str, str]] = {}
         self._item = item
@@ -336,12 +389,38 @@ class Writer:
         names = self._names(relative, whose)
         self._claim(names, output, item, whose, relative)
         target = self.folder.joinpath(*names)
+        raw = not isinstance(value, str | bool | int | float | dict | list | tuple | Image | Mask | Tensor | Audio | None)
+        may_replace = self._place.replace if self._place.replace is not None else not raw
         try:
             folder = self._enter(names[:-1], whose)
-            return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists), folder, target))
+            self._check_meaning(folder, names, value, whose)
+            return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists, may_replace), folder, target))
         except OSError as failed:
             self._hands.refuse(failed)
             raise _refusal(whose, target, failed) from failed
+
+    def foretell(self, relative: str, *, type: PortType, exists: ExistsPolicy = "error") -> str:
+        """Say in a few words what becomes of what lies at a path if an output is written there. Nothing is changed."""
+        inner = type.element if type.kind == "list" and type.element else type
+        kinds = {member.kind for member in inner.members or (inner,)}
+        try:
+            root = Path(os.path.realpath(self.folder))
+            self._confine(root, "it")
+            path = self.folder.joinpath(*self._names(relative, "it"))
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return "new"
+        except OutputError as refused:
+            return f"refused: {str(refused).partition(chr(10))[0]}"
+        except OSError as failed:
+            return f"refused: {(failed.strerror or str(failed)).lower()}"
+        label = read_label(path) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
+        if label is not None and label.intact:
+            return "replaces what a run wrote, unless it is equal"
+        if exists == "number":
+            return "gets a number: another file is there"
+        may_replace = self._place.replace if self._place.replace is not None else kinds <= _CODED
+        return "replaces a file that no run wrote" if exists == "replace" and may_replace else "refused: another file is there"
 
     def _names(self, relative: str, whose: str) -> list[str]:
         names = relative.split("/")
@@ -361,10 +440,23 @@ class Writer:
                 fix = "put {item}, {index} or {digest8} into the path" if name == output else "put {output} into the path, or give each its own"
                 raise OutputError(_words(f"{whose} and {there} are written to one path, '{relative}'", "the second would replace the first", fix))
 
+    def _check_meaning(self, folder: Path, names: list[str], value: Any, whose: str) -> None:
+        """Refuse names that other programs, or this one, take their settings from. Templates were looked at when the graph was resolved; here are the names that came of them."""
+        shown = self.folder.joinpath(*names)
+        if not isinstance(value, Image | Mask | Tensor | Audio):
+            hidden = [*names, *(self._below_inside() if self._place.inside else ())]
+            if any(name.startswith(".") for name in hidden):
+                raise OutputError(_words(f"{whose} is not written to {shown}: a name in the path begins with a dot", _HIDDEN, "leave the dot out, or choose another folder by --out"))
+        if _is_kept(names[-1]) or folder.is_relative_to(os.path.realpath(config_folder())):
+            raise OutputError(_words(f"{whose} is not written to {shown}", _KEPT, "choose another path in 'outputs:', or another folder by --out"))
+
+    def _below_inside(self) -> tuple[str, ...]:
+        assert self._root is not None and self._place.inside is not None
+        return self._root.relative_to(os.path.realpath(self._place.inside)).parts
+
     def _enter(self, names: list[str], whose: str) -> Path:
         """Make the folders on the way to a file and return the real place of the last; symbolic links must not lead outside."""
-        self._hands.make_folder(self.folder)
-        root = Path(os.path.realpath(self.folder))
+        root = self._enter_root(whose)
         here = root
         for name in names:
             step = here / name
@@ -379,6 +471,22 @@ class Writer:
                 raise NotADirectoryError(errno.ENOTDIR, "a file is in the place of a folder", str(step))
         return here
 
+    def _enter_root(self, whose: str) -> Path:
+        """Make the output folder and return its real place, which stays the same as long as the run goes on."""
+        if self._root is None:
+            self._confine(Path(os.path.realpath(self.folder)), whose)  # before it is made: a link may lead to a folder that is not there yet
+        self._hands.make_folder(self.folder)
+        root = Path(os.path.realpath(self.folder))
+        self._confine(root, whose)
+        self._root = self._root or root
+        if root != self._root:
+            raise OutputError(_words(f"{whose} would leave the output folder", f"{self.folder} led to {self._root} when the run began, and leads to {root} now", "see who replaces it, and run again"))
+        return root
+
+    def _confine(self, root: Path, whose: str) -> None:
+        if self._place.inside is not None and not root.is_relative_to(os.path.realpath(self._place.inside)):
+            raise OutputError(_words(f"{whose} would leave {self._place.inside}", f"{self.folder} leads to {root} by a symbolic link", f"remove the link, or name the folder yourself: --out {root}"))
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -391,6 +499,8 @@ class _Job:
     provenance: str | None
     digest: str
     exists: str
+    #: Whether ``exists: replace`` reaches what is not ours.
+    may_replace: bool
 
     @property
     def is_folder(self) -> bool:
@@ -442,8 +552,11 @@ def _place(job: _Job, folder: Path, target: Path) -> tuple[Path, bool]:
             state, why = "other", f"what lies at {name + SIDECAR} is no provenance of ours"
         if state == "other" and job.exists == "number":
             continue
-        if state == "other" and job.exists != "replace":
+        if state == "other" and not (job.exists == "replace" and job.may_replace):
             fix = "move it away, or say 'exists: number' or 'exists: replace' for this output"
+            if job.exists == "replace":
+                fix = "move it away, say 'exists: number' for this output, or let it be replaced: --replace"
+                why += "; a file that is written as it came replaces nothing else because a graph says so"
             raise OutputError(_words(f"{job.whose} is not written to {target}: there is another file", why, fix))
         if state != "equal":
             _put(job, path, content)
@@ -529,19 +642,39 @@ class _AtOnce:
 
 def _replace(path: Path, data: bytes) -> None:
     """Put a file in place whole: written beside, flushed, renamed."""
-    temporary = path.with_name(f".imagen_flow-{secrets.token_hex(8)}.tmp")
-    # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    temporary = f".imagen_flow-{secrets.token_hex(8)}.tmp"
+    with _pinned(path.parent) as (folder, at):
+        # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
+        handle = os.open(folder + temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666, dir_fd=at)
+        try:
+            with open(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                # Without this a power cut may leave the new name with nothing in it. The folder is not flushed: then the old file is there, which is whole too.
+                os.fsync(stream.fileno())
+            os.replace(folder + temporary, folder + path.name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(folder + temporary, dir_fd=at)
+            raise
+
+
+@contextmanager
+def _pinned(folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Hold on to a folder by its real path, so that no link that is put into that path meanwhile is followed: what names in it begin with, and what they are relative to."""
+    if not hasattr(os, "O_PATH"):
+        yield f"{folder}{os.sep}", None
+        return
+    how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(folder.anchor, how)
     try:
-        with open(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            # Without this a power cut may leave the new name with nothing in it. The folder is not flushed: then the old file is there, which is whole too.
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        for name in folder.parts[1:]:
+            inner = os.open(name, how, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        yield "", handle
+    finally:
+        os.close(handle)
 
 
 def files_of(value: Folder | Model) -> Iterator[tuple[str, Path]]:
@@ -556,12 +689,24 @@ def files_of(value: Folder | Model) -> Iterator[tuple[str, Path]]:
 
 def _replace_folder(path: Path, value: Folder | Model) -> None:
     """Put a folder in place whole; what was there goes once the new one stands."""
-    temporary = path.with_name(f".imagen_flow-{secrets.token_hex(8)}.tmp")
-    old = path.with_name(f".imagen_flow-{secrets.token_hex(8)}.old")
+    with _pinned(path.parent) as (_, at):
+        folder = path.parent if at is None else Path(f"/proc/self/fd/{at}")
+        if not folder.is_dir():  # where there is no /proc
+            folder = path.parent
+        _put_whole(folder, path.name, value)
+
+
+def _put_whole(folder: Path, name: str, value: Folder | Model) -> None:
+    path = folder / name
+    temporary = folder / f".imagen_flow-{secrets.token_hex(8)}.tmp"
+    old = folder / f".imagen_flow-{secrets.token_hex(8)}.old"
     try:
         temporary.mkdir()
-        for name, source in files_of(value):
-            place = temporary.joinpath(*name.split("/"))
+        for inner, source in files_of(value):
+            parts = inner.split("/")
+            if any(part in ("", ".", "..") or "\\" in part or (":" in part and os.name == "nt") for part in parts):
+                raise OSError(errno.EINVAL, f"a file in it is called '{inner}'", name)
+            place = temporary.joinpath(*parts)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
         if os.path.lexists(path):

@@ -9,16 +9,15 @@ one name the second disappears without a word.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,14 +29,14 @@ from .codec import Codec, Codecs
 from .digest import tagged
 from .errors import GraphError, Problem
 from .node import NodeFunction, NodeType
+from .plugin_code import AsWritten as _AsWritten
+from .plugin_code import LocalCode, install, installed_digest, is_held, loader_of, stamp
+from .regular import read_regular
 from .values import Base
 
 __all__ = ["Plugin", "Registry", "discover"]
 
 GROUP = "imagen_flow"
-
-#: What the module of a local file of nodes is called, before a digest of its path.
-_LOCAL = "imagen_flow_local_"
 
 
 @dataclass
@@ -53,6 +52,8 @@ class Plugin:
     fault: str = ""
     module: ModuleType | None = None
     is_file: bool = False
+    #: What `importlib.metadata` knows of where it comes from.
+    distribution: Any = None
 
 
 @dataclass
@@ -156,12 +157,15 @@ class Registry:
         """Import a plugin and take what it offers; what goes wrong is kept in `plugin.fault`."""
         if plugin.module is not None or plugin.fault:
             return
-        helpers: dict[str, Path] = {}
+        code: LocalCode | None = None
         try:
             if plugin.is_file:
-                helpers = self.helpers_of(plugin)
-                self._check_helpers(plugin, helpers)
-                plugin.module = _import_file(Path(plugin.target), helpers)
+                if not Path(plugin.target).is_file():
+                    raise FileNotFoundError(f"there is no file {plugin.target}")
+                code = self.code_of(plugin)
+                self._check_helpers(plugin, code.helpers)
+                code.take()
+                plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
         except Exception as failed:  # a plugin may raise anything; it must not take the others with it
@@ -182,12 +186,12 @@ class Registry:
             plugin.fault = f"implements no such hook: {odd}" if "unknown hook" in str(odd) else f"is not written as a plugin: {odd}"
             plugin.node_names = ()
             return
-        self._take(plugin, _source_digest(plugin.module, helpers))
+        self._take(plugin, code)
 
-    def helpers_of(self, plugin: Plugin) -> dict[str, Path]:
-        """Name the modules beside a local file of nodes that count as its source, as its text now is: a module's file, or the ``__init__.py`` of a package."""
+    def code_of(self, plugin: Plugin) -> LocalCode:
+        """Name what counts as the source of a local file of nodes, as its text now is."""
         installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
-        return _helpers(Path(plugin.target), {"imagen_flow", *installed})
+        return LocalCode(Path(plugin.target), {"imagen_flow", *installed})
 
     def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
         """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""
@@ -196,12 +200,20 @@ class Registry:
             if other != path:
                 raise ImportError(f"its helper {path.name} has the name of another plugin's ({owner}); rename one of them")
 
-    def _take(self, plugin: Plugin, source: str) -> None:
+    def _take(self, plugin: Plugin, code: LocalCode | None) -> None:
         implements = False
         names: list[str] = []
+        models: dict[str, Path] = {}
+        digested: list[str] = []
+
+        def source() -> str:
+            if not digested:  # a model that comes with a plugin has a key of its own
+                digested.append(code.digest if code is not None else installed_digest(plugin.target, plugin.distribution, without=models.values()))
+            return digested[0]
+
         for hook, take in (
-            ("imagen_flow_nodes", lambda given: names.extend(self._take_nodes(plugin, given, source))),
-            ("imagen_flow_models", lambda given: self._models.update({k: Path(v) for k, v in given.items()})),
+            ("imagen_flow_models", lambda given: models.update({k: Path(v) for k, v in given.items()})),
+            ("imagen_flow_nodes", lambda given: names.extend(self._take_nodes(plugin, given, source()))),
             ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
         ):
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
@@ -216,11 +228,12 @@ class Registry:
                     plugin.has_codecs |= hook == "imagen_flow_codecs"
                 except (Exception, SystemExit) as failed:
                     plugin.fault = f"its hook {hook} failed: {type(failed).__name__}: {failed}"
+        self._models.update(models)
         if plugin.is_file and not implements:
             # A local file of nodes needs no hook: what is decorated in it is what it offers.
             implements = True
             found = [v for v in vars(plugin.module).values() if isinstance(v, NodeFunction)]
-            names.extend(self._take_nodes(plugin, found, source))
+            names.extend(self._take_nodes(plugin, found, source()))
             if not found:
                 plugin.fault = "has no function decorated with @node"
         if not implements:
@@ -269,9 +282,9 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
         name = f"{distribution}:{entry.name}"
         if name in plugins:
             continue  # the same distribution seen twice on the path
-        plugin = Plugin(name, version, entry.value)
+        plugin = Plugin(name, version, entry.value, distribution=entry.dist)
         plugins[name] = plugin
-        stamps[name] = f"{version} {entry.value} {_stamp(entry.value)}"
+        stamps[name] = f"{version} {entry.value} {stamp(entry.value)}"
         known = remembered.get(name)
         if known is not None and known["stamp"] == stamps[name]:
             plugin.node_names = tuple(known["nodes"])
@@ -305,7 +318,7 @@ def _read_memo(memo: Path | None) -> dict[str, Any]:
     if memo is None:
         return {}
     try:
-        remembered = json.loads(memo.read_text("utf-8"))
+        remembered = json.loads(read_regular(memo, most=64 << 20))
     except (OSError, ValueError):
         return {}
     return {k: v for k, v in remembered.items() if _is_offer(v)} if isinstance(remembered, dict) else {}
@@ -327,69 +340,6 @@ def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
         return  # a memo that cannot be kept costs time, nothing else
 
 
-def _stamp(target: str) -> str:
-    """Sum up the file times of a plugin's package without importing it."""
-    try:
-        spec = importlib.util.find_spec(target.partition(":")[0].partition(".")[0])
-    except (ImportError, ValueError):
-        return "missing"
-    if spec is None or spec.origin is None:
-        return "missing"
-    folder, name = os.path.split(spec.origin)
-    if name == "__init__.py":
-        files = [os.path.join(where, file) for where, _, names in os.walk(folder) for file in names if file.endswith(".py")]
-    else:
-        files = [spec.origin]
-    times = sorted((file[len(folder) + 1 :], os.stat(file).st_mtime_ns) for file in files)
-    return tagged("stamp", repr(times).encode())
-
-
-def _helpers(path: Path, installed: Collection[str]) -> dict[str, Path]:
-    """Name the modules and packages beside a local file that it imports, at its top or inside functions, and those that they import in turn.
-
-    They are read off the text. What happens to be imported already says nothing: another plugin, or an earlier look at this one, may have done it.
-    """
-    folder = path.resolve().parent
-    local = {str(folder), *(os.path.dirname(m.__file__ or "") for name, m in list(sys.modules.items()) if name.startswith(_LOCAL))}
-    elsewhere = [place for place in sys.path if os.path.realpath(place or ".") not in local]
-    found: dict[str, Path] = {}
-    pending = [path]
-    while pending:
-        file = pending.pop()
-        try:
-            tree = ast.parse(file.read_bytes(), str(file))
-        except (OSError, SyntaxError, ValueError):
-            continue  # importing it says what is wrong
-        for statement in ast.walk(tree):
-            names = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
-            if isinstance(statement, ast.ImportFrom) and statement.level == 0 and statement.module:
-                names = [statement.module]
-            for name in {n.partition(".")[0] for n in names} - found.keys():
-                module, package = folder / f"{name}.py", folder / name / "__init__.py"
-                helper = package if package.is_file() else module
-                if not helper.is_file() or name in installed or name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere):
-                    continue
-                found[name] = helper
-                pending += _files_of(helper)
-    return found
-
-
-def _files_of(helper: Path) -> list[Path]:
-    return sorted(helper.parent.rglob("*.py")) if helper.name == "__init__.py" else [helper]
-
-
-def _digest_of(name: str, helper: Path) -> str:
-    return tagged("source", name.encode(), *(part for f in _files_of(helper) for part in (f.relative_to(helper.parent).as_posix().encode(), f.read_bytes())))
-
-
-class _AsWritten(SourceFileLoader):
-    """Compiles a file as it is now. Python's own memory of compiled code goes by size and whole seconds, and a plugin that is worked on changes faster."""
-
-    def get_code(self, fullname: str) -> Any:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
 class AsWritten:
     """Finds modules as their files are now: those of `files`, by name, whatever else has their names, and with all below them the packages `names`."""
 
@@ -405,61 +355,25 @@ class AsWritten:
             return None
         others = (finder for finder in sys.meta_path if not isinstance(finder, AsWritten))
         spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
-        if spec is not None and spec.origin and isinstance(spec.loader, SourceFileLoader):
+        if spec is not None and spec.origin and isinstance(spec.loader, SourceFileLoader) and not is_held(spec.loader):
             spec.loader = _AsWritten(name, spec.origin)
         return spec
 
 
-def _import_file(path: Path, helpers: Mapping[str, Path]) -> ModuleType:
-    """Import a local file of nodes, and anew those of its helpers that have changed. Its folder joins the path's end, for what it imports later."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    name = _LOCAL + tagged("path", str(path.resolve()).encode())[:12]
-    spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=_AsWritten(name, str(path.resolve())))
+def _import_file(code: LocalCode) -> ModuleType:
+    """Import a local file of nodes, and anew its helpers if they have changed. From now on they are found as they were digested."""
+    spec = importlib.util.spec_from_file_location(code.module, code.path, loader=loader_of(code))
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
+        raise ImportError(f"{code.path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    digests = {helper: _digest_of(helper, file) for helper, file in helpers.items()}
-    known = [m for m in sys.modules if m.partition(".")[0] in helpers]
-    # One that is as it was may still hold on to what another was.
-    if any(getattr(sys.modules[m], "__imagen_flow_source__", "") != digests[m] for m in known if m in helpers):
-        for stale in known:
-            del sys.modules[stale]
-    finder = AsWritten(helpers)
-    folder = str(path.resolve().parent)
-    joins = folder not in sys.path
-    sys.modules[name] = module
-    sys.meta_path.insert(0, finder)
-    if joins:
-        sys.path.append(folder)
+    sys.modules[code.module] = module
     try:
+        install(code, module)
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
-        if joins:
-            sys.path.remove(folder)
+        del sys.modules[code.module]
         raise
-    finally:
-        sys.meta_path.remove(finder)
-    for helper in helpers.keys() & sys.modules.keys():
-        vars(sys.modules[helper])["__imagen_flow_source__"] = digests[helper]
     return module
-
-
-def _source_digest(module: ModuleType, helpers: Mapping[str, Path]) -> str:
-    """Digest a plugin's source: its package's Python files, or its file and those of its helpers.
-
-    Names are relative, so moving a plugin changes no key.
-    """
-    origin = getattr(module, "__file__", None)
-    if origin is None:
-        return ""
-    home = Path(origin)
-    files = {"": home}  # a local plugin's own name may change with a move; helpers keep theirs
-    if home.name == "__init__.py":
-        files = {f.relative_to(home.parent).as_posix(): f for f in home.parent.rglob("*.py")}
-    parts = [part for name, file in sorted(files.items()) for part in (name.encode(), file.read_bytes())]
-    return tagged("source", *parts, *(_digest_of(name, helper).encode() for name, helper in sorted(helpers.items())))
 
 
 def _function_digest(function: Callable[..., Any]) -> str:

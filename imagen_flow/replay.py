@@ -179,6 +179,7 @@ def prepare(
     values: Mapping[str, str] | None = None,
     base: Path | None = None,
     fresh: bool = False,
+    may_replace: bool = False,
 ) -> Replay:
     """Read a picture and plan what made it. Nothing runs.
 
@@ -187,6 +188,7 @@ def prepare(
         values: as ``--set`` gives them: inputs as text, and paths for files that the graph names (by the path that it writes).
         base: what relative paths in `values` are relative to, and where the lock is looked for; default: the working directory.
         fresh: compute everything again.
+        may_replace: let outputs replace files that no run wrote, where the picture's graph says ``exists: replace``.
     Raises:
         ProvenanceError: there is no provenance that can be run again.
         GraphError: the graph does not fit the plugins that are installed, or a value does not fit.
@@ -197,7 +199,7 @@ def prepare(
         raise ProvenanceError(f"{picture} cannot be run again\n  = why: it carries keys only (provenance: keys), not the graph")
     tiny = options.tiny or any(models.is_tiny(model.reference) for model in said.models)
     maker = _Maker(said, registry, store, dict(values or {}), base or Path.cwd(), tiny=tiny)
-    graph, output = maker.graph()
+    graph, output = maker.graph(may_replace=may_replace)
     inputs = maker.inputs(graph)
     notes: list[str] = []
     device, dtype = options.device or said.settings.device, options.dtype or said.settings.dtype
@@ -271,7 +273,7 @@ class _Maker:
 
     # -- the graph ---------------------------------------------------------------------------------------------------------------
 
-    def graph(self) -> tuple[Graph, Output]:
+    def graph(self, *, may_replace: bool) -> tuple[Graph, Output]:
         """Resolve the graph from the document, keep of its outputs the one in question, and bind what it names on the disk to what is at hand."""
         main = self.text.file
         unique = hashlib.blake2b(self.text.files[main].encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
@@ -281,6 +283,9 @@ class _Maker:
         if wanted not in resolved.outputs:
             raise ProvenanceError(f"the provenance is damaged or forged\n  = why: its graph has no output '{wanted}'")
         output = resolved.outputs[wanted]
+        if output.exists == "replace" and not may_replace:
+            output = replace(output, exists="error")
+            self.notes.append("its graph says 'exists: replace'; a file that no run wrote is replaced only with --replace")
         resolved = replace(resolved, name=self.text.name, outputs={wanted: output}, unneeded=_unneeded(resolved, output))
         return self.rebound(resolved, main), output
 

@@ -485,10 +485,17 @@ def test_plan(call: Call) -> None:
 g.yaml on cpu in float32: 2 steps, 1 to run, 1 waiting for what runs
   first   toy.loud  runs because it has not run before
   second  toy.loud  runs unless first comes out the same
+writes
+  file  out/g.txt  new
 """
     )
     call("run", "g.yaml")
-    assert call("plan", "g.yaml").out == "g.yaml on cpu in float32: 2 steps, 2 cached\n  first   toy.loud  cached\n  second  toy.loud  cached\n"
+    assert call("plan", "g.yaml").out.splitlines()[1:] == [
+        "  first   toy.loud  cached",
+        "  second  toy.loud  cached",
+        "writes",
+        "  file  out/g.txt  replaces what a run wrote, unless it is equal",
+    ]
     assert call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1] == "  first   toy.loud  runs because 'text' changed"
 
 
@@ -767,7 +774,7 @@ def test_trust(call: Call, folder: Path) -> None:
 def test_nothing_to_trust(call: Call, folder: Path) -> None:
     """Trusting a settings file without plugins says so."""
     (folder / "imagen-flow.toml").write_text("")
-    assert call("trust", ".").out == "imagen-flow.toml names no plugins: there is nothing to trust\n"
+    assert call("trust", ".").out == "imagen-flow.toml names no plugins, and no place outside its folder: there is nothing to trust\n"
 
 
 # --- words and display ---------------------------------------------------------------------------------------------------------

@@ -37,10 +37,10 @@ def test_none() -> None:
 
 def test_read(folder: Path) -> None:
     """Settings are read, and their paths start from the file's own folder."""
-    path = write(folder / "deep" / "imagen-flow.toml", 'device = "cpu"\ndtype = "float32"\nstore = "../kept"\nout = "results"\nplugins = ["./mine.py"]\n')
+    path = write(folder / "deep" / "imagen-flow.toml", 'device = "cpu"\ndtype = "float32"\nstore = "./kept"\nout = "results"\nplugins = ["./mine.py"]\n')
     read = config.read(path)
     assert (read.device, read.dtype) == ("cpu", "float32")
-    assert (read.store, read.out, read.plugins) == (path.parent / "../kept", path.parent / "results", (path.parent / "mine.py",))
+    assert (read.store, read.out, read.plugins) == (path.parent / "kept", path.parent / "results", (path.parent / "mine.py",))
 
 
 def test_problems(folder: Path) -> None:
@@ -116,7 +116,8 @@ def test_trust(folder: Path) -> None:
     write(folder / "nodes.py", "import helper\n")
     helper = write(folder / "helper.py", "x = 1\n")
     package = write(folder / "more" / "__init__.py", "")
-    write(folder / "data" / "not_a_package.py", "")
+    loose = write(folder / "data" / "no_init.py", "")
+    write(folder / "data" / "notes.txt", "")
     settings = config.read(write(folder / "imagen-flow.toml", 'plugins = ["nodes.py"]\n'))
     plugin = settings.plugins[0]
 
@@ -133,9 +134,10 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
     ]
     config.trust({plugin: config.form(plugin)})
     assert refusals() == []
-    write(folder / "data" / "not_a_package.py", "changed = 1")
+    write(folder / "data" / "notes.txt", "changed")
+    write(folder / "__pycache__" / "helper.cpython-311.pyc", "planted")
     assert refusals() == []
-    for changed in (helper, package):
+    for changed in (helper, package, loose):
         before = changed.read_text()
         changed.write_text("x = 2\n")
         assert "it is not trusted in its present form" in refusals()[0]

@@ -27,7 +27,7 @@ CONFINED = {
     "networkx": {"graph"},
     "pickle": set(),
     "picklescan": {"models"},
-    "platformdirs": {"config"},
+    "platformdirs": {"user_folders"},
     "pluggy": {"hookspecs", "plugins"},
     "pydantic": {"ports", "provenance"},
     "rich": {"cli"},

@@ -20,7 +20,7 @@ from imagen_flow.digest import digest_bytes, digest_value
 from imagen_flow.errors import OutputError
 from imagen_flow.filememo import FileMemo
 from imagen_flow.labels import SIDECAR, read_label
-from imagen_flow.outputs import Fault, Writer, Written, check_template, fill
+from imagen_flow.outputs import Fault, OutFolder, Writer, Written, check_template, fill
 from imagen_flow.ports import PortType
 from imagen_flow.values import Audio, File, Image, Mask, Model, Tensor
 
@@ -34,7 +34,7 @@ def document(value: Any, level: str = "full", **more: Any) -> str:
     return json.dumps({"imagen_flow": 1, "provenance": level, "output": {"digest": digest_value(value)}, **more}, separators=(",", ":"), ensure_ascii=False)
 
 
-def write(folder: Path, relative: str, value: Any = RED, *, provenance: str | None = "", **how: Any) -> Written:
+def write(folder: Path | OutFolder, relative: str, value: Any = RED, *, provenance: str | None = "", **how: Any) -> Written:
     """Write in a run of its own."""
     said = document(value) if provenance == "" else provenance
     return Writer(folder).write(relative, value, **{"output": "picture", "provenance": said, "digest": digest_value(value), **how})
@@ -579,7 +579,9 @@ def test_a_folder_and_a_model_are_written_whole(tmp_path: Path, said: str | None
     if said is None:
         with pytest.raises(OutputError, match="another file"):
             write(out, "it", model, provenance=None)
-    assert write(out, "it", model, provenance=said, exists="replace" if said is None else "error").changed
+        assert write(OutFolder(out, replace=True), "it", model, provenance=None, exists="replace").changed
+    else:
+        assert write(out, "it", model, provenance=said).changed
     assert tree(out)["it/a.txt"] == b"new"
     (out / "it/a.txt").write_text("mine now")
     with pytest.raises(OutputError):

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from imagen_flow import pictures, replay, spec
 from imagen_flow.errors import GraphError, ProvenanceError
+from imagen_flow.events import OutputFailed
 from imagen_flow.graph import resolve
 from imagen_flow.labels import read_label, sealed
 from imagen_flow.node import node
@@ -140,6 +141,21 @@ def test_inputs_may_be_set(make: Make) -> None:
     assert found.plan.inputs == {"seed": 9, "text": "bye"}
     assert str(found.verify()) == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
     assert again(found.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
+
+
+def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, make: Make) -> None:
+    """Whatever it says, unless the user asks for it."""
+    picture = make(SIMPLE.replace("path: o.png", "path: o.png, exists: replace"))
+    mine = tmp_path / "again/o.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    found = replay.prepare(picture, registry=registry())
+    assert "note: its graph says 'exists: replace'; a file that no run wrote is replaced only with --replace" in found.words()
+    (failed,) = [e for e in execute(found.plan, out=mine.parent) if isinstance(e, OutputFailed)]
+    assert "there is another file" in failed.message
+    assert mine.read_bytes() == b"mine"
+    again(picture, mine.parent, may_replace=True)
+    assert mine.read_bytes() == picture.read_bytes()
 
 
 def test_an_unknown_or_wrong_value_is_a_problem(make: Make) -> None:

@@ -18,18 +18,19 @@ __all__ = ["demo"]
 @click.command()
 @set_option
 @planning_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", default=Path("out"), show_default=True, help="The folder for outputs.")
-def demo(values: dict[str, str], options: Options, out: Path) -> int:
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: ./out]")
+def demo(values: dict[str, str], options: Options, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the models that come along.
 
     It needs no download and no GPU. Try --set prompt="a small green star on a white background".
     """
+    from ..config import out_place
     from .run import carry_out
 
     graph = _graphs() / "imagen.yaml"
     click.echo(f"imagen-flow run {graph}", err=True)
     with planned(graph, options, values) as (plan, _):
-        return carry_out(plan, out=out)
+        return carry_out(plan, out=out_place(out))
 
 
 def _graphs() -> Path:

@@ -10,30 +10,53 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import graph_argument, planned, planning_options, set_option
+from .session import graph_argument, out_folder, out_option, planned, planning_options, replace_option, set_option
 
 if TYPE_CHECKING:
+    from ..outputs import OutFolder
     from ..plan import Plan, Step
     from ..request import Options
 
 __all__ = ["kept_by", "plan", "print_plan"]
+
+#: More files than this are counted, not listed.
+LISTED = 20
 
 
 @click.command()
 @graph_argument
 @set_option
 @planning_options
+@out_option
+@replace_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(graph: Path, values: dict[str, str], options: Options, as_json: bool) -> int:
+def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, as_json: bool) -> int:
     """Say what a run would do, and why. Nothing runs."""
-    with planned(graph, options, values) as (made, _):
+    with planned(graph, options, values) as (made, settings):
+        folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:
             import json
 
-            click.echo(json.dumps(made.to_json(), indent=1, ensure_ascii=False))
+            from ..run import foretell
+
+            writes = [{"output": w.output, "path": w.path, "fate": w.fate} for w in foretell(made, folder)]
+            click.echo(json.dumps({**made.to_json(), "writes": writes}, indent=1, ensure_ascii=False))
         else:
-            print_plan(made)
+            print_plan(made, folder)
     return 1 if any(p.severity == "error" for p in made.problems) else 0
+
+
+def _print_writes(made: Plan, folder: OutFolder, *, err: bool) -> None:
+    """Print which files a run would write, and what becomes of what lies there."""
+    from ..run import foretell
+    from .text import plural, safe, table
+
+    writes = list(foretell(made, folder))
+    if writes:
+        click.echo("writes", err=err)
+        click.echo(safe(table((w.output, w.path, w.fate) for w in writes[:LISTED])), err=err)
+        if len(writes) > LISTED:
+            click.echo(f"  and {plural(len(writes) - LISTED, 'more file')}", err=err)
 
 
 def kept_by(name: str, seed: int) -> str:
@@ -42,8 +65,8 @@ def kept_by(name: str, seed: int) -> str:
     return f"'{port}: {seed}' at node '{node}'"
 
 
-def print_plan(made: Plan, *, err: bool = False) -> None:
-    """Print steps, models and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
+def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> None:
+    """Print steps, models, files to be written to `folder`, and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
     from .text import plural, safe, show_problems, table
 
     known = [step for step in made.steps if not _is_open(step)]
@@ -54,6 +77,8 @@ def print_plan(made: Plan, *, err: bool = False) -> None:
     if made.steps:
         click.echo(safe(table(_rows(made.steps))), err=err)
     _print_models(made, err=err)
+    if folder is not None:
+        _print_writes(made, folder, err=err)
     for name, seed in made.seeds.items():
         click.echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
     for name, seed in made.drawn.items():

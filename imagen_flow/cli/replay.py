@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import out_option, planning_options, set_option
+from .session import out_option, planning_options, replace_option, set_option
 
 if TYPE_CHECKING:
     from ..request import Options
@@ -21,8 +21,9 @@ __all__ = ["replay"]
 @click.option("--verify", is_flag=True, help="Compute everything again, write nothing, and say whether the same comes out.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @out_option
+@replace_option
 @planning_options
-def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: Path | None, options: Options) -> int:
+def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: Path | None, may_replace: bool, options: Options) -> int:
     """Run the graph that a picture carries.
 
     A picture is not trusted: what would run is shown, and nothing runs or is read before you agree. Files that its graph names are taken from the store, by their content, or from where --set says.
@@ -31,20 +32,21 @@ def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: 
     from ..replay import prepare
     from .plan import print_plan
     from .run import carry_out
-    from .session import find_plugins, open_store
+    from .session import find_plugins, open_store, out_folder
     from .text import confirm, safe
 
     settings = config.load(Path.cwd())
     registry = find_plugins(options, settings)
     with open_store(options, settings, registry) as opened:
-        again = prepare(picture, options, registry=registry, store=opened, values=values, fresh=verify)
+        again = prepare(picture, options, registry=registry, store=opened, values=values, fresh=verify, may_replace=may_replace)
         for line in again.words():
             click.echo(safe(line), err=True)
         again.check()
+        folder = None if verify else out_folder(out, settings, may_replace=may_replace)
         if not yes:
-            print_plan(again.plan, err=True)
+            print_plan(again.plan, folder, err=True)
             confirm("run it?")
-        code = carry_out(again.plan, out=None if verify else out or settings.out or Path("out"))
+        code = carry_out(again.plan, out=folder)
         if code or not verify:
             return code
         comparison = again.verify()

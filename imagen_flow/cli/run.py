@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import graph_argument, out_option, planned, planning_options, set_option
+from .session import graph_argument, out_option, planned, planning_options, replace_option, set_option
 
 if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
+    from ..outputs import OutFolder
     from ..plan import Plan
     from ..request import Options
     from .display import Display
@@ -25,16 +26,19 @@ __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 @set_option
 @planning_options
 @out_option
+@replace_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
-def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, fail_fast: bool, json_events: bool, quiet: bool) -> int:
+def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, fail_fast: bool, json_events: bool, quiet: bool) -> int:
     """Run a graph; what the store already holds is not computed again."""
+    from .session import out_folder
+
     with planned(graph, options, values) as (plan, settings):
-        return carry_out(plan, out=out or settings.out or Path("out"), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
+        return carry_out(plan, out=out_folder(out, settings, may_replace=may_replace), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
 
 
-def carry_out(plan: Plan, *, out: Path | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
+def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
     """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code."""
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..run import execute

@@ -13,12 +13,13 @@ import click
 if TYPE_CHECKING:
     from ..config import Settings
     from ..graph import Graph
+    from ..outputs import OutFolder
     from ..plan import Plan
     from ..plugins import Registry
     from ..request import Options
     from ..store import Store
 
-__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "set_option", "store_option"]
+__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option"]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -39,6 +40,7 @@ plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, m
 pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
 set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
+replace_option = click.option("--replace", "may_replace", is_flag=True, help="Where the graph says 'exists: replace', let also files, folders and models replace what no run wrote.")
 
 #: The options of every command that plans: each fills the field of `Options` that it is named after, but for --no-store, which empties `store`.
 _OPTIONS = (
@@ -53,6 +55,16 @@ _OPTIONS = (
     click.option("--trust-remote-code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated."),
     click.option("--tiny", is_flag=True, help="Take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds."),
 )
+
+
+def out_folder(asked: Path | None, settings: Settings, *, may_replace: bool) -> OutFolder:
+    """Say where outputs go, and whether they may replace whatever lies there if the graph says so."""
+    from dataclasses import replace
+
+    from .. import config
+
+    place = config.out_place(asked, settings)
+    return replace(place, replace=True) if may_replace else place
 
 
 class Misused(click.ClickException):

@@ -14,19 +14,28 @@ __all__ = ["trust"]
 def trust(file: Path) -> None:
     """Let imagen-flow.toml load the local plugins that it names.
 
-    FILE is an imagen-flow.toml or its folder. Each plugin that it names is trusted in its present form: once it changes, it is not loaded until you say so again.
+    And let it use the places outside its folder that it names. FILE is an imagen-flow.toml or its folder. Each plugin that it names is trusted in its present form: once it changes, or code beside it that it could import, it is not loaded until you say so again.
+    So is each place outside that 'out' and 'store' lead to: once they lead elsewhere, they are not used.
     """
     from .. import config
 
     if file.is_dir():
         file = file / config.NAME
     settings = config.read(file)
-    if not settings.plugins:
-        click.echo(f"{file} names no plugins: there is nothing to trust")
+    if settings.ignored is not None:
+        raise click.UsageError(f"{settings.ignored.message}: {settings.ignored.why}")
+    if not settings.plugins and not settings.outside:
+        click.echo(f"{file} names no plugins, and no place outside its folder: there is nothing to trust")
         return
     missing = [path for path in settings.plugins if not path.is_file()]
     if missing:
         raise click.UsageError(f"{file} names {missing[0]}, which does not exist")
-    config.trust({path: config.form(path) for path in settings.plugins})
+    try:
+        forms = {path: config.form(path) for path in settings.plugins}
+    except (OSError, config.Unfit) as unfit:
+        raise click.UsageError(str(unfit)) from unfit
+    config.trust(forms, settings)
     for path in settings.plugins:
         click.echo(f"trusted in its present form: {path}")
+    for key, place in sorted(settings.outside.items()):
+        click.echo(f"trusted: {'outputs go' if key == 'out' else 'the store lies'} in {place}")

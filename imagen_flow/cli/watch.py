@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .interrupt import INTERRUPTED
-from .session import out_option, planning_options, set_option
+from .session import out_option, planning_options, replace_option, set_option
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -36,6 +36,7 @@ LISTED = 4
 @set_option
 @planning_options
 @out_option
+@replace_option
 @click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What becomes of a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
 @click.option("--settle", "settle_s", type=click.FloatRange(0), default=0.1, metavar="SECONDS", help="How long it has to be quiet after a change. [default: 0.1]")
 @click.option("--poll", is_flag=True, help="Look every second instead of waiting for events, as network shares need.")
@@ -46,6 +47,7 @@ def watch(
     values: dict[str, str],
     options: Options,
     out: Path | None,
+    may_replace: bool,
     on_change: Literal["restart", "queue"],
     settle_s: float,
     poll: bool,
@@ -74,7 +76,7 @@ def watch(
     with interruptible(stop) as signals:
         try:
             for said in watch_graphs(
-                graphs, options, texts=values, out=out, default_out=Path("out"), on_change=on_change, settle_s=settle_s, poll=poll, cancel=cancel
+                graphs, options, texts=values, out=out, default_out=Path("out"), may_replace=may_replace, on_change=on_change, settle_s=settle_s, poll=poll, cancel=cancel
             ):
                 view.show(said)
         finally:

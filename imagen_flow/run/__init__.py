@@ -7,6 +7,7 @@ The modules, from the ground up: `live` holds values in memory; `report` is what
 function; `steps` carries out one step; `delivery` hands over outputs; `walk` goes through the plan; `execution` is the whole.
 """
 
+from .delivery import Write, foretell
 from .execution import execute
 
-__all__ = ["execute"]
+__all__ = ["Write", "execute", "foretell"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from ..artifact import Artifact
 from ..errors import ImagenFlowError
 from ..events import OutputAbsent, OutputFailed, OutputWritten
 from ..graph import Output
-from ..outputs import Writer
-from ..plan import Plan
+from ..outputs import OutFolder, Writer
+from ..plan import Plan, Unknown
 from ..store import Damaged
 from ..values import File, Folder, Model
 from .report import Report, words
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Write", "foretell"]
 
 
 class Delivery:
@@ -30,12 +31,12 @@ class Delivery:
         conditions: says what steps run on.
     """
 
-    def __init__(self, plan: Plan, out: Path | Writer | None, report: Report, *, value: Callable[[Artifact], Any], conditions: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, report: Report, *, value: Callable[[Artifact], Any], conditions: Callable[[], dict[str, Any]]) -> None:
         self.plan = plan
         self.report = report
         self.value = value
         self._accounts = Accounts(plan, conditions=conditions)
-        self._writer = Writer(out, codecs=plan.planner.values.codecs) if isinstance(out, Path) else out
+        self._writer = Writer(out, codecs=plan.planner.values.codecs) if isinstance(out, Path | OutFolder) else out
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self._writes: list[Future[None]] = []
         self._places: list[Path] = []
@@ -84,8 +85,7 @@ class Delivery:
 
     def _write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any, account: str | None) -> None:
         assert self._writer is not None and output.path is not None
-        inputs = {n: v for n, v in self.plan.inputs.items() if isinstance(v, str | int | float | bool)}
-        fields = {**inputs, "graph": self.plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": artifact.digest[:8]}
+        fields = _fields(self.plan, output, index=index, digest8=artifact.digest[:8])
         try:
             relative = self._writer.relative(output.path, fields, element=bool(item))
             written = self._writer.write(relative, value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest)
@@ -94,6 +94,41 @@ class Delivery:
             self.report.failed += 1
             said = str(failed) if isinstance(failed, ImagenFlowError) else words(failed)
             self.report.say(OutputFailed(output.name, item, said, self.report.now()))
+
+
+def _fields(plan: Plan, output: Output, *, index: int | str, digest8: str) -> dict[str, object]:
+    inputs = {n: v for n, v in plan.inputs.items() if isinstance(v, str | int | float | bool)}
+    return {**inputs, "graph": plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": digest8}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A file that a run would write: for which output, where, and what becomes of what lies there. Fields of the path that are not known yet stand in it as they are."""
+
+    output: str
+    path: str
+    fate: str
+
+
+def foretell(plan: Plan, folder: OutFolder) -> Iterator[Write]:
+    """Say which files a run of a plan would write. Nothing is written."""
+    writer = Writer(folder)
+    for output in plan.graph.outputs.values():
+        if output.path is None:
+            continue
+        slot = plan.planner.values.bind(plan.frame, output.source)
+        many = output.type.kind == "list"
+        artifacts: list[tuple[Artifact | Unknown, int | str]] = [(slot, "{index}" if many else 0)]
+        if isinstance(slot, Artifact):
+            artifacts = [(slot, 0)] if slot.items is None else [(item, i) for i, item in enumerate(slot.items)]
+        for artifact, index in artifacts:
+            if isinstance(artifact, Artifact) and artifact.kind in ("absent", "failed"):
+                continue
+            digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
+            path = writer.relative(output.path, _fields(plan, output, index=index, digest8=digest8), element=many)
+            is_known = isinstance(artifact, Artifact) or not (many or "{digest8}" in path)
+            name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
+            yield Write(name, str(folder.path / path), writer.foretell(path, type=output.type, exists=output.exists) if is_known else "")
 
 
 def _places(value: Any) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import Cancelled, GraphError
 from ..events import Event, RunStarted
 from ..models import ModelPool
-from ..outputs import Writer
+from ..outputs import OutFolder, Writer
 from ..plan import Plan, history_name
 from ..store import Store
 from .delivery import Delivery
@@ -28,7 +28,7 @@ CANCEL_S = 0.7
 def execute(
     plan: Plan,
     *,
-    out: Path | Writer | None = None,
+    out: Path | OutFolder | Writer | None = None,
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
@@ -53,7 +53,7 @@ def execute(
 class _Execution:
     """One run of one plan."""
 
-    def __init__(self, plan: Plan, out: Path | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
         self.plan = plan
         self.out = out
         self.cancel = cancel

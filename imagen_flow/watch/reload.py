@@ -70,9 +70,9 @@ def code_of(plugin: Plugin, registry: Registry) -> tuple[Path, ...]:
     """Name the files and folders that hold a plugin's code, where a user may be changing it: those of a local file and its helpers, and of a package that is installed as editable."""
     if plugin.is_file:
         path = Path(plugin.target).absolute()
-        helpers = [helper.parent if helper.name == "__init__.py" else helper for helper in registry.helpers_of(plugin).values()]
+        places = registry.code_of(plugin).places()
         missing = [path.resolve().parent / f"{name}.py" for name in re.findall(r"No module named '(\w+)'", plugin.fault)]
-        return (path, *helpers, *missing)
+        return (path, *places, *missing)
     distribution = plugin.name.partition(":")[0]
     try:
         said = importlib.metadata.distribution(distribution).read_text("direct_url.json")
@@ -98,7 +98,7 @@ def _roots(plugin: Plugin, registry: Registry) -> Iterable[str]:
         return
     if plugin.module is not None:
         yield plugin.module.__name__
-    yield from registry.helpers_of(plugin)
+    yield from registry.code_of(plugin).helpers
 
 
 def _below(name: str, roots: Collection[str]) -> bool:

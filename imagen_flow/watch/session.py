@@ -34,6 +34,7 @@ from ..filememo import FileMemo
 from ..graph import RANDOM, Given, Graph, resolve
 from ..labels import SIDECAR
 from ..models import ModelPool, find_lock
+from ..outputs import OutFolder
 from ..plan import Frame, Plan, Step
 from ..plugins import Registry
 from ..request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
@@ -125,6 +126,7 @@ def watch_graphs(
     texts: Mapping[str, str] | None = None,
     out: Path | None = None,
     default_out: Path | None = None,
+    may_replace: bool = False,
     on_change: OnChange = "restart",
     settle_s: float = 0.1,
     poll: bool = False,
@@ -138,6 +140,7 @@ def watch_graphs(
     Params:
         out: the folder for outputs.
         default_out: where they go if there is no `out` and ``imagen-flow.toml`` names none; None writes nothing then, whatever it names.
+        may_replace: where a graph says ``exists: replace``, let also files, folders and models replace what no run wrote.
         (the rest as for `watch`)
     Raises:
         GraphError: there is no such graph file to begin with.
@@ -146,7 +149,7 @@ def watch_graphs(
     missing = [Problem("unreadable", f"'{path}' does not exist" if not path.exists() else f"'{path}' is a folder, not a graph file") for path in paths if not path.is_file()]
     if missing or not paths:
         raise GraphError(missing or [Problem("unreadable", "there is no graph to watch")])
-    wanted = _Wanted(options, inputs or {}, texts or {}, out, default_out, on_change, fail_fast)
+    wanted = _Wanted(options, inputs or {}, texts or {}, out, default_out, may_replace, on_change, fail_fast)
     return _Session(paths, wanted, pool, cancel or threading.Event(), settle_s=settle_s, poll=poll, poll_s=poll_s).happenings()
 
 
@@ -159,6 +162,7 @@ class _Wanted:
     texts: Mapping[str, str]
     out: Path | None
     default_out: Path | None
+    may_replace: bool
     on_change: OnChange
     fail_fast: bool
 
@@ -194,6 +198,8 @@ class _Target:
     #: The plugins that it uses; None while that is not known, and any may matter.
     uses: frozenset[str] | None = None
     out: Path | None = None
+    #: The same, with what may be done in it.
+    out_folder: OutFolder | None = None
     #: Files that its runs wrote, each as it was then.
     wrote: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=dict)
@@ -372,7 +378,7 @@ class _Session:
     def carry_out(self, target: _Target, plan: Plan) -> Iterator[Happening | _Target]:
         """Run a plan to its end, or until what it works on is no longer wanted."""
         stop = threading.Event()
-        thread = threading.Thread(target=self.run, args=(plan, target.out, stop), name="imagen_flow watched run", daemon=True)
+        thread = threading.Thread(target=self.run, args=(plan, target.out_folder, stop), name="imagen_flow watched run", daemon=True)
         working: dict[tuple[str, str], None] = {}
         late: list[Path] = []
         restarts = self.wanted.on_change == "restart"
@@ -428,7 +434,7 @@ class _Session:
         if newer and target not in touched:
             yield target
 
-    def run(self, plan: Plan, out: Path | None, stop: threading.Event) -> None:
+    def run(self, plan: Plan, out: OutFolder | None, stop: threading.Event) -> None:
         """Pass on what a run says, in a thread of its own."""
         try:
             for event in execute(plan, out=out, cancel=stop, pool=self.pool, fail_fast=self.wanted.fail_fast):
@@ -540,10 +546,13 @@ class _Session:
         values |= {n: v for n, v in target.seeds.items() if n not in values and n not in texts and _is_drawn(graph, n)}
         target.places = {*places_of(graph, values, texts, self.base), find_lock(graph.folder)}
         self.follow()
-        settings, out = bench.settings, self.wanted.out
-        if out is None and self.wanted.default_out is not None:
-            out = settings.out or self.wanted.default_out
-        target.out = out.absolute() if out is not None else None
+        settings = bench.settings
+        if self.wanted.out is None and self.wanted.default_out is None:
+            target.out = target.out_folder = None
+        else:
+            place = config.out_place(self.wanted.out, settings)
+            target.out = place.path.absolute()
+            target.out_folder = replace(place, path=target.out, replace=self.wanted.may_replace or None)
         options = replace(self.options, force=()) if target.forced else self.options
         files = self.digests if bench.store is None else None
         made = prepare(Request(graph, options, values, texts, settings=settings, store=bench.store, files=files, base=self.base))

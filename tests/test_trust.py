@@ -1,0 +1,308 @@
+"""What a folder that was fetched may do before the user trusts it, and what trust covers: each test plays somebody who wants more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagen_flow import File, Image, OutputError, cli, config
+from imagen_flow.digest import digest_bytes, digest_value
+from imagen_flow.labels import SIDECAR
+from imagen_flow.outputs import OutFolder, Writer, _AtOnce, check_template
+from imagen_flow.ports import PortType
+
+RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
+
+#: Somebody else, for the superuser to give files to.
+STRANGER = 12345
+
+as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser can give files away")
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a graph that writes a file as it came; it is the working directory."""
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    (folder / "payload").write_text("evil")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exited:
+            cli.main(list(arguments))
+        return (int(exited.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def graph(path: str, *, exists: str = "replace", provenance: str = "full", folder: Path | None = None) -> None:
+    ((folder or Path()) / "g.yaml").write_text(
+        f"imagen_flow: 1\ninputs: {{payload: {{type: file, default: ./payload}}}}\nnodes: {{}}\noutputs:\n"
+        f'  o: {{from: "${{payload}}", path: "{path}", exists: {exists}, provenance: {provenance}}}\n'
+    )
+
+
+def raw(folder: Path, text: str = "evil") -> File:
+    place = folder / "raw"
+    place.write_text(text)
+    return File(place, digest_bytes(text.encode()), len(text), "raw")
+
+
+def write(folder: Path | OutFolder, relative: str, value: Any = RED, **how: Any) -> Path:
+    return Writer(folder).write(relative, value, **{"output": "o", "provenance": None, "digest": digest_value(value), **how}).path
+
+
+# -- where a settings file leads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", ["~", "{outside}", "..", "../elsewhere", "link", "link/deep", "inner/../.."])
+def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(fetched: Path, call: Call, tmp_path: Path, own_home: Path, out: str) -> None:
+    """An `out` outside the folder of imagen-flow.toml, by name or by a link that came along, is refused when planning and when running."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (fetched / "link").symlink_to(outside)
+    (fetched / "imagen-flow.toml").write_text(f'out = "{out.format(outside=outside)}"\n')
+    graph("{graph}.bin")
+    before = {*tmp_path.rglob("*"), *own_home.rglob("*")}
+    for command in ("plan", "run"):
+        code, _, err = call(command, "g.yaml")
+        assert code == 1
+        assert "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted it" in err
+        assert "say: imagen-flow trust imagen-flow.toml; or choose by --out" in err
+    kept = {p for p in own_home.rglob("*") if not {".cache", ".config"} & set(p.parts)}
+    assert set(tmp_path.rglob("*")) | kept <= before
+    assert call("run", "g.yaml", "--out", "mine")[0] == 0
+    assert (fetched / "mine/g.bin").read_text() == "evil"
+
+
+def test_a_place_outside_is_used_once_it_is_trusted(fetched: Path, call: Call, tmp_path: Path) -> None:
+    """Trust is of the place: once the file leads elsewhere, it is asked for again; what else the file says may change."""
+    (tmp_path / "a").mkdir()
+    (fetched / "imagen-flow.toml").write_text('out = "../a"\nstore = "../kept"\n')
+    graph("{graph}.bin")
+    assert call("trust", ".")[1].splitlines() == [f"trusted: outputs go in {tmp_path / 'a'}", f"trusted: the store lies in {tmp_path / 'kept'}"]
+    (fetched / "imagen-flow.toml").write_text('device = "cpu"\nout = "../a"\nstore = "../kept"\n')
+    assert call("run", "g.yaml")[0] == 0
+    assert (tmp_path / "a/g.bin").is_file() and (tmp_path / "kept").is_dir()
+    (fetched / "imagen-flow.toml").write_text('out = "../b"\nstore = "../kept"\n')
+    assert call("run", "g.yaml")[0] == 1
+    (fetched / "imagen-flow.toml").write_text('out = "../a"\nstore = "../other"\n')
+    assert "'store' leads outside" in call("run", "g.yaml")[2]
+    assert not (tmp_path / "other").exists()
+
+
+def test_settings_inside_their_folder_need_no_trust(fetched: Path, call: Call) -> None:
+    """What stays in the folder of the settings file is nobody else's."""
+    (fetched / "imagen-flow.toml").write_text('out = "deep/results"\nstore = ".store"\n')
+    graph("{graph}.bin")
+    assert call("run", "g.yaml")[0] == 0
+    assert (fetched / "deep/results/g.bin").is_file() and (fetched / ".store").is_dir()
+
+
+def test_the_usual_folder_is_no_link_to_elsewhere(fetched: Path, call: Call, tmp_path: Path) -> None:
+    """Where nobody named a folder for outputs, ./out may be a link that came along; the user may name it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (fetched / "out").symlink_to(outside)
+    graph("{graph}.bin")
+    code, _, err = call("run", "g.yaml")
+    assert code == 1 and f"out leads to {outside} by a symbolic link" in err
+    assert list(outside.iterdir()) == []
+    (fetched / "out").unlink()
+    (fetched / "out").symlink_to(outside / "not there yet")
+    assert call("run", "g.yaml")[0] == 1
+    assert list(outside.iterdir()) == []
+    assert call("run", "g.yaml", "--out", str(outside))[0] == 0
+
+
+@as_root
+@pytest.mark.parametrize("whose", ["file", "link"])
+def test_a_strangers_settings_are_ignored_in_words(fetched: Path, call: Call, tmp_path: Path, whose: str) -> None:
+    """A settings file of another user, above the graph in a folder that all may write to, says nothing, and cannot be trusted."""
+    above = fetched.parent / "imagen-flow.toml"
+    text = 'out = "theirs"\ndevice = "nonsense"\nplugins = ["evil.py"]\n'
+    if whose == "file":
+        above.write_text(text)
+        os.chown(above, STRANGER, -1)
+    else:
+        (tmp_path / "real.toml").write_text(text)
+        above.symlink_to(tmp_path / "real.toml")
+        os.lchown(above, STRANGER, -1)
+    (fetched.parent / "evil.py").write_text("raise SystemExit('imported')")
+    graph("{graph}.bin")
+    code, _, err = call("run", "g.yaml")
+    assert code == 0
+    assert f"warning[untrusted-setting]: {above} is ignored: it belongs to another user ({STRANGER})" in err
+    assert (fetched / "out/g.bin").is_file() and not (fetched.parent / "theirs").exists()
+    assert call("trust", str(above))[0] == 2
+    assert not config.trusted_path().exists()
+
+
+# -- names ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [(".bashrc", "file"), (".ssh/authorized_keys", "file"), ("a/.git/config", "file"), (".x{seed}", "folder"), (".env.txt", "text"), (".vscode/tasks.json", "json"), (".m", "model"), (".x.json", "any")],
+)
+def test_hidden_names_are_other_programs_settings(path: str, kind: str) -> None:
+    """No file, folder, model, text or data gets a name that begins with a dot, in any part of its path."""
+    fault = check_template(path, fields=["seed"], type=PortType(kind))
+    assert fault is not None and "begins with a dot" in fault.message
+
+
+@pytest.mark.parametrize("path", ["imagen-flow.toml", "a/IMAGEN-FLOW.TOML", "imagen-flow.lock", "x.png.provenance.json", "ｉmagen-flow.toml"])
+def test_names_that_say_something_to_us_are_no_outputs(path: str) -> None:
+    """A settings file would choose where the next run writes; a sidecar would make a file ours that is not."""
+    fault = check_template(path, fields=[], type=PortType("file"))
+    assert fault is not None and "is no name for an output" in fault.message
+
+
+def test_pictures_may_have_hidden_names() -> None:
+    """No program takes its settings from a picture."""
+    assert check_template(".previews/{index}.png", fields=[], type=PortType("list", element=PortType("image"))) is None
+
+
+@pytest.mark.parametrize("relative", [".bashrc", "a/.b/c", f"x{SIDECAR}", "imagen-flow.toml"])
+def test_names_are_looked_at_again_when_they_are_filled(tmp_path: Path, relative: str) -> None:
+    """A writer checks its paths itself, whoever made them; nothing is written."""
+    with pytest.raises(OutputError):
+        write(tmp_path / "out", relative, raw(tmp_path))
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_the_folder_in_which_trust_is_kept_takes_no_outputs(tmp_path: Path) -> None:
+    """Not even if the user's own settings let outputs go there."""
+    for name in ("trusted.json", "deep/x.png"):
+        with pytest.raises(OutputError, match="imagen_flow itself reads"):
+            write(config.trusted_path().parent, name, RED if name.endswith("png") else raw(tmp_path))
+    assert not config.trusted_path().exists()
+
+
+def test_a_hidden_folder_that_settings_name_takes_pictures_only(tmp_path: Path) -> None:
+    """The way round the rule for names, by `out` itself, is none."""
+    hidden = OutFolder(tmp_path / ".config/autostart", inside=tmp_path)
+    with pytest.raises(OutputError, match="begins with a dot"):
+        write(hidden, "x.desktop", raw(tmp_path))
+    assert write(hidden, "x.png").is_file()
+
+
+# -- what is not ours ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "hard link", "folder"])
+def test_a_raw_file_replaces_nothing_that_is_not_ours(fetched: Path, call: Call, tmp_path: Path, kind: str) -> None:
+    """Whatever the graph says; the user may say so: --replace."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    place = fetched / "out/x.bin"
+    place.parent.mkdir()
+    if kind == "file":
+        place.write_text("precious")
+    elif kind == "link":
+        place.symlink_to(victim)
+    elif kind == "hard link":
+        os.link(victim, place)
+    else:
+        place.mkdir()
+        (place / "a").write_text("precious")
+    graph("x.bin")
+    assert "out/x.bin  refused: another file is there" in call("plan", "g.yaml")[1]
+    code, _, err = call("run", "g.yaml")
+    assert code == 1 and "there is another file" in err and "--replace" in err
+    assert (place / "a" if kind == "folder" else place).read_text() == "precious"
+    if kind != "folder":
+        assert "replaces a file that no run wrote" in call("plan", "g.yaml", "--replace")[1]
+        assert call("run", "g.yaml", "--replace")[0] == 0
+        assert (place.read_text(), place.is_symlink()) == ("evil", False)
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_replaces_no_folder_of_others(tmp_path: Path) -> None:
+    """A folder that no run wrote, with all in it, stays."""
+    from imagen_flow.filememo import FileMemo
+
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/a").write_text("a")
+    (tmp_path / "out/x").mkdir(parents=True)
+    (tmp_path / "out/x/mine").write_text("mine")
+    with pytest.raises(OutputError, match="another file"):
+        write(tmp_path / "out", "x", FileMemo().folder_value(tmp_path / "made"), exists="replace")
+    assert (tmp_path / "out/x/mine").read_text() == "mine"
+
+
+def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None:
+    """A raw file that carries our provenance is replaced without a word, and an equal one not touched."""
+    graph("x.bin", exists="error")
+    assert call("run", "g.yaml")[0] == 0
+    (fetched / "payload").write_text("newer")
+    assert "out/x.bin  replaces what a run wrote, unless it is equal" in call("plan", "g.yaml")[1]
+    assert call("run", "g.yaml")[0] == 0
+    assert (fetched / "out/x.bin").read_text() == "newer"
+
+
+# -- while it runs -------------------------------------------------------------------------------------------------------------------
+
+
+class Swapping(_AtOnce):
+    """Puts a link in the place of a folder, just before something is written into it."""
+
+    def __init__(self, place: Path, to: Path) -> None:
+        self.place, self.to = place, to
+
+    def swap(self) -> None:
+        if not self.place.is_symlink():
+            shutil.rmtree(self.place)
+            self.place.symlink_to(self.to)
+
+    def put(self, path: Path, data: bytes) -> None:
+        self.swap()
+        super().put(path, data)
+
+    def put_folder(self, path: Path, value: Any) -> None:
+        self.swap()
+        super().put_folder(path, value)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="no folder can be held on to")
+@pytest.mark.parametrize("swapped", ["out", "out/a", "out/a/b"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path: Path, swapped: str, what: str) -> None:
+    """Between the look at a folder and the write into it a link may take its place, or that of a folder above it: then nothing is written."""
+    from imagen_flow.filememo import FileMemo
+
+    outside = tmp_path / "outside"
+    (outside / "a/b").mkdir(parents=True)
+    (outside / "b").mkdir()
+    (tmp_path / "out/a/b").mkdir(parents=True)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/x").write_text("x")
+    value = RED if what == "file" else FileMemo().folder_value(tmp_path / "made")
+    writer = Writer(tmp_path / "out", hands=Swapping(tmp_path / swapped, outside))
+    with pytest.raises(OutputError):
+        writer.write("a/b/x.png" if what == "file" else "a/b/x", value, output="o", provenance=None, digest=digest_value(value))
+    assert not [p for p in outside.rglob("*") if p.is_file()]
+
+
+def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path) -> None:
+    """A folder that is replaced by a link between two outputs is noticed."""
+    (tmp_path / "outside").mkdir()
+    writer = Writer(tmp_path / "out")
+    writer.write("a.png", RED, output="a", provenance=None, digest=digest_value(RED))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out").symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputError, match="when the run began"):
+        writer.write("b.png", RED, output="b", provenance=None, digest=digest_value(RED))
+    assert list((tmp_path / "outside").iterdir()) == []
