@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
@@ -51,10 +51,25 @@ class Adapter:
             raise ValueError(f"the model '{self.model.reference}' {why}; {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}")
         return path / str(name)
 
+    @property
+    def name(self) -> str:
+        """What notes call it: the last word of its reference."""
+        return self.model.reference.rstrip("/").rpartition("/")[2]
+
     def read(self) -> dict[str, Any]:
         """Read its weights by name."""
         file = self.file()
         return flow.read_weights(self.model, "" if file == self.model.path else file.relative_to(self.model.path).as_posix())
+
+    def metadata(self) -> dict[str, str]:
+        """Read what a safetensors file says of itself."""
+        from safetensors import safe_open
+
+        file = self.file()
+        if file.suffix != ".safetensors":
+            return {}
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
 
 
 class Weights:
@@ -91,7 +106,8 @@ class ImageEncoder:
         return flow.size_of(model, "")
 
 
-class Worn(NamedTuple):
+@dataclass(frozen=True)
+class Worn:
     """What a node was given to put on a checkpoint: adapters, and lists beside them."""
 
     loras: Sequence[Adapter] | None = None
@@ -102,13 +118,15 @@ class Worn(NamedTuple):
     ip_scales: Sequence[float] | None = None
     ip_files: Sequence[str] | None = None
     ip_encoder: Any = None
+    #: What the user is told of them, once they are on.
+    notes: list[str] = field(default_factory=list)
 
 
 @contextmanager
 def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[str, Any]]:
     """Put adapters on a pipeline and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
-    Outputs: further arguments of the call.
+    Outputs: further arguments of the call. What of the adapters is not put on is added to the notes of `worn`.
     Raises:
         ValueError: an adapter does not fit, or too little or too much is given.
     """
@@ -120,7 +138,7 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
         with flow.at_rest(changed):
             if worn.loras:
                 need("peft", "a LoRA")
-                off.enter_context(with_loras(pipeline, checkpoint, [(lora.model, lora.file()) for lora in worn.loras], worn.lora_weights))
+                worn.notes.extend(off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights)))
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:

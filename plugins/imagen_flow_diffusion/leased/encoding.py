@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.folder import what_is
 from ..pipelines.calling import problem_of
 from ..pipelines.families import SPLIT, Split, family_of, unread_by
-from .adapters import Adapter, Worn, adapted, need, skipping
+from .adapters import Worn, adapted, need, skipping
 from .components import Checkpoint, TextParts, some_groups
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ class Encoder:
         *,
         clip_skip: int | None = None,
         weighting: str = "none",
-        loras: Sequence[Adapter] | None = None,
-        lora_weights: Sequence[float] | None = None,
-        embeddings: Sequence[Adapter] | None = None,
+        worn: Worn,
     ) -> dict[str, Any]:
         """Give the tensors by the argument of the pipeline that each of them is."""
         import diffusers
@@ -58,7 +55,7 @@ class Encoder:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
             negative_prompt = takes["negative_prompt"].default if "negative_prompt" in takes else "" if "negative_prompt_embeds" in takes else None
         pipeline = self.checkpoint.pipeline(cls)
-        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, Worn(loras, lora_weights, embeddings)), skipping(self.checkpoint, clip_skip), torch.no_grad():
+        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
             if "negative_prompt" in inspect.signature(cls.encode_prompt).parameters:

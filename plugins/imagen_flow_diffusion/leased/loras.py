@@ -5,10 +5,15 @@ What is kept hangs on the leased parts, so it goes when they are evicted.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from . import lora_files
+from .lora_files import NotLoRA, Pair, left_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,14 +23,35 @@ if TYPE_CHECKING:
     from .components import Checkpoint
 
 
-@dataclass(frozen=True)
-class Layers:
+class LoRA(Protocol):
+    """A LoRA: a model with one file of weights."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def file(self) -> Path: ...
+
+    def read(self) -> dict[str, Any]:
+        """Give its tensors by name."""
+        ...
+
+    def metadata(self) -> dict[str, str]:
+        """Give what its file says of itself."""
+        ...
+
+
+class Layers(NamedTuple):
     """Layers that LoRAs put in the place of a module's own, each with its place: the layer above, its name there, and what was there before."""
 
     config: Any
     names: frozenset[str]
     swaps: Sequence[tuple[Any, str, Any, Any]]
     silent: Sequence[Any]
+    #: By LoRA: what of it is not put on.
+    notes: Sequence[Sequence[str]] = ()
 
     @staticmethod
     def of(module: Any, asking: Sequence[Any]) -> Layers:
@@ -37,7 +63,8 @@ class Layers:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         swaps = [(above, name, layer, layer.get_base_layer()) for above in module.modules() for name, layer in above.named_children() if isinstance(layer, BaseTunerLayer)]
-        return Layers(module.peft_config, frozenset(module.peft_config), swaps, [weight for weight in asking if not weight.requires_grad])
+        config = getattr(module, "peft_config", None) or {}
+        return Layers(config, frozenset(config), swaps, [weight for weight in asking if not weight.requires_grad])
 
     def put_on(self, module: Any) -> None:
         for above, name, layer, _ in self.swaps:
@@ -50,78 +77,158 @@ class Layers:
     def take_off(self, module: Any) -> None:
         for above, name, _, base in self.swaps:
             setattr(above, name, base)
-        del module.peft_config
+        if hasattr(module, "peft_config"):
+            del module.peft_config
         module._hf_peft_config_loaded = None
         for weight in self.silent:
             weight.requires_grad_(True)
 
 
 @contextmanager
-def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[tuple[Model, Path]], weights: Sequence[float] | None) -> Iterator[None]:
+def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[LoRA], weights: Sequence[float] | None) -> Iterator[list[str]]:
     """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
-    Params:
-        loras: each a model and its file of weights.
+    Outputs: notes on what of them is not put on.
     Raises:
-        ValueError: the pipeline takes none, or one was made for another base; nothing is left of any.
+        ValueError: the pipeline takes none, or one is not whole, of another kind or made for another base; nothing is left of any.
     """
     if not hasattr(pipeline, "lora_state_dict"):
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
-    wanted = tuple((model.digest, file.name) for model, file in loras)
+    wanted = tuple((lora.model.digest, lora.file().name) for lora in loras)
     modules = {name: checkpoint.parts[name] for name in pipeline._lora_loadable_modules if hasattr(checkpoint.parts.get(name), "named_children")}
     asking = {name: [weight for weight in module.parameters() if weight.requires_grad] for name, module in modules.items()}
     kept = {name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None}
-    fresh = {name: module for name, module in modules.items() if name not in kept}
     try:
-        for name, layers in kept.items():
-            if layers.names:
-                layers.put_on(modules[name])
-        if fresh:
-            for number, (model, file) in enumerate(loras):
-                _load(pipeline, checkpoint, model, file, f"lora{number}", fresh)
-            for name, module in fresh.items():
-                found = Layers.of(module, asking[name]) if getattr(module, "peft_config", None) else Layers(None, frozenset(), (), ())
-                kept[name] = found
-                checkpoint.wear(name, wanted, found)
+        if len(kept) < len(modules):
+            kept = {}
+            notes = [_load(pipeline, checkpoint, lora, number, modules) for number, lora in enumerate(loras)]
+            for name, module in modules.items():
+                layers = Layers.of(module, asking[name]) if getattr(module, "peft_config", None) else Layers(None, frozenset(), (), ())
+                kept[name] = layers._replace(notes=notes)
+                checkpoint.wear(name, wanted, kept[name])
+        else:
+            for name, layers in kept.items():
+                if layers.names:
+                    layers.put_on(modules[name])
         if names := sorted({name for layers in kept.values() for name in layers.names}):
-            pipeline.set_adapters(names, [float(weights[int(name[4:])]) if weights else 1.0 for name in names])
-        yield
+            pipeline.set_adapters(names, [float(weights[_number(name)]) if weights else 1.0 for name in names])
+        yield [note.replace("{name}", lora.name) for layers in list(kept.values())[:1] for lora, notes in zip(loras, layers.notes, strict=True) for note in notes]
     finally:
-        for name, layers in kept.items():
-            if layers.names:
-                layers.take_off(modules[name])
-        if fresh.keys() - kept.keys():
-            # One failed on the way: its library takes off what it put on.
-            pipeline.unload_lora_weights()
-            for name in fresh:
-                for weight in asking[name]:
-                    weight.requires_grad_(True)
+        for name, module in modules.items():
+            # What failed half-way is taken off as what was whole.
+            layers = kept.get(name) or Layers.of(module, asking[name])
+            if layers.names or layers.swaps:
+                layers.take_off(module)
 
 
-def _load(pipeline: Any, checkpoint: Checkpoint, model: Model, file: Path, name: str, modules: Mapping[str, Any]) -> None:
-    """Load a LoRA into those of these modules that it concerns."""
-    more = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet") else {}
+def _number(adapter: str) -> int:
+    """The place in the list of the LoRA that an adapter of peft is, or is a half of."""
+    return int(adapter.removeprefix("lora").partition("_")[0])
+
+
+def _load(pipeline: Any, checkpoint: Checkpoint, lora: LoRA, number: int, modules: Mapping[str, Any]) -> list[str]:
+    """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
     try:
-        # Of the families' own methods some give two things, some three.
-        state, *rest = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True, return_alphas=True, return_lora_metadata=True, **more)
-        metadata, alphas = rest[-1], rest[0] if len(rest) > 1 else None
-        parts = sorted({key.partition(".")[0] for key in state})
-        if strange := [part for part in parts if part not in pipeline._lora_loadable_modules or (part not in checkpoint.parts and part not in checkpoint.index)]:
+        file = lora_files.read(lora.read(), lora.metadata())
+        if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(norm in name for names in file.others.values() for name in names for norm in control):
+            raise NotLoRA("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
+    except NotLoRA as other:
+        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
+    try:
+        unet = pipeline.unet.config if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet") else None
+        found = lora_files.translate(file, pipeline, unet)
+        if strange := sorted(part for part in found if part not in pipeline._lora_loadable_modules or (part not in checkpoint.parts and part not in checkpoint.index)):
             raise ValueError(f"its weights are for {', '.join(strange[:3])}")
-        if any(norm in key for key in state for norm in getattr(pipeline, "_control_lora_supported_norm_keys", ())):
-            raise ValueError("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
-        if "transformer" in modules and hasattr(pipeline, "_maybe_expand_lora_state_dict"):
-            # FLUX's checkpoints that read more than noise take LoRAs made for those that do not.
-            its = {key: weight for key, weight in state.items() if key.startswith("transformer.") and "lora" in key}
-            state |= pipeline._maybe_expand_lora_state_dict(transformer=modules["transformer"], lora_state_dict=its)
-        for part in parts:
-            given = {"prefix": part, "adapter_name": name, "network_alphas": alphas, "metadata": metadata, "low_cpu_mem_usage": True}
-            if part not in modules:
-                continue
-            if part.startswith("text_encoder"):
-                pipeline.load_lora_into_text_encoder(state, text_encoder=modules[part], **given)
-            else:
-                modules[part].load_lora_adapter(state, **given)
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
-        said = " ".join(str(odd).split())
-        raise ValueError(f"the LoRA '{model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
+        notes = left_out(file)
+        total = 0
+        lost: list[str] = []
+        for part, layers in sorted(found.items()):
+            if part in modules:
+                fitting, missing = _fitting(modules[part], layers, pipeline, part)
+                total += len(layers)
+                lost += [f"{part}.{layer}" for layer in missing]
+                for ending, chosen in (("", {name: pair for name, pair in fitting.items() if pair.magnitude is None}), ("_dora", {name: pair for name, pair in fitting.items() if pair.magnitude is not None})):
+                    if chosen:
+                        _attach(modules[part], chosen, f"lora{number}{ending}")
+        if total and len(lost) == total:
+            raise ValueError(f"none of its {total} layers exists there ({lost[0]})")
+        if lost:
+            notes.append(f"{len(lost)} of {total} layers of '{{name}}' do not exist in the base: {', '.join(lost[:2])}{', …' if len(lost) > 2 else ''}")
+        return notes
+    except (NotLoRA, ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as refused:
+        said = " ".join(str(refused).split())
+        raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from refused
+
+
+def _fitting(module: Any, layers: Mapping[str, Pair], pipeline: Any, part: str) -> tuple[dict[str, Pair], list[str]]:
+    """Take the layers that a module has, by its own names; name those that it has not.
+
+    Raises:
+        ValueError: a layer has other sizes there.
+    """
+    import torch
+
+    own = dict(module.named_modules())
+    found, missing = {}, []
+    for given, pair in sorted(layers.items()):
+        # transformers 5 took away a level of one of CLIP's classes.
+        layer = next((name for name in (given, given.removeprefix("text_model."), f"text_model.{given}") if name in own), given)
+        base: Any = own.get(layer)
+        base = base.get_base_layer() if hasattr(base, "get_base_layer") else base
+        if isinstance(base, torch.nn.Linear):
+            reads, gives, window = base.in_features, base.out_features, ()
+        elif isinstance(base, torch.nn.Conv2d) and base.groups == 1:
+            reads, gives, window = base.in_channels, base.out_channels, tuple(base.kernel_size)
+        else:
+            missing.append(given)
+            continue
+        found[layer] = _shaped(given, pair, reads, gives, window, padded=part == "transformer" and hasattr(pipeline, "_maybe_expand_lora_state_dict"))
+    return found, missing
+
+
+def _shaped(layer: str, pair: Pair, reads: int, gives: int, window: tuple[int, ...], *, padded: bool) -> Pair:
+    """Give a pair's matrices the shapes that peft has for a layer: some trainers write those of linear layers as windows of one pixel, and the reverse."""
+    import torch
+
+    down, up = pair.down, pair.up
+    assert down is not None and up is not None
+    rank = up[0].numel()
+    if padded and not window and down.ndim == 2 and down.shape[1] < reads:
+        # FLUX's checkpoints that read more than noise take LoRAs made for those that do not.
+        down = torch.nn.functional.pad(down, (0, reads - down.shape[1]))
+    wide = (rank, reads, *window)
+    if down.numel() != torch.Size(wide).numel() or up.shape[0] != gives or (pair.magnitude is not None and pair.magnitude.numel() != gives):
+        raise ValueError(f"its layer '{layer}' goes from {down[0].numel()} to {up.shape[0]} numbers, and the base's from {torch.Size(wide[1:]).numel()} to {gives}")
+    return replace(pair, down=down.reshape(wide), up=up.reshape(gives, rank, *[1] * len(window)))
+
+
+def _attach(module: Any, layers: Mapping[str, Pair], adapter: str) -> None:
+    """Put pairs of matrices on a module as an adapter of peft, every one at its full strength, and see that all arrived and nothing else.
+
+    Raises:
+        RuntimeError: peft left some of them out.
+    """
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    ranks = {layer: pair.down.shape[0] for layer, pair in layers.items() if pair.down is not None}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    other = {f"^{re.escape(layer)}": its for layer, its in ranks.items() if its != rank}
+    biased, scaled = (any(getattr(pair, what) is not None for pair in layers.values()) for what in ("bias", "magnitude"))
+    state: dict[str, Any] = {}
+    for layer, pair in layers.items():
+        state |= {f"{layer}.lora_A.weight": pair.down, f"{layer}.lora_B.weight": pair.up}
+        if biased:
+            state[f"{layer}.lora_B.bias"] = pair.bias if pair.bias is not None else pair.up.new_zeros(pair.up.shape[0])  # type: ignore[union-attr]
+        if scaled and pair.magnitude is not None:
+            state[f"{layer}.lora_magnitude_vector"] = pair.magnitude if pair.down.ndim == 2 else pair.magnitude.reshape(1, -1, *[1] * (pair.down.ndim - 2))  # type: ignore[union-attr]
+    config = LoraConfig(r=rank, lora_alpha=rank, rank_pattern=other, alpha_pattern=dict(other), target_modules=sorted(layers), use_dora=scaled, lora_bias=biased)
+    # The names of the state choose the layers: by the config's alone, 'proj_out' would choose all that end so.
+    inject_adapter_in_model(config, module, adapter_name=adapter, low_cpu_mem_usage=True, state_dict=state)
+    module._hf_peft_config_loaded = True
+    set_peft_model_state_dict(module, state, adapter_name=adapter, low_cpu_mem_usage=True)
+    put: dict[str, Any] = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer) and adapter in layer.scaling}
+    strengths = {layer.scaling[adapter] for layer in put.values()}
+    empty = [name for name, layer in put.items() for weight_name, weight in layer.named_parameters() if f".{adapter}" in weight_name and weight.is_meta and not weight_name.startswith("base_layer")]
+    if put.keys() != layers.keys() or strengths != {1.0} or empty:
+        raise RuntimeError(f"peft put on {len(put) - len(empty)} of {len(layers)} layers")

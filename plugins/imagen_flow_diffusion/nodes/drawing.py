@@ -282,10 +282,10 @@ def draw(
     made = model.pipeline(cls)
     lost = choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
-    note = "; ".join(filter(None, (note, unguided_by(cls, given), lost)))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"
+        note = "; ".join(filter(None, (note, unguided_by(cls, given), lost, *worn.notes)))
         output = yield from call(made, {**given, **more, "output_type": kind}, seed=seed, note=note)
     return pictures(output)[0]
 

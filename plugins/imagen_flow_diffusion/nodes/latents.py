@@ -128,7 +128,7 @@ def denoise(
     lost = choose(made, sampler, sampler_settings)
     worn = Worn(loras, lora_weights, None, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
     with lent.alone(), adapted(made, lent, worn) as more:
-        output = yield from call(made, {**given, **more}, seed=seed, note=lost, before=before, without=("prompt", "negative_prompt"))
+        output = yield from call(made, {**given, **more}, seed=seed, note="; ".join(filter(None, (lost, *worn.notes))), before=before, without=("prompt", "negative_prompt"))
     found = output["images"]
     if found.ndim == 3:
         # Rows of patches.

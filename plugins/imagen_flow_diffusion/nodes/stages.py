@@ -53,12 +53,11 @@ def encode(
     Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with ``family``, and with ``encoder``, the model's fingerprint.
     """
     note = model.unread(prompt, negative_prompt or "")
-    tensors = model.encode(
-        prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, loras=loras, lora_weights=lora_weights, embeddings=embeddings
-    )
+    worn = Worn(loras, lora_weights, embeddings)
+    tensors = model.encode(prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn)
     for tensor in tensors.values():
         refuse_nan(tensor, "the text encoder gave")
-    yield Progress(1, 1, "" if weighting == "compel" else note)
+    yield Progress(1, 1, "; ".join(filter(None, ("" if weighting == "compel" else note, *worn.notes))))
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 
@@ -173,15 +172,17 @@ def edit(
     if not isinstance(given, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
     more: dict[str, Any] = {}
+    worn = Worn(loras, lora_weights)
     if isinstance(model, Instructed):
         seen = [picture.rgb().as_uint8().pixels for picture in references or []]
-        more = {"arguments": given, "references": seen, "worn": Worn(loras, lora_weights), "sampler": sampler, "sampler_settings": sampler_settings, "rungs": rungs}
+        more = {"arguments": given, "references": seen, "worn": worn, "sampler": sampler, "sampler_settings": sampler_settings, "rungs": rungs}
     elif strange := [name for name, value in (("arguments", given), ("loras", loras), ("references", references), ("sampler", sampler or sampler_settings)) if value]:
         raise ValueError(f"the embedded editor takes no {' and no '.join(strange)}: these are for checkpoints")
     steps = model.edit(
         colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
     )
-    edited = yield from _progress(steps, model.unread(instruction, given, sampler) if isinstance(model, Instructed) else model.unread(instruction, given))
+    unread = model.unread(instruction, given, sampler) if isinstance(model, Instructed) else model.unread(instruction, given)
+    edited = yield from _progress(steps, [unread], worn.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 
@@ -212,8 +213,8 @@ def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:
     return torch.cat([states for states in pair if states is not None])
 
 
-def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "") -> Generator[Progress, None, np.ndarray]:
-    """Yield a sampler's steps as Progress, with a preview at each quarter if the sampler shows its picture; return the picture."""
+def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], *notes: Sequence[str]) -> Generator[Progress, None, np.ndarray]:
+    """Yield a sampler's steps as Progress, with a preview at each quarter if the sampler shows its picture; return the picture. Notes may be added until the first step."""
     with closing(steps):
         while True:
             try:
@@ -223,7 +224,7 @@ def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], note: str = "
             if shown and done == total:
                 refuse_nan(shown[0], "the model gave")
             quarter = done < total and done * 4 // total > (done - 1) * 4 // total
-            yield Progress(done, total, note, _preview(shown[0]) if shown and quarter else None)
+            yield Progress(done, total, "; ".join(note for some in notes for note in some if note), _preview(shown[0]) if shown and quarter else None)
 
 
 def _preview(x: torch.Tensor) -> Image:

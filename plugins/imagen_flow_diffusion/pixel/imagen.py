@@ -41,12 +41,13 @@ class Text:
         texts = (("the prompt", prompt), ("the negative prompt", negative_prompt))
         return "; ".join(filter(None, (unread(self.tokenizer, text, int(self.tokenizer.model_max_length), what=what) for what, text in texts)))
 
-    def encode(self, prompt: str, negative_prompt: str | None, **adapting: Any) -> dict[str, torch.Tensor]:
+    def encode(self, prompt: str, negative_prompt: str | None, *, worn: Any, **asked: Any) -> dict[str, torch.Tensor]:
         """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there is no word."""
         from . import cascade
 
-        if asked := sorted(name for name, value in adapting.items() if value not in (None, "none")):
-            raise ValueError(f"the embedded cascade has no {' and no '.join(asked)}")
+        asked |= {name: getattr(worn, name) for name in ("embeddings", "lora_weights", "loras")}
+        if other := sorted(name for name, value in asked.items() if value not in (None, "none")):
+            raise ValueError(f"the embedded cascade has no {' and no '.join(other)}")
         states = cascade.encode([prompt, negative_prompt or ""], tokenizer=self.tokenizer, text_encoder=self.text_encoder)
         return {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
 

@@ -1,0 +1,275 @@
+"""What a LoRA's file says is what is drawn: its strengths, its kinds and its gaps, held against weights merged by hand, in every family and in the names of every trainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.leased.adapters import Adapter, Worn, adapted
+from imagen_flow_diffusion.leased.components import Checkpoint, Whole
+from imagen_flow_diffusion.tiny import checkpoints
+
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
+]
+
+BASES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "sd": (checkpoints.stable_diffusion, ["unet", "text_encoder"]),
+    "sdxl": (checkpoints.stable_diffusion_xl, ["unet", "text_encoder", "text_encoder_2"]),
+    "sd3": (checkpoints.stable_diffusion_3, ["transformer", "text_encoder"]),
+    "flux": (checkpoints.flux, ["transformer", "text_encoder"]),
+    "qwen": (checkpoints.qwen_image, ["transformer"]),
+    "z": (checkpoints.z_image, ["transformer"]),
+    "sana": (checkpoints.sana, ["transformer"]),
+}
+"""How a base is made, and what of it a LoRA may change."""
+
+NAMES = {
+    "sd": ("kohya", "peft", "diffusers"),
+    "sdxl": ("kohya", "peft", "diffusers"),
+    "sd3": ("peft",),
+    "flux": ("kohya", "peft"),
+    "qwen": ("elsewhere", "peft"),
+    "z": ("elsewhere", "peft"),
+    "sana": ("peft",),
+}
+"""In whose names LoRAs for a family come."""
+
+KINDS = ("no alphas", "one alpha", "alphas that differ", "alphas for some", "ranks that differ", "metadata", "DoRA", "DoRA for some", "LoHa", "LoKr")
+"""What differs from layer to layer, and how the matrices are written."""
+
+TABLE = [(base, names, kind) for base in BASES for names in NAMES[base] for kind in KINDS if kind != "metadata" or names == "peft"]
+
+SIZE = {"width": 32, "height": 32}
+
+ATTENTION = (".to_q.weight", ".to_v.weight", ".to_out.0.weight", "q_proj.weight", "v_proj.weight", "out_proj.weight")
+"""Weights that the table changes, by the ends of their names; convolutions too."""
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the path of a tiny base by name."""
+    home = tmp_path_factory.mktemp("checkpoints")
+
+    def get(name: str) -> Path:
+        if not (home / name).exists():
+            with quiet_libraries():
+                BASES[name][0](home / name)
+        return home / name
+
+    return get
+
+
+def drawn(model: Path, **more: Any) -> dict[str, Any]:
+    return {"type": "diffusion.text_to_image", "model": str(model), "prompt": "a fox", "num_inference_steps": 1, "seed": 3, **SIZE, **more}
+
+
+def weights_of(base: Path, parts: list[str]) -> dict[str, torch.Tensor]:
+    """Read the weights of a base by part and name."""
+    from safetensors.torch import load_file
+
+    return {f"{part}.{name}": weight for part in parts for file in sorted((base / part).glob("*.safetensors")) for name, weight in load_file(file).items()}
+
+
+def merged(base: Path, folder: Path, changes: Mapping[str, torch.Tensor]) -> Path:
+    """Copy a base with other weights in the place of some."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    for part in {name.partition(".")[0] for name in changes}:
+        for file in (folder / part).glob("*.safetensors"):
+            state = load_file(file)
+            save_file({name: changes.get(f"{part}.{name}", weight).contiguous() for name, weight in state.items()}, file, {"format": "pt"})
+    return folder
+
+
+def chosen(base: str, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Name the layers that the table changes."""
+    convolution = [name for name, weight in weights.items() if weight.ndim == 4 and ".conv1." in name and base in ("sd", "sdxl")]
+    return sorted(name.removesuffix(".weight") for name, weight in weights.items() if (name.endswith(ATTENTION) and weight.ndim == 2) or name in convolution[:2])
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape) * 0.7
+
+
+def written(kind: str, number: int, weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Make what a trainer writes of one layer, by the ends of the names, and the weight that it means."""
+    gives, reads = weight.shape[0], weight[0].numel()
+    rank = 2 + number % 3 if kind == "ranks that differ" else 4
+    alpha = {"one alpha": 1.0, "alphas that differ": [0.5, 1.0, 3.0, 8.0][number % 4], "ranks that differ": 3.0, "DoRA": 2.0, "LoHa": 3.0, "LoKr": 2.0}.get(kind)
+    if kind in ("alphas for some", "DoRA for some") and number % 2:
+        alpha = 1.0
+    found: dict[str, torch.Tensor]
+    if kind == "LoHa":
+        found = {"hada_w1_a": random(gives, rank), "hada_w1_b": random(rank, reads), "hada_w2_a": random(gives, rank), "hada_w2_b": random(rank, reads)}
+        delta = (found["hada_w1_a"] @ found["hada_w1_b"]) * (found["hada_w2_a"] @ found["hada_w2_b"])
+    elif kind == "LoKr":
+        inner = (reads // weight[0, 0].numel()) if weight.ndim == 4 else reads
+        found = {"lokr_w1": random(2, 4)}
+        if number % 2:
+            found |= {"lokr_w2_a": random(gives // 2, rank), "lokr_w2_b": random(rank, reads // 4)}
+            second = found["lokr_w2_a"] @ found["lokr_w2_b"]
+        else:
+            found["lokr_w2"] = random(gives // 2, *((inner // 4, *weight.shape[2:]) if weight.ndim == 4 else (reads // 4,)))
+            second, alpha = found["lokr_w2"].flatten(1), 7.0
+        window = weight.shape[2:].numel()
+        delta = torch.einsum("ai,bjk->abijk", found["lokr_w1"], second.reshape(gives // 2, -1, window)).reshape(gives, reads)
+        rank = rank if number % 2 else 7
+    else:
+        found = {"down": random(rank, *weight.shape[1:]), "up": random(gives, rank, *[1] * (weight.ndim - 2))}
+        delta = found["up"].flatten(1) @ found["down"].flatten(1)
+    if alpha is not None:
+        found["alpha"] = torch.tensor(alpha)
+        delta = delta * (alpha / rank)
+    meant = weight + delta.reshape(weight.shape)
+    if kind == "DoRA" or (kind == "DoRA for some" and number % 3):
+        found["dora_scale"] = weight.flatten(1).norm(dim=1) * (1 + torch.rand(gives))
+        meant = (meant.flatten(1) * (found["dora_scale"] / meant.flatten(1).norm(dim=1))[:, None]).reshape(weight.shape)
+        found["dora_scale"] = found["dora_scale"].reshape(-1, *[1] * (weight.ndim - 1))
+    return found, meant
+
+
+def named(names: str, base: str, layer: str, ends: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Write one layer's tensors in a trainer's names."""
+    part, _, inside = layer.partition(".")
+    if names == "kohya":
+        beginning = {"unet": "lora_unet_", "transformer": "lora_unet_", "text_encoder": "lora_te_" if base == "sd" else "lora_te1_", "text_encoder_2": "lora_te2_"}[part]
+        inside = inside if inside.startswith("text_model.") or part not in ("text_encoder", "text_encoder_2") else f"text_model.{inside}"
+        stem, spelt = beginning + inside.replace(".", "_"), {"down": "lora_down.weight", "up": "lora_up.weight"}
+    elif names == "diffusers":
+        text = part.startswith("text")
+        stem, spelt = layer, {"down": "lora_linear_layer.down.weight" if text else "lora.down.weight", "up": "lora_linear_layer.up.weight" if text else "lora.up.weight"}
+    else:
+        stem = layer.replace("transformer.", "diffusion_model.", 1) if names == "elsewhere" else layer
+        spelt = {"down": "lora_A.weight", "up": "lora_B.weight", "dora_scale": "lora_magnitude_vector" if names == "peft" else "dora_scale"}
+    return {f"{stem}.{spelt.get(end, end)}": tensor for end, tensor in ends.items()}
+
+
+FUSED = {
+    "transformer_blocks.0.attn.to_": ("double_blocks_0_img_attn_qkv", "qkv"),
+    "transformer_blocks.0.attn.add_": ("double_blocks_0_txt_attn_qkv", "qkv"),
+}
+
+
+def for_flux_by_kohya(kind: str, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Write a LoRA for FLUX in the authors' names, where three layers are one, and the weights that it means."""
+    state, meant = {}, {}
+    plan = {
+        "double_blocks_0_img_attn_qkv": [f"transformer.transformer_blocks.0.attn.to_{letter}" for letter in "qkv"],
+        "double_blocks_0_txt_attn_qkv": [f"transformer.transformer_blocks.0.attn.add_{letter}_proj" for letter in "qkv"],
+        "double_blocks_0_img_attn_proj": ["transformer.transformer_blocks.0.attn.to_out.0"],
+        "single_blocks_0_linear2": ["transformer.single_transformer_blocks.0.proj_out"],
+    }
+    for number, (name, layers) in enumerate(plan.items()):
+        ends, whole = written(kind, number, torch.cat([weights[f"{layer}.weight"] for layer in layers]))
+        state |= named("kohya", "flux", f"transformer.{name}", ends)
+        meant |= {f"{layer}.weight": rows for layer, rows in zip(layers, whole.chunk(len(layers)), strict=True)}
+    for number, layer in enumerate(name for name in chosen("flux", weights) if name.startswith("text_encoder.")):
+        ends, meant[f"{layer}.weight"] = written(kind, number, weights[f"{layer}.weight"])
+        state |= named("kohya", "flux", layer, ends)
+    return state, meant
+
+
+def made(base: str, names: str, kind: str, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, str]]:
+    """Make a LoRA's tensors, the weights that it means and its metadata."""
+    torch.manual_seed(7)
+    if (base, names) == ("flux", "kohya"):
+        return *for_flux_by_kohya(kind, weights), {}
+    state: dict[str, torch.Tensor] = {}
+    meant: dict[str, torch.Tensor] = {}
+    said: dict[str, Any] = {}
+    for number, layer in enumerate(chosen(base, weights)):
+        ends, changed = written(kind, number, weights[f"{layer}.weight"])
+        if kind == "metadata":
+            part, _, inside = layer.partition(".")
+            strength = [0.5, 2.0][number % 2]
+            changed = weights[f"{layer}.weight"] + (changed - weights[f"{layer}.weight"]) * strength
+            said |= {f"{part}.r": 4, f"{part}.lora_alpha": 2.0, f"{part}.rank_pattern": {}}
+            if strength == 2.0:
+                said.setdefault(f"{part}.alpha_pattern", {})[inside.removeprefix("text_model.")] = 8.0
+        meant[f"{layer}.weight"] = changed
+        state |= named(names, base, layer, ends)
+    return state, meant, {"lora_adapter_metadata": json.dumps(said)} if said else {}
+
+
+def saved(file: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write a LoRA's file."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, file, {"format": "pt", **(metadata or {})})
+    return str(file)
+
+
+@contextmanager
+def lent(pool: ModelPool, base: Path) -> Iterator[Checkpoint]:
+    """Lease all of a base."""
+    model = flow.Model(base, f"digest of {base}", str(base))
+    with pool.lease(Whole, model, device="cpu", dtype="float32") as checkpoint, torch.no_grad():
+        yield checkpoint
+
+
+def acts(layer: Any) -> torch.Tensor:
+    """What a layer does to each of its inputs alone: its weight, whatever is in its place."""
+    inner = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    if isinstance(inner, torch.nn.Linear):
+        found = layer(torch.eye(inner.in_features)) - layer(torch.zeros(1, inner.in_features))
+        return found.T
+    window = (inner.in_channels, *inner.kernel_size)
+    each = torch.eye(int(np.prod(window))).reshape(-1, *window)
+    middle = [side // 2 for side in inner.kernel_size]
+    found = (layer(each) - layer(torch.zeros(1, *window)))[:, :, middle[0], middle[1]]
+    return found.T.reshape(inner.out_channels, *window)
+
+
+@pytest.mark.parametrize(("base", "names", "kind"), TABLE)
+def test_a_lora_is_as_strong_as_its_file_says(base: str, names: str, kind: str, at: Callable[[str], Path], pool: ModelPool, tmp_path: Path) -> None:
+    """Whatever is said of strength, layer by layer or not at all, each layer does what the weight merged by hand does, and all others what they did."""
+    weights = weights_of(at(base), BASES[base][1])
+    state, meant, metadata = made(base, names, kind, weights)
+    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state, metadata)), kind, "lora.safetensors"))
+    with lent(pool, at(base)) as checkpoint:
+        pipeline = checkpoint.pipeline(getattr(diffusers, checkpoint.kind))
+        worn = Worn([lora])
+        with checkpoint.alone(), adapted(pipeline, checkpoint, worn):
+            assert worn.notes == []
+            for name, weight in meant.items():
+                part, _, layer = name.removesuffix(".weight").partition(".")
+                own = dict(checkpoint.parts[part].named_modules())
+                module = own.get(layer) or own[layer.removeprefix("text_model.")]
+                assert hasattr(module, "get_base_layer"), name
+                torch.testing.assert_close(acts(module), weight, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+            changed = [f"{part}.{name}" for part in BASES[base][1] for name, module in checkpoint.parts[part].named_modules() if hasattr(module, "get_base_layer")]
+            assert len(changed) == len(meant)
+        assert not any(hasattr(module, "get_base_layer") for part in BASES[base][1] for module in checkpoint.parts[part].modules())
+
+
+@pytest.mark.parametrize("base", list(BASES))
+def test_the_picture_is_that_of_merged_weights(base: str, at: Callable[[str], Path], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """The whole way, from the file to the pixels; the base draws as before."""
+    plain = draw(one=drawn(at(base))).pixels
+    state, meant, _ = made(base, NAMES[base][0], "no alphas", weights_of(at(base), BASES[base][1]))
+    # The tiny networks hardly heed less.
+    ups = {name: tensor * 50 if name.endswith(("lora_up.weight", "lora_B.weight")) else tensor for name, tensor in state.items()}
+    before = weights_of(at(base), BASES[base][1])
+    strong = {name: before[name] + (weight - before[name]) * 50 for name, weight in meant.items()}
+    ours = draw(one=drawn(at(base), loras=[saved(tmp_path / "lora.safetensors", ups)])).pixels
+    theirs = draw(one=drawn(merged(at(base), tmp_path / "merged", strong))).pixels
+    far, near = (int(np.abs(ours.astype(int) - other).max()) for other in (plain, theirs))
+    assert far >= 4
+    assert near <= 1
+    assert np.array_equal(draw(one=drawn(at(base))).pixels, plain)
