@@ -150,11 +150,39 @@ class Image:
 
     @classmethod
     def from_pil(cls, picture: PIL.Image.Image) -> Image:
-        """Take an 8-bit Pillow picture of mode L, LA, RGB or RGBA; any other mode is converted to RGB(A)."""
+        """Take a Pillow picture of any mode, at its own depth.
+
+        L, LA, RGB and RGBA are taken as they are. The modes of 16 bits (``I;16`` …) become uint16, ``I`` too where its values are those of 16 bits; ``F`` becomes float32 with its
+        values as they stand, so 1 is white. All else is converted to RGB, with alpha if it has transparency; so does a colour that `info` names as transparent become alpha.
+
+        Raises:
+            ValueError: mode I with values outside of 0 to 65535, or mode F with NaN or infinite ones.
+        """
         import numpy as np
 
-        if picture.mode not in ("L", "LA", "RGB", "RGBA"):
-            picture = picture.convert("RGBA" if "A" in picture.mode or "transparency" in picture.info else "RGB")
+        mode = picture.mode
+        clear = picture.info.get("transparency")
+        if mode in ("I", "F") or mode.startswith("I;16"):
+            pixels = np.array(picture)
+            if mode == "F":
+                return cls(pixels)
+            if mode == "I" and (pixels.min() < 0 or pixels.max() > 65535):
+                raise ValueError(
+                    f"a Pillow picture of mode I has values from {pixels.min()} to {pixels.max()}, and of these no white is known; bring them to 0 to 65535, or to floats from 0 to 1 (mode F)"
+                )
+            pixels = pixels.astype("uint16")[:, :, None]
+            if isinstance(clear, int):
+                pixels = np.concatenate([pixels, np.where(pixels == clear, np.uint16(0), np.uint16(65535))], axis=2)
+            return cls(pixels)
+        if clear is not None and mode in ("1", "L", "RGB"):
+            if mode == "1":
+                picture = picture.convert("L")
+                picture.info["transparency"] = 255 if clear else 0
+            picture = picture.convert("RGBA" if mode == "RGB" else "LA")
+        elif mode == "La":
+            picture = picture.convert("LA")
+        elif mode not in ("L", "LA", "RGB", "RGBA"):
+            picture = picture.convert("RGBA" if mode in ("PA", "RGBa") or clear is not None or (mode == "P" and _has_alpha(picture)) else "RGB")
         return cls(np.array(picture))
 
     def to_pil(self) -> PIL.Image.Image:
@@ -206,6 +234,11 @@ class Mask:
     def as_float(self) -> np.ndarray:
         """Give the (height, width) weights as float32 from 0 to 1."""
         return _as_float(self.pixels)[:, :, 0]
+
+
+def _has_alpha(picture: PIL.Image.Image) -> bool:
+    """Whether a palette holds alpha itself."""
+    return picture.palette is not None and picture.palette.mode.endswith("A")
 
 
 def _checked_pixels(pixels: Any, what: str, channels: tuple[int, ...]) -> np.ndarray:

@@ -61,6 +61,58 @@ def test_other_pillow_modes_become_rgb(mode: str, channels: int) -> None:
     assert Image.from_pil(PIL.Image.new(mode, (3, 2))).channels == channels
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I"])
+def test_a_pillow_picture_of_16_bits_keeps_them(mode: str) -> None:
+    """In each of the modes that Pillow has for them."""
+    levels = [0, 1, 255, 256, 300, 65535]
+    picture = PIL.Image.new(mode, (6, 1))
+    for x, level in enumerate(levels):
+        picture.putpixel((x, 0), level)
+    found = Image.from_pil(picture)
+    assert (found.pixels.dtype, found.pixels[0, :, 0].tolist()) == ("uint16", levels)
+
+
+def test_a_transparent_grey_of_16_bits_becomes_alpha() -> None:
+    """As Pillow tells of a PNG."""
+    picture = PIL.Image.fromarray(np.array([[256, 257]], "uint16"))
+    picture.info["transparency"] = 257
+    assert Image.from_pil(picture).pixels.tolist() == [[[256, 65535], [257, 0]]]
+
+
+def test_a_pillow_picture_of_floats_stays_as_it_stands() -> None:
+    """1 is white, and what lies outside is kept."""
+    floats = np.array([[-0.5, 0.0, 0.25, 1.0, 3.0]], "float32")
+    found = Image.from_pil(PIL.Image.fromarray(floats))
+    assert (found.pixels.dtype, found.pixels[0, :, 0].tolist()) == ("float32", floats[0].tolist())
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_whole_numbers_beyond_16_bits_have_no_white(value: int) -> None:
+    """The message says which values there are and what to do."""
+    with pytest.raises(ValueError, match=f"of mode I has values from .*{value}.*bring them to 0 to 65535"):
+        Image.from_pil(PIL.Image.new("I", (1, 1), value))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "info", "wanted"),
+    [
+        ("La", (50, 100), {}, [127, 100]),
+        ("RGBa", (50, 0, 0, 100), {}, [127, 0, 0, 100]),
+        ("RGB", (9, 8, 7), {"transparency": (9, 8, 7)}, [9, 8, 7, 0]),
+        ("L", 9, {"transparency": 9}, [9, 0]),
+        ("L", 9, {"transparency": 8}, [9, 255]),
+        ("1", 1, {"transparency": 1}, [255, 0]),
+        ("HSV", (0, 255, 255), {}, [255, 0, 0]),
+        ("CMYK", (0, 255, 255, 0), {}, [255, 0, 0]),
+    ],
+)
+def test_alpha_and_colour_survive_in_every_pillow_mode(mode: str, colour: object, info: dict[str, object], wanted: list[int]) -> None:
+    """Premultiplied alpha is divided out; a colour named as transparent becomes alpha."""
+    picture = PIL.Image.new(mode, (1, 1), colour)
+    picture.info.update(info)
+    assert Image.from_pil(picture).pixels.tolist() == [[wanted]]
+
+
 def test_depths_are_converted_by_rounding() -> None:
     """Full range is full range in every depth, and 8 bits survive the way through float and back."""
     levels = np.arange(256, dtype="uint8").reshape(16, 16)
