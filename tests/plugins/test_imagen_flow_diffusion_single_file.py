@@ -312,3 +312,182 @@ def test_a_tiny_model_is_of_the_files_kind(at: Callable[[str], tuple[str, str]],
     file.write_bytes(Path(at("sdxl")[1]).read_bytes())
     assert kind_of(str(file), file) == "sdxl"
     assert kind_of(str(file), None) != "sdxl"
+
+
+def changed(at: Callable[[str], tuple[str, str]], name: str, to: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], metadata: dict[str, str] | None = None) -> str:
+    """Write a checkpoint's file with other tensors, what completes it beside it."""
+    file = at(name)[1]
+    if not to.with_suffix("").exists():
+        to.with_suffix("").symlink_to(Path(file).with_suffix(""))
+    save_file({key: tensor.contiguous().clone() for key, tensor in change(load_file(file)).items()}, to, metadata)
+    return str(to)
+
+
+def drawing(model: str, **more: Any) -> dict[str, Any]:
+    return {"type": "diffusion.text_to_image", "model": model, "prompt": "a red fox", "num_inference_steps": 2, "width": 32, "height": 48, "seed": 3, **more}
+
+
+MARKED: list[tuple[str, list[str], dict[str, str], dict[str, Any], str]] = [
+    ("sdxl", ["v_pred"], {}, {"prediction_type": "v_prediction"}, ""),
+    ("sdxl", ["v_pred", "ztsnr"], {}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, ""),
+    ("sdxl", [], {"modelspec.prediction_type": "v"}, {"prediction_type": "v_prediction"}, ""),
+    ("sdxl", ["ztsnr"], {"modelspec.prediction_type": "V_Prediction"}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, ""),
+    ("sd15", ["v_pred"], {"modelspec.prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}, ""),
+    ("sd15", ["v_pred", "ztsnr"], {}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}, "DDIMScheduler"),
+    ("sd2", [], {"modelspec.prediction_type": "epsilon"}, {"prediction_type": "epsilon"}, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "marks", "metadata", "settings", "sampler"), MARKED)
+def test_a_file_is_sampled_as_it_says(
+    name: str, marks: list[str], metadata: dict[str, str], settings: dict[str, Any], sampler: str, at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Marks in the file, and its metadata, say what it predicts and whether its schedule ends without signal: the picture is that of the folder with such a sampler."""
+    import diffusers
+
+    path = changed(at, name, tmp_path / "mine.safetensors", lambda state: state | {mark: torch.tensor([]) for mark in marks}, metadata)
+    pipeline = by_hand(at(name)[0])
+    made = getattr(diffusers, sampler) if sampler else type(pipeline.scheduler)
+    pipeline.scheduler = made.from_config(pipeline.scheduler.config, **settings)
+    theirs = pipeline("a red fox", num_inference_steps=2, width=32, height=48, generator=torch.Generator("cpu").manual_seed(3)).images[0]
+    # A schedule that ends without signal begins with noise 4,096 times as large as the picture, and the last bit is seen.
+    off = np.abs(draw(one=drawing(path)).pixels.astype(int) - np.asarray(theirs)).max()
+    assert off <= ("rescale_betas_zero_snr" in settings)
+    if settings["prediction_type"] != "epsilon":
+        assert np.abs(draw(one=drawing(at(name)[1])).pixels.astype(int) - np.asarray(theirs)).max() > 20
+
+
+def test_a_sampler_that_is_chosen_goes_by_what_the_file_says(at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path) -> None:
+    """Another class gets the prediction type too; and a denoiser in the place of another brings its own."""
+    import diffusers
+
+    path = changed(at, "sdxl", tmp_path / "mine.safetensors", lambda state: state | {"v_pred": torch.tensor([])})
+    pipeline = by_hand(at("sdxl")[0])
+    own = pipeline.scheduler
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(own.config, prediction_type="v_prediction")
+    theirs = pipeline("a red fox", num_inference_steps=2, width=32, height=48, generator=torch.Generator("cpu").manual_seed(3)).images[0]
+    assert np.array_equal(draw(one=drawing(path, sampler="DPMSolverMultistep")).pixels, np.asarray(theirs))
+    pipeline.scheduler = type(own).from_config(own.config, prediction_type="v_prediction")
+    theirs = pipeline("a red fox", num_inference_steps=2, width=32, height=48, generator=torch.Generator("cpu").manual_seed(3)).images[0]
+    assert np.array_equal(draw(one=drawing(at("sdxl")[0], denoiser=path)).pixels, np.asarray(theirs))
+    assert np.array_equal(draw(one=drawing(path, denoiser=at("sdxl")[0])).pixels, draw(one=drawing(at("sdxl")[0])).pixels)
+
+
+def test_a_prediction_that_no_sampler_follows_is_refused(at: Callable[[str], tuple[str, str]], failure: Callable[..., str], tmp_path: Path) -> None:
+    """A file that says something else is not drawn as if it predicted noise."""
+    path = changed(at, "sdxl", tmp_path / "mine.safetensors", dict, {"modelspec.prediction_type": "rf", "modelspec.architecture": "stable-diffusion-xl-v1-base"})
+    assert failure(one=drawing(path)) == "mine.safetensors says that it predicts 'rf' (modelspec.prediction_type), and samplers follow epsilon, sample, v_prediction"
+
+
+def test_a_velocity_at_any_noise_is_sampled_between_its_ends(tmp_path: Path) -> None:
+    """What CosXL's two numbers say makes a sampler that ends at the picture with a perfect model."""
+    from diffusers import EulerDiscreteScheduler
+
+    from imagen_flow_diffusion.pipelines.samplers import as_trained
+
+    save_file({"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.002), "x": torch.ones(1)}, tmp_path / "mine.safetensors")
+    said = single_file.predicts(tmp_path / "mine.safetensors")
+    assert said == {"prediction_type": "v_prediction", "sigma_max": 120.0, "sigma_min": pytest.approx(0.002)}
+    sampler = as_trained(EulerDiscreteScheduler(), said)
+    sampler.set_timesteps(8)
+    clean = torch.linspace(-2, 2, 64).reshape(1, 4, 4, 4)
+    x = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * sampler.init_noise_sigma
+    for time in sampler.timesteps:
+        sigma = float((time * 4).exp())  # the model is told a quarter of the logarithm of the noise
+        seen = sampler.scale_model_input(x, time)
+        alpha = 1 / (sigma**2 + 1) ** 0.5
+        noise = (seen - alpha * clean) / (sigma * alpha)
+        x = sampler.step(alpha * noise - sigma * alpha * clean, time, x).prev_sample
+    assert torch.allclose(x, clean, atol=1e-3)
+
+
+def scaled(state: dict[str, torch.Tensor], part: str, ending: str, shape: str) -> dict[str, torch.Tensor]:
+    """A part's matrices as 8-bit floats with scales beside them, and with what else such files hold."""
+    found = dict(state)
+    for name, weight in state.items():
+        if not name.startswith(part) or weight.ndim < 2 or not name.endswith("weight") or "embedding" in name:
+            continue
+        layer = name.removesuffix("weight")
+        if shape == "rows":
+            scale = weight.abs().amax(dim=tuple(range(1, weight.ndim))) / 448
+            factor = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        elif shape == "squares" and weight.ndim == 2:
+            rows, columns = (-(-side // 128) for side in weight.shape)
+            scale = torch.rand(rows, columns) * 0.01 + weight.abs().max() / 400
+            factor = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[: weight.shape[0], : weight.shape[1]]
+        else:
+            factor = scale = weight.abs().max().reshape(1) / 448
+        found[name], found[layer + ending] = (weight / factor).to(torch.float8_e4m3fn), scale
+        found[layer + {"scale_weight": "scale_input"}.get(ending, "input_scale")] = torch.ones(1)
+        found[layer + "comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    found[f"{part}scaled_fp8"] = torch.tensor([], dtype=torch.float8_e4m3fn)
+    return found
+
+
+@pytest.mark.parametrize(("ending", "shape"), [("scale_weight", "one"), ("weight_scale", "rows"), ("weight_scale_inv", "squares")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("sd15", "cond_stage_model.transformer."), ("sd15", "model.diffusion_model."), ("sd15", "first_stage_model."), ("sdxl", "conditioner.embedders.1.model."), ("sd3", "text_encoders.t5xxl.transformer."), ("flux", "text_encoders.t5xxl.transformer.")],
+)
+def test_8_bit_floats_are_read_with_their_scales(name: str, part: str, ending: str, shape: str, at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:
+    """In every part of a file each weight is the number times its scale, within what 8 bits round."""
+    if (name, part) == ("sd3", "text_encoders.t5xxl.transformer.") and shape != "one":
+        pytest.skip("as FLUX's")
+    path = changed(at, name, tmp_path / "mine.safetensors", lambda state: scaled(state, part, ending, shape))
+    model, plain = ([resolve(text, folder=tmp_path, embedded={}, digest=digest_file, base_of=single_file.base_of)] for text in (path, at(name)[1]))
+    of = {beginning: name for name, beginning in model[0].base.holds if part.startswith(beginning)}  # type: ignore[union-attr]
+    entry = components.index_of(model[0])[of[max(of)]]
+    ours, theirs = (components.load_component(one[0], of[max(of)], entry, device="cpu", dtype="float32").state_dict() for one in (model, plain))
+    assert ours.keys() == theirs.keys()
+    assert all((ours[key] - theirs[key]).abs().max() <= 0.07 * theirs[key].abs().max() + 1e-6 for key in theirs if theirs[key].is_floating_point())
+    assert any(not torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_scales_that_are_not_understood_are_refused(at: Callable[[str], tuple[str, str]], failure: Callable[..., str], tmp_path: Path) -> None:
+    """A scale of another shape, of a weight that is not in 8 bits, or of none: the file is named."""
+
+    def spoilt(change: Callable[[dict[str, torch.Tensor], str, str], None]) -> str:
+        def make(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            found = scaled(state, "cond_stage_model.transformer.", "scale_weight", "one")
+            name = next(name for name in found if name.endswith("scale_weight"))
+            change(found, name, name.replace("scale_weight", "weight"))
+            return found
+
+        return failure(one=drawing(changed(at, "sd15", tmp_path / "mine.safetensors", make)))
+
+    assert "the scale of cond_stage_model." in spoilt(lambda state, scale, weight: state.update({scale: torch.ones(3)}))
+    assert "only 8-bit floats with one scale are read" in spoilt(lambda state, scale, weight: state.update({weight: torch.ones(32, 32)}))
+    assert "only 8-bit floats with one scale are read" in spoilt(lambda state, scale, weight: state.update({weight.replace("weight", "weight_scale_2"): torch.ones(1)}))
+    said = spoilt(lambda state, scale, weight: state.update({scale.replace("fc1", "fc9").replace("q_proj", "fc9"): torch.ones(1)}))
+    assert said.startswith("mine.safetensors holds no text_encoder that fits the model")
+    assert "is a scale, and there is no weight of 8-bit floats that it is for" in said
+
+
+def test_8_bit_floats_with_scales_in_a_folder_are_refused_when_planning(at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:
+    """The libraries read a folder's weights without their scales: part and file are named."""
+    import shutil
+
+    folder = tmp_path / "sd"
+    shutil.copytree(at("sd15")[0], folder)
+    for part in ("text_encoder", "vae", "unet"):
+        file = next((folder / part).glob("*.safetensors"))
+        before = file.read_bytes()
+        save_file(scaled(load_file(file), "", "scale_weight", "one"), file, {"format": "pt"})
+        said = problem(one=drawing(str(folder)))
+        assert f"the {part} of the model '{folder}' cannot be read: {file.name} holds 8-bit floats with scales beside them (" in said
+        file.write_bytes(before)
+
+
+def test_a_tokenizer_that_says_no_length_reads_as_far_as_its_encoder(at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """Without ``model_max_length`` in its configuration the picture is the same."""
+    import json
+    import shutil
+
+    folder = tmp_path / "sdxl"
+    shutil.copytree(at("sdxl")[0], folder)
+    for part in ("tokenizer", "tokenizer_2"):
+        config = json.loads((folder / part / "tokenizer_config.json").read_text())
+        del config["model_max_length"]
+        (folder / part / "tokenizer_config.json").write_text(json.dumps(config))
+    prompt = "a very long prompt, " * 40
+    assert np.array_equal(draw(one=drawing(str(folder), prompt=prompt)).pixels, draw(one=drawing(at("sdxl")[0], prompt=prompt)).pixels)

@@ -9,14 +9,18 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
 from .quantizing import arguments, check_saved, saved_as
-from .single_file import kind_of_file
+from .scales import scale_among
+from .single_file import header_of, kind_of_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imagen_flow import Model
 
 #: Networks have some dozens.
@@ -102,6 +106,8 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     _check_counts(model, f"{place}/config.json", config)
     if method := saved_as(config):
         check_saved(model, part or model.path.name, cls.__module__.partition(".")[0], method, device)
+    else:
+        refuse_scaled(model, part)
     with quiet():
         module, info = cls.from_pretrained(
             str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
@@ -111,6 +117,26 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
     # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none torch multiplies in another order, and the last bits differ.
     return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
+
+
+def refuse_scaled(model: Model, part: str) -> None:
+    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them: the libraries read the numbers without the scales, unless a configuration says what they are.
+
+    Raises:
+        ModelError: it is such a part; the message names the file.
+    """
+    for file in sorted((model.folder / folder_of(model, part)).glob("*.safetensors")):
+        found = file.stat()
+        if scale := _scale_in(file, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+            raise flow.ModelError(
+                f"the {part or 'weights'} of the model '{model.reference}' cannot be read: {file.name} holds 8-bit floats with scales beside them ({scale}), and no quantization_config says so; take it in 16 bits, or as one file of weights"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _scale_in(file: Path, *_sign: int) -> str:
+    header = header_of(file)
+    return scale_among(header) if any(str(entry["dtype"]).startswith("F8") for entry in header.values()) else ""
 
 
 def _check_counts(model: Model, name: str, config: Any) -> None:

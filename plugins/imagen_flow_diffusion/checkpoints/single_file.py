@@ -107,6 +107,46 @@ def kind_of(header: Header) -> str:
     return ""
 
 
+PREDICTIONS = {
+    **dict.fromkeys(("epsilon", "eps", "noise"), "epsilon"), **dict.fromkeys(("v", "v_pred", "v-pred", "v_prediction", "v-prediction", "velocity"), "v_prediction"),
+    **dict.fromkeys(("sample", "x0"), "sample"),
+}  # fmt: skip
+"""How a file may say what its denoiser predicts (``modelspec.prediction_type``), and how diffusers does."""
+
+CONTINUOUS = {"sigma_max": "edm_vpred.sigma_max", "sigma_min": "edm_vpred.sigma_min"}
+"""Tensors of one number that say that a denoiser predicts a velocity at any noise between two, as CosXL's does."""
+
+
+def predicts(path: Path) -> dict[str, Any]:
+    """Give the settings of a sampler that a file of weights says: in the tensors ``v_pred`` and ``ztsnr``, which hold nothing, in those of `CONTINUOUS`, or in ``modelspec.prediction_type``.
+
+    Raises:
+        ModelError: it says a prediction that none of diffusers' samplers follows.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="numpy") as held:
+            names, metadata = set(held.keys()), held.metadata() or {}
+            continuous = {setting: float(held.get_tensor(name).reshape(-1)[0]) for setting, name in CONTINUOUS.items() if name in names and CONTINUOUS["sigma_max"] in names}
+    except (OSError, SafetensorError, IndexError, TypeError):
+        return {}  # whoever loads the file says so
+    if continuous:
+        return {"prediction_type": "v_prediction", **continuous}
+    # The pictures of a schedule that ends without signal are those of steps that begin there.
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in names else {}
+    if "v_pred" in names:
+        return {"prediction_type": "v_prediction", **zero}
+    if said := str(metadata.get("modelspec.prediction_type", "")).strip().lower():
+        if said in PREDICTIONS:
+            return {"prediction_type": PREDICTIONS[said], **zero}
+        if metadata.get("modelspec.architecture", "").startswith(("stable-diffusion-v", "stable-diffusion-xl")):
+            raise flow.ModelError(f"{path.name} says that it predicts '{said[:40]}' (modelspec.prediction_type), and samplers follow {', '.join(sorted(set(PREDICTIONS.values())))}")
+    return zero
+
+
 def kind_of_file(path: Path) -> str:
     """Say in words what a file of weights is that is no checkpoint."""
     if path.suffix.lower() != ".safetensors":
@@ -123,6 +163,6 @@ def header_of(path: Path) -> Header:
 
     try:
         with safe_open(path, framework="numpy") as held:
-            return {name: {"shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping
+            return {name: {"dtype": held.get_slice(name).get_dtype(), "shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping
     except SafetensorError:
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import imagen_flow as flow
 
 from .folder import quiet
-from .single_file import header_of
+from .scales import unscaled
 
 
 def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: str, of: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
@@ -30,17 +29,19 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
     given = {"config": str(like), "subfolder": part, "local_files_only": True}
     in_dtype = getattr(torch, dtype)
     try:
+        held = {} if file.suffix.lower() == ".gguf" else unscaled(_tensors(file, beginning), in_dtype)
+        numbers = sum(tensor.numel() for tensor in held.values()) if held else _count(file)
         with quiet(), _hushed():
             if file.suffix.lower() == ".gguf":
                 from diffusers import GGUFQuantizationConfig
 
                 module = cls.from_single_file(str(file), quantization_config=GGUFQuantizationConfig(compute_dtype=in_dtype), dtype=in_dtype, **given)
             elif hasattr(cls, "from_single_file"):
-                module = cls.from_single_file(_tensors(file, beginning), dtype=in_dtype, **given)
+                module = cls.from_single_file(held, dtype=in_dtype, **given)
             elif cls.__name__.startswith("CLIPText"):
-                module = conversion.create_diffusers_clip_model_from_ldm(cls, _tensors(file, beginning), torch_dtype=in_dtype, **given)
+                module = conversion.create_diffusers_clip_model_from_ldm(cls, held, torch_dtype=in_dtype, **given)
             elif cls.__name__ == "T5EncoderModel":
-                module = conversion.create_diffusers_t5_model_from_checkpoint(cls, _tensors(file, beginning), torch_dtype=in_dtype, **given)
+                module = conversion.create_diffusers_t5_model_from_checkpoint(cls, held, torch_dtype=in_dtype, **given)
                 module.tie_weights()
             else:
                 raise ValueError(f"no file holds a {cls.__name__} that diffusers could read")
@@ -52,8 +53,8 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
     state = module.state_dict()
     if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it lacks {len(missing)} weights, {missing[0]} first")
-    if part.startswith(("unet", "transformer")) and (more := _count(file, beginning) - sum(_numbers(tensor) for tensor in state.values())) > 0:
-        # diffusers drops what it has no place for: guidance of a larger kind, or the scales without which numbers of 8 bits mean nothing.
+    if part.startswith(("unet", "transformer")) and (more := numbers - sum(_numbers(tensor) for tensor in state.values())) > 0:
+        # diffusers drops what it has no place for, as guidance of a larger kind.
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it has {more:,} numbers for which this model has no place")
     # The weights go on asking for gradients, as the libraries leave them: where none does, torch multiplies otherwise on the CPU, and a picture would differ from theirs by a level.
     settings = settings or flow.Loading()
@@ -78,16 +79,15 @@ def _tensors(file: Path, beginning: str) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as held:
-        return {name: held.get_tensor(name) for name in held.keys() if name.startswith(beginning)}  # noqa: SIM118  # it is no mapping
+        # Marks without numbers (``v_pred``) are no weights.
+        return {name: held.get_tensor(name) for name in held.keys() if name.startswith(beginning) and 0 not in held.get_slice(name).get_shape()}  # noqa: SIM118  # it is no mapping
 
 
-def _count(file: Path, beginning: str) -> int:
-    """Count the numbers that a file holds of a part."""
-    if file.suffix.lower() == ".gguf":
-        import gguf
+def _count(file: Path) -> int:
+    """Count the numbers that a GGUF file holds."""
+    import gguf
 
-        return sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(file).tensors)
-    return sum(math.prod(entry["shape"]) for name, entry in header_of(file).items() if name.startswith(beginning))
+    return sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(file).tensors)
 
 
 def _numbers(tensor: Any) -> int:

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import imagen_flow as flow
 
 from ..checkpoints.classes import component_class
-from ..checkpoints.folder import article, device_of, index_of, load_part, load_scheduler, quiet, read_json, what_is
+from ..checkpoints.folder import article, device_of, index_of, load_part, load_scheduler, quiet, read_json, refuse_scaled, what_is
 from ..checkpoints.modular import is_modular, of_parts
 from ..checkpoints.processors import load_processor
-from ..checkpoints.quantizing import admit
+from ..checkpoints.quantizing import admit, saved_as
+from ..checkpoints.single_file import predicts
 from ..checkpoints.translation import load_from_file
 from ..pipelines.calling import TAKEN_BY, problem_of
+from ..pipelines.samplers import as_trained
 from .instead import load_instead
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
 
 HEEDS = ("attention", "offload")
 """The settings that all parts of a checkpoint heed; what reads the words, and what takes the noise away, can be quantized; the latter is called most, and can be compiled besides."""
+
+
+MOST_TOKENS = 10**9
+"""More are no length that a tokenizer was given, but what transformers puts where it was given none."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class AutoencoderParts:
 
     @staticmethod
     def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
-        _refuse_empty(model, "autoencoder")
+        _refuse_unreadable(model, "autoencoder")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -118,7 +124,7 @@ class OtherParts:
 
     @staticmethod
     def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
-        _refuse_empty(model, "other")
+        _refuse_unreadable(model, "other")
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
@@ -179,13 +185,13 @@ class Checkpoint:
         Parts that are not leased are None, save for autoencoder and denoiser: of these the pipeline sees the form, without weights.
         """
         if is_modular(cls):
-            return of_parts(cls, {name: _fresh(part) if _is_sampler(part) else part for name, part in self.parts.items()})
+            return of_parts(cls, {name: self._fresh(name, part) if _is_sampler(part) else part for name, part in self.parts.items()})
         given: dict[str, Any] = {}
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             entry = self.index.get(name)
             if name in self.parts:
                 part = self.parts[name]
-                given[name] = _fresh(part) if _is_sampler(part) else part
+                given[name] = self._fresh(name, part) if _is_sampler(part) else part
             elif _is_part(entry) and entry[0] == "diffusers" and group_of(name) in ("autoencoder", "denoiser"):
                 given[name] = Shape(self.model, name, entry)
             elif isinstance(entry, list) or parameter.default is parameter.empty:
@@ -205,6 +211,10 @@ class Checkpoint:
             pipeline = cls(**given)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def _fresh(self, name: str, sampler: Any) -> Any:
+        """Make a sampler of one's own, as the file of the denoiser says that this was trained."""
+        return as_trained(_fresh(sampler), sampled_as(self.model) if name == "scheduler" else {})
 
     def _needed(self, cls: Any) -> list[str]:
         optional = {*getattr(cls, "_optional_components", ()), "self", "args", "kwargs"}
@@ -353,6 +363,15 @@ def some_groups(model: Model, *groups: str) -> dict[str, Any]:
     return {name: GROUPS[name] for name in groups if names_in(model, name)}
 
 
+def _refuse_unreadable(model: Model, group: str) -> None:
+    """Refuse, by what lies in a checkpoint's folder, parts without weights, and weights that would be read without their scales."""
+    _refuse_empty(model, group)
+    elsewhere = {name for name, _ in model.instead} | dict(model.base.holds if model.base is not None else ()).keys()
+    for part in names_in(model, group):
+        if part not in elsewhere and (model.folder / part / "config.json").is_file() and not saved_as(read_json(model, f"{part}/config.json")):
+            refuse_scaled(model, part)
+
+
 def _refuse_empty(model: Model, group: str) -> None:
     if empty := [part for part in names_in(model, group) if _is_empty(model, part)]:
         raise flow.ModelError(f"the model '{model.reference}' is not whole: the folder {empty[0]} has a config.json and no weights; download it again")
@@ -390,7 +409,7 @@ def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Load
 
 
 def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
-    _refuse_empty(model, group)
+    _refuse_unreadable(model, group)
     index, held = index_of(model), dict(model.base.holds) if model.base is not None and model.path.suffix != ".gguf" else {}
     held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
     if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):
@@ -447,7 +466,13 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
             return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
         if issubclass(cls, ProcessorMixin):
             return load_processor(cls, folder)
-        return cls.from_pretrained(str(folder), local_files_only=True)
+        made = cls.from_pretrained(str(folder), local_files_only=True)
+    if "tokenizer" in name and made.model_max_length > MOST_TOKENS:
+        # Nothing says how far it reads (``tokenizer_config.json``), so it is as far as its encoder does, where pipelines ask.
+        config = read_json(model, f"{name.replace('tokenizer', 'text_encoder')}/config.json")
+        length = (config.get("text_config") or config).get("max_position_embeddings", 77)
+        made.model_max_length = length if isinstance(length, int) and str(config.get("model_type")).startswith(("clip", "bert")) else made.model_max_length
+    return made
 
 
 def load_network(cls: Any, model: Model, name: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
@@ -463,6 +488,16 @@ def _is_sampler(part: Any) -> bool:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     return isinstance(part, SchedulerMixin) or (hasattr(part, "add_noise") and hasattr(part, "from_config"))
+
+
+def sampled_as(model: Model) -> dict[str, Any]:
+    """Give the settings of a sampler that a checkpoint's denoiser wants besides those in the checkpoint's own folder: of a file what it says itself, of another checkpoint's what its sampler says."""
+    other = next((other for name, other in model.instead if name in ("unet", "transformer")), None)
+    if other is None:
+        return predicts(model.path) if model.path.is_file() else {}
+    config = read_json(other, "scheduler/scheduler_config.json") if index_of(other) else {}
+    said = {name: config.get(name, usual) for name, usual in (("prediction_type", "epsilon"), ("rescale_betas_zero_snr", False)) if config}
+    return {**said, **(predicts(other.path) if other.path.is_file() else {})}
 
 
 def _fresh(sampler: Any) -> Any:

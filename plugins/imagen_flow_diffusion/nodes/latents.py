@@ -141,7 +141,7 @@ def denoise(
     return Tensor(found, {"latents": space})
 
 
-@flow.node("latents.decode", version=1, uses=LIBRARIES)
+@flow.node("latents.decode", version=2, uses=LIBRARIES)
 def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherAutoencoder] | None = None, *, tiled: bool = False, rungs: Rungs = ()) -> Image:
     """Turn latents into a picture.
 
@@ -175,7 +175,7 @@ def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherA
     return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
 
 
-@flow.node("latents.encode", version=1, uses=LIBRARIES)
+@flow.node("latents.encode", version=2, uses=LIBRARIES)
 def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAutoencoder] | None = None, *, seed: Seed | None = None) -> Tensor:
     """Turn a picture into latents.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("diffusers", "torch", "transformers")
 
 
-@flow.node("text.encode", version=2, uses=(*_LIBRARIES, "compel", "peft"))
+@flow.node("text.encode", version=3, uses=(*_LIBRARIES, "compel", "peft"))
 def encode(
     model: Model[TextEncoder],
     prompt: str,

@@ -103,7 +103,7 @@ class Upscaler:
         return parts["network"] if "network" in parts else Whole.assemble(model, parts)
 
 
-@flow.node("image.upscale", version=1, uses=("diffusers", "spandrel", "torch", "transformers"))
+@flow.node("image.upscale", version=2, uses=("diffusers", "spandrel", "torch", "transformers"))
 def upscale(
     model: Model[Upscaler],
     image: Image,

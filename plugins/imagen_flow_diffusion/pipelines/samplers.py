@@ -67,6 +67,26 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     return _lost(cls, own)
 
 
+def as_trained(own: Any, said: Mapping[str, Any]) -> Any:
+    """Give a checkpoint's sampler with what the file of its denoiser says of how it was trained; one that has no setting for a schedule down to no signal is replaced by DDIM.
+
+    Params:
+        said: settings of samplers; ``sigma_max`` among them says that the denoiser sees any noise up to it (CosXL).
+    """
+    if not said or _is_flow(own):
+        return own
+    import diffusers
+
+    if "sigma_max" in said:
+        # Source: how diffusers' documentation loads CosXL.
+        return diffusers.EDMEulerScheduler(**{"sigma_min": 0.002, "sigma_data": 1.0, "sigma_schedule": "exponential", **said})
+    known = own._get_init_keys(type(own))
+    if not said.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in known:
+        return type(own).from_config(own.config, **{name: value for name, value in said.items() if name in known})
+    config = {name: value for name, value in own.config.items() if name in diffusers.DDIMScheduler._get_init_keys(diffusers.DDIMScheduler) or name.startswith("_")}
+    return diffusers.DDIMScheduler.from_config(config, **{**carried(diffusers.DDIMScheduler, own), **said})
+
+
 def lost_by(sampler: str | None, own: Any) -> str:
     """Say which settings of a checkpoint another sampler has none for; nothing if it keeps its own, or names none that there is."""
     every = _samplers()
