@@ -21,7 +21,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -38,6 +37,7 @@ from .codec import Codecs
 from .errors import OutputError, nearest
 from .labels import SIDECAR, is_sidecar, read_label, seal_of_tree, sealed, walk_tree
 from .ports import PortType
+from .processes import sweep, temporary_name
 from .user_folders import config_folder
 from .values import Audio, ExistsPolicy, File, Folder, Image, Mask, Model, Tensor
 
@@ -341,6 +341,8 @@ class Writer:
         self.folder = place.path
         self._place = place
         self._root: Path | None = None
+        #: Folders in which what killed runs left has been removed.
+        self._swept: set[Path] = set()
         self._codecs = codecs or Codecs()
         self._claims: dict[str, tuple[str, str]] = {}
         self._item = item
@@ -394,6 +396,9 @@ class Writer:
         try:
             folder = self._enter(names[:-1], whose)
             self._check_meaning(folder, names, value, whose)
+            if folder not in self._swept:
+                self._swept.add(folder)
+                sweep(folder)
             return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists, may_replace), folder, target))
         except OSError as failed:
             self._hands.refuse(failed)
@@ -642,7 +647,7 @@ class _AtOnce:
 
 def _replace(path: Path, data: bytes) -> None:
     """Put a file in place whole: written beside, flushed, renamed."""
-    temporary = f".imagen_flow-{secrets.token_hex(8)}.tmp"
+    temporary = temporary_name()
     with _pinned(path.parent) as (folder, at):
         # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
         handle = os.open(folder + temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666, dir_fd=at)
@@ -698,8 +703,8 @@ def _replace_folder(path: Path, value: Folder | Model) -> None:
 
 def _put_whole(folder: Path, name: str, value: Folder | Model) -> None:
     path = folder / name
-    temporary = folder / f".imagen_flow-{secrets.token_hex(8)}.tmp"
-    old = folder / f".imagen_flow-{secrets.token_hex(8)}.old"
+    temporary = folder / temporary_name()
+    old = folder / temporary_name(".old")
     try:
         temporary.mkdir()
         for inner, source in files_of(value):

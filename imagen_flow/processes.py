@@ -20,13 +20,14 @@ __all__ = ["lives", "own_name", "sweep", "temporary_name"]
 #: How long the writing of a file may take on another host, whose processes cannot be seen from here.
 STALE_S = 24 * 3600
 
-_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})\Z")
-_TEMPORARY = re.compile(r"\.imagen_flow-(?:(?P<process>[0-9a-f]{8}-[0-9a-f]{8}-\d{1,10}-\d{1,20})-)?[0-9a-f]{8,16}\.(tmp|old)\Z")
+_NAME = re.compile(r"([0-9a-f]{8})_([0-9a-f]{8})_(\d{1,10})_(\d{1,20})\Z")
+# Without a dash: a dash stands behind the token of a hot folder's worker, which sweeps for itself.
+_TEMPORARY = re.compile(r"\.imagen_flow-(?:(?P<process>[0-9a-f]{8}_[0-9a-f]{8}_\d{1,10}_\d{1,20})_)?[0-9a-f]{8,16}\.(tmp|old)\Z")
 
 
 def own_name() -> str:
     """Name this process, for file names and the like."""
-    return f"{_host()}-{_boot()}-{os.getpid()}-{_start(os.getpid())}"
+    return f"{_host()}_{_boot()}_{os.getpid()}_{_start(os.getpid())}"
 
 
 def lives(name: str) -> bool | None:
@@ -50,7 +51,7 @@ def lives(name: str) -> bool | None:
 
 def temporary_name(ending: str = ".tmp") -> str:
     """Name a file that this process writes and then renames or removes, by which `sweep` knows it."""
-    return f".imagen_flow-{own_name()}-{os.urandom(4).hex()}{ending}"
+    return f".imagen_flow-{own_name()}_{os.urandom(4).hex()}{ending}"
 
 
 def sweep(folder: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagen_flow import processes
 from imagen_flow.digest import digest_bytes, digest_value
 from imagen_flow.errors import OutputError
 from imagen_flow.filememo import FileMemo
@@ -320,6 +321,35 @@ def test_a_long_document_goes_beside_the_picture(tmp_path: Path) -> None:
     assert not write(tmp_path, "a.png", provenance=long).changed
     write(tmp_path, "a.png", BLUE)
     assert sorted(tree(tmp_path)) == ["a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="whether a process lives is not seen on Windows")
+@pytest.mark.parametrize("value", ["RED", "FOLDER"])
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, value: str) -> None:
+    """A file or folder that was half written goes with the next output beside it, were that there already; what living processes, other hosts and users have there stays."""
+    out = tmp_path / "out"
+    write(out, "x.png")
+    code = f"""
+import os, signal
+from pathlib import Path
+from imagen_flow import outputs
+from imagen_flow.values import File, Folder
+outputs.os.replace = outputs.os.rename = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+Path({str(tmp_path / "a")!r}).write_text("a")
+values = {{"RED": ("y.txt", "text"), "FOLDER": ("y", Folder(Path({str(tmp_path)!r}), "0" * 40, (File(Path({str(tmp_path / "a")!r}), "0" * 40, 1, "a"),)))}}
+name, value = values[{value!r}]
+outputs.Writer(Path({str(out)!r})).write(name, value, output="o", provenance=None, digest="0")
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = [path for path in out.iterdir() if path.name.startswith(".imagen_flow-")]
+    mine, foreign, stale = out / processes.temporary_name(), out / ".imagen_flow-00000000_00000000_7_7_01234567.tmp", out / ".imagen_flow-0123456789abcdef.tmp"
+    stays = [mine, foreign, out / ".imagen_flow-0123456789abcdea.tmp", out / ".imagen_flow-notes.tmp", out / ".imagen_flow-dead00000000-1.tmp"]
+    for path in (*stays, stale):
+        path.write_text("x")
+    age(stale)
+    assert not write(out, "x.png").changed
+    assert left not in [*out.iterdir()]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["x.png", *(path.name for path in stays)])
 
 
 def test_a_run_that_was_killed_between_file_and_sidecar_is_made_good(tmp_path: Path) -> None:

@@ -635,7 +635,7 @@ def test_a_file_of_no_sense_does_not_say_who_has_a_store(folder: Path, no_locks:
 def test_another_hosts_process_is_taken_to_live(folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it does cannot be seen from here; the file to remove is named."""
     opened(folder).close()
-    (folder / "locks.owner").write_text('{"process": "00000000-00000000-7-0", "host": "far", "pid": 7}')
+    (folder / "locks.owner").write_text('{"process": "00000000_00000000_7_0", "host": "far", "pid": 7}')
     monkeypatch.setattr(place, "PATIENCE_S", 0)
     with pytest.raises(StoreError, match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)"):
         opened(folder)
