@@ -424,6 +424,25 @@ class Finder:
         """Python's own finders keep what can be kept."""
 
 
+class LastFinder:
+    """Finds what nobody else has found in the folders of plugins whose text does not tell what they import."""
+
+    def __init__(self, first: Finder) -> None:
+        self.first = first
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        for plugin in self.first.plugins if path is None else ():
+            spec = PathFinder.find_spec(name, [str(plugin.folder)], target) if plugin.is_open else None
+            if spec is not None and spec.origin is None:
+                return spec
+            if spec is not None and spec.origin is not None and (digest := plugin.digests.get(os.path.realpath(spec.origin))) is not None:
+                return _held(spec, name, digest)
+        return None
+
+    def invalidate_caches(self) -> None:
+        """Python's own finders keep what can be kept."""
+
+
 def _held(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
     assert spec.origin is not None
     if isinstance(spec.loader, ExtensionFileLoader):
@@ -441,6 +460,7 @@ def install(code: LocalCode, module: ModuleType) -> None:
     if finder is None:
         finder = Finder()
         sys.meta_path.insert(0, finder)
+        sys.meta_path.append(LastFinder(finder))
     before = finder.remembered()
     # What an earlier look at a plugin has added to the path is still its own.
     code.elsewhere = tuple(place for place in code.elsewhere if all(place in other.elsewhere for other in before if other.folder == code.folder))

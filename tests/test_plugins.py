@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import markupsafe._speedups
 import pytest
 
 from imagen_flow import GraphError, node
+from imagen_flow.digest import tagged
 from imagen_flow.plugins import Registry, discover
 
 GOOD = """
@@ -324,3 +329,150 @@ def test_a_local_file_that_cannot_be_used_is_reported(installed: Any, tmp_path: 
     registry = discover([tmp_path / "nodes.py"], entry_points=installed(pgood=GOOD.format(name="pgood")))
     assert registry.plugins[str(tmp_path / "nodes.py")].fault.startswith(fault)
     assert "pgood.one" in registry.names()
+
+
+# -- what counts as source -----------------------------------------------------------------------------------------------------------
+
+HEAD = "from imagen_flow import node\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "more"),
+    [
+        ("from loose import inner\n{one}    return inner.VALUE", "loose/inner.py", ()),
+        ("import loose.deep.inner\n{one}    return loose.deep.inner.VALUE", "loose/deep/inner.py", ()),
+        ("{one}    from loose.deep import inner\n    return inner.VALUE", "loose/deep/inner.py", ()),
+        ("from pack.mod import VALUE\n{one}    return VALUE", "pack/sub/inner.py", (("pack/__init__.py", ""), ("pack/mod.py", "from .sub.inner import VALUE"))),
+        ("import importlib\n{one}    return importlib.import_module('late').VALUE", "late.py", ()),
+        ("import importlib\n{one}    return importlib.import_module('la' + 'te').VALUE", "late.py", ()),
+        ("{one}    return __import__('late').VALUE", "late.py", ()),
+        ("import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'lib'))\n{one}    import shelf\n    return shelf.VALUE", "lib/shelf.py", ()),
+        ("import os, runpy\n{one}    return runpy.run_path(os.path.join(os.path.dirname(__file__), 'script.py'))['VALUE']", "script.py", ()),
+        ("from importlib.resources import files\n{one}    return int(files('table').joinpath('n.txt').read_text()[8:])", "table/n.txt", ()),
+        ("from importlib.resources import files\n{one}    return int(files('pack').joinpath('v1.5/n.txt').read_text()[8:])", "pack/v1.5/n.txt", (("pack/__init__.py", ""),)),
+        ("import pkgutil\n{one}    return int(pkgutil.get_data(__name__, 'n.txt')[8:])", "n.txt", ()),
+        ("from pathlib import Path\n{one}    return int(Path(__file__).with_name('n.txt').read_text()[8:])", "n.txt", ()),
+        ("from pack.mod import VALUE\n{one}    return VALUE", "pack/n.txt", (("pack/__init__.py", ""), ("pack/mod.py", "import importlib.resources as r\nVALUE = int(r.files(__package__).joinpath('n.txt').read_text()[8:])"))),
+    ],
+)
+def test_all_that_a_local_plugin_imports_or_reads_from_its_folder_counts(installed: Any, tmp_path: Path, text: str, changed: str, more: tuple[tuple[str, str], ...]) -> None:
+    """Modules with and without packages, by whatever way they are imported, and data: a change takes effect, and makes another digest; a copy elsewhere has the same."""
+    names = re.findall(r"loose|pack|late|table|shelf|lib|inner", text + changed)
+    unique = tagged("test", text.encode())[:6]  # a process holds one module of a name
+
+    def own(words: str) -> str:
+        for name in sorted(set(names)):
+            words = re.sub(rf"\b{name}\b(?!\.txt)", f"{name}_{unique}", words)
+        return words.replace("importlib_" + unique, "importlib").replace("'la' + 'te'", f"'la' + 'te_{unique}'")
+
+    for folder in ("a", "b"):
+        for name, content in (("nodes.py", HEAD + text.format(one='@node("my.one", version=1)\ndef one() -> int:\n')), *more, (changed, "VALUE = 1")):
+            place = tmp_path / folder / own(name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(own(content))
+    first = discover([tmp_path / "a/nodes.py"], entry_points=list)
+    assert value(first) == 1
+    (tmp_path / "a" / own(changed)).write_text("VALUE = 22")
+    second = discover([tmp_path / "a/nodes.py"], entry_points=list)
+    assert value(second) == 22
+    assert digest(second) != digest(first)
+    (tmp_path / "a/out").mkdir()
+    (tmp_path / "a/out/n.png").write_text("a picture")
+    assert digest(discover([tmp_path / "a/nodes.py"], entry_points=list)) == digest(second)
+    assert digest(discover([tmp_path / "b/nodes.py"], entry_points=list)) == digest(first)
+
+
+def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
+    """A compiled module goes before source of its name, counts by its bytes, and is loaded as it was digested."""
+    (tmp_path / "nodes.py").write_text(HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    import _speedups\n    return len(_speedups._escape_inner("<"))\n')
+    (tmp_path / "_speedups.py").write_text("raise RuntimeError")
+    first = digest(discover([tmp_path / "nodes.py"], entry_points=list))
+    place = tmp_path / f"_speedups{EXTENSION_SUFFIXES[0]}"
+    shutil.copy(markupsafe._speedups.__file__, place)
+    found = discover([tmp_path / "nodes.py"], entry_points=list)
+    assert digest(found) != first
+    content = place.read_bytes()
+    place.write_bytes(content + b"0")
+    with pytest.raises(ImportError, match="has changed since"):
+        value(found)
+    assert digest(discover([tmp_path / "nodes.py"], entry_points=list)) not in (first, digest(found))
+    place.write_bytes(content)
+    assert value(discover([tmp_path / "nodes.py"], entry_points=list)) == len("&lt;")
+
+
+@pytest.mark.parametrize(
+    ("target", "changed"),
+    [
+        ("whole", "whole/helper.py"),
+        ("whole", "whole/data/table.json"),
+        ("whole", "whole/sub/deep.py"),
+        ("whole", "whole/fast.so"),
+        ("whole.sub.deep", "whole/helper.py"),
+        ("space.nodes", "space/helper.py"),
+        ("space.regular.nodes", "space/beside.py"),
+        ("space.regular.nodes", "space/regular/table.txt"),
+        ("single", "single_helper.py"),
+        ("extended", "extension/more.py"),
+    ],
+)
+def test_all_of_an_installed_plugin_counts(installed: Any, tmp_path: Path, target: str, changed: str) -> None:
+    """Its package with data and compiled modules, wherever in it the entry point leads; of a package without __init__.py what lies beside; what it imports of its distribution; what it adds to its path."""
+    site = tmp_path / "site"
+    good = GOOD.format(name="inst")
+    files = {
+        "whole/__init__.py": good, "whole/helper.py": "", "whole/data/table.json": "{}", "whole/sub/deep.py": good, "whole/fast.so": "elf",
+        "space/nodes.py": "from . import helper\n" + good, "space/helper.py": "", "space/regular/__init__.py": "", "space/regular/nodes.py": "from space import beside\n" + good, "space/beside.py": "",
+        "space/regular/table.txt": "",
+        "single.py": "import single_helper\n" + good, "single_helper.py": "",
+        "extended/__init__.py": "import os\n__path__.append(os.path.join(os.path.dirname(__file__), '../extension'))\n" + good, "extension/more.py": "",
+        "unrelated.py": "", "whole/__pycache__/x.pyc": "", "whole/.hidden": "",
+    }  # fmt: skip
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+
+    def source() -> str:
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("whole", "space", "single", "single_helper", "extended")]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        registry = discover(entry_points=lambda: [entry(target, name="it", dist="it")])
+        found = registry.find("inst.one")
+        assert registry.faults == [] and found is not None
+        return found.source_digest
+
+    first = source()
+    for name in ("unrelated.py", "whole/__pycache__/x.pyc", "whole/.hidden"):
+        (site / name).write_text("# another")
+    assert source() == first
+    (site / changed).write_text("# changed")
+    assert source() != first
+
+
+def test_models_that_come_with_a_plugin_are_no_part_of_its_source(installed: Any, tmp_path: Path) -> None:
+    """They have keys of their own."""
+    place = tmp_path / "site/brings/weights"
+    place.mkdir(parents=True)
+    (place / "w.safetensors").write_text("1")
+    (place.parent / "__init__.py").write_text(
+        GOOD.format(name="brings") + "\n@hookimpl\ndef imagen_flow_models():\n    import pathlib\n    return {'brings/it': pathlib.Path(__file__).parent / 'weights'}\n"
+    )
+    digests = []
+    for text in ("1", "2"):
+        (place / "w.safetensors").write_text(text)
+        sys.modules.pop("brings", None)
+        found = discover(entry_points=lambda: [entry("brings")]).find("brings.one")
+        assert found is not None
+        digests.append(found.source_digest)
+    assert digests[0] == digests[1]
+
+
+def test_what_a_package_without_init_offers_is_looked_at_again(installed: Any, tmp_path: Path) -> None:
+    """The memo of what plugins offer sees changes in it."""
+    place = tmp_path / "site/roomy/nodes.py"
+    place.parent.mkdir(parents=True)
+    memo = tmp_path / "memo.json"
+    for name in ("aa", "bb"):
+        place.write_text(GOOD.format(name=name))
+        os.utime(place, (len(name) + ord(name[0]), 10**9 + ord(name[0])))
+        sys.modules.pop("roomy.nodes", None)
+        assert discover(entry_points=lambda: [entry("roomy.nodes")], memo=memo).names() == [f"{name}.one"]

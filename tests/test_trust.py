@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import importlib.util
+import marshal
 import os
+import py_compile
 import shutil
-from collections.abc import Callable
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
+import markupsafe._speedups
 import numpy as np
 import pytest
 
@@ -15,6 +24,7 @@ from imagen_flow import File, Image, OutputError, cli, config
 from imagen_flow.digest import digest_bytes, digest_value
 from imagen_flow.labels import SIDECAR
 from imagen_flow.outputs import OutFolder, Writer, _AtOnce, check_template
+from imagen_flow.plugins import discover
 from imagen_flow.ports import PortType
 
 RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
@@ -306,3 +316,181 @@ def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path)
     with pytest.raises(OutputError, match="when the run began"):
         writer.write("b.png", RED, output="b", provenance=None, digest=digest_value(RED))
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+# -- what is imported ----------------------------------------------------------------------------------------------------------------
+
+NODES = """
+from imagen_flow import Text, node
+import helper
+
+@node("my.say", version=1)
+def say() -> Text:
+    {body}
+"""
+
+#: A compiled module that somebody else made, small and without dependencies.
+COMPILED = Path(markupsafe._speedups.__file__)
+
+
+@pytest.fixture
+def plugin(fetched: Path) -> Iterator[Path]:
+    """A trusted plugin with a helper. Its modules are forgotten afterwards."""
+    before, path = set(sys.modules), list(sys.path)
+    (fetched / "helper.py").write_text("VALUE = 'mine'\n")
+    (fetched / "nodes.py").write_text(NODES.format(body="return helper.VALUE"))
+    (fetched / "imagen-flow.toml").write_text('plugins = ["nodes.py"]\n')
+    (fetched / "g.yaml").write_text('imagen_flow: 1\nnodes: {n: {type: my.say}}\noutputs: {o: "${n}"}\n')
+    yield fetched / "nodes.py"
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(fetched)):
+            del sys.modules[name]
+
+
+def trust(call: Call) -> None:
+    assert call("trust", "imagen-flow.toml")[0] == 0
+
+
+def plant_bytecode(source: Path, code: str) -> None:
+    """Write what Python takes for the compiled form of a source, as it is."""
+    found = source.stat()
+    data = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(found.st_mtime), found.st_size) + marshal.dumps(compile(code, str(source), "exec"))
+    place = Path(importlib.util.cache_from_source(str(source)))
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(data)
+
+
+EVIL = "import pathlib; pathlib.Path('owned').touch(); VALUE = 'evil'\n"
+
+
+def plant_module(folder: Path) -> None:
+    (folder / "other.py").write_text(EVIL)
+
+
+def plant_change(folder: Path) -> None:
+    (folder / "helper.py").write_text(EVIL)
+
+
+def plant_package(folder: Path) -> None:
+    (folder / "helper").mkdir()
+    (folder / "helper/__init__.py").write_text(EVIL)
+
+
+def plant_compiled(folder: Path) -> None:
+    shutil.copy(COMPILED, folder / f"helper{EXTENSION_SUFFIXES[0]}")
+
+
+def plant_loose(folder: Path) -> None:
+    (folder / "loose/deep").mkdir(parents=True)
+    (folder / "loose/deep/inner.py").write_text(EVIL)
+
+
+def plant_link(folder: Path) -> None:
+    (folder.parent / "elsewhere.py").write_text(EVIL)
+    (folder / "helper.py").unlink()
+    (folder / "helper.py").symlink_to(folder.parent / "elsewhere.py")
+
+
+def plant_linked_package(folder: Path) -> None:
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere/x.py").write_text(EVIL)
+    (folder / "linked").symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("plant", [plant_module, plant_change, plant_package, plant_compiled, plant_loose, plant_link, plant_linked_package])
+def test_trust_covers_all_that_can_be_imported(plugin: Path, call: Call, plant: Callable[[Path], None]) -> None:
+    """Code that is changed in or added to the folder of a trusted plugin, however it would be reached, is asked about again; nothing of it is imported."""
+    trust(call)
+    assert call("run", "g.yaml")[1] == "o  mine\n"
+    plant(plugin.parent)
+    code, _, err = call("run", "g.yaml")
+    assert code == 1 and "nodes.py is not loaded: it is not trusted in its present form" in err
+    assert not Path("owned").exists()
+
+
+@as_root
+def test_a_strangers_code_is_not_trusted(plugin: Path, call: Call) -> None:
+    """Code that belongs to another user can be trusted in no form: it may change between the look and the import."""
+    trust(call)
+    os.chown("helper.py", STRANGER, -1)
+    code, _, err = call("run", "g.yaml")
+    assert code == 1 and f"helper.py belongs to another user ({STRANGER})" in err
+    code, _, err = call("trust", ".")
+    assert code == 2 and "belongs to another user" in err
+
+
+@pytest.mark.parametrize("of", ["helper.py", "nodes.py"])
+def test_bytecode_of_the_folder_is_never_used(plugin: Path, call: Call, of: str) -> None:
+    """What lies in __pycache__ is told from its source by size and time alone; the source is what runs."""
+    trust(call)
+    plant_bytecode(plugin.parent / of, EVIL)
+    assert call("run", "g.yaml")[1] == "o  mine\n"
+    assert not Path("owned").exists()
+
+
+def test_bytecode_without_source_is_nothing(plugin: Path, call: Call) -> None:
+    """A .pyc in the place of a module is not imported."""
+    (plugin.parent / "nodes.py").write_text(NODES.format(body="import other; return other.VALUE"))
+    trust(call)
+    py_compile.compile(str(write_text(plugin.parent / "evil.py", EVIL)), cfile="other.pyc")
+    (plugin.parent / "evil.py").unlink()
+    code, _, err = call("run", "g.yaml")
+    assert code == 1 and "No module named 'other'" in err and not Path("owned").exists()
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_is_imported_late_is_as_it_was_trusted(plugin: Path) -> None:
+    """A module that a function imports is looked at again at that moment."""
+    plugin.write_text(NODES.format(body="import late; return late.VALUE"))
+    late = write_text(plugin.parent / "late.py", "VALUE = 'then'\n")
+    found = discover([plugin], entry_points=list).find("my.say")
+    assert found is not None
+    late.write_text(EVIL)
+    with pytest.raises(ImportError, match="'late' has changed since the plugin was loaded"):
+        found.function()
+    late.write_text("VALUE = 'then'\n")
+    assert found.function() == "then"
+
+
+def test_a_folder_that_a_plugin_adds_to_the_path_is_held_to_it_too(plugin: Path) -> None:
+    """Modules found there count as its source, are taken as they were digested, and never from bytecode."""
+    plugin.write_text("import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib'))\n" + NODES.format(body="import inner; return inner.VALUE"))
+    inner = write_text(plugin.parent / "lib/inner.py", "VALUE = 'good'\n")
+    plant_bytecode(inner, EVIL)
+    first = discover([plugin], entry_points=list).find("my.say")
+    assert first is not None and first.function() == "good"
+    write_text(plugin.parent / "lib/planted.py", EVIL)
+    with pytest.raises(ImportError, match="is not part of the plugin"):
+        importlib.import_module("planted")
+    assert not Path("owned").exists()
+    inner.write_text("VALUE = 'better'\n")
+    second = discover([plugin], entry_points=list).find("my.say")
+    assert second is not None and second.function() == "better"
+    assert second.source_digest != first.source_digest
+
+
+def test_the_folder_of_a_plugin_brings_no_installed_plugins(plugin: Path) -> None:
+    """Metadata of a distribution that lies beside a trusted plugin registers nothing, though the process goes on."""
+    (plugin.parent / "evil-1.dist-info").mkdir()
+    (plugin.parent / "evil-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
+    (plugin.parent / "evil-1.dist-info/entry_points.txt").write_text("[imagen_flow]\nevil = evil\n[imagen_flow.commands]\nevil = evil\n")
+    write_text(plugin.parent / "evil.py", EVIL)
+    discover([plugin], entry_points=list)
+    assert not [e for group in ("imagen_flow", "imagen_flow.commands") for e in importlib.metadata.entry_points(group=group) if e.name == "evil"]
+    assert not Path("owned").exists()
+
+
+def test_modules_with_the_names_of_pythons_own_are_not_taken(plugin: Path) -> None:
+    """sitecustomize, a module of the standard library or an installed one beside a plugin hide nothing."""
+    for name in ("sitecustomize", "usercustomize", "json", "numpy", "imagen_flow", "queue"):
+        write_text(plugin.parent / f"{name}.py", EVIL)
+    plugin.write_text(NODES.format(body="import json, numpy, queue, sitecustomize; return 'fine'").replace("import helper", "").replace(", sitecustomize", ""))
+    found = discover([plugin], entry_points=list).find("my.say")
+    assert found is not None and found.function() == "fine"
+    assert not Path("owned").exists()
