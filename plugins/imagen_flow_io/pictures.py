@@ -116,7 +116,10 @@ def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
         return netpbm.read_netpbm(content, check_size)
     if tiff.is_tiff(content) and (found := tiff.read_tiff(content, check_size, max_pixels)) is not None:
         return found
-    return _by_pillow(content, name, max_pixels)
+    with warnings.catch_warnings():
+        # Pillow warns of metadata that no pixel depends on, and of a number of pixels of its own; ours is checked.
+        warnings.simplefilter("ignore")
+        return _by_pillow(content, name, max_pixels)
 
 
 def _eight(samples: np.ndarray) -> np.ndarray:
@@ -129,11 +132,10 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     import PIL.Image
 
     try:
-        with warnings.catch_warnings():
-            # Pillow warns at a number of its own; ours is checked below.
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            picture = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+        picture = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as unknown:
+        if (bits := _bits_of_jpeg(content)) not in (0, 8):
+            raise Unsupported(f"a JPEG of {bits} bits a channel, and only 8 can be read; save it as PNG or TIFF") from unknown
         raise ValueError(
             f"'{name}' is not a picture that can be read ({_kind(content)}); give PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged"
         ) from unknown
@@ -142,7 +144,9 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
         raise ValueError(_too_many(name, int(count[0]) if count else MOST_PIXELS + 1, max_pixels)) from bomb
     except MemoryError:
         raise
-    except Exception as bad:  # As above.
+    except Exception as bad:  # A damaged file makes Pillow's readers raise almost anything.
+        if "unsupported" in str(bad).lower():
+            raise Unsupported(f"of a kind that cannot be read ({_said(bad)}); save it as PNG") from bad
         raise ValueError(f"'{name}' is a damaged picture ({_said(bad)}); copy or export it again") from bad
     if picture.width * picture.height > max_pixels:
         raise ValueError(_too_many(name, picture.width * picture.height, max_pixels, f" ({picture.width:,} x {picture.height:,})"))
@@ -166,6 +170,11 @@ def _kind(content: bytes) -> str:
         b"%PDF": "a PDF",
         b"PK\x03\x04": "a ZIP archive",
         b"8BPS": "a Photoshop document",
+        b"\xff\x0a": "JPEG XL",
+        b"\0\0\0\x0cJXL ": "JPEG XL",
+        b"\0\0\0\x0cjP  ": "JPEG 2000",
+        b"v/1\x01": "OpenEXR",
+        b"#?RADIANCE": "Radiance HDR",
     }
     for start, words in known.items():
         if content.startswith(start):
@@ -173,6 +182,17 @@ def _kind(content: bytes) -> str:
     if b"ftypheic" in content[:32] or b"ftypmif1" in content[:32]:
         return "it looks like HEIC"
     return "it looks like SVG or XML" if content.lstrip()[:5] in (b"<?xml", b"<svg ") else "its content is of no known format"
+
+
+def _bits_of_jpeg(content: bytes) -> int:
+    """Give the bits of a channel that a JPEG's frame header tells; 0 where there is none."""
+    at = 2
+    while content[:2] == b"\xff\xd8" and content[at : at + 1] == b"\xff":
+        kind = content[at + 1 : at + 2]
+        if b"\xc0" <= kind <= b"\xcf" and kind not in b"\xc4\xc8\xcc":
+            return content[at + 4] if len(content) > at + 4 else 0
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
 
 
 def _format(content: bytes) -> str:
@@ -183,11 +203,13 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     import numpy as np
 
     picture = _opened(content, name, max_pixels)
+    tiles = getattr(picture, "tile", [])
+    extents = tiles[0].extents if picture.format == "GIF" and tiles else None
     try:
         picture.load()
     except MemoryError:
         raise
-    except Exception as bad:  # A damaged file makes Pillow's decoders raise almost anything.
+    except Exception as bad:  # As above.
         raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_said(bad)}); copy or export it again") from bad
     try:
         orientation = picture.getexif().get(0x0112, 1)
@@ -207,6 +229,12 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
         wanted = "CMYK" if mode == "CMYK" else ("LA" if grey else "RGBA") if clear or mode in ("LA", "RGBA", "PA") else "L" if grey else "RGB"
         pixels = np.array(picture if mode == wanted else picture.convert(wanted))
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if extents is not None and tuple(extents) != (0, 0, *picture.size):
+        # The first frame covers a part of the picture. The rest is transparent, as every browser has it; Pillow fills it with the first colour.
+        outside = np.ones((*pixels.shape[:2], 1), "bool")
+        outside[extents[1] : extents[3], extents[0] : extents[2]] = False
+        alpha = pixels[:, :, -1:] if pixels.shape[2] in (2, 4) else np.uint8(255)
+        pixels = np.concatenate([pixels if pixels.shape[2] in (1, 3) else pixels[:, :, :-1], np.where(outside, np.uint8(0), alpha)], axis=2)
     if mode == "CMYK" or pixels.shape[2] in (1, 3):
         return Decoded(pixels, None, profile, cicp, orientation)
     colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:]

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
@@ -354,6 +355,105 @@ def test_a_mask_of_an_alpha_that_is_not_there_is_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError) as refused:
         load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(colourful())), channel="alpha")
     assert str(refused.value) == "port 'channel' asks for alpha, and 'a.png' has none; write channel: luminance, or give a picture with alpha"
+
+
+def gif(screen: tuple[int, int], frame: tuple[int, int, int, int], indices: list[int], clear: int | None = None) -> bytes:
+    """Write a GIF of four colours, whose frame is a part of its screen."""
+    bits = ""  # from the last code to the first
+    for count, index in enumerate(indices):  # codes of three bits; 4 clears the table before they grow
+        bits = f"{index:03b}" + ("100" if count % 2 == 0 else "") + bits
+    bits = "101" + bits
+    packed = int(bits, 2).to_bytes(-(-len(bits) // 8), "little")
+    control = b"!\xf9\x04" + bytes([clear is not None, 0, 0, clear or 0, 0])
+    head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x81, 2, 0) + bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    return head + control + b"," + struct.pack("<HHHHB", *frame, 0) + bytes([2, len(packed)]) + packed + b"\0;"
+
+
+def test_what_the_first_frame_of_a_gif_leaves_open_is_transparent(tmp_path: Path) -> None:
+    """As every browser shows it; Pillow paints it with the first colour."""
+    red, green, blue, clear = [255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 0, 0, 0]
+    assert load_image(a_file(tmp_path, "a.gif", gif((2, 2), (0, 0, 2, 2), [0, 1, 2, 2]))).pixels.tolist() == [[red[:3], green[:3]], [blue[:3]] * 2]
+    assert load_image(a_file(tmp_path, "b.gif", gif((3, 2), (1, 1, 1, 1), [1]))).pixels.tolist() == [[clear] * 3, [clear, green, clear]]
+    shown = load_image(a_file(tmp_path, "c.gif", gif((2, 2), (0, 1, 2, 1), [1, 3], clear=3))).pixels
+    assert shown[:, :, 3].tolist() == [[0, 0], [255, 0]]
+
+
+def bmp(bits: int, data: bytes, *masks: int, profile: bytes = b"") -> bytes:
+    """Write a bitmap of 2 x 1 pixels with the fifth header."""
+    head = struct.pack("<IiiHHIIiiII", 124, 2, 1, 1, bits, 3 if masks else 0, len(data), 0, 0, 0, 0) + struct.pack("<4I", *masks, *[0] * (4 - len(masks)))
+    head += b"DEBM" if profile else b" niW"
+    head = head.ljust(112, b"\0") + struct.pack("<II", 124 + len(data), len(profile)) + b"\0" * 4
+    return b"BM" + struct.pack("<IHHI", 138 + len(data) + len(profile), 0, 0, 138) + head + data + profile
+
+
+@pytest.mark.parametrize(
+    ("bits", "data", "masks", "shown"),
+    [
+        (24, bytes([1, 2, 3, 4, 5, 6, 0, 0]), (), [[3, 2, 1], [6, 5, 4]]),
+        (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (), [[3, 2, 1], [6, 5, 4]]),
+        (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (0xFF0000, 0xFF00, 0xFF, 0xFF000000), [[3, 2, 1, 77], [6, 5, 4, 0]]),
+        (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (0xFF, 0xFF00, 0xFF0000, 0xFF000000), [[1, 2, 3, 77], [4, 5, 6, 0]]),
+        (16, struct.pack("<HH", 0xF81F, 0x07E0), (0xF800, 0x07E0, 0x1F), [[255, 0, 255], [0, 255, 0]]),
+    ],
+)
+def test_the_fields_of_a_bitmap_are_read(tmp_path: Path, bits: int, data: bytes, masks: tuple[int, ...], shown: list[list[int]]) -> None:
+    """Alpha counts where a mask says that there is some."""
+    assert load_image(a_file(tmp_path, "a.bmp", bmp(bits, data, *masks))).pixels.tolist() == [shown]
+
+
+def test_the_profile_of_a_bitmap_is_applied(tmp_path: Path) -> None:
+    """The fifth header holds one, which Pillow does not give."""
+    file = a_file(tmp_path, "a.bmp", bmp(24, bytes([55] * 6 + [0, 0]), profile=gamma_profile(1.0)))
+    assert np.abs(load_image(file).pixels.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.bmp", bmp(32, b"\0" * 8, 0x3FF00000, 0xFFC00, 0x3FF), "is of a kind that cannot be read (Unsupported BMP bitfields layout); save it as PNG"),
+        (
+            "a.jpg",
+            imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), "uint16"), bitspersample=12),
+            "is a JPEG of 12 bits a channel, and only 8 can be read; save it as PNG or TIFF",
+        ),
+    ],
+)
+def test_a_sound_picture_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    """The message says what it is and how to save it otherwise."""
+    with pytest.raises(ValueError) as refused:
+        load_image(a_file(tmp_path, name, content))
+    assert str(refused.value) == f"'{name}' {words}"
+
+
+def test_inks_of_a_jpeg_are_those_that_its_program_means(tmp_path: Path) -> None:
+    """Programs write CMYK turned round in a JPEG."""
+    inks = np.zeros((16, 16, 4), "uint8")
+    inks[:, :, 1] = 200
+    file = saved(tmp_path, "a.jpg", PIL.Image.frombytes("CMYK", (16, 16), inks.tobytes()), quality=95)
+    assert np.abs(load_image(file).pixels[8, 8].astype(int) - [255, 55, 255]).max() <= 3
+
+
+@pytest.mark.parametrize(("code", "shown"), [((1, 13), 55), ((1, 8), 128)])
+def test_the_code_points_of_an_avif_are_applied(tmp_path: Path, code: tuple[int, int], shown: int) -> None:
+    """They stand in its box of colour information."""
+    content = imagecodecs.avif_encode(np.full((16, 16, 3), 55, "uint8"), level=100, primaries=code[0], transfer=code[1], matrix=6)
+    assert np.abs(load_image(a_file(tmp_path, "a.avif", content)).pixels.astype(int) - shown).max() <= 1
+
+
+def test_an_avif_of_high_dynamic_range_is_refused(tmp_path: Path) -> None:
+    """As a PNG is."""
+    content = imagecodecs.avif_encode(np.full((16, 16, 3), 55, "uint8"), primaries=9, transfer=16, matrix=9)
+    with pytest.raises(ValueError, match="'a.avif' is a picture of high dynamic range .PQ.*tone-map it"):
+        load_image(a_file(tmp_path, "a.avif", content))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_exif_that_makes_no_sense_is_passed_over(tmp_path: Path, name: str) -> None:
+    """No pixel depends on it."""
+    picture = PIL.Image.fromarray(colourful(16, 16))
+    plain = saved(tmp_path, name, picture)
+    for exif in (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01junk", b"Exif\0\0", b"junk", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
+        assert np.array_equal(load_image(saved(tmp_path, "b" + name[1:], picture, exif=exif)).pixels, load_image(plain).pixels)
 
 
 def test_text_comes_without_its_byte_order_mark(tmp_path: Path) -> None:
