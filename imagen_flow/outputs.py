@@ -332,11 +332,12 @@ class Writer:
 
     Params:
         item: the name of what all outputs are of, where one graph is run for many files. ``{item}`` in a path stands for it; a path that has no such field gets it in front of its name.
+        ending: that of its file, without the dot. ``{ending}`` stands for it, unless an input is called so.
         below: a folder in the output folder that all paths start from, with ``/``.
         hands: what changes the disk.
     """
 
-    def __init__(self, folder: Path | OutFolder, *, codecs: Codecs | None = None, item: str = "", below: str = "", hands: Hands | None = None) -> None:
+    def __init__(self, folder: Path | OutFolder, *, codecs: Codecs | None = None, item: str = "", ending: str = "", below: str = "", hands: Hands | None = None) -> None:
         place = folder if isinstance(folder, OutFolder) else OutFolder(folder)
         self.folder = place.path
         self._place = place
@@ -346,6 +347,7 @@ class Writer:
         self._codecs = codecs or Codecs()
         self._claims: dict[str, tuple[str, str]] = {}
         self._item = item
+        self._ending = ending
         self._below = below
         self._hands = hands or _AtOnce()
 
@@ -361,7 +363,7 @@ class Writer:
             if "item" not in used:
                 head, slash, name = template.rpartition("/")
                 template = f"{head}{slash}{{item}}-{name}"
-            fields = {**fields, "item": f"{self._item}-{fields['index']}" if element and "index" not in used else self._item}
+            fields = {"ending": self._ending, **fields, "item": f"{self._item}-{fields['index']}" if element and "index" not in used else self._item}
         filled = fill(template, fields)
         return f"{self._below}/{filled}" if self._below else filled
 

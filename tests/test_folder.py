@@ -29,7 +29,7 @@ from imagen_flow.filememo import FileMemo
 from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, prepare, read_line, retry, status
 from imagen_flow.folder.disk import LocalDisk
 from imagen_flow.folder.journal import Seen
-from imagen_flow.folder.linefile import KEYS
+from imagen_flow.folder.linefile import KEYS, Line
 from imagen_flow.folder.placing import free_name, sweep
 from imagen_flow.plugins import Registry, discover
 from imagen_flow.spec import read
@@ -232,6 +232,7 @@ imagen_flow_folder: 1
 graph: ./graph.yaml
 in: ./in
 accept: ["*.PNG", "*.txt"]
+ignore: [drafts/, "!@tmp/"]
 folders: flattened
 links: followed
 input: file
@@ -239,6 +240,7 @@ set: {times: 2}
 ticket: required
 allow: [word]
 settle_s: 0.5
+empty_s: 60
 sentinel: .ready
 outputs: {loud: "{item}-loud.txt"}
 out: ./out
@@ -265,6 +267,7 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
     )  # fmt: skip
     assert (line.accept, line.folders, line.links, line.input, line.ticket, line.allow, line.sentinel) == (("*.PNG", "*.txt"), "flattened", "followed", "file", "required", ("word",), ".ready")
     assert (line.settle_s, line.retries, line.backoff_s, line.concurrency, line.priority, line.duplicates) == (0.5, 2, 5.0, 3, "newest", "link")
+    assert (line.ignore, line.empty_s) == (("drafts/", "!@tmp/"), 60.0)
     assert (line.kills, line.stop_s, line.lease_s, line.poll, line.poll_s) == (5, 1.0, 7.0, True, 0.5)
     assert (line.notify.command, line.notify.url, line.notify.on, line.notify.timeout_s) == (("cat",), "https://example.org/x", ("failed",), 3.0)
     recipe = prepare(line, yard.registry)
@@ -307,6 +310,9 @@ def test_problems_of_a_line(tmp_path: Path) -> None:
         'imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\naccept: ["a/*.png"]',
         "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nconcurrency: 0",
         "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nsettle_s: .nan",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nignore: ['a', '!']",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nignore: '[z'",
+        "imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nignore: ''",
         'imagen_flow_folder: 1\ngraph: line.yaml\nin: in\nout: out\nnotify: {url: "file:///etc/passwd"}',
         'imagen_flow_folder: 1\ngraph: "~nobody-at-all/x"\nin: in\nout: out',
     ],
@@ -511,6 +517,35 @@ def test_same_names(yard: Yard) -> None:
     assert "it is an output of another file, a/x.txt" in yard.found("failed")["failed/x.txt.failed.txt"]
 
 
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [
+        ("accept: ['*.jpg', '*.tif']\n", "{item}.txt", "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}"),
+        ("accept: '*'\n", "{item}.txt", "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}"),
+        ("accept: '*.txt'\n", "{item}.txt", ""),
+        ("accept: '*'\n", "{ending}/{item}.txt", ""),
+        ("accept: '*'\n", "{digest8}.txt", ""),
+        ("accept: '*.txt'\nfolders: flattened\n", "{item}.txt", "a/x.txt and b/x.txt would have one name in 'out' (loud), where the second fails; put {digest8} into their paths, or write folders: kept"),
+    ],
+)
+def test_pairs(yard: Yard, more: str, path: str, words: str) -> None:
+    """Before a line starts it says whether two files may come to one name, such as a camera's pairs, and how to keep them apart."""
+    line = yard.line(f'{more}outputs: {{loud: "{path}"}}\n', graph=GRAPH.replace(", exists: replace", ""))
+    running = yard.start(line, once=True)
+    assert running.wait(30)
+    running.close()
+    assert [said.get("reason") for said in yard.log if said["event"] == "warning"] == ([words] if words else [])
+    assert [said["event"] for said in yard.log[:2]] == (["started", "warning"] if words else ["started", "stopped"])
+
+
+def test_a_pair_is_kept_apart(yard: Yard) -> None:
+    """`{ending}` in a path keeps files apart that differ in their ending alone."""
+    for name in ("x.jpg", "x.tif", "x"):
+        yard.put(name, name)
+    yard.work("accept: ['*']\noutputs: {loud: \"{item}.{ending}.txt\"}\n", graph=GRAPH.replace(", exists: replace", ""))
+    assert yard.found("out") == {"out/x.jpg.txt": "X.JPG\n", "out/x.tif.txt": "X.TIF\n", "out/x._.txt": "X\n"}
+
+
 def test_lists_and_paths_without_item(yard: Yard) -> None:
     """Elements of a list are named by item and number, and a path that names no item gets it in front."""
     graph = """\
@@ -573,6 +608,83 @@ def test_what_does_not_count(yard: Yard) -> None:
     yard.work("accept: ['*']\n")
     assert yard.found("out", "done", "failed") == {"out/a.txt": "YES\n", "done/a.txt": "yes"}
     assert outside.read_text() == "secret"
+
+
+SYSTEMS = (
+    "@eaDir", "#recycle", "#Recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", ".@__thumb", "@eaDir/deep", "sub/@eaDir", "$RECYCLE.BIN", "$Recycle.Bin/S-1-5-21", "RECYCLER", "System Volume Information",
+    "FOUND.000", "__MACOSX/sub", ".Trashes", ".AppleDouble", "Network Trash Folder", "lost+found", ".Trash-1000/files", "~snapshot", "@GMT-2026.01.01-00.00.00", ".zfs/snapshot", "Network Recycle Bin 1", "trashbox",
+    "files_trashbin", ".stversions", ".~tmp~", ".dropbox.cache", "Lightroom Previews.lrdata", "x.txt.sb-1a2b3c4d-AbCdEf", "(A Document Being Saved By TextEdit)",
+)  # fmt: skip
+
+
+def test_system_folders(yard: Yard) -> None:
+    """What network drives, systems and programs that synchronise keep for themselves in a shared folder stays where it is; so do names that are only on their way."""
+    names = [f"{folder}/x.txt" for folder in SYSTEMS]
+    names += ["Thumbs.db", "desktop.ini", "._x.txt", ".DS_Store", "x.txt.part", "x.txt.PART", "x.txt.crdownload", "~lock.x.txt#", ".~lock.x.txt#", "~$x.txt", "~syncthing~x.txt.tmp", "x.txt@SynoEAStream", "x.txt.opdownload", "x.txt.aria2", "Icon\r"]
+    for name in names:
+        yard.put(name, "no")
+    real = ["recycled/a.txt", "eaDir/b.txt", "x@home/c.txt", "#1.txt", "$.txt", "found/d.txt", "[e].txt", "!f.txt"]
+    for name in real:
+        yard.put(name, name)
+    yard.work("accept: ['*']\n")
+    assert sorted(yard.calls) == sorted(real)
+    assert sorted(yard.found("in")) == sorted(f"in/{name}" for name in names)
+    running = yard.start(yard.line("accept: ['*']\n"))  # and when they come while it runs
+    until(running._scanned.is_set)
+    for name in names:
+        yard.put(name, "still no")
+    yard.drop(last="one")
+    until(lambda: ("done", "last.txt") in yard.events())
+    running.close()
+    assert len(yard.calls) == len(real) + 1
+
+
+def test_ignored_names(yard: Yard) -> None:
+    """A line adds patterns as .gitignore has them: in any case, by folder, anchored, and taken back by an exclamation mark; in a list a # begins a name."""
+    names = ["drafts/a.txt", "sub/Drafts/deep/b.txt", "c-OLD.txt", "#mine/d.txt", "top.txt", "cafe\u0301/e.txt"]
+    taken = ["sub/top.txt", "keep-old.txt", "@tmp/f.txt"]
+    for name in (*names, *taken, "@eaDir/g.txt"):
+        yard.put(name, name)
+    yard.work('ignore: [Drafts/, "*-old.txt", "!keep-*", "#mine/", /top.txt, caf\u00e9/, "!@tmp/"]\n')
+    assert sorted(yard.calls) == sorted(taken)
+    yard.work('ignore: "!*"\n')
+    assert sorted(yard.calls) == sorted([*taken, *names, "@eaDir/g.txt"])
+
+
+def test_a_name_that_is_ignored_later(yard: Yard) -> None:
+    """What waits in the journal is given up once the line ignores it."""
+    yard.drop(a="one", b="two")
+    line = yard.line("sentinel: .ready\n")
+    running = yard.start(line)
+    until(lambda: running.journal.counts() == {"seen": 2})
+    running.close()
+    yard.work("ignore: a.*\n")
+    assert yard.found() == {"in/a.txt": "one", "out/b.txt": "TWO\n", "done/b.txt": "two"}
+
+
+def test_what_is_passed_over(yard: Yard) -> None:
+    """What a line will never take is counted in its log and its status, by ending."""
+    for name in ("notes.md", "b.MD", "c.gif", "lonely.yaml", "README", ".hidden", "@eaDir/x.md"):
+        yard.put(name, "x")
+    os.mkfifo(yard.root / "in/pipe.txt")
+    (yard.root / "in/link.txt").symlink_to("notes.md")
+    line = yard.work("ticket: sidecar\n")
+    words = "not in 'accept': 2 .md, 1 .gif, 1 without ending; 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
+    assert [(said["reason"], said["count"]) for said in yard.log if said["event"] == "passed over"] == [(words, 7)]
+    assert status(line)["passed over"] == words
+
+
+def test_every_picture_is_accepted() -> None:
+    """By default a line takes every name under which the formats that `image.load` reads are known."""
+    from PIL import Image
+
+    from imagen_flow_io.pictures import FORMATS
+
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    accepted = {pattern.removeprefix("*") for pattern in Line.__dataclass_fields__["accept"].default}
+    assert endings <= accepted
+    assert {f"`{ending}`" for ending in accepted} <= set(re.findall(r"`\.\w+`", (ROOT / "docs/hot-folders.md").read_text("utf-8")))
 
 
 def test_followed_links(yard: Yard) -> None:
@@ -679,6 +791,158 @@ def test_required_ticket(yard: Yard) -> None:
     assert yard.found("out")["out/b.txt"] == "TWOTWOTWO\n"
 
 
+TICKETS = {
+    # files; tickets with how often they say; what becomes of each file: how often it was said, or a word of the reason
+    "capitals": (["a.txt"], {"a.YAML": 2}, [2]),
+    "capitals of the file": (["B.TXT"], {"b.yaml": 2}, [2]),
+    "capitals and all": (["c.txt"], {"C.TXT.Json": 2}, [2]),
+    "composed and decomposed": (["caf\u00e9.txt"], {"cafe\u0301.yml": 2}, [2]),
+    "decomposed and composed": (["cafe\u0301.txt"], {"caf\u00e9.txt.yaml": 2}, [2]),
+    "Straße": (["stra\u00dfe.txt"], {"STRASSE.yaml": 2}, [2]),
+    "each its own case": (["a.txt", "A.txt"], {"a.yaml": 2, "A.yaml": 3}, [2, 3]),
+    "each its own ending": (["a.txt", "a.md"], {"a.txt.yaml": 2, "a.yaml": 3}, [2, 3]),
+    "whole name first": (["a.txt"], {"a.txt.yaml": 2, "a.yaml": 3}, [2]),
+    "two endings": (["a.txt"], {"a.yaml": 2, "a.json": 3}, ["a.json and a.yaml may each be the ticket"]),
+    "two cases": (["a.txt"], {"a.yaml": 2, "A.yaml": 3}, ["A.yaml and a.yaml may each be the ticket"]),
+    "two files": (["a.txt", "A.TXT"], {"A.yaml": 2}, [1, 2]),
+    "two files, neither nearer": (["aB.txt", "Ab.txt"], {"ab.yaml": 2}, ["may be for", "may be for"]),
+    "two forms": (["caf\u00e9.txt", "cafe\u0301.md"], {"caf\u00e9.yaml": 2}, [2, 1]),
+    "somebody else's": (["a.txt"], {"b.yaml": 2, "a.b.yaml": 3, "aa.yaml": 4}, [1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TICKETS)
+@pytest.mark.parametrize("live", [False, True])
+def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
+    """A ticket is found in any case and either spelling of an accent; that with the file's own case is meant first, and what may be meant for two, or two for one, is told."""
+    files, tickets, wanted = TICKETS[case]
+    more = "ticket: sidecar\naccept: ['*.txt', '*.md']\noutputs: {loud: \"{item}.{ending}.txt\"}\n"
+    running = yard.start(yard.line(more)) if live else None
+    if running:
+        until(running._scanned.is_set)
+    for name, times in tickets.items():
+        yard.put(name, json.dumps({"times": times}))
+    for number, name in enumerate(files):
+        yard.put(".new", f"<{number}>")
+        os.rename(yard.root / "in/.new", yard.root / "in" / name)  # together with the others, before anything has looked
+    if running and not any(isinstance(one, str) for one in wanted):
+        until(lambda: len(yard.events()) == len(files))
+        running.close()
+    else:
+        if running:
+            running.close()
+        yard.work(more)
+    found = yard.found("out", "failed")
+    for number, one in enumerate(wanted):
+        if isinstance(one, int):
+            assert f"<{number}>" * one + "\n" in found.values()
+        else:
+            assert one in found[f"failed/{files[number]}.failed.txt"]
+    used = [ticket for ticket in tickets if not (yard.root / "in" / ticket).exists()]
+    assert bool(used) == any(one != 1 for one in wanted)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("link", "is a symbolic link, and is not read"), ("dangling", "is a symbolic link, and is not read"), ("fifo", "is not a regular file, and is not read")])
+def test_a_ticket_that_is_no_file(yard: Yard, kind: str, words: str) -> None:
+    """A ticket that is a link or a pipe is neither read nor passed over: its file fails and says why."""
+    yard.put("b.dat", "times: 2")
+    ticket = yard.root / "in/a.YAML"
+    os.mkfifo(ticket) if kind == "fifo" else ticket.symlink_to("b.dat" if kind == "link" else "nowhere")
+    yard.drop(a="one")
+    yard.work("ticket: required\n")
+    assert words in (yard.root / "failed/a.txt.failed.txt").read_text()
+    assert yard.found("out") == {}
+
+
+def test_a_ticket_by_a_followed_link(yard: Yard) -> None:
+    """Where the line follows links, a ticket may be one, and goes where its file goes."""
+    yard.put("b.dat", "times: 2")
+    (yard.root / "in/a.yaml").symlink_to("b.dat")
+    yard.drop(a="one")
+    yard.work("ticket: required\nlinks: followed\n")
+    assert yard.found("out") == {"out/a.txt": "ONEONE\n"}
+    assert (yard.root / "done/a.yaml").is_symlink()
+
+
+def test_a_ticket_whose_place_is_taken(yard: Yard) -> None:
+    """A ticket goes with its file even where an older one lies: it would otherwise stay, and be taken for the next file's."""
+    for count in (2, 3):
+        yard.put("a.yaml", f"times: {count}")
+        yard.drop(a="one")
+        yard.work("ticket: sidecar\n")
+    yard.drop(a="two")
+    yard.work("ticket: sidecar\n")
+    assert sorted(yard.found("done")) == ["done/a-2.txt", "done/a-2.yaml", "done/a-3.txt", "done/a.txt", "done/a.yaml"]
+    assert yard.found("in", "out") == {"out/a.txt": "TWO\n"}
+
+
+def test_retry_without_a_journal(yard: Yard) -> None:
+    """After the journal was lost, status says what lies in `failed`, and retry brings it back."""
+    yard.put("sub/a.txt", "bad")
+    line = yard.work()
+    shutil.rmtree(line.journal)
+    said = status(line)
+    assert (said["failed"], said["counts"], said["state"]) == ([], {}, "stopped")
+    assert [(one["original"], "it is not what it should be" in one["reason"]) for one in said["unknown"]] == [("sub/a.txt", True)]
+    assert retry(line, ["sub/*"]) == [("sub/a.txt", "sub/a.txt")]
+    assert yard.found() == {"in/sub/a.txt": "bad"}
+
+
+def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name or pattern that no failed file has is no success, and says what there is."""
+    yard.drop(a="bad")
+    line = yard.work()
+    for names, code, words in ((["nothing*"], 1, "no failed file is called 'nothing*'\n  = fix: failed files are: a.txt"), (["b.txt"], 1, "did you mean 'a.txt'?"), (["a.txt", "c*"], 1, "no file lies in 'failed'"), ([], 0, "0 files moved back")):
+        with pytest.raises(SystemExit) as ended:
+            main(["folder", "retry", str(line.path), *names])
+        assert (ended.value.code, words in capsys.readouterr().err) == (code, True)
+    assert yard.found() == {"in/a.txt": "bad"}
+
+
+def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code of status says whether a line is run (0), by nobody (3), or waits for trouble to pass (4), and what a killed process has begun is not being worked on."""
+
+    def asked() -> tuple[object, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main(["folder", "status", str(yard.root / "line.yaml"), "--json"])
+        return ended.value.code, json.loads(capsys.readouterr().out)[0]
+
+    yard.drop(b="die")
+    line = yard.line()
+    assert asked()[0] == 3
+    launch(yard, "run", "line.yaml", "--once").communicate(timeout=30)
+    code, said = asked()
+    assert (code, said["working"], [one["item"] for one in said["left"]]) == (3, [], ["b.txt"])
+    (yard.root / "in/b.txt").unlink()
+    running = yard.start(line)
+    assert (asked()[0], asked()[1]["state"]) == (0, "running")
+    os.rename(yard.root / "out", yard.root / "away")
+    yard.drop(a="one")
+    until(lambda: asked()[0] == 4)
+    assert "the folder for outputs is gone" in asked()[1]["trouble"]
+    os.rename(yard.root / "away", yard.root / "out")
+    until(lambda: asked()[0] == 0)
+    os.rename(yard.root / "in", yard.root / "away")
+    assert (asked()[0], asked()[1]["watched"]) == (4, False)
+    os.rename(yard.root / "away", yard.root / "in")
+    with running.journal.change() as db:
+        db.execute("UPDATE worker SET beat=beat-1000")
+    code, said = asked()
+    assert (code, said["trouble"].startswith("nothing was heard of it for ")) == (4, True)
+    running.close()
+    assert asked()[0] == 3
+
+
+def test_retry_with_its_ticket(yard: Yard) -> None:
+    """A failed file that gets another try takes its ticket along, whatever its case."""
+    yard.put("A.YAML", "times: 77")
+    yard.drop(a="one")
+    line = yard.work("ticket: sidecar\n")
+    assert set(yard.found()) == {"failed/a.txt", "failed/A.YAML", "failed/a.txt.failed.txt"}
+    assert retry(line) == [("a.txt", "a.txt")]
+    assert set(yard.found()) == {"in/a.txt", "in/A.YAML"}
+
+
 def test_a_ticket_for_two(yard: Yard) -> None:
     """A ticket that may be meant for either of two files is used for neither."""
     yard.put("x.txt", "one")
@@ -730,7 +994,7 @@ def test_settling(tmp_path: Path) -> None:
         return Seen(path, form[path], 0) if path in form else None
 
     def settled() -> int:
-        return journal.settle(2.0, look, lambda _: True)
+        return journal.settle(2.0, look, lambda *_: True)
 
     journal.look([Seen("x", form["x"], 0)])
     assert (settled(), journal.next_look(2.0)) == (0, 2.0)
@@ -785,6 +1049,45 @@ def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Non
     assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
     with contextlib.closing(FileMemo(yard.root)) as memo:
         assert memo.digest_file(yard.root / "done/a.txt") == memo.digest_file(yard.root / "done/a.txt")
+
+
+def test_placeholder(yard: Yard) -> None:
+    """An empty file is no finished file: one that is filled later is read then, and only one that stays empty for `empty_s` is taken as it is. `--once` does not wait for it."""
+    yard.drop(a="", b="two")
+    line = yard.work("settle_s: 0.05\n")
+    assert yard.found() == {"in/a.txt": "", "out/b.txt": "TWO\n", "done/b.txt": "two"}
+    running = yard.start(line)
+    yard.drop(a="one", c="")
+    until(lambda: ("done", "a.txt") in yard.events())
+    running.close()
+    assert yard.found("in", "failed") == {"in/c.txt": ""}
+    running = yard.start(yard.line("empty_s: 0.3\nsettle_s: 0\n"))
+    until(lambda: ("done", "c.txt") in yard.events())
+    running.close()
+    yard.put("d.txt.ready", "")
+    yard.drop(d="")
+    yard.work("sentinel: .ready\n")
+    assert yard.found("out")["out/d.txt"] == "\n"
+
+
+def test_many_placeholders(tmp_path: Path) -> None:
+    """Files that wait to be filled hold up no other, and each has its patience from when it was last changed."""
+    now = [100.0]
+    journal = journal_at(tmp_path / "j", now)
+    journal.look([Seen(f"{number}", "[0, 1, 1]", 0, empty=True) for number in range(600)], settled=True)
+    now[0] += 1
+    journal.look([Seen("full", "[1, 1, 1]", 0)])
+    now[0] += 5
+
+    def settled() -> int:
+        return journal.settle(2.0, lambda path: Seen(path, "[1, 1, 1]" if path == "full" else "[0, 1, 1]", 0, empty=path != "full"), lambda seen, still_s: not seen.empty or still_s >= 60, most=500)
+
+    assert settled() + settled() == 1
+    assert journal.active() == 1
+    assert journal.next_look(2.0) == 1.0
+    now[0] += 60
+    assert settled() + settled() == 600
+    journal.close()
 
 
 def test_slow_copy(yard: Yard) -> None:
@@ -1319,7 +1622,8 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     (lines / "in").mkdir()
     Image.new("RGB", (8, 6), "red").save(lines / "in/a.png")
     Image.new("RGB", (8, 6), "red").save(lines / "in/b.jpg")
-    (lines / "in/b.yaml").write_text("scale: 2")
+    Image.new("RGB", (8, 6), "red").save(lines / "in/b.tif")
+    (lines / "in/b.jpg.yaml").write_text("scale: 2")
     running = RunningLine(prepare(read_line(lines / "enlarge.yaml"), yard.registry), Tools(store=yard.store), once=True, listen=yard.log.append)
     running.start()
     assert running.wait(60)
@@ -1328,8 +1632,8 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     for place in (lines / "out").iterdir():
         with Image.open(place) as picture:
             sizes[place.name] = picture.size
-    assert sizes == {"a.png": (32, 24), "b.png": (16, 12)}
-    assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.yaml"]
+    assert sizes == {"a.png.png": (32, 24), "b.jpg.png": (16, 12), "b.tif.png": (32, 24)} and [said for said in yard.log if said["event"] == "warning"] == []
+    assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.jpg.yaml", "b.tif"]
 
 
 def test_documents() -> None:

@@ -25,6 +25,7 @@ CONFINED = {
     "diffusers": set(),
     "huggingface_hub": {"models"},
     "networkx": {"graph"},
+    "pathspec": {"folder"},
     "pickle": set(),
     "picklescan": {"models"},
     "platformdirs": {"user_folders"},

@@ -177,7 +177,7 @@ def _json_lines(said: dict[str, Any]) -> None:
 def _plain_lines() -> Callable[[dict[str, Any]], None]:
     from .text import colour, safe, seconds
 
-    hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow"}
+    hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow", "warning": "yellow"}
 
     def show(said: dict[str, Any]) -> None:
         event = said["event"]
@@ -197,16 +197,21 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
 @folder.command()
 @lines_argument
 @json_option
-def status(files: tuple[Path, ...], as_json: bool) -> None:
-    """Say how lines stand: who works on them, what waits, and what failed last."""
+def status(files: tuple[Path, ...], as_json: bool) -> int:
+    """Say how lines stand: who works on them, what waits, and what failed last.
+
+    Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a line file or a journal is at fault.
+    """
     from ..folder import read_line
     from ..folder import status as status_of
     from .text import plural, safe, table
 
-    found = [status_of(read_line(file)) for file in files]
+    found = [status_of(read_line(file, missing="in")) for file in files]
+    states = {said["state"] for said in found}
+    code = 3 if "stopped" in states else 4 if "waiting" in states else 0
     if as_json:
         click.echo(json.dumps(found, indent=1))
-        return
+        return code
     for number, said in enumerate(found):
         counts = said["counts"]
         shown = [f"{counts[state]:,} {state}" for state in counts]
@@ -216,24 +221,43 @@ def status(files: tuple[Path, ...], as_json: bool) -> None:
             ("run by", ", ".join(f"process {w['pid']}" for w in said["workers"]) or "nobody"),
             ("items", ", ".join(shown) or "none yet"),
         ]
+        if said["trouble"]:
+            rows.append(("waiting", f"for this to pass: {said['trouble']}"))
+        if said["passed over"]:
+            rows.append(("passed over", said["passed over"]))
         if said.get("draining") and said["workers"]:
             rows.append(("draining", f"{plural(said['waiting'], 'item')} left"))
         rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]
+        rows += [("left over", f"{one['item']} ({one['state']}), by a process that has ended: done when the line runs again") for one in said["left"]]
         rows += [("failed", f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}") for one in said["failed"]]
+        rows += [("failed", f"{one['original']}: {one['reason']} (not in the journal)") for one in said["unknown"]]
         click.echo(("\n" if number else "") + safe(table(rows, indent="")))
+    return code
 
 
 @folder.command()
 @line_argument
 @click.argument("names", nargs=-1)
-def retry(file: Path, names: tuple[str, ...]) -> None:
-    """Give failed files another try: all, or those of these NAMES in the folder for failed ones (patterns may be used)."""
-    from ..folder import read_line
+def retry(file: Path, names: tuple[str, ...]) -> int:
+    """Give failed files another try: all, or those of these NAMES in the folder for failed ones (patterns may be used). Exit code 1 if one of NAMES is not there."""
+    from ..errors import nearest
+    from ..folder import is_named, read_line
     from ..folder import retry as again
+    from ..folder import status as status_of
     from .text import plural, safe
 
-    moved = again(read_line(file), names)
+    line = read_line(file)
+    moved = again(line, names)
     for kept, back in moved:
         click.echo(safe(kept if kept == back else f"{kept} -> {back}"))
     click.echo(f"{plural(len(moved), 'file')} moved back", err=True)
+    missing = [name for name in names if not any(is_named(kept, name) for kept, _ in moved)]
+    if not missing:
+        return 0
+    said = status_of(line)
+    left = [one["original"] for one in (*said["failed"], *said["unknown"])]
+    for name in missing:
+        fix = nearest(name, left, what="failed files are") if left else "no file lies in 'failed'"
+        click.echo(safe(f"error: no failed file is called '{name}'\n  = fix: {fix}"), err=True)
+    return 1
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .disk import Disk, LocalDisk
-from .journal import Journal
+from .intake import Intake, Passed
+from .journal import TROUBLE, UNREAD, Item, Journal
 from .linefile import Line
 from .placing import free_name, make_below
-from .work import REASON
+from .work import REASON, ticket_places
 
-__all__ = ["retry", "status"]
+__all__ = ["is_named", "retry", "status"]
 
 #: How many items of a kind are named.
 _NAMED = 20
@@ -23,23 +27,73 @@ _NAMED = 20
 def status(line: Line) -> dict[str, Any]:
     """Say how a line stands: who works on it, how many items are in which state, what is being worked on, and what failed last.
 
+    Its `state` in a word: ``running``; ``waiting`` for trouble to pass, for its folder, or for a process that says nothing; ``stopped``, with nobody to run it.
+
     Raises:
         JournalError: its journal cannot be read.
     """
-    said: dict[str, Any] = {"line": line.name, "file": str(line.path), "in": str(line.inbox), "watched": line.inbox.is_dir(), "workers": [], "counts": {}, "working": [], "failed": []}
-    if not (line.journal / "journal.sqlite").is_file():
-        return said
-    journal = Journal(line.journal)
-    try:
-        said["workers"] = journal.workers()
-        said["draining"] = bool(journal.note("drain"))
-        said["counts"] = journal.counts()
-        said["waiting"] = sum(said["counts"].get(state, 0) for state in ("seen", "settled"))
-        said["working"] = [{"item": _shown(item.path), "state": item.state, "tries": item.tries, "kills": item.kills} for item in journal.items(("running", "placing", "placed", "failing"), most=_NAMED)]
-        said["failed"] = [{"item": _shown(item.path), "state": item.state, "original": _shown(item.kept or ""), "reason": item.reason} for item in journal.items(("failed", "quarantined"), most=_NAMED)]
-        return said
-    finally:
-        journal.close()
+    said: dict[str, Any] = {
+        "line": line.name, "file": str(line.path), "in": str(line.inbox), "state": "stopped", "watched": os.path.isdir(line.inbox), "workers": [], "counts": {}, "trouble": "",
+        "working": [], "left": [], "failed": [], "unknown": [], "passed over": "",
+    }  # fmt: skip
+    passed = Passed()
+    with contextlib.suppress(OSError):
+        for _ in Intake(line).walk(passed=passed):
+            pass
+        said["passed over"] = passed.words()
+    known: set[str] = set()
+    if os.path.isfile(line.journal / "journal.sqlite"):
+        journal = Journal(line.journal)
+        try:
+            known = _from_journal(journal, line, said)
+        finally:
+            journal.close()
+    said["unknown"] = [{"original": _shown(kept), "reason": reason} for kept, reason in islice(_unknown(line, known), _NAMED)]
+    if said["workers"]:
+        said["state"] = "waiting" if said["trouble"] or not said["watched"] else "running"
+    return said
+
+
+def _from_journal(journal: Journal, line: Line, said: dict[str, Any]) -> set[str]:
+    """Add what the journal knows. Gives the names in `failed` that it knows."""
+    workers = journal.workers()
+    tokens = {worker.pop("token") for worker in workers}
+    said["workers"] = workers
+    said["draining"] = bool(journal.note("drain"))
+    said["counts"] = journal.counts()
+    said["waiting"] = sum(said["counts"].get(state, 0) for state in ("seen", "settled"))
+    for item in journal.items(("running", "placing", "placed", "failing")):
+        # A process that was killed has no hand on anything any more, whatever the journal says.
+        kind = "working" if item.owner in tokens else "left"
+        if len(said[kind]) < _NAMED:
+            said[kind].append({"item": _shown(item.path), "state": item.state, "tries": item.tries, "kills": item.kills})
+    failed = journal.items(("failed", "quarantined"))
+    said["failed"] = [{"item": _shown(item.path), "state": item.state, "original": _shown(item.kept or ""), "reason": item.reason} for item in failed[:_NAMED]]
+    for note in (TROUBLE, UNREAD):
+        told = json.loads(journal.note(note) or "{}")
+        if told.get("worker") in tokens:
+            said["trouble"] = told["reason"]
+    if not said["trouble"] and workers and (silent_s := min(worker["silent_s"] for worker in workers)) > line.lease_s:
+        said["trouble"] = f"nothing was heard of it for {silent_s:.0f} s"
+    return {item.kept for item in failed if item.kept}
+
+
+def _unknown(line: Line, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Give originals in `failed` of which the journal knows nothing, as after it was lost, each with the first line of its reason."""
+    for here, folders, names in os.walk(line.failed):
+        folders.sort()
+        present = set(names)
+        for name in sorted(names):
+            original = name.removesuffix(REASON)
+            kept = os.path.relpath(os.path.join(here, original), line.failed).replace(os.sep, "/")
+            if original == name or original not in present or kept in known:
+                continue
+            try:
+                with open(os.path.join(here, name), encoding="utf-8", errors="replace") as stream:
+                    lines = stream.read(4096).split("\n")
+            except OSError:
+                lines = []
+            yield kept, next((text for text in lines[1:] if text.strip()), "")
 
 
 def _shown(name: str) -> str:
@@ -47,7 +101,7 @@ def _shown(name: str) -> str:
 
 
 def retry(line: Line, names: Sequence[str] = (), *, disk: Disk | None = None) -> list[tuple[str, str]]:
-    """Move failed originals back to where they are watched for, and remove their reasons.
+    """Move failed originals back to where they are watched for, and remove their reasons. Those of which the journal knows nothing go back under the name that they have in `failed`.
 
     Params:
         names: as they are called in `failed`, or patterns; none: all.
@@ -60,29 +114,38 @@ def retry(line: Line, names: Sequence[str] = (), *, disk: Disk | None = None) ->
         OSError: a file cannot be moved; those before it have been.
     """
     disk = disk or LocalDisk()
+    intake = Intake(line)
     journal = Journal(line.journal)
     moved: list[tuple[str, str]] = []
     try:
-        for item in reversed(journal.items(("failed", "quarantined"))):
-            kept = item.kept
-            if kept is None or not os.path.lexists(line.failed / kept) or (names and not any(kept == name or fnmatch.fnmatchcase(kept, name) for name in names)):
+        failed = [item for item in reversed(journal.items(("failed", "quarantined"))) if item.kept and os.path.lexists(line.failed / item.kept)]
+        known: dict[str, Item | None] = {item.kept: item for item in failed if item.kept}
+        for kept, item in (known | {kept: None for kept, _ in _unknown(line, known)}).items():
+            if names and not any(is_named(kept, name) for name in names):
                 continue
-            back = free_name(line.inbox, item.path, [], lambda _: False)
+            original = item.path if item else kept
+            back = free_name(line.inbox, original, [], lambda _: False)
             make_below(line.inbox, back, disk)
-            stem = os.path.splitext(kept)[0]
-            # The ticket first: an original without it would be worked on without it.
-            for base, to in ((kept, back), (stem, os.path.splitext(back)[0])):
-                for ending in (".yaml", ".yml", ".json"):
-                    if line.ticket != "none" and os.path.lexists(line.failed / f"{base}{ending}"):
-                        _bring(line.failed / f"{base}{ending}", line.inbox / f"{to}{ending}", disk)
+            # The tickets first: an original without its own would be worked on without it.
+            for ticket in intake.beside(line.failed / kept):
+                for to in ticket_places(line.inbox / back, os.path.basename(kept), ticket):
+                    if not os.path.lexists(to):
+                        _bring(line.failed / kept.rpartition("/")[0] / ticket, to, disk)
+                        break
             _bring(line.failed / kept, line.inbox / back, disk)
-            journal.retried(item)
+            if item:
+                journal.retried(item)
             disk.unlink(line.failed / f"{kept}{REASON}")
             disk.sync_folder((line.failed / kept).parent)
             moved.append((kept, back))
         return moved
     finally:
         journal.close()
+
+
+def is_named(kept: str, name: str) -> bool:
+    """Whether a failed original is called so, or fits the pattern."""
+    return kept == name or fnmatch.fnmatchcase(kept, name)
 
 
 def _bring(place: Path, to: Path, disk: Disk) -> None:

@@ -35,7 +35,7 @@ from ..errors import StoreError
 from ..store.locks import Claims, InUse, number_of
 from ..store.place import network_file_system
 
-__all__ = ["ACTIVE", "FORMAT", "Item", "Journal", "JournalError", "Lost", "Seen"]
+__all__ = ["ACTIVE", "FORMAT", "TROUBLE", "UNREAD", "Item", "Journal", "JournalError", "Lost", "Seen"]
 
 FORMAT = 1
 
@@ -72,6 +72,10 @@ CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 _ORDERS = {"oldest": "arrived, mtime, path", "newest": "arrived DESC, mtime DESC, path", "name": "path"}
 
 
+#: Notes of what keeps a line waiting: whose they are and why, as JSON.
+TROUBLE, UNREAD = "trouble", "unread"
+
+
 class JournalError(StoreError):
     """The journal cannot be used (any more)."""
 
@@ -82,12 +86,13 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was found: its path below the folder, with ``/``, and what tells this form of it from others. `whole`: that it is complete is known."""
+    """A file as it was found: its path below the folder, with ``/``, and what tells this form of it from others. `whole`: that it is complete is known; `empty`: that nothing is in it yet."""
 
     path: str
     sign: str
     mtime: int
     whole: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +112,16 @@ class Item:
     verdict: str | None
     reason: str | None
     kept: str | None
+    owner: str | None = None
 
 
-_COLUMNS = "id, path, state, sign, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept"
+_COLUMNS = "id, path, state, sign, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept, owner"
 
 
 def _item(row: Sequence[Any]) -> Item:
-    number, path, state, sign, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept = row
+    number, path, state, sign, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept, owner = row
     name = None if kept is None else os.fsdecode(kept)
-    return Item(number, os.fsdecode(path), state, sign, tries, kills, digest, recipe, json.loads(steps or "[]"), json.loads(outputs or "[]"), verdict, reason, name)
+    return Item(number, os.fsdecode(path), state, sign, tries, kills, digest, recipe, json.loads(steps or "[]"), json.loads(outputs or "[]"), verdict, reason, name, owner)
 
 
 def _pack(name: str | None) -> bytes | None:
@@ -238,6 +244,8 @@ class Journal:
             for (token,) in db.execute("SELECT token FROM worker").fetchall():
                 if not self.lives(token):
                     db.execute("DELETE FROM worker WHERE token=?", (token,))
+            # What a file waited for may have come, or the line may not ask for it any more.
+            db.execute("UPDATE item SET due=0 WHERE state='seen' AND due<0")
             db.execute("INSERT OR REPLACE INTO worker VALUES (?,?,?,?)", (self.token, os.getpid(), time.time(), self.clock()))
 
     def leave(self) -> None:
@@ -252,8 +260,9 @@ class Journal:
         return token == self.token or not self._claims.is_free(number_of(token))
 
     def workers(self) -> list[dict[str, Any]]:
-        """Give the living processes."""
-        return [{"pid": pid, "began_at": began_at} for token, pid, began_at in self._rows("SELECT token, pid, began_at FROM worker ORDER BY began_at") if self.lives(token)]
+        """Give the living processes, each with for how long it has said nothing: longer than a lease, and others may take its items."""
+        rows = self._rows("SELECT token, pid, began_at, beat FROM worker ORDER BY began_at")
+        return [{"pid": pid, "began_at": began_at, "silent_s": round(max(0.0, self.clock() - beat), 1), "token": token} for token, pid, began_at, beat in rows if self.lives(token)]
 
     def renew(self) -> None:
         """Renew the leases of this process."""
@@ -285,7 +294,7 @@ class Journal:
             arrived = int(self.note("arrived") or 0) + 1
             self.write_note("arrived", str(arrived))
             for seen in known:
-                state = "settled" if settled or seen.whole else "seen"
+                state = "settled" if seen.whole or (settled and not seen.empty) else "seen"
                 path = os.fsencode(seen.path)
                 row = db.execute(f"SELECT id, state, sign FROM item WHERE path=? AND {_IN_ACTIVE}", (path,)).fetchone()
                 if row is None:
@@ -297,42 +306,37 @@ class Journal:
                     db.execute("UPDATE item SET state='settled', due=0 WHERE id=?", (row[0],))
         return new
 
-    def settle(self, settle_s: float, look: Callable[[str], Seen | None], wants: Callable[[Seen], bool], *, most: int = 500) -> int:
+    def settle(self, settle_s: float, look: Callable[[str], Seen | None], wants: Callable[[Seen, float], bool], *, most: int = 500) -> int:
         """Look again at files that nobody has seen change for `settle_s`: those that are as they were have settled. Gives how many have.
 
         Params:
             look: gives a file as it is now; None if it is gone.
-            wants: whether a file that stands still has all that it needs.
+            wants: whether a file that has stood still for so many seconds has all that it needs.
         """
         now = self.clock()
-        rows = self._rows("SELECT id, path, sign FROM item WHERE state='seen' AND since<=? ORDER BY since LIMIT ?", (now - settle_s, most))
+        # Of those that wait, `due` is when they are looked at again, with a minus.
+        rows = self._rows("SELECT id, path, sign, since FROM item WHERE state='seen' AND since<=? AND due>=? ORDER BY since LIMIT ?", (now - settle_s, -now, most))
         if not rows:
             return 0
         found = [(row, look(os.fsdecode(row[1]))) for row in rows]
         count = 0
         with self.change() as db:
-            for (number, _, sign), seen in found:
+            for (number, _, sign, since), seen in found:
                 if seen is None:
                     db.execute("UPDATE item SET state='gone', ended_at=? WHERE id=? AND state='seen'", (time.time(), number))
                 elif seen.sign != sign:
-                    db.execute("UPDATE item SET sign=?, since=?, mtime=? WHERE id=? AND state='seen'", (seen.sign, now, seen.mtime, number))
-                elif not wants(seen):
-                    # Looked at again a little later: what it waits for is told when it comes, but what is told may be lost.
-                    db.execute("UPDATE item SET since=?, due=-1 WHERE id=? AND state='seen'", (now - settle_s + 1.0, number))
+                    db.execute("UPDATE item SET sign=?, since=?, mtime=?, due=0 WHERE id=? AND state='seen'", (seen.sign, now, seen.mtime, number))
+                elif not wants(seen, now - since):
+                    # What it waits for is told when it comes, but what is told may be lost.
+                    db.execute("UPDATE item SET due=? WHERE id=? AND state='seen'", (-(now + 1.0), number))
                 else:
                     count += db.execute("UPDATE item SET state='settled', due=0 WHERE id=? AND state='seen' AND sign=?", (number, sign)).rowcount
         return count
 
     def next_look(self, settle_s: float) -> float | None:
         """How long until a file may have settled; None if none is waiting."""
-        rows = self._rows("SELECT min(since) FROM item WHERE state='seen'")
-        return None if rows[0][0] is None else max(0.0, rows[0][0] + settle_s - self.clock())
-
-    def stems(self, stem: str) -> list[str]:
-        """Give the paths of active items that are called `stem` but for their ending."""
-        low = os.fsencode(stem) + b"."
-        rows = self._rows(f"SELECT path FROM item WHERE path>=? AND path<? AND {_IN_ACTIVE} ORDER BY path", (low, low[:-1] + b"/"))
-        return [path for row in rows if "." not in (path := os.fsdecode(row[0]))[len(stem) + 1 :]]
+        rows = self._rows("SELECT min(max(since+?, -due)) FROM item WHERE state='seen'", (settle_s,))
+        return None if rows[0][0] is None else max(0.0, rows[0][0] - self.clock())
 
     # -- work --------------------------------------------------------------------------------------------------------------------
 

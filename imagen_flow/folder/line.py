@@ -11,12 +11,16 @@ They meet in the journal alone, so it makes no difference whether they belong to
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
@@ -24,12 +28,12 @@ from ..errors import GraphError, Problem
 from ..request import Options
 from ..watch import changes
 from .disk import Disk, LocalDisk, is_there
-from .intake import Intake
-from .journal import Journal, JournalError, Lost
+from .intake import Intake, Names, Passed
+from .journal import TROUBLE, UNREAD, Journal, JournalError, Lost
 from .log import Log
 from .notify import Notifier
 from .placing import sweep
-from .recipe import Recipe
+from .recipe import Recipe, clashes
 from .work import Shop, Trouble
 
 if TYPE_CHECKING:
@@ -104,6 +108,8 @@ class RunningLine:
         self._taking_in = threading.Event()
         self._scanned = threading.Event()
         self._missed = threading.Event()
+        #: What lies in the folder and is not for the line, in words.
+        self._passed_over = ""
         #: Why the folder could not be read the last time, if it could not.
         self._unseen = ""
         self._wake = threading.Condition()
@@ -123,6 +129,8 @@ class RunningLine:
             self.journal.write_note("drain", "")
         swept = sweep(self.journal, self.disk)
         self.log.say("started", worker=self.journal.token, swept=swept)
+        if words := clashes(self.shop.recipe):
+            self.log.say("warning", reason=words)
         self._restore()
         for number in range(self.line.concurrency):
             self._workers.append(threading.Thread(target=self._guarded, args=(self._work,), name=f"{self.line.name} worker {number + 1}", daemon=True))
@@ -200,8 +208,9 @@ class RunningLine:
                     if line.inbox in changed:
                         self.scan()
                     else:
+                        names = Names()
                         for path in changed:
-                            self._look(path)
+                            self._look(path, names)
                     if self.once:
                         return
             except JournalError:
@@ -217,7 +226,8 @@ class RunningLine:
         """Look at everything in the folder. Gives how many files are new."""
         count = 0
         try:
-            found = self.intake.walk()
+            passed = Passed()
+            found = self.intake.walk(passed=passed)
             while some := list(islice(found, _ROUND)):
                 count += self._seen(some)
         except OSError as failed:
@@ -225,24 +235,23 @@ class RunningLine:
             reason = f"{self.line.inbox}: {(failed.strerror or str(failed)).lower()}"
             if reason != self._unseen:
                 self.log.say("watching", reason=reason)
+                self._note(UNREAD, reason)
             self._unseen = reason
         else:
+            if self._unseen:
+                self._note(UNREAD, "")
             self._unseen = ""
+            if passed.words() != self._passed_over:
+                self._passed_over = passed.words()
+                self.log.say("passed over", reason=self._passed_over or "nothing", count=passed.endings.total() + passed.links + passed.special + passed.tickets)
             self._scanned.set()
         return count
 
-    def _look(self, path: Any) -> None:
+    def _look(self, path: Path, names: Names) -> None:
         if not os.path.isdir(self.line.inbox):
             self._missed.set()  # what is told of now cannot be looked at
-        for found in self.intake.of_change(path):
-            if isinstance(found, str):
-                again = [seen for one in self.journal.stems(found) if (seen := self.intake.look(one))]
-                # x.png.yaml is x.png's.
-                if seen := self.intake.look(found):
-                    again.append(seen)
-                self._seen([seen for seen in again if self.intake.counts(seen.path.rpartition("/")[2])])
-            else:
-                self._seen([found])
+        for found in self.intake.of_change(path, names):
+            self._seen([found])
 
     def _seen(self, some: list[Any]) -> int:
         new = self.journal.look(some, settled=self.line.settle_s == 0 and not self.line.sentinel and self.line.ticket != "required")
@@ -267,7 +276,7 @@ class RunningLine:
                 if self._missed.is_set() and not self._taking_in.is_set():
                     self._missed.clear()
                     self.scan()
-                while journal.settle(line.settle_s, self.intake.look, self.intake.wants):
+                while journal.settle(line.settle_s, partial(self.intake.look, names=Names()), self.intake.wants):
                     self._rouse()
             now = time.monotonic()
             if now - renewed > line.lease_s / 3:
@@ -325,8 +334,15 @@ class RunningLine:
             self._troubles += 1
             self._trouble_until = time.monotonic() + wait_s
         self.log.say("waiting", reason=reason, wait_s=wait_s)
+        self._note(TROUBLE, reason)
 
     def _passed(self) -> None:
         if self._troubles:
             self._troubles = 0
+            self._note(TROUBLE, "")
             self.log.say("resumed")
+
+    def _note(self, name: str, reason: str) -> None:
+        """Let `status` know what keeps the line waiting."""
+        with contextlib.suppress(JournalError):  # it may be what is in trouble
+            self.journal.write_note(name, json.dumps({"worker": self.journal.token, "reason": reason} if reason else {}))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import GraphError, Mark, Problem, Source, nearest
 from ..yaml_text import MAX_BYTES, UNREADABLE, Pair, Reference, Template, Word, read_words, too_large
+from .ignore import fault_of
 
 __all__ = ["Line", "Notify", "check_together", "read_line"]
 
@@ -23,6 +24,7 @@ KEYS: dict[str, str] = {
     "graph": "the graph that each file goes through",
     "in": "the folder that is watched",
     "accept": "patterns of the names that are taken; others stay where they are",
+    "ignore": "patterns of names and folders that are never taken, as in .gitignore, beside those of operating systems and network drives",
     "folders": "what becomes of sub-folders: kept, flattened or ignored",
     "links": "symbolic links to files: ignored or followed",
     "input": "the graph's input that receives the file",
@@ -30,6 +32,7 @@ KEYS: dict[str, str] = {
     "ticket": "a YAML or JSON file beside each that sets inputs for it alone: none, sidecar or required",
     "allow": "the inputs that a ticket may set",
     "settle_s": "how long size and time of a file must have stood still",
+    "empty_s": "how long an empty file may wait to be filled before it is taken as it is",
     "sentinel": "the ending of a file beside each that says it is complete, such as .ready",
     "outputs": "paths of outputs, in place of the graph's own",
     "out": "the folder for outputs",
@@ -57,7 +60,10 @@ _CHOICES = {
     "priority": ("oldest", "newest", "name"),
     "duplicates": ("both", "link", "skip"),
 }
-_PICTURES = ("*.png", "*.jpg", "*.jpeg", "*.webp", "*.tif", "*.tiff", "*.bmp")
+#: What `image.load` reads.
+_PICTURES = (
+    "*.png", "*.apng", "*.jpg", "*.jpeg", "*.jpe", "*.jfif", "*.webp", "*.tif", "*.tiff", "*.bmp", "*.dib", "*.gif", "*.avif", "*.avifs", "*.ppm", "*.pgm", "*.pbm", "*.pnm", "*.pfm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,14 @@ class Line:
     journal: Path
     log: Path
     accept: tuple[str, ...] = _PICTURES
+    ignore: tuple[str, ...] = ()
     folders: str = "kept"
     links: str = "ignored"
     input: str = ""
     ticket: str = "none"
     allow: tuple[str, ...] | None = None
     settle_s: float = 2.0
+    empty_s: float = 600.0
     sentinel: str = ""
     retries: int = 0
     backoff_s: float = 5.0
@@ -111,8 +119,11 @@ class Line:
         return self.path.stem
 
 
-def read_line(path: Path) -> Line:
+def read_line(path: Path, *, missing: str = "") -> Line:
     """Read a line file.
+
+    Params:
+        missing: a key whose folder need not be there.
 
     Raises:
         GraphError: its problems, all of them, in file order.
@@ -130,7 +141,7 @@ def read_line(path: Path) -> Line:
     if len(data) > MAX_BYTES:
         raise GraphError([too_large(shown)])
     written = read_words(data, name=shown)
-    reader = _Reader(written.source, list(written.problems), path)
+    reader = _Reader(written.source, list(written.problems), path, missing)
     line = reader.line(written.word) if written.word is not None else None
     if reader.problems or line is None:
         raise GraphError(reader.problems) from reader.failed
@@ -190,6 +201,7 @@ class _Reader:
     source: Source
     problems: list[Problem]
     path: Path
+    missing: str = ""
     #: An error of the file system behind one of the problems.
     failed: OSError | None = None
 
@@ -222,9 +234,11 @@ class _Reader:
             "failed": take.path("failed", folder, "./failed"),
             "journal": take.path("journal", folder, f"./{self.path.stem}.journal"),
             "accept": take.texts("accept", _PICTURES),
+            "ignore": take.texts("ignore", ()),
             "input": take.text("input", ""),
             "allow": take.texts("allow", None),
             "settle_s": take.number("settle_s", 2.0, low=0, high=86_400),
+            "empty_s": take.number("empty_s", 600.0, low=0, high=31_536_000),
             "sentinel": take.text("sentinel", ""),
             "concurrency": take.whole("concurrency", 1, low=1, high=64),
             "kills": take.whole("kills", 3, low=1, high=1_000_000),
@@ -248,8 +262,10 @@ class _Reader:
             self.say("bad-literal", f"'sentinel' is an ending, not '{found['sentinel']}'", pairs["sentinel"].value.mark, fix="write one that starts with a dot, such as .ready")
         for number, pattern in enumerate(found["accept"]):
             if "/" in pattern or not pattern:
-                mark = pairs["accept"].value.value[number].mark if isinstance(pairs["accept"].value.value, tuple) else pairs["accept"].value.mark
-                self.say("bad-literal", f"'{pattern}' is no pattern of a name", mark, "it is compared with a file's name, without folders", 'write one such as "*.png"')
+                self.say("bad-literal", f"'{pattern}' is no pattern of a name", _mark_of(pairs["accept"], number), "it is compared with a file's name, without folders", 'write one such as "*.png"')
+        for number, pattern in enumerate(found["ignore"]):
+            if fault := fault_of(pattern):
+                self.say("bad-literal", f"'{pattern}' cannot be used in 'ignore'", _mark_of(pairs["ignore"], number), fault, 'write one such as "drafts/" or "*.psd"')
         line = Line(**found)
         if all(key in pairs for key in _REQUIRED):
             self.places(line, root.mark)
@@ -303,6 +319,8 @@ class _Reader:
                 here = line.marks.get(other, line.marks.get(one, mark))
                 self.say("bad-path", f"'{one}' and '{other}' are one folder", here, "what lies there could not be told apart", "give each its own")
         for key, path, is_kind in (("graph", line.graph, stat.S_ISREG), ("in", line.inbox, stat.S_ISDIR)):
+            if key == self.missing:
+                continue
             try:
                 if is_kind(os.stat(path).st_mode):
                     continue
@@ -315,6 +333,11 @@ class _Reader:
                 self.say("missing-file", f"there is no graph '{path.name}'", line.marks[key], f"it was looked for as {path}")
             else:
                 self.say("missing-file", "there is no folder for 'in'", line.marks[key], f"it would be {path}", "create it, or mount what it lies on")
+
+
+def _mark_of(pair: Pair, number: int) -> Mark:
+    """Give where an element of a list stands, or the text in place of a list."""
+    return pair.value.value[number].mark if isinstance(pair.value.value, tuple) else pair.value.mark
 
 
 class _Taker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,10 @@ from ..spec import read
 from .linefile import Line
 from .ticket import read_value
 
-__all__ = ["Recipe", "prepare"]
+__all__ = ["Recipe", "clashes", "prepare"]
+
+#: The field of a path that stands for the ending of the file, beside those that every graph may use.
+ENDING = "ending"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +98,7 @@ def prepare(line: Line, registry: Registry) -> Recipe:
 
 def _with_paths(graph: Graph, line: Line, say: Any) -> Graph:
     outputs = dict(graph.outputs)
-    plain = [name for name, i in graph.inputs.items() if i.type.is_scalar]
+    plain = [ENDING, *(name for name, i in graph.inputs.items() if i.type.is_scalar)]
     for name, pair in line.outputs.items():
         path = pair.value.value
         if name not in outputs:
@@ -106,6 +110,33 @@ def _with_paths(graph: Graph, line: Line, say: Any) -> Graph:
         else:
             outputs[name] = replace(outputs[name], path=path)
     return replace(graph, outputs=outputs)
+
+
+def clashes(recipe: Recipe) -> str:
+    """Say in one line by which outputs two files of the line would come to one name, so that the second fails or replaces the first; nothing if none can."""
+    line = recipe.line
+    endings = {os.path.splitext(pattern)[1].lower() or pattern for pattern in line.accept}
+    alike = ""
+    if len(endings) > 1 or any(set(ending) & set("*?[") for ending in endings):
+        one, other = [*sorted(e for e in endings if e.startswith(".") and not set(e) & set("*?[")), ".jpg", ".tif"][:2]
+        alike = f"x{one} and x{other}"
+    elif line.folders == "flattened":
+        ending = next(iter(endings))
+        alike = f"a/x{ending} and b/x{ending}"
+    told = []
+    for name, output in recipe.graph.outputs.items():
+        if not output.path or output.exists == "number":
+            continue
+        used = {field for field in (ENDING, "digest8") if f"{{{field}}}" in output.path}
+        if "digest8" in used or (ENDING in used and (line.folders != "flattened")):
+            continue
+        told.append(name)
+    if not alike or not told:
+        return ""
+    fails = all(recipe.graph.outputs[name].exists != "replace" for name in told)
+    paths = ", ".join(f'{name}: "{{item}}.{{ending}}{os.path.splitext(recipe.graph.outputs[name].path or "")[1]}"' for name in told)
+    fix = f"write outputs: {{{paths}}}" if alike.startswith("x") else "put {digest8} into their paths, or write folders: kept"
+    return f"{alike} would have one name in 'out' ({', '.join(told)}), where the second {'fails' if fails else 'replaces the first'}; {fix}"
 
 
 def _is_plain(type_: PortType) -> bool:

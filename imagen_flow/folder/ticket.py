@@ -24,18 +24,21 @@ __all__ = ["MOST_BYTES", "read_ticket", "read_value"]
 MOST_BYTES = 64 << 10
 
 
-def read_ticket(place: Path, graph: Graph, *, allowed: Collection[str], inbox: Path) -> dict[str, Any]:
+def read_ticket(place: Path, graph: Graph, *, allowed: Collection[str], inbox: Path, links: bool = False) -> dict[str, Any]:
     """Give the values that a ticket sets.
+
+    Params:
+        links: whether it may be a symbolic link.
 
     Raises:
         GraphError: its problems, all of them, in its order.
         OSError: it cannot be read.
     """
     shown = place.name
-    handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    handle = os.open(place, os.O_RDONLY | (0 if links else getattr(os, "O_NOFOLLOW", 0)) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     with open(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise GraphError([Problem("unreadable", f"the ticket {shown} is no plain file")])
+            raise GraphError([Problem("unreadable", f"the ticket {shown} is not a regular file")])
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise GraphError([Problem("too-large", f"a ticket has at most {MOST_BYTES >> 10} KiB", Mark(Source(shown, ""), 1, 1))])

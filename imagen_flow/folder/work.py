@@ -7,12 +7,13 @@ would meet (no space, a share that is gone) is a `Trouble`: the item is put back
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from ..models import ModelPool
     from ..store import Store
 
-__all__ = ["REASON", "Shop", "Trouble"]
+__all__ = ["REASON", "Shop", "Trouble", "ticket_places"]
 
 #: What the name of a reason adds to the name of its original.
 REASON = ".failed.txt"
@@ -191,15 +192,20 @@ class Shop:
         if len(sign) < 4:
             return {}
         ticket = self.intake.place(item.path).with_name(sign[3][0])
-        stem = os.path.splitext(item.path)[0]
-        if os.path.splitext(ticket.name)[0] == os.path.basename(stem):
-            others = [path for path in self.journal.stems(stem) if path != item.path]
-            if others:
-                words = f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(others)}\n  = fix: name it {os.path.basename(item.path)}{ticket.suffix}, say"
-                for path in others:
-                    self.journal.fail_waiting(path, words, self._kept_name(path, self.recipe.line.failed))
-                raise _Failed(words, again=False)
-        return read_ticket(ticket, self.recipe.graph, allowed=self.recipe.allowed, inbox=self.recipe.line.inbox)
+        own = f"{os.path.basename(item.path)}{ticket.suffix}"
+        if len(sign) > 4:
+            raise _Failed(f"{' and '.join(name for name, *_ in sign[3:])} may each be the ticket of {item.path}\n  = fix: keep one, called {own}", again=False)
+        if others := self.intake.others(item.path, ticket.name):
+            words = f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(others)}\n  = fix: name it {own}, say"
+            self.journal.look([seen for path in others if (seen := self.intake.look(path))])
+            for path in others:
+                self.journal.fail_waiting(path, words, self._kept_name(path, self.recipe.line.failed))
+            raise _Failed(words, again=False)
+        if sign[3][1] < 0:
+            what = "a symbolic link" if ticket.is_symlink() else "not a regular file"
+            fix = "put the file itself there, or write links: followed" if ticket.is_symlink() else "put a YAML or JSON file there"
+            raise _Failed(f"the ticket {ticket.name} is {what}, and is not read\n  = fix: {fix}", again=False)
+        return read_ticket(ticket, self.recipe.graph, allowed=self.recipe.allowed, inbox=self.recipe.line.inbox, links=self.recipe.line.links == "followed")
 
     def _compute(self, item: Item, seen: Seen, digest: str, recipe: str, values: dict[str, Any], twin: Item | None, cancel: threading.Event, began: float) -> str:
         line, graph = self.recipe.line, self.recipe.graph
@@ -208,7 +214,7 @@ class Shop:
         file = File(place, digest, json.loads(item.sign)[0], place.name)
         sealed = False
         try:
-            writer = Writer(line.out, codecs=self.recipe.registry.codecs, item=_named(item.path), below=_below(item.path) if line.folders == "kept" else "", hands=staged)
+            writer = Writer(line.out, codecs=self.recipe.registry.codecs, item=_named(item.path), ending=os.path.splitext(item.path)[1].removeprefix("."), below=_below(item.path) if line.folders == "kept" else "", hands=staged)
             try:
                 plan = prepare(
                     Request(graph, self.options, {**self.recipe.values, **values, self.recipe.input: file}, settings=self.settings, store=self.store, base=line.path.parent)
@@ -428,22 +434,19 @@ class Shop:
         return "waits"
 
     def _along(self, item: Item, folder: Path, kept: str) -> None:
-        """Move the ticket of an original along with it, and remove what said that it was complete."""
-        sign = json.loads(item.sign)
-        if len(sign) > 3:
-            name, size, mtime = sign[3][:3]
+        """Move the tickets of an original along with it, and remove what said that it was complete."""
+        for name, size, mtime, _ in json.loads(item.sign)[3:]:
+            if size < 0:
+                continue  # a link or a pipe: it was not read, and stays
             ticket = self.intake.place(item.path).with_name(name)
-            base = kept if os.path.splitext(name)[0] == os.path.basename(item.path) else os.path.splitext(kept)[0]
-            to = folder / f"{base}{ticket.suffix}"
 
-            def is_same(place: Path) -> bool:
-                try:
-                    found = os.lstat(place)
-                except OSError:
-                    return False
-                return (found.st_size, found.st_mtime_ns) == (size, mtime)
+            def is_same(place: Path, sign: tuple[int, int] = (size, mtime)) -> bool:
+                found = self.intake.plain(place)
+                return found is not None and (found.st_size, found.st_mtime_ns) == sign
 
-            move(ticket, to, number=-item.id, is_same=is_same, holds=is_same, disk=self.disk, journal=self.journal)
+            for to in ticket_places(folder / kept, os.path.basename(item.path), name):
+                if move(ticket, to, number=-item.id, is_same=is_same, holds=is_same, disk=self.disk, journal=self.journal) != "taken":
+                    break
         if said := self.intake.sentinel(item.path):
             self.disk.unlink(said)
 
@@ -479,6 +482,15 @@ class Shop:
         if self.recipe.line.folders == "flattened":
             path = path.rpartition("/")[2]
         return free_name(folder, path, [REASON] if folder == self.recipe.line.failed else [], self.journal.is_kept)
+
+
+def ticket_places(kept: Path, original: str, ticket: str) -> Iterator[Path]:
+    """Give names for a ticket beside its original: its own, or where the original got another name, one that goes with it; then numbered ones."""
+    stem, ending = os.path.splitext(ticket)
+    if kept.name != original:
+        stem = kept.name if len(stem) >= len(original) else kept.stem
+    for count in itertools.count(1):
+        yield kept.with_name(f"{stem}{'' if count == 1 else f'-{count}'}{ending}")
 
 
 def _named(path: str) -> str:

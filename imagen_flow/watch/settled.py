@@ -65,7 +65,8 @@ _TEMPORARY = re.compile(
             "*~", "#*#", "*.tmp", "*.temp", "*.swp", "*.swx", "*.part", "*.partial", "*.crdownload", "*.download", "*.filepart",
             "*___jb_tmp___", "*___jb_old___", "~$*", "~lock*#", "4913", "__pycache__", "Thumbs.db", "desktop.ini",
         )
-    )
+    ),
+    re.IGNORECASE,
 )  # fmt: skip
 
 #: How often places are looked at; how small a part of the time that may take, and how seldom it may become for that.
