@@ -180,6 +180,6 @@ _DIGESTERS: dict[str, Callable[[Any], str]] = {
     "audio": lambda v: _array("audio", v.samples, str(v.rate).encode()),
     "file": lambda v: tagged("file", v.digest.encode()),
     "folder": lambda v: v.digest,
-    "model": lambda v: tagged("model", v.digest.encode()),
+    "model": lambda v: tagged("model", v.digest.encode(), *([v.called.encode("utf-8", "surrogatepass")] if v.called else [])),
     "absent": lambda v: tagged("absent"),
 }

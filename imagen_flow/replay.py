@@ -370,11 +370,11 @@ class _Maker:
             return at
         given = self.take(at.reference, file_name(file, at.reference))
         if given is not None:
-            return ModelAt(str(self.base / Path(given).expanduser()), self.base, at.mark)
+            return replace(at, reference=str(self.base / Path(given).expanduser()), folder=self.base)
         if self.tiny:  # its name says of what kind the small model is that stands for it; the place is not looked at
-            return ModelAt(f"./{posixpath.basename(at.reference.rstrip('/'))}", _NOWHERE, at.mark)
+            return replace(at, reference=f"./{posixpath.basename(at.reference.rstrip('/'))}", folder=_NOWHERE)
         known = next((m.fingerprint for m in self.said.models if m.reference == place_name(at.reference)), "")
-        model = Model(_ABSENT, known or "unresolved", at.reference)
+        model = models.called(at.loader, Model(_ABSENT, known or "unresolved", at.reference))
         self.absent.setdefault(self.registry.codecs.digest(model), set()).add(Missing(at.reference, "model", known))
         return Given(model)
 

@@ -444,6 +444,8 @@ class Model:
     base: Base | None = field(default=None, repr=False, compare=False)
     configurations: Path | None = field(default=None, compare=False)
     incomplete: str = field(default="", repr=False, compare=False)
+    #: What of its name its loader goes by; it is part of the value, as the name may be another for the same files. Most go by none.
+    called: str = ""
     #: Parts of other models that stand in the place of its own, by the names of these.
     instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
 

@@ -74,7 +74,7 @@ class Binder:
                     if kind in ("file", "folder"):
                         return self.path(word, value, kind)
                     if kind == "model":
-                        return self.model(word, value)
+                        return self.model(word, value, port)
         try:
             return Given(port.check(plain(word) if isinstance(value, dict) else value))
         except BadValue as odd:
@@ -88,13 +88,13 @@ class Binder:
             return None
         return FileAt(text, kind, self.folder, word.mark)
 
-    def model(self, word: Word, text: str) -> Binding | None:
+    def model(self, word: Word, text: str, port: PortType) -> Binding | None:
         try:
             parse_reference(text)
         except BadReference as odd:
             self.say("bad-model", str(odd), word.mark, fix=odd.fix)
             return None
-        return ModelAt(text, self.folder, word.mark)
+        return ModelAt(text, self.folder, word.mark, port.loader)
 
     def list_(self, word: Word, words: tuple[Word, ...], port: PortType, what: str) -> Binding | None:
         target = port

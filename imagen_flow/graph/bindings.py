@@ -67,11 +67,12 @@ class FileAt:
 
 @dataclass(frozen=True, slots=True)
 class ModelAt:
-    """A model named by a reference; a relative path in it is relative to `folder`."""
+    """A model named by a reference; a relative path in it is relative to `folder`. `loader` is that of the port that it is given to."""
 
     reference: str
     folder: Path
     mark: Mark | None = None
+    loader: Any = None
 
 
 Binding = Given | FromInput | FromNode | Joined | Listed | Mapped | FileAt | ModelAt

@@ -14,7 +14,7 @@ from .ladder import is_out_of_memory, with_memory_ladder
 from .lending import lend_and_call
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .placing import place_module
-from .pool import Identity, ModelPool, admit, default_budget, heeded, identities_of, identity_of, joined, leaves, weight_of
+from .pool import Identity, ModelPool, admit, called, default_budget, heeded, identities_of, identity_of, joined, leaves, weight_of
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 from .resolving import STRICT, Terms, base_reference, is_tiny, resolve
@@ -36,6 +36,7 @@ __all__ = [
     "UnresolvedModel",
     "UnusableModel",
     "admit",
+    "called",
     "base_reference",
     "cached",
     "commit_of",

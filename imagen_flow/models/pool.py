@@ -6,6 +6,7 @@ A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose 
 - ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
 - ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
 - ``joined(model, beside)``: the model to load in the place of `model`, where the node got others beside it (by port): one with parts of theirs (see `Model.having`).
+- ``called(model)``: what of the model's name it goes by, where it goes by any: that becomes part of the value, so that files of equal content under two names are two. `Model.called` has it.
 - ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is one file is not wanted for it.
 - ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
 - ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
@@ -19,7 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -31,7 +32,7 @@ from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
 from .quiet import quiet_libraries
 
-__all__ = ["Identity", "ModelPool", "admit", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
+__all__ = ["Identity", "ModelPool", "admit", "called", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
 
 #: How much of the memory the models on one device may take, unless a budget is given: the rest is for what runs and for everybody else.
 SHARE = 0.6
@@ -67,6 +68,8 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
         parts, wanted = dict(model.parts), sorted(reads(model))
         if wanted and all(name in parts for name in wanted):
             fingerprint = tagged("model-parts", *(word.encode() for name in wanted for word in (name, parts[name])))
+    if model.called and hasattr(loader, "called"):
+        fingerprint = tagged("model-called", fingerprint.encode(), model.called.encode("utf-8", "surrogatepass"))
     return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
 
 
@@ -79,6 +82,11 @@ def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
     model = given[port]
     found: Model = loader.joined(model, {name: other for name, other in given.items() if name != port}) if hasattr(loader, "joined") else model
     return found
+
+
+def called(loader: Any, model: Model) -> Model:
+    """Give a model with what of its name a loader goes by."""
+    return replace(model, called=loader.called(model)) if hasattr(loader, "called") else model
 
 
 def leaves(loader: Any, model: Model) -> Iterator[Any]:

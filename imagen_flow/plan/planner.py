@@ -310,7 +310,7 @@ class Planner:
                 slot = default
             elif slot.kind != port.type.kind or slot.items is not None:  # type: ignore[union-attr]
                 if "model" in (port.type.kind, port.type.element and port.type.element.kind):
-                    slot = self.values.named(frame, binding, slot, node)  # type: ignore[arg-type]
+                    slot = self.values.named(frame, binding, slot, node, type_.loaders.get(port_name))  # type: ignore[arg-type]
                 slot = self.values.converted(slot, port.type)  # type: ignore[arg-type]
             slots[port_name] = slot  # type: ignore[assignment]
             lines.append(f"{port_name}={slot.digest}")  # type: ignore[union-attr]

@@ -128,7 +128,7 @@ class Values:
             return self.constants.add(binding.value)
         if isinstance(binding, FileAt):
             return self.constants.add(self.read_path(binding))
-        return self.constants.add(self.model(binding.reference, binding.folder, binding.mark))
+        return self.constants.add(models.called(binding.loader, self.model(binding.reference, binding.folder, binding.mark)))
 
     def read_path(self, at: FileAt) -> File | Folder:
         """Digest a file or folder that a graph names.
@@ -255,17 +255,17 @@ class Values:
         if held is None:
             default = port.default
             if port.type.kind == "model" and isinstance(default, str):
-                default = self.model(default, Path(), None)
+                default = models.called(port.type.loader, self.model(default, Path(), None))
             held = self._held[id(port)] = (port, self.constants.add(default))
         return held[1]
 
-    def named(self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node) -> Artifact:
+    def named(self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node, loader: Any) -> Artifact:
         """An input's text into a port of models names a model."""
         if slot.items is not None:
             bindings = binding.items if isinstance(binding, Listed) else [binding] * len(slot.items)
-            items: list[Slot] = [self.named(frame, one, item, node) for one, item in zip(bindings, slot.items, strict=True)]
+            items: list[Slot] = [self.named(frame, one, item, node, loader) for one, item in zip(bindings, slot.items, strict=True)]
             return listed(items)  # type: ignore[return-value]  # all are known
-        return self.constants.add(self.model(self.value(slot), self._home(frame, binding), node.mark)) if slot.kind == "text" else slot
+        return self.constants.add(models.called(loader, self.model(self.value(slot), self._home(frame, binding), node.mark))) if slot.kind == "text" else slot
 
     def _home(self, frame: Frame, binding: Binding | None) -> Path:
         """The folder that a path in a text starts from: that of the graph in which it is written, or `base` if it was given from outside."""

@@ -84,7 +84,7 @@ class _Waiting:
             binding = node.bindings.get(port)
             slot = values.bind(frame, binding) if binding is not None else values.port_default(type_.inputs[port])
             if isinstance(slot, Artifact) and slot.kind not in ("absent", "failed"):
-                slots[port] = values.named(frame, binding, slot, node)
+                slots[port] = values.named(frame, binding, slot, node, type_.loaders[port])
         given = {port: found for port, slot in slots.items() if isinstance(found := values.constants.by_digest.get(slot.digest), Model)}
         for port, slot in slots.items():
             for leaf in leaves(slot):

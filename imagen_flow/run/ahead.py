@@ -59,7 +59,7 @@ class Ahead:
             if name in node.type.loaders:
                 binding = node.bindings.get(name)
                 slot = values.bind(frame, binding) if binding is not None else default
-                known = leaves(values.named(frame, binding, slot, node)) if isinstance(slot, Artifact) else ()
+                known = leaves(values.named(frame, binding, slot, node, node.type.loaders[name])) if isinstance(slot, Artifact) else ()
                 named[name] = [model for leaf in known if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)]
         policy = keys.policy(node)
         beside = {name: found[0] for name, found in named.items() if len(found) == 1}

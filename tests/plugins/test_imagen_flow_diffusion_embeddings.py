@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
@@ -34,7 +36,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     beside.embedding(folder / "xl-toy.safetensors", xl=True, seed=33)
     beside.embedding(folder / "xl-style.safetensors", xl=True, seed=34, vectors=1)
     beside.embedding(folder / "wide.safetensors", width=48)
+    beside.embedding(folder / "Toy.safetensors", seed=36)
     beside.lora(folder / "lora.safetensors")
+    for name, state in {
+        "ip": {"image_proj.norm.bias": torch.zeros(2), "image_proj.norm.weight": torch.ones(2)},
+        "deep": {"emb_params": torch.zeros(1, 2, 32)},
+        "empty": {"emb_params": torch.zeros(0, 32)},
+        "whole": {"emb_params": torch.zeros(2, 32, dtype=torch.long)},
+    }.items():
+        save_file(state, folder / f"{name}.safetensors")
     made = torch.Generator().manual_seed(35)
     (folder / "cat-toy").mkdir()
     torch.save({"<cat>": torch.randn(32, generator=made)}, folder / "cat-toy" / "learned_embeds.bin")
@@ -127,7 +137,12 @@ def test_older_formats_are_pickles_that_the_user_allows(embedding: str, file: st
             "sd", ["xl-toy"],
             "the embedding '{home}/xl-toy.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds clip_g, clip_l, and not the vectors of one word for each of text_encoder",
         ),
-        ("sd", ["toy", "lora"], "the embedding '{home}/lora.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds text_encoder."),
+        ("sd", ["toy", "lora"], "the embedding '{home}/lora.safetensors' is a LoRA: give it to 'loras'"),
+        ("sd", ["toy", "ip"], "the embedding '{home}/ip.safetensors' is no textual inversion: it holds image_proj.norm.bias, image_proj.norm.weight"),
+        ("sd", ["toy", "deep"], "the embedding '{home}/deep.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (1, 2, 32), and vectors are rows of floating-point numbers"),
+        ("sd", ["empty"], "the embedding '{home}/empty.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (0, 32), and "),
+        ("sd", ["whole"], "the embedding '{home}/whole.safetensors' is damaged, or no textual inversion: for text_encoder it holds int64 of shape (2, 32), and "),
+        ("sd", ["toy", "Toy"], "two of its 'embeddings' are called <Toy>, <toy>, and a prompt could not tell them apart: rename one's file"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_and_leaves_nothing(base: str, embeddings: list[str], words: str, home: Path, pool: ModelPool, failure: Callable[..., str]) -> None:
@@ -150,3 +165,75 @@ def test_a_word_that_the_base_knows_already_stays_its_own(home: Path, draw: Call
     )
     assert words_of(pool, tmp_path / "sd") == before
     assert same(draw(one=drawn(tmp_path / "sd", "a <style> fox")), plain.pixels)
+
+
+@pytest.mark.parametrize("weighting", ["none", "compel"])
+@pytest.mark.parametrize("base", ["sd", "sdxl"])
+def test_a_word_with_capitals_has_all_its_vectors(base: str, weighting: str, home: Path, draw: Callable[..., Any], tmp_path: Path) -> None:
+    """However file and prompt spell it: the tokenizer reads no capitals, and finds the second vector all the same; under compel too."""
+    file = home / ("toy.safetensors" if base == "sd" else "xl-toy.safetensors")
+    states = []
+    for name, prompt in (("toy", "a <toy> fox"), ("EasyToy", "a <EasyToy> fox"), ("EasyToy", "a <easytoy> fox")):
+        embedding = tmp_path / f"{name}.safetensors"
+        embedding.write_bytes(file.read_bytes())
+        states.append(draw(text={"type": "text.encode", "model": str(home / base), "prompt": prompt, "embeddings": [str(embedding)], "weighting": weighting}))
+    one = tmp_path / "one.safetensors"
+    with torch.no_grad():
+        from safetensors.torch import load_file
+
+        save_file({key: vectors[:1].clone() for key, vectors in load_file(file).items()}, one)
+    short = draw(text={"type": "text.encode", "model": str(home / base), "prompt": "a <one> fox", "embeddings": [str(one)], "weighting": weighting})
+    small, large, either = ([np.asarray(tensor.data) for tensor in tensors] for tensors in states)
+    assert all(np.array_equal(a, b) and np.array_equal(a, c) for a, b, c in zip(small, large, either, strict=True))
+    assert not np.array_equal(small[0], np.asarray(short[0].data))
+
+
+def test_a_renamed_embedding_is_another(home: Path, pool: ModelPool, tmp_path: Path) -> None:
+    """Its name is a word of prompts and so a part of its value: the picture of the old name is not taken from the store for the new one."""
+    store = tmp_path / "store"
+
+    def drawn_with(name: str, *, kept: bool = True) -> Any:
+        graph = {"imagen_flow": 1, "nodes": {"one": drawn(home / "sd", "a <b> fox", embeddings=[str(tmp_path / name)])}, "outputs": {"out": "${one}"}}
+        return flow.run(graph, store=store if kept else None, device="cpu", pool=pool)["out"].pixels
+
+    (tmp_path / "a.safetensors").write_bytes((home / "toy.safetensors").read_bytes())
+    first = drawn_with("a.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    second = drawn_with("b.safetensors")
+    assert np.array_equal(second, drawn_with("b.safetensors", kept=False))
+    assert not np.array_equal(first, second)
+
+
+def test_two_files_of_equal_content_are_two_words(home: Path, draw: Callable[..., Any], tmp_path: Path) -> None:
+    """In one process and in one node: each word has the vectors."""
+    names = [str(tmp_path / f"{name}.safetensors") for name in ("one", "two")]
+    for name in names:
+        Path(name).write_bytes((home / "style.safetensors").read_bytes())
+    ones, twos = (draw(one=drawn(home / "sd", f"a <{word}> fox", embeddings=[name])).pixels for word, name in zip(("one", "two"), names, strict=True))
+    both = draw(one=drawn(home / "sd", "a <two> fox", embeddings=names)).pixels
+    assert np.array_equal(ones, twos)
+    assert np.array_equal(ones, both)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "notes"),
+    [
+        ("a fox", {}, "the embedding 'toy.safetensors' changes nothing: its word <toy> is in no prompt"),
+        ("a <toy>", {}, ""),
+        ("a fox", {"negative_prompt": "<toy>"}, ""),
+        ("a (red:1.3) <toy>", {}, "'(red:1.3)' in the prompt is read as words, not as a weight; text.encode with weighting: compel reads (red)1.3"),
+        ("a (red:1.3) <toy>", {"weighting": "compel"}, "'(red:1.3)' in the prompt is read as words, not as a weight; weighting: compel reads (red)1.3"),
+        ("a <toy> BREAK a fox", {}, "'BREAK' in the prompt is read as a word, and divides nothing"),
+        ("a <toy>", {"negative_prompt": "<lora:ink:0.8>"}, "'<lora:ink:0.8>' in the negative prompt is read as words and loads nothing: give the file to 'loras'"),
+        ("a <toy>, breaking (news) at 3:15", {}, ""),
+    ],
+)
+def test_what_is_read_otherwise_than_meant_is_noted(prompt: str, more: dict[str, Any], notes: str, home: Path, pool: ModelPool) -> None:
+    """Words of embeddings that are nowhere, and commands of other programs."""
+    graph = {
+        "imagen_flow": 1, "outputs": {"out": "${text}"},
+        "nodes": {"text": {"type": "text.encode", "model": str(home / "sd"), "prompt": prompt, "embeddings": [str(home / "toy.safetensors")], **more}},
+    }  # fmt: skip
+    said = [event.note for event in flow.execute(flow.plan(graph, store=None, device="cpu"), pool=pool) if getattr(event, "note", "")]
+    # The tiny tokenizer knows no brackets.
+    assert {re.sub(r"unknown to the text encoder: '[^;]*'(; |\Z)", "", note) for note in said} - {""} == {notes} - {""}

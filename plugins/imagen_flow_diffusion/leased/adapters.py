@@ -5,8 +5,9 @@ Loaded models are shared, so what is put on is taken off again, and the base's o
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What was loaded from an adapter's folder besides the adapter: image encoders, by folder."""
+
+    encoders: dict[str, Any] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Beside:
+        return Beside()
+
+    @staticmethod
+    def size_of(model: Model) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class Adapter:
     """An adapter's files, and what was loaded beside them."""
 
     model: Model
-    encoders: dict[str, Any] = field(default_factory=dict)
-    lock: Any = field(default_factory=threading.Lock)
+    beside: Beside = field(default_factory=Beside)
 
     def file(self, name: str | None = None) -> Path:
         """Find its file of weights: safetensors, or a pickle that the user allows.
@@ -40,7 +56,9 @@ class Adapter:
         path = self.model.path
         if path.is_file():
             return path
-        every = sorted({*(p.relative_to(path).as_posix() for p in path.rglob("*.safetensors")), *self.model.pickles})
+        inside = (p.relative_to(path) for p in path.rglob("*.safetensors"))
+        # What is hidden is no part of the model: its digest does not know of it.
+        every = sorted({*(p.as_posix() for p in inside if not any(part.startswith(".") for part in p.parts)), *self.model.pickles})
         found = [file for file in every if name or "/" not in file]
         if name is None and "pytorch_lora_weights.safetensors" in found:
             name = "pytorch_lora_weights.safetensors"
@@ -73,17 +91,25 @@ class Adapter:
 
 
 class Weights:
-    """A LoRA, a textual inversion or an IP-Adapter: a file of weights that is put on a checkpoint."""
+    """A LoRA or an IP-Adapter: a file of weights that is put on a checkpoint. Files of equal content under two names are two adapters, with what was loaded beside them in common."""
 
     takes_file = True
 
     @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Adapter:
-        return Adapter(model)
+    def parts(model: Model) -> dict[str, Any]:
+        return {"beside": Beside}
 
     @staticmethod
-    def size_of(model: Model) -> int:
-        return 0
+    def assemble(model: Model, parts: dict[str, Beside]) -> Adapter:
+        return Adapter(model, parts["beside"])
+
+
+class Embedding(Weights):
+    """A textual inversion, whose name is a word of prompts."""
+
+    @staticmethod
+    def called(model: Model) -> str:
+        return token_of(model)
 
 
 class ImageEncoder:
@@ -163,9 +189,26 @@ def _check(worn: Worn) -> None:
             raise ValueError(f"its 'ip_adapters' are {adapters}, and '{name}' holds {len(values)}: they must agree")
     if worn.ip_encoder is not None and not adapters:
         raise ValueError("its 'ip_encoder' reads pictures for 'ip_adapters', and there are none")
-    words = [token_of(embedding) for embedding in worn.embeddings or []]
-    if twice := sorted({word for word in words if words.count(word) > 1}):
+    words = [token_of(embedding.model) for embedding in worn.embeddings or []]
+    if twice := sorted({word for word in words if [other.lower() for other in words].count(word.lower()) > 1}):
         raise ValueError(f"two of its 'embeddings' are called {', '.join(twice)}, and a prompt could not tell them apart: rename one's file")
+
+
+def spelt(worn: Worn, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the words of embeddings in texts as they are put on: without capitals. A word that is in none is noted.
+
+    Params:
+        texts: arguments of a call by name; what is no prompt stays as it is.
+    """
+    found = dict(texts)
+    prompts = [name for name, text in texts.items() if "prompt" in name and isinstance(text, str)]
+    for embedding in worn.embeddings or []:
+        token = token_of(embedding.model)
+        if not any(token.lower() in texts[name].lower() for name in prompts):
+            worn.notes.append(f"the embedding '{embedding.name}' changes nothing: its word {token} is in no prompt")
+        for name in prompts:
+            found[name] = re.sub(re.escape(token), token.lower(), found[name], flags=re.IGNORECASE)
+    return found
 
 
 # --- textual inversion -----------------------------------------------------------------------------------------------------------
@@ -179,15 +222,19 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 def _with_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
     if not hasattr(pipeline, "load_textual_inversion"):
         raise ValueError(f"{type(pipeline).__name__} takes no textual inversion")
-    token = token_of(embedding)
+    # CLIP's tokenizers read no capitals, and diffusers looks for the second vector on under the word that they read.
+    token = token_of(embedding.model).lower()
     with ExitStack() as off:
         for (encoder, tokenizer), vectors in _vectors(embedding, checkpoint).items():
             module, reader = checkpoint.parts[encoder], checkpoint.parts[tokenizer]
             width = module.get_input_embeddings().weight.shape[-1]
+            if vectors.ndim not in (1, 2) or not len(vectors) or not vectors.is_floating_point():
+                what = f"{str(vectors.dtype).removeprefix('torch.')} of shape {tuple(vectors.shape)}"
+                raise ValueError(f"the embedding '{embedding.model.reference}' is damaged, or no textual inversion: for {encoder} it holds {what}, and vectors are rows of floating-point numbers")
             if vectors.shape[-1] != width:
                 raise ValueError(f"{_other_base(embedding, checkpoint)}: its vectors have {vectors.shape[-1]} numbers, and {encoder}'s {width}")
-            if token in reader.get_vocab():
-                raise ValueError(f"the model '{checkpoint.model.reference}' knows the word {token} already: rename the file of the embedding '{embedding.model.reference}'")
+            if token in reader.get_vocab() or token in map(str.lower, reader.added_tokens_encoder):
+                raise ValueError(f"the model '{checkpoint.model.reference}' knows the word {token_of(embedding.model)} already: rename the file of the embedding '{embedding.model.reference}'")
             off.enter_context(_forgetting(pipeline, module, reader, token))
             pipeline.load_textual_inversion(vectors, token=token, tokenizer=reader, text_encoder=module)
         yield
@@ -210,7 +257,13 @@ def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str]
     else:
         vectors = {parts: state.get(name) for name, parts in wanted.items()}
     if any(not hasattr(found, "shape") for found in vectors.values()):
-        raise ValueError(f"{_other_base(embedding, checkpoint)}: it holds {', '.join(sorted(map(str, state))[:4]) or 'nothing'}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
+        names = sorted(map(str, state))
+        held = f"it holds {', '.join(names[:4]) or 'nothing'}"
+        if any(".lora" in name or ".hada_" in name or ".lokr_" in name for name in names):
+            raise ValueError(f"the embedding '{embedding.model.reference}' is a LoRA: give it to 'loras'")
+        if not {"emb_params", "string_to_param", "clip_l", "clip_g"} & set(names) and len(names) != 1:
+            raise ValueError(f"the embedding '{embedding.model.reference}' is no textual inversion: {held}")
+        raise ValueError(f"{_other_base(embedding, checkpoint)}: {held}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
     return vectors
 
 
@@ -234,9 +287,9 @@ def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator
         module.set_input_embeddings(table)
 
 
-def token_of(embedding: Adapter) -> str:
+def token_of(model: Model) -> str:
     """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets."""
-    repository, _, inside = embedding.model.reference.removesuffix(" (tiny)").partition("@")
+    repository, _, inside = model.reference.removesuffix(" (tiny)").partition("@")
     named = next((path for path in map(Path, (inside, repository)) if path.suffix in (".safetensors", ".pt", ".bin")), None)
     return f"<{named.stem if named else Path(repository).name}>"
 
@@ -281,7 +334,8 @@ def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tupl
     """
     homes = {}
     for adapter, file in found:
-        places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"]
+        # What lies beside a file that is the whole model is no part of it: no key knows of that.
+        places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"] if file != adapter.model.path else []
         if "vit-h" in file.name:
             places.reverse()
         if (folder := next((place for place in places if (place / "config.json").is_file()), None)) is not None:
@@ -292,11 +346,11 @@ def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tupl
     if len(homes) > 1:
         raise ValueError(f"its 'ip_adapters' read pictures through different encoders, {' and '.join(sorted(folder.parent.name + '/' + folder.name for folder in homes))}, and a pipeline has one")
     ((folder, adapter),) = homes.items()
-    with adapter.lock:
-        if str(folder) not in adapter.encoders:
-            part = folder.relative_to(adapter.model.path).as_posix()
-            adapter.encoders[str(folder)] = _load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
-        encoder: tuple[Any, Any] = adapter.encoders[str(folder)]
+    with adapter.beside.lock:
+        part = folder.relative_to(adapter.model.path).as_posix()
+        if part not in adapter.beside.encoders:
+            adapter.beside.encoders[part] = _load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
+        encoder: tuple[Any, Any] = adapter.beside.encoders[part]
     return encoder
 
 

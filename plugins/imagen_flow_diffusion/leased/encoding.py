@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.folder import what_is
 from ..pipelines.calling import problem_of
 from ..pipelines.families import SPLIT, Split, family_of, unread_by
-from .adapters import Worn, adapted, need, skipping
+from .adapters import Worn, adapted, need, skipping, spelt
 from .components import Checkpoint, TextParts, some_groups
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Encoder:
         if negative_prompt is None:
             # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
             negative_prompt = takes["negative_prompt"].default if "negative_prompt" in takes else "" if "negative_prompt_embeds" in takes else None
+        texts = spelt(worn, {"prompt": prompt, "negative_prompt": negative_prompt})
+        prompt, negative_prompt = texts["prompt"], texts["negative_prompt"]
         pipeline = self.checkpoint.pipeline(cls)
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn), skipping(self.checkpoint, clip_skip), torch.no_grad():
             if weighting != "none":
@@ -119,6 +121,8 @@ def _weighted(pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str
     if clip_skip is not None or encoder.family not in ("StableDiffusion", "StableDiffusionXL"):
         raise ValueError("prompt weighting works with Stable Diffusion 1, 2 and SDXL, and without clip_skip")
     parts = encoder.checkpoint.parts
+    # compel does not know of words that are several vectors.
+    prompt, negative_prompt = (pipeline.maybe_convert_prompt(text, parts["tokenizer"] if "tokenizer" in parts else parts["tokenizer_2"]) for text in (prompt, negative_prompt))
     if encoder.family == "StableDiffusion":
         compel = Compel(tokenizer=parts["tokenizer"], text_encoder=parts["text_encoder"], truncate_long_prompts=False)
         states = compel.pad_conditioning_tensors_to_same_length([compel(prompt), compel(negative_prompt)])

@@ -13,7 +13,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
 from ..checkpoints.folder import article
-from ..leased.adapters import ImageEncoder, Weights, Worn, adapted, skipping
+from ..leased.adapters import Embedding, ImageEncoder, Weights, Worn, adapted, skipping, spelt
 from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
@@ -36,7 +36,7 @@ def text_to_image(
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
-    embeddings: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
     *,
@@ -110,7 +110,7 @@ def image_to_image(
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
-    embeddings: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
     *,
@@ -167,7 +167,7 @@ def inpaint(
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[Weights]] | None = None,
-    embeddings: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
     *,
@@ -279,6 +279,7 @@ def draw(
     _refuse_refiner(model, task, by)
     _refuse_prior(model, cls, by)
     model, given = controlled(model, cls, given, controls)
+    given = spelt(worn, given)
     made = model.pipeline(cls)
     lost = choose(made, sampler, sampler_settings)
     note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))

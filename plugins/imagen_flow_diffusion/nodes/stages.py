@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
-from ..leased.adapters import Weights, Worn
+from ..leased.adapters import Embedding, Weights, Worn
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from ..leased.instructing import Instructed
 from ..leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from ..pipelines.calling import encoded, read_encoded, refuse_nan
 from ..pipelines.families import foresee_text
+from ..pipelines.reading import foreign
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ def encode(
     model: Model[TextEncoder],
     prompt: str,
     loras: List[Model[Weights]] | None = None,
-    embeddings: List[Model[Weights]] | None = None,
+    embeddings: List[Model[Embedding]] | None = None,
     *,
     negative_prompt: str | None = None,
     clip_skip: Annotated[int, Range(1, 12)] | None = None,
@@ -57,7 +58,9 @@ def encode(
     tensors = model.encode(prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn)
     for tensor in tensors.values():
         refuse_nan(tensor, "the text encoder gave")
-    yield Progress(1, 1, "; ".join(filter(None, ("" if weighting == "compel" else note, *worn.notes))))
+    if weighting == "compel":
+        note = "; ".join(filter(None, (foreign(text, what=what, weighting=weighting) for what, text in (("the prompt", prompt), ("the negative prompt", negative_prompt or "")))))
+    yield Progress(1, 1, "; ".join(filter(None, (note, *worn.notes))))
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 

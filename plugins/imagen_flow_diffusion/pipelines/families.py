@@ -16,7 +16,7 @@ import imagen_flow as flow
 
 from ..checkpoints.folder import article, what_is
 from .calling import TAKEN_BY, problem_of
-from .reading import unread
+from .reading import foreign, unread
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -188,13 +188,18 @@ def foresee_text(models: Mapping[str, Any], fed: Mapping[str, Any], by: str) -> 
 
 
 def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt") -> str:
-    """Say what of a prompt a pipeline will not read, where that is known of its family; nothing if it reads all.
+    """Say what of a prompt a pipeline will not read, where that is known of its family, and what it reads otherwise than other programs; nothing if it reads all.
 
     Params:
         parts: the checkpoint's, its tokenizers among them.
         length: tokens that are read, where the user wants another number than the family's.
         what: names the prompt in the note.
     """
+    others = [foreign(prompt, what=what), foreign(negative_prompt or "", what="the negative prompt")]
+    return "; ".join(filter(None, (_cut(cls, parts, prompt, negative_prompt, length, what), *others)))
+
+
+def _cut(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None, what: str) -> str:
     family = family_of(cls.__name__)
     split = SPLIT.get(READS_AS.get(family, family))
     name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 WORDS = 200
@@ -29,6 +30,29 @@ def unread(tokenizer: Any, text: str, length: int, *, what: str = "the prompt", 
     if strange:
         words = [f"'{_short(word)}'" for word in strange]
         notes.append(f"unknown to the text encoder: {', '.join(words[:5])}{', …' if len(words) > 5 else ''}")
+    return "; ".join(notes)
+
+
+_WEIGHTED = re.compile(r"\([^()]{1,200}:\s*[+-]?\d*\.?\d+\s*\)")
+_LOADED = re.compile(r"<(lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
+_BROKEN = re.compile(r"(?<!\w)BREAK(?!\w)")
+
+
+def foreign(text: str, *, what: str = "the prompt", weighting: str = "none") -> str:
+    """Give a note on what other programs read as commands, and this one as words; nothing if there is none.
+
+    Params:
+        weighting: how weights in the prompt are read: ``none`` or ``compel``.
+    """
+    notes = []
+    if found := _WEIGHTED.search(text):
+        way = "weighting: compel reads (red)1.3" if weighting == "compel" else "text.encode with weighting: compel reads (red)1.3"
+        notes.append(f"'{_short(found[0])}' in {what} is read as words, not as a weight; {way}")
+    if found := _LOADED.search(text):
+        port = "give the file to 'loras'" if found[1].lower() != "hypernet" else "hypernetworks are not supported"
+        notes.append(f"'{_short(found[0])}' in {what} is read as words and loads nothing: {port}")
+    if _BROKEN.search(text):
+        notes.append(f"'BREAK' in {what} is read as a word, and divides nothing")
     return "; ".join(notes)
 
 
