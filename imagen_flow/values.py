@@ -448,6 +448,8 @@ class Model:
     called: str = ""
     #: Parts of other models that stand in the place of its own, by the names of these.
     instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
+    #: What the file system said of its files when they were digested, by path.
+    signs: tuple[tuple[str, tuple[int, ...]], ...] = field(default=(), repr=False, compare=False)
 
     @property
     def folder(self) -> Path:

@@ -18,6 +18,7 @@ from .pool import Identity, ModelPool, admit, called, default_budget, heeded, id
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 from .resolving import STRICT, Terms, base_reference, is_tiny, resolve
+from .signs import is_unchanged
 from .tensors import read_weights
 from .weights import tensors_in
 
@@ -49,6 +50,7 @@ __all__ = [
     "identity_of",
     "is_out_of_memory",
     "is_tiny",
+    "is_unchanged",
     "joined",
     "leaves",
     "lend_and_call",

@@ -27,10 +27,12 @@ from typing import Any, NamedTuple, Self
 from ..digest import tagged
 from ..errors import ModelError
 from ..lanes import Lanes
-from ..values import PLAIN, Loading, Model
+from ..values import PLAIN, FileChanged, Loading, Model
 from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
+from .mapped import own_tensors
 from .quiet import quiet_libraries
+from .signs import check_unchanged, is_unchanged
 
 __all__ = ["Identity", "ModelPool", "admit", "called", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
 
@@ -148,6 +150,11 @@ class _Resident:
     """A model in the pool: being loaded until `ready` is set, then `value`, or `failure`."""
 
     identity: Identity
+    model: Model
+    #: The folders of the model that the loader says it reads; none: it says nothing.
+    folders: tuple[str, ...] = ()
+    #: It needs its files no more.
+    is_whole: bool = False
     size: int = 0
     value: Any = None
     failure: BaseException | None = None
@@ -197,11 +204,14 @@ class ModelPool:
         resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model)
         try:
             yield resident.value
+            if not resident.is_whole:
+                # What was read of its files meanwhile may be of others.
+                check_unchanged(resident.model, resident.folders)
         finally:
             with self._lock:
                 resident.leases -= 1
                 if self._closed and not resident.leases:
-                    self._residents.pop(resident.identity, None)
+                    self._remove(resident)
 
     def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
         """Say which models a run will need from here on, by when it first will (see `identities_of`). Replaces what was said `of` that run before; none takes it back."""
@@ -245,18 +255,27 @@ class ModelPool:
         self.lanes.close()
         self.evict_idle()
 
+    def _remove(self, resident: _Resident) -> None:
+        """Give a resident to nobody any more."""
+        if self._residents.get(resident.identity) is resident:
+            del self._residents[resident.identity]
+
     def _idle(self) -> list[_Resident]:
         return [r for r in self._residents.values() if r.ready.is_set() and not r.leases]
 
     def _acquire(self, identity: Identity, loader: Any, model: Model) -> _Resident:
+        folders = tuple(loader.reads(model)) if hasattr(loader, "reads") else ()
         while True:
             with self._lock:
                 if self._closed:
                     raise ModelError("the model pool is closed")
                 resident = self._residents.get(identity)
+                if resident is not None and resident.ready.is_set() and not resident.is_whole and not is_unchanged(resident.model, resident.folders):
+                    self._remove(resident)  # its files have changed; this model's may be others of the same content
+                    resident = None
                 mine = resident is None
                 if resident is None:
-                    resident = self._residents[identity] = _Resident(identity)
+                    resident = self._residents[identity] = _Resident(identity, model, folders)
                 resident.leases += 1
                 self._clock += 1
                 resident.used = self._clock
@@ -278,11 +297,19 @@ class ModelPool:
             resident.size = weight_of(loader, model, dtype=resident.identity.dtype, settings=resident.identity.settings)
             if budget is not None:
                 self._make_room(resident, budget)
-            resident.value = self._loaded(resident.identity, loader, model)
+            check_unchanged(model)
+            try:
+                resident.value = self._loaded(resident.identity, loader, model)
+                resident.is_whole = own_tensors(resident.value)
+            except ModelError as failure:
+                if is_unchanged(model):
+                    raise
+                raise FileChanged(f"the model '{model.reference or model.path.name}' has changed while it was loaded") from failure
+            check_unchanged(model)
         except BaseException as failure:
             resident.failure = failure
             with self._lock:
-                self._residents.pop(resident.identity, None)
+                self._remove(resident)
             raise
         finally:
             resident.ready.set()

@@ -19,6 +19,7 @@ from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
 from .pointers import check_pointers
 from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
+from .signs import Sign, sign_of
 from .weights import check_weights, tensors_in
 
 __all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
@@ -75,6 +76,18 @@ def resolve(
         UnresolvedModel: the hub's cache does not hold it.
         UnusableModel: there is nothing there, or nothing that can be loaded.
     """
+    signs: dict[str, Sign] = {}
+
+    def digest_signed(path: Path) -> str:
+        signs[str(path)] = sign_of(path)  # before it is read: a change meanwhile shows
+        return digest(path)
+
+    return replace(_found(text, folder, embedded, digest_signed, environ, terms, base_of), signs=tuple(sorted(signs.items())))
+
+
+def _found(
+    text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms, base_of: BaseOf
+) -> Model:
     if terms.tiny is not None and parse_reference(text).kind != "embedded":
         return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
     model = _completed(_resolve(text, folder, embedded, digest, environ, terms), digest, environ, terms, base_of)

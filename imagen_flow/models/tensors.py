@@ -6,6 +6,8 @@ from typing import Any
 
 from ..errors import ModelError
 from ..values import Model
+from .mapped import own_tensors
+from .signs import check_unchanged
 
 __all__ = ["read_weights"]
 
@@ -15,7 +17,16 @@ def read_weights(model: Model, name: str = "") -> dict[str, Any]:
 
     Raises:
         ModelError: it is a pickle that the user did not allow, or one that holds more than weights.
+        FileChanged: it is not what was digested any more.
     """
+    check_unchanged(model)
+    read = _read(model, name)
+    own_tensors(read)
+    check_unchanged(model)
+    return read
+
+
+def _read(model: Model, name: str) -> dict[str, Any]:
     path = model.path / name if name else model.path
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -289,17 +289,24 @@ class Values:
         return present(slot) if slot.items is not None else slot
 
     def reread(self, top: Frame, step: Step) -> bool:
-        """Digest anew all files that the graphs name and that were given to them; give whether those that a step reads are others now.
+        """Digest anew all files and models that the graphs name and that were given to them; give whether those that a step reads are others now.
 
         All, since files of equal content are one value: which of them has changed, a step cannot tell. One that is gone stays as it was: who reads it says so.
         """
         known: set[str] = set()
+        for named, model in list(self.models.items()):
+            if isinstance(model, Model) and not models.is_unchanged(model):
+                del self.models[named]
         for at, (binding, artifact) in list(self._held.items()):
             if isinstance(binding, FileAt):
                 with contextlib.suppress(GraphError):
                     artifact = self.constants.add(self.read_path(binding))
-                self._held[at] = (binding, artifact)
-                known.add(artifact.digest)
+            elif isinstance(binding, ModelAt):
+                artifact = self.constants.add(self.model(binding.reference, binding.folder, binding.mark))
+            else:
+                continue
+            self._held[at] = (binding, artifact)
+            known.add(artifact.digest)
         for name, wanted in top.graph.inputs.items():
             if name in self.given:
                 self.given[name] = self._again(self.given[name])
@@ -308,7 +315,8 @@ class Values:
                 top.inputs[name] = self.converted(self.default(wanted), wanted.type)
             known.update(leaf.digest for leaf in leaves(top.inputs[name]))  # type: ignore[arg-type]  # all are known
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
-        return any(isinstance(self.constants.by_digest.get(digest), File | Folder) for digest in read - known)
+        held = [self.constants.by_digest.get(digest) for digest in read - known]
+        return any(isinstance(value, File | Folder) or (isinstance(value, Model) and not models.is_unchanged(value)) for value in held)
 
     def _again(self, value: Any) -> Any:
         if isinstance(value, list):

@@ -1,0 +1,130 @@
+"""Take loaded weights off the files that they are mapped from.
+
+safetensors and GGUF files are not read but mapped: while a model stays loaded, whoever writes to its file writes to its weights, and whoever shortens the file kills the process.
+A copy takes the memory that computing would have taken anyway (on the host all weights are read at every step), and a part of the time of one step, once.
+
+Source: proc(5), ``/proc/self/maps``. Where there is none, all weights on the host are copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["objects_in", "own_tensors", "tensors_of"]
+
+#: How deep an object is looked into for modules and tensors.
+_DEPTH = 6
+
+#: A container of more things than this holds words, not weights.
+_MOST = 20_000
+
+#: This much of the memory is left alone by copying, at least.
+_SPARE = 512 << 20
+
+
+def own_tensors(value: Any) -> bool:
+    """Copy all weights of what a loader gave that are mapped from files. Tied ones stay tied.
+
+    Outputs: whether what it gave needs its files no more: False where it has no weights (it will read them later), or where the copies would not fit into memory, so that none was made.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    tensors = list(tensors_of(value))
+    files = _Files()
+    mapped = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.numel() and tensor.data_ptr() in files]
+    if mapped and sum(tensor.numel() * tensor.element_size() for tensor in mapped) > _available():
+        return False
+    copies: dict[tuple[Any, ...], Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for tensor in mapped:
+            at = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            plain = tensor.detach()
+            if at not in copies:
+                copies[at] = plain.clone(memory_format=torch.preserve_format)
+            tensor.data = copies[at]
+    return bool(tensors)
+
+
+def tensors_of(value: Any) -> Iterator[Any]:
+    """Give each tensor of what a loader gave, once: parameters and buffers of modules, and those in plain containers and attributes; of tensors that are made of others, these."""
+    torch = sys.modules["torch"]
+    seen: set[int] = set()
+    for found in objects_in(value):
+        named = [*found.parameters(), *found.buffers()] if isinstance(found, torch.nn.Module) else [found] if isinstance(found, torch.Tensor) else []
+        pending = named[::-1]
+        while pending:
+            tensor = pending.pop()
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            if hasattr(tensor, "__tensor_flatten__"):
+                pending += [inner for name in tensor.__tensor_flatten__()[0] if isinstance(inner := getattr(tensor, name), torch.Tensor)]
+            else:
+                yield tensor
+
+
+def objects_in(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    """Give what a loader gave, and what it holds in containers and attributes: modules are not looked into, nor is anything twice."""
+    torch = sys.modules.get("torch")
+    seen: set[int] = set()
+    pending = [(value, depth)]
+    while pending:
+        found, left = pending.pop()
+        if found is None or isinstance(found, str | bytes | int | float | complex | Path | type) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        if left == 0 or (torch is not None and isinstance(found, torch.nn.Module | torch.Tensor)):
+            continue
+        if isinstance(found, Mapping | list | tuple | set | frozenset) and len(found) > _MOST:
+            continue
+        if isinstance(found, Mapping):
+            inner = list(found.values())
+        elif isinstance(found, list | tuple | set | frozenset):
+            inner = list(found)
+        elif dataclasses.is_dataclass(found):
+            inner = [getattr(found, field.name, None) for field in dataclasses.fields(found)]
+        elif callable(found) and not hasattr(type(found), "__call__"):  # noqa: B004  # a function
+            continue
+        else:
+            inner = list(getattr(found, "__dict__", {}).values())
+        pending += [(one, left - 1) for one in reversed(inner)]
+
+
+class _Files:
+    """The addresses at which files are mapped into this process."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._known = True
+        try:
+            lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            self._known = False
+            return
+        for line in lines:
+            fields = line.split(None, 5)
+            if len(fields) > 4 and fields[4] != "0":
+                start, _, end = fields[0].partition("-")
+                self._starts.append(int(start, 16))
+                self._ends.append(int(end, 16))
+
+    def __contains__(self, address: int) -> bool:
+        at = bisect_right(self._starts, address) - 1
+        return not self._known or (at >= 0 and address < self._ends[at])
+
+
+def _available() -> int:
+    """How many bytes can be taken without others having to give way; more than there are where that cannot be seen."""
+    try:
+        line = next(line for line in Path("/proc/meminfo").read_text("ascii").splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024 - _SPARE
+    except (OSError, ValueError, StopIteration, IndexError):
+        return sys.maxsize

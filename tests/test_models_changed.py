@@ -1,0 +1,190 @@
+"""Models whose files change while they are loaded or in use, and models that a node leaves changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import imagen_flow as flow
+from imagen_flow.models import ModelPool
+from imagen_flow.models.mapped import own_tensors
+from imagen_flow.plugins import Registry
+from imagen_flow.values import FileChanged
+
+
+class Mapped:
+    """Weights as safetensors gives them: mapped from their file."""
+
+    @staticmethod
+    def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+        return load_file(model.path / "w.safetensors")
+
+
+class Later:
+    """What reads its file only when it is used."""
+
+    @staticmethod
+    def load(model: flow.Model, *, device: str, dtype: str) -> flow.Model:
+        return model
+
+
+#: Called by the nodes between the reading of a model and the giving of what came of it.
+MEANWHILE: list[Any] = []
+
+
+def meanwhile() -> None:
+    if MEANWHILE:
+        MEANWHILE.pop(0)()
+
+
+@flow.node("toy.mapped", version=1)
+def mapped(model: flow.Model[Mapped], turn: int = 0) -> float:
+    """Add up weights, before and after something happens."""
+    first = float(model["w"].double().sum())
+    meanwhile()
+    return (first + float(model["w"].double().sum())) / 2
+
+
+@flow.node("toy.later", version=1)
+def later(model: flow.Model[Later], turn: int = 0) -> float:
+    """Add up weights that are read now."""
+    meanwhile()
+    return float(load_file(model.path / "w.safetensors")["w"].double().sum())
+
+
+@flow.node("toy.read", version=1)
+def read(model: flow.Model[Later], turn: int = 0) -> float:
+    """Add up weights that are read by the front door's function."""
+    weights = flow.read_weights(model, "w.safetensors")
+    meanwhile()
+    return float(weights["w"].double().sum())
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry({})
+    for function in (mapped, later, read):
+        made.add(function)
+    yield made
+    MEANWHILE.clear()
+
+
+def weigh(folder: Path, each: float) -> Path:
+    """A model of a thousand weights, of which each is this."""
+    folder.mkdir(exist_ok=True)
+    save_file({"w": torch.full((1000,), each)}, folder / "w.safetensors")
+    return folder
+
+
+def overwrite(folder: Path, each: float) -> None:
+    """What training tools and downloads do: the same file, other bytes."""
+    made = weigh(folder.with_name("other"), each) / "w.safetensors"
+    with open(folder / "w.safetensors", "r+b") as out:
+        out.write(made.read_bytes())
+
+
+def total(registry: Registry, type_: str, model: Path, **more: Any) -> float:
+    graph = {"imagen_flow": 1, "nodes": {"n": {"type": type_, "model": str(model), "turn": more.pop("turn", 0)}}, "outputs": {"n": "${n}"}}
+    return float(flow.run(flow.load(graph, registry=registry), device="cpu", **more)["n"])
+
+
+@pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
+def test_weights_overwritten_in_place_change_no_loaded_model(registry: Registry, tmp_path: Path, type_: str) -> None:
+    """With one pool over several runs, each folder gives its own numbers, whatever was loaded from which; and so does the store afterwards."""
+    one, two = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1)
+    with ModelPool() as pool:
+        more: dict[str, Any] = {"pool": pool, "store": tmp_path / "store"}
+        assert total(registry, type_, one, **more) == 1000
+        overwrite(one, 2)
+        assert total(registry, type_, two, turn=1, **more) == 1000
+        assert total(registry, type_, one, turn=1, **more) == 2000
+        assert total(registry, type_, two, turn=2, **more) == 1000
+    assert [total(registry, type_, folder, turn=1, store=tmp_path / "store") for folder in (one, two)] == [2000, 1000]
+
+
+@pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
+def test_weights_overwritten_while_they_are_used_are_kept_under_their_own_key(registry: Registry, tmp_path: Path, type_: str) -> None:
+    """What the store then holds for each content is what that content gives; what was read of two contents is computed anew."""
+    one, two, three = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1), weigh(tmp_path / "three", 2)
+    MEANWHILE.append(lambda: overwrite(one, 2))
+    assert total(registry, type_, one, store=tmp_path / "store") in (1000, 2000)
+    assert [total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one, three)] == [1000, 2000, 2000]
+
+
+@pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
+def test_weights_overwritten_between_plan_and_run_are_keyed_anew(registry: Registry, tmp_path: Path, type_: str) -> None:
+    """The run computes with what is there, and keeps it as what it is."""
+    one, two = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1)
+    graph = {"imagen_flow": 1, "nodes": {"n": {"type": type_, "model": str(one), "turn": 0}}, "outputs": {"n": "${n}"}}
+    plan = flow.plan(flow.load(graph, registry=registry), store=tmp_path / "store", device="cpu")
+    overwrite(one, 2)
+    assert [event.value for event in flow.execute(plan) if isinstance(event, flow.events.OutputWritten)] == [2000]
+    assert [total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one)] == [1000, 2000]
+
+
+def test_a_file_that_keeps_changing_fails_its_step(registry: Registry, tmp_path: Path) -> None:
+    """The run ends, and says why."""
+    one = weigh(tmp_path / "one", 1)
+    MEANWHILE.extend([lambda each=each: overwrite(one, each) for each in range(2, 30)])
+    with pytest.raises(flow.NodeError, match="its files keep changing"):
+        total(registry, "toy.later", one, store=None)
+
+
+def test_a_file_that_is_cut_short_ends_no_process(registry: Registry, tmp_path: Path) -> None:
+    """Weights that were loaded are still there when their file is emptied, as it is when somebody writes it anew."""
+    one = weigh(tmp_path / "one", 1)
+    MEANWHILE.append(lambda: os.truncate(one / "w.safetensors", 0))
+    assert total(registry, "toy.mapped", one, store=None) == 1000
+
+
+def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) -> None:
+    """Its file was of two contents, or none; the next lease tries again."""
+    one = weigh(tmp_path / "one", 1)
+
+    class Slow:
+        @staticmethod
+        def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+            found = load_file(model.path / "w.safetensors")
+            meanwhile()
+            return found
+
+    def resolved() -> flow.Model:
+        from imagen_flow.digest import digest_file
+        from imagen_flow.models import resolve
+
+        return resolve(str(one), folder=tmp_path, embedded={}, digest=digest_file)
+
+    model = resolved()
+    MEANWHILE.append(lambda: overwrite(one, 2))
+    with ModelPool() as pool:
+        with pytest.raises(FileChanged, match="has changed since it was digested"), pool.lease(Slow, model, device="cpu", dtype="float32"):
+            pass
+        with pytest.raises(FileChanged), pool.lease(Slow, model, device="cpu", dtype="float32"):
+            pass
+        with pool.lease(Slow, resolved(), device="cpu", dtype="float32") as weights:
+            assert float(weights["w"].sum()) == 2000
+
+
+def test_tied_weights_stay_tied_and_keep_their_layout(tmp_path: Path) -> None:
+    """Taking weights off their file changes neither their numbers nor how they lie in memory, and what was one stays one."""
+    save_file({"w": torch.arange(24.0).reshape(2, 3, 4)}, tmp_path / "w.safetensors")
+    found = load_file(tmp_path / "w.safetensors")["w"]
+    module = torch.nn.Module()
+    module.one, module.two = torch.nn.Parameter(found.transpose(0, 2)), torch.nn.Parameter(found.transpose(0, 2))
+    module.register_buffer("third", found[1])
+    own = torch.nn.Parameter(torch.zeros(3))
+    module.own, at = own, own.data_ptr()
+    strides = module.one.stride()
+    assert own_tensors({"module": module})
+    os.truncate(tmp_path / "w.safetensors", 0)
+    assert module.one.data_ptr() == module.two.data_ptr()
+    assert (module.one.stride(), own.data_ptr()) == (strides, at)
+    assert module.one.tolist() == torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2).tolist()
+    assert module.third.tolist() == torch.arange(24.0).reshape(2, 3, 4)[1].tolist()
+    assert not own_tensors({"tokenizer": object()})
