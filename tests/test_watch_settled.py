@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -251,6 +252,57 @@ def test_a_folder_that_is_replaced_is_watched_anew(tmp_path: Path, watch: Watch)
     watched.until(folder)
     (folder / "x").write_text("1")
     watched.until(folder / "x")
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[[Path], None]]:
+    """Mounts an empty file system in memory, in place of the one that it mounted there before."""
+    mounted: list[Path] = []
+
+    def on(point: Path) -> None:
+        if point in mounted:
+            subprocess.run(["umount", "-l", point], check=True)
+        elif subprocess.run(["mount", "-t", "tmpfs", "none", point], capture_output=True, check=False).returncode:
+            pytest.skip("mounting is not allowed here")
+        else:
+            mounted.append(point)
+            return
+        subprocess.run(["mount", "-t", "tmpfs", "none", point], check=True)
+
+    if sys.platform != "linux" or shutil.which("mount") is None:
+        pytest.skip("mounts of Linux")
+    yield on
+    for point in mounted:
+        subprocess.run(["umount", "-l", point], check=False)
+
+
+@pytest.mark.parametrize("where", ["the place", "above it", "below it"])
+def test_what_is_mounted_again_at_once_is_watched_anew(tmp_path: Path, watch_by_events: Watch, mount: Callable[[Path], None], where: str) -> None:
+    """A file system that is unmounted and mounted again between two looks has the same device and inodes, and none of the watches: it is watched anew."""
+    top = tmp_path / "top"
+    place = top / "place"
+    point = {"the place": place, "above it": top, "below it": place / "card"}[where]
+    place.mkdir(parents=True)
+    point.mkdir(exist_ok=True)
+    mount(point)
+    place.mkdir(exist_ok=True)
+    watched = watch_by_events(place)
+    for number in range(2):
+        mount(point)
+        place.mkdir(exist_ok=True)
+        file = (point if where == "below it" else place) / f"{number}"
+        watched.until(place)
+        file.write_text("1")
+        watched.until(file)
+    assert watched.notices == []
+
+
+def test_what_lies_on_the_root_is_not_watched_anew() -> None:
+    """A change of the mounts touches what lies on a mount of its own, or has one in it."""
+    points = ["/proc", "/mnt/card"]
+    assert [settled._is_mounted(folder, points, deep=deep) for folder, deep in (("/mnt/card", False), ("/mnt/card/in", True), ("/mnt", True), ("/mnt", False), ("/home/in", True), ("/mnt/cards", True), ("/", True))] == [
+        True, True, True, False, False, False, True,
+    ]  # fmt: skip
 
 
 def test_links_are_followed_to_a_place(tmp_path: Path, watch: Watch) -> None:

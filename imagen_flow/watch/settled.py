@@ -5,6 +5,8 @@ things are quiet, and sees to it that the observer lives:
 
 - **A look at every place, twice a second** (`Changes`): whether it still is the folder that is watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a share
   is mounted, or a place that was not there comes to be; a dead emitter is found here too.
+- **The table of mounts** (`_Mounts`, on Linux): what is unmounted loses its watches without a word, and mounted again at once it has the same device and inode as before. Whenever the table changes, what lies on a
+  mount of its own, or has one in it, is watched anew.
 - **A heartbeat**: a file of our own that is written every few seconds. If its event does not come, the observer is dead whatever its threads say, and is begun anew; if that happens again and again, polling takes over.
 - **Lost events** (the kernel's queue ran over; the observer died) give the places themselves: look at everything again.
 - **No events to be had** (the kernel's limits are reached; a network file system): polling, with a notice that says why.
@@ -20,6 +22,7 @@ import fnmatch
 import logging
 import os
 import re
+import select
 import shutil
 import tempfile
 import threading
@@ -209,6 +212,7 @@ class Changes:
         self._pending: dict[Path, tuple[float, float]] = {}
         self._look_at = self._looked = 0.0
         self._deaths: list[float] = []
+        self._mounts = _Mounts()
         #: Whether folders have joined a tree since the kernel's limit was tried.
         self._grown = False
         #: A folder of our own, and the one in it that is watched.
@@ -236,6 +240,7 @@ class Changes:
         self._queue.put(_WAKE)
         with self._lock:
             self._stop()
+            self._mounts.close()
             logging.getLogger("watchdog").removeHandler(self._listener)  # last: without a hearer, what an observer says as it ends would be printed
             if self._canary is not None:
                 shutil.rmtree(self._canary, ignore_errors=True)
@@ -340,6 +345,8 @@ class Changes:
             self._start()
         elif not self._poll:
             self._listener.listen()
+            if self._mounts.have_changed():
+                self._watch_mounted_anew(aims)
         self._watch(aims)
         for place, aim in aims.items():
             if self._aims.get(place, aim) != aim:
@@ -428,6 +435,18 @@ class Changes:
         except OSError as failed:
             self._begin_polling(_said(failed), aims)
 
+    def _watch_mounted_anew(self, aims: dict[Path, _Aim]) -> None:
+        """Let go of watches that a change of the mounts may have taken away."""
+        assert self._observer is not None
+        points = self._mounts.points()
+        for folder, deep in [key for key in self._watches if _is_mounted(key[0], points, deep=key[1])]:
+            watch = self._watches.pop((folder, deep))[1]
+            with contextlib.suppress(KeyError, RuntimeError, OSError):
+                self._observer.unschedule(watch)
+            for place, aim in aims.items():
+                if any(watched == folder or folder in _above(watched) for watched, _, _ in aim.folders):
+                    self._aims[place] = _NOTHING
+
     def _probe(self) -> None:
         """Ask for one more watch: of a tree, watchdog leaves out without a word what the kernel's limit does not allow.
 
@@ -471,6 +490,45 @@ class Changes:
 
 
 _NOTHING = _Aim((), (), None)
+
+
+class _Mounts:
+    """Knows when the table of mounts has changed: the kernel says so of the open file, even if the table reads as before."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._poll: Any = None
+        with contextlib.suppress(OSError, AttributeError):
+            self._file = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            self._poll = select.poll()
+            self._poll.register(self._file, select.POLLPRI | select.POLLERR)
+            self._poll.poll(0)
+
+    def have_changed(self) -> bool:
+        """Whether it has changed since this was last asked."""
+        try:
+            return self._file is not None and bool(self._poll.poll(0))
+        except OSError:
+            return False
+
+    def points(self) -> list[str]:
+        """Give the places where something is mounted, but for the root."""
+        try:
+            text = _MOUNTS.read_text("utf-8", "surrogateescape")
+        except OSError:
+            return []
+        return [point for line in text.splitlines() if len(fields := line.split()) > 4 and (point := re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])) != "/"]
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def _is_mounted(folder: str, points: list[str], *, deep: bool) -> bool:
+    """Whether a folder lies on a mount of its own, or (`deep`) holds one."""
+    below = folder.rstrip(os.sep) + os.sep
+    return any(folder == point or folder.startswith(point.rstrip(os.sep) + os.sep) or (deep and point.startswith(below)) for point in points)
 
 
 def _aim(place: Path, folders: dict[str, tuple[str, int, int] | None]) -> _Aim:
