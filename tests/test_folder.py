@@ -933,6 +933,38 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     assert asked()[0] == 3
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES])
+def test_without_locks(yard: Yard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int) -> None:
+    """Where the file system of the journal has no locks, one process runs a line; its status says so, and a second one is refused in words."""
+    fcntl = pytest.importorskip("fcntl")
+    real = fcntl.fcntl
+
+    def refuse(fd: int, command: int, *given: Any) -> Any:
+        if command in (fcntl.F_SETLK, fcntl.F_SETLKW, getattr(fcntl, "F_OFD_SETLK", -1)):
+            raise OSError(number, os.strerror(number))
+        return real(fd, command, *given)
+
+    def refuse_all(*given: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse_all)
+    monkeypatch.setattr(yard, "store", None)  # it was opened while there were locks
+    yard.drop(a="one")
+    line = yard.work()
+    running = yard.start(line)
+    with pytest.raises(SystemExit) as ended:
+        main(["folder", "status", str(line.path)])
+    assert (ended.value.code, f"one process at a time can use it, and process {os.getpid()} of" in capsys.readouterr().out) == (0, True)
+    with pytest.raises(JournalError, match="one process at a time can use it"):
+        yard.start(line)
+    yard.drop(b="two")
+    until(lambda: len(yard.found("done")) == 2)
+    running.close()
+    assert status(line)["state"] == "stopped"
+    assert yard.found() == {"out/a.txt": "ONE\n", "out/b.txt": "TWO\n", "done/a.txt": "one", "done/b.txt": "two"}
+
+
 def test_retry_with_its_ticket(yard: Yard) -> None:
     """A failed file that gets another try takes its ticket along, whatever its case."""
     yard.put("A.YAML", "times: 77")

@@ -218,7 +218,7 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
         rows = [
             ("line", f"{said['line']} ({said['file']})"),
             ("in", said["in"] + ("" if said["watched"] else " (it is not there)")),
-            ("run by", ", ".join(f"process {w['pid']}" for w in said["workers"]) or "nobody"),
+            ("run by", ", ".join(f"process {w['pid']}" for w in said["workers"]) or said.get("alone") or "nobody"),
             ("items", ", ".join(shown) or "none yet"),
         ]
         if said["trouble"]:

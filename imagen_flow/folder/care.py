@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..store.locks import InUse
 from .disk import Disk, LocalDisk
 from .intake import Intake, Passed
-from .journal import TROUBLE, UNREAD, Item, Journal
+from .journal import TROUBLE, UNREAD, Item, Journal, JournalError
 from .linefile import Line
 from .placing import free_name, make_below
 from .work import REASON, ticket_places
@@ -43,7 +44,13 @@ def status(line: Line) -> dict[str, Any]:
         said["passed over"] = passed.words()
     known: set[str] = set()
     if os.path.isfile(line.journal / "journal.sqlite"):
-        journal = Journal(line.journal)
+        try:
+            journal = Journal(line.journal)
+        except JournalError as failed:
+            if not isinstance(failed.__cause__, InUse):
+                raise
+            # Its file system has no locks, so that whoever runs the line has the journal alone.
+            return said | {"state": "running" if said["watched"] else "waiting", "trouble": "" if said["watched"] else f"{line.inbox} is gone", "alone": failed.__cause__.strerror}
         try:
             known = _from_journal(journal, line, said)
         finally:
