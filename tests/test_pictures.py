@@ -128,6 +128,17 @@ def test_a_webp_is_lossless(channels: int) -> None:
     assert np.array_equal(np.array(opened(pictures.encode(pixels, ".webp"))), pixels)
 
 
+@pytest.mark.parametrize(("ending", "near"), [(".webp", 0), (".jpg", 2)])
+@pytest.mark.parametrize(("dtype", "full"), [("uint16", 65535), ("float32", 1.0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_pictures_are_rounded_to_8_bits_where_the_format_has_no_more(ending: str, near: int, dtype: str, full: float, channels: int) -> None:
+    """All of the range, dark to white: nothing is clipped."""
+    levels = np.repeat(np.linspace(0, full, 16), 256).reshape(16, 16, 16).transpose(0, 2, 1).reshape(256, 16)
+    pixels = np.repeat(levels[:, :, None], channels, axis=2).astype(dtype)
+    found = np.array(opened(pictures.encode(pixels, ending)).convert("RGB"), dtype=int)
+    assert np.abs(found[:, :, :1] - np.rint(levels[:, :, None] * (255 / full))).max() <= near
+
+
 @pytest.mark.parametrize(("ending", "side"), [(".webp", 16_384), (".jpg", 65_501)])
 def test_a_format_that_is_too_small_says_so(ending: str, side: int) -> None:
     """A picture that a format cannot hold is refused with the format's limit."""

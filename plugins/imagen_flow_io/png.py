@@ -150,12 +150,13 @@ def _check_stream(pixels: list[memoryview], size: int) -> None:
     done = 0
     try:
         for part in pixels:
-            data: bytes | memoryview = part
-            while len(data) and not unpacker.eof:
-                done += len(unpacker.decompress(data, 1 << 20))
-                if done > size + (1 << 24):
-                    raise Damaged("it has more pixels than its header says")
-                data = unpacker.unconsumed_tail
+            for start in range(0, len(part), 1 << 16):  # by pieces: what is left over of a long input is copied each time
+                data: bytes | memoryview = part[start : start + (1 << 16)]
+                while len(data) and not unpacker.eof:
+                    done += len(unpacker.decompress(data, 1 << 20))
+                    if done > size + (1 << 24):
+                        raise Damaged("it has more pixels than its header says")
+                    data = unpacker.unconsumed_tail
         done += len(unpacker.flush(1 << 20))
     except zlib.error as bad:
         raise Damaged(f"its compressed pixels are damaged: {str(bad).removeprefix('Error ')}") from bad

@@ -103,6 +103,10 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
             if colours.dtype == "float32":
                 raise Unsupported("a picture in floating point whose colour profile is made of tables; convert it to sRGB or to a linear profile first")
             eight = colours if colours.dtype == "uint8" else ((colours.astype("uint32") + 128) // 257).astype("uint8")
+            if colours.dtype == "uint16" and colours.shape[2] != 4 and _is_steep(opened, colours.shape[2]):
+                raise Unsupported(
+                    "a picture of 16 bits whose colour profile is made of tables for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
+                )
             if colours.shape[2] == 4 or not _is_srgb(opened, eight.shape[2]):
                 converted = _by_lcms(eight, opened)
                 if converted is not None:
@@ -297,6 +301,15 @@ def _is_srgb(profile: ImageCmsProfile, channels: int) -> bool:
         lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(64, 64, 3)
     converted = _by_lcms(lattice, profile)
     return converted is None or bool(np.abs(converted.astype("int32") - lattice).max() <= 1)
+
+
+def _is_steep(profile: ImageCmsProfile, channels: int) -> bool:
+    """Whether steps of 8 bits would show: linear light puts the first of them at 13 levels of sRGB."""
+    import numpy as np
+
+    greys = np.repeat(np.arange(256, dtype="uint8").reshape(16, 16, 1), channels, axis=2)
+    converted = _by_lcms(greys, profile)
+    return converted is not None and int(np.abs(np.diff(converted.reshape(256, -1).astype("int32"), axis=0)).max()) > 6
 
 
 def _by_lcms(colours: np.ndarray, profile: ImageCmsProfile) -> np.ndarray | None:

@@ -385,6 +385,22 @@ def icc(gamut: str, curve: str, *, name: str = "some colours", grey: bool = Fals
     return head.ljust(128, b"\0") + table + body
 
 
+def icc_of_tables(gamma: float) -> bytes:
+    """Write a profile of sRGB's gamut whose curves and corners stand in tables (A2B0)."""
+    curve = [round(65535 * (i / 255) ** gamma) for i in range(256)]
+    corners = np.array(list(itertools.product((0, 1), repeat=3))) @ np.array(GAMUTS["sRGB"])
+    body = b"mft2\0\0\0\0" + bytes([3, 3, 2, 0]) + s15(1, 0, 0, 0, 1, 0, 0, 0, 1) + struct.pack(">HH", 256, 2)
+    body += struct.pack(">768H", *curve * 3) + np.round(corners * 32768).astype(">u2").tobytes() + struct.pack(">6H", *[0, 65535] * 3)
+    text = b"tables\0"
+    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78, b"wtpt": b"XYZ \0\0\0\0" + s15(0.9642, 1, 0.8249), b"A2B0": body}
+    table, contents, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", at + len(contents), len(content))
+        contents += content + b"\0" * (-len(content) % 4)
+    head = struct.pack(">I4sI4s4s4s", at + len(contents), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ") + struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp")
+    return (head.ljust(68, b"\0") + s15(0.9642, 1, 0.8249)).ljust(128, b"\0") + table + contents
+
+
 def iccp(profile: bytes) -> bytes:
     return chunk(b"iCCP", b"x\0\0" + zlib.compress(profile))
 
@@ -467,6 +483,27 @@ def test_a_profile_above_a_megabyte_is_applied(tmp_path: Path) -> None:
     large = struct.pack(">I", len(profile) + 3_000_000) + profile[4:] + b"\0" * 3_000_000
     found = load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(large)))
     assert abs(int(found[0, 0, 0]) - 128) <= 1
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_profile_of_tables_gives_8_bits(tmp_path: Path, depth: int) -> None:
+    """As the help says."""
+    kind = Kind(2, depth)
+    samples = samples_of(kind)
+    found = load(tmp_path, written(samples, kind, iccp(icc_of_tables(1.8))))
+    linear = (samples / kind.most) ** 1.8
+    wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert found.dtype == "uint8"
+    assert np.abs(found - wanted).max() <= 3
+
+
+def test_16_bits_of_linear_light_in_a_profile_of_tables_are_refused(tmp_path: Path) -> None:
+    """They would come in coarse steps."""
+    kind = Kind(2, 16)
+    assert refusal(tmp_path, written(samples_of(kind), kind, iccp(icc_of_tables(1.0)))) == (
+        "'a.png' is a picture of 16 bits whose colour profile is made of tables for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
+    )
+    assert load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(icc_of_tables(1.0))))[0, 0, 0] in (127, 128, 129)
 
 
 @pytest.mark.parametrize(("code", "value", "shown"), [((1, 13), 100, 100), ((1, 8), 55, 128), ((1, 4), 128, 128), ((1, 1), 77, 77), ((12, 13), 128, 128)])

@@ -329,6 +329,34 @@ def test_the_first_of_several_pages_is_taken(tmp_path: Path) -> None:
     assert load(tmp_path, stream.getvalue()).tolist() == [[[7]] * 5] * 4
 
 
+LINEAR = imagecodecs.cms_profile("rgb", gamma=1.0, whitepoint=[0.3127, 0.3290, 1.0], primaries=[0.64, 0.33, 1, 0.3, 0.6, 1, 0.15, 0.06, 1])
+
+
+def encoded(light: np.ndarray) -> np.ndarray:
+    """Apply sRGB's curve."""
+    return np.sign(light) * np.where(abs(light) <= 0.0031308, 12.92 * abs(light), 1.055 * abs(light) ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize(("bits", "form", "near"), [(8, 1, 1 / 255), (16, 1, 4 / 65535), (32, 1, 1e-3), (16, 3, 1e-3), (32, 3, 1e-3), (64, 3, 1e-3)])
+def test_a_linear_profile_is_applied_at_every_depth(tmp_path: Path, bits: int, form: int, near: float) -> None:
+    """Renderers write linear light; in floating point what lies outside of 0 to 1 is kept."""
+    kind = Kind(2, bits, form)
+    samples = np.repeat(samples_of(Kind(1, bits, form)), 3, axis=2)
+    found = load(tmp_path, written(samples, kind, more=((34675, 7, list(LINEAR)),)))
+    light = samples.astype("float64") / (1 if form == 3 else kind.most)
+    assert found.dtype == ("uint8" if bits == 8 else "uint16" if (bits, form) == (16, 1) else "float32")
+    full = 1 if found.dtype == "float32" else np.iinfo(found.dtype).max
+    assert np.abs(found / full - encoded(light)).max() <= near
+
+
+@pytest.mark.parametrize(("bits", "form"), [(8, 1), (16, 1), (32, 3)])
+def test_a_profile_of_srgb_changes_nothing_at_any_depth(tmp_path: Path, bits: int, form: int) -> None:
+    """Every bit stays."""
+    kind = Kind(2, bits, form)
+    samples = samples_of(kind)
+    assert np.array_equal(load(tmp_path, written(samples, kind, more=((34675, 7, list(imagecodecs.cms_profile("srgb"))),))), samples)
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "words"),
     [
