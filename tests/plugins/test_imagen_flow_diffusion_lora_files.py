@@ -16,6 +16,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow_diffusion.leased import lora_files
 from imagen_flow_diffusion.leased.adapters import Adapter, Worn, adapted
 from imagen_flow_diffusion.leased.components import Checkpoint, Whole
 from imagen_flow_diffusion.tiny import checkpoints
@@ -273,3 +274,217 @@ def test_the_picture_is_that_of_merged_weights(base: str, at: Callable[[str], Pa
     assert far >= 4
     assert near <= 1
     assert np.array_equal(draw(one=drawn(at(base))).pixels, plain)
+
+
+def plain_lora(base: str, weights: Mapping[str, torch.Tensor], *, only: str = "") -> dict[str, torch.Tensor]:
+    """A LoRA in peft's names without alphas."""
+    torch.manual_seed(11)
+    layers = [layer for layer in chosen(base, weights) if only in layer]
+    return {name: tensor for layer in layers for name, tensor in named("peft", base, layer, written("no alphas", 0, weights[f"{layer}.weight"])[0]).items()}
+
+
+def bits(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What there is of a base: each of its tensors, where it lies and what it holds, and the classes and hooks of its modules."""
+    found: dict[str, Any] = {}
+    for part, module in checkpoint.parts.items():
+        if isinstance(module, torch.nn.Module):
+            for kind, tensors in (("weight", module.named_parameters()), ("buffer", module.named_buffers())):
+                found |= {f"{part}.{name}": (kind, id(tensor), tensor.data_ptr(), tensor.requires_grad, tensor.detach().numpy().tobytes()) for name, tensor in tensors}
+            found |= {f"{part}.{name}/": (type(inner).__name__, sorted(vars(inner).keys() - {"peft_config", "_hf_peft_config_loaded"}), len(inner._forward_hooks)) for name, inner in module.named_modules()}
+            found[f"{part}?"] = (getattr(module, "peft_config", None), bool(getattr(module, "_hf_peft_config_loaded", None)), str(module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)))
+        elif hasattr(module, "get_vocab"):
+            found[part] = module.get_vocab()
+    return found
+
+
+def full_of(base: str, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a base in full that do not belong in a LoRA: a bias of each part, a norm and a last layer."""
+    first = {name.partition(".")[0]: name for name in sorted(weights) if name.endswith(".bias") or "norm" in name}
+    last = [name for name in sorted(weights) if name.endswith(("proj_out.weight", "conv_out.weight"))][:1]
+    return {name: torch.randn_like(weights[name].float()) + 1 for name in [*first.values(), *last]}
+
+
+@pytest.mark.parametrize("base", list(BASES))
+def test_whatever_a_file_holds_the_base_stays_as_it_was(base: str, at: Callable[[str], Path], pool: ModelPool, draw: Callable[..., Any], tmp_path: Path) -> None:
+    """Put on, with weights of the base in full beside it, refused half-way, cancelled in the midst of drawing: every tensor of the base is the same, with the same bits, and its modules too."""
+    weights = weights_of(at(base), BASES[base][1])
+    good = plain_lora(base, weights)
+    full = full_of(base, weights)
+    assert full
+    torn = dict(good)
+    last = max(name for name in torn if name.endswith("lora_B.weight"))
+    torn[last] = torch.randn(7, torn[last].shape[1])
+    files = {
+        "good": good, "with others": {**good, **full}, "torn": torn, "torn with others": {**torn, **full}, "others alone": full,
+        "half": {name: tensor for name, tensor in good.items() if name != last}, "foreign": {f"unet.nowhere.{number}.lora_{side}.weight": torch.ones(2, 2) for number in range(3) for side in "AB"},
+    }  # fmt: skip
+    names = {name: saved(tmp_path / f"{name}.safetensors", state) for name, state in files.items()}
+    with lent(pool, at(base)) as checkpoint:
+        pipeline = checkpoint.pipeline(getattr(diffusers, checkpoint.kind))
+        before = bits(checkpoint)
+        for name, file in names.items():
+            lora = Adapter(flow.Model(Path(file), name, file))
+            worn = Worn([Adapter(flow.Model(Path(names["good"]), "good", "good")), lora])
+            if name in ("good", "with others"):
+                with pytest.raises(KeyboardInterrupt), checkpoint.alone(), adapted(pipeline, checkpoint, Worn(worn.loras)):
+                    raise KeyboardInterrupt
+                with checkpoint.alone(), adapted(pipeline, checkpoint, worn):
+                    assert bits(checkpoint) != before
+                assert [f"{len(full)} of {len(good) + len(full)} tensors of" in note for note in worn.notes] == [True] * (name == "with others")
+            else:
+                with pytest.raises(ValueError, match=f"{name}.safetensors'"), checkpoint.alone(), adapted(pipeline, checkpoint, worn):
+                    pass
+            assert bits(checkpoint) == before, name
+
+
+def changed(state: Mapping[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    """Spoil a LoRA for Stable Diffusion."""
+    first, second, *_ = sorted(state)
+    stems = sorted({name.partition(".lora_")[0] for name in state})
+    if how == "no partner":
+        return {name: tensor for name, tensor in state.items() if name != second}
+    if how == "alpha alone":
+        return {**state, "unet.conv_in.alpha": torch.tensor(1.0)}
+    if how == "scale alone":
+        return {**state, "unet.conv_in.dora_scale": torch.ones(32)}
+    if how == "nothing":
+        return {}
+    if how == "ranks":
+        return {**state, first: torch.cat([state[first], state[first]])}
+    if how == "alpha of several":
+        return {**state, f"{stems[0]}.alpha": torch.ones(3)}
+    if how == "alpha is no number":
+        return {**state, f"{stems[0]}.alpha": torch.tensor(float("nan"))}
+    if how == "integers":
+        return {**state, first: state[first].to(torch.int8)}
+    if how == "scale along the inputs":
+        return {**state, f"{stems[0]}.dora_scale": torch.ones(1, 5)}
+    if how == "half of LoHa":
+        return {"unet.conv_in.hada_w1_a": torch.ones(32, 2), "unet.conv_in.hada_w1_b": torch.ones(2, 36), "unet.conv_in.hada_w2_a": torch.ones(32, 2)}
+    if how == "half of LoKr":
+        return {"unet.conv_in.lokr_w1": torch.ones(2, 2)}
+    kinds = {
+        "OFT": "lora_unet_mid_block_attentions_0_proj_in.oft_blocks", "BOFT": "unet.conv_in.boft_R.weight", "IA3": "lora_unet_mid_block_attentions_0_proj_in.on_input", "GLoRA": "lora_unet_conv_in.a1.weight",
+        "differences": "lora_unet_conv_in.diff", "norms": "lora_unet_conv_norm_out.w_norm", "control": "lora_controlnet", "IP-Adapter": "image_proj.norm.weight", "inversion": "emb_params",
+        "checkpoint": "model.diffusion_model.input_blocks.0.0.weight", "embeddings": "bundle_emb.toy.string_to_param.*", "something": "epoch",
+    }  # fmt: skip
+    return {kinds[how]: torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no partner", "it is not whole: it holds 'text_encoder.encoder.layers.0.self_attn.out_proj.lora_A.weight' without its partner; download or save it again"),
+        ("alpha alone", "it is not whole: it holds 'unet.conv_in.alpha' without its matrices; download or save it again"),
+        ("scale alone", "it is not whole: it holds the DoRA scale of 'unet.conv_in' without its matrices; download or save it again"),
+        ("nothing", "it holds no tensors: it was not written to its end, or a training run that learned nothing saved it"),
+        ("ranks", "the matrices of 'text_encoder.encoder.layers.0.self_attn.out_proj' do not fit each other: (8, 32) and (32, 4)"),
+        ("alpha of several", "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is no number"),
+        ("alpha is no number", "'text_encoder.encoder.layers.0.self_attn.out_proj.alpha' is no number"),
+        ("integers", "'text_encoder.encoder.layers.0.self_attn.out_proj.lora_A.weight' holds int8, and weights are floating-point numbers"),
+        ("scale along the inputs", "the DoRA scale of 'text_encoder.encoder.layers.0.self_attn.out_proj' goes along the inputs ((1, 5)), and peft computes those along the outputs"),
+        ("half of LoHa", "it is not whole: 'unet.conv_in' lacks w2_b; download or save it again"),
+        ("half of LoKr", "it is not whole: 'unet.conv_in' lacks w2_a; download or save it again"),
+        ("OFT", "it holds OFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("BOFT", "it holds BOFT (rotations), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("IA3", "it holds IA3 (scales), which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("GLoRA", "it holds GLoRA, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("differences", "it holds full differences of weights, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("norms", "it holds differences of norms, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"),
+        ("control", "it is a control LoRA, which makes another network of the base"),
+        ("IP-Adapter", "it is an IP-Adapter: give it to 'ip_adapters'"),
+        ("inversion", "it is a textual inversion: give it to 'embeddings'"),
+        ("checkpoint", "it is a whole checkpoint: give it to 'model'"),
+        ("embeddings", "it holds no LoRA but the embeddings toy: save each as a file of its own and give it to 'embeddings'"),
+        ("something", "it is no LoRA: it holds epoch"),
+    ],
+)
+def test_a_file_that_is_no_whole_lora_is_told_as_what_it_is(how: str, words: str, at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """Before anything is drawn, by its name, and never as one for another base."""
+    file = saved(tmp_path / "lora.safetensors", changed(plain_lora("sd", weights_of(at("sd"), BASES["sd"][1])), how))
+    said = failure(one=drawn(at("sd"), loras=[file]))
+    assert said == f"the LoRA '{file}' cannot be put on: {words}"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("{", "its metadata 'lora_adapter_metadata' is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)), so its strength is unknown"),
+        ("[]", "its metadata 'lora_adapter_metadata' is no mapping, so its strength is unknown"),
+        ('{"unet.lora_alpha": "much"}', "its metadata says of 'unet.lora_alpha' 'much', which is no number"),
+        ('{"unet.alpha_pattern": [1]}', "its metadata says of 'unet.alpha_pattern' [1], which gives no layer a number"),
+        ('{"unet.alpha_pattern": {"(a+)+$": 1}}', "its metadata names layers by '(a+)+$' in 'unet.alpha_pattern', which is no layer's name"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_told(metadata: str, words: str, at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """The strength would be a guess."""
+    state = plain_lora("sd", weights_of(at("sd"), BASES["sd"][1]))
+    file = saved(tmp_path / "lora.safetensors", state, {"lora_adapter_metadata": metadata})
+    assert failure(one=drawn(at("sd"), loras=[file])) == f"the LoRA '{file}' cannot be put on: {words}"
+
+
+def noted(pool: ModelPool, node: dict[str, Any], *, again: bool = False) -> list[str]:
+    """What the run of a node says besides its picture."""
+    graph = {"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}
+    for _ in range(1 + again):
+        said = {event.note for event in flow.execute(flow.plan(graph, store=None, device="cpu"), pool=pool) if getattr(event, "note", "")}
+    return sorted(said)
+
+
+def test_what_is_not_put_on_is_counted_in_a_note(at: Callable[[str], Path], pool: ModelPool, tmp_path: Path) -> None:
+    """Layers that the base lacks, tensors of other kinds, bundled embeddings; also when the layers are those of the picture before."""
+    weights = weights_of(at("sd"), BASES["sd"][1])
+    good = plain_lora("sd", weights)
+    more = {name.replace("down_blocks", "down_blocks.7"): tensor for name, tensor in good.items() if "down_blocks" in name}
+    others = {"unet.conv_out.bias": torch.ones(4), "unet.conv_norm_out.w_norm": torch.ones(32), "bundle_emb.toy.string_to_param.*": torch.ones(2, 32)}
+    file = saved(tmp_path / "style.safetensors", {**good, **more, **others})
+    total = len(good) + len(more) + 2
+    first = sorted(name.removesuffix(".lora_A.weight") for name in more if "lora_A" in name)[:2]
+    expected = "; ".join([
+        f"1 of {total} tensors of 'style.safetensors' belong to no LoRA (weights of the base in full) and are left out: unet.conv_out.bias",
+        f"1 of {total} tensors of 'style.safetensors' are differences of norms and are left out: unet.conv_norm_out.w_norm",
+        "the embeddings in 'style.safetensors' are left out (toy): save each as a file of its own and give it to 'embeddings'",
+        f"{len(more) // 2} of {(len(good) + len(more)) // 2} layers of 'style.safetensors' do not exist in the base: {', '.join(first)}, …",
+    ])  # fmt: skip
+    assert noted(pool, drawn(at("sd"), loras=[file]), again=True) == [expected]
+    shutil.copy(file, tmp_path / "other.safetensors")
+    assert noted(pool, drawn(at("sd"), loras=[str(tmp_path / "other.safetensors")])) == [expected.replace("style.", "other.")]
+    assert noted(pool, drawn(at("sd"), loras=[saved(tmp_path / "good.safetensors", good)])) == []
+
+
+@pytest.mark.parametrize(("base", "names"), [("sd", "kohya"), ("sdxl", "kohya"), ("sd", "diffusers"), ("flux", "kohya")])
+@pytest.mark.parametrize("letters", ["q_proj", "fc1", "q_proj v_proj"])
+def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(base: str, names: str, letters: str, at: Callable[[str], Path], pool: ModelPool, tmp_path: Path) -> None:
+    """Whichever they are: diffusers tells old names from new ones by the last layer of attention."""
+    weights = weights_of(at(base), ["text_encoder"])
+    layers = [name.removesuffix(".weight") for name in sorted(weights) if name.endswith(tuple(f"{letter}.weight" for letter in letters.split()))]
+    state = {name: tensor for layer in layers for name, tensor in named(names, base, layer, written("one alpha", 0, weights[f"{layer}.weight"])[0]).items()}
+    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state)), letters, "lora.safetensors"))
+    with lent(pool, at(base)) as checkpoint:
+        worn = Worn([lora])
+        with checkpoint.alone(), adapted(checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, worn):
+            put = [name for name, module in checkpoint.parts["text_encoder"].named_modules() if hasattr(module, "get_base_layer")]
+            assert len(put) == len(layers)
+        assert worn.notes == []
+
+
+def test_layers_named_in_two_ways_are_not_dropped(at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """diffusers drops those in the original's names where there are others: that is told."""
+    state = {}
+    for layer in ("lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q", "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"):
+        state |= {f"{layer}.lora_down.weight": torch.randn(2, 64), f"{layer}.lora_up.weight": torch.randn(64, 2)}
+    file = saved(tmp_path / "lora.safetensors", state)
+    assert failure(one=drawn(at("sdxl"), loras=[file])).endswith("diffusers drops 1 of its 2 layers, lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q first: it names layers in two ways")
+
+
+def test_small_strengths_keep_their_digits_in_half_precision() -> None:
+    """``alpha / rank`` is divided between the two matrices: by one alone, float16 would lose its digits."""
+    torch.manual_seed(3)
+    down, up = torch.randn(128, 64) * 1e-2, torch.randn(64, 128) * 1e-3
+    state = {"x.lora_down.weight": down.half(), "x.lora_up.weight": up.half(), "x.alpha": torch.tensor(1.0)}
+    pair = lora_files.read(state).pairs["x"]
+    assert pair.down is not None
+    assert pair.up is not None
+    meant = (up.half().double() @ down.half().double()) / 128
+    found = pair.up.double() @ pair.down.double()
+    assert (found - meant).norm() / meant.norm() < 2e-3

@@ -101,7 +101,8 @@ def read(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) ->
         elif found := _ALPHA.match(name):
             alphas[found["stem"]] = _number(tensor, name)
         elif found := _MAGNITUDE.match(name):
-            magnitudes[found["stem"]] = _wide(tensor, name)
+            # peft writes those of convolutions with an axis of one before.
+            magnitudes[found["stem"]] = _wide(tensor, name) if name.endswith("dora_scale") else _wide(tensor, name).flatten()
         else:
             others.setdefault(next((kind for kind, looks in KINDS.items() if looks.search(name)), ""), []).append(name)
     pairs |= {stem: _of_hadamard(stem, held, alphas) for stem, held in hadamard.items()}
@@ -157,6 +158,9 @@ def _refuse_lacking(pairs: Mapping[str, Pair], alphas: Mapping[str, float], magn
         down, up = _of(pair)
         if down.ndim < 2 or up.ndim < 2 or not down.numel() or not up.numel() or (pair.mid is None and down.shape[0] != up.shape[1]):
             raise NotLoRA(f"the matrices of '{stem}' do not fit each other: {tuple(down.shape)} and {tuple(up.shape)}")
+        scale = magnitudes.get(stem)
+        if scale is not None and (scale.numel() != up.shape[0] or scale.shape[0] != up.shape[0]):
+            raise NotLoRA(f"the DoRA scale of '{stem}' goes along the inputs ({tuple(scale.shape)}), and peft computes those along the outputs")
 
 
 def _of(pair: Pair) -> tuple[Any, Any]:
@@ -359,9 +363,6 @@ def translate(file: LoRAFile, pipeline: Any, unet_config: Any = None) -> dict[st
     _refuse_dropped(file, found)
     # A scale for each row of a layer goes where its second matrix goes: some layers are divided, others joined.
     scaled = {stem: pair for stem, pair in file.pairs.items() if pair.magnitude is not None}
-    for stem, pair in scaled.items():
-        if pair.magnitude is not None and pair.magnitude.numel() != _of(pair)[1].shape[0]:
-            raise NotLoRA(f"the DoRA scale of '{stem}' goes along the inputs ({tuple(pair.magnitude.shape)}), and peft computes those along the outputs")
     for what, rows in (("magnitude", scaled), ("bias", {stem: pair for stem, pair in file.pairs.items() if pair.bias is not None})):
         if not rows:
             continue

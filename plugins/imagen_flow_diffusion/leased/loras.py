@@ -155,7 +155,9 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: LoRA, number: int, module
         if lost:
             notes.append(f"{len(lost)} of {total} layers of '{{name}}' do not exist in the base: {', '.join(lost[:2])}{', …' if len(lost) > 2 else ''}")
         return notes
-    except (NotLoRA, ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as refused:
+    except NotLoRA as other:
+        raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as refused:
         said = " ".join(str(refused).split())
         raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from refused
 
