@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .regular import open_regular
 from .values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
 __all__ = ["canonical", "digest_bytes", "digest_file", "digest_list", "digest_stream", "digest_value", "kind_of"]
@@ -28,7 +29,7 @@ def digest_bytes(content: bytes) -> str:
 
 def digest_file(path: Path, *, check: Callable[[], None] | None = None) -> str:
     """Digest a file without holding it whole; `check` is called between blocks and may raise (cancelling)."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return digest_stream(stream, check=check)
 
 

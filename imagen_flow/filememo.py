@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
 from .digest import digest_stream, tagged
+from .regular import open_regular
 from .seals import Seals
 from .values import File, FileChanged, Folder
 
@@ -109,7 +110,7 @@ class FileMemo:
             return known, found.st_size
         for _ in range(3):
             began = self._clock()
-            with open(path, "rb") as stream:
+            with open_regular(path) as stream:
                 before = os.fstat(stream.fileno())
                 digest = digest_stream(stream, check=check)
                 after = os.fstat(stream.fileno())

@@ -17,6 +17,7 @@ from typing import IO
 
 from . import pictures
 from .digest import digest_file, tagged
+from .regular import open_regular
 
 __all__ = ["FORMAT", "SIDECAR", "SIDECAR_LIMIT", "Label", "find_label", "holds_trace", "is_sidecar", "read_label", "seal_of_tree", "sealed", "walk_tree"]
 
@@ -70,7 +71,7 @@ def find_label(path: Path) -> Label | None:
     beside = _label(_read_beside(path), path, png=False)
     if path.is_dir() or (beside is not None and beside.intact):
         return beside
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         text = pictures.read_embedded(stream) if stream.read(8).startswith(b"\x89PNG") else None
     if text is None:
         return beside
@@ -82,7 +83,7 @@ def find_label(path: Path) -> Label | None:
 
 def holds_trace(path: Path) -> bool:
     """Whether a file that carries no provenance holds words of one all the same: another program may have put it into Exif or XMP, which is not read."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         data = stream.read(SIDECAR_LIMIT)
     return any(all(word.encode(encoding) in data for word in ("imagen_flow", "made_with", "provenance")) for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
 
@@ -90,7 +91,7 @@ def holds_trace(path: Path) -> bool:
 def _read_beside(path: Path) -> str:
     beside = path.with_name(path.name + SIDECAR)
     try:
-        with open(beside, "rb") as stream:
+        with open_regular(beside) as stream:
             return _read_sidecar(stream)
     except FileNotFoundError:
         return ""
@@ -111,7 +112,7 @@ def is_sidecar(path: Path) -> bool:
     try:
         if path.is_symlink() or not path.is_file():
             return False
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return _read_ours(_read_sidecar(stream)) is not None
     except ValueError:
         return False
@@ -136,7 +137,7 @@ def _label(text: str, path: Path, *, png: bool) -> Label | None:
     digest, level, seal = read
     if path.is_dir():
         return Label(text, digest, level, seal_of_tree(walk_tree(path)) == seal)
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         try:
             intact = pictures.seal_of(stream, png=png) == seal
         except ValueError:

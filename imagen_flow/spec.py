@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import Mark, Problem, Source, nearest
 from .node import RESERVED
+from .regular import open_regular
 from .wordmemo import read_words
 from .yaml_text import MAX_BYTES, NAME, UNREADABLE, Pair, Reference, Template, Unreadable, Word, too_large
 
@@ -90,11 +91,10 @@ def read(path: Path, *, name: str | None = None, memo: Path | None = None) -> Gr
     """
     shown = str(path) if name is None else name
     try:
-        # A pipe has no size beforehand, so the limit is kept while reading as well.
         if path.stat().st_size > MAX_BYTES:
             return _nothing(shown, path, too_large(shown))
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)  # it may have grown
     except (OSError, ValueError) as odd:
         return _nothing(shown, path, _unreadable(path, shown, odd))
     return parse(data, name=shown, path=path, memo=memo)

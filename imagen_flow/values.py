@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
+from .regular import open_regular
+
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
@@ -368,7 +370,8 @@ class File:
         from .digest import digest_bytes
 
         try:
-            content = self.path.read_bytes()
+            with open_regular(self.path) as stream:
+                content = stream.read()
         except FileNotFoundError as gone:
             raise FileChanged(f"{self.name or self.path} is gone") from gone
         if digest_bytes(content) != self.digest:

@@ -300,16 +300,12 @@ def test_a_file_of_100_megabytes_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
-def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
-    """A graph may come from a pipe, which has no size beforehand."""
-    import threading
-
+def test_a_pipe_is_no_graph(tmp_path: Path) -> None:
+    """Nobody may ever write to it, so it is refused and not waited for."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = threading.Thread(target=path.write_text, args=(GRAPH,))
-    writer.start()
-    assert list(read(path).nodes) == ["text", "base"]
-    writer.join()
+    (problem,) = read(path).problems
+    assert (problem.code, problem.why) == ("unreadable", "is no regular file")
 
 
 @pytest.mark.parametrize(

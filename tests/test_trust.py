@@ -8,7 +8,10 @@ import importlib.util
 import marshal
 import os
 import py_compile
+import re
 import shutil
+import signal
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +29,7 @@ from imagen_flow.labels import SIDECAR
 from imagen_flow.outputs import OutFolder, Writer, _AtOnce, check_template
 from imagen_flow.plugins import discover
 from imagen_flow.ports import PortType
+from imagen_flow.regular import is_regular
 
 RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
 
@@ -494,3 +498,100 @@ def test_modules_with_the_names_of_pythons_own_are_not_taken(plugin: Path) -> No
     found = discover([plugin], entry_points=list).find("my.say")
     assert found is not None and found.function() == "fine"
     assert not Path("owned").exists()
+
+
+# -- what is no file -----------------------------------------------------------------------------------------------------------------
+
+
+def make_fifo(place: Path) -> None:
+    os.mkfifo(place)
+
+
+def make_link_to_fifo(place: Path) -> None:
+    other = place.parent.parent / f"other-{place.name}"
+    os.mkfifo(other)
+    place.symlink_to(other)
+
+
+def make_endless(place: Path) -> None:
+    place.symlink_to("/dev/zero")
+
+
+def make_terminal(place: Path) -> None:
+    place.symlink_to("/dev/tty")
+
+
+def make_kernels(place: Path) -> None:
+    place.symlink_to("/proc/self/environ")
+
+
+def make_socket(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        os.chdir(place.parent)  # an address is short
+        made.bind(place.name)
+
+
+@pytest.fixture
+def promptly() -> Iterator[None]:
+    """Interrupt what waits for something."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError("it waited")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {n: {type: text.load, file: "${f}"}}\noutputs: {o: "${n}"}\n'
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="fifos as on POSIX")
+@pytest.mark.parametrize(
+    ("place", "command", "words"),
+    [
+        ("g.yaml", "run g.yaml", "regular|is no file that can be read as a graph"),
+        ("inner.yaml", "plan including.yaml", "is no regular file|is no graph file"),
+        ("p.png", "replay p.png --yes", "is no regular file"),
+        ("p.jpg.provenance.json", "replay p.jpg --yes", "is no regular file"),
+        ("imagen-flow.toml", "trust imagen-flow.toml", "is no regular file"),
+        ("imagen-flow.lock", "plan reading.yaml", "is no regular file"),
+        ("nodes.py", "run reading.yaml --plugin nodes.py", "there is no file|is no regular file"),
+        ("f.txt", "run reading.yaml", "is no regular file"),
+        ("other.txt", "run reading.yaml --set f=other.txt", "is no regular file"),
+        ("model.safetensors", "plan modelled.yaml", "no regular file|is no file|no model"),
+        ("model/config.json", "plan foldered.yaml", "config.json in it is no file|no regular file|has no weights"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_never_waited_for(fetched: Path, call: Call, promptly: None, place: str, command: str, words: str) -> None:
+    """Fifos, devices, sockets and files of the kernel in the place of anything that is read: a clear error, at once."""
+    (fetched / "f.txt").write_text("text")
+    (fetched / "p.jpg").write_bytes(b"\xff\xd8\xff")
+    (fetched / "reading.yaml").write_text(TEXTUAL)
+    (fetched / "including.yaml").write_text('imagen_flow: 1\nnodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n')
+    for name, model in (("modelled", "./model.safetensors"), ("foldered", "./model")):
+        (fetched / f"{name}.yaml").write_text(
+            f'imagen_flow: 1\nnodes: {{n: {{type: image.caption, image: "${{i}}", model: {model}}}, i: {{type: image.solid, width: 8, height: 8, colour: red}}}}\noutputs: {{o: "${{n}}"}}\n'
+        )
+    (fetched / place).parent.mkdir(exist_ok=True)
+    for make in (make_fifo, make_link_to_fifo, make_endless, make_terminal, make_kernels, make_socket):
+        (fetched / place).unlink(missing_ok=True)
+        make(fetched / place)
+        code, out, err = call(*command.split())
+        assert (code != 0 or "unresolved" in out) and re.search(words, out + err), (make, code, out, err)
+        assert "Traceback" not in err and "fault of imagen_flow itself" not in err and "PATH=" not in err
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+def test_files_of_the_kernel_are_none(tmp_path: Path) -> None:
+    """A link that leads into /proc or /sys is told by where it leads, and a file in shared memory is a file."""
+    for place in ("/proc/self/environ", "/proc/1/stat", "/sys/kernel/notes", "/proc/self/fd/0"):
+        if os.path.exists(place):
+            assert not is_regular(place) or place.endswith("fd/0")
+    kept = tmp_path / "kept"
+    kept.write_text("x")
+    assert is_regular(kept)
+    with open(kept) as stream:
+        assert is_regular(f"/proc/self/fd/{stream.fileno()}")

@@ -123,7 +123,7 @@ def open_graph(path: Path, registry: Registry) -> Graph:
     if not path.is_file():
         if path.is_dir():
             what = "is a folder, not a graph file"
-        elif path.is_symlink():
+        elif path.is_symlink() and not path.exists():
             what = f"is a link that leads nowhere (to '{path.readlink()}')"
         else:
             what = "is no file that can be read as a graph" if path.exists() else "does not exist"

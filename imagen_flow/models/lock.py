@@ -30,12 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GraphError, Mark, Problem, Source
+from ..regular import read_regular
 from .references import BadReference, Reference, parse_reference
 
 __all__ = ["Lock", "LockedFile", "LockedModel", "checked", "find_lock", "read_lock"]
 
 NAME = "imagen-flow.lock"
 FORMAT = 1
+
+#: More than any lock has.
+_MOST_BYTES = 64 << 20
 
 _HEAD = "# Written by `imagen-flow models`. Keep it with your graphs.\n"
 
@@ -136,7 +140,7 @@ def read_lock(path: Path) -> Lock:
     """
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        source = Source(shown, path.read_text("utf-8"))
+        source = Source(shown, read_regular(path, most=_MOST_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return Lock(path)
     except (OSError, UnicodeDecodeError) as failed:

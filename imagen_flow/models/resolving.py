@@ -12,6 +12,7 @@ from typing import Any
 
 from ..digest import tagged
 from ..errors import nearest
+from ..regular import open_regular
 from ..values import Base, Model
 from .cache import recorded, snapshot
 from .files import INDEXES, beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
@@ -252,7 +253,7 @@ def _same(said: str, path: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

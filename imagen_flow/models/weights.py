@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..regular import open_regular
 from .references import UnresolvedModel, UnusableModel
 
 __all__ = ["BYTES", "bytes_in_memory", "check_weights", "read_header", "tensors_in"]
@@ -67,7 +68,7 @@ def read_header(path: Path) -> dict[str, Any]:
         OSError, ValueError and what odd JSON raises: it is no whole safetensors file.
     """
     size = path.stat().st_size
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(8)
         length = int.from_bytes(head, "little")
         if head.startswith(b"version "):
@@ -111,7 +112,7 @@ def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
 
 
 def _check_gguf(path: Path) -> None:
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(24)
     if head.startswith(b"version "):
         raise _Pointer
@@ -125,7 +126,7 @@ def _check_gguf(path: Path) -> None:
 
 def _check_onnx(path: Path) -> None:
     """Look at the beginning, which says the version of the format: nothing in the file says how long it is, and what is torn off is told when it is loaded."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(8)
     if head.startswith(b"version "):
         raise _Pointer

@@ -37,6 +37,7 @@ from ..models import ModelPool, find_lock
 from ..outputs import OutFolder
 from ..plan import Frame, Plan, Step
 from ..plugins import Registry
+from ..regular import read_regular
 from ..request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
 from ..run import execute
 from ..spec import GraphSpec
@@ -633,7 +634,7 @@ class _Texts:
     def read(self, path: Path, name: str) -> GraphSpec:
         with self.lock:
             try:
-                data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+                data = read_regular(path, most=MAX_BYTES)
             except OSError:
                 data = None
             if data is None:
