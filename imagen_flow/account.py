@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,7 +18,7 @@ from .digest import canonical
 from .graph import Binding, FileAt, FromInput, FromNode, Given, Graph, Joined, Listed, Mapped, ModelAt, Node, Output
 from .labels import FORMAT
 from .node import NodeType
-from .plan import Frame, Plan, Step
+from .plan import Frame, Plan, State, Step
 from .values import File, Folder, Model
 
 __all__ = ["Accounts", "file_name", "graphs_of", "place_name"]
@@ -28,22 +28,25 @@ class Accounts:
 
     ::
 
-        accounts = Accounts(plan)
+        accounts = Accounts(plan, state, inputs)
         text = accounts.of(output, artifact, index)  # once the output has its value; None where the graph says provenance: none
 
     Params:
+        state: what the run knows.
+        inputs: the values of the graph's inputs.
         conditions: what steps run on now, for steps of which the store does not say it.
     """
 
-    def __init__(self, plan: Plan, *, conditions: Callable[[], dict[str, Any]] | None = None) -> None:
+    def __init__(self, plan: Plan, state: State, inputs: Mapping[str, Any], *, conditions: Callable[[], dict[str, Any]] | None = None) -> None:
         self.plan = plan
-        self.planner = plan.planner
+        self.state = state
+        self.values = state.values
+        self.inputs = inputs
         self.conditions = conditions or dict
         self._shared: str | None = None
         self._names: dict[int, list[str]] = {}
         for name, graph in graphs_of(plan.graph).items():
             self._names.setdefault(id(graph), []).append(name)
-        self._parents = dict(_parents(plan.frame))
 
     def of(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
         """Write the document of an output, or of element `index` of one that is a list."""
@@ -79,7 +82,7 @@ class Accounts:
         return {
             "graph": {"name": self.plan.graph.name, "file": main, "files": {name: g.spec.source.text for name, g in graphs.items()}},
             "resolved": {name: _resolved(g, name) for name, g in graphs.items()},
-            "inputs": {name: self._input(name, value) for name, value in self.plan.inputs.items()},
+            "inputs": {name: self._input(name, value) for name, value in self.inputs.items()},
         }
 
     def _input(self, name: str, value: Any) -> dict[str, Any]:
@@ -89,16 +92,16 @@ class Accounts:
             return seen | {"files": [_file(value)]}
         if isinstance(value, list | tuple) and value and all(isinstance(v, File | Folder) for v in value):
             return seen | {"files": [_file(v) for v in value]}
-        if isinstance(value, str) and _is_absolute(value) and any(value == reference for reference, _ in self.planner.values.models):
+        if isinstance(value, str) and _is_absolute(value) and any(value == reference for reference, _ in self.values.models):
             return seen | {"model": place_name(value)}
         return seen | {"value": _plain(value)}
 
     def _seeds(self, used: list[_Used]) -> dict[str, int]:
         """Seeds by input; those that an included graph drew for itself by its file and input."""
-        seeds = {name: self.plan.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.plan.inputs[name], int)}
+        seeds = {name: self.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.inputs[name], int)}
         for graph, name, binding in used:
             if name and graph.inputs[name].type.seed and isinstance(binding, Given) and (held := self._held(binding)) is not None:
-                seeds |= {f"{file}#{name}": self.planner.values.value(held) for file in self._names[id(graph)]}
+                seeds |= {f"{file}#{name}": self.values.value(held) for file in self._names[id(graph)]}
         return seeds
 
     def _files(self, used: list[_Used]) -> dict[str, Any]:
@@ -106,13 +109,13 @@ class Accounts:
         files: dict[str, Any] = {}
         for graph, _, binding in used:
             if isinstance(binding, FileAt) and (held := self._held(binding)) is not None:
-                seen = _file(self.planner.values.constants.by_digest[held.digest])
+                seen = _file(self.values.constants.by_digest[held.digest])
                 files |= {file_name(file, binding.path): seen for file in self._names[id(graph)]}
         return files
 
     def _held(self, binding: Binding | None) -> Artifact | None:
         """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw a seed, where none was needed."""
-        return self.planner.values.held(binding)
+        return self.values.held(binding)
 
     # -- what an output was made by ----------------------------------------------------------------------------------------------
 
@@ -126,14 +129,14 @@ class Accounts:
         for step in steps:
             type_ = step.node.type
             assert isinstance(type_, NodeType) and step.outputs is not None
-            prefix = self.planner.keys.prefix(step.node)
+            prefix = self.state.keys.prefix(step.node)
             if prefix not in made:
                 made[prefix] = len(made_with)
-                made_with.append({**self.planner.keys.computes_with(step.node), "plugin": _plugin(type_)})
-                found = self.planner.values.registry.plugins.get(type_.plugin)
+                made_with.append({**self.state.keys.computes_with(step.node), "plugin": _plugin(type_)})
+                found = self.values.registry.plugins.get(type_.plugin)
                 plugins[_plugin(type_)] = found.version if found else ""
             for slot in (step.slots or {}).values():
-                model = self.planner.values.constants.by_digest.get(slot.digest) if slot.kind == "model" else None
+                model = self.values.constants.by_digest.get(slot.digest) if slot.kind == "model" else None
                 if isinstance(model, Model):
                     models[place_name(model.reference)] = model.digest
             one: dict[str, Any] = {
@@ -145,7 +148,7 @@ class Accounts:
                 "outputs": {port: artifact.digest for port, artifact in step.outputs.items()},
             }
             if type_.uses_torch:
-                record = self.planner.values.store.lookup(step.key) if self.planner.values.store is not None and step.key else None
+                record = self.values.store.lookup(step.key) if self.values.store is not None and step.key else None
                 kept = record.provenance if record is not None else {}
                 ran_on = kept.get("conditions") or self.conditions()
                 if ran_on:
@@ -167,7 +170,7 @@ class Accounts:
         found: dict[int, Step] = {}
         used: dict[int, _Used] = {}
         seen: set[tuple[Any, ...]] = set()
-        stack: list[tuple[_Place, bool]] = [((self.plan.frame, output.source, index), False)]
+        stack: list[tuple[_Place, bool]] = [((self.state.top, output.source, index), False)]
         while stack:
             place, is_done = stack.pop()
             frame, source, element = place
@@ -187,7 +190,7 @@ class Accounts:
         if isinstance(source, FromNode):
             for binding in frame.graph.nodes[source.node].bindings.values():
                 yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
-        elif (parent := self._parent(frame)) is not None and source.name not in parent[1].bindings:
+        elif frame.parent is not None and source.name not in frame.parent[1].bindings:
             yield from ((frame.graph, source.name, leaf) for leaf in _leaves(frame.graph.inputs[source.name].default))
 
     def _own(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
@@ -199,31 +202,26 @@ class Accounts:
 
     def _needs(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> Iterator[_Place]:
         if isinstance(source, FromInput):
-            parent = self._parent(frame)
-            if parent is not None:
-                outer, node, place = parent
+            if frame.parent is not None:
+                outer, node = frame.parent
                 if source.name in node.bindings:
-                    yield from _places(outer, node.bindings[source.name], place if source.name in node.each else element)
+                    yield from _places(outer, node.bindings[source.name], frame.element if source.name in node.each else element)
             return
         node = frame.graph.nodes[source.node]
-        state = frame.states.get(source.node)
         if node.when is not None:
             yield from _places(frame, node.when, None)
         if isinstance(node.type, NodeType):
             for name, binding in node.bindings.items():
                 yield from _places(frame, binding, element if name in node.each else None)
             return
-        prefix = f"{frame.full(node.name)}[{element}]"
-        for child in state.frames if state is not None else ():
-            if element is None or not node.each or child.prefix.startswith(prefix):
-                yield child, node.type.outputs[source.port].source, None if node.each or node.repeat else element
-
-    def _parent(self, frame: Frame) -> tuple[Frame, Node, int | None] | None:
-        if frame is self.plan.frame:
-            return None
-        if id(frame) not in self._parents:  # made while running, when a list became known
-            self._parents = dict(_parents(self.plan.frame))
-        return self._parents.get(id(frame))
+        below = [child for child in frame.below.get(source.node, {}).values() if element is None or not node.each or child.element == element]
+        if node.repeat is not None and node.repeat.best is not None:
+            for child in below:
+                yield child, node.type.outputs[node.repeat.best].source, None
+            groups = {child.element: [c for c in below if c.element == child.element] for child in below}
+            below = [best for group in groups.values() if isinstance(best := self.state.best(node, group), Frame)]
+        for child in below:
+            yield child, node.type.outputs[source.port].source, None if node.each or node.repeat else element
 
 
 _Place = tuple[Frame, "FromNode | FromInput", "int | None"]
@@ -244,22 +242,6 @@ def _places(frame: Frame, binding: Binding | str, element: int | None) -> Iterat
     elif isinstance(binding, Mapped):
         for _, item in binding.items:
             yield from _places(frame, item, None)
-
-
-def _parents(top: Frame) -> Iterator[tuple[int, tuple[Frame, Node, int | None]]]:
-    pending = [top]
-    while pending:
-        frame = pending.pop()
-        for name, state in list(frame.states.items()):
-            node = frame.graph.nodes[name]
-            for child in state.frames:
-                rest = child.prefix[len(frame.full(name)) :]
-                element = int(rest[1 : rest.index("]")]) if node.each and rest.startswith("[") else None
-                yield id(child), (frame, node, element)
-                pending.append(child)
-
-
-# -- graphs as data ------------------------------------------------------------------------------------------------------------------
 
 
 def graphs_of(graph: Graph) -> dict[str, Graph]:

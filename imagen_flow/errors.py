@@ -104,6 +104,7 @@ CODES: dict[str, str] = {
     "bad-setting": "a setting that does not exist or has a wrong value",
     "cycle": "nodes wait for each other",
     "file-cycle": "graph files include each other",
+    "too-many-steps": "the graph comes to more steps than may be planned",
     "unused-input": "an input that nothing refers to",
     "no-outputs": "the graph has no outputs",
     "missing-input": "an input without default is given nothing",

@@ -6,8 +6,9 @@
     print("\\n".join(again.words()))     # which picture, which inputs, what is missing or changed
     ...                                 # print again.plan, and ask
     again.check()                       # raises GraphError if files are missing
-    for event in execute(again.plan, out=out): ...
-    print(again.verify())               # "identical", or what drifted
+    run = execute(again.plan, out=out)
+    for event in run: ...
+    print(again.verify(run))            # "identical", or what drifted
 
 The picture is untrusted. Its graph, and every graph that it includes, are read from the document, never from the disk. A file, folder or model folder that it names is never opened by that
 name: it is taken from the store, by its digest, or from where the user says (``--set NAME=PATH``; what the graph itself names is called by the path written there). What cannot be found is no obstacle as
@@ -28,18 +29,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import devices, labels, models, spec
-from .account import Accounts, file_name, place_name
+from .account import file_name, place_name
 from .artifact import Artifact
 from .errors import GraphError, Mark, Problem, ProvenanceError, Source, nearest
 from .filememo import FileMemo, folder_digest
 from .graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Graph, Input, Joined, Listed, Mapped, ModelAt, Node, Output, resolve
 from .node import NodeType
-from .plan import Plan, Unknown, from_text
+from .plan import Plan, from_text
 from .plugins import Registry
 from .ports import BadValue, PortType
 from .provenance import FileSeen, InputSeen, Provenance, parse
 from .request import Options, Request
 from .request import prepare as plan_request
+from .run import Run
 from .spec import GraphSpec
 from .store import Store
 from .values import File, Folder, Model
@@ -126,21 +128,15 @@ class Replay:
         if self.missing:
             raise GraphError([m.problem() for m in self.missing])
 
-    def verify(self) -> Comparison:
-        """Compare what came out with what the picture says, once the plan has been carried out.
+    def verify(self, run: Run) -> Comparison:
+        """Compare what came out of a run of the plan with what the picture says.
 
         Raises:
             ProvenanceError: it gave no value to compare.
         """
-        index = self.provenance.output.index
-        slot = self.plan.planner.values.bind(self.plan.frame, self.output.source)
-        if isinstance(slot, Artifact) and index is not None:
-            slot = slot.items[index] if slot.items is not None and index < len(slot.items) else Artifact("", "absent")
-        if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
+        text = run.provenance(replace(self.output, provenance="full"), self.provenance.output.index)
+        if text is None:
             raise ProvenanceError(f"there is nothing to compare: output '{self.output.name}' has no value this time")
-        accounts = Accounts(self.plan, conditions=lambda: devices.conditions(self.plan.device))
-        text = accounts.of(replace(self.output, provenance="full"), slot, index)
-        assert text is not None
         return compare(self.provenance, parse(text))
 
 
@@ -471,21 +467,15 @@ class _Maker:
             yield from sorted({m for ms in self.absent.values() for m in ms}, key=lambda m: m.name)
             return
         wanted: set[str] = set()
-        for step in plan.steps:
-            if step.status in ("runs", "waits", "unresolved"):
-                for binding in step.node.bindings.values():
-                    wanted.update(_digests(plan.planner.values.bind(step.frame, binding)))
-        for output in plan.graph.outputs.values():
-            if isinstance(output.source, FromInput):
-                wanted.update(_digests(plan.planner.values.bind(plan.frame, output.source)))
+        for artifact in plan.unread():
+            wanted.update(_digests(artifact))
         yield from sorted({m for d, ms in self.absent.items() if d in wanted for m in ms}, key=lambda m: m.name)
 
 
-def _digests(slot: Artifact | Unknown) -> Iterator[str]:
-    if isinstance(slot, Artifact):
-        yield slot.digest
-        for item in slot.items or ():
-            yield from _digests(item)
+def _digests(artifact: Artifact) -> Iterator[str]:
+    yield artifact.digest
+    for item in artifact.items or ():
+        yield from _digests(item)
 
 
 def _is_place(reference: str) -> bool:

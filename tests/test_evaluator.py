@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepStarted
+from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepFailed, StepStarted
 from imagen_flow.node import NodeFunction
 from imagen_flow.plugins import Registry, discover
 
@@ -66,7 +66,8 @@ class Ran:
                 assert event.output not in self.outputs, "an output is given once"
                 self.outputs[event.output] = event.value if isinstance(event, OutputWritten) else None
         self.started = self.named(StepStarted)
-        self.reached = self.started | self.named(StepCached)
+        # A step that failed with another of equal key was not called for itself.
+        self.reached = self.started | self.named(StepCached) | self.named(StepFailed)
 
     def named(self, kind: type) -> set[str]:
         return {event.node + event.item for event in self.events if isinstance(event, kind)}
@@ -153,14 +154,12 @@ def run_batch(seeds: range, registry: Registry, folder: Path) -> None:
                 raise
 
 
-@pytest.mark.skip(reason="until the engine agrees")
 @pytest.mark.parametrize("seeds", batches(QUICK), ids=str)
 def test_random_graphs(seeds: range, registry: Registry, tmp_path: Path) -> None:
     """On random graphs the engine gives the values, makes the calls and tells the plans that a naive evaluator expects."""
     run_batch(seeds, registry, tmp_path)
 
 
-@pytest.mark.skip(reason="until the engine agrees")
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", batches(ALL, QUICK), ids=str)
 def test_many_random_graphs(seeds: range, registry: Registry, tmp_path: Path) -> None:

@@ -10,17 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagen_flow import spec
-from imagen_flow.account import Accounts
 from imagen_flow.digest import digest_bytes, digest_value
 from imagen_flow.errors import ProvenanceError
 from imagen_flow.graph import resolve
 from imagen_flow.labels import SIDECAR, find_label, read_label, sealed
 from imagen_flow.node import node
-from imagen_flow.plan import Plan, make_plan
+from imagen_flow.plan import make_plan
 from imagen_flow.plugins import Registry
 from imagen_flow.provenance import Provenance, parse
 from imagen_flow.replay import read
-from imagen_flow.run import execute
+from imagen_flow.run import Run, execute
 from imagen_flow.values import File, Image, List, Range, Seed, Text
 
 
@@ -81,7 +80,7 @@ outputs:
 
 
 @pytest.fixture
-def ran(tmp_path: Path, registry: Registry) -> Plan:
+def ran(tmp_path: Path, registry: Registry) -> Run:
     """A graph with an included one, files and a list, carried out."""
     at = tmp_path / "graphs"
     (at / "parts").mkdir(parents=True)
@@ -91,8 +90,9 @@ def ran(tmp_path: Path, registry: Registry) -> Plan:
     (tmp_path / "words.txt").write_text("one two")
     graph = resolve(spec.read(at / "main.yaml"), registry)
     plan = make_plan(graph, {"words": str(tmp_path / "words.txt")}, registry=registry)
-    assert list(execute(plan, out=tmp_path / "out"))[-1].status == "done"  # type: ignore[union-attr]
-    return plan
+    run = execute(plan, out=tmp_path / "out")
+    assert list(run)[-1].status == "done"  # type: ignore[union-attr]
+    return run
 
 
 def said(tmp_path: Path, name: str) -> Provenance:
@@ -102,7 +102,7 @@ def said(tmp_path: Path, name: str) -> Provenance:
 # -- what a run says -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Plan) -> None:
+def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) -> None:
     """Every file of the graph as written and as resolved, the inputs, seeds and files by digest, and the keys of the steps that made this picture."""
     found = said(tmp_path, "main/lone.png")
     assert found.graph is not None and found.resolved is not None
@@ -120,13 +120,13 @@ def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Plan)
     assert [f.model_dump() for f in found.inputs["words"].files or ()] == [words]
     assert (found.files, found.seeds) == ({}, {"seed": 5})
     assert {k: f.model_dump() for k, f in said(tmp_path, "main/0.png").files.items()} == {"more.txt": more}
-    step = next(s for s in ran.steps if s.name == "lone")
+    step = next(s for s in ran.plan.steps if s.name == "lone")
     assert [(s.node, s.key, s.outputs) for s in found.steps] == [("lone", step.key, {"value": found.output.digest})]
     assert (found.made_with[0].type, found.made_with[0].version, found.made_with[0].uses) == ("toy.paint", 3, {"numpy": np.__version__})
     assert [p.name for p in found.plugins] == ["local"]
 
 
-def test_an_element_of_a_list_tells_only_of_what_made_it(tmp_path: Path, ran: Plan) -> None:
+def test_an_element_of_a_list_tells_only_of_what_made_it(tmp_path: Path, ran: Run) -> None:
     """Of an `each` the document has the steps of this element, in the order in which they can run, and the seed that an included graph drew."""
     found = said(tmp_path, "main/1.png")
     assert found.output.index == 1
@@ -135,7 +135,7 @@ def test_an_element_of_a_list_tells_only_of_what_made_it(tmp_path: Path, ran: Pl
     assert found.seeds.keys() == {"seed", "parts/inner.yaml#seed"}
 
 
-def test_provenance_holds_nothing_about_the_machine(tmp_path: Path, ran: Plan, own_home: Path) -> None:
+def test_provenance_holds_nothing_about_the_machine(tmp_path: Path, ran: Run, own_home: Path) -> None:
     """No absolute path, no time, no environment is in it, though files were given by their full paths."""
     label = read_label(tmp_path / "out/main/1.png")
     assert label is not None
@@ -144,7 +144,7 @@ def test_provenance_holds_nothing_about_the_machine(tmp_path: Path, ran: Plan, o
     assert "_s\"" not in label.text and "time" not in label.text
 
 
-def test_the_level_is_the_outputs_own(tmp_path: Path, ran: Plan) -> None:
+def test_the_level_is_the_outputs_own(tmp_path: Path, ran: Run) -> None:
     """`keys` tells of steps by digest alone, in a sidecar for a JPEG; `none` leaves nothing."""
     found = said(tmp_path, "short.jpg")
     assert (found.provenance, found.graph, found.inputs, found.resolved, found.files) == ("keys", None, {}, None, {})
@@ -154,12 +154,11 @@ def test_the_level_is_the_outputs_own(tmp_path: Path, ran: Plan) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bare.png", "main", "short.jpg", f"short.jpg{SIDECAR}"]
 
 
-def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Plan) -> None:
+def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Run) -> None:
     """A document is canonical: asked for again, it is the same text."""
-    output = ran.graph.outputs["lone"]
-    artifact: Any = ran.planner.values.bind(ran.frame, output.source)
-    text = Accounts(ran).of(output, artifact)
-    assert text == Accounts(ran).of(output, artifact)
+    output = ran.plan.graph.outputs["lone"]
+    text = ran.provenance(output)
+    assert text == ran.provenance(output)
     label = read_label(tmp_path / "out/main/lone.png")
     assert label is not None and text is not None and label.text.startswith(text[:-1])
 

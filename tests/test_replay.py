@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -20,10 +20,10 @@ from imagen_flow.events import OutputFailed
 from imagen_flow.graph import resolve
 from imagen_flow.labels import read_label, sealed
 from imagen_flow.node import node
-from imagen_flow.plan import make_plan
+from imagen_flow.plan import Plan, make_plan
 from imagen_flow.plugins import Registry
 from imagen_flow.provenance import parse
-from imagen_flow.run import execute
+from imagen_flow.run import Run, execute
 from imagen_flow.store import Store
 from imagen_flow.values import File, Folder, Image, Model, Seed, Text
 
@@ -102,12 +102,27 @@ def make(tmp_path: Path, store: Store) -> Make:
     return made
 
 
-def again(picture: Path, out: Path | None = None, **how: Any) -> replay.Replay:
+class Again(NamedTuple):
+    """A picture that was replayed."""
+
+    replay: replay.Replay
+    run: Run
+
+    @property
+    def plan(self) -> Plan:
+        return self.replay.plan
+
+    def verify(self) -> replay.Comparison:
+        return self.replay.verify(self.run)
+
+
+def again(picture: Path, out: Path | None = None, **how: Any) -> Again:
     """Prepare and carry out."""
     found = replay.prepare(picture, registry=how.pop("registry", registry()), **how)
     found.check()
-    assert list(execute(found.plan, out=out))[-1].status == "done"  # type: ignore[union-attr]
-    return found
+    run = execute(found.plan, out=out)
+    assert list(run)[-1].status == "done"  # type: ignore[union-attr]
+    return Again(found, run)
 
 
 SIMPLE = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: 3}, text: hello}\nnodes: {a: {type: toy.paint, seed: "${seed}", text: "${text}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n'
@@ -120,7 +135,7 @@ def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> N
     """With the graph gone and no store, the same picture comes out, bit for bit."""
     picture = make(SIMPLE, seed=9)
     found = again(picture, tmp_path / "again")
-    assert found.words() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
+    assert found.replay.words() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
     assert str(found.verify()) == "identical"
     assert (tmp_path / "again/o.png").read_bytes() == picture.read_bytes()
     assert RUNS == ["paint"]
@@ -140,7 +155,7 @@ def test_inputs_may_be_set(make: Make) -> None:
     found = again(make(SIMPLE, seed=9), values={"text": "bye"})
     assert found.plan.inputs == {"seed": 9, "text": "bye"}
     assert str(found.verify()) == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
-    assert again(found.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
+    assert again(found.replay.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
 
 
 def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, make: Make) -> None:
@@ -187,7 +202,7 @@ def test_an_element_of_a_list_is_compared_with_that_element(tmp_path: Path, stor
     graph = resolve(spec.parse('imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1, each: {add: [1, 2, 3]}}}\noutputs: {o: {from: "${a}", path: "{index}.png"}}', name="g.yaml"), registry())
     list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
     found = again(tmp_path / "out/2.png", tmp_path / "again")
-    assert found.words()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
+    assert found.replay.words()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
     assert found.verify().identical
     assert (tmp_path / "again/2.png").read_bytes() == (tmp_path / "out/2.png").read_bytes()
 
@@ -209,7 +224,7 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
     rewritten = len(content).to_bytes(4, "big") + b"zTXt" + content + zlib.crc32(b"zTXt" + content).to_bytes(4, "big")
     picture.write_bytes(data[:at] + data[at + 12 + size : -12] + rewritten + data[-12:])
     found = again(picture, fresh=True)
-    assert (found.intact, str(found.verify())) == (True, "identical")
+    assert (found.replay.intact, str(found.verify())) == (True, "identical")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +252,7 @@ def test_a_picture_that_was_changed_says_so(make: Make) -> None:
     """Provenance of a retouched picture can be run, with a note."""
     picture = make(SIMPLE)
     picture.write_bytes(picture.read_bytes() + b"more")
-    assert "note: the file was changed after it was written; this is about what was written" in again(picture).words()
+    assert "note: the file was changed after it was written; this is about what was written" in again(picture).replay.words()
 
 
 def test_keys_alone_cannot_run(make: Make) -> None:
@@ -251,7 +266,7 @@ def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
     picture = make(SIMPLE)
     forge(picture, '"device":"cpu"', '"device":"cuda:63"')
     found = again(picture)
-    assert "made on cuda:63" in "\n".join(found.words())
+    assert "made on cuda:63" in "\n".join(found.replay.words())
     assert found.verify().identical
 
 
@@ -275,7 +290,7 @@ def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(make: 
     """All files are gone; with the store the picture replays all the same."""
     picture = make(WITH_FILES, files=FILES, photo="photo.txt")
     found = again(picture, store=store)
-    assert (found.missing, found.plan.counts, str(found.verify())) == ((), {"cached": 4}, "identical")
+    assert (found.replay.missing, found.plan.counts, str(found.verify())) == ((), {"cached": 4}, "identical")
 
 
 def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None:
@@ -307,7 +322,7 @@ def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(tmp_path: 
     made.write_text("deep")
     assert store.adopt(File(made, "", 0)).digest == digest
     found = again(picture, store=store, fresh=True)
-    assert found.missing == ()
+    assert found.replay.missing == ()
     assert found.verify().identical
 
 

@@ -1203,13 +1203,13 @@ def test_each_runs_a_graph_for_every_element(toys: Toys, tmp_path: Path) -> None
 
 
 def test_a_graph_is_given_what_other_nodes_make(toys: Toys, store: Store, tmp_path: Path) -> None:
-    """Through any depth; what is given to an input that nothing asks for, or only a skipped node, is not made."""
+    """Through any depth; what is given to an input with a default that nothing asks for, or only a skipped node, is not made."""
     (tmp_path / "outer.yaml").write_text(
-        '{imagen_flow: 1, inputs: {a: {type: int}, b: {type: int}, c: {type: int}}, nodes: {in: {type: ./inner.yaml, a: "${a}", b: "${b}", c: "${c}"}}, outputs: {s: "${in}", a: "${a}", b: "${b}"}}'
+        '{imagen_flow: 1, inputs: {a: {type: int}, b: 0, c: 0}, nodes: {in: {type: ./inner.yaml, a: "${a}", b: "${b}", c: "${c}"}}, outputs: {s: "${in}", a: "${a}", b: "${b}"}}'
     )
     (tmp_path / "inner.yaml").write_text("""
 imagen_flow: 1
-inputs: {a: {type: int}, b: {type: int}, c: {type: int}}
+inputs: {a: {type: int}, b: 0, c: 0}
 nodes:
   even: {type: toy.is_even, value: "${a}"}
   s: {type: toy.add, a: "${a}", b: "${b}", when: "${even}"}
@@ -1233,6 +1233,23 @@ outputs: {t: "${t}", u: "${u}"}
     assert given(carry_out(graph, {"n": 2}, store=store)) == {"last": 24}
     assert toys.take() == ["number 2", "is_even 2", "number 20", "add 2 20", "either 22 -5", "add 22 2"]
     assert make_plan(graph, {"n": 2}, store=store).counts["cached"] == 6
+
+
+def test_what_a_graph_requires_is_made_first(toys: Toys, store: Store, tmp_path: Path) -> None:
+    """A required input is known before anything in the graph is, though only a skipped node reads it; one that failed stops what reads it alone."""
+    (tmp_path / "inner.yaml").write_text("""
+imagen_flow: 1
+inputs: {a: {type: int}, b: {type: int}}
+nodes:
+  s: {type: toy.add, a: "${a}", b: "${b}", when: false}
+  t: {type: toy.either, a: "${s}", b: -5}
+outputs: {t: "${t}", s: "${s}"}
+""")
+    graph = toys.graph('{nodes: {y: {type: toy.number, value: 20}, z: {type: toy.broken}, g: {type: ./inner.yaml, a: "${y}", b: "${z}"}}, outputs: {t: "${g.t}"}}', tmp_path / "g.yaml")
+    for first in (["number 20"], []):
+        said = carry_out(graph, store=store)
+        assert (given(said), words(said)[-1].split(":")[0]) == ({"t": -5}, "failed")
+        assert [ran for ran in toys.take() if "either" not in ran] == [*first, "broken 0"]
 
 
 def test_repeat_derives_seeds_and_keeps_the_best(toys: Toys, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from .session import graph_argument, out_folder, out_option, planned, planning_o
 
 if TYPE_CHECKING:
     from ..outputs import OutFolder
-    from ..plan import Plan, Step
+    from ..plan import Plan, Status, Step
     from ..request import Options
 
 __all__ = ["kept_by", "plan", "print_plan"]
@@ -69,7 +69,7 @@ def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> No
     """Print steps, models, files to be written to `folder`, and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
     from .text import plural, safe, show_problems, table
 
-    known = [step for step in made.steps if not _is_open(step)]
+    known = [step for step in made.steps if not step.is_open]
     counts = Counter(step.status for step in known)
     said = [f"{'at least ' if made.at_least else ''}{plural(len(known), 'step')}"]
     said += [f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])]
@@ -89,7 +89,7 @@ def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> No
 
 
 #: How each status is counted in the first line, in this order.
-_COUNTED = {
+_COUNTED: dict[Status, str] = {
     "cached": "cached",
     "runs": "to run",
     "waits": "waiting for what runs",
@@ -100,7 +100,7 @@ _COUNTED = {
     "skipped": "skipped",
 }
 
-_FATES = {
+_FATES: dict[Status, str] = {
     "cached": "cached",
     "runs": "runs because {reason}",
     "waits": "runs {reason}",
@@ -109,6 +109,7 @@ _FATES = {
     "unresolved": "unresolved: {reason}",
     "failed": "fails: {reason}",
     "skipped": "skipped: {reason}",
+    "ran": "ran",
 }
 
 
@@ -122,15 +123,10 @@ def _rows(steps: Iterable[Step]) -> Iterable[tuple[str, ...]]:
         yield shown, type_name, fate
 
 
-def _is_open(step: Step) -> bool:
-    """Whether this step stands for as many as a value that is not known yet will say."""
-    return step.status == "waits" and step.reason.startswith("after ")
-
-
 def _fate(step: Step) -> str:
-    if _is_open(step):
+    if step.is_open:
         return f"? ({step.reason})"
-    return _FATES.get(step.status, step.status).format(reason=step.reason)
+    return _FATES[step.status].format(reason=step.reason)
 
 
 def _print_models(made: Plan, *, err: bool) -> None:

@@ -10,6 +10,7 @@ import click
 from .session import out_option, planning_options, replace_option, set_option
 
 if TYPE_CHECKING:
+    from ..replay import Comparison
     from ..request import Options
 
 __all__ = ["replay"]
@@ -46,9 +47,11 @@ def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: 
         if not yes:
             print_plan(again.plan, folder, err=True)
             confirm("run it?")
-        code = carry_out(again.plan, out=folder)
-        if code or not verify:
+        if not verify:
+            return carry_out(again.plan, out=folder)
+        compared: list[Comparison] = []
+        code = carry_out(again.plan, out=None, then=lambda run: compared.append(again.verify(run)))
+        if code:
             return code
-        comparison = again.verify()
-    click.echo(safe(str(comparison)))
-    return 0 if comparison.identical else 1
+    click.echo(safe(str(compared[0])))
+    return 0 if compared[0].identical else 1

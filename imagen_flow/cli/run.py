@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..outputs import OutFolder
     from ..plan import Plan
     from ..request import Options
+    from ..run import Run
     from .display import Display
 
 __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
@@ -38,8 +40,8 @@ def run(graph: Path, values: dict[str, str], options: Options, out: Path | None,
         return carry_out(plan, out=out_folder(out, settings, may_replace=may_replace), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
 
 
-def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False) -> int:
-    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code."""
+def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False, then: Callable[[Run], None] | None = None) -> int:
+    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code. `then` is called with the run if it came to its end without a failure."""
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..run import execute
     from .interrupt import INTERRUPTED, interruptible
@@ -60,7 +62,8 @@ def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, jso
 
     with interruptible(stop):
         try:
-            for event in execute(plan, out=out, cancel=cancel, fail_fast=fail_fast):
+            run = execute(plan, out=out, cancel=cancel, fail_fast=fail_fast)
+            for event in run:
                 display.show(event)
                 if isinstance(event, OutputWritten | OutputAbsent):
                     given.append(event)
@@ -76,6 +79,8 @@ def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, jso
             print_totals(finished)
     if finished.status == "cancelled":
         return INTERRUPTED
+    if finished.status == "done" and then is not None:
+        then(run)
     return 0 if finished.status == "done" else 1
 
 

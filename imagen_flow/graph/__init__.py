@@ -5,15 +5,17 @@ among equals in the order in which they were written; networkx orders and finds 
 edges between the same nodes.
 
 The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved graph is made of) are values; `offers` words what might be meant instead of
-what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a graph declares, and `order`; `resolver` is the whole, for a file and those it includes.
+what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the whole, for a file and those it includes.
 """
 
-from .bindings import Binding, FileAt, FromInput, FromNode, Given, Joined, Listed, Mapped, ModelAt, readings, sources
+from .bindings import Binding, FileAt, FromInput, FromNode, Given, Joined, Listed, Mapped, ModelAt, readings
+from .expansion import STEPS
 from .graph import RANDOM, Graph, Input, Node, Output, Repeat
 from .resolver import resolve
 
 __all__ = [
     "RANDOM",
+    "STEPS",
     "Binding",
     "FileAt",
     "FromInput",
@@ -30,5 +32,4 @@ __all__ = [
     "Repeat",
     "readings",
     "resolve",
-    "sources",
 ]

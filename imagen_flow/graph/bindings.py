@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import Mark
 
-__all__ = ["Binding", "FileAt", "FromInput", "FromNode", "Given", "Joined", "Listed", "Mapped", "ModelAt", "readings", "sources"]
+__all__ = ["Binding", "FileAt", "FromInput", "FromNode", "Given", "Joined", "Listed", "Mapped", "ModelAt", "readings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +78,19 @@ class ModelAt:
 Binding = Given | FromInput | FromNode | Joined | Listed | Mapped | FileAt | ModelAt
 
 
-def sources(binding: Binding | str) -> Iterator[str]:
-    """Name the nodes that a binding reads."""
-    return (read.node for read in readings(binding) if isinstance(read, FromNode))
-
-
 def readings(binding: Binding | str) -> Iterator[FromNode | FromInput]:
     """Give what a binding reads: outputs of nodes and inputs of the graph."""
     if isinstance(binding, FromNode | FromInput):
         yield binding
+    elif isinstance(binding, Listed):
+        for item in binding.items:
+            if type(item) is FromNode:
+                yield item
+            else:
+                yield from readings(item)
     elif isinstance(binding, Joined):
         for part in binding.parts:
             yield from readings(part)
-    elif isinstance(binding, Listed):
-        for item in binding.items:
-            yield from readings(item)
     elif isinstance(binding, Mapped):
         for _, item in binding.items:
             yield from readings(item)

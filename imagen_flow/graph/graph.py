@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Node:
     mark: Mark
     #: The nodes whose outputs it reads, each once, in the order in which it reads them.
     after: tuple[str, ...] = ()
+    #: All that its ports read.
+    reads: tuple[FromNode | FromInput, ...] = ()
     each: tuple[str, ...] = ()
     when: Binding | None = None
     repeat: Repeat | None = None
@@ -66,6 +68,11 @@ class Node:
     def inputs(self) -> dict[str, Port]:
         """The node's input ports; the inputs of a graph are its ports."""
         return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is always one step: a plugin's node without `each` and `when`."""
+        return self.when is None and not self.each and isinstance(self.type, NodeType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,17 @@ class Graph:
     def ports(self) -> dict[str, Port]:
         """The graph's inputs as ports, for its use as a node."""
         return {i.name: Port(i.name, i.type, required=i.default is None and not i.type.optional, help=i.help) for i in self.inputs.values()}
+
+    def all(self) -> Iterator[Graph]:
+        """Give it and all graphs that it includes, each once."""
+        pending, seen = [self], {id(self)}
+        while pending:
+            graph = pending.pop()
+            yield graph
+            for node in graph.nodes.values():
+                if isinstance(node.type, Graph) and id(node.type) not in seen:
+                    seen.add(id(node.type))
+                    pending.append(node.type)
 
     @property
     def primary(self) -> str:

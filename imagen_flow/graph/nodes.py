@@ -12,14 +12,14 @@ from ..ports import Port, PortType, describe, fits
 from ..spec import NodeSpec, Pair
 from ..values import Range
 from .binder import Binder
-from .bindings import Binding, FileAt, FromInput, Given, ModelAt, sources
+from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
 from .graph import Graph, Node, Repeat
 from .offers import offer, only_near, plain
 
 __all__ = ["DTYPE", "is_device", "read_node"]
 
-#: Bindings that read no node.
-_ROOTS = frozenset({Given, FromInput, FileAt, ModelAt})
+#: Bindings that read nothing.
+_LITERALS = frozenset({Given, FileAt, ModelAt})
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
@@ -66,8 +66,10 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
     if not good:
         return None
     assert type_ is not None
-    after = tuple(dict.fromkeys(n for b in (*bindings.values(), words.get("when")) if b is not None and type(b) not in _ROOTS for n in sources(b)))
-    return Node(written.name.value, type_, bindings, written.name.mark, after, tuple(each), **words)
+    reads = tuple(read for b in bindings.values() if type(b) not in _LITERALS for read in readings(b))
+    flag = words.get("when")
+    after = tuple(dict.fromkeys(read.node for read in (*reads, *(readings(flag) if flag is not None else ())) if type(read) is FromNode))
+    return Node(written.name.value, type_, bindings, written.name.mark, after, reads, tuple(each), **words)
 
 
 def _each(binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool) -> dict[str, Binding]:

@@ -70,13 +70,18 @@ def unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[st
     return frozenset(nodes.keys() - needed)
 
 
-def asked_alone(nodes: dict[str, Node], outputs: dict[str, Output]) -> dict[str, Node]:
-    """Leave out of graphs used as nodes the outputs that nothing asks for, so that what only they need does not run."""
+#: How many forms of included graphs are made for the outputs that are asked for; beyond that they are taken whole, which only makes plans longer.
+NARROWED = 1000
+
+
+def asked_alone(nodes: dict[str, Node], outputs: dict[str, Output], narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]] | None = None) -> dict[str, Node]:
+    """Leave out of graphs used as nodes the outputs that nothing asks for, so that no plan lists what only they need. `narrowed` holds what has been done already, so that a graph that is used often is looked at once."""
     for node in nodes.values():
         if type(node.type) is Graph:
             break
     else:
         return nodes
+    narrowed = {} if narrowed is None else narrowed
     asked: dict[str, set[str]] = {name: set() for name in nodes}
     for output in outputs.values():
         if isinstance(output.source, FromNode):
@@ -89,13 +94,20 @@ def asked_alone(nodes: dict[str, Node], outputs: dict[str, Output]) -> dict[str,
             if isinstance(source, FromNode):
                 asked[source.node].add(source.port)
         if isinstance(node.type, Graph):
-            narrow[name] = replace(node, type=_narrow(node.type, asked[name] | ({node.repeat.best} if node.repeat and node.repeat.best else set())))
+            ports = asked[name] | ({node.repeat.best} if node.repeat and node.repeat.best else set())
+            narrow[name] = replace(node, type=_narrow(node.type, frozenset(ports), narrowed))
     return narrow
 
 
-def _narrow(graph: Graph, ports: set[str]) -> Graph:
+def _narrow(graph: Graph, ports: frozenset[str], narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]]) -> Graph:
     if ports >= graph.outputs.keys():
         return graph
-    outputs = {name: output for name, output in graph.outputs.items() if name in ports}
-    nodes = asked_alone(graph.nodes, outputs)
-    return replace(graph, nodes=nodes, outputs=outputs, unneeded=unneeded(nodes, outputs))
+    found = narrowed.get((id(graph), ports))
+    if found is None:
+        if len(narrowed) >= NARROWED:
+            return graph
+        outputs = {name: output for name, output in graph.outputs.items() if name in ports}
+        nodes = asked_alone(graph.nodes, outputs, narrowed)
+        # The graph itself is held too, so that no other can have its identity.
+        found = narrowed[id(graph), ports] = (graph, replace(graph, nodes=nodes, outputs=outputs, unneeded=unneeded(nodes, outputs)))
+    return found[1]

@@ -17,6 +17,7 @@ from ..plugins import Registry
 from ..ports import BadValue, PortType, describe
 from ..spec import UNREADABLE, GraphSpec, NodeSpec, Pair
 from .binder import Binder
+from .expansion import expanded_too_far
 from .graph import Graph
 from .inputs import read_input
 from .nodes import DTYPE, LOADING, is_device, read_node
@@ -45,10 +46,12 @@ def resolve(spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], 
         GraphError: the problems of the text and of its meaning, those of included graphs too, in file order.
     """
     problems: list[Problem] = []
-    graph = _Resolver(spec, registry, problems, {}, (), read or (lambda path, name: spec_.read(path, name=name))).resolve()
+    graph = _Resolver(spec, registry, problems, {}, {}, (), read or (lambda path, name: spec_.read(path, name=name))).resolve()
     if any(p.severity == "error" for p in problems):
         raise GraphError(problems)
     assert graph is not None
+    if too_many := expanded_too_far(graph):
+        raise GraphError([*problems, too_many])
     return replace(graph, warnings=tuple(sorted(problems, key=lambda p: p.place)))
 
 
@@ -61,6 +64,7 @@ class _Resolver:
         registry: Registry,
         problems: list[Problem],
         done: dict[Path, Graph | None],
+        narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]],
         inside: tuple[Path, ...],
         read: Callable[[Path, str], GraphSpec],
     ) -> None:
@@ -68,6 +72,7 @@ class _Resolver:
         self.registry = registry
         self.problems = problems
         self.done = done
+        self.narrowed = narrowed
         self.inside = inside
         self.read = read
         self.binder = Binder(spec, problems)
@@ -95,7 +100,7 @@ class _Resolver:
                 self.say("unused-input", f"nothing refers to the input '{name}'", written.name.mark, severity="warning", fix="remove it, or refer to it as \"${" + name + '}"')
         if any(p.severity == "error" for p in self.problems[before:]):
             return None
-        resolved = asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs)
+        resolved = asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs, self.narrowed)
         for key in settings.keys() & LOADING.keys():
             if not self.inside and not any(_heeds(node.type, key) for node in resolved.values()):
                 self.say("bad-setting", f"nothing in the graph heeds '{key}'", spec.settings[key].key.mark, severity="warning", fix="remove it; `imagen-flow nodes TYPE` says what a node type heeds")
@@ -153,7 +158,7 @@ class _Resolver:
                 self.problems += [replace(p, mark=mark) for p in unread]
                 self.done[path] = None
             else:
-                self.done[path] = _Resolver(inner, self.registry, self.problems, self.done, (*self.inside, path), self.read).resolve()
+                self.done[path] = _Resolver(inner, self.registry, self.problems, self.done, self.narrowed, (*self.inside, path), self.read).resolve()
         return self.done[path]
 
     def settings(self, written: dict[str, Pair]) -> dict[str, Any]:
@@ -174,4 +179,6 @@ class _Resolver:
 
 def _heeds(type_: NodeType | Graph, setting: str) -> bool:
     """Whether a setting means anything to a node, or to one in a graph that is used as a node."""
-    return type_.heeds(setting) if isinstance(type_, NodeType) else any(_heeds(node.type, setting) for node in type_.nodes.values())
+    if isinstance(type_, NodeType):
+        return type_.heeds(setting)
+    return any(node.type.heeds(setting) for graph in type_.all() for node in graph.nodes.values() if isinstance(node.type, NodeType))

@@ -3,19 +3,20 @@
 A **step** is one node for one item. Its key is over what it would compute from: see `KEY_FORMAT`. Inputs enter by the digest of their *values*, so planning walks
 as far as digests are known; beyond a step that must run it can only say *waits*: whether the next one runs depends on what comes out.
 
-The same walk serves the run. `Planner.settle` works out a node's steps from what is known now; the runner runs what must run, and settles again. A graph used as a node has a
-`Frame` of its own: one for each element or repetition, with its own node states.
+A **plan** is a value: nothing of a run is written into it. What is known (steps, outputs, frames: one for each graph used as a node, by element and repetition) is a `State`. Planning settles every node once; a
+run goes on with a copy of the state, runs what `demands` says is needed, and settles again.
 
-The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings give; `keys` says what computes a step; `planner` settles nodes and keys their steps;
-`explain` says why they run; `inputs` takes what a graph is given; `plan` is the whole.
+The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings give; `keys` says what computes a step; `keying` makes one step; `state` settles nodes; `demand` says what must be
+known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what becomes of steps and why; `inputs` takes what a graph is given; `plan` is the whole.
 """
 
+from .demand import demands, outputs_of
 from .explain import why
 from .inputs import from_text
 from .keys import KEY_FORMAT, Keys
 from .plan import Plan, history_name, make_plan
-from .planner import Planner
-from .step import ABSENT, FAILED, FailedStep, Frame, NodeState, Slot, Step, Unknown, leaves
+from .state import State
+from .step import ABSENT, FAILED, Frame, NodeState, Place, Slot, Status, Step, Unknown, holds, leaves
 from .values import Values
 from .waiting import missing_models
 
@@ -23,20 +24,24 @@ __all__ = [
     "ABSENT",
     "FAILED",
     "KEY_FORMAT",
-    "FailedStep",
     "Frame",
     "Keys",
     "NodeState",
+    "Place",
     "Plan",
-    "Planner",
     "Slot",
+    "State",
+    "Status",
     "Step",
     "Unknown",
     "Values",
+    "demands",
     "from_text",
     "history_name",
+    "holds",
     "leaves",
     "make_plan",
     "missing_models",
+    "outputs_of",
     "why",
 ]

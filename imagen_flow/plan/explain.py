@@ -1,30 +1,32 @@
-"""Say why steps run, and which need not."""
+"""Say what becomes of steps in a run, and why: which run, which wait for what runs, and which need not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
-from ..graph import FromNode
-from .planner import Planner
-from .step import Frame, Step, is_settled
+from .demand import demand_of
+from .state import State
+from .step import Step
 
-__all__ = ["explain", "why"]
+__all__ = ["explained", "why"]
 
 
-def why(planner: Planner, step: Step) -> str:
+def why(state: State, step: Step) -> str:
     """Say why a step runs, by comparing it with what was kept when this node last ran."""
     if step.reason:
         return step.reason
-    before = planner.history.get(f"{step.name}{step.item}")
-    if before is None or planner.values.store is None:
+    before = state.history.get(f"{step.name}{step.item}")
+    store = state.values.store
+    if before is None or store is None:
         return "it has not run before"
     if before == step.key:
         return "the store no longer holds it"
-    record = planner.values.store.lookup(before)
+    record = store.lookup(before)
     if record is None:
         return "what it depends on changed"
-    then = record.provenance.get("made_with", {})
-    now = planner.keys.computes_with(step.node)
+    then: dict[str, Any] = record.provenance.get("made_with", {})
+    now = state.keys.computes_with(step.node)
     changed = []
     if then.get("type") != now["type"]:
         changed.append(f"its type was {then.get('type')}")
@@ -44,25 +46,17 @@ def why(planner: Planner, step: Step) -> str:
     return ", ".join(changed) or "what it depends on changed"
 
 
-def explain(planner: Planner, frame: Frame, steps: Iterable[Step]) -> None:
-    """Say why steps run, and mark those that need not: not in the store, but nothing that runs asks for them."""
-    demanded: set[int] = set()
-    _demand(frame, {o.source.node for o in frame.graph.outputs.values() if isinstance(o.source, FromNode)}, demanded)
-    for step in steps:
-        if step.status == "runs" and id(step) not in demanded:
-            step.status, step.reason = "idle", "nothing that runs needs it"
-        elif step.status == "runs":
-            step.reason = why(planner, step)
-
-
-def _demand(frame: Frame, wanted: set[str], demanded: set[int]) -> None:
-    """Collect the steps that a run would visit, going back from the wanted nodes through all that is not cached."""
-    for name in reversed(frame.graph.nodes):
-        if name not in wanted:
+def explained(state: State) -> Iterator[Step]:
+    """List the steps of a plan, each with what a run will make of it."""
+    demand = demand_of(state)
+    for frame, step in state.steps():
+        if step.status not in ("runs", "waits"):
+            yield step
             continue
-        node, state = frame.graph.nodes[name], frame.states[name]
-        demanded.update(id(s) for s in state.steps)
-        for child in state.frames:
-            _demand(child, {o.source.node for o in child.graph.outputs.values() if isinstance(o.source, FromNode)}, demanded)
-        if not is_settled(state):
-            wanted.update(node.after)
+        at = (id(frame), step.node.name)
+        if at in demand.certain:
+            yield step if step.status == "waits" else step._replace(reason=why(state, step))
+        elif (because := demand.possible.get(at)) is None:
+            yield step._replace(status="idle", reason="nothing that runs needs it")
+        else:
+            yield step if step.status == "waits" else step._replace(status="waits", reason=f"if it is still needed after {because}")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..artifact import Artifact
 from ..errors import GraphError, Problem, nearest
 from ..graph import RANDOM, FileAt, Graph
 from ..ports import BadValue, PortType, describe
 from ..values import File, Folder
 from ..yaml_text import plain_scalar
-from .step import Slot
 from .values import Values, is_drawn
 
 __all__ = ["from_text", "take_inputs"]
@@ -27,7 +27,7 @@ _MISSING = object()
 class Taken:
     """The values of a graph's inputs: as artifacts and as they are, which of them are defaults, and the seeds that were drawn."""
 
-    slots: dict[str, Slot] = field(default_factory=dict)
+    slots: dict[str, Artifact] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
     by_default: set[str] = field(default_factory=set)
     seeds: dict[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
             else:
                 problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
                 continue
-            taken.plain[name] = held.value(slots[name])  # type: ignore[arg-type]
+            taken.plain[name] = held.value(slots[name])
         except ValueError as odd:
             fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
             problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))

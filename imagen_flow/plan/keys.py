@@ -37,6 +37,12 @@ class Keys:
         self._ports: dict[int, list[tuple[str, Port, Artifact | None]]] = {}
         self._computing: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
 
+    def copy(self, values: Values) -> Keys:
+        """Copy them for a run, which meets more node types."""
+        made = Keys(values, device=self.device, dtype=self.dtype, settings=self.settings)
+        made._ports, made._computing = dict(self._ports), dict(self._computing)
+        return made
+
     def ports(self, type_: NodeType) -> list[tuple[str, Port, Artifact | None]]:
         """List a node type's ports in the order of keys, each with the artifact of its default."""
         found = self._ports.get(id(type_))
@@ -54,7 +60,8 @@ class Keys:
         return self._computes(node)[1]
 
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
-        type_: NodeType = node.type  # type: ignore[assignment]
+        type_ = node.type
+        assert isinstance(type_, NodeType)
         at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
         found = self._computing.get(at)
         if found is None:
@@ -74,7 +81,8 @@ class Keys:
     def policy(self, node: Node) -> devices.Policy:
         """What holds for a node that uses torch: its own settings before the graph's, and of these the ones that it heeds."""
         device, dtype = self.place(node)
-        type_: NodeType = node.type  # type: ignore[assignment]
+        type_ = node.type
+        assert isinstance(type_, NodeType)
         said = {name: value for name, value in {**self.settings, **node.settings}.items() if type_.heeds(name)}
         ladder = said.pop("ladder", "exact")
         return devices.Policy(device, dtype, Loading(**said), ladder)

@@ -8,56 +8,61 @@ from pathlib import Path
 from typing import Any
 
 from .. import devices, models
+from ..artifact import Artifact
 from ..errors import GraphError, Problem, nearest
 from ..filememo import FileMemo
-from ..graph import Graph
+from ..graph import Binding, FromInput, Graph, readings
+from ..node import NodeType
 from ..plugins import Registry
 from ..store import Damaged, Store
 from ..values import Model
-from .explain import explain
+from .explain import explained
 from .inputs import take_inputs
+from .keying import Keying
 from .keys import Keys
-from .planner import Planner
-from .step import FailedStep, Frame, Step
-from .values import Values
+from .state import State
+from .step import Frame, Step
+from .values import Values, is_drawn
 from .waiting import check_waiting_models
 
 __all__ = ["Plan", "history_name", "make_plan"]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What a run would do: ordered steps, each with what the store holds or why it must run. Carry it out with `execute`."""
+    """What a run would do: ordered steps, each with what the store holds or why it must run. Carry it out with `execute`, as often as you like; nothing of a run is written into it."""
 
     graph: Graph
-    planner: Planner
-    frame: Frame
+    #: The folder that paths in values of inputs are relative to.
     base: Path
+    device: str
+    dtype: str
+    store: Store | None
     #: The values of the graph's inputs, as given or by default.
-    inputs: dict[str, Any]
+    inputs: Mapping[str, Any]
     #: Seeds that were drawn because an input's seed is `random`.
-    seeds: dict[str, int]
-    steps: list[Step]
+    seeds: Mapping[str, int]
+    #: Seeds that included graphs drew for themselves, by node and input.
+    drawn: Mapping[str, int]
+    steps: tuple[Step, ...]
     problems: tuple[Problem, ...]
+    #: What is known. A run goes on with a copy of it.
+    state: State
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"<Plan of {self.graph.spec.source.name} on {self.device} in {self.dtype}: {counts or 'no steps'}>"
 
     @property
-    def device(self) -> str:
-        return self.planner.keys.device
-
-    @property
-    def dtype(self) -> str:
-        return self.planner.keys.dtype
-
-    @property
-    def drawn(self) -> dict[str, int]:
-        """Seeds that included graphs drew for themselves so far, by node and input."""
-        return self.planner.values.drawn
+    def values(self) -> Values:
+        """What literals, inputs, files and models gave."""
+        return self.state.values
 
     @property
     def models(self) -> list[dict[str, Any]]:
         """The models that the plan names: reference, size on the disk, what the weights that its steps lease take in memory, as they load them, and, where it is not on this machine, what is wrong."""
         found: list[dict[str, Any]] = []
-        values = self.planner.values
+        values = self.values
         for (reference, _), model in sorted(values.models.items(), key=lambda item: str(item[0])):
             if isinstance(model, Problem):
                 found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
@@ -70,7 +75,7 @@ class Plan:
     @property
     def memory(self) -> dict[str, int]:
         """What the weights of all models take together, in bytes by device, should they stay loaded. What several have in common is there once."""
-        values = self.planner.values
+        values = self.values
         weights = {i: _weight(i, *loading) for model in values.models.values() if isinstance(model, Model) for i, loading in values.leased.get(model.digest, {}).items()}
         found: dict[str, int] = {}
         for identity, weight in sorted(weights.items()):
@@ -88,7 +93,33 @@ class Plan:
     @property
     def at_least(self) -> bool:
         """Whether there may be more steps than are listed, because a list is not known yet."""
-        return any(_uncounted(frame) for frame in _frames(self.frame))
+        return any(step.is_open for step in self.steps)
+
+    @property
+    def edges(self) -> list[dict[str, str]]:
+        """Which output of which node goes into which input of which; nodes of included graphs by their full names, graph inputs and what goes through them left out."""
+        found: dict[tuple[str, str, str, str], None] = {}
+        for frame in self.state.top.all():
+            for node in frame.graph.nodes.values():
+                if node.name in frame.graph.unneeded or not isinstance(node.type, NodeType):
+                    continue
+                for port, binding in (*node.bindings.items(), *([("when", node.when)] if node.when is not None else [])):
+                    for name, output in _origins(frame, binding):
+                        found[name, output, frame.full(node.name), port] = None
+        return [{"from": name, "output": output, "to": to, "input": port} for name, output, to, port in found]
+
+    def unread(self) -> Iterator[Artifact]:
+        """Give what the steps read that are not in the store, and the outputs that are inputs, as far as they are known."""
+        for frame, step in self.state.steps():
+            if step.status in ("runs", "waits", "unresolved"):
+                yield from self._known(frame, step.node.bindings.values())
+        yield from self._known(self.state.top, [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)])
+
+    def _known(self, frame: Frame, bindings: Iterable[Binding]) -> Iterator[Artifact]:
+        for binding in bindings:
+            slot = self.values.bind(frame, binding)
+            if isinstance(slot, Artifact):
+                yield slot
 
     def to_json(self) -> dict[str, Any]:
         """Give the plan as plain data."""
@@ -102,6 +133,8 @@ class Plan:
             "models": self.models,
             "memory_bytes": self.memory,
             "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
+            "edges": self.edges,
+            "outputs": {name: [{"node": node, "output": port} for node, port in dict.fromkeys(_origins(self.state.top, o.source))] for name, o in self.graph.outputs.items()},
             "problems": [str(p) for p in self.problems],
         }
 
@@ -110,15 +143,23 @@ def _weight(identity: models.Identity, loader: Any, model: Model) -> int:
     return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
 
 
-def _frames(frame: Frame) -> Iterator[Frame]:
-    yield frame
-    for state in frame.states.values():
-        for child in state.frames:
-            yield from _frames(child)
-
-
-def _uncounted(frame: Frame) -> bool:
-    return any(s.waits is not None and not s.steps and not s.frames for s in frame.states.values())
+def _origins(frame: Frame, binding: Binding) -> Iterator[tuple[str, str]]:
+    """Name the outputs of nodes that a binding reads, through graphs and their inputs."""
+    for read in readings(binding):
+        if isinstance(read, FromInput):
+            if frame.parent is not None:
+                outer, node = frame.parent
+                if read.name in node.bindings:
+                    yield from _origins(outer, node.bindings[read.name])
+        elif isinstance(inner := frame.graph.nodes[read.node].type, Graph):
+            below = frame.below.get(read.node)
+            if below:
+                for child in below.values():
+                    yield from _origins(child, inner.outputs[read.port].source)
+            else:
+                yield frame.full(read.node), read.port
+        else:
+            yield frame.full(read.node), read.port
 
 
 def make_plan(
@@ -157,36 +198,32 @@ def make_plan(
     except ValueError as missing:
         raise GraphError([Problem("bad-setting", str(missing))]) from missing
     held = Values(registry, store, files or (store.files if store else FileMemo()), base=base, terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))))
-    planner = Planner(held, Keys(held, device=resolved, dtype=in_dtype, settings={name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}), force=force)
-    unknown = sorted(planner.force - _node_names(graph))
+    settings = {name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}
+    keying = Keying(held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force)
+    included = list(graph.all())
+    names = {name for one in included for name in one.nodes}
+    unknown = [name for name in sorted(keying.force) if name not in names and not _is_path(graph, name)]
     if unknown:
         raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
     taken = take_inputs(held, graph, values or {}, texts or {})
-    if store is not None:
-        planner.history = store.history(history_name(graph))
+    for one in included:
+        for wanted in one.inputs.values():
+            if one is not graph and is_drawn(wanted):
+                held.default(wanted)  # now, so that it is the same each time the plan is carried out
+    history = store.history(history_name(graph)) if store is not None else {}
     while True:
-        frame = Frame(graph, "", "", dict(taken.slots), frozenset(taken.by_default))
-        planner.failed.clear()
-        planner.makers.clear()
+        state = State(Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default), keying, history, listing=True)
         try:
-            planner.walk(frame)
+            state.walk(state.top)
+            steps = tuple(explained(state))
             break
         except Damaged as damaged:
-            planner.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
-    check_waiting_models(planner, frame)
+            keying.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
+    check_waiting_models(state)
     # What a user can mend before anything runs refuses the plan; what came out of nodes fails the steps that cannot use it.
-    wrong = [p for failed in planner.failed for p in failed.problems or _static(failed)]
-    if wrong:
-        raise GraphError(wrong)
-    plan = Plan(graph, planner, frame, base, taken.plain, taken.seeds, list(_steps(frame)), (*graph.warnings, *held.problems))
-    explain(planner, frame, plan.steps)
-    return plan
-
-
-def _static(failed: FailedStep) -> list[Problem]:
-    if failed.node.after or failed.frame.prefix:
-        return []
-    return [Problem("bad-input", f"{failed.node.name}: {failed}", failed.node.mark)]
+    if state.problems:
+        raise GraphError(list(dict.fromkeys(state.problems)))
+    return Plan(graph, base, resolved, in_dtype, store, taken.plain, taken.seeds, held.drawn, steps, (*graph.warnings, *held.problems), state)
 
 
 def history_name(graph: Graph) -> str:
@@ -194,26 +231,8 @@ def history_name(graph: Graph) -> str:
     return str(graph.spec.path.resolve()) if graph.spec.path else graph.spec.source.name
 
 
-def _node_names(graph: Graph) -> set[str]:
-    names: set[str] = set()
-    pending: list[tuple[str, Graph]] = [("", graph)]
-    while pending:
-        prefix, current = pending.pop()
-        for node in current.nodes.values():
-            names |= {node.name, prefix + node.name}
-            if isinstance(node.type, Graph):
-                pending.append((f"{prefix}{node.name}/", node.type))
-    return names
-
-
-def _steps(frame: Frame) -> Iterator[Step]:
-    for name in frame.graph.nodes:
-        state = frame.states.get(name)
-        if state is not None:
-            yield from state.steps
-            for child in state.frames:
-                yield from _steps(child)
-            if state.waits is not None and not state.steps and not state.frames:
-                after = " and ".join(state.waits.after)
-                item = f"{frame.item}[?]" if state.many else frame.item
-                yield Step(frame.full(name), item, frame.graph.nodes[name], frame, None, "waits", f"after {after}")
+def _is_path(graph: Graph, name: str) -> bool:
+    """Whether a name with slashes is that of a node in an included graph."""
+    head, _, rest = name.partition("/")
+    node = graph.nodes.get(head)
+    return node is not None and (not rest or (isinstance(node.type, Graph) and _is_path(node.type, rest)))

@@ -1,26 +1,31 @@
-"""What a plan is made of: steps, what is known of a node, and frames. Outputs are artifacts, or not known yet."""
+"""What a plan is made of: steps, what is known of a node, and frames. Outputs are artifacts, or not known yet.
+
+A slot is what a binding gives: an artifact, `ABSENT`, `FAILED`, or `Unknown` as long as a node that it comes from has not run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from ..artifact import Artifact
 from ..digest import digest_value, tagged
-from ..errors import ImagenFlowError, Problem
 from ..graph import Graph, Node
 from ..values import Absent
 
-__all__ = ["ABSENT", "FAILED", "FailedStep", "Frame", "NodeState", "Slot", "Step", "Unknown", "is_settled", "leaves", "listed", "present"]
+__all__ = ["ABSENT", "FAILED", "Frame", "NodeState", "Place", "Slot", "Status", "Step", "Unknown", "holds", "leaves", "list_of", "listed", "present", "without_value"]
 
 ABSENT = Artifact(digest_value(Absent.value), "absent")
 
 #: The value of an output whose step failed. It flows like an absent one, but nothing takes its place.
 FAILED = Artifact(tagged("failed"), "failed")
 
+#: *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed, depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not needed),
+#: *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped* (what it needs failed); in a run also *ran*.
+Status = Literal["cached", "runs", "waits", "absent", "idle", "unresolved", "failed", "skipped", "ran"]
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+
+class Unknown(NamedTuple):
     """A value that is not known yet: it comes `after` these nodes have run."""
 
     after: tuple[str, ...]
@@ -29,32 +34,14 @@ class Unknown:
 Slot = Artifact | Unknown
 
 
-class FailedStep(ImagenFlowError):
-    """A node's steps cannot be worked out, e.g. because its lists differ in length; `problems` are those of the files that it names."""
-
-    step: Step
-
-    def __init__(self, frame: Frame, node: Node, message: str, problems: Iterable[Problem] = ()) -> None:
-        super().__init__(message)
-        self.frame = frame
-        self.node = node
-        self.problems = tuple(problems)
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """One node for one item.
-
-    `status`: *cached* (the store has it), *runs*, *waits* (it cannot be said yet), *absent* (it will have no value), *idle* (not cached, and not needed),
-    *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped* (what it needs failed); after a run also *ran*.
-    """
+class Step(NamedTuple):
+    """One node for one item; with `each`, for one element."""
 
     name: str
     item: str
     node: Node
-    frame: Frame
-    index: int | None
-    status: str
+    element: int | None
+    status: Status
     reason: str = ""
     key: str | None = None
     slots: dict[str, Artifact] | None = None
@@ -65,47 +52,103 @@ class Step:
         """The name of the step's node type."""
         return self.node.type.name  # of a node type, or of a graph whose steps are not known yet
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it stands for as many steps as a value that is not known yet will say."""
+        return self.status == "waits" and self.reason.startswith("after ")
 
-@dataclass(slots=True, eq=False)
+
 class NodeState:
-    """What is known of a node in a frame: its steps or the frames below it, and its outputs as far as they are known."""
+    """What is known of a node in a frame. One without `each` is replaced, never changed."""
 
-    steps: list[Step] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-    #: The frames by element and repetition, counted through: elements without a value have none.
-    places: dict[int, Frame] = field(default_factory=dict)
-    outputs: dict[str, Slot] | None = None  # None: not known
-    waits: Unknown | None = None
-    many: bool = False
-    done: bool = False  # nothing about it can change any more
+    __slots__ = ("many", "outputs", "pending", "steps", "waits")
+
+    def __init__(self, steps: list[Step], outputs: Mapping[str, Artifact], *, waits: Unknown | None = None, pending: Mapping[str, Unknown] | None = None, many: bool = False) -> None:
+        #: Its steps; of a graph used as a node, those of its elements that cannot be entered.
+        self.steps = steps
+        #: The outputs that are known for good.
+        self.outputs = outputs
+        #: Why its steps are not known: a flag or a list is not.
+        self.waits = waits
+        #: Of a graph used as a node, what its other outputs come after.
+        self.pending = pending
+        self.many = many
 
 
-@dataclass(slots=True, eq=False)
 class Frame:
-    """A graph with values for its inputs: the top one, or a graph used as a node."""
+    """A graph with values for its inputs: the top one, or a graph used as a node (for one element, and one repetition)."""
 
-    graph: Graph
-    prefix: str
-    item: str
-    inputs: dict[str, Slot]
-    #: Inputs that were given nothing, and so have their defaults: paths in these are relative to the graph's own file.
-    by_default: frozenset[str] = frozenset()
-    states: dict[str, NodeState] = field(default_factory=dict)
-    #: The frame around it, and the node there that it belongs to.
-    parent: tuple[Frame, Node] | None = None
+    __slots__ = ("below", "by_default", "element", "entered", "graph", "inputs", "item", "parent", "prefix", "repetition", "states")
+
+    def __init__(
+        self,
+        graph: Graph,
+        prefix: str,
+        item: str,
+        inputs: dict[str, Artifact],
+        *,
+        by_default: Iterable[str] = (),
+        parent: tuple[Frame, Node] | None = None,
+        element: int | None = None,
+        repetition: int | None = None,
+    ) -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self.item = item
+        #: The values of its inputs that are known.
+        self.inputs = inputs
+        #: Inputs that were given nothing, and so have their defaults: paths in these are relative to the graph's own file.
+        self.by_default = set(by_default)
+        self.states: dict[str, NodeState] = {}
+        #: The frames of graphs used as nodes, by node, and by element and repetition counted through.
+        self.below: dict[str, dict[int, Frame]] = {}
+        #: The frame around it, and the node there that it belongs to.
+        self.parent = parent
+        self.element = element
+        self.repetition = repetition
+        #: Whether its first inputs are known, and let it be entered.
+        self.entered = parent is None
 
     def full(self, node: str) -> str:
         """A node's name as it is shown, with those of the nodes around it."""
         return self.prefix + node
 
+    def copy(self, parent: tuple[Frame, Node] | None = None) -> Frame:
+        """Copy it and all frames below."""
+        made = Frame(self.graph, self.prefix, self.item, dict(self.inputs), by_default=self.by_default, parent=parent, element=self.element, repetition=self.repetition)
+        made.entered = self.entered
+        made.states = {name: NodeState(list(s.steps), s.outputs, waits=s.waits, pending=s.pending, many=True) if s.many else s for name, s in self.states.items()}
+        for name, frames in self.below.items():
+            made.below[name] = {place: frame.copy((made, self.graph.nodes[name])) for place, frame in frames.items()}
+        return made
+
+    def all(self) -> Iterator[Frame]:
+        """Give it and all frames below."""
+        yield self
+        for frames in self.below.values():
+            for frame in frames.values():
+                yield from frame.all()
+
+
+#: A node in a frame, and one of its outputs.
+Place = tuple[Frame, Node, str]
+
+
+def without_value(kind: str) -> Artifact:
+    """Give what an output is when what it needs is absent or failed."""
+    return FAILED if kind == "failed" else ABSENT
+
 
 def present(slot: Artifact) -> Artifact:
-    """Leave absent elements out of a list that goes into one port."""
-    if slot.items is not None and any(i.kind == "absent" for i in slot.items):
-        kept = listed([i for i in slot.items if i.kind != "absent"])
-        assert isinstance(kept, Artifact)
-        return kept
-    return slot
+    """Leave absent elements out of a list that goes into one port, and of the lists in it."""
+    if slot.items is None or not holds(slot, "absent"):
+        return slot
+    return list_of([present(i) for i in slot.items if i.kind != "absent"])
+
+
+def holds(slot: Artifact, kind: str) -> bool:
+    """Whether a list has an absent or failed element, at any depth."""
+    return any(i.kind == kind or (i.items is not None and holds(i, kind)) for i in slot.items or ())
 
 
 def leaves(artifact: Artifact) -> Iterator[Artifact]:
@@ -117,17 +160,14 @@ def leaves(artifact: Artifact) -> Iterator[Artifact]:
             yield from leaves(item)
 
 
-def listed(slots: list[Slot]) -> Slot:
+def list_of(items: Sequence[Artifact]) -> Artifact:
+    """Make a list of artifacts."""
+    return Artifact(tagged("list", *[bytes.fromhex(i.digest) for i in items]), "list", tuple(items))
+
+
+def listed(slots: Sequence[Slot]) -> Slot:
     """Make a list of what is known; one unknown element leaves it unknown."""
-    waits = [a for s in slots if isinstance(s, Unknown) for a in s.after]
-    if waits:
-        return Unknown(tuple(dict.fromkeys(waits)))
-    items = tuple(s for s in slots if isinstance(s, Artifact))
-    return Artifact(tagged("list", *(bytes.fromhex(i.digest) for i in items)), "list", items)
-
-
-def is_settled(state: NodeState) -> bool:
-    """Whether a node, and all below it, needs nothing more to run."""
-    if state.outputs is None or any(s.status not in ("cached", "absent", "ran") for s in state.steps):
-        return False
-    return all(is_settled(state_) for f in state.frames for n, state_ in f.states.items())
+    known = [slot for slot in slots if isinstance(slot, Artifact)]
+    if len(known) == len(slots):
+        return list_of(known)
+    return Unknown(tuple(dict.fromkeys(a for s in slots if isinstance(s, Unknown) for a in s.after)))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from ..plugins import Registry
 from ..ports import BadValue, Port, PortType
 from ..store import Damaged, Store
 from ..values import Absent, File, FileChanged, Folder, Model
-from .step import ABSENT, Frame, Slot, Step, Unknown, leaves, listed, present
+from .step import ABSENT, FAILED, Frame, Slot, Step, Unknown, holds, leaves, list_of, listed, present
 
-__all__ = ["Constants", "Values", "is_drawn"]
+__all__ = ["Constants", "Values", "derived_seed", "is_drawn"]
 
 _MISSING = object()
 _NOWHERE: Any = None
@@ -34,6 +35,11 @@ class Constants:
     def __init__(self, codecs: Codecs) -> None:
         self.codecs = codecs
         self.by_digest: dict[str, Any] = {ABSENT.digest: Absent.value}
+
+    def copy(self) -> Constants:
+        made = Constants(self.codecs)
+        made.by_digest = dict(self.by_digest)
+        return made
 
     def add(self, value: Any) -> Artifact:
         artifact = self.codecs.artifact(value)
@@ -79,6 +85,15 @@ class Values:
         self.leased: dict[str, dict[models.Identity, tuple[Any, Model]]] = {}
         self._checked: dict[tuple[Any, ...], str] = {}
 
+    def copy(self, store: Store | None, live: Mapping[str, Any]) -> Values:
+        """Copy them for a run, which learns more."""
+        made = Values(self.registry, store, self.files, base=self.base, terms=self.terms)
+        made.constants, made.live = self.constants.copy(), live
+        made.given, made.drawn, made.models, made.problems = dict(self.given), dict(self.drawn), dict(self.models), list(self.problems)
+        made._held, made._checked = dict(self._held), dict(self._checked)
+        made.leased = {digest: dict(leased) for digest, leased in self.leased.items()}
+        return made
+
     def value(self, artifact: Artifact) -> Any:
         """Give a small value that planning itself needs (a flag, a number in a text).
 
@@ -101,11 +116,14 @@ class Values:
         """Work out what a binding gives in this frame."""
         if isinstance(binding, FromNode):
             state = frame.states.get(binding.node)
-            if state is None or state.outputs is None:
+            if state is None:
                 return Unknown((frame.full(binding.node),))
-            return state.outputs[binding.port]
+            slot: Slot | None = state.outputs.get(binding.port)
+            if slot is None:
+                slot = (state.pending and state.pending.get(binding.port)) or Unknown((frame.full(binding.node),))
+            return slot
         if isinstance(binding, FromInput):
-            return frame.inputs[binding.name]
+            return frame.inputs.get(binding.name) or self.input(frame, binding.name)
         if isinstance(binding, Joined):
             return self._joined(frame, binding)
         if isinstance(binding, Listed):
@@ -117,6 +135,46 @@ class Values:
         if held is None:
             held = self._held[id(binding)] = (binding, self._constant(binding))
         return held[1]
+
+    def input(self, frame: Frame, name: str, *, check: bool = False) -> Slot:
+        """Work out the value of an included graph's input: what its node is given there, or the default.
+
+        Raises:
+            BadValue: with `check`, it is out of the input's bounds.
+        """
+        assert frame.parent is not None, "the inputs of the graph itself are known"
+        outer, node = frame.parent
+        wanted = frame.graph.inputs[name]
+        slot = self.element(outer, node, name, frame.element) if name in node.bindings else ABSENT
+        if isinstance(slot, Unknown):
+            return slot
+        if slot.kind == "absent" and wanted.default is not None:
+            slot = self.default(wanted)
+            frame.by_default.add(name)
+            if is_drawn(wanted):
+                self.drawn[f"{outer.full(node.name)}/{name}"] = self.value(slot)
+        if wanted.type.seed and frame.repetition is not None and slot.kind == "int":
+            slot = self.constants.add(derived_seed(self.value(slot), str(frame.repetition)))
+        slot = self.converted(slot, wanted.type)
+        if check and slot.kind not in ("absent", "failed") and not holds(slot, "failed"):
+            try:
+                wanted.type.check(self.value(slot))
+            except BadValue as odd:
+                raise BadValue(f"gives a value to '{name}', which {odd}") from None
+        frame.inputs[name] = slot
+        return slot
+
+    def element(self, frame: Frame, node: Node, port: str, element: int | None) -> Slot:
+        """Work out what a node's port is given, for one element of its `each`."""
+        binding = node.bindings[port]
+        if port not in node.each:
+            return self.bind(frame, binding)
+        if element is None:  # it is not known yet how many there are
+            return Unknown((frame.full(node.name),))
+        if isinstance(binding, Listed):
+            return self.bind(frame, binding.items[element])
+        slot = self.bind(frame, binding)
+        return slot.items[element] if isinstance(slot, Artifact) and slot.items is not None else slot
 
     def held(self, binding: Binding | None) -> Artifact | None:
         """What a binding that depends on no frame gave, if it was asked."""
@@ -205,38 +263,44 @@ class Values:
         return self._checked[at]
 
     def _joined(self, frame: Frame, binding: Joined) -> Slot:
+        """Make a text of what stands in it. The first value in it that is absent or failed decides about the whole."""
+        slots = [part if isinstance(part, str) else self.bind(frame, part) for part in binding.parts]
+        if any(isinstance(slot, Unknown) for slot in slots):
+            return Unknown(tuple(dict.fromkeys(a for slot in slots if isinstance(slot, Unknown) for a in slot.after)))
         texts: list[str] = []
-        waits: list[str] = []
-        for part in binding.parts:
-            if isinstance(part, str):
-                texts.append(part)
-                continue
-            slot = self.bind(frame, part)
-            if isinstance(slot, Unknown):
-                waits += slot.after
-            elif slot.kind in ("absent", "failed"):
+        for slot in slots:
+            if isinstance(slot, str):
+                texts.append(slot)
+            elif isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
                 return slot
             elif slot.kind not in ("text", "int", "float", "bool"):
                 raise BadValue(f"takes text, numbers and truth values inside text, not {slot.kind}")
             else:
                 texts.append(_as_text(self.value(slot)))
-        return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add("".join(texts))
+        return self.constants.add("".join(texts))
 
     def _mapped(self, frame: Frame, binding: Mapped) -> Slot:
+        """Make a mapping of what stands in it: a failed value anywhere in it fails the whole, an absent one is null, an absent element of a list in it is left out."""
         found: dict[str, Any] = {}
         waits: list[str] = []
+        failed = False
         for name, item in binding.items:
             slot = self.bind(frame, item)
             if isinstance(slot, Unknown):
                 waits += slot.after
-            elif slot.kind == "failed":
-                return slot
-            elif any(leaf.kind not in ("absent", "json", "text", "int", "float", "bool") for leaf in leaves(slot)):
-                raise BadValue(f"takes JSON data, not {slot.kind}")
+            elif slot.kind == "failed" or holds(slot, "failed"):
+                failed = True
+            elif slot.kind == "absent":
+                found[name] = None
             else:
-                found[name] = None if slot.kind == "absent" else self.value(slot)
-        return Unknown(tuple(dict.fromkeys(waits))) if waits else self.constants.add(found)
-
+                slot = present(slot)
+                odd = next((leaf.kind for leaf in leaves(slot) if leaf.kind not in ("json", "text", "int", "float", "bool")), None)
+                if odd is not None:
+                    raise BadValue(f"takes JSON data, not {odd}")
+                found[name] = self.value(slot)
+        if waits:
+            return Unknown(tuple(dict.fromkeys(waits)))
+        return FAILED if failed else self.constants.add(found)
 
     def default(self, wanted: Input) -> Artifact:
         """Give an input's default; a seed that is `random` is drawn, once for the plan."""
@@ -263,8 +327,7 @@ class Values:
         """An input's text into a port of models names a model."""
         if slot.items is not None:
             bindings = binding.items if isinstance(binding, Listed) else [binding] * len(slot.items)
-            items: list[Slot] = [self.named(frame, one, item, node, loader) for one, item in zip(bindings, slot.items, strict=True)]
-            return listed(items)  # type: ignore[return-value]  # all are known
+            return list_of([self.named(frame, one, item, node, loader) for one, item in zip(bindings, slot.items, strict=True)])
         return self.constants.add(models.called(loader, self.model(self.value(slot), self._home(frame, binding), node.mark))) if slot.kind == "text" else slot
 
     def _home(self, frame: Frame, binding: Binding | None) -> Path:
@@ -272,9 +335,11 @@ class Values:
         while isinstance(binding, FromInput) and binding.name not in frame.by_default:
             if frame.parent is None:
                 return self.base
-            name = binding.name
+            name, element = binding.name, frame.element
             frame, node = frame.parent
             binding = node.bindings.get(name)
+            if name in node.each and isinstance(binding, Listed) and element is not None:
+                binding = binding.items[element]
         return frame.graph.folder
 
     def converted(self, slot: Artifact, port: PortType) -> Artifact:
@@ -282,11 +347,10 @@ class Values:
         if slot.items is not None and port.kind == "list" and port.element is not None:
             items = [self.converted(item, port.element) for item in slot.items]
             if any(a is not b for a, b in zip(items, slot.items, strict=True)):
-                slot = listed(items)  # type: ignore[assignment,arg-type]
-            return present(slot)
-        if slot.kind == "int" and port.kind == "float":
+                slot = list_of(items)
+        elif slot.kind == "int" and port.kind == "float":
             return self.constants.add(float(self.value(slot)))
-        return present(slot) if slot.items is not None else slot
+        return present(slot)
 
     def reread(self, top: Frame, step: Step) -> bool:
         """Digest anew all files and models that the graphs name and that were given to them; give whether those that a step reads are others now.
@@ -302,7 +366,7 @@ class Values:
                 with contextlib.suppress(GraphError):
                     artifact = self.constants.add(self.read_path(binding))
             elif isinstance(binding, ModelAt):
-                artifact = self.constants.add(self.model(binding.reference, binding.folder, binding.mark))
+                artifact = self._constant(binding)
             else:
                 continue
             self._held[at] = (binding, artifact)
@@ -313,7 +377,10 @@ class Values:
                 top.inputs[name] = self.constants.add(self.given[name])
             elif not isinstance(wanted.default, Given) and wanted.default is not None:
                 top.inputs[name] = self.converted(self.default(wanted), wanted.type)
-            known.update(leaf.digest for leaf in leaves(top.inputs[name]))  # type: ignore[arg-type]  # all are known
+            known.update(leaf.digest for leaf in leaves(top.inputs[name]))
+        for frame in top.all():
+            if frame.parent is not None:
+                frame.inputs.clear()
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
         held = [self.constants.by_digest.get(digest) for digest in read - known]
         return any(isinstance(value, File | Folder) or (isinstance(value, Model) and not models.is_unchanged(value)) for value in held)
@@ -324,6 +391,11 @@ class Values:
         with contextlib.suppress(OSError, ValueError, FileChanged):
             return self.files.folder_value(value.path) if isinstance(value, Folder) else self.files.file_value(value.path, value.name)
         return value
+
+
+def derived_seed(seed: int, label: str) -> int:
+    """Derive a seed that has nothing to do with the first but always comes out the same: H(seed, label), 63 bits."""
+    return int.from_bytes(blake2b(f"{seed}\0{label}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def is_drawn(wanted: Input) -> bool:

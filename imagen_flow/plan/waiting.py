@@ -10,26 +10,26 @@ from ..errors import GraphError, Problem
 from ..graph import Graph, Node
 from ..node import NodeType
 from ..values import Model
-from .planner import Planner
-from .step import Frame, Slot, Step, Unknown, leaves
-from .values import Values, is_drawn
+from .state import State
+from .step import Frame, Step, leaves
+from .values import Values
 
 __all__ = ["check_waiting_models", "missing_models"]
 
 
-def check_waiting_models(planner: Planner, top: Frame) -> None:
+def check_waiting_models(state: State) -> None:
     """Resolve the models of nodes that wait, here and in included graphs, and let their loaders refuse them.
 
     What is wrong becomes a problem of the plan. Where a `when` that is not known yet may leave the node out, a model that is only not on this machine is a warning.
     """
-    walk = _Waiting(planner)
-    walk.frame(top)
+    walk = _Waiting(state)
+    walk.frame(state.top)
     undecided, walk.undecided = walk.undecided, None
-    problems = planner.values.problems
-    firm, failed = len(problems), list(planner.failed)
+    problems = state.values.problems
+    firm, certain = len(problems), list(state.problems)
     for frame, node in undecided or ():
         walk.node(frame, node)
-    planner.failed[:] = failed
+    state.problems[:] = certain
     problems[firm:] = [replace(problem, severity="warning") if problem.code == "unresolved-model" else problem for problem in problems[firm:]]
 
 
@@ -49,24 +49,23 @@ def missing_models(values: Values, steps: Iterable[Step]) -> str:
 
 
 class _Waiting:
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
+    def __init__(self, state: State) -> None:
+        self.state = state
         #: Nodes that may prove to be left out, put off until the others are done; None once these are gone through.
         self.undecided: list[tuple[Frame, Node]] | None = []
         #: Included graphs that were looked at, each with these values of its inputs.
         self._seen: set[tuple[int, tuple[str, ...]]] = set()
 
-    def frame(self, frame: Frame) -> None:
-        for name, state in list(frame.states.items()):
-            for child in state.frames:
-                self.frame(child)
-            node = frame.graph.nodes[name]
-            if state.waits is None or state.steps or state.frames:
-                continue
-            if node.when is not None and self.undecided is not None:
-                self.undecided.append((frame, node))
-            else:
-                self.node(frame, node)
+    def frame(self, top: Frame) -> None:
+        for frame in list(top.all()):
+            for name, known in list(frame.states.items()):
+                node = frame.graph.nodes[name]
+                if known.waits is None:
+                    continue
+                if node.when is not None and self.undecided is not None:
+                    self.undecided.append((frame, node))
+                else:
+                    self.node(frame, node)
 
     def node(self, frame: Frame, node: Node) -> None:
         try:
@@ -78,7 +77,7 @@ class _Waiting:
             return  # told when its steps are worked out
 
     def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
-        values, keys = self.planner.values, self.planner.keys
+        values, keys = self.state.values, self.state.keys
         slots: dict[str, Artifact] = {}
         for port in type_.loaders:
             binding = node.bindings.get(port)
@@ -92,24 +91,11 @@ class _Waiting:
 
     def _graph(self, frame: Frame, node: Node, inner: Graph) -> None:
         """Walk an included graph as if it were for one element, with what is known of its inputs."""
-        values = self.planner.values
-        inputs: dict[str, Slot] = {}
-        by_default = set()
-        for name, wanted in inner.inputs.items():
-            binding = node.bindings.get(name)
-            slot: Slot = Unknown((frame.full(node.name),))
-            if name in node.each:
-                pass
-            elif binding is not None:
-                slot = values.bind(frame, binding)
-            elif wanted.default is not None and not is_drawn(wanted):
-                slot = values.default(wanted)
-                by_default.add(name)
-            inputs[name] = values.converted(slot, wanted.type) if isinstance(slot, Artifact) else slot
-        seen = (id(inner), tuple(slot.digest if isinstance(slot, Artifact) else "" for slot in inputs.values()))
+        child = Frame(inner, f"{frame.full(node.name)}/", frame.item, {}, parent=(frame, node))
+        slots = [self.state.values.input(child, name) for name in inner.inputs]
+        seen = (id(inner), tuple(slot.digest if isinstance(slot, Artifact) else "" for slot in slots))
         if seen in self._seen:
             return
         self._seen.add(seen)
-        child = Frame(inner, f"{frame.full(node.name)}/", frame.item, inputs, frozenset(by_default), parent=(frame, node))
-        self.planner.walk(child)
+        self.state.walk(child)
         self.frame(child)

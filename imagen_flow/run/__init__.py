@@ -3,11 +3,13 @@
 `execute` is an iterator of events. The work goes on in a thread of its own and does not wait for whoever reads: results queue up, progress is coalesced to the latest of each
 step. Execution is driven by demand, from the outputs back: a step runs when something that runs needs its value, and a kept value that nobody needs is never read.
 
-The modules, from the ground up: `live` holds values in memory; `report` is what a run says; `needs` says what a node waits for; `ahead` which models will be needed; `call` calls a node's
+A run's state (steps, values, frames) is its own, a copy of what the plan knows: the plan is not written to, and may be carried out by several runs at once.
+
+The modules, from the ground up: `live` holds values in memory; `report` is what a run says; `ahead` knows which models will be needed; `call` calls a node's
 function; `steps` carries out one step; `delivery` hands over outputs; `walk` goes through the plan; `execution` is the whole.
 """
 
 from .delivery import Write, foretell
-from .execution import execute
+from .execution import Run, execute
 
-__all__ = ["Write", "execute", "foretell"]
+__all__ = ["Run", "Write", "execute", "foretell"]

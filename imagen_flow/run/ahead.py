@@ -11,9 +11,8 @@ from ..errors import ModelError
 from ..graph import Node
 from ..models import Identity, identities_of, joined
 from ..node import NodeType
-from ..plan import Frame, Plan, leaves
+from ..plan import Frame, Place, State, demands, leaves, outputs_of
 from ..values import Model
-from .needs import Place, asked, below, is_done
 
 __all__ = ["Ahead"]
 
@@ -24,8 +23,8 @@ class Ahead:
     Looked at when the first model is leased, and again when one is leased that was not foreseen (a list has become known, and with it graphs for its elements).
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, state: State) -> None:
+        self.state = state
         self._needs: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
         self._seen: set[tuple[int, str]] = set()
 
@@ -35,7 +34,7 @@ class Ahead:
             self._look()
         firsts: list[tuple[int, Identity]] = []
         for identity, needs in self._needs.items():
-            while needs and is_done(needs[0][1], needs[0][2].name):
+            while needs and _is_known(needs[0][1], needs[0][2]):
                 needs.popleft()
             if needs:
                 firsts.append((needs[0][0], identity))
@@ -44,7 +43,7 @@ class Ahead:
     def _look(self) -> None:
         self._needs.clear()
         self._seen.clear()
-        for place, (frame, node) in enumerate(_in_demand(self.plan)):
+        for place, (frame, node) in enumerate(_in_demand(self.state)):
             self._seen.add((id(frame), node.name))
             for identity in self._leased(frame, node):
                 self._needs.setdefault(identity, deque()).append((place, frame, node))
@@ -53,7 +52,7 @@ class Ahead:
         """Give the models that a node will lease, if they are known yet."""
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
-        values, keys = self.plan.planner.values, self.plan.planner.keys
+        values, keys = self.state.values, self.state.keys
         named: dict[str, list[Model]] = {}
         for name, _, default in keys.ports(node.type):
             if name in node.type.loaders:
@@ -70,22 +69,28 @@ class Ahead:
                     yield from identities_of(loader, joined(loader, name, {**beside, name: model}), device=policy.device, dtype=policy.dtype, settings=policy.settings)
 
 
-def _in_demand(plan: Plan) -> list[Place]:
+def _is_known(frame: Frame, node: Node) -> bool:
+    """Whether a plugin's node has its outputs."""
+    known = frame.states.get(node.name)
+    return known is not None and bool(known.outputs)
+
+
+def _in_demand(state: State) -> list[tuple[Frame, Node]]:
     """List the nodes that a run has yet to bring to their outputs, in the order in which it comes to them: each after what it needs, from the outputs back."""
-    found: list[Place] = []
-    seen: set[tuple[int, str]] = set()
-    top = plan.frame
-    stack = [(*place, False) for place in asked(top)][::-1]
+    found: list[tuple[Frame, Node]] = []
+    seen: set[tuple[int, str, str]] = set()
+    stack: list[tuple[Place, bool]] = [(place, False) for place in outputs_of(state.top)][::-1]
     while stack:
-        frame, node, is_open = stack.pop()
-        at = (id(frame), node.name)
+        place, is_open = stack.pop()
+        frame, node, port = place
+        at = (id(frame), node.name, port)
+        known = frame.states.get(node.name)
         if is_open:
             found.append((frame, node))
-        elif at not in seen and not is_done(frame, node.name):
+        elif at not in seen and (known is None or port not in known.outputs):
             seen.add(at)
-            stack.append((frame, node, True))
-            state = frame.states.get(node.name)
-            stack += [(*place, False) for place in (below(state) if state is not None else ())][::-1]
-            stack += [(frame, frame.graph.nodes[n], False) for n in reversed(node.after)]
+            stack.append((place, True))
+            later: list[Place] = []
+            now = demands(state, frame, node, port, later=later)
+            stack += [(p, False) for p in (*now, *later)][::-1]
     return found
-

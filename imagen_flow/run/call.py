@@ -14,7 +14,7 @@ from ..errors import Cancelled, ImagenFlowError
 from ..graph import Node
 from ..models import ModelPool, joined, lend_and_call
 from ..node import NodeType
-from ..plan import Keys, Step
+from ..plan import Frame, Keys, Step
 from ..ports import BadValue
 from ..store import Store
 from ..values import Model, Progress
@@ -54,7 +54,7 @@ class Caller:
         self.conditions: dict[str, Any] = {}
         self._checked: set[str] = set()
 
-    def call(self, step: Step) -> Called:
+    def call(self, frame: Frame, step: Step) -> Called:
         """Call a step's function with live values.
 
         Raises:
@@ -94,7 +94,7 @@ class Caller:
             if leased:
                 beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
                 leased.update((port, (leased[port][0], joined(leased[port][0], port, beside))) for port in beside)
-                self.pool.plan_ahead(self.ahead.identities(step.frame, step.node), of=self)
+                self.pool.plan_ahead(self.ahead.identities(frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]
             result, rungs = lend_and_call(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..errors import ImagenFlowError
 from ..events import OutputAbsent, OutputFailed, OutputWritten
 from ..graph import Output
 from ..outputs import OutFolder, Writer
-from ..plan import Plan, Unknown
+from ..plan import Plan, State, Unknown, holds
 from ..store import Damaged
 from ..values import File, Folder, Model
 from .report import Report, words
@@ -27,16 +27,18 @@ class Delivery:
 
     Params:
         out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
+        inputs: the values of the graph's inputs, for the names of files.
         value: gives the live value of an artifact.
-        conditions: says what steps run on.
+        accounts: writes the provenance of what is handed over.
     """
 
-    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, report: Report, *, value: Callable[[Artifact], Any], conditions: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, plan: Plan, state: State, inputs: Mapping[str, Any], out: Path | OutFolder | Writer | None, report: Report, *, value: Callable[[Artifact], Any], accounts: Accounts) -> None:
         self.plan = plan
+        self.inputs = inputs
         self.report = report
-        self.value = value
-        self._accounts = Accounts(plan, conditions=conditions)
-        self._writer = Writer(out, codecs=plan.planner.values.codecs) if isinstance(out, Path | OutFolder) else out
+        self._value = value
+        self._accounts = accounts
+        self._writer = Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self._writes: list[Future[None]] = []
         self._places: list[Path] = []
@@ -62,11 +64,7 @@ class Delivery:
             return
         try:
             if output.path is None or self._writer is None or slot.items == ():
-                items = slot.items or ()
-                if any(i.kind in ("absent", "failed") for i in items):
-                    value = [self.value(i) if i.kind not in ("absent", "failed") else None for i in items]
-                else:
-                    value = self.value(slot)
+                value = self.value(slot)
                 self._places += _places(value)
                 self.report.say(OutputWritten(output.name, "", None, False, value, self.report.now()))
                 return
@@ -83,9 +81,15 @@ class Delivery:
             self.report.failed += 1
             self.report.say(OutputFailed(output.name, "", str(damaged), self.report.now()))
 
+    def value(self, slot: Artifact) -> Any:
+        """Give a live value; in a list, at any depth, None stands for what is absent or failed."""
+        if slot.items is not None and (holds(slot, "absent") or holds(slot, "failed")):
+            return [self.value(item) for item in slot.items]
+        return None if slot.kind in ("absent", "failed") else self._value(slot)
+
     def _write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any, account: str | None) -> None:
         assert self._writer is not None and output.path is not None
-        fields = _fields(self.plan, output, index=index, digest8=artifact.digest[:8])
+        fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
         try:
             relative = self._writer.relative(output.path, fields, element=bool(item))
             written = self._writer.write(relative, value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest)
@@ -96,9 +100,9 @@ class Delivery:
             self.report.say(OutputFailed(output.name, item, said, self.report.now()))
 
 
-def _fields(plan: Plan, output: Output, *, index: int | str, digest8: str) -> dict[str, object]:
-    inputs = {n: v for n, v in plan.inputs.items() if isinstance(v, str | int | float | bool)}
-    return {**inputs, "graph": plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": digest8}
+def _fields(plan: Plan, inputs: Mapping[str, Any], output: Output, *, index: int | str, digest8: str) -> dict[str, object]:
+    plain = {n: v for n, v in inputs.items() if isinstance(v, str | int | float | bool)}
+    return {**plain, "graph": plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": digest8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def foretell(plan: Plan, folder: OutFolder) -> Iterator[Write]:
     for output in plan.graph.outputs.values():
         if output.path is None:
             continue
-        slot = plan.planner.values.bind(plan.frame, output.source)
+        slot = plan.values.bind(plan.state.top, output.source)
         many = output.type.kind == "list"
         artifacts: list[tuple[Artifact | Unknown, int | str]] = [(slot, "{index}" if many else 0)]
         if isinstance(slot, Artifact):
@@ -125,7 +129,7 @@ def foretell(plan: Plan, folder: OutFolder) -> Iterator[Write]:
             if isinstance(artifact, Artifact) and artifact.kind in ("absent", "failed"):
                 continue
             digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
-            path = writer.relative(output.path, _fields(plan, output, index=index, digest8=digest8), element=many)
+            path = writer.relative(output.path, _fields(plan, plan.inputs, output, index=index, digest8=digest8), element=many)
             is_known = isinstance(artifact, Artifact) or not (many or "{digest8}" in path)
             name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
             yield Write(name, str(folder.path / path), writer.foretell(path, type=output.type, exists=output.exists) if is_known else "")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..account import Accounts
+from ..artifact import Artifact
 from ..errors import Cancelled, GraphError
 from ..events import Event, RunStarted
+from ..graph import Output
 from ..models import ModelPool
 from ..outputs import OutFolder, Writer
-from ..plan import Plan, history_name
+from ..plan import ABSENT, Plan, State, Unknown, history_name
 from ..store import Store
 from .delivery import Delivery
 from .live import LiveValues
@@ -19,7 +22,7 @@ from .report import FailedFast, Report
 from .steps import Steps
 from .walk import Walk
 
-__all__ = ["execute"]
+__all__ = ["Run", "execute"]
 
 #: How long a cancelled run may take to stop by itself before it is left behind.
 CANCEL_S = 0.7
@@ -32,7 +35,7 @@ def execute(
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
-) -> Iterator[Event]:
+) -> Run:
     """Carry out a plan and yield its events; the last is RunFinished.
 
     Params:
@@ -47,11 +50,11 @@ def execute(
     wrong = [p for p in plan.problems if p.severity == "error"]
     if wrong:
         raise GraphError(wrong)
-    return _Execution(plan, out, cancel or threading.Event(), fail_fast, pool).events()
+    return Run(plan, out, cancel or threading.Event(), fail_fast, pool)
 
 
-class _Execution:
-    """One run of one plan."""
+class Run:
+    """One run of a plan: an iterator of its events. What it learns is its own; the plan stays as it is."""
 
     def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
         self.plan = plan
@@ -60,11 +63,41 @@ class _Execution:
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.report = Report(fail_fast=fail_fast)
+        #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
+        self.inputs = dict(plan.inputs)
+        self._accounts: Accounts | None = None
+        self._state: State | None = None
+        self._events = self._read()
 
-    def events(self) -> Iterator[Event]:
+    def __iter__(self) -> Run:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop reading: the run is cancelled."""
+        self._events.close()
+
+    def key(self, name: str, item: str) -> str | None:
+        """Give the key of a step that has begun, or None."""
+        return self.report.begun.get(name + item)
+
+    def provenance(self, output: Output, element: int | None = None) -> str | None:
+        """Write the provenance of an output that was given, or of an element of one that is a list; None if it has no value."""
+        if self._state is None or self._accounts is None:
+            return None
+        slot = self._state.values.bind(self._state.top, output.source)
+        if isinstance(slot, Artifact) and element is not None:
+            slot = slot.items[element] if slot.items is not None and element < len(slot.items) else ABSENT
+        if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
+            return None
+        return self._accounts.of(output, slot, element)
+
+    def _read(self) -> Generator[Event, None, None]:
         over = threading.Event()
         is_left = False
-        self.pool.lanes.start(self.work, over)
+        self.pool.lanes.start(self._work, over)
         try:
             is_left = yield from self.report.read(over, self.cancel, CANCEL_S)
         finally:
@@ -72,57 +105,60 @@ class _Execution:
                 self.cancel.set()
                 over.wait(CANCEL_S)
 
-    def work(self) -> None:
+    def _work(self) -> None:
         """The run itself, in a thread of its own. Whatever happens, the last thing said is RunFinished or an exception."""
         try:
-            status = self.run()
+            status = self._run()
         except FailedFast:
             status = "failed"
         except Cancelled:
             status = "cancelled"
-        except BaseException as odd:
-            self.report.say(odd)
+        except BaseException as error:
+            self.report.say(error)
             return
         self.report.say(self.report.over(status))
 
-    def run(self) -> str:
-        plan, values, report = self.plan, self.plan.planner.values, self.report
+    def _run(self) -> str:
+        plan, report = self.plan, self.report
         with ExitStack() as stack:
-            if values.store is None:
-                values.store = stack.enter_context(Store.temporary(values.codecs))
-                stack.callback(setattr, values, "store", None)
+            if plan.store is None:
+                store = stack.enter_context(Store.temporary(plan.values.codecs))
             else:
-                stack.enter_context(values.store.in_use())
-            stack.callback(values.files.rest)
-            store, pin = values.store, f"run {id(self)}"
+                store = stack.enter_context(plan.store.in_use())
+            live = LiveValues()
+            state = self._state = plan.state.copy(store, live)
+            stack.callback(setattr, state.values, "store", plan.store)
+            stack.callback(state.values.files.rest)
+            pin = f"run {id(self)}"
             stack.callback(store.unpin, pin)
-            values.live = live = LiveValues()
-            steps = Steps(plan, store, self.pool, report, live=live, cancel=self.cancel)
+            steps = Steps(state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel)
             stack.callback(self.pool.plan_ahead, (), of=steps.caller)
-            values.fetch = steps.value
-            stack.callback(setattr, values, "fetch", values.load)
-            stack.callback(self.remember, store)
+            state.values.fetch = steps.value
+            stack.callback(setattr, state.values, "fetch", state.values.load)
+            stack.callback(self._remember, state, store)
             if self.own_pool:
                 stack.callback(self.pool.close)
-            delivery = Delivery(plan, self.out, report, value=steps.value, conditions=lambda: steps.caller.conditions)
-            stack.callback(self.close, delivery, store)
+            self._accounts = Accounts(plan, state, self.inputs, conditions=lambda: steps.caller.conditions)
+            delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=self._accounts)
+            stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
             report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0))
             cached = [s for s in plan.steps if s.status == "cached"]
             report.known(cached)
             store.pin(pin, (s.key or "" for s in cached))
-            Walk(plan, steps, delivery, report, cancel=self.cancel).go()
+            Walk(state, steps, delivery, report, cancel=self.cancel).go()
             delivery.wait()
         return "failed" if report.failed else "done"
 
-    def close(self, delivery: Delivery, store: Store) -> None:
+    def _close(self, delivery: Delivery, store: Store) -> None:
         """Let queued writes end. A store of this run's own goes with it, but not the files in it that were handed out."""
         delivery.close(cancelled=self.cancel.is_set())
         if delivery.gave_from(store.folder):
             store.outlive()
 
-    def remember(self, store: Store) -> None:
-        """Write down what the next plan compares with."""
-        history, keys = self.plan.planner.history, self.report.keys
-        if any(history.get(name) != key for name, key in keys.items()):
-            store.remember(history_name(self.plan.graph), {**history, **keys})
+    def _remember(self, state: State, store: Store) -> None:
+        """Write down what the next plan compares with, once what it names is kept."""
+        keys = self.report.keys
+        if any(state.history.get(name) != key for name, key in keys.items()):
+            store.flush()
+            store.remember(history_name(self.plan.graph), {**state.history, **keys})

@@ -14,7 +14,7 @@ from typing import Any
 from .. import events
 from ..errors import ImagenFlowError, NodeError
 from ..events import Event
-from ..plan import FAILED, Step
+from ..plan import Step
 from ..values import FileChanged, Progress
 
 __all__ = ["FailedFast", "Report", "words"]
@@ -39,11 +39,14 @@ class Report:
         self.ran = self.cached = self.failed = 0
         #: The keys of what ran or was cached, by step.
         self.keys: dict[str, str] = {}
+        #: The keys of steps that have begun.
+        self.begun: dict[str, str] = {}
         self._began = time.monotonic()
         self._queue: deque[Any] = deque()
         self._latest: dict[str, events.StepProgress] = {}
         self._lock = threading.Lock()
-        self._said: set[int] = set()
+        #: What has been said of steps: what became of them.
+        self._said: dict[str, str] = {}
         #: Say an event, or, as the last thing, what the run died of.
         self.say = self._queue.append
 
@@ -55,20 +58,21 @@ class Report:
     def known(self, steps: list[Step]) -> None:
         """Say of steps that the store has them, before anything runs."""
         at_s = self.now()
-        self._queue.extend(events.StepCached(s.name, s.item, at_s) for s in steps)
+        self._queue.extend([events.StepCached(s.name, s.item, at_s) for s in steps])
         self.cached += len(steps)
-        self._said.update(map(id, steps))
-        self.keys.update((s.name + s.item, s.key or "") for s in steps)
+        self.keys.update([(s.name + s.item, s.key or "") for s in steps])
+        self._said.update(dict.fromkeys(self.keys, "cached"))
 
     def settled(self, step: Step) -> None:
         """Say of a step, once, that it need not run or cannot."""
-        if id(step) in self._said or step.status not in ("cached", "absent", "skipped", "failed"):
+        name = step.name + step.item
+        if name in self._said or step.status not in ("cached", "absent", "skipped", "failed"):
             return
-        self._said.add(id(step))
+        self._said[name] = step.status
         if step.status == "cached":
             self.cached += 1
             self.say(events.StepCached(step.name, step.item, self.now()))
-            self.keys[step.name + step.item] = step.key or ""
+            self.keys[name] = step.key or ""
         elif step.status == "absent":
             self.say(events.StepAbsent(step.name, step.item, step.reason, self.now()))
         elif step.status == "failed":
@@ -76,14 +80,23 @@ class Report:
         else:
             self.say(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
-    def damaged(self, step: Step, damage: Exception) -> None:
-        """Say that a step runs although it was found in the store; it is counted as what it comes to."""
-        if step.status == "cached" and id(step) in self._said:
+    def has_said(self, step: Step) -> bool:
+        """Whether it has been said what became of a step."""
+        return step.name + step.item in self._said
+
+    def _came(self, step: Step, to: str) -> None:
+        """Note what became of a step. One that was found in the store but runs again is counted as what it comes to."""
+        name = step.name + step.item
+        if self._said.get(name) == "cached":
             self.cached -= 1
-            self._said.discard(id(step))
+        self._said[name] = to
+
+    def damaged(self, step: Step, damage: Exception) -> None:
+        """Say that a step runs although it was found in the store."""
         self.say(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
     def started(self, step: Step) -> None:
+        self.begun[step.name + step.item] = step.key or ""
         self.say(events.StepStarted(step.name, step.item, step.reason, self.now()))
 
     def progress(self, step: Step, said: Progress) -> None:
@@ -96,23 +109,21 @@ class Report:
             self._latest[name] = event
 
     def finished(self, step: Step, took_s: float) -> None:
-        self._said.add(id(step))
+        self._came(step, "ran")
         self.ran += 1
         self.keys[step.name + step.item] = step.key or ""
         self.say(events.StepFinished(step.name, step.item, took_s, self.now()))
 
     def fail(self, step: Step, cause: Exception) -> None:
-        """Say that a step failed, and give it the outputs of one that did.
+        """Say that a step failed.
 
         Raises:
             FailedFast: the user wants no other step to run then.
         """
         error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item)
         error.__cause__ = cause if error is not cause else cause.__cause__
-        step.status, step.reason = "failed", words(cause)
-        step.outputs = dict.fromkeys(step.node.type.outputs, FAILED)
         self.failed += 1
-        self._said.add(id(step))
+        self._came(step, "failed")
         self.say(events.StepFailed(step.name, step.item, words(cause), error, self.now()))
         if self.fail_fast:
             raise FailedFast

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
 from ..events import StepRetried
 from ..models import ModelPool
 from ..node import NodeType
-from ..plan import ABSENT, Frame, Plan, Step, leaves, why
+from ..plan import ABSENT, FAILED, Frame, State, Step, leaves, why
 from ..ports import BadValue
 from ..store import Damaged, Store
 from ..values import Absent, FileChanged
@@ -21,7 +21,7 @@ from .call import Called, Caller
 from .live import LiveValues
 from .report import Report, words
 
-__all__ = ["Rekey", "Steps", "reopen_above"]
+__all__ = ["Rekey", "Steps"]
 
 #: How long a retry waits at most, however often the wait was doubled.
 LONGEST_WAIT_S = 86_400
@@ -35,22 +35,39 @@ _DAMAGED = "the store's copy is damaged"
 
 
 class Rekey(Exception):
-    """What a step was keyed by is no longer so: settle it again. Names the step whose value or file is another now."""
+    """What steps were keyed by is no longer so: settle them again. Names the step whose value or file is another now."""
+
+
+class _Failure(NamedTuple):
+    """How a step failed: others of the same key fail so too, unless they may be tried more often, or for longer."""
+
+    cause: Exception
+    attempts: int
+    timeout_s: float | None
 
 
 class Steps:
-    """Runs the steps of a plan, and gives their values."""
+    """Runs the steps of one run, and gives their values. Steps of equal key are one: it runs once, whether it is forced, fails or both; those that say `cache: false` each for itself.
 
-    def __init__(self, plan: Plan, store: Store, pool: ModelPool, report: Report, *, live: LiveValues, cancel: threading.Event) -> None:
-        self.plan = plan
-        self.planner = plan.planner
+    Params:
+        inputs: the values of the graph's inputs; files that changed are put there anew.
+    """
+
+    def __init__(self, state: State, store: Store, pool: ModelPool, report: Report, *, inputs: dict[str, Any], live: LiveValues, cancel: threading.Event) -> None:
+        self.state = state
         self.store = store
         self.report = report
+        self.inputs = inputs
         self.live = live
         self.cancel = cancel
-        self.caller = Caller(self.planner.keys, store, pool, report, value=self.value, ahead=Ahead(plan), cancel=cancel)
-        self._constants = self.planner.values.constants.by_digest
-        self._made: set[str] = set()
+        self.caller = Caller(state.keys, store, pool, report, value=self.value, ahead=Ahead(state), cancel=cancel)
+        self._constants = state.values.constants.by_digest
+        self._lost = state.keying.lost
+        #: What steps gave in this run, by key; of those that are not kept by name too, since each is one for itself.
+        self._made: dict[str, dict[str, Artifact]] = {}
+        self._failed: dict[str, _Failure] = {}
+        #: Which step gives a value; made when the first is damaged.
+        self._makers: dict[str, tuple[Frame, Step]] | None = None
 
     # -- values ------------------------------------------------------------------------------------------------------------------
 
@@ -80,8 +97,11 @@ class Steps:
         pending = [(artifact, damaged)]
         while True:
             lost, damage = pending[-1]
-            step = self.planner.makers.get(lost.digest)
-            if step is None or step.slots is None:
+            self._lost.add(lost.digest)
+            if self._makers is None:
+                self._makers = self.state.makers()
+            frame, step = self._makers.get(lost.digest, (None, None))
+            if frame is None or step is None or step.slots is None:
                 raise damage
             for slot in (leaf for s in step.slots.values() for leaf in leaves(s)):
                 if slot.digest in self._constants or slot.digest in self.live:
@@ -93,45 +113,18 @@ class Steps:
                     break
             else:
                 self.report.damaged(step, damage)
-                step.reason = _DAMAGED
-                try:
-                    self.run(step)
-                except Rekey:
-                    for needing, _ in pending:
-                        _reopen(self.planner.makers[needing.digest])
-                    self._reopen_holders(lost)
-                    raise
+                again = self.run(frame, step._replace(status="runs", reason=_DAMAGED, outputs=None))
                 if lost.digest not in self.live:
-                    # It came out otherwise this time: whoever asked for the old value is keyed anew.
-                    self._revise(step)
-                    for needing, _ in pending[:-1]:
-                        _reopen(self.planner.makers[needing.digest])
-                    self._reopen_holders(lost)
-                    raise Rekey(step.name + step.item)
+                    # It came out otherwise this time, or not at all: whoever asked for the old value is keyed anew.
+                    raise Rekey(again.name + again.item)
                 pending.pop()
                 if not pending:
                     return self.live[lost.digest]
 
-    def _revise(self, step: Step) -> None:
-        """Let what reads a step see what it gave this time."""
-        step.frame.states[step.node.name].done = False
-        self.planner.settle(step.frame, step.node)
-        reopen_above(step.frame)
-
-    def _reopen_holders(self, lost: Artifact) -> None:
-        """Key anew the steps that handed on a value which cannot be had any more."""
-        pending = [self.plan.frame]
-        while pending:
-            for state in pending.pop().states.values():
-                pending += state.frames
-                for step in state.steps:
-                    if any(leaf.digest == lost.digest for slot in (step.outputs or {}).values() for leaf in leaves(slot)):
-                        _reopen(step)
-
     # -- one step ----------------------------------------------------------------------------------------------------------------
 
-    def run(self, step: Step, *, fresh: bool = False) -> None:
-        """Run a step, or take what another process has made of it since the store was asked (unless that is `fresh`). Its failure is an event, not an exception.
+    def run(self, frame: Frame, step: Step, *, fresh: bool = False) -> Step:
+        """Run a step, or take what another process has made of it since the store was asked (unless that is `fresh`). Gives the step with its outputs; its failure is an event, not an exception.
 
         Raises:
             Cancelled: the run was cancelled.
@@ -140,67 +133,82 @@ class Steps:
         """
         key = step.key
         assert key is not None
-        is_forced = step.reason in (_FORCED, _DAMAGED)
-        if key in self._made and not is_forced and self.planner.look_up(step):
-            self.report.settled(step)  # a step of equal key has run; its claim ends only when its record is written
-            return
-        cache = step.node.cache
-        if cache and self._claim(step, key, look_up=not is_forced, fresh=fresh):
-            return
+        shared = key if step.node.cache else f"{key} {step.name}{step.item}"
+        is_again = step.reason == _DAMAGED
+        if not is_again:
+            if (made := self._made.get(shared)) is not None and not self._lacks(made):
+                return self._found(step, made)
+            if (failure := self._failed.get(shared)) is not None and _is_final(failure, step):
+                if not self.report.has_said(step):
+                    self.report.fail(step, failure.cause)
+                return _failed(step, failure.cause)
+        if step.node.cache and (found := self._claim(step, key, look_up=not is_again and step.reason != _FORCED, fresh=fresh)) is not None:
+            return self._found(step, found)
         if not step.reason:
-            step.reason = why(self.planner, step)
+            step = step._replace(reason=why(self.state, step))
         self.report.started(step)
         began = time.monotonic()
         try:
-            self._attempt(step)
+            outputs = self._attempt(frame, step, shared)
         except (Cancelled, Rekey, Damaged):
             raise
         except Exception as failed:
             self.report.fail(step, failed)
-            return
+            return _failed(step, failed)
         finally:
-            if cache:
+            if step.node.cache:
                 self.store.release(key)
-        step.status = "ran"
-        if cache:
-            self._made.add(key)
+        self._made[shared] = outputs
+        self._failed.pop(shared, None)
         self.report.finished(step, time.monotonic() - began)
+        return Step(step.name, step.item, step.node, step.element, "ran", step.reason, key, step.slots, outputs)
 
-    def _claim(self, step: Step, key: str, *, look_up: bool, fresh: bool) -> bool:
-        """Claim the making of a step, waiting for another process that makes it; give True if it has been made by then."""
+    def _found(self, step: Step, outputs: dict[str, Artifact]) -> Step:
+        """Say of a step that it need not run: one of equal key has, in this run or another."""
+        found = step._replace(status="cached", outputs=outputs)
+        self.report.settled(found)
+        return found
+
+    def _lacks(self, outputs: dict[str, Artifact]) -> bool:
+        return bool(self._lost) and any(leaf.digest in self._lost for artifact in outputs.values() for leaf in leaves(artifact))
+
+    def _claim(self, step: Step, key: str, *, look_up: bool, fresh: bool) -> dict[str, Artifact] | None:
+        """Claim the making of a step, waiting for another process that makes it; give its outputs if it has been made by then."""
         waited = False
         while not self.store.lease(key, wait_s=LEASE_S if waited else 0.0, cancel=self.cancel):
             waited = True
             if self.cancel.is_set():
                 raise Cancelled
-        if look_up and (waited or not fresh) and self.planner.look_up(step):
+        assert isinstance(step.node.type, NodeType)
+        if look_up and (waited or not fresh) and (found := self.state.keying.look_up(key, step.node.type)) is not None:
             self.store.release(key)
-            self.report.settled(step)
-            return True
-        return False
+            return found
+        return None
 
-    def _attempt(self, step: Step) -> None:
-        """Run a step as often as its `retry` allows."""
+    def _attempt(self, frame: Frame, step: Step, shared: str) -> dict[str, Artifact]:
+        """Run a step as often as its `retry` allows; give its outputs."""
         node = step.node
-        for attempt in range(node.retries + 1):
+        before = self._failed.get(shared)
+        for attempt in range(before.attempts if before is not None and node.timeout_s == before.timeout_s else 0, node.retries + 1):
             try:
-                self._take(step, self.caller.call(step))
-                return
+                return self._take(step, self.caller.call(frame, step))
             except (Cancelled, Rekey, Damaged):
                 raise
             except FileChanged as changed:
-                if not self.planner.values.reread(self.plan.frame, step):
+                if not self.state.values.reread(self.state.top, step):
                     raise ValueError(str(changed)) from changed
-                self.plan.inputs.update(self.planner.values.given)
+                self.inputs.update(self.state.values.given)
                 raise Rekey(step.name + step.item) from changed
             except Exception as failed:
                 if attempt == node.retries:
+                    self._failed[shared] = _Failure(failed, attempt + 1, node.timeout_s)
                     raise
                 self.report.say(StepRetried(step.name, step.item, attempt + 1, words(failed), self.report.now()))
             if self.cancel.wait(min(node.backoff_s * 2**attempt, LONGEST_WAIT_S)):
                 raise Cancelled
+        raise AssertionError("the last attempt returns or raises")
 
-    def _take(self, step: Step, called: Called) -> None:
+    def _take(self, step: Step, called: Called) -> dict[str, Artifact]:
         """Check, digest and keep what a node gave."""
         type_ = step.node.type
         assert isinstance(type_, NodeType) and step.key is not None
@@ -215,15 +223,18 @@ class Steps:
         kept = {name: self._taken(type_, name, value) for name, value in values.items()}
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
-            provenance = {"made_with": self.planner.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
+            provenance = {"made_with": self.state.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
             if type_.uses_torch:
                 provenance |= {"conditions": self.caller.conditions, "rungs": list(called.rungs)}
             self.store.keep(step.key, kept, provenance)
-        self.planner.gave(step, {name: artifact for name, (artifact, _) in kept.items()})
+        outputs = {name: artifact for name, (artifact, _) in kept.items()}
+        if self._lost:
+            self._lost.difference_update(leaf.digest for artifact in outputs.values() for leaf in leaves(artifact))
         if "scratch" in type_.injected.values():
             if step.node.cache:
                 self.store.flush()
             self.store.drop_scratch(step.key)
+        return outputs
 
     def _taken(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
         """Check and digest one output, and hold it in memory."""
@@ -234,7 +245,7 @@ class Steps:
         except BadValue as odd:
             raise ImagenFlowError(f"its output '{name}' {odd}".replace("takes the output of a node that gives", "takes").replace("takes", "is to be")) from None
         value = self.store.adopt(value)
-        artifact = self.planner.values.codecs.artifact(value)
+        artifact = self.state.values.codecs.artifact(value)
         if artifact.items is None:
             self.live.put(artifact.digest, value)
         else:
@@ -242,21 +253,26 @@ class Steps:
                 self.live.put(leaf.digest, item)
         return artifact, value
 
+    def learned(self, frame: Frame, step: Step) -> None:
+        """Note which step gives a value, where that is asked already."""
+        if self._makers is not None:
+            for artifact in (step.outputs or {}).values():
+                for leaf in leaves(artifact):
+                    self._makers.setdefault(leaf.digest, (frame, step))
 
-def reopen_above(frame: Frame) -> None:
-    """Let the nodes around a frame be settled again."""
-    while frame.parent is not None:
-        frame, node = frame.parent
-        state = frame.states[node.name]
-        state.outputs, state.done = None, False
+    def restart(self) -> None:
+        """Let everything be settled again: something that steps were keyed by is another now. What ran does not run again unless it is another step now."""
+        self.state.restart()
+        self._makers = None
 
 
-def _reopen(step: Step) -> None:
-    """Key a step anew the next time it is asked for."""
-    step.status, step.outputs = "waits", None
-    state = step.frame.states[step.node.name]
-    state.outputs, state.done = None, False
-    reopen_above(step.frame)
+def _failed(step: Step, cause: Exception) -> Step:
+    return step._replace(status="failed", reason=words(cause), outputs=dict.fromkeys(step.node.type.outputs, FAILED))
+
+
+def _is_final(failure: _Failure, step: Step) -> bool:
+    """Whether a step fails for certain where one of equal key did."""
+    return step.node.retries < failure.attempts and (not isinstance(failure.cause, TimeoutError) or step.node.timeout_s == failure.timeout_s)
 
 
 def _flat(artifact: Artifact, value: Any) -> Iterator[Any]:

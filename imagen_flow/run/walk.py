@@ -1,38 +1,38 @@
-"""Walk a plan by demand, from the outputs back: a step runs when something that runs needs its value. The walk's stack is its own, so a graph may be as deep as it likes."""
+"""Walk a graph by demand, from the outputs back: a step runs when something that runs needs its value. The walk's stack is its own, so a graph may be as deep as it likes."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 
-from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
-from ..graph import FromNode, Node, Output
+from ..graph import FromInput, FromNode, Graph, Node, Output, readings
 from ..node import NodeType
-from ..plan import FailedStep, Frame, NodeState, Plan, Step, leaves, missing_models
+from ..plan import Frame, NodeState, Place, State, demands, missing_models
 from ..store import Damaged
 from .delivery import Delivery
-from .needs import below, first, outside, producers
 from .report import Report
-from .steps import Rekey, Steps, reopen_above
+from .steps import Rekey, Steps
 
 __all__ = ["Walk"]
 
-#: How often a step is keyed anew because a file changes under it.
+#: How often steps are keyed anew because a file changes under one, or a value is another each time.
 REKEYS = 5
 
 
 class Walk:
-    """One walk through a plan."""
+    """One walk through a graph."""
 
-    def __init__(self, plan: Plan, steps: Steps, delivery: Delivery, report: Report, *, cancel: threading.Event) -> None:
-        self.plan = plan
-        self.planner = plan.planner
+    def __init__(self, state: State, steps: Steps, delivery: Delivery, report: Report, *, cancel: threading.Event) -> None:
+        self.state = state
         self.steps = steps
         self.delivery = delivery
         self.report = report
         self.cancel = cancel
         #: The outputs that have not been given yet, by what they come from.
         self._waiting: dict[FromNode, list[Output]] = {}
+        #: Outputs of nodes of which it has been said what became of them.
+        self._arrived: set[tuple[int, str, str]] = set()
 
     def go(self) -> None:
         """Bring every output to its value.
@@ -40,127 +40,128 @@ class Walk:
         Raises:
             Cancelled: the run was cancelled.
         """
-        top = self.plan.frame
-        for output in self.plan.graph.outputs.values():
+        top = self.state.top
+        for output in top.graph.outputs.values():
             if isinstance(output.source, FromNode):
                 self._waiting.setdefault(output.source, []).append(output)
             else:
-                slot = top.inputs[output.source.name]
-                assert isinstance(slot, Artifact)
-                self.delivery.give(output, slot)
+                self.delivery.give(output, top.inputs[output.source.name])
         for source in list(self._waiting):
-            self._reach(top, top.graph.nodes[source.node])
+            self._reach((top, top.graph.nodes[source.node], source.port))
 
-    def _reach(self, frame: Frame, node: Node) -> None:
-        """Bring a node to its outputs, and before it whatever it needs."""
-        stack = [(frame, node)]
+    def _reach(self, goal: Place) -> None:
+        """Bring a node to an output, and before it whatever it needs."""
+        stack = [goal]
         tries: dict[str, int] = {}
         while stack:
             if self.cancel.is_set():
                 raise Cancelled
-            frame, node = stack[-1]
+            frame, node, port = stack[-1]
             state = frame.states.get(node.name)
             try:
-                if state is not None and state.done:
-                    self._arrived(frame, node, state)
+                if state is not None and port in state.outputs:
+                    self._arrive(stack[-1], state)
                     stack.pop()
                     continue
-                # A node whose producers are known to be missing need not be keyed in vain.
-                needs = first(self.planner.values, frame, node) if state is not None and state.outputs is None and _only_waits(state) else []
-                fresh = False
+                needs = demands(self.state, frame, node, port)
                 if not needs:
-                    before = state.steps[0] if state is not None and state.steps else None
-                    state = self.planner.settle(frame, node)
-                    fresh = len(state.steps) == 1 and state.steps[0] is not before
-                    if state.done:
+                    before = state
+                    state = self.state.settle(frame, node)
+                    if port in state.outputs:
                         continue
-                    needs = below(state) or ([] if _runnable(state) else producers(self.planner.values, frame, node) or outside(frame, node, stack))
-                if needs:
-                    stack += reversed(needs)
-                    continue
-                assert state is not None
-                todo = _runnable(state)
-                if not todo and any(s.status == "unresolved" for s in state.steps):
-                    raise FailedStep(frame, node, missing_models(self.planner.values, state.steps))
-                if not todo:
+                    if isinstance(node.type, Graph):
+                        needs = demands(self.state, frame, node, port)
+                    elif self._run(frame, node, state, fresh=state is not before and len(state.steps) == 1):
+                        continue
+                if not needs:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
-                for step in todo:
-                    self.steps.run(step, fresh=fresh)
-                state.outputs = todo[0].outputs if not node.each and isinstance(node.type, NodeType) else None  # type: ignore[assignment]
-                state.done = state.outputs is not None and node.when is None
-            except FailedStep as failed:
-                self._fail(failed)
+                stack += reversed(needs)
             except (Rekey, Damaged) as odd:
                 which = str(odd)
                 tries[which] = tries.get(which, 0) + 1
                 if tries[which] > REKEYS:
-                    self._fail(FailedStep(frame, node, which if isinstance(odd, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"))
+                    why = which if isinstance(odd, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"
+                    frame.states[node.name] = self.state.failed(frame, node, why)
                     continue
-                _unsettle(frame, node)
-                # What a graph is given is worked out anew from the top.
-                while stack[-1][0] is not self.plan.frame:
-                    stack.pop()
+                if isinstance(odd, Damaged):
+                    self.state.keying.lost.add(odd.artifact.digest)
+                self.steps.restart()
+                self._arrived.clear()
+                del stack[1:]
 
-    def _fail(self, failed: FailedStep) -> None:
-        self.report.fail(self.planner.fail(failed), failed)
+    def _run(self, frame: Frame, node: Node, state: NodeState, *, fresh: bool) -> bool:
+        """Run the steps of a node that can run; False if there are none."""
+        ran = False
+        for i, step in enumerate(state.steps):
+            if step.status == "unresolved":
+                frame.states[node.name] = self.state.failed(frame, node, missing_models(self.state.values, state.steps))
+                return True
+            if step.status != "runs":
+                continue
+            ran = True
+            done = self.steps.run(frame, step, fresh=fresh)
+            self.steps.learned(frame, done)
+            if state.many:
+                state.steps[i] = done
+            else:
+                assert done.outputs is not None
+                frame.states[node.name] = NodeState([done], done.outputs)
+        return ran
 
-    # -- a node has its outputs --------------------------------------------------------------------------------------------------
+    # -- a node has an output ----------------------------------------------------------------------------------------------------
 
-    def _arrived(self, frame: Frame, node: Node, state: NodeState) -> None:
-        """Say what has not been said of a node that has its outputs, and give those that the graph asks for."""
-        if self.planner.failed:
-            self._blame(frame, node)
-        if state.frames:
-            self._say_below(state)
-        for step in state.steps:
-            self.report.settled(step)
-        if frame is self.plan.frame and state.outputs:
+    def _arrive(self, place: Place, state: NodeState) -> None:
+        """Say what has not been said of a node that has an output, and give the outputs that the graph asks for."""
+        frame, node, _ = place
+        if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
+            self.report.settled(state.steps[0])
+        else:
+            self._say(place)
+        if frame is self.state.top:
             for port, slot in state.outputs.items():
                 asked = self._waiting.get(FromNode(node.name, port))
                 while asked:
-                    assert isinstance(slot, Artifact)
                     self.delivery.give(asked[0], slot)
                     asked.pop(0)
 
-    def _say_below(self, state: NodeState) -> None:
-        """Say what has not been said of the graphs below a node: a step that was found in the store there was not waited for."""
-        pending = [*state.frames]
-        while pending:
-            for inner in pending.pop().states.values():
-                for step in inner.steps:
-                    self.report.settled(step)
-                pending += inner.frames
-
-    def _blame(self, frame: Frame, node: Node) -> None:
-        """Say which nodes could not be worked out, once somebody needs them, and what is skipped because of them."""
-        pending, seen, found = [(frame, node)], {id(node)}, []
-        while pending:
-            frame, node = pending.pop()
-            state = frame.states.get(node.name)
-            if state is None or not any(leaf.kind == "failed" for slot in (state.outputs or {}).values() if isinstance(slot, Artifact) for leaf in leaves(slot)):
+    def _say(self, place: Place) -> None:
+        """Say what became of a node's steps, after those that they are absent, skipped or failed because of: these may have been known when the run began."""
+        stack = [(place, False)]
+        while stack:
+            place, is_open = stack.pop()
+            frame, node, _ = place
+            at = (id(frame), node.name, place[2])
+            known = frame.states.get(node.name)
+            if known is None or (at in self._arrived and not is_open):
                 continue
-            found += [s for s in state.steps if s.status in ("failed", "skipped")]
-            above = [frame.graph.nodes[name] for name in node.after]
-            pending += [(frame, n) for n in above if id(n) not in seen]
-            seen.update(map(id, above))
-            pending += [(child, n) for child in state.frames for n in child.graph.nodes.values()]
-        for step in reversed(found):
-            self.report.settled(step)
+            self._arrived.add(at)
+            if is_open or all(step.status in ("cached", "ran") for step in known.steps if isinstance(node.type, NodeType)):
+                for step in known.steps:
+                    self.report.settled(step)
+                if is_open or not isinstance(node.type, Graph):
+                    continue
+            stack.append((place, True))
+            stack += [(source, False) for source in self._reasons(place)][::-1]
+
+    def _reasons(self, place: Place) -> Iterator[Place]:
+        """Name what a node's outputs were worked out from."""
+        frame, node, port = place
+        if node.when is not None:
+            yield from _sources(frame, readings(node.when))
+            if self.state.is_off(frame, node):
+                return
+        yield from _sources(frame, node.reads)
+        if isinstance(node.type, Graph):
+            for child in frame.below.get(node.name, {}).values():
+                yield from _sources(child, (node.type.outputs[port].source,))
 
 
-def _only_waits(state: NodeState) -> bool:
-    return not state.frames and all(s.status == "waits" for s in state.steps)
-
-
-def _runnable(state: NodeState) -> list[Step]:
-    return [s for s in state.steps if s.status == "runs" or s.status == "idle"]
-
-
-def _unsettle(frame: Frame, node: Node) -> None:
-    """Let a node, and those around its frame, be settled again."""
-    state = frame.states[node.name]
-    for step in state.steps:
-        if step.status in ("runs", "idle"):
-            step.status = "waits"
-    state.outputs, state.done = None, False
-    reopen_above(frame)
+def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Place]:
+    """Name the outputs of nodes that are read, beside a node or around its graph."""
+    for read in reads:
+        if isinstance(read, FromNode):
+            yield frame, frame.graph.nodes[read.node], read.port
+        elif frame.parent is not None:
+            outer, node = frame.parent
+            if read.name in node.bindings:
+                yield from _sources(outer, readings(node.bindings[read.name]))

@@ -39,24 +39,12 @@ def plugins_of(graph: Graph, registry: Registry) -> Iterator[str]:
     """Name the plugins that have a say in what a graph gives: those of its node types, those that bring its models, and those with codecs."""
     models = {leaf.reference for leaf in _named(graph) if isinstance(leaf, ModelAt)}
     yield from (plugin.name for plugin in registry.plugins.values() if plugin.has_codecs or not models.isdisjoint(plugin.model_names))
-    yield from (node.type.plugin for inner in _graphs(graph) for node in inner.nodes.values() if isinstance(node.type, NodeType))
-
-
-def _graphs(graph: Graph) -> Iterator[Graph]:
-    """Give a graph and those in it, each once."""
-    seen: set[int] = set()
-    pending = [graph]
-    while pending:
-        current = pending.pop()
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            pending += [node.type for node in current.nodes.values() if isinstance(node.type, Graph)]
+    yield from (node.type.plugin for inner in graph.all() for node in inner.nodes.values() if isinstance(node.type, NodeType))
 
 
 def _named(graph: Graph) -> Iterator[FileAt | ModelAt]:
     """Give what a graph and those in it name; of the top one's inputs, which may be given otherwise, not the defaults."""
-    for inner in _graphs(graph):
+    for inner in graph.all():
         for node in inner.nodes.values():
             for binding in (*node.bindings.values(), *((node.when,) if node.when is not None else ())):
                 yield from _leaves(binding)

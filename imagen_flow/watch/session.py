@@ -35,11 +35,11 @@ from ..graph import RANDOM, Given, Graph, resolve
 from ..labels import SIDECAR
 from ..models import ModelPool, find_lock
 from ..outputs import OutFolder
-from ..plan import Frame, Plan, Step
+from ..plan import Plan
 from ..plugins import Registry
 from ..regular import read_regular
 from ..request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
-from ..run import execute
+from ..run import Run, execute
 from ..spec import GraphSpec
 from ..store import Store
 from ..yaml_text import MAX_BYTES
@@ -379,7 +379,8 @@ class _Session:
     def carry_out(self, target: _Target, plan: Plan) -> Iterator[Happening | _Target]:
         """Run a plan to its end, or until what it works on is no longer wanted."""
         stop = threading.Event()
-        thread = threading.Thread(target=self.run, args=(plan, target.out_folder, stop), name="imagen_flow watched run", daemon=True)
+        run = execute(plan, out=target.out_folder, cancel=stop, pool=self.pool, fail_fast=self.wanted.fail_fast)
+        thread = threading.Thread(target=self.run, args=(run, stop), name="imagen_flow watched run", daemon=True)
         working: dict[tuple[str, str], None] = {}
         late: list[Path] = []
         restarts = self.wanted.on_change == "restart"
@@ -396,7 +397,7 @@ class _Session:
                     touched = self.touched(said - written)
                     refused: list[Refused] = []
                     if target in touched:
-                        wanted, refused = self.still_wanted(target, plan, working) if restarts and not stop.is_set() else (True, [])
+                        wanted, refused = self.still_wanted(target, run, working) if restarts and not stop.is_set() else (True, [])
                         newer = not refused
                         if not wanted:
                             stop.set()
@@ -413,7 +414,7 @@ class _Session:
                     yield said
                     if isinstance(said, StepStarted):
                         working[said.node, said.item] = None
-                        if newer and restarts and not stop.is_set() and not self.still_wanted(target, plan, working)[0]:
+                        if newer and restarts and not stop.is_set() and not self.still_wanted(target, run, working)[0]:
                             stop.set()
                     elif isinstance(said, StepFinished | StepFailed):
                         working.pop((said.node, said.item), None)
@@ -435,17 +436,17 @@ class _Session:
         if newer and target not in touched:
             yield target
 
-    def run(self, plan: Plan, out: OutFolder | None, stop: threading.Event) -> None:
+    def run(self, run: Run, stop: threading.Event) -> None:
         """Pass on what a run says, in a thread of its own."""
         try:
-            for event in execute(plan, out=out, cancel=stop, pool=self.pool, fail_fast=self.wanted.fail_fast):
+            for event in run:
                 self.heard.put(event)
                 while self.heard.qsize() > _MOST and not stop.is_set():
                     time.sleep(0.01)  # whoever reads is slow; the run goes on and lets progress run together
         except BaseException as odd:
             self.heard.put(odd)
 
-    def still_wanted(self, target: _Target, plan: Plan, working: Iterable[tuple[str, str]]) -> tuple[bool, list[Refused]]:
+    def still_wanted(self, target: _Target, run: Run, working: Iterable[tuple[str, str]]) -> tuple[bool, list[Refused]]:
         """Whether the newest form of the graph has the steps that its run is working on; and what is wrong with that form, which leaves the run alone."""
         bench = target.bench
         if bench is None or bench.doubtful or target.uses is None or not bench.stale.isdisjoint(target.uses):
@@ -455,7 +456,7 @@ class _Session:
         except (ImagenFlowError, OSError) as odd:
             return True, [self.refused(target, odd if isinstance(odd, ImagenFlowError) else ImagenFlowError(str(odd)))]
         keys = {step.key for step in newest.steps if step.key is not None}
-        steps = [_key(plan, name, item) for name, item in working] or [step.key for step in plan.steps if step.key is not None]
+        steps = [run.key(name, item) for name, item in working] or [step.key for step in run.plan.steps if step.key is not None]
         return keys.issuperset(steps), []
 
     # -- from files to a plan ---------------------------------------------------------------------------------------------------
@@ -681,19 +682,3 @@ def _shown(path: Path, base: Path) -> str:
 def _is_drawn(graph: Graph, name: str) -> bool:
     wanted = graph.inputs.get(name)
     return wanted is not None and isinstance(wanted.default, Given) and wanted.default.value == RANDOM
-
-
-def _key(plan: Plan, name: str, item: str) -> str | None:
-    """Give the key of a step that a run works on: of the plan's own, or one that came to be in the run."""
-    found: Step | None = next((s for s in plan.steps if s.name == name and s.item == item and s.key is not None), None)
-    frames: list[Frame] = [plan.frame]
-    while found is None and frames:
-        frame = frames.pop()
-        try:
-            states = list(frame.states.values())
-        except RuntimeError:  # it grew just then
-            return None
-        found = next((s for state in states for s in state.steps if s.name == name and s.item == item), None)
-        frames += [child for state in states for child in state.frames]
-    return found.key if found is not None else None
-

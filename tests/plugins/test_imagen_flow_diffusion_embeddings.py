@@ -67,7 +67,7 @@ def drawn(model: Path, prompt: str, **more: Any) -> dict[str, Any]:
 def words_of(pool: ModelPool, path: Path) -> dict[str, Any]:
     """What a base's encoders and tokenizers know."""
     node = {"type": "text.encode", "model": str(path), "prompt": "a"}
-    (model,) = flow.plan({"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None).planner.values.models.values()
+    (model,) = flow.plan({"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None).values.models.values()
     with pool.lease(TextEncoder, model, device="cpu", dtype="float32") as encoder:
         parts = encoder.checkpoint.parts
         tables = {name: part.get_input_embeddings() for name, part in parts.items() if name.startswith("text")}

@@ -135,7 +135,7 @@ def test_want_of_memory_makes_tiles(at: Callable[[str], str], photos: Callable[.
     """Where memory runs out and a policy allows other pixels, the picture is enlarged in tiles that nobody asked for."""
     load = photos(7, (300, 20))[1]
     graph = {"imagen_flow": 1, "nodes": {"photo": load, "one": enlarged(at("direct-2"))}, "outputs": {"out": "${one}"}}
-    (model,) = flow.plan(graph, store=None).planner.values.models.values()
+    (model,) = flow.plan(graph, store=None).values.models.values()
     whole = draw(photo=load, one=enlarged(at("direct-2")))
     with pool.lease(upscaling.Swin2SR, model, device="cpu", dtype="float32") as network:
         steps, tiled = drive(upscaling.upscale(network, draw(photo=load), rungs=("tile",)))

@@ -102,7 +102,7 @@ def test_latents_of_another_space_are_refused(tiny_model: Callable[[str], str], 
     from imagen_flow_diffusion.nodes import latents
 
     made = latents.Tensor(np.zeros((1, 4, 8, 8), np.float32), {"latents": "SDXL: 4 channels of 1/8, scaled by 0.13025"})
-    model = flow.plan(graph(text={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}), store=None).planner.values.models
+    model = flow.plan(graph(text={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}), store=None).values.models
     (found,) = model.values()
     with pool.lease(Autoencoder, found, device="cpu", dtype="float32") as decoder, pytest.raises(ValueError) as caught:
         latents.decode(decoder, made)

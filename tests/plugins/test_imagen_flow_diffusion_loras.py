@@ -147,7 +147,7 @@ def test_loras_are_read_in_the_names_of_the_wild(name: str, at: Callable[[str], 
 
 def state_of(pool: ModelPool, path: str) -> dict[str, tuple[int, int, bool, bytes]]:
     """Where each of a base's weights lies, what it holds, and all that hangs on its modules."""
-    (model,) = flow.plan({"imagen_flow": 1, "nodes": {"one": drawn(path)}, "outputs": {"out": "${one}"}}, store=None).planner.values.models.values()
+    (model,) = flow.plan({"imagen_flow": 1, "nodes": {"one": drawn(path)}, "outputs": {"out": "${one}"}}, store=None).values.models.values()
     with pool.lease(Whole, model, device="cpu", dtype="float32") as base:
         found = {}
         for part, module in base.parts.items():
