@@ -8,9 +8,23 @@ from typing import NoReturn
 
 __all__ = ["main"]
 
+#: Libraries that nodes use, whose warnings are about their own insides: what of them matters to a user, a node says in a note.
+_CHATTY = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "torchao", "torchvision", "transformers")
+
+
+def quiet_libraries() -> None:
+    """Have libraries log errors only, and not warn; whatever the environment says of that goes first. They read it when they are imported."""
+    for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(_CHATTY)})(\.|$)")
+
 
 def main() -> NoReturn:
     """Call the command line. An interrupt while it is still being imported is one like any other."""
+    quiet_libraries()
     try:
         from .cli import main
 

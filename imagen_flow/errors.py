@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "StoreError",
     "nearest",
+    "printable",
 ]
 
 
@@ -141,7 +143,7 @@ class Problem:
             lines.append(f"  = why: {self.why}")
         if self.fix:
             lines.append(f"  = fix: {self.fix}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -217,6 +219,15 @@ class StoreError(ImagenFlowError):
 
 class Cancelled(ImagenFlowError):
     """The run was asked to stop."""
+
+
+#: Control characters but for tabs and line ends; and what reorders a line of text, or ends it where no line end is seen.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+
+
+def printable(text: str) -> str:
+    """Replace control characters: what a file, a model or a plugin says must not steer the terminal, nor look like something else."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:

@@ -90,8 +90,9 @@ def _owner(entry: EntryPoint) -> str:
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
         from .. import __version__
+        from .text import echo
 
-        click.echo(f"imagen-flow {__version__}")
+        echo(f"imagen-flow {__version__}")
         ctx.exit()
 
 
@@ -115,7 +116,9 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "imagen-flo
         click.echo("interrupted", err=True)
         code = 130
     except click.ClickException as fault:
-        fault.show()
+        from .text import show_fault
+
+        show_fault(fault)
         code = fault.exit_code
     except BrokenPipeError:
         _abandon_output()
@@ -135,6 +138,7 @@ def _abandon_output() -> None:
 def _report(fault: Exception) -> int:
     """Show what went wrong and say whose fault it is."""
     from ..errors import GraphError, ImagenFlowError
+    from .text import echo
 
     if isinstance(fault, GraphError):
         from .text import show_problems
@@ -143,10 +147,10 @@ def _report(fault: Exception) -> int:
         wrong = [p for p in fault.problems if p.severity == "error"]
         return 2 if wrong and all(p.mark is None or p.code in _GIVEN for p in wrong) else 1
     if isinstance(fault, ImagenFlowError):
-        click.echo(f"error: {fault}", err=True)
+        echo(f"error: {fault}", err=True)
         return 1
     import traceback
 
-    click.echo("".join(traceback.format_exception(fault)), err=True, nl=False)
-    click.echo("\nThis is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.", err=True)
+    echo("".join(traceback.format_exception(fault)), err=True, nl=False)
+    echo("\nThis is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.", err=True)
     return 1

@@ -26,9 +26,10 @@ def demo(values: dict[str, str], options: Options, out: Path | None) -> int:
     """
     from ..config import out_place
     from .run import carry_out
+    from .text import echo
 
     graph = _graphs() / "imagen.yaml"
-    click.echo(f"imagen-flow run {graph}", err=True)
+    echo(f"imagen-flow run {graph}", err=True)
     with planned(graph, options, values) as (plan, _):
         return carry_out(plan, out=out_place(out))
 

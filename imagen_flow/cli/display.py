@@ -5,12 +5,9 @@ Progress goes to standard error and results to standard output, so that a run ca
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
-
-import click
 
 from ..events import (
     Event,
@@ -28,7 +25,8 @@ from ..events import (
     StepStarted,
     as_json,
 )
-from .text import clock, colour, plural, safe, seconds, shorten
+from .streams import NodeOutput
+from .text import Painted, clock, echo, echo_json, one_line, paint, plural, safe, seconds, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -51,8 +49,7 @@ class JsonLines:
     """One JSON object a line on standard output, for other programs."""
 
     def show(self, event: Event) -> None:
-        sys.stdout.write(json.dumps(as_json(event)) + "\n")
-        sys.stdout.flush()
+        echo_json(as_json(event))
 
     def stopping(self) -> None:
         pass
@@ -66,7 +63,7 @@ class Quiet:
 
     def show(self, event: Event) -> None:
         if line := _line(event, quiet=True):
-            click.echo(line, err=True, color=colour())
+            echo(*line, err=True)
 
     def stopping(self) -> None:
         pass
@@ -86,17 +83,17 @@ class Lines:
             self.cached += 1
         elif line := _line(event):
             self.tell_cached()
-            click.echo(line, err=True, color=colour())
+            echo(*line, err=True)
         elif isinstance(event, RunFinished):
             self.tell_cached()
 
     def tell_cached(self) -> None:
         if self.cached:
-            click.echo(f"  {plural(self.cached, 'step')} from the store", err=True)
+            echo(f"  {plural(self.cached, 'step')} from the store", err=True)
             self.cached = 0
 
     def stopping(self) -> None:
-        click.echo("stopping … (once more to exit at once)", err=True)
+        echo("stopping … (once more to exit at once)", err=True)
 
     def close(self) -> None:
         pass
@@ -115,12 +112,12 @@ _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
 _QUIET = (StepFailed, OutputFailed)
 
 
-def _line(event: Event, *, quiet: bool = False) -> str | None:
+def _line(event: Event, *, quiet: bool = False) -> tuple[str | Painted, ...] | None:
     found = _LINES.get(type(event))
     if found is None or (quiet and type(event) not in _QUIET):
         return None
     mark, hue, words = found
-    return f"{click.style(_glyph(mark), fg=hue or None)} {safe(words(event))}"
+    return paint(_glyph(mark), hue or None), f" {words(event)}"
 
 
 def _name(event: Any) -> str:
@@ -171,9 +168,13 @@ class Live:
         self.live = RichLive(self, console=self.console, refresh_per_second=8, transient=True, redirect_stdout=False, redirect_stderr=False)
 
     def show(self, event: Event) -> None:
+        from rich.text import Text
+
         if isinstance(event, RunStarted):
             self.began = _monotonic()
-            self.steps, self.head = event.steps, f"{event.graph} on {event.device}"
+            self.steps, self.head = event.steps, f"{one_line(event.graph)} on {event.device}"
+            if isinstance(sys.stdout, NodeOutput):
+                sys.stdout.print_above(lambda line: self.console.print(Text(line)))
             self.live.start()
         elif isinstance(event, StepStarted):
             self.running[_name(event)] = (event.at_s, None)
@@ -196,12 +197,14 @@ class Live:
         if isinstance(event, StepFinished | StepAbsent) and self.steps > self.MANY and getattr(event, "took_s", 0) < self.LONG_S:
             return
         if line := _line(event):
-            self.console.print(Text.from_ansi(line if self.console.color_system else click.unstyle(line)))
+            self.console.print(Text.assemble(*((safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "") for part in line)))
 
     def stopping(self) -> None:
         self.stops = True
 
     def close(self) -> None:
+        if isinstance(sys.stdout, NodeOutput):
+            sys.stdout.print_above(None)
         self.live.stop()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -213,7 +216,7 @@ class Live:
         room = max(3, min(8, options.size.height - 4))
         names = min(28, max([8, *map(len, self.running)]))
         for name, (since, progress) in list(self.running.items())[:room]:
-            yield Text.assemble("  ", (shorten(name, names).ljust(names), "bold"), "  ", *_bar(progress, now - since, width - names - 6), no_wrap=True)
+            yield Text.assemble("  ", (shorten(one_line(name), names).ljust(names), "bold"), "  ", *_bar(progress, now - since, width - names - 6), no_wrap=True)
         if len(self.running) > room:
             yield Text(f"  and {len(self.running) - room} more")
         said = [f"{self.ran} ran", *([f"{self.cached} from the store"] if self.cached else []), *([f"{self.wrong} failed or skipped"] if self.wrong else [])]
@@ -233,12 +236,12 @@ def _monotonic() -> float:
 def _bar(progress: StepProgress | None, ran_s: float, width: int) -> list[Any]:
     """Draw a bar, its count and the time left; without progress, how long it has been running."""
     if progress is None or progress.total <= 0:
-        return [(clock(ran_s), "dim"), (f"  {safe(progress.note)}" if progress and progress.note else "", "dim")]
+        return [(clock(ran_s), "dim"), (f"  {one_line(progress.note)}" if progress and progress.note else "", "dim")]
     part = min(1.0, max(0.0, progress.done / progress.total))
     # The first step also loads the model, so a guess after it alone would frighten.
     left = f"{clock(ran_s / part - ran_s)} left" if part and (progress.done > 1 or progress.total == 1) else ""
     words = f"  {progress.done}/{progress.total}  {left}"
-    note = f"  {safe(progress.note)}" if progress.note else ""
+    note = f"  {one_line(progress.note)}" if progress.note else ""
     cells = max(8, min(32, width - len(words) - len(note)))
     full = round(part * cells)
     return [("━" * full, "cyan"), ("━" * (cells - full), "bright_black"), words, (note, "dim")]

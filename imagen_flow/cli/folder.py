@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,6 +72,7 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
     Processes that run the line are told so and waited for; where there are none, the queue is worked off here.
     """
     from ..folder import Journal, read_line
+    from .text import echo
 
     with _temporary_failures() as failed:
         line = read_line(file)
@@ -87,7 +87,7 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
         finally:
             journal.close()
         if told:
-            click.echo(f"{told} told to finish and stop", err=True)
+            echo(f"{told} told to finish and stop", err=True)
         return _work([line], options, drain=True, as_json=as_json) if left else 0
     return failed()
 
@@ -97,7 +97,7 @@ def _temporary_failures() -> Iterator[Callable[[], int]]:
     """Report an error of the disk that keeps a line from starting; what this gives is the exit code to end with then, which asks for a restart."""
     from ..errors import GraphError, ImagenFlowError
     from ..folder import may_pass
-    from .text import safe, show_problems
+    from .text import echo, show_fault, show_problems
 
     code: list[int] = []
     try:
@@ -110,9 +110,9 @@ def _temporary_failures() -> Iterator[Callable[[], int]]:
         if isinstance(failed, GraphError):
             show_problems(failed.problems)
         elif isinstance(failed, click.ClickException):
-            failed.show()
+            show_fault(failed)
         else:
-            click.echo(safe(f"error: {_in_words(failed) if isinstance(failed, OSError) else failed}"), err=True)
+            echo(f"error: {_in_words(failed) if isinstance(failed, OSError) else failed}", err=True)
         code.append(AGAIN)
 
 
@@ -170,26 +170,29 @@ def _close(running: list[RunningLine]) -> None:
 
 
 def _json_lines(said: dict[str, Any]) -> None:
+    from .text import echo_json
+
     with contextlib.suppress(OSError, ValueError):  # whoever read this has gone; the line goes on
-        click.echo(json.dumps(said))
+        echo_json(said)
 
 
 def _plain_lines() -> Callable[[dict[str, Any]], None]:
-    from .text import colour, safe, seconds
+    from .text import Painted, echo, one_line, paint, seconds
 
     hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow", "warning": "yellow"}
 
     def show(said: dict[str, Any]) -> None:
         event = said["event"]
-        words = [said["at"][11:19], said["line"], click.style(f"{event:9}", fg=hues.get(event))]
+        words: list[str | Painted] = [f"{said['at'][11:19]}  {one_line(said['line'])}  ", paint(f"{event:9}", hues.get(event)), "  "]
+        more = []
         if "item" in said:
-            words.append(str(said["item"]))
+            more.append(str(said["item"]))
         if "took_s" in said:
-            words.append(seconds(said["took_s"]))
+            more.append(seconds(said["took_s"]))
         if "reason" in said:
-            words.append(str(said["reason"]).partition("\n")[0])
+            more.append(str(said["reason"]).partition("\n")[0])
         with contextlib.suppress(OSError, ValueError):
-            click.echo("  ".join(map(safe, words[:2])) + "  " + words[2] + "  " + "  ".join(map(safe, words[3:])), color=colour())
+            echo(*words, "  ".join(map(one_line, more)))
 
     return show
 
@@ -204,13 +207,13 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
     """
     from ..folder import read_line
     from ..folder import status as status_of
-    from .text import plural, safe, table
+    from .text import echo, echo_json, plural, table
 
     found = [status_of(read_line(file, missing="in")) for file in files]
     states = {said["state"] for said in found}
     code = 3 if "stopped" in states else 4 if "waiting" in states else 0
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        echo_json(found, indent=1)
         return code
     for number, said in enumerate(found):
         counts = said["counts"]
@@ -231,7 +234,7 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
         rows += [("left over", f"{one['item']} ({one['state']}), by a process that has ended: done when the line runs again") for one in said["left"]]
         rows += [("failed", f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}") for one in said["failed"]]
         rows += [("failed", f"{one['original']}: {one['reason']} (not in the journal)") for one in said["unknown"]]
-        click.echo(("\n" if number else "") + safe(table(rows, indent="")))
+        echo("\n" if number else "", table(rows, indent=""))
     return code
 
 
@@ -244,13 +247,13 @@ def retry(file: Path, names: tuple[str, ...]) -> int:
     from ..folder import is_named, read_line
     from ..folder import retry as again
     from ..folder import status as status_of
-    from .text import plural, safe
+    from .text import echo, one_line, plural
 
     line = read_line(file)
     moved = again(line, names)
     for kept, back in moved:
-        click.echo(safe(kept if kept == back else f"{kept} -> {back}"))
-    click.echo(f"{plural(len(moved), 'file')} moved back", err=True)
+        echo(one_line(kept if kept == back else f"{kept} -> {back}"))
+    echo(f"{plural(len(moved), 'file')} moved back", err=True)
     missing = [name for name in names if not any(is_named(kept, name) for kept, _ in moved)]
     if not missing:
         return 0
@@ -258,6 +261,6 @@ def retry(file: Path, names: tuple[str, ...]) -> int:
     left = [one["original"] for one in (*said["failed"], *said["unknown"])]
     for name in missing:
         fix = nearest(name, left, what="failed files are") if left else "no file lies in 'failed'"
-        click.echo(safe(f"error: no failed file is called '{name}'\n  = fix: {fix}"), err=True)
+        echo(f"error: no failed file is called '{name}'\n  = fix: {fix}", err=True)
     return 1
 

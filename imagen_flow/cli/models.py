@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .session import Misused, pickle_option, plugin_option
+from .text import echo
 
 if TYPE_CHECKING:
     from ..errors import Problem
@@ -82,7 +83,7 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle
     Without names, all that the lock names is fetched. A pull that was stopped goes on where it was.
     """
     from ..models import Hub
-    from .text import bytes_, colour
+    from .text import bytes_, paint
 
     found = _named(named, plugins, resumed=not named)
     work = _Work(found, Hub())
@@ -99,10 +100,10 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle
                     begun.end(reference)
                     path = work.hub.pull(model, report=watch(model))
                     work.named.complete(model, work.hub)
-                    done.append(f"{click.style('pulled', fg='green')} {reference}: {bytes_(model.size)} in {path}")
+                    done.append(f" {reference}: {bytes_(model.size)} in {path}")
     finally:
         for line in done:
-            click.echo(line, color=colour())
+            echo(paint("pulled", "green"), line)
     return work.end()
 
 
@@ -112,10 +113,8 @@ def pull(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> int:
     """List what the lock names, or a graph, and what the hub's cache holds besides."""
-    import json
-
     from ..models import Hub, cached
-    from .text import bytes_, safe, table
+    from .text import bytes_, echo_json, table
 
     found, hub = _named(named, plugins, needed=False), Hub()
     rows: list[dict[str, Any]] = []
@@ -129,17 +128,17 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
     locked = {(model.reference.name, model.commit) for model in found.lock.models.values()}
     besides = [] if named else [entry for entry in cached() if entry[:2] not in locked]
     if as_json:
-        click.echo(json.dumps({"lock": str(found.lock.path) if found.lock.models else None, "models": rows, "other": found.others, "cached": [dict(zip(("repository", "commit", "revisions", "bytes"), entry, strict=True)) for entry in besides]}, indent=1))
+        echo_json({"lock": str(found.lock.path) if found.lock.models else None, "models": rows, "other": found.others, "cached": [dict(zip(("repository", "commit", "revisions", "bytes"), entry, strict=True)) for entry in besides]}, indent=1)
         return 0
     if rows:
-        click.echo(safe(table([(r["reference"], (r["commit"] or "")[:7], bytes_(r["bytes"]) if r["bytes"] is not None else "", r["license"] or "", r["state"]) for r in rows], indent="")))
+        echo(table([(r["reference"], (r["commit"] or "")[:7], bytes_(r["bytes"]) if r["bytes"] is not None else "", r["license"] or "", r["state"]) for r in rows], indent=""))
     if found.others:
-        click.echo(safe("\n".join(found.others)))
+        echo("\n".join(found.others))
     if besides:
-        click.echo("in the hub's cache, and in no lock here:")
-        click.echo(safe(table([(f"hf:{name}@{refs.partition(', ')[0] or commit[:12]}", commit[:7], bytes_(size)) for name, commit, refs, size in besides])))
+        echo("in the hub's cache, and in no lock here:")
+        echo(table([(f"hf:{name}@{refs.partition(', ')[0] or commit[:12]}", commit[:7], bytes_(size)) for name, commit, refs, size in besides]))
     if not rows and not besides and not found.others:
-        click.echo("no models are locked here, and the hub's cache holds none")
+        echo("no models are locked here, and the hub's cache holds none")
     return 0
 
 
@@ -173,7 +172,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
             needed = {file.name for other in others for file in other.files}
             freed = 0 if keep_files else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             work.change(methodcaller("lacking", [reference]))
-            click.echo(f"removed {reference}: {bytes_(freed)} freed")
+            echo(f"removed {reference}: {bytes_(freed)} freed")
     work.write()
     return work.end()
 
@@ -269,7 +268,7 @@ class _Work:
         self.problems: list[Problem] = []
         self._changes: list[Callable[[Lock], Lock]] = []
         for other in named.others:
-            click.echo(f"{other} is no model of the hub: there is nothing to fetch", err=True)
+            echo(f"{other} is no model of the hub: there is nothing to fetch", err=True)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -311,7 +310,7 @@ class _Work:
                 self.lock = reduce(lambda lock, do: do(lock), self._changes, read_lock(path))
                 self._changes.clear()
                 if self.lock.write():
-                    click.echo(f"wrote {path}", err=True)
+                    echo(f"wrote {path}", err=True)
             except OSError as odd:
                 raise Misused(f"the lock {path} cannot be written: {odd.strerror}\n  = fix: run it where you may write, or make the folder writable") from odd
 
@@ -413,10 +412,10 @@ def _texts(binding: Binding | None, graph: Graph, held: dict[str, dict[str, Path
 
 
 def _print_locked(found: list[LockedModel]) -> None:
-    from .text import bytes_, plural, safe, table
+    from .text import bytes_, plural, table
 
     if found:
-        click.echo(safe(table([(str(m.reference), m.commit[:7], f"{bytes_(m.size)} in {plural(len(m.files), 'file')}", m.license or "no licence named") for m in found], indent="")))
+        echo(table([(str(m.reference), m.commit[:7], f"{bytes_(m.size)} in {plural(len(m.files), 'file')}", m.license or "no licence named") for m in found], indent=""))
 
 
 @contextmanager
@@ -428,7 +427,7 @@ def _progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], No
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as shown:
 
         def bar(model: LockedModel) -> Callable[[str, int, int], None]:
             task = shown.add_task(str(model.reference), total=model.size)
@@ -451,6 +450,6 @@ def _lines(model: LockedModel) -> Callable[[str, int, int], None]:
     def report(name: str, done: int, total: int) -> None:
         if done >= total and name not in told:
             told.add(name)
-            click.echo(f"{model.reference}: {name} ({bytes_(total)}) {len(told)} of {len(model.files)}", err=True)
+            echo(f"{model.reference}: {name} ({bytes_(total)}) {len(told)} of {len(model.files)}", err=True)
 
     return report

@@ -64,17 +64,17 @@ def _refuse(type: str, registry: Registry) -> int:
 
 def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:
     """Print node types by plugin, one line each; then the plugins that cannot be used."""
-    from .text import colour, table
+    from .text import echo, paint, table
 
     width = max((len(t.name) for t in shown), default=0)
     for plugin in registry.plugins.values():
         offered = [t for t in shown if t.plugin == plugin.name]
         if offered:
-            click.echo(click.style(f"{plugin.name} {plugin.version}".rstrip(), bold=True), color=colour())
-            click.echo(table([(t.name.ljust(width), _summary(t)) for t in offered]))
+            echo(paint(f"{plugin.name} {plugin.version}".rstrip(), bold=True))
+            echo(table([(t.name.ljust(width), _summary(t)) for t in offered]))
     if everything:
         for fault in registry.faults:
-            click.echo(f"{click.style('broken', fg='red')} {fault}", err=True, color=colour())
+            echo(paint("broken", "red"), f" {fault}", err=True)
 
 
 def _summary(type_: NodeType) -> str:
@@ -84,18 +84,18 @@ def _summary(type_: NodeType) -> str:
 def _show(type_: NodeType, registry: Registry) -> None:
     """Print everything about a node type that its signature and docstring say."""
     from ..values import Loading
-    from .text import colour, table
+    from .text import echo, paint, table
 
     first, _, rest = type_.doc.partition("\n\n")
-    click.echo(click.style(type_.name, bold=True), color=colour())
-    click.echo(f"  {first.replace(chr(10), ' ')}\n")
-    click.echo("inputs")
-    click.echo(table((p.name, _default(p), str(p.type)) for p in type_.inputs.values()) if type_.inputs else "  none")
-    click.echo("outputs")
-    click.echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
+    echo(paint(type_.name, bold=True))
+    echo(f"  {first.replace(chr(10), ' ')}\n")
+    echo("inputs")
+    echo(table((p.name, _default(p), str(p.type)) for p in type_.inputs.values()) if type_.inputs else "  none")
+    echo("outputs")
+    echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
     if rest.strip():
-        click.echo(f"\n{rest.strip()}")
-    click.echo()
+        echo(f"\n{rest.strip()}")
+    echo()
     owner = registry.plugins.get(type_.plugin)
     facts = [
         ("version", str(type_.version)),
@@ -104,7 +104,7 @@ def _show(type_: NodeType, registry: Registry) -> None:
         ("heeds", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
         ("file", f"{type_.file}:{type_.line}"),
     ]
-    click.echo(table([fact for fact in facts if fact[1]], indent=""))
+    echo(table([fact for fact in facts if fact[1]], indent=""))
 
 
 def _default(port: Port) -> str:
@@ -146,6 +146,6 @@ def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
 
 
 def _echo_json(said: Any) -> None:
-    import json
+    from .text import echo_json
 
-    click.echo(json.dumps(said, indent=1, ensure_ascii=False, default=str))
+    echo_json(said, indent=1)

@@ -35,12 +35,11 @@ def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None
     with planned(graph, options, values) as (made, settings):
         folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:
-            import json
-
             from ..run import foretell
+            from .text import echo_json
 
             writes = [{"output": w.output, "path": w.path, "fate": w.fate} for w in foretell(made, folder)]
-            click.echo(json.dumps({**made.to_json(), "writes": writes}, indent=1, ensure_ascii=False))
+            echo_json({**made.to_json(), "writes": writes}, indent=1)
         else:
             print_plan(made, folder)
     return 1 if any(p.severity == "error" for p in made.problems) else 0
@@ -49,14 +48,14 @@ def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None
 def _print_writes(made: Plan, folder: OutFolder, *, err: bool) -> None:
     """Print which files a run would write, and what becomes of what lies there."""
     from ..run import foretell
-    from .text import plural, safe, table
+    from .text import echo, plural, table
 
     writes = list(foretell(made, folder))
     if writes:
-        click.echo("writes", err=err)
-        click.echo(safe(table((w.output, w.path, w.fate) for w in writes[:LISTED])), err=err)
+        echo("writes", err=err)
+        echo(table((w.output, w.path, w.fate) for w in writes[:LISTED]), err=err)
         if len(writes) > LISTED:
-            click.echo(f"  and {plural(len(writes) - LISTED, 'more file')}", err=err)
+            echo(f"  and {plural(len(writes) - LISTED, 'more file')}", err=err)
 
 
 def kept_by(name: str, seed: int) -> str:
@@ -67,24 +66,24 @@ def kept_by(name: str, seed: int) -> str:
 
 def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> None:
     """Print steps, models, files to be written to `folder`, and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
-    from .text import plural, safe, show_problems, table
+    from .text import echo, one_line, plural, show_problems, table
 
     known = [step for step in made.steps if not step.is_open]
     counts = Counter(step.status for step in known)
     said = [f"{'at least ' if made.at_least else ''}{plural(len(known), 'step')}"]
     said += [f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])]
-    click.echo(f"{made.graph.spec.source.name} on {made.device} in {made.dtype}: {', '.join(said)}", err=err)
+    echo(f"{one_line(made.graph.spec.source.name)} on {made.device} in {made.dtype}: {', '.join(said)}", err=err)
     if made.steps:
-        click.echo(safe(table(_rows(made.steps))), err=err)
+        echo(table(_rows(made.steps)), err=err)
     _print_models(made, err=err)
     if folder is not None:
         _print_writes(made, folder, err=err)
     for name, seed in made.seeds.items():
-        click.echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
+        echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
     for name, seed in made.drawn.items():
-        click.echo(f"seed {name}: {seed} (drawn; {kept_by(name, seed)} keeps it)", err=err)
+        echo(f"seed {name}: {seed} (drawn; {kept_by(name, seed)} keeps it)", err=err)
     if made.problems:
-        click.echo(err=True)
+        echo(err=True)
         show_problems(made.problems)
 
 
@@ -130,10 +129,10 @@ def _fate(step: Step) -> str:
 
 
 def _print_models(made: Plan, *, err: bool) -> None:
-    from .text import bytes_, safe, table
+    from .text import bytes_, echo, table
 
     if made.models:
-        click.echo("models", err=err)
-        click.echo(safe(table((m["reference"], m["fault"] or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory") for m in made.models)), err=err)
+        echo("models", err=err)
+        echo(table((m["reference"], m["fault"] or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory") for m in made.models), err=err)
         if len(made.models) > 1 and (memory := made.memory):
-            click.echo(f"  together {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}", err=err)
+            echo(f"  together {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}", err=err)

@@ -34,14 +34,14 @@ def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: 
     from .plan import print_plan
     from .run import carry_out
     from .session import find_plugins, open_store, out_folder
-    from .text import confirm, safe
+    from .text import confirm, echo, one_line
 
     settings = config.load(Path.cwd())
     registry = find_plugins(options, settings)
     with open_store(options, settings, registry) as opened:
         again = prepare(picture, options, registry=registry, store=opened, values=values, fresh=verify, may_replace=may_replace)
         for line in again.words():
-            click.echo(safe(line), err=True)
+            echo(one_line(line), err=True)
         again.check()
         folder = None if verify else out_folder(out, settings, may_replace=may_replace)
         if not yes:
@@ -53,5 +53,5 @@ def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: 
         code = carry_out(again.plan, out=None, then=lambda run: compared.append(again.verify(run)))
         if code:
             return code
-    click.echo(safe(str(compared[0])))
+    echo(str(compared[0]))
     return 0 if compared[0].identical else 1

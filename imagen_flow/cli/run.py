@@ -45,12 +45,12 @@ def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, jso
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..run import execute
     from .interrupt import INTERRUPTED, interruptible
-    from .text import show_problems
+    from .text import echo, show_problems
 
     warnings = [p for p in plan.problems if p.severity == "warning"]
     if warnings and not json_events and not quiet:
         show_problems(warnings)
-        click.echo(err=True)
+        echo(err=True)
     cancel = threading.Event()
     display = display_for(json_events=json_events, quiet=quiet)
     given: list[OutputWritten | OutputAbsent] = []
@@ -99,7 +99,7 @@ def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None
     """Print what came of each output, in the order of the graph; the seeds that were drawn; and say what is missing."""
     from ..events import OutputWritten
     from .plan import kept_by
-    from .text import colour, value
+    from .text import echo, one_line, paint, value
 
     places = {name: i for i, name in enumerate(plan.graph.outputs)}
     given = sorted(given, key=lambda e: places.get(e.output.partition("[")[0], -1))
@@ -107,14 +107,14 @@ def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None
     width = max(map(len, names), default=0)
     for event, name in zip(given, names, strict=False):
         if isinstance(event, OutputWritten):
-            said = _shown(event.path) if event.path is not None else value(event.value)
+            said = one_line(_shown(event.path)) if event.path is not None else value(event.value)
         else:
             said = f"absent: {event.because}"
-        click.echo(f"{click.style(name.ljust(width), bold=True)}  {said}", color=colour())
+        echo(paint(name.ljust(width), bold=True), f"  {said}", data=True)
     for name, seed in plan.seeds.items():
-        click.echo(f"{click.style(f'seed {name}'.ljust(width), bold=True)}  {seed} (drawn; --set {name}={seed} gives the same again)", color=colour())
+        echo(paint(f"seed {name}".ljust(width), bold=True), f"  {seed} (drawn; --set {name}={seed} gives the same again)")
     for name, seed in plan.drawn.items():
-        click.echo(f"{click.style(f'seed {name}'.ljust(width), bold=True)}  {seed} (drawn; {kept_by(name, seed)} gives the same again)", color=colour())
+        echo(paint(f"seed {name}".ljust(width), bold=True), f"  {seed} (drawn; {kept_by(name, seed)} gives the same again)")
 
 
 def _shown(path: str) -> str:
@@ -127,11 +127,11 @@ def _shown(path: str) -> str:
 
 def print_totals(finished: RunFinished) -> None:
     """Print how a run ended, how long it took, and how many of its steps ran."""
-    from .text import colour, plural, seconds
+    from .text import echo, paint, plural, seconds
 
     said = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]
     if finished.failed:
         said.append(f"{finished.failed:,} failed")
     head = {"done": "done", "failed": "failed", "cancelled": "interrupted"}[finished.status]
     hue = {"done": "green", "failed": "red", "cancelled": "yellow"}[finished.status]
-    click.echo(f"{click.style(head, fg=hue)} in {seconds(finished.at_s)}: {', '.join(said)}", err=True, color=colour())
+    echo(paint(head, hue), f" in {seconds(finished.at_s)}: {', '.join(said)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .streams import results_apart
+from .text import echo, show_problems
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -73,7 +77,7 @@ class Misused(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
+        (file or sys.stderr).write(f"error: {self.message}\n")
 
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +88,8 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         chosen = {name: given.pop(name) for name in Options.__slots__}
         chosen["store"] = None if given.pop("no_store") else chosen["store"] or USERS_STORE
-        return command(options=Options(**chosen), **given)
+        with results_apart():
+            return command(options=Options(**chosen), **given)
 
     for option in reversed(_OPTIONS):
         gathered = option(gathered)
@@ -102,10 +107,8 @@ def find_plugins(options: Options, settings: Settings, *, broken_too: bool = Fal
         raise GraphError(missing)
     files, refused = plugin_files(options, settings)
     if refused:
-        from .text import show_problems
-
         show_problems(refused)
-        click.echo(err=True)
+        echo(err=True)
     found = plugins.discover(files, memo=config.plugins_memo())
     faults = {path: plugin.fault for path in options.plugins if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
     if faults and not broken_too:
@@ -153,7 +156,7 @@ def open_store(options: Options, settings: Settings, registry: Registry) -> Iter
     finally:
         store.close()
         for words in store.take_warnings():
-            click.echo(f"warning: {words}", err=True)
+            echo(f"warning: {words}", err=True)
 
 
 @contextmanager

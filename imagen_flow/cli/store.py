@@ -71,15 +71,14 @@ def _opened(place: Path | None) -> Iterator[Store]:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(store: Path | None, as_json: bool) -> None:
     """Say where the store is, what it holds and how large it is."""
-    import json
     import time
 
-    from .text import bytes_, plural, table
+    from .text import bytes_, echo, echo_json, plural, table
 
     with _opened(store) as opened:
         said = opened.info()
     if as_json:
-        click.echo(json.dumps(said, indent=1))
+        echo_json(said, indent=1)
         return
     rows = [("store", said["folder"]), ("holds", f"{plural(said['steps'], 'step')}, {plural(said['values'], 'value')}"), ("on disk", bytes_(said["disk_bytes"]))]
     if said["oldest_use"]:
@@ -87,7 +86,7 @@ def info(store: Path | None, as_json: bool) -> None:
         rows.append(("last used", f"{newest} ago" if oldest == newest else f"between {oldest} and {newest} ago"))
     if said["pinned"]:
         rows.append(("in use", f"{said['pinned']:,} by runs going on now"))
-    click.echo(table(rows, indent=""))
+    echo(table(rows, indent=""))
 
 
 def _ago(age_s: float) -> str:
@@ -104,28 +103,28 @@ def _ago(age_s: float) -> str:
 @click.option("--older-than", type=_Age(), help="Remove what was not used for this long, as 30d.")
 def gc(store: Path | None, max_size: int | None, older_than: float | None) -> None:
     """Clean up: by size, by age, or by both."""
-    from .text import bytes_, plural
+    from .text import bytes_, echo, plural
 
     if max_size is None and older_than is None:
         raise click.UsageError("say --max-size, --older-than, or both")
     with _opened(store) as opened:
         done = opened.gc(max_size=max_size, older_than_s=older_than)
-    click.echo(f"removed {plural(done.steps_removed, 'step')} and {plural(done.values_removed, 'value')}: {bytes_(done.bytes_freed)} freed, {bytes_(done.bytes_left)} left")
+    echo(f"removed {plural(done.steps_removed, 'step')} and {plural(done.values_removed, 'value')}: {bytes_(done.bytes_freed)} freed, {bytes_(done.bytes_left)} left")
     if done.steps_pinned:
-        click.echo(f"{plural(done.steps_pinned, 'step')} kept because runs are using them")
+        echo(f"{plural(done.steps_pinned, 'step')} kept because runs are using them")
 
 
 @store.command()
 @store_option
 def verify(store: Path | None) -> int:
     """Read everything again, and forget what is damaged so that it is made anew."""
-    from .text import plural
+    from .text import echo, plural
 
     with _opened(store) as opened:
         found = opened.verify()
     for damage in found.damaged:
-        click.echo(damage)
-    click.echo(f"{plural(found.checked, 'value')} read, {len(found.damaged) or 'none'} damaged" + (" and forgotten" if found.damaged else ""))
+        echo(damage)
+    echo(f"{plural(found.checked, 'value')} read, {len(found.damaged) or 'none'} damaged" + (" and forgotten" if found.damaged else ""))
     return 1 if found.damaged else 0
 
 
@@ -134,11 +133,11 @@ def verify(store: Path | None) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(store: Path | None, yes: bool) -> None:
     """Remove everything that the store keeps."""
-    from .text import bytes_, confirm, plural
+    from .text import bytes_, confirm, echo, plural
 
     with _opened(store) as opened:
         said = opened.info()
         if not yes:
             confirm(f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from {said['folder']}?")
         opened.clear()
-    click.echo(f"cleared {said['folder']}")
+    echo(f"cleared {said['folder']}")

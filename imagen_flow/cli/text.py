@@ -1,18 +1,67 @@
-"""Words, sizes and times as the terminal shows them, and problems with their colours."""
+"""Words, sizes and times as the terminal shows them, and problems with their colours.
+
+All that a command prints goes through `echo` (or `echo_json`): it escapes every part, so that no text from a graph, a file, a model or a plugin can steer the terminal, and colours are added after that.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import click
 
-from ..errors import Problem
+from ..errors import Problem, printable
+from .streams import results
 
-__all__ = ["bytes_", "colour", "confirm", "plural", "safe", "seconds", "shorten", "show_problems", "table", "value"]
+__all__ = ["Painted", "bytes_", "colour", "confirm", "echo", "echo_json", "one_line", "paint", "plural", "safe", "seconds", "shorten", "show_fault", "show_problems", "table", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """Text in a colour, bold or dim: for `echo`, which escapes it first."""
+
+    text: str
+    hue: str | None = None
+    bold: bool = False
+    dim: bool = False
+
+    def __str__(self) -> str:
+        return click.style(safe(self.text), fg=self.hue, bold=self.bold or None, dim=self.dim or None)
+
+
+def paint(text: str, hue: str | None = None, *, bold: bool = False, dim: bool = False) -> Painted:
+    return Painted(text, hue, bold, dim)
+
+
+def echo(*parts: str | Painted, err: bool = False, nl: bool = True, data: bool = False) -> None:
+    """Print to standard output, or to standard error. Each part is escaped; a painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no terminal shows it."""
+    stream = None if err else results() or sys.stdout
+    as_it_is = data and stream is not None and not stream.isatty()
+    shown = "".join((part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts)
+    click.echo(shown, file=stream, err=err, nl=nl, color=colour())
+
+
+def echo_json(data: Any, *, indent: int | None = None) -> None:
+    """Print data as JSON on standard output."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False, default=str)
+    click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text), file=results(), color=False)
+
+
+#: What JSON leaves as it is, and a terminal may obey.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def show_fault(fault: click.ClickException) -> None:
+    """Print what is wrong with a command line."""
+    words = StringIO()
+    fault.show(file=words)
+    echo(words.getvalue(), err=True, nl=False)
 
 
 def colour() -> bool | None:
@@ -23,18 +72,23 @@ def colour() -> bool | None:
 def show_problems(problems: Iterable[Problem]) -> None:
     """Print problems whole, in the order given, and how many there are."""
     shown = list(problems)
-    click.echo("\n\n".join(_painted(str(problem), problem.severity) for problem in shown), err=True, color=colour())
+    parts: list[str | Painted] = []
+    for problem in shown:
+        parts += ["\n\n" if parts else "", *_painted(str(problem), problem.severity)]
+    echo(*parts, err=True)
     errors = sum(p.severity == "error" for p in shown)
     if errors > 1:
-        click.echo(f"\n{errors} problems", err=True)
+        echo(f"\n{errors} problems", err=True)
 
 
-def _painted(text: str, severity: str) -> str:
-    head, *rest = safe(text).split("\n")
+def _painted(text: str, severity: str) -> Iterable[str | Painted]:
     hue = "red" if severity == "error" else "yellow"
-    head = re.sub(rf"\b{severity}\[[a-z0-9-]+\]", lambda m: click.style(m[0], fg=hue, bold=True), head, count=1)
-    lines = [click.style(line, fg=hue) if re.fullmatch(r" *\| [\s\u3000]*\^+", line) else line for line in rest]
-    return "\n".join([head, *lines])
+    head, *rest = text.split("\n")
+    before, code, after = re.split(rf"(\b{severity}\[[a-z0-9-]+\])", head, maxsplit=1) if re.search(rf"\b{severity}\[[a-z0-9-]+\]", head) else (head, "", "")
+    yield from (before, paint(code, hue, bold=True), after)
+    for line in rest:
+        yield "\n"
+        yield paint(line, hue) if re.fullmatch(r" *\| [\s\u3000]*\^+", line) else line
 
 
 def confirm(question: str) -> None:
@@ -45,17 +99,22 @@ def confirm(question: str) -> None:
         UsageError: there is nobody to answer.
     """
     try:
-        click.confirm(question, abort=True, err=True)
+        click.confirm(one_line(question), abort=True, err=True)
     except (click.Abort, OSError, RuntimeError) as odd:
         if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
             raise
-        click.echo(err=True)
+        echo(err=True)
         raise click.UsageError("there is nobody to ask; say --yes") from None  # standard input is at its end, closed, or not there
 
 
 def safe(text: str) -> str:
-    """Replace control characters: what a model or a file says must not steer the terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+    """Escape text for the terminal; see `printable`."""
+    return printable(text)
+
+
+def one_line(text: str) -> str:
+    """Escape text that has one line, or part of one, to itself: with line ends of its own it could pass for more."""
+    return re.sub(r"\s*\n\s*", " ", printable(text))
 
 
 def seconds(time_s: float) -> str:
@@ -96,7 +155,7 @@ def shorten(text: str, width: int) -> str:
 
 def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", wide: int = 48) -> str:
     """Set rows in columns; the last column is as long as it likes, the others at most `wide`."""
-    kept = [tuple(shorten(c, wide) for c in row[:-1]) + row[-1:] for row in rows]
+    kept = [(*(shorten(one_line(c), wide) for c in row[:-1]), one_line(row[-1])) for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*kept, strict=True))[:-1]]
     return "\n".join((indent + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]])).rstrip() for row in kept)
 
@@ -106,7 +165,7 @@ def value(given: Any) -> str:
     from ..values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
     if isinstance(given, str):
-        return safe(given) if sys.stdout.isatty() else given
+        return given
     if isinstance(given, Image | Mask):
         return f"{'a picture' if isinstance(given, Image) else 'a mask'} of {given.width} × {given.height} (no path: not written)"
     if isinstance(given, Tensor):
@@ -117,8 +176,6 @@ def value(given: Any) -> str:
         return str(given.path)
     if isinstance(given, Absent):
         return "absent"
-    import json
-
     try:
         return json.dumps(given, ensure_ascii=False)
     except (TypeError, ValueError):

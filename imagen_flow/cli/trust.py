@@ -18,6 +18,7 @@ def trust(file: Path) -> None:
     So is each place outside that 'out' and 'store' lead to: once they lead elsewhere, they are not used.
     """
     from .. import config
+    from .text import echo, one_line
 
     if file.is_dir():
         file = file / config.NAME
@@ -25,7 +26,7 @@ def trust(file: Path) -> None:
     if settings.ignored is not None:
         raise click.UsageError(f"{settings.ignored.message}: {settings.ignored.why}")
     if not settings.plugins and not settings.outside:
-        click.echo(f"{file} names no plugins, and no place outside its folder: there is nothing to trust")
+        echo(f"{file} names no plugins, and no place outside its folder: there is nothing to trust")
         return
     missing = [path for path in settings.plugins if not path.is_file()]
     if missing:
@@ -36,6 +37,6 @@ def trust(file: Path) -> None:
         raise click.UsageError(str(unfit)) from unfit
     config.trust(forms, settings)
     for path in settings.plugins:
-        click.echo(f"trusted in its present form: {path}")
+        echo(f"trusted in its present form: {one_line(str(path))}")
     for key, place in sorted(settings.outside.items()):
-        click.echo(f"trusted: {'outputs go' if key == 'out' else 'the store lies'} in {place}")
+        echo(f"trusted: {'outputs go' if key == 'out' else 'the store lies'} in {one_line(str(place))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -95,9 +94,9 @@ class _JsonView:
 
     def show(self, said: Happening) -> None:
         from ..watch import as_json
+        from .text import echo_json
 
-        sys.stdout.write(json.dumps(as_json(said), ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        echo_json(as_json(said))
 
     def stopping(self) -> None:
         pass
@@ -127,7 +126,7 @@ class _View:
         from ..events import OutputAbsent, OutputWritten, RunFinished
         from ..watch import Changed, Noticed, Planned, Refused, Reloaded, Waiting, Warned
         from .run import display_for, print_outputs, print_totals
-        from .text import plural, safe, show_problems
+        from .text import echo, one_line, plural, show_problems
 
         if isinstance(said, Waiting | Planned) and self.display is not None:
             self.display.close()  # its run ended in an error
@@ -136,19 +135,19 @@ class _View:
             self.wait(said)
         elif isinstance(said, Changed):
             more = f" and {len(said.paths) - LISTED:,} more" if len(said.paths) > LISTED else ""
-            self.say(f"changed: {', '.join(map(safe, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}", hue="cyan")
+            self.say(f"changed: {', '.join(map(one_line, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}", hue="cyan")
         elif isinstance(said, Reloaded):
-            self.say(f"loaded anew: {', '.join(map(safe, said.plugins)) or 'plugins'}" + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else ""))
+            self.say(f"loaded anew: {', '.join(map(one_line, said.plugins)) or 'plugins'}" + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else ""))
         elif isinstance(said, Noticed):
-            self.say(f"notice: {safe(said.message)}", hue="yellow", always=True)
+            self.say(f"notice: {one_line(said.message)}", hue="yellow", always=True)
         elif isinstance(said, Warned):
             show_problems(said.problems)
         elif isinstance(said, Refused):
             if said.problems:
                 show_problems(said.problems)
             else:
-                click.echo(f"error: {said.error}", err=True)
-            self.say(f"{safe(said.graph)} waits until this is mended; its last outputs stay", hue="yellow")
+                echo(f"error: {said.error}", err=True)
+            self.say(f"{one_line(said.graph)} waits until this is mended; its last outputs stay", hue="yellow")
         elif isinstance(said, Planned):
             self.plan, self.given = said.plan, []
             self.display = display_for(json_events=False, quiet=self.quiet)
@@ -162,7 +161,6 @@ class _View:
                 self.display = None
                 assert self.plan is not None
                 print_outputs(self.plan, self.given)
-                sys.stdout.flush()
                 if not self.quiet:
                     print_totals(said)
 
@@ -180,10 +178,10 @@ class _View:
             yield
 
     def say(self, words: str, *, hue: str | None = None, always: bool = False) -> None:
-        from .text import colour
+        from .text import echo, paint
 
         if always or not self.quiet:
-            click.echo(f"{click.style(time.strftime('%H:%M:%S'), dim=True)} {click.style(words, fg=hue)}", err=True, color=colour())
+            echo(paint(time.strftime("%H:%M:%S"), dim=True), " ", paint(words, hue), err=True)
 
     def wait(self, said: Any) -> None:
         """Say that watching goes on: on a terminal in a line that goes when something happens, elsewhere when there is more or less to watch."""

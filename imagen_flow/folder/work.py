@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
 from ..digest import canonical, tagged
-from ..errors import GraphError, ImagenFlowError, StoreError
+from ..errors import GraphError, ImagenFlowError, StoreError, printable
 from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed
 from ..labels import read_label
 from ..outputs import Writer, fill
@@ -466,7 +466,7 @@ class Shop:
     def _reason(self, item: Item, kept: str) -> str:
         line = self.recipe.line
         tries = f" after {item.tries} tries" if item.tries > 1 else ""
-        return f"{item.path} failed{tries}.\n\n{item.reason}\n\nTo try again, once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n"
+        return printable(f"{item.path} failed{tries}.\n\n{item.reason}\n\nTo try again, once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n")
 
     def _keep(self, item: Item, folder: Path) -> str:
         with self.journal.change():
