@@ -42,6 +42,7 @@ _PICTURES = (2, 3, 4, 6, 7, 32771)
 _RATIOS = {1: 1, 5: 1400, 32773: 64, _LZMA: 1 << 16, 50000: 1 << 16}
 """To how many bytes one can unpack at most (1,032 with Deflate): what promises more is refused before any memory is taken."""
 
+_SIGNED = "a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned integers or as floating point"
 _MOST_SAMPLES = 32
 _BYTES_A_PIXEL = 16
 """What a picture may take, in bytes for each pixel that is allowed: RGBA as float32."""
@@ -94,7 +95,7 @@ class _Layout:
     width: int
     height: int
     bits: int
-    form: int  # 1 unsigned, 3 floating point
+    form: int  # 1 unsigned, 2 signed, 3 floating point
     samples: int
     planes: bool
     predictor: int
@@ -168,6 +169,11 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
     wanted = [*range(colours), *([] if alpha is None else [alpha])]
     found = _samples(content, directory, layout, wanted, max_pixels)
     most = (1 << bits) - 1
+    if form == 2:
+        signed = found.view("int32")
+        if signed.min() < 0 or signed.max() > 65535:
+            raise Unsupported(_SIGNED)
+        found, form, most = signed.astype("uint16"), 1, 65535
     pixels = found[:, :, :colours]
     if photometric == 0:
         pixels = np.subtract(most, pixels, dtype=pixels.dtype)
@@ -248,8 +254,10 @@ def _equal(values: np.ndarray, default: int, samples: int, what: str) -> int:
 
 def _form(directory: _Directory, samples: int, bits: int) -> int:
     form = _equal(directory.numbers(339), 1, samples, "sample format")
+    if form == 2 and bits == 32 and directory.number(262) in (1, 2):
+        return 2  # how programs that know no unsigned integers (Pillow's mode I) write 16 bits; the values tell
     if form == 2:
-        raise Unsupported("a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned integers or as floating point")
+        raise Unsupported(_SIGNED)
     if form not in (1, 3, 4):
         raise Unsupported("a TIFF of complex numbers; save it as unsigned integers or as floating point")
     if form == 3 and bits not in (16, 32, 64):
@@ -295,7 +303,7 @@ def _check_for_pillow(directory: _Directory, compression: int, photometric: int,
         if (bits, samples) != (1, 1) or photometric not in (0, 1):
             raise Unsupported(f"a TIFF in {named} that is not black and white; save it with LZW or Deflate compression")
         return
-    right = {0: (1,), 1: (1,), 2: (3,), 5: (4,) if compression == 7 else (), 6: (3,)}.get(photometric, ())
+    right = {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,), 6: (3,)}.get(photometric, ()) if compression != 6 else (1, 3)
     if bits != 8 or samples not in right or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4):
         raise Unsupported(f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save it with LZW or Deflate compression")
 

@@ -329,6 +329,72 @@ def test_the_first_of_several_pages_is_taken(tmp_path: Path) -> None:
     assert load(tmp_path, stream.getvalue()).tolist() == [[[7]] * 5] * 4
 
 
+def test_signed_integers_of_32_bits_may_hold_16(tmp_path: Path) -> None:
+    """So writes who has no unsigned ones, as Pillow in mode I; where values say that they are no 16 bits, nothing is guessed."""
+    kind = Kind(1, 32, 2)
+    for compression in (1, 5, 8):
+        kind = dataclasses.replace(kind, compression=compression)
+        samples = samples_of(Kind(1, 16)).astype("int32")
+        found = load(tmp_path, written(samples, kind))
+        assert found.dtype == "uint16"
+        assert np.array_equal(found, samples)
+        for strange in (-1, 65536):
+            samples[3, 3] = strange
+            with pytest.raises(ValueError, match="signed integers, for which no value is agreed to be white"):
+                load(tmp_path, written(samples, kind))
+
+
+@pytest.mark.parametrize(("mode", "near"), [("RGBA", 3), ("LA", 3), ("RGBX", 3)])
+def test_jpeg_inside_a_tiff_may_have_alpha(tmp_path: Path, mode: str, near: int) -> None:
+    """As Pillow writes it."""
+    picture = PIL.Image.fromarray(grid(4)).convert(mode)
+    stream = io.BytesIO()
+    picture.save(stream, "TIFF", compression="jpeg", quality=95)
+    wanted = np.array(picture)[:, :, : {"RGBX": 3}.get(mode)].astype(int)
+    assert np.abs(load(tmp_path, stream.getvalue()) - wanted).max() <= near
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "F", "I;16", "I;16B"])
+def test_what_pillow_writes_is_read(tmp_path: Path, mode: str) -> None:
+    """In every mode and compression that Pillow has for it, also as BigTIFF."""
+    if mode.startswith("I"):
+        picture = PIL.Image.fromarray((grid(1)[:, :, 0] * 251).astype(">u2" if mode == "I;16B" else "<u2"))
+    elif mode == "F":
+        picture = PIL.Image.fromarray(grid(1)[:, :, 0].astype("float32") / 200)
+    else:
+        picture = PIL.Image.fromarray(grid(3)).convert(mode)
+    wanted = np.array(picture if mode in ("L", "LA", "RGB", "RGBA", "F", "I;16", "I;16B") else picture.convert("L" if mode == "1" else "RGB"))
+    for compression, big in itertools.product((None, "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd"), (False, True)):
+        if (mode, compression, big) == ("I;16B", None, True):
+            continue  # Pillow misplaces the numbers of a big-endian BigTIFF, and cannot read it back
+        stream = io.BytesIO()
+        picture.save(stream, "TIFF", compression=compression, big_tiff=big)
+        found = load(tmp_path, stream.getvalue()).squeeze()
+        assert np.abs(found.astype("float64") - wanted).max() <= (mode == "YCbCr"), (compression, big)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("order", "<>")
+def test_what_tifffile_writes_is_read(tmp_path: Path, dtype: str, order: str) -> None:
+    """Stacks, tiles, planes, predictors and its own metadata."""
+    draw = np.random.default_rng(2)
+    for photometric, channels in (("minisblack", 1), ("rgb", 3), ("rgb", 4)):
+        for options in (
+            {},
+            {"tile": (16, 32)},
+            {"rowsperstrip": 7},
+            {"compression": "zlib", "predictor": True},
+            {"compression": "lzw"},
+            {"planarconfig": "separate"},
+            {"bigtiff": True},
+        ):
+            pixels = (draw.random((33, 41, channels)) * (1 if dtype == "float32" else np.iinfo(dtype).max)).astype(dtype)
+            stored = pixels[:, :, 0] if channels == 1 else np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels
+            stream = io.BytesIO()
+            tifffile.imwrite(stream, stored, photometric=photometric, byteorder=order, extrasamples=["unassalpha"] if channels == 4 else None, **options)
+            assert np.array_equal(load(tmp_path, stream.getvalue()), pixels), (photometric, options)
+
+
 LINEAR = imagecodecs.cms_profile("rgb", gamma=1.0, whitepoint=[0.3127, 0.3290, 1.0], primaries=[0.64, 0.33, 1, 0.3, 0.6, 1, 0.15, 0.06, 1])
 
 
