@@ -93,6 +93,12 @@ def test_wheel_is_whole(wheel: Path) -> None:
     assert {re.sub(r"^.*\.dist-info/", "", path) for path in held if ".dist-info/" in path} == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
+def test_an_editable_install_leaves_no_folder_of_the_packages_name(tmp_path: Path) -> None:
+    """It holds a path file and metadata alone: a folder would be taken for the package wherever path files are not read."""
+    held = zipfile.ZipFile(build("wheel:editable", tmp_path)).namelist()
+    assert [path for path in held if ".dist-info/" not in path] == ["_imagen_flow.pth"]
+
+
 def test_sdist_is_whole(tmp_path: Path) -> None:
     """The source distribution holds what building and testing need."""
     with tarfile.open(build("sdist", tmp_path)) as archive:

@@ -527,8 +527,7 @@ def make_kernels(place: Path) -> None:
 
 def make_socket(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as made:
-        os.chdir(place.parent)  # an address is short
-        made.bind(place.name)
+        made.bind(os.path.relpath(place))  # an address is short
 
 
 @pytest.fixture
