@@ -114,6 +114,7 @@ CODES: dict[str, str] = {
     "bad-input": "a value given to an input does not fit its type",
     "bad-model": "a model reference that cannot be read",
     "unresolved-model": "a model that is not on this machine",
+    "missing-library": "a library that a node type says it uses is not installed",
     "missing-file": "a file or folder that does not exist",
     "untrusted-setting": "a place that the settings name and the user has not trusted",
     "untrusted-plugin": "a local plugin that the settings name and the user has not trusted",

@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ import pluggy
 from . import hookspecs
 from .codec import Codec, Codecs
 from .digest import tagged
-from .errors import GraphError, Problem
+from .errors import GraphError, Problem, nearest
 from .node import NodeFunction, NodeType
 from .plugin_code import AsWritten as _AsWritten
 from .plugin_code import LocalCode, install, installed_digest, is_held, loader_of, stamp
@@ -146,6 +147,23 @@ class Registry:
                 self._versions[distribution] = "missing"
         return self._versions[distribution]
 
+    def is_unknown(self, node_type: NodeType, distribution: str) -> bool:
+        """Whether a library that a node type uses is neither installed nor one that its plugin's distribution asks for, if only as an extra."""
+        if self.version_of(distribution) != "missing":
+            return False
+        plugin = self.plugins.get(node_type.plugin)
+        asked = getattr(plugin.distribution, "requires", None) if plugin is not None else None
+        return _plain(distribution) not in {_plain(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()}
+
+    @staticmethod
+    def nearest_library(name: str) -> str:
+        """Say which library may be meant by a name that none has: the one that brings a module of that name, or the nearest."""
+        brought = importlib.metadata.packages_distributions().get(name)
+        if brought:
+            return f"'{name}' is a module; its library is '{brought[0]}'"
+        near = nearest(name, (d.name for d in importlib.metadata.distributions() if d.name))
+        return near if near.startswith("did") else "install it, or correct 'uses' of the node"
+
     def add(self, function: NodeFunction, *, plugin: str = "local", source_digest: str = "") -> None:
         """Add a node type directly, as tests and notebooks do."""
         node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function))
@@ -254,6 +272,10 @@ class Registry:
                 plugin.fault = f"offers '{other.name}' twice, by {other.function.__qualname__} and {function.type.function.__qualname__}; rename one of them"
             self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source)
         return names
+
+
+def _plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _new_manager() -> pluggy.PluginManager:

@@ -20,7 +20,7 @@ import pytest
 
 from imagen_flow import GraphError, node
 from imagen_flow.digest import tagged
-from imagen_flow.plugins import Registry, discover
+from imagen_flow.plugins import Plugin, Registry, discover
 
 GOOD = """
 from imagen_flow import hookimpl, node
@@ -476,3 +476,29 @@ def test_what_a_package_without_init_offers_is_looked_at_again(installed: Any, t
         os.utime(place, (len(name) + ord(name[0]), 10**9 + ord(name[0])))
         sys.modules.pop("roomy.nodes", None)
         assert discover(entry_points=lambda: [entry("roomy.nodes")], memo=memo).names() == [f"{name}.one"]
+
+
+@pytest.mark.parametrize(
+    ("library", "requires", "unknown", "fix"),
+    [
+        ("numpy", None, False, ""),
+        ("PIL", None, True, "'PIL' is a module; its library is 'pillow'"),
+        ("numpi", None, True, "did you mean 'numpy'?"),
+        ("zzzzqqqq", None, True, "install it, or correct 'uses' of the node"),
+        ("some_extra", ["Some-Extra>=1; extra == 'more'"], False, ""),
+        ("some_extra", ["other"], True, ""),
+    ],
+)
+def test_a_library_that_no_distribution_is_is_told(library: str, requires: list[str] | None, unknown: bool, fix: str) -> None:
+    """A node may use a library that its plugin asks for as an extra; any other that is not installed is a mistake, since its version would say nothing in keys."""
+
+    @node("here.uses", version=1, uses=(library,))
+    def uses(n: int) -> int: ...
+
+    registry = Registry({"p": Plugin("p", "1", "p", distribution=SimpleNamespace(requires=requires))})
+    registry.add(uses, plugin="p")
+    found = registry.find("here.uses")
+    assert found is not None
+    assert registry.is_unknown(found, library) == unknown
+    if fix:
+        assert registry.nearest_library(library) == fix

@@ -65,6 +65,7 @@ class Keys:
         at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
         found = self._computing.get(at)
         if found is None:
+            self._check_libraries(node, type_)
             policy = self.policy(node) if type_.uses_torch else None
             quantizer = devices.QUANTIZERS.get(policy.settings.quantization) if policy is not None else None
             said = {
@@ -77,6 +78,14 @@ class Keys:
             }
             found = self._computing[at] = (canonical(said).decode(), said)
         return found
+
+    def _check_libraries(self, node: Node, type_: NodeType) -> None:
+        """Warn of a library in `uses` that is not there: its version says nothing then, and its changes would go unnoticed."""
+        for library in type_.uses:
+            message = f"the node type {type_.name} uses '{library}', and no library of that name is installed"
+            if self.values.registry.is_unknown(type_, library) and all(problem.message != message for problem in self.values.problems):
+                why = "its version is part of the key: without it, a change of the library recomputes nothing"
+                self.values.problems.append(Problem("missing-library", message, node.mark, why, self.values.registry.nearest_library(library), "warning"))
 
     def policy(self, node: Node) -> devices.Policy:
         """What holds for a node that uses torch: its own settings before the graph's, and of these the ones that it heeds."""
