@@ -46,6 +46,8 @@ class _Shaper:
 
     curves: tuple[Curve, ...]
     matrix: np.ndarray | None
+    bounded: bool = False
+    """Whether a curve is a table, which ends at 1."""
 
     def apply(self, colours: np.ndarray) -> np.ndarray:
         """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies outside of 0 to 1."""
@@ -56,13 +58,13 @@ class _Shaper:
         whole = colours.dtype != "float32"
         full = np.iinfo(colours.dtype).max if whole else 1
         curves = self.curves if len(self.curves) == flat.shape[1] else self.curves[:1] * flat.shape[1]
-        tables = [curve(np.arange(full + 1) / full) for curve in curves] if whole else []
+        tables = [_values(curve, np.arange(full + 1) / full) for curve in curves] if whole else []
         for start in range(0, len(flat), _BATCH):
             part = flat[start : start + _BATCH]
             if whole:
                 linear = np.stack([table[part[:, i]] for i, table in enumerate(tables)], axis=1)
             else:
-                linear = np.stack([_mirrored(curve, part[:, i].astype("float64")) for i, curve in enumerate(curves)], axis=1)
+                linear = np.stack([_values(curve, part[:, i].astype("float64")) for i, curve in enumerate(curves)], axis=1)
             if self.matrix is not None and linear.shape[1] == 3:
                 linear = linear @ self.matrix.T
             encoded = _encode(linear)
@@ -97,6 +99,12 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
             return shaper.apply(colours) if shaper.changes_something() else colours
     if profile:
         if colours.dtype != "uint8" and colours.shape[2] != 4 and (parsed := _parsed(profile)) is not None:
+            if parsed.matrix is None and colours.shape[2] == 3:
+                return colours  # the profile of a grey picture
+            if colours.dtype == "float32" and parsed.bounded and np.abs(colours).max() > 1:
+                raise Unsupported(
+                    "a picture in floating point with values beyond 1, where its colour profile ends; convert it to sRGB or to a linear profile first"
+                )
             return parsed.apply(colours) if parsed.changes_something() else colours
         opened = _opened(profile, colours.shape[2])
         if opened is not None:
@@ -163,10 +171,12 @@ def _decode(value: np.ndarray) -> np.ndarray:
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
-def _mirrored(curve: Curve, values: np.ndarray) -> np.ndarray:
+def _values(curve: Curve, values: np.ndarray) -> np.ndarray:
+    """Apply a curve, mirrored below 0."""
     import numpy as np
 
-    return np.copysign(curve(np.abs(values)), values)
+    with np.errstate(all="ignore"):
+        return np.copysign(curve(np.abs(values)), values)
 
 
 # -- code points ---------------------------------------------------------------------------------------------------------------------
@@ -219,7 +229,7 @@ def _parsed(profile: bytes) -> _Shaper | None:
             return None
         if space == b"GRAY" and connection in (b"XYZ ", b"Lab "):
             curve = _curve(tags[b"kTRC"])
-            return _Shaper((curve if connection == b"XYZ " else _from_lightness(curve),), None)
+            return _sound(_Shaper((curve if connection == b"XYZ " else _from_lightness(curve),), None, _is_table(tags[b"kTRC"])))
         if space != b"RGB " or connection != b"XYZ ":
             return None
         curves = tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
@@ -227,9 +237,21 @@ def _parsed(profile: bytes) -> _Shaper | None:
         white = columns.sum(axis=1)
         if (np.abs(white - _D50) < 0.02).all():  # rounded in 16 bits: what is white is to come out white
             columns = columns * (np.array(_D50) / white)[:, None]
-        return _Shaper(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns)
+        bounded = any(_is_table(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
+        return _sound(_Shaper(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns, bounded))
     except (struct.error, KeyError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
+
+
+def _sound(shaper: _Shaper) -> _Shaper | None:
+    """Pass on what gives finite light for every value: the numbers of a profile may be anything."""
+    import numpy as np
+
+    return shaper if all(np.isfinite(_values(curve, np.arange(65536) / 65535)).all() for curve in shaper.curves) else None
+
+
+def _is_table(tag: bytes) -> bool:
+    return tag[:4] == b"curv" and int.from_bytes(tag[8:12], "big") > 1
 
 
 def _from_lightness(curve: Curve) -> Curve:

@@ -233,7 +233,8 @@ def _read_directory(content: bytes) -> _Directory:
 
 def _refuse_raw(directory: _Directory) -> None:
     photometric = directory.number(262, -1)
-    if 50706 in directory.fields or photometric in (32803, 34892, 51177, 52527) or (directory.number(254, 0) & 1 and 330 in directory.fields):
+    canon = directory.content[8:10] == b"CR"
+    if canon or 50706 in directory.fields or photometric in (32803, 34892, 51177, 52527) or (directory.number(254, 0) & 1 and 330 in directory.fields):
         raise Unsupported("a camera's raw picture, of which only a thumbnail is a plain TIFF; develop it and save the result as TIFF or PNG")
     if photometric not in (0, 1, 2, 3, 5, 6, 8, 9):
         named = {4: "a transparency mask", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}.get(photometric, f"of photometric interpretation {photometric}")
@@ -283,6 +284,9 @@ def _channels(directory: _Directory, photometric: int, samples: int) -> tuple[in
     kinds = [int(kind) for kind in directory.numbers(338)[: samples - colours]]
     if not kinds and photometric == 2 and samples == 4:
         return colours, 3, False  # older programs do not say that the fourth is alpha
+    others = samples - colours
+    if len(kinds) < others or (colours == 1 and others > 1 and not {1, 2, 999} & set(kinds)):
+        raise Unsupported(f"a TIFF of {samples} channels that does not say which of them are the picture; save it as grey or RGB")
     # 999 is what one program (Corel Draw 10) writes for 2.
     for index, kind in enumerate(kinds):
         if kind in (1, 2, 999):

@@ -486,6 +486,39 @@ def test_a_profile_above_a_megabyte_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [8, 16])
+def test_a_grey_profile_says_nothing_of_an_rgb_picture(tmp_path: Path, depth: int) -> None:
+    """It is of another kind of picture."""
+    kind = Kind(2, depth)
+    samples = samples_of(kind)
+    assert np.array_equal(load(tmp_path, written(samples, kind, iccp(icc("", "linear", grey=True)))), samples)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        b"para\0\0\0\0\0\0\0\0" + s15(-1),
+        b"para\0\0\0\0\0\4\0\0" + s15(-30000, 0, 0, 30000, 0, 30000, 30000),
+        b"para\0\0\0\0\0\1\0\0" + s15(1, 0, 1),
+        b"para\0\0\0\0\0\x09\0\0",
+        b"curv\0\0\0\0" + struct.pack(">I", 0xFFFFFFFF),
+        b"curv\0\0\0\0" + struct.pack(">IH", 1, 0),
+        b"curv",
+        b"",
+    ],
+)
+def test_a_curve_that_makes_no_sense_ends_in_a_picture_or_a_message(tmp_path: Path, curve: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that cannot be applied is as good as none; numbers without end are no warning."""
+    monkeypatch.setitem(CURVES, "strange", curve)
+    for kind in (Kind(2, 16), Kind(0, 16), Kind(2, 8)):
+        samples = samples_of(kind)
+        content = written(samples, kind, iccp(icc("P3", "strange", grey=kind.colour == 0)))
+        try:
+            assert load(tmp_path, content).shape == samples.shape
+        except ValueError as refused:
+            assert str(refused).startswith("'a.png' is a picture of 16 bits whose colour profile")
+
+
+@pytest.mark.parametrize("depth", [8, 16])
 def test_a_profile_of_tables_gives_8_bits(tmp_path: Path, depth: int) -> None:
     """As the help says."""
     kind = Kind(2, depth)

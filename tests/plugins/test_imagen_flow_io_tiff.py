@@ -320,6 +320,13 @@ def test_fax_inside_a_tiff_is_decoded(tmp_path: Path, compression: str) -> None:
     assert np.array_equal(load(tmp_path, stream.getvalue())[:, :, 0], page * 255)
 
 
+def test_channels_that_nobody_names_are_not_guessed(tmp_path: Path) -> None:
+    """A second channel of grey may be anything where no field says what."""
+    for kind in (Kind(1, extra=(2,)), Kind(5, extra=(2,)), Kind(2, extra=(2, 0))):
+        with pytest.raises(ValueError, match="does not say which of them are the picture"):
+            load(tmp_path, written(samples_of(kind), kind, without=(338,)))
+
+
 def test_the_first_of_several_pages_is_taken(tmp_path: Path) -> None:
     """As the help says."""
     stream = io.BytesIO()
@@ -398,6 +405,11 @@ def test_what_tifffile_writes_is_read(tmp_path: Path, dtype: str, order: str) ->
 LINEAR = imagecodecs.cms_profile("rgb", gamma=1.0, whitepoint=[0.3127, 0.3290, 1.0], primaries=[0.64, 0.33, 1, 0.3, 0.6, 1, 0.15, 0.06, 1])
 
 
+TABLES = imagecodecs.cms_profile(
+    "rgb", transferfunction=np.arange(256, dtype="uint16") ** 2, whitepoint=[0.3127, 0.3290, 1.0], primaries=[0.64, 0.33, 1, 0.3, 0.6, 1, 0.15, 0.06, 1]
+)
+
+
 def encoded(light: np.ndarray) -> np.ndarray:
     """Apply sRGB's curve."""
     return np.sign(light) * np.where(abs(light) <= 0.0031308, 12.92 * abs(light), 1.055 * abs(light) ** (1 / 2.4) - 0.055)
@@ -433,6 +445,8 @@ def test_a_profile_of_srgb_changes_nothing_at_any_depth(tmp_path: Path, bits: in
         (Kind(5, 8), ((336, 3, [10, 255]),), "'a.tif' is a TIFF of inks in a range of their own (DotRange); save it as CMYK of the full range, or as RGB"),
         (Kind(1), ((50706, 1, [1, 4, 0, 0]),), "'a.tif' is a camera's raw picture, of which only a thumbnail is a plain TIFF; develop it and save the result as TIFF or PNG"),
         (Kind(1), ((254, 4, [1]), (330, 4, [9])), "'a.tif' is a camera's raw picture, of which only a thumbnail is a plain TIFF; develop it and save the result as TIFF or PNG"),
+        (Kind(1, extra=(0, 0)), (), "'a.tif' is a TIFF of 3 channels that does not say which of them are the picture; save it as grey or RGB"),
+        (Kind(2, 32, 3), ((34675, 7, list(TABLES)),), "'a.tif' is a picture in floating point with values beyond 1, where its colour profile ends; convert it to sRGB or to a linear profile first"),
         (Kind(1, 12), ((317, 3, [2]),), "'a.tif' is a TIFF of 12 bits a channel with predictor 2, which do not go together; save it without a predictor"),
     ],
 )  # fmt: skip
