@@ -293,9 +293,9 @@ def test_a_folder_of_what_a_tiny_model_stands_for(tmp_path: Path) -> None:
 )
 def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> None:
     """Or its repository's, where no file is named."""
-    from imagen_flow_diffusion.leased.adapters import Adapter, token_of
+    from imagen_flow_diffusion.leased.adapters import token_of
 
-    assert token_of(Adapter(flow.Model(Path("x"), "digest", reference))) == token
+    assert token_of(flow.Model(Path("x"), "digest", reference)) == token
 
 
 def test_a_negative_prompt_that_changes_nothing_is_said(tiny_model: Callable[[str], str], pool: ModelPool) -> None:

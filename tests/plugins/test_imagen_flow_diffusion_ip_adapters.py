@@ -181,3 +181,71 @@ def test_what_reads_no_pictures_is_no_encoder(at: Callable[[str], str], photos: 
     said = refused(photo=photos(0)[1], one=drawn(at("flux"), ip_adapters=[at("for-flux")], ip_adapter_images=["${photo}"], ip_encoder=at("sd")))
     assert "the port 'ip_encoder' cannot use the model" in said
     assert "takes one of CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection" in said
+
+
+def spoilt(collection: str, how: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """An IP-Adapter's tensors with something missing or beside them, and the base that it is put on."""
+    from safetensors.torch import load_file
+
+    base = "flux" if how.startswith("FLUX") else "sd"
+    state = load_file(f"{collection}/ip_adapter.safetensors" if base == "flux" else f"{collection}/models/ip-adapter{'-plus' if 'plus' in how else ''}_sd15.safetensors")
+    if "no partner" in how:
+        state.pop(next(name for name in sorted(state) if "k_proj.weight" in name or "to_k_ip" in name))
+    elif "projection" in how:
+        state.pop(next(name for name in sorted(state) if "proj" in name.partition(".")[0] and "norm" in name))
+    elif how == "face":
+        state["ip_adapter.0.to_q_lora.down.weight"] = torch.ones(2, 32)
+    elif how == "a layer more":
+        last = max(int(name.split(".")[1]) for name in state if "to_k_ip" in name)
+        state |= {f"ip_adapter.{last + 2}.to_{letter}_ip.weight": state[f"ip_adapter.{last}.to_{letter}_ip.weight"].clone() for letter in "kv"}
+    elif how == "half":
+        state = {name: tensor for name, tensor in state.items() if "image_proj" in name}
+    elif how == "none":
+        state = {"epoch": torch.ones(1)}
+    elif how == "strange":
+        state["ip_adapter.1.to_x.weight"] = torch.ones(2, 2)
+    else:
+        state["unet.conv_out.bias"] = torch.ones(4)
+    return base, state
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no partner", "is not whole: it lacks '1.to_k_ip.weight'; download it again"),
+        ("plus no partner", "is not whole: it lacks '1.to_k_ip.weight'; download it again"),
+        ("FLUX no partner", "is not whole: it lacks '0.to_k_ip.weight'; download it again"),
+        ("projection", "is not whole: weights of image_proj, which makes words of a picture, are missing; download it again"),
+        ("plus projection", "is not whole: weights of image_proj, which makes words of a picture, are missing; download it again"),
+        ("FLUX projection", "is not whole: weights of image_proj, which makes words of a picture, are missing; download it again"),
+        ("half", "is not whole: it holds no tensors of ip_adapter; download it again"),
+        ("none", "is none: it holds epoch"),
+        ("face", "reads faces by a network of their own (FaceID), and nothing here gives what that tells; take one that reads pictures"),
+        ("a layer more", "was made for another base than '{base}' (StableDiffusionPipeline): it is for 5 layers that read words, and the base has 4"),
+        ("strange", "is of a kind that diffusers does not read: it holds ip_adapter.1.to_x.weight"),
+        ("others", ""),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_told_and_leaves_nothing(
+    how: str, words: str, at: Callable[[str], str], photos: Callable[..., Any], draw: Callable[..., Any], failure: Callable[..., str], tmp_path: Path
+) -> None:
+    """Before it draws, by its name; what belongs to none is left out; and the base draws as before."""
+    from safetensors.torch import save_file
+
+    base, state = spoilt(at("for-flux" if how.startswith("FLUX") else "collection"), how)
+    save_file(state, tmp_path / "ip.safetensors")
+    plain = draw(one=drawn(at(base)))
+    node = drawn(at(base), ip_adapters=[str(tmp_path / "ip.safetensors")], ip_adapter_images=["${photo}"], ip_encoder=at("clip"))
+    if words:
+        assert failure(photo=photos(0)[1], one=node) == f"the IP-Adapter '{tmp_path / 'ip.safetensors'}' {words.format(base=at(base))}"
+    else:
+        assert not same(draw(photo=photos(0)[1], one=node), plain.pixels)
+    assert same(draw(one=drawn(at(base))), plain.pixels)
+
+
+def test_an_encoder_beside_a_file_is_no_part_of_it(at: Callable[[str], str], photos: Callable[..., Any], failure: Callable[..., str]) -> None:
+    """A file named by itself is the whole adapter: no key knows of the folder beside it."""
+    file = at("collection") + "/models/ip-adapter_sd15.safetensors"
+    assert failure(photo=photos(0)[1], one=drawn(at("sd"), ip_adapters=[file], ip_adapter_images=["${photo}"])) == (
+        f"neither the model '{at('sd')}' nor the IP-Adapter '{file}' has an image encoder: name one as 'ip_encoder'"
+    )

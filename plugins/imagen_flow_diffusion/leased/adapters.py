@@ -6,7 +6,6 @@ Loaded models are shared, so what is put on is taken off again, and the base's o
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,79 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from ..checkpoints.folder import load_part, what_is
+from ..checkpoints.folder import what_is
 from ..pipelines.calling import problem_of, to_pil
+from .adapter_files import Adapter, Beside
 from .components import Checkpoint
+from .ip_adapters import load_encoder, with_ip_adapters
 from .loras import with_loras
 
 if TYPE_CHECKING:
     from imagen_flow import Image, Model
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What was loaded from an adapter's folder besides the adapter: image encoders, by folder."""
-
-    encoders: dict[str, Any] = field(default_factory=dict)
-    lock: Any = field(default_factory=threading.Lock)
-
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Beside:
-        return Beside()
-
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return 0
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's files, and what was loaded beside them."""
-
-    model: Model
-    beside: Beside = field(default_factory=Beside)
-
-    def file(self, name: str | None = None) -> Path:
-        """Find its file of weights: safetensors, or a pickle that the user allows.
-
-        Raises:
-            ValueError: there are several and none is named, or not that one.
-        """
-        path = self.model.path
-        if path.is_file():
-            return path
-        inside = (p.relative_to(path) for p in path.rglob("*.safetensors"))
-        # What is hidden is no part of the model: its digest does not know of it.
-        every = sorted({*(p.as_posix() for p in inside if not any(part.startswith(".") for part in p.parts)), *self.model.pickles})
-        found = [file for file in every if name or "/" not in file]
-        if name is None and "pytorch_lora_weights.safetensors" in found:
-            name = "pytorch_lora_weights.safetensors"
-        if name is None and len(found) == 1:
-            name = found[0]
-        if name not in found:
-            why = f"has no file '{name}'" if name else f"has {len(found) or 'no'} files of weights"
-            raise ValueError(f"the model '{self.model.reference}' {why}; {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}")
-        return path / str(name)
-
-    @property
-    def name(self) -> str:
-        """What notes call it: the last word of its reference."""
-        return self.model.reference.rstrip("/").rpartition("/")[2]
-
-    def read(self) -> dict[str, Any]:
-        """Read its weights by name."""
-        file = self.file()
-        return flow.read_weights(self.model, "" if file == self.model.path else file.relative_to(self.model.path).as_posix())
-
-    def metadata(self) -> dict[str, str]:
-        """Read what a safetensors file says of itself."""
-        from safetensors import safe_open
-
-        file = self.file()
-        if file.suffix != ".safetensors":
-            return {}
-        with safe_open(file, "pt") as opened:
-            return dict(opened.metadata() or {})
 
 
 class Weights:
@@ -125,7 +60,7 @@ class ImageEncoder:
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
         ImageEncoder.check(model)
-        return _load_encoder(model, "", device=device, dtype=dtype)
+        return load_encoder(model, "", device=device, dtype=dtype)
 
     @staticmethod
     def size_of(model: Model) -> int:
@@ -168,7 +103,8 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:
-                off.enter_context(_with_ip_adapters(pipeline, checkpoint, worn, worn.ip_adapters))
+                on = with_ip_adapters(pipeline, checkpoint, worn.ip_adapters, names=worn.ip_files, scales=worn.ip_scales, encoder=worn.ip_encoder)
+                worn.notes.extend(off.enter_context(on))
                 pictures = [to_pil(image) for image in worn.ip_images or []]
                 # Several pictures for one adapter are a list in a list.
                 arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
@@ -292,75 +228,6 @@ def token_of(model: Model) -> str:
     repository, _, inside = model.reference.removesuffix(" (tiny)").partition("@")
     named = next((path for path in map(Path, (inside, repository)) if path.suffix in (".safetensors", ".pt", ".bin")), None)
     return f"<{named.stem if named else Path(repository).name}>"
-
-
-# --- IP-Adapter ------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _with_ip_adapters(pipeline: Any, checkpoint: Checkpoint, worn: Worn, adapters: Sequence[Adapter]) -> Iterator[None]:
-    if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith("StableDiffusion3"):
-        raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do")
-    files = [adapter.file(worn.ip_files[number] if worn.ip_files else None) for number, adapter in enumerate(adapters)]
-    encoder = worn.ip_encoder
-    if encoder is None and getattr(pipeline, "image_encoder", None) is None:
-        encoder = _brought_encoder(pipeline, checkpoint, list(zip(adapters, files, strict=True)))
-    if encoder is not None:
-        pipeline.register_modules(image_encoder=encoder[0], feature_extractor=getattr(pipeline, "feature_extractor", None) or encoder[1])
-    names = " and ".join(f"'{adapter.model.reference}'" for adapter in adapters)
-    try:
-        _load_ip_adapters(pipeline, files, [float(scale) for scale in worn.ip_scales or [1.0] * len(files)], names, checkpoint)
-        yield
-    finally:
-        pipeline.unload_ip_adapter()
-
-
-def _load_ip_adapters(pipeline: Any, files: Sequence[Path], scales: list[float], names: str, checkpoint: Checkpoint) -> None:
-    # FLUX has another name for where the encoder would be fetched from.
-    nowhere = {"image_encoder_folder": None} if hasattr(pipeline, "unet") else {"image_encoder_pretrained_model_name_or_path": None}
-    try:
-        pipeline.load_ip_adapter([str(file.parent) for file in files], subfolder=[""] * len(files), weight_name=[file.name for file in files], local_files_only=True, **nowhere)
-        pipeline.set_ip_adapter_scale(scales)
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as odd:
-        said = " ".join(str(odd).split())
-        raise ValueError(f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from odd
-
-
-def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tuple[Adapter, Path]]) -> tuple[Any, Any]:
-    """Load the image encoder that comes with adapters, once: beside a file or, for the adapters that say so in their name, the smaller one of the same collection.
-
-    Raises:
-        ValueError: none comes with them, or each wants another.
-    """
-    homes = {}
-    for adapter, file in found:
-        # What lies beside a file that is the whole model is no part of it: no key knows of that.
-        places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"] if file != adapter.model.path else []
-        if "vit-h" in file.name:
-            places.reverse()
-        if (folder := next((place for place in places if (place / "config.json").is_file()), None)) is not None:
-            homes[folder] = adapter
-    if not homes:
-        names = " nor ".join(f"the IP-Adapter '{adapter.model.reference}'" for adapter, _ in found)
-        raise ValueError(f"neither the model '{checkpoint.model.reference}' nor {names} has an image encoder: name one as 'ip_encoder'")
-    if len(homes) > 1:
-        raise ValueError(f"its 'ip_adapters' read pictures through different encoders, {' and '.join(sorted(folder.parent.name + '/' + folder.name for folder in homes))}, and a pipeline has one")
-    ((folder, adapter),) = homes.items()
-    with adapter.beside.lock:
-        part = folder.relative_to(adapter.model.path).as_posix()
-        if part not in adapter.beside.encoders:
-            adapter.beside.encoders[part] = _load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
-        encoder: tuple[Any, Any] = adapter.beside.encoders[part]
-    return encoder
-
-
-def _load_encoder(model: Model, part: str, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """Load CLIP's image encoder, and make the processor that belongs to it."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-
-    encoder = load_part(CLIPVisionModelWithProjection, model, part, device=device, dtype=dtype)
-    side = encoder.config.image_size
-    return encoder, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def need(library: str, what: str, *, extra: str = "adapters") -> None:

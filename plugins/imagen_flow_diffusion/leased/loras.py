@@ -10,37 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import lora_files
 from .lora_files import NotLoRA, Pair, left_out
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from imagen_flow import Model
-
+    from .adapter_files import Adapter
     from .components import Checkpoint
-
-
-class LoRA(Protocol):
-    """A LoRA: a model with one file of weights."""
-
-    @property
-    def model(self) -> Model: ...
-
-    @property
-    def name(self) -> str: ...
-
-    def file(self) -> Path: ...
-
-    def read(self) -> dict[str, Any]:
-        """Give its tensors by name."""
-        ...
-
-    def metadata(self) -> dict[str, str]:
-        """Give what its file says of itself."""
-        ...
 
 
 class Layers(NamedTuple):
@@ -85,7 +62,7 @@ class Layers(NamedTuple):
 
 
 @contextmanager
-def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[LoRA], weights: Sequence[float] | None) -> Iterator[list[str]]:
+def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> Iterator[list[str]]:
     """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
     Outputs: notes on what of them is not put on.
@@ -126,7 +103,7 @@ def _number(adapter: str) -> int:
     return int(adapter.removeprefix("lora").partition("_")[0])
 
 
-def _load(pipeline: Any, checkpoint: Checkpoint, lora: LoRA, number: int, modules: Mapping[str, Any]) -> list[str]:
+def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, modules: Mapping[str, Any]) -> list[str]:
     """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
     try:
         file = lora_files.read(lora.read(), lora.metadata())

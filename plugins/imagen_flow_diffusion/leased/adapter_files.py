@@ -1,0 +1,79 @@
+"""An adapter's files: which of them holds its weights, and what lies beside it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import imagen_flow as flow
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was loaded from an adapter's folder besides the adapter: image encoders, by folder."""
+
+    encoders: dict[str, Any] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def load(model: Model, *, device: str, dtype: str) -> Beside:
+        return Beside()
+
+    @staticmethod
+    def size_of(model: Model) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's files, and what was loaded beside them."""
+
+    model: Model
+    beside: Beside = field(default_factory=Beside)
+
+    def file(self, name: str | None = None) -> Path:
+        """Find its file of weights: safetensors, or a pickle that the user allows.
+
+        Raises:
+            ValueError: there are several and none is named, or not that one.
+        """
+        path = self.model.path
+        if path.is_file():
+            return path
+        inside = (p.relative_to(path) for p in path.rglob("*.safetensors"))
+        # What is hidden is no part of the model: its digest does not know of it.
+        every = sorted({*(p.as_posix() for p in inside if not any(part.startswith(".") for part in p.parts)), *self.model.pickles})
+        found = [file for file in every if name or "/" not in file]
+        if name is None and "pytorch_lora_weights.safetensors" in found:
+            name = "pytorch_lora_weights.safetensors"
+        if name is None and len(found) == 1:
+            name = found[0]
+        if name not in found:
+            why = f"has no file '{name}'" if name else f"has {len(found) or 'no'} files of weights"
+            raise ValueError(f"the model '{self.model.reference}' {why}; {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}")
+        return path / str(name)
+
+    @property
+    def name(self) -> str:
+        """What notes call it: the last word of its reference."""
+        return self.model.reference.rstrip("/").rpartition("/")[2]
+
+    def read(self, name: str | None = None) -> dict[str, Any]:
+        """Read its weights by name."""
+        file = self.file(name)
+        return flow.read_weights(self.model, "" if file == self.model.path else file.relative_to(self.model.path).as_posix())
+
+    def metadata(self) -> dict[str, str]:
+        """Read what a safetensors file says of itself."""
+        from safetensors import safe_open
+
+        file = self.file()
+        if file.suffix != ".safetensors":
+            return {}
+        with safe_open(file, "pt") as opened:
+            return dict(opened.metadata() or {})
