@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import pytest
 from imagen_flow.cli import main
 from imagen_flow.errors import GraphError, StoreError
 from imagen_flow.filememo import FileMemo
-from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, prepare, read_line, retry, status
+from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, may_pass, prepare, read_line, retry, status
 from imagen_flow.folder.disk import LocalDisk
 from imagen_flow.folder.journal import Seen
 from imagen_flow.folder.linefile import KEYS, Line
@@ -39,6 +42,7 @@ NODES = '''
 """Toy nodes."""
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -1148,6 +1152,21 @@ def test_sentinel(yard: Yard) -> None:
     assert yard.found("in") == {}
 
 
+def test_sentinel_by_any_name(yard: Yard) -> None:
+    """A sentinel counts in any case and either spelling of an accent; of two files that differ in case alone, that with its own case is meant."""
+    for name in ("A.TXT", "b.txt", "caf\u00e9.txt", "B.txt"):
+        yard.put(name, name)
+    for name in ("a.txt.ready", "B.txt.READY", "cafe\u0301.txt.Ready"):
+        yard.put(name, "")
+    yard.work("sentinel: .ready\naccept: '*'\n")
+    assert yard.found("in") == {"in/b.txt": "b.txt"}
+    running = yard.start(yard.line("sentinel: .ready\nsettle_s: 3600\n"))
+    yard.put("b.TXT.Ready", "")
+    until(lambda: ("done", "b.txt") in yard.events())
+    running.close()
+    assert yard.found("in") == {}
+
+
 def gated(gate: Path) -> str:
     return GRAPH.replace('loud: {type: toy.shout, file: "${file}", times: "${times}", word: "${word}"}', f'loud: {{type: toy.wait, file: "${{file}}", gate: "{gate}"}}').replace(
         '  times: {type: int, default: 1, min: 1, max: 9}\n  word: ""\n', ""
@@ -1286,6 +1305,28 @@ def test_a_disk_that_fails_at_the_start(yard: Yard, where: str, number: int, cap
     said = capsys.readouterr().err
     assert os.strerror(number).lower() in said.lower()
     assert "Traceback" not in said
+
+
+def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
+    """A full, read-only or busy database asks for a restart; one that is damaged or newer does not."""
+
+    def failing(*statements: str) -> JournalError:
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{len(statements)}.sqlite", isolation_level=None)) as db:
+            try:
+                for statement in statements:
+                    db.execute(statement)
+            except sqlite3.Error as failed:
+                error = JournalError("it cannot be used")
+                error.__cause__ = failed
+                return error
+        raise AssertionError(statements)
+
+    assert may_pass(failing("CREATE TABLE x(y)", "PRAGMA max_page_count=1", "INSERT INTO x VALUES (zeroblob(100000))"))
+    assert may_pass(failing("PRAGMA query_only=1", "CREATE TABLE x(y)"))
+    assert not may_pass(failing("CREATE TABLE"))
+    (tmp_path / "1.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    assert not may_pass(failing("SELECT * FROM sqlite_master"))
+    assert not may_pass(JournalError("newer"))
 
 
 def test_an_original_that_cannot_move(yard: Yard) -> None:
@@ -1666,6 +1707,45 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
             sizes[place.name] = picture.size
     assert sizes == {"a.png.png": (32, 24), "b.jpg.png": (16, 12), "b.tif.png": (32, 24)} and [said for said in yard.log if said["event"] == "warning"] == []
     assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.jpg.yaml", "b.tif"]
+
+
+def test_what_an_image_is_built_from() -> None:
+    """The context of a container build holds what the wheel is made of, and neither the history, nor an environment, nor outputs."""
+    from pathspec import GitIgnoreSpec
+
+    left_out = GitIgnoreSpec.from_lines((ROOT / ".dockerignore").read_text("utf-8").splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml", "constraints.txt"]
+    files = [path.relative_to(ROOT).as_posix() for name in needed for path in [ROOT / name, *(ROOT / name).rglob("*")] if path.is_file() and "__pycache__" not in path.parts]
+    assert len(files) > 100
+    assert [name for name in files if left_out.match_file(name)] == []
+    assert all(map(left_out.match_file, (".git/HEAD", ".venv/bin/python", "tests/test_folder.py", "out/x.png", "imagen_flow/__pycache__/x.pyc", "secret.env")))
+
+
+@pytest.mark.parametrize("name", ["Containerfile", "imagen-flow-folder@.service", "imagen-flow-folder@.container"])
+def test_commands_of_services(name: str) -> None:
+    """What a service or container calls is a command that there is, with options that it has; only what another start may mend is started again."""
+    text = (ROOT / "docs/deploy" / name).read_text("utf-8")
+    called = re.findall(r"^(?:HEALTHCHECK .*?CMD|CMD exec|ExecStart=|HealthCmd=)\s*(?:/opt/imagen-flow/bin/)?imagen-flow (.*?)(?: \|\| exit 1)?$", text, re.MULTILINE)
+    assert len(called) == (2 if name == "Containerfile" else 1)
+    for command in called:
+        group, command_name, *words = shlex.split(command)
+        command_group = import_module(f"imagen_flow.cli.{group}").folder
+        command_group.commands[command_name].make_context(command_name, words)
+    if name != "Containerfile":
+        assert "Restart=on-failure\n" in text and "RestartPreventExitStatus=1 2\n" in text
+
+
+def test_the_line_of_the_service(yard: Yard) -> None:
+    """The line that the service file shows can be read, but for its folders."""
+    text = (ROOT / "docs/deploy/imagen-flow-folder@.service").read_text("utf-8")
+    line = re.search(r"(#   imagen_flow_folder: 1\n(?:#   .*\n)+)", text)
+    assert line is not None
+    written = re.sub(r"^#   ", "", line[1], flags=re.MULTILINE)
+    assert re.findall(r"^\w+: [^/\n]*$", written, re.MULTILINE) == ["imagen_flow_folder: 1", 'outputs: {picture: "{item}.{ending}.png"}']
+    (yard.root / "line.yaml").write_text(re.sub(r"/(srv/pictures|var/lib/imagen-flow)", str(yard.root), written).replace("/etc/imagen-flow/graphs", str(ROOT / "graphs")))
+    prepare(read_line(yard.root / "line.yaml"), yard.registry)
 
 
 def test_documents() -> None:

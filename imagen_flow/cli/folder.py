@@ -231,7 +231,8 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
         if said.get("draining") and said["workers"]:
             rows.append(("draining", f"{plural(said['waiting'], 'item')} left"))
         rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]
-        rows += [("left over", f"{one['item']} ({one['state']}), by a process that has ended: done when the line runs again") for one in said["left"]]
+        when = "nobody runs the line" if said["state"] == "stopped" else "waits to be finished"
+        rows += [("unfinished", f"{one['item']} ({one['state']}): {when}") for one in said["left"]]
         rows += [("failed", f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}") for one in said["failed"]]
         rows += [("failed", f"{one['original']}: {one['reason']} (not in the journal)") for one in said["unknown"]]
         echo("\n" if number else "", table(rows, indent=""))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..store.locks import InUse
 from .disk import Disk, LocalDisk
-from .intake import Intake, Passed
+from .intake import Intake
 from .journal import TROUBLE, UNREAD, Item, Journal, JournalError
 from .linefile import Line
 from .placing import free_name, make_below
@@ -37,11 +37,8 @@ def status(line: Line) -> dict[str, Any]:
         "line": line.name, "file": str(line.path), "in": str(line.inbox), "state": "stopped", "watched": os.path.isdir(line.inbox), "workers": [], "counts": {}, "trouble": "",
         "working": [], "left": [], "failed": [], "unknown": [], "passed over": "",
     }  # fmt: skip
-    passed = Passed()
     with contextlib.suppress(OSError):
-        for _ in Intake(line).walk(passed=passed):
-            pass
-        said["passed over"] = passed.words()
+        said["passed over"] = Intake(line).passed_over().words()
     known: set[str] = set()
     if os.path.isfile(line.journal / "journal.sqlite"):
         try:

@@ -81,9 +81,10 @@ class Passed:
 class _Listing:
     """The names in one folder as of one moment: tickets by the name that they carry, files that count by theirs, folded."""
 
-    __slots__ = ("files", "stems", "tickets")
+    __slots__ = ("files", "sentinels", "stems", "tickets")
 
     def __init__(self) -> None:
+        self.sentinels: dict[str, list[str]] = {}
         self.tickets: dict[str, list[str]] = {}
         self.files: dict[str, list[str]] = {}
         self.stems: dict[str, list[str]] = {}
@@ -105,6 +106,11 @@ class _Listing:
     def _under(self, called: str, name: str) -> list[str]:
         """Give the tickets called so that are meant for a file."""
         return sorted(ticket for ticket in self.tickets.get(_fold(called), ()) if name in self.of_ticket(ticket))
+
+    def of_sentinel(self, stem: str) -> list[str]:
+        """Give the names of the files that a sentinel called so speaks of."""
+        near = self.files.get(_fold(stem), [])
+        return [stem] if stem in near else sorted(near)
 
     def of_ticket(self, ticket: str) -> list[str]:
         """Give the names of the files that a ticket is meant for: one or none, or all that it may be meant for."""
@@ -147,7 +153,10 @@ class Intake:
 
     def _is_beside(self, name: str) -> bool:
         """Whether a name is that of something hidden, on its way, or beside a file."""
-        return is_temporary(name) or name.endswith(SIDECAR) or self.is_ticket(name) or bool(self.line.sentinel and name.endswith(self.line.sentinel))
+        return is_temporary(name) or name.endswith(SIDECAR) or self.is_ticket(name) or self._is_sentinel(name)
+
+    def _is_sentinel(self, name: str) -> bool:
+        return bool(self.line.sentinel) and name.lower().endswith(self.line.sentinel.lower())
 
     def is_ticket(self, name: str) -> bool:
         return self.line.ticket != "none" and name.lower().endswith(_TICKETS)
@@ -166,6 +175,22 @@ class Intake:
         Raises:
             OSError: the folder itself cannot be read.
         """
+        for path, names in self._paths(below, passed):
+            if seen := self.look(path, names):
+                yield seen
+
+    def passed_over(self) -> Passed:
+        """Count what lies in the folder and is not for the line. No file is looked at.
+
+        Raises:
+            OSError: the folder itself cannot be read.
+        """
+        passed = Passed()
+        for _ in self._paths("", passed):
+            pass
+        return passed
+
+    def _paths(self, below: str, passed: Passed | None) -> Iterator[tuple[str, Names]]:
         pending = [below]
         first = True
         while pending:
@@ -188,8 +213,7 @@ class Intake:
                     raise
             first = False
             for path in files:
-                if seen := self.look(path, names):
-                    yield seen
+                yield path, names
             if passed is not None and self.line.ticket != "none":
                 listing = self._listing(here, names)
                 passed.tickets += sum(not listing.of_ticket(ticket) for tickets in listing.tickets.values() for ticket in tickets)
@@ -223,12 +247,10 @@ class Intake:
         name = relative.as_posix()
         if (self.line.folders == "ignored" and "/" in name) or self._ignored.file(name):
             return
-        if self.line.sentinel and name.endswith(self.line.sentinel):
-            name = name.removesuffix(self.line.sentinel)
-        elif self.is_ticket(path.name) and not os.path.isdir(path):
-            head, slash, ticket = name.rpartition("/")
+        if (self._is_sentinel(path.name) or self.is_ticket(path.name)) and not os.path.isdir(path):
+            head, slash, beside = name.rpartition("/")
             listing = self._listing(head, names)
-            stem = _fold(os.path.splitext(ticket)[0])
+            stem = _fold(beside[: -len(self.line.sentinel)] if self._is_sentinel(beside) else os.path.splitext(beside)[0])
             for file in sorted({*listing.files.get(stem, ()), *listing.stems.get(stem, ())}):
                 if seen := self.look(f"{head}{slash}{file}", names):
                     yield seen
@@ -263,7 +285,7 @@ class Intake:
                 sign.append([ticket, plain.st_size, plain.st_mtime_ns, plain.st_ino])
             elif other := self._lstat(beside):
                 sign.append([ticket, _NOT_PLAIN, 0, other.st_ino])
-        whole = bool(self.line.sentinel) and self.sentinel(path) is not None and self._has_ticket(sign)
+        whole = bool(self.line.sentinel) and self.sentinel(path, names) is not None and self._has_ticket(sign)
         return Seen(path, json.dumps(sign), min(max(found.st_mtime_ns, -_LONG), _LONG - 1), whole, empty=found.st_size == 0)
 
     def plain(self, place: Path, *, strict: bool = False) -> os.stat_result | None:
@@ -293,10 +315,20 @@ class Intake:
     def _has_ticket(self, sign: list[Any]) -> bool:
         return self.line.ticket != "required" or len(sign) > 3
 
-    def sentinel(self, path: str) -> Path | None:
-        """Give the file that says that another is complete, if it is there."""
-        place = self.place(path + self.line.sentinel) if self.line.sentinel else None
-        return place if place is not None and self.plain(place) else None
+    def sentinel(self, path: str, names: Names | None = None) -> Path | None:
+        """Give the file that says that another is complete, if it is there; in any case, and in either spelling of an accent."""
+        if not self.line.sentinel:
+            return None
+        place = self.place(path + self.line.sentinel)
+        if self.plain(place):
+            return place
+        head, _, name = path.rpartition("/")
+        listing = self._listing(head, names)
+        listing.add_file(name)
+        for other in listing.sentinels.get(_fold(name), ()):
+            if name in listing.of_sentinel(other[: -len(self.line.sentinel)]) and self.plain(place.with_name(other)):
+                return place.with_name(other)
+        return None
 
     # -- tickets -----------------------------------------------------------------------------------------------------------------
 
@@ -351,7 +383,9 @@ class Intake:
         listing = _Listing()
         with os.scandir(place) as entries:
             for entry in entries:
-                if self.is_ticket(entry.name) and not is_temporary(entry.name):
+                if self._is_sentinel(entry.name):
+                    listing.sentinels.setdefault(_fold(entry.name[: -len(self.line.sentinel)]), []).append(entry.name)
+                elif self.is_ticket(entry.name) and not is_temporary(entry.name):
                     if not os.path.isdir(entry.path):
                         listing.add_ticket(entry.name)
                 elif self.counts(entry.name) and self._is_plain(entry) and not self._ignored.file(f"{folder}/{entry.name}" if folder else entry.name):

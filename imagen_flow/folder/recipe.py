@@ -118,7 +118,8 @@ def clashes(recipe: Recipe) -> str:
     endings = {os.path.splitext(pattern)[1].lower() or pattern for pattern in line.accept}
     alike = ""
     if len(endings) > 1 or any(set(ending) & set("*?[") for ending in endings):
-        one, other = [*sorted(e for e in endings if e.startswith(".") and not set(e) & set("*?[")), ".jpg", ".tif"][:2]
+        plain = sorted((e for e in endings if e.startswith(".") and not set(e) & set("*?[")), key=lambda e: (e not in (".jpg", ".tif"), e))
+        one, other = [*plain, *(e for e in (".jpg", ".tif") if e not in plain)][:2]
         alike = f"x{one} and x{other}"
     elif line.folders == "flattened":
         ending = next(iter(endings))
