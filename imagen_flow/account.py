@@ -62,7 +62,7 @@ class Accounts:
             "provenance": level,
             "output": {"name": output.name, "kind": artifact.kind, "digest": artifact.digest, "index": index},
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
-            **self._made(steps),
+            **self._made(steps, level),
         }
         if level == "keys" or self._shared is None:
             return self._text(said)
@@ -119,7 +119,7 @@ class Accounts:
 
     # -- what an output was made by ----------------------------------------------------------------------------------------------
 
-    def _made(self, steps: list[Step]) -> dict[str, Any]:
+    def _made(self, steps: list[Step], level: str) -> dict[str, Any]:
         made: dict[str, int] = {}
         made_with: list[dict[str, Any]] = []
         conditions: list[dict[str, Any]] = []
@@ -147,8 +147,11 @@ class Accounts:
                 "inputs": {port: slot.digest for port, slot in (step.slots or {}).items()},
                 "outputs": {port: artifact.digest for port, artifact in step.outputs.items()},
             }
+            reads = type_.uses_torch or (type_.is_generator and level == "full")
+            record = self.values.store.lookup(step.key) if reads and self.values.store is not None and step.key else None
+            if record is not None and record.notes and level == "full":
+                one["notes"] = list(record.notes)
             if type_.uses_torch:
-                record = self.values.store.lookup(step.key) if self.values.store is not None and step.key else None
                 kept = record.provenance if record is not None else {}
                 ran_on = kept.get("conditions") or self.conditions()
                 if ran_on:

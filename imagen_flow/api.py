@@ -24,7 +24,7 @@ from . import spec as spec_
 from .codec import Codecs
 from .config import Settings
 from .errors import OutputError
-from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed
+from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed, StepNote
 from .graph import Graph, resolve
 from .models import ModelPool
 from .plan import Plan
@@ -101,6 +101,14 @@ def plan(
     return prepare(_request(graph, options, {**(inputs or {}), **more}))
 
 
+class Outputs(dict[str, Any]):
+    """The outputs of a run, by name. `notes` are what its steps had to say of their results, as warnings: those that came from the store too."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        super().__init__(dict.fromkeys(names))
+        self.notes: tuple[StepNote, ...] = ()
+
+
 def run(
     graph: str | Path | Mapping[str, Any] | Graph,
     inputs: Mapping[str, Any] | None = None,
@@ -118,8 +126,8 @@ def run(
     pool: ModelPool | None = None,
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
-) -> dict[str, Any]:
-    """Run a graph and return its outputs by name; an absent one is None.
+) -> Outputs:
+    """Run a graph and return its outputs by name; an absent one is None. What nodes noted of their results is in the `notes` of what is returned.
 
     Params:
         out: the folder that outputs with a path are written to; None writes nothing.
@@ -139,7 +147,7 @@ def run(
         if request.store is not None:
             stack.enter_context(request.store.in_use())
         made = prepare(request)
-        outputs: dict[str, Any] = dict.fromkeys(made.graph.outputs)
+        outputs = Outputs(made.graph.outputs)
         failure: Exception | None = None
         for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
             if on_event:
@@ -148,6 +156,8 @@ def run(
                 _collect(outputs, event.output, event.item, event.value)
             elif isinstance(event, OutputAbsent) and "[" in event.output:
                 _collect(outputs, *_split(event.output), None)
+            elif isinstance(event, StepNote):
+                outputs.notes += (event,)
             elif isinstance(event, StepFailed):
                 failure = failure or event.error
             elif isinstance(event, OutputFailed):

@@ -21,6 +21,7 @@ __all__ = [
     "StepDamaged",
     "StepFailed",
     "StepFinished",
+    "StepNote",
     "StepProgress",
     "StepSkipped",
     "StepRetried",
@@ -70,6 +71,19 @@ class StepProgress:
     note: str
     at_s: float
     preview: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepNote:
+    """A step has something to say of its result, as a warning: said when the node says it, and again when the result comes from the store."""
+
+    node: str
+    item: str
+    message: str
+    at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.node}{self.item}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +195,7 @@ Event = (
     | StepCached
     | StepStarted
     | StepProgress
+    | StepNote
     | StepFinished
     | StepRetried
     | StepFailed

@@ -91,6 +91,8 @@ class StepSeen(_Shape):
     outputs: dict[str, _Digest]
     conditions: _Count | None = None
     rungs: list[str] = []
+    #: What the node had to say of its result.
+    notes: list[str] = []
 
 
 class OutputSeen(_Shape):

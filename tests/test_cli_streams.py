@@ -107,6 +107,9 @@ class Project:
     def value(self) -> str:
         return self.run(self.graph("{type: my.text}"))
 
+    def note(self) -> str:
+        return self.run(self.graph("{type: my.note}"))
+
     def printed(self) -> str:
         return self.run(self.graph("{type: my.print}"))
 

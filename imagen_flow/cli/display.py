@@ -19,6 +19,7 @@ from ..events import (
     StepDamaged,
     StepFailed,
     StepFinished,
+    StepNote,
     StepProgress,
     StepRetried,
     StepSkipped,
@@ -72,20 +73,43 @@ class Quiet:
         pass
 
 
+class Repeated:
+    """Notes that many elements of a node have in common: shown once, then counted."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def is_new(self, event: StepNote) -> bool:
+        key = (event.node, event.message)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        return self.counts[key] == 1
+
+    def take(self) -> list[tuple[str | Painted, ...]]:
+        """Give a line for each that came more than once."""
+        lines: list[tuple[str | Painted, ...]] = [(paint(_glyph("!"), "yellow"), f" {node}: {message} (of {count:,} elements)") for (node, message), count in self.counts.items() if count > 1]
+        self.counts.clear()
+        return lines
+
+
 class Lines:
     """A line for each step that ran, and one for all that did not need to."""
 
     def __init__(self) -> None:
         self.cached = 0
+        self.repeated = Repeated()
 
     def show(self, event: Event) -> None:
         if isinstance(event, StepCached):
             self.cached += 1
+        elif isinstance(event, StepNote) and not self.repeated.is_new(event):
+            pass
         elif line := _line(event):
             self.tell_cached()
             echo(*line, err=True)
         elif isinstance(event, RunFinished):
             self.tell_cached()
+            for line in self.repeated.take():
+                echo(*line, err=True)
 
     def tell_cached(self) -> None:
         if self.cached:
@@ -101,6 +125,7 @@ class Lines:
 
 #: Mark, colour and words of the events that leave a line behind.
 _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
+    StepNote: ("!", "yellow", lambda e: f"{_name(e)}: {e.message}"),
     StepFinished: ("✓", "green", lambda e: f"{_name(e)}  {seconds(e.took_s)}"),
     StepFailed: ("✗", "red", lambda e: f"{_name(e)} failed:\n{_indented(_failure(e))}"),
     StepSkipped: ("-", "yellow", lambda e: f"{_name(e)} skipped: {e.because}"),
@@ -163,6 +188,7 @@ class Live:
         self.running: dict[str, tuple[float, StepProgress | None]] = {}
         self.steps = self.cached = self.ran = self.wrong = 0
         self.head = ""
+        self.repeated = Repeated()
         self.stops = False
         self.began: float | None = None
         self.live = RichLive(self, console=self.console, refresh_per_second=8, transient=True, redirect_stdout=False, redirect_stderr=False)
@@ -183,21 +209,29 @@ class Live:
         elif isinstance(event, StepCached):
             self.cached += 1
         elif isinstance(event, RunFinished):
+            for line in self.repeated.take():
+                self.print(line)
             self.close()
         else:
             self.settled(event)
 
     def settled(self, event: Event) -> None:
-        from rich.text import Text
-
         if isinstance(event, StepFinished | StepFailed | StepSkipped | StepAbsent):
             self.running.pop(_name(event), None)
             self.ran += isinstance(event, StepFinished)
             self.wrong += isinstance(event, StepFailed | StepSkipped)
         if isinstance(event, StepFinished | StepAbsent) and self.steps > self.MANY and getattr(event, "took_s", 0) < self.LONG_S:
             return
+        if isinstance(event, StepNote) and not self.repeated.is_new(event):
+            return
         if line := _line(event):
-            self.console.print(Text.assemble(*((safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "") for part in line)))
+            self.print(line)
+
+    def print(self, line: tuple[str | Painted, ...]) -> None:
+        """Print a line above the part that moves."""
+        from rich.text import Text
+
+        self.console.print(Text.assemble(*((safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "") for part in line)))
 
     def stopping(self) -> None:
         self.stops = True

@@ -193,6 +193,8 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
             more.append(str(said["reason"]).partition("\n")[0])
         with contextlib.suppress(OSError, ValueError):
             echo(*words, "  ".join(map(one_line, more)))
+            for note in said.get("notes", ()):
+                echo("  ", paint("!", "yellow"), f" {one_line(note)}")
 
     return show
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Settings
 from ..digest import canonical, tagged
 from ..errors import GraphError, ImagenFlowError, StoreError, printable
-from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed
+from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed, StepNote
 from ..labels import read_label
 from ..outputs import Writer, fill
 from ..request import Options, Request, prepare
@@ -219,7 +219,7 @@ class Shop:
                 plan = prepare(
                     Request(graph, self.options, {**self.recipe.values, **values, self.recipe.input: file}, settings=self.settings, store=self.store, base=line.path.parent)
                 )
-                finished, faults, outputs, shown = self._follow(execute(plan, out=writer, cancel=cancel, pool=self.pool))
+                finished, faults, outputs, shown, notes = self._follow(execute(plan, out=writer, cancel=cancel, pool=self.pool))
             except GraphError as wrong:
                 if gone := self._missing_input():
                     self._give_way(item)
@@ -242,7 +242,7 @@ class Shop:
                     raise Trouble(_words(staged.trouble))
                 for _, _, cause in faults:
                     self._wait_for_disk(item, cause)
-                raise _Failed("\n\n".join(words for words, _, _ in faults), again=any(again for _, again, _ in faults))
+                raise _Failed("\n\n".join([*(words for words, _, _ in faults), *(["notes:\n" + "\n".join(f"  {note}" for note in notes)] if notes else [])]), again=any(again for _, again, _ in faults))
             given = plan.inputs[self.recipe.input]
             now = self.intake.look(item.path)
             if now != seen or not isinstance(given, File) or given.digest != digest:
@@ -269,17 +269,20 @@ class Shop:
             if not sealed:
                 staged.discard()
         item = replace(item, state="placing", verdict="done", kept=kept, steps=steps, outputs=names, digest=digest, recipe=recipe)
-        return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, **({"values": shown} if shown else {}))
+        return self._place(item, steps, began=began, ran=finished.ran, cached=finished.cached, **({"values": shown} if shown else {}), **({"notes": notes} if notes else {}))
 
-    def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool, Exception | None]], list[str], dict[str, Any]]:
-        """Go through a run: how it ended; its errors, each with whether another try may help and its exception; its files; and plain values that have no file."""
+    def _follow(self, said: Any) -> tuple[RunFinished | None, list[tuple[str, bool, Exception | None]], list[str], dict[str, Any], list[str]]:
+        """Go through a run: how it ended; its errors, each with whether another try may help and its exception; its files; plain values that have no file; and what its nodes noted."""
         finished: RunFinished | None = None
         faults: list[tuple[str, bool, Exception | None]] = []
         outputs: list[str] = []
         shown: dict[str, Any] = {}
+        notes: list[str] = []
         for event in said:
             if isinstance(event, RunFinished):
                 finished = event
+            elif isinstance(event, StepNote):
+                notes.append(str(event))
             elif isinstance(event, StepFailed):
                 faults.append((str(event.error), not _is_certain(event.error), event.error))
             elif isinstance(event, OutputFailed):
@@ -289,7 +292,7 @@ class Shop:
                     outputs.append(event.path)
                 elif isinstance(event.value, str | int | float | bool):
                     shown[event.output + event.item] = event.value if not isinstance(event.value, str) else event.value[:1000]
-        return finished, faults, outputs, shown
+        return finished, faults, outputs, shown, notes
 
     def _seal(self, staged: Staged, item: Item) -> list[dict[str, Any]]:
         try:

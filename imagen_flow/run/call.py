@@ -19,17 +19,19 @@ from ..ports import BadValue
 from ..store import Store
 from ..values import Model, Progress
 from .ahead import Ahead
+from .notes import Notes
 from .report import Report
 
 __all__ = ["Called", "Caller"]
 
 
 class Called(NamedTuple):
-    """What a call gave, what it took of the memory ladder, and how long."""
+    """What a call gave, what it took of the memory ladder, how long, and what the node noted."""
 
     result: Any
     rungs: tuple[str, ...]
     took_s: float
+    notes: tuple[str, ...] = ()
 
 
 class Caller:
@@ -68,6 +70,7 @@ class Caller:
         assert isinstance(type_, NodeType) and step.slots is not None
         given: dict[str, Any] = {}
         began = time.monotonic()
+        notes = Notes()
         leased: dict[str, tuple[Any, Any]] = {}
         for name, slot in step.slots.items():
             port = type_.inputs[name].type
@@ -100,7 +103,7 @@ class Caller:
             result, rungs = lend_and_call(
                 self.pool,
                 leased,
-                lambda lent, taken: self._once(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}),
+                lambda lent, taken: self._once(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}, notes),
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
@@ -108,8 +111,8 @@ class Caller:
                 steps_down=type_.steps_down,
             )
         else:
-            result = self._once(step, type_, given)
-        return Called(result, rungs, time.monotonic() - began)
+            result = self._once(step, type_, given, notes)
+        return Called(result, rungs, time.monotonic() - began, tuple(notes.said))
 
     def _place(self, node: Node) -> str:
         """Give a node's device, once torch has agreed to it."""
@@ -120,19 +123,19 @@ class Caller:
             self.conditions = devices.conditions(device)
         return device
 
-    def _once(self, step: Step, type_: NodeType, given: dict[str, Any]) -> Any:
+    def _once(self, step: Step, type_: NodeType, given: dict[str, Any], notes: Notes) -> Any:
         limit = step.node.timeout_s
         began = time.monotonic()
         try:
             result = type_.function(**given)
             if type_.is_generator:
-                result = self._follow(step, result, began, limit)
+                result = self._follow(step, result, notes, began, limit)
         except SystemExit as left:
             raise ImagenFlowError(f"it called exit({left.code if left.code is not None else ''})") from left
         _check_time(began, limit)
         return result
 
-    def _follow(self, step: Step, steps: Any, began: float, limit: float | None) -> Any:
+    def _follow(self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None) -> Any:
         """Go through what a long node yields, and give what it returns."""
         try:
             while True:
@@ -145,6 +148,8 @@ class Caller:
                 if self.cancel.is_set():
                     raise Cancelled
                 _check_time(began, limit)
+                if said.note and (note := notes.add(said.note)) is not None:
+                    self.report.note(step, note)
                 self.report.progress(step, said)
         finally:
             with suppress(Exception):  # what it does when it is stopped must not hide why it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from ..account import Accounts
@@ -18,6 +19,7 @@ from ..plan import ABSENT, Plan, State, Unknown, history_name
 from ..store import Store
 from .delivery import Delivery
 from .live import LiveValues
+from .notes import kept_notes
 from .report import FailedFast, Report
 from .steps import Steps
 from .walk import Walk
@@ -125,6 +127,7 @@ class Run:
                 store = stack.enter_context(Store.temporary(plan.values.codecs))
             else:
                 store = stack.enter_context(plan.store.in_use())
+            report.kept_notes = partial(kept_notes, store)
             live = LiveValues()
             state = self._state = plan.state.copy(store, live)
             stack.callback(setattr, state.values, "store", plan.store)

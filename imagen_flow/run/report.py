@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from .. import events
@@ -36,6 +36,8 @@ class Report:
 
     def __init__(self, *, fail_fast: bool = False) -> None:
         self.fail_fast = fail_fast
+        #: Gives the notes that are kept with a step that the store has.
+        self.kept_notes: Callable[[Step], tuple[str, ...]] = lambda step: ()
         self.ran = self.cached = self.failed = 0
         #: The keys of what ran or was cached, by step.
         self.keys: dict[str, str] = {}
@@ -47,6 +49,7 @@ class Report:
         self._lock = threading.Lock()
         #: What has been said of steps: what became of them.
         self._said: dict[str, str] = {}
+        self._noted: set[tuple[str, str]] = set()
         #: Say an event, or, as the last thing, what the run died of.
         self.say = self._queue.append
 
@@ -58,7 +61,9 @@ class Report:
     def known(self, steps: list[Step]) -> None:
         """Say of steps that the store has them, before anything runs."""
         at_s = self.now()
-        self._queue.extend([events.StepCached(s.name, s.item, at_s) for s in steps])
+        for step in steps:
+            self.say(events.StepCached(step.name, step.item, at_s))
+            self._again(step)
         self.cached += len(steps)
         self.keys.update([(s.name + s.item, s.key or "") for s in steps])
         self._said.update(dict.fromkeys(self.keys, "cached"))
@@ -72,6 +77,7 @@ class Report:
         if step.status == "cached":
             self.cached += 1
             self.say(events.StepCached(step.name, step.item, self.now()))
+            self._again(step)
             self.keys[name] = step.key or ""
         elif step.status == "absent":
             self.say(events.StepAbsent(step.name, step.item, step.reason, self.now()))
@@ -107,6 +113,18 @@ class Report:
             if name not in self._latest:
                 self._queue.append(name)
             self._latest[name] = event
+
+    def note(self, step: Step, message: str) -> None:
+        """Say what a step has to say of its result, once."""
+        if (step.name + step.item, message) in self._noted:
+            return
+        self._noted.add((step.name + step.item, message))
+        self.say(events.StepNote(step.name, step.item, message, self.now()))
+
+    def _again(self, step: Step) -> None:
+        """Say the notes of a step that the store has."""
+        for message in self.kept_notes(step):
+            self.note(step, message)
 
     def finished(self, step: Step, took_s: float) -> None:
         self._came(step, "ran")

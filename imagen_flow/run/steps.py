@@ -223,9 +223,11 @@ class Steps:
         kept = {name: self._taken(type_, name, value) for name, value in values.items()}
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
-            provenance = {"made_with": self.state.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
+            provenance: dict[str, Any] = {"made_with": self.state.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
             if type_.uses_torch:
                 provenance |= {"conditions": self.caller.conditions, "rungs": list(called.rungs)}
+            if called.notes:
+                provenance["notes"] = list(called.notes)
             self.store.keep(step.key, kept, provenance)
         outputs = {name: artifact for name, (artifact, _) in kept.items()}
         if self._lost:

@@ -20,9 +20,9 @@ for what a step gave; `place` says whether a folder can be a store, and opens it
 of every kind, on the index, objects and trees; `writer` brings records there in a thread of its own; `upkeep` cleans, verifies and counts; `store` is the whole.
 """
 
-from .records import Record
+from .records import LONGEST_NOTE, MOST_NOTES, Record
 from .shelf import Damaged
 from .store import Store
 from .upkeep import Cleaned, Verified
 
-__all__ = ["Cleaned", "Damaged", "Record", "Store", "Verified"]
+__all__ = ["LONGEST_NOTE", "MOST_NOTES", "Cleaned", "Damaged", "Record", "Store", "Verified"]

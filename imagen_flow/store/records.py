@@ -8,7 +8,10 @@ from typing import Any
 
 from ..artifact import Artifact
 
-__all__ = ["Record", "digests_named", "leaves", "read_outputs", "write_json", "write_outputs"]
+__all__ = ["LONGEST_NOTE", "MOST_NOTES", "Record", "digests_named", "leaves", "read_outputs", "write_json", "write_outputs"]
+
+#: How many notes are kept with a step, and how much of each.
+MOST_NOTES, LONGEST_NOTE = 20, 1000
 
 #: Write JSON data without spaces. Made once: json.dumps would make an encoder for every call.
 write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -29,6 +32,12 @@ class Record:
         if callable(self._provenance):
             self._provenance = self._provenance(self.key)
         return self._provenance
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the node had to say of its result, as warnings. Anything may stand in a record: what is no note is passed over."""
+        found = self.provenance.get("notes")
+        return tuple(note[:LONGEST_NOTE] for note in found[:MOST_NOTES] if isinstance(note, str)) if isinstance(found, list) else ()
 
 
 def write_outputs(outputs: Mapping[str, Artifact]) -> str:
