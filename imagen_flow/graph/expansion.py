@@ -23,19 +23,19 @@ def expanded_too_far(graph: Graph) -> Problem | None:
     mark = None
     current = graph
     while len(chain) < _NAMED:
-        uses: dict[int, int] = {}
-        for node in current.nodes.values():
-            if isinstance(node.type, Graph):
-                uses[id(node.type)] = uses.get(id(node.type), 0) + (node.repeat.times if node.repeat else 1)
-        if not uses:
+        uses: dict[str, int] = {}
+        included = [(node, node.type) for node in current.nodes.values() if isinstance(node.type, Graph)]
+        for node, inner in included:
+            name = inner.spec.source.name
+            uses[name] = uses.get(name, 0) + (node.repeat.times if node.repeat else 1)
+        if not included:
             break
-        heaviest = max((n for n in current.nodes.values() if isinstance(n.type, Graph)), key=lambda n: sizes[id(n.type)] * uses[id(n.type)])
-        mark = mark or heaviest.mark
-        assert isinstance(heaviest.type, Graph)
-        times = uses[id(heaviest.type)]
-        chain.append(f"{current.spec.source.name} includes {heaviest.type.spec.source.name}{f' {times:,} times' if times > 1 else ''}")
-        current = heaviest.type
-    more = ", and so on" if any(isinstance(n.type, Graph) for n in current.nodes.values()) else ""
+        node, heaviest = max(included, key=lambda one: sizes[id(one[1])] * uses[one[1].spec.source.name])
+        mark = mark or node.mark
+        times = uses[heaviest.spec.source.name]
+        chain.append(f"{current.spec.source.name} includes {heaviest.spec.source.name}{f' {times:,} times' if times > 1 else ''}")
+        current = heaviest
+    more = ", and so on" if any(isinstance(node.type, Graph) for node in current.nodes.values()) else ""
     return Problem("too-many-steps", f"the graph comes to more than {STEPS:,} steps", mark, why=", ".join(chain) + more, fix="include each graph fewer times")
 
 

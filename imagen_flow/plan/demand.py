@@ -104,6 +104,12 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
     return found
 
 
+def _named(places: list[Place]) -> str:
+    """Name nodes in few words."""
+    names = list(dict.fromkeys(frame.full(node.name) for frame, node, _ in places))
+    return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} others"
+
+
 class Demand(NamedTuple):
     """What a run is going to ask for: nodes by frame; and what it may ask for, with the names of the nodes that decide about it."""
 
@@ -142,6 +148,6 @@ def demand_of(state: State) -> Demand:
             found.certain.add(at[:2])
             certain += now
         if later:
-            because = because or " and ".join(dict.fromkeys(f.full(n.name) for f, n, _ in now))
+            because = because or _named(now)
             possible += [(place, because) for place in later]
     return found

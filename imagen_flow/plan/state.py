@@ -276,7 +276,7 @@ class State:
                 child = frames[place] = Frame(inner, prefix, frame.item, {}, parent=(frame, node), element=i, repetition=r if node.repeat else None)
             for name, wanted in first:
                 try:
-                    slot: Slot = child.inputs.get(name) or self.values.input(child, name, check=True)
+                    slot: Slot = child.inputs.get(name) or self.values.input(child, name, check=has_bounds(wanted))
                 except BadValue as odd:
                     outside = outside or odd
                     continue
@@ -377,10 +377,15 @@ class State:
 
 def is_first(wanted: Input, binding: Binding | None, *, is_each: bool) -> bool:
     """Whether an included graph's input must be known before anything in the graph is: it is required, so that all is absent without it, or it has bounds. A list or mapping that is written is there."""
-    inner = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
-    if inner.range or inner.choices:
+    if has_bounds(wanted):
         return True
     return wanted.default is None and not wanted.type.optional and (is_each or not isinstance(binding, Listed | Mapped | Given))
+
+
+def has_bounds(wanted: Input) -> bool:
+    """Whether an input takes only values within bounds, or some choices."""
+    inner = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
+    return bool(inner.range or inner.choices)
 
 
 def _why_off(flag: Artifact) -> str:

@@ -114,12 +114,14 @@ class Frame:
         return self.prefix + node
 
     def copy(self, parent: tuple[Frame, Node] | None = None) -> Frame:
-        """Copy it and all frames below."""
+        """Copy it and the frames below in which anything is left to know; the others do not change any more."""
         made = Frame(self.graph, self.prefix, self.item, dict(self.inputs), by_default=self.by_default, parent=parent, element=self.element, repetition=self.repetition)
         made.entered = self.entered
         made.states = {name: NodeState(list(s.steps), s.outputs, waits=s.waits, pending=s.pending, many=True) if s.many else s for name, s in self.states.items()}
         for name, frames in self.below.items():
-            made.below[name] = {place: frame.copy((made, self.graph.nodes[name])) for place, frame in frames.items()}
+            node = self.graph.nodes[name]
+            is_known = len(self.states[name].outputs) == len(node.type.outputs)
+            made.below[name] = frames if is_known else {place: frame.copy((made, node)) for place, frame in frames.items()}
         return made
 
     def all(self) -> Iterator[Frame]:
