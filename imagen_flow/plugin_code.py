@@ -21,6 +21,7 @@ import sysconfig
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -287,8 +288,17 @@ def read_text(file: Path) -> Text | None:
     """Read the text of a module; None if it is none."""
     try:
         with open_regular(file) as stream:
-            tree = ast.parse(stream.read(), str(file))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+            return _parsed(stream.read())
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(source: bytes) -> Text | None:
+    """Parse the text of a module. Remembered, since every search for plugins reads the same hundred modules."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     names: set[str] = set()
     strings: set[str] = set()
