@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
-"""What is read, in Pillow's names. A closed list: what decodes a stranger's file is chosen, not whatever is installed."""
+FORMATS = ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+"""What Pillow decodes, in its names. A closed list: what decodes a stranger's file is chosen, not whatever is installed."""
 
 MOST_PIXELS = 178_956_970
 """Where Pillow itself refuses; no port can ask for more."""

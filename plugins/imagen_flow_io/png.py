@@ -61,7 +61,10 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
             raise Damaged("its palette is missing or makes no sense")
         bare.append(_chunk(b"PLTE", palette))
     whole = b"".join((SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b"")))
-    found = _samples(whole, depth, kind)
+    try:
+        found = _samples(whole, depth, kind)
+    except (OSError, SyntaxError, ValueError) as bad:  # a row's filter that does not exist
+        raise Damaged(str(bad).rstrip(".")) from bad
 
     alpha: np.ndarray | None = None
     if kind == 3:

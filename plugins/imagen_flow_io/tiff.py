@@ -187,7 +187,7 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
             pixels = rescale(pixels, most)
         opacity = None if opacity is None else rescale(opacity, most, pixels.dtype.name)
     else:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             pixels = pixels.astype("float32", copy=False)
             opacity = None if opacity is None else opacity.astype("float32", copy=False)
     if premultiplied and opacity is not None:

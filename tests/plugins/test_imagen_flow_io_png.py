@@ -185,6 +185,7 @@ def with_pixels(*parts: bytes) -> bytes:
         (lambda: with_pixels(chunk(b"IDAT", packed_rows())[:-30]), "it ends in the middle of its chunk IDAT"),
         (lambda: with_pixels(chunk(b"IDAT", packed_rows()))[:-60], "it ends in the middle of its chunk IDAT"),
         (lambda: with_pixels(), "it has no pixels"),
+        (lambda: with_pixels(chunk(b"IDAT", zlib.compress(bytes([9] + [0] * WIDTH * 3) * HEIGHT))), "unrecognized data stream contents"),
         (lambda: with_pixels(chunk(b"tRNS", b"\0" * 6, wrong=True), chunk(b"IDAT", packed_rows())), "the check sum of its chunk tRNS is wrong"),
         (lambda: with_pixels(chunk(b"iCCP", b"x\0\0", wrong=True), chunk(b"IDAT", packed_rows())), "the check sum of its chunk iCCP is wrong"),
         (lambda: with_pixels(chunk(b"IDAT", zlib.compress(b"\0" * 40_000_000))), "it has more pixels than its header says"),

@@ -497,6 +497,15 @@ def test_compressed_pixels_with_a_wrong_check_sum_are_refused(tmp_path: Path) ->
         load(tmp_path, content.replace(strip, strip[:-1] + bytes([strip[-1] ^ 1])))
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300", "7ff0000000000001"])
+def test_floats_that_are_no_numbers_are_refused(tmp_path: Path, value: str) -> None:
+    """Nor those that single precision does not hold; without a warning."""
+    samples = samples_of(Kind(1, 64, 3))
+    samples[3, 3] = struct.unpack(">d", bytes.fromhex(value))[0] if len(value) == 16 else float(value)
+    with pytest.raises(ValueError, match="'a.tif' has NaN or infinite pixels; export it again without them"):
+        load(tmp_path, written(samples, Kind(1, 64, 3)))
+
+
 def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
     """A few hundred bytes that promise gigabytes cost nothing, whatever their compression."""
     small = np.zeros((1, 1, 1), "uint8")
