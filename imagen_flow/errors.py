@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "CODES",
+    "MOST_PROBLEMS",
     "Cancelled",
     "GraphError",
     "ImagenFlowError",
@@ -39,6 +40,8 @@ __all__ = [
     "ProvenanceError",
     "Source",
     "StoreError",
+    "as_texts",
+    "first_problems",
     "nearest",
     "printable",
 ]
@@ -121,6 +124,13 @@ CODES: dict[str, str] = {
 }
 
 
+#: More problems than this are counted, not shown, and nobody looks for what may have been meant.
+MOST_PROBLEMS = 100
+
+#: More candidates than this are not compared with a word one by one.
+_MOST_CANDIDATES = 2_000
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in what a user wrote: what, where, why, and how to mend it.
@@ -137,19 +147,38 @@ class Problem:
 
     def __str__(self) -> str:
         head = f"{self.mark}: " if self.mark else ""
-        lines = [f"{head}{self.severity}[{self.code}]: {self.message}"]
+        lines = [f"{head}{self.severity}[{self.code}]: {_cut(self.message)}"]
         if self.mark and (text := self.mark.source.line(self.mark.line)).strip():
             lines += _excerpt(text, self.mark)
         if self.why:
-            lines.append(f"  = why: {self.why}")
+            lines.append(f"  = why: {_cut(self.why)}")
         if self.fix:
-            lines.append(f"  = fix: {self.fix}")
+            lines.append(f"  = fix: {_cut(self.fix)}")
         return printable("\n".join(lines))
 
     @property
     def place(self) -> tuple[str, int, int]:
         """Order problems by file, line and column."""
         return (self.mark.source.name, self.mark.line, self.mark.column) if self.mark else ("", 0, 0)
+
+
+def _cut(words: str, limit: int = 2_000) -> str:
+    """Cut words that somebody made endless in the middle, so that their end is seen too."""
+    return words if len(words) <= limit else f"{words[: limit - 200]} … {words[-200:]}"
+
+
+def first_problems(problems: Iterable[Problem]) -> tuple[list[Problem], str]:
+    """Give the problems to show, of too many the first ones, errors before warnings; and the words that count the rest."""
+    every = list(problems)
+    chosen = sorted(sorted(range(len(every)), key=lambda i: (every[i].severity != "error", i))[:MOST_PROBLEMS])
+    rest = len(every) - len(chosen)
+    return [every[i] for i in chosen], f"and {rest:,} more" if rest else ""
+
+
+def as_texts(problems: Iterable[Problem]) -> list[str]:
+    """Give problems as they are printed, the count of what is not shown among them."""
+    shown, rest = first_problems(problems)
+    return [*map(str, shown), *([rest] if rest else [])]
 
 
 def _excerpt(text: str, mark: Mark, limit: int = 160) -> list[str]:
@@ -185,7 +214,7 @@ class GraphError(ImagenFlowError):
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.problems))
+        return "\n\n".join(as_texts(self.problems))
 
 
 class NodeError(ImagenFlowError):
@@ -238,6 +267,9 @@ def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:
     "did you mean 'width'?"
     """
     known: Sequence[str] = sorted(set(candidates))
+    if len(known) > _MOST_CANDIDATES:
+        known = [one for one in known if abs(len(one) - len(word)) <= 2 and one[:2] == word[:2]][:_MOST_CANDIDATES]
+        what = ""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import Mark, Problem, Source, nearest
+from .errors import MOST_PROBLEMS, Mark, Problem, Source, nearest
 from .node import RESERVED
 from .regular import open_regular
 from .wordmemo import read_words
@@ -192,6 +192,9 @@ class _Shapes:
     def say(self, code: str, message: str, mark: Mark, *, why: str = "", fix: str = "") -> None:
         self.problems.append(Problem(code, message, mark, why, fix))
 
+    def near(self, word: str, candidates: Iterable[str]) -> str:
+        return _near(word, candidates) if len(self.problems) < MOST_PROBLEMS else ""
+
     def top(self, root: Word) -> dict[str, Pair]:
         begin = f"begin with 'imagen_flow: {VERSION}', then 'nodes:' and 'outputs:'"
         if not isinstance(root.value, dict):
@@ -217,9 +220,9 @@ class _Shapes:
         """Refuse keys that the format does not have, and the lack of one that it needs."""
         strange = [key for key in pairs if key not in keys]
         for key in strange:
-            self.say("unknown-key", f"{what} has no key '{key}'", pairs[key].key.mark, why=f"its keys are: {', '.join(keys)}", fix=f"did you mean '{near}'?" if (near := _near(key, keys)) else "")
+            self.say("unknown-key", f"{what} has no key '{key}'", pairs[key].key.mark, why=f"its keys are: {', '.join(keys)}", fix=f"did you mean '{near}'?" if (near := self.near(key, keys)) else "")
         # A misspelt key is one problem, not two.
-        if required and required not in pairs and not any(_near(key, keys) == required for key in strange) and mark:
+        if required and required not in pairs and not any(_near(key, keys) == required for key in strange[:MOST_PROBLEMS]) and mark:
             fix = f"begin with 'imagen_flow: {VERSION}'" if required == "imagen_flow" else f"write {required}: …"
             self.say("missing-key", f"{what} needs '{required}'", mark, fix=fix)
 
@@ -248,7 +251,7 @@ class _Shapes:
         self.known(pairs, OF_INPUT, "an input")
         options = {key: Pair(p.key, self.plain(p.value, "an input")) for key, p in pairs.items() if key in OF_INPUT}
         type_ = options.pop("type", None)
-        if type_ is None and "default" not in options and not any(_near(key, OF_INPUT) in ("type", "default") for key in pairs):
+        if type_ is None and "default" not in options and not any(_near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MOST_PROBLEMS]):
             self.say("missing-key", f"input '{pair.key.value}' has neither type nor default", pair.key.mark, fix="write {type: text}, or a value that is its default")
         self.text(options, "help")
         kind = type_.value if type_ else None
@@ -269,7 +272,7 @@ class _Shapes:
                 self.say("bad-shape", f"the type of a node is text, not {_kind(type_)}", type_.mark, fix="write the name of a node type, as in image.resize")
                 type_ = Word(UNREADABLE, type_.mark)
         else:
-            near = _near("type", pairs)
+            near = self.near("type", pairs)
             self.say("missing-key", f"node '{pair.key.value}' has no type", pairs[near].key.mark if near else pair.key.mark, fix=f"did you mean 'type' by '{near}'?" if near else "write type: …")
             type_ = Word(UNREADABLE, pair.key.mark)
         arguments = {key: p for key, p in pairs.items() if key not in RESERVED}
@@ -290,7 +293,7 @@ class _Shapes:
             value = options[key].value.value if key in options else allowed[0]
             if value not in allowed and value is not UNREADABLE:
                 shown = f"'{value}'" if isinstance(value, str) else _kind(options[key].value)
-                self.say("bad-literal", f"'{key}' is one of {', '.join(allowed)}, not {shown}", options.pop(key).value.mark, fix=nearest(str(value), allowed))
+                self.say("bad-literal", f"'{key}' is one of {', '.join(allowed)}, not {shown}", options.pop(key).value.mark, fix=nearest(str(value)[:100], allowed))
         return OutputSpec(pair.key, source, options, pair.key.mark)
 
     def reference(self, word: Word) -> Word:

@@ -147,6 +147,32 @@ def _not_utf8(data: bytes, odd: UnicodeDecodeError, name: str) -> Written:
     return Written(source, None, (problem,))
 
 
+#: What ends a key, in YAML and in JSON without spaces.
+_KEY_END = re.compile(r'(?<!\\)":|:(?=[ \t]|\Z)')
+_BLOCK = re.compile(r"(?:: |- |\A)[|>][-+0-9]*[ \t]*(?:#.*)?\Z")
+
+
+def _past_limit(text: str) -> int | None:
+    """Find where a text has more words than a graph may have, without reading it: by its keys, each of which is a word with a value. Reading it would take half a minute.
+
+    What lies in a block of text is no key. A colon inside other text is counted as one, of which no text of a person has as many as it takes.
+    """
+    if len(text) < 4 * MAX_WORDS:
+        return None
+    at = count = 0
+    inside: int | None = None
+    for line in text.split("\n"):
+        start = line.lstrip(" ")
+        indent = len(line) - len(start)
+        if start and not start.startswith("#") and (inside is None or indent <= inside):
+            count += 2 * len(_KEY_END.findall(line))
+            if count > MAX_WORDS:
+                return at + indent
+            inside = indent if _BLOCK.search(start) else None
+        at += len(line) + 1
+    return None
+
+
 class _BreaksOff(Exception):
     """Nothing more can be read; a problem says why."""
 
@@ -228,6 +254,8 @@ class _Reader:
 
     def document(self) -> Word:
         """Read the only document."""
+        if (past := _past_limit(self.text)) is not None:
+            raise self.too_many_words(past)
         root: Word | None = None
         stack = self.stack
         count = documents = 0
@@ -245,7 +273,7 @@ class _Reader:
             if kind in ("ScalarEvent", "AliasEvent", "MappingStartEvent", "SequenceStartEvent"):
                 count += 1
                 if count > MAX_WORDS:
-                    raise self.refuse("too-large", f"a graph has at most {MAX_WORDS:,} words", start, start, fix="split the graph into files that are nodes of each other")
+                    raise self.too_many_words(start)
                 self.plain_yaml(event, kind)
             if kind in ("MappingStartEvent", "SequenceStartEvent"):
                 if len(stack) >= MAX_DEPTH:
@@ -274,6 +302,9 @@ class _Reader:
         if root is None:
             return Word(None, self.mark(0, 0))
         return root
+
+    def too_many_words(self, at: int) -> _BreaksOff:
+        return self.refuse("too-large", f"a graph has at most {MAX_WORDS:,} words", at, at, fix="split the graph into files that are nodes of each other")
 
     def put(self, holder: _Open, word: Word, start: int, end: int) -> None:
         if isinstance(holder.items, list):

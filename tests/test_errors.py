@@ -80,3 +80,27 @@ def test_the_tree_of_exceptions_is_drawn_whole() -> None:
     """The drawing names every exception of the module, and no other."""
     drawn = re.findall(r"[├└]── (\w+) ", errors.__doc__ or "")
     assert sorted(drawn) == sorted(kind.__name__ for kind in ImagenFlowError.__subclasses__() if kind.__module__ == errors.__name__)
+
+
+def test_a_hundred_problems_are_shown_and_the_rest_counted() -> None:
+    """Errors go before warnings, and what is shown stays in file order."""
+    warnings = [Problem("unused-input", f"w{i}", Mark(SOURCE, 1, 1), severity="warning") for i in range(150)]
+    some = [Problem("bad-shape", f"e{i}", Mark(SOURCE, 2, 1)) for i in range(30)]
+    shown, rest = errors.first_problems([*warnings, *some])
+    assert [p.message for p in shown] == [f"w{i}" for i in range(70)] + [f"e{i}" for i in range(30)]
+    assert rest == "and 80 more"
+    text = str(GraphError(Problem("bad-shape", f"e{i}", Mark(SOURCE, 1, 1)) for i in range(20_100)))
+    assert text.count("error[bad-shape]") == 100 and text.endswith("\n\nand 20,000 more")
+    assert errors.first_problems(some) == (some, "")
+
+
+def test_endless_words_of_a_problem_are_cut_in_the_middle() -> None:
+    """Nobody's name of a megabyte fills the screen."""
+    text = str(Problem("bad-name", "a" * 1_000_000 + "end", why="b" * 1_000_000, fix="c" * 1_000_000))
+    assert len(text) < 7_000 and "end\n" in text
+
+
+def test_a_word_is_not_compared_with_all_of_very_many() -> None:
+    """Of more than can be looked through, those that begin alike are."""
+    many = [f"node{i}" for i in range(100_000)]
+    assert nearest("widht", [*many, "width"]) == "did you mean 'width'?"

@@ -416,3 +416,34 @@ def test_only_a_graph_file_is_opened_for_a_node(tmp_path: Path) -> None:
     """A file of another kind is refused by its name: no problem shows what it says."""
     (tmp_path / "secret.txt").write_text("the password")
     assert problems('nodes: {a: {type: ./secret.txt}}\noutputs: {x: "${a}"}', tmp_path / "g.yaml") == ["2:19 unreadable: './secret.txt' is no graph file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("n{i}: {{type: some.thing{i}}}", "unknown-node-type"),
+        ('n{i}: {{type: t.add, a: "${{m{i}}}"}}', "unknown-reference"),
+        ("n{i}: {{type: t.add, a: 1, q{i}: 2}}", "unknown-port"),
+        ("n{i}: {{type: t.say, words: a, mood: q{i}}}", "bad-literal"),
+        ("n{i}: {{type: ./g{i}.yaml}}", "unreadable"),
+    ],
+)
+def test_of_very_many_problems_the_first_are_shown_with_what_may_be_meant(tmp_path: Path, line: str, code: str) -> None:
+    """All are found and counted; after a hundred nobody looks for near names any more, which took half a minute."""
+    count = 1_500
+    text = "nodes:\n" + "".join(f"  {line.format(i=i)}\n" for i in range(count)) + 'outputs: {o: "${n1}"}\n'
+    with pytest.raises(GraphError) as refused:
+        graph_of(text, tmp_path / "g.yaml")
+    found = [p for p in refused.value.problems if p.code == code]
+    assert len(found) == count
+    assert all(not p.fix for p in found[200:])
+    assert str(refused.value).endswith(f"and {len(refused.value.problems) - 100:,} more")
+
+
+def test_a_circle_of_many_nodes_is_printed_short() -> None:
+    """Its first nodes and its last ones tell where it is."""
+    text = "nodes:\n" + "".join(f'  n{i}: {{type: t.add, a: "${{n{(i + 1) % 500}}}"}}\n' for i in range(500)) + 'outputs: {o: "${n1}"}\n'
+    with pytest.raises(GraphError) as refused:
+        graph_of(text)
+    (problem,) = [p for p in refused.value.problems if p.code == "cycle"]
+    assert len(problem.message) < 250 and " -> … -> n" in problem.message

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,29 @@ def test_a_damaged_weights_file_is_told_when_planning(tmp_path, content, why):
     """A torn download is found by its header and its size, before anything is loaded."""
     write(tmp_path / "m" / "model.safetensors", content)
     assert refusal("./m", tmp_path) == f"the model './m' is damaged: model.safetensors is no whole safetensors file\n{why}\ncopy or download it again"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{" + ",".join(f'"{i}":{{"dtype":"U8","shape":[],"data_offsets":[{i},{i + 1}]}}' for i in range(150_000)) + "}",
+        '{"a":{"dtype":"U8","data_offsets":[0,0],"shape":[' + "[]," * 500_000 + "[]]}}",
+        '{"a":{"dtype":"U8","data_offsets":[0,0],"shape":[' + "1," * 7_000_000 + "1]}}",
+    ],
+    ids=["tensors", "lists", "numbers"],
+)
+def test_a_header_of_very_many_tensors_is_refused_at_once(tmp_path, header):
+    """No model has a hundred thousand tensors in one file; reading what 500,000 say would take a minute, and 800 MB."""
+    write(tmp_path / "m" / "model.safetensors", struct.pack("<Q", len(header)) + header.encode())
+    start = time.process_time()
+    assert refusal("./m", tmp_path) == "the model './m' cannot be used: model.safetensors says that it holds more than 100,000 tensors\nno model has as many\nsee where it comes from"
+    assert time.process_time() - start < 5
+
+
+def test_a_gguf_file_of_very_many_tensors_is_refused_at_once(tmp_path):
+    """The library that reads it would go through all of them."""
+    write(tmp_path / "m.gguf", b"GGUF" + struct.pack("<IQQ", 3, 500_000, 0) + b"0" * 1000)
+    assert "says that it holds more than 100,000 tensors" in refusal("./m.gguf", tmp_path)
 
 
 def test_a_git_lfs_pointer_is_told_as_such(tmp_path):

@@ -336,6 +336,29 @@ def test_words_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert codes(parse("v: [" + "1," * 97 + "1]", name="g")) == ["too-large"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "imagen_flow: 1\nnodes:\n" + "".join(f"  n{i}: {{type: a.b{i}}}\n" for i in range(100_000)),
+        "imagen_flow: 1\nnodes:\n" + "".join(f"  n{i}:\n    type: a.b\n" for i in range(100_000)),
+        json.dumps({"imagen_flow": 1, "nodes": {f"n{i}": {"type": "a.b"} for i in range(100_000)}}),
+        json.dumps({"imagen_flow": 1, "nodes": {f"n{i}": {"type": "a.b"} for i in range(100_000)}}, separators=(",", ":")),
+    ],
+    ids=["flow", "block", "json", "dense json"],
+)
+def test_a_graph_of_a_hundred_thousand_nodes_is_refused_at_once(text: str) -> None:
+    """Its keys are counted before it is read, which would take half a minute."""
+    start = time.process_time()
+    assert codes(parse(text, name="g")) == ["too-large"]
+    assert time.process_time() - start < 5
+
+
+def test_what_looks_like_keys_in_a_block_of_text_is_text() -> None:
+    """A long text with colons is a word."""
+    text = "imagen_flow: 1\nnodes:\n  n:\n    type: a.b\n    text: |\n" + "      word: more\n" * 110_000 + '    other: >-\n      a: b\noutputs: {o: "${n}"}\n'
+    assert codes(parse(text, name="g")) == []
+
+
 def test_a_graph_in_python_may_hold_paths_but_nothing_else_that_is_not_json() -> None:
     """A path is its text; anything else is refused before it is read, in words that say what may stand there."""
     spec = parse_mapping({"imagen_flow": 1, "nodes": {"a": {"type": "io.load", "file": PurePosixPath("a/b.png")}}})

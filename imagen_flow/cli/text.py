@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ..errors import Problem, printable
+from ..errors import Problem, first_problems, printable
 from .streams import results
 
 __all__ = ["Painted", "bytes_", "colour", "confirm", "echo", "echo_json", "one_line", "paint", "plural", "safe", "seconds", "shorten", "show_fault", "show_problems", "table", "value"]
@@ -71,14 +71,17 @@ def colour() -> bool | None:
 
 def show_problems(problems: Iterable[Problem]) -> None:
     """Print problems whole, in the order given, and how many there are."""
-    shown = list(problems)
+    every = list(problems)
+    shown, rest = first_problems(every)
     parts: list[str | Painted] = []
     for problem in shown:
         parts += ["\n\n" if parts else "", *_painted(str(problem), problem.severity)]
     echo(*parts, err=True)
-    errors = sum(p.severity == "error" for p in shown)
+    errors = sum(p.severity == "error" for p in every)
+    if rest:
+        echo(f"\n{rest}", err=True)
     if errors > 1:
-        echo(f"\n{errors} problems", err=True)
+        echo(f"\n{errors:,} problems", err=True)
 
 
 def _painted(text: str, severity: str) -> Iterable[str | Painted]:

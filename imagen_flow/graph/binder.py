@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import Mark, Problem, nearest
+from ..errors import MOST_PROBLEMS, Mark, Problem, nearest
 from ..models import BadReference, parse_reference
 from ..node import NodeType
 from ..ports import BadValue, PortType, describe, fits
@@ -38,11 +40,15 @@ class Binder:
     def say(self, code: str, message: str, mark: Mark | None, why: str = "", fix: str = "", severity: str = "error") -> None:
         self.problems.append(Problem(code, message, mark, why, fix, severity))
 
+    def nearest(self, word: str, candidates: Iterable[str], *, what: str = "") -> str:
+        """Say how to mend an unknown word, as long as anybody will read it."""
+        return "" if len(self.problems) >= MOST_PROBLEMS else nearest(word, candidates, what=what)
+
     def take(self, pair: Pair, port: PortType, what: str, found: dict[str, Any], name: str) -> None:
         try:
             found[name] = port.check(plain(pair.value))
         except BadValue as odd:
-            self.say("bad-literal", f"{what} {odd}", pair.value.mark, fix=nearest(odd.given, odd.known) if odd.known else "")
+            self.say("bad-literal", f"{what} {odd}", pair.value.mark, fix=self.nearest(odd.given, odd.known) if odd.known else "")
 
     def bind(self, word: Word, port: PortType, what: str) -> Binding | None:
         """Bind a word to a port of this type; None if it does not fit (a problem has been said)."""
@@ -78,7 +84,7 @@ class Binder:
         try:
             return Given(port.check(plain(word) if isinstance(value, dict) else value))
         except BadValue as odd:
-            fix = nearest(odd.given, odd.known) if odd.known else mend_literal(value, port)
+            fix = self.nearest(odd.given, odd.known) if odd.known else mend_literal(value, port)
             self.say("bad-literal", f"{what} {odd}", word.mark, fix=fix)
             return None
 
@@ -168,7 +174,7 @@ class Binder:
             port = reference.port or type_.primary
             output = type_.outputs.get(port)
             if output is None:
-                self.say("unknown-output", f"node '{name}' has no output '{port}'", reference.mark, fix=nearest(port, type_.outputs, what="its outputs are"))
+                self.say("unknown-output", f"node '{name}' has no output '{port}'", reference.mark, fix=self.nearest(port, type_.outputs, what="its outputs are"))
                 return None
             spec = self.spec.nodes[name].reserved
             repeated = "repeat" in spec and not (isinstance(spec["repeat"].value.value, dict) and "keep" in spec["repeat"].value.value)
@@ -181,8 +187,8 @@ class Binder:
                 return None
             found = self.inputs.get(name)
             return FromInput(name), found.type if found else None
-        known = [*self.spec.inputs, *self.spec.nodes]
-        self.say("unknown-reference", f"there is no node or input '{name}'", reference.mark, fix=nearest(name, known, what="there are"))
+        known = chain(self.spec.inputs, self.spec.nodes)
+        self.say("unknown-reference", f"there is no node or input '{name}'", reference.mark, fix=self.nearest(name, known, what="there are"))
         return None
 
     def scan(self, word: Word) -> None:

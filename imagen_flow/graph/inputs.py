@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..errors import nearest
 from ..ports import INPUT_TYPES, BadValue, PortType, describe, parse_type
 from ..spec import UNREADABLE, InputSpec, Word
 from ..values import Range
@@ -30,7 +29,7 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
         port = parse_type(spelling) if isinstance(spelling, str) else None
         if port is None:
             binder.say("bad-literal", f"input '{written.name.value}' is of no type that inputs have: {describe(plain(written.type))}", written.type.mark,
-                     fix=nearest(str(spelling), [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"))
+                     fix=binder.nearest(str(spelling), [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"))
             return None
     else:
         port = _type_of(word)

@@ -6,7 +6,6 @@ import difflib
 from typing import Any
 
 from ..devices import ATTENTIONS, DTYPES, LADDERS, OFFLOADS, QUANTIZATIONS
-from ..errors import nearest
 from ..node import NodeType
 from ..ports import Port, PortType, describe, fits
 from ..spec import NodeSpec, Pair
@@ -48,7 +47,7 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
         if type_ is None:
             binder.scan(pair.value)
         elif port is None:
-            binder.say("unknown-port", f"{label} has no input port '{name}'", pair.key.mark, why=f"its ports are: {', '.join(ports)}" if ports else "it has no input ports", fix=only_near(name, ports))
+            binder.say("unknown-port", f"{label} has no input port '{name}'", pair.key.mark, why=f"its ports are: {', '.join(ports)}" if ports else "it has no input ports", fix=only_near(binder.nearest(name, ports)))
             binder.scan(pair.value)
         elif name in each:
             binder.say("duplicate-key", f"port '{name}' is given both in 'each' and beside it", pair.key.mark, fix="keep one of them")
@@ -85,7 +84,7 @@ def _each(binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str,
         if not known:
             binder.scan(item.value)
         elif port is None:
-            binder.say("unknown-port", f"{label} has no input port '{name}'", item.key.mark, why=f"its ports are: {', '.join(ports)}", fix=only_near(name, ports))
+            binder.say("unknown-port", f"{label} has no input port '{name}'", item.key.mark, why=f"its ports are: {', '.join(ports)}", fix=only_near(binder.nearest(name, ports)))
         else:
             binding = binder.bind(item.value, PortType("list", element=port.type), f"'each' of port '{name}' of {label}")
             if binding is not None:
@@ -118,7 +117,7 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
                 elif key == "backoff_s":
                     binder.take(item, PortType("float", range=Range(0, 86400)), "'retry.backoff_s'", found, "backoff_s")
                 else:
-                    binder.say("unknown-key", f"'retry' has no key '{key}'", item.key.mark, fix=nearest(key, ("times", "backoff_s")))
+                    binder.say("unknown-key", f"'retry' has no key '{key}'", item.key.mark, fix=binder.nearest(key, ("times", "backoff_s")))
         else:
             binder.take(pair, PortType("int", range=Range(0, 100)), "'retry'", found, "retries")
     if pair := words.get("settings"):
@@ -128,7 +127,7 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
             if key == "dtype":
                 binder.take(item, DTYPE, "'settings.dtype'", found, "dtype")
             elif key not in LOADING:
-                binder.say("bad-setting", f"a node has no setting '{key}'", item.key.mark, fix=nearest(key, ("dtype", *LOADING)))
+                binder.say("bad-setting", f"a node has no setting '{key}'", item.key.mark, fix=binder.nearest(key, ("dtype", *LOADING)))
             elif isinstance(type_, NodeType) and not type_.heeds(key):
                 heeded = [name for name in LOADING if type_.heeds(name)]
                 why = f"of these settings it heeds {', '.join(heeded)}" if heeded else "it heeds none of these settings"
@@ -155,7 +154,7 @@ def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repea
                 best = str(word.value)
                 port = type_.outputs.get(best) if type_ else None
                 if type_ and port is None:
-                    binder.say("unknown-output", f"the graph has no output '{best}'", word.mark, fix=nearest(best, type_.outputs, what="its outputs are"))
+                    binder.say("unknown-output", f"the graph has no output '{best}'", word.mark, fix=binder.nearest(best, type_.outputs, what="its outputs are"))
                 elif port and not fits(port.type, PortType("number")):
                     binder.say("type-mismatch", f"'keep: best' takes a number, and output '{best}' is {port.type}", word.mark)
             else:

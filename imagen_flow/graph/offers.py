@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import nearest
 from ..ports import Port, PortType, fits
 from ..spec import Reference, Template, Word
 
@@ -29,9 +28,8 @@ def spelt(reference: Reference) -> str:
     return f"{reference.name}.{reference.port}" if reference.port else reference.name
 
 
-def only_near(name: str, ports: dict[str, Port]) -> str:
+def only_near(said: str) -> str:
     """Offer the nearest port, but not the whole list: the line above it already shows that."""
-    said = nearest(name, ports)
     return said if said.startswith("did you mean") else ""
 
 

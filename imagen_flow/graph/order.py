@@ -13,6 +13,10 @@ from .graph import Graph, Node, Output
 __all__ = ["asked_alone", "order", "unneeded"]
 
 
+#: How many names of a circle of nodes are printed.
+LONGEST = 24
+
+
 def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
     """Sort nodes topologically, as written among equals; a cycle is a problem, printed closed and in order."""
     names = list(nodes)
@@ -35,7 +39,7 @@ def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
         first = circle.index(min(circle, key=place.__getitem__))
         circle = circle[first:] + circle[: first + 1]
         mark = binder.spec.nodes[circle[0]].name.mark
-        binder.say("cycle", f"nodes wait for each other: {' -> '.join(circle)}", mark, why="a node runs when all its inputs are there", fix="break the circle at one of them")
+        binder.say("cycle", f"nodes wait for each other: {' -> '.join(circle if len(circle) <= LONGEST else [*circle[: LONGEST - 3], '…', *circle[-2:]])}", mark, why="a node runs when all its inputs are there", fix="break the circle at one of them")
     return names
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import spec as spec_
-from ..errors import GraphError, Mark, Problem, nearest
+from ..errors import MOST_PROBLEMS, GraphError, Mark, Problem
 from ..node import NodeType
 from ..plugins import Registry
 from ..ports import BadValue, PortType, describe
@@ -128,7 +128,7 @@ class _Resolver:
             else:
                 faults = "; ".join(self.registry.faults)
                 self.say("unknown-node-type", f"no plugin offers the node type '{name}'", written.type.mark,
-                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=nearest(name, self.registry.names(), what="node types are"))
+                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=self.binder.nearest(name, self.registry.iter_names(), what="node types are"))
         return found
 
     def included(self, name: str, mark: Mark) -> Graph | None:
@@ -150,6 +150,9 @@ class _Resolver:
             chain = [p.name for p in self.inside[self.inside.index(path) :]] + [path.name]
             self.say("file-cycle", f"graph files include each other: {' -> '.join(chain)}", mark, fix="break the cycle; 'repeat' runs a graph several times")
             return None
+        if path not in self.done and len(self.problems) >= MOST_PROBLEMS and not path.is_file():
+            self.say("unreadable", "the file cannot be read", mark, "no such file or directory")
+            self.done[path] = None
         if path not in self.done:
             shown = Path(self.spec.source.name).parent / name if not Path(name).is_absolute() else Path(name)
             inner = self.read(path, shown.as_posix())
@@ -166,12 +169,12 @@ class _Resolver:
         for key, pair in written.items():
             port = _SETTINGS.get(key)
             if port is None:
-                self.say("bad-setting", f"there is no setting '{key}'", pair.key.mark, fix=nearest(key, _SETTINGS, what="settings of a graph are"))
+                self.say("bad-setting", f"there is no setting '{key}'", pair.key.mark, fix=self.binder.nearest(key, _SETTINGS, what="settings of a graph are"))
                 continue
             try:
                 found[key] = port.check(plain(pair.value))
             except BadValue as odd:
-                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark, fix=nearest(odd.given, odd.known) if odd.known else "")
+                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark, fix=self.binder.nearest(odd.given, odd.known) if odd.known else "")
         if "device" in found and not is_device(found["device"]):
             self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
         return found

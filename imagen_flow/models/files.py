@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from ..errors import nearest
@@ -152,7 +153,7 @@ def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
 def beside(path: Path) -> str:
     """Offer what lies beside a path that leads nowhere."""
     try:
-        return nearest(path.name, [entry.name for entry in path.parent.iterdir()][:1000], what=f"in {path.parent} there are")
+        return nearest(path.name, [entry.name for entry in islice(path.parent.iterdir(), 200)], what=f"in {path.parent} there are")
     except OSError:
         return f"there is no folder {path.parent} either"
 

@@ -28,6 +28,9 @@ LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 _FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
 _LONGEST_HEADER = 100_000_000
 
+#: More tensors than this, or lists and mappings in a header, are no model's: reading what they say would take minutes.
+MOST_TENSORS = 100_000
+
 #: Files that were found whole, by what `os.stat` says of them: a program that runs many graphs looks into each once.
 _whole: set[tuple[int, ...]] = set()
 
@@ -52,6 +55,8 @@ def check_weights(path: Path, reference: str) -> None:
         raise UnusableModel(f"the model '{reference}' cannot be read", why=str(error)) from error
     except _Pointer as pointer:
         raise UnusableModel(f"the model '{reference}' holds a pointer in place of {path.name}", why="it was cloned without Git LFS", fix="run `git lfs pull` in its folder") from pointer
+    except _TooMany as many:
+        raise UnusableModel(f"the model '{reference}' cannot be used: {path.name} says that it holds more than {MOST_TENSORS:,} tensors", why="no model has as many", fix="see where it comes from") from many
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         kind = {".gguf": "GGUF", ".onnx": "ONNX"}.get(path.suffix.lower(), "safetensors")
         raise UnusableModel(f"the model '{reference}' is damaged: {path.name} is no whole {kind} file", why=str(error)[:200], fix="copy or download it again") from error
@@ -59,6 +64,24 @@ def check_weights(path: Path, reference: str) -> None:
 
 class _Pointer(Exception):
     """A file that Git LFS should have replaced."""
+
+
+class _TooMany(ValueError):
+    """A file that says it holds more tensors than any model."""
+
+
+def _counted() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Give what makes mappings of a header, and stops at too many, long before all of them are in memory."""
+    count = 0
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        if count > MOST_TENSORS + 2:  # the whole, and what is said besides
+            raise _TooMany
+        return dict(pairs)
+
+    return made
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -75,7 +98,11 @@ def read_header(path: Path) -> dict[str, Any]:
             raise _Pointer
         if len(head) < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise ValueError("its header does not fit in it")
-        header: dict[str, Any] = json.loads(stream.read(length))
+        text = stream.read(length)
+    # Each tensor has two lists: what has no end of lists without a tensor is no header either.
+    if text.count(b"[") > 4 * MOST_TENSORS or text.count(b",") > 64 * MOST_TENSORS:
+        raise _TooMany
+    header: dict[str, Any] = json.loads(text, object_pairs_hook=_counted())
     end = 0
     for name, entry in sorted(((name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
         first, last = entry["data_offsets"]
@@ -106,12 +133,18 @@ def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
         return read_header(path)
     if path.suffix.lower() != ".gguf" or find_spec("gguf") is None:
         return {}
+    _check_gguf_head(path)
     import gguf
 
     return {str(tensor.name): {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]} for tensor in gguf.GGUFReader(path).tensors}
 
 
 def _check_gguf(path: Path) -> None:
+    _check_gguf_head(path)
+    tensors_in(path)
+
+
+def _check_gguf_head(path: Path) -> None:
     with open_regular(path) as stream:
         head = stream.read(24)
     if head.startswith(b"version "):
@@ -121,7 +154,8 @@ def _check_gguf(path: Path) -> None:
     version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
     if len(head) < 24 or version not in (2, 3) or not tensors:
         raise ValueError(f"it says version {version} with {tensors} tensors")
-    tensors_in(path)
+    if tensors > MOST_TENSORS or int.from_bytes(head[16:24], "little") > MOST_TENSORS:
+        raise _TooMany
 
 
 def _check_onnx(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import devices, models
 from ..artifact import Artifact
-from ..errors import GraphError, Problem, nearest
+from ..errors import GraphError, Problem, as_texts, nearest
 from ..filememo import FileMemo
 from ..graph import Binding, FromInput, Graph, readings
 from ..node import NodeType
@@ -135,7 +135,7 @@ class Plan:
             "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
             "edges": self.edges,
             "outputs": {name: [{"node": node, "output": port} for node, port in dict.fromkeys(_origins(self.state.top, o.source))] for name, o in self.graph.outputs.items()},
-            "problems": [str(p) for p in self.problems],
+            "problems": as_texts(self.problems),
         }
 
 

@@ -14,7 +14,7 @@ from .. import models
 from ..artifact import Artifact
 from ..codec import Codecs
 from ..devices import Policy
-from ..errors import GraphError, Mark, ModelError, Problem, nearest
+from ..errors import MOST_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
 from ..filememo import FileMemo
 from ..graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Input, Joined, Listed, Mapped, ModelAt, Node
 from ..plugins import Registry
@@ -80,6 +80,7 @@ class Values:
         self.models: dict[tuple[str, Path], Model | Problem] = {}
         #: What is wrong with models that are named.
         self.problems: list[Problem] = []
+        self._unread = 0
         self._held: dict[int, tuple[Any, Artifact]] = {}
         #: What of a model its steps lease, and the loader of each, by the model's fingerprint.
         self.leased: dict[str, dict[models.Identity, tuple[Any, Model]]] = {}
@@ -201,7 +202,8 @@ class Values:
                 return self.files.folder_value(path)
             return self.files.file_value(path, at.path)
         except (OSError, ValueError, RuntimeError, FileChanged) as failed:
-            raise GraphError([_unreadable(at, path, failed)]) from failed
+            self._unread += 1
+            raise GraphError([_unreadable(at, path, failed, offers=self._unread <= MOST_PROBLEMS)]) from failed
 
     def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
         """Resolve a model reference; one that is not on this machine gets an empty digest and is a problem of the plan."""
@@ -410,12 +412,12 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _unreadable(at: FileAt, path: Path, failed: Exception) -> Problem:
+def _unreadable(at: FileAt, path: Path, failed: Exception, *, offers: bool) -> Problem:
     missing = False
     with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed
         missing = not path.exists()
     if missing:
-        near = nearest(path.name, (p.name for p in path.parent.iterdir()) if path.parent.is_dir() else ())
+        near = nearest(path.name, (p.name for p in path.parent.iterdir()) if offers and path.parent.is_dir() else ())
         return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
     why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
     return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=why[:1].lower() + why[1:])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import events
-from ..errors import ImagenFlowError, Problem
+from ..errors import ImagenFlowError, Problem, as_texts
 from ..plan import Plan
 
 __all__ = ["Changed", "Happening", "Noticed", "Planned", "Refused", "Reloaded", "Waiting", "Warned", "as_json"]
@@ -82,7 +82,7 @@ def as_json(said: Happening) -> dict[str, Any]:
     """Return what was said as plain data: its name, then its fields without live objects; problems as they are printed."""
     if isinstance(said, Refused | Warned):
         graph = {"graph": said.graph, "error": None if said.error is None else str(said.error)} if isinstance(said, Refused) else {}
-        return {"event": type(said).__name__.lower(), **graph, "problems": [str(p) for p in said.problems], "at_s": round(said.at_s, 4)}
+        return {"event": type(said).__name__.lower(), **graph, "problems": as_texts(said.problems), "at_s": round(said.at_s, 4)}
     if isinstance(said, Planned):
         return {"event": "planned", "graph": said.graph, "counts": said.plan.counts, "at_s": round(said.at_s, 4)}
     if isinstance(said, Waiting | Changed | Reloaded | Noticed):
