@@ -540,6 +540,22 @@ def test_16_bits_of_linear_light_in_a_profile_of_tables_are_refused(tmp_path: Pa
     assert load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(icc_of_tables(1.0))))[0, 0, 0] in (127, 128, 129)
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("gamma", [45455, 100000, 55556])
+def test_gamma_chunks_are_not_applied(tmp_path: Path, depth: int, gamma: int) -> None:
+    """As the help says: too many programs wrote them wrongly. A profile beside them is."""
+    kind = Kind(2, depth)
+    samples = samples_of(kind)
+    chunks = [
+        chunk(b"gAMA", struct.pack(">I", gamma)),
+        chunk(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)),
+        chunk(b"sRGB", b"\0"),
+    ]
+    assert np.array_equal(load(tmp_path, written(samples, kind, *chunks)), samples)
+    profile = iccp(icc("P3", "gamma"))
+    assert np.array_equal(load(tmp_path, written(samples, kind, *chunks[:2], profile)), load(tmp_path, written(samples, kind, profile)))
+
+
 @pytest.mark.parametrize(("code", "value", "shown"), [((1, 13), 100, 100), ((1, 8), 55, 128), ((1, 4), 128, 128), ((1, 1), 77, 77), ((12, 13), 128, 128)])
 def test_code_points_are_applied(tmp_path: Path, code: tuple[int, int], value: int, shown: int) -> None:
     """They go before a profile; greys are greys in all primaries."""
