@@ -62,7 +62,7 @@ _CHOICES = {
 }
 #: What `image.load` reads.
 _PICTURES = (
-    "*.png", "*.apng", "*.jpg", "*.jpeg", "*.jpe", "*.jfif", "*.webp", "*.tif", "*.tiff", "*.bmp", "*.dib", "*.gif", "*.avif", "*.avifs", "*.ppm", "*.pgm", "*.pbm", "*.pnm", "*.pfm",
+    "*.png", "*.apng", "*.jpg", "*.jpeg", "*.jpe", "*.jfif", "*.webp", "*.tif", "*.tiff", "*.bmp", "*.dib", "*.gif", "*.avif", "*.avifs", "*.ppm", "*.pgm", "*.pbm", "*.pnm", "*.pam", "*.pfm",
 )  # fmt: skip
 
 
