@@ -51,7 +51,7 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
         return []
     for binding_name, binding in node.bindings.items():
         is_each = binding_name in node.each
-        if isinstance(node.type, Graph) and not is_first(node.type.inputs[binding_name], binding, is_each=is_each):
+        if isinstance(node.type, Graph) and not is_first(node.type.inputs[binding_name]):
             continue
         if is_each and isinstance(binding, Listed):
             now += [place for i, item in enumerate(binding.items) if i not in found.off for place in _missing(state, frame, readings(item))]

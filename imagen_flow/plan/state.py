@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..artifact import Artifact
 from ..errors import GraphError, Problem
-from ..graph import STEPS, Binding, FromInput, FromNode, Given, Graph, Input, Listed, Mapped, Node, readings
+from ..graph import STEPS, FromInput, FromNode, Graph, Input, Listed, Node, readings
 from ..node import NodeType
 from ..ports import BadValue
 from ..store import Store
@@ -263,7 +263,7 @@ class State:
         i = element if node.each else None
         frames = frame.below.setdefault(node.name, {})
         times = node.repeat.times if node.repeat else 1
-        first = [(name, wanted) for name, wanted in inner.inputs.items() if is_first(wanted, node.bindings.get(name), is_each=name in node.each)]
+        first = [(name, wanted) for name, wanted in inner.inputs.items() if is_first(wanted)]
         waits: list[str] = []
         absent, outside = False, None
         for r in range(times):
@@ -375,11 +375,9 @@ class State:
         self._size = 0
 
 
-def is_first(wanted: Input, binding: Binding | None, *, is_each: bool) -> bool:
-    """Whether an included graph's input must be known before anything in the graph is: it is required, so that all is absent without it, or it has bounds. A list or mapping that is written is there."""
-    if has_bounds(wanted):
-        return True
-    return wanted.default is None and not wanted.type.optional and (is_each or not isinstance(binding, Listed | Mapped | Given))
+def is_first(wanted: Input) -> bool:
+    """Whether an included graph's input must be known before anything in the graph is: it is required, so that all is absent without it, or it has bounds."""
+    return has_bounds(wanted) or (wanted.default is None and not wanted.type.optional)
 
 
 def has_bounds(wanted: Input) -> bool:
