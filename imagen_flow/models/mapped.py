@@ -13,12 +13,16 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 __all__ = ["objects_in", "own_tensors", "tensors_of"]
 
 #: How deep an object is looked into for modules and tensors.
 _DEPTH = 6
+
+#: The bytes of a cache line.
+_LINE = 64
 
 #: A container of more things than this holds words, not weights.
 _MOST = 20_000
@@ -46,18 +50,30 @@ def own_tensors(value: Any) -> bool:
             at = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
             plain = tensor.detach()
             if at not in copies:
-                copies[at] = plain.clone(memory_format=torch.preserve_format)
+                copies[at] = _copy(plain)
             tensor.data = copies[at]
     return bool(tensors)
+
+
+def _copy(tensor: Any) -> Any:
+    """Copy a tensor so that it lies in memory as it did: the libraries that multiply round otherwise where the address is another modulo a cache line."""
+    torch = sys.modules["torch"]
+    size = tensor.element_size()
+    extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if type(tensor) is not torch.Tensor or tensor.data_ptr() % size or extent != tensor.numel():
+        return tensor.clone(memory_format=torch.preserve_format)
+    room = torch.empty(extent * size + _LINE, dtype=torch.uint8)
+    start = (tensor.data_ptr() - room.data_ptr()) % _LINE
+    copy = room[start : start + extent * size].view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
+    return copy.copy_(tensor)
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
     """Give each tensor of what a loader gave, once: parameters and buffers of modules, and those in plain containers and attributes; of tensors that are made of others, these."""
     torch = sys.modules["torch"]
     seen: set[int] = set()
-    for found in objects_in(value):
-        named = [*found.parameters(), *found.buffers()] if isinstance(found, torch.nn.Module) else [found] if isinstance(found, torch.Tensor) else []
-        pending = named[::-1]
+    for found in objects_in(value).values():
+        pending = [*found.parameters(), *found.buffers()][::-1] if isinstance(found, torch.nn.Module) else [found] if isinstance(found, torch.Tensor) else []
         while pending:
             tensor = pending.pop()
             if id(tensor) in seen:
@@ -69,32 +85,32 @@ def tensors_of(value: Any) -> Iterator[Any]:
                 yield tensor
 
 
-def objects_in(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
-    """Give what a loader gave, and what it holds in containers and attributes: modules are not looked into, nor is anything twice."""
+def objects_in(value: Any) -> dict[str, Any]:
+    """Give what a loader gave, and what that holds in containers and attributes, by where it is: modules are not looked into, nor is anything twice."""
     torch = sys.modules.get("torch")
     seen: set[int] = set()
-    pending = [(value, depth)]
+    found: dict[str, Any] = {}
+    pending = [("", value, _DEPTH)]
     while pending:
-        found, left = pending.pop()
-        if found is None or isinstance(found, str | bytes | int | float | complex | Path | type) or id(found) in seen:
+        path, one, left = pending.pop()
+        if one is None or isinstance(one, str | bytes | int | float | complex | Path | type) or id(one) in seen:
             continue
-        seen.add(id(found))
-        yield found
-        if left == 0 or (torch is not None and isinstance(found, torch.nn.Module | torch.Tensor)):
+        seen.add(id(one))
+        found[path] = one
+        if left == 0 or (torch is not None and isinstance(one, torch.nn.Module | torch.Tensor)):
             continue
-        if isinstance(found, Mapping | list | tuple | set | frozenset) and len(found) > _MOST:
-            continue
-        if isinstance(found, Mapping):
-            inner = list(found.values())
-        elif isinstance(found, list | tuple | set | frozenset):
-            inner = list(found)
-        elif dataclasses.is_dataclass(found):
-            inner = [getattr(found, field.name, None) for field in dataclasses.fields(found)]
-        elif callable(found) and not hasattr(type(found), "__call__"):  # noqa: B004  # a function
-            continue
-        else:
-            inner = list(getattr(found, "__dict__", {}).values())
-        pending += [(one, left - 1) for one in reversed(inner)]
+        pending += [(f"{path}.{name}" if path else name, inner, left - 1) for name, inner in reversed(list(_held(one)))]
+    return found
+
+
+def _held(one: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(one, Mapping | list | tuple | set | frozenset):
+        if len(one) <= _MOST:
+            yield from ((str(name), inner) for name, inner in (one.items() if isinstance(one, Mapping) else enumerate(one)))
+    elif dataclasses.is_dataclass(one):
+        yield from ((field.name, getattr(one, field.name, None)) for field in dataclasses.fields(one))
+    elif not isinstance(one, FunctionType | MethodType | ModuleType):
+        yield from list(getattr(one, "__dict__", {}).items())
 
 
 class _Files:
