@@ -82,6 +82,14 @@ class _Directory:
             return default
         return int(found[0])
 
+    def ratios(self, tag: int) -> list[float]:
+        """Give a field's fractions; none where there is no such field."""
+        kind, count, at = self.fields.get(tag, (5, 0, 0))
+        if kind != 5 or count > 64 or at + 8 * count > len(self.content):
+            raise Damaged(f"its field {tag} holds no fractions")
+        numbers = struct.unpack_from(f"{self.order}{2 * count}I", self.content, at)
+        return [above / below if below else 0.0 for above, below in zip(numbers[::2], numbers[1::2], strict=True)]
+
     def raw(self, tag: int) -> bytes:
         """Give a field of bytes; nothing where there is none or it lies outside the file."""
         kind, count, at = self.fields.get(tag, (1, 0, 0))
@@ -307,9 +315,23 @@ def _check_for_pillow(directory: _Directory, compression: int, photometric: int,
         if (bits, samples) != (1, 1) or photometric not in (0, 1):
             raise Unsupported(f"a TIFF in {named} that is not black and white; save it with LZW or Deflate compression")
         return
+    if photometric == 6 and (directory.number(266, 1) != 1 or (compression in (1, 6, 7) and not _is_plain_ycbcr(directory, compression))):
+        raise Unsupported("a TIFF in YCbCr of a range, coefficients or arrangement of its own; save it as RGB")
     right = {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,), 6: (3,)}.get(photometric, ()) if compression != 6 else (1, 3)
     if bits != 8 or samples not in right or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4):
         raise Unsupported(f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save it with LZW or Deflate compression")
+
+
+def _is_plain_ycbcr(directory: _Directory, compression: int) -> bool:
+    """Whether YCbCr is that of JPEG, which Pillow takes it for unless libtiff converts it; and, where it lies uncompressed, colours have the size of the picture."""
+    coefficients, levels = directory.ratios(529) or [0.299, 0.587, 0.114], directory.ratios(532) or [0, 255, 128, 255, 128, 255]
+    plain = all(abs(a - b) < 0.001 for a, b in zip(coefficients, (0.299, 0.587, 0.114), strict=False))
+    plain = plain and all(abs(a - b) <= 1 for a, b in zip(levels, (0, 255, 128, 255, 128, 255), strict=False))
+    if compression != 1:
+        return plain
+    sampling = [int(value) for value in directory.numbers(530)]
+    whole = int(directory.numbers(279).sum()) >= 3 * directory.number(256) * directory.number(257)
+    return plain and (sampling == [1, 1] or (not sampling and whole))
 
 
 def _layout(directory: _Directory, width: int, height: int, bits: int, form: int, samples: int, compression: int) -> _Layout:

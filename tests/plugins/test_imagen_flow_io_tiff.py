@@ -311,6 +311,51 @@ def test_jpeg_inside_a_tiff_is_decoded(tmp_path: Path, photometric: str, channel
     assert np.abs(load(tmp_path, stream.getvalue()) - seen).max() <= 2
 
 
+def ycbcr_of(pixels: np.ndarray, across: int, down: int, compression: int, coefficients: tuple[float, float, float], levels: tuple[int, ...]) -> bytes:
+    """Write YCbCr as section 21 says: units of some Y, one Cb, one Cr."""
+    red, _, blue = coefficients
+    y = pixels @ np.array(coefficients)
+    unit = np.stack([y / 255, (pixels[:, :, 2] - y) / (2 - 2 * blue) / 127, (pixels[:, :, 0] - y) / (2 - 2 * red) / 127], axis=-1)
+    stored = unit * [levels[1] - levels[0], levels[3] - levels[2], levels[5] - levels[4]] + [levels[0], levels[2], levels[4]]
+    height, width = y.shape
+    blocks = stored.reshape(height // down, down, width // across, across, 3).transpose(0, 2, 1, 3, 4)
+    units = np.concatenate([blocks[..., 0].reshape(height // down, width // across, -1), blocks[..., 1:].mean(axis=(2, 3))], axis=-1)
+    data = PACKERS[compression](units.round().clip(0, 255).astype("uint8").tobytes())
+    numbers = [(256, width), (257, height), (259, compression), (262, 6), (273, 8), (277, 3), (278, height), (279, len(data)), (530, across | down << 16)]
+    at = 8 + len(data) + len(data) % 2
+    behind = at + 2 + 12 * (len(numbers) + 3) + 4
+    entries = [(tag, struct.pack("<HHII", tag, 3 if tag == 530 else 4, 2 if tag == 530 else 1, value)) for tag, value in numbers]
+    entries += [
+        (258, struct.pack("<HHII", 258, 3, 3, behind)),
+        (529, struct.pack("<HHII", 529, 5, 3, behind + 8)),
+        (532, struct.pack("<HHII", 532, 5, 6, behind + 32)),
+    ]
+    more = (
+        struct.pack("<4H", 8, 8, 8, 0)
+        + b"".join(struct.pack("<II", round(c * 10_000), 10_000) for c in coefficients)
+        + b"".join(struct.pack("<II", v, 1) for v in levels)
+    )
+    directory = struct.pack("<H", len(entries)) + b"".join(entry for _, entry in sorted(entries)) + b"\0" * 4
+    return struct.pack("<2sHI", b"II", 42, at) + data + b"\0" * (len(data) % 2) + directory + more
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773])
+@pytest.mark.parametrize("sampling", [(1, 1), (2, 1), (2, 2), (4, 4)])
+@pytest.mark.parametrize("coefficients", [(0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)])
+@pytest.mark.parametrize("levels", [(0, 255, 128, 255, 128, 255), (16, 235, 128, 240, 128, 240)])
+def test_ycbcr_is_converted_as_its_fields_say(tmp_path: Path, compression: int, sampling: tuple[int, int], coefficients: Any, levels: Any) -> None:
+    """Or refused: what lies uncompressed Pillow takes for JPEG's."""
+    y, x = np.mgrid[0:6, 0:8] // 2 * 2 / 8
+    pixels = np.repeat(np.repeat(np.stack([40 + 150 * x, 200 - 120 * y, 60 + 50 * (x + y)], axis=-1), 4, axis=0), 4, axis=1)
+    content = ycbcr_of(pixels, *sampling, compression, coefficients, levels)
+    plain = sampling == (1, 1) and coefficients[0] == 0.299 and levels[0] == 0
+    if compression == 1 and not plain:
+        with pytest.raises(ValueError, match="is a TIFF in YCbCr of a range, coefficients or arrangement of its own; save it as RGB"):
+            load(tmp_path, content)
+    else:
+        assert np.abs(load(tmp_path, content) - pixels).max() <= 5
+
+
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
 def test_fax_inside_a_tiff_is_decoded(tmp_path: Path, compression: str) -> None:
     """Ink is black."""
