@@ -1092,6 +1092,7 @@ def test_placeholder(yard: Yard) -> None:
     yard.drop(a="", b="two")
     line = yard.work("settle_s: 0.05\n")
     assert yard.found() == {"in/a.txt": "", "out/b.txt": "TWO\n", "done/b.txt": "two"}
+    assert [said["count"] for said in yard.log if said["event"] == "left"] == [1] == [status(line)["unready"]]
     running = yard.start(line)
     yard.drop(a="one", c="")
     until(lambda: ("done", "a.txt") in yard.events())
@@ -1716,7 +1717,7 @@ def test_what_an_image_is_built_from() -> None:
     left_out = GitIgnoreSpec.from_lines((ROOT / ".dockerignore").read_text("utf-8").splitlines())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml", "constraints.txt"]
+    needed = [*wheel["only-include"], project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml", "constraints.txt"]
     files = [path.relative_to(ROOT).as_posix() for name in needed for path in [ROOT / name, *(ROOT / name).rglob("*")] if path.is_file() and "__pycache__" not in path.parts]
     assert len(files) > 100
     assert [name for name in files if left_out.match_file(name)] == []

@@ -65,6 +65,7 @@ def _from_journal(journal: Journal, line: Line, said: dict[str, Any]) -> set[str
     said["workers"] = workers
     said["draining"] = bool(journal.note("drain"))
     said["counts"] = journal.counts()
+    said["unready"] = journal.unready()
     said["waiting"] = sum(said["counts"].get(state, 0) for state in ("seen", "settled"))
     for item in journal.items(("running", "placing", "placed", "failing")):
         # A process that was killed has no hand on anything any more, whatever the journal says.

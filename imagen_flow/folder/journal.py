@@ -488,6 +488,10 @@ class Journal:
         """Count the items that are not at their end, but for those that wait for something to be put beside them."""
         return int(self._rows(f"SELECT count(*) FROM item WHERE {_IN_ACTIVE} AND NOT (state='seen' AND due<0)")[0][0])
 
+    def unready(self) -> int:
+        """Count the items that have stood still and wait to be filled, or for something to be put beside them."""
+        return int(self._rows("SELECT count(*) FROM item WHERE state='seen' AND due<0")[0][0])
+
     def items(self, states: Sequence[str], *, most: int = -1) -> list[Item]:
         """Give items in these states, the last first."""
         marks = ", ".join("?" * len(states))

@@ -307,6 +307,11 @@ class RunningLine:
                     self._alone = item.kills > 0 and item.state == "running"
             if item is None:
                 if wait_s <= 0 and (self.once or self.drain) and self._scanned.is_set() and not self._busy and journal.active() == 0:
+                    with self._wake:
+                        unready = 0 if self._stopping.is_set() else journal.unready()
+                        self._stopping.set()
+                    if unready:
+                        self.log.say("left", count=unready, reason=f"{unready:,} not ready: to be filled, or for a ticket or sentinel to come")
                     self.stop()
                     return
                 with self._wake:
