@@ -144,10 +144,10 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
         raise ValueError(_too_many(name, int(count[0]) if count else MOST_PIXELS + 1, max_pixels)) from bomb
     except MemoryError:
         raise
-    except Exception as bad:  # A damaged file makes Pillow's readers raise almost anything.
-        if "unsupported" in str(bad).lower():
-            raise Unsupported(f"of a kind that cannot be read ({_said(bad)}); save it as PNG") from bad
-        raise ValueError(f"'{name}' is a damaged picture ({_said(bad)}); copy or export it again") from bad
+    except Exception as error:  # A damaged file makes Pillow's readers raise almost anything.
+        if "unsupported" in str(error).lower():
+            raise Unsupported(f"of a kind that cannot be read ({_reason(error)}); save it as PNG") from error
+        raise ValueError(f"'{name}' is a damaged picture ({_reason(error)}); copy or export it again") from error
     if picture.width * picture.height > max_pixels:
         raise ValueError(_too_many(name, picture.width * picture.height, max_pixels, f" ({picture.width:,} x {picture.height:,})"))
     return picture
@@ -158,8 +158,8 @@ def _too_many(name: str, count: int, max_pixels: int, size: str = "") -> str:
     return f"'{name}' has {count:,} pixels{size}, more than max_pixels allows ({max_pixels:,}); {fix}"
 
 
-def _said(bad: Exception) -> str:
-    return (str(bad) or type(bad).__name__).strip().rstrip(".")
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().rstrip(".")
 
 
 def _kind(content: bytes) -> str:
@@ -209,8 +209,8 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
         picture.load()
     except MemoryError:
         raise
-    except Exception as bad:  # As above.
-        raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_said(bad)}); copy or export it again") from bad
+    except Exception as error:  # As above.
+        raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_reason(error)}); copy or export it again") from error
     try:
         orientation = picture.getexif().get(0x0112, 1)
     except Exception:  # As above, and no pixel depends on the rest of EXIF.

@@ -63,8 +63,8 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     whole = b"".join((SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b"")))
     try:
         found = _samples(whole, depth, kind)
-    except (OSError, SyntaxError, ValueError) as bad:  # a row's filter that does not exist
-        raise Damaged(str(bad).rstrip(".")) from bad
+    except (OSError, SyntaxError, ValueError) as error:  # a row's filter that does not exist
+        raise Damaged(str(error).rstrip(".")) from error
 
     alpha: np.ndarray | None = None
     if kind == 3:
@@ -161,8 +161,8 @@ def _check_stream(pixels: list[memoryview], size: int) -> None:
                         raise Damaged("it has more pixels than its header says")
                     data = unpacker.unconsumed_tail
         done += len(unpacker.flush(1 << 20))
-    except zlib.error as bad:
-        raise Damaged(f"its compressed pixels are damaged: {str(bad).removeprefix('Error ')}") from bad
+    except zlib.error as error:
+        raise Damaged(f"its compressed pixels are damaged: {str(error).removeprefix('Error ')}") from error
     if done < size:
         raise Damaged(f"its pixels take {size:,} bytes, and {done:,} are there")
 

@@ -432,8 +432,8 @@ def _inflated(piece: bytes, size: int) -> bytes:
         while not unpacker.eof and unpacker.unconsumed_tail:
             if not unpacker.decompress(unpacker.unconsumed_tail, 1 << 16):
                 break
-    except zlib.error as bad:
-        raise Damaged(f"its compressed pixels are damaged: {bad}") from bad
+    except zlib.error as error:
+        raise Damaged(f"its compressed pixels are damaged: {error}") from error
     if len(data) < size:
         raise Damaged(f"a piece of its pixels holds {len(data):,} bytes of {size:,}")
     return data
@@ -444,8 +444,8 @@ def _by_lzma(piece: bytes, size: int) -> bytes:
 
     try:
         data = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(piece, size)
-    except (lzma.LZMAError, MemoryError) as bad:
-        raise Damaged(f"its compressed pixels are damaged: {bad}") from bad
+    except (lzma.LZMAError, MemoryError) as error:
+        raise Damaged(f"its compressed pixels are damaged: {error}") from error
     if len(data) < size:
         raise Damaged(f"a piece of its pixels holds {len(data):,} bytes of {size:,}")
     return data
@@ -484,8 +484,8 @@ def _by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
     try:
         with TiffImageFile(io.BytesIO(b"".join(made))) as picture:
             return np.array(picture)
-    except OSError as bad:
-        raise Damaged(f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged ({bad})") from bad
+    except OSError as error:
+        raise Damaged(f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged ({error})") from error
 
 
 def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
