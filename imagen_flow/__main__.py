@@ -36,4 +36,7 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
+    if sys.path[:1] == [os.getcwd()]:
+        # `python -m` looks for modules in the working directory first, which may be a folder that was fetched.
+        del sys.path[0]
     main()

@@ -16,6 +16,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import weakref
@@ -39,7 +40,7 @@ MOST_FILES = 20_000
 #: Files above this size enter a digest by their own digest, so that they are never held whole.
 _LARGE = 1 << 20
 
-_CODE = (".py", ".pyw", ".so", ".pyd", ".dll", ".dylib")
+_CODE = (".py", ".pyw", ".so", ".pyd", ".dll", ".dylib", ".pth", ".zip", ".egg", ".whl")
 
 
 #: What the module of a local file of nodes is called, before a digest of its path.
@@ -77,7 +78,7 @@ def importable(folder: Path) -> list[Path]:
     Raises:
         Unfit: there is too much to look through.
     """
-    return list(_walk(folder, _is_code, is_package=lambda name: "." not in name))
+    return list(_walk(folder, _is_code))
 
 
 def _is_code(name: str) -> bool:
@@ -89,12 +90,14 @@ def _is_source(name: str) -> bool:
     return not name.startswith(".") and not name.endswith((".pyc", ".pyo"))
 
 
-def _is_shown(name: str) -> bool:
-    return not name.startswith(".")
+def _is_passed_over(folder: str) -> bool:
+    """Whether a folder holds no code of a plugin: hidden ones, bytecode, environments of Python. Nothing is imported from it either."""
+    name = os.path.basename(folder)
+    return name.startswith(".") or name == "__pycache__" or any(os.path.lexists(os.path.join(folder, sign)) for sign in ("pyvenv.cfg", "conda-meta"))
 
 
-def _walk(folder: Path, wanted: Callable[[str], bool], *, is_package: Callable[[str], bool] = _is_shown, without: Collection[str] = (), most: int = MOST_ENTRIES) -> Iterator[Path]:
-    """Give the files of a folder and of the folders below, environments of Python left out. Links are followed, as importing does, but to no folder twice."""
+def _walk(folder: Path, wanted: Callable[[str], bool], *, without: Collection[str] = (), most: int = MOST_ENTRIES) -> Iterator[Path]:
+    """Give the files of a folder and of the folders below, but for those that are passed over. Links are followed, as importing does, but to no folder twice."""
     pending = [str(folder)]
     seen = {os.path.realpath(folder)}
     entries = files = 0
@@ -107,7 +110,7 @@ def _walk(folder: Path, wanted: Callable[[str], bool], *, is_package: Callable[[
                     raise Unfit(f"{folder} holds too many files to look through; put the plugin into a folder of its own")
                 if entry.is_dir():
                     real = os.path.realpath(entry.path)
-                    if is_package(entry.name) and entry.name != "__pycache__" and real not in seen and real not in without and not os.path.lexists(os.path.join(entry.path, "pyvenv.cfg")):
+                    if real not in seen and real not in without and not _is_passed_over(entry.path):
                         seen.add(real)
                         pending.append(entry.path)
                 elif wanted(entry.name) and entry.is_file():
@@ -175,14 +178,31 @@ class LocalCode:
         if self.is_open:
             for file in self._all_code():
                 parts += [b"beside", file.relative_to(self.folder).as_posix().encode("utf-8", "surrogateescape"), code.part(file)]
-        self.digest = tagged("source", *parts)
+        #: The digest of the source, and the same of what lies in its own folder.
+        self.digest = self.inner = tagged("source", *parts)
         self.digests: Mapping[str, str] = code.digests
+        #: Modules from folders outside of its own that the plugin has added to the path: their files, with digests.
+        self.outside: dict[str, str] = {}
         #: Where else Python looked when this was taken: what is found there is no business of ours, though it may lie in our folder.
         self.elsewhere = tuple(os.path.realpath(place or ".") for place in sys.path)
 
+    def take_outside(self) -> None:
+        """Count as source, now that the plugin is imported, what it has imported from folders outside of its own that it added to Python's path, as far as it has done so by now."""
+        added = [place for entry in sys.path if (place := os.path.realpath(entry or ".")) not in self.elsewhere and not _is_below(place, str(self.folder)) and os.path.isdir(place)]
+        code = Code()
+        parts = []
+        imported = (getattr(module, "__file__", None) for module in list(sys.modules.values())) if added else ()
+        for file in sorted({os.path.realpath(name) for name in imported if name}):
+            where = next((folder for folder in added if _is_below(file, folder)), None)
+            if where is not None and file not in self.digests:
+                parts += [os.path.relpath(file, where).encode("utf-8", "surrogateescape"), code.part(Path(file))]
+        if parts:
+            self.outside = code.digests
+            self.digest = tagged("source", self.digest.encode(), *parts)
+
     def _all_code(self) -> list[Path]:
         try:
-            return sorted(_walk(self.folder, _is_code, is_package=lambda name: "." not in name, most=MOST_ENTRIES // 10))
+            return sorted(_walk(self.folder, _is_code, most=MOST_ENTRIES // 10))
         except Unfit:
             return []  # then only what the text names can be imported
 
@@ -243,14 +263,15 @@ def _is_below(place: str, folder: str) -> bool:
 def _beside(folder: Path, name: str) -> Path | None:
     """Find what an import of a name would take in a folder, in Python's order; bytecode alone is nothing."""
     home = folder / name
-    if home.is_dir():
+    is_package = home.is_dir() and not _is_passed_over(str(home))
+    if is_package:
         for ending in (*EXTENSION_SUFFIXES, ".py"):
             if (home / f"__init__{ending}").is_file():
                 return home / f"__init__{ending}"
     for ending in (*EXTENSION_SUFFIXES, ".py"):
         if (folder / f"{name}{ending}").is_file():
             return folder / f"{name}{ending}"
-    return home if home.is_dir() and "." not in name and name != "__pycache__" else None
+    return home if is_package else None
 
 
 def _whole(helper: Path) -> Path:
@@ -415,6 +436,9 @@ class Finder:
             digest = plugin.digests.get(real)
             if digest is not None:
                 return _held(spec, name, digest)
+            if (archive := next((str(place) for place in Path(real).parents if str(place) in plugin.digests), None)) is not None:
+                _check_archive(name, archive, plugin.digests[archive])
+                return spec
         holder = next((plugin for plugin in plugins if plugin.holds(real)), None)
         if holder is not None:
             raise ImportError(f"'{name}' would be imported from {spec.origin}, which is not part of the plugin {holder.path} as it was loaded", name=name, path=spec.origin)
@@ -451,6 +475,13 @@ class LastFinder:
 
     def invalidate_caches(self) -> None:
         """Python's own finders keep what can be kept."""
+
+
+def _check_archive(name: str, place: str, digest: str) -> None:
+    """Refuse to import from an archive that is not as it was digested."""
+    with open_regular(place) as stream:
+        if digest_stream(stream) != digest:
+            raise _changed(name, place)
 
 
 def _held(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
@@ -493,9 +524,21 @@ def is_held(loader: Any) -> TypeGuard[_AsDigested | _CompiledAsDigested]:
 def _forget_stale(code: LocalCode, last: LocalCode | None) -> None:
     """Take the modules out of Python's memory that are not what a plugin would import now; with one of them all, since one that is as it was may still hold on to what another was."""
     own = [name for name, module in list(sys.modules.items()) if name.partition(".")[0] in code.helpers or _is_ours(module, code)]
-    if (last is not None and last.digest != code.digest) or any(_is_stale(sys.modules[name], code) for name in own):
+    if last is not None and any(_digest_now(file) != digest for file, digest in last.outside.items()):
+        own += [name for name, module in list(sys.modules.items()) if os.path.realpath(getattr(module, "__file__", None) or "") in last.outside]
+        for name in dict.fromkeys(own):
+            del sys.modules[name]
+    elif (last is not None and last.inner != code.inner) or any(_is_stale(sys.modules[name], code) for name in own):
         for name in own:
             del sys.modules[name]
+
+
+def _digest_now(file: str) -> str:
+    try:
+        with open_regular(file) as stream:
+            return digest_stream(stream)
+    except OSError:
+        return ""
 
 
 def _is_ours(module: Any, code: LocalCode) -> bool:
@@ -536,11 +579,12 @@ def installed_digest(target: str, distribution: Any, *, without: Iterable[Path] 
         parts += [b"extended", *code.tree(place, without=skipped)]
     known = {os.path.realpath(home)}
     pending = [home]
-    own = _own(distribution)
+    own, signs = _own(distribution), _signs(distribution, names[0], home)
     added: dict[str, bytes] = {}
     while pending:
         place = pending.pop()
-        for name in sorted({name for file in _modules(place, skipped) if (text := read_text(file)) is not None for name in text.names}):
+        texts = (read_text(file) for file in _modules(place, skipped) if signs.search(file.read_bytes()))
+        for name in sorted({name for text in texts if text is not None for name in text.names}):
             helper = own(name, names[0], home)
             if helper is None or any(_is_below(os.path.realpath(helper), there) for there in known):
                 continue
@@ -598,6 +642,15 @@ def _own(distribution: Any) -> Callable[[str, str, Path], Path | None]:
     return find
 
 
+def _signs(distribution: Any, top: str, home: Path) -> re.Pattern[bytes]:
+    """Give what a text has that may name something else that is the plugin's own: most have none, and need not be read as Python."""
+    names = {entry.name.partition(".")[0] for entry in os.scandir(home.parent)} if _tops(distribution) is NOWHERE else set(_tops(distribution))
+    if getattr(sys.modules.get(top), "__file__", None) is not None:
+        names.discard(top)
+    chosen = sorted(name for name in names if name.isidentifier() and name != "imagen_flow")
+    return re.compile(rb"\b(?:%s)\b" % "|".join(chosen).encode()) if chosen else re.compile(rb"(?!)")
+
+
 def _in_namespace(places: list[str], names: list[str]) -> Path | None:
     """Find what lies under a name in a package without ``__init__.py``: a module's file or a package's folder."""
     for place in places:
@@ -622,7 +675,7 @@ def _tops(distribution: Any) -> frozenset[str]:
         files = list(getattr(distribution, "files", None) or ())
     except (OSError, ValueError):
         return NOWHERE
-    found = {str(file).replace("\\", "/").partition("/")[0].partition(".")[0] for file in files if _is_code(str(file))}
+    found = {str(file).replace("\\", "/").partition("/")[0].partition(".")[0] for file in files if str(file).endswith((".py", *EXTENSION_SUFFIXES))}
     return frozenset(found) or NOWHERE
 
 

@@ -396,6 +396,7 @@ def _import_file(code: LocalCode) -> ModuleType:
     try:
         install(code, module)
         spec.loader.exec_module(module)
+        code.take_outside()
     except BaseException:
         del sys.modules[code.module]
         raise

@@ -382,6 +382,22 @@ def test_all_that_a_local_plugin_imports_or_reads_from_its_folder_counts(install
     assert digest(discover([tmp_path / "b/nodes.py"], entry_points=list)) == digest(first)
 
 
+def test_what_a_plugin_imports_from_a_folder_that_it_adds_to_the_path_counts(installed: Any, tmp_path: Path) -> None:
+    """Though it lies outside the plugin's own folder; what else lies there does not."""
+    head = "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'shared'))\n" + HEAD
+    for name, text in (("mine/nodes.py", head + LOCAL.format(helper="outer_one")), ("shared/outer_one.py", "from outer_two import VALUE"), ("shared/outer_two.py", "VALUE = 1"), ("shared/other.py", "")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    first = discover([tmp_path / "mine/nodes.py"], entry_points=list)
+    assert value(first) == 1
+    (tmp_path / "shared/other.py").write_text("changed")
+    assert digest(discover([tmp_path / "mine/nodes.py"], entry_points=list)) == digest(first)
+    (tmp_path / "shared/outer_two.py").write_text("VALUE = 22")
+    second = discover([tmp_path / "mine/nodes.py"], entry_points=list)
+    assert value(second) == 22
+    assert digest(second) != digest(first)
+
+
 def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
     """A compiled module goes before source of its name, counts by its bytes, and is loaded as it was digested."""
     (tmp_path / "nodes.py").write_text(HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    import _speedups\n    return len(_speedups._escape_inner("<"))\n')

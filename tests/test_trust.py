@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -430,6 +431,37 @@ def test_bytecode_of_the_folder_is_never_used(plugin: Path, call: Call, of: str)
     trust(call)
     plant_bytecode(plugin.parent / of, EVIL)
     assert call("run", "g.yaml")[1] == "o  mine\n"
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("sign", ["pyvenv.cfg", "conda-meta"])
+def test_what_is_passed_over_is_not_imported_either(plugin: Path, call: Call, sign: str) -> None:
+    """A folder that looks like an environment of Python is no part of what is trusted, and so nothing comes from it."""
+    for name in ("beside", "pack/inner"):
+        write_text(plugin.parent / name / "__init__.py", "VALUE = 'from an environment'")
+        write_text(plugin.parent / name / sign, "")
+    write_text(plugin.parent / "pack/__init__.py", "")
+    for imported in ("beside", "pack.inner"):
+        plugin.write_text(NODES.format(body=f"import {imported}; return {imported}.VALUE"))
+        trust(call)
+        code, _, err = call("run", "g.yaml", "--no-store")
+        assert code == 1 and ("No module named" in err or "not part of the plugin" in err)
+
+
+def test_an_archive_that_a_plugin_adds_to_the_path_counts(plugin: Path, call: Call) -> None:
+    """It is trusted, and part of the source, by its bytes."""
+    place = plugin.parent / "lib.zip"
+
+    def pack(text: str) -> None:
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr("zipped.py", text)
+
+    pack("VALUE = 'zipped'")
+    plugin.write_text("import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib.zip'))\n" + NODES.format(body="import zipped; return zipped.VALUE"))
+    trust(call)
+    assert call("run", "g.yaml")[1] == "o  zipped\n"
+    pack(EVIL)
+    assert "is not trusted in its present form" in call("run", "g.yaml")[2]
     assert not Path("owned").exists()
 
 
