@@ -352,6 +352,19 @@ def touched(path: Path, act: Callable[[], Any]) -> bool:
     return bool(seen)
 
 
+def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -> None:
+    """Before a question is asked, and before its steps are listed."""
+    again_ = "imagen_flow: 1\nnodes: {{a: {{type: ./g{}.yaml, repeat: {{times: 1, keep: {{best: s}}}}}}}}\noutputs: {{o: \"${{a.o}}\", s: \"${{a.s}}\"}}\n"
+    files = {f"g{i}.yaml": again_.format(i + 1) for i in range(25)}
+    files["g25.yaml"] = 'imagen_flow: 1\ninputs: {n: 1}\nnodes: {p: {type: toy.paint, seed: 1}}\noutputs: {o: "${p}", s: "${n}"}\n'
+    picture = make('imagen_flow: 1\nnodes: {a: {type: ./g0.yaml}}\noutputs: {o: {from: "${a.o}", path: o.png}}\n', files=files)
+    assert again(picture).verify().identical
+    forge(picture, "times: 1", "times: 9")
+    with pytest.raises(GraphError, match="the graph comes to more than 500,000 steps") as refused:
+        replay.prepare(picture, registry=registry())
+    assert "g0.yaml includes g1.yaml 9 times" in refused.value.problems[0].why
+
+
 @pytest.mark.parametrize("written", ["/{}", "../../../../../../../..{}", "./photo.txt"])
 def test_a_forged_picture_opens_no_local_file(tmp_path: Path, make: Make, store: Store, written: str) -> None:
     """A picture whose graph names a file of this machine gets it asked for and not opened, though it is there."""

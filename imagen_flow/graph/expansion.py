@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import Problem
-from .graph import Graph
+from .bindings import Given, Listed
+from .graph import Graph, Node
 
 __all__ = ["STEPS", "expanded_too_far"]
 
@@ -15,7 +16,7 @@ _NAMED = 4
 
 
 def expanded_too_far(graph: Graph) -> Problem | None:
-    """Say so if a graph comes to more steps than may be planned, and where they come from; lists of `each` are counted as one."""
+    """Say so if a graph comes to more steps than may be planned, and where they come from; lists of `each` that are not written out are counted as one."""
     sizes: dict[int, int] = {}
     if _size(graph, sizes) <= STEPS:
         return None
@@ -39,12 +40,19 @@ def expanded_too_far(graph: Graph) -> Problem | None:
     return Problem("too-many-steps", f"the graph comes to more than {STEPS:,} steps", mark, why=", ".join(chain) + more, fix="include each graph fewer times")
 
 
+def _elements(node: Node) -> int:
+    """Count the elements of an `each` over a list that is written out; any other is counted as one."""
+    written = [b for b in (node.bindings.get(port) for port in node.each) if b is not None]
+    sizes = [len(b.items) if isinstance(b, Listed) else len(b.value) for b in written if isinstance(b, Listed) or (isinstance(b, Given) and isinstance(b.value, list))]
+    return min(sizes, default=1)
+
+
 def _size(graph: Graph, sizes: dict[int, int]) -> int:
     """Count the steps that a graph can come to; each included graph is looked at once."""
     if id(graph) not in sizes:
         count = 0
         for node in graph.nodes.values():
-            times = node.repeat.times if node.repeat else 1
-            count += times * (1 + _size(node.type, sizes)) if isinstance(node.type, Graph) else 1
+            times = _elements(node) * (node.repeat.times if node.repeat else 1)
+            count += times * (1 + _size(node.type, sizes)) if isinstance(node.type, Graph) else times
         sizes[id(graph)] = count
     return sizes[id(graph)]

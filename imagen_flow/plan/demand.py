@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..graph import FromInput, FromNode, Graph, Listed, Node, readings
-from .state import Elements, State, is_first
+from .elements import Elements, elements, is_off
+from .state import State, is_first
 from .step import Frame, Place, Unknown
 
 __all__ = ["Demand", "demand_of", "demands", "outputs_of"]
@@ -35,7 +36,7 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
     if node.when is not None:
         now = _missing(state, frame, readings(node.when))
     if not now:
-        if state.is_off(frame, node):
+        if is_off(state.values, frame, node):
             return []
         now = [place for binding in lists if not isinstance(binding, Listed) for place in _missing(state, frame, readings(binding))]
     if now:
@@ -44,7 +45,7 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
             _inside(state, frame, node, port, later, later, may_enter=True)
         return now
     try:
-        found = state.elements(frame, node)
+        found = elements(state.values, frame, node)
     except ValueError:
         return []  # settling it says what is wrong
     if not isinstance(found, Elements) or found.size == len(found.off):

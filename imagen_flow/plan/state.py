@@ -7,32 +7,24 @@ what happened to be known when it was asked: see "Absent and failed values" in d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from ..artifact import Artifact
 from ..errors import GraphError, Problem
-from ..graph import STEPS, FromInput, FromNode, Graph, Input, Listed, Node, readings
+from ..graph import STEPS, FromInput, FromNode, Graph, Input, Node, readings
 from ..node import NodeType
 from ..ports import BadValue
 from ..store import Store
+from .elements import Elements, elements, off_step
 from .keying import Keying
 from .step import ABSENT, FAILED, Frame, NodeState, Slot, Step, Unknown, leaves, list_of, listed, without_value
 
-__all__ = ["Elements", "State", "is_first"]
+__all__ = ["State", "is_first"]
 
 _NOTHING: Mapping[str, Artifact] = {}
 
 
 class _TooMany(Exception):
     """The graph comes to more steps than may be planned."""
-
-
-class Elements(NamedTuple):
-    """The elements of a node: how many, and for each whether it is on (else what its flag is)."""
-
-    size: int
-    flags: tuple[Artifact, ...] | None
-    off: frozenset[int]
 
 
 class State:
@@ -126,7 +118,7 @@ class State:
     # -- nodes with each, when or repeat, and graphs -------------------------------------------------------------------------------
 
     def _settle_many(self, frame: Frame, node: Node, state: NodeState | None) -> NodeState:
-        found = self.elements(frame, node)
+        found = elements(self.values, frame, node)
         many = bool(node.each)
         if isinstance(found, Unknown):
             return NodeState([], _NOTHING, waits=found, many=many)
@@ -136,12 +128,12 @@ class State:
         if isinstance(node.type, Graph):
             return self._settle_graph(frame, node, node.type, found)
         before = state.steps if state is not None and state.many == many else []
-        if not before:
+        if not before and frame.parent is not None:
             self._count(found.size)
         steps: list[Step] = []
         for i in range(found.size):
             if i in found.off:
-                steps.append(self._off(frame, node, found, i))
+                steps.append(off_step(frame, node, found, i))
             elif i < len(before) and (before[i].outputs is not None or before[i].status in ("runs", "unresolved")):
                 steps.append(before[i])
             else:
@@ -150,78 +142,6 @@ class State:
             return NodeState(steps, _NOTHING, many=many)
         outputs = [step.outputs for step in steps if step.outputs is not None]
         return NodeState(steps, {port: list_of([o[port] for o in outputs]) for port in node.type.outputs} if many else outputs[0], many=many)
-
-    def elements(self, frame: Frame, node: Node) -> Elements | Step | Unknown:
-        """Say for which elements a node runs. A Step if for none: it is absent or skipped. `when` decides first, then the lists of `each`.
-
-        Raises:
-            BadValue: a flag is no truth value, or a list is none.
-            ValueError: the lists differ in length.
-        """
-        flags: tuple[Artifact, ...] | None = None
-        if node.when is not None:
-            slot = self.values.bind(frame, node.when)
-            if isinstance(slot, Unknown):
-                return slot
-            if slot.items is not None and node.each:
-                flags = slot.items
-            elif not self._flag(slot):
-                return self._without(frame, node, slot.kind, _why_off(slot))
-        if not node.each:
-            return Elements(1, None, frozenset())
-        off = frozenset(i for i, flag in enumerate(flags or ()) if not self._flag(flag))
-        kinds: dict[str, str] = {}
-        sizes: dict[str, int] = {}
-        waits: list[str] = []
-        for port in node.each:
-            binding = node.bindings[port]
-            if isinstance(binding, Listed):
-                sizes[port] = len(binding.items)
-                continue
-            slot = self.values.bind(frame, binding)
-            if isinstance(slot, Unknown):
-                waits += slot.after
-            elif slot.items is not None:
-                sizes[port] = len(slot.items)
-            else:
-                kinds[port] = slot.kind
-        if waits:
-            return Unknown(tuple(dict.fromkeys(waits)))
-        for kind in ("absent", "failed"):
-            if port := next((port for port in sorted(kinds) if kinds[port] == kind), ""):
-                return self._without(frame, node, kind, f"its '{port}' is {kind}")
-        for port, kind in sorted(kinds.items()):
-            raise BadValue(f"takes a list for '{port}' of 'each', not {kind}")
-        if flags is not None:
-            sizes["when"] = len(flags)
-        if len(set(sizes.values())) > 1:
-            said = ", ".join(f"'{port}' has {n}" for port, n in sorted(sizes.items()))
-            raise ValueError(f"the lists of 'each' differ in length: {said}")
-        return Elements(next(iter(sizes.values())), flags, off)
-
-    def is_off(self, frame: Frame, node: Node) -> bool:
-        """Whether a node's `when`, which is known, leaves all of it out."""
-        slot = self.values.bind(frame, node.when) if node.when is not None else None
-        return isinstance(slot, Artifact) and (slot.items is None or not node.each) and slot.kind in ("bool", "absent", "failed") and not self._flag(slot)
-
-    def _flag(self, flag: Artifact) -> bool:
-        """Tell whether a `when` lets its node run; an absent or failed one does not."""
-        if flag.kind == "bool":
-            return bool(self.values.value(flag))
-        if flag.kind not in ("absent", "failed"):
-            raise BadValue(f"takes true or false for 'when', not {flag.kind}")
-        return False
-
-    def _without(self, frame: Frame, node: Node, kind: str, why: str) -> Step:
-        """The one step of a node that has no values: its `when` is false, or a list of its `each` is absent or failed."""
-        outputs = dict.fromkeys(node.type.outputs, without_value(kind))
-        return Step(frame.full(node.name), frame.item, node, None, "skipped" if kind == "failed" else "absent", why, outputs=outputs)
-
-    def _off(self, frame: Frame, node: Node, found: Elements, i: int) -> Step:
-        """The step of an element that its flag leaves out."""
-        assert found.flags is not None
-        step = self._without(frame, node, found.flags[i].kind, _why_off(found.flags[i]))
-        return step._replace(item=f"{frame.item}[{i}]", element=i)
 
     def _count(self, steps: int) -> None:
         self._size += steps
@@ -384,7 +304,3 @@ def has_bounds(wanted: Input) -> bool:
     """Whether an input takes only values within bounds, or some choices."""
     inner = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
     return bool(inner.range or inner.choices)
-
-
-def _why_off(flag: Artifact) -> str:
-    return "its 'when' is false" if flag.kind == "bool" else f"its 'when' is {flag.kind}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from ..errors import Cancelled, ImagenFlowError
 from ..graph import FromInput, FromNode, Graph, Node, Output, readings
 from ..node import NodeType
-from ..plan import Frame, NodeState, Place, State, demands, missing_models
+from ..plan import Frame, NodeState, Place, State, demands, is_off, missing_models
 from ..store import Damaged
 from .delivery import Delivery
 from .report import Report
@@ -148,7 +148,7 @@ class Walk:
         frame, node, port = place
         if node.when is not None:
             yield from _sources(frame, readings(node.when))
-            if self.state.is_off(frame, node):
+            if is_off(self.state.values, frame, node):
                 return
         yield from _sources(frame, node.reads)
         if isinstance(node.type, Graph):
