@@ -6,7 +6,8 @@ A run is an iterator of these. Times are seconds since the run began. `as_json` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 __all__ = [
@@ -21,24 +22,36 @@ __all__ = [
     "StepDamaged",
     "StepFailed",
     "StepFinished",
+    "StepLoading",
     "StepNote",
     "StepProgress",
     "StepSkipped",
     "StepRetried",
     "StepStarted",
+    "StepsKnown",
     "as_json",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store."""
+    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store. `nodes` says how many each node has, by name, of those that may be needed."""
 
     graph: str
     steps: int
     to_run: int
     device: str
     at_s: float = 0.0
+    nodes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepsKnown:
+    """How many steps a node has, now that a value says it; RunStarted knew of another count, or of none."""
+
+    node: str
+    steps: int
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,16 @@ class StepStarted:
     node: str
     item: str
     reason: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoading:
+    """A step waits for a model, or a library, to be loaded."""
+
+    node: str
+    item: str
+    what: str
     at_s: float
 
 
@@ -192,8 +215,10 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | StepsKnown
     | StepCached
     | StepStarted
+    | StepLoading
     | StepProgress
     | StepNote
     | StepFinished
@@ -209,17 +234,17 @@ Event = (
 )
 
 #: Fields that are live objects: they have no place in a line of JSON.
-_LIVE = frozenset({"preview", "value", "error"})
+_LIVE = frozenset({"preview", "value", "error", "nodes"})
 
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return an event as plain data: its name, then its fields without live objects."""
     name = type(event).__name__
     said: dict[str, Any] = {"event": "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")}
-    for field in fields(event):
-        if field.name not in _LIVE:
-            value = getattr(event, field.name)
-            said[field.name] = round(value, 4) if isinstance(value, float) else value
+    for one in fields(event):
+        if one.name not in _LIVE:
+            value = getattr(event, one.name)
+            said[one.name] = round(value, 4) if isinstance(value, float) else value
     value = getattr(event, "value", None)
     if value is not None and _is_data(value):
         said["value"] = value

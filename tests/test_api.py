@@ -89,12 +89,12 @@ def test_a_file_is_digested_once_without_a_store_too(registry: Registry, tmp_pat
     file = tmp_path / "large"
     file.write_bytes(b"weights")
     os.utime(file, (1, 1))
-    read: list[str] = []
-    monkeypatch.setattr(filememo, "digest_stream", lambda stream, **_: read.append(stream.name) or "blake2b:0")
+    read: list[int] = []
+    monkeypatch.setattr(filememo, "digest_stream", lambda stream, **_: read.append(1) or "blake2b:0")
     monkeypatch.setattr(filememo, "SETTLE_S", 0.0)
     graph = flow.load({"imagen_flow": 1, "inputs": {"file": {"type": "file"}}, "nodes": {"n": {"type": "toy.length", "file": "${file}"}}, "outputs": {"n": "${n}"}}, registry=registry)
     kept = [flow.plan(graph, file=str(file), store=None) for _ in range(2)]
-    assert (len(kept), read) == (2, [str(file)])
+    assert (len(kept), len(read)) == (2, 1)
 
 
 def open_of(folder: Path) -> list[str]:

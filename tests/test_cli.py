@@ -800,18 +800,118 @@ def test_live_display() -> None:
     console = Console(file=StringIO(), width=80, height=20, force_terminal=True, color_system=None, legacy_windows=False)
     live = Live(console)
     live.live.auto_refresh = False
-    live.show(events.RunStarted("g.yaml", 3, 2, "cpu"))
+    live.show(events.RunStarted("g.yaml", 3, 2, "cpu", 0.0, {"first": 1, "second": 1, "third": 3}))
     live.show(events.StepCached("first", "", 0.0))
     live.show(events.StepStarted("second", "", "it is new", 0.0))
     live.show(events.StepFinished("second", "", 1.25, 1.25))
     live.show(events.StepStarted("third", "[2]", "it is new", 1.25))
     live.show(events.StepProgress("third", "[2]", 10, 40, "denoising", 3.0))
-    live.began = time.monotonic() - 21.25
+    live.progress.began = time.monotonic() - 21.25
     shown = StringIO()
     Console(file=shown, width=80, height=20, color_system=None).print(live)
     live.close()
     assert "✓ second  1.2 s" in console.file.getvalue()  # type: ignore[attr-defined]
     assert shown.getvalue().splitlines() == [
-        "  third[2]  " + "━" * 32 + "  10/40  1:00 left  denoising".ljust(0),
-        "  g.yaml on cpu · 2 of 3 steps · 1 ran, 1 from the store · 0:21",
+        "  third[2]  " + "━" * 32 + "  10/40  1:00 left",
+        "  2 of 5 steps · at least 1:00 left · 0:21 · 1 ran, 1 from the store · g.yaml o…",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
+    """On a narrow terminal counts and times are there in full, whatever the names; what gives way is the name, the bar and the end of the last line."""
+    from rich.console import Console
+
+    from imagen_flow.cli.display import Live
+
+    live = Live(Console(file=StringIO(), width=width, height=20, force_terminal=True, color_system=None))
+    live.live.auto_refresh = False
+    name = "a_node_whose_name_is_rather_long/and_one_in_it"
+    live.show(events.RunStarted("a graph with quite a long name.yaml", 21, 21, "cuda:1", 0.0, {name: 21, "other": 1}))
+    live.show(events.StepFinished(name, "[0]", 3725.0, 3725.0))
+    live.show(events.StepStarted(name, "[1]", "it is new", 3725.0))
+    live.show(events.StepProgress(name, "[1]", 10, 40, "a note that is shown elsewhere", 3735.0))
+    live.show(events.StepStarted("other", "", "it is new", 3725.0))
+    live.show(events.StepLoading("other", "", "hf:org/a-model-with-a-long-name@main", 3725.0))
+    live.progress.began = time.monotonic() - 3745.25
+    shown = StringIO()
+    Console(file=shown, width=width, height=20, color_system=None).print(live)
+    live.close()
+    first, second, last = shown.getvalue().splitlines()
+    assert max(map(len, (first, second, last))) <= width
+    assert first.endswith("  10/40  1:01 left")
+    assert re.match(r"  other +0:20  loading hf:", second)
+    assert last.startswith("  1 of 22 steps · at least 19:40:36 left" + (" · 1:02:25 · " if width > 40 else ""))
+
+
+def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
+    """A model that is loaded for it, once however many parts it has; until there is progress."""
+    from imagen_flow.cli.display import Progress
+
+    progress = Progress()
+    for event in (events.StepStarted("n", "", "", 0.0), events.StepLoading("n", "", "hf:a/b", 0.0)):
+        progress.see(event)
+    assert progress.running["n"].words(12.0) == ["0:12", "loading hf:a/b"]
+    progress.see(events.StepProgress("n", "", 2, 4, "", 10.0))
+    assert progress.running["n"].words(12.0) == ["2/4", "0:12 left"]
+
+
+def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call) -> None:
+    """A node with `each` over a list that a node makes counts as one step until then; never are more over than there are."""
+    import imagen_flow as flow
+    from imagen_flow.cli.display import Progress
+
+    inner = 'imagen_flow: 1\ninputs: {text: {type: text}}\nnodes: {a: {type: toy.loud, text: "${text}"}, b: {type: toy.loud, text: "${a}!"}}\noutputs: {o: "${b}"}\n'
+    (folder / "inner.yaml").write_text(inner)
+    (folder / "g.yaml").write_text(
+        'imagen_flow: 1\nnodes:\n  w: {type: toy.words, text: "one two three"}\n  l: {type: toy.loud, each: {text: "${w}"}}\n  i: {type: ./inner.yaml, each: {text: "${l}"}}\noutputs: {o: "${i}"}\n'
+    )
+    progress, counts = Progress(), []
+    for event in flow.execute(flow.plan("g.yaml", plugins="nodes.py", store=None)):
+        progress.see(event)
+        if isinstance(event, events.StepFinished):
+            counts.append(progress.count())
+    assert counts == [(1, 3), (2, 5), (3, 5), (4, 5), (5, 10), (6, 10), (7, 10), (8, 10), (9, 10), (10, 10)]
+
+
+def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
+    """Elements of a node, in whichever graph they are used; what nothing is known of makes it a least time."""
+    from imagen_flow.cli.display import Progress
+
+    progress = Progress()
+    progress.see(events.RunStarted("g", 1, 1, "cpu", 0.0, {"g[0]/n": 5, "g[1]/n": 5}))
+    assert progress.left(0.0) is None
+    for i in range(3):
+        progress.see(events.StepFinished("g[0]/n", f"[{i}]", 2.0, 2.0 * i))
+    progress.see(events.StepStarted("g[0]/n", "[3]", "", 6.0))
+    assert progress.left(6.5) == (6 * 2.0 + 1.5, True)
+    progress.see(events.StepsKnown("m", 1, 6.5))
+    assert progress.left(6.5) == (6 * 2.0 + 1.5, False)
+    assert progress.summary(now=6.5) == ["3 of 11 steps", "at least 0:14 left", "0:06", "3 ran", "g on cpu"]
+
+
+def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing ends, it is said how far it has come; a model that is loaded is named."""
+    import threading
+
+    from imagen_flow.cli.display import Lines
+
+    told = threading.Event()
+
+    class Watched(StringIO):
+        def write(self, text: str) -> int:
+            if "…" in text:
+                told.set()
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", err := Watched())
+    lines = Lines(silence_s=0.01)
+    lines.show(events.RunStarted("g.yaml", 2, 2, "cpu", 0.0, {"n": 2}))
+    lines.show(events.StepStarted("n", "[0]", "", 0.0))
+    lines.show(events.StepLoading("n", "[0]", "hf:a/b", 0.0))
+    lines.show(events.StepProgress("n", "[0]", 3, 40, "", 0.0))
+    assert told.wait(60)
+    lines.close()
+    first, *more = err.getvalue().splitlines()
+    assert first == "  n[0]: loading hf:a/b"
+    assert re.fullmatch(r"  … 0 of 2 steps · 0:00 · 0 ran · n\[0\] 3/40(, 0:00 left)?", more[0])

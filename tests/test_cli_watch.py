@@ -160,9 +160,9 @@ def test_a_change_during_a_run_is_seen_beside_its_bars(tmp_path: Path, start: An
     """On a terminal, what changed and what is wrong with it are printed above the bars of the run in progress."""
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
     process = start("g.yaml", terminal=True)
-    process.until(r"0 of 1 steps")
+    process.until(r"0 of 1 step")
     save(tmp_path / "g.yaml", "nodes: [")
-    process.until(r"changed: g.yaml", r"error\[", r"its last outputs stay", r"0 of 1 steps")
+    process.until(r"changed: g.yaml", r"error\[", r"its last outputs stay", r"0 of 1 step")
     save(tmp_path / "g.yaml", GRAPH)
     process.until(r"changed: g.yaml \(stopping the run\)", r"interrupted in", r"done in .*: 1 step ran")
     assert process.end(signal.SIGINT) == 130

@@ -30,6 +30,7 @@ def lend_and_call(
     settings: Loading = PLAIN,
     rungs: Sequence[str] = ("evict",),
     steps_down: bool = False,
+    loading: Callable[[str], None] | None = None,
 ) -> tuple[T, tuple[str, ...]]:
     """Lease models, call, and if memory runs out try again on the next rung that can help.
 
@@ -38,6 +39,7 @@ def lend_and_call(
         call: gets the loaded models by port, and the rungs taken so far. It must keep no reference to the models.
         rungs: that the policy allows, in order.
         steps_down: whether `call` itself acts on rungs (``slice``, ``tile``).
+        loading: told of each model that has to be loaded first, by its reference.
     Outputs: what `call` gave, and the rungs that were taken for it.
     Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of memory.
     """
@@ -51,7 +53,7 @@ def lend_and_call(
                 failure: Exception | None = None
                 try:
                     if lent is None:
-                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken))
+                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken), loading)
                     with attending(attention):
                         return call(dict(lent), taken), taken
                 except Exception as error:
@@ -75,10 +77,10 @@ def lend_and_call(
             give_back()
 
 
-def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading) -> dict[str, Any]:
+def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading, loading: Callable[[str], None] | None) -> dict[str, Any]:
     lent: dict[str, Any] = {}
     for name, (loader, models) in wanted.items():
-        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings)) for model in _listed(models)]
+        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings, loading=loading)) for model in _listed(models)]
         lent[name] = held[0] if isinstance(models, Model) else held
     return lent
 

@@ -187,21 +187,21 @@ class ModelPool:
         self.close()
 
     @contextmanager
-    def lease(self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> Iterator[Any]:
+    def lease(self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN, loading: Callable[[str], None] | None = None) -> Iterator[Any]:
         """Give what a loader makes of a model, loaded at most once, for as long as the context lasts.
 
         A loader with parts loads nothing itself: each part is leased as it would be alone, and they are put together for this lease. So whoever needs some parts shares them with whoever
-        needs all.
+        needs all. `loading` is told if the model, or a part of it, is not loaded yet.
 
         Raises:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
         """
         if hasattr(loader, "parts"):
             with ExitStack() as leases:
-                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings)) for name, part in loader.parts(model).items()}
+                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings, loading=loading)) for name, part in loader.parts(model).items()}
                 yield loader.assemble(model, lent)
             return
-        resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model)
+        resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model, loading)
         try:
             yield resident.value
             if not resident.is_whole:
@@ -263,7 +263,7 @@ class ModelPool:
     def _idle(self) -> list[_Resident]:
         return [r for r in self._residents.values() if r.ready.is_set() and not r.leases]
 
-    def _acquire(self, identity: Identity, loader: Any, model: Model) -> _Resident:
+    def _acquire(self, identity: Identity, loader: Any, model: Model, loading: Callable[[str], None] | None) -> _Resident:
         folders = tuple(loader.reads(model)) if hasattr(loader, "reads") else ()
         while True:
             with self._lock:
@@ -279,6 +279,8 @@ class ModelPool:
                 resident.leases += 1
                 self._clock += 1
                 resident.used = self._clock
+            if loading is not None and not resident.ready.is_set():
+                loading(model.reference or model.path.name)
             if mine:
                 self._load(resident, loader, model)
                 return resident

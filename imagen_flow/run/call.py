@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 from .. import devices
 from ..artifact import Artifact
 from ..errors import Cancelled, ImagenFlowError
-from ..graph import Node
 from ..models import ModelPool, joined, lend_and_call
 from ..node import NodeType
 from ..plan import Frame, Keys, Step
@@ -90,10 +90,10 @@ class Caller:
             if what == "scratch":
                 given[name] = self.store.scratch(step.key or "")
             elif what == "device":
-                given[name] = self._place(step.node)
+                given[name] = self._place(step)
         rungs: tuple[str, ...] = ()
         if type_.uses_torch:
-            self._place(step.node)
+            self._place(step)
             if leased:
                 beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
                 leased.update((port, (leased[port][0], joined(leased[port][0], port, beside))) for port in beside)
@@ -109,15 +109,18 @@ class Caller:
                 settings=policy.settings,
                 rungs=policy.rungs,
                 steps_down=type_.steps_down,
+                loading=lambda what: self.report.loading(step, what),
             )
         else:
             result = self._once(step, type_, given, notes)
         return Called(result, rungs, time.monotonic() - began, tuple(notes.said))
 
-    def _place(self, node: Node) -> str:
-        """Give a node's device, once torch has agreed to it."""
-        device, dtype = self.keys.place(node)
+    def _place(self, step: Step) -> str:
+        """Give a step's device, once torch has agreed to it."""
+        device, dtype = self.keys.place(step.node)
         if device not in self._checked:
+            if "torch" not in sys.modules:
+                self.report.loading(step, "torch")
             devices.check(device, dtype)
             self._checked.add(device)
             self.conditions = devices.conditions(device)

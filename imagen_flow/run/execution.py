@@ -145,7 +145,7 @@ class Run:
             delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=self._accounts)
             stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
-            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0))
+            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps)))
             cached = [s for s in plan.steps if s.status == "cached"]
             report.known(cached)
             store.pin(pin, (s.key or "" for s in cached))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from .. import events
@@ -49,6 +49,9 @@ class Report:
         self._lock = threading.Lock()
         #: What has been said of steps: what became of them.
         self._said: dict[str, str] = {}
+        #: How many steps each node has, as far as it is known.
+        self._expected: dict[str, int] = {}
+        self._loading: dict[str, str] = {}
         self._noted: set[tuple[str, str]] = set()
         #: Say an event, or, as the last thing, what the run died of.
         self.say = self._queue.append
@@ -113,6 +116,29 @@ class Report:
             if name not in self._latest:
                 self._queue.append(name)
             self._latest[name] = event
+
+    def expect(self, plan_steps: Iterable[Step]) -> dict[str, int]:
+        """Count the steps that are planned and may be needed, by node."""
+        for step in plan_steps:
+            if step.status != "idle":
+                self._expected[step.name] = self._expected.get(step.name, 0) + 1
+        return dict(self._expected)
+
+    def expects(self, node: str, steps: int, *, at_least: bool = False) -> None:
+        """Say how many steps a node has, if that is news."""
+        known = self._expected.get(node)
+        if known == steps or (at_least and known is not None):
+            return
+        self._expected[node] = steps
+        self.say(events.StepsKnown(node, steps, self.now()))
+
+    def loading(self, step: Step, what: str) -> None:
+        """Say what a step waits for; of the parts of a model, once."""
+        name = step.name + step.item
+        if self._loading.get(name) == what:
+            return
+        self._loading[name] = what
+        self.say(events.StepLoading(step.name, step.item, what, self.now()))
 
     def note(self, step: Step, message: str) -> None:
         """Say what a step has to say of its result, once."""

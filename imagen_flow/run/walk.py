@@ -67,6 +67,7 @@ class Walk:
                 if not needs:
                     before = state
                     state = self.state.settle(frame, node)
+                    self._count(frame, node, state)
                     if port in state.outputs:
                         continue
                     if isinstance(node.type, Graph):
@@ -107,6 +108,19 @@ class Walk:
                 assert done.outputs is not None
                 frame.states[node.name] = NodeState([done], done.outputs)
         return ran
+
+    def _count(self, frame: Frame, node: Node, state: NodeState) -> None:
+        """Say how many steps there are, where only now a value says it."""
+        name = frame.full(node.name)
+        if isinstance(node.type, NodeType):
+            if state.steps:
+                self.report.expects(name, len(state.steps))
+        elif below := frame.below.get(node.name):
+            self.report.expects(name, 0)
+            for child in below.values():
+                for inner in child.graph.nodes:
+                    if inner not in child.graph.unneeded:
+                        self.report.expects(child.full(inner), 1, at_least=True)
 
     # -- a node has an output ----------------------------------------------------------------------------------------------------
 
