@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
@@ -64,7 +65,14 @@ def form(path: Path) -> str:
     path = path.resolve()
     folder = path.parent
     parts = [path.name.encode()]
-    for file in sorted({path, *importable(folder)}):
+    try:
+        files = importable(folder)
+    except Unfit:
+        code = LocalCode(path, {"imagen_flow"})
+        if code.is_open:
+            raise
+        files = code.files()  # no other file can be imported from there
+    for file in sorted({path, *files}):
         with open_regular(file) as stream:
             if hasattr(os, "geteuid") and (owner := os.fstat(stream.fileno()).st_uid) not in (os.geteuid(), 0):
                 raise Unfit(f"{file} belongs to another user ({owner}), who may change it at any time")
@@ -78,7 +86,7 @@ def importable(folder: Path) -> list[Path]:
     Raises:
         Unfit: there is too much to look through.
     """
-    return list(_walk(folder, _is_code))
+    return list(_walk(folder, _is_code, most=MOST_ENTRIES))
 
 
 def _is_code(name: str) -> bool:
@@ -96,7 +104,7 @@ def _is_passed_over(folder: str) -> bool:
     return name.startswith(".") or name == "__pycache__" or any(os.path.lexists(os.path.join(folder, sign)) for sign in ("pyvenv.cfg", "conda-meta"))
 
 
-def _walk(folder: Path, wanted: Callable[[str], bool], *, without: Collection[str] = (), most: int = MOST_ENTRIES) -> Iterator[Path]:
+def _walk(folder: Path, wanted: Callable[[str], bool], *, without: Collection[str] = (), most: int | None = None) -> Iterator[Path]:
     """Give the files of a folder and of the folders below, but for those that are passed over. Links are followed, as importing does, but to no folder twice."""
     pending = [str(folder)]
     seen = {os.path.realpath(folder)}
@@ -106,7 +114,7 @@ def _walk(folder: Path, wanted: Callable[[str], bool], *, without: Collection[st
         with os.scandir(place) as found:
             for entry in found:
                 entries += 1
-                if entries > most or files > MOST_FILES:
+                if most is not None and (entries > most or files > MOST_FILES):
                     raise Unfit(f"{folder} holds too many files to look through; put the plugin into a folder of its own")
                 if entry.is_dir():
                     real = os.path.realpath(entry.path)
@@ -206,6 +214,10 @@ class LocalCode:
         except Unfit:
             return []  # then only what the text names can be imported
 
+    def files(self) -> list[Path]:
+        """Name the files of code that count as its source."""
+        return [file for helper in self.helpers.values() for file in ([helper] if not _whole(helper).is_dir() else _walk(_whole(helper), _is_code))]
+
     def places(self) -> list[Path]:
         """Name the files and folders that a change of its source would be in."""
         return [self.path, *(_whole(helper) for helper in self.helpers.values()), *self.data, *(self._all_code() if self.is_open else ())]
@@ -229,7 +241,9 @@ class LocalCode:
                 continue  # importing it says what is wrong
             self.is_open |= text.is_open
             if text.reads_files and file.parent == self.folder:
-                self.data += [data for name in sorted(text.strings) if (data := self._data(name)) is not None and data not in self.data]
+                names = sorted(name for name in text.strings if name.isprintable())[:1000]
+                names += [f"{below}/{name}" for below in names if self._is_folder(below) for name in names]
+                self.data += [data for name in names if (data := self._data(name)) is not None and data not in self.data]
             for name in sorted({name.partition(".")[0] for name in text.names} - self.helpers.keys()):
                 helper = _beside(self.folder, name)
                 if helper is None or name in self._installed or name in sys.stdlib_module_names:
@@ -239,6 +253,11 @@ class LocalCode:
                     continue  # what is installed wins; packages without __init__.py are one
                 self.helpers[name] = helper
                 pending += _modules(_whole(helper))
+
+    def _is_folder(self, name: str) -> bool:
+        with suppress(OSError, ValueError):
+            return name not in ("", ".", "..", "/") and (self.folder / name).is_dir()
+        return False
 
     def _data(self, name: str) -> Path | None:
         try:

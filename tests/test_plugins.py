@@ -352,6 +352,7 @@ HEAD = "from imagen_flow import node\n"
         ("from importlib.resources import files\n{one}    return int(files('pack').joinpath('v1.5/n.txt').read_text()[8:])", "pack/v1.5/n.txt", (("pack/__init__.py", ""),)),
         ("import pkgutil\n{one}    return int(pkgutil.get_data(__name__, 'n.txt')[8:])", "n.txt", ()),
         ("from pathlib import Path\n{one}    return int(Path(__file__).with_name('n.txt').read_text()[8:])", "n.txt", ()),
+        ("from pathlib import Path\n{one}    return int((Path(__file__).parent / 'rows' / 'n.txt').read_text()[8:])", "rows/n.txt", ()),
         ("from pack.mod import VALUE\n{one}    return VALUE", "pack/n.txt", (("pack/__init__.py", ""), ("pack/mod.py", "import importlib.resources as r\nVALUE = int(r.files(__package__).joinpath('n.txt').read_text()[8:])"))),
     ],
 )

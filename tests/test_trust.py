@@ -24,7 +24,7 @@ import markupsafe._speedups
 import numpy as np
 import pytest
 
-from imagen_flow import File, Image, OutputError, cli, config
+from imagen_flow import File, Image, OutputError, cli, config, plugin_code
 from imagen_flow.digest import digest_bytes, digest_value
 from imagen_flow.labels import SIDECAR
 from imagen_flow.outputs import OutFolder, Writer, _AtOnce, check_template
@@ -412,6 +412,20 @@ def test_trust_covers_all_that_can_be_imported(plugin: Path, call: Call, plant: 
     code, _, err = call("run", "g.yaml")
     assert code == 1 and "nodes.py is not loaded: it is not trusted in its present form" in err
     assert not Path("owned").exists()
+
+
+def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(plugin: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not all can be looked through, nothing but that can be imported; a plugin that does not say what it imports needs a folder of its own."""
+    monkeypatch.setattr(plugin_code, "MOST_FILES", 10)
+    for i in range(20):
+        write_text(plugin.parent / f"more/m{i}.py", "")
+    trust(call)
+    write_text(plugin.parent / "more/m1.py", EVIL)
+    assert call("run", "g.yaml")[1] == "o  mine\n"
+    plant_change(plugin.parent)
+    assert "is not trusted in its present form" in call("run", "g.yaml")[2]
+    plugin.write_text("import importlib\n" + NODES.format(body="return importlib.import_module('hel' + 'per').VALUE"))
+    assert "holds too many files to look through" in call("trust", ".")[2]
 
 
 @as_root
