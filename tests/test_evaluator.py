@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 import imagen_flow as flow
-from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepFailed, StepStarted
+from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepFailed, StepFinished, StepStarted
 from imagen_flow.node import NodeFunction
 from imagen_flow.plugins import Registry, discover
 
@@ -59,7 +60,9 @@ class Ran:
         toys.TRIES.clear()
         self.events = list(flow.execute(plan))
         self.calls = Counter(toys.CALLS)
-        self.status = self.events[-1].status
+        last = self.events[-1]
+        self.status = last.status
+        assert [last.ran, last.cached, last.failed] == [sum(isinstance(event, kind) for event in self.events) for kind in (StepFinished, StepCached, StepFailed)]
         self.outputs: dict[str, Any] = {}
         for event in self.events:
             if isinstance(event, OutputWritten | OutputAbsent):
@@ -133,10 +136,18 @@ def agree(seed: int, registry: Registry) -> None:
     check(expected, Ran(unstored), set())
     check(expected, Ran(unstored), set())  # a plan is a value: carried out twice, it gives the same
 
-    Path("reversed.json").write_text(json.dumps(reversed_keys(case.graph)), "utf-8")
-    other = Ran(plan("reversed.json", store))
+    stored = stored_lines(expected, first) | stored_lines(expected, again)
+    with open("reversed.yaml", "w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(reversed_keys(case.graph), file)
+    other = Ran(plan("reversed.yaml", store))
     assert other.outputs == first.outputs, f"other values in another order of keys: {other.outputs}, not {first.outputs}"
-    check(expected, other, stored_lines(expected, again) | stored_lines(expected, first))
+    check(expected, other, stored)
+
+    edited = random_graphs.edited(case, seed)
+    expected = naive.Scope(edited.graph, edited.files, force=edited.force).evaluate()
+    for path, inner in edited.files.items():
+        Path(path).write_text(json.dumps(inner), "utf-8")
+    check(expected, Ran(plan(edited.graph, store)), stored)  # only what the edit touches runs
 
 
 def batches(of: int, start: int = 0) -> list[range]:

@@ -12,7 +12,7 @@ It says what a graph's outputs are, which calls a run must make, and which it ma
 - Steps of equal type and inputs are one: called once a run, failing or forced too, and not again once kept. What says `cache: false` is called for itself.
 - Outputs show absent and failed as None, at any depth.
 
-The two differ only where the reference leaves the engine free: an input need not be computed once a step is known to have no value, and the lists of an `each` may be computed for elements that its flags leave out.
+The two differ only where the reference leaves the engine free: an input need not be computed once a step is known to have no value, and a list of an `each` may be computed though nothing reads its elements.
 """
 
 from __future__ import annotations
@@ -369,9 +369,8 @@ class _Demand:
                     self.references(scope, written if not self.least or not isinstance(written, list) else None)
             self.refused |= whole is FAILED and not reasons
             return
-        for written in each.values():
-            if not self.least or not isinstance(written, list):
-                self.references(scope, written)
+        if not self.least:  # how long a list is may be known before what is in it
+            self.references(scope, list(each.values()))
         for i, flag in enumerate(elements if elements is not None else [True]):
             if flag is True:
                 self.element(scope, name, port, i)

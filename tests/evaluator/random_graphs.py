@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Case", "draw"]
+__all__ = ["Case", "draw", "edited"]
 
 #: Node types by how often they are drawn, with their ports (a `?` marks those that may be left out) and outputs.
 _SIGNATURES: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
@@ -65,6 +66,32 @@ def draw(seed: int) -> Case:
     graph = _Drawing(dice, "n", known, size=dice.randint(2, 8)).graph
     force = [dice.choice([name for name in graph["nodes"] if name in _needed(graph)])] if dice.random() < 0.1 else []
     return Case(graph, files, force)
+
+
+def edited(case: Case, seed: int) -> Case:
+    """The same case with one number in it, or in a graph that it includes, another one; so that the graph stays one without problems, none with bounds."""
+    dice = random.Random(seed + 1)
+    found = copy.deepcopy(case)
+    places: list[tuple[Any, Any]] = []
+    for graph in (found.graph, *found.files.values()):
+        for node in graph["nodes"].values():
+            bounded = {name for name, wanted in found.files.get(node["type"], {}).get("inputs", {}).items() if wanted.keys() & {"min", "max", "choices"}}
+            _numbers({key: value for key, value in node.items() if key not in (*bounded, "each", "repeat", "retry")}, node, places)
+            _numbers(node.get("each", {}), node.get("each", {}), places)
+        places += [(wanted, "default") for wanted in graph["inputs"].values() if wanted["type"] == "int" and "default" in wanted and not wanted.keys() & {"min", "max", "choices"}]
+    if places:
+        holder, key = dice.choice(places)
+        holder[key] += dice.randint(1, 3)
+    return found
+
+
+def _numbers(seen: Any, written: Any, places: list[tuple[Any, Any]]) -> None:
+    """Gather where numbers are written, at any depth."""
+    for key, value in seen.items() if isinstance(seen, dict) else enumerate(seen):
+        if isinstance(value, list | dict):
+            _numbers(value, value, places)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            places.append((written, key))
 
 
 def _needed(graph: dict[str, Any]) -> set[str]:
@@ -194,5 +221,11 @@ class _Drawing:
             node["each"] = each
         if dice.random() < 0.25:
             flags = self.references("list[bool]", nodes_only=True) if each and all(isinstance(v, str) for v in each.values()) else []
-            node["when"] = dice.choice(flags) if flags and dice.random() < 0.7 else self.value("bool")
+            written = [values for values in each.values() if isinstance(values, list)]
+            if flags and dice.random() < 0.7:
+                node["when"] = dice.choice(flags)
+            elif written and dice.random() < 0.7:
+                node["when"] = [self.value("bool") for _ in written[0]]
+            else:
+                node["when"] = self.value("bool")
         return bool(each)
