@@ -451,7 +451,7 @@ def test_no_regular_line_file(tmp_path: Path, kind: str) -> None:
     """A pipe, a device or a folder in place of a line file is refused, and never waited for."""
     place = tmp_path / "line.yaml"
     os.mkfifo(place) if kind == "fifo" else place.symlink_to("/dev/zero") if kind == "device" else place.mkdir()
-    with pytest.raises(GraphError, match="is not a regular file|is a directory"):
+    with pytest.raises(GraphError, match="is no regular file|is a directory"):
         read_line(place)
 
 
@@ -674,8 +674,8 @@ def test_what_is_passed_over(yard: Yard) -> None:
     (yard.root / "in/link.txt").symlink_to("notes.md")
     line = yard.work("ticket: sidecar\n")
     words = "not in 'accept': 2 .md, 1 .gif, 1 without ending; 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
-    assert [(said["reason"], said["count"]) for said in yard.log if said["event"] == "passed over"] == [(words, 7)]
-    assert status(line)["passed over"] == words
+    assert [(said["reason"], said["count"]) for said in yard.log if said["event"] == "passed-over"] == [(words, 7)]
+    assert status(line)["passed_over"] == words
 
 
 def test_every_picture_is_accepted() -> None:
@@ -912,7 +912,7 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
         return ended.value.code, json.loads(capsys.readouterr().out)[0]
 
     yard.drop(b="die")
-    line = yard.line()
+    line = yard.line("retry: {backoff_s: 0}\n")
     assert asked()[0] == 3
     launch(yard, "run", "line.yaml", "--once").communicate(timeout=30)
     code, said = asked()

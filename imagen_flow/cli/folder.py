@@ -230,8 +230,8 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
             rows.append(("waiting", f"for this to pass: {said['trouble']}"))
         if unready := said.get("unready"):
             rows.append(("not ready", f"{plural(unready, 'item')}: to be filled, or for a ticket or sentinel to come"))
-        if said["passed over"]:
-            rows.append(("passed over", said["passed over"]))
+        if said["passed_over"]:
+            rows.append(("passed over", said["passed_over"]))
         if said.get("draining") and said["workers"]:
             rows.append(("draining", f"{plural(said['waiting'], 'item')} left"))
         rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..regular import open_regular
 from ..store.locks import InUse
 from .disk import Disk, LocalDisk
 from .intake import Intake
@@ -35,10 +36,10 @@ def status(line: Line) -> dict[str, Any]:
     """
     said: dict[str, Any] = {
         "line": line.name, "file": str(line.path), "in": str(line.inbox), "state": "stopped", "watched": os.path.isdir(line.inbox), "workers": [], "counts": {}, "trouble": "",
-        "working": [], "left": [], "failed": [], "unknown": [], "passed over": "",
+        "working": [], "left": [], "failed": [], "unknown": [], "passed_over": "",
     }  # fmt: skip
     with contextlib.suppress(OSError):
-        said["passed over"] = Intake(line).passed_over().words()
+        said["passed_over"] = Intake(line).passed_over().words()
     known: set[str] = set()
     if os.path.isfile(line.journal / "journal.sqlite"):
         try:
@@ -94,8 +95,8 @@ def _unknown(line: Line, known: Collection[str]) -> Iterator[tuple[str, str]]:
             if original == name or original not in present or kept in known:
                 continue
             try:
-                with open(os.path.join(here, name), encoding="utf-8", errors="replace") as stream:
-                    lines = stream.read(4096).split("\n")
+                with open_regular(os.path.join(here, name)) as stream:
+                    lines = stream.read(4096).decode("utf-8", "replace").split("\n")
             except OSError:
                 lines = []
             yield kept, next((text for text in lines[1:] if text.strip()), "")

@@ -29,6 +29,7 @@ from typing import Any
 
 from ..digest import digest_stream
 from ..labels import SIDECAR
+from ..regular import open_regular
 from ..watch import is_temporary
 from .disk import affects_every_item
 from .ignore import Ignored
@@ -428,7 +429,10 @@ def digest_of(place: Path, *, links: bool) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    handle = os.open(place, os.O_RDONLY | (0 if links else getattr(os, "O_NOFOLLOW", 0)) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    if links:
+        with open_regular(place) as stream:
+            return digest_stream(stream)
+    handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     with open(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(place))

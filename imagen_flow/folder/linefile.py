@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import GraphError, Mark, Problem, Source, nearest
+from ..regular import open_regular
 from ..yaml_text import MAX_BYTES, UNREADABLE, Pair, Reference, Template, Word, read_words, too_large
 from .ignore import fault_of
 
@@ -130,11 +131,7 @@ def read_line(path: Path, *, missing: str = "") -> Line:
     """
     shown = str(path)
     try:
-        # Neither opening nor reading waits for whoever may write to a pipe.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        with open(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise GraphError([Problem("unreadable", f"{shown} is not a regular file", fix="name a line file")])
+        with open_regular(path) as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as failed:
         raise GraphError([Problem("unreadable", f"{shown} cannot be read: {(failed.strerror or str(failed)).lower()}")]) from failed

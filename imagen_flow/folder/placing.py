@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..outputs import files_of
+from ..regular import open_regular
 from ..values import Folder, Model
 from .disk import Disk, affects_every_item, is_there
 from .intake import OURS
@@ -181,8 +182,10 @@ def is_applied(steps: list[dict[str, Any]]) -> bool:
             continue
         to = Path(step["to"])
         try:
-            if step["do"] == "put" and _digest(to.read_bytes()) != step["digest"]:
-                return False
+            if step["do"] == "put":
+                with open_regular(to) as stream:
+                    if _digest(stream.read()) != step["digest"]:
+                        return False
             if step["do"] == "folder" and not to.is_dir():
                 return False
         except OSError as failed:
