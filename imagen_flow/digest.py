@@ -179,7 +179,8 @@ _DIGESTERS: dict[str, Callable[[Any], str]] = {
     "mask": lambda v: _pixels("mask", v.pixels),
     "tensor": _tensor,
     "audio": lambda v: _array("audio", v.samples, str(v.rate).encode()),
-    "file": lambda v: tagged("file", v.digest.encode()),
+    # Of its name the ending counts: it says what kind of file it is, and that is all of the name that a node sees.
+    "file": lambda v: tagged("file", v.digest.encode(), *([v.suffix.encode("utf-8", "surrogatepass")] if v.suffix else [])),
     "folder": lambda v: v.digest,
     "model": lambda v: tagged("model", v.digest.encode(), *([v.called.encode("utf-8", "surrogatepass")] if v.called else [])),
     "absent": lambda v: tagged("absent"),

@@ -352,12 +352,15 @@ class FileChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file by its content: `digest` is of the bytes seen when planning, and reading gives those bytes or raises FileChanged."""
+    """A file by its content and its ending: `digest` is of the bytes seen when planning, and reading gives those bytes or raises FileChanged.
+
+    A node that is given a file sees a `name` and a `path` that are made of its content, since no key knows what the file is called; in what the node raises they are replaced by the real ones.
+    """
 
     path: Path
     digest: str
     size: int
-    #: The name as the user knows it. It is for messages and file types; it is no part of the digest.
+    #: The name as the user knows it, for messages. Only its ending is part of the value.
     name: str = ""
 
     @property

@@ -39,7 +39,7 @@ GOLDEN = {
     "tensor of no axis": (Tensor(np.array(1.5, dtype="float32")), "c159f73881a65ec3293ca25ba9fc31e1cd969219"),
     "tensor empty": (Tensor(np.zeros((0, 3), dtype="int64")), "4d70f17c2066f2dc6a6a298c301c42492b000230"),
     "audio": (Audio(np.array([[0.0, 0.5, -0.5]], dtype="float32"), 44100), "6ff40c7f8bf2d5da30e8428ac2638d61268074ea"),
-    "file": (File(Path("/anywhere.txt"), CONTENT, 5, "greeting.txt"), "0f6993ec5da09d851d49f080bad8f3dede57e370"),
+    "file": (File(Path("/anywhere.txt"), CONTENT, 5, "greeting.txt"), "4e898cffb758cb34f6b04058122d6ed24f7ebae7"),
     "folder": (Folder(Path("/anywhere"), CONTENT, ()), "b5531c7037f06c9f2947132a6a77202c308e8939"),
     "model": (Model(Path("/anywhere"), CONTENT), "15ea73041920eed5e96c9dc2108611b89beac46b"),
 }

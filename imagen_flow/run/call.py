@@ -21,6 +21,7 @@ from ..values import Model, Progress
 from .ahead import Ahead
 from .notes import Notes
 from .report import Report
+from .unnamed import Unnamed
 
 __all__ = ["Called", "Caller"]
 
@@ -54,6 +55,7 @@ class Caller:
         self.cancel = cancel
         #: What steps run on; empty until one that uses torch has run.
         self.conditions: dict[str, Any] = {}
+        self.unnamed = Unnamed()
         self._checked: set[str] = set()
 
     def call(self, frame: Frame, step: Step) -> Called:
@@ -77,6 +79,7 @@ class Caller:
             loader = type_.loaders.get(name)
             value = self.value(slot)
             if loader is None or not isinstance(value, Model | list):
+                value = self.unnamed.hide(value)
                 try:
                     value = port.check(value)
                 except BadValue as odd:
@@ -113,7 +116,7 @@ class Caller:
             )
         else:
             result = self._once(step, type_, given, notes)
-        return Called(result, rungs, time.monotonic() - began, tuple(notes.said))
+        return Called(self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said))
 
     def _place(self, step: Step) -> str:
         """Give a step's device, once torch has agreed to it."""
@@ -135,6 +138,9 @@ class Caller:
                 result = self._follow(step, result, notes, began, limit)
         except SystemExit as left:
             raise ImagenFlowError(f"it called exit({left.code if left.code is not None else ''})") from left
+        except Exception as error:
+            self.unnamed.tell(error, given)
+            raise
         _check_time(began, limit)
         return result
 

@@ -136,6 +136,7 @@ class Run:
             stack.callback(store.unpin, pin)
             steps = Steps(state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel)
             stack.callback(self.pool.plan_ahead, (), of=steps.caller)
+            stack.callback(steps.caller.unnamed.close)
             state.values.fetch = steps.value
             stack.callback(setattr, state.values, "fetch", state.values.load)
             stack.callback(self._remember, state, store)
