@@ -90,16 +90,17 @@ def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
     if not content:
         raise ValueError(f"'{name}' is empty; was it copied whole?")
     try:
-        found = _read(content, name, max_pixels)
-        if found.colours.dtype == "float32" and not (np.isfinite(found.colours).all() and (found.alpha is None or np.isfinite(found.alpha).all())):
-            raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
-        pixels = convert(found.colours, found.profile, found.cicp)
+        with np.errstate(all="ignore"):  # what a file's numbers come to is looked at below
+            found = _read(content, name, max_pixels)
+            pixels = convert(found.colours, found.profile, found.cicp)
+            if found.alpha is not None:
+                pixels = np.concatenate([pixels, found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha)], axis=2)
     except Unsupported as unsupported:
         raise ValueError(f"'{name}' is {unsupported}") from unsupported
     except Damaged as damaged:
         raise ValueError(f"'{name}' is a damaged {_format(content)} picture ({damaged}); copy or export it again") from damaged
-    if found.alpha is not None:
-        pixels = np.concatenate([pixels, found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha)], axis=2)
+    if pixels.dtype == "float32" and not np.isfinite(pixels).all():
+        raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
     return _upright(pixels, found.orientation)
 
 

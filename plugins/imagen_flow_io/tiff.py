@@ -156,6 +156,7 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
         raise Unsupported("a TIFF that does not say what its numbers mean (PhotometricInterpretation is missing); save it again in an image editor")
     if compression in _PICTURES or photometric == 6:
         _check_for_pillow(directory, compression, photometric, bits, samples)
+        _check_pieces(directory, compression)
         return None
     if compression not in (1, *_DEFLATE, _LZMA, *_BY_LIBTIFF):
         named = _COMPRESSIONS.get(compression)
@@ -320,6 +321,25 @@ def _check_for_pillow(directory: _Directory, compression: int, photometric: int,
     right = {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,), 6: (3,)}.get(photometric, ()) if compression != 6 else (1, 3)
     if bits != 8 or samples not in right or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4):
         raise Unsupported(f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save it with LZW or Deflate compression")
+
+
+def _check_pieces(directory: _Directory, compression: int) -> None:
+    """Refuse a file some of whose pieces are missing: Pillow leaves black what no piece covers."""
+    width, height = directory.number(256), directory.number(257)
+    tiled = 324 in directory.fields
+    offsets, sizes = directory.numbers(324 if tiled else 273), directory.numbers(325 if tiled else 279)
+    if compression == 6 and not len(offsets):
+        return  # one JPEG stream, which lies elsewhere
+    across, rows = (-(-width // max(1, directory.number(322))), directory.number(323)) if tiled else (1, min(directory.number(278, height), height))
+    count = across * -(-height // max(1, rows))
+    if min(len(offsets), len(sizes)) < count:
+        raise Damaged(f"its pixels lie in {count:,} pieces, and it says where {min(len(offsets), len(sizes)):,} are")
+    for index in range(count):
+        offset, size = int(offsets[index]), int(sizes[index])
+        if offset + size > len(directory.content):
+            raise Damaged(f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the file at {len(directory.content):,}")
+        if compression == 1 and not tiled and size < 3 * width * min(rows, height - index * rows):
+            raise Damaged(f"a piece of its pixels holds {size:,} bytes of {3 * width * min(rows, height - index * rows):,}")
 
 
 def _is_plain_ycbcr(directory: _Directory, compression: int) -> bool:

@@ -356,6 +356,27 @@ def test_ycbcr_is_converted_as_its_fields_say(tmp_path: Path, compression: int, 
         assert np.abs(load(tmp_path, content) - pixels).max() <= 5
 
 
+@pytest.mark.parametrize("kind", ["ycbcr", "jpeg", "group4"])
+def test_pieces_that_are_missing_are_not_left_black(tmp_path: Path, kind: str) -> None:
+    """A file that promises more rows than it has strips for; Pillow leaves them black."""
+    stream = io.BytesIO()
+    if kind == "group4":
+        PIL.Image.fromarray(grid(1)[:, :, 0] > 128).save(stream, "TIFF", compression=kind)
+        content = bytearray(stream.getvalue())
+    elif kind == "jpeg":
+        tifffile.imwrite(stream, grid(3), photometric="rgb", compression="jpeg", rowsperstrip=16)
+        content = bytearray(stream.getvalue())
+    else:
+        content = bytearray(ycbcr_of(grid(3), 1, 1, 1, (0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255)))
+    assert load(tmp_path, bytes(content)).shape[:2] == (48, 64)
+    (at,) = struct.unpack_from("<I", content, 4)
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", content, at)[0], 12):
+        if struct.unpack_from("<H", content, entry)[0] == 257:
+            struct.pack_into("<H", content, entry + 8, 500)
+    with pytest.raises(ValueError, match=r"is a damaged TIFF picture \(its pixels lie in \d+ pieces, and it says where \d are\)"):
+        load(tmp_path, bytes(content))
+
+
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
 def test_fax_inside_a_tiff_is_decoded(tmp_path: Path, compression: str) -> None:
     """Ink is black."""
@@ -549,6 +570,17 @@ def test_floats_that_are_no_numbers_are_refused(tmp_path: Path, value: str) -> N
     samples[3, 3] = struct.unpack(">d", bytes.fromhex(value))[0] if len(value) == 16 else float(value)
     with pytest.raises(ValueError, match="'a.tif' has NaN or infinite pixels; export it again without them"):
         load(tmp_path, written(samples, Kind(1, 64, 3)))
+
+
+def test_floats_that_come_to_no_number_are_refused(tmp_path: Path) -> None:
+    """What inks, alpha or a profile make of them counts too."""
+    for kind, more in ((Kind(5, 32, 3), ()), (Kind(2, 32, 3, extra=(1,)), ()), (Kind(2, 32, 3), ((34675, 7, list(LINEAR)),))):
+        samples = samples_of(kind)
+        samples[3, 3] = [3e38] * 3 + [1e-9] * (kind.channels - 3) if kind.photometric == 2 else 3e38
+        try:
+            assert np.isfinite(load(tmp_path, written(samples, kind, more=more))).all()
+        except ValueError as refused:
+            assert str(refused) == "'a.tif' has NaN or infinite pixels; export it again without them"
 
 
 def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
