@@ -517,6 +517,26 @@ def test_a_lost_value_inside_a_text_is_made_again(toys: Toys, store: Store) -> N
     assert toys.take() == ["parity 5", "add 1 70"]
 
 
+def test_a_lost_value_that_is_found_while_running_is_made_again_after_another(toys: Toys, store: Store) -> None:
+    """Each loss looks for the step that gave the value, also one that was found in the store only after an earlier loss."""
+    graph = toys.graph("""
+        nodes:
+          n: {type: toy.add, a: 4, b: 5}
+          u: {type: toy.number, value: 7, cache: false}
+          b: {type: toy.add, a: "${u}", b: 1}
+        outputs: {n: "${n}", b: "${b}"}
+        """)
+    carry_out(graph, store=store)
+    store.flush()
+    with closing(sqlite3.connect(store.folder / "index.sqlite")) as index:
+        index.execute("DELETE FROM value")
+        index.commit()
+    toys.take()
+    said = carry_out(graph, store=store)
+    assert (given(said), toys.take()) == ({"n": 9, "b": 8}, ["add 4 5", "number 7", "add 7 1"])
+    assert [w for w in words(said) if w.startswith("damaged")] == ["damaged n", "damaged b"]
+
+
 def test_damage_inside_a_graph_that_is_a_node_is_mended(toys: Toys, store: Store, tmp_path: Path) -> None:
     """Values that come into and out of an included graph are made again as well."""
     shades = iter([3, 9])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..artifact import Artifact
@@ -255,12 +255,13 @@ class Steps:
                 self.live.put(leaf.digest, item)
         return artifact, value
 
-    def learned(self, frame: Frame, step: Step) -> None:
-        """Note which step gives a value, where that is asked already."""
+    def learned(self, frame: Frame, steps: Iterable[Step]) -> None:
+        """Note which steps give values, where that is asked already."""
         if self._makers is not None:
-            for artifact in (step.outputs or {}).values():
-                for leaf in leaves(artifact):
-                    self._makers.setdefault(leaf.digest, (frame, step))
+            for step in steps:
+                for artifact in (step.outputs or {}).values():
+                    for leaf in leaves(artifact):
+                        self._makers.setdefault(leaf.digest, (frame, step))
 
     def restart(self) -> None:
         """Let everything be settled again: something that steps were keyed by is another now. What ran does not run again unless it is another step now."""

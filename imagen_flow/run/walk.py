@@ -68,6 +68,7 @@ class Walk:
                     before = state
                     state = self.state.settle(frame, node)
                     self._count(frame, node, state)
+                    self.steps.learned(frame, state.steps)
                     if port in state.outputs:
                         continue
                     if isinstance(node.type, Graph):
@@ -101,7 +102,7 @@ class Walk:
                 continue
             ran = True
             done = self.steps.run(frame, step, fresh=fresh)
-            self.steps.learned(frame, done)
+            self.steps.learned(frame, (done,))
             if state.many:
                 state.steps[i] = done
             else:
