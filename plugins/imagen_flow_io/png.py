@@ -26,7 +26,7 @@ _MOST_CHUNKS = 100_000
 """Besides those that hold pixels."""
 _MOST_PROFILE = 64 << 20
 _MOST_TEXT = 16 << 20
-_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"iCCP", b"cICP")
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"cICP")
 """Chunks that decide how the picture looks: damage in one of them is not passed over."""
 
 _OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
@@ -98,11 +98,15 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
     while True:
         if len(content) - at < 12:
             if pixels:
-                break  # whether all pixels are there is seen when they are unpacked
+                break  # whether all of them are there is seen when they are unpacked
             raise Damaged("it ends before its pixels")
         length, kind = struct.unpack_from(">I4s", content, at)
         if length > 0x7FFFFFFF or not kind.isalpha():
+            if pixels:
+                break  # likewise
             raise Damaged("a chunk makes no sense")
+        if kind == b"IEND":
+            break
         if len(content) - at - 12 < length:
             if pixels and kind not in _PIXELS:
                 break
@@ -129,8 +133,6 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
             if sound:
                 found.setdefault(kind, body)
         at += 12 + length
-        if kind == b"IEND":
-            break
     return found, pixels
 
 

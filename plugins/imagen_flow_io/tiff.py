@@ -310,7 +310,7 @@ def _check_for_pillow(directory: _Directory, compression: int, photometric: int,
         raise Unsupported(
             f"a TIFF compressed by {named if compression in _COMPRESSIONS else f'method {compression}'}, which cannot be read; save it with LZW or Deflate compression"
         )
-    if directory.number(284, 1) != 1 and samples > 1:
+    if directory.number(284, 1) != 1 and samples > 1 and (compression != 7 or photometric == 6):
         raise Unsupported(f"a TIFF in {named} whose channels lie apart; save it with LZW or Deflate compression")
     if compression in (2, 3, 4, 32771):
         if (bits, samples) != (1, 1) or photometric not in (0, 1):
@@ -331,7 +331,8 @@ def _check_pieces(directory: _Directory, compression: int) -> None:
     if compression == 6 and not len(offsets):
         return  # one JPEG stream, which lies elsewhere
     across, rows = (-(-width // max(1, directory.number(322))), directory.number(323)) if tiled else (1, min(directory.number(278, height), height))
-    count = across * -(-height // max(1, rows))
+    down = -(-height // max(1, rows))
+    count = across * down * (directory.number(277, 1) if directory.number(284, 1) == 2 else 1)
     if min(len(offsets), len(sizes)) < count:
         raise Damaged(f"its pixels lie in {count:,} pieces, and it says where {min(len(offsets), len(sizes)):,} are")
     for index in range(count):

@@ -270,6 +270,8 @@ def test_pixels_that_are_whole_are_taken_though_the_end_is_missing(tmp_path: Pat
     content = written(SAMPLES, RGB, after=chunk(b"tEXt", b"a\0" + b"b" * 100))
     for cut in (1, 12, 13, 60):
         assert np.array_equal(load(tmp_path, content[:-cut]), SAMPLES)
+    for behind in (b"\0" * 40, b"junk" * 9, chunk(b"IEND", b"", wrong=True)):
+        assert np.array_equal(load(tmp_path, content[:-12] + behind), SAMPLES)
 
 
 def test_an_animation_gives_its_still(tmp_path: Path) -> None:

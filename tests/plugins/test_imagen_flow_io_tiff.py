@@ -298,12 +298,19 @@ def grid(channels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("photometric", "channels"), [("minisblack", 1), ("miniswhite", 1), ("rgb", 3), ("ycbcr", 3), ("separated", 4)])
-@pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"rowsperstrip": 16}])
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"rowsperstrip": 16}, {"planarconfig": "separate"}])
 def test_jpeg_inside_a_tiff_is_decoded(tmp_path: Path, photometric: str, channels: int, options: dict[str, Any]) -> None:
     """Grey, RGB, YCbCr and CMYK, as tifffile writes them and reads them back."""
     stream = io.BytesIO()
-    tifffile.imwrite(stream, grid(channels).squeeze(), photometric=photometric, compression="jpeg", **options)
-    seen = tifffile.imread(io.BytesIO(stream.getvalue())).reshape(48, 64, channels).astype("int64")
+    apart = "planarconfig" in options and channels > 1
+    stored = np.moveaxis(grid(channels), 2, 0) if apart else grid(channels).squeeze()
+    tifffile.imwrite(stream, stored, photometric=photometric, compression="jpeg", **(options if apart or "planarconfig" not in options else {}))
+    if apart and photometric == "ycbcr":
+        with pytest.raises(ValueError, match="is a TIFF in JPEG whose channels lie apart; save it with LZW or Deflate compression"):
+            load(tmp_path, stream.getvalue())
+        return
+    seen = tifffile.imread(io.BytesIO(stream.getvalue()))
+    seen = (np.moveaxis(seen, 0, 2) if apart else seen).reshape(48, 64, channels).astype("int64")
     if photometric == "miniswhite":
         seen = 255 - seen
     if channels == 4:
