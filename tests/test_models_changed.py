@@ -188,3 +188,155 @@ def test_tied_weights_stay_tied_and_keep_their_layout(tmp_path: Path) -> None:
     assert module.one.tolist() == torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2).tolist()
     assert module.third.tolist() == torch.arange(24.0).reshape(2, 3, 4)[1].tolist()
     assert not own_tensors({"tokenizer": object()})
+
+
+# ---- what a node leaves changed
+
+
+class Network(torch.nn.Module):
+    """A small network that has what those of the libraries have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"scale": 1.0}
+        self.inner = torch.nn.Linear(4, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.inner.processor = Attending()
+        self.eval()
+        with torch.no_grad():
+            self.inner.weight.fill_(0.5)
+            self.inner.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner.processor(self.norm(self.inner(x)))  # type: ignore[operator]
+        return found * self.config["scale"]
+
+
+class Attending:
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+class Tokenizer:
+    """Words that can be added to."""
+
+    def __init__(self) -> None:
+        self.added = {"<a>": 1}
+
+    def __len__(self) -> int:
+        return 10 + len(self.added)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return self.added
+
+
+class Networks:
+    """A network and its tokenizer, whatever the files."""
+
+    @staticmethod
+    def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+        return {"net": Network(), "tokenizer": Tokenizer(), "kept": {}}
+
+
+def _halve(net: Any) -> None:
+    with torch.no_grad():
+        net.inner.weight.mul_(0.5)
+
+
+WAYS: dict[str, Any] = {
+    "weights": lambda parts: _halve(parts["net"]),
+    "weights past autograd": lambda parts: parts["net"].inner.weight.data.mul_(0.5),
+    "other weights": lambda parts: setattr(parts["net"].inner, "weight", torch.nn.Parameter(torch.ones(4, 4))),
+    "statistics": lambda parts: parts["net"].norm.running_mean.fill_(3),
+    "hook": lambda parts: parts["net"].register_forward_hook(lambda module, given, made: made * 2),
+    "inner hook": lambda parts: parts["net"].inner.register_forward_pre_hook(lambda module, given: (given[0] * 2,)),
+    "attention": lambda parts: setattr(parts["net"].inner, "processor", lambda x: x * 3),
+    "state of attention": lambda parts: setattr(parts["net"].inner.processor, "factor", 3.0),
+    "method": lambda parts: setattr(parts["net"], "forward", lambda x: x),
+    "layer": lambda parts: setattr(parts["net"], "norm", torch.nn.Identity()),
+    "whole network": lambda parts: parts.update(net=torch.nn.Identity()),
+    "configuration": lambda parts: parts["net"].config.update(scale=2.0),
+    "mode": lambda parts: parts["net"].train(),
+    "gradients": lambda parts: parts["net"].requires_grad_(False),
+    "setting": lambda parts: setattr(parts["net"].norm, "eps", 0.5),
+    "half": lambda parts: parts["net"].double(),
+    "meta": lambda parts: parts["net"].to("meta"),
+    "words": lambda parts: parts["tokenizer"].added.update({"<b>": 2}),
+    "gone": lambda parts: parts.clear(),
+}
+HARMLESS: dict[str, Any] = {
+    "nothing": lambda parts: None,
+    "used": lambda parts: parts["net"](torch.ones(1, 4)),
+    "put back": lambda parts: parts["net"].register_forward_hook(lambda *_: None).remove(),
+    "kept beside": lambda parts: parts["kept"].update(one=torch.nn.Linear(2, 2)),
+    "new attention of the same kind": lambda parts: setattr(parts["net"].inner, "processor", Attending()),
+    "gradients computed": lambda parts: parts["net"](torch.ones(1, 4)).sum().backward(),
+}
+
+
+@flow.node("toy.change", version=1)
+def change(model: flow.Model[Networks], how: str, fails: bool = False) -> str:
+    """Change a model and leave it so."""
+    with torch.inference_mode(False):
+        {**WAYS, **HARMLESS}[how](model)
+    if fails:
+        raise ValueError("it fails besides")
+    return "done"
+
+
+@flow.node("toy.use", version=1)
+def use(model: flow.Model[Networks]) -> float:
+    """Compute with a model."""
+    return float(model["net"](torch.ones(1, 4)).detach().sum()) + len(model["tokenizer"])
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+@pytest.mark.parametrize("how", [*WAYS, *HARMLESS])
+def test_a_model_that_a_node_leaves_changed_is_loaded_anew_and_told(registry: Registry, tmp_path: Path, how: str, fails: bool) -> None:
+    """The next node of the process computes with the model as it was loaded, also if the one that changed it failed; what does no harm is not told of, and costs no loading."""
+    registry.add(change)
+    registry.add(use)
+    model = str(weigh(tmp_path / "one", 1))
+    told: list[Any] = []
+
+    def run(node: dict[str, Any]) -> Any:
+        return flow.run(flow.load({"imagen_flow": 1, "nodes": {"n": node}, "outputs": {"n": "${n}"}}, registry=registry), device="cpu", store=None, pool=pool, on_event=lambda event: told.append(event) if isinstance(event, flow.events.StepNote) else None)["n"]
+
+    with ModelPool() as pool:
+        before = run({"type": "toy.use", "model": model})
+        (resident,) = pool._residents.values()
+        if fails:
+            with pytest.raises(flow.NodeError, match="it fails besides"):
+                run({"type": "toy.change", "model": model, "how": how, "fails": True})
+        else:
+            run({"type": "toy.change", "model": model, "how": how})
+        assert run({"type": "toy.use", "model": model}) == before
+        assert (resident in pool._residents.values()) == (how in HARMLESS)
+    assert [event.message.startswith(f"toy.change left the model '{model}' (") and event.message.endswith(") changed; other steps load it anew") for event in told] == [True] * (how in WAYS)
+
+
+def test_a_model_is_looked_at_when_nobody_uses_it(tmp_path: Path) -> None:
+    """Who changes a model for a while holds it alone; another lease that ends meanwhile takes that for no harm."""
+    model = flow.Model(weigh(tmp_path / "one", 1), "d" * 40)
+    told: list[str] = []
+    with ModelPool() as pool:
+
+        def lease() -> Any:
+            return pool.lease(Networks, model, device="cpu", dtype="float32", left_changed=told.append)
+
+        with lease() as parts:
+            hook = parts["net"].register_forward_hook(lambda *_: None)
+            with lease() as others:
+                assert others is parts
+            hook.remove()
+        assert told == []
+        with lease() as parts:
+            parts["net"].register_forward_hook(lambda *_: None)
+            with lease():
+                pass
+        assert told == ["hooks of net"]
+        with lease() as others:
+            assert others is not parts

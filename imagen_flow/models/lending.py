@@ -31,6 +31,7 @@ def lend_and_call(
     rungs: Sequence[str] = ("evict",),
     steps_down: bool = False,
     loading: Callable[[str], None] | None = None,
+    left_changed: Callable[[str], object] | None = None,
 ) -> tuple[T, tuple[str, ...]]:
     """Lease models, call, and if memory runs out try again on the next rung that can help.
 
@@ -40,6 +41,7 @@ def lend_and_call(
         rungs: that the policy allows, in order.
         steps_down: whether `call` itself acts on rungs (``slice``, ``tile``).
         loading: told of each model that has to be loaded first, by its reference.
+        left_changed: told what of a model is not as it was lent, after the call.
     Outputs: what `call` gave, and the rungs that were taken for it.
     Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of memory.
     """
@@ -53,7 +55,7 @@ def lend_and_call(
                 failure: Exception | None = None
                 try:
                     if lent is None:
-                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken), loading)
+                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken), loading, left_changed)
                     with attending(attention):
                         return call(dict(lent), taken), taken
                 except Exception as error:
@@ -77,12 +79,16 @@ def lend_and_call(
             give_back()
 
 
-def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading, loading: Callable[[str], None] | None) -> dict[str, Any]:
+def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading, loading: Callable[[str], None] | None, left_changed: Callable[[str], object] | None) -> dict[str, Any]:
     lent: dict[str, Any] = {}
     for name, (loader, models) in wanted.items():
-        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings, loading=loading)) for model in _listed(models)]
+        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings, loading=loading, left_changed=_telling(model, left_changed))) for model in _listed(models)]
         lent[name] = held[0] if isinstance(models, Model) else held
     return lent
+
+
+def _telling(model: Model, left_changed: Callable[[str], object] | None) -> Callable[[str], object] | None:
+    return None if left_changed is None else lambda what: left_changed(f"the model '{model.reference or model.path.name}' ({what})")
 
 
 def _helps(rung: str, loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading, steps_down: bool) -> bool:

@@ -28,6 +28,7 @@ from ..digest import tagged
 from ..errors import ModelError
 from ..lanes import Lanes
 from ..values import PLAIN, FileChanged, Loading, Model
+from .changes import Look, differences, look_at
 from .estimates import estimate
 from .ladder import give_back, is_out_of_memory, with_memory_ladder
 from .mapped import own_tensors
@@ -153,6 +154,8 @@ class _Resident:
     model: Model
     #: The folders of the model that the loader says it reads; none: it says nothing.
     folders: tuple[str, ...] = ()
+    #: What it looked like when it was loaded.
+    look: Look = field(default_factory=dict)
     #: It needs its files no more.
     is_whole: bool = False
     size: int = 0
@@ -187,18 +190,24 @@ class ModelPool:
         self.close()
 
     @contextmanager
-    def lease(self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN, loading: Callable[[str], None] | None = None) -> Iterator[Any]:
+    def lease(
+        self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN, loading: Callable[[str], None] | None = None,
+        left_changed: Callable[[str], object] | None = None,
+    ) -> Iterator[Any]:
         """Give what a loader makes of a model, loaded at most once, for as long as the context lasts.
 
         A loader with parts loads nothing itself: each part is leased as it would be alone, and they are put together for this lease. So whoever needs some parts shares them with whoever
         needs all. `loading` is told if the model, or a part of it, is not loaded yet.
 
+        What is given back otherwise than it was lent (its weights, hooks, processors, configuration) is dropped, and `left_changed` told of what is not as it was; the next lease loads it anew.
+
         Raises:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
+            FileChanged: its files are not what was digested.
         """
         if hasattr(loader, "parts"):
             with ExitStack() as leases:
-                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings, loading=loading)) for name, part in loader.parts(model).items()}
+                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings, loading=loading, left_changed=left_changed)) for name, part in loader.parts(model).items()}
                 yield loader.assemble(model, lent)
             return
         resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model, loading)
@@ -208,10 +217,7 @@ class ModelPool:
                 # What was read of its files meanwhile may be of others.
                 check_unchanged(resident.model, resident.folders)
         finally:
-            with self._lock:
-                resident.leases -= 1
-                if self._closed and not resident.leases:
-                    self._remove(resident)
+            self._release(resident, left_changed)
 
     def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
         """Say which models a run will need from here on, by when it first will (see `identities_of`). Replaces what was said `of` that run before; none takes it back."""
@@ -254,6 +260,29 @@ class ModelPool:
             self._closed = True
         self.lanes.close()
         self.evict_idle()
+
+    def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:
+        """Count a lease less. The last of several looks whether the model is as it was: who changes it for a while holds it alone, and others may be doing so before."""
+        with self._lock:
+            resident.leases -= 1
+            if self._closed and not resident.leases:
+                self._remove(resident)
+            if self._closed or resident.leases or not resident.look:
+                return
+            resident.ready.clear()  # whoever wants it now waits for the look at it
+        changed: list[str] = []
+        try:
+            changed = differences(resident.look, look_at(resident.value, moves=resident.identity.settings.offload != "none"))
+        except Exception as failure:  # it is not as it was when it could be looked at
+            changed = [f"it can no longer be looked at: {failure}"]
+        finally:
+            if changed:
+                resident.failure = FileChanged("a node left the model changed")
+                with self._lock:
+                    self._remove(resident)
+            resident.ready.set()
+        if changed and left_changed is not None:
+            left_changed(", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
 
     def _remove(self, resident: _Resident) -> None:
         """Give a resident to nobody any more."""
@@ -303,6 +332,7 @@ class ModelPool:
             try:
                 resident.value = self._loaded(resident.identity, loader, model)
                 resident.is_whole = own_tensors(resident.value)
+                resident.look = look_at(resident.value, moves=resident.identity.settings.offload != "none")
             except ModelError as failure:
                 if is_unchanged(model):
                     raise

@@ -113,6 +113,7 @@ class Caller:
                 rungs=policy.rungs,
                 steps_down=type_.steps_down,
                 loading=lambda what: self.report.loading(step, what),
+                left_changed=lambda what: self.report.note(step, f"{type_.name} left {what} changed; other steps load it anew"),
             )
         else:
             result = self._once(step, type_, given, notes)

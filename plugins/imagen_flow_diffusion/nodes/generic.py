@@ -235,7 +235,9 @@ def _called(
     if len(parts or []) != len(part_names or []):
         raise ValueError(f"its 'part_names' names {len(part_names or [])} parts, and 'parts' holds {len(parts or [])}")
     lent = _listed(part_names or [], parts or [])
-    made = model.having(**{name: found if len(found) > 1 else found[0] for name, found in lent.items()}).pipeline(given.cls)
-    lost = choose(made, sampler, sampler_settings)
-    with model.alone(), unchanged([*model.parts.values(), *(parts or [])]), sparing(getattr(made, "vae", None), rungs):
-        return (yield from call(made, given.arguments, seed=seed, note=lost))
+    # Some pipelines change their networks as soon as they are made.
+    with model.alone(), unchanged([*model.parts.values(), *(parts or [])]):
+        made = model.having(**{name: found if len(found) > 1 else found[0] for name, found in lent.items()}).pipeline(given.cls)
+        lost = choose(made, sampler, sampler_settings)
+        with sparing(getattr(made, "vae", None), rungs):
+            return (yield from call(made, given.arguments, seed=seed, note=lost))
