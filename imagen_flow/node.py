@@ -103,10 +103,11 @@ class NodeFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.type.function(*args, **kwargs)
 
-    def foresee(self, function: Callable[[Mapping[str, Any], Mapping[str, Any]], None]) -> Callable[[Mapping[str, Any], Mapping[str, Any]], None]:
-        """Register the function that refuses, when planning, models that do not work together, by raising ModelError.
+    def foresee(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Register the function that refuses, when planning, models that do not work together or do not do what is asked, by raising ModelError.
 
-        It gets the node's models by port (without their weights: a `Model` each, or several), and by port for what comes from other nodes a `Fed`.
+        It gets the node's models by port (without their weights: a `Model` each, or several), and by port for what comes from other nodes a `Fed`; one that takes a third argument
+        gets by port the plain values that are known: numbers, texts, flags and JSON, written in the graph or given to the plan.
         """
         object.__setattr__(self.type, "foresee", function)
         return function

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
+from inspect import signature
 
 from ..artifact import Artifact
 from ..digest import SIZE
@@ -17,6 +18,9 @@ from .step import Frame, Slot, Step, Unknown, holds, leaves, without_value
 from .values import Values
 
 __all__ = ["Keying"]
+
+#: Kinds of values that a node type may look at when it foresees what cannot be done.
+_PLAIN = frozenset({"int", "float", "bool", "text", "json"})
 
 
 class Keying:
@@ -75,7 +79,7 @@ class Keying:
         unresolved = self._unusable(node, type_, slots) if type_.loaders else ""
         if failed:
             return Step(name, item, node, element, "skipped", f"what gives its '{failed}' failed", outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")))
-        if type_.foresee is not None and (why := self._foresee(frame, node, type_.foresee)):
+        if type_.foresee is not None and (why := self._foresee(frame, node, type_.foresee, slots)):
             return Step(name, item, node, element, "unresolved", why, slots=slots)
         if waits:
             after = tuple(dict.fromkeys(waits))
@@ -112,18 +116,22 @@ class Keying:
         named = ((leaf, port) for port in type_.loaders if port in slots for leaf in leaves(slots[port]))
         return next(filter(None, (self.values.unusable(leaf, type_.loaders[port], port, given, node, self.keys.policy) for leaf, port in named)), "")
 
-    def _foresee(self, frame: Frame, node: Node, foresee: Callable[..., None]) -> str:
-        """Let a node type refuse models that do not work together; give why its step cannot run, or nothing."""
+    def _foresee(self, frame: Frame, node: Node, foresee: Callable[..., None], slots: Mapping[str, Artifact]) -> str:
+        """Let a node type refuse models that do not work together, or do not do what is asked; give why its step cannot run, or nothing."""
         known = self._fed(frame, node)
+        given: list[Mapping[str, object]] = []
+        if len(signature(foresee).parameters) > 2:
+            constants = self.values.constants.by_digest
+            given.append({port: constants[slot.digest] for port, slot in slots.items() if slot.kind in _PLAIN and slot.digest in constants})
         try:
-            foresee(known.models, known.fed)
+            foresee(known.models, known.fed, *given)
         except UnresolvedModel:  # a problem of the node that names it
             return "its model is not on this machine"
         except ModelError as refused:
             problem = Problem("bad-model", str(refused), node.mark)
             if problem not in self.values.problems:
                 self.values.problems.append(problem)
-            return "its models do not work together"
+            return str(refused)
         return ""
 
     def _fed(self, frame: Frame, node: Node, depth: int = 8) -> Fed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..artifact import Artifact
@@ -33,8 +33,8 @@ def check_waiting_models(state: State) -> None:
     problems[firm:] = [replace(problem, severity="warning") if problem.code == "unresolved-model" else problem for problem in problems[firm:]]
 
 
-def missing_models(values: Values, steps: Iterable[Step]) -> str:
-    """Say in words which models these steps lack, and how to get them."""
+def missing_models(values: Values, steps: Collection[Step]) -> str:
+    """Say in words which models these steps lack, and how to get them; else what stands against running them with those that they have."""
     lacking = [
         problem
         for step in steps
@@ -45,7 +45,7 @@ def missing_models(values: Values, steps: Iterable[Step]) -> str:
         if reference == model.reference and isinstance(problem, Problem)
     ]
     told = [f"{problem.message}{'; ' if problem.fix else ''}{problem.fix}" for problem in lacking]
-    return "; ".join(dict.fromkeys(told)) or "its model is not on this machine"
+    return "; ".join(dict.fromkeys(told or [step.reason for step in steps if step.status == "unresolved" and step.reason])) or "its model is not on this machine"
 
 
 class _Waiting:

@@ -46,6 +46,18 @@ def unet(state: State) -> State:
     return found
 
 
+def controlnet(state: State) -> State:
+    """ControlNetModel in the names of its authors."""
+    found = {f"control_model.{name}": tensor for name, tensor in unet({name: tensor for name, tensor in state.items() if not name.startswith("controlnet_")}).items()}
+    for name, tensor in state.items():
+        if name.startswith("controlnet_"):
+            name = re.sub(r"controlnet_cond_embedding\.blocks\.(\d+)", lambda block: f"input_hint_block.{2 * int(block[1]) + 2}", name)
+            for old, new in {"controlnet_cond_embedding.conv_in": "input_hint_block.0", "controlnet_cond_embedding.conv_out": "input_hint_block.14", "controlnet_mid_block": "middle_block_out.0"}.items():
+                name = name.replace(old, new)
+            found["control_model." + re.sub(r"controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", name)] = tensor
+    return found
+
+
 def vae(state: State) -> State:
     """AutoencoderKL in the names of latent diffusion."""
     levels = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("decoder.up_blocks."))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from imagen_flow.models import quiet_libraries
 from imagen_flow_diffusion.leased import controls
@@ -359,4 +362,70 @@ def test_a_drawing_that_is_read_through_an_autoencoder_wants_one(at: Callable[[s
 
 def test_every_network_that_can_be_lent_names_its_port() -> None:
     """A network at a port for checkpoints is told where it belongs."""
-    assert {kind for kind, home in calling.TAKEN_BY.items() if "'controlnets'" in home} == set(controls.HELPERS)
+    assert {kind for kind, home in calling.TAKEN_BY.items() if "'controlnets'" in home} == {*controls.HELPERS, "ControlNet in one file"}
+
+
+@pytest.fixture(scope="module")
+def original() -> ModuleType:
+    """The way from folders to files; loaded here because test files import nothing from one another."""
+    spec = importlib.util.spec_from_file_location("original", Path(__file__).with_name("original.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def held(at: Callable[[str], str], base: str, network: str, **more: Any) -> dict[str, dict[str, Any]]:
+    """A picture held to a drawing by one network."""
+    drawing = {"drawing": {"type": "image.solid", "width": 32, "height": 32, "colour": "#30c090"}}
+    return {**drawing, "one": {"type": "diffusion.text_to_image", "model": at(base), "controlnets": [network], "control_images": ["${drawing}"], "prompt": "a fox", "num_inference_steps": 2, "width": 32, "height": 32, "seed": 3, **more}}
+
+
+@pytest.mark.parametrize("names", ["authors", "bare", "diffusers"])
+def test_a_controlnet_in_one_file_draws_as_its_folder(names: str, at: Callable[[str], str], draw: Callable[..., Any], original: ModuleType, tmp_path: Path) -> None:
+    """In its authors' names, with or without what they wrote before them, or in diffusers', without any configuration beside it."""
+    state = original.state_of(Path(at("sd-edges")))
+    written = state if names == "diffusers" else {name.removeprefix("control_model." if names == "bare" else ""): tensor for name, tensor in original.controlnet(state).items()}
+    save_file({name: tensor.contiguous() for name, tensor in written.items()}, tmp_path / "edges.safetensors")
+    ours, theirs = (draw(**held(at, "sd", network)) for network in (str(tmp_path / "edges.safetensors"), at("sd-edges")))
+    assert np.array_equal(ours.pixels, theirs.pixels)
+
+
+REAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd15": ("ControlNetModel", {"cross_attention_dim": 768}),
+    "sd21": ("ControlNetModel", {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}),
+    "sdxl": ("ControlNetModel", {"block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816}),
+    "sdxl, small": ("ControlNetModel", {"block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D"] * 3, "mid_block_type": "UNetMidBlock2D", "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816}),
+    "sdxl, union": ("ControlNetUnionModel", {"block_out_channels": [320, 640, 1280], "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "cross_attention_dim": 2048, "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816, "num_control_type": 8}),
+}  # fmt: skip
+"""ControlNets in use, as their configurations say."""
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_shapes_of_a_controlnet_tell_its_configuration(name: str) -> None:
+    """For the networks in use, at their true sizes, all that matters of a configuration is worked out again."""
+    import diffusers
+
+    from imagen_flow_diffusion.checkpoints.controlnets import configuration
+    from imagen_flow_diffusion.checkpoints.diagnosing import misfit
+
+    kind, config = REAL[name]
+    cls = getattr(diffusers, kind)
+    with torch.device("meta"):
+        network = cls.from_config(config)
+    shapes = {weight: list(tensor.shape) for weight, tensor in network.state_dict().items()}
+    told = configuration(shapes)
+    assert {key: told[key] for key in config if key in told} == {key: value for key, value in config.items() if key in told}
+    assert misfit(cls, told, shapes) == ""
+
+
+def test_a_controlnet_in_one_file_that_does_not_fit_is_refused(at: Callable[[str], str], refused: Callable[..., str], failure: Callable[..., str], original: ModuleType, tmp_path: Path) -> None:
+    """One for other words and one of a transformer when planning; one that lacks a weight before it draws; each with the file's name."""
+    state = original.controlnet(original.state_of(Path(at("sd-edges"))))
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "edges.safetensors")
+    assert "cannot be lent to the model" in refused(**held(at, "sdxl", str(tmp_path / "edges.safetensors")))
+    for name in ("control_model.zero_convs.1.0.bias", "control_model.input_blocks.1.0.in_layers.2.weight", "control_model.input_hint_block.0.weight", "control_model.time_embed.0.bias"):
+        save_file({key: tensor.contiguous() for key, tensor in state.items() if key != name}, tmp_path / "less.safetensors")
+        assert failure(**held(at, "sd", str(tmp_path / "less.safetensors"))).startswith("less.safetensors holds no whole ControlNet: it lacks ")
+    save_file({"controlnet_blocks.0.weight": torch.ones(2, 2), "transformer_blocks.0.attn.to_q.weight": torch.ones(2, 2)}, tmp_path / "flux.safetensors")
+    assert "its shapes do not tell which ControlNet of a transformer it is; take the folder that has its config.json" in refused(**held(at, "flux", str(tmp_path / "flux.safetensors")))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
+from .diagnosing import misfit
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
 from .single_file import header_of, kind_of_file
@@ -108,11 +109,17 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
         check_saved(model, part or model.path.name, cls.__module__.partition(".")[0], method, device)
     else:
         refuse_scaled(model, part)
-    with quiet():
-        module, info = cls.from_pretrained(
-            str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
-            **_variant(model, part, dtype), **arguments(cls, config, device=device, dtype=dtype, settings=settings),
-        )
+    try:
+        with quiet():
+            module, info = cls.from_pretrained(
+                str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
+                **_variant(model, part, dtype), **arguments(cls, config, device=device, dtype=dtype, settings=settings),
+            )
+    except Exception as odd:
+        files = sorted(folder.glob("*.safetensors"))
+        if saved_as(config) or not (why := misfit(cls, config, {name: entry["shape"] for file in files for name, entry in header_of(file).items()})):
+            raise
+        raise flow.ModelError(f"the {part or 'network'} of the model '{model.reference}' cannot be loaded from {files[0].name if files else place}: {why}") from odd
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
     # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none torch multiplies in another order, and the last bits differ.

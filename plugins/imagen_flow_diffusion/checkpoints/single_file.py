@@ -52,12 +52,16 @@ _ALONE = (
     (r"^emb_params$|^string_to_param\.|^clip_[lg]$", "textual inversion"),
     (r"^(control_model|controlnet_\w+|input_hint_block)\.", "ControlNet in one file"),
     (r"^(image_proj|ip_adapter)\.", "IP-Adapter"),
+    (r"^(adapter\.)?body\.\d+\.(in_conv|resnets|block1)", "T2I-Adapter in one file"),
     (r"^(model\.)?(\w+\.)*(conv_first|conv_body|RDB1|rdb1)\.|^model\.0\.weight$", "enlarging network"),
     (r"^(first_stage_model\.|vae\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up|mid))", "autoencoder alone"),
     (r"^(model\.diffusion_model\.)?(input_blocks|down_blocks|double_blocks|joint_blocks|transformer_blocks|blocks|layers)\.", "denoiser alone"),
-    (r"^(text_model|encoder\.block|token_embedding|transformer\.resblocks)\b", "text encoder alone"),
+    (r"^(text_model|encoder\.block|token_embedding|transformer\.resblocks|embeddings\.(token|position)_embedding|encoder\.layers|(language_)?model\.(layers|embed_tokens))\b|^shared\.weight$", "text encoder alone"),
 )
 """What else a file may be, by the names of its tensors."""
+
+_ALONE_IN_GGUF = ((r"^(enc\.)?blk\.\d|^token_embd\.", "text encoder alone"),)
+"""The same, by names that GGUF alone has."""
 
 
 def base_of(header: Header) -> flow.Base | None:
@@ -151,7 +155,10 @@ def kind_of_file(path: Path) -> str:
     """Say in words what a file of weights is that is no checkpoint."""
     if path.suffix.lower() != ".safetensors":
         if path.suffix.lower() == ".gguf":
-            return "GGUF file" if find_spec("gguf") else "GGUF file (which is read once you say pip install 'imagen-flow[gguf]')"
+            if find_spec("gguf") is None:
+                return "GGUF file (which is read once you say pip install 'imagen-flow[gguf]')"
+            names = header_of(path)
+            return next((f"{kind} as GGUF" for pattern, kind in (*_ALONE_IN_GGUF, *_ALONE) if kind != "denoiser alone" and any(re.search(pattern, name) for name in names)), "GGUF file")
         return "pickle (convert it to safetensors: what a pickle holds is not known before it is loaded)"
     names = header_of(path)
     return next((kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)), "single file of weights")
@@ -161,6 +168,10 @@ def header_of(path: Path) -> Header:
     """Read names and shapes in a file of weights, as a header has them; nothing of one that makes no sense, which is said when it is loaded."""
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix.lower() == ".gguf":
+        import gguf
+
+        return {str(tensor.name): {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]} for tensor in gguf.GGUFReader(path).tensors}
     try:
         with safe_open(path, framework="numpy") as held:
             return {name: {"dtype": held.get_slice(name).get_dtype(), "shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping

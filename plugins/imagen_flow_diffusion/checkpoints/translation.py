@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from typing import Any
 
 import imagen_flow as flow
 
+from .diagnosing import plain, translated
 from .folder import quiet
 from .scales import unscaled
+from .single_file import header_of
 
 
 def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: str, of: str, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
@@ -29,7 +32,7 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
     given = {"config": str(like), "subfolder": part, "local_files_only": True}
     in_dtype = getattr(torch, dtype)
     try:
-        held = {} if file.suffix.lower() == ".gguf" else unscaled(_tensors(file, beginning), in_dtype)
+        held = {} if file.suffix.lower() == ".gguf" else _named(cls, unscaled(read_tensors(file, beginning), in_dtype))
         numbers = sum(tensor.numel() for tensor in held.values()) if held else _count(file)
         with quiet(), _hushed():
             if file.suffix.lower() == ".gguf":
@@ -45,11 +48,15 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
                 module.tie_weights()
             else:
                 raise ValueError(f"no file holds a {cls.__name__} that diffusers could read")
-    except NotImplementedError as odd:  # torch's word for weights that never came
-        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': some of its weights are missing") from odd
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError, conversion.SingleFileComponentError) as odd:
-        said = " ".join(str(odd).split())[:200]
-        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': its weights are of another kind or shape ({type(odd).__name__}: {said})") from odd
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError, NotImplementedError, RuntimeError, conversion.SingleFileComponentError) as odd:
+        why = translated(cls, _configuration(like, part), held or _shapes(file))
+        if isinstance(odd, KeyError) and isinstance(odd.args[0], str) and "." in odd.args[0]:
+            why = why or f"it lacks {odd.args[0]}"
+        elif isinstance(odd, NotImplementedError):  # torch's word for weights that never came
+            why = why or "some of its weights are missing"
+        elif isinstance(odd, RuntimeError) and not why:
+            raise
+        raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': {why or f'its weights are of another kind or shape ({type(odd).__name__}: {plain(odd)})'}") from odd
     state = module.state_dict()
     if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it lacks {len(missing)} weights, {missing[0]} first")
@@ -64,6 +71,20 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
     return flow.place_module(module.eval(), device=device, settings=settings)
 
 
+def _configuration(like: Path, part: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((like / part / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _shapes(file: Path) -> dict[str, Any]:
+    """Give the tensors of a GGUF file as their shapes alone."""
+    import torch
+
+    return {name: torch.empty(entry["shape"], device="meta") for name, entry in header_of(file).items()}
+
+
 @contextmanager
 def _hushed() -> Iterator[None]:
     """Keep diffusers from warning that it casts what no module forbids to cast."""
@@ -75,7 +96,14 @@ def _hushed() -> Iterator[None]:
         logger.removeFilter(told)
 
 
-def _tensors(file: Path, beginning: str) -> dict[str, Any]:
+def _named(cls: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Write before the names of a UNet what its authors did where it is part of a checkpoint: diffusers knows them by that alone."""
+    bare = cls.__name__ == "UNet2DConditionModel" and any(name.startswith("input_blocks.") for name in tensors)
+    return {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()} if bare else tensors
+
+
+def read_tensors(file: Path, beginning: str) -> dict[str, Any]:
+    """Read the tensors of a file whose names begin so."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as held:

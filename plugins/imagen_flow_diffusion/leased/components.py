@@ -7,6 +7,7 @@ diffusers and transformers, and of those only models, tokenizers, processors and
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -366,10 +367,28 @@ def some_groups(model: Model, *groups: str) -> dict[str, Any]:
 def _refuse_unreadable(model: Model, group: str) -> None:
     """Refuse, by what lies in a checkpoint's folder, parts without weights, and weights that would be read without their scales."""
     _refuse_empty(model, group)
+    _refuse_wordless(model, group)
     elsewhere = {name for name, _ in model.instead} | dict(model.base.holds if model.base is not None else ()).keys()
     for part in names_in(model, group):
         if part not in elsewhere and (model.folder / part / "config.json").is_file() and not saved_as(read_json(model, f"{part}/config.json")):
             refuse_scaled(model, part)
+
+
+_WORDLESS = re.compile(r"(tokenizer|special_tokens_map|added_tokens|generation|processor|preprocessor|config|chat_template|additional_chat_templates)[\w.]*\.(json|jinja)|README\.md")
+"""Names of the files of a tokenizer that hold none of its words; all others may."""
+
+
+def _refuse_wordless(model: Model, group: str) -> None:
+    """Refuse a tokenizer whose folder lacks the file of its words: transformers makes one that reads everything as unknown, and says nothing."""
+    for part in names_in(model, group):
+        folder = model.folder / part
+        if not folder.is_dir() or "Tokenizer" not in index_of(model)[part][1] or index_of(model)[part][1].startswith(("ByT5", "Canine")):  # these read bytes
+            continue
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        words = {name for name in names if re.match(r"tokenizer\.([\d.]+\.)?json\Z", name) or not _WORDLESS.fullmatch(name)}
+        if not words or words == {"vocab.json"} or words == {"merges.txt"}:
+            lacking = "the file of its words (tokenizer.json, vocab.json with merges.txt, or the like)" if not words else "merges.txt" if words == {"vocab.json"} else "vocab.json"
+            raise flow.ModelError(f"the model '{model.reference}' is not whole: its {part} lacks {lacking}; download it again")
 
 
 def _refuse_empty(model: Model, group: str) -> None:

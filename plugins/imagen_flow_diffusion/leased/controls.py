@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagen_flow as flow
 
+from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
 from ..checkpoints.folder import load_part, read_json, what_is
 from ..pipelines.calling import problem_of, to_pil
 from ..pipelines.families import family_of
@@ -45,14 +46,24 @@ HELPERS = {
 
 def kind_of(network: Model) -> str:
     """Name the class of diffusers that a network is of; the first union ControlNet says what its authors called it before."""
-    return what_is(network).replace("ControlNetModel_Union", "ControlNetUnionModel")
+    kind = what_is(network).replace("ControlNetModel_Union", "ControlNetUnionModel")
+    return class_of(network.path) or kind if kind == IN_ONE_FILE else kind
+
+
+def _configuration_of(network: Model) -> Mapping[str, Any]:
+    """Read the configuration of a network, or what the header of its one file tells of it."""
+    return {"cross_attention_dim": text_width(network.path)} if network.path.is_file() else read_json(network, "config.json")
 
 
 class ControlNet:
-    """A network that holds a picture to a drawing: a folder as diffusers saves one."""
+    """A network that holds a picture to a drawing: a folder as diffusers saves one, or a ControlNet of Stable Diffusion or SDXL in one file."""
+
+    takes_file = True
 
     @staticmethod
     def check(model: Model) -> None:
+        if kind_of(model) == IN_ONE_FILE:
+            raise flow.ModelError(f"the port 'controlnets' cannot use the model '{model.reference}': its shapes do not tell which ControlNet of a transformer it is; take the folder that has its config.json")
         if kind_of(model) not in HELPERS:
             raise problem_of(model, "the port 'controlnets'", what_is(model), f"one of {', '.join(HELPERS)}")
 
@@ -61,6 +72,8 @@ class ControlNet:
         import diffusers
 
         ControlNet.check(model)
+        if model.path.is_file():
+            return load_controlnet(getattr(diffusers, kind_of(model)), model, device=device, dtype=dtype)
         return load_part(getattr(diffusers, kind_of(model)), model, "", device=device, dtype=dtype)
 
     @staticmethod
@@ -166,7 +179,7 @@ def foresee_controls(models: Mapping[str, Any]) -> None:
     if model is None or not family_of(what_is(model)):
         return
     for network in models.get("controlnets", ()):
-        if (kind := kind_of(network)) in HELPERS and (why := misfit(kind, read_json(network, "config.json"), family_of(what_is(model)), read_json(model, "unet/config.json"))):
+        if (kind := kind_of(network)) in HELPERS and (why := misfit(kind, _configuration_of(network), family_of(what_is(model)), read_json(model, "unet/config.json"))):
             raise flow.ModelError(f"the {kind} '{network.reference}' cannot be lent to the model '{model.reference}' ({what_is(model)}): {why}")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
 from ..checkpoints.folder import article, index_of, load_part, read_json, what_is
+from ..checkpoints.single_file import header_of
 from ..checkpoints.translation import load_from_file
 
 if TYPE_CHECKING:
@@ -80,10 +83,13 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
     own_kind, own = index_of(model)[part][1], read_json(model, f"{part}/config.json")
     what = f"'{other.reference}' cannot stand in the place of the {part} of '{model.reference}'"
     if not other.path.is_dir():
-        kind = "" if other.base is not None or other.path.suffix.lower() == ".gguf" else what_is(other)
+        kind = "" if other.base is not None else what_is(other)
         wanted = "autoencoder alone" if own_kind.startswith("Autoencoder") else "denoiser alone"
-        if kind and kind not in (wanted, "single file of weights"):
+        if kind and kind not in (wanted, "single file of weights") and not kind.startswith("GGUF file"):
             raise flow.ModelError(f"{what}: it is {article(kind)}")
+        pattern = BLOCKS.get(own_kind)
+        if pattern and (names := header_of(other.path) if find_spec("gguf") or other.path.suffix != ".gguf" else {}) and not any(re.match(rf"(model\.diffusion_model\.)?({pattern})\.\d", name) for name in names):
+            raise flow.ModelError(f"{what}: it is no {own_kind}, by the names in it ({sorted(names)[0]} is the first)")
         return
     index = index_of(other)
     if (kind := (index.get(part) or [None, what_is(other)])[1]) != own_kind:
@@ -94,6 +100,11 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
         if ours != theirs:
             raise flow.ModelError(f"{what}: its {name} is {theirs}, and that has {ours}")
 
+
+BLOCKS = {
+    "FluxTransformer2DModel": "double_blocks|transformer_blocks", "SD3Transformer2DModel": "joint_blocks|transformer_blocks", "UNet2DConditionModel": "input_blocks|down_blocks",
+}  # fmt: skip
+"""What the blocks of a denoiser are called, by its authors and by diffusers."""
 
 SHAPES: dict[str, Any] = {
     "cross_attention_dim": None, "joint_attention_dim": None, "caption_channels": None, "pooled_projection_dim": None, "projection_class_embeddings_input_dim": None, "out_channels": None,

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..pipelines.calling import also, counted, pictures
+from ..pipelines.calling import also, counted, explaining_nan, pictures
 from ..pipelines.families import edits, unread_by
 from ..pipelines.samplers import choose, lost_by
 from .adapters import Worn, adapted
@@ -93,7 +93,8 @@ class Instructed:
             sides = seen[0].size
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn) as more, sparing(getattr(pipeline, "vae", None), rungs):
             output = yield from counted(pipeline, {"width": sides[0], "height": sides[1], **also(given, arguments), **more, "output_type": "np"}, seed=seed)
-        found = pictures(output)
+        with explaining_nan(self.checkpoint.parts):
+            found = pictures(output)
         if len(found) != 1:
             raise ValueError(f"{kind} gave {len(found)} pictures where an edit is one: call it by diffusion.pipeline")
         edited = found[0].to_pil()

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import imagen_flow as flow
@@ -17,9 +20,10 @@ from ..leased.adapters import Embedding, ImageEncoder, Weights, Worn, adapted, s
 from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..pipelines.calling import also, call, pictures, to_pil
+from ..pipelines.calling import also, call, explaining_nan, pictures, to_pil
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose
+from ..pipelines.sizes import foresee_size, grid_of, refuse_other_size, refuse_size
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 ADAPTING = (*LIBRARIES, "peft")
@@ -217,7 +221,8 @@ def inpaint(
     if padding_mask_crop is not None and not mask.pixels.any():
         raise ValueError("its 'padding_mask_crop' works on the region that the mask marks, and the mask marks nothing")
     given = {"prompt": prompt, "image": to_pil(image), "mask_image": to_pil(mask), "strength": strength, "padding_mask_crop": padding_mask_crop}
-    given |= {"width": width or _whole(image.width), "height": height or _whole(image.height)}
+    grid = grid_of(model.model, binned=False)
+    given |= {"width": width or _whole(image.width, grid), "height": height or _whole(image.height, grid)}
     given = also(given | _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip), arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
@@ -234,14 +239,16 @@ def inpaint(
 @text_to_image.foresee
 @image_to_image.foresee
 @inpaint.foresee
-def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
+def _lendable(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    foresee_size(models, given)
     foresee_controls(models)
     foresee_parts(models, "denoiser", "autoencoder")
 
 
-def _whole(side: int) -> int:
-    """Cut a side to what every family can halve."""
-    return max(16, side // 16 * 16)
+def _whole(side: int, grid: int) -> int:
+    """Cut a side to what the model draws, and all that halve four times can."""
+    whole = math.lcm(16, grid)
+    return max(whole, side // whole * whole)
 
 
 def _with(prior: Checkpoint | None, model: Checkpoint) -> Checkpoint:
@@ -274,6 +281,7 @@ def draw(
 ) -> Generator[Progress, None, Image]:
     """Draw one picture by the class of diffusers that does a task for a checkpoint."""
     by = f"diffusion.{task}"
+    refuse_size(model.model, given)
     cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
     refuse_other_denoiser(model, task, by)
     _refuse_refiner(model, task, by)
@@ -287,8 +295,26 @@ def draw(
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"
         note = "; ".join(filter(None, (note, unguided_by(cls, given), lost, *worn.notes)))
-        output = yield from call(made, {**given, **more, "output_type": kind}, seed=seed, note=note)
-    return pictures(output)[0]
+        output, last = yield from _followed(call(made, {**given, **more, "output_type": kind}, seed=seed, note=note))
+    with explaining_nan(model.parts):
+        drawn = pictures(output)[0]
+    refuse_other_size(model.model, drawn, given if given.get("padding_mask_crop") is None else {})
+    began: Any = given.get("image") if task != "text_to_image" else None
+    if hasattr(began, "size") and began.size != (drawn.width, drawn.height) and last is not None:
+        yield replace(last, note="; ".join(filter(None, (note, f"the picture is {began.width} x {began.height}, and the model draws it {drawn.width} x {drawn.height}"))))
+    return drawn
+
+
+def _followed(steps: Generator[Progress, None, Any]) -> Generator[Progress, None, tuple[Any, Progress | None]]:
+    """Go through the steps of a call; return what it gave, and its last step."""
+    last = None
+    with closing(steps):
+        while True:
+            try:
+                last = next(steps)
+            except StopIteration as end:
+                return end.value, last
+            yield last
 
 
 def refuse_other_denoiser(model: Checkpoint, task: str, by: str) -> None:

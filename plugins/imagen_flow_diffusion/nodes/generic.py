@@ -18,8 +18,9 @@ from ..checkpoints.folder import article, load_part, what_is
 from ..checkpoints.modular import taken_by
 from ..leased.components import HEEDS, Checkpoint, Whole, sparing, unchanged
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..pipelines.calling import call, encoded, pictures, problem_of, to_pil
+from ..pipelines.calling import call, encoded, explaining_nan, pictures, problem_of, to_pil
 from ..pipelines.samplers import choose
+from ..pipelines.sizes import foresee_size, refuse_size
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 
@@ -99,7 +100,9 @@ def pipeline(
     given = _given("diffusion.pipeline", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
     if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
-    return pictures((yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)))
+    output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)
+    with explaining_nan(model.parts):
+        return pictures(output)
 
 
 @flow.node("diffusion.tensors", version=2, uses=LIBRARIES)
@@ -147,7 +150,9 @@ def tensors(
 
 @pipeline.foresee
 @tensors.foresee
-def _fitting(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
+def _fitting(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if not given.get("pipeline_class"):
+        foresee_size(models, given)
     foresee_parts(models, "denoiser", "autoencoder")
 
 
@@ -235,6 +240,8 @@ def _called(
     if len(parts or []) != len(part_names or []):
         raise ValueError(f"its 'part_names' names {len(part_names or [])} parts, and 'parts' holds {len(parts or [])}")
     lent = _listed(part_names or [], parts or [])
+    if given.cls.__name__ == model.kind:
+        refuse_size(model.model, given.arguments)
     # Some pipelines change their networks as soon as they are made.
     with model.alone(), unchanged([*model.parts.values(), *(parts or [])]):
         made = model.having(**{name: found if len(found) > 1 else found[0] for name, found in lent.items()}).pipeline(given.cls)

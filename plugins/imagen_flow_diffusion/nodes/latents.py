@@ -21,9 +21,10 @@ from ..leased.components import Autoencoder, Denoiser, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from ..leased.spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
-from ..pipelines.calling import also, call, read_encoded, refuse_nan, to_pil, unwrap_image
+from ..pipelines.calling import also, call, explaining_nan, read_encoded, refuse_nan, to_pil, unwrap_image
 from ..pipelines.families import SPLIT, family_of, foresee_text, pipeline_for, split_of
 from ..pipelines.samplers import choose
+from ..pipelines.sizes import foresee_size, refuse_latents, refuse_size
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def denoise(
         raise ValueError(f"its '{idle[0]}' says how to go on with latents, and there are none: take them from latents.encode or diffusion.denoise")
     task = "text_to_image" if latents is None else "image_to_image" if mask is None else "inpaint"
     space = space_of(model.model)
+    refuse_size(model.model, {"width": width, "height": height}, binned=False)
     given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
     given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
     given = also(given, arguments) | {"output_type": "latent"}
@@ -137,7 +139,8 @@ def denoise(
     if found.ndim == 5:
         # A film of one picture.
         found = found[:, :, 0]
-    refuse_nan(found, "the model gave")
+    with explaining_nan(lent.parts):
+        refuse_nan(found, "the model gave")
     return Tensor(found, {"latents": space})
 
 
@@ -172,7 +175,8 @@ def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherA
         picture, unsafe = made.run_safety_checker(picture, device_of(vae), vae.dtype)
     if unsafe and any(unsafe):
         raise RuntimeError("the checkpoint's safety checker found the picture unsafe and blackened it; try another seed or prompt")
-    return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
+    with explaining_nan(model.parts):
+        return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
 
 
 @flow.node("latents.encode", version=2, uses=LIBRARIES)
@@ -199,27 +203,29 @@ def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAuto
     generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
     with model.alone(), torch.no_grad(), upcast(vae, split.upcast):
         values, sampled = to_latents(vae, pixels, generator)
-    refuse_nan(values, "the autoencoder gave")
+    with explaining_nan(model.parts):
+        refuse_nan(values, "the autoencoder gave")
     return Tensor(values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})})
 
 
-@flow.node("latents.noise", version=1, uses=LIBRARIES)
+@flow.node("latents.noise", version=2, uses=LIBRARIES)
 def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], height: Annotated[int, Range(8, 16384)], seed: Seed) -> Tensor:
     """Draw latents from the normal distribution that an autoencoder was trained towards: decoded, they are samples of the autoencoder itself.
 
     Inputs:
         model: a checkpoint whose latents are wanted.
     Params:
-        width, height: in pixels, of the picture that they stand for; cut to what the family draws multiples of.
+        width, height: in pixels, of the picture that they stand for.
     Outputs: latents (1, channels, height, width), tagged with their space.
     """
     import torch
 
     by = "latents.noise"
     split_of(model.model, model.kind, by)
+    refuse_latents(model.model, {"width": width, "height": height})
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
-    factor, grid, channels = int(made.vae_scale_factor), int(made.image_processor.config.vae_scale_factor), channels_of(made.vae.config)
-    drawn = torch.randn((1, channels, *(max(1, side // grid) * grid // factor for side in (height, width))), generator=torch.Generator("cpu").manual_seed(seed))
+    factor, channels = int(made.vae_scale_factor), channels_of(made.vae.config)
+    drawn = torch.randn((1, channels, *(side // factor for side in (height, width))), generator=torch.Generator("cpu").manual_seed(seed))
     return Tensor(scaled(drawn, made.vae), {"latents": space_of(model.model)})
 
 
@@ -248,14 +254,21 @@ def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
     _foresee_space(models.get("model"), fed.get("latents"), "latents.decode", "this decoder")
 
 
+@noise.foresee
+def _samplable(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if (model := models.get("model")) is not None:
+        refuse_latents(model, given)
+
+
 @encode.foresee
 def _encodable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
     foresee_parts(models, "autoencoder")
 
 
 @denoise.foresee
-def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
-    """Refuse, before anything runs, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
+def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse, before anything runs, a size that the model does not draw, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
+    foresee_size(models, given, binned=False)
     foresee_controls(models)
     foresee_parts(models, "denoiser")
     foresee_text(models, fed, "diffusion.denoise")

@@ -12,7 +12,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Mask, Model, Range
 
 from ..checkpoints.folder import load_part, what_is
-from ..pipelines.calling import problem_of, to_pil
+from ..pipelines.calling import NoNumberError, explaining_nan, problem_of, to_pil
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,16 @@ def find(model: Model[Segmenting], image: Image, words: str, *, threshold: Annot
     import PIL.Image
     import torch
 
-    text = model.tokenizer([words], return_tensors="pt", truncation=True, padding=True)
+    length = min(model.tokenizer.model_max_length, model.network.config.text_config.max_position_embeddings)
+    text = model.tokenizer([words], return_tensors="pt", truncation=True, padding=True, max_length=length)
     pixels = model.processor(images=[to_pil(image)], return_tensors="pt")["pixel_values"]
     network = model.network
     with torch.no_grad():
         given = network(input_ids=text["input_ids"].to(network.device), attention_mask=text["attention_mask"].to(network.device), pixel_values=pixels.to(network.device, network.dtype))
     likely = torch.sigmoid(given.logits.float()).cpu().numpy().reshape(given.logits.shape[-2:])
     if not np.isfinite(likely).all():
-        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+        with explaining_nan({"network": network}):
+            raise NoNumberError("the model gave")
     large = np.asarray(PIL.Image.fromarray(likely).resize((image.width, image.height), PIL.Image.Resampling.BILINEAR))
     inside = large if threshold is None else (large >= threshold).astype("float32")
     return Mask((np.clip(inside, 0, 1) * 255).round().astype(np.uint8))

@@ -16,7 +16,7 @@ from ..leased.adapters import Embedding, Weights, Worn
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from ..leased.instructing import Instructed
 from ..leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
-from ..pipelines.calling import encoded, read_encoded, refuse_nan
+from ..pipelines.calling import encoded, explaining_nan, read_encoded, refuse_nan
 from ..pipelines.families import foresee_text
 from ..pipelines.reading import foreign
 
@@ -56,8 +56,9 @@ def encode(
     note = model.unread(prompt, negative_prompt or "")
     worn = Worn(loras, lora_weights, embeddings)
     tensors = model.encode(prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn)
-    for tensor in tensors.values():
-        refuse_nan(tensor, "the text encoder gave")
+    with explaining_nan(model.checkpoint.parts if hasattr(model, "checkpoint") else {"text_encoder": model.text_encoder}):
+        for tensor in tensors.values():
+            refuse_nan(tensor, "the text encoder gave")
     if weighting == "compel":
         note = "; ".join(filter(None, (foreign(text, what=what, weighting=weighting) for what, text in (("the prompt", prompt), ("the negative prompt", negative_prompt or "")))))
     yield Progress(1, 1, "; ".join(filter(None, (note, *worn.notes))))
@@ -88,7 +89,8 @@ def base(
     """
     states = _states(text, model, "diffusion.base")
     steps = model.draw(states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-    return Image((yield from _progress(steps)))
+    with explaining_nan({"unet": model.unet}):
+        return Image((yield from _progress(steps)))
 
 
 @flow.node("diffusion.super_resolution", version=2, uses=_LIBRARIES)
@@ -122,7 +124,8 @@ def super_resolution(
     steps = model.draw(
         image.rgb().as_float().pixels, states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level
     )
-    return Image((yield from _progress(steps)))
+    with explaining_nan({"unet": model.unet}):
+        return Image((yield from _progress(steps)))
 
 
 @flow.node("image.edit", version=2, uses=(*_LIBRARIES, "peft"))

@@ -15,7 +15,7 @@ from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
 from ..checkpoints.folder import load_part, quiet, what_is
 from ..leased.adapters import need
 from ..leased.components import Checkpoint, Whole, sparing
-from ..pipelines.calling import call, pictures, problem_of, to_pil, unwrap_image
+from ..pipelines.calling import call, explaining_nan, pictures, problem_of, to_pil, unwrap_image
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +155,8 @@ def _drawn(
     given = {"prompt": prompt, "image": to_pil(image), "negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
     with model.alone(), sparing(getattr(pipeline, "vae", None), rungs):
         output = yield from call(pipeline, {**given, "output_type": "np"}, seed=seed)
-    return pictures(output)[0]
+    with explaining_nan(model.parts):
+        return pictures(output)[0]
 
 
 def _enlarged(model: Network, image: Image, tile: int | None, overlap: int) -> Generator[Progress, None, Image]:

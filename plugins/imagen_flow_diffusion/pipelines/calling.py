@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Progress, Tensor
 
+from ..checkpoints.diagnosing import without_numbers
 from ..checkpoints.folder import device_of, dtype_of
 from ..checkpoints.modular import given_by, taken_by
 from .stepping import stepping
@@ -225,16 +226,39 @@ def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
     return value.to_pil() if alpha else value.rgb().to_pil()
 
 
+class NoNumberError(ValueError):
+    """Something computed NaN. The message says what helps where it is not known in what it was computed."""
+
+    def __init__(self, what: str, dtype: str = "") -> None:
+        hint = "a setting is out of bounds (a guidance_scale, a strength, the weight of an adapter), or what came in was" if dtype == "float32" else "say dtype: float32 (or bfloat16), half precision is too narrow for it"
+        super().__init__(f"{what} NaN; {hint}")
+        self.what = what
+
+
+@contextmanager
+def explaining_nan(networks: Mapping[str, Any]) -> Iterator[None]:
+    """Say of NaN what is known of its cause by the networks that were computed with: their weights, and their dtype."""
+    import torch
+
+    try:
+        yield
+    except NoNumberError as odd:
+        if broken := without_numbers(networks):
+            raise ValueError(f"{odd.what} NaN, for its weights hold some: {broken}; copy or download the model again") from odd
+        computed = {dtype_of(network) for network in networks.values() if isinstance(network, torch.nn.Module)}
+        raise (NoNumberError(odd.what, "float32") if computed == {torch.float32} else odd) from None
+
+
 def refuse_nan(values: torch.Tensor, what: str) -> None:
     """Say NaN where it enters, and not as a black picture.
 
     Raises:
-        ValueError: there is some.
+        NoNumberError: there is some.
     """
     import torch
 
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{what} NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+        raise NoNumberError(what)
 
 
 def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]:
@@ -273,7 +297,7 @@ def unwrap_image(pixels: np.ndarray) -> Image:
     import numpy as np
 
     if not np.isfinite(pixels).all():
-        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+        raise NoNumberError("the model gave")
     return Image((pixels * 255).round().astype(np.uint8))
 
 
@@ -300,8 +324,14 @@ TAKEN_BY = {
     "StableDiffusionUpscalePipeline": "image.upscale",
     "StableDiffusionXLInstructPix2PixPipeline": "image.edit",
     "Swin2SRForImageSuperResolution": "image.upscale",
+    "IP-Adapter": "the port 'ip_adapters' of diffusion.text_to_image",
+    "LoRA": "the port 'loras' of diffusion.text_to_image",
+    "autoencoder alone": "the port 'autoencoder' of diffusion.text_to_image, beside a checkpoint,",
+    "denoiser alone": "the port 'denoiser' of diffusion.text_to_image, beside a checkpoint,",
+    "enlarging network": "image.upscale",
+    "textual inversion": "the port 'embeddings' of diffusion.text_to_image",
     **dict.fromkeys(
-        ("ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel", "SanaControlNetModel", "T2IAdapter"),
+        ("ControlNet in one file", "ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel", "SanaControlNetModel", "T2IAdapter"),
         "the port 'controlnets' of diffusion.text_to_image",
     ),
 }

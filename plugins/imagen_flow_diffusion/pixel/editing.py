@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..pipelines.calling import NoNumberError, explaining_nan
+
 if TYPE_CHECKING:
     import torch
 
@@ -71,7 +73,8 @@ def edit(
             x = sampler.step(painted, t, x, return_dict=False)[0]
         yield done, total
     if not bool(torch.isfinite(x).all()):
-        raise ValueError("the model gave NaN; say dtype: float32 (or bfloat16), half precision is too narrow for it")
+        with explaining_nan({"unet": unet}):
+            raise NoNumberError("the model gave")
     edited = torch.nn.functional.pixel_shuffle((source + 2 * x).float().cpu(), block)[0].permute(1, 2, 0).clamp(-1, 1)
     return keep_source(picture, reduced, np.rint((edited.numpy() + 1) * 127.5).astype(np.uint8))
 
