@@ -137,8 +137,6 @@ def test_older_formats_are_pickles_that_the_user_allows(embedding: str, file: st
             "sd", ["xl-toy"],
             "the embedding '{home}/xl-toy.safetensors' was made for another base than '{home}/sd' (StableDiffusionPipeline): it holds clip_g, clip_l, and not the vectors of one word for each of text_encoder",
         ),
-        ("sd", ["toy", "lora"], "the embedding '{home}/lora.safetensors' is a LoRA: give it to 'loras'"),
-        ("sd", ["toy", "ip"], "the embedding '{home}/ip.safetensors' is no textual inversion: it holds image_proj.norm.bias, image_proj.norm.weight"),
         ("sd", ["toy", "deep"], "the embedding '{home}/deep.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (1, 2, 32), and vectors are rows of floating-point numbers"),
         ("sd", ["empty"], "the embedding '{home}/empty.safetensors' is damaged, or no textual inversion: for text_encoder it holds float32 of shape (0, 32), and "),
         ("sd", ["whole"], "the embedding '{home}/whole.safetensors' is damaged, or no textual inversion: for text_encoder it holds int64 of shape (2, 32), and "),
@@ -150,6 +148,15 @@ def test_what_does_not_fit_is_said_and_leaves_nothing(base: str, embeddings: lis
     before = words_of(pool, home / base)
     assert failure(one=drawn(home / base, "a", embeddings=[str(home / f"{name}.safetensors") for name in embeddings])).startswith(words.format(home=home))
     assert words_of(pool, home / base) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("lora", "is a LoRA: give it to 'loras'"), ("ip", "is no textual inversion: it holds image_proj.norm.bias, image_proj.norm.weight")],
+)
+def test_what_is_no_textual_inversion_is_told_when_planning(name: str, words: str, home: Path, refused: Callable[..., str]) -> None:
+    """As what it is, by its header."""
+    assert refused(one=drawn(home / "sd", "a", embeddings=[str(home / "toy.safetensors"), str(home / f"{name}.safetensors")])) == f"the embedding '{home}/{name}.safetensors' {words}"
 
 
 def test_a_word_that_the_base_knows_already_stays_its_own(home: Path, draw: Callable[..., Any], pool: ModelPool, failure: Callable[..., str], by_hand: Callable[..., Any], tmp_path: Path) -> None:

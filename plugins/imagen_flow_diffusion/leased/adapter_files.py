@@ -70,10 +70,17 @@ class Adapter:
 
     def metadata(self) -> dict[str, str]:
         """Read what a safetensors file says of itself."""
-        from safetensors import safe_open
+        return (self.header() or ([], {}))[1]
 
-        file = self.file()
-        if file.suffix != ".safetensors":
-            return {}
-        with safe_open(file, "pt") as opened:
-            return dict(opened.metadata() or {})
+    def header(self) -> tuple[list[str], dict[str, str]] | None:
+        """Read the names of the tensors in a safetensors file, and what it says of itself. Nothing of a pickle, or where there is no one file: that is told when it is put on."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = self.file()
+            if file.suffix != ".safetensors":
+                return None
+            with safe_open(file, "numpy") as opened:
+                return list(opened.keys()), dict(opened.metadata() or {})
+        except (OSError, ValueError, SafetensorError):
+            return None

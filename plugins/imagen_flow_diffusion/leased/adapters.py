@@ -16,6 +16,7 @@ import imagen_flow as flow
 
 from ..checkpoints.folder import what_is
 from ..pipelines.calling import problem_of, to_pil
+from . import lora_files
 from .adapter_files import Adapter, Beside
 from .components import Checkpoint
 from .ip_adapters import load_encoder, with_ip_adapters
@@ -39,12 +40,29 @@ class Weights:
         return Adapter(model, parts["beside"])
 
 
+class LoRA(Weights):
+    """A LoRA, whole by its header."""
+
+    @staticmethod
+    def check(model: Model) -> None:
+        try:
+            if (header := Adapter(model).header()) is not None:
+                lora_files.foresee(*header)
+        except lora_files.NotLoRA as other:
+            raise flow.ModelError(f"the LoRA '{model.reference}' cannot be put on: {other}") from other
+
+
 class Embedding(Weights):
     """A textual inversion, whose name is a word of prompts."""
 
     @staticmethod
     def called(model: Model) -> str:
         return token_of(model)
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if (header := Adapter(model).header()) is not None:
+            _refuse_other(model, header[0])
 
 
 class ImageEncoder:
@@ -194,13 +212,21 @@ def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str]
         vectors = {parts: state.get(name) for name, parts in wanted.items()}
     if any(not hasattr(found, "shape") for found in vectors.values()):
         names = sorted(map(str, state))
-        held = f"it holds {', '.join(names[:4]) or 'nothing'}"
-        if any(".lora" in name or ".hada_" in name or ".lokr_" in name for name in names):
-            raise ValueError(f"the embedding '{embedding.model.reference}' is a LoRA: give it to 'loras'")
-        if not {"emb_params", "string_to_param", "clip_l", "clip_g"} & set(names) and len(names) != 1:
-            raise ValueError(f"the embedding '{embedding.model.reference}' is no textual inversion: {held}")
-        raise ValueError(f"{_other_base(embedding, checkpoint)}: {held}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
+        _refuse_other(embedding.model, names)
+        raise ValueError(f"{_other_base(embedding, checkpoint)}: it holds {', '.join(names[:4])}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
     return vectors
+
+
+def _refuse_other(model: Model, names: Sequence[str]) -> None:
+    """Refuse a file that is no textual inversion of any of the formats in use.
+
+    Raises:
+        ModelError: the message says what it is.
+    """
+    if any(".lora" in name or ".hada_" in name or ".lokr_" in name for name in names):
+        raise flow.ModelError(f"the embedding '{model.reference}' is a LoRA: give it to 'loras'")
+    if not {"emb_params", "string_to_param", "clip_l", "clip_g"} & set(names) and len(names) != 1:
+        raise flow.ModelError(f"the embedding '{model.reference}' is no textual inversion: it holds {', '.join(sorted(names)[:4]) or 'nothing'}")
 
 
 def _other_base(adapter: Adapter, checkpoint: Checkpoint) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,67 +69,114 @@ class LoRAFile:
     bundled: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Sorted:
+    """The names in a file by what they are: of matrices by layer, then by which of its matrices."""
+
+    pairs: dict[str, dict[str, str]] = field(default_factory=dict)
+    hadamard: dict[str, dict[str, str]] = field(default_factory=dict)
+    kronecker: dict[str, dict[str, str]] = field(default_factory=dict)
+    alphas: dict[str, str] = field(default_factory=dict)
+    magnitudes: dict[str, str] = field(default_factory=dict)
+    others: dict[str, list[str]] = field(default_factory=dict)
+    bundled: set[str] = field(default_factory=set)
+
+
+def sort(names: Iterable[str]) -> Sorted:
+    """Sort the names of a file's tensors.
+
+    Raises:
+        NotLoRA: it is not whole, or of another kind.
+    """
+    found = Sorted()
+    for name in sorted(names):
+        if match := _BUNDLED.match(name):
+            found.bundled.add(match["name"])
+        elif match := _MATRIX.match(name):
+            side = "mid" if "lora_mid" in match["way"] else "down" if re.search(r"lora_A|down", match["way"]) else "up"
+            if match["end"] == "bias":
+                if side != "up":
+                    raise NotLoRA(f"'{name}' is of no kind that peft reads")
+                side = "bias"
+            sides = found.pairs.setdefault(match["stem"], {})
+            if side in sides:
+                raise NotLoRA(f"it holds two matrices for one place, '{sides[side]}' and '{name}'")
+            sides[side] = name
+        elif match := _HADAMARD.match(name):
+            found.hadamard.setdefault(match["stem"], {})[match["end"]] = name
+        elif match := _KRONECKER.match(name):
+            found.kronecker.setdefault(match["stem"], {})[match["end"]] = name
+        elif match := _ALPHA.match(name):
+            found.alphas[match["stem"]] = name
+        elif match := _MAGNITUDE.match(name):
+            found.magnitudes[match["stem"]] = name
+        else:
+            found.others.setdefault(next((kind for kind, looks in KINDS.items() if looks.search(name)), ""), []).append(name)
+    if not (found.pairs or found.hadamard or found.kronecker or found.alphas or found.magnitudes):
+        raise NotLoRA(_other_kind(found.others, found.bundled) if found.others or found.bundled else "it holds no tensors: it was not written to its end, or a training run that learned nothing saved it")
+    _refuse_lacking(found)
+    return found
+
+
+def _refuse_lacking(found: Sorted) -> None:
+    """Refuse a file in which a matrix has no partner: the library would leave the other as it found the memory."""
+    lacking = [f"it holds '{next(iter(sides.values()))}' without its partner" for _, sides in sorted(found.pairs.items()) if not {"down", "up"} <= sides.keys()]
+    for stem, held in sorted(found.hadamard.items()):
+        wanted = ["w1_a", "w1_b", "w2_a", "w2_b", *(["t1", "t2"] if {"t1", "t2"} & held.keys() else [])]
+        lacking += [f"'{stem}' lacks {name}" for name in wanted if name not in held]
+    for stem, held in sorted(found.kronecker.items()):
+        lacking += [f"'{stem}' lacks {half}_{letter}" for half in ("w1", "w2") for letter in "ab" if half not in held and f"{half}_{letter}" not in held]
+    layers = found.pairs.keys() | found.hadamard.keys() | found.kronecker.keys()
+    lacking += [f"it holds '{found.alphas[stem]}' without its matrices" for stem in sorted(found.alphas.keys() - layers)]
+    lacking += [f"it holds the DoRA scale of '{stem}' without its matrices" for stem in sorted(found.magnitudes.keys() - layers)]
+    if lacking:
+        raise NotLoRA(f"it is not whole: {lacking[0]}{f', and {len(lacking) - 1} more like it' if len(lacking) > 1 else ''}; download or save it again")
+
+
+def foresee(names: Iterable[str], metadata: Mapping[str, str]) -> None:
+    """Look at what a file's header tells.
+
+    Raises:
+        NotLoRA: it is not whole, or of another kind.
+    """
+    sort(names)
+    _strengths(metadata)
+
+
 def read(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> LoRAFile:
-    """Sort a file's tensors.
+    """Read a file's tensors as pairs of matrices, each at the strength that the file says.
 
     Params:
         metadata: of the safetensors file.
     Raises:
         NotLoRA: it is not whole, or of another kind.
     """
-    if not state:
-        raise NotLoRA("it holds no tensors: it was not written to its end, or a training run that learned nothing saved it")
-    pairs: dict[str, Pair] = {}
-    hadamard: dict[str, dict[str, Any]] = {}
-    kronecker: dict[str, dict[str, Any]] = {}
-    alphas: dict[str, float] = {}
-    magnitudes: dict[str, Any] = {}
-    others: dict[str, list[str]] = {}
-    bundled: set[str] = set()
-    for name in sorted(map(str, state)):
-        tensor = state[name]
-        if not hasattr(tensor, "shape"):
-            others.setdefault("no tensor", []).append(name)
-        elif found := _BUNDLED.match(name):
-            bundled.add(found["name"])
-        elif found := _MATRIX.match(name):
-            _take(pairs.setdefault(found["stem"], Pair()), found, name, tensor)
-        elif found := _HADAMARD.match(name):
-            hadamard.setdefault(found["stem"], {})[found["end"]] = _wide(tensor, name)
-        elif found := _KRONECKER.match(name):
-            kronecker.setdefault(found["stem"], {})[found["end"]] = _wide(tensor, name)
-        elif found := _ALPHA.match(name):
-            alphas[found["stem"]] = _number(tensor, name)
-        elif found := _MAGNITUDE.match(name):
-            # peft writes those of convolutions with an axis of one before.
-            magnitudes[found["stem"]] = _wide(tensor, name) if name.endswith("dora_scale") else _wide(tensor, name).flatten()
-        else:
-            others.setdefault(next((kind for kind, looks in KINDS.items() if looks.search(name)), ""), []).append(name)
-    pairs |= {stem: _of_hadamard(stem, held, alphas) for stem, held in hadamard.items()}
-    pairs |= {stem: _of_kronecker(stem, held, alphas) for stem, held in kronecker.items()}
-    products = hadamard.keys() | kronecker.keys()
-    if not pairs:
-        raise NotLoRA(_other_kind(others, bundled))
-    _refuse_lacking(pairs, alphas, magnitudes)
+    found = sort(str(name) for name, tensor in state.items() if hasattr(tensor, "shape"))
     strengths = _strengths(metadata or {})
-    for stem, pair in pairs.items():
-        pair.magnitude = magnitudes.get(stem)
-        if stem not in products:
-            _fold(stem, pair, alphas.get(stem), strengths)
-    return LoRAFile(pairs, {kind: tuple(names) for kind, names in others.items()}, bool(alphas), tuple(sorted(bundled)))
+    alphas = {stem: _number(state[name], name) for stem, name in found.alphas.items()}
+    pairs = {}
+    for stem, sides in found.pairs.items():
+        pairs[stem] = Pair(**{side: _wide(state[name], name) for side, name in sides.items()}, names={side: name for side, name in sides.items() if side in ("down", "up")})
+        _refuse_misfit(stem, pairs[stem])
+        _fold(stem, pairs[stem], alphas.get(stem), strengths)
+    for kinds, pair_of in ((found.hadamard, _of_hadamard), (found.kronecker, _of_kronecker)):
+        pairs |= {stem: pair_of(stem, {end: _wide(state[name], name) for end, name in held.items()}, alphas) for stem, held in kinds.items()}
+    for stem, name in found.magnitudes.items():
+        # peft writes those of convolutions with an axis of one before.
+        scale, rows = _wide(state[name], name) if name.endswith("dora_scale") else _wide(state[name], name).flatten(), _of(pairs[stem])[1].shape[0]
+        if scale.numel() != rows or scale.shape[0] != rows:
+            raise NotLoRA(f"the DoRA scale of '{stem}' goes along the inputs ({tuple(scale.shape)}), and peft computes those along the outputs")
+        pairs[stem].magnitude = scale
+    others = {kind: tuple(names) for kind, names in found.others.items()}
+    if strange := sorted(str(name) for name, tensor in state.items() if not hasattr(tensor, "shape")):
+        others["no tensors"] = tuple(strange)
+    return LoRAFile(pairs, others, bool(alphas), tuple(sorted(found.bundled)))
 
 
-def _take(pair: Pair, found: re.Match[str], name: str, tensor: Any) -> None:
-    side = "mid" if "lora_mid" in found["way"] else "down" if re.search(r"lora_A|down", found["way"]) else "up"
-    if found["end"] == "bias":
-        if side != "up":
-            raise NotLoRA(f"'{name}' is of no kind that peft reads")
-        pair.bias = _wide(tensor, name)
-        return
-    if side in pair.names:
-        raise NotLoRA(f"it holds two matrices for one place, '{pair.names[side]}' and '{name}'")
-    pair.names[side] = name
-    setattr(pair, side, _wide(tensor, name))
+def _refuse_misfit(stem: str, pair: Pair) -> None:
+    down, up = _of(pair)
+    if down.ndim < 2 or up.ndim < 2 or not down.numel() or not up.numel() or (pair.mid is None and down.shape[0] != up.shape[1]):
+        raise NotLoRA(f"the matrices of '{stem}' do not fit each other: {tuple(down.shape)} and {tuple(up.shape)}")
 
 
 def _wide(tensor: Any, name: str) -> Any:
@@ -145,22 +192,6 @@ def _number(tensor: Any, name: str) -> float:
     if tensor.numel() != 1 or not math.isfinite(float(tensor)):
         raise NotLoRA(f"'{name}' is no number")
     return float(tensor)
-
-
-def _refuse_lacking(pairs: Mapping[str, Pair], alphas: Mapping[str, float], magnitudes: Mapping[str, Any]) -> None:
-    """Refuse a file in which a matrix has no partner: the library would leave the other as it found the memory."""
-    lacking = [f"'{next(iter(pair.names.values()), stem)}' without its partner" for stem, pair in sorted(pairs.items()) if pair.down is None or pair.up is None]
-    lacking += [f"'{stem}.alpha' without its matrices" for stem in sorted(alphas.keys() - pairs.keys())]
-    lacking += [f"the DoRA scale of '{stem}' without its matrices" for stem in sorted(magnitudes.keys() - pairs.keys())]
-    if lacking:
-        raise NotLoRA(f"it is not whole: it holds {lacking[0]}{f', and {len(lacking) - 1} more so' if len(lacking) > 1 else ''}; download or save it again")
-    for stem, pair in pairs.items():
-        down, up = _of(pair)
-        if down.ndim < 2 or up.ndim < 2 or not down.numel() or not up.numel() or (pair.mid is None and down.shape[0] != up.shape[1]):
-            raise NotLoRA(f"the matrices of '{stem}' do not fit each other: {tuple(down.shape)} and {tuple(up.shape)}")
-        scale = magnitudes.get(stem)
-        if scale is not None and (scale.numel() != up.shape[0] or scale.shape[0] != up.shape[0]):
-            raise NotLoRA(f"the DoRA scale of '{stem}' goes along the inputs ({tuple(scale.shape)}), and peft computes those along the outputs")
 
 
 def _of(pair: Pair) -> tuple[Any, Any]:
@@ -233,13 +264,6 @@ def _fold(stem: str, pair: Pair, alpha: float | None, strengths: Mapping[str, An
 # --- other kinds -----------------------------------------------------------------------------------------------------------------
 
 
-def _need(stem: str, held: Mapping[str, Any], *names: str) -> Iterator[Any]:
-    for name in names:
-        if name not in held:
-            raise NotLoRA(f"it is not whole: '{stem}' lacks {name}; download or save it again")
-        yield held[name].float()
-
-
 def _of_hadamard(stem: str, held: Mapping[str, Any], alphas: Mapping[str, float]) -> Pair:
     """Write LoHa, ``(a1 b1) * (a2 b2)`` by elements, as a pair of the squared rank, which is the same matrix.
 
@@ -247,10 +271,10 @@ def _of_hadamard(stem: str, held: Mapping[str, Any], alphas: Mapping[str, float]
     """
     import torch
 
-    a1, b1, a2, b2 = _need(stem, held, "w1_a", "w1_b", "w2_a", "w2_b")
+    a1, b1, a2, b2 = (held[name].float() for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
     rank, kept = b1.shape[0], held["w1_a"].dtype
-    if "t1" in held or "t2" in held:
-        t1, t2 = _need(stem, held, "t1", "t2")
+    if "t1" in held:
+        t1, t2 = held["t1"].float(), held["t2"].float()
         a1, a2 = a1.T, a2.T
         b1, b2 = (torch.einsum("ijkl,jr->irkl", core, b) for core, b in ((t1, b1), (t2, b2)))
     if a1.shape[1] != b1.shape[0] or a2.shape[1] != b2.shape[0] or a1.shape[0] != a2.shape[0] or b1.shape[1:] != b2.shape[1:]:
@@ -271,14 +295,14 @@ def _of_kronecker(stem: str, held: Mapping[str, Any], alphas: Mapping[str, float
     if "w1" in held:
         a1, b1 = _split(held["w1"].float())
     else:
-        a1, b1 = _need(stem, held, "w1_a", "w1_b")
+        a1, b1 = held["w1_a"].float(), held["w1_b"].float()
         rank = b1.shape[0]
     if "w2" in held:
         w2 = held["w2"].float()
         a2, b2 = _split(w2.flatten(1))
         b2 = b2.unflatten(1, w2.shape[1:])
     else:
-        a2, b2 = _need(stem, held, "w2_a", "w2_b")
+        a2, b2 = held["w2_a"].float(), held["w2_b"].float()
         rank = b2.shape[0]
         if "t2" in held:
             a2, b2 = a2.T, torch.einsum("ijkl,jr->irkl", held["t2"].float(), b2)
@@ -318,7 +342,7 @@ def _other_kind(others: Mapping[str, list[str]], bundled: set[str]) -> str:
         return "it is a whole checkpoint: give it to 'model'"
     if kind == "a control LoRA":
         return "it is a control LoRA, which makes another network of the base"
-    if kind and kind != "no tensor":
+    if kind:
         return f"it holds {kind}, which neither diffusers nor peft reads from such a file; LoRA, DoRA, LoHa and LoKr can be put on"
     return f"it is no LoRA: it holds {', '.join(names[:3]) or 'nothing'}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 

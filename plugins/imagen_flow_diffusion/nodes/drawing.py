@@ -16,7 +16,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
 from ..checkpoints.folder import article
-from ..leased.adapters import Embedding, ImageEncoder, Weights, Worn, adapted, skipping, spelt
+from ..leased.adapters import Embedding, ImageEncoder, LoRA, Weights, Worn, adapted, skipping, spelt
 from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
@@ -39,7 +39,7 @@ def text_to_image(
     ip_adapters: List[Model[Weights]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[Weights]] | None = None,
+    loras: List[Model[LoRA]] | None = None,
     embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
@@ -113,7 +113,7 @@ def image_to_image(
     ip_adapters: List[Model[Weights]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[Weights]] | None = None,
+    loras: List[Model[LoRA]] | None = None,
     embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
@@ -170,7 +170,7 @@ def inpaint(
     ip_adapters: List[Model[Weights]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[Weights]] | None = None,
+    loras: List[Model[LoRA]] | None = None,
     embeddings: List[Model[Embedding]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,

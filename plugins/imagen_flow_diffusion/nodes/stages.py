@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
-from ..leased.adapters import Embedding, Weights, Worn
+from ..leased.adapters import Embedding, LoRA, Worn
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
 from ..leased.instructing import Instructed
 from ..leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
@@ -31,7 +31,7 @@ _LIBRARIES = ("diffusers", "torch", "transformers")
 def encode(
     model: Model[TextEncoder],
     prompt: str,
-    loras: List[Model[Weights]] | None = None,
+    loras: List[Model[LoRA]] | None = None,
     embeddings: List[Model[Embedding]] | None = None,
     *,
     negative_prompt: str | None = None,
@@ -134,7 +134,7 @@ def edit(
     image: Image,
     instruction: str,
     references: List[Image] | None = None,
-    loras: List[Model[Weights]] | None = None,
+    loras: List[Model[LoRA]] | None = None,
     denoiser: Model[OtherDenoiser] | None = None,
     autoencoder: Model[OtherAutoencoder] | None = None,
     *,
