@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from .devices import nearest_device
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 from .outputs import OutFolder
@@ -128,7 +129,7 @@ def read(path: Path) -> Settings:
         problems.append(Problem("bad-setting", f"there is no dtype '{dtype}'", _mark(source, "dtype"), fix=nearest(dtype, _DTYPES, what="dtypes are")))
     device = texts["device"]
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        problems.append(Problem("bad-setting", f"there is no device '{device}'", _mark(source, "device"), fix="one of: auto, cpu, cuda, cuda:N, mps"))
+        problems.append(Problem("bad-setting", f"there is no device '{device}'", _mark(source, "device"), fix=nearest_device(device)))
     places = {key: place for key in ("out", "store") if (text := texts[key]) and (place := _place(folder, text, key, source, problems))}
     files = [place for name in plugins if (place := _place(folder, name, "plugins", source, problems))]
     if problems:

@@ -44,6 +44,9 @@ QUANTIZATIONS = ("none", *QUANTIZERS)
 OFFLOADS = ("none", "model", "layers")
 ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
+#: What other programs call devices.
+_ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps", "m1": "mps", "processor": "cpu"}
+
 _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 
 
@@ -107,6 +110,19 @@ def compute_capability(device: str) -> tuple[int, int] | None:
     return found[0].value, found[1].value
 
 
+def nearest_device(word: str) -> str:
+    """Say how to mend what is no device: what it is called here, the nearest word, or the list.
+
+    >>> nearest_device("gpu:1")
+    "did you mean 'cuda:1'?"
+    """
+    kind, colon, index = word.strip().lower().partition(":")
+    if kind in _ALSO_CALLED:
+        return f"did you mean '{_ALSO_CALLED[kind]}{colon + index if index.isdecimal() and _ALSO_CALLED[kind] == 'cuda' else ''}'?"
+    near = nearest(word, ("auto", "cpu", "cuda", "mps"))
+    return near if near.startswith("did") else "one of: auto, cpu, cuda, cuda:N, mps"
+
+
 def resolve_device(asked: str, machine: Machine | None = None) -> str:
     """Say which device is meant: ``cpu``, ``cuda:N`` or ``mps``.
 
@@ -128,7 +144,7 @@ def resolve_device(asked: str, machine: Machine | None = None) -> str:
         return "mps"
     match = _DEVICE.match(asked)
     if match is None:
-        hint = nearest(asked, ("auto", "cpu", "cuda", "mps"))
+        hint = nearest_device(asked)
         raise ValueError(f"'{asked[:40]}' is no device; the devices are: auto, cpu, cuda, cuda:1, mps{f' ({hint})' if hint.startswith('did') else ''}")
     if machine.torch_build != "cuda":
         built = "torch is not installed" if machine.torch_build == "none" else "the installed torch is built without CUDA"

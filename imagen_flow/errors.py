@@ -218,13 +218,14 @@ class GraphError(ImagenFlowError):
 
 
 class NodeError(ImagenFlowError):
-    """A node failed while running. The cause is chained; `problem` says it in the form of a problem."""
+    """A node failed while running. The cause is chained; `problem` says it in the form of a problem, `place` where in its code it was raised."""
 
-    def __init__(self, node: str, message: str, *, mark: Mark | None = None, item: str = "", code: str = "node-failed") -> None:
+    def __init__(self, node: str, message: str, *, mark: Mark | None = None, item: str = "", code: str = "node-failed", place: str = "") -> None:
         self.node = node
         self.item = item
         self.message = message
-        self.problem = Problem(code, f"{node}{f' ({item})' if item else ''}: {message}", mark)
+        self.place = place
+        self.problem = Problem(code, f"{node}{f' ({item})' if item else ''}: {message}", mark, why=f"raised at {place}" if place else "")
         super().__init__(node, message)
 
     def __str__(self) -> str:

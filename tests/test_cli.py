@@ -295,6 +295,8 @@ def test_failure(call: Call, folder: Path) -> None:
     g.yaml:3:3: error[node-failed]: bad: cannot do 'x'
     3 |   bad: {type: toy.fail, text: x}
       |   ^^^
+      = why: raised at nodes.py:22 in fail: raise ValueError(f"cannot do '{text}'")
+      = fix: --traceback shows how it came to that
 - after skipped: what gives its 'text' failed
 ✓ good  T s
 failed in T s: 1 step ran, 0 from the store, 1 failed

@@ -73,7 +73,7 @@ imagen-flow.toml:4:1: error[bad-setting]: 'plugins' is a list of paths of Python
 imagen-flow.toml:5:1: error[bad-setting]: there is no device 'gpu'
 5 | device = "gpu"
   | ^^^^^^
-  = fix: one of: auto, cpu, cuda, cuda:N, mps"""
+  = fix: did you mean 'cuda'?"""
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import planned, planning_options, set_option
+from .session import planned, planning_options, set_option, traceback_option
 
 if TYPE_CHECKING:
     from ..request import Options
@@ -18,8 +18,9 @@ __all__ = ["demo"]
 @click.command()
 @set_option
 @planning_options
+@traceback_option
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: ./out]")
-def demo(values: dict[str, str], options: Options, out: Path | None) -> int:
+def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the models that come along.
 
     It needs no download and no GPU. Try --set prompt="a small green star on a white background".
@@ -31,7 +32,7 @@ def demo(values: dict[str, str], options: Options, out: Path | None) -> int:
     graph = _graphs() / "imagen.yaml"
     echo(f"imagen-flow run {graph}", err=True)
     with planned(graph, options, values) as (plan, _):
-        return carry_out(plan, out=out_place(out))
+        return carry_out(plan, out=out_place(out), traceback=traceback)
 
 
 def _graphs() -> Path:

@@ -66,8 +66,11 @@ class JsonLines:
 class Quiet:
     """Failures only."""
 
+    def __init__(self, *, traceback: bool = False) -> None:
+        self.traceback = traceback
+
     def show(self, event: Event) -> None:
-        if line := _line(event, quiet=True):
+        if line := _line(event, quiet=True, traceback=self.traceback):
             echo(*line, err=True)
 
     def stopping(self) -> None:
@@ -217,11 +220,13 @@ class Lines:
 
     Params:
         silence_s: how long nothing is printed at first; twice as long after each such line, up to `LONGEST_S`.
+        traceback: show all of what a node raised.
     """
 
     LONGEST_S = 300.0
 
-    def __init__(self, *, silence_s: float = 15.0) -> None:
+    def __init__(self, *, silence_s: float = 15.0, traceback: bool = False) -> None:
+        self.traceback = traceback
         self.cached = 0
         self.repeated = Repeated()
         self.progress = Progress()
@@ -247,7 +252,7 @@ class Lines:
                 if self._told.get(event.what) is None:
                     self._told[event.what] = event.node
                     self.print(f"  {_name(event)}: loading {event.what}")
-            elif line := _line(event):
+            elif line := _line(event, traceback=self.traceback):
                 self.print(*line)
             elif isinstance(event, RunFinished):
                 self.tell_cached()
@@ -309,12 +314,25 @@ _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
 _QUIET = (StepFailed, OutputFailed)
 
 
-def _line(event: Event, *, quiet: bool = False) -> tuple[str | Painted, ...] | None:
+def _line(event: Event, *, quiet: bool = False, traceback: bool = False) -> tuple[str | Painted, ...] | None:
     found = _LINES.get(type(event))
     if found is None or (quiet and type(event) not in _QUIET):
         return None
     mark, hue, words = found
-    return paint(_glyph(mark), hue or None), f" {words(event)}"
+    more = ""
+    if isinstance(event, StepFailed) and traceback:
+        more = f"\n{_indented(_traced(event.error))}"
+    elif isinstance(event, StepFailed) and event.error.place:
+        more = "\n      = fix: --traceback shows how it came to that"
+    return paint(_glyph(mark), hue or None), f" {words(event)}{more}"
+
+
+def _traced(error: BaseException) -> str:
+    """Show all of what a node raised."""
+    import traceback
+
+    cause = error.__cause__ or error
+    return "".join(traceback.format_exception(cause)).rstrip("\n")
 
 
 def _name(event: Any) -> str:
@@ -325,7 +343,7 @@ def _failure(event: StepFailed) -> str:
     """Show a failure with its place in the graph where it has one."""
     problem = getattr(event.error, "problem", None)
     if problem is None or problem.mark is None:
-        return event.message
+        return event.message + (f"\n  = why: {problem.why}" if problem is not None and problem.why else "")
     return str(problem)
 
 
@@ -352,10 +370,11 @@ class Live:
     MANY = 60
     LONG_S = 0.5
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, traceback: bool = False) -> None:
         from rich.console import Console
         from rich.live import Live as RichLive
 
+        self.traceback = traceback
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.progress = Progress()
         self.repeated = Repeated()
@@ -376,7 +395,7 @@ class Live:
             return
         elif isinstance(event, StepNote) and not self.repeated.is_new(event):
             return
-        elif line := _line(event):
+        elif line := _line(event, traceback=self.traceback):
             self.print(line)
 
     def print(self, line: tuple[str | Painted, ...]) -> None:

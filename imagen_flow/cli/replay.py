@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import out_option, planning_options, replace_option, set_option
+from .session import out_option, planning_options, replace_option, set_option, traceback_option
 
 if TYPE_CHECKING:
     from ..replay import Comparison
@@ -24,7 +24,8 @@ __all__ = ["replay"]
 @out_option
 @replace_option
 @planning_options
-def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: Path | None, may_replace: bool, options: Options) -> int:
+@traceback_option
+def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: Path | None, may_replace: bool, options: Options, traceback: bool) -> int:
     """Run the graph that a picture carries.
 
     A picture is not trusted: what would run is shown, and nothing runs or is read before you agree. Files that its graph names are taken from the store, by their content, or from where --set says.
@@ -48,9 +49,9 @@ def replay(picture: Path, values: dict[str, str], verify: bool, yes: bool, out: 
             print_plan(again.plan, folder, err=True)
             confirm("run it?")
         if not verify:
-            return carry_out(again.plan, out=folder)
+            return carry_out(again.plan, out=folder, traceback=traceback)
         compared: list[Comparison] = []
-        code = carry_out(again.plan, out=None, then=lambda run: compared.append(again.verify(run)))
+        code = carry_out(again.plan, out=None, traceback=traceback, then=lambda run: compared.append(again.verify(run)))
         if code:
             return code
     echo(str(compared[0]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import graph_argument, out_option, planned, planning_options, replace_option, set_option
+from .session import graph_argument, out_option, planned, planning_options, replace_option, set_option, traceback_option
 
 if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
@@ -32,15 +32,16 @@ __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
-def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, fail_fast: bool, json_events: bool, quiet: bool) -> int:
+@traceback_option
+def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, fail_fast: bool, json_events: bool, quiet: bool, traceback: bool) -> int:
     """Run a graph; what the store already holds is not computed again."""
     from .session import out_folder
 
     with planned(graph, options, values) as (plan, settings):
-        return carry_out(plan, out=out_folder(out, settings, may_replace=may_replace), fail_fast=fail_fast, json_events=json_events, quiet=quiet)
+        return carry_out(plan, out=out_folder(out, settings, may_replace=may_replace), fail_fast=fail_fast, json_events=json_events, quiet=quiet, traceback=traceback)
 
 
-def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False, then: Callable[[Run], None] | None = None) -> int:
+def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False, traceback: bool = False, then: Callable[[Run], None] | None = None) -> int:
     """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code. `then` is called with the run if it came to its end without a failure."""
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from ..run import execute
@@ -52,7 +53,7 @@ def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, jso
         show_problems(warnings)
         echo(err=True)
     cancel = threading.Event()
-    display = display_for(json_events=json_events, quiet=quiet)
+    display = display_for(json_events=json_events, quiet=quiet, traceback=traceback)
     given: list[OutputWritten | OutputAbsent] = []
     finished: RunFinished | None = None
 
@@ -84,15 +85,15 @@ def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, jso
     return 0 if finished.status == "done" else 1
 
 
-def display_for(*, json_events: bool, quiet: bool) -> Display:
+def display_for(*, json_events: bool, quiet: bool, traceback: bool = False) -> Display:
     """Choose what shows a run: JSON lines, failures only, live on a terminal, or plain lines."""
     from . import display
 
     if json_events:
         return display.JsonLines()
     if quiet:
-        return display.Quiet()
-    return display.Live() if sys.stderr.isatty() else display.Lines()
+        return display.Quiet(traceback=traceback)
+    return display.Live(traceback=traceback) if sys.stderr.isatty() else display.Lines(traceback=traceback)
 
 
 def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:

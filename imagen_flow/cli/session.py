@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..request import Options
     from ..store import Store
 
-__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option"]
+__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option", "traceback_option"]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -45,6 +45,8 @@ pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", he
 set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
 replace_option = click.option("--replace", "may_replace", is_flag=True, help="Where the graph says 'exists: replace', let also files, folders and models replace what no run wrote.")
+
+traceback_option = click.option("--traceback", is_flag=True, help="Show the calls that led to a node's failure.")
 
 #: The options of every command that plans: each fills the field of `Options` that it is named after, but for --no-store, which empties `store`.
 _OPTIONS = (

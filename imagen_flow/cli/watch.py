@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .interrupt import INTERRUPTED
-from .session import out_option, planning_options, replace_option, set_option
+from .session import out_option, planning_options, replace_option, set_option, traceback_option
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -41,6 +41,7 @@ LISTED = 4
 @click.option("--poll", is_flag=True, help="Look every second instead of waiting for events, as network shares need.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
+@traceback_option
 def watch(
     graphs: tuple[Path, ...],
     values: dict[str, str],
@@ -52,6 +53,7 @@ def watch(
     poll: bool,
     json_events: bool,
     quiet: bool,
+    traceback: bool,
 ) -> int:
     """Run graphs, and again whenever what they depend on changes.
 
@@ -66,7 +68,7 @@ def watch(
     if missing:
         raise GraphError(missing)
     cancel = threading.Event()
-    view = _JsonView() if json_events else _View(quiet=quiet)
+    view = _JsonView() if json_events else _View(quiet=quiet, traceback=traceback)
 
     def stop() -> None:
         cancel.set()
@@ -108,8 +110,9 @@ class _JsonView:
 class _View:
     """What changed, the run that it starts as `imagen-flow run` shows it, its outputs; and between runs, on a terminal, that watching goes on."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, traceback: bool = False) -> None:
         self.quiet = quiet
+        self.traceback = traceback
         self.display: Display | None = None
         self.idle: Any = None
         self.plan: Plan | None = None
@@ -150,7 +153,7 @@ class _View:
             self.say(f"{one_line(said.graph)} waits until this is mended; its last outputs stay", hue="yellow")
         elif isinstance(said, Planned):
             self.plan, self.given = said.plan, []
-            self.display = display_for(json_events=False, quiet=self.quiet)
+            self.display = display_for(json_events=False, quiet=self.quiet, traceback=self.traceback)
         else:
             assert self.display is not None
             self.display.show(said)

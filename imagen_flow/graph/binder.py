@@ -84,7 +84,7 @@ class Binder:
         try:
             return Given(port.check(plain(word) if isinstance(value, dict) else value))
         except BadValue as odd:
-            fix = self.nearest(odd.given, odd.known) if odd.known else mend_literal(value, port)
+            fix = self.nearest(odd.given, odd.known) if odd.known else (self.meant(value) if isinstance(value, str) else "") or mend_literal(value, port)
             self.say("bad-literal", f"{what} {odd}", word.mark, fix=fix)
             return None
 
@@ -98,7 +98,7 @@ class Binder:
         try:
             parse_reference(text)
         except BadReference as odd:
-            self.say("bad-model", str(odd), word.mark, fix=odd.fix)
+            self.say("bad-model", str(odd), word.mark, fix=self.meant(text) or odd.fix)
             return None
         return ModelAt(text, self.folder, word.mark, port.loader)
 
@@ -167,14 +167,17 @@ class Binder:
     def look_up(self, reference: Reference) -> tuple[FromInput | FromNode, PortType | None] | None:
         """Find what a reference names: its binding and type. The type is None where the node's own type is not known."""
         name = reference.name
-        if name in self.spec.nodes and name not in self.spec.inputs:
+        if name in self.spec.nodes and name in self.spec.inputs:
+            self.used_inputs.add(name)  # that both have the name has been said, and which is meant is not known
+            return FromInput(name), None
+        if name in self.spec.nodes:
             type_ = self.types[name]
             if type_ is None:
                 return FromNode(name, reference.port or ""), None
             port = reference.port or type_.primary
             output = type_.outputs.get(port)
             if output is None:
-                self.say("unknown-output", f"node '{name}' has no output '{port}'", reference.mark, fix=self.nearest(port, type_.outputs, what="its outputs are"))
+                self.say("unknown-output", f"node '{name}' has no output '{port}'", reference.mark, fix=self.nearest_output(name, port, type_))
                 return None
             spec = self.spec.nodes[name].reserved
             repeated = "repeat" in spec and not (isinstance(spec["repeat"].value.value, dict) and "keep" in spec["repeat"].value.value)
@@ -190,6 +193,15 @@ class Binder:
         known = chain(self.spec.inputs, self.spec.nodes)
         self.say("unknown-reference", f"there is no node or input '{name}'", reference.mark, fix=self.nearest(name, known, what="there are"))
         return None
+
+    def nearest_output(self, name: str, port: str, type_: NodeType | Graph) -> str:
+        """Say how to mend a reference to an output that a node has not: a node's only output needs no name."""
+        return f'write "${{{name}}}": it has one output' if len(type_.outputs) == 1 else self.nearest(port, type_.outputs, what="its outputs are")
+
+    def meant(self, text: str) -> str:
+        """Say how to refer to what a text names, if it names a node or an input."""
+        name = text.strip().strip("${} ")
+        return f'write "${{{name}}}"' if name.partition(".")[0] in self.spec.nodes or name in self.spec.inputs else ""
 
     def scan(self, word: Word) -> None:
         """Look up the references in something that is not bound, so that their problems are shown too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from ..devices import ATTENTIONS, DTYPES, LADDERS, OFFLOADS, QUANTIZATIONS
+from ..devices import ATTENTIONS, DTYPES, LADDERS, OFFLOADS, QUANTIZATIONS, nearest_device
 from ..node import NodeType
 from ..ports import Port, PortType, describe, fits
 from ..spec import NodeSpec, Pair
@@ -108,7 +108,7 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
     if pair := words.get("device"):
         binder.take(pair, PortType("text"), "'device'", found, "device")
         if "device" in found and not is_device(found["device"]):
-            binder.say("bad-setting", f"there is no device '{found['device']}'", pair.value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
+            binder.say("bad-setting", f"there is no device '{found['device']}'", pair.value.mark, fix=nearest_device(found["device"]))
     if pair := words.get("retry"):
         if isinstance(pair.value.value, dict):
             for key, item in pair.value.value.items():

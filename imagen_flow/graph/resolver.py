@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import spec as spec_
+from ..devices import nearest_device
 from ..errors import MOST_PROBLEMS, GraphError, Mark, Problem
 from ..node import NodeType
 from ..plugins import Registry
@@ -26,6 +27,9 @@ from .order import asked_alone, order, unneeded
 from .outputs import check_paths, read_output
 
 __all__ = ["resolve"]
+
+#: How many node types are looked into that end in the same word.
+MOST_KIN = 8
 
 #: How deep graphs may be nested in graphs.
 DEPTH = 32
@@ -128,8 +132,32 @@ class _Resolver:
             else:
                 faults = "; ".join(self.registry.faults)
                 self.say("unknown-node-type", f"no plugin offers the node type '{name}'", written.type.mark,
-                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=self.binder.nearest(name, self.registry.iter_names(), what="node types are"))
+                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=self.nearest_type(name, written))
         return found
+
+    def nearest_type(self, name: str, written: NodeSpec) -> str:
+        """Say how to mend an unknown node type: one that ends in this word and fits the node best, the nearest name, those of its plugin; or that its plugin has to be named."""
+        if len(self.problems) >= MOST_PROBLEMS:
+            return ""
+        names = sorted(self.registry.iter_names())
+        if kin := [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]][:MOST_KIN]:
+            given = written.arguments.keys()
+            fits = {known: len(given & type_.inputs.keys()) if (type_ := self.known_type(known)) is not None else 0 for known in kin}
+            best = [f"'{known}'" for known in kin if fits[known] == max(fits.values())]
+            return f"did you mean {' or '.join(best)}?"
+        near = self.binder.nearest(name, names)
+        if near.startswith("did"):
+            return near
+        family = name.partition(".")[0]
+        if mates := [known for known in names if known.partition(".")[0] == family]:
+            return f"node types of {family} are: {', '.join(mates)}"
+        return "name the Python file that offers it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists the node types that there are"
+
+    def known_type(self, name: str) -> NodeType | None:
+        try:
+            return self.registry.find(name)
+        except GraphError:
+            return None
 
     def included(self, name: str, mark: Mark) -> Graph | None:
         """Resolve a graph file that is used as a node."""
@@ -176,7 +204,7 @@ class _Resolver:
             except BadValue as odd:
                 self.say("bad-setting", f"'{key}' {odd}", pair.value.mark, fix=self.binder.nearest(odd.given, odd.known) if odd.known else "")
         if "device" in found and not is_device(found["device"]):
-            self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix="one of: auto, cpu, cuda, cuda:N, mps")
+            self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix=nearest_device(found["device"]))
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..artifact import Artifact
 from ..errors import GraphError, Problem, nearest
-from ..graph import RANDOM, FileAt, Graph
+from ..graph import RANDOM, FileAt, Given, Graph
 from ..ports import BadValue, PortType, describe
 from ..values import File, Folder
 from ..yaml_text import plain_scalar
@@ -66,6 +66,9 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
             taken.plain[name] = held.value(slots[name])
         except ValueError as odd:
             fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
+            if texts.get(name, values.get(name)) == RANDOM and wanted.type.kind in ("int", "number"):
+                default = f", default: {wanted.default.value}" if isinstance(wanted.default, Given) else ""
+                fix = f"only a seed is drawn: declare it as {name}: {{type: seed{default}}}"
             problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))
         except GraphError as missing:
             problems += missing.problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -413,6 +414,9 @@ def _as_text(value: Any) -> str:
 
 
 def _unreadable(at: FileAt, path: Path, failed: Exception, *, offers: bool) -> Problem:
+    if re.match(r"[a-z][a-z0-9+.-]+://", at.path, re.IGNORECASE):
+        why = f"nothing is downloaded: a graph reads {at.kind}s of this machine"
+        return Problem("missing-file", f"'{at.path}' is an address, not a {at.kind}", at.mark, why=why, fix=f"download it first, and give the path of the {at.kind}")
     missing = False
     with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed
         missing = not path.exists()

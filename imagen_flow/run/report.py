@@ -5,8 +5,11 @@ One thread runs and says, another reads. The run does not wait for the reader: r
 
 from __future__ import annotations
 
+import linecache
+import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 from .. import events
 from ..errors import ImagenFlowError, NodeError
 from ..events import Event
+from ..graph import Graph
+from ..node import NodeType
 from ..plan import Step
 from ..values import FileChanged, Progress
 
@@ -164,7 +169,7 @@ class Report:
         Raises:
             FailedFast: the user wants no other step to run then.
         """
-        error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item)
+        error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item, place=place_of(cause, step.node.type))
         error.__cause__ = cause if error is not cause else cause.__cause__
         self.failed += 1
         self._came(step, "failed")
@@ -199,9 +204,26 @@ class Report:
         return False
 
 
+def place_of(failed: BaseException, type_: NodeType | Graph) -> str:
+    """Say where in a node's own code an exception was raised: file, line, function and the line's text. Nothing for what an installed plugin raises on purpose, whose message says all."""
+    if not isinstance(type_, NodeType) or (_is_on_purpose(failed) and not type_.plugin.endswith(".py")):
+        return ""
+    frames = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in traceback.walk_tb(failed.__traceback__)]
+    own = [one for one in frames if one[0] == type_.file] or [one for one in frames if one[0].startswith(os.path.dirname(type_.file) + os.sep)]
+    if not own:
+        return ""
+    file, line, function = own[-1]
+    text = linecache.getline(file, line).strip()
+    return f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{line} in {function}{f': {text}' if text else ''}"
+
+
 def words(failed: BaseException) -> str:
     """Say an exception in words: its message alone where it was raised on purpose, else with its name."""
     message = str(failed).strip()
-    if isinstance(failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError) and message:
+    if _is_on_purpose(failed):
         return message
     return f"{type(failed).__name__}: {message}" if message else type(failed).__name__
+
+
+def _is_on_purpose(failed: BaseException) -> bool:
+    return isinstance(failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError) and bool(str(failed).strip())
