@@ -70,6 +70,13 @@ def test_an_index_that_leads_out_of_what_is_digested_is_refused(shard: str, tmp_
     assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: text_encoder/{INDEX} names '{shard}': ")
 
 
+@pytest.mark.parametrize("shard", ["none.safetensors", "sub/none.safetensors", "x" * 5000 + ".safetensors"])
+def test_a_shard_that_is_not_there_is_missing(shard: str, tmp_path: Path) -> None:
+    """Whatever its name is, it is said to be missing."""
+    sharded(tmp_path / "m", {"b.weight": shard})
+    assert refusal(tmp_path / "m") == f"unresolved: 'M' is not whole: 1 of 2 files of weights are missing, {shard} first"
+
+
 def test_a_variants_index_is_looked_at_too(tmp_path: Path) -> None:
     """The index of halves has a name of its own."""
     sharded(tmp_path / "m", {"b.weight": "../outside.safetensors"}, index="model.safetensors.index.fp16.json")
@@ -111,6 +118,32 @@ def test_a_configuration_that_names_other_weights_is_refused(said: str, tmp_path
     (part / "config.json").write_text(json.dumps({"transformers_weights": said}))
     assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: text_encoder/config.json says transformers_weights: '{said}'")
     (part / "config.json").write_text(json.dumps({"transformers_weights": INDEX}))
+    find(tmp_path / "m")
+
+
+@pytest.mark.parametrize("said", ["../outside/tokenizer.1.0.json", "tokenizer.1.0.json/../../outside/tokenizer.1.0.json", ".hidden/tokenizer.1.0.json"])
+def test_a_tokenizer_that_names_other_files_is_refused(said: str, tmp_path: Path) -> None:
+    """transformers reads the one of these files that suits its version, wherever it is."""
+    sharded(tmp_path / "m" / "text_encoder")
+    (tmp_path / "m" / "tokenizer").mkdir()
+    for place in (tmp_path / "m" / "outside", tmp_path / "m" / "tokenizer" / ".hidden"):
+        place.mkdir()
+        (place / "tokenizer.1.0.json").write_text("{}")
+    config = tmp_path / "m" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps({"fast_tokenizer_files": [said]}))
+    assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: tokenizer/tokenizer_config.json says fast_tokenizer_files: '{said}'")
+    (config.parent / "tokenizer.1.0.json").write_text("{}")
+    config.write_text(json.dumps({"fast_tokenizer_files": ["tokenizer.1.0.json", "tokenizer.9.0.json"]}))
+    find(tmp_path / "m")
+
+
+def test_an_adapter_that_is_a_pickle_is_not_loaded_along(tmp_path: Path) -> None:
+    """transformers puts an adapter on a network that lies beside it; one whose weights have no say in the fingerprint is refused."""
+    part = sharded(tmp_path / "m" / "text_encoder")
+    (part / "adapter_config.json").write_text("{}")
+    (part / "adapter_model.bin").write_bytes(b"x")
+    assert refusal(tmp_path / "m").startswith("the model 'M' cannot be used: text_encoder/adapter_config.json brings an adapter whose weights are a pickle (adapter_model.bin): ")
+    save_file({"x": np.ones(2, np.float32)}, part / "adapter_model.safetensors")
     find(tmp_path / "m")
 
 

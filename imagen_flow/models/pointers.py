@@ -1,11 +1,12 @@
 """Follow what a model's files say of one another: whatever they point to must be among the files that are digested, or its content would have no say in the key.
 
-The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by ``transformers_weights`` in a configuration besides.
+The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by what configurations say besides.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 from collections import Counter
@@ -21,6 +22,9 @@ __all__ = ["check_pointers", "is_index"]
 
 _INDEX = re.compile(r".+\.(?P<kind>safetensors|bin)\.index(\.\w+)?\.json\Z")
 _SHARD = re.compile(r"(?P<before>.+?)-\d{5}-of-(?P<count>\d{5})(?P<after>.*)\.safetensors\Z")
+_POINTING = {"config.json": ("transformers_weights", "configuration_files"), "tokenizer_config.json": ("fast_tokenizer_files",)}
+"""Keys of configurations by which transformers finds further files."""
+
 _AGAIN = "copy or download it again"
 
 
@@ -46,8 +50,10 @@ def check_pointers(files: Mapping[str, Path], reference: str) -> None:
             is_index(name, kind="bin") and any(other.endswith(".bin") and other.rpartition("/")[0] == name.rpartition("/")[0] for other in files)
         ):
             named |= _check_index(name, path, files, reference)
-        elif name.rpartition("/")[2] == "config.json":
+        elif name.rpartition("/")[2] in _POINTING:
             _check_config(name, path, files, reference)
+        elif name.rpartition("/")[2] == "adapter_config.json":
+            _check_adapter(name, path, files, reference)
     _check_unnamed(files, named, reference)
 
 
@@ -60,7 +66,7 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
     shards = {shard: _inside(folder, shard) for shard in sorted(set(tensors.values()))}
     ending = ".safetensors" if is_index(name) else ".bin"
     for shard, inside in shards.items():
-        if inside is None or not shard.endswith(ending) or (inside not in files and path.with_name(shard).exists()):
+        if inside is None or not shard.endswith(ending) or (inside not in files and os.path.exists(path.parent / shard)):
             raise UnusableModel(
                 f"the model '{reference}' cannot be used: {name} names '{shard}'", why="that is not among the files of weights in the model's folder by which it is known", fix=f"keep all shards in one folder, under plain names that end in {ending}",
             )  # fmt: skip
@@ -85,24 +91,34 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
 
 
 def _check_config(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
-    """Refuse a configuration that has transformers read other weights than those beside it."""
+    """Refuse a configuration that has transformers read other files than those beside it."""
     found = path.stat()
-    said = _weights_named(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    if said is not None and _inside(name.rpartition("/")[0], said) not in files:
-        raise UnusableModel(
-            f"the model '{reference}' cannot be used: {name} says transformers_weights: '{said[:100]}'",
-            why="that is not among the files by which the model is known",
-            fix="keep its weights in the model's folder, under a plain name",
-        )
+    for key, said in _named_in(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+        inside = _inside(name.rpartition("/")[0], said)
+        if inside not in files and (inside is None or key == "transformers_weights" or os.path.exists(path.parent / said)):
+            raise UnusableModel(
+                f"the model '{reference}' cannot be used: {name} says {key}: '{said[:100]}'", why="that is not among the files by which the model is known", fix="keep its files in the model's folder, under plain names"
+            )
 
 
 @lru_cache(maxsize=1024)
-def _weights_named(path: Path, *_sign: int) -> str | None:
+def _named_in(path: Path, *_sign: int) -> tuple[tuple[str, str], ...]:
+    """Give the names of files that a configuration says, each with the key that says it."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8")).get("transformers_weights")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        said = [(key, content[key]) for key in _POINTING[path.name] if content.get(key) is not None]
     except (OSError, ValueError, AttributeError, RecursionError):
-        return None  # whoever loads the model says so
-    return said if said is None else str(said)
+        return ()  # whoever loads the model says so
+    return tuple((key, str(one)) for key, value in said for one in (value if isinstance(value, list) else [value]))
+
+
+def _check_adapter(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
+    """Refuse an adapter beside a network's configuration whose weights are a pickle: transformers would load it with the network."""
+    folder = name.rpartition("adapter_config.json")[0]
+    if f"{folder}config.json" in files and f"{folder}adapter_model.safetensors" not in files and f"{folder}adapter_model.bin" not in files and path.with_name("adapter_model.bin").exists():
+        raise UnusableModel(
+            f"the model '{reference}' cannot be used: {name} brings an adapter whose weights are a pickle (adapter_model.bin)", why="it would be loaded with the network beside it, and has no say in how the model is known", fix="take it away, or convert it to safetensors"
+        )
 
 
 def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -> None:
