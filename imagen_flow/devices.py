@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ModelError, nearest
 from .values import PLAIN, Loading
 
-__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "QUANTIZERS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype"]
+__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "QUANTIZERS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype", "switches_held"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -265,3 +268,98 @@ def conditions(device: str = "cpu") -> dict[str, Any]:
     elif kind == "mps":
         found["gpu"] = f"{platform.processor()} {platform.mac_ver()[0]}"
     return found
+
+
+class _Switch(NamedTuple):
+    """A switch of torch that outlasts whoever sets it: how it is read and set, how it stands when torch is loaded, and whether it is the thread's own or one for the process."""
+
+    read: Callable[[Any], Any]
+    set: Callable[[Any, Any], object]
+    at_first: Callable[[Any], Any]
+    is_own: bool
+
+
+def _first_threads(torch: Any) -> int | None:
+    words = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(words) if words.isdecimal() and int(words) else None
+
+
+_SWITCHES = {
+    "number of threads": _Switch(lambda torch: torch.get_num_threads(), lambda torch, value: torch.set_num_threads(value), _first_threads, True),
+    "default device": _Switch(
+        lambda torch: torch.get_default_device(), lambda torch, value: torch.set_default_device(None if value.type == "cpu" else value), lambda torch: torch.device("cpu"), True
+    ),
+    "recording of gradients": _Switch(lambda torch: torch.is_grad_enabled(), lambda torch, value: torch.set_grad_enabled(value), lambda torch: True, True),
+    "default dtype": _Switch(lambda torch: torch.get_default_dtype(), lambda torch, value: torch.set_default_dtype(value), lambda torch: torch.float32, False),
+    "choice of deterministic algorithms": _Switch(
+        lambda torch: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda torch, value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+        lambda torch: (False, False),
+        False,
+    ),
+    "precision of matrix products": _Switch(lambda torch: torch.get_float32_matmul_precision(), lambda torch, value: torch.set_float32_matmul_precision(value), lambda torch: "highest", False),
+}
+
+
+class _Going:
+    """The calls of nodes that go on in this process, and those of them beside which another went on: torch's switches are one for the process, and so is this."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.calls: set[object] = set()
+        self.together: set[object] = set()
+
+
+_GOING = _Going()
+
+
+@contextmanager
+def switches_held(changed: Callable[[list[str], dict[str, Any]], object]) -> Iterator[None]:
+    """Put torch's switches back at the end as they were, whatever a node did to them: they would hold for every later step of the process.
+
+    Those that are one for the process are left alone if another node was called meanwhile: the libraries set them for a moment while they load.
+
+    Params:
+        changed: told at the end which were not as before, and how they all stood then.
+    """
+    call = object()
+    with _GOING.lock:
+        if _GOING.calls:
+            _GOING.together |= {*_GOING.calls, call}
+        _GOING.calls.add(call)
+    before = _switches()
+    try:
+        yield
+    finally:
+        now = _switches()
+        with _GOING.lock:
+            _GOING.calls.discard(call)
+            alone = call not in _GOING.together
+            _GOING.together.discard(call)
+            names = _put_back(before, now, everything=alone)
+        if names:
+            changed(names, now)
+
+
+def _switches() -> dict[str, Any]:
+    """Say how torch's switches stand in this thread; nothing if it is not loaded."""
+    torch = sys.modules.get("torch")
+    found: dict[str, Any] = {}
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        for name, switch in _SWITCHES.items():
+            with suppress(AttributeError, RuntimeError):
+                found[name] = switch.read(torch)
+    return found
+
+
+def _put_back(before: Mapping[str, Any], now: Mapping[str, Any], *, everything: bool) -> list[str]:
+    torch = sys.modules.get("torch")
+    changed = []
+    for name, value in now.items():
+        switch = _SWITCHES[name]
+        # If torch was loaded meanwhile, what it is like at first is what it is to be like, as far as that is known.
+        wanted = before[name] if name in before else None if before else switch.at_first(torch)
+        if wanted is not None and wanted != value and (everything or switch.is_own):
+            switch.set(torch, wanted)
+            changed.append(name)
+    return changed

@@ -2,6 +2,7 @@
 
 A thread that computes with torch on the processor gathers a team of OpenMP threads of its own, and caches. A run in a new thread begins without them; worse, while two threads
 have teams there are more threads than cores, and GNU's OpenMP then sends every thread to sleep between two operations: a fifth of the time of a small denoiser.
+How many threads there are in a team is fixed for a thread once it has computed, so a lane takes over the number of whoever starts a run in it.
 So whoever owns the models owns lanes too: a run takes the one that was used last, or, where all are taken (by a run beside it, by the run whose node runs this
 graph, by one that was left behind in a call that nobody can interrupt), a new one. Nothing ever waits for a lane.
 
@@ -10,6 +11,7 @@ Source: GCC's libgomp, wait.h: who waits spins long only while there are no more
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -29,6 +31,8 @@ class _Job(NamedTuple):
     work: Callable[[], None]
     over: threading.Event
     context: Context
+    #: How many threads torch uses in the thread that started this; None: torch is not loaded.
+    threads: int | None
 
 
 class _Lane(NamedTuple):
@@ -57,7 +61,7 @@ class Lanes:
             lane.thread.start()
         context = Context()
         context.run(STARTED_IN.set, STARTED_IN.get())
-        lane.jobs.put(_Job(work, over, context))
+        lane.jobs.put(_Job(work, over, context, _threads()))
 
     def close(self) -> None:
         """Let idle threads end now, and the others when they have done their work. A run may still start: its thread ends with it."""
@@ -81,6 +85,7 @@ class Lanes:
             if job is None:
                 return
             over = job.over
+            _use_threads(job.threads)
             try:
                 job.context.run(job.work)
             except BaseException:
@@ -94,3 +99,14 @@ class Lanes:
             over.set()  # only now, so that whoever waited finds this lane idle
             if is_last:
                 return
+
+
+def _threads() -> int | None:
+    """How many threads torch uses for one operation in this thread."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None and hasattr(torch, "get_num_threads") else None
+
+
+def _use_threads(count: int | None) -> None:
+    if count is not None and _threads() != count:
+        sys.modules["torch"].set_num_threads(count)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .. import devices
@@ -27,12 +28,14 @@ __all__ = ["Called", "Caller"]
 
 
 class Called(NamedTuple):
-    """What a call gave, what it took of the memory ladder, how long, and what the node noted."""
+    """What a call gave, what it took of the memory ladder, how long, what the node noted, and what it ran on."""
 
     result: Any
     rungs: tuple[str, ...]
     took_s: float
     notes: tuple[str, ...] = ()
+    #: What it ran on.
+    conditions: Mapping[str, Any] = MappingProxyType({})
 
 
 class Caller:
@@ -94,16 +97,30 @@ class Caller:
                 given[name] = self.store.scratch(step.key or "")
             elif what == "device":
                 given[name] = self._place(step)
-        rungs: tuple[str, ...] = ()
         if type_.uses_torch:
             self._place(step)
+        ran_on = self.conditions
+
+        def changed(names: list[str], now: dict[str, Any]) -> None:
+            nonlocal ran_on
+            if "number of threads" in names and ran_on:
+                ran_on = {**ran_on, "threads": now["number of threads"]}
+            self.report.note(step, f"{type_.name} changed torch's {' and '.join(names)} for all that comes after it; put back")
+
+        with devices.switches_held(changed):
+            result, rungs = self._lent(step, type_, given, leased, frame, notes)
+        return Called(self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said), ran_on)
+
+    def _lent(self, step: Step, type_: NodeType, given: dict[str, Any], leased: dict[str, tuple[Any, Any]], frame: Frame, notes: Notes) -> tuple[Any, tuple[str, ...]]:
+        """Call a step's function with the models that it leases; give what it gave, and the rungs of the memory ladder that were taken."""
+        if type_.uses_torch:
             if leased:
                 beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
                 leased.update((port, (leased[port][0], joined(leased[port][0], port, beside))) for port in beside)
                 self.pool.plan_ahead(self.ahead.identities(frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]
-            result, rungs = lend_and_call(
+            return lend_and_call(
                 self.pool,
                 leased,
                 lambda lent, taken: self._once(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}, notes),
@@ -115,9 +132,7 @@ class Caller:
                 loading=lambda what: self.report.loading(step, what),
                 left_changed=lambda what: self.report.note(step, f"{type_.name} left {what} changed; other steps load it anew"),
             )
-        else:
-            result = self._once(step, type_, given, notes)
-        return Called(self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said))
+        return self._once(step, type_, given, notes), ()
 
     def _place(self, step: Step) -> str:
         """Give a step's device, once torch has agreed to it."""

@@ -225,7 +225,7 @@ class Steps:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
             provenance: dict[str, Any] = {"made_with": self.state.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
             if type_.uses_torch:
-                provenance |= {"conditions": self.caller.conditions, "rungs": list(called.rungs)}
+                provenance |= {"conditions": dict(called.conditions), "rungs": list(called.rungs)}
             if called.notes:
                 provenance["notes"] = list(called.notes)
             self.store.keep(step.key, kept, provenance)
