@@ -242,7 +242,7 @@ def test_a_lora_is_as_strong_as_its_file_says(base: str, names: str, kind: str, 
     """Whatever is said of strength, layer by layer or not at all, each layer does what the weight merged by hand does, and all others what they did."""
     weights = weights_of(at(base), BASES[base][1])
     state, meant, metadata = made(base, names, kind, weights)
-    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state, metadata)), kind, "lora.safetensors"))
+    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state, metadata)), f"{names} {kind}", "lora.safetensors"))
     with lent(pool, at(base)) as checkpoint:
         pipeline = checkpoint.pipeline(getattr(diffusers, checkpoint.kind))
         worn = Worn([lora])
@@ -460,7 +460,7 @@ def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(base: str, names: s
     weights = weights_of(at(base), ["text_encoder"])
     layers = [name.removesuffix(".weight") for name in sorted(weights) if name.endswith(tuple(f"{letter}.weight" for letter in letters.split()))]
     state = {name: tensor for layer in layers for name, tensor in named(names, base, layer, written("one alpha", 0, weights[f"{layer}.weight"])[0]).items()}
-    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state)), letters, "lora.safetensors"))
+    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state)), f"{names} {letters}", "lora.safetensors"))
     with lent(pool, at(base)) as checkpoint:
         worn = Worn([lora])
         with checkpoint.alone(), adapted(checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, worn):
