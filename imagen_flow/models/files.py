@@ -25,6 +25,9 @@ _FOREIGN_FOLDERS = re.compile(r"(onnx|openvino|flax|tf|coreml|original|gguf|exam
 #: More files than this are no model.
 MOST_FILES = 10_000
 
+#: More folders that are links lead to one another.
+MOST_LINKS = 100
+
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
 _VARIANT = re.compile(
@@ -57,17 +60,15 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         UnusableModel: there are too many for a model, a link leads back to a folder around it, or one is no file: reading a pipe would never end.
     """
     found: list[tuple[str, Path]] = []
-    seen = 0
+    seen = links = 0
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        for name in folders:
-            inner = Path(root, name)
-            if inner.is_symlink() and Path(root).resolve().is_relative_to(inner.resolve()):
-                raise UnusableModel(
-                    f"the model '{reference}' is no model's folder",
-                    why=f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that it is in",
-                    fix="remove it",
-                )
+        for inner in [Path(root, name) for name in folders if Path(root, name).is_symlink()]:
+            links += 1
+            if links > MOST_LINKS:
+                raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_LINKS} folders that are links", fix=subfolder(folder))
+            if Path(root).resolve().is_relative_to(inner.resolve()):
+                raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that it is in", fix="remove it")
         below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
         seen += len(folders)
