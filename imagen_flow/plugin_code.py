@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from .digest import digest_bytes, digest_stream, tagged
+from .filememo import FileMemo
 from .regular import open_regular
 
 __all__ = ["Code", "Finder", "LocalCode", "Unfit", "form", "install", "installed_digest", "is_held", "loader_of", "stamp"]
@@ -131,18 +132,21 @@ def _walk(folder: Path, wanted: Callable[[str], bool], *, without: Collection[st
 
 @dataclass
 class Code:
-    """Digests of files that count as source, each taken once."""
+    """Digests of files that count as source, each taken once; of large ones `memo` remembers them."""
 
+    memo: FileMemo = field(default_factory=FileMemo)
     digests: dict[str, str] = field(default_factory=dict)
 
     def part(self, file: Path) -> bytes:
         """What a file is in the digest of a source: its content, or of a large one its digest."""
+        if os.stat(file).st_size > _LARGE:
+            digest = self.memo.digest_file(file)
+            self.digests[os.path.realpath(file)] = digest
+            return f"large {digest}".encode()
         with open_regular(file) as stream:
-            large = os.fstat(stream.fileno()).st_size > _LARGE
-            content = b"" if large else stream.read()
-            digest = digest_stream(stream) if large else digest_bytes(content)
-        self.digests[os.path.realpath(file)] = digest
-        return f"large {digest}".encode() if large else content
+            content = stream.read()
+        self.digests[os.path.realpath(file)] = digest_bytes(content)
+        return content
 
     def tree(self, home: Path, *, without: Collection[str] = ()) -> list[bytes]:
         """The names and contents of the files below a folder."""
@@ -171,13 +175,16 @@ class LocalCode:
         self.is_open = False
         self._look()
 
-    def take(self) -> None:
+    def take(self, memo: FileMemo) -> None:
         """Digest the files; what is imported from now on is held against it.
+
+        Params:
+            memo: remembers the digests of large ones.
 
         Raises:
             OSError, Unfit: they cannot be read, or there are too many.
         """
-        code = Code()
+        code = Code(memo)
         parts = [b"", code.part(self.path)]
         self.helper_digests = {name: tagged("source", name.encode(), *self._parts(code, helper)) for name, helper in sorted(self.helpers.items())}
         parts += [digest.encode() for digest in self.helper_digests.values()]
@@ -575,7 +582,7 @@ def _is_stale(module: Any, code: LocalCode) -> bool:
 # -- installed plugins ---------------------------------------------------------------------------------------------------------------
 
 
-def installed_digest(target: str, distribution: Any, *, without: Iterable[Path] = ()) -> str:
+def installed_digest(target: str, distribution: Any, memo: FileMemo, *, without: Iterable[Path] = ()) -> str:
     """Digest the source of an installed plugin that is imported: its package with all in it, or its module; of a package without ``__init__.py`` the folder that it lies in; and what these import of their distribution.
 
     Names are relative, so moving a plugin changes no key.
@@ -583,9 +590,10 @@ def installed_digest(target: str, distribution: Any, *, without: Iterable[Path] 
     Params:
         target: the module that the entry point names.
         distribution: the distribution that it came with, as `importlib.metadata` gives it.
+        memo: remembers the digests of large files.
         without: folders that have keys of their own: models that come with the plugin.
     """
-    code, skipped = Code(), {os.path.realpath(place) for place in without}
+    code, skipped = Code(memo), {os.path.realpath(place) for place in without}
     names = target.partition(":")[0].split(".")
     home = _home(names)
     if home is None:

@@ -29,6 +29,7 @@ from . import hookspecs
 from .codec import Codec, Codecs
 from .digest import tagged
 from .errors import GraphError, Problem, nearest
+from .filememo import FileMemo
 from .node import NodeFunction, NodeType
 from .plugin_code import AsWritten as _AsWritten
 from .plugin_code import LocalCode, install, installed_digest, is_held, loader_of, stamp
@@ -65,6 +66,8 @@ class Registry:
     """
 
     plugins: dict[str, Plugin]
+    #: Remembers the digests of large files that come with plugins.
+    files: FileMemo = field(default_factory=FileMemo)
     _types: dict[str, NodeType] = field(default_factory=dict)
     _models: dict[str, Path] = field(default_factory=dict)
     _codecs: list[Codec] = field(default_factory=list)
@@ -186,7 +189,10 @@ class Registry:
                     raise FileNotFoundError(f"there is no file {plugin.target}")
                 code = self.code_of(plugin)
                 self._check_helpers(plugin, code.helpers)
-                code.take()
+                try:
+                    code.take(self.files)
+                finally:
+                    self.files.rest()
                 plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
@@ -230,7 +236,10 @@ class Registry:
 
         def source() -> str:
             if not digested:  # a model that comes with a plugin has a key of its own
-                digested.append(code.digest if code is not None else installed_digest(plugin.target, plugin.distribution, without=models.values()))
+                try:
+                    digested.append(code.digest if code is not None else installed_digest(plugin.target, plugin.distribution, self.files, without=models.values()))
+                finally:
+                    self.files.rest()
             return digested[0]
 
         for hook, take in (
@@ -316,7 +325,7 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
             plugin.node_names = tuple(known["nodes"])
             plugin.model_names = tuple(known["models"])
             plugin.has_codecs = known["codecs"]
-    registry = Registry(plugins)
+    registry = Registry(plugins, FileMemo(memo.parent) if memo is not None else FileMemo())
     fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
     for plugin in fresh:
         registry.load(plugin)

@@ -399,6 +399,19 @@ def test_what_a_plugin_imports_from_a_folder_that_it_adds_to_the_path_counts(ins
     assert digest(second) != digest(first)
 
 
+def test_large_data_of_a_plugin_is_digested_once(installed: Any, tmp_path: Path) -> None:
+    """Weights beside a plugin are read when they have changed, and not at every start."""
+    (tmp_path / "nodes.py").write_text("import pathlib\nWEIGHTS = pathlib.Path(__file__).with_name('w.bin')\n" + HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    return 1\n')
+    place = tmp_path / "w.bin"
+    digests = []
+    for byte in (b"1", b"2", b"2"):
+        place.write_bytes(byte * 2_000_000)
+        os.utime(place, (1_700_000_000, 1_700_000_000))
+        digests.append(digest(discover([tmp_path / "nodes.py"], entry_points=list, memo=tmp_path / "cache/memo.json")))
+    assert digests[0] != digests[1] == digests[2]
+    assert (tmp_path / "cache/files.sqlite").exists()
+
+
 def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
     """A compiled module goes before source of its name, counts by its bytes, and is loaded as it was digested."""
     (tmp_path / "nodes.py").write_text(HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    import _speedups\n    return len(_speedups._escape_inner("<"))\n')
