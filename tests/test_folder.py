@@ -1330,6 +1330,38 @@ def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
     assert not may_pass(JournalError("newer"))
 
 
+@pytest.mark.parametrize("where", ["in", "out", "done", "failed"])
+def test_a_share_that_is_unmounted(yard: Yard, where: str) -> None:
+    """While what a folder lay on is not mounted, the line waits: the empty folder in its place is neither written to nor taken for a folder from which files have gone."""
+    (yard.root / "behind").mkdir()
+    line = yard.line("retry: {backoff_s: 0}\n")
+    for folder in (line.out, line.done, line.failed):
+        folder.mkdir()
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "none", yard.root / "behind"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    bind = ["mount", "--bind", yard.root / "behind", yard.root / where]
+    try:
+        subprocess.run(bind, check=True)
+        running = yard.start(line)
+        yard.drop(first="one")
+        until(lambda: ("done", "first.txt") in yard.events())
+        subprocess.run(["umount", "-l", yard.root / where], check=True)
+        inbox = yard.root / ("behind" if where == "in" else "in")
+        (inbox / "a.txt").write_text("two")
+        (inbox / "b.txt").write_text("bad")
+        until(lambda: yard.events("waiting", "watching"))
+        until(lambda: status(line)["state"] == "waiting")
+        assert list((yard.root / where).iterdir()) == []
+        subprocess.run(bind, check=True)
+        until(lambda: len(yard.events("done", "failed")) == 3)
+        running.close()
+        found = yard.found()
+        assert (found["out/a.txt"], found["done/a.txt"], found["failed/b.txt"]) == ("TWO\n", "two", "bad")
+    finally:
+        for place in (where, "behind"):
+            subprocess.run(["umount", "-l", yard.root / place], capture_output=True, check=False)
+
+
 def test_an_original_that_cannot_move(yard: Yard) -> None:
     """An original whose place is blocked waits where it is, its outputs in place; the others go on, and it is not worked on again once it can move."""
     (yard.root / "done").mkdir()

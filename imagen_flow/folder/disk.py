@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Disk", "LocalDisk", "affects_every_item", "is_of_the_item", "is_there", "may_pass"]
+__all__ = ["Disk", "LocalDisk", "Mounted", "affects_every_item", "is_of_the_item", "is_there", "may_pass"]
 
 _BLOCK = 1 << 20
 
@@ -153,6 +154,54 @@ def is_there(path: Path) -> bool:
             raise
         return False
     return True
+
+
+class Mounted:
+    """Remembers what the folders of a line were mounted on when it started. A share that is unmounted leaves an empty folder in its place, which must not be taken for it."""
+
+    def __init__(self, *folders: Path) -> None:
+        points = _mount_points()
+        self._points = {folder: _mount_point(folder, points) for folder in folders}
+
+    def check(self, *folders: Path) -> None:
+        """Refuse folders that do not lie on a mount any more as they did.
+
+        Raises:
+            OSError: says which mount is gone.
+        """
+        points = _mount_points()
+        for folder in folders:
+            before = self._points.get(folder, "")
+            if before and before not in points if points else before and not os.path.ismount(before):
+                raise OSError(errno.ENODEV, "nothing is mounted there any more", before)
+
+    def has(self, folder: Path) -> bool:
+        """Whether a folder is there, and on its mount."""
+        try:
+            self.check(folder)
+        except OSError:
+            return False
+        return os.path.isdir(folder)
+
+
+def _mount_points() -> frozenset[str]:
+    """Give the places where something is mounted, but for the root; nothing where the system has no table of them."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+            places = [fields[4] for line in table if len(fields := line.split()) > 4]
+    except OSError:
+        return frozenset()
+    return frozenset(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places) - {"/"}
+
+
+def _mount_point(folder: Path, points: frozenset[str]) -> str:
+    """Give the place where what a folder lies on is mounted; nothing for the root."""
+    here = os.path.realpath(folder)
+    while (above := os.path.dirname(here)) != here:
+        if here in points if points else os.path.ismount(here):
+            return here
+        here = above
+    return ""
 
 
 def is_of_the_item(failed: OSError) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from ..config import Settings
 from ..errors import GraphError, Problem
 from ..request import Options
 from ..watch import changes
-from .disk import Disk, LocalDisk, is_there
+from .disk import Disk, LocalDisk, Mounted, is_there
 from .intake import Intake, Names, Passed
 from .journal import TROUBLE, UNREAD, Journal, JournalError, Lost
 from .log import Log
@@ -98,7 +97,8 @@ class RunningLine:
         self.log = Log(line.log, line=line.name, listen=listen)
         self.intake = Intake(line)
         self.notifier = Notifier(line.notify, self.log)
-        self.shop = Shop(recipe, self.journal, self.intake, self.disk, self.log, self.notifier.tell, tools.store, tools.pool, tools.options, tools.settings)
+        self.mounted = Mounted(line.inbox, line.out, line.done, line.failed)
+        self.shop = Shop(recipe, self.journal, self.intake, self.disk, self.log, self.notifier.tell, tools.store, tools.pool, tools.options, tools.settings, mounted=self.mounted)
         self.once, self.drain = once, drain
         #: Why the line cannot go on, if it cannot.
         self.fault: BaseException | None = None
@@ -226,17 +226,13 @@ class RunningLine:
         """Look at everything in the folder. Gives how many files are new."""
         count = 0
         try:
+            self.mounted.check(self.line.inbox)
             passed = Passed()
             found = self.intake.walk(passed=passed)
             while some := list(islice(found, _ROUND)):
                 count += self._seen(some)
         except OSError as failed:
-            self._missed.set()
-            reason = f"{self.line.inbox}: {(failed.strerror or str(failed)).lower()}"
-            if reason != self._unseen:
-                self.log.say("watching", reason=reason)
-                self._note(UNREAD, reason)
-            self._unseen = reason
+            self._miss((failed.strerror or str(failed)).lower())
         else:
             if self._unseen:
                 self._note(UNREAD, "")
@@ -247,8 +243,17 @@ class RunningLine:
             self._scanned.set()
         return count
 
+    def _miss(self, why: str) -> None:
+        """The folder cannot be read now, which is said once."""
+        self._missed.set()
+        reason = f"{self.line.inbox}: {why}"
+        if reason != self._unseen:
+            self._unseen = reason
+            self.log.say("watching", reason=reason)
+            self._note(UNREAD, reason)
+
     def _look(self, path: Path, names: Names) -> None:
-        if not os.path.isdir(self.line.inbox):
+        if not self.mounted.has(self.line.inbox):
             self._missed.set()  # what is told of now cannot be looked at
         for found in self.intake.of_change(path, names):
             self._seen([found])
@@ -269,9 +274,9 @@ class RunningLine:
         line, journal = self.line, self.journal
         renewed = rescanned = time.monotonic()
         while not self._stopping.is_set() or not self.ended:
-            if not os.path.isdir(line.inbox):
+            if not self.mounted.has(line.inbox):
                 # Files that cannot be seen are not gone for all that.
-                self._missed.set()
+                self._miss("it is not there, or nothing is mounted there")
             else:
                 if self._missed.is_set() and not self._taking_in.is_set():
                     self._missed.clear()

@@ -22,7 +22,7 @@ from typing import Any
 from ..outputs import files_of
 from ..regular import open_regular
 from ..values import Folder, Model
-from .disk import Disk, affects_every_item, is_there
+from .disk import Disk, Mounted, affects_every_item, is_there
 from .intake import OURS
 from .journal import Journal, JournalError
 
@@ -47,16 +47,18 @@ class Staged:
 
     Params:
         root: the output folder, which is there; that it has vanished is the line's trouble, not something to mend by making it again.
+        mounted: what it is mounted on.
         source: whose outputs they are: the item's path.
         twin: gives a file that has what was written (to a temporary name, and in bytes) already and may be linked to, or None.
     """
 
-    def __init__(self, root: Path, disk: Disk, journal: Journal, source: str, *, twin: Callable[[Path, bytes], Path | None] | None = None) -> None:
+    def __init__(self, root: Path, mounted: Mounted, disk: Disk, journal: Journal, source: str, *, twin: Callable[[Path, bytes], Path | None] | None = None) -> None:
         self.root = root
         self.steps: list[dict[str, Any]] = []
         #: The first fault of the file system, which tells the line's troubles from an item's, and the first of the journal, which is never an item's.
         self.trouble: OSError | None = None
         self.fault: JournalError | None = None
+        self._mounted = mounted
         self._disk = disk
         self._journal = journal
         self._source = source
@@ -81,6 +83,7 @@ class Staged:
     def make_folder(self, path: Path) -> None:
         try:
             if path == self.root:
+                self._mounted.check(path)
                 if not path.is_dir():
                     raise FileNotFoundError(errno.ENOENT, "the folder for outputs is gone", str(path))
             elif not path.is_dir():

@@ -28,7 +28,7 @@ from ..outputs import Writer, fill
 from ..request import Options, Request, prepare
 from ..run import execute
 from ..values import File
-from .disk import Disk, affects_every_item, is_of_the_item
+from .disk import Disk, Mounted, affects_every_item, is_of_the_item
 from .intake import Intake, digest_of
 from .journal import Item, Journal, JournalError, Lost, Seen
 from .log import Log
@@ -109,6 +109,7 @@ class Shop:
     options: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
     reads: Reads = field(default_factory=Reads)
+    mounted: Mounted = field(default_factory=Mounted)
 
     def do(self, item: Item, cancel: threading.Event) -> str:
         """Bring an item as far as it goes now. Gives what became of it.
@@ -180,7 +181,7 @@ class Shop:
         if seen is not None:
             self.journal.unsettle(item)
             return "changed"
-        if not os.path.isdir(self.recipe.line.inbox):
+        if not self.mounted.has(self.recipe.line.inbox):
             self._give_way(item)
             raise Trouble(f"{self.recipe.line.inbox} is gone")
         self.journal.end(item, "gone", kept=None)
@@ -210,7 +211,7 @@ class Shop:
     def _compute(self, item: Item, seen: Seen, digest: str, recipe: str, values: dict[str, Any], twin: Item | None, cancel: threading.Event, began: float) -> str:
         line, graph = self.recipe.line, self.recipe.graph
         place = self.intake.place(item.path)
-        staged = Staged(line.out, self.disk, self.journal, item.path, twin=self._twin(twin) if twin is not None and line.duplicates == "link" else None)
+        staged = Staged(line.out, self.mounted, self.disk, self.journal, item.path, twin=self._twin(twin) if twin is not None and line.duplicates == "link" else None)
         file = File(place, digest, json.loads(item.sign)[0], place.name)
         sealed = False
         try:
@@ -324,11 +325,12 @@ class Shop:
     # -- putting in place and away -------------------------------------------------------------------------------------------------
 
     def _place(self, item: Item, steps: list[dict[str, Any]], *, began: float | None = None, **about: Any) -> str:
-        if not is_applied(steps):
-            # Somebody has been at the files: begin anew.
-            self.journal.give_back(item)
-            return "returned"
         try:
+            self.mounted.check(self.recipe.line.out)
+            if not is_applied(steps):
+                # Somebody has been at the files: begin anew.
+                self.journal.give_back(item)
+                return "returned"
             apply(steps, self.disk)
         except OSError as failed:
             return self._cannot(item, failed)
@@ -357,6 +359,7 @@ class Shop:
                 return False
 
         try:
+            self.mounted.check(line.inbox, folder)
             kept = item.kept or self._keep(item, folder)
             while True:
                 make_below(folder, kept, self.disk)
