@@ -22,8 +22,20 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", module=rf"({'|'.join(_CHATTY)})(\.|$)")
 
 
+def open_streams() -> None:
+    """Lead standard streams that are closed to nowhere: else the next file that is opened, of the store perhaps, would take what is printed."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115  # it lasts as long as the process
+
+
 def main() -> NoReturn:
     """Call the command line. An interrupt while it is still being imported is one like any other."""
+    open_streams()
     quiet_libraries()
     try:
         from .cli import main

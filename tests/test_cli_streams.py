@@ -25,7 +25,7 @@ SHOWN = "a\ufffd]0;x\ufffd\ufffd2J\ufffdb"
 
 PLUGIN = f'''
 """Nodes that say hostile things."""
-import os, subprocess, sys
+import contextlib, io, os, subprocess, sys
 from imagen_flow import Progress, Steps, Text, node
 
 HOSTILE = {HOSTILE!r}
@@ -47,6 +47,15 @@ def print_(text: Text = "") -> Text:
     sys.stdout.buffer.flush()
     os.write(1, b"by its descriptor\\n")
     subprocess.run(["echo", "by a program"], check=True)
+    return "result"
+
+@node("my.redirect", version=1)
+def redirect(text: Text = "") -> Steps[Text]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        for i in range(3):
+            yield Progress(i, 3)
+            while not os.path.exists("seen"):
+                pass
     return "result"
 
 @node("my.note", version=1)
@@ -244,6 +253,30 @@ def test_libraries_are_quiet_unless_asked(project: Project, asked: str) -> None:
     environment = {**os.environ, **({"TRANSFORMERS_VERBOSITY": asked, "PYTHONWARNINGS": "default"} if asked else {})}
     said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", project.graph("{type: my.noisy}"), "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True, check=True, env=environment)
     assert ("logged noise" in said.stderr, "warned noise" in said.stderr, "of its own" in said.stderr) == (bool(asked), bool(asked), True)
+
+
+def test_a_node_that_takes_standard_output_away_takes_no_events(project: Project) -> None:
+    """What is printed while it holds it reaches the reader all the same."""
+    graph = project.graph("{type: my.redirect}")
+    said = []
+    with subprocess.Popen([sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store", "--json-events"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(json.loads(line)["event"])
+            if said[-1] == "step_progress":
+                Path("seen").touch()
+    assert process.returncode == 0
+    assert said[:3] == ["run_started", "step_started", "step_progress"]
+    assert said[-1] == "run_finished"
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_closed_streams_fail_no_node(project: Project, closed: str) -> None:
+    """Where nobody listens, a node may print all the same."""
+    graph = project.graph("{type: my.text}", 'o: {from: "${n}", path: o.txt}')
+    (project.folder / "nodes.py").write_text(PLUGIN.replace("    return HOSTILE", "    print('printed')\n    return 'printed'"))
+    code = subprocess.run(f"{sys.executable} -m imagen_flow run {graph} --plugin nodes.py --no-store {closed}", shell=True, check=False, capture_output=True).returncode
+    assert (code, (project.folder / "out/o.txt").read_text()) == (0, "printed\n")
 
 
 def test_results_reach_a_closed_pipe_without_a_traceback(project: Project) -> None:

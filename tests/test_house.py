@@ -77,8 +77,8 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torc
 
 def test_every_plugin_is_registered() -> None:
     """Each package under plugins/ is in the wheel and has its entry point."""
-    packages = [Path(p).name for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
-    assert sorted(packages) == ["imagen_flow", *PLUGINS]
+    packages = [Path(p).name for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]]
+    assert sorted(packages) == ["graphs", "imagen_flow", *PLUGINS]
     assert sorted(PROJECT["project"]["entry-points"]["imagen_flow"].values()) == PLUGINS
     assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == ["imagen_flow", *PLUGINS]
 

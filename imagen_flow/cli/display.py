@@ -30,7 +30,7 @@ from ..events import (
     StepStarted,
     as_json,
 )
-from .streams import NodeOutput
+from .streams import NodeOutput, results
 from .text import Painted, clock, echo, echo_json, one_line, paint, plural, safe, seconds, shorten
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ class Display(Protocol):
 class JsonLines:
     """One JSON object a line on standard output, for other programs."""
 
+    def __init__(self) -> None:
+        self.stream = results()
+
     def show(self, event: Event) -> None:
-        echo_json(as_json(event))
+        echo_json(as_json(event), stream=self.stream)
 
     def stopping(self) -> None:
         pass

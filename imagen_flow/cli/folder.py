@@ -129,7 +129,7 @@ def _work(lines: list[Line], options: Options, *, once: bool = False, drain: boo
     from .interrupt import interruptible
     from .session import find_plugins, open_store
 
-    listen = _json_lines if as_json else _plain_lines()
+    listen = _json_lines() if as_json else _plain_lines()
     running: list[RunningLine] = []
     stopping = threading.Event()
     with ExitStack() as stack:
@@ -169,15 +169,24 @@ def _close(running: list[RunningLine]) -> None:
         one.close()
 
 
-def _json_lines(said: dict[str, Any]) -> None:
+def _json_lines() -> Callable[[dict[str, Any]], None]:
+    from .streams import results
     from .text import echo_json
 
-    with contextlib.suppress(OSError, ValueError):  # whoever read this has gone; the line goes on
-        echo_json(said)
+    stream = results()
+
+    def show(said: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError):  # whoever read this has gone; the line goes on
+            echo_json(said, stream=stream)
+
+    return show
 
 
 def _plain_lines() -> Callable[[dict[str, Any]], None]:
+    from .streams import results
     from .text import Painted, echo, one_line, paint, seconds
+
+    stream = results()
 
     hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow", "warning": "yellow"}
 
@@ -192,9 +201,9 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
         if "reason" in said:
             more.append(str(said["reason"]).partition("\n")[0])
         with contextlib.suppress(OSError, ValueError):
-            echo(*words, "  ".join(map(one_line, more)))
+            echo(*words, "  ".join(map(one_line, more)), stream=stream)
             for note in said.get("notes", ()):
-                echo("  ", paint("!", "yellow"), f" {one_line(note)}")
+                echo("  ", paint("!", "yellow"), f" {one_line(note)}", stream=stream)
 
     return show
 

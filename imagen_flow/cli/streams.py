@@ -26,8 +26,9 @@ class NodeOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         above = self.above
         if above is None:
-            sys.stderr.write(printable(text))
-            sys.stderr.flush()
+            if sys.stderr is not None:  # it may be closed
+                sys.stderr.write(printable(text))
+                sys.stderr.flush()
             return len(text)
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
@@ -41,7 +42,8 @@ class NodeOutput(io.TextIOBase):
         self.above = above
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
 
     def writable(self) -> bool:
         return True
@@ -60,7 +62,7 @@ class NodeOutput(io.TextIOBase):
 
 
 def results() -> TextIO | None:
-    """Where results are printed; None for standard output as it is."""
+    """Where results are printed; None for standard output as it is. To be asked before nodes run, by whoever prints while they do: a node may put something of its own in the place of standard output."""
     return sys.stdout.results if isinstance(sys.stdout, NodeOutput) else None
 
 

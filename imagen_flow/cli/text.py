@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -39,18 +39,18 @@ def paint(text: str, hue: str | None = None, *, bold: bool = False, dim: bool = 
     return Painted(text, hue, bold, dim)
 
 
-def echo(*parts: str | Painted, err: bool = False, nl: bool = True, data: bool = False) -> None:
-    """Print to standard output, or to standard error. Each part is escaped; a painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no terminal shows it."""
-    stream = None if err else results() or sys.stdout
+def echo(*parts: str | Painted, err: bool = False, nl: bool = True, data: bool = False, stream: TextIO | None = None) -> None:
+    """Print to standard output, or to standard error, or to a stream. Each part is escaped; a painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no terminal shows it."""
+    stream = stream or (None if err else results() or sys.stdout)
     as_it_is = data and stream is not None and not stream.isatty()
     shown = "".join((part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts)
     click.echo(shown, file=stream, err=err, nl=nl, color=colour())
 
 
-def echo_json(data: Any, *, indent: int | None = None) -> None:
-    """Print data as JSON on standard output."""
+def echo_json(data: Any, *, indent: int | None = None, stream: TextIO | None = None) -> None:
+    """Print data as JSON on standard output, or to a stream."""
     text = json.dumps(data, indent=indent, ensure_ascii=False, default=str)
-    click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text), file=results(), color=False)
+    click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text), file=stream or results(), color=False)
 
 
 #: What JSON leaves as it is, and a terminal may obey.

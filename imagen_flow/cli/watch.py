@@ -94,11 +94,16 @@ def _code(signals: list[int]) -> int:
 class _JsonView:
     """One JSON object a line on standard output."""
 
+    def __init__(self) -> None:
+        from .streams import results
+
+        self.stream = results()
+
     def show(self, said: Happening) -> None:
         from ..watch import as_json
         from .text import echo_json
 
-        echo_json(as_json(said))
+        echo_json(as_json(said), stream=self.stream)
 
     def stopping(self) -> None:
         pass
