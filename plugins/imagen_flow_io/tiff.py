@@ -185,7 +185,7 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
         found, form, most = signed.astype("uint16"), 1, 65535
     pixels = found[:, :, :colours]
     if photometric == 0:
-        pixels = np.subtract(most, pixels, dtype=pixels.dtype)
+        pixels = pixels.dtype.type(most) - pixels
     opacity = found[:, :, colours:] if alpha is not None else None
     if form == 1:
         if photometric == 3:
@@ -506,7 +506,8 @@ def _by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
         with TiffImageFile(io.BytesIO(b"".join(made))) as picture:
             return np.array(picture)
     except OSError as error:
-        raise Damaged(f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged ({error})") from error
+        able = ", or this Pillow was built without it" if layout.compression == 50000 else ""
+        raise Damaged(f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged ({error}){able}") from error
 
 
 def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
