@@ -148,8 +148,9 @@ def parse(text: str | bytes, *, name: str, path: Path | None = None, memo: Path 
     written = read_words(text, name=name, folder=memo)
     if written.word is None:
         return GraphSpec(written.source, path, problems=written.problems, whole=False)
-    if isinstance(written.word.value, dict) and "imagen_flow_folder" in written.word.value and "imagen_flow" not in written.word.value:
-        mark = written.word.value["imagen_flow_folder"].key.mark
+    keys = written.word.value if isinstance(written.word.value, dict) else {}
+    if "imagen_flow" not in keys and "nodes" not in keys and ("imagen_flow_folder" in keys or {"graph", "in"} <= keys.keys()):
+        mark = next(iter(keys.values())).key.mark
         what = Problem("bad-shape", "this is the line file of a hot folder, not a graph", mark, "it names the graph that each file of a folder goes through", f"run it with: imagen-flow folder run {name}")
         return GraphSpec(written.source, path, problems=(what,), whole=False)
     reader = _Shapes(list(written.problems))

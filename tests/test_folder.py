@@ -436,14 +436,30 @@ def test_certain_errors(yard: Yard) -> None:
     assert (yard.root / "failed/a.txt.failed.txt").read_text().startswith("a.txt failed.\n\n")
 
 
-def test_graph_for_line(yard: Yard) -> None:
-    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the command that fits."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_graph_for_line(yard: Yard, whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the command that fits; also where they lack their version, and where the command is missing."""
     line = yard.line()
+    if not whole:
+        for file in (line.graph, line.path):
+            file.write_text(re.sub(r"^imagen_flow.*\n", "", file.read_text(), flags=re.MULTILINE))
     with pytest.raises(GraphError) as raised:
         read_line(line.graph)
     assert [(p.message, p.fix) for p in raised.value.problems] == [("this is a graph, not a line", f"run it with: imagen-flow run {line.graph}")]
     spec = read(line.path)
     assert [(p.message, p.fix) for p in spec.problems] == [("this is the line file of a hot folder, not a graph", f"run it with: imagen-flow folder run {line.path}")]
+    with pytest.raises(SystemExit):
+        main(["folder", str(line.path)])
+    assert f"to run a line, say: imagen-flow folder run {line.path}" in capsys.readouterr().err
+
+
+def test_reasons_steer_no_terminal(yard: Yard) -> None:
+    """What a name or an error holds reaches the text beside a failed file without its control characters."""
+    yard.put("a\x1b[2Jb\nc.txt", "bad")
+    yard.work(graph=GRAPH)
+    reason = next((yard.root / "failed").glob("*.failed.txt")).read_text()
+    assert reason.startswith("a\ufffd[2Jb c.txt failed.\n")
+    assert "\x1b" not in reason
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])

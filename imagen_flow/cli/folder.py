@@ -29,7 +29,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSO
 said_option = click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
 
 
-@click.group()
+class _Commands(click.Group):
+    """Commands; a line file in the place of one is told which it may have been meant for."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0].endswith((".yaml", ".yml", ".json")):
+            ctx.fail(f"there is no command '{args[0]}'; to run a line, say: imagen-flow folder run {args[0]}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands)
 def folder() -> None:
     """Run hot folders: files in, a graph, finished assets out.
 

@@ -211,9 +211,9 @@ class _Reader:
                 self.say("bad-shape", "a line is a mapping", root.mark, fix="begin with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'")
             return None
         pairs: dict[str, Pair] = root.value
-        if "imagen_flow" in pairs and _REQUIRED[0] not in pairs:
+        if _REQUIRED[0] not in pairs and "graph" not in pairs and pairs.keys() & {"imagen_flow", "nodes"}:
             self.problems[:] = []
-            self.say("bad-shape", "this is a graph, not a line", pairs["imagen_flow"].key.mark, "a line file says which folder is watched, and which graph its files go through", f"run it with: imagen-flow run {self.path}")
+            self.say("bad-shape", "this is a graph, not a line", next(iter(pairs.values())).key.mark, "a line file says which folder is watched, and which graph its files go through", f"run it with: imagen-flow run {self.path}")
             return None
         self.known(pairs, KEYS, "a line")
         for key in _REQUIRED:

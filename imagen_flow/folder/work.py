@@ -472,7 +472,7 @@ class Shop:
     def _reason(self, item: Item, kept: str) -> str:
         line = self.recipe.line
         tries = f" after {item.tries} tries" if item.tries > 1 else ""
-        return printable(f"{item.path} failed{tries}.\n\n{item.reason}\n\nTo try again, once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n")
+        return printable(f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nTo try again, once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n")
 
     def _keep(self, item: Item, folder: Path) -> str:
         with self.journal.change():
