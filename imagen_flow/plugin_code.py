@@ -33,7 +33,7 @@ from .digest import digest_bytes, digest_stream, tagged
 from .filememo import FileMemo
 from .regular import open_regular
 
-__all__ = ["Code", "Finder", "LocalCode", "Unfit", "form", "install", "installed_digest", "is_held", "loader_of", "stamp"]
+__all__ = ["Code", "Finder", "LocalCode", "Unfit", "form", "install", "installed_digest", "is_held", "is_source", "loader_of", "stamp"]
 
 #: More entries of a folder, or files of code, than this are not looked through.
 MOST_ENTRIES = 200_000
@@ -94,9 +94,9 @@ def _is_code(name: str) -> bool:
     return name.endswith(_CODE) or ".so." in name
 
 
-def _is_source(name: str) -> bool:
-    """Whether a file in a package counts as its source: all but what Python makes of other files, and what is hidden."""
-    return not name.startswith(".") and not name.endswith((".pyc", ".pyo"))
+def is_source(name: str) -> bool:
+    """Whether a file in a package counts as its source: all but what Python makes of other files, what editors leave behind, and what is hidden."""
+    return not name.startswith(".") and not name.endswith((".pyc", ".pyo", "~"))
 
 
 def _is_passed_over(folder: str) -> bool:
@@ -150,7 +150,7 @@ class Code:
 
     def tree(self, home: Path, *, without: Collection[str] = ()) -> list[bytes]:
         """The names and contents of the files below a folder."""
-        files = sorted((file.relative_to(home).as_posix(), file) for file in _walk(home, _is_source, without=without))
+        files = sorted((file.relative_to(home).as_posix(), file) for file in _walk(home, is_source, without=without))
         return [part for name, file in files for part in (name.encode("utf-8", "surrogateescape"), self.part(file))]
 
 
@@ -307,7 +307,7 @@ def _whole(helper: Path) -> Path:
 
 def _modules(place: Path, without: Collection[str] = ()) -> list[Path]:
     """The modules that a place holds whose text can be read."""
-    return [file for file in _walk(place, _is_source, without=without) if file.suffix == ".py"] if place.is_dir() else [place]
+    return [file for file in _walk(place, is_source, without=without) if file.suffix == ".py"] if place.is_dir() else [place]
 
 
 @dataclass(frozen=True, slots=True)

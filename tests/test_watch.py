@@ -529,6 +529,24 @@ def test_the_code_of_a_local_plugin_counts(tmp_path: Path, watch: Any) -> None:
     assert (ran(said), value(said)) == (["g"], "howdy, YOU")
 
 
+def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch: Any) -> None:
+    """Modules of a package without __init__.py, data in a package, and data that the plugin names: each starts a run with what it now is."""
+    for name, text in (("loose_w/word.py", "WORD = 'hello'\n"), ("boxed_w/__init__.py", ""), ("boxed_w/name.txt", "box"), ("mark.txt", "!")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    save(
+        "greet.py",
+        "from importlib.resources import files\nfrom pathlib import Path\nfrom imagen_flow import Text, node\nfrom loose_w import word\n"
+        "@node('my.greet', version=1)\ndef greet() -> Text:\n    return f\"{word.WORD} {files('boxed_w').joinpath('name.txt').read_text()}{Path(__file__).with_name('mark.txt').read_text()}\"\n",
+    )
+    save("g.yaml", graph("g: {type: my.greet}", 'words: "${g}"'))
+    watching = watch("g.yaml", plugins=["greet.py"])
+    assert value(watching.rest()) == "hello box!"
+    for name, text, expected in (("loose_w/word.py", "WORD = 'howdy'\n", "howdy box!"), ("boxed_w/name.txt", "crate", "howdy crate!"), ("mark.txt", "?", "howdy crate?")):
+        save(name, text)
+        assert value(watching.rest()) == expected
+
+
 def test_a_plugin_that_breaks_leaves_its_code_in_use(tmp_path: Path, watch: Any) -> None:
     """If a plugin cannot be imported anew, that is said, and the graph goes on with what was; mended, it is taken."""
     save("greet.py", GREET)

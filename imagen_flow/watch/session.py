@@ -36,6 +36,7 @@ from ..labels import SIDECAR
 from ..models import ModelPool, find_lock
 from ..outputs import OutFolder
 from ..plan import Plan
+from ..plugin_code import is_source
 from ..plugins import Registry
 from ..regular import read_regular
 from ..request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
@@ -322,7 +323,7 @@ class _Session:
     def note(self, bench: _Bench, path: Path) -> set[str]:
         """Name the plugins that a path belongs to, and note those whose code it is; likewise the settings."""
         changed = {name for name, places in bench.code.items() if _lies_in(path, set(places))}
-        bench.stale |= {name for name in changed if path in bench.code[name] or path.suffix in (".py", "")}
+        bench.stale |= {name for name in changed if path in bench.code[name] or is_source(path.name)}
         if path.name == config.NAME or path == config.trusted_path():
             bench.doubtful = True
             changed.add(_SETTINGS)
