@@ -42,7 +42,7 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     """
     import numpy as np
 
-    chunks, pixels = _chunks(content)
+    chunks, pixels, cut = _chunks(content)
     if len(chunks.get(b"IHDR", b"")) != 13:
         raise Damaged("it has no header")
     width, height, depth, kind, compression, filtering, interlace = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
@@ -51,7 +51,7 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     check_size(width, height)
     if not pixels:
         raise Damaged("it has no pixels")
-    _check_stream(pixels, _raw_size(width, height, depth * _CHANNELS[kind], interlace))
+    _check_stream(pixels, _raw_size(width, height, depth * _CHANNELS[kind], interlace), cut=cut)
 
     palette, clear = chunks.get(b"PLTE", b""), chunks.get(b"tRNS")
     # Two pieces of a palette picture belong to it; in others PLTE is a suggestion, and tRNS is applied below.
@@ -89,8 +89,8 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     return Decoded(found, alpha, _profile(chunks.get(b"iCCP", b"")), cicp, orientation_of(exif, xmp))
 
 
-def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
-    """Give the first chunk of each kind, by kind (texts by kind and keyword), and the contents of those that hold pixels."""
+def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]:
+    """Give the first chunk of each kind, by kind (texts by kind and keyword), the contents of those that hold pixels, and whether the file ends in one of these."""
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
     view = memoryview(content)
@@ -110,6 +110,8 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
         if len(content) - at - 12 < length:
             if pixels and kind not in _PIXELS:
                 break
+            if kind == b"IDAT":  # the check sum at the end of what is compressed tells whether pixels are missing, or only what is behind them
+                return found, [*pixels, view[at + 8 :]], True
             raise Damaged(f"it ends in the middle of its chunk {kind.decode()}")
         sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(view[at + 8 + length : at + 12 + length], "big")
         if not sound and (kind in _PIXELS or kind[:1].isupper()):
@@ -133,7 +135,7 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview]]:
             if sound:
                 found.setdefault(kind, body)
         at += 12 + length
-    return found, pixels
+    return found, pixels, False
 
 
 def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
@@ -149,7 +151,7 @@ def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
     return size
 
 
-def _check_stream(pixels: list[memoryview], size: int) -> None:
+def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
     """Unpack all of the pixels, keeping nothing, up to the check sum at their end."""
     unpacker = zlib.decompressobj()
     done = 0
@@ -165,6 +167,8 @@ def _check_stream(pixels: list[memoryview], size: int) -> None:
         done += len(unpacker.flush(1 << 20))
     except zlib.error as error:
         raise Damaged(f"its compressed pixels are damaged: {str(error).removeprefix('Error ')}") from error
+    if cut and not unpacker.eof:
+        raise Damaged("it ends in the middle of its chunk IDAT")
     if done < size:
         raise Damaged(f"its pixels take {size:,} bytes, and {done:,} are there")
 

@@ -270,6 +270,10 @@ def test_pixels_that_are_whole_are_taken_though_the_end_is_missing(tmp_path: Pat
     content = written(SAMPLES, RGB, after=chunk(b"tEXt", b"a\0" + b"b" * 100))
     for cut in (1, 12, 13, 60):
         assert np.array_equal(load(tmp_path, content[:-cut]), SAMPLES)
+    bare = written(SAMPLES, RGB)
+    for cut in range(1, 17):  # the end, and the check sum of the last pixels, which have another in themselves
+        assert np.array_equal(load(tmp_path, bare[:-cut]), SAMPLES)
+    assert "it ends in the middle of its chunk IDAT" in refusal(tmp_path, bare[:-17])
     for behind in (b"\0" * 40, b"junk" * 9, chunk(b"IEND", b"", wrong=True)):
         assert np.array_equal(load(tmp_path, content[:-12] + behind), SAMPLES)
 
