@@ -603,6 +603,16 @@ def test_odd_names(yard: Yard) -> None:
     assert sorted(yard.found("done").values()) == sorted([*(f"t{n}" for n in range(len(names))), "bytes"])
 
 
+def test_patterns_in_either_spelling(yard: Yard) -> None:
+    """What a line accepts, and what is given another try, is found in either spelling of an accent."""
+    for name in ("cafe\u0301.txt", "caf\u00e92.txt", "th\u00e9.TXT"):
+        yard.put(name, "bad")
+    line = yard.work("accept: ['caf\u00e9*.txt', 'the\u0301.*']\n")
+    assert len(yard.events("failed")) == 3
+    assert len(retry(line, ["cafe\u0301*"])) == 2
+    assert retry(line, ["the\u0301.TXT"]) == [("th\u00e9.TXT", "th\u00e9.TXT")]
+
+
 def test_both_spellings_of_an_accent(yard: Yard) -> None:
     """Two files whose names only differ in how an accent is spelt are two files; their outputs would be one, so the second fails and says so."""
     yard.put("caf\u00e9.txt", "one")

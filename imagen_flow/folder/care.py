@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -150,7 +151,8 @@ def retry(line: Line, names: Sequence[str] = (), *, disk: Disk | None = None) ->
 
 
 def is_named(kept: str, name: str) -> bool:
-    """Whether a failed original is called so, or fits the pattern."""
+    """Whether a failed original is called so, or fits the pattern, in either spelling of an accent."""
+    kept, name = unicodedata.normalize("NFC", kept), unicodedata.normalize("NFC", name)
     return kept == name or fnmatch.fnmatchcase(kept, name)
 
 

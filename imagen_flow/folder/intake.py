@@ -137,7 +137,7 @@ class Intake:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.root = os.fspath(line.inbox)
-        self._accept = [pattern.lower() for pattern in line.accept]
+        self._accept = [unicodedata.normalize("NFC", pattern).lower() for pattern in line.accept]
         self._ignored = Ignored(line.ignore)
         self._own = {os.path.realpath(place) for place in (line.out, line.done, line.failed, line.journal)}
         self._listed: dict[str, tuple[tuple[int, int, int], _Listing]] = {}
@@ -149,7 +149,7 @@ class Intake:
         return not self._is_beside(name) and self._fits(name)
 
     def _fits(self, name: str) -> bool:
-        low = name.lower()
+        low = unicodedata.normalize("NFC", name).lower()
         return any(fnmatch.fnmatchcase(low, pattern) for pattern in self._accept)
 
     def _is_beside(self, name: str) -> bool:
