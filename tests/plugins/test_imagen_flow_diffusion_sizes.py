@@ -113,6 +113,18 @@ def test_a_picture_that_is_drawn_at_another_size_is_noted(at: Callable[[str], st
     graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${one}"}}
     notes = [getattr(event, "note", "") for event in flow.execute(flow.plan(graph, store=None, device="cpu"))]
     assert "the picture is 90 x 61, and the model draws it 88 x 56" in notes
+    nodes["one"] = {"type": "latents.encode", "model": at("sd"), "image": "${photo}"}
+    notes = [getattr(event, "note", "") for event in flow.execute(flow.plan(graph, store=None, device="cpu"))]
+    assert "the picture is 90 x 61, and its latents are of 88 x 56" in notes
+
+
+def test_another_size_of_another_class_is_noted(at: Callable[[str], str]) -> None:
+    """Where another class is called by its own arguments, what it drew is said beside what was asked for."""
+    arguments = {"prompt": "a", "width": 72, "height": 64, "num_inference_steps": 2}
+    nodes = {"one": {"type": "diffusion.pipeline", "model": at("kontext"), "pipeline_class": "FluxPipeline", "arguments": arguments, "seed": 1}}
+    graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${one}"}}
+    notes = [getattr(event, "note", "") for event in flow.execute(flow.plan(graph, store=None, device="cpu"))]
+    assert "a width of 72 and a height of 64 was asked for, and the pipeline drew 64 x 64" in notes
 
 
 @pytest.mark.slow

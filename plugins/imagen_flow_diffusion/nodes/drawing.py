@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ from ..leased.adapters import Embedding, ImageEncoder, LoRA, Weights, Worn, adap
 from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..pipelines.calling import also, call, explaining_nan, pictures, to_pil
+from ..pipelines.calling import also, call, explaining_nan, followed, pictures, to_pil
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose
 from ..pipelines.sizes import foresee_size, grid_of, refuse_other_size, refuse_size
@@ -295,7 +294,7 @@ def draw(
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"
         note = "; ".join(filter(None, (note, unguided_by(cls, given), lost, *worn.notes)))
-        output, last = yield from _followed(call(made, {**given, **more, "output_type": kind}, seed=seed, note=note))
+        output, last = yield from followed(call(made, {**given, **more, "output_type": kind}, seed=seed, note=note))
     with explaining_nan(model.parts):
         drawn = pictures(output)[0]
     refuse_other_size(model.model, drawn, given if given.get("padding_mask_crop") is None else {})
@@ -303,18 +302,6 @@ def draw(
     if hasattr(began, "size") and began.size != (drawn.width, drawn.height) and last is not None:
         yield replace(last, note="; ".join(filter(None, (note, f"the picture is {began.width} x {began.height}, and the model draws it {drawn.width} x {drawn.height}"))))
     return drawn
-
-
-def _followed(steps: Generator[Progress, None, Any]) -> Generator[Progress, None, tuple[Any, Progress | None]]:
-    """Go through the steps of a call; return what it gave, and its last step."""
-    last = None
-    with closing(steps):
-        while True:
-            try:
-                last = next(steps)
-            except StopIteration as end:
-                return end.value, last
-            yield last
 
 
 def refuse_other_denoiser(model: Checkpoint, task: str, by: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import imagen_flow as flow
@@ -18,9 +19,9 @@ from ..checkpoints.folder import article, load_part, what_is
 from ..checkpoints.modular import taken_by
 from ..leased.components import HEEDS, Checkpoint, Whole, sparing, unchanged
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..pipelines.calling import call, encoded, explaining_nan, pictures, problem_of, to_pil
+from ..pipelines.calling import call, encoded, explaining_nan, followed, pictures, problem_of, to_pil
 from ..pipelines.samplers import choose
-from ..pipelines.sizes import foresee_size, refuse_size
+from ..pipelines.sizes import SIDES, foresee_size, refuse_size
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 
@@ -100,9 +101,14 @@ def pipeline(
     given = _given("diffusion.pipeline", model, pipeline_class, arguments, images, image_arguments, mask, tensors)
     if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
-    output = yield from _called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs)
+    output, last = yield from followed(_called(model, given, parts, part_names, sampler, sampler_settings, seed, ("tile", *rungs) if tiled else rungs))
     with explaining_nan(model.parts):
-        return pictures(output)
+        found = pictures(output)
+    asked = {name: side for name in SIDES if type(side := given.arguments.get(name)) is int}
+    if last is not None and (other := next((one for one in found if any(getattr(one, name) != side for name, side in asked.items())), None)):
+        said = " and ".join(f"a {name} of {side}" for name, side in asked.items())
+        yield replace(last, note="; ".join(filter(None, (last.note, f"{said} was asked for, and the pipeline drew {other.width} x {other.height}"))))
+    return found
 
 
 @flow.node("diffusion.tensors", version=2, uses=LIBRARIES)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Range, Rungs, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
 from ..checkpoints.folder import article, device_of, what_is
 from ..leased.adapters import ImageEncoder, LoRA, Weights, Worn, adapted
@@ -180,12 +180,12 @@ def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherA
 
 
 @flow.node("latents.encode", version=2, uses=LIBRARIES)
-def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAutoencoder] | None = None, *, seed: Seed | None = None) -> Tensor:
+def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAutoencoder] | None = None, *, seed: Seed | None = None) -> Steps[Tensor]:
     """Turn a picture into latents.
 
     Inputs:
         model: a checkpoint whose latents are wanted.
-        image: of any size; it is resized to a multiple of what the autoencoder can halve. Alpha is laid over black.
+        image: of any size; it is resized to a multiple of what the autoencoder can halve, and the run says so. Alpha is laid over black.
         autoencoder: in the place of the checkpoint's own, as for latents.decode.
     Params:
         seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken. With the same seed in diffusion.denoise,
@@ -205,6 +205,9 @@ def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAuto
         values, sampled = to_latents(vae, pixels, generator)
     with explaining_nan(model.parts):
         refuse_nan(values, "the autoencoder gave")
+    height, width = pixels.shape[-2:]
+    resized = "" if (width, height) == (image.width, image.height) else f"the picture is {image.width} x {image.height}, and its latents are of {width} x {height}"
+    yield Progress(1, 1, resized)
     return Tensor(values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})})
 
 

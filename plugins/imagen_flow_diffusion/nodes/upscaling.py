@@ -13,6 +13,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
 
 from ..checkpoints.folder import load_part, quiet, what_is
+from ..checkpoints.scales import scale_among
 from ..leased.adapters import need
 from ..leased.components import Checkpoint, Whole, sparing
 from ..pipelines.calling import call, explaining_nan, pictures, problem_of, to_pil, unwrap_image
@@ -69,9 +70,12 @@ class PixelFile:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
         except ImportError as lacking:
             raise flow.ModelError(f"an upscaler in one file needs {lacking.name}, which is not installed: pip install 'imagen-flow[upscalers]'") from lacking
+        state = flow.read_weights(model)
+        if scale := scale_among(state):
+            raise flow.ModelError(f"the model '{model.reference}' cannot be read: it holds 8-bit numbers with scales beside them ({scale}), which spandrel reads without the scales; take it in 16 or 32 bits")
         try:
             with quiet():
-                found = ModelLoader(device="cpu").load_from_state_dict(flow.read_weights(model))
+                found = ModelLoader(device="cpu").load_from_state_dict(state)
         except UnsupportedModelError as unknown:
             raise flow.ModelError(f"the model '{model.reference}' is no upscaler that spandrel knows") from unknown
         if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "FaceSR", "Restoration") or found.input_channels != 3:

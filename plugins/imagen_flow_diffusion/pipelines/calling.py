@@ -126,6 +126,18 @@ def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Gene
             yield Progress(furthest, max(total, furthest), note)
 
 
+def followed(steps: Generator[Progress, None, Any]) -> Generator[Progress, None, tuple[Any, Progress | None]]:
+    """Go through the steps of a call; return what it gave, and its last step."""
+    last = None
+    with closing(steps):
+        while True:
+            try:
+                last = next(steps)
+            except StopIteration as end:
+                return end.value, last
+            yield last
+
+
 def also(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
     """Add what a user gives by a pipeline's own names to what a node's ports give.
 
