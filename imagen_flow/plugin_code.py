@@ -1,9 +1,8 @@
-"""Say which files the code of a plugin consists of, digest them, and let nothing else be imported in their place.
+"""Say which files the code of a plugin consists of, and digest them.
 
 Of a local file of nodes (`LocalCode`) those are the file itself and what it imports from its own folder: modules, packages with all in them (data and compiled modules too, with or without an ``__init__.py``),
 and files of data that it names. They are read off the text, since what happens to be imported already says nothing. Where the text does not tell (names that are computed, ``sys.path`` that is changed) it is all code
-in the folder. While such a plugin lives, a finder among Python's own (`install`) sees to it that what is imported from that folder is one of these files, as it was digested. Python's bytecode of them is never used:
-it is told from its source by size and time alone, and anybody can write it.
+in the folder. `plugin_imports` sees to it that no other file is imported from there.
 
 Of an installed plugin (`installed_digest`) they are the package, or the module, and what it imports of its own distribution or namespace.
 
@@ -13,27 +12,24 @@ What may be trusted (`form`) is all code that an import from a folder can reach.
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 import os
 import re
 import sys
 import sysconfig
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeGuard
+from typing import Any
 
 from .digest import digest_bytes, digest_stream, tagged
 from .filememo import FileMemo
 from .regular import open_regular
 
-__all__ = ["Code", "Finder", "LocalCode", "Unfit", "form", "install", "installed_digest", "is_held", "is_source", "loader_of", "stamp"]
+__all__ = ["Code", "LocalCode", "Unfit", "form", "installed_digest", "is_below", "is_source", "stamp"]
 
 #: More entries of a folder, or files of code, than this are not looked through.
 MOST_ENTRIES = 200_000
@@ -159,12 +155,14 @@ class LocalCode:
 
     Params:
         installed: names of packages that the folder cannot provide.
+        others: folders of other local plugins, which Python does not look into for this one.
     """
 
-    def __init__(self, path: Path, installed: Collection[str]) -> None:
+    def __init__(self, path: Path, installed: Collection[str], others: Collection[Path] = ()) -> None:
         self.path = path.resolve()
         self.folder = self.path.parent
         self._installed = installed
+        self._others = others
         #: What its module is called, which says nothing to its keys.
         self.module = MODULE + tagged("path", str(self.path).encode())[:12]
         #: Modules and packages beside the file that count as its source: a module's file, a package's ``__init__.py``, or the folder of a package without one.
@@ -203,12 +201,12 @@ class LocalCode:
 
     def take_outside(self) -> None:
         """Count as source, now that the plugin is imported, what it has imported from folders outside of its own that it added to Python's path, as far as it has done so by now."""
-        added = [place for entry in sys.path if (place := os.path.realpath(entry or ".")) not in self.elsewhere and not _is_below(place, str(self.folder)) and os.path.isdir(place)]
+        added = [place for entry in sys.path if (place := os.path.realpath(entry or ".")) not in self.elsewhere and not is_below(place, str(self.folder)) and os.path.isdir(place)]
         code = Code()
         parts = []
         imported = (getattr(module, "__file__", None) for module in list(sys.modules.values())) if added else ()
         for file in sorted({os.path.realpath(name) for name in imported if name}):
-            where = next((folder for folder in added if _is_below(file, folder)), None)
+            where = next((folder for folder in added if is_below(file, folder)), None)
             if where is not None and file not in self.digests:
                 parts += [os.path.relpath(file, where).encode("utf-8", "surrogateescape"), code.part(Path(file))]
         if parts:
@@ -235,10 +233,7 @@ class LocalCode:
         return [helper.name.encode(), code.part(helper)]
 
     def _look(self) -> None:
-        local = {str(self.folder)}
-        for finder in sys.meta_path:
-            if isinstance(finder, Finder):
-                local |= {str(other.folder) for other in finder.plugins}
+        local = {str(self.folder), *map(str, self._others)}
         elsewhere = [place for place in sys.path if os.path.realpath(place or ".") not in local]
         pending = [self.path]
         while pending:
@@ -277,12 +272,12 @@ class LocalCode:
 
     def holds(self, place: str) -> bool:
         """Whether a real path lies in the folder of this plugin, and not where Python looks for modules anyway."""
-        if not _is_below(place, str(self.folder)):
+        if not is_below(place, str(self.folder)):
             return False
-        return not any(_is_below(place, where) and _is_below(where, str(self.folder)) for where in self.elsewhere)
+        return not any(is_below(place, where) and is_below(where, str(self.folder)) for where in self.elsewhere)
 
 
-def _is_below(place: str, folder: str) -> bool:
+def is_below(place: str, folder: str) -> bool:
     return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
 
 
@@ -377,208 +372,6 @@ def _parsed(source: bytes) -> Text | None:
     return Text(frozenset(names), frozenset(strings), reads_files, is_open)
 
 
-# -- importing -----------------------------------------------------------------------------------------------------------------------
-
-
-class AsWritten(SourceFileLoader):
-    """Compiles a file as it is now. Python's own memory of compiled code goes by size and whole seconds, and a plugin that is worked on changes faster."""
-
-    def get_code(self, fullname: str) -> Any:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-class _AsDigested(AsWritten):
-    """Compiles a file if it is as it was digested."""
-
-    def __init__(self, name: str, path: str, digest: str) -> None:
-        super().__init__(name, path)
-        self.digest = digest
-
-    def get_code(self, fullname: str) -> Any:
-        path = self.get_filename(fullname)
-        data = self.get_data(path)
-        if digest_bytes(data) != self.digest:
-            raise _changed(fullname, path)
-        return self.source_to_code(data, path)
-
-
-class _CompiledAsDigested(ExtensionFileLoader):
-    """Loads a compiled module if it is as it was digested."""
-
-    def __init__(self, name: str, path: str, digest: str) -> None:
-        super().__init__(name, path)
-        self.digest = digest
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        with open_regular(self.path) as stream:
-            if digest_stream(stream) != self.digest:
-                raise _changed(spec.name, self.path)
-        return super().create_module(spec)
-
-
-def _changed(name: str, path: str) -> ImportError:
-    return ImportError(f"'{name}' has changed since the plugin was loaded ({path}); run again", name=name, path=path)
-
-
-#: What a module of a local plugin holds its own `LocalCode` by.
-_OWN_CODE = "__imagen_flow_code__"
-
-_NO_MODULE = ModuleType("none")
-
-
-class Finder:
-    """Finds modules of local plugins: of what lies in their folders only what counts as their source, and that only as it was digested."""
-
-    def __init__(self) -> None:
-        #: The plugins, the last one first. Each is held by its module, so what nobody can call any more is forgotten.
-        self.known: list[weakref.ref[LocalCode]] = []
-        self._real: dict[str, str] = {}
-
-    @property
-    def plugins(self) -> list[LocalCode]:
-        """The plugins that live: whose module is the one of its name."""
-        return [code for code in self.remembered() if vars(sys.modules.get(code.module, _NO_MODULE)).get(_OWN_CODE) is code]
-
-    def remembered(self) -> list[LocalCode]:
-        """The plugins that anybody may still call, the last one first."""
-        return [code for known in self.known if (code := known()) is not None]
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        top, plugins = name.partition(".")[0], self.plugins
-        owner = next((plugin for plugin in plugins if top in plugin.helpers), None)
-        if owner is not None:
-            spec = PathFinder.find_spec(name, [str(owner.folder), *sys.path] if path is None else path, target)
-            if spec is None or not spec.has_location or not spec.origin:
-                return spec
-        elif self._may_hold(plugins, sys.path if path is None else path):
-            spec = PathFinder.find_spec(name, path, target)
-        else:
-            return None
-        if spec is None or not spec.has_location or not spec.origin:
-            return None
-        real = os.path.realpath(spec.origin)
-        for plugin in plugins:
-            digest = plugin.digests.get(real)
-            if digest is not None:
-                return _held(spec, name, digest)
-            if (archive := next((str(place) for place in Path(real).parents if str(place) in plugin.digests), None)) is not None:
-                _check_archive(name, archive, plugin.digests[archive])
-                return spec
-        holder = next((plugin for plugin in plugins if plugin.holds(real)), None)
-        if holder is not None:
-            raise ImportError(f"'{name}' would be imported from {spec.origin}, which is not part of the plugin {holder.path} as it was loaded", name=name, path=spec.origin)
-        return spec if owner is not None else None
-
-    def _may_hold(self, plugins: list[LocalCode], places: Any) -> bool:
-        """Whether one of these places lies in the folder of a plugin: if it is none where Python looks anyway, the plugin has added it."""
-        for place in places:
-            real = self._real.get(place)
-            if real is None:
-                real = self._real[place] = os.path.realpath(place or ".")
-            if any(plugin.holds(real) for plugin in plugins):
-                return True
-        return False
-
-    def invalidate_caches(self) -> None:
-        """Python's own finders keep what can be kept."""
-
-
-class LastFinder:
-    """Finds what nobody else has found in the folders of plugins whose text does not tell what they import."""
-
-    def __init__(self, first: Finder) -> None:
-        self.first = first
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        for plugin in self.first.plugins if path is None else ():
-            spec = PathFinder.find_spec(name, [str(plugin.folder)], target) if plugin.is_open else None
-            if spec is not None and spec.origin is None:
-                return spec
-            if spec is not None and spec.origin is not None and (digest := plugin.digests.get(os.path.realpath(spec.origin))) is not None:
-                return _held(spec, name, digest)
-        return None
-
-    def invalidate_caches(self) -> None:
-        """Python's own finders keep what can be kept."""
-
-
-def _check_archive(name: str, place: str, digest: str) -> None:
-    """Refuse to import from an archive that is not as it was digested."""
-    with open_regular(place) as stream:
-        if digest_stream(stream) != digest:
-            raise _changed(name, place)
-
-
-def _held(spec: ModuleSpec, name: str, digest: str) -> ModuleSpec:
-    assert spec.origin is not None
-    if isinstance(spec.loader, ExtensionFileLoader):
-        spec.loader = _CompiledAsDigested(name, spec.origin, digest)
-    elif isinstance(spec.loader, SourceFileLoader):
-        spec.loader = _AsDigested(name, spec.origin, digest)
-    else:
-        raise ImportError(f"'{name}' would be imported from {spec.origin}, which is neither Python source nor a compiled module", name=name, path=spec.origin)
-    return spec
-
-
-def install(code: LocalCode, module: ModuleType) -> None:
-    """Let the helpers of a local plugin be found for as long as its module is the one of its name; those that it would import otherwise now are taken out of Python's memory."""
-    finder = next((finder for finder in sys.meta_path if isinstance(finder, Finder)), None)
-    if finder is None:
-        finder = Finder()
-        sys.meta_path.insert(0, finder)
-        sys.meta_path.append(LastFinder(finder))
-    before = finder.remembered()
-    # What an earlier look at a plugin has added to the path is still its own.
-    code.elsewhere = tuple(place for place in code.elsewhere if all(place in other.elsewhere for other in before if other.folder == code.folder))
-    vars(module)[_OWN_CODE] = code
-    finder.known[:] = [weakref.ref(code), *(known for known in finder.known if known() is not None)]
-    importlib.invalidate_caches()
-    _forget_stale(code, next((other for other in before if other.path == code.path), None))
-
-
-def loader_of(code: LocalCode) -> SourceFileLoader:
-    """Give the loader of the plugin's own file."""
-    return _AsDigested(code.module, str(code.path), code.digests[os.path.realpath(code.path)])
-
-
-def is_held(loader: Any) -> TypeGuard[_AsDigested | _CompiledAsDigested]:
-    """Whether a module was loaded as it was digested."""
-    return isinstance(loader, _AsDigested | _CompiledAsDigested)
-
-
-def _forget_stale(code: LocalCode, last: LocalCode | None) -> None:
-    """Take the modules out of Python's memory that are not what a plugin would import now; with one of them all, since one that is as it was may still hold on to what another was."""
-    own = [name for name, module in list(sys.modules.items()) if name.partition(".")[0] in code.helpers or _is_ours(module, code)]
-    if last is not None and any(_digest_now(file) != digest for file, digest in last.outside.items()):
-        own += [name for name, module in list(sys.modules.items()) if os.path.realpath(getattr(module, "__file__", None) or "") in last.outside]
-        for name in dict.fromkeys(own):
-            del sys.modules[name]
-    elif (last is not None and last.inner != code.inner) or any(_is_stale(sys.modules[name], code) for name in own):
-        for name in own:
-            del sys.modules[name]
-
-
-def _digest_now(file: str) -> str:
-    try:
-        with open_regular(file) as stream:
-            return digest_stream(stream)
-    except OSError:
-        return ""
-
-
-def _is_ours(module: Any, code: LocalCode) -> bool:
-    loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    return is_held(loader) and _is_below(os.path.realpath(loader.path), str(code.folder)) and os.path.realpath(loader.path) != str(code.path)
-
-
-def _is_stale(module: Any, code: LocalCode) -> bool:
-    loader = getattr(getattr(module, "__spec__", None), "loader", None)
-    if is_held(loader):
-        return bool(code.digests.get(os.path.realpath(loader.path)) != loader.digest)
-    return getattr(module, "__file__", None) is not None or not any(_is_below(os.path.realpath(place), str(code.folder)) for place in getattr(module, "__path__", ()))
-
-
 # -- installed plugins ---------------------------------------------------------------------------------------------------------------
 
 
@@ -613,7 +406,7 @@ def installed_digest(target: str, distribution: Any, memo: FileMemo, *, without:
         texts = (read_text(file) for file in _modules(place, skipped) if signs.search(file.read_bytes()))
         for name in sorted({name for text in texts if text is not None for name in text.names}):
             helper = own(name, names[0], home)
-            if helper is None or any(_is_below(os.path.realpath(helper), there) for there in known):
+            if helper is None or any(is_below(os.path.realpath(helper), there) for there in known):
                 continue
             known.add(os.path.realpath(helper))
             pending.append(helper)
@@ -643,7 +436,7 @@ def _extended(top: str, home: Path) -> list[Path]:
     """Folders that a package has added to those in which its modules are looked for."""
     places = [Path(place) for place in getattr(sys.modules.get(top), "__path__", ())] if home.is_dir() and getattr(sys.modules.get(top), "__file__", None) else []
     real = os.path.realpath(home)
-    return [place for place in dict.fromkeys(places) if place.is_dir() and not _is_below(os.path.realpath(place), real)]
+    return [place for place in dict.fromkeys(places) if place.is_dir() and not is_below(os.path.realpath(place), real)]
 
 
 def _own(distribution: Any) -> Callable[[str, str, Path], Path | None]:

@@ -31,8 +31,9 @@ from .digest import tagged
 from .errors import GraphError, Problem, nearest
 from .filememo import FileMemo
 from .node import NodeFunction, NodeType
-from .plugin_code import AsWritten as _AsWritten
-from .plugin_code import LocalCode, install, installed_digest, is_held, loader_of, stamp
+from .plugin_code import LocalCode, installed_digest, stamp
+from .plugin_imports import AsWritten as _AsWritten
+from .plugin_imports import install, is_held, loader_of, local_folders
 from .regular import read_regular
 from .values import Base
 
@@ -219,7 +220,7 @@ class Registry:
     def code_of(self, plugin: Plugin) -> LocalCode:
         """Name what counts as the source of a local file of nodes, as its text now is."""
         installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
-        return LocalCode(Path(plugin.target), {"imagen_flow", *installed})
+        return LocalCode(Path(plugin.target), {"imagen_flow", *installed}, local_folders())
 
     def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
         """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""
