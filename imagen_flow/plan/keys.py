@@ -62,7 +62,9 @@ class Keys:
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
         type_ = node.type
         assert isinstance(type_, NodeType)
-        at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
+        at: tuple[Any, ...] = (id(type_),)
+        if node.settings or node.device or node.dtype:
+            at = (id(type_), node.device or "", node.dtype or "", *sorted(node.settings.items()))
         found = self._computing.get(at)
         if found is None:
             self._check_libraries(node, type_)

@@ -98,9 +98,8 @@ class Report:
         """Whether it has been said what became of a step."""
         return step.name + step.item in self._said
 
-    def _came(self, step: Step, to: str) -> None:
+    def _came(self, name: str, to: str) -> None:
         """Note what became of a step. One that was found in the store but runs again is counted as what it comes to."""
-        name = step.name + step.item
         if self._said.get(name) == "cached":
             self.cached -= 1
         self._said[name] = to
@@ -158,9 +157,10 @@ class Report:
             self.note(step, message)
 
     def finished(self, step: Step, took_s: float) -> None:
-        self._came(step, "ran")
+        name = step.name + step.item
+        self._came(name, "ran")
         self.ran += 1
-        self.keys[step.name + step.item] = step.key or ""
+        self.keys[name] = step.key or ""
         self.say(events.StepFinished(step.name, step.item, took_s, self.now()))
 
     def fail(self, step: Step, cause: Exception) -> None:
@@ -172,7 +172,7 @@ class Report:
         error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item, place=place_of(cause, step.node.type))
         error.__cause__ = cause if error is not cause else cause.__cause__
         self.failed += 1
-        self._came(step, "failed")
+        self._came(step.name + step.item, "failed")
         self.say(events.StepFailed(step.name, step.item, words(cause), error, self.now()))
         if self.fail_fast:
             raise FailedFast

@@ -145,7 +145,7 @@ class Steps:
         if step.node.cache and (found := self._claim(step, key, look_up=not is_again and step.reason != _FORCED, fresh=fresh)) is not None:
             return self._found(step, found)
         if not step.reason:
-            step = step._replace(reason=why(self.state, step))
+            step = Step(step.name, step.item, step.node, step.element, step.status, why(self.state, step), key, step.slots)
         self.report.started(step)
         began = time.monotonic()
         try:

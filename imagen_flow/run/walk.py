@@ -67,7 +67,8 @@ class Walk:
                 if not needs:
                     before = state
                     state = self.state.settle(frame, node)
-                    self._count(frame, node, state)
+                    if not node.is_single:
+                        self._count(frame, node, state)
                     self.steps.learned(frame, state.steps)
                     if port in state.outputs:
                         continue
