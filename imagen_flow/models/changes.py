@@ -98,16 +98,17 @@ def _module(root: Any, moves: bool) -> dict[str, Any]:
         if (registry := own.get("_diffusers_hook")) is not None and (registered := getattr(registry, "hooks", None)):
             hooks.append((name, *((kind, _This(hook)) for kind, hook in registered.items())))
         if (hook := own.get("_hf_hook")) is not None:
-            hooks.append((name, _This(hook)))
-        replaced += [(name, method, _This(called)) for method, called in own.items() if callable(called) and method != "processor" and callable(getattr(type(module), method, None))]
+            # Where weights come and go it is taken off and put on again around whatever changes layers, with the methods that it wraps.
+            hooks.append((name, type(hook) if moves else _This(hook)))
+        replaced += [] if moves and hook is not None else [(name, method, _This(called)) for method, called in own.items() if callable(called) and method != "processor" and callable(getattr(type(module), method, None))]
         settings |= {f"{name}.{word}": repr(value) for word, value in own.items() if type(value) in _PLAIN and not word.startswith("_") and word != "training"}
         fleeting = own.get("_non_persistent_buffers_set") or ()
         for part, tensor in [*own["_parameters"].items(), *((part, tensor) for part, tensor in own["_buffers"].items() if part not in fleeting)]:
             if tensor is None:
                 weights.append((name, part, None))
                 continue
-            place = () if moves else (tensor.device.type, tensor.device.index)
-            weights.append((name, part, str(tensor.dtype), tuple(tensor.shape), tensor.requires_grad, *place))
+            place = () if moves else (tensor.device.type, tensor.device.index, tensor.requires_grad)
+            weights.append((name, part, str(tensor.dtype), tuple(tensor.shape), *place))
             tensors.append(tensor)
     return {"layers": layers, "attention": attending, "hooks": hooks, "methods": replaced, "weights": (weights, _samples(tensors, moves=moves)), "settings": settings}
 
