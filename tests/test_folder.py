@@ -704,6 +704,22 @@ def test_what_is_passed_over(yard: Yard) -> None:
     assert status(line)["passed_over"] == words
 
 
+def test_a_folder_that_cannot_be_read(yard: Yard) -> None:
+    """A folder in the watched one that may not be read is told; one that answers with an error of the disk is read again once it does not."""
+    yard.put("sub/a.txt", "one")
+    yard.put("b.txt", "two")
+    with refusing(errno.EACCES, yard.root / "in/sub"):
+        line = yard.work()
+        assert status(line)["passed_over"] == "cannot be read: sub (permission denied)"
+    assert [said["reason"] for said in yard.log if said["event"] == "passed-over"] == ["cannot be read: sub (permission denied)"]
+    with refusing(errno.EIO, yard.root / "in/sub") as mended:
+        running = yard.start(line)
+        until(lambda: yard.events("watching"))
+        mended.set()
+        until(lambda: len(yard.events("done")) == 2)
+        running.close()
+
+
 def test_every_picture_is_accepted() -> None:
     """By default a line takes every name under which the formats that `image.load` reads are known."""
     from PIL import Image

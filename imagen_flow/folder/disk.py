@@ -172,7 +172,11 @@ class Mounted:
         points = _mount_points()
         for folder in folders:
             before = self._points.get(folder, "")
-            if before and before not in points if points else before and not os.path.ismount(before):
+            if not before or _is_mount(before, points):
+                continue
+            with contextlib.suppress(OSError):
+                os.scandir(folder).close()  # what mounts by itself does so when somebody looks
+            if not _is_mount(before, _mount_points()):
                 raise OSError(errno.ENODEV, "nothing is mounted there any more", before)
 
     def has(self, folder: Path) -> bool:
@@ -194,11 +198,15 @@ def _mount_points() -> frozenset[str]:
     return frozenset(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places) - {"/"}
 
 
+def _is_mount(place: str, points: frozenset[str]) -> bool:
+    return place in points if points else os.path.ismount(place)
+
+
 def _mount_point(folder: Path, points: frozenset[str]) -> str:
     """Give the place where what a folder lies on is mounted; nothing for the root."""
     here = os.path.realpath(folder)
     while (above := os.path.dirname(here)) != here:
-        if here in points if points else os.path.ismount(here):
+        if _is_mount(here, points):
             return here
         here = above
     return ""

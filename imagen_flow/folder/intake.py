@@ -59,12 +59,17 @@ _AWAY = re.compile(rf"{re.escape(OURS)}([0-9a-f]+)--?(\d+)\.taken")
 
 @dataclass(slots=True)
 class Passed:
-    """What lies in a folder and is not for the line: how many files by ending, links, pipes and devices, and tickets without a file."""
+    """What lies in a folder and is not for the line: how many files by ending, links, pipes and devices, tickets without a file; and folders that cannot be read."""
 
     endings: Counter[str] = field(default_factory=Counter)
     links: int = 0
     special: int = 0
     tickets: int = 0
+    #: Folders that cannot be read, each with why.
+    closed: list[str] = field(default_factory=list)
+
+    def count(self) -> int:
+        return self.endings.total() + self.links + self.special + self.tickets + len(self.closed)
 
     def words(self) -> str:
         """Say it in one line, or nothing."""
@@ -76,6 +81,8 @@ class Passed:
         for count, one, many in ((self.links, "link, and links are ignored", "links, and links are ignored"), (self.special, "pipe or device", "pipes or devices"), (self.tickets, "ticket without a file", "tickets without a file")):
             if count:
                 said.append(f"{count:,} {one if count == 1 else many}")
+        if self.closed:
+            said.append(f"cannot be read: {', '.join(sorted(self.closed)[:5])}{', …' if len(self.closed) > 5 else ''}")
         return "; ".join(said)
 
 
@@ -209,9 +216,11 @@ class Intake:
                             continue
                         elif self.counts(entry.name):
                             files.append(path)
-            except OSError:
-                if first:
+            except OSError as failed:
+                if first or affects_every_item(failed, network=True):
                     raise
+                if passed is not None:
+                    passed.closed.append(f"{here} ({(failed.strerror or str(failed)).lower()})")
             first = False
             for path in files:
                 yield path, names

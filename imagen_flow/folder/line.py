@@ -239,7 +239,7 @@ class RunningLine:
             self._unseen = ""
             if passed.words() != self._passed_over:
                 self._passed_over = passed.words()
-                self.log.say("passed-over", reason=self._passed_over or "nothing", count=passed.endings.total() + passed.links + passed.special + passed.tickets)
+                self.log.say("passed-over", reason=self._passed_over or "nothing", count=passed.count())
             self._scanned.set()
         return count
 
