@@ -68,6 +68,9 @@ _CODED = frozenset({*_ENDINGS, "list"})
 #: Kinds that no other program takes for settings or code.
 _MEDIA = ("image", "mask", "tensor", "audio")
 
+#: Larger files are not read to foretell what becomes of them.
+_QUICKLY_READ = 64 << 20
+
 #: Files of ours that say what may be done, and so are never outputs.
 _SETTINGS_FILES = ("imagen-flow.toml", "imagen-flow.lock")
 
@@ -421,8 +424,11 @@ class Writer:
             return f"refused: {str(refused).partition(chr(10))[0]}"
         except OSError as failed:
             return f"refused: {(failed.strerror or str(failed)).lower()}"
-        label = read_label(path) if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
-        if label is not None and label.intact:
+        if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.lstat().st_size > _QUICKLY_READ):
+            # Reading all of it would take longer than planning.
+            if is_sidecar(path.with_name(path.name + SIDECAR)):
+                return "replaces what a run wrote, unless it is equal or was changed"
+        elif stat.S_ISREG(mode) and (label := read_label(path)) is not None and label.intact:
             return "replaces what a run wrote, unless it is equal"
         if exists == "number":
             return "gets a number: another file is there"

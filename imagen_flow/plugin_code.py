@@ -45,6 +45,10 @@ _CODE = (".py", ".pyw", ".so", ".pyd", ".dll", ".dylib", ".pth", ".zip", ".egg",
 MODULE = "imagen_flow_local_"
 
 
+#: What can be the name of a module beside a file.
+_NAME = re.compile(r"[\w-]+")
+
+
 class Unfit(ValueError):
     """A folder whose code can be neither trusted nor named."""
 
@@ -248,7 +252,7 @@ class LocalCode:
                 self.data += [data for name in names if (data := self._data(name)) is not None and data not in self.data]
             for name in sorted({name.partition(".")[0] for name in text.names} - self.helpers.keys()):
                 helper = _beside(self.folder, name)
-                if helper is None or name in self._installed or name in sys.stdlib_module_names:
+                if helper is None or not _NAME.fullmatch(name) or name in self._installed or name in sys.stdlib_module_names:
                     continue
                 other = PathFinder.find_spec(name, elsewhere)
                 if other is not None and other.origin is not None:

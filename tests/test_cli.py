@@ -521,6 +521,29 @@ g.yaml on cpu in float32: at least 301 steps, 301 to run
     )
 
 
+def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
+    """The first files with what becomes of what lies there, the rest counted; fields that are not known yet stand as they are; as data too."""
+    many = ", ".join(f"w{i}" for i in range(30))
+    graph(
+        folder,
+        f"inputs: {{list: [{many}], name: it}}\nnodes:\n"
+        '  each: {type: toy.loud, each: {text: "${list}"}}\n  words: {type: toy.words, text: a b}\n'
+        'outputs:\n  a: {from: "${list}", path: "{name}/{index}.txt"}\n  b: {from: "${words}", path: "{output}-{index}-{digest8}.txt"}\n  c: "${each}"\n',
+    )
+    (folder / "out/it").mkdir(parents=True)
+    (folder / "out/it/1.txt").write_text("mine")
+    said = call("plan", "g.yaml", "--out", "out").out.splitlines()
+    at = said.index("writes")
+    assert said[at + 1 : at + 3] == ["  a[0]   out/it/0.txt   new", "  a[1]   out/it/1.txt   refused: another file is there"]
+    assert said[at + 20 :] == ["  a[19]  out/it/19.txt  new", "  and 11 more files"]
+    data = json.loads(call("plan", "g.yaml", "--json").out)["writes"]
+    assert len(data) == 31
+    assert data[30] == {"output": "b", "path": "out/b-{index}-{digest8}.txt", "fate": ""}
+    graph(folder, 'inputs: {f: {type: text, default: x}}\nnodes: {n: {type: toy.loud, text: "${f}"}}\noutputs: {o: {from: "${n}", path: o.txt, exists: number}}\n')
+    (folder / "out/o.txt").write_text("mine")
+    assert "gets a number: another file is there" in call("plan", "g.yaml").out
+
+
 def test_plan_json(call: Call) -> None:
     """--json gives the plan as data."""
     plan = json.loads(call("plan", "g.yaml", "--json").out)

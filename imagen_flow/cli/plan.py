@@ -38,7 +38,7 @@ def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None
             from ..run import foretell
             from .text import echo_json
 
-            writes = [{"output": w.output, "path": w.path, "fate": w.fate} for w in foretell(made, folder)]
+            writes = [{"output": w.output, "path": w.path, "fate": w.fate} for w in foretell(made, folder, most=LISTED)]
             echo_json({**made.to_json(), "writes": writes}, indent=1)
         else:
             print_plan(made, folder)
@@ -50,7 +50,7 @@ def _print_writes(made: Plan, folder: OutFolder, *, err: bool) -> None:
     from ..run import foretell
     from .text import echo, plural, table
 
-    writes = list(foretell(made, folder))
+    writes = list(foretell(made, folder, most=LISTED))
     if writes:
         echo("writes", err=err)
         echo(table((w.output, w.path, w.fate) for w in writes[:LISTED]), err=err)

@@ -114,9 +114,10 @@ class Write:
     fate: str
 
 
-def foretell(plan: Plan, folder: OutFolder) -> Iterator[Write]:
-    """Say which files a run of a plan would write. Nothing is written."""
+def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
+    """Say which files a run of a plan would write, and of the first ones, at `most` so many, what becomes of what lies there. Nothing is written."""
     writer = Writer(folder)
+    count = 0
     for output in plan.graph.outputs.values():
         if output.path is None:
             continue
@@ -130,7 +131,8 @@ def foretell(plan: Plan, folder: OutFolder) -> Iterator[Write]:
                 continue
             digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
             path = writer.relative(output.path, _fields(plan, plan.inputs, output, index=index, digest8=digest8), element=many)
-            is_known = isinstance(artifact, Artifact) or not (many or "{digest8}" in path)
+            count += 1
+            is_known = count <= most and (isinstance(artifact, Artifact) or not (many or "{digest8}" in path))
             name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
             yield Write(name, str(folder.path / path), writer.foretell(path, type=output.type, exists=output.exists) if is_known else "")
 
