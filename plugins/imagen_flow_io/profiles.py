@@ -307,7 +307,7 @@ def _opened(profile: bytes, channels: int) -> ImageCmsProfile | None:
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = opened.profile.xcolor_space.strip()
-    except (ImageCms.PyCMSError, OSError, AttributeError):
+    except (ImageCms.PyCMSError, OSError, AttributeError, ValueError):
         return None
     return opened if space in {1: ("GRAY", "RGB"), 3: ("RGB",), 4: ("CMYK",)}[channels] else None
 

@@ -235,6 +235,7 @@ def test_one_changed_bit_of_the_pixels_is_noticed(tmp_path: Path) -> None:
         chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile")),
         chunk(b"iCCP", b"x\0\0" + b"not compressed"),
         chunk(b"iCCP", b"x" * 200),
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"RGB XYZ ", b"\xffGB XYZ "))),
         chunk(b"gAMA", b"\0"),
         chunk(b"cHRM", b"\0"),
         chunk(b"sRGB", b""),
