@@ -379,8 +379,8 @@ def test_a_plan_is_frozen_and_says_what_it_is_in_a_line(registry: Registry, tmp_
     data = json.loads(json.dumps(plan.to_json()))
     assert data["edges"] == [
         {"from": "n", "output": "value", "to": "e", "input": "n"},
+        {"from": "n", "output": "value", "to": "g/a", "input": "a"},
         {"from": "g/a", "output": "value", "to": "l", "input": "a"},
         {"from": "e", "output": "value", "to": "l", "input": "when"},
-        {"from": "n", "output": "value", "to": "g/a", "input": "a"},
     ]
     assert data["outputs"] == {"o": [{"node": "l", "output": "value"}], "g": [{"node": "g/a", "output": "value"}]}

@@ -7,7 +7,7 @@ A **plan** is a value: nothing of a run is written into it. What is known (steps
 run goes on with a copy of the state, runs what `demands` says is needed, and settles again.
 
 The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings give; `keys` says what computes a step; `keying` makes one step; `elements` says for which elements a node runs; `state` settles nodes; `demand` says what must be
-known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what becomes of steps and why; `inputs` takes what a graph is given; `plan` is the whole.
+known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what becomes of steps and why; `edges` gives a graph's edges by name; `inputs` takes what a graph is given; `plan` is the whole.
 """
 
 from .demand import demands, outputs_of

@@ -11,11 +11,11 @@ from .. import devices, models
 from ..artifact import Artifact
 from ..errors import GraphError, Problem, as_texts, nearest
 from ..filememo import FileMemo
-from ..graph import Binding, FromInput, Graph, readings
-from ..node import NodeType
+from ..graph import Binding, FromInput, Graph
 from ..plugins import Registry
 from ..store import Damaged, Store
 from ..values import Model
+from .edges import edges_of
 from .explain import explained
 from .inputs import take_inputs
 from .keying import Keying
@@ -95,19 +95,6 @@ class Plan:
         """Whether there may be more steps than are listed, because a list is not known yet."""
         return any(step.is_open for step in self.steps)
 
-    @property
-    def edges(self) -> list[dict[str, str]]:
-        """Which output of which node goes into which input of which; nodes of included graphs by their full names, graph inputs and what goes through them left out."""
-        found: dict[tuple[str, str, str, str], None] = {}
-        for frame in self.state.top.all():
-            for node in frame.graph.nodes.values():
-                if node.name in frame.graph.unneeded or not isinstance(node.type, NodeType):
-                    continue
-                for port, binding in (*node.bindings.items(), *([("when", node.when)] if node.when is not None else [])):
-                    for name, output in _origins(frame, binding):
-                        found[name, output, frame.full(node.name), port] = None
-        return [{"from": name, "output": output, "to": to, "input": port} for name, output, to, port in found]
-
     def unread(self) -> Iterator[Artifact]:
         """Give what the steps read that are not in the store, and the outputs that are inputs, as far as they are known."""
         for frame, step in self.state.steps():
@@ -122,7 +109,8 @@ class Plan:
                 yield slot
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plan as plain data."""
+        """Give the plan as plain data. Its edges name nodes without the numbers of elements and repetitions that steps have."""
+        edges, outputs = edges_of(self.graph)
         return {
             "graph": self.graph.spec.source.name,
             "device": self.device,
@@ -133,33 +121,14 @@ class Plan:
             "models": self.models,
             "memory_bytes": self.memory,
             "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
-            "edges": self.edges,
-            "outputs": {name: [{"node": node, "output": port} for node, port in dict.fromkeys(_origins(self.state.top, o.source))] for name, o in self.graph.outputs.items()},
+            "edges": [{"from": e.origin.node, "output": e.origin.output, "to": e.node, "input": e.port} for e in edges],
+            "outputs": {name: [{"node": o.node, "output": o.output} for o in origins] for name, origins in outputs.items()},
             "problems": as_texts(self.problems),
         }
 
 
 def _weight(identity: models.Identity, loader: Any, model: Model) -> int:
     return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
-
-
-def _origins(frame: Frame, binding: Binding) -> Iterator[tuple[str, str]]:
-    """Name the outputs of nodes that a binding reads, through graphs and their inputs."""
-    for read in readings(binding):
-        if isinstance(read, FromInput):
-            if frame.parent is not None:
-                outer, node = frame.parent
-                if read.name in node.bindings:
-                    yield from _origins(outer, node.bindings[read.name])
-        elif isinstance(inner := frame.graph.nodes[read.node].type, Graph):
-            below = frame.below.get(read.node)
-            if below:
-                for child in below.values():
-                    yield from _origins(child, inner.outputs[read.port].source)
-            else:
-                yield frame.full(read.node), read.port
-        else:
-            yield frame.full(read.node), read.port
 
 
 def make_plan(
