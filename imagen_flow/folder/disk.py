@@ -179,13 +179,13 @@ class Mounted:
             if not _is_mount(before, _mount_points()):
                 raise OSError(errno.ENODEV, "nothing is mounted there any more", before)
 
-    def has(self, folder: Path) -> bool:
-        """Whether a folder is there, and on its mount."""
+    def lacks(self, folder: Path) -> str:
+        """Say why a folder cannot be used now: it is not there, or not on its mount; nothing if it can."""
         try:
             self.check(folder)
-        except OSError:
-            return False
-        return os.path.isdir(folder)
+        except OSError as failed:
+            return failed.strerror or str(failed)
+        return "" if os.path.isdir(folder) else "it is not there"
 
 
 def _mount_points() -> frozenset[str]:

@@ -225,8 +225,10 @@ class RunningLine:
     def scan(self) -> int:
         """Look at everything in the folder. Gives how many files are new."""
         count = 0
+        if why := self.mounted.lacks(self.line.inbox):
+            self._miss(why)
+            return 0
         try:
-            self.mounted.check(self.line.inbox)
             passed = Passed()
             found = self.intake.walk(passed=passed)
             while some := list(islice(found, _ROUND)):
@@ -253,7 +255,7 @@ class RunningLine:
             self._note(UNREAD, reason)
 
     def _look(self, path: Path, names: Names) -> None:
-        if not self.mounted.has(self.line.inbox):
+        if self.mounted.lacks(self.line.inbox):
             self._missed.set()  # what is told of now cannot be looked at
         for found in self.intake.of_change(path, names):
             self._seen([found])
@@ -274,9 +276,9 @@ class RunningLine:
         line, journal = self.line, self.journal
         renewed = rescanned = time.monotonic()
         while not self._stopping.is_set() or not self.ended:
-            if not self.mounted.has(line.inbox):
+            if why := self.mounted.lacks(line.inbox):
                 # Files that cannot be seen are not gone for all that.
-                self._miss("it is not there, or nothing is mounted there")
+                self._miss(why)
             else:
                 if self._missed.is_set() and not self._taking_in.is_set():
                     self._missed.clear()

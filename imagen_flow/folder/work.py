@@ -181,9 +181,9 @@ class Shop:
         if seen is not None:
             self.journal.unsettle(item)
             return "changed"
-        if not self.mounted.has(self.recipe.line.inbox):
+        if why := self.mounted.lacks(self.recipe.line.inbox):
             self._give_way(item)
-            raise Trouble(f"{self.recipe.line.inbox} is gone")
+            raise Trouble(f"{self.recipe.line.inbox}: {why}")
         self.journal.end(item, "gone", kept=None)
         self.log.say("gone", item=item.path)
         return "gone"
