@@ -27,6 +27,7 @@ from .errors import OutputError
 from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed, StepNote
 from .graph import Graph, resolve
 from .models import ModelPool
+from .outputs import OutFolder
 from .plan import Plan
 from .plugins import Registry, discover
 from .request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
@@ -114,6 +115,7 @@ def run(
     inputs: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
+    replace: bool = False,
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
@@ -131,6 +133,7 @@ def run(
 
     Params:
         out: the folder that outputs with a path are written to; None writes nothing.
+        replace: where the graph says ``exists: replace``, let also files, folders and models replace what no run wrote.
         pool: a ModelPool to keep models in between runs.
         on_event: called with every event, in this thread.
         (the rest as for `plan`)
@@ -149,7 +152,7 @@ def run(
         made = prepare(request)
         outputs = Outputs(made.graph.outputs)
         failure: Exception | None = None
-        for event in execute(made, out=Path(out) if out is not None else None, pool=pool):
+        for event in execute(made, out=OutFolder(Path(out), replace=replace or None) if out is not None else None, pool=pool):
             if on_event:
                 on_event(event)
             if isinstance(event, OutputWritten):

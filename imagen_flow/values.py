@@ -90,7 +90,10 @@ Seed = Annotated[int, Range(0, 2**63 - 1), _SeedMarker()]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None."""
+    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None.
+
+    `note` is a warning about the result (a word that the model does not know): it is kept with the result, and shown again when that comes from the store.
+    """
 
     done: int
     total: int

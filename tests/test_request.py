@@ -245,6 +245,38 @@ def test_every_option_holds_at_every_way_in(project: Project, option: str, effec
         assert effect.only_without not in held
 
 
+RAW = 'imagen_flow: 1\ninputs: {file: {type: file, default: ./given.txt}}\nnodes: {}\noutputs: {raw: {from: "${file}", path: raw.txt, exists: replace}}\n'
+
+
+@pytest.mark.parametrize("may", [False, True])
+@pytest.mark.parametrize("way", ["imagen-flow plan", "imagen-flow run", "imagen-flow watch", "imagen-flow replay", "flow.run", "flow.watch"])
+def test_out_and_replace_hold_at_every_way_in_that_writes(project: Project, way: str, may: bool) -> None:
+    """Outputs go to the folder that is named, and replace what no run wrote only if that is asked for."""
+    (project.folder / "graph.yaml").write_text(RAW)
+    if way == "imagen-flow replay":
+        project.make({})
+        shutil.move("made", "kept")
+        Path("made").mkdir()
+        for path in Path("kept").iterdir():
+            shutil.move(path, Path("made") / path.name.replace("raw", "words"))
+    place = project.folder / "elsewhere" / "raw.txt"
+    place.parent.mkdir()
+    place.write_text("somebody's work")
+    words = ["--out", "elsewhere", *(["--replace"] if may else [])]
+    told_ = {
+        "imagen-flow plan": lambda: project.call("plan", "graph.yaml", *words),
+        "imagen-flow run": lambda: project.call("run", "graph.yaml", *words),
+        "imagen-flow watch": lambda: project.call("watch", "graph.yaml", "--json-events", *words, out=Ending()),
+        "imagen-flow replay": lambda: project.replay(*words),
+        "flow.run": lambda: told(lambda: str(flow.run("graph.yaml", out="elsewhere", replace=may))),
+        "flow.watch": lambda: project.flow_watch({"out": "elsewhere", "replace": may}),
+    }[way]()
+    if way == "imagen-flow plan":
+        assert ("replaces a file that no run wrote" in told_, "refused: another file is there" in told_) == (may, not may)
+    else:
+        assert place.read_text() == ("given" if may else "somebody's work"), told_
+
+
 def test_no_option_is_missing_in_the_table_or_at_a_way_in() -> None:
     """An option that is added has a line above, a parameter in each Python function, and a spelling in each command that plans."""
     names = {field.name for field in fields(Options)}

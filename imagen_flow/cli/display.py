@@ -249,8 +249,10 @@ class Lines:
                 self._thread.start()
             elif isinstance(event, StepCached):
                 self.cached += 1
-            elif isinstance(event, StepNote) and not self.repeated.is_new(event):
-                pass
+            elif isinstance(event, StepNote):
+                if self.repeated.is_new(event) and (noted := _line(event)) is not None:
+                    self._printed += 1
+                    echo(*noted, err=True)
             elif isinstance(event, StepLoading):
                 if self._told.get(event.what) is None:
                     self._told[event.what] = event.node

@@ -60,6 +60,7 @@ def watch(
     *,
     texts: Mapping[str, str] | None = None,
     out: str | Path | None = None,
+    replace: bool = False,
     store: Store | str | Path | None = USERS_STORE,
     device: str | None = None,
     dtype: str | None = None,
@@ -89,6 +90,7 @@ def watch(
         graphs: one graph file or several; of several, each input goes to those that have it.
         inputs, texts: values of inputs, live or as text (as ``--set`` gives them).
         out: the folder that outputs with a path are written to; None writes nothing.
+        replace: where a graph says ``exists: replace``, let also files, folders and models replace what no run wrote.
         store: an open Store, its folder, or None for one that lasts as long as the watching.
         force: nodes that run even if the store holds what they give, the first time.
         locked, tiny, allow_pickle, trust_remote_code: as for `plan`.
@@ -110,6 +112,7 @@ def watch(
         inputs=inputs or {},
         texts=texts or {},
         out=Path(out) if out is not None else None,
+        may_replace=replace,
         on_change=on_change,
         settle_s=settle_s,
         poll=poll,
