@@ -643,7 +643,7 @@ def test_what_does_not_count(yard: Yard) -> None:
 SYSTEMS = (
     "@eaDir", "#recycle", "#Recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", ".@__thumb", "@eaDir/deep", "sub/@eaDir", "$RECYCLE.BIN", "$Recycle.Bin/S-1-5-21", "RECYCLER", "System Volume Information",
     "FOUND.000", "__MACOSX/sub", ".Trashes", ".AppleDouble", "Network Trash Folder", "lost+found", ".Trash-1000/files", "~snapshot", "@GMT-2026.01.01-00.00.00", ".zfs/snapshot", "Network Recycle Bin 1", "trashbox",
-    "files_trashbin", ".stversions", ".~tmp~", ".dropbox.cache", "Lightroom Previews.lrdata", "x.txt.sb-1a2b3c4d-AbCdEf", "(A Document Being Saved By TextEdit)",
+    "@SynologyDrive", "$WinREAgent", "$Windows.~BT/x", "OneDriveTemp", "Family.photoslibrary/originals", "LOST.DIR", "Backups.backupdb", "files_trashbin", ".stversions", ".~tmp~", ".dropbox.cache", "Lightroom Previews.lrdata", "x.txt.sb-1a2b3c4d-AbCdEf", "(A Document Being Saved By TextEdit)",
 )  # fmt: skip
 
 

@@ -16,19 +16,21 @@ __all__ = ["SYSTEM", "Ignored", "fault_of"]
 #: Folders end with a slash. Hidden names are ignored without being listed.
 SYSTEM = (
     # Synology, QNAP, Asustor, TerraMaster, Buffalo, Netgear, Thecus: thumbnails, metadata, waste, snapshots
-    "@eaDir/", "#recycle/", "#snapshot/", "#quarantine/", "@tmp/", "@SynoResource", "*@SynoEAStream", "*@SynoResource", "@sharebin/", "@sharesnap/", "@S2S/", "@database/", "@download/", "@appstore/", "@docker/",
+    "@eaDir/", "#recycle/", "#snapshot/", "#quarantine/", "@tmp/", "@Syno*/", "@ActiveBackup/", "@cloudsync/", "@img_bkp_cache/", "@SynoResource", "*@SynoEAStream", "*@SynoResource", "@sharebin/", "@sharesnap/", "@S2S/", "@database/", "@download/", "@appstore/", "@docker/",
     "@Recycle/", "@Recently-Snapshot/", "@Transcode/", "@__thumb/", "@TMRecycle/", "@.recycle/", "trashbox/", "Network Recycle Bin*/", "_NAS_Recycle_*/", "~snapshot/", "@GMT-*/",
     # Windows
-    "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/", "$Extend/", "FOUND.[0-9][0-9][0-9]/", "DfsrPrivate/", "Config.Msi/", "MSOCache/", "WindowsImageBackup/", "WPSettings.dat", "IndexerVolumeGuid",
+    "$RECYCLE.BIN/", "RECYCLER/", "System Volume Information/", "$Extend/", "FOUND.[0-9][0-9][0-9]/", "DfsrPrivate/", "Config.Msi/", "MSOCache/", "WindowsImageBackup/", "$Win*/", "$SysReset/", "$GetCurrent/", "OneDriveTemp/", "WPSettings.dat", "IndexerVolumeGuid",
     "Thumbs.db", "Thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
     # macOS, and archives that it made
     "__MACOSX/", "Network Trash Folder/", "Temporary Items/", "TheVolumeSettingsFolder/", "TheFindByContentFolder/", "*.sb-????????-??????", "(A Document Being Saved By *)", "Icon[\r]",
-    # Linux and other Unix systems
-    "lost+found/", "aquota.user", "aquota.group", "quota.user", "quota.group",
+    # macOS, libraries that are one document to their program, and backups
+    "*.photoslibrary/", "*.photolibrary/", "*.migratedphotolibrary/", "*.aplibrary/", "*.sparsebundle/", "*.backupbundle/", "Backups.backupdb/", "*.app/",
+    # Linux and other Unix systems, Android
+    "lost+found/", "LOST.DIR/", "aquota.user", "aquota.group", "quota.user", "quota.group",
     # Nextcloud, Syncthing, Resilio and others that synchronise
     "files_trashbin/", "files_versions/", "~syncthing~*", "*.!sync", "*.rslsync*",
     # Adobe, Capture One: previews and caches beside pictures
-    "*.lrdata/", "Adobe Bridge Cache*", "**/CaptureOne/Cache/", "**/CaptureOne/Settings*/",
+    "*.lrdata/", "*.lrlibrary/", "*.cocatalog/", "Adobe Bridge Cache*", "**/CaptureOne/Cache/", "**/CaptureOne/Settings*/",
     # downloads on their way
     "*.opdownload", "*.!qb", "*.!ut", "*.aria2", "*.fdmdownload", "*.dtapart",
 )  # fmt: skip
