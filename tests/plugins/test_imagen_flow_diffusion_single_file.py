@@ -335,6 +335,7 @@ MARKED: list[tuple[str, list[str], dict[str, str], dict[str, Any], str]] = [
     ("sd15", ["v_pred"], {"modelspec.prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}, ""),
     ("sd15", ["v_pred", "ztsnr"], {}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}, "DDIMScheduler"),
     ("sd2", [], {"modelspec.prediction_type": "epsilon"}, {"prediction_type": "epsilon"}, ""),
+    ("sdxl", ["ztsnr"], {}, {"prediction_type": "epsilon"}, ""),
 ]
 
 

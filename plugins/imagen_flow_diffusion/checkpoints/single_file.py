@@ -139,16 +139,15 @@ def predicts(path: Path) -> dict[str, Any]:
         return {}  # whoever loads the file says so
     if continuous:
         return {"prediction_type": "v_prediction", **continuous}
-    # The pictures of a schedule that ends without signal are those of steps that begin there.
-    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in names else {}
-    if "v_pred" in names:
-        return {"prediction_type": "v_prediction", **zero}
-    if said := str(metadata.get("modelspec.prediction_type", "")).strip().lower():
-        if said in PREDICTIONS:
-            return {"prediction_type": PREDICTIONS[said], **zero}
+    said = "v" if "v_pred" in names else str(metadata.get("modelspec.prediction_type", "")).strip().lower()
+    if said and said not in PREDICTIONS:
         if metadata.get("modelspec.architecture", "").startswith(("stable-diffusion-v", "stable-diffusion-xl")):
             raise flow.ModelError(f"{path.name} says that it predicts '{said[:40]}' (modelspec.prediction_type), and samplers follow {', '.join(sorted(set(PREDICTIONS.values())))}")
-    return zero
+        return {}
+    prediction = PREDICTIONS.get(said, "")
+    # Where there is no signal, noise tells nothing of the picture: the mark means something for those that predict a velocity alone. Its pictures are those of steps that begin there.
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in names and prediction == "v_prediction" else {}
+    return {"prediction_type": prediction, **zero} if prediction else {}
 
 
 def kind_of_file(path: Path) -> str:

@@ -93,9 +93,9 @@ def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) 
 
 
 def _refuse_uneven(model: Model, given: Mapping[str, Any], grid: int, does: str) -> None:
-    for name in SIDES:
-        if type(side := given.get(name)) is int and side % grid:
-            raise flow.ModelError(f"the model '{model.reference}' ({what_is(model)}) {does} multiples of {grid} pixels, and its '{name}' is {side}: say {nearest(side, grid)}")
+    uneven = [f"its '{name}' is {side}: say {nearest(side, grid)}" for name in SIDES if type(side := given.get(name)) is int and side % grid]
+    if uneven:
+        raise flow.ModelError(f"the model '{model.reference}' ({what_is(model)}) {does} multiples of {grid} pixels, and {'; '.join(uneven)}")
 
 
 def nearest(side: int, grid: int) -> str:
