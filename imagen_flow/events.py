@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store. `nodes` says how many each node has, by name, of those that may be needed."""
+    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store. `nodes` says how many each node has, by name, of those that may be needed; `took` how many seconds one of them took when the graph was run last."""
 
     graph: str
     steps: int
@@ -43,6 +43,7 @@ class RunStarted:
     device: str
     at_s: float = 0.0
     nodes: Mapping[str, int] = field(default_factory=dict)
+    took: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,7 @@ Event = (
 )
 
 #: Fields that are live objects: they have no place in a line of JSON.
-_LIVE = frozenset({"preview", "value", "error", "nodes"})
+_LIVE = frozenset({"preview", "value", "error", "nodes", "took"})
 
 
 def as_json(event: Event) -> dict[str, Any]:

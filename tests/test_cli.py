@@ -915,6 +915,22 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
     assert progress.summary(now=6.5) == ["3 of 11 steps", "at least 0:14 left", "0:06", "3 ran", "g on cpu"]
 
 
+def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Call) -> None:
+    """Before a step of a node has ended in this run, how long it took in the last one counts."""
+    import imagen_flow as flow
+    from imagen_flow.cli.display import Progress
+
+    (folder / "g.yaml").write_text('imagen_flow: 1\ninputs: {t: "a b c"}\nnodes: {w: {type: toy.words, text: "${t}"}, l: {type: toy.loud, each: {text: "${w}"}}}\noutputs: {o: "${l}"}\n')
+    flow.run("g.yaml", plugins="nodes.py", store="kept")
+    started = next(event for event in flow.execute(flow.plan("g.yaml", plugins="nodes.py", store="kept", t="d e f")) if isinstance(event, events.RunStarted))
+    assert started.took.keys() == {"w", "l"}
+    progress = Progress()
+    progress.see(events.RunStarted("g", 2, 2, "cpu", 0.0, {"w": 1, "l": 1}, {"w": 3.0, "l": 2.0}))
+    assert progress.left(0.0) == (5.0, True)
+    progress.see(events.StepsKnown("l", 3, 3.0))
+    assert progress.left(0.0) == (9.0, True)
+
+
 def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing ends, it is said how far it has come; a model that is loaded is named."""
     import threading

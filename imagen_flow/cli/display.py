@@ -111,6 +111,8 @@ class Progress:
         self.expected: dict[str, int] = {}
         self.over: dict[str, int] = {}
         self.took: dict[str, tuple[int, float]] = {}
+        #: How long a step of a node took when the graph was run last.
+        self.before: dict[str, float] = {}
         #: What runs: since when, how far it has come, and what it waits for.
         self.running: dict[str, Running] = {}
         self.ran = self.cached = self.wrong = 0
@@ -121,6 +123,7 @@ class Progress:
             self.began = _monotonic()
             self.head = f"{one_line(event.graph)} on {event.device}"
             self.expected = dict(event.nodes) or {"": event.steps}
+            self.before = {_kind(node): took_s for node, took_s in event.took.items()}
         elif isinstance(event, StepsKnown):
             self.expected[event.node] = event.steps
         elif isinstance(event, StepStarted):
@@ -148,7 +151,7 @@ class Progress:
         return over, max(over + len(self.running), sum(self.expected.values()))
 
     def left(self, now: float) -> tuple[float, bool] | None:
-        """Guess how long it will take, by how long steps of a node took; and say whether that is all. None where nothing can be said."""
+        """Guess how long it will take, by how long steps of a node took in this run or the last; and say whether that is all. None where nothing can be said."""
         left_s, is_all, says = 0.0, True, False
         waiting: dict[str, int] = {}
         for node, steps in self.expected.items():
@@ -156,21 +159,26 @@ class Progress:
         for running in self.running.values():
             kind = _kind(running.node)
             waiting[kind] = waiting.get(kind, 0) - 1
-            if (guess := running.left(now)) is None and kind in self.took:
-                count, took_s = self.took[kind]
-                guess = max(0.0, took_s / count - (now - running.since))
+            if (guess := running.left(now)) is None and (usual_s := self.usual(kind)) is not None:
+                guess = max(0.0, usual_s - (now - running.since))
             if guess is None:
                 is_all = False
             else:
                 left_s, says = left_s + guess, True
         for kind, steps in waiting.items():
             if steps > 0:
-                if kind in self.took:
-                    count, took_s = self.took[kind]
-                    left_s, says = left_s + steps * took_s / count, True
+                if (usual_s := self.usual(kind)) is not None:
+                    left_s, says = left_s + steps * usual_s, True
                 else:
                     is_all = False
         return (left_s, is_all) if says else None
+
+    def usual(self, kind: str) -> float | None:
+        """How long a step of this kind takes: as in this run, else as in the last."""
+        if kind in self.took:
+            count, took_s = self.took[kind]
+            return took_s / count
+        return self.before.get(kind)
 
     def summary(self, *, now: float | None = None) -> list[str]:
         """Say how far it has come, what matters most first: what does not fit is cut."""

@@ -29,6 +29,9 @@ __all__ = ["Run", "execute"]
 #: How long a cancelled run may take to stop by itself before it is left behind.
 CANCEL_S = 0.7
 
+#: For how many nodes it is looked up how long they took, and what is believed of that.
+MOST_TIMES, LONGEST_STEP_S = 200, 30 * 86_400
+
 
 def execute(
     plan: Plan,
@@ -53,6 +56,23 @@ def execute(
     if wrong:
         raise GraphError(wrong)
     return Run(plan, out, cancel or threading.Event(), fail_fast, pool)
+
+
+def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
+    """Say how long a step of each node took when the graph was run last, for those that are going to run; of very many nodes, for some."""
+    took: dict[str, float] = {}
+    for step in plan.steps:
+        if step.status not in ("runs", "waits") or step.name in took:
+            continue
+        if len(took) == MOST_TIMES:
+            break
+        # Of a list that is not known yet, the first element was there if any was.
+        key = state.history.get(step.name + step.item.replace("[?]", "[0]"))
+        record = store.lookup(key) if key else None
+        last_s = record.provenance.get("took_s") if record is not None else None
+        if isinstance(last_s, int | float) and 0 <= last_s < LONGEST_STEP_S:
+            took[step.name] = float(last_s)
+    return took
 
 
 class Run:
@@ -146,7 +166,7 @@ class Run:
             delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=self._accounts)
             stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
-            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps)))
+            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps), _took(state, store, plan)))
             cached = [s for s in plan.steps if s.status == "cached"]
             report.known(cached)
             store.pin(pin, (s.key or "" for s in cached))
