@@ -40,7 +40,7 @@ def status(line: Line) -> dict[str, Any]:
         "working": [], "left": [], "failed": [], "unknown": [], "passed_over": "",
     }  # fmt: skip
     with contextlib.suppress(OSError):
-        said["passed_over"] = Intake(line).passed_over().words()
+        said["passed_over"] = _shown(Intake(line).passed_over().words())
     known: set[str] = set()
     if os.path.isfile(line.journal / "journal.sqlite"):
         try:
@@ -54,7 +54,7 @@ def status(line: Line) -> dict[str, Any]:
             known = _from_journal(journal, line, said)
         finally:
             journal.close()
-    said["unknown"] = [{"original": _shown(kept), "reason": reason} for kept, reason in islice(_unknown(line, known), _NAMED)]
+    said["unknown"] = [{"original": _shown(kept), "reason": _shown(reason)} for kept, reason in islice(_unknown(line, known), _NAMED)]
     if said["workers"]:
         said["state"] = "waiting" if said["trouble"] or not said["watched"] else "running"
     return said

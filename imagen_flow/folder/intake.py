@@ -62,6 +62,8 @@ class Passed:
     """What lies in a folder and is not for the line: how many files by ending, links, pipes and devices, tickets without a file; and folders that cannot be read."""
 
     endings: Counter[str] = field(default_factory=Counter)
+    #: A name with each ending, the first in order.
+    examples: dict[str, str] = field(default_factory=dict)
     links: int = 0
     special: int = 0
     tickets: int = 0
@@ -74,7 +76,7 @@ class Passed:
     def words(self) -> str:
         """Say it in one line, or nothing."""
         most = sorted(self.endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))[:10]
-        parts = [f"{count:,} {ending or 'without ending'}" for ending, count in most]
+        parts = [f"{count:,} {ending or 'without ending'} ({self.examples[ending]}{', …' if count > 1 else ''})" for ending, count in most]
         if more := self.endings.total() - sum(count for _, count in most):
             parts.append(f"{more:,} others")
         said = [f"not in 'accept': {', '.join(parts)}"] if parts else []
@@ -242,7 +244,9 @@ class Intake:
             return True
         if not self._fits(entry.name):
             if passed is not None:
-                passed.endings[os.path.splitext(entry.name)[1].lower()] += 1
+                ending = os.path.splitext(entry.name)[1].lower()
+                passed.endings[ending] += 1
+                passed.examples[ending] = min(passed.examples.get(ending, entry.name), entry.name)
             return True
         return False
 
