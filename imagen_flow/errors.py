@@ -203,7 +203,10 @@ def _is_wide(character: str) -> bool:
 
 
 class ImagenFlowError(Exception):
-    """Anything that imagen_flow raises on purpose."""
+    """Anything that imagen_flow raises on purpose. Its words are safe to print, whatever they quote."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class GraphError(ImagenFlowError):

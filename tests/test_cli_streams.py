@@ -159,6 +159,29 @@ class Project:
         self.file_in_a_folder()
         return "".join(path.read_text() for path in (self.folder / "failed").glob("*.txt"))
 
+    def watched(self) -> str:
+        from imagen_flow.cli.watch import _View
+        from imagen_flow.errors import Problem, StoreError
+        from imagen_flow.watch import Changed, Noticed, Refused, Reloaded, Warned
+
+        out, err = Terminal(), Terminal()
+        view = _View(quiet=False)
+        with self.patch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            for said in (
+                Changed((HOSTILE,), (HOSTILE,), False, 0.0), Noticed(HOSTILE, 0.0), Reloaded((HOSTILE,), 1, 0.0), Refused(HOSTILE, (), StoreError(HOSTILE), 0.0),
+                Refused(HOSTILE, (Problem("bad-input", HOSTILE),), None, 0.0), Warned((Problem("bad-input", HOSTILE, severity="warning"),), 0.0),
+            ):  # fmt: skip
+                view.show(said)
+        assert err.getvalue().count(SHOWN) == 8
+        return out.getvalue() + err.getvalue()
+
+    def exceptions_of_the_python_interface(self) -> str:
+        from imagen_flow.errors import GraphError, NodeError, OutputError, Problem
+
+        return "".join(map(str, (OutputError(HOSTILE), NodeError("n", HOSTILE), GraphError([Problem("bad-input", HOSTILE)]))))
+
     def line(self, nodes: str) -> None:
         (self.folder / "g.yaml").write_text(f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{l: {{type: image.load, file: "${{file}}"}}, n: {nodes}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n')
         (self.folder / "line.yaml").write_text("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\nsettle_s: 0\n")

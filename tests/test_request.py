@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import signal
 import sys
@@ -275,6 +276,13 @@ def test_out_and_replace_hold_at_every_way_in_that_writes(project: Project, way:
         assert ("replaces a file that no run wrote" in told_, "refused: another file is there" in told_) == (may, not may)
     else:
         assert place.read_text() == ("given" if may else "somebody's work"), told_
+
+
+def test_plans_are_made_in_one_place() -> None:
+    """No way in assembles what a plan gets by itself: all of them ask `prepare`."""
+    folder = Path(cli.__file__).parent.parent
+    calls = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if re.search(r"\b(make_plan|Terms)\(", path.read_text("utf-8").replace("class Terms", ""))}
+    assert {name for name in calls if not name.startswith(("plan/", "models/"))} == {"request.py"}
 
 
 def test_no_option_is_missing_in_the_table_or_at_a_way_in() -> None:
