@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from imagen_flow import GraphError, cli
-from imagen_flow.models import Hub, LockedFile, LockedModel, UnresolvedModel, UnusableModel, parse_reference, read_lock
+from imagen_flow.models import Hub, Lock, LockedFile, LockedModel, UnresolvedModel, UnusableModel, parse_reference, read_lock
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -524,3 +524,17 @@ def test_a_file_that_is_no_weights_is_told_once_it_is_here(header: bytes | None,
         code, _, err = flow("models", "pull", f"hf:{NAME}@main/style.safetensors")
         assert (code, "Traceback" in err) == (1, False)
         assert f"error[bad-model]: the model 'hf:{NAME}@main/style.safetensors' is damaged: style.safetensors is no whole safetensors file" in err
+
+
+def test_a_lock_is_not_written_through_links_that_came_along(tmp_path: Path) -> None:
+    """Neither a link in its own place nor one in the place of what it is first written to is followed."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    (folder / "imagen-flow.lock").symlink_to(victim)
+    (folder / f".imagen-flow.lock.{os.getpid()}").symlink_to(victim)
+    model = LockedModel(parse_reference("hf:a/b@main"), "0" * 40, "mit", "", ())
+    assert Lock(folder / "imagen-flow.lock", {"hf:a/b@main": model}).write()
+    assert victim.read_text() == "precious"
+    assert not (folder / "imagen-flow.lock").is_symlink()

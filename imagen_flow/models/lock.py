@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -98,14 +99,19 @@ class Lock:
         """Write the file, at once or not at all; say whether it changed. Without models there is none."""
         text = self.text()
         try:
-            if self.path.read_text("utf-8") == text:
+            if read_regular(self.path, most=_MOST_BYTES).decode("utf-8") == text:
                 return False
         except (OSError, UnicodeDecodeError):
             if not self.models:
                 return False
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        aside.write_text(text, "utf-8")
-        os.replace(aside, self.path)
+        aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        try:
+            with aside.open("x", encoding="utf-8") as stream:  # never through a link that somebody put there
+                stream.write(text)
+            os.replace(aside, self.path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
         return True
 
     def text(self) -> str:
