@@ -290,7 +290,7 @@ def test_graphs_that_multiply_are_refused_before_they_are_expanded(run: Run, tmp
     with pytest.raises(GraphError) as refused:
         run(deep(28, tmp_path))
     (problem,) = refused.value.problems
-    assert (problem.code, problem.message) == ("too-many-steps", "the graph comes to more than 500,000 steps")
+    assert (problem.code, problem.message) == ("too-many-steps", "the graph comes to more than 200,000 steps")
     assert "g0.yaml includes g1.yaml 2 times, g1.yaml includes g2.yaml 2 times" in problem.why
 
 
