@@ -15,6 +15,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow import List
+from imagen_flow.errors import StoreError
 from imagen_flow.plugins import Registry
 from imagen_flow.seals import Seals, read_secret
 from imagen_flow.store import Store
@@ -264,6 +265,37 @@ def test_a_thousand_changes_cost_a_computation_at_most(whole: tuple[Path, Path, 
     for seed in range(1000, 2000):
         (tmp_path / str(seed)).mkdir()
         check(whole, tmp_path / str(seed), seed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("pattern", ["trees/*[0-9a-f]", "trees/*[0-9a-f]/*", "trees/*.json", "objects/*", "objects/*/*", "scratch", "pins", "objects", "trees", "locks", "CACHEDIR.TAG", "index.sqlite", "files.sqlite"])
+def test_nothing_is_written_or_removed_through_links(whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, pattern: str) -> None:
+    """A store whose entries lead elsewhere computes what it must, or is refused in words; what lies there is as it was."""
+    store, given, expected = whole
+    copy, outside = tmp_path / "store", tmp_path / "outside"
+    shutil.copytree(store, copy)
+    outside.mkdir()
+    (outside / "a.txt").write_text("precious")
+    (outside / "file").write_text("precious")
+    for entry in sorted(copy.glob(pattern)):
+        is_folder = entry.is_dir()
+        if is_folder:
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+        entry.symlink_to(outside if is_folder else outside / "file")
+    refused = False
+    try:
+        assert outputs(copy, given) == expected
+        with Store.open(copy, REGISTRY.codecs) as opened:
+            opened.verify()
+            opened.gc(max_size=0, older_than_s=0)
+            opened.clear()
+    except StoreError as error:
+        refused = True
+        assert f"its '{pattern}' is a link to another place" in str(error)
+    assert refused == (pattern in ("scratch", "pins", "objects", "trees"))
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"a.txt": "precious", "file": "precious"}
 
 
 # ---- a store that came along

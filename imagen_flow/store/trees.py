@@ -18,7 +18,7 @@ from typing import Any
 from ..codec import inside
 from ..filememo import FileMemo, folder_digest, model_digest, walk
 from ..values import File, FileChanged, Folder, Model
-from .objects import Objects, is_place, is_whole, lay_out, size_of
+from .objects import Objects, is_place, is_whole, lay_out, remove, size_of
 
 __all__ = ["Trees"]
 
@@ -99,7 +99,10 @@ class Trees:
         text = json.dumps({"single": single, "files": manifest}).encode()
         temporary = self._folder / f".{digest[:8]}-{os.urandom(4).hex()}.tmp"
         temporary.write_bytes(text)
-        os.replace(temporary, self._folder / f"{digest}.json")
+        manifest_path = self._folder / f"{digest}.json"
+        if manifest_path.is_dir() and not manifest_path.is_symlink():
+            remove(manifest_path)
+        os.replace(temporary, manifest_path)
         return self._lay_out(value, digest)
 
     def _take(self, file: File) -> str:
@@ -158,15 +161,16 @@ class Trees:
         value = replace(value, digest=digest)
         single, listed = self._manifest(value)
         tree = self._folder / digest
-        if tree.is_symlink():
+        if tree.is_symlink() or (os.path.lexists(tree) and not tree.is_dir()):
             tree.unlink()  # what is laid out there would be elsewhere
         tree.mkdir(exist_ok=True)
         root = Path(os.path.realpath(tree))
         files = []
         for file, place in listed:
             target = tree.joinpath(*inside(file.name))
-            if not Path(os.path.realpath(target.parent)).is_relative_to(root):
-                raise ValueError("a link leads out of its folder")
+            if not Path(os.path.realpath(target.parent)).is_relative_to(root) or (os.path.lexists(target.parent) and not target.parent.is_dir()):
+                remove(tree)
+                raise ValueError("it is not as it was laid out")
             if target.is_symlink() or not is_whole(target, file.size, file.digest):
                 source = self._objects.path(place)
                 if not is_whole(source, file.size, file.digest):
