@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -534,6 +535,14 @@ def test_the_folder_of_a_plugin_brings_no_installed_plugins(plugin: Path) -> Non
     discover([plugin], entry_points=list)
     assert not [e for group in ("imagen_flow", "imagen_flow.commands") for e in importlib.metadata.entry_points(group=group) if e.name == "evil"]
     assert not Path("owned").exists()
+
+
+def test_the_working_directory_is_not_where_our_modules_come_from(fetched: Path) -> None:
+    """`python -m imagen_flow` looks there first; a file that is called like a library of ours is passed over."""
+    for name in ("click", "platformdirs", "ruamel", "pluggy"):
+        write_text(fetched / f"{name}.py", EVIL)
+    ran = subprocess.run([sys.executable, "-m", "imagen_flow", "nodes", "--json"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, Path("owned").exists()) == (0, False), ran.stderr
 
 
 def test_modules_with_the_names_of_pythons_own_are_not_taken(plugin: Path) -> None:
