@@ -110,6 +110,27 @@ def test_an_adapter_that_does_not_fit_leaves_layers_that_come_and_go(home: Path,
     assert np.array_equal(draw(home, pool, settings={"offload": "layers"}), plain)
 
 
+def test_a_dora_on_layers_that_come_and_go_is_told(home: Path, pool: ModelPool, streamed: list[Any], tmp_path: Path) -> None:
+    """It is computed with the base's weights, which are elsewhere; whole, or quantized, it is put on."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(home / "fox.safetensors")
+    state |= {name.replace("lora_B.weight", "lora_magnitude_vector"): torch.full((tensor.shape[0],), 3.0) for name, tensor in state.items() if "lora_B" in name}
+    save_file(state, tmp_path / "dora.safetensors")
+
+    def drawn(**settings: str) -> np.ndarray:
+        node = {"type": "diffusion.text_to_image", "model": str(home / "sd15"), "prompt": "a red fox", "num_inference_steps": 1, "width": 32, "height": 32, "loras": [str(tmp_path / "dora.safetensors")], "seed": 3}
+        return np.asarray(flow.run({"imagen_flow": 1, "settings": settings, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None, pool=pool, device="cpu")["out"].pixels)
+
+    with pytest.raises(flow.NodeError) as caught:
+        drawn(offload="layers")
+    assert str(caught.value.__cause__) == (
+        f"the LoRA '{tmp_path / 'dora.safetensors'}' cannot be put on: it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; "
+        "say offload: model, or none"
+    )
+    assert np.abs(drawn().astype(int) - drawn(quantization="int8")).max() <= 4
+
+
 def test_what_is_put_on_comes_to_the_device_too(home: Path) -> None:
     """Every weight of a LoRA is where its layer computes, on a device other than the host: what was left behind would fail there."""
     from diffusers import UNet2DConditionModel

@@ -489,3 +489,39 @@ def test_small_strengths_keep_their_digits_in_half_precision() -> None:
     meant = (up.half().double() @ down.half().double()) / 128
     found = pair.up.double() @ pair.down.double()
     assert (found - meant).norm() / meant.norm() < 2e-3
+
+
+def foreign(name: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """A LoRA in names that diffusers translates, and the base that it is for."""
+    torch.manual_seed(13)
+
+    def low(inside: int, outside: int, layer: str, down: str = "lora_A", up: str = "lora_B") -> dict[str, torch.Tensor]:
+        return {f"{layer}{down}.weight": torch.randn(2, inside), f"{layer}{up}.weight": torch.randn(outside, 2)}
+
+    if name == "XLabs":
+        return "flux", {key: tensor for what, gives in (("qkv", 96), ("proj", 32)) for stream in (1, 2) for key, tensor in low(32, gives, f"double_blocks.0.processor.{what}_lora{stream}", ".down", ".up").items()}
+    if name == "peft's default":
+        return "qwen", {key: tensor for letter in "qv" for key, tensor in low(48, 48, f"transformer_blocks.0.attn.to_{letter}.", "lora_A.default", "lora_B.default").items()}
+    return "sd", {key: tensor for letter in ("q", "out") for key, tensor in low(64, 64, f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_{letter}_lora", ".down", ".up").items()}
+
+
+@pytest.mark.parametrize("name", ["XLabs", "peft's default", "diffusers of old"])
+def test_names_that_diffusers_translates_are_read(name: str, at: Callable[[str], Path], draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path) -> None:
+    """The picture is the one of diffusers called by hand."""
+    base, state = foreign(name)
+    file = saved(tmp_path / "lora.safetensors", state)
+    pipeline = by_hand(str(at(base)))
+    pipeline.load_lora_weights(file, adapter_name="one")
+    theirs = pipeline("a fox", generator=torch.Generator("cpu").manual_seed(3), num_inference_steps=1, **SIZE).images[0]
+    ours = draw(one=drawn(at(base), loras=[file])).pixels
+    assert np.array_equal(ours, np.asarray(theirs))
+    assert not np.array_equal(ours, draw(one=drawn(at(base))).pixels)
+
+
+def test_names_that_diffusers_does_not_read_are_told(at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """It is no matter of the base."""
+    state = {"lora_unet_joint_blocks_0_x_block_attn_proj.lora_down.weight": torch.ones(2, 32), "lora_unet_joint_blocks_0_x_block_attn_proj.lora_up.weight": torch.ones(32, 2)}
+    file = saved(tmp_path / "lora.safetensors", state)
+    assert failure(one=drawn(at("sd3"), loras=[file])) == (
+        f"the LoRA '{file}' cannot be put on: diffusers knows no layers by its names, 'lora_unet_joint_blocks_0_x_block_attn_proj' first, for StableDiffusion3Pipeline"
+    )

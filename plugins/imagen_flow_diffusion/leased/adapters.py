@@ -112,12 +112,13 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     _check(worn)
     arguments: dict[str, Any] = {}
     changed = list(checkpoint.parts.values()) if worn.loras or worn.embeddings or worn.ip_adapters else []
+    streamed = any(getattr(getattr(layer, "_hf_hook", None), "offload", False) for part in changed if hasattr(part, "modules") for layer in part.modules())
     off = ExitStack()
     try:
         with flow.at_rest(changed):
             if worn.loras:
                 need("peft", "a LoRA")
-                worn.notes.extend(off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights)))
+                worn.notes.extend(off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights, streamed=streamed)))
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _MATRIX = re.compile(
-    r"(?P<stem>.+?)(?P<way>\.lora_(?:A|B|down|up|mid)(?:\.(?!weight\Z|bias\Z)\w+)?|[._]lora(?:_linear_layer)?\d*\.(?:down|up))\.(?P<end>weight|bias)\Z"
+    r"(?P<stem>.+?)(?P<way>\.lora_(?:A|B|down|up|mid)(?:\.(?!weight\Z|bias\Z)\w+)?|[._]lora(?:_linear_layer)?(?P<which>\d*)\.(?:down|up))\.(?P<end>weight|bias)\Z"
 )
 _MAGNITUDE = re.compile(r"(?P<stem>.+?)\.(?:dora_scale|lora_magnitude_vector(?:\.\w+){0,2})\Z")
 _ALPHA = re.compile(r"(?P<stem>.+)\.alpha\Z")
@@ -98,7 +98,8 @@ def sort(names: Iterable[str]) -> Sorted:
                 if side != "up":
                     raise NotLoRA(f"'{name}' is of no kind that peft reads")
                 side = "bias"
-            sides = found.pairs.setdefault(match["stem"], {})
+            # XLabs' trainer numbers the two streams of FLUX behind the word.
+            sides = found.pairs.setdefault(match["stem"] + (f"_lora{match['which']}" if match["which"] else ""), {})
             if side in sides:
                 raise NotLoRA(f"it holds two matrices for one place, '{sides[side]}' and '{name}'")
             sides[side] = name
@@ -408,6 +409,10 @@ def _refuse_dropped(file: LoRAFile, found: Mapping[str, Mapping[str, Pair]]) -> 
         raise NotLoRA(f"diffusers drops {f'{len(lost)} of its {len(file.pairs)} layers, {lost[0]} first' if lost else 'some of its layers'}: it names layers in two ways")
 
 
+_PARTS = ("unet", "transformer", "text_encoder", "controlnet", "prior", "decoder")
+"""Words that the names of diffusers begin with."""
+
+
 def _translated(state: dict[str, Any], pipeline: Any, unet_config: Any) -> dict[str, dict[str, Pair]]:
     more = {"unet_config": unet_config} if unet_config is not None else {}
     # Of the families' own methods some give two things, some three; alphas are 1 by now.
@@ -417,6 +422,8 @@ def _translated(state: dict[str, Any], pipeline: Any, unet_config: Any) -> dict[
         if name.endswith(".alpha"):
             continue
         part, _, rest = name.partition(".")
+        if not part.startswith(_PARTS):
+            raise NotLoRA(f"diffusers knows no layers by its names, '{part if rest.startswith('lora') else name}' first, for {type(pipeline).__name__}")
         layer, side = _peft_name(part, rest)
         setattr(found.setdefault(part, {}).setdefault(layer, Pair()), side, tensor)
     for part, layers in found.items():

@@ -62,9 +62,11 @@ class Layers(NamedTuple):
 
 
 @contextmanager
-def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None) -> Iterator[list[str]]:
+def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None, *, streamed: bool = False) -> Iterator[list[str]]:
     """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
 
+    Params:
+        streamed: whether the layers of these parts come to their device in turn.
     Outputs: notes on what of them is not put on.
     Raises:
         ValueError: the pipeline takes none, or one is not whole, of another kind or made for another base; nothing is left of any.
@@ -78,7 +80,7 @@ def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], 
     try:
         if len(kept) < len(modules):
             kept = {}
-            notes = [_load(pipeline, checkpoint, lora, number, modules) for number, lora in enumerate(loras)]
+            notes = [_load(pipeline, checkpoint, lora, number, modules, streamed=streamed) for number, lora in enumerate(loras)]
             for name, module in modules.items():
                 layers = Layers.of(module, asking[name]) if getattr(module, "peft_config", None) else Layers(None, frozenset(), (), ())
                 kept[name] = layers._replace(notes=notes)
@@ -103,12 +105,14 @@ def _number(adapter: str) -> int:
     return int(adapter.removeprefix("lora").partition("_")[0])
 
 
-def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, modules: Mapping[str, Any]) -> list[str]:
+def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, modules: Mapping[str, Any], *, streamed: bool) -> list[str]:
     """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
     try:
         file = lora_files.read(lora.read(), lora.metadata())
         if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(norm in name for names in file.others.values() for name in names for norm in control):
             raise NotLoRA("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
+        if streamed and any(pair.magnitude is not None for pair in file.pairs.values()):
+            raise NotLoRA("it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; say offload: model, or none")
     except NotLoRA as other:
         raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
     try:
