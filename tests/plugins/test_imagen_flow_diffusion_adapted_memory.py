@@ -94,6 +94,7 @@ def test_adapters_are_put_on_layers_that_come_and_go(home: Path, pool: ModelPool
     assert np.array_equal(draw(home, pool, "", layers, split=split), plain)
     assert np.array_equal(draw(home, pool, which, layers, split=split), adapted)
     assert {weight.device.type for module in streamed for weight in module.parameters()} == {"meta"}
+    assert len(streamed) == 3, "nothing is found changed and loaded anew"
 
 
 def test_an_adapter_that_does_not_fit_leaves_layers_that_come_and_go(home: Path, pool: ModelPool, streamed: list[Any], tmp_path: Path) -> None:

@@ -26,30 +26,31 @@ class Layers(NamedTuple):
     config: Any
     names: frozenset[str]
     swaps: Sequence[tuple[Any, str, Any, Any]]
-    silent: Sequence[Any]
+    #: Names of the base's weights that peft stops asking for gradients: of layers that come and go the weights themselves are others each time.
+    silent: Sequence[str]
     #: By LoRA: what of it is not put on.
     notes: Sequence[Sequence[str]] = ()
 
     @staticmethod
-    def of(module: Any, asking: Sequence[Any]) -> Layers:
+    def of(module: Any, asking: Sequence[str]) -> Layers:
         """Note what LoRAs did to a module.
 
         Inputs:
-            asking: its weights that asked for gradients before.
+            asking: names of its weights that asked for gradients before.
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         swaps = [(above, name, layer, layer.get_base_layer()) for above in module.modules() for name, layer in above.named_children() if isinstance(layer, BaseTunerLayer)]
         config = getattr(module, "peft_config", None) or {}
-        return Layers(config, frozenset(config), swaps, [weight for weight in asking if not weight.requires_grad])
+        quiet = {name.replace(".base_layer.", ".") for name, weight in module.named_parameters() if not weight.requires_grad}
+        return Layers(config, frozenset(config), swaps, [name for name in asking if name in quiet])
 
     def put_on(self, module: Any) -> None:
+        # peft stops those of the base asking for gradients, and torch then multiplies otherwise on the CPU: pictures are those of LoRAs freshly loaded.
+        self._ask(module, ask=False)
         for above, name, layer, _ in self.swaps:
             setattr(above, name, layer)
         module.peft_config, module._hf_peft_config_loaded = self.config, True
-        # peft stops those of the base asking for gradients, and torch then multiplies otherwise on the CPU: pictures are those of LoRAs freshly loaded.
-        for weight in self.silent:
-            weight.requires_grad_(False)
 
     def take_off(self, module: Any) -> None:
         for above, name, _, base in self.swaps:
@@ -57,8 +58,12 @@ class Layers(NamedTuple):
         if hasattr(module, "peft_config"):
             del module.peft_config
         module._hf_peft_config_loaded = None
-        for weight in self.silent:
-            weight.requires_grad_(True)
+        self._ask(module, ask=True)
+
+    def _ask(self, module: Any, *, ask: bool) -> None:
+        weights = dict(module.named_parameters()) if self.silent else {}
+        for name in self.silent:
+            weights[name].requires_grad_(ask)
 
 
 @contextmanager
@@ -75,7 +80,7 @@ def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], 
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
     wanted = tuple((lora.model.digest, lora.file().name) for lora in loras)
     modules = {name: checkpoint.parts[name] for name in pipeline._lora_loadable_modules if hasattr(checkpoint.parts.get(name), "named_children")}
-    asking = {name: [weight for weight in module.parameters() if weight.requires_grad] for name, module in modules.items()}
+    asking = {name: [name for name, weight in module.named_parameters() if weight.requires_grad] for name, module in modules.items()}
     kept = {name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None}
     try:
         if len(kept) < len(modules):
