@@ -66,8 +66,9 @@ class Binder:
                 items = [(k, self.bind(p.value, _ANY, what)) for k, p in value.items()]
                 if any(b is None for _, b in items):
                     return None
-                if all(type(b) is Given for _, b in items):
-                    return Given({k: b.value for k, b in items})  # type: ignore[union-attr]
+                literals = {k: b.value for k, b in items if isinstance(b, Given)}
+                if len(literals) == len(items):
+                    return Given(literals)
                 return Mapped(tuple((k, b) for k, b in items if b is not None))
             self.scan(word)
         return self.literal(word, value, port, what)
@@ -113,8 +114,9 @@ class Binder:
         items = [self.bind(w, element, f"element {i} of {what}") for i, w in enumerate(words)]
         if any(i is None for i in items):
             return None
-        if all(type(i) is Given for i in items):
-            return Given([i.value for i in items])  # type: ignore[union-attr]
+        literals = [i.value for i in items if isinstance(i, Given)]
+        if len(literals) == len(items):
+            return Given(literals)
         return Listed(tuple(i for i in items if i is not None))
 
     def template(self, word: Word, template: Template, port: PortType, what: str) -> Binding | None:

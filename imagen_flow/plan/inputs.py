@@ -64,12 +64,12 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
                 problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
                 continue
             taken.plain[name] = held.value(slots[name])
-        except ValueError as odd:
-            fix = nearest(odd.given, odd.known) if isinstance(odd, BadValue) and odd.known else ""
+        except ValueError as error:
+            fix = nearest(error.given, error.known) if isinstance(error, BadValue) and error.known else ""
             if texts.get(name, values.get(name)) == RANDOM and wanted.type.kind in ("int", "number"):
                 default = f", default: {wanted.default.value}" if isinstance(wanted.default, Given) else ""
                 fix = f"only a seed is drawn: declare it as {name}: {{type: seed{default}}}"
-            problems.append(Problem("bad-input", f"input '{name}' {odd}" if isinstance(odd, BadValue) else f"input '{name}': {odd}", wanted.mark, fix=fix))
+            problems.append(Problem("bad-input", f"input '{name}' {error}" if isinstance(error, BadValue) else f"input '{name}': {error}", wanted.mark, fix=fix))
         except GraphError as missing:
             problems += missing.problems
     if problems:

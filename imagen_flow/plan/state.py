@@ -85,8 +85,8 @@ class State:
             reason = f"with it the graph comes to more than {STEPS:,} steps"
             self.problems.append(Problem("too-many-steps", f"{frame.full(node.name)}: {reason}", node.mark, fix="include fewer graphs, or shorten its lists"))
             state = self.failed(frame, node, reason)
-        except ValueError as odd:
-            reason = f"it {odd}" if isinstance(odd, BadValue) else str(odd)
+        except ValueError as error:
+            reason = f"it {error}" if isinstance(error, BadValue) else str(error)
             if not self._reads_nodes(frame, node):
                 self.problems.append(Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark))
             state = self.failed(frame, node, reason)
@@ -161,11 +161,11 @@ class State:
                 continue
             try:
                 fate = self._enter(frame, node, inner, i)
-            except BadValue as odd:
+            except BadValue as error:
                 if not node.each:
                     raise
                 fate = FAILED
-                steps.append(Step(frame.full(node.name), f"{frame.item}[{i}]", node, i, "failed", f"it {odd}", outputs=dict.fromkeys(inner.outputs, FAILED)))
+                steps.append(Step(frame.full(node.name), f"{frame.item}[{i}]", node, i, "failed", f"it {error}", outputs=dict.fromkeys(inner.outputs, FAILED)))
             if fate is None:
                 results.append(self._gather(frame, node, inner, i))
             else:
@@ -197,8 +197,8 @@ class State:
             for name, wanted in first:
                 try:
                     slot: Slot = child.inputs.get(name) or self.values.input(child, name, check=has_bounds(wanted))
-                except BadValue as odd:
-                    outside = outside or odd
+                except BadValue as error:
+                    outside = outside or error
                     continue
                 if isinstance(slot, Unknown):
                     waits += slot.after
@@ -251,8 +251,8 @@ class State:
         if waits:
             return Unknown(tuple(dict.fromkeys(waits)))
         kinds = {s.kind for s in scores if isinstance(s, Artifact)}
-        if odd := sorted(kinds - {"int", "float", "absent", "failed"}):
-            raise BadValue(f"takes a number to say which is best, not {odd[0]}")
+        if others := sorted(kinds - {"int", "float", "absent", "failed"}):
+            raise BadValue(f"takes a number to say which is best, not {others[0]}")
         known = [(self.values.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind in ("int", "float")]
         return frames[-max(known)[1]] if known else without_value("failed" if "failed" in kinds else "absent")
 

@@ -161,8 +161,8 @@ class Values:
         if check and slot.kind not in ("absent", "failed") and not holds(slot, "failed"):
             try:
                 wanted.type.check(self.value(slot))
-            except BadValue as odd:
-                raise BadValue(f"gives a value to '{name}', which {odd}") from None
+            except BadValue as error:
+                raise BadValue(f"gives a value to '{name}', which {error}") from None
         frame.inputs[name] = slot
         return slot
 
@@ -297,9 +297,9 @@ class Values:
                 found[name] = None
             else:
                 slot = present(slot)
-                odd = next((leaf.kind for leaf in leaves(slot) if leaf.kind not in ("json", "text", "int", "float", "bool")), None)
-                if odd is not None:
-                    raise BadValue(f"takes JSON data, not {odd}")
+                other = next((leaf.kind for leaf in leaves(slot) if leaf.kind not in ("json", "text", "int", "float", "bool")), None)
+                if other is not None:
+                    raise BadValue(f"takes JSON data, not {other}")
                 found[name] = self.value(slot)
         if waits:
             return Unknown(tuple(dict.fromkeys(waits)))
@@ -313,7 +313,8 @@ class Values:
             if held is None:
                 held = self._held[id(binding)] = (binding, self.constants.add(secrets.randbelow(2**32)))
             return held[1]
-        slot = self.bind(_NOWHERE, binding)  # type: ignore[arg-type]
+        assert binding is not None
+        slot = self.bind(_NOWHERE, binding)
         assert isinstance(slot, Artifact)
         return slot
 

@@ -85,8 +85,8 @@ class Caller:
                 value = self.unnamed.hide(value)
                 try:
                     value = port.check(value)
-                except BadValue as odd:
-                    raise ValueError(f"its '{name}' {odd}") from None
+                except BadValue as error:
+                    raise ValueError(f"its '{name}' {error}") from None
                 if port.has_enum:
                     value = port.hand(value)
             else:

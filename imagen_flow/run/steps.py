@@ -244,8 +244,8 @@ class Steps:
             return ABSENT, Absent.value
         try:
             value = type_.outputs[name].type.check(value)
-        except BadValue as odd:
-            raise ImagenFlowError(f"its output '{name}' {odd}".replace("takes the output of a node that gives", "takes").replace("takes", "is to be")) from None
+        except BadValue as error:
+            raise ImagenFlowError(f"its output '{name}' {error}".replace("takes the output of a node that gives", "takes").replace("takes", "is to be")) from None
         value = self.store.adopt(value)
         artifact = self.state.values.codecs.artifact(value)
         if artifact.items is None:

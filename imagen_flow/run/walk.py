@@ -79,15 +79,15 @@ class Walk:
                 if not needs:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
                 stack += reversed(needs)
-            except (Rekey, Damaged) as odd:
-                which = str(odd)
+            except (Rekey, Damaged) as error:
+                which = str(error)
                 tries[which] = tries.get(which, 0) + 1
                 if tries[which] > REKEYS:
-                    why = which if isinstance(odd, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"
+                    why = which if isinstance(error, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"
                     frame.states[node.name] = self.state.failed(frame, node, why)
                     continue
-                if isinstance(odd, Damaged):
-                    self.state.keying.lost.add(odd.artifact.digest)
+                if isinstance(error, Damaged):
+                    self.state.keying.lost.add(error.artifact.digest)
                 self.steps.restart()
                 self._arrived.clear()
                 del stack[1:]
