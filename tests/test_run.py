@@ -934,6 +934,23 @@ def test_cancelling_stops_at_the_next_yield(toys: Toys, store: Store) -> None:
     assert make_plan(graph, store=store).counts == {"cached": 1, "runs": 1}
 
 
+def test_cancelling_stops_between_the_elements_of_a_list(toys: Toys, store: Store) -> None:
+    """What was finished before is kept."""
+    cancel = threading.Event()
+
+    @node("toy.last_wish", version=1)
+    def last_wish(n: int) -> int:
+        toys.ran.append(f"last_wish {n}")
+        if n == 2:
+            cancel.set()
+        return n
+
+    graph = toys.add(last_wish).graph('{nodes: {e: {type: toy.last_wish, each: {n: [0, 1, 2, 3, 4]}}}, outputs: {e: "${e}"}}')
+    assert words(list(execute(make_plan(graph, store=store), cancel=cancel)))[-1] == "cancelled: 3 ran, 0 cached, 0 failed"
+    assert toys.take() == ["last_wish 0", "last_wish 1", "last_wish 2"]
+    assert make_plan(graph, store=store).counts == {"cached": 3, "runs": 2}
+
+
 def test_closing_the_iterator_cancels_the_run(toys: Toys) -> None:
     """Whoever stops reading stops the run; the node is not left running."""
     cleaned = threading.Event()

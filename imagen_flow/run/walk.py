@@ -101,6 +101,8 @@ class Walk:
                 return True
             if step.status != "runs":
                 continue
+            if self.cancel.is_set():
+                raise Cancelled
             ran = True
             done = self.steps.run(frame, step, fresh=fresh)
             self.steps.learned(frame, (done,))
