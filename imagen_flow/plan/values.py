@@ -382,9 +382,6 @@ class Values:
             elif not isinstance(wanted.default, Given) and wanted.default is not None:
                 top.inputs[name] = self.converted(self.default(wanted), wanted.type)
             known.update(leaf.digest for leaf in leaves(top.inputs[name]))
-        for frame in top.all():
-            if frame.parent is not None:
-                frame.inputs.clear()
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
         held = [self.constants.by_digest.get(digest) for digest in read - known]
         return any(isinstance(value, File | Folder) or (isinstance(value, Model) and not models.is_unchanged(value)) for value in held)
