@@ -208,6 +208,8 @@ class RunningLine:
                     if line.inbox in changed:
                         self.scan()
                     else:
+                        if self.mounted.lacks(line.inbox):
+                            self._missed.set()  # what is told of now cannot be looked at
                         names = Names()
                         for path in changed:
                             self._look(path, names)
@@ -255,8 +257,6 @@ class RunningLine:
             self._note(UNREAD, reason)
 
     def _look(self, path: Path, names: Names) -> None:
-        if self.mounted.lacks(self.line.inbox):
-            self._missed.set()  # what is told of now cannot be looked at
         for found in self.intake.of_change(path, names):
             self._seen([found])
 
