@@ -18,7 +18,7 @@ from .digest import canonical
 from .graph import Binding, FileAt, FromInput, FromNode, Given, Graph, Joined, Listed, Mapped, ModelAt, Node, Output
 from .labels import FORMAT
 from .node import NodeType
-from .plan import Frame, Plan, State, Step
+from .plan import Frame, Plan, State, Step, leaves
 from .values import File, Folder, Model
 
 __all__ = ["Accounts", "file_name", "graphs_of", "place_name"]
@@ -135,8 +135,8 @@ class Accounts:
                 made_with.append({**self.state.keys.computes_with(step.node), "plugin": _plugin(type_)})
                 found = self.values.registry.plugins.get(type_.plugin)
                 plugins[_plugin(type_)] = found.version if found else ""
-            for slot in (step.slots or {}).values():
-                model = self.values.constants.by_digest.get(slot.digest) if slot.kind == "model" else None
+            for leaf in (leaf for slot in (step.slots or {}).values() for leaf in leaves(slot)):
+                model = self.values.constants.by_digest.get(leaf.digest) if leaf.kind == "model" else None
                 if isinstance(model, Model):
                     models[place_name(model.reference)] = model.digest
             one: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,18 @@ def test_a_renamed_embedding_is_another(home: Path, pool: ModelPool, tmp_path: P
     second = drawn_with("b.safetensors")
     assert np.array_equal(second, drawn_with("b.safetensors", kept=False))
     assert not np.array_equal(first, second)
+
+
+def test_provenance_names_the_models_of_lists_too(home: Path, pool: ModelPool) -> None:
+    """Each by its reference and the digest of its content: a replay knows what it looks for."""
+    files = [home / "toy.safetensors", home / "style.safetensors"]
+    graph = {"imagen_flow": 1, "nodes": {"one": drawn(home / "sd", "a <toy>", embeddings=[str(file) for file in files])}, "outputs": {"out": "${one}"}}
+    plan = flow.plan(graph, store=None, device="cpu")
+    run = flow.execute(plan, pool=pool)
+    list(run)
+    (output,) = plan.graph.outputs.values()
+    said = json.loads(run.provenance(output) or "")
+    assert {model["reference"]: model["fingerprint"] for model in said["models"]} == {Path(model.reference).name: model.digest for model in plan.values.models.values()}
 
 
 def test_two_files_of_equal_content_are_two_words(home: Path, draw: Callable[..., Any], tmp_path: Path) -> None:
