@@ -246,6 +246,17 @@ def test_every_option_holds_at_every_way_in(project: Project, option: str, effec
         assert effect.only_without not in held
 
 
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "imagen-flow replay"])
+def test_the_settings_file_holds_at_every_way_in(project: Project, way: str) -> None:
+    """What imagen-flow.toml says is taken where the options say nothing; only a replay goes by what is recorded."""
+    (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
+    (project.folder / "imagen-flow.toml").write_text('device = "cuda:99"\nstore = "./kept"\n')
+    usual: dict[str, Any] = {"plugins": (Path("nodes.py"),)}
+    assert "cuda:99" in WAYS[way](project, usual)
+    held = WAYS[way](project, {**usual, "device": "cpu"}) + project.files()
+    assert ("cuda:99" not in held, "files: kept" in held) == (True, True), held
+
+
 RAW = 'imagen_flow: 1\ninputs: {file: {type: file, default: ./given.txt}}\nnodes: {}\noutputs: {raw: {from: "${file}", path: raw.txt, exists: replace}}\n'
 
 
