@@ -971,6 +971,25 @@ def test_closing_the_iterator_cancels_the_run(toys: Toys) -> None:
     assert cleaned.is_set()
 
 
+def test_leaving_the_loop_cancels_the_run(toys: Toys) -> None:
+    """A `for` over the events that is broken off stops the run, though nobody closes anything."""
+    cleaned = threading.Event()
+
+    @node("toy.endless", version=1)
+    def endless() -> Steps[int]:
+        try:
+            while True:
+                yield Progress(0, 1)
+        finally:
+            cleaned.set()
+
+    graph = toys.add(endless).graph('{nodes: {e: {type: toy.endless}}, outputs: {e: "${e}"}}')
+    for event in execute(make_plan(graph)):
+        if isinstance(event, events.StepProgress):
+            break
+    assert cleaned.is_set()
+
+
 def test_a_run_that_ends_leaves_the_users_event_alone(toys: Toys) -> None:
     """One event may be given to several runs, one after another."""
     cancel = threading.Event()

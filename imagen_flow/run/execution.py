@@ -76,20 +76,13 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
 
 
 class Run:
-    """One run of a plan: an iterator of its events. What it learns is its own; the plan stays as it is."""
+    """One run of a plan: an iterator of its events. Whoever stops reading, or drops it, stops the run."""
 
     def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
         self.plan = plan
-        self.out = out
-        self.cancel = cancel
-        self.own_pool = pool is None
-        self.pool = pool or ModelPool()
-        self.report = Report(fail_fast=fail_fast)
-        #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
-        self.inputs = dict(plan.inputs)
-        self._accounts: Accounts | None = None
-        self._state: State | None = None
-        self._events = self._read()
+        # The thread of the run holds the work alone: so the events end with the last reader.
+        self._work = _Work(plan, out, cancel, fail_fast, pool)
+        self._events = _events(self._work)
 
     def __iter__(self) -> Run:
         return self
@@ -103,32 +96,52 @@ class Run:
 
     def key(self, name: str, item: str) -> str | None:
         """Give the key of a step that has begun, or None."""
-        return self.report.begun.get(name + item)
+        return self._work.report.begun.get(name + item)
 
     def provenance(self, output: Output, element: int | None = None) -> str | None:
         """Write the provenance of an output that was given, or of an element of one that is a list; None if it has no value."""
-        if self._state is None or self._accounts is None:
+        state, accounts = self._work.state, self._work.accounts
+        if state is None or accounts is None:
             return None
-        slot = self._state.values.bind(self._state.top, output.source)
+        slot = state.values.bind(state.top, output.source)
         if isinstance(slot, Artifact) and element is not None:
             slot = slot.items[element] if slot.items is not None and element < len(slot.items) else ABSENT
         if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
             return None
-        return self._accounts.of(output, slot, element)
+        return accounts.of(output, slot, element)
 
-    def _read(self) -> Generator[Event, None, None]:
-        over = threading.Event()
-        is_left = False
-        self.pool.lanes.start(self._work, over)
-        try:
-            is_left = yield from self.report.read(over, self.cancel, CANCEL_S)
-        finally:
-            if not over.is_set() and not is_left:
-                self.cancel.set()
-                over.wait(CANCEL_S)
 
-    def _work(self) -> None:
-        """The run itself, in a thread of its own. Whatever happens, the last thing said is RunFinished or an exception."""
+def _events(work: _Work) -> Generator[Event, None, None]:
+    """Begin the work, and give what it says until it is over."""
+    over = threading.Event()
+    is_left = False
+    work.pool.lanes.start(work.carry_out, over)
+    try:
+        is_left = yield from work.report.read(over, work.cancel, CANCEL_S)
+    finally:
+        if not over.is_set() and not is_left:
+            work.cancel.set()
+            over.wait(CANCEL_S)
+
+
+class _Work:
+    """What a run does, in a thread of its own. What it learns is its own; the plan stays as it is."""
+
+    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+        self.plan = plan
+        self.out = out
+        self.cancel = cancel
+        self.own_pool = pool is None
+        self.pool = pool or ModelPool()
+        self.report = Report(fail_fast=fail_fast)
+        #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
+        self.inputs = dict(plan.inputs)
+        #: What the run knows, and the provenance of what it gives; None before it begins.
+        self.state: State | None = None
+        self.accounts: Accounts | None = None
+
+    def carry_out(self) -> None:
+        """Do it. Whatever happens, the last thing said is RunFinished or an exception."""
         try:
             status = self._run()
         except FailedFast:
@@ -149,7 +162,7 @@ class Run:
                 store = stack.enter_context(plan.store.in_use())
             report.kept_notes = partial(kept_notes, store)
             live = LiveValues()
-            state = self._state = plan.state.copy(store, live)
+            state = self.state = plan.state.copy(store, live)
             stack.callback(setattr, state.values, "store", plan.store)
             stack.callback(state.values.files.rest)
             pin = f"run {id(self)}"
@@ -162,8 +175,9 @@ class Run:
             stack.callback(self._remember, state, store)
             if self.own_pool:
                 stack.callback(self.pool.close)
-            self._accounts = Accounts(plan, state, self.inputs, conditions=lambda: steps.caller.conditions)
-            delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=self._accounts)
+            accounts = self.accounts = Accounts(plan, state, self.inputs, conditions=lambda: steps.caller.conditions)
+            delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=accounts)
+            stack.callback(self._let_go, state, accounts, steps)
             stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
             report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps), _took(state, store, plan)))
@@ -179,6 +193,12 @@ class Run:
         delivery.close(cancelled=self.cancel.is_set())
         if delivery.gave_from(store.folder):
             store.outlive()
+
+    def _let_go(self, state: State, accounts: Accounts, steps: Steps) -> None:
+        """Hold the values that were made no longer: whoever keeps the run may still ask for the provenance of its outputs."""
+        conditions = steps.caller.conditions
+        accounts.conditions = lambda: conditions
+        state.values.live = {}
 
     def _remember(self, state: State, store: Store) -> None:
         """Write down what the next plan compares with, once what it names is kept."""
