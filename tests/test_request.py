@@ -328,6 +328,15 @@ def test_a_line_that_skips_duplicates_does_not_take_tiny_results_for_real_ones(p
     assert project.cli_folder_run(usual).endswith("hf:org/plain@main\n")
 
 
+@pytest.mark.parametrize(("words", "said"), [(["--locked"], "is not in the lock"), (["--device", "cuda:99"], "cuda:99"), (["--force", "nobody"], "no node 'nobody'"), (["--dtype", "float17"], "float17")])
+def test_a_line_that_no_file_can_pass_moves_none_to_failed(project: Project, words: list[str], said: str) -> None:
+    """It is refused before it starts, and originals stay where they are."""
+    (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
+    (project.folder / "in" / "item.png").write_text("an item")
+    assert said in project.call("folder", "run", "line.yaml", "--once", "--plugin", "nodes.py", *words)
+    assert [path.name for path in (project.folder / "in").iterdir()] == ["item.png"]
+
+
 def test_the_lock_of_a_replay_is_that_of_the_working_directory(project: Project) -> None:
     """With --locked a picture's models must be in it, and they may be."""
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))

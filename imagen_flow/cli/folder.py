@@ -133,7 +133,7 @@ def _in_words(failed: OSError) -> str:
 def _work(lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool) -> int:
     """Run lines in this process until they end or are stopped."""
     from .. import config
-    from ..folder import RunningLine, Tools, prepare
+    from ..folder import RunningLine, Tools, check_plan, prepare
     from ..models import ModelPool
     from .interrupt import interruptible
     from .session import find_plugins, open_store
@@ -149,6 +149,7 @@ def _work(lines: list[Line], options: Options, *, once: bool = False, drain: boo
         pool = stack.enter_context(ModelPool())
         for recipe, settings in recipes:
             opened = stack.enter_context(open_store(options, settings, recipe.registry))
+            check_plan(recipe, options, settings, opened)
             tools = Tools(opened, pool, options, settings)
             running.append(RunningLine(recipe, tools, once=once, drain=drain, listen=listen))
 

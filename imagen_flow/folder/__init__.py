@@ -27,5 +27,6 @@ from .journal import Journal, JournalError
 from .line import RunningLine, Tools
 from .linefile import Line, check_together, read_line
 from .recipe import Recipe, prepare
+from .work import check_plan
 
-__all__ = ["Journal", "JournalError", "Line", "Recipe", "RunningLine", "Tools", "check_together", "is_named", "may_pass", "prepare", "read_line", "retry", "status"]
+__all__ = ["Journal", "JournalError", "Line", "Recipe", "RunningLine", "Tools", "check_plan", "check_together", "is_named", "may_pass", "prepare", "read_line", "retry", "status"]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..models import ModelPool
     from ..store import Store
 
-__all__ = ["REASON", "Shop", "Trouble", "ticket_places"]
+__all__ = ["REASON", "Shop", "Trouble", "check_plan", "ticket_places"]
 
 #: What the name of a reason adds to the name of its original.
 REASON = ".failed.txt"
@@ -497,6 +497,25 @@ def ticket_places(kept: Path, original: str, ticket: str) -> Iterator[Path]:
         stem = kept.name if len(stem) >= len(original) else kept.stem
     for count in itertools.count(1):
         yield kept.with_name(f"{stem}{'' if count == 1 else f'-{count}'}{ending}")
+
+
+def check_plan(recipe: Recipe, options: Options, settings: Settings, store: Store | None) -> None:
+    """Plan a line's graph for some file, before it takes any: what is wrong with it for every file would move each of them to `failed`.
+
+    Raises:
+        GraphError: a device that is not here, a model that is missing or not in the lock, and the like.
+    """
+    values = {**recipe.values, recipe.input: recipe.line.path}
+    try:
+        wrong = [problem for problem in prepare(Request(recipe.graph, options, values, settings=settings, store=store, base=recipe.line.path.parent)).problems if problem.severity == "error"]
+    except GraphError as refused:
+        wrong = [problem for problem in refused.problems if problem.code not in _OF_THE_ITEM]
+    if wrong:
+        raise GraphError(wrong)
+
+
+#: Problems that a ticket, or another file, may not have.
+_OF_THE_ITEM = frozenset({"bad-input", "missing-file", "missing-input"})
 
 
 def _named(path: str) -> str:
