@@ -701,6 +701,25 @@ def test_a_picture_inside_text_fails_the_node(toys: Toys) -> None:
     assert "failed s: it takes text, numbers and truth values inside text, not image" in words(carry_out(graph))
 
 
+def test_an_element_of_text_that_cannot_be_made_fails_alone(toys: Toys) -> None:
+    """The other elements of the list that is written out are computed."""
+
+    @node("toy.say", version=1)
+    def say(words: str) -> str:
+        return words
+
+    graph = toys.add(say).graph("""
+        nodes:
+          p: {type: toy.picture, shade: 1}
+          x: {type: toy.any, value: "${p}"}
+          s: {type: toy.say, each: {words: ["a ${x}", b]}}
+        outputs: {s: "${s}"}
+        """)
+    said = carry_out(graph)
+    assert given(said) == {"s": [None, "b"]}
+    assert [w for w in words(said) if w.startswith("failed s")] == ["failed s[0]: it takes text, numbers and truth values inside text, not image"]
+
+
 def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> None:
     """The bounds are shown; they hold for inputs of included graphs as for ports."""
 

@@ -136,12 +136,22 @@ class State:
                 steps.append(off_step(frame, node, found, i))
             elif i < len(before) and (before[i].outputs is not None or before[i].status in ("runs", "unresolved")):
                 steps.append(before[i])
+            elif not many:
+                steps.append(self.keying.step(frame, node))
             else:
-                steps.append(self.keying.step(frame, node, i if many else None, {port: self.values.element(frame, node, port, i) for port in node.each}))
+                steps.append(self._element(frame, node, i))
         if any(step.outputs is None for step in steps):
             return NodeState(steps, _NOTHING, many=many)
         outputs = [step.outputs for step in steps if step.outputs is not None]
         return NodeState(steps, {port: list_of([o[port] for o in outputs]) for port in node.type.outputs} if many else outputs[0], many=many)
+
+    def _element(self, frame: Frame, node: Node, i: int) -> Step:
+        """Key one element of a node. What cannot be made of what is written for it fails it alone."""
+        try:
+            received = {port: self.values.element(frame, node, port, i) for port in node.each}
+        except BadValue as error:
+            return _unfit(frame, node, i, error)
+        return self.keying.step(frame, node, i, received)
 
     def _count(self, steps: int) -> None:
         self._size += steps
@@ -165,7 +175,7 @@ class State:
                 if not node.each:
                     raise
                 fate = FAILED
-                steps.append(Step(frame.full(node.name), f"{frame.item}[{i}]", node, i, "failed", f"it {error}", outputs=dict.fromkeys(inner.outputs, FAILED)))
+                steps.append(_unfit(frame, node, i, error))
             if fate is None:
                 results.append(self._gather(frame, node, inner, i))
             else:
@@ -293,6 +303,11 @@ class State:
         self.top.states.clear()
         self.top.below.clear()
         self._size = 0
+
+
+def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
+    """The step of an element that fails because a value does not fit."""
+    return Step(frame.full(node.name), f"{frame.item}[{i}]", node, i, "failed", f"it {error}", outputs=dict.fromkeys(node.type.outputs, FAILED))
 
 
 def is_first(wanted: Input) -> bool:
