@@ -119,6 +119,12 @@ def test_a_slip_in_a_graph_earns_one_right_word(monkeypatch: pytest.MonkeyPatch,
     assert found == said
 
 
+@pytest.mark.parametrize("word", ["loaded", "$loaded", "'{loaded}'", "loaded.image", "'$loaded.value'"])
+def test_whatever_signs_a_reference_lacks_the_whole_of_it_is_shown(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """The output of a node that has one needs no name."""
+    assert '  = fix: write "${loaded}"' in plan(monkeypatch, '"${loaded}"', word)
+
+
 def test_an_address_in_the_place_of_a_file_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said that nothing is downloaded."""
     assert plan(monkeypatch, "10", "10", "--set", "picture=https://example.org/a.png") == (

@@ -202,8 +202,11 @@ class Binder:
 
     def meant(self, text: str) -> str:
         """Say how to refer to what a text names, if it names a node or an input."""
-        name = text.strip().strip("${} ")
-        return f'write "${{{name}}}"' if name.partition(".")[0] in self.spec.nodes or name in self.spec.inputs else ""
+        name, _, port = text.strip().strip("${} ").partition(".")
+        if name not in self.spec.nodes and (port or name not in self.spec.inputs):
+            return ""
+        type_ = self.types.get(name)
+        return f'write "${{{name}.{port}}}"' if port and type_ is not None and len(type_.outputs) > 1 else f'write "${{{name}}}"'
 
     def scan(self, word: Word) -> None:
         """Look up the references in something that is not bound, so that their problems are shown too."""
