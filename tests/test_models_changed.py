@@ -225,6 +225,7 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self.added = {"<a>": 1}
+        self.model_max_length = 77
 
     def __len__(self) -> int:
         return 10 + len(self.added)
@@ -262,6 +263,8 @@ WAYS: dict[str, Any] = {
     "mode": lambda parts: parts["net"].train(),
     "gradients": lambda parts: parts["net"].requires_grad_(False),
     "setting": lambda parts: setattr(parts["net"].norm, "eps", 0.5),
+    "new setting": lambda parts: setattr(parts["net"].inner, "strength", 2.0),
+    "length of words": lambda parts: setattr(parts["tokenizer"], "model_max_length", 4),
     "half": lambda parts: parts["net"].double(),
     "meta": lambda parts: parts["net"].to("meta"),
     "words": lambda parts: parts["tokenizer"].added.update({"<b>": 2}),
@@ -273,6 +276,7 @@ HARMLESS: dict[str, Any] = {
     "put back": lambda parts: parts["net"].register_forward_hook(lambda *_: None).remove(),
     "kept beside": lambda parts: parts["kept"].update(one=torch.nn.Linear(2, 2)),
     "new attention of the same kind": lambda parts: setattr(parts["net"].inner, "processor", Attending()),
+    "private words": lambda parts: setattr(parts["net"], "_seen", 3),
     "gradients computed": lambda parts: parts["net"](torch.ones(1, 4)).sum().backward(),
 }
 

@@ -18,6 +18,8 @@ __all__ = ["Look", "differences", "look_at"]
 _SAMPLES = 16
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+_OF_TOKENIZERS = ("model_max_length", "padding_side", "truncation_side", "special_tokens_map")
+
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -54,7 +56,7 @@ def look_at(value: Any, *, moves: bool = False) -> Look:
             continue
         if hasattr(one, "config") or hasattr(one, "get_added_vocab"):
             known.append(f"{path}.")
-        elif torch is None or not isinstance(one, torch.nn.Module | torch.Tensor):
+        elif not type(one).__module__.startswith("transformers.") and (torch is None or not isinstance(one, torch.nn.Module | torch.Tensor)):
             continue
         found[path, "object"] = _This(one)
         if torch is not None and isinstance(one, torch.nn.Module):
@@ -62,9 +64,11 @@ def look_at(value: Any, *, moves: bool = False) -> Look:
         elif torch is not None and isinstance(one, torch.Tensor):
             found[path, "weights"] = (str(one.dtype), tuple(one.shape), _samples([one]))
         elif hasattr(one, "get_added_vocab") and hasattr(one, "__len__"):
-            found[path, "words"] = (len(one), tuple(sorted(one.get_added_vocab().items())))
+            found[path, "words"] = (len(one), tuple(sorted(one.get_added_vocab().items())), *(repr(getattr(one, word, None)) for word in _OF_TOKENIZERS))
         if hasattr(one, "config"):
             found[path, "configuration"] = _configuration(one.config)
+        elif type(one).__module__.startswith("transformers.") and not hasattr(one, "get_added_vocab"):
+            found[path, "configuration"] = _configuration({word: value for word, value in vars(one).items() if isinstance(value, (*_PLAIN, list, tuple, dict))})
     return found
 
 
@@ -74,7 +78,9 @@ def differences(before: Look, after: Look) -> list[str]:
     for (path, what), seen in before.items():
         now = after.get((path, what))
         if isinstance(seen, dict) and isinstance(now, dict):
-            now = {name: now.get(name, "None") for name in seen}  # a word that is gone says as little as None
+            # A word that is not there says as little as None or False; of new ones, sizes are what the libraries note by the way.
+            now = {name: value for name, value in now.items() if value not in ("None", "False") and (name in seen or not value.isdecimal())}
+            seen = {name: value for name, value in seen.items() if value not in ("None", "False")}
         if now != seen:
             found[f"{what} of {path}" if path and what != "object" else path or what] = None
     return list(found)
@@ -97,6 +103,8 @@ def _module(root: Any, moves: bool) -> dict[str, Any]:
         hooks += [(name, kind, *strange) for kind in _HOOKS if (registered := own.get(kind)) and (strange := [_This(hook) for hook in registered.values() if not _is_capturing(hook)])]
         if (registry := own.get("_diffusers_hook")) is not None and (registered := getattr(registry, "hooks", None)):
             hooks.append((name, *((kind, _This(hook)) for kind, hook in registered.items())))
+        if (compiled := own.get("_compiled_call_impl")) is not None:
+            hooks.append((name, _This(compiled)))
         if (hook := own.get("_hf_hook")) is not None:
             # Where weights come and go it is taken off and put on again around whatever changes layers, with the methods that it wraps.
             hooks.append((name, type(hook) if moves else _This(hook)))
