@@ -908,11 +908,14 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
     assert progress.left(0.0) is None
     for i in range(3):
         progress.see(events.StepFinished("g[0]/n", f"[{i}]", 2.0, 2.0 * i))
+    for event in (events.StepStarted("g[0]/n", "[9]", "", 6.0), events.StepLoading("g[0]/n", "[9]", "hf:a/b", 6.0), events.StepFinished("g[0]/n", "[9]", 90.0, 6.0)):
+        progress.see(event)  # it waited for its model, as no other will
+    progress.see(events.StepsKnown("g[0]/n", 6, 6.0))
     progress.see(events.StepStarted("g[0]/n", "[3]", "", 6.0))
     assert progress.left(6.5) == (6 * 2.0 + 1.5, True)
     progress.see(events.StepsKnown("m", 1, 6.5))
     assert progress.left(6.5) == (6 * 2.0 + 1.5, False)
-    assert progress.summary(now=6.5) == ["3 of 11 steps", "at least 0:14 left", "0:06", "3 ran", "g on cpu"]
+    assert progress.summary(now=6.5) == ["4 of 12 steps", "at least 0:14 left", "0:06", "4 ran", "g on cpu"]
 
 
 def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Call) -> None:

@@ -132,12 +132,14 @@ class Progress:
             at = self.running.setdefault(_name(event), Running(event.node, event.at_s))
             self.running[_name(event)] = at._replace(progress=event) if isinstance(event, StepProgress) else at._replace(loading=event.what)
         elif isinstance(event, StepCached | StepFinished | StepFailed | StepSkipped | StepAbsent):
-            self.running.pop(_name(event), None)
+            ran = self.running.pop(_name(event), None)
             self.over[event.node] = self.over.get(event.node, 0) + 1
             self.cached += isinstance(event, StepCached)
             self.wrong += isinstance(event, StepFailed | StepSkipped)
             if isinstance(event, StepFinished):
                 self.ran += 1
+            # One that waited for a model to be loaded says nothing of the next.
+            if isinstance(event, StepFinished) and not (ran and ran.loading):
                 kind = _kind(event.node)
                 count, took_s = self.took.get(kind, (0, 0.0))
                 self.took[kind] = (count + 1, took_s + event.took_s)

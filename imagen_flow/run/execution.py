@@ -66,8 +66,9 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
             continue
         if len(took) == MOST_TIMES:
             break
-        # Of a list that is not known yet, the first element was there if any was.
-        key = state.history.get(step.name + step.item.replace("[?]", "[0]"))
+        # The first of several elements waited for the model; of a list that is not known yet, it was there if any was.
+        keys = [state.history.get(step.name + step.item.replace("[?]", f"[{element}]")) for element in (1, 0)]
+        key = next(filter(None, keys), None)
         record = store.lookup(key) if key else None
         last_s = record.provenance.get("took_s") if record is not None else None
         if isinstance(last_s, int | float) and 0 <= last_s < LONGEST_STEP_S:
