@@ -19,7 +19,7 @@ from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
 from .adapter_files import Adapter, Beside
 from .components import Checkpoint
-from .ip_adapters import load_encoder, with_ip_adapters
+from .ip_adapters import foresee_adapter, load_encoder, with_ip_adapters
 from .loras import with_loras
 
 if TYPE_CHECKING:
@@ -63,6 +63,18 @@ class Embedding(Weights):
     def check(model: Model) -> None:
         if (header := Adapter(model).header()) is not None:
             _refuse_other(model, header[0])
+
+
+class IPAdapter(Weights):
+    """An IP-Adapter, whole by its header where it is one file; of a collection the node says which is meant."""
+
+    @staticmethod
+    def check(model: Model) -> None:
+        if model.path.is_file() and (header := Adapter(model).header()) is not None:
+            try:
+                foresee_adapter(f"the IP-Adapter '{model.reference}'", header[0])
+            except ValueError as other:
+                raise flow.ModelError(str(other)) from other
 
 
 class ImageEncoder:

@@ -6,11 +6,11 @@ An adapter's tensors are read, copied and looked at here: diffusers leaves what 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.folder import load_part
+from ..checkpoints.folder import MOST_LAYERS, load_part
 from .components import Checkpoint, unchanged
 
 if TYPE_CHECKING:
@@ -62,26 +62,43 @@ def with_ip_adapters(
             network.config.encoder_hid_dim_type = kind
 
 
-def _read(adapter: Adapter, name: str | None, checkpoint: Checkpoint, notes: list[str]) -> dict[str, dict[str, Any]]:
-    """Read an adapter's two halves, off the mapped file, and note what else the file holds.
+def foresee_adapter(what: str, names: Iterable[str]) -> None:
+    """Look at the names of a file's tensors.
 
     Raises:
         ValueError: it is no IP-Adapter, one that reads faces by another network, or not whole.
     """
+    _layers(what, _sort(what, names)[0]["ip_adapter"])
+
+
+def _read(adapter: Adapter, name: str | None, checkpoint: Checkpoint, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Read an adapter's two halves, off the mapped file, and note what else the file holds.
+
+    Raises:
+        ValueError: it is no IP-Adapter, one that reads faces by another network, not whole, or made for another base.
+    """
     state = adapter.read(name)
     what = f"the IP-Adapter '{adapter.model.reference}'"
     flat = {f"{half}.{key}": tensor for half, held in state.items() for key, tensor in held.items()} if all(isinstance(held, dict) for held in state.values()) else state
-    found: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}}
+    halves, others = _sort(what, [key for key, tensor in flat.items() if hasattr(tensor, "shape")])
+    _refuse_other_base(what, _layers(what, halves["ip_adapter"]), checkpoint)
+    if others:
+        notes.append(f"{len(others)} of {len(flat)} tensors of '{adapter.name}' belong to no IP-Adapter and are left out: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}")
+    return {half: {rest: flat[key].clone() for rest, key in held.items()} for half, held in halves.items()}
+
+
+def _sort(what: str, names: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Sort names into the two halves of an adapter, each by the name that diffusers has for it, and others."""
+    found: dict[str, dict[str, str]] = {"image_proj": {}, "ip_adapter": {}}
     others = []
-    for key, tensor in sorted(flat.items()):
+    for key in sorted(names):
         half, _, rest = key.partition(".")
-        if half not in _BEGINNINGS or not hasattr(tensor, "shape"):
+        if half not in _BEGINNINGS:
             others.append(key)
             continue
-        if half == "double_blocks" or half == "ip_adapter":
-            for theirs, ours in _RENAMED:
-                rest = rest.replace(theirs, ours)
-        found[_BEGINNINGS[half]][rest] = tensor.clone()
+        for theirs, ours in _RENAMED if _BEGINNINGS[half] == "ip_adapter" else ():
+            rest = rest.replace(theirs, ours)
+        found[_BEGINNINGS[half]][rest] = key
     if not any(found.values()):
         raise ValueError(f"{what} is none: it holds {', '.join(others[:3]) or 'nothing'}")
     if any("lora" in key for key in found["ip_adapter"]) or ("proj.0.weight" in found["image_proj"] and "proj.3.weight" not in found["image_proj"]):
@@ -89,14 +106,15 @@ def _read(adapter: Adapter, name: str | None, checkpoint: Checkpoint, notes: lis
     for half, held in found.items():
         if not held:
             raise ValueError(f"{what} is not whole: it holds no tensors of {half}; download it again")
-    _refuse_lacking(what, found["ip_adapter"], checkpoint)
-    if others:
-        notes.append(f"{len(others)} of {len(flat)} tensors of '{adapter.name}' belong to no IP-Adapter and are left out: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}")
-    return found
+    return found, others
 
 
-def _refuse_lacking(what: str, held: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Refuse an adapter that lacks a matrix of a layer, or has layers for another base."""
+def _layers(what: str, held: Iterable[str]) -> list[int]:
+    """Give the numbers of an adapter's layers, each with all its matrices.
+
+    Raises:
+        ValueError: some are missing, or of a kind that diffusers does not read.
+    """
     layers: dict[int, set[str]] = {}
     for key in held:
         if (layer := _LAYER.match(key)) is None:
@@ -105,11 +123,16 @@ def _refuse_lacking(what: str, held: Mapping[str, Any], checkpoint: Checkpoint) 
     every = set().union(*layers.values())
     numbers = sorted(layers)
     step = 2 if numbers[0] == 1 else 1
-    lacking = [f"{number}.to_{end.replace('.', '_ip.')}" for number in range(numbers[0], numbers[-1] + 1, step) for end in sorted(every | {"k.weight", "v.weight"}) if end not in layers.get(number, ())]
+    wanted = range(numbers[0], min(numbers[-1], MOST_LAYERS) + 1, step)
+    lacking = [f"{number}.to_{end.replace('.', '_ip.')}" for number in wanted for end in sorted(every | {"k.weight", "v.weight"}) if end not in layers.get(number, ())]
     if numbers[0] not in (0, 1):
         lacking = ["1.to_k_ip.weight", *lacking]
     if lacking:
         raise ValueError(f"{what} is not whole: it lacks '{lacking[0]}'{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; download it again")
+    return numbers
+
+
+def _refuse_other_base(what: str, numbers: Sequence[int], checkpoint: Checkpoint) -> None:
     network: Any = checkpoint.parts.get("unet", checkpoint.parts.get("transformer"))
     wanted = sum(not name.endswith("attn1.processor") and not name.startswith("single_transformer_blocks") for name in network.attn_processors)
     if len(numbers) != wanted:

@@ -114,7 +114,7 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, mod
     """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
     try:
         file = lora_files.read(lora.read(), lora.metadata())
-        if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(norm in name for names in file.others.values() for name in names for norm in control):
+        if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(norm in name for names in file.others.values() for name in names for norm in (*control, "query_norm", "key_norm")):
             raise NotLoRA("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
         if streamed and any(pair.magnitude is not None for pair in file.pairs.values()):
             raise NotLoRA("it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; say offload: model, or none")

@@ -15,7 +15,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
 from ..checkpoints.folder import article
-from ..leased.adapters import Embedding, ImageEncoder, LoRA, Weights, Worn, adapted, skipping, spelt
+from ..leased.adapters import Embedding, ImageEncoder, IPAdapter, LoRA, Worn, adapted, skipping, spelt
 from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
@@ -35,7 +35,7 @@ def text_to_image(
     prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapters: List[Model[IPAdapter]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[LoRA]] | None = None,
@@ -109,7 +109,7 @@ def image_to_image(
     prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapters: List[Model[IPAdapter]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[LoRA]] | None = None,
@@ -166,7 +166,7 @@ def inpaint(
     prior: Model[Whole] | None = None,
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapters: List[Model[IPAdapter]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[LoRA]] | None = None,

@@ -16,7 +16,7 @@ import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
 from ..checkpoints.folder import article, device_of, what_is
-from ..leased.adapters import ImageEncoder, LoRA, Weights, Worn, adapted
+from ..leased.adapters import ImageEncoder, IPAdapter, LoRA, Worn, adapted
 from ..leased.components import Autoencoder, Denoiser, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
@@ -40,7 +40,7 @@ def denoise(
     controlnets: List[Model[ControlNet]] | None = None,
     control_images: List[Image] | None = None,
     autoencoder: Model[Autoencoder] | None = None,
-    ip_adapters: List[Model[Weights]] | None = None,
+    ip_adapters: List[Model[IPAdapter]] | None = None,
     ip_adapter_images: List[Image] | None = None,
     ip_encoder: Model[ImageEncoder] | None = None,
     loras: List[Model[LoRA]] | None = None,
