@@ -128,8 +128,12 @@ def test_another_size_of_another_class_is_noted(at: Callable[[str], str]) -> Non
     assert "a width of 72 and a height of 64 was asked for, and the pipeline drew 64 x 64" in notes
 
 
+READ_BY_OTHERS = ("flux-2", "flux-2-klein", "qwen-2")
+"""Kinds whose processors diffusers loads only with torchvision."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind, grid in GRIDS.items() if kind not in ("pixart", "pixart-sigma", "sana")])
+@pytest.mark.parametrize("kind", [kind for kind in GRIDS if kind not in ("pixart", "pixart-sigma", "sana", *READ_BY_OTHERS)])
 def test_sizes_are_drawn_as_asked_and_others_are_not(kind: str, at: Callable[[str], str], by_hand: Callable[..., Any]) -> None:
     """The library draws each size that passes, and of each that is refused another, or none."""
     grid, pipeline = GRIDS[kind], by_hand(at(kind))
@@ -139,6 +143,16 @@ def test_sizes_are_drawn_as_asked_and_others_are_not(kind: str, at: Callable[[st
         except (ValueError, RuntimeError):
             found = None
         assert (found is not None and np.asarray(found[0]).shape[1] == width) == (width % grid == 0), width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", READ_BY_OTHERS)
+def test_sizes_that_pass_are_drawn(kind: str, at: Callable[[str], str], draw: Callable[..., Any]) -> None:
+    """A picture has the size that was asked for, and not the one that the pipeline would cut it to."""
+    grid = GRIDS[kind]
+    for sides in ((2 * grid, 3 * grid), (5 * grid, 4 * grid)):
+        picture = draw(one=drawn(at(kind), width=sides[0], height=sides[1]))
+        assert (picture.width, picture.height) == sides
 
 
 def test_the_pool_is_not_needed_for_planning(at: Callable[[str], str]) -> None:
