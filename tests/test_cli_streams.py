@@ -250,6 +250,13 @@ def test_what_nodes_print_goes_to_standard_error(project: Project) -> None:
     assert [word for word in (f"printed {SHOWN}", "written", "bytes", "by its descriptor", "by a program") if word not in said.stderr.split("\n")] == []
 
 
+def test_what_a_node_prints_takes_no_line_of_ours(project: Project) -> None:
+    """A line that it has only begun is ended before the next of ours."""
+    (project.folder / "nodes.py").write_text('from imagen_flow import Text, node\n@node("my.part", version=1)\ndef part() -> Text:\n    print("one\\ntwo", end="")\n    return "x"\n')
+    said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", project.graph("{type: my.part}"), "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True, check=True)
+    assert [re.sub(r"[\d.]+ s\b", "T s", line) for line in said.stderr.splitlines()] == ["one", "two", "✓ n  T s", "done in T s: 1 step ran, 0 from the store"]
+
+
 def test_json_is_json_whatever_nodes_print(project: Project) -> None:
     """Each line of --json-events is an object; so is what a folder says, and a plan of a plugin that prints when it is imported."""
     (project.folder / "nodes.py").write_text(PLUGIN + '\nprint("imported")\nos.write(1, b"imported\\n")\n')

@@ -100,6 +100,12 @@ def test_notes_are_bounded(graph: Path) -> None:
     assert (len(kept), {len(note.message) for note in kept}) == (20, {1000})
 
 
+def test_a_note_is_one_line(graph: Path) -> None:
+    """Whatever white space it is given with."""
+    graph.write_text('imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n')
+    assert notes(flow.run(graph, notes=[" a\n  b\tc\n", "\n"], plugins="nodes.py")) == ["n: a b c"]
+
+
 @pytest.mark.parametrize("rubbish", [None, 3, "text", {"a": 1}, [1, None, {"a": 1}], ["kept", 5]])
 def test_any_record_is_read(tmp_path: Path, rubbish: Any) -> None:
     """What stands in the place of notes may be anything: what is no text is passed over."""

@@ -22,6 +22,8 @@ class NodeOutput(io.TextIOBase):
         #: Prints a line above a display that moves, while there is one.
         self.above: Callable[[str], None] | None = None
         self._begun = ""
+        #: Whether what was printed last has not ended its line.
+        self._is_open = False
 
     def write(self, text: str) -> int:
         above = self.above
@@ -29,14 +31,21 @@ class NodeOutput(io.TextIOBase):
             if sys.stderr is not None:  # it may be closed
                 sys.stderr.write(printable(text))
                 sys.stderr.flush()
+                self._is_open = self._is_open if not text else not text.endswith("\n")
             return len(text)
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             above(printable(line))
         return len(text)
 
+    def end_line(self) -> None:
+        """End a line that a node has only begun, so that what comes next has one to itself."""
+        if self._is_open and self.above is None:
+            self.write("\n")
+
     def print_above(self, above: Callable[[str], None] | None) -> None:
         """Begin or end printing above a display; a line that has only begun is ended."""
+        self.end_line()
         if above is None and self._begun:
             self.write("\n")
         self.above = above

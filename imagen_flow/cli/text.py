@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import click
 
 from ..errors import Problem, first_problems, printable
-from .streams import results
+from .streams import NodeOutput, results
 
 __all__ = ["Painted", "bytes_", "colour", "confirm", "echo", "echo_json", "one_line", "paint", "plural", "safe", "seconds", "shorten", "show_fault", "show_problems", "table", "value"]
 
@@ -41,6 +41,8 @@ def paint(text: str, hue: str | None = None, *, bold: bool = False, dim: bool = 
 
 def echo(*parts: str | Painted, err: bool = False, nl: bool = True, data: bool = False, stream: TextIO | None = None) -> None:
     """Print to standard output, or to standard error, or to a stream. Each part is escaped; a painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no terminal shows it."""
+    if err and isinstance(sys.stdout, NodeOutput):
+        sys.stdout.end_line()
     stream = stream or (None if err else results() or sys.stdout)
     as_it_is = data and stream is not None and not stream.isatty()
     shown = "".join((part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts)

@@ -17,7 +17,7 @@ class Notes:
 
     def add(self, note: object) -> str | None:
         """Take a note; give it as it is kept if it is new."""
-        text = str(note).strip()
+        text = " ".join(str(note).split())
         text = text if len(text) <= LONGEST_NOTE else text[: LONGEST_NOTE - 1] + "…"
         if not text or text in self.said or len(self.said) == MOST_NOTES:
             return None
