@@ -80,7 +80,8 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
     for shard, inside in shards.items() if is_index(name) else ():
         assert inside is not None
         wanted = [tensor for tensor, at in tensors.items() if at == shard]
-        held = tensors_in(files[inside])
+        found = files[inside].stat()
+        held = _names_in(files[inside], found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if lacking := sorted(tensor for tensor in wanted if tensor not in held):
             raise UnusableModel(
                 f"the model '{reference}' is damaged: {name} names {shard} for {lacking[0]}",
@@ -88,6 +89,12 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
                 fix=_AGAIN,
             )
     return {inside for inside in shards.values() if inside is not None}
+
+
+@lru_cache(maxsize=256)
+def _names_in(path: Path, *_sign: int) -> frozenset[str]:
+    # A program that plans often looks at each shard once.
+    return frozenset(tensors_in(path))
 
 
 def _check_config(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:

@@ -19,7 +19,7 @@ GRIDS = {
 }  # fmt: skip
 """By kind of checkpoint, of what the sides of its pictures are multiples; 1 where the pipeline resizes what it draws."""
 
-LATENT = {"pixart": 8, "sana": 32, "flux": 16, "sd": 8, "sd3": 16, "hunyuan-dit": 16, "cogview": 16}
+LATENT = {"pixart": 16, "sana": 32, "flux": 16, "sd": 8, "sd3": 16, "hunyuan-dit": 16, "cogview": 16}
 """The same where latents are drawn, which nothing resizes."""
 
 FEW = ("flux", "kandinsky", "pixart", "sana", "sd", "sd3")
@@ -52,6 +52,8 @@ def test_latents_of_a_size_that_a_family_does_not_draw_are_refused_when_planning
     assert f"draws multiples of {grid} pixels, and its 'height' is {3 * grid + 1}: say {3 * grid} or {4 * grid}" in refused(**nodes)
     nodes["one"]["height"] = 3 * grid
     assert refused(**nodes) == ""
+    unbinned = drawn(path, width=4 * grid, height=3 * grid + 1, arguments={"use_resolution_binning": False})
+    assert kind not in ("pixart", "sana", "hunyuan-dit") or f"its 'height' is {3 * grid + 1}: say {3 * grid} or {4 * grid}" in refused(one=unbinned)
 
 
 @pytest.mark.parametrize(("kind", "grid"), [("flux", 8), ("flux-2", 16), ("sd", 8), ("sana", 2)])

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 SQUARES = {
-    **dict.fromkeys(("StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel", "PixArtAlpha", "PixArtSigma", "Sana", "SanaSprint"), 1),
-    **dict.fromkeys(("AuraFlow", "Chroma", "CogView4", "Flux", "Flux2", "Flux2Klein", "HunyuanDiT", "Lumina2", "QwenImage", "QwenImage21", "StableDiffusion3", "ZImage"), 2),
+    **dict.fromkeys(("StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel", "Sana", "SanaSprint"), 1),
+    **dict.fromkeys(("AuraFlow", "Chroma", "CogView4", "Flux", "Flux2", "Flux2Klein", "HunyuanDiT", "Lumina2", "PixArtAlpha", "PixArtSigma", "QwenImage", "QwenImage21", "StableDiffusion3", "ZImage"), 2),
 }
 """How many numbers of latents a side of what the network sees has, by family."""
 
