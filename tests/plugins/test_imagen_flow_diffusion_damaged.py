@@ -107,6 +107,17 @@ def test_a_tokenizer_without_words_is_refused_when_planning(at: Callable[[str], 
         (Path(folder) / "tokenizer" / "vocab.json").unlink()
 
 
+def test_files_that_make_no_sampler_and_no_tokenizer_are_named(at: Callable[[str], str], failure: Callable[..., str]) -> None:
+    """What the libraries say of a value of another kind is not all that is said."""
+    folder = at("sd")
+    file = Path(folder) / "scheduler" / "scheduler_config.json"
+    for key, value in (("beta_schedule", "nonsense"), ("num_train_timesteps", "x"), ("beta_start", None), ("trained_betas", {})):
+        with other(file, json.dumps({**json.loads(file.read_text()), key: value}).encode()):
+            assert failure(one=drawn(folder)).startswith(f"the model '{folder}' is damaged: scheduler/scheduler_config.json makes no PNDMScheduler (")
+    with other(Path(folder) / "tokenizer" / "tokenizer.json", b"{}"):
+        assert failure(one=drawn(folder)).startswith(f"the model '{folder}' is damaged: the files of its tokenizer make no CLIPTokenizer (KeyError: ")
+
+
 def test_a_denoiser_without_what_is_written_before_its_names_is_read(at: Callable[[str], str], draw: Callable[..., Any], refused: Callable[..., str], original: ModuleType, tmp_path: Path) -> None:
     """In its authors' names a UNet alone may lack ``model.diffusion_model.``; in the place of a checkpoint the port that takes it is named."""
     state = {name: tensor.contiguous() for name, tensor in original.unet(original.state_of(Path(at("sd")) / "unet")).items()}

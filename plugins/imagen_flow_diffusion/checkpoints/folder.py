@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from .diagnosing import misfit
+from .diagnosing import misfit, plain
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
 from .single_file import header_of, kind_of_file
@@ -206,7 +206,10 @@ def load_scheduler(model: Model, part: str) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise flow.ModelError(f"the model '{model.reference}' names no sampler of diffusers in {part}, but {name!r}")
     sampler: Any = cls
-    return sampler.from_config(config)
+    try:
+        return sampler.from_config(config)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError, ArithmeticError, LookupError, AttributeError) as odd:
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: {part}/scheduler_config.json makes no {name} ({plain(odd)})") from odd
 
 
 def fresh(scheduler: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import imagen_flow as flow
 
 from ..checkpoints.classes import component_class
+from ..checkpoints.diagnosing import plain
 from ..checkpoints.folder import article, device_of, index_of, load_part, load_scheduler, quiet, read_json, refuse_scaled, what_is
 from ..checkpoints.modular import is_modular, of_parts
 from ..checkpoints.processors import load_processor
@@ -480,12 +481,15 @@ def load_component(model: Model, name: str, entry: list[str], *, device: str, dt
     folder = model.folder / name
     if not folder.is_dir():
         raise flow.ModelError(f"the model '{model.reference}' has no {name}")
-    with quiet():
-        if entry[1].endswith(("ImageProcessor", "FeatureExtractor", "ImageProcessorFast", "ImageProcessorPil")):
-            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
-        if issubclass(cls, ProcessorMixin):
-            return load_processor(cls, folder)
-        made = cls.from_pretrained(str(folder), local_files_only=True)
+    try:
+        with quiet():
+            if entry[1].endswith(("ImageProcessor", "FeatureExtractor", "ImageProcessorFast", "ImageProcessorPil")):
+                return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
+            if issubclass(cls, ProcessorMixin):
+                return load_processor(cls, folder)
+            made = cls.from_pretrained(str(folder), local_files_only=True)
+    except (LookupError, TypeError, AttributeError) as odd:  # what the libraries raise for files that make no sense
+        raise flow.ModelError(f"the model '{model.reference}' is damaged: the files of its {name} make no {entry[1]} ({type(odd).__name__}: {plain(odd)})") from odd
     if "tokenizer" in name and made.model_max_length > MOST_TOKENS:
         # Nothing says how far it reads (``tokenizer_config.json``), so it is as far as its encoder does, where pipelines ask.
         config = read_json(model, f"{name.replace('tokenizer', 'text_encoder')}/config.json")
