@@ -196,6 +196,17 @@ def test_only_the_best_repetition_is_computed_to_its_end(run: Run) -> None:
     assert ran.planned == {f"r[{i}]/{node}": status for i in range(3) for node, status in (("a", "runs"), ("big", "waits"))}
 
 
+def test_the_provenance_of_the_best_tells_of_all_scores(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of the other repetitions nothing else, whether the steps ran or were found."""
+    monkeypatch.chdir(tmp_path)
+    Path("i.yaml").write_text(json.dumps(graph({"a": {"type": "t.score", "seed": "${s}"}, "big": {"type": "t.join", "a": "${a.text}"}}, {"o": "${big}", "score": "${a.score}"}, s={"type": "seed"})))
+    drawn = graph({"r": {"type": "./i.yaml", "each": {"s": [1, 2]}, "repeat": {"times": 3, "keep": {"best": "score"}}}}, {"o": {"from": "${r.o}", "path": "{index}.json"}})
+    for _ in range(2):
+        list(flow.execute(flow.plan(flow.load(drawn, registry=registry), store="store"), out=Path("out")))
+        document = json.loads(Path("out/1.json.provenance.json").read_text())
+        assert [step["node"] for step in document["steps"]] == ["r[1][0]/a", "r[1][1]/a", "r[1][2]/a", "r[1][2]/big"]
+
+
 # -- what a plan says ----------------------------------------------------------------------------------------------------------------
 
 
