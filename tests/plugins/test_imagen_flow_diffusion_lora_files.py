@@ -525,3 +525,37 @@ def test_names_that_diffusers_does_not_read_are_told(at: Callable[[str], Path], 
     assert failure(one=drawn(at("sd3"), loras=[file])) == (
         f"the LoRA '{file}' cannot be put on: diffusers knows no layers by its names, 'lora_unet_joint_blocks_0_x_block_attn_proj' first, for StableDiffusion3Pipeline"
     )
+
+
+def test_cores_of_convolutions_are_the_same_matrix() -> None:
+    """LoCon, LoHa and LoKr may have a core between their matrices (Tucker's form): the pair that is made of them is the weight that LyCORIS makes."""
+    torch.manual_seed(17)
+    rank, reads, gives = 3, 6, 8
+
+    def rebuilt(core: torch.Tensor, inside: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ijkl,jr,ip->prkl", core, inside, outside)
+
+    locon = {"down.weight": torch.randn(rank, reads, 1, 1), "up.weight": torch.randn(gives, rank, 1, 1), "mid.weight": torch.randn(rank, rank, 3, 3)}
+    loha = {"w1_a": torch.randn(rank, gives), "w1_b": torch.randn(rank, reads), "w2_a": torch.randn(rank, gives), "w2_b": torch.randn(rank, reads), "t1": torch.randn(rank, rank, 3, 3), "t2": torch.randn(rank, rank, 3, 3)}
+    lokr = {"w1": torch.randn(2, 3), "w2_a": torch.randn(rank, gives // 2), "w2_b": torch.randn(rank, reads // 3), "t2": torch.randn(rank, rank, 3, 3)}
+    meant = {
+        "a": rebuilt(locon["mid.weight"], locon["down.weight"].flatten(1), locon["up.weight"].flatten(1).T) * 2 / rank,
+        "b": rebuilt(loha["t1"], loha["w1_b"], loha["w1_a"]) * rebuilt(loha["t2"], loha["w2_b"], loha["w2_a"]) * 2 / rank,
+        "c": torch.einsum("ai,bjkl->abijkl", lokr["w1"], rebuilt(lokr["t2"], lokr["w2_b"], lokr["w2_a"])).reshape(gives, reads, 3, 3) * 2 / rank,
+    }
+    state = {f"a.lora_{end}": tensor for end, tensor in locon.items()} | {f"b.hada_{end}": tensor for end, tensor in loha.items()} | {f"c.lokr_{end}": tensor for end, tensor in lokr.items()}
+    pairs = lora_files.read(state | {f"{layer}.alpha": torch.tensor(2.0) for layer in "abc"}).pairs
+    for layer, weight in meant.items():
+        down, up = pairs[layer].down, pairs[layer].up
+        assert down is not None
+        assert up is not None
+        torch.testing.assert_close((up.flatten(1) @ down.flatten(1)).reshape(gives, reads, 3, 3), weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_control_lora_in_the_authors_names_is_told(at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """FLUX's own come with norms, which no LoRA holds."""
+    state = {"double_blocks.0.img_attn.qkv.lora_A.weight": torch.ones(2, 32), "double_blocks.0.img_attn.qkv.lora_B.weight": torch.ones(96, 2), "double_blocks.0.img_attn.norm.query_norm.scale": torch.ones(16)}
+    file = saved(tmp_path / "canny.safetensors", state)
+    assert failure(one=drawn(at("flux"), loras=[file])) == (
+        f"the LoRA '{file}' cannot be put on: it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
+    )

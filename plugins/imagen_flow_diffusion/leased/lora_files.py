@@ -309,7 +309,8 @@ def _of_kronecker(stem: str, held: Mapping[str, Any], alphas: Mapping[str, float
             a2, b2 = a2.T, torch.einsum("ijkl,jr->irkl", held["t2"].float(), b2)
     if a1.shape[1] != b1.shape[0] or a2.shape[1] != b2.shape[0]:
         raise NotLoRA(f"the matrices of '{stem}' do not fit one another")
-    up = torch.kron(a1, a2)
+    # torch.kron fails on a transposed matrix.
+    up = torch.kron(a1, a2.contiguous())
     down = torch.einsum("ri,sd...->rsid...", b1, b2).flatten(0, 1).flatten(1, 2)
     return _scaled(stem, down, up, alphas, rank, kept)
 
