@@ -453,6 +453,21 @@ def test_what_is_not_put_on_is_counted_in_a_note(at: Callable[[str], Path], pool
     assert noted(pool, drawn(at("sd"), loras=[saved(tmp_path / "good.safetensors", good)])) == []
 
 
+def test_layers_of_a_part_that_the_base_does_without_are_counted(at: Callable[[str], Path], pool: ModelPool, tmp_path: Path) -> None:
+    """Stable Diffusion 3 may lack text encoders."""
+    weights = weights_of(at("sd3"), BASES["sd3"][1])
+    shutil.copytree(at("sd3"), tmp_path / "sd3")
+    index = json.loads((tmp_path / "sd3" / "model_index.json").read_text())
+    (tmp_path / "sd3" / "model_index.json").write_text(json.dumps({**index, "text_encoder": [None, None]}))
+    state = plain_lora("sd3", weights)
+    lora = Adapter(flow.Model(Path(saved(tmp_path / "lora.safetensors", state)), "of both", "lora.safetensors"))
+    with lent(pool, tmp_path / "sd3") as checkpoint:
+        worn = Worn([lora])
+        with checkpoint.alone(), adapted(checkpoint.pipeline(diffusers.StableDiffusion3Pipeline), checkpoint, worn):
+            lost = sum(name.startswith("text_encoder.") and "lora_A" in name for name in state)
+            assert [note.partition(":")[0] for note in worn.notes] == [f"{lost} of {len(state) // 2} layers of 'lora.safetensors' do not exist in the base"]
+
+
 @pytest.mark.parametrize(("base", "names"), [("sd", "kohya"), ("sdxl", "kohya"), ("sd", "diffusers"), ("flux", "kohya")])
 @pytest.mark.parametrize("letters", ["q_proj", "fc1", "q_proj v_proj"])
 def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(base: str, names: str, letters: str, at: Callable[[str], Path], pool: ModelPool, tmp_path: Path) -> None:

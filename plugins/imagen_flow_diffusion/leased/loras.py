@@ -136,6 +136,9 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, mod
                 for ending, chosen in (("", {name: pair for name, pair in fitting.items() if pair.magnitude is None}), ("_dora", {name: pair for name, pair in fitting.items() if pair.magnitude is not None})):
                     if chosen:
                         _attach(modules[part], chosen, f"lora{number}{ending}")
+            elif checkpoint.index.get(part) == [None, None]:
+                total += len(layers)
+                lost += [f"{part}.{layer}" for layer in sorted(layers)]
         if total and len(lost) == total:
             raise ValueError(f"none of its {total} layers exists there ({lost[0]})")
         if lost:
