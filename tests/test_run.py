@@ -720,6 +720,29 @@ def test_an_element_of_text_that_cannot_be_made_fails_alone(toys: Toys) -> None:
     assert [w for w in words(said) if w.startswith("failed s")] == ["failed s[0]: it takes text, numbers and truth values inside text, not image"]
 
 
+@pytest.mark.parametrize("inner", ["${t}", "x ${t}"])
+def test_text_for_a_graph_that_cannot_be_made_fails_what_reads_it(toys: Toys, tmp_path: Path, inner: str) -> None:
+    """Whether a node in the graph reads it or an output hands it on; with `each`, for its element alone."""
+
+    @node("toy.say", version=1)
+    def say(words: str) -> str:
+        return words
+
+    (tmp_path / "inner.yaml").write_text(f'{{imagen_flow: 1, inputs: {{t: z}}, nodes: {{n: {{type: toy.say, words: "{inner}"}}, m: {{type: toy.number, value: 1}}}}, outputs: {{o: "${{n}}", t: "${{t}}", m: "${{m}}"}}}}')
+    graph = toys.add(say).graph("""
+        nodes:
+          p: {type: toy.picture, shade: 1}
+          x: {type: toy.any, value: "${p}"}
+          g: {type: ./inner.yaml, t: "a ${x}"}
+          e: {type: ./inner.yaml, each: {t: ["a ${x}", b]}}
+        outputs: {o: "${g}", t: "${g.t}", eo: "${e}", et: "${e.t}", m: "${e.m}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = carry_out(graph)
+    assert words(said)[-1].startswith("failed: ")
+    assert given(said) == {"eo": [None, inner.replace("${t}", "b")], "et": [None, "b"], "m": [1, 1]}
+    assert all("it takes text, numbers and truth values inside text, not image" in w for w in words(said) if w.startswith("failed "))
+
+
 def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> None:
     """The bounds are shown; they hold for inputs of included graphs as for ports."""
 

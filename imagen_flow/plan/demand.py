@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..errors import GraphError
 from ..graph import FromInput, FromNode, Graph, Listed, Node, readings
 from .elements import Elements, elements, is_off
 from .state import State, is_first
@@ -46,7 +47,7 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
         return now
     try:
         found = elements(state.values, frame, node)
-    except ValueError:
+    except (GraphError, ValueError):
         return []  # settling it says what is wrong
     if not isinstance(found, Elements) or found.size == len(found.off):
         return []
@@ -95,7 +96,7 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
             known = frame.states.get(read.node)
             if known is None or read.port not in known.outputs:
                 found.append((frame, frame.graph.nodes[read.node], read.port))
-        elif read.name not in frame.inputs and isinstance(state.values.bind(frame, read), Unknown):
+        elif read.name not in frame.inputs and _is_unknown(state, frame, read):
             assert frame.parent is not None
             outer, node = frame.parent
             binding = node.bindings[read.name]
@@ -103,6 +104,14 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
                 binding = binding.items[frame.element]
             found += _missing(state, outer, readings(binding))
     return found
+
+
+def _is_unknown(state: State, frame: Frame, read: FromInput) -> bool:
+    """Whether the value of an input is not known yet. One that cannot be made is: whoever reads it says what is wrong."""
+    try:
+        return isinstance(state.values.bind(frame, read), Unknown)
+    except (GraphError, ValueError):
+        return False
 
 
 def _named(places: list[Place]) -> str:

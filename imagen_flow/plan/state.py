@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from ..artifact import Artifact
 from ..errors import GraphError, Problem
-from ..graph import STEPS, FromInput, FromNode, Graph, Input, Node, readings
+from ..graph import STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
 from ..node import NodeType
 from ..ports import BadValue
 from ..store import Store
@@ -177,7 +177,7 @@ class State:
                 fate = FAILED
                 steps.append(_unfit(frame, node, i, error))
             if fate is None:
-                results.append(self._gather(frame, node, inner, i))
+                results.append(self._gather(frame, node, inner, i, steps))
             else:
                 results.append(dict.fromkeys(inner.outputs, fate))
         whole: dict[str, Slot] = {port: listed([r[port] for r in results]) for port in inner.outputs} if node.each else results[0]
@@ -232,13 +232,21 @@ class State:
         for place in range(element * times, (element + 1) * times):
             frame.below[node.name].pop(place, None)
 
-    def _gather(self, frame: Frame, node: Node, inner: Graph, element: int) -> dict[str, Slot]:
+    def _gather(self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]) -> dict[str, Slot]:
         """Take a graph's outputs for an element: of the repetition with the best score, or of all as lists."""
         times = node.repeat.times if node.repeat else 1
         frames = [frame.below[node.name][element * times + r] for r in range(times)]
 
         def outs(child: Frame) -> dict[str, Slot]:
-            return {name: self.values.bind(child, output.source) for name, output in inner.outputs.items()}
+            return {name: handed_on(child, output) for name, output in inner.outputs.items()}
+
+        def handed_on(child: Frame, output: Output) -> Slot:
+            try:
+                return self.values.bind(child, output.source)
+            except BadValue as error:  # an input that an output hands on cannot be made
+                if not steps or steps[-1].element != element:
+                    steps.append(_unfit(frame, node, element, error))
+                return FAILED
 
         if node.repeat is None:
             return outs(frames[0])
@@ -307,7 +315,8 @@ class State:
 
 def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
     """The step of an element that fails because a value does not fit."""
-    return Step(frame.full(node.name), f"{frame.item}[{i}]", node, i, "failed", f"it {error}", outputs=dict.fromkeys(node.type.outputs, FAILED))
+    item = f"{frame.item}[{i}]" if node.each else frame.item
+    return Step(frame.full(node.name), item, node, i, "failed", f"it {error}", outputs=dict.fromkeys(node.type.outputs, FAILED))
 
 
 def is_first(wanted: Input) -> bool:
