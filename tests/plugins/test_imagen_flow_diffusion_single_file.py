@@ -187,7 +187,7 @@ def test_a_file_with_too_little_is_refused(at: Callable[[str], tuple[str, str]],
     (tmp_path / "mine").symlink_to(Path(file).with_suffix(""))
     node = {"type": "diffusion.text_to_image", "model": str(tmp_path / "mine.safetensors"), "prompt": "a", "seed": 1, "num_inference_steps": 1}
     without(file, "model.diffusion_model.time_embed.0.bias", tmp_path / "mine.safetensors")
-    with pytest.raises(flow.NodeError, match="mine.safetensors holds no unet that fits the model .*: some of its weights are missing"):
+    with pytest.raises(flow.NodeError, match="mine.safetensors holds no unet that fits the model .*: it lacks 1 weights, time_embedding.linear_1.bias first"):
         draw(one=node)
     save_file({**load_file(file), "model.diffusion_model.scale_input": torch.ones(2)}, tmp_path / "mine.safetensors")
     with pytest.raises(flow.NodeError, match="it has 2 numbers for which this model has no place"):
@@ -374,10 +374,20 @@ def test_a_sampler_that_is_chosen_goes_by_what_the_file_says(at: Callable[[str],
     assert np.array_equal(draw(one=drawing(path, denoiser=at("sdxl")[0])).pixels, draw(one=drawing(at("sdxl")[0])).pixels)
 
 
-def test_a_prediction_that_no_sampler_follows_is_refused(at: Callable[[str], tuple[str, str]], failure: Callable[..., str], tmp_path: Path) -> None:
+def test_a_prediction_that_no_sampler_follows_is_refused_when_planning(at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:
     """A file that says something else is not drawn as if it predicted noise."""
     path = changed(at, "sdxl", tmp_path / "mine.safetensors", dict, {"modelspec.prediction_type": "rf", "modelspec.architecture": "stable-diffusion-xl-v1-base"})
-    assert failure(one=drawing(path)) == "mine.safetensors says that it predicts 'rf' (modelspec.prediction_type), and samplers follow epsilon, sample, v_prediction"
+    assert "mine.safetensors says that it predicts 'rf' (modelspec.prediction_type), and samplers follow epsilon, sample, v_prediction" in problem(one=drawing(path))
+
+
+def test_three_nodes_sample_a_file_as_it_says(at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], tmp_path: Path) -> None:
+    """Split over nodes it is what one node draws, and not what the file without its mark gives."""
+    path = changed(at, "sdxl", tmp_path / "mine.safetensors", lambda state: state | {"v_pred": torch.tensor([])})
+    text = {"type": "text.encode", "model": path, "prompt": "a red fox"}
+    latents = {"type": "diffusion.denoise", "model": path, "text": "${text}", "num_inference_steps": 2, "width": 32, "height": 48, "seed": 3}
+    ours = draw(text=text, latents=latents, picture={"type": "latents.decode", "model": path, "latents": "${latents}"})
+    assert np.array_equal(ours.pixels, draw(one=drawing(path)).pixels)
+    assert not np.array_equal(ours.pixels, draw(one=drawing(at("sdxl")[1])).pixels)
 
 
 def test_a_velocity_at_any_noise_is_sampled_between_its_ends(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
             else:
                 raise ValueError(f"no file holds a {cls.__name__} that diffusers could read")
     except (ValueError, KeyError, IndexError, AttributeError, TypeError, NotImplementedError, RuntimeError, conversion.SingleFileComponentError) as odd:
-        why = translated(cls, _configuration(like, part), held or _shapes(file))
+        why = translated(cls, _configuration(like, part), _named(cls, _shapes(file, beginning)))
         if isinstance(odd, KeyError) and isinstance(odd.args[0], str) and "." in odd.args[0]:
             why = why or f"it lacks {odd.args[0]}"
         elif isinstance(odd, NotImplementedError):  # torch's word for weights that never came
@@ -57,6 +57,7 @@ def load_from_file(cls: Any, file: Path, beginning: str, *, like: Path, part: st
         elif isinstance(odd, RuntimeError) and not why:
             raise
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': {why or f'its weights are of another kind or shape ({type(odd).__name__}: {plain(odd)})'}") from odd
+    held.clear()  # diffusers took out of it what it needed; the rest would be kept beside the module
     state = module.state_dict()
     if missing := sorted(name for name, tensor in state.items() if tensor.is_meta):
         raise flow.ModelError(f"{file.name} holds no {part} that fits the model '{of}': it lacks {len(missing)} weights, {missing[0]} first")
@@ -78,11 +79,11 @@ def _configuration(like: Path, part: str) -> dict[str, Any]:
         return {}
 
 
-def _shapes(file: Path) -> dict[str, Any]:
-    """Give the tensors of a GGUF file as their shapes alone."""
+def _shapes(file: Path, beginning: str) -> dict[str, Any]:
+    """Give the tensors of a part of a file as their shapes alone."""
     import torch
 
-    return {name: torch.empty(entry["shape"], device="meta") for name, entry in header_of(file).items()}
+    return {name: torch.empty(entry["shape"], device="meta") for name, entry in header_of(file).items() if name.startswith(beginning)}
 
 
 @contextmanager

@@ -430,6 +430,8 @@ def _load(model: Model, group: str, device: str, dtype: str, settings: flow.Load
 
 def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
     _refuse_unreadable(model, group)
+    if group == "denoiser":
+        sampled_as(model)  # refuses what no sampler follows
     index, held = index_of(model), dict(model.base.holds) if model.base is not None and model.path.suffix != ".gguf" else {}
     held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
     if settings.quantization != "none" and (alone := sorted(held.keys() & set(names_in(model, group)))):
