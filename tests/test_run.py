@@ -743,6 +743,22 @@ def test_text_for_a_graph_that_cannot_be_made_fails_what_reads_it(toys: Toys, tm
     assert all("it takes text, numbers and truth values inside text, not image" in w for w in words(said) if w.startswith("failed "))
 
 
+def test_a_score_that_is_no_number_fails_its_node(toys: Toys, tmp_path: Path) -> None:
+    """What an output of any kind gives may turn out to be none; the rest goes on."""
+    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {seed: {type: seed}, score: {type: text}}, nodes: {s: {type: toy.any, value: "${score}"}, p: {type: toy.any, value: "${seed}"}}, outputs: {p: "${p}", score: "${s}"}}')
+    graph = toys.graph("""
+        nodes:
+          best: {type: ./inner.yaml, seed: 7, score: high, repeat: {times: 2, keep: {best: score}}}
+          each: {type: ./inner.yaml, each: {seed: [1, 2]}, score: high, repeat: {times: 2, keep: {best: score}}}
+          good: {type: toy.number, value: 1}
+        outputs: {best: "${best.p}", each: "${each.p}", good: "${good}"}
+        """, tmp_path / "g.yaml")  # fmt: skip
+    said = carry_out(graph)
+    assert given(said) == {"each": [None, None], "good": 1}
+    why = "it takes a number to say which is best, not text"
+    assert [w for w in words(said) if w.startswith("failed ")] == [f"failed best: {why}", f"failed each[0]: {why}", f"failed each[1]: {why}"]
+
+
 def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> None:
     """The bounds are shown; they hold for inputs of included graphs as for ports."""
 

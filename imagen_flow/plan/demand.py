@@ -82,7 +82,10 @@ def _inside(state: State, frame: Frame, node: Node, port: str, now: list[Place],
             now += scores
             if scores and later is not None:
                 later += [place for child in group for place in _missing(state, child, (source,))]
-            chosen = None if scores else state.best(node, group)
+            try:
+                chosen = None if scores else state.best(node, group)
+            except ValueError:
+                chosen = None  # settling it says what is wrong
             group = [chosen] if isinstance(chosen, Frame) else []
         for child in group:
             now += _missing(state, child, (source,))

@@ -171,15 +171,12 @@ class State:
                 continue
             try:
                 fate = self._enter(frame, node, inner, i)
+                results.append(self._gather(frame, node, inner, i, steps) if fate is None else dict.fromkeys(inner.outputs, fate))
             except BadValue as error:
                 if not node.each:
                     raise
-                fate = FAILED
+                results.append(dict.fromkeys(inner.outputs, FAILED))
                 steps.append(_unfit(frame, node, i, error))
-            if fate is None:
-                results.append(self._gather(frame, node, inner, i, steps))
-            else:
-                results.append(dict.fromkeys(inner.outputs, fate))
         whole: dict[str, Slot] = {port: listed([r[port] for r in results]) for port in inner.outputs} if node.each else results[0]
         outputs = {port: slot for port, slot in whole.items() if isinstance(slot, Artifact)}
         return NodeState(steps, outputs, pending={port: slot for port, slot in whole.items() if isinstance(slot, Unknown)})

@@ -9,6 +9,7 @@ from ..artifact import Artifact
 from ..errors import GraphError, Problem
 from ..graph import Graph, Node
 from ..node import NodeType
+from ..store import Damaged
 from ..values import Model
 from .state import State
 from .step import Frame, Step, leaves
@@ -73,8 +74,8 @@ class _Waiting:
                 self._graph(frame, node, node.type)
             else:
                 self._models(frame, node, node.type)
-        except (GraphError, ValueError):
-            return  # told when its steps are worked out
+        except (GraphError, ValueError, Damaged):
+            return  # told, or made again, when its steps are worked out
 
     def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
         values, keys = self.state.values, self.state.keys
