@@ -266,6 +266,22 @@ def test_forced_nodes_run_though_the_store_has_them(toys: Toys, store: Store) ->
     assert toys.take() == ["add 1 1"]
 
 
+@pytest.mark.parametrize("forced", ["a", "b"])
+def test_forcing_a_step_forces_those_that_equal_it(toys: Toys, store: Store, forced: str) -> None:
+    """Two nodes of equal key have one value in a run, whichever of them is forced and though it comes out otherwise each time."""
+    draws = iter(range(9))
+
+    @node("toy.draw", version=1)
+    def draw() -> int:
+        return next(draws)
+
+    graph = toys.add(draw).graph('{nodes: {a: {type: toy.draw}, b: {type: toy.draw}, c: {type: toy.add, a: "${a}"}}, outputs: {a: "${a}", b: "${b}", c: "${c}"}}')
+    for value in range(3):
+        planned = {step.name: step.status for step in make_plan(graph, {}, store=store, force=(forced,)).steps}
+        assert (planned["a"], planned["b"]) == ("runs", "runs")
+        assert given(carry_out(graph, store=store, force=(forced,))) == {"a": value, "b": value, "c": value}
+
+
 def test_forcing_a_graph_forces_what_is_in_it(toys: Toys, store: Store, tmp_path: Path) -> None:
     """The name of a node whose type is a graph stands for all nodes below it."""
     (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {n: {type: int}}, nodes: {x: {type: toy.add, a: "${n}"}}, outputs: {x: "${x}"}}')

@@ -32,10 +32,13 @@ class Keying:
         self.force = frozenset(force)
         #: Values that the store did not have although it said so: records that name them are not believed.
         self.lost: set[str] = set()
+        #: Keys of steps that are forced: others that have them are the same step, so they are forced too.
+        self.forced: set[str] = set()
 
     def copy(self, values: Values) -> Keying:
         made = Keying(values, self.keys.copy(values), force=self.force)
         made.lost = set(self.lost)
+        made.forced = set(self.forced)
         return made
 
     def step(self, frame: Frame, node: Node, element: int | None = None, elements: Mapping[str, Slot] | None = None) -> Step:
@@ -89,7 +92,8 @@ class Keying:
         key = blake2b("\n".join(lines).encode(), digest_size=SIZE).hexdigest()
         if not node.cache:
             return Step(name, item, node, element, "runs", "it says cache: false", key, slots)
-        if self.force and self._is_forced(name):
+        if self.force and (key in self.forced or self._is_forced(name)):
+            self.forced.add(key)
             return Step(name, item, node, element, "runs", "it is forced", key, slots)
         outputs = self.look_up(key, type_)
         return Step(name, item, node, element, "runs" if outputs is None else "cached", "", key, slots, outputs)

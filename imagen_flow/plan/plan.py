@@ -184,6 +184,8 @@ def make_plan(
         state = State(Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default), keying, history, listing=True)
         try:
             state.walk(state.top)
+            if any(step.status == "cached" and step.key in keying.forced for _, step in state.steps()):
+                continue  # an equal step that came later is forced
             steps = tuple(explained(state))
             break
         except Damaged as damaged:
