@@ -257,3 +257,28 @@ def test_what_is_read_otherwise_than_meant_is_noted(prompt: str, more: dict[str,
     said = [event.note for event in flow.execute(flow.plan(graph, store=None, device="cpu"), pool=pool) if getattr(event, "note", "")]
     # The tiny tokenizer knows no brackets.
     assert {re.sub(r"unknown to the text encoder: '[^;]*'(; |\Z)", "", note) for note in said} - {""} == {notes} - {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("a\\1b", "a <a\\1b> fox"), ("Ka\u0308se", "a <K\u00e4se> fox"), ("K\u00e4se", "a <Ka\u0308se> fox"), ("my  cat", "a <my  cat> fox"), ("My cat", "a <my\ncat> fox"), ("v1.5", "a<v1.5>fox")],
+)
+def test_a_word_is_read_however_its_file_is_called(name: str, prompt: str, home: Path, draw: Callable[..., Any], by_hand: Callable[..., Any], tmp_path: Path) -> None:
+    """With a backslash, in another form of Unicode than the prompt, with spaces, which CLIP's tokenizers make one of: the picture is that of a plain word."""
+    file = beside.embedding(tmp_path / f"{name}.safetensors", seed=41)
+    plain = beside.embedding(tmp_path / "plainly.safetensors", seed=41)
+    expected = draw(one=drawn(home / "sd", re.sub("<.*>", "<plainly>", prompt, flags=re.DOTALL), embeddings=[str(plain)])).pixels
+    assert np.array_equal(draw(one=drawn(home / "sd", prompt, embeddings=[str(file)])).pixels, expected)
+
+
+@pytest.mark.parametrize("node", ["diffusion.text_to_image", "text.encode"])
+@pytest.mark.parametrize(("vectors", "cut"), [(74, ""), (80, "the prompt is cut after 75 tokens, before '<many>_74 <many>_75 <many>_76…'")])
+def test_a_prompt_is_cut_by_the_vectors_of_its_words(node: str, vectors: int, cut: str, home: Path, pool: ModelPool, tmp_path: Path) -> None:
+    """Not by the letters of their names: an embedding of 80 vectors fills a prompt by itself, and what is cut is told."""
+    file = beside.embedding(tmp_path / "many.safetensors", vectors=vectors)
+    one = {**drawn(home / "sd", "a <many>", embeddings=[str(file)]), "type": node}
+    if node == "text.encode":
+        one = {name: value for name, value in one.items() if name in ("type", "model", "prompt", "embeddings")}
+    graph = {"imagen_flow": 1, "nodes": {"one": one}, "outputs": {"out": "${one}"}}
+    said = {event.note for event in flow.execute(flow.plan(graph, store=None, device="cpu"), pool=pool) if getattr(event, "note", "")}
+    assert said == ({cut} if cut else set())

@@ -289,6 +289,8 @@ def test_a_folder_of_what_a_tiny_model_stands_for(tmp_path: Path) -> None:
         ("hf:sd-concepts-library/cat-toy", "<cat-toy>"),
         ("hf:sd-concepts-library/cat-toy@main (tiny)", "<cat-toy>"),
         ("./words/toy.safetensors", "<toy>"),
+        ("/home/me@work/words/cat-toy", "<cat-toy>"),
+        ("./me@work/words/toy.safetensors", "<toy>"),
     ],
 )
 def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> None:

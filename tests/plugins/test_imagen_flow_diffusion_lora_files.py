@@ -574,3 +574,12 @@ def test_a_control_lora_in_the_authors_names_is_told(at: Callable[[str], Path], 
     assert failure(one=drawn(at("flux"), loras=[file])) == (
         f"the LoRA '{file}' cannot be put on: it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings"
     )
+
+
+def test_a_lora_of_whose_denoiser_no_layer_exists_is_refused(at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """Though its layers of the text encoder do: a LoRA for FLUX on SDXL, which share one, is for another base."""
+    state, _ = for_flux_by_kohya("one alpha", weights_of(at("flux"), BASES["flux"][1]))
+    file = saved(tmp_path / "lora.safetensors", state)
+    assert failure(one=drawn(at("sdxl"), loras=[file])) == (
+        f"the LoRA '{file}' was made for another base than '{at('sdxl')}' (StableDiffusionXLPipeline): none of its 4 layers for unet exists there (unet.double.blocks.0.img.attn.proj)"
+    )

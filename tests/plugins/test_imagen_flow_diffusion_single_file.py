@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -472,6 +473,18 @@ def test_scales_that_are_not_understood_are_refused(at: Callable[[str], tuple[st
     said = spoilt(lambda state, scale, weight: state.update({scale.replace("fc1", "fc9").replace("q_proj", "fc9"): torch.ones(1)}))
     assert said.startswith("mine.safetensors holds no text_encoder that fits the model")
     assert "is a scale, and there is no weight of 8-bit floats that it is for" in said
+
+
+@pytest.mark.parametrize("part", ["cond_stage_model.transformer.", "model.diffusion_model.", "first_stage_model."])
+def test_weights_of_whole_numbers_are_refused(part: str, at: Callable[[str], tuple[str, str]], failure: Callable[..., str], tmp_path: Path) -> None:
+    """The libraries would take the numbers of a quantization for the weights themselves."""
+
+    def whole(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: weight.to(torch.int8) if name.startswith(part) and name.endswith("weight") and weight.ndim > 1 else weight for name, weight in state.items()}
+
+    said = failure(one=drawing(changed(at, "sd15", tmp_path / "mine.safetensors", whole)))
+    assert said.startswith("mine.safetensors holds no ")
+    assert re.search(rf"{re.escape(part)}\S+weight holds int8: numbers of a quantization", said)
 
 
 def test_8_bit_floats_with_scales_in_a_folder_are_refused_when_planning(at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:

@@ -30,13 +30,15 @@ def unscaled(tensors: dict[str, Any], dtype: Any) -> dict[str, Any]:
     """Multiply 8-bit weights by the scales that lie beside them, in float32, and leave the scales out.
 
     Raises:
-        ValueError: a scale is of no known shape, or belongs to no weight of 8-bit floats.
+        ValueError: a weight is of whole numbers, which the libraries would take for floats; a scale is of no known shape, or belongs to no weight of 8-bit floats.
     """
     import torch
 
     found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _MARKS}
     for name in [name for name in found if name.endswith("weight") and not name.endswith(SCALES)]:
         layer, weight = name.removesuffix("weight"), found[name]
+        if not weight.is_floating_point():
+            raise ValueError(f"{name} holds {str(weight.dtype).removeprefix('torch.')}: numbers of a quantization that is not read from one file of weights")
         scale = next((found.pop(f"{layer}{ending}") for ending in SCALES if f"{layer}{ending}" in found), None)
         if scale is None:
             continue

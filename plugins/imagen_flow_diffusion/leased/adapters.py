@@ -6,6 +6,7 @@ Loaded models are shared, so what is put on is taken off again, and the base's o
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -171,10 +172,11 @@ def spelt(worn: Worn, texts: Mapping[str, Any]) -> dict[str, Any]:
     prompts = [name for name, text in texts.items() if "prompt" in name and isinstance(text, str)]
     for embedding in worn.embeddings or []:
         token = token_of(embedding.model)
-        if not any(token.lower() in texts[name].lower() for name in prompts):
+        spelling = re.compile(r"\s+".join(map(re.escape, token.split(" "))), re.IGNORECASE)
+        composed = {name: unicodedata.normalize("NFC", found[name]) for name in prompts}
+        if not any(spelling.search(text) for text in composed.values()):
             worn.notes.append(f"the embedding '{embedding.name}' changes nothing: its word {token} is in no prompt")
-        for name in prompts:
-            found[name] = re.sub(re.escape(token), token.lower(), found[name], flags=re.IGNORECASE)
+        found |= {name: token.lower().join(spelling.split(text)) for name, text in composed.items() if spelling.search(text)}
     return found
 
 
@@ -263,10 +265,13 @@ def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator
 
 
 def token_of(model: Model) -> str:
-    """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets."""
-    repository, _, inside = model.reference.removesuffix(" (tiny)").partition("@")
+    """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets, with letters and spaces as CLIP's tokenizers read them."""
+    reference = model.reference.removesuffix(" (tiny)")
+    # Of a repository the revision comes before the file; in paths of one's own an @ is a letter.
+    repository, _, inside = reference.partition("@") if reference.startswith("hf:") else (reference, "", "")
     named = next((path for path in map(Path, (inside, repository)) if path.suffix in (".safetensors", ".pt", ".bin")), None)
-    return f"<{named.stem if named else Path(repository).name}>"
+    word = unicodedata.normalize("NFC", named.stem if named else Path(repository).name)
+    return re.sub(r"\s+", " ", f"<{word}>")
 
 
 def need(library: str, what: str, *, extra: str = "adapters") -> None:

@@ -29,7 +29,7 @@ class Encoder:
         return self.checkpoint.model.digest
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """Say what of the words is not read; nothing if all is."""
+        """Say what of the words is not read; nothing if all is. Of words with embeddings `encode` notes it, which knows how many each of them is."""
         import diffusers
 
         return unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, prompt, negative_prompt)
@@ -58,6 +58,8 @@ class Encoder:
         prompt, negative_prompt = texts["prompt"], texts["negative_prompt"]
         pipeline = self.checkpoint.pipeline(cls)
         with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn), skipping(self.checkpoint, clip_skip), torch.no_grad():
+            if worn.embeddings and weighting == "none":
+                worn.notes.append(unread_by(cls, self.checkpoint.parts, prompt, negative_prompt, convert=pipeline.maybe_convert_prompt))
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
             if "negative_prompt" in inspect.signature(cls.encode_prompt).parameters:

@@ -131,6 +131,8 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, mod
         for part, layers in sorted(found.items()):
             if part in modules:
                 fitting, missing = _fitting(modules[part], layers, pipeline, part)
+                if len(missing) == len(layers) and not part.startswith("text_encoder"):
+                    raise ValueError(f"none of its {len(missing)} layers for {part} exists there ({part}.{missing[0]})")
                 total += len(layers)
                 lost += [f"{part}.{layer}" for layer in missing]
                 for ending, chosen in (("", {name: pair for name, pair in fitting.items() if pair.magnitude is None}), ("_dora", {name: pair for name, pair in fitting.items() if pair.magnitude is not None})):

@@ -289,10 +289,11 @@ def draw(
     given = spelt(worn, given)
     made = model.pipeline(cls)
     lost = choose(made, sampler, sampler_settings)
-    note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"))
     with model.alone(), adapted(made, model, worn) as more, skipping(model, given.get("clip_skip")), sparing(getattr(made, "vae", None), rungs):
         # What is drawn of a region is laid into the picture, which is done with Pillow's alone.
         kind = "np" if given.get("padding_mask_crop") is None else "pil"
+        # With the words of embeddings, each of which may be many: they are known to the tokenizer for now.
+        note = unread_by(cls, model.parts, given["prompt"], given.get("negative_prompt"), given.get("max_sequence_length"), convert=made.maybe_convert_prompt if worn.embeddings else None)
         note = "; ".join(filter(None, (note, unguided_by(cls, given), lost, *worn.notes)))
         output, last = yield from followed(call(made, {**given, **more, "output_type": kind}, seed=seed, note=note))
     with explaining_nan(model.parts):

@@ -53,7 +53,7 @@ def encode(
         lora_weights: how much of each LoRA; left out: all of it.
     Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with ``family``, and with ``encoder``, the model's fingerprint.
     """
-    note = model.unread(prompt, negative_prompt or "")
+    note = "" if embeddings else model.unread(prompt, negative_prompt or "")
     worn = Worn(loras, lora_weights, embeddings)
     tensors = model.encode(prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn)
     with explaining_nan(model.checkpoint.parts if hasattr(model, "checkpoint") else {"text_encoder": model.text_encoder}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -187,19 +187,22 @@ def foresee_text(models: Mapping[str, Any], fed: Mapping[str, Any], by: str) -> 
         )
 
 
-def unread_by(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt") -> str:
+def unread_by(
+    cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt", convert: Callable[[str, Any], str] | None = None
+) -> str:
     """Say what of a prompt a pipeline will not read, where that is known of its family, and what it reads otherwise than other programs; nothing if it reads all.
 
     Params:
         parts: the checkpoint's, its tokenizers among them.
         length: tokens that are read, where the user wants another number than the family's.
         what: names the prompt in the note.
+        convert: writes words that are several vectors as that many words, of a text for a tokenizer.
     """
     others = [foreign(prompt, what=what), foreign(negative_prompt or "", what="the negative prompt")]
-    return "; ".join(filter(None, (_cut(cls, parts, prompt, negative_prompt, length, what), *others)))
+    return "; ".join(filter(None, (_cut(cls, parts, prompt, negative_prompt, length, what, convert), *others)))
 
 
-def _cut(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None, what: str) -> str:
+def _cut(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None, what: str, convert: Callable[[str, Any], str] | None) -> str:
     family = family_of(cls.__name__)
     split = SPLIT.get(READS_AS.get(family, family))
     name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None
@@ -214,6 +217,8 @@ def _cut(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str |
     short = int("complex_human_instruction" in takes)
     # Of a model that reads pictures too, the tokenizer is one of the parts of its processor.
     tokenizer = getattr(parts[name], "tokenizer", parts[name])
+    if convert is not None:
+        prompt, negative_prompt = convert(prompt, tokenizer), convert(negative_prompt or "", tokenizer)
     texts = ((what, prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
     return "; ".join(filter(None, (unread(tokenizer, text, most, what=what, before=before) for what, text, most, before in texts)))
 
