@@ -266,6 +266,17 @@ def test_forced_nodes_run_though_the_store_has_them(toys: Toys, store: Store) ->
     assert toys.take() == ["add 1 1"]
 
 
+@pytest.mark.parametrize("gate", ["value: 5", "value: 5, when: true", "each: {value: [5]}", "each: {value: [5, 6]}"])
+def test_a_plan_that_has_grown_old_takes_what_the_store_has_since(toys: Toys, store: Store, gate: str) -> None:
+    """A step that a plan calls *runs* is not run when another run has made its value since then."""
+    graph = toys.graph(f'{{nodes: {{n: {{type: toy.number, {gate}}}}}, outputs: {{n: "${{n}}"}}}}')
+    plan = make_plan(graph, {}, store=store)
+    carry_out(graph, store=store)
+    toys.take()
+    list(execute(plan))
+    assert toys.take() == []
+
+
 @pytest.mark.parametrize("forced", ["a", "b"])
 def test_forcing_a_step_forces_those_that_equal_it(toys: Toys, store: Store, forced: str) -> None:
     """Two nodes of equal key have one value in a run, whichever of them is forced and though it comes out otherwise each time."""

@@ -74,7 +74,7 @@ class Walk:
                         continue
                     if isinstance(node.type, Graph):
                         needs = demands(self.state, frame, node, port)
-                    elif self._run(frame, node, state, fresh=state is not before and len(state.steps) == 1):
+                    elif self._run(frame, node, state, fresh=_is_keyed_now(state, before)):
                         continue
                 if not needs:
                     raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
@@ -172,6 +172,11 @@ class Walk:
         if isinstance(node.type, Graph):
             for child in frame.below.get(node.name, {}).values():
                 yield from _sources(child, (node.type.outputs[port].source,))
+
+
+def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
+    """Whether a node's only step was keyed, and the store asked, just now; what a plan knew may be old."""
+    return len(state.steps) == 1 and not (before is not None and before.steps and before.steps[0] is state.steps[0])
 
 
 def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Place]:
