@@ -59,7 +59,7 @@ class Codec:
         if not self.kind or self.kind in _BUILT_IN or not self.kind.isprintable() or " " in self.kind:
             raise ValueError(f"'{self.kind}' cannot name a kind of value: it is one word, and not one of {', '.join(sorted(_BUILT_IN))}")
         if not _SUFFIX.match(self.suffix):
-            raise ValueError(f"codec of {self.kind}: '{self.suffix}' is no file ending; it is a dot and letters, like .bin")
+            raise ValueError(f"codec of {self.kind}: '{self.suffix}' is not a file ending; it is a dot and letters, like .bin")
 
 
 class Codecs:

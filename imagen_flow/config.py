@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .devices import nearest_device
+from .devices import nearest_device, nearest_dtype
 from .digest import tagged
 from .errors import GraphError, Mark, Problem, Source, nearest
 from .outputs import OutFolder
@@ -126,7 +126,7 @@ def read(path: Path) -> Settings:
     texts = {key: _text(said, key, source, problems) for key in ("device", "dtype", "out", "store")}
     dtype = texts["dtype"]
     if dtype is not None and dtype not in _DTYPES:
-        problems.append(Problem("bad-setting", f"there is no dtype '{dtype}'", _mark(source, "dtype"), fix=nearest(dtype, _DTYPES, what="dtypes are")))
+        problems.append(Problem("bad-setting", f"there is no dtype '{dtype}'", _mark(source, "dtype"), fix=nearest_dtype(dtype)))
     device = texts["device"]
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         problems.append(Problem("bad-setting", f"there is no device '{device}'", _mark(source, "device"), fix=nearest_device(device)))

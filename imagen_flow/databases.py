@@ -67,7 +67,7 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def is_irregular(path: Path) -> bool:
-    """Tell whether one of these files is there and is no regular file: a link leads elsewhere, a fifo is waited for."""
+    """Tell whether one of these files is there and is not a regular file: a link leads elsewhere, a fifo is waited for."""
     for part in parts_of(path):
         try:
             if not stat.S_ISREG(os.lstat(part).st_mode):

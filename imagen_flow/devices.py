@@ -49,6 +49,8 @@ ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
 #: What other programs call devices.
 _ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps", "m1": "mps", "processor": "cpu"}
+#: What dtypes are called elsewhere.
+_DTYPES_ALSO_CALLED = {"fp32": "float32", "f32": "float32", "float": "float32", "full": "float32", "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 
@@ -126,6 +128,16 @@ def nearest_device(word: str) -> str:
     return near if near.startswith("did") else "one of: auto, cpu, cuda, cuda:N, mps"
 
 
+def nearest_dtype(word: str) -> str:
+    """Say how to mend what is not a dtype: what it is called here, the nearest word, or the list.
+
+    >>> nearest_dtype("fp16")
+    "did you mean 'float16'?"
+    """
+    known = _DTYPES_ALSO_CALLED.get(word.strip().lower().removeprefix("torch."))
+    return f"did you mean '{known}'?" if known else nearest(word, ("auto", *DTYPES), what="dtypes are")
+
+
 def resolve_device(asked: str, machine: Machine | None = None) -> str:
     """Say which device is meant: ``cpu``, ``cuda:N`` or ``mps``.
 
@@ -148,7 +160,7 @@ def resolve_device(asked: str, machine: Machine | None = None) -> str:
     match = _DEVICE.match(asked)
     if match is None:
         hint = nearest_device(asked)
-        raise ValueError(f"'{asked[:40]}' is no device; the devices are: auto, cpu, cuda, cuda:1, mps{f' ({hint})' if hint.startswith('did') else ''}")
+        raise ValueError(f"'{asked[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps{f' ({hint})' if hint.startswith('did') else ''}")
     if machine.torch_build != "cuda":
         built = "torch is not installed" if machine.torch_build == "none" else "the installed torch is built without CUDA"
         raise ValueError(f"there is no device '{asked}' here: {built}")
@@ -178,8 +190,8 @@ def resolve_dtype(asked: str, device: str) -> str:
     if asked == "auto":
         return "float16" if device.startswith("cuda") else "float32"
     if asked not in DTYPES:
-        hint = nearest(asked, DTYPES)
-        raise ValueError(f"'{asked[:40]}' is no dtype; the dtypes are: auto, {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}")
+        hint = nearest_dtype(asked)
+        raise ValueError(f"'{asked[:40]}' is not a dtype; the dtypes are: auto, {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}")
     return asked
 
 

@@ -102,8 +102,8 @@ class FileMemo:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             if stat.S_ISDIR(found.st_mode):
-                raise IsADirectoryError(21, "is a folder, not a file", str(path))
-            raise OSError(22, "is no regular file", str(path))
+                raise IsADirectoryError(21, "it is a folder, not a file", str(path))
+            raise OSError(22, "it is not a regular file", str(path))
         sign = _sign(found)
         known = self._recall(sign)
         if known is not None:
@@ -185,7 +185,7 @@ def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
         db = None
         try:
             if is_irregular(path):
-                raise sqlite3.DatabaseError("it is no regular file")
+                raise sqlite3.DatabaseError("it is not a regular file")
             db = connect(path, busy_s=5, alone=alone)
             (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if count and not is_ours(db, _SCHEMA):

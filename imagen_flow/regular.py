@@ -22,14 +22,14 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:
-        OSError: as the system says it, or because it is no regular file.
+        OSError: as the system says it, or because it is not a regular file.
     """
     _check(os.stat(path).st_mode, path)
     handle = os.open(path, _FLAGS)
     try:
         _check(os.fstat(handle).st_mode, path)
         if _lies_in_kernel(handle):
-            raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         return open(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -62,7 +62,7 @@ def _check(mode: int, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
 def _lies_in_kernel(handle: int) -> bool:

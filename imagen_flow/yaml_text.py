@@ -133,7 +133,7 @@ def _no_text(data: bytes, name: str) -> Written | None:
         problem = Problem("not-utf8", "the file is UTF-16", Mark(source, 1, 1), "a graph is UTF-8 text", "save the file as UTF-8")
     else:
         mends = "name a graph file; 'imagen-flow replay' runs the graph that a picture carries" if "picture" in kind else "name a graph file"
-        problem = Problem("not-utf8", f"the file is {kind or 'no text'}", Mark(source, 1, 1), "" if kind else "it holds zero bytes", mends)
+        problem = Problem("not-utf8", f"the file is {kind or 'not text'}", Mark(source, 1, 1), "" if kind else "it holds zero bytes", mends)
     return Written(source, None, (problem,))
 
 

@@ -233,7 +233,7 @@ def test_making_a_picture_of_50000_by_50000(call: Call, folder: Path) -> None:
     [
         ("toy.nan", "a picture has NaN or infinite pixels"),
         ("toy.late_nan", "a picture has NaN or infinite pixels"),
-        ("toy.ratio", "its output 'value' is to be a number, not nan"),
+        ("toy.ratio", "its output 'value' must be a number, not nan"),
     ],
 )
 def test_a_node_that_gives_nan(call: Call, folder: Path, type_: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -570,7 +571,7 @@ def test_settings(call: Call, folder: Path) -> None:
 def test_unknown_device(call: Call) -> None:
     """A device that is not there is the command line's fault."""
     said = call("run", "g.yaml", "--device", "abacus")
-    assert (said.code, said.err) == (2, "error[bad-setting]: 'abacus' is no device; the devices are: auto, cpu, cuda, cuda:1, mps\n")
+    assert (said.code, said.err) == (2, "error[bad-setting]: 'abacus' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps\n")
 
 
 # --- replay --------------------------------------------------------------------------------------------------------------------
@@ -616,6 +617,39 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
     assert said.code == 1
     assert said.err.startswith("error: g.yaml carries no provenance of imagen_flow\n")
     assert call("replay", "none.png").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nodes", "resize"), "error[unknown-node-type]: no plugin offers the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n"),
+        (("nodes", "image.resiz"), "error[unknown-node-type]: no plugin offers the node type 'image.resiz'\n  = fix: did you mean 'image.resize'?\n"),
+        (("nodes", "my.own"), "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: `imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE\n"),
+        (("nodes", "--plugin", "graphs"), "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n"),
+        (("watch", "g.yaml", "--plugin", "graphs"), "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n"),
+        (("plan", "graphs"), "error[unreadable]: 'graphs' is a folder, not a graph file\n  = fix: graphs in it are: graphs/inner.yaml\n"),
+        (("plan", "empty"), "error[unreadable]: 'empty' is a folder, not a graph file\n  = fix: graphs beside it are: g.yaml\n"),
+    ],
+)
+def test_what_is_named_wrongly_on_the_command_line(capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], words: str) -> None:
+    """A node type without its family, a type of a file that is not named, a folder for a file: each gets the one hint that helps."""
+    (folder / "graphs").mkdir()
+    (folder / "empty").mkdir()
+    graph(folder, "outputs: {}\n")
+    graph(folder, "outputs: {}\n", "graphs/inner.yaml")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert (ended.value.code, capsys.readouterr()) == (2, ("", words))
+
+
+@pytest.mark.parametrize(("answer", "code", "words"), [("n\n", 1, "nothing was done\n"), ("\n", 1, "nothing was done\n"), ("", 2, "Error: there is nobody to ask; say --yes\n")])
+def test_a_no_is_not_an_interrupt(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, words: str) -> None:
+    """Who declines is told that nothing was done; who cannot be asked, how to agree."""
+    graph(folder, 'nodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
+    assert call("run", "g.yaml", "--store", "kept").code == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    said = call("store", "clear", "--store", "kept")
+    assert (said.code, said.err.partition("[y/N]: ")[2].endswith(words), call("plan", "g.yaml", "--store", "kept").out.count("cached")) == (code, True, 2)
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------------------
@@ -707,8 +741,8 @@ def test_store(call: Call, own_home: Path) -> None:
     ("arguments", "words"),
     [
         ((), "say --max-size, --older-than, or both"),
-        (("--max-size", "big"), "Invalid value for '--max-size': 'big' is no size; write it like 500MB, 10GB or 2GiB"),
-        (("--older-than", "30"), "Invalid value for '--older-than': '30' is no time; write it like 12h, 30d or 8w"),
+        (("--max-size", "big"), "Invalid value for '--max-size': 'big' is not a size; write it like 500MB, 10GB or 2GiB"),
+        (("--older-than", "30"), "Invalid value for '--older-than': '30' is not a length of time; write it like 12h, 30d or 8w"),
     ],
 )
 def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
@@ -723,7 +757,7 @@ def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
         ("folder.yaml", "'folder.yaml' is a folder, not a graph file"),
         ("loop.yaml", "'loop.yaml' is a link that leads nowhere (to 'loop.yaml')"),
         ("dangling.yaml", "'dangling.yaml' is a link that leads nowhere (to 'gone.yaml')"),
-        ("pipe.yaml", "'pipe.yaml' is no file that can be read as a graph"),
+        ("pipe.yaml", "'pipe.yaml' is not a file that can be read as a graph"),
         ("h.yaml", "'h.yaml' does not exist"),
     ],
 )
@@ -735,7 +769,7 @@ def test_what_is_no_file(call: Call, folder: Path, name: str, words: str) -> Non
     os.mkfifo(folder / "pipe.yaml")
     said = call("plan", name)
     assert (said.code, said.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
-    assert said.err.splitlines()[1:] in (["  = fix: did you mean 'g.yaml'?"], ["  = fix: graphs there are: g.yaml"])
+    assert said.err.splitlines()[1:] in (["  = fix: did you mean 'g.yaml'?"], ["  = fix: graphs beside it are: g.yaml"])
 
 
 def test_a_graph_in_place_of_a_command(call: Call) -> None:
@@ -758,7 +792,7 @@ def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
     ("given", "words"),
     [
         ("file=", "error[bad-input]: input 'file' takes a path of a file, not the text ''"),
-        ("file=.", "error[missing-file]: the file '.' cannot be read\n  = why: is a folder, not a file"),
+        ("file=.", "error[missing-file]: the file '.' cannot be read\n  = why: it is a folder, not a file"),
         ("list=1,x", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the text 'x'"),
         ("list=[1,2.5]", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the number 2.5"),
     ],

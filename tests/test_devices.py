@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason():
 def test_a_word_that_is_no_device_is_refused(asked):
     """Anything else gets the list of devices, at a length that fits a screen."""
     said = refusal(asked, machine(count=1))
-    assert said.startswith(f"'{asked[:40]}' is no device; the devices are: auto, cpu, cuda, cuda:1, mps")
+    assert said.startswith(f"'{asked[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps")
     assert len(said) < 160
 
 
@@ -74,7 +74,15 @@ def test_auto_dtype_is_full_precision_except_under_cuda():
     assert resolve_dtype("bfloat16", "cpu") == "bfloat16"
     with pytest.raises(ValueError) as caught:
         resolve_dtype("float61", "cpu")
-    assert str(caught.value) == "'float61' is no dtype; the dtypes are: auto, float32, float16, bfloat16 (did you mean 'float16'?)"
+    assert str(caught.value) == "'float61' is not a dtype; the dtypes are: auto, float32, float16, bfloat16 (did you mean 'float16'?)"
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16"), ("fp32", "float32"), ("torch.float16", "float16"), ("torch.bf16", "bfloat16")])
+def test_what_a_dtype_is_called_elsewhere_is_understood(asked: str, meant: str) -> None:
+    """The short names of dtypes get the name that is meant."""
+    with pytest.raises(ValueError) as caught:
+        resolve_dtype(asked, "cpu")
+    assert str(caught.value).endswith(f"(did you mean '{meant}'?)")
 
 
 def test_the_determinism_class_is_the_policy_in_one_form():

@@ -98,7 +98,7 @@ def test_what_is_no_file_says_so(tmp_path: Path) -> None:
         FileMemo().file_value(tmp_path / "none")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             FileMemo().file_value(tmp_path / "pipe")
 
 

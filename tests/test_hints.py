@@ -149,7 +149,7 @@ def test_a_device_by_another_name_is_known(monkeypatch: pytest.MonkeyPatch, word
     """On the command line, in a graph, at a node and in imagen-flow.toml."""
     fix = f"did you mean '{meant}'?"
     assert nearest_device(word) == fix
-    assert plan(monkeypatch, "10", "10", "--device", word) == f"error[bad-setting]: '{word}' is no device; the devices are: auto, cpu, cuda, cuda:1, mps ({fix})\n"
+    assert plan(monkeypatch, "10", "10", "--device", word) == f"error[bad-setting]: '{word}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps ({fix})\n"
     if ":" not in word:
         assert fix in plan(monkeypatch, "outputs:", f"settings: {{device: {word}}}\noutputs:")
         assert fix in plan(monkeypatch, "width: 10, height", f"device: {word}, width: 10, height")

@@ -168,7 +168,7 @@ def test_a_model_that_is_here_anyway_is_not_fetched(server: Any, flow: Callable[
     """A path and an embedded model are named as such; the others are fetched."""
     code, out, err = flow("models", "pull", "./mine", "embedded/imagen", "hf:org/tiny@main/lora.safetensors")
     assert code == 0
-    assert err.startswith("./mine is no model of the hub: there is nothing to fetch\nembedded/imagen is no model of the hub: there is nothing to fetch\n")
+    assert err.startswith("./mine is not a model of the hub: there is nothing to fetch\nembedded/imagen is not a model of the hub: there is nothing to fetch\n")
     assert out.startswith("pulled hf:org/tiny@main/lora.safetensors: ")
 
 
@@ -178,7 +178,7 @@ def test_models_are_removed_with_what_only_they_need(
     """From the lock and from the cache; one that is known nowhere is told; without --yes it asks."""
     flow("models", "pull", "hf:org/tiny", "hf:org/tiny@main/lora.safetensors")
     monkeypatch.setattr("sys.stdin", StringIO("n\n"))
-    assert flow("models", "rm", "hf:org/tiny") == (130, "", "remove hf:org/tiny@main (201 kB)? [y/N]: interrupted\n")
+    assert flow("models", "rm", "hf:org/tiny") == (1, "", "remove hf:org/tiny@main (201 kB)? [y/N]: nothing was done\n")
     assert flow("models", "rm", "--yes", "--keep-files", "hf:org/tiny@main/lora.safetensors") == (0, "removed hf:org/tiny@main/lora.safetensors: 0 B freed\n", f"wrote {tmp_path}/imagen-flow.lock\n")
     code, out, _ = flow("models", "rm", "--yes", "hf:org/tiny")
     assert (code, out) == (0, "removed hf:org/tiny@main: 201 kB freed\n")

@@ -916,17 +916,17 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
         return File(Path("/nowhere/x.png"), "", 0)
 
     return {
-        "kind": (kind, "its output 'value' is to be a whole number, not the text 'text'"),
-        "picture": (number, "its output 'value' is to be image, not 3"),
-        "nothing": (nothing, "its output 'value' is to be a whole number, not nothing"),
+        "kind": (kind, "its output 'value' must be a whole number, not the text 'text'"),
+        "picture": (number, "its output 'value' must be image, not 3"),
+        "nothing": (nothing, "its output 'value' must be a whole number, not nothing"),
         "length": (length, "it gave tuple, not its outputs first, second"),
         "single": (single, "it gave int, not its outputs first, second"),
         "yield": (junk, "it yielded int, not Progress"),
-        "nan": (nan, "its output 'value' is to be a number, not nan"),
-        "range": (too_large, "its output 'value' is to be a whole number from 0 to 9, not 10"),
+        "nan": (nan, "its output 'value' must be a number, not nan"),
+        "range": (too_large, "its output 'value' must be a whole number from 0 to 9, not 10"),
         "exit": (leave, "it called exit(3)"),
         "object": (strange, "TypeError: object is no value that can cross an edge"),
-        "json": (odd, "its output 'value' is to be JSON data, not a mapping (a key of JSON data is text, not int)"),
+        "json": (odd, "its output 'value' must be JSON data, not a mapping (a key of JSON data is text, not int)"),
         "clean": (clean, "KeyError: 'x'"),
         "file": (gone, "[Errno 2] No such file or directory: '/nowhere/x.png'"),
     }

@@ -305,7 +305,7 @@ def test_a_pipe_is_no_graph(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     (problem,) = read(path).problems
-    assert (problem.code, problem.why) == ("unreadable", "is no regular file")
+    assert (problem.code, problem.why) == ("unreadable", "it is not a regular file")
 
 
 @pytest.mark.parametrize(
@@ -429,8 +429,8 @@ def test_no_text_raises(text: str | bytes) -> None:
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries"),
         (b"\xff\xd8\xff\xe0 JFIF", "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries"),
         (b"PK\x03\x04", "the file is an archive\n  = fix: name a graph file"),
-        (bytes(range(256)) * 9, "the file is no text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
-        (b"\0" * 100, "the file is no text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
+        (bytes(range(256)) * 9, "the file is not text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
+        (b"\0" * 100, "the file is not text\n  = why: it holds zero bytes\n  = fix: name a graph file"),
         ("imagen_flow: 1\n".encode("utf-16-le"), "the file is UTF-16\n  = why: a graph is UTF-8 text\n  = fix: save the file as UTF-8"),
         ("imagen_flow: 1\n".encode("utf-16-be"), "the file is UTF-16\n  = why: a graph is UTF-8 text\n  = fix: save the file as UTF-8"),
     ],

@@ -606,17 +606,17 @@ TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {
 @pytest.mark.parametrize(
     ("place", "command", "words"),
     [
-        ("g.yaml", "run g.yaml", "regular|is no file that can be read as a graph"),
-        ("inner.yaml", "plan including.yaml", "is no regular file|is no graph file"),
-        ("p.png", "replay p.png --yes", "is no regular file"),
-        ("p.jpg.provenance.json", "replay p.jpg --yes", "is no regular file"),
-        ("imagen-flow.toml", "trust imagen-flow.toml", "is no regular file"),
-        ("imagen-flow.lock", "plan reading.yaml", "is no regular file"),
-        ("nodes.py", "run reading.yaml --plugin nodes.py", "there is no file|is no regular file"),
-        ("f.txt", "run reading.yaml", "is no regular file"),
-        ("other.txt", "run reading.yaml --set f=other.txt", "is no regular file"),
-        ("model.safetensors", "plan modelled.yaml", "no regular file|is no file|no model"),
-        ("model/config.json", "plan foldered.yaml", "config.json in it is no file|no regular file|has no weights"),
+        ("g.yaml", "run g.yaml", "regular|is not a file that can be read as a graph"),
+        ("inner.yaml", "plan including.yaml", "it is not a regular file|is no graph file"),
+        ("p.png", "replay p.png --yes", "it is not a regular file"),
+        ("p.jpg.provenance.json", "replay p.jpg --yes", "it is not a regular file"),
+        ("imagen-flow.toml", "trust imagen-flow.toml", "it is not a regular file"),
+        ("imagen-flow.lock", "plan reading.yaml", "it is not a regular file"),
+        ("nodes.py", "run reading.yaml --plugin nodes.py", "there is no file|is not a regular file"),
+        ("f.txt", "run reading.yaml", "it is not a regular file"),
+        ("other.txt", "run reading.yaml --set f=other.txt", "it is not a regular file"),
+        ("model.safetensors", "plan modelled.yaml", "not a regular file|is no file|no model"),
+        ("model/config.json", "plan foldered.yaml", "config.json in it is no file|not a regular file|has no weights"),
     ],
 )
 def test_what_is_no_file_is_refused_and_never_waited_for(fetched: Path, call: Call, promptly: None, place: str, command: str, words: str) -> None:

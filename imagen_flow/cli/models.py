@@ -153,7 +153,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
 
     found, hub = _named(named, (), completed=False), Hub()
     if found.others:
-        raise click.UsageError(f"'{found.others[0]}' is no model of the hub: remove it yourself")
+        raise click.UsageError(f"'{found.others[0]}' is not a model of the hub: remove it yourself")
     sizes = {(name, commit): size for name, commit, _, size in cached()}
     work = _Work(found, hub)
     names = {(reference.name, reference.revision or "main") for reference in found.references}
@@ -268,7 +268,7 @@ class _Work:
         self.problems: list[Problem] = []
         self._changes: list[Callable[[Lock], Lock]] = []
         for other in named.others:
-            echo(f"{other} is no model of the hub: there is nothing to fetch", err=True)
+            echo(f"{other} is not a model of the hub: there is nothing to fetch", err=True)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,27 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
 
 def _refuse(type: str, registry: Registry) -> int:
     """Say that there is no such node type: because its plugin is broken, or because of its spelling."""
-    from ..errors import Problem, nearest
+    from ..errors import Problem
     from .text import show_problems
 
     owner = registry.offered_by(type)
     if owner is not None and owner.fault:
         problem = Problem("broken-plugin", f"'{type}' comes from {owner.name}, which cannot be used", why=owner.fault)
     else:
-        problem = Problem("unknown-node-type", f"no plugin offers the node type '{type}'", why="; ".join(registry.faults), fix=nearest(type, registry.names()))
+        problem = Problem("unknown-node-type", f"no plugin offers the node type '{type}'", why="; ".join(registry.faults), fix=_nearest_type(type, registry.names()))
     show_problems([problem])
     return 2
+
+
+def _nearest_type(type: str, names: Iterable[str]) -> str:
+    """Name the types that end in this word, else the nearest; else where they are listed."""
+    from ..errors import nearest
+
+    known = sorted(names)
+    if kin := [f"'{name}'" for name in known if name.rpartition(".")[2] == type]:
+        return f"did you mean {' or '.join(kin)}?"
+    near = nearest(type, known)
+    return near if near.startswith("did") else "`imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE"
 
 
 def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:

@@ -16,6 +16,7 @@ from .text import echo, show_problems
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..errors import Problem
     from ..graph import Graph
     from ..outputs import OutFolder
     from ..plan import Plan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..request import Options
     from ..store import Store
 
-__all__ = ["Misused", "find_plugins", "graph_argument", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option", "traceback_option"]
+__all__ = ["Misused", "find_plugins", "graph_argument", "missing_plugin", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option", "traceback_option"]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -98,13 +99,21 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
+def missing_plugin(path: Path) -> Problem:
+    """Say that --plugin names what is not a file."""
+    from ..errors import Problem
+
+    what = f"'{path}' is a folder, not a file" if path.is_dir() else f"there is no file '{path}'"
+    return Problem("missing-file", what, fix="--plugin takes a Python file of nodes")
+
+
 def find_plugins(options: Options, settings: Settings, *, broken_too: bool = False) -> Registry:
     """Find installed plugins, the files named by option (which are to be of use, or `broken_too`), and those that the settings name and the user trusts."""
     from .. import config, plugins
     from ..errors import GraphError, Problem
     from ..request import plugin_files
 
-    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in options.plugins if not path.is_file()]
+    missing = [missing_plugin(path) for path in options.plugins if not path.is_file()]
     if missing:
         raise GraphError(missing)
     files, refused = plugin_files(options, settings)
@@ -116,6 +125,11 @@ def find_plugins(options: Options, settings: Settings, *, broken_too: bool = Fal
     if faults and not broken_too:
         raise GraphError([Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault) for path, fault in faults.items()])
     return found
+
+
+def _graphs_in(folder: Path) -> list[str]:
+    """List the files of a folder that may be graphs; nothing if it is not a folder."""
+    return [(folder / p.name).as_posix() for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json") and p.is_file()] if folder.is_dir() else []
 
 
 def open_graph(path: Path, registry: Registry) -> Graph:
@@ -131,9 +145,9 @@ def open_graph(path: Path, registry: Registry) -> Graph:
         elif path.is_symlink() and not path.exists():
             what = f"is a link that leads nowhere (to '{path.readlink()}')"
         else:
-            what = "is no file that can be read as a graph" if path.exists() else "does not exist"
-        beside = [(path.parent / p.name).as_posix() for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json") and p.is_file()] if path.parent.is_dir() else []
-        raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), beside, what="graphs there are"))])
+            what = "is not a file that can be read as a graph" if path.exists() else "does not exist"
+        inside, beside = _graphs_in(path), _graphs_in(path.parent)
+        raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), inside or beside, what="graphs in it are" if inside else "graphs beside it are"))])
     read_again = partial(read, memo=config.words_memo())
     return resolve(read_again(path, name=str(path)), registry, read=lambda path, name: read_again(path, name=name))
 

@@ -29,7 +29,7 @@ class _Size(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", str(value).strip())
         if found is None or found[2].upper() not in _SIZES:
-            self.fail(f"'{value}' is no size; write it like 500MB, 10GB or 2GiB", param, ctx)
+            self.fail(f"'{value}' is not a size; write it like 500MB, 10GB or 2GiB", param, ctx)
         return int(float(found[1]) * _SIZES[found[2].upper()])
 
 
@@ -41,7 +41,7 @@ class _Age(click.ParamType[float]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhdw])", str(value).strip())
         if found is None:
-            self.fail(f"'{value}' is no time; write it like 12h, 30d or 8w", param, ctx)
+            self.fail(f"'{value}' is not a length of time; write it like 12h, 30d or 8w", param, ctx)
         return float(found[1]) * _AGES[found[2]]
 
 

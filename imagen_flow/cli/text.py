@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 
@@ -96,20 +96,35 @@ def _painted(text: str, severity: str) -> Iterable[str | Painted]:
         yield paint(line, hue) if re.fullmatch(r" *\| [\s\u3000]*\^+", line) else line
 
 
+class Declined(click.ClickException):
+    """The user answered no: nothing was done."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__("nothing was done")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(self.message, file=file, err=True)
+
+
 def confirm(question: str) -> None:
     """Ask before something is done that cannot be undone.
 
     Raises:
-        Abort: the answer is no, or an interrupt.
+        Declined: the answer is no.
+        Abort: an interrupt.
         UsageError: there is nobody to answer.
     """
     try:
-        click.confirm(one_line(question), abort=True, err=True)
+        agreed = click.confirm(one_line(question), err=True)
     except (click.Abort, OSError, RuntimeError) as odd:
         if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
             raise
         echo(err=True)
         raise click.UsageError("there is nobody to ask; say --yes") from None  # standard input is at its end, closed, or not there
+    if not agreed:
+        raise Declined
 
 
 def safe(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .interrupt import INTERRUPTED
-from .session import out_option, planning_options, replace_option, set_option, traceback_option
+from .session import missing_plugin, out_option, planning_options, replace_option, set_option, traceback_option
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -60,11 +60,11 @@ def watch(
     That is: a graph, a graph that it includes, a file, folder or local model that it reads, the settings, or the code of a local plugin. Only what a change touches is computed. What cannot be run is said and waited out;
     the last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
     """
-    from ..errors import GraphError, Problem
+    from ..errors import GraphError
     from ..watch import watch_graphs
     from .interrupt import interruptible
 
-    missing = [Problem("missing-file", f"there is no file '{path}'", fix="--plugin takes a Python file of nodes") for path in options.plugins if not path.is_file()]
+    missing = [missing_plugin(path) for path in options.plugins if not path.is_file()]
     if missing:
         raise GraphError(missing)
     cancel = threading.Event()

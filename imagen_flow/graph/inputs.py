@@ -28,7 +28,7 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
             return None
         port = parse_type(spelling) if isinstance(spelling, str) else None
         if port is None:
-            binder.say("bad-literal", f"input '{written.name.value}' is of no type that inputs have: {describe(plain(written.type))}", written.type.mark,
+            binder.say("bad-literal", f"input '{written.name.value}' has an unknown type: {describe(plain(written.type))}", written.type.mark,
                      fix=binder.nearest(str(spelling), [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"))
             return None
     else:

@@ -28,7 +28,7 @@ def scan_pickle(path: Path, reference: str) -> None:
             f"the pickle {path.name} of '{reference}' cannot be looked into", why="picklescan is not installed", fix="run `pip install 'imagen-flow[pickle]'`, or convert it to safetensors"
         ) from missing
     if not is_regular(path):
-        raise UnusableModel(f"the pickle {path.name} of '{reference}' cannot be looked into", why="it is no regular file", fix="copy or download it again")
+        raise UnusableModel(f"the pickle {path.name} of '{reference}' cannot be looked into", why="it is not a regular file", fix="copy or download it again")
     try:
         found = scan_file_path(str(path))
     except Exception as odd:  # whatever a broken file makes of the scanner

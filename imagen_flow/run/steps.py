@@ -245,7 +245,7 @@ class Steps:
         try:
             value = type_.outputs[name].type.check(value)
         except BadValue as error:
-            raise ImagenFlowError(f"its output '{name}' {error}".replace("takes the output of a node that gives", "takes").replace("takes", "is to be")) from None
+            raise ImagenFlowError(f"its output '{name}' {error}".replace("takes the output of a node that gives", "takes").replace("takes", "must be")) from None
         value = self.store.adopt(value)
         artifact = self.state.values.codecs.artifact(value)
         if artifact.items is None:

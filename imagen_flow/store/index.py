@@ -115,7 +115,7 @@ class Index:
 
     def _open(self) -> None:
         if is_irregular(self.path):
-            raise _damage("it is no regular file")
+            raise _damage("it is not a regular file")
         writer = connect(self.path, busy_s=self._busy_s, alone=self._alone)
         try:
             _prepare(writer)

@@ -72,7 +72,7 @@ class Objects:
         path = self.path(place)
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("its file is no regular file")
+            raise ValueError("its file is not a regular file")
         if found.st_size != size:
             raise ValueError(f"its file is {'longer' if found.st_size > size else 'shorter'} than it was")
         with open(path, "rb") as stream:
@@ -142,7 +142,7 @@ def is_whole(path: Path, size: int, digest: str) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Give a file's size; -1 if it is not there, cannot be seen, or is no regular file."""
+    """Give a file's size; -1 if it is not there, cannot be seen, or is not a regular file."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
