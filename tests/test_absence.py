@@ -246,6 +246,35 @@ def test_a_plan_right_after_a_run_knows_what_it_kept(run: Run) -> None:
         assert [run(drawn, store="store").planned["a"] for _ in range(2)] == ["runs", "cached"]
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"n": {"type": "t.sum", "values": "${f}", "each": {"start": "${m}"}}, "m": {"type": "t.range", "n": 1, "when": False}},
+        {"n": {"type": "./one.yaml", "x": 1, "y": "${s}"}, "s": {"type": "t.sum", "values": "${f}"}},
+        {"n": {"type": "t.sum", "values": "${f}", "each": {"start": [1, 2]}, "when": [False, "${b}"]}},
+        {"n": {"type": "t.add", "a": 1, "each": {"b": [1, "${s}"]}, "when": [True, "${b}"]}, "s": {"type": "t.sum", "values": "${f}"}},
+    ],
+    ids=["an absent list", "an input that nothing asked for reads", "flags that are all false", "an element that is left out"],
+)
+def test_what_nobody_needed_does_not_fail_a_run(run: Run, output: dict[str, Any]) -> None:
+    """A node that cannot be worked out, and that no output needs, is not reported, whether its lists are known when planning or not: the second run ends as the first did."""
+    one = graph({"a": {"type": "t.add", "a": "${x}"}, "l": {"type": "t.add", "a": 1, "b": "${y}"}}, {"o": "${a}", "p": "${l}"}, x={"type": "int"}, y=0)
+    n = "${n.o}" if "./one.yaml" in str(output) else "${n}"
+    inner = graph({"f": {"type": "t.add", "each": {"a": [1, 2], "b": "${k}"}}, **output}, {"o": n, "k": "${k}"}, k={"type": "list[int]"}, b={"type": "bool", "default": False})
+    whole = graph({"r": {"type": "t.ints", "values": [1, 2, 3]}, "z": {"type": "./inner.yaml", "k": "${r}"}}, {"o": "${z.o}", "k": "${z.k}"})
+    ran = [run(whole, {"./one.yaml": one, "./inner.yaml": inner}, store="store") for _ in range(2)]
+    assert [(r.status, r.failed) for r in ran] == [("done", [])] * 2
+    assert ran[0].outputs == ran[1].outputs
+
+
+def test_bounds_hold_also_while_another_input_is_not_known(run: Run) -> None:
+    """A value that is known when planning and out of bounds fails an included graph, in the first run, where its other input is still to be computed, as in the second."""
+    inner = graph({"a": {"type": "t.add", "a": "${x}", "b": "${y}"}}, {"o": "${a}"}, x={"type": "int", "max": 5}, y={"type": "int"})
+    whole = graph({"r": {"type": "t.int", "value": 1}, "z": {"type": "./inner.yaml", "x": "${i}", "y": "${r}"}}, {"o": "${z}"}, i=7)
+    ran = [run(whole, {"./inner.yaml": inner}, store="store") for _ in range(2)]
+    assert [(r.outputs, r.status, r.failed) for r in ran] == [({"o": None}, "failed", ["z: it gives a value to 'x', which takes a whole number up to 5, not 7"])] * 2
+
+
 # -- equal steps ---------------------------------------------------------------------------------------------------------------------
 
 

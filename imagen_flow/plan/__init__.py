@@ -11,12 +11,13 @@ known before an output can be; `waiting` looks at the models of nodes that wait;
 """
 
 from .demand import demands, outputs_of
-from .elements import is_off
+from .elements import Elements, elements, is_off
 from .explain import why
 from .inputs import from_text
+from .keying import FORCED
 from .keys import KEY_FORMAT, Keys
 from .plan import Plan, history_name, make_plan
-from .state import State
+from .state import State, is_first
 from .step import ABSENT, FAILED, Frame, NodeState, Place, Slot, Status, Step, Unknown, holds, leaves
 from .values import Values
 from .waiting import missing_models
@@ -24,7 +25,9 @@ from .waiting import missing_models
 __all__ = [
     "ABSENT",
     "FAILED",
+    "FORCED",
     "KEY_FORMAT",
+    "Elements",
     "Frame",
     "Keys",
     "NodeState",
@@ -37,9 +40,11 @@ __all__ = [
     "Unknown",
     "Values",
     "demands",
+    "elements",
     "from_text",
     "history_name",
     "holds",
+    "is_first",
     "is_off",
     "leaves",
     "make_plan",

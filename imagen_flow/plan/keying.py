@@ -17,7 +17,9 @@ from .keys import Keys
 from .step import Frame, Slot, Step, Unknown, holds, leaves, without_value
 from .values import Values
 
-__all__ = ["Keying"]
+__all__ = ["FORCED", "Keying"]
+
+FORCED = "it is forced"
 
 #: Kinds of values that a node type may look at when it foresees what cannot be done.
 _PLAIN = frozenset({"int", "float", "bool", "text", "json"})
@@ -32,7 +34,7 @@ class Keying:
         self.force = frozenset(force)
         #: Values that the store did not have although it said so: records that name them are not believed.
         self.lost: set[str] = set()
-        #: Keys of steps that are forced: others that have them are the same step, so they are forced too.
+        #: Keys of forced steps that run: others that have them are the same step, so they are forced too.
         self.forced: set[str] = set()
 
     def copy(self, values: Values) -> Keying:
@@ -93,8 +95,7 @@ class Keying:
         if not node.cache:
             return Step(name, item, node, element, "runs", "it says cache: false", key, slots)
         if self.force and (key in self.forced or self._is_forced(name)):
-            self.forced.add(key)
-            return Step(name, item, node, element, "runs", "it is forced", key, slots)
+            return Step(name, item, node, element, "runs", FORCED, key, slots)
         outputs = self.look_up(key, type_)
         return Step(name, item, node, element, "runs" if outputs is None else "cached", "", key, slots, outputs)
 

@@ -18,7 +18,7 @@ from ..values import Model
 from .edges import edges_of
 from .explain import explained
 from .inputs import take_inputs
-from .keying import Keying
+from .keying import FORCED, Keying
 from .keys import Keys
 from .state import State
 from .step import Frame, Step
@@ -184,10 +184,10 @@ def make_plan(
         state = State(Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default), keying, history, listing=True)
         try:
             state.walk(state.top)
-            if any(step.status == "cached" and step.key in keying.forced for _, step in state.steps()):
-                continue  # an equal step that came later is forced
             steps = tuple(explained(state))
-            break
+            keying.forced.update(step.key for step in steps if step.key and step.status == "runs" and step.reason == FORCED)
+            if not any(step.status == "cached" and step.key in keying.forced for _, step in state.steps()):
+                break
         except Damaged as damaged:
             keying.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
     check_waiting_models(state)

@@ -203,7 +203,9 @@ class State:
                 child = frames[place] = Frame(inner, prefix, frame.item, {}, parent=(frame, node), element=i, repetition=r if node.repeat else None)
             for name, wanted in first:
                 try:
-                    slot: Slot = child.inputs.get(name) or self.values.input(child, name, check=has_bounds(wanted))
+                    # What is in the graph may have read it before another input was known, and nobody has seen whether it is within bounds.
+                    known = child.inputs.get(name) if child.entered or not has_bounds(wanted) else None
+                    slot: Slot = known or self.values.input(child, name, check=has_bounds(wanted))
                 except BadValue as error:
                     outside = outside or error
                     continue

@@ -12,7 +12,7 @@ from ..errors import Cancelled, ImagenFlowError
 from ..events import StepRetried
 from ..models import ModelPool
 from ..node import NodeType
-from ..plan import ABSENT, FAILED, Frame, State, Step, leaves, why
+from ..plan import ABSENT, FAILED, FORCED, Frame, State, Step, leaves, why
 from ..ports import BadValue
 from ..store import Damaged, Store
 from ..values import Absent, FileChanged
@@ -30,7 +30,6 @@ LONGEST_WAIT_S = 86_400
 LEASE_S = 0.2
 
 #: Reasons for which a step runs whatever the store holds.
-_FORCED = "it is forced"
 _DAMAGED = "the store's copy is damaged"
 
 
@@ -142,10 +141,12 @@ class Steps:
                 if not self.report.has_said(step):
                     self.report.fail(step, failure.cause)
                 return _failed(step, failure.cause)
-        if step.node.cache and (found := self._claim(step, key, look_up=not is_again and step.reason != _FORCED, fresh=fresh)) is not None:
+        if step.node.cache and (found := self._claim(step, key, look_up=not is_again and step.reason != FORCED, fresh=fresh)) is not None:
             return self._found(step, found)
         if not step.reason:
             step = Step(step.name, step.item, step.node, step.element, step.status, why(self.state, step), key, step.slots)
+        if step.reason == FORCED:
+            self.state.keying.forced.add(key)
         self.report.started(step)
         began = time.monotonic()
         try:

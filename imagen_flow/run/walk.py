@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
-from ..errors import Cancelled, ImagenFlowError
-from ..graph import FromInput, FromNode, Graph, Node, Output, readings
+from ..errors import Cancelled, GraphError, ImagenFlowError
+from ..graph import FromInput, FromNode, Graph, Listed, Node, Output, readings
 from ..node import NodeType
-from ..plan import Frame, NodeState, Place, State, demands, is_off, missing_models
+from ..plan import Elements, Frame, NodeState, Place, State, demands, elements, is_first, is_off, missing_models
 from ..store import Damaged
 from .delivery import Delivery
 from .report import Report
@@ -162,16 +162,51 @@ class Walk:
             stack += [(source, False) for source in self._reasons(place)][::-1]
 
     def _reasons(self, place: Place) -> Iterator[Place]:
-        """Name what a node's outputs were worked out from."""
+        """Name what a node's output was worked out from: what `demands` asks for, in its stages. What nobody needed has no say, also if it is known."""
         frame, node, port = place
         if node.when is not None:
             yield from _sources(frame, readings(node.when))
             if is_off(self.state.values, frame, node):
                 return
-        yield from _sources(frame, node.reads)
+        for name in node.each:
+            if not isinstance(node.bindings[name], Listed):
+                yield from _sources(frame, readings(node.bindings[name]))
+        try:
+            found = elements(self.state.values, frame, node)
+        except (GraphError, ValueError):
+            return
+        if not isinstance(found, Elements) or found.size == len(found.off):
+            return
+        for name, binding in node.bindings.items():
+            if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
+                continue
+            if name in node.each and isinstance(binding, Listed):
+                for i, item in enumerate(binding.items):
+                    if i not in found.off:
+                        yield from _sources(frame, readings(item))
+            else:
+                yield from _sources(frame, readings(binding))
         if isinstance(node.type, Graph):
-            for child in frame.below.get(node.name, {}).values():
-                yield from _sources(child, (node.type.outputs[port].source,))
+            yield from self._reasons_inside(frame, node, node.type, port)
+
+    def _reasons_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
+        """Name what the output of an included graph comes from in it: with `keep` the scores, and then the best repetition alone."""
+        children = sorted(frame.below.get(node.name, {}).items())
+        if node.repeat is None or node.repeat.best is None:
+            for _, child in children:
+                yield from _sources(child, (inner.outputs[port].source,))
+            return
+        groups: dict[int, list[Frame]] = {}
+        for place, child in children:
+            yield from _sources(child, (inner.outputs[node.repeat.best].source,))
+            groups.setdefault(place // node.repeat.times, []).append(child)
+        for group in groups.values():
+            try:
+                best = self.state.best(node, group)
+            except ValueError:
+                continue
+            if isinstance(best, Frame):
+                yield from _sources(best, (inner.outputs[port].source,))
 
 
 def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
@@ -187,4 +222,7 @@ def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Pl
         elif frame.parent is not None:
             outer, node = frame.parent
             if read.name in node.bindings:
-                yield from _sources(outer, readings(node.bindings[read.name]))
+                binding = node.bindings[read.name]
+                if read.name in node.each and isinstance(binding, Listed) and frame.element is not None:
+                    binding = binding.items[frame.element]
+                yield from _sources(outer, readings(binding))
