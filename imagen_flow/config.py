@@ -166,7 +166,7 @@ def _outside(key: str, place: Path, source: Source) -> Problem:
     what = "outputs" if key == "out" else "the store"
     return Problem(
         "untrusted-setting", f"'{key}' leads outside the folder of {NAME}, and you have not trusted it", _mark(source, key), why=f"{what} would go to {place}: whoever wrote this file chose that, not you",
-        fix=f"read it, then say: imagen-flow trust {source.name}; or choose by --{key}",
+        fix=f"read it, then run: imagen-flow trust {source.name}; or choose by --{key}",
     )  # fmt: skip
 
 
@@ -354,5 +354,5 @@ def untrusted(settings: Settings) -> dict[Path, Problem]:
         elif why := _why_not(path, known):
             changed = " in its present form" if str(path.resolve()) in known else ""
             shown = settings.source.name if settings.source else NAME
-            found[path] = Problem("untrusted-plugin", f"{path.name} is not loaded: it is not trusted{changed}", mark, why=why, fix=f"read it, then say: imagen-flow trust {shown}", severity="warning")
+            found[path] = Problem("untrusted-plugin", f"{path.name} is not loaded: it is not trusted{changed}", mark, why=why, fix=f"read it, then run: imagen-flow trust {shown}", severity="warning")
     return found

@@ -52,7 +52,7 @@ __all__ = ["Comparison", "Drift", "Missing", "Replay", "compare", "prepare", "re
 _NOWHERE = Path("/imagen_flow-replay")
 _DEPTH = 32
 
-#: The path of something that is known by its digest but is not at hand.
+#: The path of something that is known by its digest but is not available.
 _ABSENT = Path("/imagen_flow-replay/missing")
 
 
@@ -67,9 +67,9 @@ class Missing:
     def problem(self) -> Problem:
         return Problem(
             "missing-file",
-            f"the {self.kind} '{self.name}' is not at hand",
+            f"the {self.kind} '{self.name}' is not available",
             why=f"a picture's graph opens no file of this machine by its name, and the store does not hold its content ({self.digest[:8] or 'unknown'})",
-            fix=f"say --set {self.name}=PATH",
+            fix=f"pass --set {self.name}=PATH",
         )
 
 
@@ -462,7 +462,7 @@ class _Maker:
             raise GraphError(self.problems)
 
     def missing(self, plan: Plan) -> Iterator[Missing]:
-        """Name what is not at hand and would be read: by a step that is not in the store, or as an output itself."""
+        """Name what is not available and would be read: by a step that is not in the store, or as an output itself."""
         if plan.at_least:  # there will be steps of which nothing is known yet
             yield from sorted({m for ms in self.absent.values() for m in ms}, key=lambda m: m.name)
             return

@@ -56,7 +56,7 @@ def _reader() -> bytes:
     """Digest what reads a text.
 
     Raises:
-        OSError: its source is not at hand, as in an archive.
+        OSError: its source is not available, as in an archive.
     """
     ruamel = importlib.util.find_spec("ruamel.yaml")
     sources = (__file__, yaml_text.__file__, ruamel.origin if ruamel else None)

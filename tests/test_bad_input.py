@@ -664,9 +664,9 @@ def test_replay_opens_no_local_file(call: Call, folder: Path) -> None:
         said = call("replay", "out/o.png", "--yes", "--store", "empty", "--out", "again")
     assert [name for name in opened if "secret" in name] == []
     assert (said.code, said.out, listed(folder / "again")) == (2, "", [])
-    assert said.err.count("error[missing-file]: the file './secret.txt' is not at hand") == 1
+    assert said.err.count("error[missing-file]: the file './secret.txt' is not available") == 1
     assert "= why: a picture's graph opens no file of this machine by its name, and the store does not hold its content" in said.err
-    assert "= fix: say --set ./secret.txt=PATH" in said.err
+    assert "= fix: pass --set ./secret.txt=PATH" in said.err
     said = call("replay", "out/o.png", "--yes", "--store", "empty", "--out", "again", "--set", "./secret.txt=secret.txt")
     assert (said.code, listed(folder / "again")) == (0, ["o.png"])
 
@@ -700,7 +700,7 @@ def test_replay_asks_first(call: Call, folder: Path) -> None:
     call("run", "g.yaml")
     said = call("replay", "out/o.png", "--out", "again")
     assert (said.code, listed(folder / "again")) == (2, [])
-    assert said.err.endswith("Error: there is nobody to ask; say --yes\n")
+    assert said.err.endswith("Error: there is nobody to ask; pass --yes\n")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", png(2, 2)])

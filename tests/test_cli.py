@@ -252,7 +252,7 @@ g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
 4 |   t: {type: text, help: what to say}
   |   ^
   = why: what to say
-  = fix: say --set t=…, or give it a default
+  = fix: pass --set t=…, or give it a default
 
 3 problems
 """
@@ -597,7 +597,7 @@ def test_replay(call: Call, folder: Path) -> None:
     said = call("replay", "out/picture.png", "--verify")
     assert said.code == 2
     assert "both   image.blend" in said.err
-    assert said.err.endswith("Error: there is nobody to ask; say --yes\n")
+    assert said.err.endswith("Error: there is nobody to ask; pass --yes\n")
 
     said = call("replay", "out/picture.png", "--verify", "--yes")
     assert (said.code, said.out) == (0, "identical\n")
@@ -642,7 +642,7 @@ def test_what_is_named_wrongly_on_the_command_line(capsys: pytest.CaptureFixture
     assert (ended.value.code, capsys.readouterr()) == (2, ("", words))
 
 
-@pytest.mark.parametrize(("answer", "code", "words"), [("n\n", 1, "nothing was done\n"), ("\n", 1, "nothing was done\n"), ("", 2, "Error: there is nobody to ask; say --yes\n")])
+@pytest.mark.parametrize(("answer", "code", "words"), [("n\n", 1, "nothing was done\n"), ("\n", 1, "nothing was done\n"), ("", 2, "Error: there is nobody to ask; pass --yes\n")])
 def test_a_no_is_not_an_interrupt(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, words: str) -> None:
     """Who declines is told that nothing was done; who cannot be asked, how to agree."""
     graph(folder, 'nodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
@@ -731,7 +731,7 @@ def test_store(call: Call, own_home: Path) -> None:
     assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")
     call("run", "g.yaml")
     said = call("store", "clear")
-    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is nobody to ask; say --yes")
+    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is nobody to ask; pass --yes")
     assert json.loads(call("store", "info", "--json").out)["steps"] == 2
     assert call("store", "clear", "--yes").code == 0
     assert json.loads(call("store", "info", "--json").out)["steps"] == 0

@@ -130,7 +130,7 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
 1 | plugins = ["nodes.py"]
   | ^^^^^^^
   = why: importing it runs its code
-  = fix: read it, then say: imagen-flow trust imagen-flow.toml"""
+  = fix: read it, then run: imagen-flow trust imagen-flow.toml"""
     ]
     config.trust({plugin: config.form(plugin)})
     assert refusals() == []

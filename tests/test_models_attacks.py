@@ -370,7 +370,7 @@ def test_nobody_to_ask(server: Any, flow: Callable[..., tuple[int, str, str]], m
     flow("models", "pull", f"hf:{NAME}")
     monkeypatch.setattr("sys.stdin", StringIO(""))
     code, _, err = flow("models", "rm", f"hf:{NAME}")
-    assert (code, err.splitlines()[-1]) == (2, "Error: there is nobody to ask; say --yes")
+    assert (code, err.splitlines()[-1]) == (2, "Error: there is nobody to ask; pass --yes")
     assert flow("models", "list")[1].endswith("here\n")
 
 

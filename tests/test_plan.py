@@ -473,7 +473,7 @@ def test_all_problems_of_values_are_said_at_once() -> None:
             """, {"b": "lowd", "c": "x", "d": 1})  # fmt: skip
     assert [(p.code, p.message, p.fix) for p in refused.value.problems] == [
         ("unknown-input", "the graph has no input 'd'", "its inputs are: a, b, c"),
-        ("missing-input", "input 'a' (int) is given nothing", "say --set a=…, or give it a default"),
+        ("missing-input", "input 'a' (int) is given nothing", "pass --set a=…, or give it a default"),
         ("bad-input", "input 'b' takes one of 'calm', 'loud', not the text 'lowd'", "did you mean 'loud'?"),
         ("bad-input", "input 'c' takes a number, not the text 'x'", ""),
     ]

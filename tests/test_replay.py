@@ -298,8 +298,8 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
     picture = make(WITH_FILES, files=FILES, photo="photo.txt", keep=True)
     found = replay.prepare(picture, registry=registry())
     assert [(m.name, m.kind) for m in found.missing] == [("./notes", "folder"), ("./notes.txt", "file"), ("photo", "file")]
-    assert "say --set ./notes.txt=PATH" in str(found.missing[1].problem())
-    with pytest.raises(GraphError, match="the file './notes.txt' is not at hand"):
+    assert "pass --set ./notes.txt=PATH" in str(found.missing[1].problem())
+    with pytest.raises(GraphError, match="the file './notes.txt' is not available"):
         found.check()
     values = {"./notes.txt": "graphs/notes.txt", "notes": "graphs/notes", "photo": "graphs/photo.txt"}
     whole = again(picture, tmp_path / "again", values=values, base=tmp_path)
@@ -383,8 +383,8 @@ def test_a_forged_picture_opens_no_local_file(tmp_path: Path, make: Make, store:
             found.append(refused)
 
     assert not touched(secret, act)
-    assert "is not at hand" in str(found[0])
-    assert f"say --set {path}=PATH" in str(found[0])
+    assert "is not available" in str(found[0])
+    assert f"pass --set {path}=PATH" in str(found[0])
 
 
 def test_the_check_above_can_fail(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ outputs: {o: {from: "${p}", path: o.png}}
     assert label is not None and str(tmp_path) not in label.text
     with pytest.raises(GraphError) as refused:
         replay.prepare(picture, registry=registry(), store=store)
-    assert "the model 'second' is not at hand" in str(refused.value)
+    assert "the model 'second' is not available" in str(refused.value)
     found = replay.prepare(picture, registry=registry(), values={"second": folder})
     assert [m.name for m in found.missing] == ["./models/a"]
     given = {"second": folder, "./models/a": str(tmp_path / "graphs/models/a")}

@@ -25,14 +25,14 @@ __all__ = ["main"]
 COMMANDS = {
     "run": "Run a graph; what the store already holds is not computed again.",
     "watch": "Run graphs, and again whenever what they depend on changes.",
-    "plan": "Say what a run would do, and why. Nothing runs.",
+    "plan": "Show what a run would do, and why. Nothing runs.",
     "nodes": "List node types, or show one of them.",
     "models": "Fetch the models that graphs name, pin them, list and remove them.",
     "replay": "Run the graph that a picture carries.",
     "store": "Look after the store.",
     "folder": "Run hot folders: files in, a graph, finished assets out.",
     "trust": "Let imagen-flow.toml load the local plugins that it names.",
-    "demo": "Draw, enlarge, edit and describe a picture with the models that come along.",
+    "demo": "Draw, enlarge, edit and describe a picture with the bundled models.",
 }
 
 #: Codes of problems that lie in what was given to a graph, even if they point into the graph.
@@ -97,7 +97,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say the version and stop.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
 def commands() -> None:
     """The build system for generative pictures.
 

@@ -21,7 +21,7 @@ __all__ = ["demo"]
 @traceback_option
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: ./out]")
 def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
-    """Draw, enlarge, edit and describe a picture with the models that come along.
+    """Draw, enlarge, edit and describe a picture with the bundled models.
 
     It needs no download and no GPU. Try --set prompt="a small green star on a white background".
     """

@@ -49,7 +49,7 @@ def folder() -> None:
 @folder.command()
 @lines_argument
 @click.option("--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed.")
-@click.option("--poll", is_flag=True, help="Look every few seconds instead of waiting for events, as network shares need.")
+@click.option("--poll", is_flag=True, help="Poll every few seconds instead of waiting for events, as network shares need.")
 @planning_options
 @said_option
 def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_json: bool) -> int:
@@ -222,7 +222,7 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
 @lines_argument
 @json_option
 def status(files: tuple[Path, ...], as_json: bool) -> int:
-    """Say how lines stand: who works on them, what waits, and what failed last.
+    """Show how lines stand: who works on them, what waits, and what failed last.
 
     Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a line file or a journal is at fault.
     """

@@ -43,7 +43,7 @@ def models() -> None:
 
 
 _named_argument = click.argument("named", nargs=-1, metavar="[GRAPH|MODEL]...")
-_variant_option = click.option("--variant", metavar="NAME", help="Take this variant of the weights, as fp16, where there is one.")
+_variant_option = click.option("--variant", metavar="NAME", help="Use this variant of the weights, such as fp16, where there is one.")
 _update_option = click.option("--update", is_flag=True, help="Ask the hub again what is locked already: a branch may have moved.")
 
 
@@ -54,7 +54,7 @@ _update_option = click.option("--update", is_flag=True, help="Ask the hub again 
 @pickle_option
 @plugin_option
 def resolve(named: tuple[str, ...], variant: str | None, update: bool, allow_pickle: tuple[str, ...], plugins: tuple[Path, ...]) -> int:
-    """Ask the hub what models mean now, and write it to the lock. No weights are fetched.
+    """Ask the hub which commits models are at now, and write them to the lock. No weights are fetched.
 
     Without names, what the lock names is looked at (with --update: asked for again).
     """

@@ -31,7 +31,7 @@ LISTED = 20
 @replace_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, as_json: bool) -> int:
-    """Say what a run would do, and why. Nothing runs."""
+    """Show what a run would do, and why. Nothing runs."""
     with planned(graph, options, values) as (made, settings):
         folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:

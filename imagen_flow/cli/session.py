@@ -42,10 +42,10 @@ _PATH = click.Path(path_type=Path)
 graph_argument = click.argument("graph", type=_PATH)
 store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
 plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
-pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after a look into it; may be repeated.")
+pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after scanning it; may be repeated.")
 set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
-replace_option = click.option("--replace", "may_replace", is_flag=True, help="Where the graph says 'exists: replace', let also files, folders and models replace what no run wrote.")
+replace_option = click.option("--replace", "may_replace", is_flag=True, help="Where the graph says 'exists: replace', let files, folders and models also replace what no run wrote.")
 
 traceback_option = click.option("--traceback", is_flag=True, help="Show the calls that led to a node's failure.")
 
@@ -55,12 +55,12 @@ _OPTIONS = (
     click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
     click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
     store_option,
-    click.option("--no-store", is_flag=True, help="Look nothing up and keep nothing."),
+    click.option("--no-store", is_flag=True, help="Don't read from or write to the store."),
     plugin_option,
-    click.option("--locked", is_flag=True, help="Take of the hub only what imagen-flow.lock names."),
+    click.option("--locked", is_flag=True, help="Use only the models of the hub that imagen-flow.lock pins."),
     pickle_option,
-    click.option("--trust-remote-code", multiple=True, metavar="MODEL", help="Let code that comes with this model run; may be repeated."),
-    click.option("--tiny", is_flag=True, help="Take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds."),
+    click.option("--trust-remote-code", multiple=True, metavar="MODEL", help="Run the code that comes with this model; may be repeated."),
+    click.option("--tiny", is_flag=True, help="Use small models with random weights in place of all but the embedded ones, to try a graph offline in seconds."),
 )
 
 

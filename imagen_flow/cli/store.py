@@ -70,7 +70,7 @@ def _opened(place: Path | None) -> Iterator[Store]:
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(store: Path | None, as_json: bool) -> None:
-    """Say where the store is, what it holds and how large it is."""
+    """Show where the store is, what it holds and how large it is."""
     import time
 
     from .text import bytes_, echo, echo_json, plural, table
@@ -117,7 +117,7 @@ def gc(store: Path | None, max_size: int | None, older_than: float | None) -> No
 @store.command()
 @store_option
 def verify(store: Path | None) -> int:
-    """Read everything again, and forget what is damaged so that it is made anew."""
+    """Read everything back, and drop what is damaged so that it is computed again."""
     from .text import echo, plural
 
     with _opened(store) as opened:

@@ -122,7 +122,7 @@ def confirm(question: str) -> None:
         if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
             raise
         echo(err=True)
-        raise click.UsageError("there is nobody to ask; say --yes") from None  # standard input is at its end, closed, or not there
+        raise click.UsageError("there is nobody to ask; pass --yes") from None  # standard input is at its end, closed, or not there
     if not agreed:
         raise Declined
 

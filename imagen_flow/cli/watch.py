@@ -36,9 +36,9 @@ LISTED = 4
 @planning_options
 @out_option
 @replace_option
-@click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What becomes of a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
-@click.option("--settle", "settle_s", type=click.FloatRange(0), default=0.1, metavar="SECONDS", help="How long it has to be quiet after a change. [default: 0.1]")
-@click.option("--poll", is_flag=True, help="Look every second instead of waiting for events, as network shares need.")
+@click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What to do with a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
+@click.option("--settle", "settle_s", type=click.FloatRange(0), default=0.1, metavar="SECONDS", help="How long to wait for further changes after one. [default: 0.1]")
+@click.option("--poll", is_flag=True, help="Poll every second instead of waiting for events, as network shares need.")
 @click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 @traceback_option
@@ -57,8 +57,8 @@ def watch(
 ) -> int:
     """Run graphs, and again whenever what they depend on changes.
 
-    That is: a graph, a graph that it includes, a file, folder or local model that it reads, the settings, or the code of a local plugin. Only what a change touches is computed. What cannot be run is said and waited out;
-    the last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
+    That is: a graph, a graph that it includes, a file, folder or local model that it reads, the settings, or the code of a local plugin. Only what a change touches is computed. A graph that cannot be run is reported, and waits for a fix;
+    its last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
     """
     from ..errors import GraphError
     from ..watch import watch_graphs
@@ -155,7 +155,7 @@ class _View:
                 show_problems(said.problems)
             else:
                 echo(f"error: {said.error}", err=True)
-            self.say(f"{one_line(said.graph)} waits until this is mended; its last outputs stay", hue="yellow")
+            self.say(f"{one_line(said.graph)} waits for a fix; its last outputs stay", hue="yellow")
         elif isinstance(said, Planned):
             self.plan, self.given = said.plan, []
             self.display = display_for(json_events=False, quiet=self.quiet, traceback=self.traceback)
@@ -195,7 +195,7 @@ class _View:
         """Say that watching goes on: on a terminal in a line that goes when something happens, elsewhere when there is more or less to watch."""
         from .text import plural
 
-        words = f"watching {plural(said.places, 'place')} for changes"
+        words = f"watching {plural(said.places, 'path')} for changes"
         if not sys.stderr.isatty():
             if said.places != self.places:
                 self.say(words)

@@ -61,7 +61,7 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
             elif wanted.type.optional:
                 slots[name] = held.constants.add(None)
             else:
-                problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"say --set {name}=…, or give it a default"))
+                problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"pass --set {name}=…, or give it a default"))
                 continue
             taken.plain[name] = held.value(slots[name])
         except ValueError as error:

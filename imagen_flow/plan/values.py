@@ -72,7 +72,7 @@ class Values:
         self.constants = Constants(self.codecs)
         #: Live values of outputs; filled by the runner.
         self.live: Mapping[str, Any] = {}
-        #: Where a value comes from that is not at hand; the runner makes lost ones again.
+        #: Where a value comes from that is not available; the runner makes lost ones again.
         self.fetch: Callable[[Artifact], Any] = self.load
         #: Files and folders that were given to inputs, each as itself: two of equal content are one constant.
         self.given: dict[str, Any] = {}
