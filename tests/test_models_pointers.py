@@ -169,6 +169,15 @@ def test_a_folder_that_is_a_link_has_a_say(tmp_path: Path) -> None:
     assert dict(after.parts)["unet"] != dict(before.parts)["unet"]
 
 
+def test_a_folder_may_be_named_by_a_link(tmp_path: Path) -> None:
+    """Whoever keeps models on another disk names them so: it is the model that the folder is."""
+    sharded(tmp_path / "disk" / "m" / "unet")
+    (tmp_path / "m").symlink_to(tmp_path / "disk" / "m")
+    assert find(tmp_path / "m").digest == find(tmp_path / "disk" / "m").digest
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path / "nowhere").startswith("the model 'M' is no weights file")
+
+
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     """Following them would never end; nor would folders that link to one another many times over."""
     part = sharded(tmp_path / "m" / "unet")

@@ -270,7 +270,7 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
 def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -> Model:
     """Name a model by its files; refuse one that cannot be loaded."""
     try:
-        alone = path.is_file() or path.is_symlink()
+        alone = path.is_file() or (path.is_symlink() and not path.is_dir())
     except OSError as error:  # a name that is too long, a folder that is closed
         raise UnusableModel(f"the model '{text}' cannot be looked at", why=str(error.strerror), fix="") from error
     if alone:

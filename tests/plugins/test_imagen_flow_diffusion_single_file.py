@@ -502,6 +502,18 @@ def test_8_bit_floats_with_scales_in_a_folder_are_refused_when_planning(at: Call
         file.write_bytes(before)
 
 
+def test_whole_numbers_in_a_folder_are_refused_when_planning(at: Callable[[str], tuple[str, str]], tmp_path: Path) -> None:
+    """The libraries read them as the weights that they stand for in some quantization."""
+    import shutil
+
+    folder = tmp_path / "sd"
+    shutil.copytree(at("sd15")[0], folder)
+    file = next((folder / "text_encoder").glob("*.safetensors"))
+    save_file({name: (weight * 100).to(torch.int8) for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    said = problem(one=drawing(str(folder)))
+    assert f"the text_encoder of the model '{folder}' cannot be read: {file.name} holds weights of whole numbers (" in said
+
+
 def test_a_tokenizer_that_says_no_length_reads_as_far_as_its_encoder(at: Callable[[str], tuple[str, str]], draw: Callable[..., Any], tmp_path: Path) -> None:
     """Without ``model_max_length`` in its configuration the picture is the same."""
     import json

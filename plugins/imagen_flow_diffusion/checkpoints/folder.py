@@ -127,23 +127,25 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
 
 
 def refuse_scaled(model: Model, part: str) -> None:
-    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them: the libraries read the numbers without the scales, unless a configuration says what they are.
+    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them, or of whole numbers: the libraries read the numbers as they are, unless a configuration says what they are.
 
     Raises:
         ModelError: it is such a part; the message names the file.
     """
     for file in sorted((model.folder / folder_of(model, part)).glob("*.safetensors")):
         found = file.stat()
-        if scale := _scale_in(file, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns):
-            raise flow.ModelError(
-                f"the {part or 'weights'} of the model '{model.reference}' cannot be read: {file.name} holds 8-bit floats with scales beside them ({scale}), and no quantization_config says so; take it in 16 bits, or as one file of weights"
-            )
+        sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if what := _quantized_in(file, *sign):
+            raise flow.ModelError(f"the {part or 'weights'} of the model '{model.reference}' cannot be read: {file.name} holds {what}, and no quantization_config says so; take it in 16 bits, or as one file of weights")
 
 
 @lru_cache(maxsize=1024)
-def _scale_in(file: Path, *_sign: int) -> str:
+def _quantized_in(file: Path, *_sign: int) -> str:
     header = header_of(file)
-    return scale_among(header) if any(str(entry["dtype"]).startswith("F8") for entry in header.values()) else ""
+    if whole := next((name for name, entry in header.items() if name.endswith(".weight") and len(entry["shape"]) > 1 and str(entry["dtype"])[0] in "IU"), ""):
+        return f"weights of whole numbers ({whole})"
+    scale = scale_among(header) if any(str(entry["dtype"]).startswith("F8") for entry in header.values()) else ""
+    return f"8-bit floats with scales beside them ({scale})" if scale else ""
 
 
 def _check_counts(model: Model, name: str, config: Any) -> None:
