@@ -45,7 +45,7 @@ class Accounts:
         self.conditions = conditions or dict
         self._shared: str | None = None
         self._names: dict[int, list[str]] = {}
-        for name, graph in graphs_of(plan.graph).items():
+        for name, graph in _all_named(plan.graph):
             self._names.setdefault(id(graph), []).append(name)
 
     def of(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
@@ -250,16 +250,24 @@ def _places(frame: Frame, binding: Binding | str, element: int | None) -> Iterat
 def graphs_of(graph: Graph) -> dict[str, Graph]:
     """Name a graph and all that it includes by their files, relative to the main one, which comes first."""
     found: dict[str, Graph] = {}
+    for name, current in _all_named(graph):
+        found.setdefault(name, current)
+    return found
+
+
+def _all_named(graph: Graph) -> Iterator[tuple[str, Graph]]:
+    """Give a graph and all that it includes, with the names of their files. One file may be several graphs, and one graph may have several names."""
+    seen: set[tuple[str, int]] = set()
     pending = [(PurePath(graph.spec.source.name).name or "graph", graph)]
     while pending:
         name, current = pending.pop()
-        if name in found:
+        if (name, id(current)) in seen:
             continue
-        found[name] = current
+        seen.add((name, id(current)))
+        yield name, current
         for node in current.nodes.values():
             if isinstance(node.type, Graph):
                 pending.append((file_name(name, str(current.spec.nodes[node.name].type.value)), node.type))
-    return found
 
 
 def file_name(graph: str, path: str) -> str:

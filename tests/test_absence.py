@@ -424,3 +424,14 @@ def test_a_plan_is_frozen_and_says_what_it_is_in_a_line(registry: Registry, tmp_
         {"from": "e", "output": "value", "to": "l", "input": "when"},
     ]
     assert data["outputs"] == {"o": [{"node": "l", "output": "value"}], "g": [{"node": "g/a", "output": "value"}]}
+
+
+@pytest.mark.parametrize("more", [{}, {"v": {"type": "./inner.yaml", "s": "${i}", "t": "b"}}, {"v": {"type": "./inner.yaml", "s": 3, "t": "b", "repeat": 2}}])
+def test_a_file_that_is_included_twice_has_provenance(run: Run, more: dict[str, Any], tmp_path: Path, registry: Registry) -> None:
+    """An output with a path of an included graph whose seed is by default is written with its provenance, whatever else includes the file."""
+    inner = graph({"a": {"type": "t.score", "seed": "${s}"}, "b": {"type": "flow.first", "a": "${t}"}}, {"o": "${a.text}", "b": "${b}"}, s={"type": "seed", "default": 2}, t={"type": "text"})
+    (tmp_path / "inner.yaml").write_text(json.dumps(inner))
+    outputs = {"o": {"from": "${u.o}", "path": "o{index}.txt"}, **{name: f"${{{name}.b}}" for name in more}}
+    whole = graph({"u": {"type": "./inner.yaml", "each": {"t": ["a", "b"]}}, **more}, outputs, i={"type": "seed", "default": 1})
+    gave = flow.run(flow.load(whole, registry=registry), store=None, out=tmp_path / "out")
+    assert len(gave["o"]) == 2
