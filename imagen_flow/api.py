@@ -4,7 +4,7 @@
 
     import imagen_flow as flow
 
-    outputs = flow.run("graphs/imagen.yaml", prompt="a small green star on a white background")
+    outputs = flow.run("graphs/imagen.yaml", prompt="a large green star on a white background")
     outputs["picture"].to_pil().show()
 
 An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`: nothing is written unless a folder is named.

@@ -1729,6 +1729,8 @@ def test_drain_without_a_process(yard: Yard) -> None:
     process = launch(yard, "drain", "line.yaml")
     said, _ = process.communicate(timeout=30)
     assert (process.returncode, yard.found()) == (0, {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"}), said
+    again = launch(yard, "drain", "line.yaml")
+    assert (again.communicate(timeout=30)[0], again.returncode) == ("nothing is queued\n", 0)
 
 
 def test_light(yard: Yard) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow import cli
+from imagen_flow import GraphError, cli, load
 from imagen_flow.devices import nearest_device
 
 NODES = '''
@@ -198,3 +198,24 @@ def test_a_line_file_and_a_graph_in_each_others_place_are_told(monkeypatch: pyte
     Path("line.yaml").write_text("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\n")
     assert call(monkeypatch, "run", "line.yaml").endswith("  = fix: run it with: imagen-flow folder run line.yaml\n")
     assert call(monkeypatch, "folder", "run", "g.yaml").endswith("  = fix: run it with: imagen-flow run g.yaml\n")
+
+
+@pytest.mark.parametrize(
+    ("declared", "fix"),
+    [
+        ("string, default: a", "did you mean 'text'?"),
+        ("number, default: 1", "did you mean 'float'?"),
+        ("Integer, default: 1", "did you mean 'int'?"),
+        ("image", "did you mean 'file'?"),
+        ("list, default: [a.png]", "did you mean 'list[text]' or 'list[file]'?"),
+        ("list, default: [1.5, 2]", "did you mean 'list[float]'?"),
+        ("array, default: [1]", "did you mean 'list[int]'?"),
+        ("list", "did you mean 'list[int]'?"),
+    ],
+)
+def test_what_types_of_inputs_are_called_elsewhere_is_understood(declared: str, fix: str) -> None:
+    """The names that other formats have for types get the name that is meant; a bare list gets its elements' type."""
+    Path("g.yaml").write_text(f'imagen_flow: 1\ninputs: {{i: {{type: {declared}}}}}\noutputs: {{o: "${{i}}"}}\n')
+    with pytest.raises(GraphError) as caught:
+        load("g.yaml")
+    assert [problem.fix for problem in caught.value.problems if problem.code == "bad-literal"] == [fix]

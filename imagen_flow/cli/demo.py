@@ -23,7 +23,7 @@ __all__ = ["demo"]
 def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the bundled models.
 
-    It needs no download and no GPU. Try --set prompt="a small green star on a white background".
+    It needs no download and no GPU. Try --set prompt="a large green star on a white background".
     """
     from ..config import out_place
     from .run import carry_out

@@ -97,6 +97,8 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
             journal.close()
         if told:
             echo(f"{told} told to finish and stop", err=True)
+        elif not left:
+            echo("nothing is queued", err=True)
         return _work([line], options, drain=True, as_json=as_json) if left else 0
     return failed()
 

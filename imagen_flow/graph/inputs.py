@@ -15,6 +15,12 @@ from .offers import plain
 
 __all__ = ["read_input"]
 
+#: What the types of inputs are called elsewhere.
+_ALSO_CALLED = {
+    "string": "text", "str": "text", "number": "float", "double": "float", "integer": "int", "boolean": "bool",
+    "image": "file", "picture": "file", "path": "file", "directory": "folder", "dir": "folder",
+}
+
 
 def read_input(binder: Binder, written: InputSpec) -> Input | None:
     """Read one input; None if it is of no use (a problem has been said)."""
@@ -29,7 +35,7 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
         port = parse_type(spelling) if isinstance(spelling, str) else None
         if port is None:
             binder.say("bad-literal", f"input '{written.name.value}' has an unknown type: {describe(plain(written.type))}", written.type.mark,
-                     fix=binder.nearest(str(spelling), [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"))
+                     fix=_nearest_type(binder, str(spelling), word))
             return None
     else:
         port = _type_of(word)
@@ -85,6 +91,16 @@ def _narrowed(binder: Binder, written: InputSpec, port: PortType) -> PortType:
                     binder.say("bad-literal", f"a choice of input '{written.name.value}' {odd}", word.mark)
             inner = replace(inner, choices=tuple(kept), range=None)
     return replace(port, element=inner) if port.kind == "list" else inner
+
+
+def _nearest_type(binder: Binder, spelling: str, default: Word | None) -> str:
+    """Say which type is meant: by what it is called elsewhere, by the default's elements if it is a bare list, else the nearest."""
+    if known := _ALSO_CALLED.get(spelling.lower()):
+        return f"did you mean '{known}'?"
+    if spelling.lower() in ("list", "array") and (type_ := _type_of(default)) is not None and type_.element is not None:
+        of_files = " or 'list[file]'" if type_.element.kind == "text" else ""
+        return f"did you mean 'list[{type_.element.kind}]'{of_files}?"
+    return binder.nearest(spelling, [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are")
 
 
 def _type_of(word: Word | None) -> PortType | None:
