@@ -219,10 +219,12 @@ def test_force(call: Call) -> None:
 
 
 def test_no_store(call: Call, own_home: Path) -> None:
-    """--no-store looks nothing up and keeps nothing."""
+    """--no-store looks nothing up and keeps nothing; a store that is not there is not made by who looks into it."""
     call("run", "g.yaml")
     assert call("run", "g.yaml", "--no-store").err.endswith("2 steps ran, 0 from the store\n")
-    assert call("store", "info", "--json", "--store", "elsewhere").code == 0
+    for command in (("info", "--json"), ("verify",), ("gc", "--older-than", "1d"), ("clear", "--yes")):
+        said = call("store", *command, "--store", "elsewhere")
+        assert (said.code, said.err.splitlines()[-1], Path("elsewhere").exists()) == (2, "Error: there is no store at 'elsewhere'", False)
     assert call("run", "g.yaml", "--store", "elsewhere").err.endswith("2 steps ran, 0 from the store\n")
 
 

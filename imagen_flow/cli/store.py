@@ -60,6 +60,8 @@ def _opened(place: Path | None) -> Iterator[Store]:
     from ..request import USERS_STORE, Options
     from .session import find_plugins, open_store
 
+    if place is not None and not place.exists():
+        raise click.UsageError(f"there is no store at '{place}'")  # a store is made by what fills it, not by a slip in its name
     options, settings = Options(store=place or USERS_STORE), config.load(Path.cwd())
     with open_store(options, settings, find_plugins(options, settings)) as opened:
         assert opened is not None
