@@ -583,3 +583,12 @@ def test_a_lora_of_whose_denoiser_no_layer_exists_is_refused(at: Callable[[str],
     assert failure(one=drawn(at("sdxl"), loras=[file])) == (
         f"the LoRA '{file}' was made for another base than '{at('sdxl')}' (StableDiffusionXLPipeline): none of its 4 layers for unet exists there (unet.double.blocks.0.img.attn.proj)"
     )
+
+
+def test_names_in_which_diffusers_misses_layers_are_told(at: Callable[[str], Path], failure: Callable[..., str], tmp_path: Path) -> None:
+    """What peft saves by itself is for the base that is given: it is no matter of the base."""
+    state = {"base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 32), "base_model.model.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(32, 2)}
+    file = saved(tmp_path / "lora.safetensors", state)
+    assert failure(one=drawn(at("flux"), loras=[file])) == (
+        f"the LoRA '{file}' cannot be put on: diffusers does not translate its names for FluxPipeline: it looks for 'base_model.model.double_blocks.0.img_mod.lin.lora_A.weight' among them"
+    )

@@ -417,7 +417,11 @@ _PARTS = ("unet", "transformer", "text_encoder", "controlnet", "prior", "decoder
 def _translated(state: dict[str, Any], pipeline: Any, unet_config: Any) -> dict[str, dict[str, Pair]]:
     more = {"unet_config": unet_config} if unet_config is not None else {}
     # Of the families' own methods some give two things, some three; alphas are 1 by now.
-    translated, *_ = pipeline.lora_state_dict(state, return_alphas=True, return_lora_metadata=True, **more)
+    try:
+        translated, *_ = pipeline.lora_state_dict(state, return_alphas=True, return_lora_metadata=True, **more)
+    except KeyError as lacking:
+        # Some translations expect every layer of a network under the names that they know.
+        raise NotLoRA(f"diffusers does not translate its names for {type(pipeline).__name__}: it looks for {str(lacking)[:200]} among them") from lacking
     found: dict[str, dict[str, Pair]] = {}
     for name, tensor in translated.items():
         if name.endswith(".alpha"):
