@@ -4,7 +4,7 @@ The graph draws with `diffusion.base` and keeps the picture in a store; by hand 
 given the states of one text. Every pair checks that the pixels are equal, so that it is the same work that is compared.
 
 Twice: each way in a process of its own, as a program uses one or the other; and both in one process, as in a notebook. There two threads compute (a run has one of its own),
-each with its OpenMP team, and GNU's OpenMP slows both down: see `imagen_flow.lanes`.
+each with its OpenMP team, and GNU's OpenMP slows both down: see `imagen_flow._models.run_threads`.
 
 And what it saves to load once: several graphs in one process with one pool, against as many scripts that each load what they draw with, and against a script that loads for each picture or once for all.
 
@@ -34,10 +34,10 @@ from typing import Any
 from _results import machine, record
 
 import imagen_flow as flow
-from imagen_flow.codec import Codecs
-from imagen_flow.models import ModelPool
-from imagen_flow.plugins import discover
-from imagen_flow.store import Store
+from imagen_flow._models import ModelPool
+from imagen_flow._plugins.registry import discover
+from imagen_flow._store import Store
+from imagen_flow._types.codec import Codecs
 
 #: What is wanted: the 95 % interval of the median difference lies below the larger of these.
 TARGET_PART, TARGET_S = 0.02, 0.010

@@ -18,9 +18,9 @@ from typing import Any
 
 from _results import record
 
-from imagen_flow.folder import RunningLine, Tools, prepare, read_line
-from imagen_flow.plugins import discover
-from imagen_flow.store import Store
+from imagen_flow._hotfolder import RunningLine, Tools, prepare, read_line
+from imagen_flow._plugins.registry import discover
+from imagen_flow._store import Store
 
 QUEUED = 10_000
 MEASURED = 300

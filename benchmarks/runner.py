@@ -24,13 +24,14 @@ from typing import Any
 
 from _results import machine, record
 
-from imagen_flow import List, node, spec
+from imagen_flow import List, node
+from imagen_flow._graph import resolve
+from imagen_flow._plan import make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._run import execute
+from imagen_flow._store import Store
+from imagen_flow._text import spec
 from imagen_flow.events import OutputWritten, RunFinished, StepFailed
-from imagen_flow.graph import resolve
-from imagen_flow.plan import make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.run import execute
-from imagen_flow.store import Store
 
 #: What is wanted, in microseconds a node of wall clock.
 TARGETS = {"first": 100.0, "cached": 30.0}

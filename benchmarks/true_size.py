@@ -23,8 +23,8 @@ from typing import Any
 from _results import machine, record
 
 import imagen_flow as flow
-from imagen_flow.devices import resolve_device, resolve_dtype
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
+from imagen_flow._settings.devices import resolve_device, resolve_dtype
 
 PROMPT = "a red fox in the snow"
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from _results import machine, record
 
 import imagen_flow as flow
+from imagen_flow._watch import Refused, Waiting
 from imagen_flow.events import RunFinished, RunStarted, StepFailed
-from imagen_flow.watch import Refused, Waiting
 
 #: What is wanted, in seconds from the save to the run, the settling aside.
 TARGET_S = 0.150

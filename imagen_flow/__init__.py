@@ -8,35 +8,20 @@ For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import execute, load, plan, run
-    from .codec import Codec
-    from .devices import QUANTIZERS, compute_capability
-    from .errors import (
-        Cancelled,
-        GraphError,
-        ImagenFlowError,
-        Mark,
-        ModelError,
-        NodeError,
-        OutputError,
-        Problem,
-        ProvenanceError,
-        StoreError,
-    )
-    from .hookspecs import hookimpl
-    from .models.estimates import size_of
-    from .models.placing import at_rest, place_module
-    from .models.quiet import quiet_libraries
-    from .models.references import UnresolvedModel
-    from .models.tensors import read_weights
-    from .node import node
-    from .values import (
+    from ._models.estimates import size_of
+    from ._models.placement import at_rest, place_module
+    from ._models.quiet import quiet_libraries
+    from ._models.references import UnresolvedModel
+    from ._models.tensors import read_weights
+    from ._plugins.hookspecs import hookimpl
+    from ._settings.devices import QUANTIZERS, compute_capability
+    from ._types.codec import Codec
+    from ._types.node import node
+    from ._types.values import (
         Absent,
         Audio,
         Base,
@@ -61,14 +46,16 @@ if TYPE_CHECKING:
         Text,
         Value,
     )
-    from .watch import watch
+    from ._watch import watch
+    from .api import execute, load, plan, run
+    from .errors import Cancelled, GraphError, ImagenFlowError, Mark, ModelError, NodeError, OutputError, Problem, ProvenanceError, StoreError
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "api": ("execute", "load", "plan", "run"),
-    "codec": ("Codec",),
-    "devices": ("QUANTIZERS", "compute_capability"),
+    "_types.codec": ("Codec",),
+    "_settings.devices": ("QUANTIZERS", "compute_capability"),
     "errors": (
         "Cancelled",
         "GraphError",
@@ -81,14 +68,14 @@ _HOMES = {
         "ProvenanceError",
         "StoreError",
     ),
-    "hookspecs": ("hookimpl",),
-    "models.estimates": ("size_of",),
-    "models.placing": ("at_rest", "place_module"),
-    "models.quiet": ("quiet_libraries",),
-    "models.references": ("UnresolvedModel",),
-    "models.tensors": ("read_weights",),
-    "node": ("node",),
-    "values": (
+    "_plugins.hookspecs": ("hookimpl",),
+    "_models.estimates": ("size_of",),
+    "_models.placement": ("at_rest", "place_module"),
+    "_models.quiet": ("quiet_libraries",),
+    "_models.references": ("UnresolvedModel",),
+    "_models.tensors": ("read_weights",),
+    "_types.node": ("node",),
+    "_types.values": (
         "Absent",
         "Audio",
         "Base",
@@ -113,7 +100,7 @@ _HOMES = {
         "Text",
         "Value",
     ),
-    "watch": ("watch",),
+    "_watch": ("watch",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -131,14 +118,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _FrontDoor(ModuleType):
-    """Keeps the functions `node`, `plan`, `run` and `watch` from being hidden by the modules of the same names, which Python would put in their place when it imports them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _FrontDoor

@@ -38,7 +38,7 @@ def main() -> NoReturn:
     open_streams()
     quiet_libraries()
     try:
-        from .cli import main
+        from ._cli import main
 
         main(prog_name="imagen-flow")
     except KeyboardInterrupt:

@@ -19,20 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import config
-from . import spec as spec_
-from .codec import Codecs
-from .config import Settings
+from ._graph import Graph, resolve
+from ._models import ModelPool
+from ._outputs.writer import OutFolder
+from ._plan import Plan
+from ._plan.request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
+from ._plugins.registry import Registry, discover
+from ._run import execute
+from ._settings import config
+from ._settings.config import Settings
+from ._store import Store
+from ._text import spec as spec_
+from ._types.codec import Codecs
 from .errors import OutputError
 from .events import Event, OutputAbsent, OutputFailed, OutputWritten, StepFailed, StepNote
-from .graph import Graph, resolve
-from .models import ModelPool
-from .outputs import OutFolder
-from .plan import Plan
-from .plugins import Registry, discover
-from .request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
-from .run import execute
-from .store import Store
 
 __all__ = ["execute", "load", "plan", "run"]
 

@@ -341,7 +341,7 @@ def nursery() -> None:
     """Fork off workers as asked. One thread, and all imported: a child begins at once."""
     from importlib import import_module
 
-    from imagen_flow.plugins import discover
+    from imagen_flow._plugins.registry import discover
 
     for name in ("cli.folder", "folder", "models", "store"):
         import_module(f"imagen_flow.{name}")
@@ -357,7 +357,7 @@ def nursery() -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            from imagen_flow.cli import main as command
+            from imagen_flow._cli import main as command
 
             try:
                 command(["folder", "run", "line.yaml", "--json", "--plugin", "toys.py", "--store", "store"])

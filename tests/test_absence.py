@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import imagen_flow as flow
+from imagen_flow._plugins.registry import Registry, discover
+from imagen_flow._types.node import NodeFunction
 from imagen_flow.errors import GraphError
 from imagen_flow.events import OutputAbsent, OutputWritten, RunFinished, StepFailed, StepStarted, as_json
-from imagen_flow.node import NodeFunction
-from imagen_flow.plugins import Registry, discover
 
 HERE = Path(__file__).parent
 
@@ -336,7 +336,7 @@ def test_graphs_that_multiply_are_refused_before_they_are_expanded(run: Run, tmp
 
 def test_lists_that_multiply_are_refused_as_soon_as_there_are_too_many(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """When planning where the lists are known, else the node fails."""
-    monkeypatch.setattr(sys.modules["imagen_flow.plan.state"], "STEPS", 50)
+    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
     inner = graph({"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}}, {"o": "${b}"}, x={"type": "int"})
     middle = graph({"g": {"type": "./i.yaml", "each": {"x": "${xs}"}}}, {"o": "${g}"}, xs={"type": "list[int]"})
     files = {"./i.yaml": inner, "./m.yaml": middle}

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import GraphError, List, NodeError, OutputError, config, events, filememo
-from imagen_flow.codec import Codecs
+from imagen_flow import GraphError, List, NodeError, OutputError, events
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._settings import config
+from imagen_flow._store import Store
+from imagen_flow._store import file_digests as filememo
+from imagen_flow._types.codec import Codecs
 from imagen_flow.errors import StoreError
-from imagen_flow.plugins import Registry
-from imagen_flow.store import Store
 
 GRAPH = {
     "imagen_flow": 1,
@@ -179,7 +181,7 @@ def test_what_a_plan_was_carried_out_for_is_on_the_disk_when_the_program_ends(tm
     program = f"""
 import imagen_flow as flow
 from imagen_flow.errors import StoreError
-from imagen_flow.plugins import Registry
+from imagen_flow._plugins.registry import Registry
 
 @flow.node("toy.two", version=1)
 def two() -> int:

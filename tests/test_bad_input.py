@@ -21,7 +21,8 @@ import PIL.Image
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import cli, pictures
+from imagen_flow import _cli as cli
+from imagen_flow._types import image_files as pictures
 
 NODES = '''
 """Toy nodes."""

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import PIL.Image
 import pytest
 
-from imagen_flow import cli, events
-from imagen_flow.cli.text import bytes_, safe, seconds
+from imagen_flow import _cli as cli
+from imagen_flow import events
+from imagen_flow._cli.text import bytes_, safe, seconds
 
 NODES = '''
 """Toy nodes."""
@@ -126,7 +127,7 @@ def timeless(text: str) -> str:
 
 def test_help_is_the_commands_own() -> None:
     """What help says of each command is the first line of that command's own help."""
-    own = {name: getattr(importlib.import_module(f"imagen_flow.cli.{name}"), name).help.partition("\n")[0] for name in cli.COMMANDS}
+    own = {name: getattr(importlib.import_module(f"imagen_flow._cli.{name}"), name).help.partition("\n")[0] for name in cli.COMMANDS}
     assert own == cli.COMMANDS
 
 
@@ -141,7 +142,7 @@ def test_help_imports_click_only() -> None:
     """Help imports nothing but click and the standard library, and of this project only the list of commands."""
     code = """
 import sys
-from imagen_flow.cli import main
+from imagen_flow._cli import main
 try:
     main(["--help"])
 except SystemExit:
@@ -150,7 +151,7 @@ print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_mo
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = said.stderr.split()
-    assert [n for n in imported if not n.startswith(("click", "colorama"))] == ["imagen_flow", "imagen_flow.cli"]
+    assert [n for n in imported if not n.startswith(("click", "colorama"))] == ["imagen_flow", "imagen_flow._cli"]
 
 
 def test_version(call: Call) -> None:
@@ -386,7 +387,7 @@ def test_cached_run_is_light(call: Call, folder: Path) -> None:
     call("run", "g.yaml")
     code = """
 import sys
-from imagen_flow.cli import main
+from imagen_flow._cli import main
 try:
     main(["run", "g.yaml", "--plugin", "nodes.py"])
 except SystemExit as exited:
@@ -442,7 +443,7 @@ def test_second_interrupt(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("module", ["imagen_flow.cli", "click"])
+@pytest.mark.parametrize("module", ["imagen_flow._cli", "click"])
 def test_interrupt_while_starting(module: str) -> None:
     """An interrupt before the command line is there to take it ends as one later: no traceback, exit code 130."""
     code = f"""
@@ -856,7 +857,7 @@ def test_live_display() -> None:
     """The live display logs what ran, and below it draws a bar with the time left for each running step."""
     from rich.console import Console
 
-    from imagen_flow.cli.display import Live
+    from imagen_flow._cli.display import Live
 
     console = Console(file=StringIO(), width=80, height=20, force_terminal=True, color_system=None, legacy_windows=False)
     live = Live(console)
@@ -883,7 +884,7 @@ def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
     """On a narrow terminal counts and times are there in full, whatever the names; what gives way is the name, the bar and the end of the last line."""
     from rich.console import Console
 
-    from imagen_flow.cli.display import Live
+    from imagen_flow._cli.display import Live
 
     live = Live(Console(file=StringIO(), width=width, height=20, force_terminal=True, color_system=None))
     live.live.auto_refresh = False
@@ -907,7 +908,7 @@ def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
 
 def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
     """A model that is loaded for it, once however many parts it has; until there is progress."""
-    from imagen_flow.cli.display import Progress
+    from imagen_flow._cli.display import Progress
 
     progress = Progress()
     for event in (events.StepStarted("n", "", "", 0.0), events.StepLoading("n", "", "hf:a/b", 0.0)):
@@ -920,7 +921,7 @@ def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
 def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call) -> None:
     """A node with `each` over a list that a node makes counts as one step until then; never are more over than there are."""
     import imagen_flow as flow
-    from imagen_flow.cli.display import Progress
+    from imagen_flow._cli.display import Progress
 
     inner = 'imagen_flow: 1\ninputs: {text: {type: text}}\nnodes: {a: {type: toy.loud, text: "${text}"}, b: {type: toy.loud, text: "${a}!"}}\noutputs: {o: "${b}"}\n'
     (folder / "inner.yaml").write_text(inner)
@@ -937,7 +938,7 @@ def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call
 
 def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
     """Elements of a node, in whichever graph they are used; what nothing is known of makes it a least time."""
-    from imagen_flow.cli.display import Progress
+    from imagen_flow._cli.display import Progress
 
     progress = Progress()
     progress.see(events.RunStarted("g", 1, 1, "cpu", 0.0, {"g[0]/n": 5, "g[1]/n": 5}))
@@ -957,7 +958,7 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
 def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Call) -> None:
     """Before a step of a node has ended in this run, how long it took in the last one counts."""
     import imagen_flow as flow
-    from imagen_flow.cli.display import Progress
+    from imagen_flow._cli.display import Progress
 
     (folder / "g.yaml").write_text('imagen_flow: 1\ninputs: {t: "a b c"}\nnodes: {w: {type: toy.words, text: "${t}"}, l: {type: toy.loud, each: {text: "${w}"}}}\noutputs: {o: "${l}"}\n')
     flow.run("g.yaml", plugins="nodes.py", store="kept")
@@ -974,7 +975,7 @@ def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -
     """While nothing ends, it is said how far it has come; a model that is loaded is named."""
     import threading
 
-    from imagen_flow.cli.display import Lines
+    from imagen_flow._cli.display import Lines
 
     told = threading.Event()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import cli
+from imagen_flow import _cli as cli
 from imagen_flow.errors import printable
 
 #: A title for the terminal, a C1 sequence that clears it, and an override that turns text around.
@@ -160,9 +160,9 @@ class Project:
         return "".join(path.read_text() for path in (self.folder / "failed").glob("*.txt"))
 
     def watched(self) -> str:
-        from imagen_flow.cli.watch import _View
+        from imagen_flow._cli.watch import _View
+        from imagen_flow._watch import Changed, Noticed, Refused, Reloaded, Warned
         from imagen_flow.errors import Problem, StoreError
-        from imagen_flow.watch import Changed, Noticed, Refused, Reloaded, Warned
 
         out, err = Terminal(), Terminal()
         view = _View(quiet=False)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from imagen_flow.artifact import Artifact
-from imagen_flow.codec import Codec, Codecs
-from imagen_flow.digest import digest_value
-from imagen_flow.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+from imagen_flow._types.artifact import Artifact
+from imagen_flow._types.codec import Codec, Codecs
+from imagen_flow._types.digest import digest_value
+from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
 CODECS = Codecs()
 JSON = st.recursive(
@@ -232,8 +232,8 @@ def test_plain_values_need_neither_torch_nor_pillow() -> None:
     """A stored float32 tensor comes back without importing torch."""
     script = (
         "import sys, numpy as np\n"
-        "from imagen_flow.codec import Codecs\n"
-        "from imagen_flow.values import Tensor, Image\n"
+        "from imagen_flow._types.codec import Codecs\n"
+        "from imagen_flow._types.values import Tensor, Image\n"
         "c = Codecs(); c.digest(3); c.encode('x')\n"
         "assert 'PIL' not in sys.modules\n"
         "c.decode('tensor', c.encode(Tensor(np.zeros(3, 'float32')))[2])\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow import GraphError, config
+from imagen_flow import GraphError
+from imagen_flow._settings import config
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from imagen_flow import devices
-from imagen_flow.devices import Machine, Policy, check, conditions, determinism_class, look, resolve_device, resolve_dtype
-from imagen_flow.values import Loading
+from imagen_flow._settings import devices
+from imagen_flow._settings.devices import Machine, Policy, check, conditions, determinism_class, look, resolve_device, resolve_dtype
+from imagen_flow._types.values import Loading
 
 
 def machine(system="Linux", processor="x86_64", torch_build="cuda", count=0):
@@ -126,7 +126,7 @@ def test_looking_and_choosing_import_no_torch():
     """Device, dtype and policy are known without torch, and nothing is recorded where nothing ran."""
     code = (
         "import sys\n"
-        "from imagen_flow.devices import conditions, determinism_class, look, resolve_device, resolve_dtype\n"
+        "from imagen_flow._settings.devices import conditions, determinism_class, look, resolve_device, resolve_dtype\n"
         "device = resolve_device('auto'); determinism_class(device, resolve_dtype('auto', device))\n"
         "assert conditions(device) == {}\n"
         "assert not {'torch', 'numpy', 'diffusers'} & set(sys.modules), sorted(sys.modules)\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow.digest import canonical, digest_bytes, digest_file, digest_list, digest_value
-from imagen_flow.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+from imagen_flow._types.digest import canonical, digest_bytes, digest_file, digest_list, digest_value
+from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
 CONTENT = digest_bytes(b"hello")
 

@@ -16,9 +16,9 @@ import pytest
 from ruamel.yaml import YAML
 
 import imagen_flow as flow
+from imagen_flow._plugins.registry import Registry, discover
+from imagen_flow._types.node import NodeFunction
 from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepFailed, StepFinished, StepStarted
-from imagen_flow.node import NodeFunction
-from imagen_flow.plugins import Registry, discover
 
 EVALUATOR = Path(__file__).parent / "evaluator"
 

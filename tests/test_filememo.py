@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow import filememo
-from imagen_flow.digest import digest_bytes
-from imagen_flow.filememo import FileMemo, TooManyFiles
-from imagen_flow.values import File, FileChanged
+from imagen_flow._store import file_digests as filememo
+from imagen_flow._store.file_digests import FileMemo, TooManyFiles
+from imagen_flow._types.digest import digest_bytes
+from imagen_flow._types.values import File, FileChanged
 
 LATER = 10**10  # a clock far ahead: every file has long settled
 

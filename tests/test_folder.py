@@ -26,17 +26,17 @@ from typing import Any
 
 import pytest
 
-from imagen_flow.cli import main
+from imagen_flow._cli import main
+from imagen_flow._hotfolder import Journal, JournalError, RunningLine, Tools, check_together, may_pass, prepare, read_line, retry, status
+from imagen_flow._hotfolder.config import KEYS, Line
+from imagen_flow._hotfolder.disk import LocalDisk
+from imagen_flow._hotfolder.journal import Seen
+from imagen_flow._hotfolder.publish import free_name, sweep
+from imagen_flow._plugins.registry import Registry, discover
+from imagen_flow._store import Store
+from imagen_flow._store.file_digests import FileMemo
+from imagen_flow._text.spec import read
 from imagen_flow.errors import GraphError, StoreError
-from imagen_flow.filememo import FileMemo
-from imagen_flow.folder import Journal, JournalError, RunningLine, Tools, check_together, may_pass, prepare, read_line, retry, status
-from imagen_flow.folder.disk import LocalDisk
-from imagen_flow.folder.journal import Seen
-from imagen_flow.folder.linefile import KEYS, Line
-from imagen_flow.folder.placing import free_name, sweep
-from imagen_flow.plugins import Registry, discover
-from imagen_flow.spec import read
-from imagen_flow.store import Store
 
 NODES = '''
 """Toy nodes."""
@@ -1739,7 +1739,7 @@ def test_light(yard: Yard) -> None:
     yard.line()
     code = f"""
 import sys
-from imagen_flow.cli import main
+from imagen_flow._cli import main
 try:
     main(["folder", "run", "line.yaml", "--once", "--store", {str(yard.store.folder)!r}, "--plugin", "toys.py"])
 except SystemExit as left:
@@ -1808,7 +1808,7 @@ def test_commands_of_services(name: str) -> None:
     assert len(called) == (2 if name == "Containerfile" else 1)
     for command in called:
         group, command_name, *words = shlex.split(command)
-        command_group = import_module(f"imagen_flow.cli.{group}").folder
+        command_group = import_module(f"imagen_flow._cli.{group}").folder
         command_group.commands[command_name].make_context(command_name, words)
     if name != "Containerfile":
         assert "Restart=on-failure\n" in text and "RestartPreventExitStatus=1 2\n" in text

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow.folder import prepare, read_line
-from imagen_flow.folder.disk import LocalDisk
-from imagen_flow.folder.intake import Intake
-from imagen_flow.folder.journal import Journal
-from imagen_flow.folder.log import Log
-from imagen_flow.folder.placing import sweep
-from imagen_flow.folder.recipe import Recipe
-from imagen_flow.folder.work import Shop, Trouble
-from imagen_flow.plugins import discover
-from imagen_flow.store import Store
+from imagen_flow._hotfolder import prepare, read_line
+from imagen_flow._hotfolder.disk import LocalDisk
+from imagen_flow._hotfolder.intake import Intake
+from imagen_flow._hotfolder.journal import Journal
+from imagen_flow._hotfolder.log import Log
+from imagen_flow._hotfolder.publish import sweep
+from imagen_flow._hotfolder.recipe import Recipe
+from imagen_flow._hotfolder.worker import Shop, Trouble
+from imagen_flow._plugins.registry import discover
+from imagen_flow._store import Store
 
 NODES = '''
 """Toy nodes."""

@@ -8,21 +8,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import File, Folder, GraphError, Image, Json, List, Model, Range, Seed, Value, node, spec
-from imagen_flow.graph import (
-    FileAt,
-    FromInput,
-    FromNode,
-    Given,
-    Graph,
-    Joined,
-    Listed,
-    Mapped,
-    ModelAt,
-    Repeat,
-    resolve,
-)
-from imagen_flow.plugins import Registry
+from imagen_flow import File, Folder, GraphError, Image, Json, List, Model, Range, Seed, Value, node
+from imagen_flow._graph import FileAt, FromInput, FromNode, Given, Graph, Joined, Listed, Mapped, ModelAt, Repeat, resolve
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._text import spec
 
 
 class Loader:

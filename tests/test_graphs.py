@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.codec import Codecs
+from imagen_flow._models import ModelPool
+from imagen_flow._store import Store
+from imagen_flow._types.codec import Codecs
 from imagen_flow.events import Event, RunFinished
-from imagen_flow.models import ModelPool
-from imagen_flow.store import Store
 
 GRAPHS = Path(__file__).parent.parent / "graphs"
 NAMES = sorted(p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml") if p.parent.name != "lines")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow import GraphError, cli, load
-from imagen_flow.devices import nearest_device
+from imagen_flow import GraphError, load
+from imagen_flow import _cli as cli
+from imagen_flow._settings.devices import nearest_device
 
 NODES = '''
 from imagen_flow import Text, node

@@ -12,7 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from imagen_flow import cli
+from imagen_flow import _cli as cli
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -20,24 +20,24 @@ PLUGINS = sorted(path.name for path in (ROOT / "plugins").glob("imagen_flow_*"))
 
 #: Which modules of the core may import an outside library, at whatever place in their code.
 CONFINED = {
-    "PIL": {"values", "codec"},
-    "click": {"cli"},
+    "PIL": {"_types"},
+    "click": {"_cli"},
     "diffusers": set(),
-    "huggingface_hub": {"models"},
-    "networkx": {"graph"},
-    "pathspec": {"folder"},
+    "huggingface_hub": {"_models"},
+    "networkx": {"_graph"},
+    "pathspec": {"_hotfolder"},
     "pickle": set(),
-    "picklescan": {"models"},
-    "platformdirs": {"user_folders"},
-    "pluggy": {"hookspecs", "plugins"},
-    "pydantic": {"ports", "provenance"},
-    "rich": {"cli"},
-    "ruamel": {"yaml_text"},
-    "safetensors": {"codec", "models"},
-    "sqlite3": {"databases", "filememo", "folder", "store"},
-    "torch": {"codec", "devices", "digest", "models", "values"},
+    "picklescan": {"_models"},
+    "platformdirs": {"_system"},
+    "pluggy": {"_plugins"},
+    "pydantic": {"_provenance", "_types"},
+    "rich": {"_cli"},
+    "ruamel": {"_text"},
+    "safetensors": {"_models", "_types"},
+    "sqlite3": {"_hotfolder", "_store"},
+    "torch": {"_models", "_settings", "_types"},
     "transformers": set(),
-    "watchdog": {"watch"},
+    "watchdog": {"_watch"},
 }
 
 
@@ -65,8 +65,8 @@ def test_light_imports() -> None:
     """Importing every plugin, and all that a plan needs, imports no heavy library."""
     code = """
 import sys
-import imagen_flow.api, imagen_flow.replay, imagen_flow.cli
-from imagen_flow.plugins import discover
+import imagen_flow.api, imagen_flow._replay.replay, imagen_flow._cli
+from imagen_flow._plugins.registry import discover
 registry = discover().load_all()
 assert not registry.faults, registry.faults
 print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torchvision", "diffusers", "transformers", "huggingface_hub", "tokenizers", "scipy", "networkx", "PIL", "rich"}))
@@ -132,9 +132,9 @@ def test_readme_links() -> None:
 
 def test_readme_yaml(tmp_path: Path) -> None:
     """The graphs in the README resolve without a warning."""
-    from imagen_flow.graph import resolve
-    from imagen_flow.plugins import discover
-    from imagen_flow.spec import parse
+    from imagen_flow._graph import resolve
+    from imagen_flow._plugins.registry import discover
+    from imagen_flow._text.spec import parse
 
     graphs = [b for b in blocks("yaml") if "imagen_flow: 1" in b]
     assert graphs

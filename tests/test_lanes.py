@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow import devices
-from imagen_flow.lanes import Lanes
-from imagen_flow.models import ModelPool
-from imagen_flow.plugins import Registry
-from imagen_flow.store import Store
+from imagen_flow._models import ModelPool
+from imagen_flow._models.run_threads import Lanes
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._settings import devices
+from imagen_flow._store import Store
 
 
 def carry_out(lanes: Lanes, work: Callable[[], None]) -> None:
@@ -161,7 +161,7 @@ def test_a_fork_has_lanes_of_its_own() -> None:
     code = """
 import os, threading, warnings
 warnings.simplefilter("ignore")
-from imagen_flow.lanes import Lanes
+from imagen_flow._models.run_threads import Lanes
 lanes = Lanes()
 def carry_out():
     over = threading.Event()

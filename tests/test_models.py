@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow.digest import digest_file
-from imagen_flow.errors import ModelError
-from imagen_flow.models import (
+from imagen_flow._models import (
     BadReference,
     ModelPool,
     Reference,
@@ -26,7 +24,9 @@ from imagen_flow.models import (
     size_of,
     with_memory_ladder,
 )
-from imagen_flow.values import Model
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Model
+from imagen_flow.errors import ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -367,7 +367,7 @@ def test_resolving_imports_neither_torch_nor_the_hubs_libraries(tmp_path):
     """Planning stays light."""
     cached(tmp_path / "hub")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow.models import resolve, size_of\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow._models import resolve, size_of\n"
         f"model = resolve('hf:org/name', folder=Path('/'), embedded={{}}, digest=str, environ={{'HF_HUB_CACHE': {str(tmp_path / 'hub')!r}}})\n"
         "size_of(model)\n"
         "assert not {'torch', 'diffusers', 'transformers', 'huggingface_hub', 'numpy'} & set(sys.modules)\n"

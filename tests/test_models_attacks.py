@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from imagen_flow import GraphError, cli
-from imagen_flow.models import Hub, Lock, LockedFile, LockedModel, UnresolvedModel, UnusableModel, parse_reference, read_lock
+from imagen_flow import GraphError
+from imagen_flow import _cli as cli
+from imagen_flow._models import Hub, Lock, LockedFile, LockedModel, UnresolvedModel, UnusableModel, parse_reference, read_lock
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -432,8 +433,8 @@ def test_a_lock_whose_digest_was_changed_installs_nothing(server: Any, hub: Hub)
 
 def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
     """Of a repository only what lies in the folder comes; with the lock and without it is the same model; a wrong folder gets the nearest."""
-    from imagen_flow.digest import digest_file
-    from imagen_flow.models import Lock, Terms, resolve
+    from imagen_flow._models import Lock, Terms, resolve
+    from imagen_flow._types.digest import digest_file
 
     reference = parse_reference(f"hf:{NAME}@main/unet/")
     model = hub.resolve(reference)

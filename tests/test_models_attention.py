@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.lanes import Lanes
-from imagen_flow.models import ModelPool, attention, lend_and_call
-from imagen_flow.models.attention import attending
-from imagen_flow.values import Loading, Model
+from imagen_flow._models import ModelPool, attention, lend_and_call
+from imagen_flow._models.attention import attending
+from imagen_flow._models.run_threads import Lanes
+from imagen_flow._types.values import Loading, Model
 
 
 def enabled() -> str:
@@ -223,11 +223,11 @@ def test_a_node_that_runs_a_graph_does_not_wait_for_itself(tmp_path: Path) -> No
     """The graph's nodes attend as they ask, in its midst."""
     from safetensors.torch import save_file
 
-    from imagen_flow.graph import resolve
-    from imagen_flow.plan import make_plan
-    from imagen_flow.plugins import Registry
-    from imagen_flow.run import execute
-    from imagen_flow.spec import parse
+    from imagen_flow._graph import resolve
+    from imagen_flow._plan import make_plan
+    from imagen_flow._plugins.registry import Registry
+    from imagen_flow._run import execute
+    from imagen_flow._text.spec import parse
 
     save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors")
     registry = Registry({})

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool
-from imagen_flow.models.mapped import own_tensors
-from imagen_flow.plugins import Registry
-from imagen_flow.values import FileChanged
+from imagen_flow._models import ModelPool
+from imagen_flow._models.mapped import own_tensors
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._types.values import FileChanged
 
 
 class Mapped:
@@ -155,8 +155,8 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) ->
             return found
 
     def resolved() -> flow.Model:
-        from imagen_flow.digest import digest_file
-        from imagen_flow.models import resolve
+        from imagen_flow._models import resolve
+        from imagen_flow._types.digest import digest_file
 
         return resolve(str(one), folder=tmp_path, embedded={}, digest=digest_file)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imagen_flow import cli
+from imagen_flow import _cli as cli
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None

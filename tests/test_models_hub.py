@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from imagen_flow.digest import digest_file
-from imagen_flow.models import Hub, Lock, Terms, UnresolvedModel, UnusableModel, estimate, parse_reference, read_lock, resolve
+from imagen_flow._models import Hub, Lock, Terms, UnresolvedModel, UnusableModel, estimate, parse_reference, read_lock, resolve
+from imagen_flow._types.digest import digest_file
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -221,7 +221,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(server: Any, hub: H
 def test_a_pull_that_was_killed_goes_on_where_it_stopped(server: Any, hub: Hub, tmp_path: Path) -> None:
     """Another process fetches only the rest; what a kill leaves behind is no model."""
     code = (
-        "import huggingface_hub.constants as constants\nconstants.DOWNLOAD_CHUNK_SIZE = 1000\nfrom imagen_flow.models import Hub, parse_reference\n"
+        "import huggingface_hub.constants as constants\nconstants.DOWNLOAD_CHUNK_SIZE = 1000\nfrom imagen_flow._models import Hub, parse_reference\n"
         f"hub = Hub(environ={dict(hub.environ)!r})\nhub.pull(hub.resolve(parse_reference('hf:{NAME}@main')))\n"
     )
     server.slow_s = 0.02

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagen_flow.digest import digest_file
-from imagen_flow.errors import ModelError
-from imagen_flow.models import (
+from imagen_flow._models import (
     Identity,
     ModelPool,
     default_budget,
@@ -24,9 +22,11 @@ from imagen_flow.models import (
     quiet_libraries,
     resolve,
 )
-from imagen_flow.models import pool as pool_module
-from imagen_flow.models.files import choose, variants
-from imagen_flow.values import Loading, Model
+from imagen_flow._models import pool as pool_module
+from imagen_flow._models.files import choose, variants
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Loading, Model
+from imagen_flow.errors import ModelError
 
 
 class Thing:
@@ -460,7 +460,7 @@ def test_variants_shards_and_strangers_are_told_apart(names: list[str], variant:
 @pytest.mark.parametrize(("content", "why"), [(b"GG", "it does not begin with 'GGUF'"), (b"GGUF" + bytes(20), "it says version 0 with 0 tensors"), (b"GGUF\x03\0\0\0\x01", "it says version 3 with 1 tensors")])
 def test_a_torn_gguf_is_told_when_planning(tmp_path: Path, content: bytes, why: str) -> None:
     """By its first bytes; a whole one is a model."""
-    from imagen_flow.models import UnusableModel
+    from imagen_flow._models import UnusableModel
 
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(UnusableModel) as caught:
@@ -485,7 +485,7 @@ def test_a_folder_that_lacks_a_part_is_not_whole(tmp_path: Path) -> None:
     """model_index.json says what there must be: a download that broke off is told when planning."""
     from safetensors.numpy import save_file
 
-    from imagen_flow.models import UnresolvedModel
+    from imagen_flow._models import UnresolvedModel
 
     (tmp_path / "m" / "unet").mkdir(parents=True)
     save_file({}, tmp_path / "m" / "unet" / "model.safetensors")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from imagen_flow.digest import digest_file
-from imagen_flow.models import BadReference, parse_reference, resolve
-from imagen_flow.models.files import choose
+from imagen_flow._models import BadReference, parse_reference, resolve
+from imagen_flow._models.files import choose
+from imagen_flow._types.digest import digest_file
 
 LISTINGS = {
     # The text encoder in shards and in halves; the transformer both in shards and in one piece, of which diffusers takes the shards.

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from imagen_flow.digest import digest_file
+from imagen_flow._models import Terms, UnusableModel, read_weights, resolve
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Model
 from imagen_flow.errors import ModelError
-from imagen_flow.models import Terms, UnusableModel, read_weights, resolve
-from imagen_flow.values import Model
 
 
 def find(text: str, folder: Path, *pickles: str) -> Model:
@@ -142,7 +142,7 @@ def test_scanning_imports_no_torch(tmp_path: Path) -> None:
     """Planning stays light even with a pickle."""
     save(tmp_path / "a.pth")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow.models import Terms, resolve\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow._models import Terms, resolve\n"
         f"resolve('./a.pth', folder=Path({str(tmp_path)!r}), embedded={{}}, digest=str, terms=Terms(pickles=('./a.pth',)))\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from imagen_flow import place_module
-from imagen_flow.digest import digest_file
-from imagen_flow.models import ModelPool, lend_and_call, resolve
-from imagen_flow.values import Loading, Model
+from imagen_flow._models import ModelPool, lend_and_call, resolve
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Loading, Model
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imagen_flow.digest import digest_file
-from imagen_flow.models import UnresolvedModel, UnusableModel, resolve
-from imagen_flow.values import Model
+from imagen_flow._models import UnresolvedModel, UnusableModel, resolve
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Model
 
 SHARDS = {"model-00001-of-00002.safetensors": ["a.weight", "a.bias"], "model-00002-of-00002.safetensors": ["b.weight"]}
 INDEX = "model.safetensors.index.json"

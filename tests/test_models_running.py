@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from imagen_flow import Loading, Model, Rungs, Text, node
-from imagen_flow.codec import Codecs
+from imagen_flow._graph import resolve
+from imagen_flow._models import Terms, UnusableModel
+from imagen_flow._plan import Plan, make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._run import execute
+from imagen_flow._store import Store
+from imagen_flow._text.spec import parse, read
+from imagen_flow._types.codec import Codecs
 from imagen_flow.events import StepFailed
-from imagen_flow.graph import resolve
-from imagen_flow.models import Terms, UnusableModel
-from imagen_flow.plan import Plan, make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.run import execute
-from imagen_flow.spec import parse, read
-from imagen_flow.store import Store
 
 
 @node("toy.tight", version=1, uses=("torch",))

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from imagen_flow import Base, Model
-from imagen_flow.digest import digest_file
-from imagen_flow.models import Hub, Lock, Terms, base_reference, estimate, read_lock, resolve
+from imagen_flow._models import Hub, Lock, Terms, base_reference, estimate, read_lock, resolve
+from imagen_flow._types.digest import digest_file
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -145,7 +145,7 @@ def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Pa
 
 def test_a_header_is_read_without_the_weights(hub: Hub) -> None:
     """What completes a file of the hub is known before the file is fetched."""
-    from imagen_flow.models import parse_reference
+    from imagen_flow._models import parse_reference
 
     header = hub.header(hub.resolve(parse_reference("hf:org/base@main/whole.safetensors")))
     assert base_of(header) == base_of({"unet.w": {}, "vae.w": {}})
@@ -225,7 +225,7 @@ def draw(model: Model[Whole], other: Model[Other] | None = None) -> Text:
 def test_a_node_is_lent_the_parts_that_stand_in(tmp_path: Path) -> None:
     """With another model beside it a checkpoint is leased with that one's part: its own is not loaded, the rest is shared, and the plan weighs each where it belongs."""
     import imagen_flow as flow
-    from imagen_flow.models import ModelPool
+    from imagen_flow._models import ModelPool
 
     (tmp_path / "nodes.py").write_text(NODES)
     for name, content in FILES.items():
@@ -269,7 +269,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """Run a command line beside a hub; give its exit code, what it printed, and what the hub was asked for in earnest."""
     import huggingface_hub.constants
 
-    from imagen_flow import cli
+    from imagen_flow import _cli as cli
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -359,7 +359,7 @@ def test_a_part_of_a_graph_is_not_completed(said: Any, tmp_path: Path) -> None:
 
 
 def _registry() -> Any:
-    from imagen_flow.plugins import discover
+    from imagen_flow._plugins.registry import discover
 
     return discover()
 
@@ -367,7 +367,7 @@ def _registry() -> Any:
 def test_what_completes_a_file_is_watched(tmp_path: Path) -> None:
     """A change in the folder beside a file changes what it draws."""
     import imagen_flow as flow
-    from imagen_flow.watch.places import places_of
+    from imagen_flow._watch.dependencies import places_of
 
     graph = flow.load({"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "model": str(tmp_path / "mine.safetensors"), "prompt": "a", "seed": 1}}, "outputs": {"out": "${one}"}})
     assert list(places_of(graph, {}, {}, tmp_path)) == [tmp_path / "mine.safetensors", tmp_path / "mine"]
@@ -375,7 +375,7 @@ def test_what_completes_a_file_is_watched(tmp_path: Path) -> None:
 
 def test_a_hook_says_what_completes_a_file(tmp_path: Path) -> None:
     """Of the plugins the first that knows a header answers; a plugin of a user's own may."""
-    from imagen_flow.plugins import discover
+    from imagen_flow._plugins.registry import discover
 
     (tmp_path / "own.py").write_text(
         "import imagen_flow as flow\n\n@flow.hookimpl\ndef imagen_flow_base_of(header):\n    return flow.Base('hf:me/own', (('unet', 'own.'),)) if 'own.x' in header else None\n\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import pytest
 
 from imagen_flow import Device, File, Image, List, Model, Progress, Range, Scratch, Seed, Steps, node
-from imagen_flow.node import RESERVED
+from imagen_flow._types.node import RESERVED
 
 if TYPE_CHECKING:
     from somewhere import Elsewhere  # type: ignore[import-not-found]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import cli
+from imagen_flow import _cli as cli
+from imagen_flow._provenance.embedding import read_label
+from imagen_flow._run import execute
+from imagen_flow._store import Store
 from imagen_flow.events import StepNote
-from imagen_flow.labels import read_label
-from imagen_flow.run import execute
-from imagen_flow.store import Store
 
 PLUGIN = """
 from imagen_flow import List, Progress, Steps, Text, node
@@ -109,7 +109,7 @@ def test_a_note_is_one_line(graph: Path) -> None:
 @pytest.mark.parametrize("rubbish", [None, 3, "text", {"a": 1}, [1, None, {"a": 1}], ["kept", 5]])
 def test_any_record_is_read(tmp_path: Path, rubbish: Any) -> None:
     """What stands in the place of notes may be anything: what is no text is passed over."""
-    from imagen_flow.codec import Codecs
+    from imagen_flow._types.codec import Codecs
 
     with Store.open(tmp_path / "store", Codecs()) as store:
         store.keep("0" * 40, {}, {"notes": rubbish})

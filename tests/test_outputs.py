@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_flow import processes
-from imagen_flow.digest import digest_bytes, digest_value
+from imagen_flow._outputs.writer import Fault, OutFolder, Writer, Written, check_template, fill
+from imagen_flow._provenance.embedding import SIDECAR, read_label
+from imagen_flow._store.file_digests import FileMemo
+from imagen_flow._system import processes
+from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.ports import PortType
+from imagen_flow._types.values import Audio, File, Image, Mask, Model, Tensor
 from imagen_flow.errors import OutputError
-from imagen_flow.filememo import FileMemo
-from imagen_flow.labels import SIDECAR, read_label
-from imagen_flow.outputs import Fault, OutFolder, Writer, Written, check_template, fill
-from imagen_flow.ports import PortType
-from imagen_flow.values import Audio, File, Image, Mask, Model, Tensor
 
 IMAGE = PortType("image")
 RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
@@ -62,8 +62,8 @@ import os, resource, sys
 from pathlib import Path
 import numpy as np
 from imagen_flow.errors import OutputError
-from imagen_flow.outputs import Writer
-from imagen_flow.values import Image
+from imagen_flow._outputs.writer import Writer
+from imagen_flow._types.values import Image
 small = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
 big = Image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype="uint8"))
 out = Path(sys.argv[1])
@@ -333,7 +333,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, value: st
 import os, signal
 from pathlib import Path
 from imagen_flow import outputs
-from imagen_flow.values import File, Folder
+from imagen_flow._types.values import File, Folder
 outputs.os.replace = outputs.os.rename = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 Path({str(tmp_path / "a")!r}).write_text("a")
 values = {{"RED": ("y.txt", "text"), "FOLDER": ("y", Folder(Path({str(tmp_path)!r}), "0" * 40, (File(Path({str(tmp_path / "a")!r}), "0" * 40, 1, "a"),)))}}

@@ -103,14 +103,14 @@ def test_sdist_is_whole(tmp_path: Path) -> None:
     """The source distribution holds what building and testing need."""
     with tarfile.open(build("sdist", tmp_path)) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", "graphs/imagen.yaml", "imagen_flow/cli/run.py", "tests/conftest.py"} <= held
+    assert {"pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", "graphs/imagen.yaml", "imagen_flow/_cli/run.py", "tests/conftest.py"} <= held
 
 
 def test_installed_wheel(installed: Path, tmp_path: Path) -> None:
     """From the installed wheel, every plugin loads, the embedded models are found, and graphs run by the command and by `python -m`."""
     code = """
 import json, imagen_flow, imagen_flow_embedded
-from imagen_flow.plugins import discover
+from imagen_flow._plugins.registry import discover
 registry = discover().load_all()
 print(json.dumps({
     "files": [imagen_flow.__file__, imagen_flow_embedded.__file__],
@@ -137,7 +137,7 @@ def test_installed_demo(installed: Path, tmp_path: Path) -> None:
     """The demo's graph is found in the installed wheel and fits its plugins."""
     said = subprocess.run([installed, "-m", "imagen_flow", "demo", "--help"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "Draw, enlarge, edit and describe" in said.stdout
-    code = "import imagen_flow as flow; from imagen_flow.cli.demo import _graphs; print(*flow.load(_graphs() / 'imagen.yaml').outputs)"
+    code = "import imagen_flow as flow; from imagen_flow._cli.demo import _graphs; print(*flow.load(_graphs() / 'imagen.yaml').outputs)"
     said = subprocess.run([installed, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert said.stdout == "drawn picture caption\n"
 

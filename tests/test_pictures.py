@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_flow import pictures
-from imagen_flow.values import Image
+from imagen_flow._types import image_files as pictures
+from imagen_flow._types.values import Image
 
 
 def noise(channels: int = 3, dtype: str = "uint8", size: tuple[int, int] = (5, 7)) -> np.ndarray:

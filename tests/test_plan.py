@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, node, spec
-from imagen_flow.codec import Codecs
+from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, node
+from imagen_flow._graph import Graph, resolve
+from imagen_flow._plan import KEY_FORMAT, Plan, from_text, make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._run import execute
+from imagen_flow._store import Store
+from imagen_flow._text import spec
+from imagen_flow._types.codec import Codecs
+from imagen_flow._types.ports import BadValue, parse_type
 from imagen_flow.events import StepFailed
-from imagen_flow.graph import Graph, resolve
-from imagen_flow.plan import KEY_FORMAT, Plan, from_text, make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.ports import BadValue, parse_type
-from imagen_flow.run import execute
-from imagen_flow.store import Store
 
 
 class Loader:
@@ -431,11 +432,11 @@ def test_planning_imports_no_torch_and_keeps_nothing(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from imagen_flow import node, spec
-        from imagen_flow.codec import Codecs
-        from imagen_flow.graph import resolve
-        from imagen_flow.plan import make_plan
-        from imagen_flow.plugins import Registry
-        from imagen_flow.store import Store
+        from imagen_flow._types.codec import Codecs
+        from imagen_flow._graph import resolve
+        from imagen_flow._plan import make_plan
+        from imagen_flow._plugins.registry import Registry
+        from imagen_flow._store import Store
 
         @node("t.torch", version=1, uses=("torch",))
         def torch_(n: int = 0) -> int: ...
@@ -632,7 +633,7 @@ def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -
 def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -> None:
     """Its function sees the models that it and the nodes before it name; what it refuses is a problem of the plan, said once, and the step does not run."""
     from imagen_flow import ModelError
-    from imagen_flow.node import Fed
+    from imagen_flow._types.node import Fed
 
     @node("toy.make", version=1)
     def make(model: Model[Loader]) -> str:

@@ -19,8 +19,8 @@ import markupsafe._speedups
 import pytest
 
 from imagen_flow import GraphError, node
-from imagen_flow.digest import tagged
-from imagen_flow.plugins import Plugin, Registry, discover
+from imagen_flow._plugins.registry import Plugin, Registry, discover
+from imagen_flow._types.digest import tagged
 
 GOOD = """
 from imagen_flow import hookimpl, node

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen_flow import Audio, Bool, Device, File, Folder, Image, Json, List, Mask, Model, Number, Range, Scratch, Seed, Tensor, Text, Value
-from imagen_flow.ports import BadValue, Injected, PortType, fits, parse_type, read_annotation
+from imagen_flow._types.ports import BadValue, Injected, PortType, fits, parse_type, read_annotation
 
 
 class Colour(enum.Enum):

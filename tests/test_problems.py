@@ -8,11 +8,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import File, GraphError, Image, List, Model, Problem, Range, Value, node, spec
+from imagen_flow import File, GraphError, Image, List, Model, Problem, Range, Value, node
+from imagen_flow._graph import resolve
+from imagen_flow._plan import make_plan
+from imagen_flow._plugins.registry import Plugin, Registry
+from imagen_flow._text import spec
 from imagen_flow.errors import CODES
-from imagen_flow.graph import resolve
-from imagen_flow.plan import make_plan
-from imagen_flow.plugins import Plugin, Registry
 
 GALLERY = Path(__file__).parent / "problems"
 PAGES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".yaml", ".json"))

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow import spec
-from imagen_flow.digest import digest_bytes, digest_value
+from imagen_flow._graph import resolve
+from imagen_flow._plan import make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._provenance.document import Provenance, parse
+from imagen_flow._provenance.embedding import SIDECAR, find_label, read_label, sealed
+from imagen_flow._replay.replay import read
+from imagen_flow._run import Run, execute
+from imagen_flow._text import spec
+from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.node import node
+from imagen_flow._types.values import File, Image, List, Range, Seed, Text
 from imagen_flow.errors import ProvenanceError
-from imagen_flow.graph import resolve
-from imagen_flow.labels import SIDECAR, find_label, read_label, sealed
-from imagen_flow.node import node
-from imagen_flow.plan import make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.provenance import Provenance, parse
-from imagen_flow.replay import read
-from imagen_flow.run import Run, execute
-from imagen_flow.values import File, Image, List, Range, Seed, Text
 
 
 @node("toy.paint", version=3, uses=("numpy",))

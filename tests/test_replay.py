@@ -14,18 +14,20 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from imagen_flow import pictures, replay, spec
+from imagen_flow._graph import resolve
+from imagen_flow._plan import Plan, make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._provenance.document import parse
+from imagen_flow._provenance.embedding import read_label, sealed
+from imagen_flow._replay import replay
+from imagen_flow._run import Run, execute
+from imagen_flow._store import Store
+from imagen_flow._text import spec
+from imagen_flow._types import image_files as pictures
+from imagen_flow._types.node import node
+from imagen_flow._types.values import File, Folder, Image, Model, Seed, Text
 from imagen_flow.errors import GraphError, ProvenanceError
 from imagen_flow.events import OutputFailed
-from imagen_flow.graph import resolve
-from imagen_flow.labels import read_label, sealed
-from imagen_flow.node import node
-from imagen_flow.plan import Plan, make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.provenance import parse
-from imagen_flow.run import Run, execute
-from imagen_flow.store import Store
-from imagen_flow.values import File, Folder, Image, Model, Seed, Text
 
 RUNS: list[str] = []
 

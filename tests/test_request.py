@@ -21,9 +21,9 @@ import torch
 from safetensors.numpy import save_file
 
 import imagen_flow as flow
-from imagen_flow import cli
-from imagen_flow.request import Options
-from imagen_flow.watch import Refused, Waiting, as_json
+from imagen_flow import _cli as cli
+from imagen_flow._plan.request import Options
+from imagen_flow._watch import Refused, Waiting, as_json
 
 PLUGIN = '''
 """A node that tells which model it was lent."""

@@ -21,16 +21,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from imagen_flow import Absent, File, Folder, Image, Json, List, Model, NodeError, Progress, Range, Scratch, Steps, Value, events, node, spec
-from imagen_flow.codec import Codecs
+from imagen_flow import Absent, File, Folder, Image, Json, List, Model, NodeError, Progress, Range, Scratch, Steps, Value, events, node
+from imagen_flow._graph import Graph, resolve
+from imagen_flow._models import ModelPool
+from imagen_flow._plan import make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._run import execute
+from imagen_flow._store import Store
+from imagen_flow._text import spec
+from imagen_flow._types.codec import Codecs
 from imagen_flow.errors import StoreError
 from imagen_flow.events import Event
-from imagen_flow.graph import Graph, resolve
-from imagen_flow.models import ModelPool
-from imagen_flow.plan import make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.run import execute
-from imagen_flow.store import Store
 
 
 class Toys:
@@ -326,12 +327,12 @@ def test_two_processes_compute_each_step_once(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         from imagen_flow import node, spec
-        from imagen_flow.codec import Codecs
-        from imagen_flow.graph import resolve
-        from imagen_flow.plan import make_plan
-        from imagen_flow.plugins import Registry
-        from imagen_flow.run import execute
-        from imagen_flow.store import Store
+        from imagen_flow._types.codec import Codecs
+        from imagen_flow._graph import resolve
+        from imagen_flow._plan import make_plan
+        from imagen_flow._plugins.registry import Registry
+        from imagen_flow._run import execute
+        from imagen_flow._store import Store
 
         folder = Path(sys.argv[1])
 
@@ -1228,12 +1229,12 @@ def test_scratch_is_kept_across_a_killed_process(tmp_path: Path) -> None:
         import os, signal, sys
         from pathlib import Path
         from imagen_flow import Scratch, node, spec
-        from imagen_flow.codec import Codecs
-        from imagen_flow.graph import resolve
-        from imagen_flow.plan import make_plan
-        from imagen_flow.plugins import Registry
-        from imagen_flow.run import execute
-        from imagen_flow.store import Store
+        from imagen_flow._types.codec import Codecs
+        from imagen_flow._graph import resolve
+        from imagen_flow._plan import make_plan
+        from imagen_flow._plugins.registry import Registry
+        from imagen_flow._run import execute
+        from imagen_flow._store import Store
 
         @node("toy.train", version=1)
         def train(folder: Scratch) -> int:
@@ -1830,8 +1831,8 @@ import os, sys, tempfile
 from pathlib import Path
 import imagen_flow as flow
 from imagen_flow import File, Folder, List, Scratch, node
-from imagen_flow.graph import resolve
-from imagen_flow.plugins import Registry
+from imagen_flow._graph import resolve
+from imagen_flow._plugins.registry import Registry
 
 @node("toy.write", version=1)
 def write(words: List[str], folder: Scratch) -> List[File]:

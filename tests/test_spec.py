@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imagen_flow.spec import UNREADABLE, GraphSpec, Reference, Template, Word, parse, parse_mapping, read
-from imagen_flow.yaml_text import MAX_BYTES, read_words
+from imagen_flow._text.spec import UNREADABLE, GraphSpec, Reference, Template, Word, parse, parse_mapping, read
+from imagen_flow._text.yaml_reader import MAX_BYTES, read_words
 
 GRAPH = """\
 # Text to a small picture.
@@ -331,7 +331,7 @@ def test_bombs_are_put_out_early(bomb: str, found: str) -> None:
 
 def test_words_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph has an upper number of words."""
-    monkeypatch.setattr("imagen_flow.yaml_text.MAX_WORDS", 100)
+    monkeypatch.setattr("imagen_flow._text.yaml_reader.MAX_WORDS", 100)
     assert codes(parse("v: [" + "1," * 96 + "1]", name="g")) == ["unknown-key", "missing-key"]
     assert codes(parse("v: [" + "1," * 97 + "1]", name="g")) == ["too-large"]
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagen_flow.artifact import Artifact
-from imagen_flow.codec import Codec, Codecs
-from imagen_flow.digest import digest_bytes
+from imagen_flow._store import Damaged, Store
+from imagen_flow._store import opening as place
+from imagen_flow._store.opening import network_file_system
+from imagen_flow._types.artifact import Artifact
+from imagen_flow._types.codec import Codec, Codecs
+from imagen_flow._types.digest import digest_bytes
+from imagen_flow._types.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Model, Tensor
 from imagen_flow.errors import StoreError
-from imagen_flow.store import Damaged, Store, place
-from imagen_flow.store.place import network_file_system
-from imagen_flow.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Model, Tensor
 
 CODECS = Codecs()
 NOISE = np.random.default_rng(7).integers(0, 256, (200, 200, 3), dtype="uint8")  # 120 kB whatever the encoding
@@ -310,9 +311,9 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from imagen_flow.codec import Codecs
-from imagen_flow.store import Store
-from imagen_flow.values import Tensor
+from imagen_flow._types.codec import Codecs
+from imagen_flow._store import Store
+from imagen_flow._types.values import Tensor
 codecs = Codecs()
 with Store.open(Path(sys.argv[1]), codecs) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -395,9 +396,9 @@ LOOP = """
 import sys
 from pathlib import Path
 import numpy as np
-from imagen_flow.codec import Codecs
-from imagen_flow.store import Store
-from imagen_flow.values import Image
+from imagen_flow._types.codec import Codecs
+from imagen_flow._store import Store
+from imagen_flow._types.values import Image
 codecs = Codecs()
 store = Store.open(Path(sys.argv[1]), codecs)
 i = 0
@@ -433,8 +434,8 @@ def test_a_kill_loses_at_most_the_queue_and_harms_nothing(folder: Path) -> None:
 SHARE = """
 import sys
 from pathlib import Path
-from imagen_flow.codec import Codecs
-from imagen_flow.store import Store
+from imagen_flow._types.codec import Codecs
+from imagen_flow._store import Store
 codecs = Codecs()
 made = 0
 with Store.open(Path(sys.argv[1]), codecs) as store:
@@ -462,8 +463,8 @@ def test_two_processes_make_each_key_once(folder: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from imagen_flow.codec import Codecs
-from imagen_flow.store import Store
+from imagen_flow._types.codec import Codecs
+from imagen_flow._store import Store
 store = Store.open(Path(sys.argv[1]), Codecs())
 assert store.lease("k")
 store.pin("run", ["kept"])
@@ -618,7 +619,7 @@ def test_without_locks_a_store_serves_one_process_at_a_time(folder: Path, no_loc
             opened(folder)
     with opened(folder) as store:
         assert store.load(artifact).pixels.tolist() == NOISE.tolist()
-    killed = subprocess.run([sys.executable, "-c", f"from imagen_flow.store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)"], check=False)
+    killed = subprocess.run([sys.executable, "-c", f"from imagen_flow._store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)"], check=False)
     assert (killed.returncode, (folder / "locks.owner").exists()) == (9, True)
     opened(folder).close()
     assert not (folder / "locks.owner").exists()

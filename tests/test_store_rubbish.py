@@ -15,10 +15,10 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow import List
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._store import Store
+from imagen_flow._system.seals import Seals, read_secret
 from imagen_flow.errors import StoreError
-from imagen_flow.plugins import Registry
-from imagen_flow.seals import Seals, read_secret
-from imagen_flow.store import Store
 
 GRAPH = {
     "imagen_flow": 1,

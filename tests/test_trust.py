@@ -25,13 +25,16 @@ import markupsafe._speedups
 import numpy as np
 import pytest
 
-from imagen_flow import File, Image, OutputError, cli, config, plugin_code
-from imagen_flow.digest import digest_bytes, digest_value
-from imagen_flow.labels import SIDECAR
-from imagen_flow.outputs import OutFolder, Writer, _AtOnce, check_template
-from imagen_flow.plugins import discover
-from imagen_flow.ports import PortType
-from imagen_flow.regular import is_regular
+from imagen_flow import File, Image, OutputError
+from imagen_flow import _cli as cli
+from imagen_flow._outputs.writer import OutFolder, Writer, _AtOnce, check_template
+from imagen_flow._plugins import code as plugin_code
+from imagen_flow._plugins.registry import discover
+from imagen_flow._provenance.embedding import SIDECAR
+from imagen_flow._settings import config
+from imagen_flow._system.regular_files import is_regular
+from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.ports import PortType
 
 RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
 
@@ -248,7 +251,7 @@ def test_a_raw_file_replaces_nothing_that_is_not_ours(fetched: Path, call: Call,
 
 def test_a_folder_replaces_no_folder_of_others(tmp_path: Path) -> None:
     """A folder that no run wrote, with all in it, stays."""
-    from imagen_flow.filememo import FileMemo
+    from imagen_flow._store.file_digests import FileMemo
 
     (tmp_path / "made").mkdir()
     (tmp_path / "made/a").write_text("a")
@@ -297,7 +300,7 @@ class Swapping(_AtOnce):
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path: Path, swapped: str, what: str) -> None:
     """Between the look at a folder and the write into it a link may take its place, or that of a folder above it: then nothing is written."""
-    from imagen_flow.filememo import FileMemo
+    from imagen_flow._store.file_digests import FileMemo
 
     outside = tmp_path / "outside"
     (outside / "a/b").mkdir(parents=True)

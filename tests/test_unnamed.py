@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from imagen_flow import File, Folder, List, Value, events, node, spec
-from imagen_flow.codec import Codecs
-from imagen_flow.graph import Graph, resolve
-from imagen_flow.plan import make_plan
-from imagen_flow.plugins import Registry
-from imagen_flow.run import execute
-from imagen_flow.store import Store
+from imagen_flow import File, Folder, List, Value, events, node
+from imagen_flow._graph import Graph, resolve
+from imagen_flow._plan import make_plan
+from imagen_flow._plugins.registry import Registry
+from imagen_flow._run import execute
+from imagen_flow._store import Store
+from imagen_flow._text import spec
+from imagen_flow._types.codec import Codecs
 
 
 @node("toy.names", version=1)

@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from imagen_flow.digest import digest_bytes
-from imagen_flow.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Tensor
+from imagen_flow._types.digest import digest_bytes
+from imagen_flow._types.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Tensor
 
 
 def test_a_picture_is_height_width_channels() -> None:

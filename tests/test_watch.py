@@ -20,11 +20,11 @@ import pytest
 import safetensors.numpy
 
 import imagen_flow as flow
-from imagen_flow import config
+from imagen_flow._models import ModelPool
+from imagen_flow._plan.request import Options
+from imagen_flow._settings import config
+from imagen_flow._watch import Changed, Refused, Reloaded, Waiting, Warned, as_json, watch_graphs
 from imagen_flow.events import OutputWritten, RunFinished, RunStarted, StepFinished, StepStarted
-from imagen_flow.models import ModelPool
-from imagen_flow.request import Options
-from imagen_flow.watch import Changed, Refused, Reloaded, Waiting, Warned, as_json, watch_graphs
 
 #: How long a busy machine may take over anything.
 PATIENCE_S = 90

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from watchdog.observers.api import BaseObserver
 
-from imagen_flow.watch import changes, is_temporary, settled
+from imagen_flow._watch import changes, is_temporary
+from imagen_flow._watch import changes as settled
 
 #: How long a busy machine may take over anything.
 PATIENCE_S = 60

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow import wordmemo, yaml_text
-from imagen_flow.yaml_text import Pair, Reference, Template, Word, Written
+from imagen_flow._text import parse_cache as wordmemo
+from imagen_flow._text import yaml_reader as yaml_text
+from imagen_flow._text.yaml_reader import Pair, Reference, Template, Word, Written
 
 ROOT = Path(__file__).parent.parent
 GRAPHS = sorted([*(ROOT / "graphs").rglob("*.yaml"), *(ROOT / "tests" / "problems").glob("*.*")])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.digest import digest_file
-from imagen_flow.models import ModelPool, resolve
+from imagen_flow._models import ModelPool, resolve
+from imagen_flow._types.digest import digest_file
 from imagen_flow_caption.nodes import CLASSES, Captioner, caption
 
 KINDS = sorted(CLASSES)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, lending, quiet_libraries
-from imagen_flow.values import Loading
+from imagen_flow._models import ModelPool, quiet_libraries
+from imagen_flow._models import leasing as lending
+from imagen_flow._types.values import Loading
 from imagen_flow_diffusion.pipelines import calling
 from imagen_flow_diffusion.tiny import beside
 from imagen_flow_diffusion.tiny import checkpoints as tiny

@@ -184,8 +184,8 @@ def test_planning_goes_on_without_torch(at: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("kind", ["aura-flow", "chroma", "cogview", "flux", "hunyuan-dit", "if-1", "kandinsky", "lumina", "pixart", "qwen", "sana", "sd", "sd3", "sdxl", "unclip", "z-image"])
 def test_no_part_of_any_family_loads_without_one_of_its_weights(kind: str, tmp_path: Path) -> None:
     """Each network of a checkpoint is refused that lacks its first weight, its last, or one between."""
-    from imagen_flow.digest import digest_file
-    from imagen_flow.models import resolve
+    from imagen_flow._models import resolve
+    from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.checkpoints.folder import index_of
     from imagen_flow_diffusion.leased import components
     from imagen_flow_diffusion.tiny.kinds import MAKERS as EVERY

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool
+from imagen_flow._models import ModelPool
 from imagen_flow_diffusion.tiny.known import kind_of, stand_in
 
 #: diffusers warns of what it itself does with numpy and torch.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]

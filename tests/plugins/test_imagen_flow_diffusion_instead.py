@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints, parts
 
 gguf = pytest.importorskip("gguf")

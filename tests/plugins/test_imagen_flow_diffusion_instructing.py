@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.leased.instructing import sides_of
 from imagen_flow_diffusion.leased.loaders import Editor
 from imagen_flow_diffusion.pipelines.families import edits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagen_flow.models import quiet_libraries
+from imagen_flow._models import quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

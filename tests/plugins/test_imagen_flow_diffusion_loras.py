@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.leased.components import Whole
 from imagen_flow_diffusion.tiny import beside, checkpoints
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import checkpoints
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
@@ -111,7 +111,7 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
 
     from diffusers import UNet2DConditionModel
 
-    from imagen_flow.values import Model
+    from imagen_flow._types.values import Model
     from imagen_flow_diffusion.leased.components import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
@@ -156,8 +156,8 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(checkpo
     import json
     import shutil
 
-    from imagen_flow.digest import digest_file
-    from imagen_flow.models import Terms, resolve
+    from imagen_flow._models import Terms, resolve
+    from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.leased.components import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
@@ -187,8 +187,8 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(checkpoint: 
 
     from safetensors.torch import load_file
 
-    from imagen_flow.digest import digest_file
-    from imagen_flow.models import Terms, resolve
+    from imagen_flow._models import Terms, resolve
+    from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.leased.components import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")

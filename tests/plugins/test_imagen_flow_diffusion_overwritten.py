@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool, quiet_libraries
+from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy and torch.

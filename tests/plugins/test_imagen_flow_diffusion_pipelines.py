@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import quiet_libraries
+from imagen_flow._models import quiet_libraries
 from imagen_flow_diffusion.tiny import checkpoints, parts, unclip, wordless
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow import devices
-from imagen_flow.digest import digest_file
-from imagen_flow.models import ModelPool, heeded, lend_and_call, quiet_libraries, resolve, weight_of
-from imagen_flow.values import Loading, Model
+from imagen_flow._models import ModelPool, heeded, lend_and_call, quiet_libraries, resolve, weight_of
+from imagen_flow._settings import devices
+from imagen_flow._types.digest import digest_file
+from imagen_flow._types.values import Loading, Model
 from imagen_flow_diffusion.checkpoints import quantizing
 from imagen_flow_diffusion.leased.components import AutoencoderParts, DenoiserParts, Drawing, OtherParts, SamplerParts, TextParts
 from imagen_flow_diffusion.tiny import beside, checkpoints
@@ -165,7 +165,7 @@ def test_only_denoisers_and_text_encoders_heed_it(made: Path, pool: ModelPool) -
 
 def test_another_version_of_what_quantizes_draws_anew(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The version of torchao is in the keys of what it quantizes, and in no others."""
-    from imagen_flow.plugins import Registry
+    from imagen_flow._plugins.registry import Registry
 
     def keys(said: dict[str, Any]) -> list[Any]:
         return [step.key for step in flow.plan(graph(made / "sd", said), store=None, device="cpu").steps]

@@ -25,9 +25,9 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.devices import resolve_device, resolve_dtype
-from imagen_flow.models import ModelPool, parse_reference, quiet_libraries
-from imagen_flow.models.cache import snapshot
+from imagen_flow._models import ModelPool, parse_reference, quiet_libraries
+from imagen_flow._models.cache import snapshot
+from imagen_flow._settings.devices import resolve_device, resolve_dtype
 
 #: The libraries warn of what they do themselves with numpy, torch and their own pipelines.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]

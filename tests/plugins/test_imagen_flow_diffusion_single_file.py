@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_flow as flow
-from imagen_flow.digest import digest_file
-from imagen_flow.models import ModelPool, quiet_libraries, resolve
+from imagen_flow._models import ModelPool, quiet_libraries, resolve
+from imagen_flow._types.digest import digest_file
 from imagen_flow_diffusion.checkpoints import single_file
 from imagen_flow_diffusion.leased import components
 from imagen_flow_diffusion.tiny import beside, checkpoints

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool
+from imagen_flow._models import ModelPool
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool
+from imagen_flow._models import ModelPool
 from imagen_flow_diffusion.leased.spaces import space_of
 from imagen_flow_diffusion.nodes import latents
 from imagen_flow_diffusion.pipelines.families import SPLIT

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import imagen_flow as flow
-from imagen_flow.models import ModelPool
+from imagen_flow._models import ModelPool
 from imagen_flow_diffusion.tiny.known import stand_in
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]

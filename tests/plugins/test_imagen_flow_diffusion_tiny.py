@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import imagen_flow as flow
-from imagen_flow import cli
+from imagen_flow import _cli as cli
 from imagen_flow_diffusion.tiny.kinds import MAKERS
 from imagen_flow_diffusion.tiny.known import stand_in
 

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from imagen_flow import File
-from imagen_flow.digest import digest_bytes
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow_io.pictures import load_image
 
 

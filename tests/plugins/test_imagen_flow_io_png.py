@@ -19,7 +19,7 @@ import pytest
 from PIL import ImageCms
 
 from imagen_flow import File
-from imagen_flow.digest import digest_bytes
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow_io.pictures import load_image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -19,8 +19,9 @@ import PIL.Image
 import pytest
 import tifffile
 
-from imagen_flow import File, pictures
-from imagen_flow.digest import digest_bytes
+from imagen_flow import File
+from imagen_flow._types import image_files as pictures
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow_io.pictures import load_image
 
 

@@ -1,0 +1,42 @@
+"""``imagen-flow demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .session import planned, planning_options, set_option, traceback_option
+
+if TYPE_CHECKING:
+    from .._plan.request import Options
+
+__all__ = ["demo"]
+
+
+@click.command()
+@set_option
+@planning_options
+@traceback_option
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: ./out]")
+def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
+    """Draw, enlarge, edit and describe a picture with the bundled models.
+
+    It needs no download and no GPU. Try --set prompt="a large green star on a white background".
+    """
+    from .._settings.config import out_place
+    from .run import carry_out
+    from .text import echo
+
+    graph = _graphs() / "imagen.yaml"
+    echo(f"imagen-flow run {graph}", err=True)
+    with planned(graph, options, values) as (plan, _):
+        return carry_out(plan, out=out_place(out), traceback=traceback)
+
+
+def _graphs() -> Path:
+    """The graphs that come along: in an installed wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).parent.parent
+    inside = package / "graphs"
+    return inside if inside.is_dir() else package.parent / "graphs"

@@ -1,0 +1,163 @@
+"""``imagen-flow nodes``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import find_plugins, plugin_option
+
+if TYPE_CHECKING:
+    from .._plugins.registry import Registry
+    from .._types.node import NodeType
+    from .._types.ports import Port
+
+__all__ = ["nodes"]
+
+
+@click.command()
+@click.argument("type", required=False)
+@plugin_option
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
+    """List node types, or show one of them.
+
+    TYPE is the name of a node type, as image.resize, or its beginning, as image.
+    """
+    from .._plan.request import Options
+    from .._settings import config
+
+    registry = find_plugins(Options(plugins=plugins), config.load(Path.cwd()), broken_too=True)
+    if type is not None and (found := registry.find(type)):
+        if as_json:
+            _echo_json(_described(found, registry))
+        else:
+            _show(found, registry)
+        return 0
+    registry.load_all()
+    shown = [t for name, t in registry.node_types.items() if type is None or name.startswith(f"{type.rstrip('.*')}.")]
+    if type is not None and not shown:
+        return _refuse(type, registry)
+    if as_json:
+        broken = [{"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault]
+        _echo_json({"nodes": [_described(t, registry) for t in shown], "broken": broken})
+    else:
+        _list(shown, registry, everything=type is None)
+    return 0
+
+
+def _refuse(type: str, registry: Registry) -> int:
+    """Say that there is no such node type: because its plugin is broken, or because of its spelling."""
+    from ..errors import Problem
+    from .text import show_problems
+
+    owner = registry.offered_by(type)
+    if owner is not None and owner.fault:
+        problem = Problem("broken-plugin", f"'{type}' comes from {owner.name}, which cannot be used", why=owner.fault)
+    else:
+        problem = Problem("unknown-node-type", f"no plugin offers the node type '{type}'", why="; ".join(registry.faults), fix=_nearest_type(type, registry.names()))
+    show_problems([problem])
+    return 2
+
+
+def _nearest_type(type: str, names: Iterable[str]) -> str:
+    """Name the types that end in this word, else the nearest; else where they are listed."""
+    from ..errors import nearest
+
+    known = sorted(names)
+    if kin := [f"'{name}'" for name in known if name.rpartition(".")[2] == type]:
+        return f"did you mean {' or '.join(kin)}?"
+    near = nearest(type, known)
+    return near if near.startswith("did") else "`imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE"
+
+
+def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:
+    """Print node types by plugin, one line each; then the plugins that cannot be used."""
+    from .text import echo, paint, table
+
+    width = max((len(t.name) for t in shown), default=0)
+    for plugin in registry.plugins.values():
+        offered = [t for t in shown if t.plugin == plugin.name]
+        if offered:
+            echo(paint(f"{plugin.name} {plugin.version}".rstrip(), bold=True))
+            echo(table([(t.name.ljust(width), _summary(t)) for t in offered]))
+    if everything:
+        for fault in registry.faults:
+            echo(paint("broken", "red"), f" {fault}", err=True)
+
+
+def _summary(type_: NodeType) -> str:
+    return type_.doc.partition("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def _show(type_: NodeType, registry: Registry) -> None:
+    """Print everything about a node type that its signature and docstring say."""
+    from .._types.values import Loading
+    from .text import echo, paint, table
+
+    first, _, rest = type_.doc.partition("\n\n")
+    echo(paint(type_.name, bold=True))
+    echo(f"  {first.replace(chr(10), ' ')}\n")
+    echo("inputs")
+    echo(table((p.name, _default(p), str(p.type)) for p in type_.inputs.values()) if type_.inputs else "  none")
+    echo("outputs")
+    echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
+    if rest.strip():
+        echo(f"\n{rest.strip()}")
+    echo()
+    owner = registry.plugins.get(type_.plugin)
+    facts = [
+        ("version", str(type_.version)),
+        ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
+        ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
+        ("heeds", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
+        ("file", f"{type_.file}:{type_.line}"),
+    ]
+    echo(table([fact for fact in facts if fact[1]], indent=""))
+
+
+def _default(port: Port) -> str:
+    if port.required:
+        return "required"
+    return "optional" if port.default is None else f"default {_plain(port.default)}"
+
+
+def _plain(value: Any) -> str:
+    import enum
+    import json
+
+    value = value.value if isinstance(value, enum.Enum) else value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
+    import enum
+
+    def default(port: Port) -> Any:
+        return port.default.value if isinstance(port.default, enum.Enum) else port.default
+
+    owner = registry.plugins.get(type_.plugin)
+    return {
+        "type": type_.name,
+        "version": type_.version,
+        "plugin": type_.plugin,
+        "plugin_version": owner.version if owner else "",
+        "uses": {name: registry.version_of(name) for name in type_.uses},
+        "inputs": [{"name": p.name, "type": str(p.type), "required": p.required, **({} if p.required else {"default": default(p)})} for p in type_.inputs.values()],
+        "outputs": [{"name": p.name, "type": str(p.type)} for p in type_.outputs.values()],
+        "doc": type_.doc,
+        "file": type_.file,
+        "line": type_.line,
+    }
+
+
+def _echo_json(said: Any) -> None:
+    from .text import echo_json
+
+    echo_json(said, indent=1)

@@ -1,0 +1,130 @@
+"""What a resolved graph is made of: inputs, nodes, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .._plugins.registry import Registry
+from .._text.spec import GraphSpec
+from .._types.node import NodeType
+from .._types.ports import Port, PortType
+from .._types.values import ExistsPolicy
+from ..errors import Mark, Problem
+from .bindings import Binding, FromInput, FromNode
+
+__all__ = ["RANDOM", "Graph", "Input", "Node", "Output", "Repeat"]
+
+#: The default of a seed input that is drawn anew for every plan.
+RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a graph. `default` is None when a value must be given."""
+
+    name: str
+    type: PortType
+    default: Binding | None
+    help: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """How often a graph is run as a node, and which of its outputs says which run to keep (None keeps all, as lists)."""
+
+    times: int
+    best: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A resolved node: its type, what each port is bound to, and the reserved words that it uses."""
+
+    name: str
+    type: NodeType | Graph
+    bindings: dict[str, Binding]
+    mark: Mark
+    #: The nodes whose outputs it reads, each once, in the order in which it reads them.
+    after: tuple[str, ...] = ()
+    #: All that its ports read.
+    reads: tuple[FromNode | FromInput, ...] = ()
+    each: tuple[str, ...] = ()
+    when: Binding | None = None
+    repeat: Repeat | None = None
+    retries: int = 0
+    backoff_s: float = 0.0
+    timeout_s: float | None = None
+    device: str | None = None
+    dtype: str | None = None
+    #: What else its settings say: fields of `Loading`, and ``ladder``.
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cache: bool = True
+
+    @property
+    def inputs(self) -> dict[str, Port]:
+        """The node's input ports; the inputs of a graph are its ports."""
+        return self.type.inputs if isinstance(self.type, NodeType) else self.type.ports
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is always one step: a plugin's node without `each` and `when`."""
+        return self.when is None and not self.each and isinstance(self.type, NodeType)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output of a graph: which value it is and, if it has a path, how it is written."""
+
+    name: str
+    source: FromNode | FromInput
+    type: PortType
+    path: str | None
+    exists: ExistsPolicy
+    provenance: str
+    mark: Mark
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A graph in which everything fits. `nodes` are in topological order."""
+
+    name: str
+    spec: GraphSpec
+    inputs: dict[str, Input]
+    nodes: dict[str, Node]
+    outputs: dict[str, Output]
+    settings: dict[str, Any]
+    warnings: tuple[Problem, ...] = ()
+    #: Nodes that no output needs, directly or by way of another node. They are never run.
+    unneeded: frozenset[str] = frozenset()
+    registry: Registry | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in this graph start from."""
+        return self.spec.path.parent if self.spec.path else Path()
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """The graph's inputs as ports, for its use as a node."""
+        return {i.name: Port(i.name, i.type, required=i.default is None and not i.type.optional, help=i.help) for i in self.inputs.values()}
+
+    def all(self) -> Iterator[Graph]:
+        """Give it and all graphs that it includes, each once."""
+        pending, seen = [self], {id(self)}
+        while pending:
+            graph = pending.pop()
+            yield graph
+            for node in graph.nodes.values():
+                if isinstance(node.type, Graph) and id(node.type) not in seen:
+                    seen.add(id(node.type))
+                    pending.append(node.type)
+
+    @property
+    def primary(self) -> str:
+        """The output that a reference without a port means."""
+        return next(iter(self.outputs))

@@ -1,0 +1,54 @@
+"""Read the outputs of a graph: what each gives, and where it is written."""
+
+from __future__ import annotations
+
+from .._outputs.writer import check_template
+from .._text.spec import UNREADABLE, OutputSpec, Reference
+from .._types.ports import describe
+from .binder import Binder
+from .graph import Output
+from .suggestions import plain
+
+__all__ = ["check_paths", "read_output"]
+
+
+def read_output(binder: Binder, written: OutputSpec) -> Output | None:
+    """Read one output; None if it is of no use (a problem has been said)."""
+    value = written.source.value
+    if value is UNREADABLE:
+        return None
+    if not isinstance(value, Reference):
+        binder.say("bad-reference", f"output '{written.name.value}' is a reference, not {describe(plain(written.source))}", written.source.mark, fix='write "${node}"')
+        return None
+    found = binder.look_up(value)
+    if found is None:
+        return None
+    binding, type_ = found
+    options = {key: pair.value.value for key, pair in written.options.items()}
+    path = options.get("path")
+    if path is not None and type_ is not None:
+        scalars = [n for n, i in binder.inputs.items() if i.type.is_scalar]
+        mark = written.options["path"].value.mark
+        if not isinstance(path, str):
+            binder.say("bad-path", f"a path is text, not {describe(plain(written.options['path'].value))}", mark)
+            return None
+        binder.used_inputs |= {n for n in scalars if f"{{{n}}}" in path}
+        fault = check_template(path, fields=scalars, type=type_)
+        if fault:
+            binder.say("bad-path", fault.message, mark, fault.why, fault.fix)
+    if type_ is None:
+        return None
+    return Output(written.name.value, binding, type_, path, options.get("exists", "error"), options.get("provenance", "full"), written.mark)
+
+
+def check_paths(binder: Binder, outputs: dict[str, Output]) -> None:
+    """Two outputs with one path template would write over each other."""
+    seen: dict[str, str] = {}
+    for output in outputs.values():
+        if output.path is None:
+            continue
+        plain = output.path.replace("{output}", output.name).casefold()
+        if plain in seen:
+            mark = binder.spec.outputs[output.name].options["path"].value.mark
+            binder.say("duplicate-path", f"outputs '{seen[plain]}' and '{output.name}' are written to one path", mark, fix="put {output} into the path")
+        seen.setdefault(plain, output.name)

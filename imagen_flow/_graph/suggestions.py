@@ -1,0 +1,67 @@
+"""The words of a problem: what was written, spelt as the user did, and what might be meant instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._text.spec import Reference, Template, Word
+from .._types.ports import Port, PortType, fits
+
+__all__ = ["mend_edge", "mend_literal", "offer", "only_near", "plain", "spelt"]
+
+
+def plain(word: Word) -> Any:
+    """Return what a word says as plain data; references stand as they were written."""
+    value = word.value
+    if isinstance(value, tuple):
+        return [plain(w) for w in value]
+    if isinstance(value, dict):
+        return {k: plain(p.value) for k, p in value.items()}
+    if isinstance(value, Reference):
+        return f"${{{spelt(value)}}}"
+    if isinstance(value, Template):
+        return "".join(p if isinstance(p, str) else f"${{{spelt(p)}}}" for p in value.parts)
+    return value
+
+
+def spelt(reference: Reference) -> str:
+    return f"{reference.name}.{reference.port}" if reference.port else reference.name
+
+
+def only_near(said: str) -> str:
+    """Offer the nearest port, but not the whole list: the line above it already shows that."""
+    return said if said.startswith("did you mean") else ""
+
+
+def offer(port: Port) -> str:
+    kind = port.type.kind
+    sample = {"int": "1", "float": "1.0", "number": "1", "bool": "true", "text": "some text", "file": "./file", "folder": "./folder", "model": "embedded/NAME"}.get(kind, '"${node}"')
+    return f"add {port.name}: {port.type.choices[0] if port.type.choices else sample}"
+
+
+def mend_literal(value: Any, port: PortType) -> str:
+    if isinstance(value, float) and port.kind == "int" and value.is_integer():
+        return f"write {int(value)}"
+    if isinstance(value, str) and port.kind in ("int", "float", "number", "bool"):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return "remove the quotes"
+    if not isinstance(value, str | list | dict) and port.kind == "text" and not port.choices:
+        return f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
+    if port.kind == "list" and not isinstance(value, list | dict):
+        return "put it into brackets: […]"
+    if isinstance(value, str) and not port.is_scalar and port.kind != "json":
+        return f'refer to a node that gives {port.name}: "${{node}}"'
+    return ""
+
+
+def mend_edge(source: PortType, port: PortType, spelt: str) -> str:
+    if port.kind == "list" and port.element is not None and fits(source, port.element):
+        return f'make it a list of one: ["${{{spelt}}}"]'
+    if port.kind in ("file", "folder") and source.kind == "text":
+        return f"give the input the type {port.kind}: a node never takes a path as text"
+    if port.kind == "int" and source.kind in ("float", "number"):
+        return "round it by math.round"
+    return ""

@@ -1,0 +1,73 @@
+"""Say how large a model is on the disk and how much memory its weights will take, from the headers of its files. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._types.values import Model
+from .files import choose, completing, is_weights, list_files
+from .weights import bytes_in_memory, read_header
+
+__all__ = ["Estimate", "estimate", "size_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a model weighs, in bytes: its needed weights on the disk, and in memory once loaded. What running it takes besides (activations) is not in it."""
+
+    disk_bytes: int
+    memory_bytes: int
+    #: Memory by the folder directly below that holds the weights; one file, or weights beside no folder, have the empty name.
+    parts: tuple[tuple[str, int], ...]
+
+
+def size_of(model: Model, *parts: str) -> int:
+    """Give the bytes of a model's weights on the disk, or of those in some of its folders (the empty name: beside none); of several copies of the same weights, the one that is needed counts."""
+    return sum(path.stat().st_size for name, path in _weights(model) if not parts or _part_of(name) in parts)
+
+
+def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
+    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved quantized (GGUF, parts whose configuration says so) keeps its size; a part of another model that stands in for its own is counted in its place.
+
+    Raises:
+        OSError, ValueError: a file is not whole.
+    """
+    disk = 0
+    parts: dict[str, int] = {}
+    for name, path in _weights(model):
+        size = path.stat().st_size
+        disk += size
+        header = read_header(path) if name.endswith(".safetensors") else None
+        loaded = None if _is_quantized(path.parent) else dtype
+        for part, beginning in model.base.holds if model.base is not None and path == model.path else [(_part_of(name), "")]:
+            held = {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)} if header is not None else None
+            parts[part] = parts.get(part, 0) + (bytes_in_memory(held, loaded, quantization=quantization) if held is not None else size)
+    for name, other in model.instead:
+        weighs = estimate(other, dtype, quantization=quantization)
+        disk += weighs.disk_bytes
+        parts[name] = dict(weighs.parts).get(name, weighs.memory_bytes)
+    return Estimate(disk, sum(parts.values()), tuple(sorted(parts.items())))
+
+
+def _part_of(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _is_quantized(folder: Path) -> bool:
+    """Whether the configuration beside weights says that they were quantized before they were saved."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _weights(model: Model) -> list[tuple[str, Path]]:
+    """List the files of weights that are needed, by their names below the model's folder."""
+    alone = [(model.path.name, model.path)] if model.path.is_file() else []
+    if alone and (model.base is None or model.configurations is None):
+        return alone
+    files = dict(list_files(model.folder, model.reference))
+    needed = choose(files, model.variant) if model.base is None else completing(files, model.base.lacks, model.variant)
+    return alone + [(name, files[name]) for name in needed if is_weights(name)] + [(name, files[name]) for name in model.pickles if name in files]

@@ -1,0 +1,412 @@
+"""Keep loaded models: each once, shared, counted, and dropped in the order in which the plan needs them last.
+
+A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose result is shared by all who lease it, so nobody may change it; or, for what is made of parts that others use too,
+``parts(model)`` (loaders by name) and ``assemble(model, parts)``. And it may have
+
+- ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
+- ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
+- ``joined(model, beside)``: the model to load in the place of `model`, where the node got others beside it (by port): one with parts of theirs (see `Model.having`).
+- ``called(model)``: what of the model's name it goes by, where it goes by any: that becomes part of the value, so that files of equal content under two names are two. `Model.called` has it.
+- ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is one file is not wanted for it.
+- ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
+- ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
+  heavy, and again before loading.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from .._types.digest import tagged
+from .._types.values import PLAIN, FileChanged, Loading, Model
+from ..errors import ModelError
+from .changes import Look, differences, look_at
+from .estimates import estimate
+from .mapped import own_tensors
+from .oom import give_back, is_out_of_memory, with_memory_ladder
+from .quiet import quiet_libraries
+from .run_threads import Lanes
+from .signs import check_unchanged, is_unchanged
+
+__all__ = ["Identity", "ModelPool", "admit", "called", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
+
+#: How much of the memory the models on one device may take, unless a budget is given: the rest is for what runs and for everybody else.
+SHARE = 0.6
+SHARE_OF_GPU = 0.8
+
+
+#: The devices that torch's implementations of attention are for; those that are not named run everywhere.
+ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
+
+
+class Identity(NamedTuple):
+    """What makes two loaded models the same model."""
+
+    fingerprint: str
+    loader: str
+    device: str
+    dtype: str
+    settings: Loading = PLAIN
+
+
+def heeded(loader: Any, settings: Loading) -> Loading:
+    """Leave of the settings what a loader acts on."""
+    heeds = getattr(loader, "heeds", ())
+    return settings if settings == PLAIN else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
+
+
+def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> Identity:
+    """Name what ``lease`` would load with a loader that has no parts."""
+    if not model.digest:
+        raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")
+    fingerprint = model.digest
+    if (reads := getattr(loader, "reads", None)) is not None:
+        parts, wanted = dict(model.parts), sorted(reads(model))
+        if wanted and all(name in parts for name in wanted):
+            fingerprint = tagged("model-parts", *(word.encode() for name in wanted for word in (name, parts[name])))
+    if model.called and hasattr(loader, "called"):
+        fingerprint = tagged("model-called", fingerprint.encode(), model.called.encode("utf-8", "surrogatepass"))
+    return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
+
+
+def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
+    """Give the model that the loader of a port loads, of those that its node was given, by port.
+
+    Raises:
+        ModelError: they do not go together.
+    """
+    model = given[port]
+    found: Model = loader.joined(model, {name: other for name, other in given.items() if name != port}) if hasattr(loader, "joined") else model
+    return found
+
+
+def called(loader: Any, model: Model) -> Model:
+    """Give a model with what of its name a loader goes by."""
+    return replace(model, called=loader.called(model)) if hasattr(loader, "called") else model
+
+
+def leaves(loader: Any, model: Model) -> Iterator[Any]:
+    """List the loaders that load something themselves: the parts', where a loader has parts."""
+    if hasattr(loader, "parts"):
+        for part in loader.parts(model).values():
+            yield from leaves(part, model)
+    else:
+        yield loader
+
+
+def identities_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> list[Identity]:
+    """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has parts."""
+    return [identity_of(leaf, model, device=device, dtype=dtype, settings=settings) for leaf in leaves(loader, model)]
+
+
+def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> None:
+    """Ask whether all that ``lease`` would load can be loaded.
+
+    Raises:
+        ModelError: it cannot, and why.
+    """
+    for leaf in leaves(loader, model):
+        asked = heeded(leaf, settings)
+        runs_on = ATTENTION_ON.get(asked.attention)
+        if runs_on and device.partition(":")[0] not in runs_on:
+            raise ModelError(f"attention: {asked.attention} does not run on {device}, but on {' and '.join(runs_on)}; auto and math run everywhere")
+        if hasattr(leaf, "admit"):
+            leaf.admit(model, device=device, dtype=dtype, settings=asked)
+
+
+def default_budget(device: str) -> int | None:
+    """Say what the models on a device may weigh when nobody says: a share of the machine's memory (of the container's, if that is less), or of the GPU's. None where it cannot be known."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda"):
+        if torch is None or not torch.cuda.is_available() or int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            return None
+        return int(torch.cuda.mem_get_info(device)[1] * SHARE_OF_GPU)
+    memory = _memory()
+    return int(memory * SHARE) if memory else None
+
+
+def _memory() -> int:
+    """The bytes of memory of this machine, or of the container that this process is in."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, int(Path(limit).read_text("ascii")))
+        except (OSError, ValueError):  # no such file, or it says "max"
+            pass
+    return memory
+
+
+@dataclass(eq=False)
+class _Resident:
+    """A model in the pool: being loaded until `ready` is set, then `value`, or `failure`."""
+
+    identity: Identity
+    model: Model
+    #: The folders of the model that the loader says it reads; none: it says nothing.
+    folders: tuple[str, ...] = ()
+    #: What it looked like when it was loaded.
+    look: Look = field(default_factory=dict)
+    #: It needs its files no more.
+    is_whole: bool = False
+    size: int = 0
+    value: Any = None
+    failure: BaseException | None = None
+    leases: int = 0
+    used: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+
+
+class ModelPool:
+    """Keeps loaded models.
+
+    A value owned by whoever runs. Threads may share it. `budget_bytes` is what the models on one device may weigh (default: see `default_budget`): before a load that would exceed it,
+    idle models are dropped; it is an aim, for what is leased stays, and a single model may be larger.
+    """
+
+    def __init__(self, *, budget_bytes: int | None = None) -> None:
+        self.budget_bytes = budget_bytes
+        self._lock = threading.Lock()
+        self._residents: dict[Identity, _Resident] = {}
+        self._ahead: dict[object, dict[Identity, int]] = {}
+        self._clock = 0
+        self._closed = False
+        #: The threads that runs with these models compute in.
+        self.lanes = Lanes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def lease(
+        self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN, loading: Callable[[str], None] | None = None,
+        left_changed: Callable[[str], object] | None = None,
+    ) -> Iterator[Any]:
+        """Give what a loader makes of a model, loaded at most once, for as long as the context lasts.
+
+        A loader with parts loads nothing itself: each part is leased as it would be alone, and they are put together for this lease. So whoever needs some parts shares them with whoever
+        needs all. `loading` is told if the model, or a part of it, is not loaded yet.
+
+        What is given back otherwise than it was lent (its weights, hooks, processors, configuration) is dropped, and `left_changed` told of what is not as it was; the next lease loads it anew.
+
+        Raises:
+            ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
+            FileChanged: its files are not what was digested.
+        """
+        if hasattr(loader, "parts"):
+            with ExitStack() as leases:
+                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings, loading=loading, left_changed=left_changed)) for name, part in loader.parts(model).items()}
+                yield loader.assemble(model, lent)
+            return
+        resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model, loading)
+        try:
+            yield resident.value
+            if not resident.is_whole:
+                # What was read of its files meanwhile may be of others.
+                check_unchanged(resident.model, resident.folders)
+        finally:
+            self._release(resident, left_changed)
+
+    def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
+        """Say which models a run will need from here on, by when it first will (see `identities_of`). Replaces what was said `of` that run before; none takes it back."""
+        ahead: dict[Identity, int] = {}
+        for place, identity in enumerate(identities):
+            ahead.setdefault(identity, place)
+        with self._lock:
+            self._ahead.pop(of, None)
+            if ahead:
+                self._ahead[of] = ahead
+
+    def evict_idle(self, which: Callable[[Identity], bool] = lambda _: True) -> int:
+        """Drop the models that nobody leases (of those, the ones that `which` picks) and give their memory back. Returns how many."""
+        with self._lock:
+            idle = [r for r in self._idle() if which(r.identity)]
+            for resident in idle:
+                del self._residents[resident.identity]
+        count = len(idle)
+        del idle
+        if count:
+            give_back()
+        return count
+
+    def resident(self) -> list[Identity]:
+        """List the models that are loaded, sorted."""
+        with self._lock:
+            return sorted(r.identity for r in self._residents.values() if r.ready.is_set())
+
+    def weighs(self) -> Mapping[str, int]:
+        """Say what the loaded models weigh, in bytes by device, as far as it was estimated."""
+        with self._lock:
+            found: dict[str, int] = {}
+            for resident in self._residents.values():
+                found[resident.identity.device] = found.get(resident.identity.device, 0) + resident.size
+            return found
+
+    def close(self) -> None:
+        """Drop every model: idle ones now, leased ones when they are given back. No lease is given any more."""
+        with self._lock:
+            self._closed = True
+        self.lanes.close()
+        self.evict_idle()
+
+    def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:
+        """Count a lease less. The last of several looks whether the model is as it was: who changes it for a while holds it alone, and others may be doing so before."""
+        with self._lock:
+            resident.leases -= 1
+            if self._closed and not resident.leases:
+                self._remove(resident)
+            if self._closed or resident.leases or not resident.look:
+                return
+            resident.ready.clear()  # whoever wants it now waits for the look at it
+        changed: list[str] = []
+        try:
+            changed = differences(resident.look, look_at(resident.value, moves=resident.identity.settings.offload != "none"))
+        except Exception as failure:  # it is not as it was when it could be looked at
+            changed = [f"it can no longer be looked at: {failure}"]
+        finally:
+            if changed:
+                resident.failure = FileChanged("a node left the model changed")
+                with self._lock:
+                    self._remove(resident)
+            resident.ready.set()
+        if changed and left_changed is not None:
+            left_changed(", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
+
+    def _remove(self, resident: _Resident) -> None:
+        """Give a resident to nobody any more."""
+        if self._residents.get(resident.identity) is resident:
+            del self._residents[resident.identity]
+
+    def _idle(self) -> list[_Resident]:
+        return [r for r in self._residents.values() if r.ready.is_set() and not r.leases]
+
+    def _acquire(self, identity: Identity, loader: Any, model: Model, loading: Callable[[str], None] | None) -> _Resident:
+        folders = tuple(loader.reads(model)) if hasattr(loader, "reads") else ()
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ModelError("the model pool is closed")
+                resident = self._residents.get(identity)
+                if resident is not None and resident.ready.is_set() and not resident.is_whole and not is_unchanged(resident.model, resident.folders):
+                    self._remove(resident)  # its files have changed; this model's may be others of the same content
+                    resident = None
+                mine = resident is None
+                if resident is None:
+                    resident = self._residents[identity] = _Resident(identity, model, folders)
+                resident.leases += 1
+                self._clock += 1
+                resident.used = self._clock
+            if loading is not None and not resident.ready.is_set():
+                loading(model.reference or model.path.name)
+            if mine:
+                self._load(resident, loader, model)
+                return resident
+            resident.ready.wait()
+            if resident.failure is None:
+                return resident
+            if isinstance(resident.failure, ModelError):
+                raise ModelError(str(resident.failure)) from resident.failure.__cause__
+            # The thread that was loading it was interrupted: this one tries itself.
+
+    def _load(self, resident: _Resident, loader: Any, model: Model) -> None:
+        """Load into `resident`, after making room; wake whoever waits for it, whatever happens."""
+        try:
+            budget = default_budget(resident.identity.device) if self.budget_bytes is None else self.budget_bytes
+            admit(loader, model, device=resident.identity.device, dtype=resident.identity.dtype, settings=resident.identity.settings)
+            resident.size = weight_of(loader, model, dtype=resident.identity.dtype, settings=resident.identity.settings)
+            if budget is not None:
+                self._make_room(resident, budget)
+            check_unchanged(model)
+            try:
+                resident.value = self._loaded(resident.identity, loader, model)
+                resident.is_whole = own_tensors(resident.value)
+                resident.look = look_at(resident.value, moves=resident.identity.settings.offload != "none")
+            except ModelError as failure:
+                if is_unchanged(model):
+                    raise
+                raise FileChanged(f"the model '{model.reference or model.path.name}' has changed while it was loaded") from failure
+            check_unchanged(model)
+        except BaseException as failure:
+            resident.failure = failure
+            with self._lock:
+                self._remove(resident)
+            raise
+        finally:
+            resident.ready.set()
+
+    def _loaded(self, identity: Identity, loader: Any, model: Model) -> Any:
+        more = {"settings": identity.settings} if getattr(loader, "heeds", ()) else {}
+
+        def load() -> Any:
+            try:
+                with quiet_libraries(), _plain_tensors():
+                    return loader.load(model, device=identity.device, dtype=identity.dtype, **more)
+            except ModelError:
+                raise
+            except Exception as cause:
+                if is_out_of_memory(cause):
+                    raise
+                said = " ".join(str(cause).split())[:300]
+                raise ModelError(
+                    f"the model '{model.reference or model.path}' cannot be loaded by {loader.__qualname__}: {type(cause).__name__}{f': {said}' if said else ''}"
+                ) from cause
+
+        try:
+            return with_memory_ladder(lambda _: load(), self)[0]
+        except ModelError:
+            raise
+        except Exception as cause:
+            raise ModelError(f"there is not enough memory on {identity.device} for the model '{model.reference or model.path}'") from cause
+
+    def _make_room(self, coming: _Resident, budget: int) -> None:
+        """Drop idle models on the same device until the coming one fits in the budget: first what is never needed, then what is needed last."""
+        dropped = False
+        with self._lock:
+            here = [r for r in self._residents.values() if r.identity.device == coming.identity.device]
+            weight = sum(r.size for r in here)
+            idle = sorted((r for r in self._idle() if r in here), key=self._need, reverse=True)
+            for resident in idle:
+                if weight <= budget:
+                    break
+                del self._residents[resident.identity]
+                weight -= resident.size
+                dropped = True
+            del idle, here
+        if dropped:
+            give_back()
+
+    def _need(self, resident: _Resident) -> tuple[float, int]:
+        """Order by how far ahead a model is needed next, by whichever run, then by how long ago it was used."""
+        return min((ahead.get(resident.identity, float("inf")) for ahead in self._ahead.values()), default=float("inf")), -resident.used
+
+
+def weight_of(loader: Any, model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
+    """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files do not tell."""
+    said = loader.size_of(model) if hasattr(loader, "size_of") else None
+    try:
+        whole = estimate(model, dtype, quantization=heeded(loader, settings).quantization)
+    except (OSError, ValueError, KeyError, TypeError, ModelError):
+        return said or 0
+    if said is None:
+        reads = getattr(loader, "reads", None)
+        wanted = set(reads(model)) if reads is not None else None
+        return sum(size for part, size in whole.parts if wanted is None or part in wanted)
+    return said * whole.memory_bytes // whole.disk_bytes if whole.disk_bytes else int(said)
+
+
+def _plain_tensors() -> Any:
+    """Weights outlive the call that loads them: tensors made in inference mode could never be trained or changed again."""
+    torch = sys.modules.get("torch")
+    return torch.inference_mode(False) if torch is not None and hasattr(torch, "inference_mode") else nullcontext()

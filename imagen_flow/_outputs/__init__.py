@@ -1,0 +1,1 @@
+"""Where outputs go, and how pictures are written."""

@@ -1,0 +1,166 @@
+"""Say what must be known before an output of a node can be: in a run, what comes next; in a plan, what certainly runs.
+
+What is demanded is decided by output, in stages, each only once the one before is known: a node's `when`; the lists of its `each`; what its ports read, unless nothing of it is left to run (of an included graph:
+the inputs that must be known first); what is in the graph, as far as the output needs it, with `keep` the scores first and then the best repetition alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .._graph import FromInput, FromNode, Graph, Listed, Node, readings
+from ..errors import GraphError
+from .elements import Elements, elements, is_off
+from .state import State, is_first
+from .step import Frame, Place, Unknown
+
+__all__ = ["Demand", "demand_of", "demands", "outputs_of"]
+
+
+def outputs_of(frame: Frame) -> list[Place]:
+    """Give what a graph's outputs come from, each once."""
+    sources = dict.fromkeys(o.source for o in frame.graph.outputs.values() if isinstance(o.source, FromNode))
+    return [(frame, frame.graph.nodes[s.node], s.port) for s in sources]
+
+
+def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Place] | None = None) -> list[Place]:
+    """Say what must be known next before this output of a node can be; nothing if it can be worked out now.
+
+    Params:
+        later: takes what may be demanded after that.
+    """
+    if node.is_single:
+        return _missing(state, frame, node.reads)
+    lists = [node.bindings[p] for p in node.each]
+    now: list[Place] = []
+    if node.when is not None:
+        now = _missing(state, frame, readings(node.when))
+    if not now:
+        if is_off(state.values, frame, node):
+            return []
+        now = [place for binding in lists if not isinstance(binding, Listed) for place in _missing(state, frame, readings(binding))]
+    if now:
+        if later is not None:
+            later += _missing(state, frame, node.reads)
+            _inside(state, frame, node, port, later, later, may_enter=True)
+        return now
+    try:
+        found = elements(state.values, frame, node)
+    except (GraphError, ValueError):
+        return []  # settling it says what is wrong
+    if not isinstance(found, Elements) or found.size == len(found.off):
+        return []
+    for binding_name, binding in node.bindings.items():
+        is_each = binding_name in node.each
+        if isinstance(node.type, Graph) and not is_first(node.type.inputs[binding_name]):
+            continue
+        if is_each and isinstance(binding, Listed):
+            now += [place for i, item in enumerate(binding.items) if i not in found.off for place in _missing(state, frame, readings(item))]
+        else:
+            now += _missing(state, frame, readings(binding))
+    if not now:
+        _inside(state, frame, node, port, now, later)
+    elif later is not None:
+        _inside(state, frame, node, port, later, later, may_enter=True)
+    return now
+
+
+def _inside(state: State, frame: Frame, node: Node, port: str, now: list[Place], later: list[Place] | None, *, may_enter: bool = False) -> None:
+    """Say what is demanded in the graphs below a node: those that are entered, and with `may_enter` those that may be."""
+    if not isinstance(node.type, Graph):
+        return
+    source = node.type.outputs[port].source
+    best = node.repeat.best if node.repeat else None
+    groups: dict[int, list[Frame]] = {}
+    for place, child in frame.below.get(node.name, {}).items():
+        if child.entered or may_enter:
+            groups.setdefault(place // node.repeat.times if node.repeat else place, []).append(child)
+    for group in groups.values():
+        if best is not None:
+            scores = [place for child in group for place in _missing(state, child, (node.type.outputs[best].source,))]
+            now += scores
+            if scores and later is not None:
+                later += [place for child in group for place in _missing(state, child, (source,))]
+            try:
+                chosen = None if scores else state.best(node, group)
+            except ValueError:
+                chosen = None  # settling it says what is wrong
+            group = [chosen] if isinstance(chosen, Frame) else []
+        for child in group:
+            now += _missing(state, child, (source,))
+
+
+def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) -> list[Place]:
+    """Name the outputs of nodes, beside a node or around its graph, that are read and not known."""
+    found: list[Place] = []
+    for read in reads:
+        if isinstance(read, FromNode):
+            known = frame.states.get(read.node)
+            if known is None or read.port not in known.outputs:
+                found.append((frame, frame.graph.nodes[read.node], read.port))
+        elif read.name not in frame.inputs and _is_unknown(state, frame, read):
+            assert frame.parent is not None
+            outer, node = frame.parent
+            binding = node.bindings[read.name]
+            if read.name in node.each and isinstance(binding, Listed) and frame.element is not None:
+                binding = binding.items[frame.element]
+            found += _missing(state, outer, readings(binding))
+    return found
+
+
+def _is_unknown(state: State, frame: Frame, read: FromInput) -> bool:
+    """Whether the value of an input is not known yet. One that cannot be made is: whoever reads it says what is wrong."""
+    try:
+        return isinstance(state.values.bind(frame, read), Unknown)
+    except (GraphError, ValueError):
+        return False
+
+
+def _named(places: list[Place]) -> str:
+    """Name nodes in few words."""
+    names = list(dict.fromkeys(frame.full(node.name) for frame, node, _ in places))
+    return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} others"
+
+
+class Demand(NamedTuple):
+    """What a run is going to ask for: nodes by frame; and what it may ask for, with the names of the nodes that decide about it."""
+
+    certain: set[tuple[int, str]]
+    possible: dict[tuple[int, str], str]
+
+
+def demand_of(state: State) -> Demand:
+    """Go back from the outputs through all that is not known."""
+    found = Demand(set(), {})
+    seen: set[tuple[int, str, str]] = set()
+    certain = outputs_of(state.top)
+    possible: list[tuple[Place, str]] = []
+    while certain or possible:
+        (frame, node, port), because = (certain.pop(), "") if certain else possible.pop()
+        at = (id(frame), node.name, port)
+        known = frame.states.get(node.name)
+        if at in seen or known is None or port in known.outputs:
+            continue
+        seen.add(at)
+        if node.is_single:
+            now = _missing(state, frame, node.reads)
+            if because:
+                found.possible.setdefault(at[:2], because)
+                possible += [(place, because) for place in now]
+            else:
+                found.certain.add(at[:2])
+                certain += now
+            continue
+        later: list[Place] = []
+        now = demands(state, frame, node, port, later=later)
+        if because:
+            found.possible.setdefault(at[:2], because)
+            possible += [(place, because) for place in now]
+        else:
+            found.certain.add(at[:2])
+            certain += now
+        if later:
+            because = because or _named(now)
+            possible += [(place, because) for place in later]
+    return found

@@ -1,0 +1,102 @@
+"""Say for which elements a node runs: `when` decides first, then the lists of `each`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .._graph import Listed, Node
+from .._types.artifact import Artifact
+from .._types.ports import BadValue
+from .step import Frame, Step, Unknown, without_value
+from .values import Values
+
+__all__ = ["Elements", "elements", "is_off", "off_step"]
+
+
+class Elements(NamedTuple):
+    """The elements of a node: how many, their flags if they have any, and which of them these leave out."""
+
+    size: int
+    flags: tuple[Artifact, ...] | None
+    off: frozenset[int]
+
+
+def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unknown:
+    """Say for which elements a node runs; one without `each` has one. A Step if for none: it is absent or skipped.
+
+    Raises:
+        BadValue: a flag is no truth value, or a list is none.
+        ValueError: the lists differ in length.
+    """
+    flags: tuple[Artifact, ...] | None = None
+    if node.when is not None:
+        slot = values.bind(frame, node.when)
+        if isinstance(slot, Unknown):
+            return slot
+        if slot.items is not None and node.each:
+            flags = slot.items
+        elif not _is_on(values, slot):
+            return _without(frame, node, slot.kind, _why_off(slot))
+    if not node.each:
+        return Elements(1, None, frozenset())
+    off = frozenset(i for i, flag in enumerate(flags or ()) if not _is_on(values, flag))
+    kinds: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    waits: list[str] = []
+    for port in node.each:
+        binding = node.bindings[port]
+        if isinstance(binding, Listed):
+            sizes[port] = len(binding.items)
+            continue
+        slot = values.bind(frame, binding)
+        if isinstance(slot, Unknown):
+            waits += slot.after
+        elif slot.items is not None:
+            sizes[port] = len(slot.items)
+        else:
+            kinds[port] = slot.kind
+    if waits:
+        return Unknown(tuple(dict.fromkeys(waits)))
+    for kind in ("absent", "failed"):
+        if port := next((port for port in sorted(kinds) if kinds[port] == kind), ""):
+            return _without(frame, node, kind, f"its '{port}' is {kind}")
+    for port, kind in sorted(kinds.items()):
+        raise BadValue(f"takes a list for '{port}' of 'each', not {kind}")
+    if flags is not None:
+        sizes["when"] = len(flags)
+    if len(set(sizes.values())) > 1:
+        lengths = ", ".join(f"'{port}' has {n}" for port, n in sorted(sizes.items()))
+        raise ValueError(f"the lists of 'each' differ in length: {lengths}")
+    return Elements(next(iter(sizes.values())), flags, off)
+
+
+def is_off(values: Values, frame: Frame, node: Node) -> bool:
+    """Whether a node's `when`, which is known, leaves all of it out."""
+    slot = values.bind(frame, node.when) if node.when is not None else None
+    return isinstance(slot, Artifact) and (slot.items is None or not node.each) and slot.kind in ("bool", "absent", "failed") and not _is_on(values, slot)
+
+
+def off_step(frame: Frame, node: Node, found: Elements, i: int) -> Step:
+    """Give the step of an element that its flag leaves out."""
+    assert found.flags is not None
+    step = _without(frame, node, found.flags[i].kind, _why_off(found.flags[i]))
+    return step._replace(item=f"{frame.item}[{i}]", element=i)
+
+
+def _is_on(values: Values, flag: Artifact) -> bool:
+    """Tell whether a `when` lets its node run; an absent or failed one does not."""
+    if flag.kind == "bool":
+        return bool(values.value(flag))
+    if flag.kind not in ("absent", "failed"):
+        raise BadValue(f"takes true or false for 'when', not {flag.kind}")
+    return False
+
+
+def _why_off(flag: Artifact) -> str:
+    return "its 'when' is false" if flag.kind == "bool" else f"its 'when' is {flag.kind}"
+
+
+def _without(frame: Frame, node: Node, kind: str, why: str) -> Step:
+    """The one step of a node that has no values: its `when` is false, or a list of its `each` is absent or failed."""
+    outputs = dict.fromkeys(node.type.outputs, without_value(kind))
+    return Step(frame.full(node.name), frame.item, node, None, "skipped" if kind == "failed" else "absent", why, outputs=outputs)

@@ -1,0 +1,210 @@
+"""Make a plan: what a run would do, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import _models as models
+from .._graph import Binding, FromInput, Graph
+from .._plugins.registry import Registry
+from .._settings import devices
+from .._store import Damaged, Store
+from .._store.file_digests import FileMemo
+from .._types.artifact import Artifact
+from .._types.values import Model
+from ..errors import GraphError, Problem, as_texts, nearest
+from .edges import edges_of
+from .explain import explained
+from .inputs import take_inputs
+from .keying import FORCED, Keying
+from .keys import Keys
+from .state import State
+from .step import Frame, Step
+from .values import Values, is_drawn
+from .waiting import check_waiting_models
+
+__all__ = ["Plan", "history_name", "make_plan"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """What a run would do: ordered steps, each with what the store holds or why it must run. Carry it out with `execute`, as often as you like; nothing of a run is written into it."""
+
+    graph: Graph
+    #: The folder that paths in values of inputs are relative to.
+    base: Path
+    device: str
+    dtype: str
+    store: Store | None
+    #: The values of the graph's inputs, as given or by default.
+    inputs: Mapping[str, Any]
+    #: Seeds that were drawn because an input's seed is `random`.
+    seeds: Mapping[str, int]
+    #: Seeds that included graphs drew for themselves, by node and input.
+    drawn: Mapping[str, int]
+    steps: tuple[Step, ...]
+    problems: tuple[Problem, ...]
+    #: What is known. A run goes on with a copy of it.
+    state: State
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"<Plan of {self.graph.spec.source.name} on {self.device} in {self.dtype}: {counts or 'no steps'}>"
+
+    @property
+    def values(self) -> Values:
+        """What literals, inputs, files and models gave."""
+        return self.state.values
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models that the plan names: reference, size on the disk, what the weights that its steps lease take in memory, as they load them, and, where it is not on this machine, what is wrong."""
+        found: list[dict[str, Any]] = []
+        values = self.values
+        for (reference, _), model in sorted(values.models.items(), key=lambda item: str(item[0])):
+            if isinstance(model, Problem):
+                found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
+            else:
+                weighs = models.estimate(model, self.dtype)
+                leased = sum(_weight(identity, *loading) for identity, loading in values.leased.get(model.digest, {}).items())
+                found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": leased or weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
+        return found
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What the weights of all models take together, in bytes by device, should they stay loaded. What several have in common is there once."""
+        values = self.values
+        weights = {i: _weight(i, *loading) for model in values.models.values() if isinstance(model, Model) for i, loading in values.leased.get(model.digest, {}).items()}
+        found: dict[str, int] = {}
+        for identity, weight in sorted(weights.items()):
+            found[identity.device] = found.get(identity.device, 0) + weight
+        return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many steps have which status."""
+        counts: dict[str, int] = {}
+        for step in self.steps:
+            counts[step.status] = counts.get(step.status, 0) + 1
+        return counts
+
+    @property
+    def at_least(self) -> bool:
+        """Whether there may be more steps than are listed, because a list is not known yet."""
+        return any(step.is_open for step in self.steps)
+
+    def unread(self) -> Iterator[Artifact]:
+        """Give what the steps read that are not in the store, and the outputs that are inputs, as far as they are known."""
+        for frame, step in self.state.steps():
+            if step.status in ("runs", "waits", "unresolved"):
+                yield from self._known(frame, step.node.bindings.values())
+        yield from self._known(self.state.top, [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)])
+
+    def _known(self, frame: Frame, bindings: Iterable[Binding]) -> Iterator[Artifact]:
+        for binding in bindings:
+            slot = self.values.bind(frame, binding)
+            if isinstance(slot, Artifact):
+                yield slot
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plan as plain data. Its edges name nodes without the numbers of elements and repetitions that steps have."""
+        edges, outputs = edges_of(self.graph)
+        return {
+            "graph": self.graph.spec.source.name,
+            "device": self.device,
+            "dtype": self.dtype,
+            "at_least": self.at_least,
+            "inputs": {k: v if isinstance(v, bool | int | float | str | list) else str(v) for k, v in self.inputs.items()},
+            "seeds": {**self.seeds, **self.drawn},
+            "models": self.models,
+            "memory_bytes": self.memory,
+            "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
+            "edges": [{"from": e.origin.node, "output": e.origin.output, "to": e.node, "input": e.port} for e in edges],
+            "outputs": {name: [{"node": o.node, "output": o.output} for o in origins] for name, origins in outputs.items()},
+            "problems": as_texts(self.problems),
+        }
+
+
+def _weight(identity: models.Identity, loader: Any, model: Model) -> int:
+    return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
+
+
+def make_plan(
+    graph: Graph,
+    values: Mapping[str, Any] | None = None,
+    *,
+    texts: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+    store: Store | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    force: Iterable[str] = (),
+    base: Path | None = None,
+    files: FileMemo | None = None,
+    terms: models.Terms = models.STRICT,
+) -> Plan:
+    """Plan a graph for these values of its inputs.
+
+    Params:
+        values: live values by input; a file, folder may be given by path, relative to `base` (default: the working directory).
+        texts: values as text, as ``--set`` gives them; read by the input's type.
+        device, dtype: given ones win over the graph's settings; else ``auto``.
+        force: names of nodes that run even if the store holds them.
+        terms: which models may be used, and how; without a lock in it, the one beside the graph or above it holds.
+
+    Raises:
+        GraphError: a value is missing, unknown or does not fit; a file is not there; a device does not exist.
+    """
+    base = base or Path.cwd()
+    registry = registry or graph.registry
+    assert registry is not None, "a resolved graph knows its registry"
+    asked = device or graph.settings.get("device") or "auto"
+    try:
+        resolved = devices.resolve_device(asked)
+        in_dtype = devices.resolve_dtype(dtype or graph.settings.get("dtype") or "auto", resolved)
+    except ValueError as missing:
+        raise GraphError([Problem("bad-setting", str(missing))]) from missing
+    held = Values(registry, store, files or (store.files if store else FileMemo()), base=base, terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))))
+    settings = {name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}
+    keying = Keying(held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force)
+    included = list(graph.all())
+    names = {name for one in included for name in one.nodes}
+    unknown = [name for name in sorted(keying.force) if name not in names and not _is_path(graph, name)]
+    if unknown:
+        raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
+    taken = take_inputs(held, graph, values or {}, texts or {})
+    for one in included:
+        for wanted in one.inputs.values():
+            if one is not graph and is_drawn(wanted):
+                held.default(wanted)  # now, so that it is the same each time the plan is carried out
+    history = store.history(history_name(graph)) if store is not None else {}
+    while True:
+        state = State(Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default), keying, history, listing=True)
+        try:
+            state.walk(state.top)
+            steps = tuple(explained(state))
+            keying.forced.update(step.key for step in steps if step.key and step.status == "runs" and step.reason == FORCED)
+            if not any(step.status == "cached" and step.key in keying.forced for _, step in state.steps()):
+                break
+        except Damaged as damaged:
+            keying.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
+    check_waiting_models(state)
+    # What a user can mend before anything runs refuses the plan; what came out of nodes fails the steps that cannot use it.
+    if state.problems:
+        raise GraphError(list(dict.fromkeys(state.problems)))
+    return Plan(graph, base, resolved, in_dtype, store, taken.plain, taken.seeds, held.drawn, steps, (*graph.warnings, *held.problems), state)
+
+
+def history_name(graph: Graph) -> str:
+    """Name a graph's runs, so that the next plan can say what changed since."""
+    return str(graph.spec.path.resolve()) if graph.spec.path else graph.spec.source.name
+
+
+def _is_path(graph: Graph, name: str) -> bool:
+    """Whether a name with slashes is that of a node in an included graph."""
+    head, _, rest = name.partition("/")
+    node = graph.nodes.get(head)
+    return node is not None and (not rest or (isinstance(node.type, Graph) and _is_path(node.type, rest)))

@@ -1,0 +1,329 @@
+"""What is known of a graph: its steps and values, and what can be known next.
+
+Planning makes a `State` and settles every node once; each run goes on with a copy, and settles a node again when what it needs has come. What comes of a node depends on the graph and its values alone, never on
+what happened to be known when it was asked: see "Absent and failed values" in docs/graph-format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from .._graph import STEPS, FromInput, FromNode, Graph, Input, Node, Output, readings
+from .._store import Store
+from .._types.artifact import Artifact
+from .._types.node import NodeType
+from .._types.ports import BadValue
+from ..errors import GraphError, Problem
+from .elements import Elements, elements, off_step
+from .keying import Keying
+from .step import ABSENT, FAILED, Frame, NodeState, Slot, Step, Unknown, leaves, list_of, listed, without_value
+
+__all__ = ["State", "is_first"]
+
+_NOTHING: Mapping[str, Artifact] = {}
+
+
+class _TooMany(Exception):
+    """The graph comes to more steps than may be planned."""
+
+
+class State:
+    """What is known of a graph.
+
+    Params:
+        listing: settle all that may be needed, to list it; a run settles what is needed alone.
+    """
+
+    def __init__(self, top: Frame, keying: Keying, history: Mapping[str, str], *, listing: bool) -> None:
+        self.top = top
+        self.keying = keying
+        self.values = keying.values
+        self.keys = keying.keys
+        #: The keys of the graph's last run, by step.
+        self.history = history
+        self.listing = listing
+        #: What a user can mend before anything runs: nodes that cannot be worked out, whatever other nodes give.
+        self.problems: list[Problem] = []
+        self._size = 0
+
+    def copy(self, store: Store | None, live: Mapping[str, object]) -> State:
+        """Copy it for a run."""
+        made = State(self.top.copy(), self.keying.copy(self.values.copy(store, live)), self.history, listing=False)
+        made._size = self._size
+        return made
+
+    # -- settling ----------------------------------------------------------------------------------------------------------------
+
+    def walk(self, frame: Frame) -> None:
+        """Settle every node of a frame that an output may need, in topological order."""
+        unneeded = frame.graph.unneeded
+        for node in frame.graph.nodes.values():
+            if node.name not in unneeded:
+                self.settle(frame, node)
+
+    def settle(self, frame: Frame, node: Node) -> NodeState:
+        """Work out a node's steps and outputs as far as is known now. Called again, it goes on from where it stood.
+
+        Raises:
+            Damaged: a value that decides about it (a flag, a number in a text) is lost.
+        """
+        state = frame.states.get(node.name)
+        if state is not None and len(state.outputs) == len(node.type.outputs):
+            return state
+        try:
+            if node.is_single:
+                if state is not None and state.steps[0].status in ("runs", "unresolved"):
+                    return state
+                step = self.keying.step(frame, node)
+                state = NodeState([step], step.outputs or _NOTHING)
+            else:
+                state = self._settle_many(frame, node, state)
+        except GraphError as missing:
+            self.problems += missing.problems
+            state = self.failed(frame, node, missing.problems[0].message)
+        except _TooMany:
+            reason = f"with it the graph comes to more than {STEPS:,} steps"
+            self.problems.append(Problem("too-many-steps", f"{frame.full(node.name)}: {reason}", node.mark, fix="include fewer graphs, or shorten its lists"))
+            state = self.failed(frame, node, reason)
+        except ValueError as error:
+            reason = f"it {error}" if isinstance(error, BadValue) else str(error)
+            if not self._reads_nodes(frame, node):
+                self.problems.append(Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark))
+            state = self.failed(frame, node, reason)
+        frame.states[node.name] = state
+        return state
+
+    def failed(self, frame: Frame, node: Node, reason: str) -> NodeState:
+        """What is known of a node that cannot be worked out: its outputs are those of one that failed. What needs them is skipped, and the rest goes on."""
+        outputs = dict.fromkeys(node.type.outputs, FAILED)
+        frame.below.pop(node.name, None)
+        return NodeState([Step(frame.full(node.name), frame.item, node, None, "failed", reason, outputs=outputs)], outputs)
+
+    def _reads_nodes(self, frame: Frame, node: Node) -> bool:
+        """Whether anything about a node depends on what other nodes give; where nothing does, what is wrong with it can be told when planning."""
+        reads = [*node.reads, *(readings(node.when) if node.when is not None else ())]
+        if any(isinstance(read, FromNode) for read in reads):
+            return True
+        return frame.parent is not None and any(self._input_reads_nodes(frame, read.name) for read in reads if isinstance(read, FromInput))
+
+    def _input_reads_nodes(self, frame: Frame, name: str) -> bool:
+        assert frame.parent is not None
+        outer, node = frame.parent
+        binding = node.bindings.get(name)
+        for read in readings(binding) if binding is not None else ():
+            if isinstance(read, FromNode) or (outer.parent is not None and self._input_reads_nodes(outer, read.name)):
+                return True
+        return False
+
+    # -- nodes with each, when or repeat, and graphs -------------------------------------------------------------------------------
+
+    def _settle_many(self, frame: Frame, node: Node, state: NodeState | None) -> NodeState:
+        found = elements(self.values, frame, node)
+        many = bool(node.each)
+        if isinstance(found, Unknown):
+            return NodeState([], _NOTHING, waits=found, many=many)
+        if isinstance(found, Step):
+            frame.below.pop(node.name, None)
+            return NodeState([found] if isinstance(node.type, NodeType) else [], found.outputs or _NOTHING)
+        if isinstance(node.type, Graph):
+            return self._settle_graph(frame, node, node.type, found)
+        before = state.steps if state is not None and state.many == many else []
+        if not before and frame.parent is not None:
+            self._count(found.size)
+        steps: list[Step] = []
+        for i in range(found.size):
+            if i in found.off:
+                steps.append(off_step(frame, node, found, i))
+            elif i < len(before) and (before[i].outputs is not None or before[i].status in ("runs", "unresolved")):
+                steps.append(before[i])
+            elif not many:
+                steps.append(self.keying.step(frame, node))
+            else:
+                steps.append(self._element(frame, node, i))
+        if any(step.outputs is None for step in steps):
+            return NodeState(steps, _NOTHING, many=many)
+        outputs = [step.outputs for step in steps if step.outputs is not None]
+        return NodeState(steps, {port: list_of([o[port] for o in outputs]) for port in node.type.outputs} if many else outputs[0], many=many)
+
+    def _element(self, frame: Frame, node: Node, i: int) -> Step:
+        """Key one element of a node. What cannot be made of what is written for it fails it alone."""
+        try:
+            received = {port: self.values.element(frame, node, port, i) for port in node.each}
+        except BadValue as error:
+            return _unfit(frame, node, i, error)
+        return self.keying.step(frame, node, i, received)
+
+    def _count(self, steps: int) -> None:
+        self._size += steps
+        if self._size > STEPS:
+            raise _TooMany
+
+    # -- graphs used as nodes --------------------------------------------------------------------------------------------------------
+
+    def _settle_graph(self, frame: Frame, node: Node, inner: Graph, found: Elements) -> NodeState:
+        """Enter a graph for each element, and take its outputs as far as they are known."""
+        results: list[dict[str, Slot]] = []
+        steps: list[Step] = []
+        for i in range(found.size):
+            if i in found.off:
+                assert found.flags is not None
+                results.append(dict.fromkeys(inner.outputs, without_value(found.flags[i].kind)))
+                continue
+            try:
+                fate = self._enter(frame, node, inner, i)
+                results.append(self._gather(frame, node, inner, i, steps) if fate is None else dict.fromkeys(inner.outputs, fate))
+            except BadValue as error:
+                if not node.each:
+                    raise
+                results.append(dict.fromkeys(inner.outputs, FAILED))
+                steps.append(_unfit(frame, node, i, error))
+        whole: dict[str, Slot] = {port: listed([r[port] for r in results]) for port in inner.outputs} if node.each else results[0]
+        outputs = {port: slot for port, slot in whole.items() if isinstance(slot, Artifact)}
+        return NodeState(steps, outputs, pending={port: slot for port, slot in whole.items() if isinstance(slot, Unknown)})
+
+    def _enter(self, frame: Frame, node: Node, inner: Graph, element: int) -> Slot | None:
+        """Make a graph's frames for an element. Its required inputs are known first, and those with bounds: where one is absent so are all outputs. None if it is entered.
+
+        Raises:
+            BadValue: a value is out of an input's bounds.
+        """
+        i = element if node.each else None
+        frames = frame.below.setdefault(node.name, {})
+        times = node.repeat.times if node.repeat else 1
+        first = [(name, wanted) for name, wanted in inner.inputs.items() if is_first(wanted)]
+        waits: list[str] = []
+        absent, outside = False, None
+        for r in range(times):
+            place = element * times + r
+            child = frames.get(place)
+            if child is None:
+                self._count(len(inner.nodes) - len(inner.unneeded))
+                parts = [f"[{n}]" for n, on in ((element, bool(node.each)), (r, node.repeat is not None)) if on]
+                prefix = f"{frame.full(node.name)}{''.join(parts)}/"
+                child = frames[place] = Frame(inner, prefix, frame.item, {}, parent=(frame, node), element=i, repetition=r if node.repeat else None)
+            for name, wanted in first:
+                try:
+                    # What is in the graph may have read it before another input was known, and nobody has seen whether it is within bounds.
+                    known = child.inputs.get(name) if child.entered or not has_bounds(wanted) else None
+                    slot: Slot = known or self.values.input(child, name, check=has_bounds(wanted))
+                except BadValue as error:
+                    outside = outside or error
+                    continue
+                if isinstance(slot, Unknown):
+                    waits += slot.after
+                elif slot.kind == "absent" and not wanted.type.optional:
+                    absent = True
+        if not waits and (absent or outside is not None):
+            self._leave(frame, node, element)
+            if absent or outside is None:
+                return ABSENT
+            raise outside
+        for r in range(times):
+            child = frames[element * times + r]
+            child.entered = not waits
+            if self.listing:
+                self.walk(child)
+        return Unknown(tuple(dict.fromkeys(waits))) if waits else None
+
+    def _leave(self, frame: Frame, node: Node, element: int) -> None:
+        """Drop the frames of an element that turned out not to be entered."""
+        times = node.repeat.times if node.repeat else 1
+        for place in range(element * times, (element + 1) * times):
+            frame.below[node.name].pop(place, None)
+
+    def _gather(self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]) -> dict[str, Slot]:
+        """Take a graph's outputs for an element: of the repetition with the best score, or of all as lists."""
+        times = node.repeat.times if node.repeat else 1
+        frames = [frame.below[node.name][element * times + r] for r in range(times)]
+
+        def outs(child: Frame) -> dict[str, Slot]:
+            return {name: handed_on(child, output) for name, output in inner.outputs.items()}
+
+        def handed_on(child: Frame, output: Output) -> Slot:
+            try:
+                return self.values.bind(child, output.source)
+            except BadValue as error:  # an input that an output hands on cannot be made
+                if not steps or steps[-1].element != element:
+                    steps.append(_unfit(frame, node, element, error))
+                return FAILED
+
+        if node.repeat is None:
+            return outs(frames[0])
+        if node.repeat.best is None:
+            each = [outs(child) for child in frames]
+            return {name: listed([o[name] for o in each]) for name in inner.outputs}
+        best = self.best(node, frames)
+        return outs(best) if isinstance(best, Frame) else dict.fromkeys(inner.outputs, best)
+
+    def best(self, node: Node, frames: list[Frame]) -> Frame | Slot:
+        """Choose the repetition with the highest score, the first of equals; without a score, all outputs are failed if a score failed, else absent.
+
+        Raises:
+            BadValue: a score is no number.
+        """
+        assert node.repeat is not None and node.repeat.best is not None and isinstance(node.type, Graph)
+        source = node.type.outputs[node.repeat.best].source
+        scores = [self.values.bind(child, source) for child in frames]
+        waits = [a for s in scores if isinstance(s, Unknown) for a in s.after]
+        if waits:
+            return Unknown(tuple(dict.fromkeys(waits)))
+        kinds = {s.kind for s in scores if isinstance(s, Artifact)}
+        if others := sorted(kinds - {"int", "float", "absent", "failed"}):
+            raise BadValue(f"takes a number to say which is best, not {others[0]}")
+        known = [(self.values.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind in ("int", "float")]
+        return frames[-max(known)[1]] if known else without_value("failed" if "failed" in kinds else "absent")
+
+    # -- looking around ------------------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[tuple[Frame, Step]]:
+        """List all steps that are known, in topological order; one for those of a node whose number is not."""
+        pending = [(self.top, iter(self.top.graph.nodes))]
+        while pending:
+            frame, names = pending[-1]
+            name = next(names, None)
+            if name is None:
+                pending.pop()
+                continue
+            state = frame.states.get(name)
+            if state is None:
+                continue
+            for step in state.steps:
+                yield frame, step
+            if state.waits is not None:
+                item = f"{frame.item}[?]" if state.many else frame.item
+                yield frame, Step(frame.full(name), item, frame.graph.nodes[name], None, "waits", f"after {' and '.join(state.waits.after)}")
+            below = frame.below.get(name)
+            if below:
+                pending += [(child, iter(child.graph.nodes)) for _, child in sorted(below.items(), reverse=True)]
+
+    def makers(self) -> dict[str, tuple[Frame, Step]]:
+        """Say of every value which step gave it: the first that did, for what comes after only passes it on."""
+        found: dict[str, tuple[Frame, Step]] = {}
+        for frame, step in self.steps():
+            for artifact in (step.outputs or {}).values():
+                for leaf in leaves(artifact):
+                    found.setdefault(leaf.digest, (frame, step))
+        return found
+
+    def restart(self) -> None:
+        """Forget what is known of every node: something that it was worked out from is another now."""
+        self.top.states.clear()
+        self.top.below.clear()
+        self._size = 0
+
+
+def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
+    """The step of an element that fails because a value does not fit."""
+    item = f"{frame.item}[{i}]" if node.each else frame.item
+    return Step(frame.full(node.name), item, node, i, "failed", f"it {error}", outputs=dict.fromkeys(node.type.outputs, FAILED))
+
+
+def is_first(wanted: Input) -> bool:
+    """Whether an included graph's input must be known before anything in the graph is: it is required, so that all is absent without it, or it has bounds."""
+    return has_bounds(wanted) or (wanted.default is None and not wanted.type.optional)
+
+
+def has_bounds(wanted: Input) -> bool:
+    """Whether an input takes only values within bounds, or some choices."""
+    inner = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
+    return bool(inner.range or inner.choices)

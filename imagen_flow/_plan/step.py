@@ -1,0 +1,175 @@
+"""What a plan is made of: steps, what is known of a node, and frames. Outputs are artifacts, or not known yet.
+
+A slot is what a binding gives: an artifact, `ABSENT`, `FAILED`, or `Unknown` as long as a node that it comes from has not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from .._graph import Graph, Node
+from .._types.artifact import Artifact
+from .._types.digest import digest_value, tagged
+from .._types.values import Absent
+
+__all__ = ["ABSENT", "FAILED", "Frame", "NodeState", "Place", "Slot", "Status", "Step", "Unknown", "holds", "leaves", "list_of", "listed", "present", "without_value"]
+
+ABSENT = Artifact(digest_value(Absent.value), "absent")
+
+#: The value of an output whose step failed. It flows like an absent one, but nothing takes its place.
+FAILED = Artifact(tagged("failed"), "failed")
+
+#: *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed, depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not needed),
+#: *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped* (what it needs failed); in a run also *ran*.
+Status = Literal["cached", "runs", "waits", "absent", "idle", "unresolved", "failed", "skipped", "ran"]
+
+
+class Unknown(NamedTuple):
+    """A value that is not known yet: it comes `after` these nodes have run."""
+
+    after: tuple[str, ...]
+
+
+Slot = Artifact | Unknown
+
+
+class Step(NamedTuple):
+    """One node for one item; with `each`, for one element."""
+
+    name: str
+    item: str
+    node: Node
+    element: int | None
+    status: Status
+    reason: str = ""
+    key: str | None = None
+    slots: dict[str, Artifact] | None = None
+    outputs: dict[str, Artifact] | None = None
+
+    @property
+    def type_name(self) -> str:
+        """The name of the step's node type."""
+        return self.node.type.name  # of a node type, or of a graph whose steps are not known yet
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it stands for as many steps as a value that is not known yet will say."""
+        return self.status == "waits" and self.reason.startswith("after ")
+
+
+class NodeState:
+    """What is known of a node in a frame. One without `each` is replaced, never changed."""
+
+    __slots__ = ("many", "outputs", "pending", "steps", "waits")
+
+    def __init__(self, steps: list[Step], outputs: Mapping[str, Artifact], *, waits: Unknown | None = None, pending: Mapping[str, Unknown] | None = None, many: bool = False) -> None:
+        #: Its steps; of a graph used as a node, those of its elements that cannot be entered.
+        self.steps = steps
+        #: The outputs that are known for good.
+        self.outputs = outputs
+        #: Why its steps are not known: a flag or a list is not.
+        self.waits = waits
+        #: Of a graph used as a node, what its other outputs come after.
+        self.pending = pending
+        self.many = many
+
+
+class Frame:
+    """A graph with values for its inputs: the top one, or a graph used as a node (for one element, and one repetition)."""
+
+    __slots__ = ("below", "by_default", "element", "entered", "graph", "inputs", "item", "parent", "prefix", "repetition", "states")
+
+    def __init__(
+        self,
+        graph: Graph,
+        prefix: str,
+        item: str,
+        inputs: dict[str, Artifact],
+        *,
+        by_default: Iterable[str] = (),
+        parent: tuple[Frame, Node] | None = None,
+        element: int | None = None,
+        repetition: int | None = None,
+    ) -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self.item = item
+        #: The values of its inputs that are known.
+        self.inputs = inputs
+        #: Inputs that were given nothing, and so have their defaults: paths in these are relative to the graph's own file.
+        self.by_default = set(by_default)
+        self.states: dict[str, NodeState] = {}
+        #: The frames of graphs used as nodes, by node, and by element and repetition counted through.
+        self.below: dict[str, dict[int, Frame]] = {}
+        #: The frame around it, and the node there that it belongs to.
+        self.parent = parent
+        self.element = element
+        self.repetition = repetition
+        #: Whether its first inputs are known, and let it be entered.
+        self.entered = parent is None
+
+    def full(self, node: str) -> str:
+        """A node's name as it is shown, with those of the nodes around it."""
+        return self.prefix + node
+
+    def copy(self, parent: tuple[Frame, Node] | None = None) -> Frame:
+        """Copy it and the frames below in which anything is left to know; the others do not change any more."""
+        made = Frame(self.graph, self.prefix, self.item, dict(self.inputs), by_default=self.by_default, parent=parent, element=self.element, repetition=self.repetition)
+        made.entered = self.entered
+        made.states = {name: NodeState(list(s.steps), s.outputs, waits=s.waits, pending=s.pending, many=True) if s.many else s for name, s in self.states.items()}
+        for name, frames in self.below.items():
+            node = self.graph.nodes[name]
+            is_known = len(self.states[name].outputs) == len(node.type.outputs)
+            made.below[name] = frames if is_known else {place: frame.copy((made, node)) for place, frame in frames.items()}
+        return made
+
+    def all(self) -> Iterator[Frame]:
+        """Give it and all frames below."""
+        yield self
+        for frames in self.below.values():
+            for frame in frames.values():
+                yield from frame.all()
+
+
+#: A node in a frame, and one of its outputs.
+Place = tuple[Frame, Node, str]
+
+
+def without_value(kind: str) -> Artifact:
+    """Give what an output is when what it needs is absent or failed."""
+    return FAILED if kind == "failed" else ABSENT
+
+
+def present(slot: Artifact) -> Artifact:
+    """Leave absent elements out of a list that goes into one port, and of the lists in it."""
+    if slot.items is None or not holds(slot, "absent"):
+        return slot
+    return list_of([present(i) for i in slot.items if i.kind != "absent"])
+
+
+def holds(slot: Artifact, kind: str) -> bool:
+    """Whether a list has an absent or failed element, at any depth."""
+    return any(i.kind == kind or (i.items is not None and holds(i, kind)) for i in slot.items or ())
+
+
+def leaves(artifact: Artifact) -> Iterator[Artifact]:
+    """Give what a list holds, lists in lists gone through; a value that is no list is its own leaf."""
+    if artifact.items is None:
+        yield artifact
+    else:
+        for item in artifact.items:
+            yield from leaves(item)
+
+
+def list_of(items: Sequence[Artifact]) -> Artifact:
+    """Make a list of artifacts."""
+    return Artifact(tagged("list", *[bytes.fromhex(i.digest) for i in items]), "list", tuple(items))
+
+
+def listed(slots: Sequence[Slot]) -> Slot:
+    """Make a list of what is known; one unknown element leaves it unknown."""
+    known = [slot for slot in slots if isinstance(slot, Artifact)]
+    if len(known) == len(slots):
+        return list_of(known)
+    return Unknown(tuple(dict.fromkeys(a for s in slots if isinstance(s, Unknown) for a in s.after)))

@@ -1,0 +1,1 @@
+"""Plugins and the registry of node types."""

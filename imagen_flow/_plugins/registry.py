@@ -1,0 +1,424 @@
+"""Find plugins and return a Registry: node types by name, codecs, and models that come with plugins.
+
+Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them offers is memoised by distribution, version and file
+times, so that a graph of two node types imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the others still load.
+
+We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one broken import aborts them all, and of two plugins with
+one name the second disappears without a word.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from .._store.file_digests import FileMemo
+from .._system.regular_files import read_regular
+from .._types.codec import Codec, Codecs
+from .._types.digest import tagged
+from .._types.node import NodeFunction, NodeType
+from .._types.values import Base
+from ..errors import GraphError, Problem, nearest
+from . import hookspecs
+from .code import LocalCode, installed_digest, stamp
+from .imports import AsWritten as _AsWritten
+from .imports import install, is_held, loader_of, local_folders
+
+__all__ = ["Plugin", "Registry", "discover"]
+
+GROUP = "imagen_flow"
+
+
+@dataclass
+class Plugin:
+    """A plugin as found: where it comes from, what it is known to offer, and what is wrong with it, if anything."""
+
+    name: str  # distribution:entry-point, or the path of a local file
+    version: str
+    target: str  # what is imported
+    node_names: tuple[str, ...] = ()
+    model_names: tuple[str, ...] = ()
+    has_codecs: bool = False
+    fault: str = ""
+    module: ModuleType | None = None
+    is_file: bool = False
+    #: What `importlib.metadata` knows of where it comes from.
+    distribution: Any = None
+
+
+@dataclass
+class Registry:
+    """What the found plugins offer. A value: two of them live side by side without knowing of each other.
+
+    Plugins are imported when one of their names is asked for.
+    """
+
+    plugins: dict[str, Plugin]
+    #: Remembers the digests of large files that come with plugins.
+    files: FileMemo = field(default_factory=FileMemo)
+    _types: dict[str, NodeType] = field(default_factory=dict)
+    _models: dict[str, Path] = field(default_factory=dict)
+    _codecs: list[Codec] = field(default_factory=list)
+    _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager())
+    _versions: dict[str, str] = field(default_factory=dict)
+    _helpers: dict[str, tuple[str, Path]] = field(default_factory=dict)
+
+    def find(self, name: str) -> NodeType | None:
+        """Return the node type of this name, importing its plugin, or None.
+
+        Raises:
+            GraphError: two plugins offer it.
+        """
+        owners = [p for p in self.plugins.values() if name in p.node_names]
+        if len(owners) > 1:
+            both = " and ".join(p.name for p in owners)
+            raise GraphError([Problem("unknown-node-type", f"two plugins offer '{name}': {both}", fix="uninstall one of them, or rename its node type")])
+        if name not in self._types and owners:
+            self.load(owners[0])
+        return self._types.get(name)
+
+    def offered_by(self, name: str) -> Plugin | None:
+        """Return the plugin known to offer a node type, even if it cannot be loaded."""
+        return next((p for p in self.plugins.values() if name in p.node_names), None)
+
+    def names(self) -> list[str]:
+        """List all known node types, without importing anything."""
+        return sorted({name for p in self.plugins.values() for name in p.node_names})
+
+    def iter_names(self) -> Iterator[str]:
+        """Give all known node types in no order, without importing anything."""
+        return (name for plugin in self.plugins.values() for name in plugin.node_names)
+
+    def load_all(self) -> Registry:
+        """Import every plugin, so that each can be shown or reported."""
+        for plugin in self.plugins.values():
+            self.load(plugin)
+        return self
+
+    @property
+    def node_types(self) -> dict[str, NodeType]:
+        """All node types that loaded so far, by name."""
+        return dict(sorted(self._types.items()))
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with plugins, one line each."""
+        return [f"{p.name}: {p.fault}" for p in self.plugins.values() if p.fault]
+
+    @property
+    def models(self) -> Mapping[str, Path]:
+        """Models that come with plugins: reference to folder."""
+        for plugin in self.plugins.values():
+            if plugin.model_names:
+                self.load(plugin)
+        return self._models
+
+    def tiny(self, reference: str, at: Path | None, folder: Path) -> Path | None:
+        """Ask the plugins for a small model that stands for another; None if no plugin knows its kind."""
+        self.load_all()
+        found: Path | None = next(iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)), None)
+        return found
+
+    def base_of(self, header: Mapping[str, Any]) -> Base | None:
+        """Ask the plugins what completes a checkpoint that is one file; None if none knows it as one."""
+        self.load_all()
+        found: Base | None = next(iter(self._manager.hook.imagen_flow_base_of(header=header)), None)
+        return found
+
+    @property
+    def codecs(self) -> Codecs:
+        """The built-in codecs and those of plugins."""
+        for plugin in self.plugins.values():
+            if plugin.has_codecs:
+                self.load(plugin)
+        return Codecs(self._codecs)
+
+    def version_of(self, distribution: str) -> str:
+        """Return the installed version of a library, or ``missing``."""
+        if distribution not in self._versions:
+            try:
+                self._versions[distribution] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                self._versions[distribution] = "missing"
+        return self._versions[distribution]
+
+    def is_unknown(self, node_type: NodeType, distribution: str) -> bool:
+        """Whether a library that a node type uses is neither installed nor one that its plugin's distribution asks for, if only as an extra."""
+        if self.version_of(distribution) != "missing":
+            return False
+        plugin = self.plugins.get(node_type.plugin)
+        asked = getattr(plugin.distribution, "requires", None) if plugin is not None else None
+        return _plain(distribution) not in {_plain(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()}
+
+    @staticmethod
+    def nearest_library(name: str) -> str:
+        """Say which library may be meant by a name that none has: the one that brings a module of that name, or the nearest."""
+        brought = importlib.metadata.packages_distributions().get(name)
+        if brought:
+            return f"'{name}' is a module; its library is '{brought[0]}'"
+        near = nearest(name, (d.name for d in importlib.metadata.distributions() if d.name))
+        return near if near.startswith("did") else "install it, or correct 'uses' of the node"
+
+    def add(self, function: NodeFunction, *, plugin: str = "local", source_digest: str = "") -> None:
+        """Add a node type directly, as tests and notebooks do."""
+        node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function))
+        self._types[node_type.name] = node_type
+        owner = self.plugins.setdefault(plugin, Plugin(plugin, "", "", module=sys.modules[__name__]))
+        owner.node_names = tuple(sorted({*owner.node_names, node_type.name}))
+
+    def load(self, plugin: Plugin) -> None:
+        """Import a plugin and take what it offers; what goes wrong is kept in `plugin.fault`."""
+        if plugin.module is not None or plugin.fault:
+            return
+        code: LocalCode | None = None
+        try:
+            if plugin.is_file:
+                if not Path(plugin.target).is_file():
+                    raise FileNotFoundError(f"there is no file {plugin.target}")
+                code = self.code_of(plugin)
+                self._check_helpers(plugin, code.helpers)
+                try:
+                    code.take(self.files)
+                finally:
+                    self.files.rest()
+                plugin.module = _import_file(code)
+            else:
+                plugin.module = importlib.import_module(plugin.target)
+        except Exception as failed:  # a plugin may raise anything; it must not take the others with it
+            plugin.fault = f"cannot be imported: {type(failed).__name__}: {failed}"
+            return
+        except SystemExit as failed:
+            plugin.fault = f"cannot be imported: it called exit({failed.code})"
+            return
+        try:
+            self._manager.register(plugin.module, name=plugin.name)
+            self._manager.check_pending()
+        except ValueError:
+            plugin.fault = f"is the module {plugin.target}, which another plugin is already"
+            plugin.node_names = ()
+            return
+        except pluggy.PluginValidationError as odd:
+            self._manager.unregister(name=plugin.name)
+            plugin.fault = f"implements no such hook: {odd}" if "unknown hook" in str(odd) else f"is not written as a plugin: {odd}"
+            plugin.node_names = ()
+            return
+        self._take(plugin, code)
+
+    def code_of(self, plugin: Plugin) -> LocalCode:
+        """Name what counts as the source of a local file of nodes, as its text now is."""
+        installed = {p.target.partition(".")[0] for p in self.plugins.values() if not p.is_file}
+        return LocalCode(Path(plugin.target), {"imagen_flow", *installed}, local_folders())
+
+    def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
+        """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""
+        for name, path in helpers.items():
+            owner, other = self._helpers.setdefault(name, (plugin.name, path))
+            if other != path:
+                raise ImportError(f"its helper {path.name} has the name of another plugin's ({owner}); rename one of them")
+
+    def _take(self, plugin: Plugin, code: LocalCode | None) -> None:
+        implements = False
+        names: list[str] = []
+        models: dict[str, Path] = {}
+        digested: list[str] = []
+
+        def source() -> str:
+            if not digested:  # a model that comes with a plugin has a key of its own
+                try:
+                    digested.append(code.digest if code is not None else installed_digest(plugin.target, plugin.distribution, self.files, without=models.values()))
+                finally:
+                    self.files.rest()
+            return digested[0]
+
+        for hook, take in (
+            ("imagen_flow_models", lambda given: models.update({k: Path(v) for k, v in given.items()})),
+            ("imagen_flow_nodes", lambda given: names.extend(self._take_nodes(plugin, given, source()))),
+            ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
+        ):
+            for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+                if implementation.plugin_name != plugin.name:
+                    continue
+                implements = True
+                try:
+                    given = implementation.function()
+                    take(given)  # type: ignore[no-untyped-call]  # a lambda
+                    if hook == "imagen_flow_models":
+                        plugin.model_names = tuple(sorted(given))
+                    plugin.has_codecs |= hook == "imagen_flow_codecs"
+                except (Exception, SystemExit) as failed:
+                    plugin.fault = f"its hook {hook} failed: {type(failed).__name__}: {failed}"
+        self._models.update(models)
+        if plugin.is_file and not implements:
+            # A local file of nodes needs no hook: what is decorated in it is what it offers.
+            implements = True
+            found = [v for v in vars(plugin.module).values() if isinstance(v, NodeFunction)]
+            names.extend(self._take_nodes(plugin, found, source()))
+            if not found:
+                plugin.fault = "has no function decorated with @node"
+        if not implements:
+            plugin.fault = "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl"
+        plugin.node_names = tuple(sorted(names))
+
+    def _take_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
+        names = []
+        for function in functions:
+            if not isinstance(function, NodeFunction):
+                raise TypeError(f"{function!r} is not decorated with @node")
+            names.append(function.type.name)
+            other = self._types.get(function.type.name)
+            if other is not None and other.plugin != plugin.name:
+                plugin.fault = f"offers '{function.type.name}', which {other.plugin} offers too; rename one of them"
+                continue
+            if other is not None and other.function is not function.type.function:
+                plugin.fault = f"offers '{other.name}' twice, by {other.function.__qualname__} and {function.type.function.__qualname__}; rename one of them"
+            self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source)
+        return names
+
+
+def _plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_points: Callable[[], Iterable[Any]] | None = None) -> Registry:
+    """Find installed plugins and the local files named, and return their Registry.
+
+    Params:
+        files: Python files of nodes, imported at once.
+        memo: a JSON file that remembers what each plugin offers; without it every plugin is imported.
+        entry_points: where entry points come from (for tests); default: the installed distributions.
+    """
+    found = entry_points() if entry_points else importlib.metadata.entry_points(group=GROUP)
+    remembered = _read_memo(memo)
+    plugins: dict[str, Plugin] = {}
+    stamps: dict[str, str] = {}
+    entries = list(found)
+    # Asked for its name or version, a distribution parses all its metadata: once is enough.
+    owners = {id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "") for entry in {id(e.dist): e for e in entries}.values()}
+    for entry in sorted(entries, key=lambda e: (owners[id(e.dist)], e.name)):
+        distribution, version = owners[id(entry.dist)]
+        name = f"{distribution}:{entry.name}"
+        if name in plugins:
+            continue  # the same distribution seen twice on the path
+        plugin = Plugin(name, version, entry.value, distribution=entry.dist)
+        plugins[name] = plugin
+        stamps[name] = f"{version} {entry.value} {stamp(entry.value)}"
+        known = remembered.get(name)
+        if known is not None and known["stamp"] == stamps[name]:
+            plugin.node_names = tuple(known["nodes"])
+            plugin.model_names = tuple(known["models"])
+            plugin.has_codecs = known["codecs"]
+    registry = Registry(plugins, FileMemo(memo.parent) if memo is not None else FileMemo())
+    fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
+    for plugin in fresh:
+        registry.load(plugin)
+    if fresh and memo is not None:
+        for plugin in fresh:
+            if not plugin.fault:
+                offers = {"nodes": plugin.node_names, "models": plugin.model_names, "codecs": plugin.has_codecs}
+                remembered[plugin.name] = {"stamp": stamps[plugin.name], **offers}
+            elif plugin.name in remembered:
+                # A plugin that broke still tells which node types it used to offer.
+                plugin.node_names = plugin.node_names or tuple(remembered[plugin.name]["nodes"])
+        _write_memo(memo, {k: v for k, v in remembered.items() if k in plugins})
+    for path in {Path(os.path.realpath(path)): path for path in files}.values():
+        local = Plugin(str(path), "", str(path), is_file=True)
+        plugins[local.name] = local
+        registry.load(local)
+        for name in local.node_names:
+            others = [p.name for p in plugins.values() if name in p.node_names and p is not local]
+            if others and not local.fault:
+                local.fault = f"offers '{name}', which {others[0]} offers too; rename one of them"
+    return registry
+
+
+def _read_memo(memo: Path | None) -> dict[str, Any]:
+    if memo is None:
+        return {}
+    try:
+        remembered = json.loads(read_regular(memo, most=64 << 20))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in remembered.items() if _is_offer(v)} if isinstance(remembered, dict) else {}
+
+
+def _is_offer(known: Any) -> bool:
+    return isinstance(known, dict) and isinstance(known.get("stamp"), str) and all(
+        isinstance(known.get(key), list) and all(isinstance(name, str) for name in known[key]) for key in ("nodes", "models")
+    ) and isinstance(known.get("codecs"), bool)
+
+
+def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
+    aside = memo.with_name(f"{memo.name}.{os.getpid()}")
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(remembered, indent=1, sort_keys=True), "utf-8")
+        os.replace(aside, memo)
+    except OSError:
+        return  # a memo that cannot be kept costs time, nothing else
+
+
+class AsWritten:
+    """Finds modules as their files are now: those of `files`, by name, whatever else has their names, and with all below them the packages `names`."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self.files = files
+        self.names: set[str] = set()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        top = name.partition(".")[0]
+        if file := self.files.get(name):
+            return importlib.util.spec_from_file_location(name, file, loader=_AsWritten(name, str(file)))
+        if top not in self.files and top not in self.names:
+            return None
+        others = (finder for finder in sys.meta_path if not isinstance(finder, AsWritten))
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
+        if spec is not None and spec.origin and isinstance(spec.loader, SourceFileLoader) and not is_held(spec.loader):
+            spec.loader = _AsWritten(name, spec.origin)
+        return spec
+
+
+def _import_file(code: LocalCode) -> ModuleType:
+    """Import a local file of nodes, and anew its helpers if they have changed. From now on they are found as they were digested."""
+    spec = importlib.util.spec_from_file_location(code.module, code.path, loader=loader_of(code))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{code.path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[code.module] = module
+    try:
+        install(code, module)
+        spec.loader.exec_module(module)
+        code.take_outside()
+    except BaseException:
+        del sys.modules[code.module]
+        raise
+    return module
+
+
+def _function_digest(function: Callable[..., Any]) -> str:
+    """Digest a function that no plugin file holds, by its source text or else its code."""
+    import inspect
+
+    try:
+        return tagged("source", inspect.getsource(function).encode())
+    except (OSError, TypeError):
+        code = function.__code__
+        return tagged("source", code.co_code, repr(code.co_consts).encode())

@@ -1,0 +1,1 @@
+"""How a value came to be, and its place in a picture."""

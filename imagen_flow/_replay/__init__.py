@@ -1,0 +1,1 @@
+"""A picture back into a run."""

@@ -1,0 +1,15 @@
+"""Carry out a plan: run what must run, keep what it gives, write the outputs, and say what happens as it happens.
+
+`execute` is an iterator of events. The work goes on in a thread of its own and does not wait for whoever reads: results queue up, progress is coalesced to the latest of each
+step. Execution is driven by demand, from the outputs back: a step runs when something that runs needs its value, and a kept value that nobody needs is never read.
+
+A run's state (steps, values, frames) is its own, a copy of what the plan knows: the plan is not written to, and may be carried out by several runs at once.
+
+The modules, from the ground up: `live` holds values in memory; `report` is what a run says; `ahead` knows which models will be needed; `call` calls a node's
+function; `steps` carries out one step; `delivery` hands over outputs; `walk` goes through the plan; `execution` is the whole.
+"""
+
+from .execution import Run, execute
+from .output_delivery import Write, foretell
+
+__all__ = ["Run", "Write", "execute", "foretell"]

@@ -1,0 +1,229 @@
+"""What a run has to say: its events on their way to whoever reads them, and what has been said already.
+
+One thread runs and says, another reads. The run does not wait for the reader: results queue up, progress is coalesced to the latest of each step.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+from .. import events
+from .._graph import Graph
+from .._plan import Step
+from .._types.node import NodeType
+from .._types.values import FileChanged, Progress
+from ..errors import ImagenFlowError, NodeError
+from ..events import Event
+
+__all__ = ["FailedFast", "Report", "words"]
+
+#: How often whoever reads the events looks for new ones. Waking them up at each would cost a trivial step more than its work.
+READ_S = 0.02
+
+
+class FailedFast(Exception):
+    """A step failed and the user wants no other to run."""
+
+
+class Report:
+    """What has been said of each step, how many ran, and with which keys.
+
+    Params:
+        fail_fast: the first failure that is said raises FailedFast.
+    """
+
+    def __init__(self, *, fail_fast: bool = False) -> None:
+        self.fail_fast = fail_fast
+        #: Gives the notes that are kept with a step that the store has.
+        self.kept_notes: Callable[[Step], tuple[str, ...]] = lambda step: ()
+        self.ran = self.cached = self.failed = 0
+        #: The keys of what ran or was cached, by step.
+        self.keys: dict[str, str] = {}
+        #: The keys of steps that have begun.
+        self.begun: dict[str, str] = {}
+        self._began = time.monotonic()
+        self._queue: deque[Any] = deque()
+        self._latest: dict[str, events.StepProgress] = {}
+        self._lock = threading.Lock()
+        #: What has been said of steps: what became of them.
+        self._said: dict[str, str] = {}
+        #: How many steps each node has, as far as it is known.
+        self._expected: dict[str, int] = {}
+        self._loading: dict[str, str] = {}
+        self._noted: set[tuple[str, str]] = set()
+        #: Say an event, or, as the last thing, what the run died of.
+        self.say = self._queue.append
+
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    # -- what happens ------------------------------------------------------------------------------------------------------------
+
+    def known(self, steps: list[Step]) -> None:
+        """Say of steps that the store has them, before anything runs."""
+        at_s = self.now()
+        for step in steps:
+            self.say(events.StepCached(step.name, step.item, at_s))
+            self._again(step)
+        self.cached += len(steps)
+        self.keys.update([(s.name + s.item, s.key or "") for s in steps])
+        self._said.update(dict.fromkeys(self.keys, "cached"))
+
+    def settled(self, step: Step) -> None:
+        """Say of a step, once, that it need not run or cannot."""
+        name = step.name + step.item
+        if name in self._said or step.status not in ("cached", "absent", "skipped", "failed"):
+            return
+        self._said[name] = step.status
+        if step.status == "cached":
+            self.cached += 1
+            self.say(events.StepCached(step.name, step.item, self.now()))
+            self._again(step)
+            self.keys[name] = step.key or ""
+        elif step.status == "absent":
+            self.say(events.StepAbsent(step.name, step.item, step.reason, self.now()))
+        elif step.status == "failed":
+            self.fail(step, ImagenFlowError(step.reason))
+        else:
+            self.say(events.StepSkipped(step.name, step.item, step.reason, self.now()))
+
+    def has_said(self, step: Step) -> bool:
+        """Whether it has been said what became of a step."""
+        return step.name + step.item in self._said
+
+    def _came(self, name: str, to: str) -> None:
+        """Note what became of a step. One that was found in the store but runs again is counted as what it comes to."""
+        if self._said.get(name) == "cached":
+            self.cached -= 1
+        self._said[name] = to
+
+    def damaged(self, step: Step, damage: Exception) -> None:
+        """Say that a step runs although it was found in the store."""
+        self.say(events.StepDamaged(step.name, step.item, str(damage), self.now()))
+
+    def started(self, step: Step) -> None:
+        self.begun[step.name + step.item] = step.key or ""
+        self.say(events.StepStarted(step.name, step.item, step.reason, self.now()))
+
+    def progress(self, step: Step, said: Progress) -> None:
+        """Queue progress; an older one of the same step that nobody has read yet is replaced."""
+        name = step.name + step.item
+        event = events.StepProgress(step.name, step.item, said.done, said.total, said.note, self.now(), said.preview)
+        with self._lock:
+            if name not in self._latest:
+                self._queue.append(name)
+            self._latest[name] = event
+
+    def expect(self, plan_steps: Iterable[Step]) -> dict[str, int]:
+        """Count the steps that are planned and may be needed, by node."""
+        for step in plan_steps:
+            if step.status != "idle":
+                self._expected[step.name] = self._expected.get(step.name, 0) + 1
+        return dict(self._expected)
+
+    def expects(self, node: str, steps: int, *, at_least: bool = False) -> None:
+        """Say how many steps a node has, if that is news."""
+        known = self._expected.get(node)
+        if known == steps or (at_least and known is not None):
+            return
+        self._expected[node] = steps
+        self.say(events.StepsKnown(node, steps, self.now()))
+
+    def loading(self, step: Step, what: str) -> None:
+        """Say what a step waits for; of the parts of a model, once."""
+        name = step.name + step.item
+        if self._loading.get(name) == what:
+            return
+        self._loading[name] = what
+        self.say(events.StepLoading(step.name, step.item, what, self.now()))
+
+    def note(self, step: Step, message: str) -> None:
+        """Say what a step has to say of its result, once."""
+        if (step.name + step.item, message) in self._noted:
+            return
+        self._noted.add((step.name + step.item, message))
+        self.say(events.StepNote(step.name, step.item, message, self.now()))
+
+    def _again(self, step: Step) -> None:
+        """Say the notes of a step that the store has."""
+        for message in self.kept_notes(step):
+            self.note(step, message)
+
+    def finished(self, step: Step, took_s: float) -> None:
+        name = step.name + step.item
+        self._came(name, "ran")
+        self.ran += 1
+        self.keys[name] = step.key or ""
+        self.say(events.StepFinished(step.name, step.item, took_s, self.now()))
+
+    def fail(self, step: Step, cause: Exception) -> None:
+        """Say that a step failed.
+
+        Raises:
+            FailedFast: the user wants no other step to run then.
+        """
+        error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item, place=place_of(cause, step.node.type))
+        error.__cause__ = cause if error is not cause else cause.__cause__
+        self.failed += 1
+        self._came(step.name + step.item, "failed")
+        self.say(events.StepFailed(step.name, step.item, words(cause), error, self.now()))
+        if self.fail_fast:
+            raise FailedFast
+
+    def over(self, status: str) -> events.RunFinished:
+        return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
+
+    # -- the other end -----------------------------------------------------------------------------------------------------------
+
+    def read(self, over: threading.Event, cancel: threading.Event, patience_s: float) -> Generator[Event, None, bool]:
+        """Give what is said until the run is over; or, once cancelled, for `patience_s` more: then it is left behind, and the last event is said for it. Returns whether it was."""
+        is_over = False
+        while not is_over:
+            is_over = over.wait(READ_S)
+            while self._queue:
+                said = self._queue.popleft()
+                if type(said) is str:
+                    with self._lock:
+                        said = self._latest.pop(said)
+                if isinstance(said, BaseException):
+                    raise said
+                yield said
+            if cancel.is_set() and not is_over:
+                patience_s -= READ_S
+                if patience_s < 0:
+                    # A node that cannot be interrupted (an import, a load) goes on, and finds the store closed.
+                    yield self.over("cancelled")
+                    return True
+        return False
+
+
+def place_of(failed: BaseException, type_: NodeType | Graph) -> str:
+    """Say where in a node's own code an exception was raised: file, line, function and the line's text. Nothing for what an installed plugin raises on purpose, whose message says all."""
+    if not isinstance(type_, NodeType) or (_is_on_purpose(failed) and not type_.plugin.endswith(".py")):
+        return ""
+    frames = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in traceback.walk_tb(failed.__traceback__)]
+    own = [one for one in frames if one[0] == type_.file] or [one for one in frames if one[0].startswith(os.path.dirname(type_.file) + os.sep)]
+    if not own:
+        return ""
+    file, line, function = own[-1]
+    text = linecache.getline(file, line).strip()
+    return f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{line} in {function}{f': {text}' if text else ''}"
+
+
+def words(failed: BaseException) -> str:
+    """Say an exception in words: its message alone where it was raised on purpose, else with its name."""
+    message = str(failed).strip()
+    if _is_on_purpose(failed):
+        return message
+    return f"{type(failed).__name__}: {message}" if message else type(failed).__name__
+
+
+def _is_on_purpose(failed: BaseException) -> bool:
+    return isinstance(failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError) and bool(str(failed).strip())

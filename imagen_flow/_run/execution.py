@@ -1,0 +1,209 @@
+"""Put a run together: what it has open while it goes, the thread that it works in, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from .._graph import Output
+from .._models import ModelPool
+from .._outputs.writer import OutFolder, Writer
+from .._plan import ABSENT, Plan, State, Unknown, history_name
+from .._store import Store
+from .._types.artifact import Artifact
+from ..errors import Cancelled, GraphError
+from ..events import Event, RunStarted
+from .event_queue import FailedFast, Report
+from .notes import kept_notes
+from .output_delivery import Delivery
+from .recorder import Accounts
+from .scheduler import Walk
+from .step_runner import Steps
+from .value_cache import LiveValues
+
+__all__ = ["Run", "execute"]
+
+#: How long a cancelled run may take to stop by itself before it is left behind.
+CANCEL_S = 0.7
+
+#: For how many nodes it is looked up how long they took, and what is believed of that.
+MOST_TIMES, LONGEST_STEP_S = 200, 30 * 86_400
+
+
+def execute(
+    plan: Plan,
+    *,
+    out: Path | OutFolder | Writer | None = None,
+    cancel: threading.Event | None = None,
+    fail_fast: bool = False,
+    pool: ModelPool | None = None,
+) -> Run:
+    """Carry out a plan and yield its events; the last is RunFinished.
+
+    Params:
+        out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
+        cancel: set it, from any thread or signal handler, and the run stops at the next yield, denoising step or node.
+        fail_fast: stop at the first step that fails; else what does not depend on it goes on.
+        pool: loaded models to share with other runs, and the threads to compute in; default: the run's own.
+
+    Raises:
+        GraphError: the plan has unresolved problems. Nothing has run.
+    """
+    wrong = [p for p in plan.problems if p.severity == "error"]
+    if wrong:
+        raise GraphError(wrong)
+    return Run(plan, out, cancel or threading.Event(), fail_fast, pool)
+
+
+def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
+    """Say how long a step of each node took when the graph was run last, for those that are going to run; of very many nodes, for some."""
+    took: dict[str, float] = {}
+    for step in plan.steps:
+        if step.status not in ("runs", "waits") or step.name in took:
+            continue
+        if len(took) == MOST_TIMES:
+            break
+        # The first of several elements waited for the model; of a list that is not known yet, it was there if any was.
+        keys = [state.history.get(step.name + step.item.replace("[?]", f"[{element}]")) for element in (1, 0)]
+        key = next(filter(None, keys), None)
+        record = store.lookup(key) if key else None
+        last_s = record.provenance.get("took_s") if record is not None else None
+        if isinstance(last_s, int | float) and 0 <= last_s < LONGEST_STEP_S:
+            took[step.name] = float(last_s)
+    return took
+
+
+class Run:
+    """One run of a plan: an iterator of its events. Whoever stops reading, or drops it, stops the run."""
+
+    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+        self.plan = plan
+        # The thread of the run holds the work alone: so the events end with the last reader.
+        self._work = _Work(plan, out, cancel, fail_fast, pool)
+        self._events = _events(self._work)
+
+    def __iter__(self) -> Run:
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop reading: the run is cancelled."""
+        self._events.close()
+
+    def key(self, name: str, item: str) -> str | None:
+        """Give the key of a step that has begun, or None."""
+        return self._work.report.begun.get(name + item)
+
+    def provenance(self, output: Output, element: int | None = None) -> str | None:
+        """Write the provenance of an output that was given, or of an element of one that is a list; None if it has no value."""
+        state, accounts = self._work.state, self._work.accounts
+        if state is None or accounts is None:
+            return None
+        slot = state.values.bind(state.top, output.source)
+        if isinstance(slot, Artifact) and element is not None:
+            slot = slot.items[element] if slot.items is not None and element < len(slot.items) else ABSENT
+        if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
+            return None
+        return accounts.of(output, slot, element)
+
+
+def _events(work: _Work) -> Generator[Event, None, None]:
+    """Begin the work, and give what it says until it is over."""
+    over = threading.Event()
+    is_left = False
+    work.pool.lanes.start(work.carry_out, over)
+    try:
+        is_left = yield from work.report.read(over, work.cancel, CANCEL_S)
+    finally:
+        if not over.is_set() and not is_left:
+            work.cancel.set()
+            over.wait(CANCEL_S)
+
+
+class _Work:
+    """What a run does, in a thread of its own. What it learns is its own; the plan stays as it is."""
+
+    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+        self.plan = plan
+        self.out = out
+        self.cancel = cancel
+        self.own_pool = pool is None
+        self.pool = pool or ModelPool()
+        self.report = Report(fail_fast=fail_fast)
+        #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
+        self.inputs = dict(plan.inputs)
+        #: What the run knows, and the provenance of what it gives; None before it begins.
+        self.state: State | None = None
+        self.accounts: Accounts | None = None
+
+    def carry_out(self) -> None:
+        """Do it. Whatever happens, the last thing said is RunFinished or an exception."""
+        try:
+            status = self._run()
+        except FailedFast:
+            status = "failed"
+        except Cancelled:
+            status = "cancelled"
+        except BaseException as error:
+            self.report.say(error)
+            return
+        self.report.say(self.report.over(status))
+
+    def _run(self) -> str:
+        plan, report = self.plan, self.report
+        with ExitStack() as stack:
+            if plan.store is None:
+                store = stack.enter_context(Store.temporary(plan.values.codecs))
+            else:
+                store = stack.enter_context(plan.store.in_use())
+            report.kept_notes = partial(kept_notes, store)
+            live = LiveValues()
+            state = self.state = plan.state.copy(store, live)
+            stack.callback(setattr, state.values, "store", plan.store)
+            stack.callback(state.values.files.rest)
+            pin = f"run {id(self)}"
+            stack.callback(store.unpin, pin)
+            steps = Steps(state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel)
+            stack.callback(self.pool.plan_ahead, (), of=steps.caller)
+            stack.callback(steps.caller.unnamed.close)
+            state.values.fetch = steps.value
+            stack.callback(setattr, state.values, "fetch", state.values.load)
+            stack.callback(self._remember, state, store)
+            if self.own_pool:
+                stack.callback(self.pool.close)
+            accounts = self.accounts = Accounts(plan, state, self.inputs, conditions=lambda: steps.caller.conditions)
+            delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=accounts)
+            stack.callback(self._let_go, state, accounts, steps)
+            stack.callback(self._close, delivery, store)
+            todo = sum(s.status in ("runs", "waits") for s in plan.steps)
+            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps), _took(state, store, plan)))
+            cached = [s for s in plan.steps if s.status == "cached"]
+            report.known(cached)
+            store.pin(pin, (s.key or "" for s in cached))
+            Walk(state, steps, delivery, report, cancel=self.cancel).go()
+            delivery.wait()
+        return "failed" if report.failed else "done"
+
+    def _close(self, delivery: Delivery, store: Store) -> None:
+        """Let queued writes end. A store of this run's own goes with it, but not the files in it that were handed out."""
+        delivery.close(cancelled=self.cancel.is_set())
+        if delivery.gave_from(store.folder):
+            store.outlive()
+
+    def _let_go(self, state: State, accounts: Accounts, steps: Steps) -> None:
+        """Hold the values that were made no longer: whoever keeps the run may still ask for the provenance of its outputs."""
+        conditions = steps.caller.conditions
+        accounts.conditions = lambda: conditions
+        state.values.live = {}
+
+    def _remember(self, state: State, store: Store) -> None:
+        """Write down what the next plan compares with, once what it names is kept."""
+        keys = self.report.keys
+        if any(state.history.get(name) != key for name, key in keys.items()):
+            store.flush()
+            store.remember(history_name(self.plan.graph), {**state.history, **keys})

@@ -1,0 +1,96 @@
+"""Know which models the rest of a run will need, and in what order, so that the pool drops what is needed last."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+
+from .._graph import Node
+from .._models import Identity, identities_of, joined
+from .._plan import Frame, Place, State, demands, leaves, outputs_of
+from .._types.artifact import Artifact
+from .._types.node import NodeType
+from .._types.values import Model
+from ..errors import ModelError
+
+__all__ = ["Ahead"]
+
+
+class Ahead:
+    """The models that nodes which have not run yet will lease, as far as the plan knows them.
+
+    Looked at when the first model is leased, and again when one is leased that was not foreseen (a list has become known, and with it graphs for its elements).
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._needs: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
+        self._seen: set[tuple[int, str]] = set()
+
+    def identities(self, frame: Frame, node: Node) -> list[Identity]:
+        """List what will be needed, each once, by when that is; `node` is the one that leases now."""
+        if (id(frame), node.name) not in self._seen:
+            self._look()
+        firsts: list[tuple[int, Identity]] = []
+        for identity, needs in self._needs.items():
+            while needs and _is_known(needs[0][1], needs[0][2]):
+                needs.popleft()
+            if needs:
+                firsts.append((needs[0][0], identity))
+        return [identity for _, identity in sorted(firsts)]
+
+    def _look(self) -> None:
+        self._needs.clear()
+        self._seen.clear()
+        for place, (frame, node) in enumerate(_in_demand(self.state)):
+            self._seen.add((id(frame), node.name))
+            for identity in self._leased(frame, node):
+                self._needs.setdefault(identity, deque()).append((place, frame, node))
+
+    def _leased(self, frame: Frame, node: Node) -> Iterator[Identity]:
+        """Give the models that a node will lease, if they are known yet."""
+        if not isinstance(node.type, NodeType) or not node.type.uses_torch:
+            return
+        values, keys = self.state.values, self.state.keys
+        named: dict[str, list[Model]] = {}
+        for name, _, default in keys.ports(node.type):
+            if name in node.type.loaders:
+                binding = node.bindings.get(name)
+                slot = values.bind(frame, binding) if binding is not None else default
+                known = leaves(values.named(frame, binding, slot, node, node.type.loaders[name])) if isinstance(slot, Artifact) else ()
+                named[name] = [model for leaf in known if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)]
+        policy = keys.policy(node)
+        beside = {name: found[0] for name, found in named.items() if len(found) == 1}
+        for name, found in named.items():
+            for model in found:
+                with suppress(ModelError):  # it is said when the node runs
+                    loader = node.type.loaders[name]
+                    yield from identities_of(loader, joined(loader, name, {**beside, name: model}), device=policy.device, dtype=policy.dtype, settings=policy.settings)
+
+
+def _is_known(frame: Frame, node: Node) -> bool:
+    """Whether a plugin's node has its outputs."""
+    known = frame.states.get(node.name)
+    return known is not None and bool(known.outputs)
+
+
+def _in_demand(state: State) -> list[tuple[Frame, Node]]:
+    """List the nodes that a run has yet to bring to their outputs, in the order in which it comes to them: each after what it needs, from the outputs back."""
+    found: list[tuple[Frame, Node]] = []
+    seen: set[tuple[int, str, str]] = set()
+    stack: list[tuple[Place, bool]] = [(place, False) for place in outputs_of(state.top)][::-1]
+    while stack:
+        place, is_open = stack.pop()
+        frame, node, port = place
+        at = (id(frame), node.name, port)
+        known = frame.states.get(node.name)
+        if is_open:
+            found.append((frame, node))
+        elif at not in seen and (known is None or port not in known.outputs):
+            seen.add(at)
+            stack.append((place, True))
+            later: list[Place] = []
+            now = demands(state, frame, node, port, later=later)
+            stack += [(p, False) for p in (*now, *later)][::-1]
+    return found

@@ -1,0 +1,146 @@
+"""Hand over the outputs of a run: values as events, files written in a thread of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._graph import Output
+from .._outputs.writer import OutFolder, Writer
+from .._plan import Plan, State, Unknown, holds
+from .._store import Damaged
+from .._types.artifact import Artifact
+from .._types.values import File, Folder, Model
+from ..errors import ImagenFlowError
+from ..events import OutputAbsent, OutputFailed, OutputWritten
+from .event_queue import Report, words
+from .recorder import Accounts
+
+__all__ = ["Delivery", "Write", "foretell"]
+
+
+class Delivery:
+    """Gives the outputs of one run.
+
+    Params:
+        out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
+        inputs: the values of the graph's inputs, for the names of files.
+        value: gives the live value of an artifact.
+        accounts: writes the provenance of what is handed over.
+    """
+
+    def __init__(self, plan: Plan, state: State, inputs: Mapping[str, Any], out: Path | OutFolder | Writer | None, report: Report, *, value: Callable[[Artifact], Any], accounts: Accounts) -> None:
+        self.plan = plan
+        self.inputs = inputs
+        self.report = report
+        self._value = value
+        self._accounts = accounts
+        self._writer = Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
+        self._writes: list[Future[None]] = []
+        self._places: list[Path] = []
+
+    def wait(self) -> None:
+        """Wait until every file is written."""
+        for write in self._writes:
+            write.result()
+
+    def close(self, *, cancelled: bool) -> None:
+        """Let the file that is being written be finished, and unless the run was cancelled those that wait for it."""
+        self._thread.shutdown(wait=True, cancel_futures=cancelled)
+
+    def gave_from(self, folder: Path) -> bool:
+        """Tell whether files, folders or models that lie in a folder were handed over."""
+        return any(place.is_relative_to(folder) for place in self._places)
+
+    def give(self, output: Output, slot: Artifact) -> None:
+        """Hand over an output."""
+        if slot.kind in ("absent", "failed"):
+            why = "what it comes from is absent" if slot.kind == "absent" else "what it comes from failed"
+            self.report.say(OutputAbsent(output.name, why, self.report.now()))
+            return
+        try:
+            if output.path is None or self._writer is None or slot.items == ():
+                value = self.value(slot)
+                self._places += _places(value)
+                self.report.say(OutputWritten(output.name, "", None, False, value, self.report.now()))
+                return
+            elements = [(slot, "", 0)] if slot.items is None else [(item, f"[{i}]", i) for i, item in enumerate(slot.items)]
+            for artifact, item, index in elements:
+                if artifact.kind in ("absent", "failed"):
+                    self.report.say(OutputAbsent(output.name + item, f"what it comes from is {artifact.kind}", self.report.now()))
+                    continue
+                value = self.value(artifact)
+                self._places += _places(value)
+                account = self._accounts.of(output, artifact, index if item else None)
+                self._writes.append(self._thread.submit(self._write, output, artifact, item, index, value, account))
+        except Damaged as damaged:
+            self.report.failed += 1
+            self.report.say(OutputFailed(output.name, "", str(damaged), self.report.now()))
+
+    def value(self, slot: Artifact) -> Any:
+        """Give a live value; in a list, at any depth, None stands for what is absent or failed."""
+        if slot.items is not None and (holds(slot, "absent") or holds(slot, "failed")):
+            return [self.value(item) for item in slot.items]
+        return None if slot.kind in ("absent", "failed") else self._value(slot)
+
+    def _write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any, account: str | None) -> None:
+        assert self._writer is not None and output.path is not None
+        fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
+        try:
+            relative = self._writer.relative(output.path, fields, element=bool(item))
+            written = self._writer.write(relative, value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest)
+            self.report.say(OutputWritten(output.name, item, str(written.path), written.changed, value, self.report.now()))
+        except Exception as failed:
+            self.report.failed += 1
+            said = str(failed) if isinstance(failed, ImagenFlowError) else words(failed)
+            self.report.say(OutputFailed(output.name, item, said, self.report.now()))
+
+
+def _fields(plan: Plan, inputs: Mapping[str, Any], output: Output, *, index: int | str, digest8: str) -> dict[str, object]:
+    plain = {n: v for n, v in inputs.items() if isinstance(v, str | int | float | bool)}
+    return {**plain, "graph": plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": digest8}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A file that a run would write: for which output, where, and what becomes of what lies there. Fields of the path that are not known yet stand in it as they are."""
+
+    output: str
+    path: str
+    fate: str
+
+
+def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
+    """Say which files a run of a plan would write, and of the first ones, at `most` so many, what becomes of what lies there. Nothing is written."""
+    writer = Writer(folder)
+    count = 0
+    for output in plan.graph.outputs.values():
+        if output.path is None:
+            continue
+        slot = plan.values.bind(plan.state.top, output.source)
+        many = output.type.kind == "list"
+        artifacts: list[tuple[Artifact | Unknown, int | str]] = [(slot, "{index}" if many else 0)]
+        if isinstance(slot, Artifact):
+            artifacts = [(slot, 0)] if slot.items is None else [(item, i) for i, item in enumerate(slot.items)]
+        for artifact, index in artifacts:
+            if isinstance(artifact, Artifact) and artifact.kind in ("absent", "failed"):
+                continue
+            digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
+            path = writer.relative(output.path, _fields(plan, plan.inputs, output, index=index, digest8=digest8), element=many)
+            count += 1
+            is_known = count <= most and (isinstance(artifact, Artifact) or not (many or "{digest8}" in path))
+            name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
+            yield Write(name, str(folder.path / path), writer.foretell(path, type=output.type, exists=output.exists) if is_known else "")
+
+
+def _places(value: Any) -> Iterator[Path]:
+    """Say where a value lies, if it is one that does not hold its content."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _places(item)
+    elif isinstance(value, File | Folder | Model):
+        yield value.path

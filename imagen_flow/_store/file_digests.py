@@ -1,0 +1,268 @@
+"""Digest files, and remember the digests for as long as the files stay as they are.
+
+A digest is remembered under what the file system says of the file: device, inode, size and the times of its last change. A file that changed less than two seconds
+before it was read is digested anew each time, since a second change might carry the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .._system.regular_files import open_regular
+from .._system.seals import Seals
+from .._types.digest import digest_stream, tagged
+from .._types.values import File, FileChanged, Folder
+from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
+
+__all__ = ["FileMemo", "TooManyFiles"]
+
+#: How old a file's last change must be before its digest is remembered.
+SETTLE_S = 2.0
+
+#: More files than this are taken for a mistake (a home folder, a root).
+MOST_FILES = 100_000
+
+_Sign = tuple[str, str, int, int, int]
+
+
+class TooManyFiles(ValueError):
+    """A folder holds more files than a folder that is an input may."""
+
+
+class FileMemo:
+    """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there, without it in memory only.
+
+    May be used by several threads. The file is opened when it is first needed. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
+    """
+
+    def __init__(self, folder: Path | None = None, *, seals: Seals | None = None, alone: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._seals = seals or Seals()
+        self._alone = alone
+        self._lock = threading.Lock()
+        self._known: dict[_Sign, str] = {}
+        self._new: list[_Sign] = []
+        self._file = folder / "files.sqlite" if folder is not None else None
+        #: Where it is to be opened, until it has been tried.
+        self._place = self._file
+        self._db: sqlite3.Connection | None = None
+
+    def rest(self) -> None:
+        """Write what is new and let go of the file, until it is needed again."""
+        with self._lock:
+            self._write()
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+                self._place = self._file
+
+    def close(self) -> None:
+        """Write what is new and let go of the file for good; what is digested later is remembered in memory only."""
+        self.rest()
+        with self._lock:
+            self._place = None
+
+    def digest_file(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
+        """Digest the content of a file; `check` is called between blocks and may raise."""
+        return self._digest(path, check)[0]
+
+    def file_value(self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None) -> File:
+        """Give the file as a value. `name` is how the user knows it (default: its own name).
+
+        Raises:
+            FileNotFoundError, IsADirectoryError, PermissionError: as the system says it.
+            FileChanged: it is being written to.
+        """
+        digest, size = self._digest(path, check)
+        return File(path, digest, size, path.name if name is None else name)
+
+    def folder_value(self, path: Path, *, check: Callable[[], None] | None = None) -> Folder:
+        """Give the folder as a value: all regular files below it, sorted by relative name; hidden ones and links out of it are left out.
+
+        Raises:
+            TooManyFiles: it holds more than 100,000.
+        """
+        files = tuple(self.file_value(place, name, check=check) for name, place in walk(path))
+        return Folder(path, folder_digest(files), files)
+
+    def model_digest(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
+        """Fingerprint a model: the digest of a single file, or of a folder's files but for hidden ones and words about it (``.md``)."""
+        if not path.is_dir():
+            return self.digest_file(path, check=check)
+        return model_digest(self.file_value(place, name, check=check) for name, place in walk(path))
+
+    def _digest(self, path: Path, check: Callable[[], None] | None) -> tuple[str, int]:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(21, "it is a folder, not a file", str(path))
+            raise OSError(22, "it is not a regular file", str(path))
+        sign = _sign(found)
+        known = self._recall(sign)
+        if known is not None:
+            return known, found.st_size
+        for _ in range(3):
+            began = self._clock()
+            with open_regular(path) as stream:
+                before = os.fstat(stream.fileno())
+                digest = digest_stream(stream, check=check)
+                after = os.fstat(stream.fileno())
+            if _sign(before) == _sign(after):
+                if max(after.st_mtime, after.st_ctime) < began - SETTLE_S:
+                    self._remember(_sign(after), digest)
+                return digest, after.st_size
+        raise FileChanged(f"{path} is being written to")
+
+    def _recall(self, sign: _Sign) -> str | None:
+        known = self._known.get(sign)
+        if known is not None or (self._db is None and self._place is None):
+            return known
+        with self._lock:
+            if self._place is not None:
+                self._db, self._place = _open(self._place, self._alone), None
+            if self._db is None:
+                return None
+            try:
+                row = self._db.execute("SELECT digest, seal FROM file WHERE device=? AND inode=? AND size=? AND mtime=? AND ctime=?", sign).fetchone()
+            except (*FAULTS, OverflowError) as error:
+                self._drop(error)
+                return None
+        if row is None or not self._seals.holds(row[1], *_sealed(sign), row[0]):
+            return None
+        self._known[sign] = row[0]
+        return str(row[0])
+
+    def _drop(self, error: Exception) -> None:
+        """Remove the file if it proves to be damaged; the next memo begins anew."""
+        if self._db is not None and self._file is not None and is_damage(error):
+            self._db.close()
+            self._db = None
+            _remove(self._file)
+
+    def _remember(self, sign: _Sign, digest: str) -> None:
+        with self._lock:
+            self._known[sign] = digest
+            if self._db is not None:
+                self._new.append(sign)
+                if len(self._new) >= 256:
+                    self._write()
+
+    def _write(self) -> None:
+        new, self._new = self._new, []
+        if self._db is None or not new:
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            seal = self._seals.make
+            self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)", [(*sign, digest, seal(*_sealed(sign), digest)) for sign in new for digest in [self._known[sign]]])
+            self._db.execute("COMMIT")
+        except (*FAULTS, OverflowError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            self._drop(error)
+
+
+_SCHEMA = """
+CREATE TABLE file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime INTEGER, digest TEXT NOT NULL, seal BLOB NOT NULL, PRIMARY KEY (device, inode)) WITHOUT ROWID;
+"""
+
+
+def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
+    """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is no more than a memo."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    for _ in range(2):
+        db = None
+        try:
+            if is_irregular(path):
+                raise sqlite3.DatabaseError("it is not a regular file")
+            db = connect(path, busy_s=5, alone=alone)
+            (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if count and not is_ours(db, _SCHEMA):
+                raise sqlite3.DatabaseError("its tables are others")
+            # Losing it costs reading some files again, so nothing waits for the disk.
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=OFF")
+            if not count:
+                db.execute(_SCHEMA.strip().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
+            return db
+        except FAULTS as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
+                return None
+            _remove(path)
+    return None
+
+
+def _remove(path: Path) -> None:
+    for part in parts_of(path):
+        with contextlib.suppress(OSError):
+            if part.is_dir() and not part.is_symlink():
+                part.rmdir()
+            else:
+                part.unlink(missing_ok=True)
+
+
+def _sealed(sign: _Sign) -> tuple[str, ...]:
+    return tuple(map(str, sign))
+
+
+def _sign(found: os.stat_result) -> _Sign:
+    # As text: on Windows these two are larger than SQLite's integers.
+    return (str(found.st_dev), str(found.st_ino), found.st_size, _as_long(found.st_mtime_ns), _as_long(found.st_ctime_ns))
+
+
+def _as_long(number: int) -> int:
+    """Fit a time in nanoseconds into SQLite's 64 bits, which end with the year 2262 and some file systems' times do not."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give the relative name (with ``/``) and place of each regular file below a folder, sorted by name.
+
+    Hidden files and folders are left out. A link is followed only where it leads to a file inside the folder; linked folders are not entered.
+    """
+    root = os.path.realpath(folder)
+    found: list[tuple[str, Path]] = []
+    pending = [("", str(folder))]
+    while pending:
+        prefix, place = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((name + "/", entry.path))
+                elif entry.is_file() and (not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(root)):
+                    found.append((name, Path(entry.path)))
+                    if len(found) > MOST_FILES:
+                        raise TooManyFiles(f"{folder} holds more than {MOST_FILES} files")
+    return iter(sorted(found))
+
+
+def folder_digest(files: tuple[File, ...]) -> str:
+    """Digest a folder by its sorted relative names and contents."""
+    return tagged("folder", *_parts(files))
+
+
+def model_digest(files: Iterator[File]) -> str:
+    """Digest a model's folder, words about it left out."""
+    return tagged("model-files", *_parts(tuple(f for f in files if not f.name.lower().endswith(".md"))))
+
+
+def _parts(files: tuple[File, ...]) -> Iterator[bytes]:
+    for file in files:
+        yield file.name.encode("utf-8", "surrogatepass")
+        yield bytes.fromhex(file.digest)

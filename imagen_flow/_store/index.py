@@ -1,0 +1,415 @@
+"""The store's index: an SQLite file that maps keys to what they gave, and digests to where the values lie.
+
+Journal in WAL mode, synchronous NORMAL: a kill loses nothing that was committed, a power cut may lose the last commits but damages nothing. One connection reads, guarded by a lock (a
+look-up takes microseconds, so threads hardly meet), one writes. Rows are inserted many to a statement, since each statement that is stepped from Python lets go of the interpreter
+lock and must win it back from a busy thread.
+
+Any row may be rubbish: what comes out of here is of the types that it should be, and a step's row is sealed, so that neither its key nor its outputs or provenance can be another's.
+A file that proves to be damaged is put aside at once, and the index begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._system.seals import Seals
+from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
+from .objects import is_place
+
+__all__ = ["DamagedRow", "ForeignRow", "Index", "NewerFormat", "StepEntry", "ValueEntry"]
+
+#: The format of the index and of the folder around it. Another format has another schema, be it by a comment in it: the number alone may be rubbish.
+FORMAT = 2
+
+#: Marks the file as ours ("flow").
+_APPLICATION = 0x666C6F77
+
+_SCHEMA = """
+CREATE TABLE step (key TEXT PRIMARY KEY, outputs TEXT NOT NULL, provenance TEXT NOT NULL, used INTEGER NOT NULL, seal BLOB NOT NULL, told BLOB NOT NULL);
+CREATE TABLE value (digest TEXT PRIMARY KEY, kind TEXT NOT NULL, size INTEGER NOT NULL, place TEXT NOT NULL, body BLOB);
+CREATE TABLE history (name TEXT PRIMARY KEY, steps TEXT NOT NULL, used INTEGER NOT NULL);
+"""
+
+_ROWS = 64
+
+_KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{40}\Z")
+
+#: A last use so much later than now is rubbish.
+_AHEAD_S = 86400
+
+#: A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty: here), and the bytes or None.
+ValueRow = tuple[str, str, int, str, "bytes | None"]
+#: What is to be kept of a step: its key, outputs, provenance, last use.
+StepRow = tuple[str, str, str, int]
+
+
+class StepEntry(NamedTuple):
+    """A step on record, without its provenance; `size` is what the row takes."""
+
+    key: str
+    outputs: str
+    used: int
+    size: int
+
+
+class ValueEntry(NamedTuple):
+    """A value on record, without its body."""
+
+    digest: str
+    kind: str
+    size: int
+    place: str
+
+
+class NewerFormat(Exception):
+    """The index was made by a newer version."""
+
+
+class DamagedRow(ValueError):
+    """A row is not what was written."""
+
+
+class ForeignRow(ValueError):
+    """A row was written by somebody else, who is not believed here."""
+
+
+class Index:
+    """An open index.
+
+    Params:
+        busy_s: how long to wait for other processes.
+        alone: the file system has no locks, and no other process has the store open.
+        warn: told once an index that proved to be damaged has been put aside.
+
+    Raises:
+        NewerFormat: it is of a later format.
+        sqlite3.Error: it cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, *, seals: Seals | None = None, busy_s: float = 30.0, alone: bool = False, warn: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self.seals = seals or Seals()
+        self.warn = warn or (lambda words: None)
+        self._busy_s = busy_s
+        self._alone = alone
+        self._writing = threading.RLock()
+        self._reading = self._writing if alone else threading.RLock()
+        #: Which file it is that is open: those before it were put aside.
+        self._generation = 0
+        self._inode = (0, 0)
+        try:
+            self._open()
+        except FAULTS as error:
+            if not is_damage(error):
+                raise
+            self._renew(self._generation, error)
+
+    def _open(self) -> None:
+        if is_irregular(self.path):
+            raise _damage("it is not a regular file")
+        writer = connect(self.path, busy_s=self._busy_s, alone=self._alone)
+        try:
+            _prepare(writer)
+            self._reader = writer if self._alone else connect(self.path, busy_s=self._busy_s)
+            self._writer = writer
+            self._cursor = self._reader.cursor()
+        except BaseException:
+            writer.close()
+            raise
+        found = os.stat(self.path)
+        self._inode = (found.st_dev, found.st_ino)
+
+    def _renew(self, generation: int, error: BaseException) -> None:
+        """Put the file aside that proved to be damaged, and begin anew."""
+        with self._writing, self._reading:
+            if self._generation != generation:
+                return
+            for name in ("_reader", "_writer"):
+                if (open_ := getattr(self, name, None)) is not None:
+                    with contextlib.suppress(*FAULTS):
+                        open_.close()
+            self._generation += 1
+            aside = None
+            try:
+                found = os.lstat(self.path)
+                if self._inode in ((0, 0), (found.st_dev, found.st_ino)):
+                    aside = _set_aside(self.path)
+            except FileNotFoundError:
+                pass
+            except OSError as refused:
+                raise sqlite3.OperationalError(f"it is damaged ({error}) and cannot be put aside: {refused}") from error
+            self._inode = (0, 0)
+            self._open()
+        if aside is not None:
+            self.warn(f"the store's index was damaged ({ascii(str(error))[1:-1][:200]}): it lies in {aside} now, and everything runs again")
+
+    def close(self) -> None:
+        with self._reading:
+            self._reader.close()
+        with self._writing:
+            self._writer.close()
+
+    def _read(self, words: str, given: Sequence[Any] = ()) -> list[Any]:
+        for again in (False, True):
+            with self._reading:
+                generation = self._generation
+                try:
+                    return self._cursor.execute(words, given).fetchall()
+                except FAULTS as error:
+                    if again or not is_damage(error):
+                        raise
+                    damage: BaseException = error
+            self._renew(generation, damage)
+        raise AssertionError("the second try returns or raises")
+
+    def _write(self, do: Callable[[sqlite3.Connection], object]) -> None:
+        """Do something in one transaction."""
+        for again in (False, True):
+            with self._writing:
+                generation = self._generation
+                try:
+                    self._writer.execute("BEGIN IMMEDIATE")
+                    do(self._writer)
+                    self._writer.execute("COMMIT")
+                    return
+                except BaseException as error:
+                    with contextlib.suppress(*FAULTS):
+                        if self._writer.in_transaction:
+                            self._writer.execute("ROLLBACK")
+                    if again or not is_damage(error):
+                        raise
+                    damage = error
+            self._renew(generation, damage)
+
+    # ---- one row
+
+    def step(self, key: str) -> tuple[str, int] | None:
+        """Give a step's outputs, as written, and when it was last used (0 if that makes no sense).
+
+        Raises:
+            DamagedRow, ForeignRow: it is not to be believed.
+        """
+        rows = self._read("SELECT outputs, used, seal FROM step WHERE key=?", (key,))
+        if not rows:
+            return None
+        outputs, used, seal = rows[0]
+        self._check(seal, "step", key, outputs)
+        return outputs, used if type(used) is int else 0
+
+    def provenance(self, key: str) -> str | None:
+        """Give how a step came to be, as written; None if that is lost."""
+        rows = self._read("SELECT provenance, told FROM step WHERE key=?", (key,))
+        return rows[0][0] if rows and self.seals.holds(rows[0][1], "provenance", key, rows[0][0]) else None
+
+    def _check(self, seal: object, *parts: object) -> None:
+        if not self.seals.holds(seal, *parts):
+            raise ForeignRow("was written by somebody else") if self.seals.is_whole(seal, *parts) else DamagedRow("is not what was written")
+
+    def value(self, digest: str) -> tuple[str, int, str, bytes | None] | None:
+        """Give a value's kind, size, place and body.
+
+        Raises:
+            DamagedRow: they cannot be so.
+        """
+        rows = self._read("SELECT kind, size, place, body FROM value WHERE digest=?", (digest,))
+        if not rows:
+            return None
+        kind, size, place, body = rows[0]
+        if not _is_value(digest, kind, size, place) or (type(body) is not bytes or len(body) != size if place == "" else body is not None):
+            raise DamagedRow("its row in the index makes no sense")
+        return kind, size, place, body
+
+    def place(self, digest: str) -> tuple[str, int] | None:
+        """Give a value's place and size, its body unread; None if there is none that makes sense."""
+        rows = self._read("SELECT kind, size, place FROM value WHERE digest=?", (digest,))
+        return (rows[0][2], rows[0][1]) if rows and _is_value(digest, *rows[0]) else None
+
+    def history(self, name: str) -> str | None:
+        rows = self._read("SELECT steps FROM history WHERE name=?", (name,))
+        return rows[0][0] if rows and type(rows[0][0]) is str else None
+
+    # ---- writing
+
+    def remember(self, name: str, steps: str, used: int) -> None:
+        self._write(lambda db: db.execute("INSERT OR REPLACE INTO history VALUES (?,?,?)", (name, steps, used)))
+
+    def write(self, *, steps: Sequence[StepRow] = (), values: Sequence[ValueRow] = (), used: Sequence[tuple[int, str]] = ()) -> None:
+        """Insert rows in one transaction; a step replaces the one of the same key, and so does a value."""
+        seal = self.seals.make
+        rows = [(key, outputs, provenance, at, seal("step", key, outputs), seal("provenance", key, provenance)) for key, outputs, provenance, at in steps]
+
+        def insert(db: sqlite3.Connection) -> None:
+            _insert(db, "INSERT OR REPLACE INTO value VALUES ", 5, values)
+            _insert(db, "INSERT OR REPLACE INTO step VALUES ", 6, rows)
+            db.executemany("UPDATE step SET used=? WHERE key=?", used)
+
+        self._write(insert)
+
+    def forget(self, digest: str) -> None:
+        """Remove a value, and every step that gave it, alone or in a list."""
+
+        def delete(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM value WHERE digest=?", (digest,))
+            db.execute("DELETE FROM step WHERE instr(outputs, ?)", (digest,))
+
+        self._write(delete)
+
+    def remove(self, *, steps: Iterable[str] = (), values: Iterable[str] = (), history_before: float = 0) -> None:
+        def delete(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM history WHERE typeof(used) <> 'integer' OR used < ?", (history_before,))
+            db.executemany("DELETE FROM step WHERE key=?", ((key,) for key in steps))
+            db.executemany("DELETE FROM value WHERE digest=?", ((digest,) for digest in values))
+
+        self._write(delete)
+
+    def clear(self) -> None:
+        def delete(db: sqlite3.Connection) -> None:
+            for table in ("step", "value", "history"):
+                db.execute(f"DELETE FROM {table}")
+
+        self._write(delete)
+
+    def shrink(self) -> None:
+        """Give back the pages that are no longer needed."""
+        with self._writing, contextlib.suppress(*FAULTS):
+            self._writer.execute("PRAGMA incremental_vacuum").fetchall()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # ---- all rows
+
+    def check(self) -> None:
+        """Look whether the file is in order, from end to end; one that is not is put aside."""
+        damage: Exception | None
+        with self._reading:
+            generation = self._generation
+            try:
+                words = str(self._reader.execute("PRAGMA integrity_check(1)").fetchone()[0])
+                damage = None if words == "ok" else _damage(words)
+            except FAULTS as error:
+                if not is_damage(error):
+                    raise
+                damage = error
+        if damage is not None:
+            self._renew(generation, damage)
+
+    def take_rubbish(self) -> int:
+        """Remove the rows that make no sense or whose seal is broken, and say how many there were."""
+        steps = [rowid for rowid, key, outputs, seal, provenance, told in self._all("SELECT rowid, key, outputs, seal, provenance, told FROM step") if not self._is_step(key, outputs, seal) or not self.seals.is_whole(told, "provenance", key, provenance)]
+        values = [rowid for rowid, *row in self._all("SELECT rowid, digest, kind, size, place FROM value") if not _is_value(*row)]
+        if steps or values:
+
+            def delete(db: sqlite3.Connection) -> None:
+                db.executemany("DELETE FROM step WHERE rowid=?", ((rowid,) for rowid in steps))
+                db.executemany("DELETE FROM value WHERE rowid=?", ((rowid,) for rowid in values))
+
+            self._write(delete)
+        return len(steps) + len(values)
+
+    def _is_step(self, key: object, outputs: object, seal: object) -> bool:
+        return isinstance(key, str) and _KEY.match(key) is not None and self.seals.is_whole(seal, "step", key, outputs)
+
+    def all_steps(self) -> list[StepEntry]:
+        """Give each step that makes sense, longest unused first. A last use that makes no sense is long ago."""
+        late = time.time() + _AHEAD_S
+        found = [
+            StepEntry(key, outputs, used if type(used) is int and 0 <= used <= late else 0, size)
+            for key, outputs, used, size, seal in self._all("SELECT key, outputs, used, length(key) + length(outputs) + length(provenance), seal FROM step ORDER BY rowid")
+            if self._is_step(key, outputs, seal) and type(size) is int
+        ]
+        return sorted(found, key=lambda entry: entry.used)
+
+    def all_values(self) -> list[ValueEntry]:
+        """Give each value that makes sense, by digest."""
+        return [ValueEntry(*row) for row in self._all("SELECT digest, kind, size, place FROM value ORDER BY digest") if _is_value(*row)]
+
+    def _all(self, words: str) -> list[Any]:
+        """Give all rows; a tree of pages that is damaged in a circle gives more than the file can hold."""
+        size = sum(part.stat().st_size for part in parts_of(self.path) if part.is_file())
+        most = size // 8 + 10_000
+        generation = self._generation
+        rows = self._read(f"{words} LIMIT {most + 1}")
+        if len(rows) > most:
+            self._renew(generation, _damage("it has more rows than it can hold"))
+            return []
+        return rows
+
+    def summary(self) -> dict[str, Any]:
+        """Count and add up what makes sense."""
+        ((steps,),) = self._read("SELECT count(*) FROM step")
+        ((oldest, newest),) = self._read("SELECT min(used), max(used) FROM step WHERE typeof(used)='integer' AND used BETWEEN 0 AND ?", (int(time.time()) + _AHEAD_S,))
+        ((values, inline, outside),) = self._read(
+            "SELECT count(*), total(CASE WHEN place='' THEN size END), total(CASE WHEN place<>'' THEN size END) FROM value WHERE typeof(size)='integer' AND size BETWEEN 0 AND ?", (2**50,)
+        )
+        return {"steps": steps, "values": values, "inline_bytes": int(inline), "object_bytes": int(outside), "oldest_use": oldest, "newest_use": newest}
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Make the tables, or see that they are those that we made.
+
+    Raises:
+        NewerFormat: a newer version made them.
+        sqlite3.Error: they are damaged, or nobody's that is known here.
+    """
+    (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    ((version,), (application,)) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id"))
+    if count and not is_ours(db, _SCHEMA):
+        if application == _APPLICATION and FORMAT < version < 1000:
+            raise NewerFormat(version)
+        raise _damage("it is of an older format" if application == _APPLICATION and 0 < version < FORMAT else "its tables are not those of a store")
+    if not count:
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        # Nothing to lose yet; the disk need not be waited for.
+        db.execute("PRAGMA synchronous=OFF")
+    mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"the journal cannot be kept beside it (mode {mode})")
+    if not count:
+        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};COMMIT;")
+    elif (version, application) != (FORMAT, _APPLICATION):
+        db.executescript(f"PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};")
+    db.execute("PRAGMA synchronous=NORMAL")
+
+
+def _damage(words: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(words)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged index, with what belongs to it, and say how it is called now."""
+    number, aside = 1, path.with_name("index.damaged-1.sqlite")
+    while any(os.path.lexists(part) for part in parts_of(aside)):
+        number += 1
+        aside = path.with_name(f"index.damaged-{number}.sqlite")
+    for part, there in zip(parts_of(path), parts_of(aside), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(part, there)
+    return aside
+
+
+def _is_value(digest: object, kind: object, size: object, place: object) -> bool:
+    """Tell whether a row says something that can be so; above all, an object lies under its own digest and nowhere else."""
+    if not (isinstance(digest, str) and _DIGEST.match(digest) and isinstance(kind, str) and kind.isprintable() and type(size) is int and 0 <= size < 2**62 and isinstance(place, str)):
+        return False
+    return place == "" or is_place(place, digest)
+
+
+def _insert(db: sqlite3.Connection, head: str, width: int, rows: Sequence[tuple[Any, ...]]) -> None:
+    one = f"({','.join('?' * width)})"
+    whole = len(rows) - len(rows) % _ROWS
+    if whole:
+        many = head + ",".join([one] * _ROWS)
+        for start in range(0, whole, _ROWS):
+            db.execute(many, [cell for row in rows[start : start + _ROWS] for cell in row])
+    if rows[whole:]:
+        db.executemany(head + one, rows[whole:])

@@ -1,0 +1,290 @@
+"""Claims among processes that share a folder: locks on single bytes of a file, held by the operating system.
+
+A claim needs no heartbeat and never grows stale: the system drops it when its process ends, however it ends. It costs a microsecond or two and writes nothing.
+On Linux claims belong to the open file (so two stores in one process keep each other out as well), elsewhere to the process; there,
+closing a second store on the same folder in the same process drops the claims of the first. That is harmless: a claim only saves double work.
+
+Some file systems have no such locks, or refuse them. There the folder belongs to one process at a time (`Claims.alone`): a file beside says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import operator
+import os
+import platform
+import stat
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+from .._system.processes import lives, own_name
+
+__all__ = ["OPENING", "Claims", "InUse", "number_of"]
+
+#: Names are claimed by a number below this.
+_NAMES = 2**47
+
+#: Claimed by whoever opens the store.
+OPENING = _NAMES + 1
+
+_Lock = Callable[[int, int], bool]
+_Unlock = Callable[[int, int], None]
+
+
+class InUse(OSError):
+    """The folder can serve one process at a time, and another has it. The text says which, and what to do."""
+
+    def __init__(self, owner: str, file: Path) -> None:
+        super().__init__(errno.EBUSY, f"its file system has no locks, so that one process at a time can use it, and {owner} does")
+        self.fix = f"let it end first (if it has, remove '{file}')"
+
+
+def number_of(name: str) -> int:
+    """Give the number by which a name (a key, a pin) is claimed."""
+    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") % _NAMES
+
+
+class Claims:
+    """Byte locks on one file. Each number can be claimed by one holder at a time.
+
+    Params:
+        wait_s: how long to wait for another process to leave the folder, where there are no locks.
+
+    Raises:
+        InUse: there are no locks, and another process uses the folder.
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, wait_s: float = 0.0) -> None:
+        self._lock = threading.Lock()
+        self._held: set[int] = set()
+        flags = ("O_CLOEXEC", "O_NOINHERIT", "O_BINARY", "O_NOFOLLOW", "O_NONBLOCK")
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | functools.reduce(operator.or_, (getattr(os, flag, 0) for flag in flags)), 0o666)
+        self._owner: _Owner | None = None
+        try:
+            found = next((means for means in _means() if _works(means, self._fd)), None)
+            if found is None:
+                self._owner = _Owner(path.with_name(f"{path.name}.owner"), wait_s)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._system = found or (lambda fd, number: True, lambda fd, number: None)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process has the folder for itself, for want of locks."""
+        return self._owner is not None
+
+    def claim(self, number: int) -> bool:
+        """Claim a number; False if another holds it (be it another thread here)."""
+        return self._claim(number, otherwise=True)
+
+    def _claim(self, number: int, *, otherwise: bool) -> bool:
+        """Claim a number; give `otherwise` where locks are refused that worked before (the system ran out of them): a claim only saves double work."""
+        with self._lock:
+            if self._fd < 0 or number in self._held:
+                return False
+            try:
+                if not self._system[0](self._fd, number):
+                    return False
+            except OSError:
+                return otherwise
+            self._held.add(number)
+            return True
+
+    def wait(self, number: int, wait_s: float, cancel: threading.Event | None = None) -> bool:
+        """Claim a number; wait up to `wait_s` for another to let it go, or until `cancel`."""
+        if self.claim(number):
+            return True
+        until = time.monotonic() + wait_s
+        pause = 0.005
+        while (left := until - time.monotonic()) > 0:
+            if cancel is None:
+                time.sleep(min(pause, left))
+            elif cancel.wait(min(pause, left)):
+                return False
+            if self.claim(number):
+                return True
+            pause = min(pause * 1.5, 0.1)
+        return False
+
+    def release(self, number: int) -> None:
+        """Let a number go; one that is not held is let be."""
+        with self._lock:
+            if number in self._held:
+                self._held.discard(number)
+                with contextlib.suppress(OSError):
+                    self._system[1](self._fd, number)
+
+    def is_free(self, number: int) -> bool:
+        """Tell whether nobody holds a number, here or elsewhere."""
+        if self._claim(number, otherwise=False):
+            self.release(number)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Let everything go."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+                self._held.clear()
+                if self._owner is not None:
+                    self._owner.leave()
+
+
+class _Owner:
+    """A file that says which process a folder belongs to. It is put in place whole, and one that a process left which has ended counts for nothing."""
+
+    def __init__(self, path: Path, wait_s: float) -> None:
+        self._path = path
+        self._words = json.dumps({"process": own_name(), "host": platform.node(), "pid": os.getpid(), "token": os.urandom(8).hex()})
+        until = time.monotonic() + wait_s
+        while not self._enter():
+            if time.monotonic() > until:
+                raise InUse(_shown(_read(path)), path)
+            time.sleep(0.02)
+
+    def _enter(self) -> bool:
+        """Take the folder, unless it belongs to a process that lives."""
+        there = _read(self._path)
+        if there is not None:
+            if _lives(there):
+                return False
+            aside = self._path.with_name(f".{self._path.name}-{os.urandom(8).hex()}")
+            try:
+                os.rename(self._path, aside)
+                if _read(aside) != there:
+                    # Another was faster, and this is its file.
+                    os.rename(aside, self._path)
+                    return False
+                aside.unlink()
+            except FileNotFoundError:
+                return False
+        try:
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        except FileExistsError:
+            return False
+        with open(handle, "w", encoding="ascii") as out:
+            out.write(self._words)
+        return _read(self._path) == self._words
+
+    def leave(self) -> None:
+        with contextlib.suppress(OSError):
+            if _read(self._path) == self._words:
+                self._path.unlink()
+
+
+def _read(path: Path) -> str | None:
+    """Give what such a file says; None if there is none."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return ""
+        with open(path, encoding="utf-8", errors="replace") as said:
+            return said.read(1000)
+    except OSError:
+        return None
+
+
+def _lives(words: str) -> bool:
+    """Tell whether the process lives that a file speaks of. Of another host's this cannot be told: it is taken to live. A file of no sense counts for nothing."""
+    try:
+        said = json.loads(words)
+        return isinstance(said["process"], str) and type(said["pid"]) is int and lives(said["process"]) is not False
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _shown(words: str | None) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        said = json.loads(words or "")
+        return f"process {int(said['pid'])} of {ascii(said['host'])[:80]}"
+    return "another"
+
+
+def _works(means: tuple[_Lock, _Unlock], fd: int) -> bool:
+    """Tell whether there are locks of this kind, by a number that nobody else can hold: EACCES says "another holds it" as well as "no"."""
+    lock, unlock = means
+    number = _NAMES + 2 + int.from_bytes(os.urandom(5), "little")
+    try:
+        if not lock(fd, number):
+            return False
+        unlock(fd, number)
+    except OSError:
+        return False
+    return True
+
+
+def _means() -> Iterator[tuple[_Lock, _Unlock]]:
+    """Give the kinds of locks that there may be, best first."""
+    if os.name == "nt":
+        yield _windows()
+    else:
+        if sys.platform == "linux":
+            yield _linux()
+        yield _posix()
+
+
+def _windows() -> tuple[_Lock, _Unlock]:
+    import msvcrt
+
+    def lock(fd: int, number: int) -> bool:
+        os.lseek(fd, number, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
+        except OSError:
+            return False
+        return True
+
+    def unlock(fd: int, number: int) -> None:
+        os.lseek(fd, number, os.SEEK_SET)
+        with contextlib.suppress(OSError):
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows only
+
+    return lock, unlock
+
+
+def _linux() -> tuple[_Lock, _Unlock]:
+    import fcntl
+
+    # struct flock: type, whence, start, length, pid (which must be 0 for a lock of the open file).
+    flock = struct.Struct("@hhqqi0q")
+
+    def lock(fd: int, number: int) -> bool:
+        return _tried(lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)))
+
+    def unlock(fd: int, number: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
+
+    return lock, unlock
+
+
+def _posix() -> tuple[_Lock, _Unlock]:
+    import fcntl
+
+    def lock(fd: int, number: int) -> bool:
+        return _tried(lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number))
+
+    def unlock(fd: int, number: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
+
+    return lock, unlock
+
+
+def _tried(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError as refused:
+        if refused.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True

@@ -1,0 +1,122 @@
+"""Say whether a folder can be a store, and open what lies in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import stat
+import sys
+import time
+from pathlib import Path
+
+from .._system.seals import Seals
+from ..errors import StoreError
+from .index import Index, NewerFormat
+from .locks import OPENING, Claims, InUse
+from .objects import remove
+
+__all__ = ["network_file_system", "open_folder"]
+
+#: How long another process may take to open the store before we go ahead.
+PATIENCE_S = 30
+
+_FOLDERS = ("objects", "trees", "scratch", "pins")
+_OURS = frozenset({"index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "files.sqlite", "files.sqlite-wal", "files.sqlite-shm",
+                   "locks", "locks.owner", "CACHEDIR.TAG", "lost+found", *_FOLDERS})  # fmt: skip
+_NETWORK = re.compile(r"(nfs\d?|cifs|smb\w*|ncpfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|fuse\.(sshfs|rclone|glusterfs|s3fs|gcsfuse|davfs\w*|ceph\w*)|davfs)\Z")
+_OTHER = "name another folder with --store or IMAGEN_FLOW_STORE"
+
+
+def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[str]]:
+    """Make the folder a store if it is none yet. Gives its real path, its open index and claims, and warnings.
+
+    Raises:
+        StoreError: it cannot be one; says why, and how to mend it.
+    """
+    folder = Path(os.path.abspath(folder))
+    _check(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(os.path.realpath(folder))
+        for name in _FOLDERS:
+            if os.path.lexists(folder / name) and not (folder / name).is_dir():
+                remove(folder / name)
+            (folder / name).mkdir(exist_ok=True)
+            if (folder / name).is_symlink():
+                # What is written or removed there would be elsewhere.
+                raise _unusable(folder, f"its '{name}' is a link to another place", f"remove the link, or {_OTHER}")
+        tag = folder / "CACHEDIR.TAG"
+        if not os.path.lexists(tag):
+            tag.write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Kept by imagen_flow: can be made again, needs no backup.\n")
+        if os.path.lexists(folder / "locks") and not stat.S_ISREG(os.lstat(folder / "locks").st_mode):
+            remove(folder / "locks")
+        claims = Claims(folder / "locks", wait_s=PATIENCE_S)
+    except InUse as taken:
+        raise _unusable(folder, taken.strerror or "", f"{taken.fix}, or {_OTHER}") from taken
+    except OSError as odd:
+        raise _unusable(folder, f"{odd.strerror or odd}", f"make it writable, or {_OTHER}") from odd
+    try:
+        patience = time.monotonic() + PATIENCE_S
+        while not claims.claim(OPENING) and time.monotonic() < patience:
+            time.sleep(0.002)
+        try:
+            index, warnings = _open_index(folder, seals=seals, alone=claims.alone)
+        finally:
+            claims.release(OPENING)
+    except BaseException:
+        claims.close()
+        raise
+    if claims.alone:
+        warnings.append(f"the file system of the store {folder} has no locks: one process at a time can use it")
+    return folder, index, claims, warnings
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise _unusable(folder, "it is a file, not a folder", _OTHER)
+    if sys.platform == "linux" and (kind := network_file_system(folder)):
+        raise _unusable(folder, f"it lies on a network file system ({kind}), where locks cannot be relied on", f"{_OTHER} on a local disk")
+    try:
+        if folder.is_dir() and not (folder / "index.sqlite").exists():
+            strange = sorted(e.name for e in os.scandir(folder) if e.name not in _OURS and not e.name.startswith((".", "index.damaged-")))
+            if strange:
+                raise _unusable(folder, f"it is no store and is not empty (it holds '{strange[0]}')", f"{_OTHER}, one that is new or empty")
+    except OSError as odd:
+        raise _unusable(folder, f"{odd.strerror or odd}", f"make it readable, or {_OTHER}") from odd
+
+
+def network_file_system(folder: Path, mounts: str | None = None) -> str:
+    """Name the network file system that a folder lies on, or nothing. `mounts` is the text of ``/proc/self/mountinfo``."""
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        except OSError:
+            return ""
+    path = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
+        # Later mounts lie over earlier ones on the same place.
+        if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
+            best, kind = point, after.split()[0]
+    return kind if _NETWORK.match(kind) else ""
+
+
+def _open_index(folder: Path, *, seals: Seals, alone: bool) -> tuple[Index, list[str]]:
+    """Open the index, and give it with what is to be said of it: a damaged one was put aside."""
+    warnings: list[str] = []
+    try:
+        return Index(folder / "index.sqlite", seals=seals, alone=alone, warn=warnings.append), warnings
+    except NewerFormat as newer:
+        raise _unusable(folder, f"it was made by a newer imagen_flow (format {newer})", f"update imagen_flow, or {_OTHER}") from newer
+    except (sqlite3.Error, OSError) as refused:
+        raise _unusable(folder, f"its index cannot be opened: {refused}", f"make it writable, free some space, or {_OTHER}") from refused
+
+
+def _unusable(folder: Path, why: str, fix: str) -> StoreError:
+    return StoreError(f"the store '{folder}' cannot be used\n  = why: {why}\n  = fix: {fix}")

@@ -1,0 +1,1 @@
+"""What this machine offers: regular files, processes, the user's folders, seals."""

@@ -1,0 +1,1 @@
+"""Graph files as written: words with their positions, and the cache of what was read."""

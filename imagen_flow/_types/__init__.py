@@ -1,0 +1,1 @@
+"""What flows on edges: values, their digests and codecs, ports, and the declaration of node types."""

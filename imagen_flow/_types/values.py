@@ -1,0 +1,508 @@
+"""Values that may cross an edge, and the markers that a node's signature may use.
+
+Plain Python stands for itself: `str`, `int`, `float`, `bool` and JSON data. The classes here are the rest. They are
+frozen: a node that wants another picture makes another picture. Pixels are numpy arrays in one stated form, so that a plugin
+never has to ask which of five conventions it was handed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+
+from .._system.regular_files import open_regular
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+
+__all__ = [
+    "Absent",
+    "Audio",
+    "Base",
+    "Bool",
+    "Device",
+    "File",
+    "FileChanged",
+    "Folder",
+    "Image",
+    "Json",
+    "List",
+    "Loading",
+    "Mask",
+    "Model",
+    "Number",
+    "PLAIN",
+    "Progress",
+    "Range",
+    "Rungs",
+    "Scratch",
+    "Seed",
+    "Steps",
+    "Tensor",
+    "Text",
+    "Value",
+]
+
+T = TypeVar("T")
+
+Text = str
+Bool = bool
+Number = int | float
+List = list
+
+
+class _JsonMarker:
+    """Marks a port that takes any JSON data: mapping, list, text, number, truth value or null."""
+
+
+Json = Annotated[Any, _JsonMarker()]
+
+
+class _ValueMarker:
+    """Marks a port that takes any value whatever."""
+
+
+#: Any value that can cross an edge. An output of this type fits every port; what flows is checked when the step runs.
+Value = Annotated[Any, _ValueMarker()]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a number, both included; None is unbounded. Used as ``Annotated[int, Range(1, 100)]``."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class _SeedMarker:
+    """Marks an integer that seeds random numbers."""
+
+
+#: A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new ones from it.
+Seed = Annotated[int, Range(0, 2**63 - 1), _SeedMarker()]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None.
+
+    `note` is a warning about the result (a word that the model does not know): it is kept with the result, and shown again when that comes from the store.
+    """
+
+    done: int
+    total: int
+    note: str = ""
+    preview: Any = None
+
+
+#: What a long node returns: it yields Progress and returns its outputs. ``def f(…) -> Steps[Image]: …``
+Steps = Generator[Progress, None, T]
+
+
+class Absent:
+    """The value of an output that has none this time (see `when`). There is one: ``Absent.value``."""
+
+    value: Absent
+
+    def __repr__(self) -> str:
+        return "absent"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+Absent.value = Absent()
+
+
+_PIXEL_TYPES = ("uint8", "uint16", "float32")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A picture: `pixels` of shape (height, width, channels), in sRGB.
+
+    Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight, not premultiplied). The dtype is uint8 or uint16 over
+    their whole range, or float32 from 0 to 1 (values outside are kept: clip when you need to). A (height, width) array gains its channel axis.
+    NaN and infinite pixels are refused with a ValueError.
+    """
+
+    pixels: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels", _checked_pixels(self.pixels, "a picture", (1, 2, 3, 4)))
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.pixels.shape[2])
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.channels in (2, 4)
+
+    @classmethod
+    def from_pil(cls, picture: PIL.Image.Image) -> Image:
+        """Take a Pillow picture of any mode, at its own depth.
+
+        L, LA, RGB and RGBA are taken as they are. The modes of 16 bits (``I;16`` …) become uint16, ``I`` too where its values are those of 16 bits; ``F`` becomes float32 with its
+        values as they stand, so 1 is white. All else is converted to RGB, with alpha if it has transparency; so does a colour that `info` names as transparent become alpha.
+
+        Raises:
+            ValueError: mode I with values outside of 0 to 65535, or mode F with NaN or infinite ones.
+        """
+        import numpy as np
+
+        mode = picture.mode
+        clear = picture.info.get("transparency")
+        if mode in ("I", "F") or mode.startswith("I;16"):
+            pixels = np.array(picture)
+            if mode == "F":
+                return cls(pixels)
+            if mode == "I" and (pixels.min() < 0 or pixels.max() > 65535):
+                raise ValueError(
+                    f"a Pillow picture of mode I has values from {pixels.min()} to {pixels.max()}, and of these no white is known; bring them to 0 to 65535, or to floats from 0 to 1 (mode F)"
+                )
+            pixels = pixels.astype("uint16")[:, :, None]
+            if isinstance(clear, int):
+                pixels = np.concatenate([pixels, np.where(pixels == clear, np.uint16(0), np.uint16(65535))], axis=2)
+            return cls(pixels)
+        if clear is not None and mode in ("1", "L", "RGB"):
+            if mode == "1":
+                picture = picture.convert("L")
+                picture.info["transparency"] = 255 if clear else 0
+            picture = picture.convert("RGBA" if mode == "RGB" else "LA")
+        elif mode == "La":
+            picture = picture.convert("LA")
+        elif mode not in ("L", "LA", "RGB", "RGBA"):
+            picture = picture.convert("RGBA" if mode in ("PA", "RGBa") or clear is not None or (mode == "P" and _has_alpha(picture)) else "RGB")
+        return cls(np.array(picture))
+
+    def to_pil(self) -> PIL.Image.Image:
+        """Give an 8-bit Pillow picture of mode L, LA, RGB or RGBA."""
+        import PIL.Image
+
+        pixels = self.as_uint8().pixels
+        return PIL.Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels)
+
+    def as_uint8(self) -> Image:
+        """Give the same picture in 8 bits (rounded, clipped)."""
+        return self if self.pixels.dtype == "uint8" else Image(_as_uint8(self.pixels))
+
+    def as_float(self) -> Image:
+        """Give the same picture as float32 from 0 to 1."""
+        return self if self.pixels.dtype == "float32" else Image(_as_float(self.pixels))
+
+    def rgb(self) -> Image:
+        """Give three channels: grey is repeated, alpha is laid over black."""
+        import numpy as np
+
+        if self.channels == 3:
+            return self
+        pixels = self.pixels
+        if self.has_alpha:
+            unit = _as_float(pixels)
+            laid = unit[:, :, :-1] * unit[:, :, -1:]
+            pixels = laid if pixels.dtype == "float32" else _from_float(laid, pixels.dtype)
+        return Image(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """Where something applies: `pixels` of shape (height, width, 1), dtypes as for Image; 0 is outside, full range inside."""
+
+    pixels: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels", _checked_pixels(self.pixels, "a mask", (1,)))
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    def as_float(self) -> np.ndarray:
+        """Give the (height, width) weights as float32 from 0 to 1."""
+        return _as_float(self.pixels)[:, :, 0]
+
+
+def _has_alpha(picture: PIL.Image.Image) -> bool:
+    """Whether a palette holds alpha itself."""
+    return picture.palette is not None and picture.palette.mode.endswith("A")
+
+
+def _checked_pixels(pixels: Any, what: str, channels: tuple[int, ...]) -> np.ndarray:
+    import numpy as np
+
+    array = np.asarray(pixels)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype in ("float64", "float16"):
+        array = array.astype("float32")
+    if array.dtype == "bool":
+        array = array.astype("uint8") * np.uint8(255)
+    if array.ndim != 3 or array.shape[2] not in channels:
+        raise ValueError(f"{what} is (height, width, channels) with {' or '.join(map(str, channels))} channels, not {array.shape}")
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(f"{what} has at least one pixel, not {array.shape[1]} x {array.shape[0]}")
+    if array.dtype.name not in _PIXEL_TYPES:
+        raise ValueError(f"{what} is of dtype {', '.join(_PIXEL_TYPES)}, not {array.dtype}")
+    if array.dtype == "float32" and not np.isfinite(array).all():
+        raise ValueError(f"{what} has NaN or infinite pixels")
+    array = np.ascontiguousarray(array)
+    if array.flags.writeable:
+        array = array.view()
+        array.flags.writeable = False
+    return array
+
+
+def _as_float(pixels: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    scale = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name)
+    return pixels.astype("float32") / np.float32(scale) if scale else pixels
+
+
+def _from_float(pixels: np.ndarray, dtype: Any) -> np.ndarray:
+    import numpy as np
+
+    full = 255 if np.dtype(dtype) == "uint8" else 65535
+    return (np.clip(pixels, 0, 1) * full + np.float32(0.5)).astype(dtype)
+
+
+def _as_uint8(pixels: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    if pixels.dtype == "uint16":
+        return ((pixels.astype("uint32") + 128) // 257).astype("uint8")
+    return _from_float(pixels, np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """Numbers with a shape: `data` is a numpy array or a torch tensor, on whatever device it was made; `tags` say what it is.
+
+    Whoever needs the other form asks for it: `numpy()` copies to the host, `torch()` to a device.
+    """
+
+    data: Any
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.data.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype's plain name, e.g. ``float32`` or ``bfloat16``."""
+        return str(self.data.dtype).removeprefix("torch.")
+
+    def numpy(self) -> np.ndarray:
+        """Give a host array. bfloat16, which numpy lacks, comes as float32."""
+        import numpy as np
+
+        if isinstance(self.data, np.ndarray):
+            return self.data
+        tensor = self.data.detach().cpu()
+        return np.asarray((tensor.float() if self.dtype == "bfloat16" else tensor).numpy())
+
+    def torch(self, device: Any = None, dtype: Any = None) -> Any:
+        """Give a torch tensor on `device` (default: where it lies)."""
+        import torch
+
+        tensor = self.data if isinstance(self.data, torch.Tensor) else torch.from_numpy(self.data.copy())
+        return tensor.to(device=device, dtype=dtype) if device is not None or dtype is not None else tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio:
+    """Sound: `samples` of shape (channels, count), float32 from -1 to 1, at `rate` samples a second."""
+
+    samples: np.ndarray
+    rate: int
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        samples = np.ascontiguousarray(self.samples, dtype="float32")
+        samples = samples[None] if samples.ndim == 1 else samples
+        if samples.ndim != 2:
+            raise ValueError(f"sound is (channels, count), not {samples.shape}")
+        object.__setattr__(self, "samples", samples)
+
+
+class FileChanged(Exception):
+    """A file no longer has the content that was digested. The runner takes this as: key the step anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file by its content and its ending: `digest` is of the bytes seen when planning, and reading gives those bytes or raises FileChanged.
+
+    A node that is given a file sees a `name` and a `path` that are made of its content, since no key knows what the file is called; in what the node raises they are replaced by the real ones.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    #: The name as the user knows it, for messages. Only its ending is part of the value.
+    name: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The ending in lower case, e.g. ``.png``."""
+        return os.path.splitext(self.name or self.path.name)[1].lower()
+
+    def read_bytes(self) -> bytes:
+        """Give the content, checked against the digest."""
+        from .digest import digest_bytes
+
+        try:
+            with open_regular(self.path) as stream:
+                content = stream.read()
+        except FileNotFoundError as gone:
+            raise FileChanged(f"{self.name or self.path} is gone") from gone
+        if digest_bytes(content) != self.digest:
+            raise FileChanged(f"{self.name or self.path} has changed")
+        return content
+
+    def read_text(self) -> str:
+        """Give the content as UTF-8 text (a byte order mark is dropped)."""
+        return self.read_bytes().decode("utf-8-sig")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder by its content: `files` are sorted by relative name (with ``/``); hidden files are left out."""
+
+    path: Path
+    digest: str
+    files: tuple[File, ...]
+
+    def __iter__(self) -> Iterator[File]:
+        return iter(self.files)
+
+
+class Loading(NamedTuple):
+    """How a model is to be loaded, besides device and dtype. Each loader says which of these it heeds.
+
+    `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``, ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
+    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``. `compile` compiles what is called most.
+    """
+
+    quantization: str = "none"
+    offload: str = "none"
+    attention: str = "auto"
+    compile: bool = False
+
+
+#: How models are loaded unless somebody says otherwise.
+PLAIN = Loading()
+
+
+class Base(NamedTuple):
+    """What completes a checkpoint that is one file of weights, told by its header: see the hook `imagen_flow_base_of`."""
+
+    #: The repository whose configurations and tokenizers it is loaded with, as ``hf:org/name``.
+    reference: str
+    #: The parts whose weights the file holds, by that repository's names of folders: what the names of their tensors begin with.
+    holds: tuple[tuple[str, str], ...]
+    #: The parts whose weights it does not hold and cannot do without: they come from the repository too.
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's files: what a `train.*` node returns, and what a loader gets to load from.
+
+    As an annotation, ``Model[Loader]`` is an input port whose node receives ``Loader.load(model, device=…, dtype=…)``: a live object, leased from the
+    model pool for as long as the node runs. `path` is a folder or a single file; `digest` is its fingerprint.
+    """
+
+    path: Path
+    digest: str = ""
+    #: The reference as the user wrote it, for messages and provenance.
+    reference: str = ""
+    #: The folders directly below and the digests of what they hold: equal parts of different models are known to be equal.
+    parts: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
+    #: Which copy of the weights is meant where a folder holds several, as ``fp16``; empty: the plain one; None: the loader may choose.
+    variant: str | None = field(default=None, compare=False)
+    #: Pickles, by relative name, that the user said may be loaded and that the scanner found harmless.
+    pickles: tuple[str, ...] = field(default=(), compare=False)
+    #: Whether the user said that code which comes with the model may run.
+    remote_code: bool = field(default=False, compare=False)
+    #: What completes a checkpoint that is one file, and the folder where that lies; without the folder it is not on this machine, and `incomplete` says why.
+    base: Base | None = field(default=None, repr=False, compare=False)
+    configurations: Path | None = field(default=None, compare=False)
+    incomplete: str = field(default="", repr=False, compare=False)
+    #: What of its name its loader goes by; it is part of the value, as the name may be another for the same files. Most go by none.
+    called: str = ""
+    #: Parts of other models that stand in the place of its own, by the names of these.
+    instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
+    #: What the file system said of its files when they were digested, by path.
+    signs: tuple[tuple[str, tuple[int, ...]], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where its configurations are."""
+        return self.configurations or self.path
+
+    def having(self, name: str, part: Model) -> Model:
+        """Give the model with a part of another in the place of its own."""
+        from .digest import tagged
+
+        parts = {**dict(self.parts), name: tagged("model-part-instead", dict(self.parts).get(name, self.digest).encode(), part.digest.encode())}
+        digest = tagged("model-instead", self.digest.encode(), name.encode(), part.digest.encode())
+        return replace(self, digest=digest, parts=tuple(sorted(parts.items())), instead=(*self.instead, (name, part)))
+
+    def __class_getitem__(cls, loader: Any) -> Any:
+        return Annotated[loader, _ModelMarker(loader)]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelMarker:
+    """Marks a port that takes a model, and holds the class that loads it."""
+
+    loader: Any
+
+
+class _ScratchMarker:
+    """Marks a parameter that receives the step's scratch folder."""
+
+
+class _DeviceMarker:
+    """Marks a parameter that receives the device that the step runs on."""
+
+
+class _RungsMarker:
+    """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
+
+
+#: A folder of the step's own, named by its key and kept across kills until the step is stored. For checkpoints.
+Scratch = Annotated[Path, _ScratchMarker()]
+
+#: The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but lease no model.
+Device = Annotated[str, _DeviceMarker()]
+
+#: The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on ``slice`` they decode one by one, on ``tile`` in tiles.
+Rungs = Annotated[tuple[str, ...], _RungsMarker()]
+
+ExistsPolicy = Literal["error", "number", "replace"]
