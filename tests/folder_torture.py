@@ -343,7 +343,7 @@ def nursery() -> None:
 
     from imagen_flow._plugins.registry import discover
 
-    for name in ("cli.folder", "folder", "models", "store"):
+    for name in ("_cli.folder", "_hotfolder", "_models", "_store"):
         import_module(f"imagen_flow.{name}")
     discover().load_all()
     for line in sys.stdin:

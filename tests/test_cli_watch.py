@@ -116,7 +116,7 @@ def save(path: Path, text: str) -> None:
 def test_plain_lines(tmp_path: Path, start: Any) -> None:
     """Elsewhere than on a terminal each happening is a line: what changed, what ran, what came from the store; results go to standard output."""
     process = start("g.yaml")
-    first = process.until(r"^done in", r"watching \d+ places? for changes$")
+    first = process.until(r"^done in", r"watching \d+ paths? for changes$")
     assert re.search(r"^✓ a  [\d.]+ s$", first, re.MULTILINE)
     assert process.until(r"file  out/g.txt$", stream="out") == "file  out/g.txt\n"
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+import imagen_flow as flow
 from imagen_flow import _cli as cli
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +74,13 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torc
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (said.stdout, said.stderr) == ("\n", "")
+
+
+def test_no_module_hides_a_function() -> None:
+    """What the front door shows is never hidden by a module of the same name, nor taken for one; the core's own modules are private, but for those that are documented."""
+    modules = {path.stem for path in (ROOT / "imagen_flow").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert modules & set(flow.__all__) == set()
+    assert {name for name in modules if not name.startswith("_")} == {"api", "errors", "events"}
 
 
 def test_every_plugin_is_registered() -> None:

@@ -332,7 +332,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, value: st
     code = f"""
 import os, signal
 from pathlib import Path
-from imagen_flow import outputs
+from imagen_flow._outputs import writer as outputs
 from imagen_flow._types.values import File, Folder
 outputs.os.replace = outputs.os.rename = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 Path({str(tmp_path / "a")!r}).write_text("a")

@@ -431,7 +431,8 @@ def test_planning_imports_no_torch_and_keeps_nothing(tmp_path: Path) -> None:
     program = f"""
         import sys
         from pathlib import Path
-        from imagen_flow import node, spec
+        from imagen_flow import node
+        from imagen_flow._text import spec
         from imagen_flow._types.codec import Codecs
         from imagen_flow._graph import resolve
         from imagen_flow._plan import make_plan

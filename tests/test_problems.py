@@ -108,8 +108,8 @@ def test_the_gallery_has_a_page_for_every_code() -> None:
 
 def test_every_problem_that_the_code_makes_has_a_listed_code() -> None:
     """No part of the core makes a problem of a code that is not listed."""
-    core = Path(spec.__file__).parent
-    readers = [core / "spec.py", core / "yaml_text.py", *(core / "graph").glob("*.py")]
+    core = Path(spec.__file__).parent.parent
+    readers = [*(core / "_text").glob("*.py"), *(core / "_graph").glob("*.py")]
     made = {code for path in core.rglob("*.py") for code in re.findall(r'\bProblem\(\s*"([^"]+)"', path.read_text("utf-8"))}
     made |= {code for path in readers for code in re.findall(r'\.(?:say|refuse)\(\s*"([^"]+)"', path.read_text("utf-8"))}
     assert made >= {"missing-file", "duplicate-key", "list-into-single"}

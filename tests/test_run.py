@@ -326,7 +326,8 @@ def test_two_processes_compute_each_step_once(tmp_path: Path) -> None:
     program = """
         import sys, time
         from pathlib import Path
-        from imagen_flow import node, spec
+        from imagen_flow import node
+        from imagen_flow._text import spec
         from imagen_flow._types.codec import Codecs
         from imagen_flow._graph import resolve
         from imagen_flow._plan import make_plan
@@ -1228,7 +1229,8 @@ def test_scratch_is_kept_across_a_killed_process(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
         from pathlib import Path
-        from imagen_flow import Scratch, node, spec
+        from imagen_flow import Scratch, node
+        from imagen_flow._text import spec
         from imagen_flow._types.codec import Codecs
         from imagen_flow._graph import resolve
         from imagen_flow._plan import make_plan

@@ -99,7 +99,7 @@ def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(fetched: Path, c
         code, _, err = call(command, "g.yaml")
         assert code == 1
         assert "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted it" in err
-        assert "say: imagen-flow trust imagen-flow.toml; or choose by --out" in err
+        assert "run: imagen-flow trust imagen-flow.toml; or choose by --out" in err
     kept = {p for p in own_home.rglob("*") if not {".cache", ".config"} & set(p.parts)}
     assert set(tmp_path.rglob("*")) | kept <= before
     assert call("run", "g.yaml", "--out", "mine")[0] == 0

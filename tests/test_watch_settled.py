@@ -22,8 +22,7 @@ from typing import Any
 import pytest
 from watchdog.observers.api import BaseObserver
 
-from imagen_flow._watch import changes, is_temporary
-from imagen_flow._watch import changes as settled
+from imagen_flow._watch import changes, is_temporary, settled
 
 #: How long a busy machine may take over anything.
 PATIENCE_S = 60

@@ -3,8 +3,8 @@
 The modules, from the ground up: `settled` gives changes once things are quiet; `says` is what watching says; `places` names what a graph depends on; `reload` takes the code of plugins anew; `session` is the whole.
 """
 
-from .changes import Changes, changes, is_temporary
 from .events import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned, as_json
 from .session import watch, watch_graphs
+from .settled import Changes, changes, is_temporary
 
 __all__ = ["Changed", "Changes", "Happening", "Noticed", "Planned", "Refused", "Reloaded", "Waiting", "Warned", "as_json", "changes", "is_temporary", "watch", "watch_graphs"]

@@ -45,10 +45,10 @@ from .._text.spec import GraphSpec
 from .._text.yaml_reader import MAX_BYTES
 from ..errors import GraphError, ImagenFlowError, Problem, StoreError
 from ..events import OutputWritten, RunFinished, StepFailed, StepFinished, StepStarted
-from .changes import Changes
 from .dependencies import places_of, plugins_of
 from .events import Changed, Happening, Noticed, Planned, Refused, Reloaded, Waiting, Warned
 from .reload import Reload, code_of, reload
+from .settled import Changes
 
 __all__ = ["watch", "watch_graphs"]
 

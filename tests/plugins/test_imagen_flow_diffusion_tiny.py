@@ -44,7 +44,7 @@ def test_a_graph_runs_offline_on_small_models(tmp_path: Path, capsys: pytest.Cap
     kept = list((own_home / ".cache").rglob("model_index.json")) or list(own_home.rglob("model_index.json"))
     assert len(kept) == 1
     code = (
-        "import sys\nfrom imagen_flow import cli\n"
+        "import sys\nfrom imagen_flow import _cli as cli\n"
         f"try: cli.main(['plan', {graph!r}, '--tiny', '--no-store', '--device', 'cpu'])\nexcept SystemExit as left: print('code', left.code or 0)\n"
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))\n"
     )
