@@ -17,8 +17,8 @@ often it is interrupted: so it makes no difference whether a graph gives the sam
 **Whose fault.** What one file causes ends in `failed`, with its reason; neighbours do not notice. What every file would meet (a full disk, a share that is gone) makes the line wait, and costs no item. What only a new process
 can mend (a journal that cannot be written) ends the process, with an exit code of its own.
 
-The modules, from the ground up: `ignore` (names that are never work); `disk` (the operations on files, to be recorded in tests); `linefile` (text to Line); `journal`; `log` and `notify`; `intake` (which files, and what tells one form from another); `ticket`;
-`placing` (outputs and originals, durably and in order); `recipe` (a line together with its graph); `work` (one item from beginning to end); `line` (threads); `care` (status and retry).
+The modules, from the ground up: `ignore` (names that are never work); `disk` (the operations on files, to be recorded in tests); `config` (text to Line); `journal`; `log` and `notify`; `intake` (which files, and what tells one form from another); `ticket`;
+`publish` (outputs and originals, durably and in order); `recipe` (a line together with its graph); `worker` (one item from beginning to end); `service` (threads); `admin` (status and retry).
 """
 
 from .admin import is_named, retry, status

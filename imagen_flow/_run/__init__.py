@@ -5,8 +5,8 @@ step. Execution is driven by demand, from the outputs back: a step runs when som
 
 A run's state (steps, values, frames) is its own, a copy of what the plan knows: the plan is not written to, and may be carried out by several runs at once.
 
-The modules, from the ground up: `live` holds values in memory; `report` is what a run says; `ahead` knows which models will be needed; `call` calls a node's
-function; `steps` carries out one step; `delivery` hands over outputs; `walk` goes through the plan; `execution` is the whole.
+The modules, from the ground up: `value_cache` holds values in memory; `event_queue` is what a run says; `model_lookahead` knows which models will be needed; `call` calls a node's
+function; `step_runner` carries out one step; `output_delivery` hands over outputs; `scheduler` goes through the plan; `execution` is the whole.
 """
 
 from .execution import Run, execute

@@ -16,8 +16,8 @@ A folder::
 **Several processes may share it** on a local disk. A key in the making is claimed by `lease`, what a run is going to read by `pin`; both end with their process, however it ends.
 
 The modules, from the ground up: `index` (the database), `objects` (content in files) and `locks` (claims among processes) each know one thing on the disk, `records` the words of the index
-for what a step gave; `place` says whether a folder can be a store, and opens it; `pins` is what runs hold against clean-up; `trees` keeps files, folders and models; `shelf` keeps values
-of every kind, on the index, objects and trees; `writer` brings records there in a thread of its own; `upkeep` cleans, verifies and counts; `store` is the whole.
+for what a step gave; `opening` says whether a folder can be a store, and opens it; `pins` is what runs hold against clean-up; `folders` keeps files, folders and models; `values` keeps values
+of every kind, on the index, objects and folders; `writer` brings records there in a thread of its own; `maintenance` cleans, verifies and counts; `store` is the whole.
 """
 
 from .maintenance import Cleaned, Verified
