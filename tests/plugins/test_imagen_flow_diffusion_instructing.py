@@ -280,11 +280,13 @@ def test_a_megapixel_has_the_sides_that_qwen_gives_it() -> None:
 
 @pytest.mark.slow
 def test_qwen_edits_within_a_mask_as_by_hand(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any], hole: tuple[PIL.Image.Image, dict[str, Any]]) -> None:
-    """A checkpoint that edits fills in, too, where diffusers has a class for it."""
-    given = {"strength": 0.6, "num_inference_steps": 2, "width": 64, "height": 80}
+    """A checkpoint that edits fills in, too, where diffusers has a class for it; a size that the class passes over is refused."""
+    given = {"strength": 0.6, "num_inference_steps": 2}
     theirs = by_hand(at("qwen-edit"), "QwenImageEditInpaintPipeline")(image=photos[0][0], mask_image=hole[0], prompt="a fox", generator=noise(), **given).images[0]
     node = {"type": "diffusion.inpaint", "model": at("qwen-edit"), "image": "${photo}", "mask": "${hole}", "prompt": "a fox", "seed": 3, **given}
     assert same(draw(photo=photos[0][1], **hole[1], one=node), theirs)
+    with pytest.raises(flow.NodeError, match=f"drew {theirs.width} x {theirs.height} where 64 x 80 was asked for"):
+        draw(photo=photos[0][1], **hole[1], one={**node, "width": 64, "height": 80})
 
 
 def test_a_model_that_sees_one_picture_refuses_others(at: Callable[[str], str], draw: Callable[..., Any], photos: list[Any]) -> None:

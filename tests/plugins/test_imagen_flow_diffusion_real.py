@@ -113,10 +113,12 @@ def adapters(hand: Hand, args: Args) -> Any:
     pipeline.set_adapters([f"lora{number}" for number in range(len(args["loras"]))], args["lora_weights"])
     for word in args["embeddings"]:
         path = Path(hand.at(word))
-        pipeline.load_textual_inversion(str(path), token=f"<{path.stem}>")
+        # In small letters, here and below: of a word with capitals diffusers uses the first vector alone.
+        pipeline.load_textual_inversion(str(path), token=f"<{path.stem}>".lower())
     pipeline.load_ip_adapter(at, subfolder="", weight_name=args["ip_adapter_files"][0], image_encoder_folder=None)
     pipeline.set_ip_adapter_scale(args["ip_adapter_scales"][0])
     kept = called(args, "loras", "lora_weights", "embeddings", "ip_adapters", "ip_adapter_files", "ip_adapter_images", "ip_adapter_scales")
+    kept = {name: value.lower() if isinstance(value, str) and name.endswith("prompt") else value for name, value in kept.items()}
     return pipeline(generator=hand.noise(args["seed"]), ip_adapter_image=args["ip_adapter_images"][0].to_pil(), **kept).images[0]
 
 

@@ -225,7 +225,9 @@ def inpaint(
     given = also(given | _shared(negative_prompt, num_inference_steps, guidance_scale, guidance_rescale, clip_skip), arguments)
     controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
     worn = Worn(loras, lora_weights, embeddings, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
-    drawn = yield from draw(_with(prior, model), "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs)
+    # A size that nobody asked for is the picture's: a class that has its own (Qwen's) is told by a note then.
+    asked = {"width": width, "height": height, **(arguments if isinstance(arguments, dict) else {})}
+    drawn = yield from draw(_with(prior, model), "inpaint", given, controls, worn, sampler, sampler_settings, seed, rungs, asked=asked)
     if not keep_outside:
         return drawn
     if (drawn.width, drawn.height) != (image.width, image.height):
@@ -277,8 +279,14 @@ def draw(
     sampler_settings: dict[str, Any] | None,
     seed: int,
     rungs: Sequence[str] = (),
+    *,
+    asked: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, None, Image]:
-    """Draw one picture by the class of diffusers that does a task for a checkpoint."""
+    """Draw one picture by the class of diffusers that does a task for a checkpoint.
+
+    Params:
+        asked: the sizes that must come out as they are; default: those that are `given`.
+    """
     by = f"diffusion.{task}"
     refuse_size(model.model, given)
     cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
@@ -298,7 +306,8 @@ def draw(
         output, last = yield from followed(call(made, {**given, **more, "output_type": kind}, seed=seed, note=note))
     with explaining_nan(model.parts):
         drawn = pictures(output)[0]
-    refuse_other_size(model.model, drawn, given if given.get("padding_mask_crop") is None else {})
+    if given.get("padding_mask_crop") is None:
+        refuse_other_size(model.model, drawn, given if asked is None else asked)
     began: Any = given.get("image") if task != "text_to_image" else None
     if hasattr(began, "size") and began.size != (drawn.width, drawn.height) and last is not None:
         yield replace(last, note="; ".join(filter(None, (note, f"the picture is {began.width} x {began.height}, and the model draws it {drawn.width} x {drawn.height}"))))
