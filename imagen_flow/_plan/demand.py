@@ -143,17 +143,8 @@ def demand_of(state: State) -> Demand:
         if at in seen or known is None or port in known.outputs:
             continue
         seen.add(at)
-        if node.is_single:
-            now = _missing(state, frame, node.reads)
-            if because:
-                found.possible.setdefault(at[:2], because)
-                possible += [(place, because) for place in now]
-            else:
-                found.certain.add(at[:2])
-                certain += now
-            continue
         later: list[Place] = []
-        now = demands(state, frame, node, port, later=later)
+        now = _missing(state, frame, node.reads) if node.is_single else demands(state, frame, node, port, later=later)
         if because:
             found.possible.setdefault(at[:2], because)
             possible += [(place, because) for place in now]
