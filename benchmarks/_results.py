@@ -1,4 +1,6 @@
-"""Keep what the benchmarks measured in RESULTS.md: a section for each, replaced when it is measured again, with the machine it was measured on."""
+"""Keep what the benchmarks measured in RESULTS.md: a section for each, replaced when it is measured
+again, with the machine it was measured on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def record(section: str, text: str) -> None:
     """Write a section, in place of what an earlier measurement wrote there; the others stay."""
     whole = RESULTS.read_text("utf-8") if RESULTS.exists() else _HEAD
     head, *others = re.split(r"^(?=## )", whole, flags=re.MULTILINE)
-    sections = {other.partition("\n")[0].removeprefix("## ").strip(): other.rstrip() for other in others}
+    sections = {
+        other.partition("\n")[0].removeprefix("## ").strip(): other.rstrip() for other in others
+    }
     sections[section] = f"## {section}\n\nMeasured on {machine()}.\n\n{text.strip()}"
     aside = RESULTS.with_suffix(".tmp")
     aside.write_text("\n\n".join([head.rstrip(), *sections.values()]) + "\n", "utf-8")
@@ -32,8 +36,14 @@ def record(section: str, text: str) -> None:
 
 def machine() -> str:
     """Name the machine, as far as it matters for figures, and how busy others kept it."""
-    processor = next(iter(re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)), "") or platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processor = (
+        next(iter(re.findall(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)), "")
+        or platform.processor()
+        or platform.machine()
+    )
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         torch = version("torch")
     except PackageNotFoundError:

@@ -1,14 +1,21 @@
-"""Measure what drawing through a graph costs over the same library calls made by hand, in interleaved pairs.
+"""Measure what drawing through a graph costs over the same library calls made by hand, in
+interleaved pairs.
 
-The graph draws with `diffusion.base` and keeps the picture in a store; by hand the same picture is drawn with diffusers' UNet and sampler in a plain loop. Both are
-given the states of one text. Every pair checks that the pixels are equal, so that it is the same work that is compared.
+The graph draws with `diffusion.base` and keeps the picture in a store; by hand the same picture is
+drawn with diffusers' UNet and sampler in a plain loop. Both are
+given the states of one text. Every pair checks that the pixels are equal, so that it is the same
+work that is compared.
 
-Twice: each way in a process of its own, as a program uses one or the other; and both in one process, as in a notebook. There two threads compute (a run has one of its own),
+Twice: each way in a process of its own, as a program uses one or the other; and both in one
+    process, as in a notebook. There two threads compute (a run has one of its own),
 each with its OpenMP team, and GNU's OpenMP slows both down: see `imagen_flow._models.run_threads`.
 
-And what it saves to load once: several graphs in one process with one pool, against as many scripts that each load what they draw with, and against a script that loads for each picture or once for all.
+And what it saves to load once: several graphs in one process with one pool, against as many scripts
+    that each load what they draw with, and against a script that loads for each picture or once for
+    all.
 
-    python benchmarks/direct.py [--pairs 40] [--steps 20] [--graphs 8] [--rounds 5] [--only pairs|loading] [--record]
+    python benchmarks/direct.py [--pairs 40] [--steps 20] [--graphs 8] [--rounds 5] [--only
+    pairs|loading] [--record]
 """
 
 from __future__ import annotations
@@ -51,15 +58,29 @@ CLOCKS = {"wall": time.perf_counter, "own": time.process_time}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=40, help="pairs of runs (at least 30 for a figure worth keeping)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=40,
+        help="pairs of runs (at least 30 for a figure worth keeping)",
+    )
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a picture")
-    parser.add_argument("--graphs", type=int, default=8, help="graphs that draw with one pool, and scripts that each load")
+    parser.add_argument(
+        "--graphs",
+        type=int,
+        default=8,
+        help="graphs that draw with one pool, and scripts that each load",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often these are run in turn")
     parser.add_argument("--only", choices=("pairs", "loading"), help="one of the two measurements")
     parser.add_argument("--record", action="store_true", help="write the figures into RESULTS.md")
     parser.add_argument("--serve", nargs=2, metavar=("WAYS", "MODEL"), help=argparse.SUPPRESS)
-    parser.add_argument("--script", nargs=3, metavar=("WAY", "MODEL", "SEEDS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--script", nargs=3, metavar=("WAY", "MODEL", "SEEDS"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     if given.serve:
         serve(given.serve[0].split(","), Path(given.serve[1]), given.steps)
@@ -69,16 +90,33 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         embedded = discover([]).models.get("embedded/imagen")
-        model = embedded if embedded is not None and (embedded / "unet").is_dir() else untrained(Path(folder) / "imagen")
-        name = "embedded/imagen" if model == embedded else "a random model of the embedded one's size"
+        model = (
+            embedded
+            if embedded is not None and (embedded / "unet").is_dir()
+            else untrained(Path(folder) / "imagen")
+        )
+        name = (
+            "embedded/imagen" if model == embedded else "a random model of the embedded one's size"
+        )
         texts: dict[str, str] = {}
         if given.only != "loading":
-            taken = {"a process each": measure(model, given.pairs, given.steps, apart=True), "one process": measure(model, given.pairs, given.steps, apart=False)}
+            taken = {
+                "a process each": measure(model, given.pairs, given.steps, apart=True),
+                "one process": measure(model, given.pairs, given.steps, apart=False),
+            }
             texts["A picture through a graph and by hand"] = report(taken, given.steps, name)
         if given.only != "pairs":
             large = untrained(Path(folder) / "large", channels=(768, 640, 128))
-            tables = [loading_table(one, given.graphs, given.rounds, given.steps, said) for one, said in ((model, name), (large, "a random model of 143 million parameters, 0.6 GB"))]
-            texts["Loading once instead of many times"] = "\n\n".join([loading_head(given.graphs, given.rounds, given.steps), *tables])
+            tables = [
+                loading_table(one, given.graphs, given.rounds, given.steps, said)
+                for one, said in (
+                    (model, name),
+                    (large, "a random model of 143 million parameters, 0.6 GB"),
+                )
+            ]
+            texts["Loading once instead of many times"] = "\n\n".join(
+                [loading_head(given.graphs, given.rounds, given.steps), *tables]
+            )
     for section, text in texts.items():
         print(f"{text}\n")
         if given.record:
@@ -96,12 +134,18 @@ def measure(model: Path, pairs: int, steps: int, *, apart: bool) -> Times:
 
         def start(ways: str) -> subprocess.Popen[str]:
             command = [sys.executable, __file__, "--serve", ways, str(model), "--steps", str(steps)]
-            process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
             assert process.stdin is not None
             stack.callback(process.stdin.close)
             return process
 
-        servers = {way: start(way) for way in WAYS} if apart else dict.fromkeys(WAYS, start(",".join(WAYS)))
+        servers = (
+            {way: start(way) for way in WAYS}
+            if apart
+            else dict.fromkeys(WAYS, start(",".join(WAYS)))
+        )
         for pair in range(-2, pairs):  # the first two load models and warm caches
             pictures = set()
             for way in WAYS if pair % 2 else WAYS[::-1]:
@@ -118,7 +162,9 @@ def measure(model: Path, pairs: int, steps: int, *, apart: bool) -> Times:
 
 
 def serve(ways: list[str], model: Path, steps: int) -> None:
-    """Draw as asked, line by line: a way and a seed in, the picture's digest and what it took by each clock out."""
+    """Draw as asked, line by line: a way and a seed in, the picture's digest and what it took by
+    each clock out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         prepare = {"graph": through_graph, "hand": by_hand}
         draw = {way: prepare[way](Path(folder), model, steps) for way in ways}
@@ -134,16 +180,27 @@ def drawing(model: Path, steps: int) -> Any:
     """Resolve the graph that is measured."""
     nodes = {
         "text": {"type": "text.encode", "model": str(model), "prompt": PROMPT},
-        "base": {"type": "diffusion.base", "model": str(model), "text": "${text}", "guidance_scale": 4, "num_inference_steps": steps, "seed": "${seed}"},
+        "base": {
+            "type": "diffusion.base",
+            "model": str(model),
+            "text": "${text}",
+            "guidance_scale": 4,
+            "num_inference_steps": steps,
+            "seed": "${seed}",
+        },
     }
     inputs = {"seed": {"type": "seed", "default": 0}}
-    return flow.load({"imagen_flow": 1, "inputs": inputs, "nodes": nodes, "outputs": {"picture": "${base}"}})
+    return flow.load(
+        {"imagen_flow": 1, "inputs": inputs, "nodes": nodes, "outputs": {"picture": "${base}"}}
+    )
 
 
 def through_graph(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
     """Open a store and a pool, and give what draws with them."""
     graph, store, pool = drawing(model, steps), Store.open(folder / "store", Codecs()), ModelPool()
-    return lambda seed: flow.run(graph, seed=seed, store=store, pool=pool, device="cpu")["picture"].pixels
+    return lambda seed: (
+        flow.run(graph, seed=seed, store=store, pool=pool, device="cpu")["picture"].pixels
+    )
 
 
 def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
@@ -167,21 +224,40 @@ def by_hand(folder: Path, model: Path, steps: int) -> Callable[[int], Any]:
         layer = load_file(model / "plan" / "model.safetensors")
         cell = int((len(layer["bias"]) // 3) ** 0.5)
         grid = 2 * side // cell
-        cells = torch.nn.functional.linear(planned[:, : grid * grid], layer["weight"].float(), layer["bias"].float())
-        cells = cells.unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid)).permute(0, 5, 1, 3, 2, 4)
-        sketch, begin = torch.nn.functional.pixel_unshuffle(cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2), 0.15
+        cells = torch.nn.functional.linear(
+            planned[:, : grid * grid], layer["weight"].float(), layer["bias"].float()
+        )
+        cells = (
+            cells.unflatten(2, (cell, cell, 3)).unflatten(1, (grid, grid)).permute(0, 5, 1, 3, 2, 4)
+        )
+        sketch, begin = (
+            torch.nn.functional.pixel_unshuffle(
+                cells.reshape(2, 3, 2 * side, 2 * side).clamp(-1, 1), 2
+            ),
+            0.15,
+        )
     beside = torch.cat([sketch, torch.stack([columns, rows]).expand(2, 2, side, side)], 1)
 
     def draw(seed: int) -> Any:
         scheduler.set_timesteps(min(math.ceil(steps / begin), scheduler.config.num_train_timesteps))
         times = scheduler.timesteps[-steps:]
-        x = torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+        x = (
+            torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed))
+            * scheduler.init_noise_sigma
+        )
         if begin < 1:
             x = scheduler.add_noise(sketch[:1], x, times[:1])
         with torch.inference_mode():
             for t in times:
                 both = torch.cat([scheduler.scale_model_input(x, t).repeat(2, 1, 1, 1), beside], 1)
-                guess = unet(both, t, states, encoder_attention_mask=words, mid_block_additional_residual=plan, down_block_additional_residuals=repeat(0.0))
+                guess = unet(
+                    both,
+                    t,
+                    states,
+                    encoder_attention_mask=words,
+                    mid_block_additional_residual=plan,
+                    down_block_additional_residuals=repeat(0.0),
+                )
                 asked, other = guess.sample.chunk(2)
                 x = scheduler.step(other + 4.0 * (asked - other), t, x).prev_sample
         picture = torch.nn.functional.pixel_shuffle(x, 2)
@@ -197,9 +273,18 @@ def encoded(folder: Path, model: Path) -> Path:
         import torch
         from safetensors.torch import save_file
 
-        graph = {"imagen_flow": 1, "nodes": {"text": {"type": "text.encode", "model": str(model), "prompt": PROMPT}}, "outputs": {"text": "${text}"}}
-        found = {tensor.tags["is"]: tensor.torch() for tensor in flow.run(graph, store=None, device="cpu")["text"]}
-        save_file({"states": torch.cat([found["prompt_embeds"], found["negative_prompt_embeds"]])}, file)
+        graph = {
+            "imagen_flow": 1,
+            "nodes": {"text": {"type": "text.encode", "model": str(model), "prompt": PROMPT}},
+            "outputs": {"text": "${text}"},
+        }
+        found = {
+            tensor.tags["is"]: tensor.torch()
+            for tensor in flow.run(graph, store=None, device="cpu")["text"]
+        }
+        save_file(
+            {"states": torch.cat([found["prompt_embeds"], found["negative_prompt_embeds"]])}, file
+        )
     return file
 
 
@@ -207,8 +292,17 @@ def script(way: str, model: Path, seeds: list[int], steps: int) -> None:
     """Draw some pictures as a program of its own would, and print their digests."""
     folder = Path(os.environ["DIRECT_STATES"])
     if way == "graphs":
-        with tempfile.TemporaryDirectory() as place, Store.open(Path(place) / "store", Codecs()) as store, ModelPool() as pool:
-            pictures = [flow.run(drawing(model, steps), seed=seed, store=store, pool=pool, device="cpu")["picture"].pixels for seed in seeds]
+        with (
+            tempfile.TemporaryDirectory() as place,
+            Store.open(Path(place) / "store", Codecs()) as store,
+            ModelPool() as pool,
+        ):
+            pictures = [
+                flow.run(drawing(model, steps), seed=seed, store=store, pool=pool, device="cpu")[
+                    "picture"
+                ].pixels
+                for seed in seeds
+            ]
     elif way == "once":
         draw = by_hand(folder, model, steps)
         pictures = [draw(seed) for seed in seeds]
@@ -226,8 +320,12 @@ LOADING = {
 }
 
 
-def loading(model: Path, graphs: int, rounds: int, steps: int, folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Give seconds by the clock and of processor time for all pictures, by way, from rounds in which the ways take turns. Each way must draw the same pictures."""
+def loading(
+    model: Path, graphs: int, rounds: int, steps: int, folder: Path
+) -> dict[str, list[tuple[float, float]]]:
+    """Give seconds by the clock and of processor time for all pictures, by way, from rounds in
+    which the ways take turns. Each way must draw the same pictures.
+    """
     encoded(folder, model)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADING}
     for turn in range(rounds):
@@ -237,10 +335,30 @@ def loading(model: Path, graphs: int, rounds: int, steps: int, folder: Path) -> 
             began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             for first in range(0, graphs, each or graphs):
                 seeds = list(range(first, first + (each or graphs)))
-                command = [sys.executable, __file__, "--script", way, str(model), json.dumps(seeds), "--steps", str(steps)]
-                drawn += subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "DIRECT_STATES": str(folder)}).stdout.split()
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--script",
+                    way,
+                    str(model),
+                    json.dumps(seeds),
+                    "--steps",
+                    str(steps),
+                ]
+                drawn += subprocess.run(
+                    command,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                    env={**os.environ, "DIRECT_STATES": str(folder)},
+                ).stdout.split()
             now = resource.getrusage(resource.RUSAGE_CHILDREN)
-            taken[name].append((time.perf_counter() - began, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime))
+            taken[name].append(
+                (
+                    time.perf_counter() - began,
+                    now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
+                )
+            )
             pictures.add(tuple(drawn))
         assert len(pictures) == 1, "the ways draw other pictures"
         assert len(pictures.pop()) == graphs
@@ -262,28 +380,44 @@ def loading_table(model: Path, graphs: int, rounds: int, steps: int, said: str) 
     lines = [f"| by {said} | wall | own | × the graphs' wall | × own |", "|---|---|---|---|---|"]
     for name, times in taken.items():
         wall, own = (statistics.median(column) for column in zip(*times, strict=True))
-        by_wall, by_own = (statistics.median(one[clock] / ours[clock] for one, ours in zip(times, taken["graphs, one pool"], strict=True)) for clock in (0, 1))
+        by_wall, by_own = (
+            statistics.median(
+                one[clock] / ours[clock]
+                for one, ours in zip(times, taken["graphs, one pool"], strict=True)
+            )
+            for clock in (0, 1)
+        )
         count = "" if name.startswith("one") else f"{graphs} "
-        lines.append(f"| {count}{name} | {wall:.2f} s | {own:.2f} s | {by_wall:.2f} | {by_own:.2f} |")
+        lines.append(
+            f"| {count}{name} | {wall:.2f} s | {own:.2f} s | {by_wall:.2f} | {by_own:.2f} |"
+        )
     return "\n".join(lines)
 
 
 def untrained(folder: Path, *, channels: Sequence[int] = (64, 96, 128)) -> Path:
-    """Save a cascade with random weights, by default of the embedded one's size: it draws nothing, in the same time."""
+    """Save a cascade with random weights, by default of the embedded one's size: it draws nothing,
+    in the same time.
+    """
     from imagen_flow_embedded.training import diffusion, text_encoder
 
     tokenizer = text_encoder.build_tokenizer()
     encoder = text_encoder.build_text_encoder(tokenizer)
     tokenizer.save_pretrained(folder / "tokenizer")
     encoder.save_pretrained(folder / "text_encoder")
-    diffusion.build_base_unet(encoder.config.d_model, channels=channels).save_pretrained(folder / "unet")
+    diffusion.build_base_unet(encoder.config.d_model, channels=channels).save_pretrained(
+        folder / "unet"
+    )
     diffusion.build_scheduler().save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ImagenCascade"}), encoding="utf-8")
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "ImagenCascade"}), encoding="utf-8"
+    )
     return folder
 
 
 def report(taken: dict[str, Times], steps: int, model: str) -> str:
-    """Put the times into words: by the clock on the wall, and by the process's own, which others on the machine disturb less."""
+    """Put the times into words: by the clock on the wall, and by the process's own, which others on
+    the machine disturb less.
+    """
     count = len(next(iter(taken.values()))["wall"][0])
     lines = [
         f"`diffusion.base` of {model}, {steps} steps with guidance, through plan, run and store, against the same diffusers calls in a plain loop; "
@@ -299,10 +433,16 @@ def report(taken: dict[str, Times], steps: int, model: str) -> str:
             low, high = interval(differences)
             hand = statistics.median(direct)
             cells = [hand, statistics.median(drawn), statistics.median(differences)]
-            ratio = statistics.median(ours / theirs for ours, theirs in zip(drawn, direct, strict=True))
-            lines.append(f"| {where} | {name} | {' | '.join(f'{1e3 * cell:.1f} ms' for cell in cells)} | {1e3 * low:+.1f} to {1e3 * high:+.1f} ms | {ratio:.3f} |")
+            ratio = statistics.median(
+                ours / theirs for ours, theirs in zip(drawn, direct, strict=True)
+            )
+            lines.append(
+                f"| {where} | {name} | {' | '.join(f'{1e3 * cell:.1f} ms' for cell in cells)} | {1e3 * low:+.1f} to {1e3 * high:+.1f} ms | {ratio:.3f} |"
+            )
             wanted = max(TARGET_PART * hand, TARGET_S)
-            verdicts.append(f"- {where}, {name}: the interval is wanted below {1e3 * wanted:.1f} ms (2 % or 10 ms): {'met' if high <= wanted else 'missed'}.")
+            verdicts.append(
+                f"- {where}, {name}: the interval is wanted below {1e3 * wanted:.1f} ms (2 % or 10 ms): {'met' if high <= wanted else 'missed'}."
+            )
     return "\n".join([*lines, "", *verdicts])
 
 

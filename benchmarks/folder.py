@@ -98,7 +98,13 @@ def measure(root: Path, *, queued: int, concurrency: int, measured: int) -> dict
         took_s = time.perf_counter() - began
         running.close()
     assert running.fault is None
-    return {"rate": measured / took_s, "taken_in_s": taken_in_s, "before": before, "with_queue": with_queue - before, "peak": peak - before}
+    return {
+        "rate": measured / took_s,
+        "taken_in_s": taken_in_s,
+        "before": before,
+        "with_queue": with_queue - before,
+        "peak": peak - before,
+    }
 
 
 def main() -> None:
@@ -108,9 +114,19 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for concurrency in (1, 4):
-            few = measure(Path(folder) / f"few{concurrency}", queued=MEASURED, concurrency=concurrency, measured=MEASURED)
+            few = measure(
+                Path(folder) / f"few{concurrency}",
+                queued=MEASURED,
+                concurrency=concurrency,
+                measured=MEASURED,
+            )
             rows.append(f"| {concurrency} at once | {few['rate']:.0f} |")
-        many = measure(Path(folder) / "many", queued=QUEUED, concurrency=8 if everything else 2, measured=QUEUED if everything else MEASURED)
+        many = measure(
+            Path(folder) / "many",
+            queued=QUEUED,
+            concurrency=8 if everything else 2,
+            measured=QUEUED if everything else MEASURED,
+        )
         synced = sync_s(Path(folder))
     text = "\n".join(
         [

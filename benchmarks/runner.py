@@ -1,7 +1,10 @@
-"""Measure what the runner itself costs a step: resolve, plan, key, store, events, with nodes that do next to nothing.
+"""Measure what the runner itself costs a step: resolve, plan, key, store, events, with nodes that
+do next to nothing.
 
-A chain and a fan of 1,000 nodes, the first run (into an empty store) and the second (all from the store, opened anew), and of 10,000 to see that it is linear.
-Beside them, in the same loop so that both meet the same machine, the floor: what any runner that keeps results must do at least. Parsing is measured apart.
+A chain and a fan of 1,000 nodes, the first run (into an empty store) and the second (all from the
+store, opened anew), and of 10,000 to see that it is linear.
+Beside them, in the same loop so that both meet the same machine, the floor: what any runner that
+keeps results must do at least. Parsing is measured apart.
 
     python benchmarks/runner.py [--repetitions 5] [--large 10000] [--peers] [--record]
 """
@@ -67,7 +70,9 @@ def fan(count: int) -> dict[str, Any]:
     """Draw a graph of one node, many that need it, and one that needs those."""
     middle = [f"n{i}" for i in range(1, count - 1)]
     nodes: dict[str, Any] = {"n0": {"type": "bench.next", "value": 0}}
-    nodes |= {name: {"type": "bench.next", "value": "${n0}", "add": i} for i, name in enumerate(middle, 1)}
+    nodes |= {
+        name: {"type": "bench.next", "value": "${n0}", "add": i} for i, name in enumerate(middle, 1)
+    }
     nodes["last"] = {"type": "bench.total", "values": [f"${{{name}}}" for name in middle]}
     return {"imagen_flow": 1, "nodes": nodes, "outputs": {"last": "${last}"}}
 
@@ -98,11 +103,23 @@ class Times:
 
     def micros(self, what: str, count: int) -> tuple[float, float]:
         """Median microseconds a node: wall clock, own processor time."""
-        return statistics.median(self.wall[what]) / count * 1e6, statistics.median(self.own[what]) / count * 1e6
+        return statistics.median(self.wall[what]) / count * 1e6, statistics.median(
+            self.own[what]
+        ) / count * 1e6
 
 
-def once(parsed: spec.GraphSpec, nodes: Registry, folder: Path, expected: int, *, cached: bool, count: int) -> None:
-    """Carry out a graph, from resolving it to a closed store, and see that it did what it is measured for."""
+def once(
+    parsed: spec.GraphSpec,
+    nodes: Registry,
+    folder: Path,
+    expected: int,
+    *,
+    cached: bool,
+    count: int,
+) -> None:
+    """Carry out a graph, from resolving it to a closed store, and see that it did what it is
+    measured for.
+    """
     graph = resolve(parsed, nodes)
     with Store.open(folder, nodes.codecs) as store:
         given = None
@@ -117,15 +134,24 @@ def once(parsed: spec.GraphSpec, nodes: Registry, folder: Path, expected: int, *
 
 
 def floor(graph: Mapping[str, Any], folder: Path, expected: int) -> None:
-    """Do what any runner that keeps results must do: a digest over canonical JSON, a look-up, and a committed row for each node."""
+    """Do what any runner that keeps results must do: a digest over canonical JSON, a look-up, and a
+    committed row for each node.
+    """
     with closing(sqlite3.connect(folder / "floor.sqlite", isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("CREATE TABLE IF NOT EXISTS step (key TEXT PRIMARY KEY, value TEXT)")
         values: dict[str, int] = {}
         for name, made in graph["nodes"].items():
-            given = [values[w[2:-1]] if isinstance(w, str) else w for w in made.get("values", (made.get("value"),))]
-            said = json.dumps({"type": made["type"], "given": given, "add": made.get("add", 1)}, sort_keys=True, separators=(",", ":"))
+            given = [
+                values[w[2:-1]] if isinstance(w, str) else w
+                for w in made.get("values", (made.get("value"),))
+            ]
+            said = json.dumps(
+                {"type": made["type"], "given": given, "add": made.get("add", 1)},
+                sort_keys=True,
+                separators=(",", ":"),
+            )
             key = blake2b(said.encode(), digest_size=20).hexdigest()
             row = db.execute("SELECT value FROM step WHERE key=?", (key,)).fetchone()
             if row is None:
@@ -138,7 +164,9 @@ def floor(graph: Mapping[str, Any], folder: Path, expected: int) -> None:
 
 
 def peers(shape: str, count: int) -> Iterator[tuple[str, Callable[[Path, bool], None]]]:
-    """Give other runners that are installed, each with what carries out the same graph: (folder of its cache, whether it is filled)."""
+    """Give other runners that are installed, each with what carries out the same graph: (folder of
+    its cache, whether it is filled).
+    """
     graph, expected = SHAPES[shape](count), answer(shape, count)
     try:
         import dask
@@ -153,7 +181,11 @@ def peers(shape: str, count: int) -> Iterator[tuple[str, Callable[[Path, bool], 
                     tasks[name] = (sum, [w[2:-1] for w in made["values"]])
                 else:
                     given = made["value"]
-                    tasks[name] = (int.__add__, given[2:-1] if isinstance(given, str) else given, made.get("add", 1))
+                    tasks[name] = (
+                        int.__add__,
+                        given[2:-1] if isinstance(given, str) else given,
+                        made.get("add", 1),
+                    )
             assert dask.get(tasks, list(tasks)[-1]) == expected
 
         yield f"dask {dask.__version__}, synchronous, without a store", by_dask
@@ -163,28 +195,45 @@ def peers(shape: str, count: int) -> Iterator[tuple[str, Callable[[Path, bool], 
     except ImportError:
         pass
     else:
-        module = ad_hoc_utils.create_temporary_module(*_functions(graph), module_name=f"graph_{shape}_{count}")
+        module = ad_hoc_utils.create_temporary_module(
+            *_functions(graph), module_name=f"graph_{shape}_{count}"
+        )
 
         def by_hamilton(folder: Path, _: bool) -> None:
-            made = driver.Builder().with_modules(module).with_cache(path=str(folder / "hamilton")).build()
+            made = (
+                driver.Builder()
+                .with_modules(module)
+                .with_cache(path=str(folder / "hamilton"))
+                .build()
+            )
             assert made.execute([list(graph["nodes"])[-1]])[list(graph["nodes"])[-1]] == expected
 
-        yield f"sf-hamilton {'.'.join(map(str, hamilton.version.VERSION))}, with its cache", by_hamilton
+        yield (
+            f"sf-hamilton {'.'.join(map(str, hamilton.version.VERSION))}, with its cache",
+            by_hamilton,
+        )
 
 
 def _functions(graph: Mapping[str, Any]) -> list[Callable[..., Any]]:
-    """Write a graph as functions whose parameters name the functions that they need, as Hamilton has it."""
+    """Write a graph as functions whose parameters name the functions that they need, as Hamilton
+    has it.
+    """
     made: dict[str, Any] = {}
     for name, spelt in graph["nodes"].items():
         given = [w[2:-1] for w in spelt.get("values", (spelt.get("value"),)) if isinstance(w, str)]
         total_ = " + ".join(given) if given else "0"
         add = 0 if "values" in spelt else spelt.get("add", 1)
-        exec(f"def {name}({', '.join(f'{g}: int' for g in given)}) -> int:\n    return {total_} + {add}\n", made)
+        exec(
+            f"def {name}({', '.join(f'{g}: int' for g in given)}) -> int:\n    return {total_} + {add}\n",
+            made,
+        )
     return [made[name] for name in graph["nodes"]]
 
 
 def measure(shape: str, count: int, repetitions: int, *, with_peers: bool) -> Times:
-    """Measure one graph as often as asked, everything in turn, each first run into a folder of its own."""
+    """Measure one graph as often as asked, everything in turn, each first run into a folder of its
+    own.
+    """
     times = Times()
     drawn, expected, nodes = SHAPES[shape](count), answer(shape, count), registry()
     text = json.dumps(drawn)
@@ -196,9 +245,15 @@ def measure(shape: str, count: int, repetitions: int, *, with_peers: bool) -> Ti
             folder = Path(place)
             parsed = here.take("parse", lambda: spec.parse(text, name=f"{shape}.json"))
             here.take("floor first", lambda: floor(drawn, folder, expected))
-            here.take("first", lambda: once(parsed, nodes, folder / "store", expected, cached=False, count=count))
+            here.take(
+                "first",
+                lambda: once(parsed, nodes, folder / "store", expected, cached=False, count=count),
+            )
             here.take("floor cached", lambda: floor(drawn, folder, expected))
-            here.take("cached", lambda: once(parsed, nodes, folder / "store", expected, cached=True, count=count))
+            here.take(
+                "cached",
+                lambda: once(parsed, nodes, folder / "store", expected, cached=True, count=count),
+            )
             here.take("resolve", lambda: resolve(parsed, nodes))
             for name, carry_out in rivals:
                 here.take(f"{name} first", lambda: carry_out(folder, False))
@@ -209,8 +264,17 @@ def measure(shape: str, count: int, repetitions: int, *, with_peers: bool) -> Ti
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--repetitions", type=int, default=5)
-    options.add_argument("--large", type=int, default=10_000, help="how many nodes the large graphs have; 0 leaves them out")
-    options.add_argument("--peers", action="store_true", help="also measure sf-hamilton and dask, where they are installed")
+    options.add_argument(
+        "--large",
+        type=int,
+        default=10_000,
+        help="how many nodes the large graphs have; 0 leaves them out",
+    )
+    options.add_argument(
+        "--peers",
+        action="store_true",
+        help="also measure sf-hamilton and dask, where they are installed",
+    )
     options.add_argument("--record", action="store_true", help="write the figures into RESULTS.md")
     asked = options.parse_args()
     lines = [
@@ -221,17 +285,32 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
-    for count, repetitions in ((1000, asked.repetitions), (asked.large, max(1, asked.repetitions // 2))):
+    for count, repetitions in (
+        (1000, asked.repetitions),
+        (asked.large, max(1, asked.repetitions // 2)),
+    ):
         for shape in SHAPES if count else ():
             times = measure(shape, count, repetitions, with_peers=asked.peers and count == 1000)
             for run, wanted in TARGETS.items():
-                (wall, own), (floor_wall, floor_own) = times.micros(run, count), times.micros(f"floor {run}", count)
+                (wall, own), (floor_wall, floor_own) = (
+                    times.micros(run, count),
+                    times.micros(f"floor {run}", count),
+                )
                 goal = f"≤ {wanted:.0f}: {'met' if wall <= wanted else 'missed'}"
-                lines.append(f"| {shape} | {count:,} | {run} | {wall:.0f} | {own:.0f} | {floor_wall:.1f} | {floor_own:.1f} | {own / floor_own:.1f} | {goal} |")
+                lines.append(
+                    f"| {shape} | {count:,} | {run} | {wall:.0f} | {own:.0f} | {floor_wall:.1f} | {floor_own:.1f} | {own / floor_own:.1f} | {goal} |"
+                )
             parse, resolving = times.micros("parse", count), times.micros("resolve", count)
-            notes.append(f"{shape} of {count:,}: parsing its file {parse[0]:.0f} µs a node (not part of the above), resolving {resolving[0]:.0f} (part of it).")
-            names = sorted({w.rpartition(" ")[0] for w in times.wall if " " in w and not w.startswith("floor")})
-            notes += [f"{shape} of {count:,}: {name}: first {times.micros(f'{name} first', count)[0]:.0f}, again {times.micros(f'{name} cached', count)[0]:.0f} µs a node." for name in names]
+            notes.append(
+                f"{shape} of {count:,}: parsing its file {parse[0]:.0f} µs a node (not part of the above), resolving {resolving[0]:.0f} (part of it)."
+            )
+            names = sorted(
+                {w.rpartition(" ")[0] for w in times.wall if " " in w and not w.startswith("floor")}
+            )
+            notes += [
+                f"{shape} of {count:,}: {name}: first {times.micros(f'{name} first', count)[0]:.0f}, again {times.micros(f'{name} cached', count)[0]:.0f} µs a node."
+                for name in names
+            ]
     text = "\n".join([*lines, "", *(f"- {n}" for n in notes)])
     print(machine())
     print(text)

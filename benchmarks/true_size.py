@@ -1,9 +1,13 @@
-"""Measure speed and memory of Stable Diffusion 1.5 and SDXL at their true size against diffusers called directly: with random weights, so that nothing need be fetched.
+"""Measure speed and memory of Stable Diffusion 1.5 and SDXL at their true size against diffusers
+called directly: with random weights, so that nothing need be fetched.
 
-Each way draws in a process of its own: its first picture with all loading, then the rest; the memory is the most that it took. The pictures of both must be equal.
+Each way draws in a process of its own: its first picture with all loading, then the rest; the
+    memory is the most that it took. The pictures of both must be equal.
 
-    python benchmarks/true_size.py [--models sd15,sdxl] [--pictures 10] [--steps 20] [--device cuda] [--record]
-    python benchmarks/true_size.py --tiny --device cpu      # the same code on small models, in seconds
+    python benchmarks/true_size.py [--models sd15,sdxl] [--pictures 10] [--steps 20] [--device cuda]
+    [--record]
+    python benchmarks/true_size.py --tiny --device cpu      # the same code on small models, in
+    seconds
 """
 
 from __future__ import annotations
@@ -39,9 +43,20 @@ def sd15() -> dict[str, Callable[[], Any]]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return {
-        "unet": lambda: UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        "unet": lambda: UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768, attention_head_dim=8
+        ),
         "vae": lambda: AutoencoderKL(**VAE, scaling_factor=0.18215, sample_size=512),
-        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, hidden_act="quick_gelu")),
+        "text_encoder": lambda: CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                hidden_act="quick_gelu",
+            )
+        ),
     }
 
 
@@ -50,35 +65,59 @@ def sdxl() -> dict[str, Callable[[], Any]]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    second = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20, "hidden_act": "gelu", "projection_dim": 1280}
+    second = {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "hidden_act": "gelu",
+        "projection_dim": 1280,
+    }
     return {
         "unet": lambda: UNet2DConditionModel(
-            sample_size=128, cross_attention_dim=2048, block_out_channels=(320, 640, 1280), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20), use_linear_projection=True,
-            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+            sample_size=128,
+            cross_attention_dim=2048,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
         ),
         "vae": lambda: AutoencoderKL(**VAE, scaling_factor=0.13025, sample_size=1024),
         "text_encoder": sd15()["text_encoder"],
-        "text_encoder_2": lambda: CLIPTextModelWithProjection(CLIPTextConfig(vocab_size=49408, **second)),
-    }  # fmt: skip
+        "text_encoder_2": lambda: CLIPTextModelWithProjection(
+            CLIPTextConfig(vocab_size=49408, **second)
+        ),
+    }
 
 
 VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 
 NETWORKS = {"sd15": sd15, "sdxl": sdxl}
 
 
 def make(name: str, folder: Path, *, device: str, dtype: str, tiny: bool) -> Path:
-    """Save a checkpoint: a small one as `--tiny` makes it, and in it at full size the networks of the true one."""
+    """Save a checkpoint: a small one as `--tiny` makes it, and in it at full size the networks of
+    the true one.
+    """
     import torch
 
     from imagen_flow_diffusion.tiny import checkpoints
 
     with quiet_libraries():
-        (checkpoints.stable_diffusion if name == "sd15" else checkpoints.stable_diffusion_xl)(folder)
+        (checkpoints.stable_diffusion if name == "sd15" else checkpoints.stable_diffusion_xl)(
+            folder
+        )
         for part, network in NETWORKS[name]().items() if not tiny else ():
             torch.manual_seed(0)
             with torch.device(device):
@@ -86,11 +125,28 @@ def make(name: str, folder: Path, *, device: str, dtype: str, tiny: bool) -> Pat
     return folder
 
 
-def through_graph(folder: Path, given: dict[str, Any], device: str, dtype: str) -> Callable[[int], Any]:
-    node = {"type": "diffusion.text_to_image", "model": str(folder), "prompt": PROMPT, "seed": "${seed}", **given}
-    graph = flow.load({"imagen_flow": 1, "inputs": {"seed": {"type": "seed", "default": 0}}, "nodes": {"one": node}, "outputs": {"out": "${one}"}})
+def through_graph(
+    folder: Path, given: dict[str, Any], device: str, dtype: str
+) -> Callable[[int], Any]:
+    node = {
+        "type": "diffusion.text_to_image",
+        "model": str(folder),
+        "prompt": PROMPT,
+        "seed": "${seed}",
+        **given,
+    }
+    graph = flow.load(
+        {
+            "imagen_flow": 1,
+            "inputs": {"seed": {"type": "seed", "default": 0}},
+            "nodes": {"one": node},
+            "outputs": {"out": "${one}"},
+        }
+    )
     pool = ModelPool()
-    return lambda seed: flow.run(graph, seed=seed, store=None, pool=pool, device=device, dtype=dtype)["out"].pixels
+    return lambda seed: (
+        flow.run(graph, seed=seed, store=None, pool=pool, device=device, dtype=dtype)["out"].pixels
+    )
 
 
 def by_hand(folder: Path, given: dict[str, Any], device: str, dtype: str) -> Callable[[int], Any]:
@@ -103,14 +159,20 @@ def by_hand(folder: Path, given: dict[str, Any], device: str, dtype: str) -> Cal
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "watermark"):
         pipeline.watermark = None
-    return lambda seed: np.asarray(pipeline(PROMPT, generator=torch.Generator("cpu").manual_seed(seed), **given).images[0])
+    return lambda seed: np.asarray(
+        pipeline(PROMPT, generator=torch.Generator("cpu").manual_seed(seed), **given).images[0]
+    )
 
 
 WAYS = {"graph": through_graph, "hand": by_hand}
 
 
-def draw(way: str, folder: Path, given: dict[str, Any], pictures: int, device: str, dtype: str) -> dict[str, Any]:
-    """Draw in this process; give the digest of the pictures, seconds, and the most bytes that were taken."""
+def draw(
+    way: str, folder: Path, given: dict[str, Any], pictures: int, device: str, dtype: str
+) -> dict[str, Any]:
+    """Draw in this process; give the digest of the pictures, seconds, and the most bytes that were
+    taken.
+    """
     import torch
 
     began = time.perf_counter()
@@ -125,8 +187,15 @@ def draw(way: str, folder: Path, given: dict[str, Any], pictures: int, device: s
     else:
         import resource
 
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"digest": digest.hexdigest(), "first_s": times[0], "median_s": statistics.median(times[1:]), "bytes": most}
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+    return {
+        "digest": digest.hexdigest(),
+        "first_s": times[0],
+        "median_s": statistics.median(times[1:]),
+        "bytes": most,
+    }
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -138,10 +207,26 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, dict[str, Any]]:
         folder = make(name, Path(home) / name, device=device, dtype=dtype, tiny=given.tiny)
         taken = {}
         for way in WAYS:
-            asked = json.dumps([way, str(folder), {"num_inference_steps": given.steps, "width": side, "height": side}, given.pictures, device, dtype])
-            said = subprocess.run([sys.executable, __file__, "--draw", asked], stdout=subprocess.PIPE, text=True, check=True).stdout
+            asked = json.dumps(
+                [
+                    way,
+                    str(folder),
+                    {"num_inference_steps": given.steps, "width": side, "height": side},
+                    given.pictures,
+                    device,
+                    dtype,
+                ]
+            )
+            said = subprocess.run(
+                [sys.executable, __file__, "--draw", asked],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            ).stdout
             taken[way] = json.loads(said.splitlines()[-1])
-    assert taken["graph"]["digest"] == taken["hand"]["digest"], f"the graph draws other pictures than diffusers by hand with {name}"
+    assert taken["graph"]["digest"] == taken["hand"]["digest"], (
+        f"the graph draws other pictures than diffusers by hand with {name}"
+    )
     return taken
 
 
@@ -155,12 +240,16 @@ def report(taken: dict[str, dict[str, dict[str, Any]]], given: argparse.Namespac
     ]
     for name, ways in taken.items():
         for way, told in ways.items():
-            lines.append(f"| {name} | {'through the graph' if way == 'graph' else 'by hand'} | {told['first_s']:.2f} s | {told['median_s']:.3f} s | {told['bytes'] / 1e9:.2f} GB |")
+            lines.append(
+                f"| {name} | {'through the graph' if way == 'graph' else 'by hand'} | {told['first_s']:.2f} s | {told['median_s']:.3f} s | {told['bytes'] / 1e9:.2f} GB |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default="sd15,sdxl", help="which, comma-separated")
     parser.add_argument("--pictures", type=int, default=10, help="drawn after the first")
     parser.add_argument("--steps", type=int, default=20, help="of denoising")
@@ -174,7 +263,9 @@ def main() -> None:
         print(json.dumps(draw(way, Path(folder), asked, pictures, device, dtype)))
         return
     if not given.tiny and resolve_device(given.device) == "cpu":
-        print("no device but the processor, on which the true sizes take hours: nothing is measured (--tiny tries the script)")
+        print(
+            "no device but the processor, on which the true sizes take hours: nothing is measured (--tiny tries the script)"
+        )
         return
     text = report({name: measure(name, given) for name in given.models.split(",")}, given)
     print(f"{text}\n\n{machine()}")

@@ -1,8 +1,10 @@
 """Measure how long it takes from an atomic save to the start of the run that it causes.
 
-The clock starts before the rename that puts the new file in place and stops in the code of the first node that runs (where nothing runs: when `watch` gives RunStarted). The time that it has
+The clock starts before the rename that puts the new file in place and stops in the code of the
+first node that runs (where nothing runs: when `watch` gives RunStarted). The time that it has
 to be quiet (`settle_s`) is part of it and is told apart.
-Own time is the processor time that the whole process uses in between, which other work on the machine does not lengthen.
+Own time is the processor time that the whole process uses in between, which other work on the
+machine does not lengthen.
 
     python benchmarks/watch.py [--repetitions 40] [--record]
 """
@@ -47,9 +49,24 @@ MAIN = Path(__file__).parent.parent / "graphs/imagen.yaml"
 
 def chain(count: int) -> str:
     """Draw a graph of so many nodes in a row."""
-    lines = ["imagen_flow: 1", "inputs: {colour: teal}", "nodes:", '  first: {type: image.solid, width: 8, height: 8, colour: "${colour}"}', '  n0: {type: bench.begin, image: "${first}"}']
-    lines += [f'  n{i}: {{type: image.rotate, image: "${{n{i - 1}}}", degrees: 90}}' for i in range(1, count - 1)]
-    return "\n".join([*lines, 'outputs: {picture: {from: "${n' + str(count - 2) + '}", path: "picture.png"}}', ""])
+    lines = [
+        "imagen_flow: 1",
+        "inputs: {colour: teal}",
+        "nodes:",
+        '  first: {type: image.solid, width: 8, height: 8, colour: "${colour}"}',
+        '  n0: {type: bench.begin, image: "${first}"}',
+    ]
+    lines += [
+        f'  n{i}: {{type: image.rotate, image: "${{n{i - 1}}}", degrees: 90}}'
+        for i in range(1, count - 1)
+    ]
+    return "\n".join(
+        [
+            *lines,
+            'outputs: {picture: {from: "${n' + str(count - 2) + '}", path: "picture.png"}}',
+            "",
+        ]
+    )
 
 
 def edits(text: str) -> Iterator[str]:
@@ -68,8 +85,12 @@ def comments(text: str) -> Iterator[str]:
         yield f"# {number}\n{text}"
 
 
-def measure(folder: Path, text: str, changed: Callable[[str], Iterator[str]], repetitions: int) -> tuple[list[float], list[float]]:
-    """Watch a graph and save it again and again; give the seconds from each save to the start of its run, and of processor time."""
+def measure(
+    folder: Path, text: str, changed: Callable[[str], Iterator[str]], repetitions: int
+) -> tuple[list[float], list[float]]:
+    """Watch a graph and save it again and again; give the seconds from each save to the start of
+    its run, and of processor time.
+    """
     graph = folder / "graph.yaml"
     texts = changed(text)
     wall: list[float] = []
@@ -78,7 +99,14 @@ def measure(folder: Path, text: str, changed: Callable[[str], Iterator[str]], re
     saved: tuple[float, float] | None = None
     graph.write_text(next(texts))
     (folder / "plugin.py").write_text(PLUGIN)
-    for said in flow.watch(graph, plugins=[folder / "plugin.py"], out=folder / "out", store=folder / "store", settle_s=SETTLE_S, cancel=cancel):
+    for said in flow.watch(
+        graph,
+        plugins=[folder / "plugin.py"],
+        out=folder / "out",
+        store=folder / "store",
+        settle_s=SETTLE_S,
+        cancel=cancel,
+    ):
         if isinstance(said, RunStarted):
             started = (time.perf_counter(), time.process_time())
         elif isinstance(said, Refused | StepFailed):
@@ -133,7 +161,10 @@ def main() -> None:
             f"| {name} | {what} | {statistics.median(wall):.0f} | {high:.0f} | {max(wall):.0f} | {statistics.median(own):.0f} | {percentile(own, 0.95):.0f} | {goal} |"
         )
     if os.nice(0):
-        lines += ["", f"- Measured at niceness {os.nice(0)}, so that other work on the machine lengthens the times of the clock less."]
+        lines += [
+            "",
+            f"- Measured at niceness {os.nice(0)}, so that other work on the machine lengthens the times of the clock less.",
+        ]
     text = "\n".join(lines)
     print(machine())
     print(text)

@@ -1,9 +1,11 @@
 """imagen_flow: the build system for generative pictures.
 
-This is the one front door: what a plugin or a script may import stands here. Names are imported when they are first used, so that ``import imagen_flow``
+This is the one front door: what a plugin or a script may import stands here. Names are imported
+    when they are first used, so that ``import imagen_flow``
 costs a few milliseconds and never loads torch.
 
-For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports.
+For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the
+    types of ports.
 """
 
 from __future__ import annotations
@@ -48,7 +50,18 @@ if TYPE_CHECKING:
     )
     from ._watch import watch
     from .api import execute, load, plan, run
-    from .errors import Cancelled, GraphError, ImagenFlowError, Mark, ModelError, NodeError, OutputError, Problem, ProvenanceError, StoreError
+    from .errors import (
+        Cancelled,
+        GraphError,
+        ImagenFlowError,
+        Mark,
+        ModelError,
+        NodeError,
+        OutputError,
+        Problem,
+        ProvenanceError,
+        StoreError,
+    )
 
 __version__ = "0.1.0"
 

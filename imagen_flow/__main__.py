@@ -8,12 +8,25 @@ from typing import NoReturn
 
 __all__ = ["main"]
 
-#: Libraries that nodes use, whose warnings are about their own insides: what of them matters to a user, a node says in a note.
-_CHATTY = ("accelerate", "bitsandbytes", "diffusers", "huggingface_hub", "peft", "torch", "torchao", "torchvision", "transformers")
+# : Libraries that nodes use, whose warnings are about their own insides: what of them matters to a
+# user, a node says in a note.
+_CHATTY = (
+    "accelerate",
+    "bitsandbytes",
+    "diffusers",
+    "huggingface_hub",
+    "peft",
+    "torch",
+    "torchao",
+    "torchvision",
+    "transformers",
+)
 
 
 def quiet_libraries() -> None:
-    """Have libraries log errors only, and not warn; whatever the environment says of that goes first. They read it when they are imported."""
+    """Have libraries log errors only, and not warn; whatever the environment says of that goes
+    first. They read it when they are imported.
+    """
     for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     if not sys.warnoptions:
@@ -23,7 +36,9 @@ def quiet_libraries() -> None:
 
 
 def open_streams() -> None:
-    """Lead standard streams that are closed to nowhere: else the next file that is opened, of the store perhaps, would take what is printed."""
+    """Lead standard streams that are closed to nowhere: else the next file that is opened, of the
+    store perhaps, would take what is printed.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -49,6 +64,7 @@ def main() -> NoReturn:
 
 if __name__ == "__main__":
     if sys.path[:1] == [os.getcwd()]:
-        # `python -m` looks for modules in the working directory first, which may be a folder that was fetched.
+        # `python -m` looks for modules in the working directory first, which may be a folder that
+        # was fetched.
         del sys.path[0]
     main()

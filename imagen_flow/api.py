@@ -7,7 +7,8 @@
     outputs = flow.run("graphs/imagen.yaml", prompt="a large green star on a white background")
     outputs["picture"].to_pil().show()
 
-An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`: nothing is written unless a folder is named.
+An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`: nothing is written
+unless a folder is named.
 """
 
 from __future__ import annotations
@@ -39,12 +40,18 @@ __all__ = ["execute", "load", "plan", "run"]
 _logger = logging.getLogger(__name__)
 
 
-def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str | Path] | str | Path = (), registry: Registry | None = None) -> Graph:
+def load(
+    graph: str | Path | Mapping[str, Any] | Graph,
+    *,
+    plugins: Iterable[str | Path] | str | Path = (),
+    registry: Registry | None = None,
+) -> Graph:
     """Read and resolve a graph.
 
     Params:
         graph: a file's path, or the same as a mapping.
-        plugins: local files of nodes (or one), beside those that ``imagen-flow.toml`` names and the user trusts.
+        plugins: local files of nodes (or one), beside those that ``imagen-flow.toml`` names and the
+            user trusts.
         registry: node types to resolve against; default: those of the installed plugins.
     Raises:
         GraphError: its problems, all of them, in file order.
@@ -52,11 +59,18 @@ def load(graph: str | Path | Mapping[str, Any] | Graph, *, plugins: Iterable[str
     return _load(graph, Options.of(plugins=plugins), registry)
 
 
-def _load(graph: str | Path | Mapping[str, Any] | Graph, options: Options, registry: Registry | None = None) -> Graph:
+def _load(
+    graph: str | Path | Mapping[str, Any] | Graph,
+    options: Options,
+    registry: Registry | None = None,
+) -> Graph:
     if isinstance(graph, Graph):
         return graph
     if not isinstance(graph, str | Path | Mapping):
-        raise TypeError(f"a graph is a file's path, a mapping or what `load` gave, and not {type(graph).__name__}")
+        raise TypeError(
+            "a graph is a file's path, a mapping or what `load` gave, and not"
+            f" {type(graph).__name__}"
+        )
     if registry is None:
         files, refused = plugin_files(options, _settings(graph))
         for problem in refused:
@@ -85,25 +99,40 @@ def plan(
     """Plan a run: say what would run and why, and run nothing.
 
     Params:
-        inputs, more: values of the graph's inputs; one named like a parameter here goes into `inputs`.
-        store: an open Store, its folder, or None to keep nothing (files and models that outputs give then lie in a temporary folder until the program ends).
+        inputs, more: values of the graph's inputs; one named like a parameter here goes into
+            `inputs`.
+        store: an open Store, its folder, or None to keep nothing (files and models that outputs
+            give then lie in a temporary folder until the program ends).
         force: nodes (or one) that run even if the store holds what they give.
         locked: take of the hub only what ``imagen-flow.lock`` names.
-        tiny: take small models with random weights in place of all but the embedded ones: to try a graph offline, in seconds.
-        allow_pickle: pickles that may be loaded, after a look into them, each by path or as ``hf:org/name@main/FILE``.
+        tiny: take small models with random weights in place of all but the embedded ones: to try a
+            graph offline, in seconds.
+        allow_pickle: pickles that may be loaded, after a look into them, each by path or as
+            ``hf:org/name@main/FILE``.
         trust_remote_code: references of models whose own code may run.
     Raises:
         GraphError: problems of the graph or of the values.
     """
     options = Options.of(
-        device=device, dtype=dtype, force=force, store=store, plugins=plugins, locked=locked, tiny=tiny, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+        device=device,
+        dtype=dtype,
+        force=force,
+        store=store,
+        plugins=plugins,
+        locked=locked,
+        tiny=tiny,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
     )
-    # The store is open while the plan is made and while it is carried out: whoever drops a plan, or keeps it for long, leaves nothing open.
+    # The store is open while the plan is made and while it is carried out: whoever drops a plan, or
+    # keeps it for long, leaves nothing open.
     return prepare(_request(graph, options, {**(inputs or {}), **more}))
 
 
 class Outputs(dict[str, Any]):
-    """The outputs of a run, by name. `notes` are what its steps had to say of their results, as warnings: those that came from the store too."""
+    """The outputs of a run, by name. `notes` are what its steps had to say of their results, as
+    warnings: those that came from the store too.
+    """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         super().__init__(dict.fromkeys(names))
@@ -129,11 +158,13 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
 ) -> Outputs:
-    """Run a graph and return its outputs by name; an absent one is None. What nodes noted of their results is in the `notes` of what is returned.
+    """Run a graph and return its outputs by name; an absent one is None. What nodes noted of their
+    results is in the `notes` of what is returned.
 
     Params:
         out: the folder that outputs with a path are written to; None writes nothing.
-        replace: where the graph says ``exists: replace``, let also files, folders and models replace what no run wrote.
+        replace: where the graph says ``exists: replace``, let also files, folders and models
+            replace what no run wrote.
         pool: a ModelPool to keep models in between runs.
         on_event: called with every event, in this thread.
         (the rest as for `plan`)
@@ -143,7 +174,15 @@ def run(
         OutputError: an output could not be written.
     """
     options = Options.of(
-        device=device, dtype=dtype, force=force, store=store, plugins=plugins, locked=locked, tiny=tiny, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+        device=device,
+        dtype=dtype,
+        force=force,
+        store=store,
+        plugins=plugins,
+        locked=locked,
+        tiny=tiny,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
     )
     with ExitStack() as stack:
         request = _request(graph, options, {**(inputs or {}), **more})
@@ -152,7 +191,11 @@ def run(
         made = prepare(request)
         outputs = Outputs(made.graph.outputs)
         failure: Exception | None = None
-        for event in execute(made, out=OutFolder(Path(out), replace=replace or None) if out is not None else None, pool=pool):
+        for event in execute(
+            made,
+            out=OutFolder(Path(out), replace=replace or None) if out is not None else None,
+            pool=pool,
+        ):
             if on_event:
                 on_event(event)
             if isinstance(event, OutputWritten):
@@ -170,15 +213,25 @@ def run(
         return outputs
 
 
-def _request(graph: str | Path | Mapping[str, Any] | Graph, options: Options, values: Mapping[str, Any]) -> Request:
+def _request(
+    graph: str | Path | Mapping[str, Any] | Graph, options: Options, values: Mapping[str, Any]
+) -> Request:
     """Ask for a graph with these options."""
     resolved, settings = _load(graph, options), _settings(graph)
     codecs = resolved.registry.codecs if resolved.registry else Codecs()
-    return Request(resolved, options, values, settings=settings, store=open_store(options, settings, codecs, on_demand=True))
+    return Request(
+        resolved,
+        options,
+        values,
+        settings=settings,
+        store=open_store(options, settings, codecs, on_demand=True),
+    )
 
 
 def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> Settings:
-    """Read the ``imagen-flow.toml`` that holds for a graph: from its folder upward, or from the working directory for one that is no file."""
+    """Read the ``imagen-flow.toml`` that holds for a graph: from its folder upward, or from the
+    working directory for one that is no file.
+    """
     if isinstance(graph, Graph):
         return config.load(graph.folder)
     return config.load(Path() if isinstance(graph, Mapping) else Path(graph).parent)

@@ -2,7 +2,8 @@
 
 Two kinds of fault, never mixed:
 
-* a **problem** is found in something a user wrote (a graph, an option, a file). Problems are values: they are
+* a **problem** is found in something a user wrote (a graph, an option, a file). Problems are
+  values: they are
   gathered, sorted into file order and all shown at once.
 * an **error** is raised while a step runs. It names the node and chains its cause.
 
@@ -77,7 +78,8 @@ class Mark:
         return f"{self.source.name}:{self.line}:{self.column}"
 
 
-#: Every problem code, and what it means in one line. The gallery in tests/problems/ has a broken graph for each.
+# : Every problem code, and what it means in one line. The gallery in tests/problems/ has a broken
+# graph for each.
 CODES: dict[str, str] = {
     "syntax": "the text is neither YAML 1.2 nor JSON",
     "unquoted-reference": "a reference in a flow mapping needs quotes",
@@ -85,7 +87,9 @@ CODES: dict[str, str] = {
     "unreadable": "the file cannot be read",
     "too-large": "the file is larger than a graph may be",
     "too-deep": "the text is nested deeper than a graph may be",
-    "yaml-feature": "anchors, aliases, tags, merge keys and second documents are not part of a graph",
+    "yaml-feature": (
+        "anchors, aliases, tags, merge keys and second documents are not part of a graph"
+    ),
     "duplicate-key": "a mapping has the same key twice",
     "bad-shape": "a mapping, list or word stands where another is wanted",
     "unknown-version": "the graph's format version is not known",
@@ -159,7 +163,9 @@ class Problem:
     @property
     def place(self) -> tuple[str, int, int]:
         """Order problems by file, line and column."""
-        return (self.mark.source.name, self.mark.line, self.mark.column) if self.mark else ("", 0, 0)
+        return (
+            (self.mark.source.name, self.mark.line, self.mark.column) if self.mark else ("", 0, 0)
+        )
 
 
 def _cut(words: str, limit: int = 2_000) -> str:
@@ -168,9 +174,13 @@ def _cut(words: str, limit: int = 2_000) -> str:
 
 
 def first_problems(problems: Iterable[Problem]) -> tuple[list[Problem], str]:
-    """Give the problems to show, of too many the first ones, errors before warnings; and the words that count the rest."""
+    """Give the problems to show, of too many the first ones, errors before warnings; and the words
+    that count the rest.
+    """
     every = list(problems)
-    chosen = sorted(sorted(range(len(every)), key=lambda i: (every[i].severity != "error", i))[:MOST_PROBLEMS])
+    chosen = sorted(
+        sorted(range(len(every)), key=lambda i: (every[i].severity != "error", i))[:MOST_PROBLEMS]
+    )
     rest = len(every) - len(chosen)
     return [every[i] for i in chosen], f"and {rest:,} more" if rest else ""
 
@@ -190,7 +200,8 @@ def _excerpt(text: str, mark: Mark, limit: int = 160) -> list[str]:
         text = text[start : start + limit]
         column -= start
     gutter = f"{mark.line} | "
-    # Tabs keep their width in the line and wide characters take two columns, so the caret line copies both.
+    # Tabs keep their width in the line and wide characters take two columns, so the caret line
+    # copies both.
     pad = "".join("\t" if c == "\t" else "\u3000" if _is_wide(c) else " " for c in text[:column])
     width = max(1, min(mark.width, len(text) - column))
     return [gutter + text, " " * (len(gutter) - 2) + "| " + pad + "^" * width]
@@ -203,7 +214,9 @@ def _is_wide(character: str) -> bool:
 
 
 class ImagenFlowError(Exception):
-    """Anything that imagen_flow raises on purpose. Its words are safe to print, whatever they quote."""
+    """Anything that imagen_flow raises on purpose. Its words are safe to print, whatever they
+    quote.
+    """
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -221,14 +234,30 @@ class GraphError(ImagenFlowError):
 
 
 class NodeError(ImagenFlowError):
-    """A node failed while running. The cause is chained; `problem` says it in the form of a problem, `place` where in its code it was raised."""
+    """A node failed while running. The cause is chained; `problem` says it in the form of a
+    problem, `place` where in its code it was raised.
+    """
 
-    def __init__(self, node: str, message: str, *, mark: Mark | None = None, item: str = "", code: str = "node-failed", place: str = "") -> None:
+    def __init__(
+        self,
+        node: str,
+        message: str,
+        *,
+        mark: Mark | None = None,
+        item: str = "",
+        code: str = "node-failed",
+        place: str = "",
+    ) -> None:
         self.node = node
         self.item = item
         self.message = message
         self.place = place
-        self.problem = Problem(code, f"{node}{f' ({item})' if item else ''}: {message}", mark, why=f"raised at {place}" if place else "")
+        self.problem = Problem(
+            code,
+            f"{node}{f' ({item})' if item else ''}: {message}",
+            mark,
+            why=f"raised at {place}" if place else "",
+        )
         super().__init__(node, message)
 
     def __str__(self) -> str:
@@ -255,12 +284,17 @@ class Cancelled(ImagenFlowError):
     """The run was asked to stop."""
 
 
-#: Control characters but for tabs and line ends; and what reorders a line of text, or ends it where no line end is seen.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+# : Control characters but for tabs and line ends; and what reorders a line of text, or ends it
+# where no line end is seen.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
+)
 
 
 def printable(text: str) -> str:
-    """Replace control characters: what a file, a model or a plugin says must not steer the terminal, nor look like something else."""
+    """Replace control characters: what a file, a model or a plugin says must not steer the
+    terminal, nor look like something else.
+    """
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -272,7 +306,9 @@ def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:
     """
     known: Sequence[str] = sorted(set(candidates))
     if len(known) > _MOST_CANDIDATES:
-        known = [one for one in known if abs(len(one) - len(word)) <= 2 and one[:2] == word[:2]][:_MOST_CANDIDATES]
+        known = [one for one in known if abs(len(one) - len(word)) <= 2 and one[:2] == word[:2]][
+            :_MOST_CANDIDATES
+        ]
         what = ""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:

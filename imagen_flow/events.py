@@ -35,7 +35,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the store. `nodes` says how many each node has, by name, of those that may be needed; `took` how many seconds one of them took when the graph was run last."""
+    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the
+    store. `nodes` says how many each node has, by name, of those that may be needed; `took` how
+    many seconds one of them took when the graph was run last.
+    """
 
     graph: str
     steps: int
@@ -48,7 +51,9 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepsKnown:
-    """How many steps a node has, now that a value says it; RunStarted knew of another count, or of none."""
+    """How many steps a node has, now that a value says it; RunStarted knew of another count, or of
+    none.
+    """
 
     node: str
     steps: int
@@ -99,7 +104,9 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepNote:
-    """A step has something to say of its result, as a warning: said when the node says it, and again when the result comes from the store."""
+    """A step has something to say of its result, as a warning: said when the node says it, and
+    again when the result comes from the store.
+    """
 
     node: str
     item: str
@@ -174,7 +181,9 @@ class StepDamaged:
 
 @dataclass(frozen=True, slots=True)
 class OutputWritten:
-    """An output has its value and, if it has a path, the file is in place (`changed`: written anew)."""
+    """An output has its value and, if it has a path, the file is in place (`changed`: written
+    anew).
+    """
 
     output: str
     item: str
@@ -241,7 +250,9 @@ _LIVE = frozenset({"preview", "value", "error", "nodes", "took"})
 def as_json(event: Event) -> dict[str, Any]:
     """Return an event as plain data: its name, then its fields without live objects."""
     name = type(event).__name__
-    said: dict[str, Any] = {"event": "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")}
+    said: dict[str, Any] = {
+        "event": "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+    }
     for one in fields(event):
         if one.name not in _LIVE:
             value = getattr(event, one.name)

@@ -1,4 +1,6 @@
-"""What all tests share: which of them run, and a home of their own for what a user's machine would keep."""
+"""What all tests share: which of them run, and a home of their own for what a user's machine would
+keep.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ ON_REQUEST = {
     "checkpoint": "needs real checkpoints: make test-checkpoints, or pytest --run checkpoint",
 }
 
-# The libraries read these when they are imported: nothing is downloaded, and two workers share two cores.
+# The libraries read these when they are imported: nothing is downloaded, and two workers share two
+# cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts something in the background has it ignore an interrupt, and what that starts inherits it; tests send interrupts to commands.
+# A shell that starts something in the background has it ignore an interrupt, and what that starts
+# inherits it; tests send interrupts to commands.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,13 +35,20 @@ hypothesis.settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run", default="", metavar="MARKS", help=f"also run tests with these marks, comma-separated: {', '.join(ON_REQUEST)}")
+    parser.addoption(
+        "--run",
+        default="",
+        metavar="MARKS",
+        help=f"also run tests with these marks, comma-separated: {', '.join(ON_REQUEST)}",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     asked = {word.strip() for word in config.getoption("--run").split(",") if word.strip()}
     if unknown := asked - ON_REQUEST.keys():
-        raise pytest.UsageError(f"--run takes {', '.join(ON_REQUEST)}, not {', '.join(sorted(unknown))}")
+        raise pytest.UsageError(
+            f"--run takes {', '.join(ON_REQUEST)}, not {', '.join(sorted(unknown))}"
+        )
     for item in items:
         for mark, reason in ON_REQUEST.items():
             if mark in item.keywords and mark not in asked:
@@ -45,11 +56,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test a home of its own, so that it sees neither the user's store and settings nor another test's."""
+def own_home(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Give each test a home of its own, so that it sees neither the user's store and settings nor
+    another test's.
+    """
     home = tmp_path_factory.mktemp("home")
     if "checkpoint" not in request.keywords:
-        for variable in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "IMAGEN_FLOW_STORE"):
+        for variable in (
+            "HF_HOME",
+            "HF_HUB_CACHE",
+            "XDG_CACHE_HOME",
+            "XDG_CONFIG_HOME",
+            "IMAGEN_FLOW_STORE",
+        ):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("HOME", str(home))
     return home

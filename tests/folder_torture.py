@@ -1,13 +1,19 @@
-"""Torture a hot folder: files dropped at random, slowly, renamed and replaced on the way, and its processes killed at random instants. Then count.
+"""Torture a hot folder: files dropped at random, slowly, renamed and replaced on the way, and its
+processes killed at random instants. Then count.
 
 ::
 
-    python tests/folder_torture.py                    # until 300 kills, with two workers; prints the seed that tells the run again
+    python tests/folder_torture.py                    # until 300 kills, with two workers; prints
+    the seed that tells the run again
     python tests/folder_torture.py --kills 1000 --workers 1 --seed 7
-    python tests/folder_torture.py --apart /dev/shm/x # the watched folder on a file system of its own, so that originals are copied
-    python tests/folder_torture.py --embedded         # photographs drawn on the spot, through the models that come along
+    python tests/folder_torture.py --apart /dev/shm/x # the watched folder on a file system of its
+    own, so that originals are copied
+    python tests/folder_torture.py --embedded         # photographs drawn on the spot, through the
+    models that come along
 
-In the end every file that was dropped is accounted for exactly once (its original, in its last form, in `done` or `failed`; its outputs, whole and right, in `out`), and nothing else lies anywhere.
+In the end every file that was dropped is accounted for exactly once (its original, in its last
+form, in `done` or `failed`; its outputs, whole and right, in `out`), and nothing else lies
+anywhere.
 What is random is drawn from the seed; when exactly a process dies also hangs on the machine.
 """
 
@@ -118,19 +124,35 @@ class Torture:
             folder.mkdir(parents=True)
         (self.root / "graph.yaml").write_text(PICTURES if self.embedded else GRAPH)
         (self.root / "toys.py").write_text(NODES)
-        (self.root / "line.yaml").write_text(LINE.format(inbox=json.dumps(str(self.inbox)), settle_s=self.settle_s, concurrency=1 if self.embedded else 2))
+        (self.root / "line.yaml").write_text(
+            LINE.format(
+                inbox=json.dumps(str(self.inbox)),
+                settle_s=self.settle_s,
+                concurrency=1 if self.embedded else 2,
+            )
+        )
 
     def ask(self, words: str) -> int:
-        """Ask the process that the others are forked off: ``launch`` gives a new one's number, ``wait N`` how it ended. Importing all anew for each would take a hundred times as long as dying does."""
+        """Ask the process that the others are forked off: ``launch`` gives a new one's number,
+        ``wait N`` how it ended. Importing all anew for each would take a hundred times as long as
+        dying does.
+        """
         if self.nursery is None:
             command = [sys.executable, __file__, "--nursery"]
-            self.nursery = subprocess.Popen(command, cwd=self.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            self.nursery = subprocess.Popen(
+                command,
+                cwd=self.root,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         assert self.nursery.stdin is not None and self.nursery.stdout is not None
         self.nursery.stdin.write(f"{words}\n".encode())
         self.nursery.stdin.flush()
         return int(self.nursery.stdout.readline())
 
-    # -- dropping ----------------------------------------------------------------------------------------------------------------
+    # -- dropping
+    # ----------------------------------------------------------------------------------------------------------------
 
     def drop(self, chance: random.Random, number: int) -> None:
         """Drop a file in one of the ways in which people and programs do."""
@@ -156,7 +178,8 @@ class Torture:
         elif way == "replaced":
             self.expected.setdefault(path, data)
             place.write_bytes(data)
-            # The first form has gone or the second takes its place: whichever comes, the last form counts.
+            # The first form has gone or the second takes its place: whichever comes, the last form
+            # counts.
             time.sleep(chance.uniform(0, self.settle_s / 2))
             data = self.content(chance, number)
             aside = place.with_name(f".{place.name}.part")
@@ -173,10 +196,17 @@ class Torture:
         if self.embedded:
             return photograph(chance)
         # Some have the content of others, some cannot be done.
-        word = "poison" if chance.random() < 0.06 else "same" if chance.random() < 0.1 else f"{number} {chance.random()}"
+        word = (
+            "poison"
+            if chance.random() < 0.06
+            else "same"
+            if chance.random() < 0.1
+            else f"{number} {chance.random()}"
+        )
         return f"begin {word} {'x' * chance.choice([0, 10, 5000])} end".encode()
 
-    # -- killing -----------------------------------------------------------------------------------------------------------------
+    # -- killing
+    # -----------------------------------------------------------------------------------------------------------------
 
     def kill_one(self, chance: random.Random) -> None:
         """Kill a process at a random instant, and launch another; or only stop it for a while."""
@@ -187,7 +217,8 @@ class Torture:
             self.wait_for(lambda: process in self.at_work())
         time.sleep(chance.uniform(0, 6.0 if self.embedded else 0.5))
         if chance.random() < 0.08:
-            # Not dead, but silent for longer than its lease: another takes its item over, and it must find that out.
+            # Not dead, but silent for longer than its lease: another takes its item over, and it
+            # must find that out.
             os.kill(process, signal.SIGSTOP)
             time.sleep(chance.uniform(1.0, 3.5))
             os.kill(process, signal.SIGCONT)
@@ -195,7 +226,9 @@ class Torture:
             return
         os.kill(process, signal.SIGKILL if chance.random() < 0.9 else signal.SIGTERM)
         code = self.ask(f"wait {process}")
-        assert code in (0, -signal.SIGKILL, -signal.SIGTERM), f"a process ended by itself, with {code}"
+        assert code in (0, -signal.SIGKILL, -signal.SIGTERM), (
+            f"a process ended by itself, with {code}"
+        )
         self.killed += 1
         self.processes[number] = self.ask("launch")
 
@@ -225,7 +258,9 @@ class Torture:
             while self.killed < self.kills:
                 self.kill_one(chance)
                 if self.killed % 50 == 0:
-                    self.report(f"{self.killed} kills, {len(list((self.root / 'done').rglob('*.txt')))} done, {time.monotonic() - self.began:.0f} s")
+                    self.report(
+                        f"{self.killed} kills, {len(list((self.root / 'done').rglob('*.txt')))} done, {time.monotonic() - self.began:.0f} s"
+                    )
             dropping.join()
             self.rest()
         finally:
@@ -242,7 +277,11 @@ class Torture:
     def drop_all(self, chance: random.Random) -> None:
         for number in range(self.files):
             # Spread over the kills, in bursts.
-            self.wait_for(lambda number=number: self.killed >= number // 8 * 8 * self.kills // self.files or self.over.is_set())
+            self.wait_for(
+                lambda number=number: (
+                    self.killed >= number // 8 * 8 * self.kills // self.files or self.over.is_set()
+                )
+            )
             self.drop(chance, number)
 
     def rest(self) -> None:
@@ -260,12 +299,20 @@ class Torture:
             time.sleep(0.2)
         raise AssertionError(f"{left} files are left: {sorted((self.root / 'in').rglob('*'))[:5]}")
 
-    # -- counting ----------------------------------------------------------------------------------------------------------------
+    # -- counting
+    # ----------------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Account for every file."""
         places = {"in": self.inbox, **{top: self.root / top for top in ("out", "done", "failed")}}
-        found = {top: {p.relative_to(place).as_posix(): p.read_bytes() for p in sorted(place.rglob("*")) if p.is_file()} for top, place in places.items()}
+        found = {
+            top: {
+                p.relative_to(place).as_posix(): p.read_bytes()
+                for p in sorted(place.rglob("*"))
+                if p.is_file()
+            }
+            for top, place in places.items()
+        }
         assert found["in"] == {}
         outputs: set[str] = set()
         originals: dict[str, list[bytes]] = {}
@@ -277,9 +324,15 @@ class Torture:
             stem, ending = os.path.splitext(path)
             folder, _, item = stem.rpartition("/")
             below = f"{folder}/" if folder else ""
-            forms = {name: kept for name, kept in originals.items() if name == path or (name.startswith(f"{stem}-") and name.endswith(ending))}
+            forms = {
+                name: kept
+                for name, kept in originals.items()
+                if name == path or (name.startswith(f"{stem}-") and name.endswith(ending))
+            }
             last = [name for name, kept in forms.items() if kept == [data]]
-            assert len(last) == 1, f"{path} is there {len(last)} times in its last form: {list(forms)}"
+            assert len(last) == 1, (
+                f"{path} is there {len(last)} times in its last form: {list(forms)}"
+            )
             for name in forms:
                 del originals[name]
             is_poison = b"poison" in data and not self.embedded
@@ -288,7 +341,9 @@ class Torture:
             loud, again = f"{below}{item}.txt", f"{below}more/{item}-again.{ending[1:]}"
             if is_poison:
                 assert f"{last[0]}.failed.txt" in found["failed"], f"{path} has no reason"
-                outputs |= {loud, f"{loud}.provenance.json", again} & found["out"].keys()  # of a form before it
+                outputs |= {loud, f"{loud}.provenance.json", again} & found[
+                    "out"
+                ].keys()  # of a form before it
                 continue
             outputs |= {loud, f"{loud}.provenance.json", again}
             if self.embedded:
@@ -297,12 +352,22 @@ class Torture:
                 assert found["out"][again].endswith(b"IEND\xaeB`\x82")
             else:
                 wanted = data.upper() + b"\n"
-                assert (found["out"].get(loud), found["out"].get(again)) == (wanted, wanted), f"{path} has not its outputs"
+                assert (found["out"].get(loud), found["out"].get(again)) == (wanted, wanted), (
+                    f"{path} has not its outputs"
+                )
         reasons = {name for name in found["failed"] if name.endswith(".failed.txt")}
-        assert {name.removesuffix(".failed.txt") for name in reasons} == {name for name in found["failed"] if not name.endswith(".failed.txt")}
+        assert {name.removesuffix(".failed.txt") for name in reasons} == {
+            name for name in found["failed"] if not name.endswith(".failed.txt")
+        }
         assert originals == {}, f"originals that nobody dropped: {list(originals)}"
-        assert found["out"].keys() == outputs, f"files that should not be there: {sorted(found['out'].keys() - outputs)[:5]}"
-        hidden = [p for p in self.root.rglob(".imagen_flow-*") if "journal" not in p.parts and "store" not in p.relative_to(self.root).parts[:1]]
+        assert found["out"].keys() == outputs, (
+            f"files that should not be there: {sorted(found['out'].keys() - outputs)[:5]}"
+        )
+        hidden = [
+            p
+            for p in self.root.rglob(".imagen_flow-*")
+            if "journal" not in p.parts and "store" not in p.relative_to(self.root).parts[:1]
+        ]
         assert hidden == [], f"temporary files are left: {hidden[:5]}"
         faults = [said for said in self.log() if said["event"] == "fault"]
         assert faults == [], faults[:3]
@@ -310,14 +375,22 @@ class Torture:
         for said in self.log():
             if said["event"] in ("done", "failed") and said.get("original") != "replaced":
                 ends[said["item"]] = ends.get(said["item"], 0) + 1
-        self.report(f"{len(self.expected)} files accounted for, {self.killed} kills, {sum(ends.values())} ends, {time.monotonic() - self.began:.0f} s, seed {self.seed}")
+        self.report(
+            f"{len(self.expected)} files accounted for, {self.killed} kills, {sum(ends.values())} ends, {time.monotonic() - self.began:.0f} s, seed {self.seed}"
+        )
 
     def log(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in (self.root / "line.journal" / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+        return [
+            json.loads(line)
+            for line in (self.root / "line.journal" / "log.jsonl").read_text().splitlines()
+            if line.endswith("}")
+        ]
 
 
 def photograph(chance: random.Random) -> bytes:
-    """Draw what a camera might give: a scene of the embedded models' world, with light that falls off and noise."""
+    """Draw what a camera might give: a scene of the embedded models' world, with light that falls
+    off and noise.
+    """
     from io import BytesIO
 
     import numpy as np
@@ -326,9 +399,16 @@ def photograph(chance: random.Random) -> bytes:
     side = chance.choice([64, 96, 160])
     scene = Image.new("RGB", (side, side), chance.choice(["black", "navy", "grey", "white"]))
     draw = ImageDraw.Draw(scene)
-    x, y, radius = chance.uniform(0.3, 0.7) * side, chance.uniform(0.3, 0.7) * side, chance.uniform(0.1, 0.25) * side
+    x, y, radius = (
+        chance.uniform(0.3, 0.7) * side,
+        chance.uniform(0.3, 0.7) * side,
+        chance.uniform(0.1, 0.25) * side,
+    )
     shape = draw.ellipse if chance.random() < 0.5 else draw.rectangle
-    shape((x - radius, y - radius, x + radius, y + radius), fill=chance.choice(["red", "green", "blue", "yellow"]))
+    shape(
+        (x - radius, y - radius, x + radius, y + radius),
+        fill=chance.choice(["red", "green", "blue", "yellow"]),
+    )
     pixels = np.asarray(scene.filter(ImageFilter.GaussianBlur(0.6)), "float32")
     noise = np.random.default_rng(chance.randrange(2**32)).normal(0, 4, pixels.shape)
     light = np.linspace(1.0, 0.8, side, dtype="float32")[:, None, None]
@@ -360,7 +440,18 @@ def nursery() -> None:
             from imagen_flow._cli import main as command
 
             try:
-                command(["folder", "run", "line.yaml", "--json", "--plugin", "toys.py", "--store", "store"])
+                command(
+                    [
+                        "folder",
+                        "run",
+                        "line.yaml",
+                        "--json",
+                        "--plugin",
+                        "toys.py",
+                        "--store",
+                        "store",
+                    ]
+                )
             except SystemExit as left:
                 os._exit(left.code if isinstance(left.code, int) else 1)
             os._exit(1)
@@ -376,8 +467,14 @@ def main() -> None:
     options.add_argument("--files", type=int)
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
-    options.add_argument("--embedded", action="store_true", help="photographs, through the embedded models")
-    options.add_argument("--apart", type=Path, help="a new folder on another file system, for the files that are dropped")
+    options.add_argument(
+        "--embedded", action="store_true", help="photographs, through the embedded models"
+    )
+    options.add_argument(
+        "--apart",
+        type=Path,
+        help="a new folder on another file system, for the files that are dropped",
+    )
     options.add_argument("--root", type=Path, help="a new folder to work in, which is kept")
     said = options.parse_args()
     import tempfile
@@ -386,7 +483,16 @@ def main() -> None:
     print(f"seed {said.seed}, in {root}", flush=True)  # noqa: T201
     kills = said.kills if said.kills is not None else 6 if said.embedded else 300
     files = said.files if said.files is not None else 6 if said.embedded else 3 * kills
-    Torture(root, said.seed, kills, files, said.workers, embedded=said.embedded, apart=said.apart, report=lambda words: print(words, flush=True)).run()  # noqa: T201
+    Torture(
+        root,
+        said.seed,
+        kills,
+        files,
+        said.workers,
+        embedded=said.embedded,
+        apart=said.apart,
+        report=lambda words: print(words, flush=True),  # noqa: T201
+    ).run()
 
 
 if __name__ == "__main__":

@@ -122,12 +122,18 @@ def timeless(text: str) -> str:
     return re.sub(r"\d+\.\d+ s", "T s", text)
 
 
-# --- help ----------------------------------------------------------------------------------------------------------------------
+# --- help
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_help_is_the_commands_own() -> None:
     """What help says of each command is the first line of that command's own help."""
-    own = {name: getattr(importlib.import_module(f"imagen_flow._cli.{name}"), name).help.partition("\n")[0] for name in cli.COMMANDS}
+    own = {
+        name: getattr(importlib.import_module(f"imagen_flow._cli.{name}"), name).help.partition(
+            "\n"
+        )[0]
+        for name in cli.COMMANDS
+    }
     assert own == cli.COMMANDS
 
 
@@ -135,11 +141,15 @@ def test_help_names_every_command(call: Call) -> None:
     """Help lists the commands in the order of their use."""
     said = call("--help")
     assert said.code == 0
-    assert re.findall(r"^  (\w+)  ", said.out.partition("Commands:")[2], re.MULTILINE) == list(cli.COMMANDS)
+    assert re.findall(r"^  (\w+)  ", said.out.partition("Commands:")[2], re.MULTILINE) == list(
+        cli.COMMANDS
+    )
 
 
 def test_help_imports_click_only() -> None:
-    """Help imports nothing but click and the standard library, and of this project only the list of commands."""
+    """Help imports nothing but click and the standard library, and of this project only the list of
+    commands.
+    """
     code = """
 import sys
 from imagen_flow._cli import main
@@ -151,7 +161,10 @@ print(*sorted(n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_mo
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = said.stderr.split()
-    assert [n for n in imported if not n.startswith(("click", "colorama"))] == ["imagen_flow", "imagen_flow._cli"]
+    assert [n for n in imported if not n.startswith(("click", "colorama"))] == [
+        "imagen_flow",
+        "imagen_flow._cli",
+    ]
 
 
 def test_version(call: Call) -> None:
@@ -162,11 +175,16 @@ def test_version(call: Call) -> None:
 def test_unknown_command(call: Call) -> None:
     """An unknown command is answered by the nearest, with exit code 2."""
     said = call("rnu")
-    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is no command 'rnu'; did you mean 'run'?")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "Error: there is no command 'rnu'; did you mean 'run'?",
+    )
 
 
 def test_commands_of_plugins(folder: Path) -> None:
-    """Another distribution's command is listed from metadata, imported when called, and its fault is reported as ours would be."""
+    """Another distribution's command is listed from metadata, imported when called, and its fault
+    is reported as ours would be.
+    """
     (folder / "extra.py").write_text(
         'import click\n\nprint("imported")\n\n@click.command()\ndef hello():\n    """Say hello."""\n    click.echo("hello")\n\n'
         "@click.command()\ndef oops():\n    raise RuntimeError('a slip')\n"
@@ -174,32 +192,52 @@ def test_commands_of_plugins(folder: Path) -> None:
     metadata = folder / "extra-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[imagen_flow.commands]\nhello = extra:hello\noops = extra:oops\nbroken = missing_module:x\n")
+    (metadata / "entry_points.txt").write_text(
+        "[imagen_flow.commands]\nhello = extra:hello\noops = extra:oops\nbroken = missing_module:x\n"
+    )
 
     def call(*arguments: str) -> Said:
         path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run([sys.executable, "-m", "imagen_flow", *arguments], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+        done = subprocess.run(
+            [sys.executable, "-m", "imagen_flow", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": path},
+        )
         return Said(done.returncode, done.stdout, done.stderr)
 
     listed = call("--help").out
     assert "imported" not in listed
-    assert "Commands of plugins:\n  broken  From extra 1.0.\n  hello   From extra 1.0.\n  oops    From extra 1.0.\n" in listed
+    assert (
+        "Commands of plugins:\n  broken  From extra 1.0.\n  hello   From extra 1.0.\n  oops    From extra 1.0.\n"
+        in listed
+    )
     assert call("hello") == Said(0, "imported\nhello\n", "")
     said = call("oops")
     assert said.code == 1
     assert "RuntimeError: a slip" in said.err
-    assert said.err.endswith("This is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.\n")
-    assert call("broken").err == "Error: the command 'broken' of extra 1.0 cannot be loaded: ModuleNotFoundError: No module named 'missing_module'\n"
+    assert said.err.endswith(
+        "This is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.\n"
+    )
+    assert (
+        call("broken").err
+        == "Error: the command 'broken' of extra 1.0 cannot be loaded: ModuleNotFoundError: No module named 'missing_module'\n"
+    )
 
 
-# --- run -----------------------------------------------------------------------------------------------------------------------
+# --- run
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_run(call: Call, folder: Path) -> None:
     """A run prints its outputs on standard output and what it did on standard error."""
     said = call("run", "g.yaml")
     assert (said.code, said.out) == (0, f"file   {Path('out', 'g.txt')}\nwords  A RED CIRCLE!\n")
-    assert timeless(said.err) == "✓ first  T s\n✓ second  T s\ndone in T s: 2 steps ran, 0 from the store\n"
+    assert (
+        timeless(said.err)
+        == "✓ first  T s\n✓ second  T s\ndone in T s: 2 steps ran, 0 from the store\n"
+    )
     assert (folder / "out" / "g.txt").read_text() == "A RED CIRCLE!\n"
 
 
@@ -208,25 +246,46 @@ def test_second_run(call: Call) -> None:
     first = call("run", "g.yaml")
     said = call("run", "g.yaml")
     assert (said.code, said.out) == (0, first.out)
-    assert timeless(said.err) == "  2 steps from the store\ndone in T s: 0 steps ran, 2 from the store\n"
+    assert (
+        timeless(said.err)
+        == "  2 steps from the store\ndone in T s: 0 steps ran, 2 from the store\n"
+    )
 
 
 def test_force(call: Call) -> None:
     """--force runs a node that the store holds; what comes out the same stops there."""
     call("run", "g.yaml")
-    assert timeless(call("run", "g.yaml", "--force", "first").err).endswith("1 step ran, 1 from the store\n")
+    assert timeless(call("run", "g.yaml", "--force", "first").err).endswith(
+        "1 step ran, 1 from the store\n"
+    )
     said = call("run", "g.yaml", "--force", "frist")
-    assert (said.code, said.err) == (2, "error[unknown-reference]: there is no node 'frist' to force\n  = fix: did you mean 'first'?\n")
+    assert (said.code, said.err) == (
+        2,
+        "error[unknown-reference]: there is no node 'frist' to force\n  = fix: did you mean 'first'?\n",
+    )
 
 
 def test_no_store(call: Call, own_home: Path) -> None:
-    """--no-store looks nothing up and keeps nothing; a store that is not there is not made by who looks into it."""
+    """--no-store looks nothing up and keeps nothing; a store that is not there is not made by who
+    looks into it.
+    """
     call("run", "g.yaml")
     assert call("run", "g.yaml", "--no-store").err.endswith("2 steps ran, 0 from the store\n")
-    for command in (("info", "--json"), ("verify",), ("gc", "--older-than", "1d"), ("clear", "--yes")):
+    for command in (
+        ("info", "--json"),
+        ("verify",),
+        ("gc", "--older-than", "1d"),
+        ("clear", "--yes"),
+    ):
         said = call("store", *command, "--store", "elsewhere")
-        assert (said.code, said.err.splitlines()[-1], Path("elsewhere").exists()) == (2, "Error: there is no store at 'elsewhere'", False)
-    assert call("run", "g.yaml", "--store", "elsewhere").err.endswith("2 steps ran, 0 from the store\n")
+        assert (said.code, said.err.splitlines()[-1], Path("elsewhere").exists()) == (
+            2,
+            "Error: there is no store at 'elsewhere'",
+            False,
+        )
+    assert call("run", "g.yaml", "--store", "elsewhere").err.endswith(
+        "2 steps ran, 0 from the store\n"
+    )
 
 
 def test_set(call: Call) -> None:
@@ -237,7 +296,10 @@ def test_set(call: Call) -> None:
 
 def test_bad_set(call: Call, folder: Path) -> None:
     """Wrong values are the command line's fault: all of them are shown, and the exit code is 2."""
-    graph(folder, 'inputs:\n  n: {type: int, max: 3}\n  t: {type: text, help: what to say}\nnodes: {a: {type: toy.loud, text: "${t} ${n}"}}\noutputs: {o: "${a}"}\n')
+    graph(
+        folder,
+        'inputs:\n  n: {type: int, max: 3}\n  t: {type: text, help: what to say}\nnodes: {a: {type: toy.loud, text: "${t} ${n}"}}\noutputs: {o: "${a}"}\n',
+    )
     said = call("run", "g.yaml", "--set", "n=many", "--set", "m=1")
     assert said.code == 2
     assert said.out == ""
@@ -260,19 +322,29 @@ g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
 3 problems
 """
     )
-    assert call("run", "g.yaml", "--set", "n").err.endswith("Error: Invalid value for '--set': wants name=value, not 'n'\n")
+    assert call("run", "g.yaml", "--set", "n").err.endswith(
+        "Error: Invalid value for '--set': wants name=value, not 'n'\n"
+    )
 
 
 def test_missing_graph(call: Call) -> None:
     """A graph that is not there is answered by the nearest, with exit code 2."""
     said = call("run", "h.yaml")
-    assert (said.code, said.err) == (2, "error[unreadable]: 'h.yaml' does not exist\n  = fix: did you mean 'g.yaml'?\n")
-    assert call("plan", ".").err.startswith("error[unreadable]: '.' is a folder, not a graph file\n")
+    assert (said.code, said.err) == (
+        2,
+        "error[unreadable]: 'h.yaml' does not exist\n  = fix: did you mean 'g.yaml'?\n",
+    )
+    assert call("plan", ".").err.startswith(
+        "error[unreadable]: '.' is a folder, not a graph file\n"
+    )
 
 
 def test_graph_problems(call: Call, folder: Path) -> None:
     """Problems of a graph are shown whole, in file order, with exit code 1, and nothing runs."""
-    graph(folder, 'nodes:\n  a: {type: toy.lout, text: "${b}"}\n  c: {type: toy.loud, txet: hello}\noutputs: {o: "${a}"}\n')
+    graph(
+        folder,
+        'nodes:\n  a: {type: toy.lout, text: "${b}"}\n  c: {type: toy.loud, txet: hello}\noutputs: {o: "${a}"}\n',
+    )
     said = call("run", "g.yaml")
     assert (said.code, said.out) == (1, "")
     assert re.findall(r"g\.yaml:\d+:\d+: error\[[a-z-]+\]", said.err) == [
@@ -284,7 +356,9 @@ def test_graph_problems(call: Call, folder: Path) -> None:
 
 
 def test_failure(call: Call, folder: Path) -> None:
-    """A failing node is shown with its place in the graph; what does not depend on it still runs; the exit code is 1."""
+    """A failing node is shown with its place in the graph; what does not depend on it still runs;
+    the exit code is 1.
+    """
     graph(
         folder,
         'nodes:\n  bad: {type: toy.fail, text: x}\n  after: {type: toy.loud, text: "${bad}"}\n  good: {type: toy.loud, text: y}\n'
@@ -310,7 +384,10 @@ failed in T s: 1 step ran, 0 from the store, 1 failed
 
 def test_fail_fast(call: Call, folder: Path) -> None:
     """--fail-fast stops at the first failure."""
-    graph(folder, 'nodes:\n  bad: {type: toy.fail, text: x}\n  good: {type: toy.loud, text: y}\noutputs: {a: "${bad}", b: "${good}"}\n')
+    graph(
+        folder,
+        'nodes:\n  bad: {type: toy.fail, text: x}\n  good: {type: toy.loud, text: y}\noutputs: {a: "${bad}", b: "${good}"}\n',
+    )
     said = call("run", "g.yaml", "--fail-fast")
     assert (said.code, "✓" in said.err) == (1, False)
 
@@ -320,7 +397,10 @@ def test_quiet(call: Call, folder: Path) -> None:
     said = call("run", "g.yaml", "--quiet")
     assert (said.code, said.err) == (0, "")
     assert said.out.endswith("words  A RED CIRCLE!\n")
-    graph(folder, 'inputs: {unused: 1}\nnodes: {bad: {type: toy.fail, text: x}}\noutputs: {a: "${bad}"}\n')
+    graph(
+        folder,
+        'inputs: {unused: 1}\nnodes: {bad: {type: toy.fail, text: x}}\noutputs: {a: "${bad}"}\n',
+    )
     assert call("run", "g.yaml", "-q").err.startswith("✗ bad failed:\n")
 
 
@@ -329,36 +409,68 @@ def test_json_events(call: Call) -> None:
     said = call("run", "g.yaml", "--json-events")
     assert (said.code, said.err) == (0, "")
     told = [json.loads(line) for line in said.out.splitlines()]
-    assert [e["event"] for e in told][:1] + [e["event"] for e in told][-1:] == ["run_started", "run_finished"]
+    assert [e["event"] for e in told][:1] + [e["event"] for e in told][-1:] == [
+        "run_started",
+        "run_finished",
+    ]
     assert all(isinstance(e["at_s"], float) for e in told)
     assert {e["value"] for e in told if e["event"] == "output_written"} == {"A RED CIRCLE!"}
 
 
 def test_json_events_tell_data(call: Call, folder: Path) -> None:
-    """What an output without a path gives is told whole if JSON can hold it: lists and mappings too."""
-    graph(folder, 'inputs: {p: {type: file, default: g.yaml}}\nnodes: {a: {type: toy.words, text: a b}}\noutputs: {a: "${a}", p: "${p}"}\n')
+    """What an output without a path gives is told whole if JSON can hold it: lists and mappings
+    too.
+    """
+    graph(
+        folder,
+        'inputs: {p: {type: file, default: g.yaml}}\nnodes: {a: {type: toy.words, text: a b}}\noutputs: {a: "${a}", p: "${p}"}\n',
+    )
     told = [json.loads(line) for line in call("run", "g.yaml", "--json-events").out.splitlines()]
-    assert {e["output"]: e.get("value", "not told") for e in told if e["event"] == "output_written"} == {"a": ["a", "b"], "p": "not told"}
+    assert {
+        e["output"]: e.get("value", "not told") for e in told if e["event"] == "output_written"
+    } == {"a": ["a", "b"], "p": "not told"}
 
 
 def test_drawn_seed(call: Call, folder: Path) -> None:
     """A drawn seed is printed, and giving it again gives the same."""
-    graph(folder, 'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n')
+    graph(
+        folder,
+        'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n',
+    )
     said = call("run", "g.yaml").out
-    drawn = re.fullmatch(r"o          lucky (\d+)\nseed seed  \1 \(drawn; --set seed=\1 gives the same again\)\n", said)
+    drawn = re.fullmatch(
+        r"o          lucky (\d+)\nseed seed  \1 \(drawn; --set seed=\1 gives the same again\)\n",
+        said,
+    )
     assert drawn is not None
     assert call("run", "g.yaml", "--set", f"seed={drawn[1]}").out == f"o  lucky {drawn[1]}\n"
 
 
 def test_a_seed_that_an_included_graph_draws(call: Call, folder: Path) -> None:
-    """It is printed with the node it was drawn in, by plan and by run, and giving it there gives the same again."""
-    graph(folder, 'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n', "inner.yaml")
+    """It is printed with the node it was drawn in, by plan and by run, and giving it there gives
+    the same again.
+    """
+    graph(
+        folder,
+        'inputs:\n  seed: {type: seed, default: random}\nnodes: {a: {type: toy.lucky, seed: "${seed}"}}\noutputs: {o: "${a}"}\n',
+        "inner.yaml",
+    )
     graph(folder, 'nodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n')
-    assert re.search(r"^seed n/seed: (\d+) \(drawn; 'seed: \1' at node 'n' keeps it\)$", call("plan", "g.yaml").out, re.MULTILINE)
+    assert re.search(
+        r"^seed n/seed: (\d+) \(drawn; 'seed: \1' at node 'n' keeps it\)$",
+        call("plan", "g.yaml").out,
+        re.MULTILINE,
+    )
     assert json.loads(call("plan", "g.yaml", "--json").out)["seeds"].keys() == {"n/seed"}
-    drawn = re.fullmatch(r"o            lucky (\d+)\nseed n/seed  \1 \(drawn; 'seed: \1' at node 'n' gives the same again\)\n", call("run", "g.yaml").out)
+    drawn = re.fullmatch(
+        r"o            lucky (\d+)\nseed n/seed  \1 \(drawn; 'seed: \1' at node 'n' gives the same again\)\n",
+        call("run", "g.yaml").out,
+    )
     assert drawn is not None
-    graph(folder, f'nodes: {{n: {{type: ./inner.yaml, seed: {drawn[1]}}}}}\noutputs: {{o: "${{n}}"}}\n')
+    graph(
+        folder,
+        f'nodes: {{n: {{type: ./inner.yaml, seed: {drawn[1]}}}}}\noutputs: {{o: "${{n}}"}}\n',
+    )
     assert call("run", "g.yaml").out == f"o  lucky {drawn[1]}\n"
 
 
@@ -371,15 +483,22 @@ def test_lists_and_absent(call: Call, folder: Path) -> None:
     )
     said = call("run", "g.yaml")
     assert said.code == 0
-    assert said.out == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: what it comes from is absent\n'
+    assert (
+        said.out
+        == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: what it comes from is absent\n'
+    )
 
 
 def test_warnings(call: Call, folder: Path) -> None:
     """Warnings are shown, and the run goes on."""
-    graph(folder, 'inputs: {unused: 1}\nnodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
+    graph(
+        folder, 'inputs: {unused: 1}\nnodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n'
+    )
     said = call("run", "g.yaml")
     assert (said.code, said.out) == (0, "o  X\n")
-    assert said.err.startswith("g.yaml:2:10: warning[unused-input]: nothing refers to the input 'unused'\n")
+    assert said.err.startswith(
+        "g.yaml:2:10: warning[unused-input]: nothing refers to the input 'unused'\n"
+    )
 
 
 def test_cached_run_is_light(call: Call, folder: Path) -> None:
@@ -400,13 +519,26 @@ print("imported:", *sorted(heavy & sys.modules.keys()))
     assert said.stdout.splitlines()[-1] == "imported:"
 
 
-# --- interrupts ----------------------------------------------------------------------------------------------------------------
+# --- interrupts
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def start(folder: Path, type_: str) -> subprocess.Popen[str]:
-    graph(folder, f'nodes: {{a: {{type: {type_}, text: x}}}}\noutputs: {{o: {{from: "${{a}}", path: "{{output}}.txt"}}}}\n')
+    graph(
+        folder,
+        f'nodes: {{a: {{type: {type_}, text: x}}}}\noutputs: {{o: {{from: "${{a}}", path: "{{output}}.txt"}}}}\n',
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "imagen_flow", "run", "g.yaml", "--plugin", "nodes.py", "--json-events"],
+        [
+            sys.executable,
+            "-m",
+            "imagen_flow",
+            "run",
+            "g.yaml",
+            "--plugin",
+            "nodes.py",
+            "--json-events",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -421,7 +553,9 @@ def start(folder: Path, type_: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(folder: Path, number: signal.Signals) -> None:
-    """The first interrupt ends a run at the node's next word: exit code 130, the last event says so, and nothing is left behind."""
+    """The first interrupt ends a run at the node's next word: exit code 130, the last event says
+    so, and nothing is left behind.
+    """
     process = start(folder, "toy.slow")
     process.send_signal(number)
     out, err = process.communicate(timeout=30)  # the node alone would take 100 s
@@ -445,7 +579,9 @@ def test_second_interrupt(folder: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("module", ["imagen_flow._cli", "click"])
 def test_interrupt_while_starting(module: str) -> None:
-    """An interrupt before the command line is there to take it ends as one later: no traceback, exit code 130."""
+    """An interrupt before the command line is there to take it ends as one later: no traceback,
+    exit code 130.
+    """
     code = f"""
 import os, signal, sys
 from importlib.abc import MetaPathFinder
@@ -478,11 +614,14 @@ def test_reader_goes_away(folder: Path) -> None:
     process.stderr.close()
 
 
-# --- plan ----------------------------------------------------------------------------------------------------------------------
+# --- plan
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_plan(call: Call) -> None:
-    """A plan says of each step whether it is cached, runs, or depends on what runs; nothing has run."""
+    """A plan says of each step whether it is cached, runs, or depends on what runs; nothing has
+    run.
+    """
     said = call("plan", "g.yaml")
     assert (said.code, said.err) == (0, "")
     assert (
@@ -502,11 +641,16 @@ writes
         "writes",
         "  file  out/g.txt  replaces what a run wrote, unless it is equal",
     ]
-    assert call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1] == "  first   toy.loud  runs because 'text' changed"
+    assert (
+        call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1]
+        == "  first   toy.loud  runs because 'text' changed"
+    )
 
 
 def test_plan_of_many(call: Call, folder: Path) -> None:
-    """Steps of one node that fare alike share a line; a count that is not known yet is a question mark."""
+    """Steps of one node that fare alike share a line; a count that is not known yet is a question
+    mark.
+    """
     many = ", ".join(f"w{i}" for i in range(300))
     graph(
         folder,
@@ -526,7 +670,9 @@ g.yaml on cpu in float32: at least 301 steps, 301 to run
 
 
 def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
-    """The first files with what becomes of what lies there, the rest counted; fields that are not known yet stand as they are; as data too."""
+    """The first files with what becomes of what lies there, the rest counted; fields that are not
+    known yet stand as they are; as data too.
+    """
     many = ", ".join(f"w{i}" for i in range(30))
     graph(
         folder,
@@ -538,12 +684,18 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
     (folder / "out/it/1.txt").write_text("mine")
     said = call("plan", "g.yaml", "--out", "out").out.splitlines()
     at = said.index("writes")
-    assert said[at + 1 : at + 3] == ["  a[0]   out/it/0.txt   new", "  a[1]   out/it/1.txt   refused: another file is there"]
+    assert said[at + 1 : at + 3] == [
+        "  a[0]   out/it/0.txt   new",
+        "  a[1]   out/it/1.txt   refused: another file is there",
+    ]
     assert said[at + 20 :] == ["  a[19]  out/it/19.txt  new", "  and 11 more files"]
     data = json.loads(call("plan", "g.yaml", "--json").out)["writes"]
     assert len(data) == 31
     assert data[30] == {"output": "b", "path": "out/b-{index}-{digest8}.txt", "fate": ""}
-    graph(folder, 'inputs: {f: {type: text, default: x}}\nnodes: {n: {type: toy.loud, text: "${f}"}}\noutputs: {o: {from: "${n}", path: o.txt, exists: number}}\n')
+    graph(
+        folder,
+        'inputs: {f: {type: text, default: x}}\nnodes: {n: {type: toy.loud, text: "${f}"}}\noutputs: {o: {from: "${n}", path: o.txt, exists: number}}\n',
+    )
     (folder / "out/o.txt").write_text("mine")
     assert "gets a number: another file is there" in call("plan", "g.yaml").out
 
@@ -551,18 +703,31 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
 def test_plan_json(call: Call) -> None:
     """--json gives the plan as data."""
     plan = json.loads(call("plan", "g.yaml", "--json").out)
-    assert [(s["node"], s["status"]) for s in plan["steps"]] == [("first", "runs"), ("second", "waits")]
-    assert (plan["device"], plan["dtype"], plan["inputs"]) == ("cpu", "float32", {"prompt": "a red circle"})
+    assert [(s["node"], s["status"]) for s in plan["steps"]] == [
+        ("first", "runs"),
+        ("second", "waits"),
+    ]
+    assert (plan["device"], plan["dtype"], plan["inputs"]) == (
+        "cpu",
+        "float32",
+        {"prompt": "a red circle"},
+    )
 
 
 def test_settings(call: Call, folder: Path) -> None:
-    """A flag wins over the graph's settings, these over imagen-flow.toml, and that over the default."""
+    """A flag wins over the graph's settings, these over imagen-flow.toml, and that over the
+    default.
+    """
 
     def dtype(*arguments: str) -> str:
-        return str(json.loads(call("plan", "g.yaml", "--device", "cpu", "--json", *arguments).out)["dtype"])
+        return str(
+            json.loads(call("plan", "g.yaml", "--device", "cpu", "--json", *arguments).out)["dtype"]
+        )
 
     assert dtype() == "float32"
-    (folder / "imagen-flow.toml").write_text('dtype = "bfloat16"\nout = "results"\nstore = "kept"\n')
+    (folder / "imagen-flow.toml").write_text(
+        'dtype = "bfloat16"\nout = "results"\nstore = "kept"\n'
+    )
     assert dtype() == "bfloat16"
     call("run", "g.yaml")
     assert (folder / "results" / "g.txt").exists() and (folder / "kept").is_dir()
@@ -574,23 +739,29 @@ def test_settings(call: Call, folder: Path) -> None:
 def test_unknown_device(call: Call) -> None:
     """A device that is not there is the command line's fault."""
     said = call("run", "g.yaml", "--device", "abacus")
-    assert (said.code, said.err) == (2, "error[bad-setting]: 'abacus' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps\n")
+    assert (said.code, said.err) == (
+        2,
+        "error[bad-setting]: 'abacus' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps\n",
+    )
 
 
-# --- replay --------------------------------------------------------------------------------------------------------------------
+# --- replay
+# --------------------------------------------------------------------------------------------------------------------
 
 
-PICTURE = '''inputs: {colour: red, seed: {type: seed, default: random}}
+PICTURE = """inputs: {colour: red, seed: {type: seed, default: random}}
 nodes:
   base: {type: image.solid, width: 8, height: 4, colour: "${colour}"}
   noisy: {type: image.noise, width: 8, height: 4, seed: "${seed}"}
   both: {type: image.blend, a: "${base}", b: "${noisy}"}
 outputs: {picture: {from: "${both}", path: picture.png}}
-'''
+"""
 
 
 def test_replay(call: Call, folder: Path) -> None:
-    """A picture is run again from what it carries, once the user agrees; it comes out identical, and with another value it does not."""
+    """A picture is run again from what it carries, once the user agrees; it comes out identical,
+    and with another value it does not.
+    """
     graph(folder, PICTURE)
     assert call("run", "g.yaml").code == 0
     picture = folder / "out" / "picture.png"
@@ -611,7 +782,10 @@ def test_replay(call: Call, folder: Path) -> None:
     assert PIL.Image.open(folder / "again" / "picture.png").tobytes() == first
 
     said = call("replay", "out/picture.png", "--yes", "--verify", "--set", "colour=blue")
-    assert (said.code, said.out.splitlines()[:2]) == (1, ["not identical", "  drifted first: the input 'colour': was 'red', is 'blue'"])
+    assert (said.code, said.out.splitlines()[:2]) == (
+        1,
+        ["not identical", "  drifted first: the input 'colour': was 'red', is 'blue'"],
+    )
 
 
 def test_replay_of_nothing(call: Call, folder: Path) -> None:
@@ -625,17 +799,42 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nodes", "resize"), "error[unknown-node-type]: no plugin offers the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n"),
-        (("nodes", "image.resiz"), "error[unknown-node-type]: no plugin offers the node type 'image.resiz'\n  = fix: did you mean 'image.resize'?\n"),
-        (("nodes", "my.own"), "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: `imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE\n"),
-        (("nodes", "--plugin", "graphs"), "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n"),
-        (("watch", "g.yaml", "--plugin", "graphs"), "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n"),
-        (("plan", "graphs"), "error[unreadable]: 'graphs' is a folder, not a graph file\n  = fix: graphs in it are: graphs/inner.yaml\n"),
-        (("plan", "empty"), "error[unreadable]: 'empty' is a folder, not a graph file\n  = fix: graphs beside it are: g.yaml\n"),
+        (
+            ("nodes", "resize"),
+            "error[unknown-node-type]: no plugin offers the node type 'resize'\n  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
+        ),
+        (
+            ("nodes", "image.resiz"),
+            "error[unknown-node-type]: no plugin offers the node type 'image.resiz'\n  = fix: did you mean 'image.resize'?\n",
+        ),
+        (
+            ("nodes", "my.own"),
+            "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: `imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE\n",
+        ),
+        (
+            ("nodes", "--plugin", "graphs"),
+            "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n",
+        ),
+        (
+            ("watch", "g.yaml", "--plugin", "graphs"),
+            "error[missing-file]: 'graphs' is a folder, not a file\n  = fix: --plugin takes a Python file of nodes\n",
+        ),
+        (
+            ("plan", "graphs"),
+            "error[unreadable]: 'graphs' is a folder, not a graph file\n  = fix: graphs in it are: graphs/inner.yaml\n",
+        ),
+        (
+            ("plan", "empty"),
+            "error[unreadable]: 'empty' is a folder, not a graph file\n  = fix: graphs beside it are: g.yaml\n",
+        ),
     ],
 )
-def test_what_is_named_wrongly_on_the_command_line(capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], words: str) -> None:
-    """A node type without its family, a type of a file that is not named, a folder for a file: each gets the one hint that helps."""
+def test_what_is_named_wrongly_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    """A node type without its family, a type of a file that is not named, a folder for a file: each
+    gets the one hint that helps.
+    """
     (folder / "graphs").mkdir()
     (folder / "empty").mkdir()
     graph(folder, "outputs: {}\n")
@@ -645,25 +844,43 @@ def test_what_is_named_wrongly_on_the_command_line(capsys: pytest.CaptureFixture
     assert (ended.value.code, capsys.readouterr()) == (2, ("", words))
 
 
-@pytest.mark.parametrize(("answer", "code", "words"), [("n\n", 1, "nothing was done\n"), ("\n", 1, "nothing was done\n"), ("", 2, "Error: there is nobody to ask; pass --yes\n")])
-def test_a_no_is_not_an_interrupt(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        ("n\n", 1, "nothing was done\n"),
+        ("\n", 1, "nothing was done\n"),
+        ("", 2, "Error: there is nobody to ask; pass --yes\n"),
+    ],
+)
+def test_a_no_is_not_an_interrupt(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, words: str
+) -> None:
     """Who declines is told that nothing was done; who cannot be asked, how to agree."""
     graph(folder, 'nodes: {a: {type: toy.loud, text: x}}\noutputs: {o: "${a}"}\n')
     assert call("run", "g.yaml", "--store", "kept").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
     said = call("store", "clear", "--store", "kept")
-    assert (said.code, said.err.partition("[y/N]: ")[2].endswith(words), call("plan", "g.yaml", "--store", "kept").out.count("cached")) == (code, True, 2)
+    assert (
+        said.code,
+        said.err.partition("[y/N]: ")[2].endswith(words),
+        call("plan", "g.yaml", "--store", "kept").out.count("cached"),
+    ) == (code, True, 2)
 
 
-# --- nodes ---------------------------------------------------------------------------------------------------------------------
+# --- nodes
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_nodes(call: Call, folder: Path) -> None:
-    """Node types are listed by plugin, a line each; a plugin that cannot be used is named with the reason, and the others are listed."""
+    """Node types are listed by plugin, a line each; a plugin that cannot be used is named with the
+    reason, and the others are listed.
+    """
     (folder / "broken.py").write_text("import nothing_of_this_name\n")
     said = call("nodes", "--plugin", "nodes.py", "--plugin", "broken.py")
     assert said.code == 0
-    mine = [re.sub(" +", " ", line) for line in said.out.partition("nodes.py\n")[2].splitlines()[:6]]
+    mine = [
+        re.sub(" +", " ", line) for line in said.out.partition("nodes.py\n")[2].splitlines()[:6]
+    ]
     assert mine == [
         " toy.fail Fail",
         " toy.loud Raise a text's voice",
@@ -673,7 +890,10 @@ def test_nodes(call: Call, folder: Path) -> None:
         " toy.words Split a text into words",
     ]
     assert re.search(r"^imagen-flow:image \d", said.out, re.MULTILINE)
-    assert "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'\n" in said.err
+    assert (
+        "broken broken.py: cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'\n"
+        in said.err
+    )
 
 
 def test_nodes_of_a_group(call: Call) -> None:
@@ -709,17 +929,28 @@ def test_unknown_node(call: Call) -> None:
     """An unknown node type is answered by the nearest."""
     said = call("nodes", "image.rezise")
     assert said.code == 2
-    assert said.err.splitlines()[0] == "error[unknown-node-type]: no plugin offers the node type 'image.rezise'"
+    assert (
+        said.err.splitlines()[0]
+        == "error[unknown-node-type]: no plugin offers the node type 'image.rezise'"
+    )
     assert said.err.splitlines()[-1] == "  = fix: did you mean 'image.resize'?"
 
 
 def test_nodes_json(call: Call) -> None:
     """--json gives ports and defaults as data."""
-    (found,) = (n for n in json.loads(call("nodes", "--plugin", "nodes.py", "--json").out)["nodes"] if n["type"] == "toy.slow")
-    assert found["inputs"] == [{"name": "text", "type": "text", "required": True}, {"name": "steps", "type": "int", "required": False, "default": 2000}]
+    (found,) = (
+        n
+        for n in json.loads(call("nodes", "--plugin", "nodes.py", "--json").out)["nodes"]
+        if n["type"] == "toy.slow"
+    )
+    assert found["inputs"] == [
+        {"name": "text", "type": "text", "required": True},
+        {"name": "steps", "type": "int", "required": False, "default": 2000},
+    ]
 
 
-# --- store ---------------------------------------------------------------------------------------------------------------------
+# --- store
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_store(call: Call, own_home: Path) -> None:
@@ -730,11 +961,16 @@ def test_store(call: Call, own_home: Path) -> None:
     assert str(own_home) in said
     assert said.endswith("last used  less than a minute ago\n")
     assert call("store", "verify") == Said(0, "2 values read, none damaged\n", "")
-    assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith("removed 0 steps and 0 values: 0 B freed, ")
+    assert call("store", "gc", "--older-than", "30d", "--max-size", "1GB").out.startswith(
+        "removed 0 steps and 0 values: 0 B freed, "
+    )
     assert call("store", "gc", "--max-size", "0").out.startswith("removed 2 steps and 2 values: ")
     call("run", "g.yaml")
     said = call("store", "clear")
-    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is nobody to ask; pass --yes")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "Error: there is nobody to ask; pass --yes",
+    )
     assert json.loads(call("store", "info", "--json").out)["steps"] == 2
     assert call("store", "clear", "--yes").code == 0
     assert json.loads(call("store", "info", "--json").out)["steps"] == 0
@@ -744,8 +980,14 @@ def test_store(call: Call, own_home: Path) -> None:
     ("arguments", "words"),
     [
         ((), "say --max-size, --older-than, or both"),
-        (("--max-size", "big"), "Invalid value for '--max-size': 'big' is not a size; write it like 500MB, 10GB or 2GiB"),
-        (("--older-than", "30"), "Invalid value for '--older-than': '30' is not a length of time; write it like 12h, 30d or 8w"),
+        (
+            ("--max-size", "big"),
+            "Invalid value for '--max-size': 'big' is not a size; write it like 500MB, 10GB or 2GiB",
+        ),
+        (
+            ("--older-than", "30"),
+            "Invalid value for '--older-than': '30' is not a length of time; write it like 12h, 30d or 8w",
+        ),
     ],
 )
 def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
@@ -765,44 +1007,72 @@ def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
     ],
 )
 def test_what_is_no_file(call: Call, folder: Path, name: str, words: str) -> None:
-    """A folder, a link that leads nowhere or to itself, a pipe: each is called what it is, and another graph is offered."""
+    """A folder, a link that leads nowhere or to itself, a pipe: each is called what it is, and
+    another graph is offered.
+    """
     (folder / "folder.yaml").mkdir()
     (folder / "loop.yaml").symlink_to("loop.yaml")
     (folder / "dangling.yaml").symlink_to("gone.yaml")
     os.mkfifo(folder / "pipe.yaml")
     said = call("plan", name)
     assert (said.code, said.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
-    assert said.err.splitlines()[1:] in (["  = fix: did you mean 'g.yaml'?"], ["  = fix: graphs beside it are: g.yaml"])
+    assert said.err.splitlines()[1:] in (
+        ["  = fix: did you mean 'g.yaml'?"],
+        ["  = fix: graphs beside it are: g.yaml"],
+    )
 
 
 def test_a_graph_in_place_of_a_command(call: Call) -> None:
     """Who forgets the command is told it."""
     said = call("g.yaml")
-    assert (said.code, said.err.splitlines()[-1]) == (2, "Error: there is no command 'g.yaml'; to run a graph, say: imagen-flow run g.yaml")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        2,
+        "Error: there is no command 'g.yaml'; to run a graph, say: imagen-flow run g.yaml",
+    )
 
 
 def test_a_named_plugin_of_no_use(call: Call, folder: Path) -> None:
-    """A file that is named as a plugin and is none is an error, though the graph could do without it."""
+    """A file that is named as a plugin and is none is an error, though the graph could do without
+    it.
+    """
     (folder / "none.py").write_text("x = 1\n")
     (folder / "broken.py").write_text("import gone_away\n")
     said = call("plan", "g.yaml", "--plugin", "none.py", "--plugin", "broken.py")
     assert said.code == 2
-    assert "error[broken-plugin]: the plugin 'none.py' cannot be used\n  = why: has no function decorated with @node\n" in said.err
-    assert "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away'\n" in said.err
+    assert (
+        "error[broken-plugin]: the plugin 'none.py' cannot be used\n  = why: has no function decorated with @node\n"
+        in said.err
+    )
+    assert (
+        "error[broken-plugin]: the plugin 'broken.py' cannot be used\n  = why: cannot be imported: ModuleNotFoundError: No module named 'gone_away'\n"
+        in said.err
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ("file=", "error[bad-input]: input 'file' takes a path of a file, not the text ''"),
-        ("file=.", "error[missing-file]: the file '.' cannot be read\n  = why: it is a folder, not a file"),
-        ("list=1,x", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the text 'x'"),
-        ("list=[1,2.5]", "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the number 2.5"),
+        (
+            "file=.",
+            "error[missing-file]: the file '.' cannot be read\n  = why: it is a folder, not a file",
+        ),
+        (
+            "list=1,x",
+            "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the text 'x'",
+        ),
+        (
+            "list=[1,2.5]",
+            "error[bad-input]: input 'list' takes a list of int; its element 1 takes a whole number, not the number 2.5",
+        ),
     ],
 )
 def test_a_value_of_no_use(call: Call, folder: Path, given: str, words: str) -> None:
     """What is wrong with a value is said in the words of its input."""
-    graph(folder, 'inputs: {file: {type: file, default: ./g.yaml}, list: {type: "list[int]", default: [1]}}\noutputs: {f: "${file}", l: "${list}"}\n')
+    graph(
+        folder,
+        'inputs: {file: {type: file, default: ./g.yaml}, list: {type: "list[int]", default: [1]}}\noutputs: {f: "${file}", l: "${list}"}\n',
+    )
     said = call("plan", "g.yaml", "--set", given)
     assert (said.code, words in said.err) == (2, True), said.err
 
@@ -815,18 +1085,29 @@ def test_store_of_no_use(call: Call, folder: Path) -> None:
     assert said.err.startswith("error: ")
 
 
-# --- trust ---------------------------------------------------------------------------------------------------------------------
+# --- trust
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_trust(call: Call, folder: Path) -> None:
-    """A plugin named by imagen-flow.toml is not imported before the user trusts it, nor once it has changed."""
-    (folder / "theirs.py").write_text('from pathlib import Path\nPath("imported").touch()\n' + NODES.replace("toy.", "theirs."))
+    """A plugin named by imagen-flow.toml is not imported before the user trusts it, nor once it has
+    changed.
+    """
+    (folder / "theirs.py").write_text(
+        'from pathlib import Path\nPath("imported").touch()\n' + NODES.replace("toy.", "theirs.")
+    )
     (folder / "imagen-flow.toml").write_text('plugins = ["theirs.py"]\n')
     graph(folder, 'nodes: {a: {type: theirs.loud, text: x}}\noutputs: {o: "${a}"}\n')
     said = call("run", "g.yaml")
     assert (said.code, (folder / "imported").exists()) == (1, False)
-    assert "imagen-flow.toml:1:1: warning[untrusted-plugin]: theirs.py is not loaded: it is not trusted\n" in said.err
-    assert call("trust", "imagen-flow.toml").out == f"trusted in its present form: {Path.cwd() / 'theirs.py'}\n"
+    assert (
+        "imagen-flow.toml:1:1: warning[untrusted-plugin]: theirs.py is not loaded: it is not trusted\n"
+        in said.err
+    )
+    assert (
+        call("trust", "imagen-flow.toml").out
+        == f"trusted in its present form: {Path.cwd() / 'theirs.py'}\n"
+    )
     assert call("run", "g.yaml").out == "o  X\n"
     with (folder / "theirs.py").open("a") as file:
         file.write("# changed\n")
@@ -836,16 +1117,33 @@ def test_trust(call: Call, folder: Path) -> None:
 def test_nothing_to_trust(call: Call, folder: Path) -> None:
     """Trusting a settings file without plugins says so."""
     (folder / "imagen-flow.toml").write_text("")
-    assert call("trust", ".").out == "imagen-flow.toml names no plugins, and no place outside its folder: there is nothing to trust\n"
+    assert (
+        call("trust", ".").out
+        == "imagen-flow.toml names no plugins, and no place outside its folder: there is nothing to trust\n"
+    )
 
 
-# --- words and display ---------------------------------------------------------------------------------------------------------
+# --- words and display
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_and_times() -> None:
     """Sizes and times are short and keep their unit."""
-    assert [bytes_(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == ["0 B", "999 B", "1.0 kB", "2.4 MB", "123 MB", "10.0 TB"]
-    assert [seconds(t) for t in (0.004, 0.5, 12.34, 125, 3725)] == ["0.00 s", "0.50 s", "12.3 s", "2:05", "1:02:05"]
+    assert [bytes_(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "2.4 MB",
+        "123 MB",
+        "10.0 TB",
+    ]
+    assert [seconds(t) for t in (0.004, 0.5, 12.34, 125, 3725)] == [
+        "0.00 s",
+        "0.50 s",
+        "12.3 s",
+        "2:05",
+        "1:02:05",
+    ]
 
 
 def test_control_characters() -> None:
@@ -854,12 +1152,21 @@ def test_control_characters() -> None:
 
 
 def test_live_display() -> None:
-    """The live display logs what ran, and below it draws a bar with the time left for each running step."""
+    """The live display logs what ran, and below it draws a bar with the time left for each running
+    step.
+    """
     from rich.console import Console
 
     from imagen_flow._cli.display import Live
 
-    console = Console(file=StringIO(), width=80, height=20, force_terminal=True, color_system=None, legacy_windows=False)
+    console = Console(
+        file=StringIO(),
+        width=80,
+        height=20,
+        force_terminal=True,
+        color_system=None,
+        legacy_windows=False,
+    )
     live = Live(console)
     live.live.auto_refresh = False
     live.show(events.RunStarted("g.yaml", 3, 2, "cpu", 0.0, {"first": 1, "second": 1, "third": 3}))
@@ -881,15 +1188,23 @@ def test_live_display() -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
-    """On a narrow terminal counts and times are there in full, whatever the names; what gives way is the name, the bar and the end of the last line."""
+    """On a narrow terminal counts and times are there in full, whatever the names; what gives way
+    is the name, the bar and the end of the last line.
+    """
     from rich.console import Console
 
     from imagen_flow._cli.display import Live
 
-    live = Live(Console(file=StringIO(), width=width, height=20, force_terminal=True, color_system=None))
+    live = Live(
+        Console(file=StringIO(), width=width, height=20, force_terminal=True, color_system=None)
+    )
     live.live.auto_refresh = False
     name = "a_node_whose_name_is_rather_long/and_one_in_it"
-    live.show(events.RunStarted("a graph with quite a long name.yaml", 21, 21, "cuda:1", 0.0, {name: 21, "other": 1}))
+    live.show(
+        events.RunStarted(
+            "a graph with quite a long name.yaml", 21, 21, "cuda:1", 0.0, {name: 21, "other": 1}
+        )
+    )
     live.show(events.StepFinished(name, "[0]", 3725.0, 3725.0))
     live.show(events.StepStarted(name, "[1]", "it is new", 3725.0))
     live.show(events.StepProgress(name, "[1]", 10, 40, "a note that is shown elsewhere", 3735.0))
@@ -903,7 +1218,9 @@ def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
     assert max(map(len, (first, second, last))) <= width
     assert first.endswith("  10/40  1:01 left")
     assert re.match(r"  other +0:20  loading hf:", second)
-    assert last.startswith("  1 of 22 steps · at least 19:40:36 left" + (" · 1:02:25 · " if width > 40 else ""))
+    assert last.startswith(
+        "  1 of 22 steps · at least 19:40:36 left" + (" · 1:02:25 · " if width > 40 else "")
+    )
 
 
 def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
@@ -919,7 +1236,9 @@ def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
 
 
 def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call) -> None:
-    """A node with `each` over a list that a node makes counts as one step until then; never are more over than there are."""
+    """A node with `each` over a list that a node makes counts as one step until then; never are
+    more over than there are.
+    """
     import imagen_flow as flow
     from imagen_flow._cli.display import Progress
 
@@ -933,11 +1252,24 @@ def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call
         progress.see(event)
         if isinstance(event, events.StepFinished):
             counts.append(progress.count())
-    assert counts == [(1, 3), (2, 5), (3, 5), (4, 5), (5, 10), (6, 10), (7, 10), (8, 10), (9, 10), (10, 10)]
+    assert counts == [
+        (1, 3),
+        (2, 5),
+        (3, 5),
+        (4, 5),
+        (5, 10),
+        (6, 10),
+        (7, 10),
+        (8, 10),
+        (9, 10),
+        (10, 10),
+    ]
 
 
 def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
-    """Elements of a node, in whichever graph they are used; what nothing is known of makes it a least time."""
+    """Elements of a node, in whichever graph they are used; what nothing is known of makes it a
+    least time.
+    """
     from imagen_flow._cli.display import Progress
 
     progress = Progress()
@@ -945,14 +1277,24 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
     assert progress.left(0.0) is None
     for i in range(3):
         progress.see(events.StepFinished("g[0]/n", f"[{i}]", 2.0, 2.0 * i))
-    for event in (events.StepStarted("g[0]/n", "[9]", "", 6.0), events.StepLoading("g[0]/n", "[9]", "hf:a/b", 6.0), events.StepFinished("g[0]/n", "[9]", 90.0, 6.0)):
+    for event in (
+        events.StepStarted("g[0]/n", "[9]", "", 6.0),
+        events.StepLoading("g[0]/n", "[9]", "hf:a/b", 6.0),
+        events.StepFinished("g[0]/n", "[9]", 90.0, 6.0),
+    ):
         progress.see(event)  # it waited for its model, as no other will
     progress.see(events.StepsKnown("g[0]/n", 6, 6.0))
     progress.see(events.StepStarted("g[0]/n", "[3]", "", 6.0))
     assert progress.left(6.5) == (6 * 2.0 + 1.5, True)
     progress.see(events.StepsKnown("m", 1, 6.5))
     assert progress.left(6.5) == (6 * 2.0 + 1.5, False)
-    assert progress.summary(now=6.5) == ["4 of 12 steps", "at least 0:14 left", "0:06", "4 ran", "g on cpu"]
+    assert progress.summary(now=6.5) == [
+        "4 of 12 steps",
+        "at least 0:14 left",
+        "0:06",
+        "4 ran",
+        "g on cpu",
+    ]
 
 
 def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Call) -> None:
@@ -960,9 +1302,15 @@ def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Ca
     import imagen_flow as flow
     from imagen_flow._cli.display import Progress
 
-    (folder / "g.yaml").write_text('imagen_flow: 1\ninputs: {t: "a b c"}\nnodes: {w: {type: toy.words, text: "${t}"}, l: {type: toy.loud, each: {text: "${w}"}}}\noutputs: {o: "${l}"}\n')
+    (folder / "g.yaml").write_text(
+        'imagen_flow: 1\ninputs: {t: "a b c"}\nnodes: {w: {type: toy.words, text: "${t}"}, l: {type: toy.loud, each: {text: "${w}"}}}\noutputs: {o: "${l}"}\n'
+    )
     flow.run("g.yaml", plugins="nodes.py", store="kept")
-    started = next(event for event in flow.execute(flow.plan("g.yaml", plugins="nodes.py", store="kept", t="d e f")) if isinstance(event, events.RunStarted))
+    started = next(
+        event
+        for event in flow.execute(flow.plan("g.yaml", plugins="nodes.py", store="kept", t="d e f"))
+        if isinstance(event, events.RunStarted)
+    )
     assert started.took.keys() == {"w", "l"}
     progress = Progress()
     progress.see(events.RunStarted("g", 2, 2, "cpu", 0.0, {"w": 1, "l": 1}, {"w": 3.0, "l": 2.0}))

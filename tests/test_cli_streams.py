@@ -1,4 +1,6 @@
-"""What reaches the terminal and standard output: foreign text is escaped, and what nodes print never spoils results."""
+"""What reaches the terminal and standard output: foreign text is escaped, and what nodes print
+never spoils results.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ class Project:
         (folder / "nodes.py").write_text(PLUGIN)
 
     def graph(self, nodes: str, outputs: str = 'o: "${n}"', name: str = "g.yaml") -> str:
-        (self.folder / name).write_text(f"imagen_flow: 1\nnodes: {{n: {nodes}}}\noutputs: {{{outputs}}}\n")
+        (self.folder / name).write_text(
+            f"imagen_flow: 1\nnodes: {{n: {nodes}}}\noutputs: {{{outputs}}}\n"
+        )
         return name
 
     def call(self, *words: str) -> str:
@@ -93,10 +97,13 @@ class Project:
     def run(self, graph: str, *more: str) -> str:
         return self.call("run", graph, "--plugin", "nodes.py", "--no-store", *more)
 
-    # -- a way for each kind of text to be shown ---------------------------------------------------------------------------------
+    # -- a way for each kind of text to be shown
+    # ---------------------------------------------------------------------------------
 
     def graph_name(self) -> str:
-        return self.call("plan", self.graph("{type: my.text}", name=f"{HOSTILE}.yaml"), "--plugin", "nodes.py")
+        return self.call(
+            "plan", self.graph("{type: my.text}", name=f"{HOSTILE}.yaml"), "--plugin", "nodes.py"
+        )
 
     def graph_that_is_not_there(self) -> str:
         return self.call("plan", f"{HOSTILE}.yaml")
@@ -108,7 +115,11 @@ class Project:
         return self.call("nodes", "image.solid", HOSTILE)
 
     def output_path(self) -> str:
-        return self.run(self.graph("{type: my.text}", 'o: {from: "${n}", path: "{graph}.txt"}', name=f"{HOSTILE}.yaml"))
+        return self.run(
+            self.graph(
+                "{type: my.text}", 'o: {from: "${n}", path: "{graph}.txt"}', name=f"{HOSTILE}.yaml"
+            )
+        )
 
     def exception(self) -> str:
         return self.run(self.graph("{type: my.fail}"))
@@ -123,14 +134,26 @@ class Project:
         return self.run(self.graph("{type: my.print}"))
 
     def problem(self) -> str:
-        return self.call("plan", self.graph("{type: " + json.dumps(HOSTILE).replace("\x9b", "\\x9b").replace("\u202e", "\\u202e") + "}"))
+        return self.call(
+            "plan",
+            self.graph(
+                "{type: "
+                + json.dumps(HOSTILE).replace("\x9b", "\\x9b").replace("\u202e", "\\u202e")
+                + "}"
+            ),
+        )
 
     def node_name(self) -> str:
-        (self.folder / "g.yaml").write_text(f"imagen_flow: 1\nnodes: {{{json.dumps(HOSTILE)}: {{type: image.solid}}}}\n")
+        (self.folder / "g.yaml").write_text(
+            f"imagen_flow: 1\nnodes: {{{json.dumps(HOSTILE)}: {{type: image.solid}}}}\n"
+        )
         return self.call("plan", "g.yaml")
 
     def model_reference(self) -> str:
-        return self.call("plan", self.graph("{type: text.encode, prompt: a, model: " + json.dumps(f"./{HOSTILE}") + "}"))
+        return self.call(
+            "plan",
+            self.graph("{type: text.encode, prompt: a, model: " + json.dumps(f"./{HOSTILE}") + "}"),
+        )
 
     def plugin_message(self) -> str:
         (self.folder / "broken.py").write_text(f"raise RuntimeError({HOSTILE!r})")
@@ -140,16 +163,24 @@ class Project:
         return self.call("nodes", "my.text", "--plugin", "nodes.py")
 
     def settings(self) -> str:
-        (self.folder / "imagen-flow.toml").write_text(f'plugins = ["./{json.dumps(HOSTILE)[1:-1]}.py"]', "utf-8")
+        (self.folder / "imagen-flow.toml").write_text(
+            f'plugins = ["./{json.dumps(HOSTILE)[1:-1]}.py"]', "utf-8"
+        )
         return self.call("plan", self.graph("{type: image.solid, width: 1, height: 1}"))
 
     def label_of_a_picture(self) -> str:
-        flow.run(self.graph("{type: my.text}", 'o: {from: "${n}", path: o.txt}', name=f"{HOSTILE}.yaml"), plugins="nodes.py", out="made")
+        flow.run(
+            self.graph("{type: my.text}", 'o: {from: "${n}", path: o.txt}', name=f"{HOSTILE}.yaml"),
+            plugins="nodes.py",
+            out="made",
+        )
         return self.call("replay", "made/o.txt", "--plugin", "nodes.py")
 
     def file_in_a_folder(self) -> str:
         self.line("{type: my.fail}")
-        return self.call("folder", "run", "line.yaml", "--once", "--plugin", "nodes.py", "--no-store")
+        return self.call(
+            "folder", "run", "line.yaml", "--once", "--plugin", "nodes.py", "--no-store"
+        )
 
     def status_of_a_folder(self) -> str:
         self.file_in_a_folder()
@@ -170,9 +201,13 @@ class Project:
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             for said in (
-                Changed((HOSTILE,), (HOSTILE,), False, 0.0), Noticed(HOSTILE, 0.0), Reloaded((HOSTILE,), 1, 0.0), Refused(HOSTILE, (), StoreError(HOSTILE), 0.0),
-                Refused(HOSTILE, (Problem("bad-input", HOSTILE),), None, 0.0), Warned((Problem("bad-input", HOSTILE, severity="warning"),), 0.0),
-            ):  # fmt: skip
+                Changed((HOSTILE,), (HOSTILE,), False, 0.0),
+                Noticed(HOSTILE, 0.0),
+                Reloaded((HOSTILE,), 1, 0.0),
+                Refused(HOSTILE, (), StoreError(HOSTILE), 0.0),
+                Refused(HOSTILE, (Problem("bad-input", HOSTILE),), None, 0.0),
+                Warned((Problem("bad-input", HOSTILE, severity="warning"),), 0.0),
+            ):
                 view.show(said)
         assert err.getvalue().count(SHOWN) == 8
         return out.getvalue() + err.getvalue()
@@ -180,16 +215,33 @@ class Project:
     def exceptions_of_the_python_interface(self) -> str:
         from imagen_flow.errors import GraphError, NodeError, OutputError, Problem
 
-        return "".join(map(str, (OutputError(HOSTILE), NodeError("n", HOSTILE), GraphError([Problem("bad-input", HOSTILE)]))))
+        return "".join(
+            map(
+                str,
+                (
+                    OutputError(HOSTILE),
+                    NodeError("n", HOSTILE),
+                    GraphError([Problem("bad-input", HOSTILE)]),
+                ),
+            )
+        )
 
     def line(self, nodes: str) -> None:
-        (self.folder / "g.yaml").write_text(f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{l: {{type: image.load, file: "${{file}}"}}, n: {nodes}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n')
-        (self.folder / "line.yaml").write_text("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\nsettle_s: 0\n")
+        (self.folder / "g.yaml").write_text(
+            f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{l: {{type: image.load, file: "${{file}}"}}, n: {nodes}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n'
+        )
+        (self.folder / "line.yaml").write_text(
+            "imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\nsettle_s: 0\n"
+        )
         (self.folder / "in").mkdir(exist_ok=True)
         (self.folder / "in" / f"{HOSTILE}.png").write_bytes(b"no picture")
 
 
-KINDS: dict[str, Callable[[Project], str]] = {name: method for name, method in vars(Project).items() if name not in ("graph", "call", "run", "line") and not name.startswith("__")}
+KINDS: dict[str, Callable[[Project], str]] = {
+    name: method
+    for name, method in vars(Project).items()
+    if name not in ("graph", "call", "run", "line") and not name.startswith("__")
+}
 
 
 @pytest.fixture
@@ -201,31 +253,49 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_no_foreign_text_steers_the_terminal(project: Project, kind: str) -> None:
     """Whatever kind of text it is, it is shown, with each control character replaced."""
     said = KINDS[kind](project)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", re.sub("\x1b\\[(?:[0-9;]*[mAK]|2K|\\?25[lh]|1A)|\r", "", said)), repr(said)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]",
+        re.sub("\x1b\\[(?:[0-9;]*[mAK]|2K|\\?25[lh]|1A)|\r", "", said),
+    ), repr(said)
     assert SHOWN in said.replace("\n", "")
 
 
 def test_json_escapes_what_a_terminal_obeys(project: Project) -> None:
     """It says the same to a program, and nothing to a terminal."""
-    said = project.call("plan", project.graph("{type: my.text}", name=f"{HOSTILE}.yaml"), "--plugin", "nodes.py", "--json")
+    said = project.call(
+        "plan",
+        project.graph("{type: my.text}", name=f"{HOSTILE}.yaml"),
+        "--plugin",
+        "nodes.py",
+        "--json",
+    )
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
     assert json.loads(said)["graph"] == f"{HOSTILE}.yaml"
 
 
 def test_a_name_with_line_ends_stays_one_line(project: Project) -> None:
     """It cannot pass for a line of ours."""
-    said = project.call("plan", project.graph("{type: my.text}", name="g\nnote: trust me\n.yaml"), "--plugin", "nodes.py")
+    said = project.call(
+        "plan",
+        project.graph("{type: my.text}", name="g\nnote: trust me\n.yaml"),
+        "--plugin",
+        "nodes.py",
+    )
     assert said.startswith("g note: trust me .yaml on cpu in float32: 1 step, 1 to run\n")
 
 
-@pytest.mark.parametrize("text", ["plain", "tab\tand\nline\r\nends", "大 🎨 é", "\u200fעברית\u200e"])
+@pytest.mark.parametrize(
+    "text", ["plain", "tab\tand\nline\r\nends", "大 🎨 é", "\u200fעברית\u200e"]
+)
 def test_text_without_controls_is_shown_as_it_is(text: str) -> None:
     """Line ends of any system, tabs and all scripts are left alone."""
     assert printable(text) == text
 
 
 def test_commands_print_by_one_function() -> None:
-    """No module of the command line prints but by `echo`, which escapes: only `text` and `streams` touch what lies below."""
+    """No module of the command line prints but by `echo`, which escapes: only `text` and `streams`
+    touch what lies below.
+    """
     found = []
     for path in sorted(Path(cli.__file__).parent.glob("*.py")):
         if path.name in ("text.py", "streams.py"):
@@ -233,39 +303,88 @@ def test_commands_print_by_one_function() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if re.fullmatch(r"print|click\.(echo|secho|style|confirm|prompt|pause|edit|echo_via_pager|progressbar)|sys\.(stdout|stderr)\.(write|writelines)|fault\.show|failed\.show", called):
+                if re.fullmatch(
+                    r"print|click\.(echo|secho|style|confirm|prompt|pause|edit|echo_via_pager|progressbar)|sys\.(stdout|stderr)\.(write|writelines)|fault\.show|failed\.show",
+                    called,
+                ):
                     found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)[:60]}")
-    # The version and an interrupt are said before anything is imported; the fault of `Misused` is printed by `show_fault`.
+    # The version and an interrupt are said before anything is imported; the fault of `Misused` is
+    # printed by `show_fault`.
     assert [line.partition(":")[0] for line in found] == ["__init__.py"]
 
 
-# --- standard output is for results ----------------------------------------------------------------------------------------------
+# --- standard output is for results
+# ----------------------------------------------------------------------------------------------
 
 
 def test_what_nodes_print_goes_to_standard_error(project: Project) -> None:
-    """By Python, by the descriptor, or by a program that a node starts: standard output holds the results alone."""
+    """By Python, by the descriptor, or by a program that a node starts: standard output holds the
+    results alone.
+    """
     graph = project.graph("{type: my.print}")
-    said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert said.stdout == "o  result\n"
-    assert [word for word in (f"printed {SHOWN}", "written", "bytes", "by its descriptor", "by a program") if word not in said.stderr.split("\n")] == []
+    assert [
+        word
+        for word in (f"printed {SHOWN}", "written", "bytes", "by its descriptor", "by a program")
+        if word not in said.stderr.split("\n")
+    ] == []
 
 
 def test_what_a_node_prints_takes_no_line_of_ours(project: Project) -> None:
     """A line that it has only begun is ended before the next of ours."""
-    (project.folder / "nodes.py").write_text('from imagen_flow import Text, node\n@node("my.part", version=1)\ndef part() -> Text:\n    print("one\\ntwo", end="")\n    return "x"\n')
-    said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", project.graph("{type: my.part}"), "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True, check=True)
-    assert [re.sub(r"[\d.]+ s\b", "T s", line) for line in said.stderr.splitlines()] == ["one", "two", "✓ n  T s", "done in T s: 1 step ran, 0 from the store"]
+    (project.folder / "nodes.py").write_text(
+        'from imagen_flow import Text, node\n@node("my.part", version=1)\ndef part() -> Text:\n    print("one\\ntwo", end="")\n    return "x"\n'
+    )
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "imagen_flow",
+            "run",
+            project.graph("{type: my.part}"),
+            "--plugin",
+            "nodes.py",
+            "--no-store",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [re.sub(r"[\d.]+ s\b", "T s", line) for line in said.stderr.splitlines()] == [
+        "one",
+        "two",
+        "✓ n  T s",
+        "done in T s: 1 step ran, 0 from the store",
+    ]
 
 
 def test_json_is_json_whatever_nodes_print(project: Project) -> None:
-    """Each line of --json-events is an object; so is what a folder says, and a plan of a plugin that prints when it is imported."""
-    (project.folder / "nodes.py").write_text(PLUGIN + '\nprint("imported")\nos.write(1, b"imported\\n")\n')
+    """Each line of --json-events is an object; so is what a folder says, and a plan of a plugin
+    that prints when it is imported.
+    """
+    (project.folder / "nodes.py").write_text(
+        PLUGIN + '\nprint("imported")\nos.write(1, b"imported\\n")\n'
+    )
     project.line("{type: my.print}")
     graph = project.graph("{type: my.print}", name="own.yaml")
     (project.folder / "in" / f"{HOSTILE}.png").unlink()
     (project.folder / "in" / "a.png").write_bytes(b"no picture")
-    for words in (["run", graph, "--json-events"], ["plan", graph, "--json"], ["folder", "run", "line.yaml", "--once", "--json"]):
-        said = subprocess.run([sys.executable, "-m", "imagen_flow", *words, "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True)
+    for words in (
+        ["run", graph, "--json-events"],
+        ["plan", graph, "--json"],
+        ["folder", "run", "line.yaml", "--once", "--json"],
+    ):
+        said = subprocess.run(
+            [sys.executable, "-m", "imagen_flow", *words, "--plugin", "nodes.py", "--no-store"],
+            capture_output=True,
+            text=True,
+        )
         lines = [said.stdout] if words[0] == "plan" else said.stdout.splitlines()
         assert lines and all(isinstance(json.loads(line), dict) for line in lines), said
         assert "imported" in said.stderr
@@ -273,23 +392,61 @@ def test_json_is_json_whatever_nodes_print(project: Project) -> None:
 
 @pytest.mark.parametrize("asked", ["", "warning"])
 def test_libraries_are_quiet_unless_asked(project: Project, asked: str) -> None:
-    """What diffusers and transformers log of themselves, and warn of, stays off the screen; the environment may say otherwise. A node's own warning is seen."""
+    """What diffusers and transformers log of themselves, and warn of, stays off the screen; the
+    environment may say otherwise. A node's own warning is seen.
+    """
     (project.folder / "nodes.py").write_text(
         "import warnings\nfrom imagen_flow import Text, node\n@node('my.noisy', version=1)\ndef noisy() -> Text:\n"
         "    import transformers.utils.logging as library\n"
         "    library.get_logger('transformers.tokenization').warning('logged noise')\n"
         "    warnings.warn_explicit('warned noise', UserWarning, 'x.py', 1, module='torchvision.io')\n    warnings.warn('of its own')\n    return 'done'\n"
     )
-    environment = {**os.environ, **({"TRANSFORMERS_VERBOSITY": asked, "PYTHONWARNINGS": "default"} if asked else {})}
-    said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", project.graph("{type: my.noisy}"), "--plugin", "nodes.py", "--no-store"], capture_output=True, text=True, check=True, env=environment)
-    assert ("logged noise" in said.stderr, "warned noise" in said.stderr, "of its own" in said.stderr) == (bool(asked), bool(asked), True)
+    environment = {
+        **os.environ,
+        **({"TRANSFORMERS_VERBOSITY": asked, "PYTHONWARNINGS": "default"} if asked else {}),
+    }
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "imagen_flow",
+            "run",
+            project.graph("{type: my.noisy}"),
+            "--plugin",
+            "nodes.py",
+            "--no-store",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert (
+        "logged noise" in said.stderr,
+        "warned noise" in said.stderr,
+        "of its own" in said.stderr,
+    ) == (bool(asked), bool(asked), True)
 
 
 def test_a_node_that_takes_standard_output_away_takes_no_events(project: Project) -> None:
     """What is printed while it holds it reaches the reader all the same."""
     graph = project.graph("{type: my.redirect}")
     said = []
-    with subprocess.Popen([sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store", "--json-events"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "imagen_flow",
+            "run",
+            graph,
+            "--plugin",
+            "nodes.py",
+            "--no-store",
+            "--json-events",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(json.loads(line)["event"])
@@ -304,8 +461,15 @@ def test_a_node_that_takes_standard_output_away_takes_no_events(project: Project
 def test_closed_streams_fail_no_node(project: Project, closed: str) -> None:
     """Where nobody listens, a node may print all the same."""
     graph = project.graph("{type: my.text}", 'o: {from: "${n}", path: o.txt}')
-    (project.folder / "nodes.py").write_text(PLUGIN.replace("    return HOSTILE", "    print('printed')\n    return 'printed'"))
-    code = subprocess.run(f"{sys.executable} -m imagen_flow run {graph} --plugin nodes.py --no-store {closed}", shell=True, check=False, capture_output=True).returncode
+    (project.folder / "nodes.py").write_text(
+        PLUGIN.replace("    return HOSTILE", "    print('printed')\n    return 'printed'")
+    )
+    code = subprocess.run(
+        f"{sys.executable} -m imagen_flow run {graph} --plugin nodes.py --no-store {closed}",
+        shell=True,
+        check=False,
+        capture_output=True,
+    ).returncode
     assert (code, (project.folder / "out/o.txt").read_text()) == (0, "printed\n")
 
 
@@ -314,6 +478,12 @@ def test_results_reach_a_closed_pipe_without_a_traceback(project: Project) -> No
     graph = project.graph("{type: my.print}")
     read, write = os.pipe()
     os.close(read)
-    said = subprocess.run([sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"], stdout=write, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN))
+    said = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "run", graph, "--plugin", "nodes.py", "--no-store"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGPIPE, signal.SIG_IGN),
+    )
     os.close(write)
     assert (said.returncode, "Traceback" in said.stderr) == (1, False)

@@ -48,12 +48,18 @@ class Process:
             ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "imagen_flow", "watch", "--plugin", "nodes.py", *arguments],
-            cwd=folder, stdout=subprocess.PIPE, stderr=theirs or subprocess.PIPE, env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"},
-        )  # fmt: skip
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=theirs or subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"},
+        )
         if theirs is not None:
             os.close(theirs)
         assert self.process.stdout is not None
-        self.ends = {self.process.stdout.fileno(): "out", ours if ours is not None else self.process.stderr.fileno(): "err"}  # type: ignore[union-attr]
+        self.ends = {
+            self.process.stdout.fileno(): "out",
+            ours if ours is not None else self.process.stderr.fileno(): "err",
+        }  # type: ignore[union-attr]
 
     def until(self, *wanted: str, stream: str = "err") -> str:
         """Read until all of these patterns stand in what was printed since the last call; give it."""
@@ -114,7 +120,9 @@ def save(path: Path, text: str) -> None:
 
 
 def test_plain_lines(tmp_path: Path, start: Any) -> None:
-    """Elsewhere than on a terminal each happening is a line: what changed, what ran, what came from the store; results go to standard output."""
+    """Elsewhere than on a terminal each happening is a line: what changed, what ran, what came from
+    the store; results go to standard output.
+    """
     process = start("g.yaml")
     first = process.until(r"^done in", r"watching \d+ paths? for changes$")
     assert re.search(r"^✓ a  [\d.]+ s$", first, re.MULTILINE)
@@ -127,21 +135,40 @@ def test_plain_lines(tmp_path: Path, start: Any) -> None:
     assert "error[unknown-node-type]: no plugin offers the node type 'toy.lowd'" in said
     assert (tmp_path / "out/g.txt").read_text() == "AGAIN\n"
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
-    assert "  1 step from the store\n" in process.until(r"^done in .*: 0 steps ran, 1 from the store$")
+    assert "  1 step from the store\n" in process.until(
+        r"^done in .*: 0 steps ran, 1 from the store$"
+    )
     assert process.end(signal.SIGINT) == 130
     assert "Traceback" not in process.text["err"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_json_events(tmp_path: Path, start: Any, number: int, code: int) -> None:
-    """With --json-events each happening is a line of JSON on standard output and there is nothing else; a signal ends a run and the watching cleanly."""
+    """With --json-events each happening is a line of JSON on standard output and there is nothing
+    else; a signal ends a run and the watching cleanly.
+    """
     process = start("g.yaml", "--json-events")
-    lines = [json.loads(line) for line in process.until(r'^{"event": "waiting".*}$', stream="out").splitlines()]
-    assert [line["event"] for line in lines] == ["planned", "run_started", "step_started", "step_finished", "output_written", "run_finished", "waiting"]
+    lines = [
+        json.loads(line)
+        for line in process.until(r'^{"event": "waiting".*}$', stream="out").splitlines()
+    ]
+    assert [line["event"] for line in lines] == [
+        "planned",
+        "run_started",
+        "step_started",
+        "step_finished",
+        "output_written",
+        "run_finished",
+        "waiting",
+    ]
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
     process.until(r'^{"event": "step_progress"', stream="out")
     assert process.end(number) == code
-    lines = [json.loads(line) for line in process.text["out"].splitlines() if line.startswith('{"event": "run_f')]
+    lines = [
+        json.loads(line)
+        for line in process.text["out"].splitlines()
+        if line.startswith('{"event": "run_f')
+    ]
     assert [line["status"] for line in lines] == ["cancelled"]
     assert process.text["err"] == ""
 
@@ -151,20 +178,28 @@ def test_live_view(tmp_path: Path, start: Any) -> None:
     process = start("g.yaml", terminal=True)
     process.until(r"watching \d+ paths for changes · ctrl-c stops")
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
-    said = process.until(r"changed: g.yaml", r"done in .*: 1 step ran", r"watching \d+ paths for changes · ctrl-c stops")
+    said = process.until(
+        r"changed: g.yaml",
+        r"done in .*: 1 step ran",
+        r"watching \d+ paths for changes · ctrl-c stops",
+    )
     assert "✓ a" in said
     assert process.end(signal.SIGINT) == 130
 
 
 def test_a_change_during_a_run_is_seen_beside_its_bars(tmp_path: Path, start: Any) -> None:
-    """On a terminal, what changed and what is wrong with it are printed above the bars of the run in progress."""
+    """On a terminal, what changed and what is wrong with it are printed above the bars of the run
+    in progress.
+    """
     save(tmp_path / "g.yaml", GRAPH.replace("toy.loud", "toy.slow"))
     process = start("g.yaml", terminal=True)
     process.until(r"0 of 1 step")
     save(tmp_path / "g.yaml", "nodes: [")
     process.until(r"changed: g.yaml", r"error\[", r"its last outputs stay", r"0 of 1 step")
     save(tmp_path / "g.yaml", GRAPH)
-    process.until(r"changed: g.yaml \(stopping the run\)", r"interrupted in", r"done in .*: 1 step ran")
+    process.until(
+        r"changed: g.yaml \(stopping the run\)", r"interrupted in", r"done in .*: 1 step ran"
+    )
     assert process.end(signal.SIGINT) == 130
     assert "Traceback" not in process.text["err"]
 
@@ -182,8 +217,15 @@ def test_a_slow_run_is_restarted(tmp_path: Path, start: Any) -> None:
 
 
 def test_what_is_not_there_ends_it_at_once(tmp_path: Path, start: Any) -> None:
-    """A graph or plugin that does not exist, and a command line that makes no sense, are said at once with exit code 2."""
-    for arguments, words in ((("no.yaml",), "'no.yaml' does not exist"), (("g.yaml", "--plugin", "no.py"), "there is no file 'no.py'"), ((), "Missing argument"), (("g.yaml", "--settle", "-1"), "--settle")):
+    """A graph or plugin that does not exist, and a command line that makes no sense, are said at
+    once with exit code 2.
+    """
+    for arguments, words in (
+        (("no.yaml",), "'no.yaml' does not exist"),
+        (("g.yaml", "--plugin", "no.py"), "there is no file 'no.py'"),
+        ((), "Missing argument"),
+        (("g.yaml", "--settle", "-1"), "--settle"),
+    ):
         process = start(*arguments)
         assert process.process.wait(PATIENCE_S) == 2
         process.read(1.0)

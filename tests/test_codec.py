@@ -21,8 +21,15 @@ from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, 
 
 CODECS = Codecs()
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec=None)),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec=None)), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None)),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(codec=None)), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
@@ -31,7 +38,23 @@ PIXELS = (
     | arrays.arrays("uint16", SHAPES)
     | arrays.arrays("float32", SHAPES, elements=st.floats(-2, 2, width=32, allow_subnormal=True))
 )
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", ">f4", ">u2"]
+DTYPES = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    ">f4",
+    ">u2",
+]
 
 
 def back(value: object) -> object:
@@ -71,21 +94,33 @@ def test_a_mask_comes_back_as_a_mask(dtype: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(DTYPES).flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))),
-    st.dictionaries(st.text(st.characters(codec=None), max_size=5), st.text(max_size=5), max_size=3),
+    st.sampled_from(DTYPES).flatmap(
+        lambda dtype: arrays.arrays(
+            dtype, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+        )
+    ),
+    st.dictionaries(
+        st.text(st.characters(codec=None), max_size=5), st.text(max_size=5), max_size=3
+    ),
 )
 def test_every_array_comes_back_bit_by_bit(data: np.ndarray, tags: dict[str, str]) -> None:
     """Shape, dtype, NaN payloads and tags survive, in any memory order."""
     value = Tensor(data, tags)
     again = back(value)
     assert isinstance(again, Tensor)
-    assert (again.data.dtype.name, again.data.shape, dict(again.tags)) == (data.dtype.name, data.shape, tags)
+    assert (again.data.dtype.name, again.data.shape, dict(again.tags)) == (
+        data.dtype.name,
+        data.shape,
+        tags,
+    )
     assert again.data.tobytes() == np.asarray(data, dtype=data.dtype.newbyteorder("=")).tobytes()
     assert digest_value(again) == digest_value(value)
 
 
 def test_equal_values_have_equal_bytes() -> None:
-    """Encoding is canonical: several tags change nothing, since the library that writes them keeps one metadata key in order."""
+    """Encoding is canonical: several tags change nothing, since the library that writes them keeps
+    one metadata key in order.
+    """
     tags = {f"tag{i}": str(i) for i in range(20)}
     one = CODECS.encode(Tensor(np.zeros(2), tags))
     other = CODECS.encode(Tensor(np.zeros(2), dict(reversed(tags.items()))))
@@ -95,7 +130,11 @@ def test_equal_values_have_equal_bytes() -> None:
 def test_bfloat16_is_kept_exactly() -> None:
     """A dtype that numpy lacks comes back as a torch tensor with the same bits."""
     torch = pytest.importorskip("torch")
-    for data in (torch.randn(3, 5).bfloat16(), torch.randn(3, 5).bfloat16().T, torch.tensor(1.5).bfloat16()):
+    for data in (
+        torch.randn(3, 5).bfloat16(),
+        torch.randn(3, 5).bfloat16().T,
+        torch.tensor(1.5).bfloat16(),
+    ):
         again = back(Tensor(data, {"space": "latent"}))
         assert again.dtype == "bfloat16"
         assert torch.equal(again.data, data)
@@ -123,11 +162,17 @@ def test_absent_is_one() -> None:
 
 
 def test_places_below_the_root_are_written_relative_to_it(tmp_path: Path) -> None:
-    """A store can be moved: what lies in it is found again in its new place, what lies outside where it was."""
+    """A store can be moved: what lies in it is found again in its new place, what lies outside
+    where it was.
+    """
     digest = "ab" * 20
     inner = File(tmp_path / "objects" / "ab" / "cd.png", digest, 5, "圖.png")
     outer = File(Path("/elsewhere/a b.png"), digest, 5, "a b.png")
-    folder = Folder(tmp_path / "trees" / "x", digest, (File(tmp_path / "trees" / "x" / "sub" / "y", digest, 3, "sub/y"),))
+    folder = Folder(
+        tmp_path / "trees" / "x",
+        digest,
+        (File(tmp_path / "trees" / "x" / "sub" / "y", digest, 3, "sub/y"),),
+    )
     model = Model(tmp_path / "trees" / "m", digest, "./m")
     for value in (inner, folder, model):
         kind, _, data = CODECS.encode(value, tmp_path)
@@ -139,7 +184,9 @@ def test_places_below_the_root_are_written_relative_to_it(tmp_path: Path) -> Non
     assert CODECS.decode(kind, data, tmp_path / "new") == outer
 
 
-@pytest.mark.parametrize("place", ["../out", "/etc/passwd", "a/../../b", "", ".", "c:\\x", "a\\..\\b", "a\0b"])
+@pytest.mark.parametrize(
+    "place", ["../out", "/etc/passwd", "a/../../b", "", ".", "c:\\x", "a\\..\\b", "a\0b"]
+)
 def test_a_place_that_would_leave_the_store_is_refused(place: str, tmp_path: Path) -> None:
     """Bytes in a store are not trusted to name other files."""
     data = json.dumps({"digest": "ab" * 20, "size": 1, "name": "x", "in": place}).encode()
@@ -149,10 +196,17 @@ def test_a_place_that_would_leave_the_store_is_refused(place: str, tmp_path: Pat
 
 def png(width: int, height: int, raw: bytes) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
 
 
 GOOD_TENSOR = CODECS.encode(Tensor(np.arange(6.0), {"a": "b"}))[2]
@@ -195,7 +249,9 @@ GOOD_PNG = CODECS.encode(Image(np.arange(27, dtype="uint8").reshape(3, 3, 3)))[2
     ],
 )
 def test_odd_bytes_are_refused(kind: str, data: bytes) -> None:
-    """Whatever is wrong with bytes, ValueError says so, and no more memory is taken than they can justify."""
+    """Whatever is wrong with bytes, ValueError says so, and no more memory is taken than they can
+    justify.
+    """
     with pytest.raises(ValueError):
         CODECS.decode(kind, data)
 
@@ -207,9 +263,17 @@ def test_a_png_that_promises_more_than_its_bytes_can_hold_is_refused_unread() ->
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from([("tensor", GOOD_TENSOR), ("image", GOOD_PNG)]), st.integers(0, 10**6), st.integers(1, 255))
-def test_a_flipped_byte_is_never_more_than_a_value_error(good: tuple[str, bytes], at: int, flip: int) -> None:
-    """A damaged object either decodes to something (whose digest then differs) or raises ValueError."""
+@given(
+    st.sampled_from([("tensor", GOOD_TENSOR), ("image", GOOD_PNG)]),
+    st.integers(0, 10**6),
+    st.integers(1, 255),
+)
+def test_a_flipped_byte_is_never_more_than_a_value_error(
+    good: tuple[str, bytes], at: int, flip: int
+) -> None:
+    """A damaged object either decodes to something (whose digest then differs) or raises
+    ValueError.
+    """
     kind, data = good
     bent = bytearray(data)
     bent[at % len(data)] ^= flip
@@ -220,7 +284,9 @@ def test_a_flipped_byte_is_never_more_than_a_value_error(good: tuple[str, bytes]
 
 
 def test_a_large_picture_of_our_own_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow's limit on pixels guards against strangers' files; a picture that the project itself made comes back whatever the limit."""
+    """Pillow's limit on pixels guards against strangers' files; a picture that the project itself
+    made comes back whatever the limit.
+    """
     import PIL.Image
 
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
@@ -240,7 +306,12 @@ def test_plain_values_need_neither_torch_nor_pillow() -> None:
         "c.decode('image', c.encode(Image(np.zeros((2, 2, 3), 'uint8')))[2])\n"
         "print('torch' in sys.modules)\n"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -249,7 +320,13 @@ class Pose:
     y: int
 
 
-POSE = Codec("test.Pose", Pose, encode=lambda p: f"{p.x},{p.y}".encode(), decode=lambda b: Pose(*map(int, b.decode().split(","))), suffix=".pose")
+POSE = Codec(
+    "test.Pose",
+    Pose,
+    encode=lambda p: f"{p.x},{p.y}".encode(),
+    decode=lambda b: Pose(*map(int, b.decode().split(","))),
+    suffix=".pose",
+)
 
 
 def test_a_plugins_own_type_crosses_edges_by_its_codec() -> None:
@@ -260,7 +337,10 @@ def test_a_plugins_own_type_crosses_edges_by_its_codec() -> None:
     assert codecs.decode("test.Pose", b"1,2") == Pose(1, 2)
     assert codecs.digest(Pose(1, 2)) != codecs.digest(Pose(2, 1))
     listed = codecs.artifact([Pose(1, 2), 3])
-    assert listed.items == (Artifact(codecs.digest(Pose(1, 2)), "test.Pose"), Artifact(digest_value(3), "int"))
+    assert listed.items == (
+        Artifact(codecs.digest(Pose(1, 2)), "test.Pose"),
+        Artifact(digest_value(3), "int"),
+    )
     with pytest.raises(TypeError, match="Pose is no value that can cross an edge"):
         Codecs().digest(Pose(1, 2))
     with pytest.raises(ValueError, match="no test.Pose"):
@@ -275,7 +355,17 @@ def test_codecs_that_clash_are_refused_with_both_names() -> None:
         Codecs([POSE, Codec("test.Pose", complex, POSE.encode, POSE.decode)])
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("image", ".x"), ("", ".x"), ("a b", ".x"), ("a\n", ".x"), ("test.Pose", "x"), ("test.Pose", "./x")])
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("image", ".x"),
+        ("", ".x"),
+        ("a b", ".x"),
+        ("a\n", ".x"),
+        ("test.Pose", "x"),
+        ("test.Pose", "./x"),
+    ],
+)
 def test_a_codec_names_a_kind_of_its_own_and_a_harmless_ending(kind: str, suffix: str) -> None:
     """A kind is one word that is not taken; an ending is letters."""
     with pytest.raises(ValueError):
@@ -286,7 +376,9 @@ def test_a_list_is_named_with_its_elements() -> None:
     """An artifact of a list says what it holds, so that it can be planned unread."""
     artifact = CODECS.artifact([1, ["a"]])
     inner = Artifact(digest_value(["a"]), "list", (Artifact(digest_value("a"), "text"),))
-    assert artifact == Artifact(digest_value([1, ["a"]]), "list", (Artifact(digest_value(1), "int"), inner))
+    assert artifact == Artifact(
+        digest_value([1, ["a"]]), "list", (Artifact(digest_value(1), "int"), inner)
+    )
 
 
 def test_lists_that_nest_without_end_are_refused() -> None:

@@ -38,15 +38,25 @@ def test_none() -> None:
 
 def test_read(folder: Path) -> None:
     """Settings are read, and their paths start from the file's own folder."""
-    path = write(folder / "deep" / "imagen-flow.toml", 'device = "cpu"\ndtype = "float32"\nstore = "./kept"\nout = "results"\nplugins = ["./mine.py"]\n')
+    path = write(
+        folder / "deep" / "imagen-flow.toml",
+        'device = "cpu"\ndtype = "float32"\nstore = "./kept"\nout = "results"\nplugins = ["./mine.py"]\n',
+    )
     read = config.read(path)
     assert (read.device, read.dtype) == ("cpu", "float32")
-    assert (read.store, read.out, read.plugins) == (path.parent / "kept", path.parent / "results", (path.parent / "mine.py",))
+    assert (read.store, read.out, read.plugins) == (
+        path.parent / "kept",
+        path.parent / "results",
+        (path.parent / "mine.py",),
+    )
 
 
 def test_problems(folder: Path) -> None:
     """All problems of a settings file are said at once, each with its line, in file order."""
-    path = write(folder / "imagen-flow.toml", 'devise = "cpu"\ndtype = "float31"\nout = 3\nplugins = "x.py"\ndevice = "gpu"\n')
+    path = write(
+        folder / "imagen-flow.toml",
+        'devise = "cpu"\ndtype = "float31"\nout = 3\nplugins = "x.py"\ndevice = "gpu"\n',
+    )
     with pytest.raises(GraphError) as caught:
         config.read(path)
     assert (
@@ -99,11 +109,15 @@ def test_not_utf8(folder: Path) -> None:
     path.write_bytes(b'out = "\xff"')
     with pytest.raises(GraphError) as caught:
         config.read(path)
-    assert str(caught.value) == "error[not-utf8]: imagen-flow.toml is not UTF-8 text: byte 7 is 0xff"
+    assert (
+        str(caught.value) == "error[not-utf8]: imagen-flow.toml is not UTF-8 text: byte 7 is 0xff"
+    )
 
 
 def test_store_place(folder: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is where the flag says, else the environment, else the settings, else in the cache folder of the user."""
+    """The store is where the flag says, else the environment, else the settings, else in the cache
+    folder of the user.
+    """
     settings = config.Settings(store=folder / "set")
     assert own_home in config.store_place().parents
     assert config.store_place(None, settings) == folder / "set"
@@ -113,7 +127,9 @@ def test_store_place(folder: Path, own_home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_trust(folder: Path) -> None:
-    """A plugin that settings name is refused until it is trusted, and again when it or a module beside it changes."""
+    """A plugin that settings name is refused until it is trusted, and again when it or a module
+    beside it changes.
+    """
     write(folder / "nodes.py", "import helper\n")
     helper = write(folder / "helper.py", "x = 1\n")
     package = write(folder / "more" / "__init__.py", "")
@@ -157,10 +173,17 @@ def test_missing_plugin(folder: Path) -> None:
     """A plugin that is not there is a warning, and the others still load."""
     settings = config.read(write(folder / "imagen-flow.toml", 'plugins = ["nodes.py"]\n'))
     (problem,) = config.untrusted(settings).values()
-    assert (problem.code, problem.severity, problem.message) == ("missing-file", "warning", "there is no file nodes.py")
+    assert (problem.code, problem.severity, problem.message) == (
+        "missing-file",
+        "warning",
+        "there is no file nodes.py",
+    )
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0,
+    reason="the superuser may read everything",
+)
 def test_unreadable(folder: Path) -> None:
     """A settings file that cannot be read says why."""
     path = write(folder / "imagen-flow.toml", "")

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow._types.digest import canonical, digest_bytes, digest_file, digest_list, digest_value
+from imagen_flow._types.digest import (
+    canonical,
+    digest_bytes,
+    digest_file,
+    digest_list,
+    digest_value,
+)
 from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
 CONTENT = digest_bytes(b"hello")
@@ -31,15 +37,42 @@ GOLDEN = {
     "list empty": ([], "d5652e4bb01c3b73a66ca50595341b8be1a23815"),
     "list in list": ([[1], []], "e0333b183d573c1ecbe41070a1d30f36a4ebf7c2"),
     "absent": (Absent.value, "15ec09528f336a5332f3a372989a67aa802ead44"),
-    "image": (Image(np.arange(12, dtype="uint8").reshape(2, 2, 3)), "ec011818bb7cafc60dc65337b6101f35fb36f1fa"),
-    "image 16": (Image(np.arange(4, dtype="uint16").reshape(2, 2, 1)), "862887e26d68f10fc146c6fccf8a17e89d0d8c48"),
-    "image float": (Image(np.linspace(0, 1, 4, dtype="float32").reshape(2, 2, 1)), "260ad3893f4baaebf7c09ce8042b488e430f49e1"),
-    "mask": (Mask(np.arange(4, dtype="uint8").reshape(2, 2)), "662f7930f19f30d965d94753ff3c6e4a7b8039c4"),
-    "tensor": (Tensor(np.arange(6, dtype="float32").reshape(2, 3), {"space": "latent", "a": "b"}), "0cf33aad770e8cf803f2573e8224e9b49e08e09d"),
-    "tensor of no axis": (Tensor(np.array(1.5, dtype="float32")), "c159f73881a65ec3293ca25ba9fc31e1cd969219"),
-    "tensor empty": (Tensor(np.zeros((0, 3), dtype="int64")), "4d70f17c2066f2dc6a6a298c301c42492b000230"),
-    "audio": (Audio(np.array([[0.0, 0.5, -0.5]], dtype="float32"), 44100), "6ff40c7f8bf2d5da30e8428ac2638d61268074ea"),
-    "file": (File(Path("/anywhere.txt"), CONTENT, 5, "greeting.txt"), "4e898cffb758cb34f6b04058122d6ed24f7ebae7"),
+    "image": (
+        Image(np.arange(12, dtype="uint8").reshape(2, 2, 3)),
+        "ec011818bb7cafc60dc65337b6101f35fb36f1fa",
+    ),
+    "image 16": (
+        Image(np.arange(4, dtype="uint16").reshape(2, 2, 1)),
+        "862887e26d68f10fc146c6fccf8a17e89d0d8c48",
+    ),
+    "image float": (
+        Image(np.linspace(0, 1, 4, dtype="float32").reshape(2, 2, 1)),
+        "260ad3893f4baaebf7c09ce8042b488e430f49e1",
+    ),
+    "mask": (
+        Mask(np.arange(4, dtype="uint8").reshape(2, 2)),
+        "662f7930f19f30d965d94753ff3c6e4a7b8039c4",
+    ),
+    "tensor": (
+        Tensor(np.arange(6, dtype="float32").reshape(2, 3), {"space": "latent", "a": "b"}),
+        "0cf33aad770e8cf803f2573e8224e9b49e08e09d",
+    ),
+    "tensor of no axis": (
+        Tensor(np.array(1.5, dtype="float32")),
+        "c159f73881a65ec3293ca25ba9fc31e1cd969219",
+    ),
+    "tensor empty": (
+        Tensor(np.zeros((0, 3), dtype="int64")),
+        "4d70f17c2066f2dc6a6a298c301c42492b000230",
+    ),
+    "audio": (
+        Audio(np.array([[0.0, 0.5, -0.5]], dtype="float32"), 44100),
+        "6ff40c7f8bf2d5da30e8428ac2638d61268074ea",
+    ),
+    "file": (
+        File(Path("/anywhere.txt"), CONTENT, 5, "greeting.txt"),
+        "4e898cffb758cb34f6b04058122d6ed24f7ebae7",
+    ),
     "folder": (Folder(Path("/anywhere"), CONTENT, ()), "b5531c7037f06c9f2947132a6a77202c308e8939"),
     "model": (Model(Path("/anywhere"), CONTENT), "15ea73041920eed5e96c9dc2108611b89beac46b"),
 }
@@ -70,13 +103,17 @@ def test_a_tensor_has_one_digest_whoever_holds_it() -> None:
     data = np.arange(6, dtype="float32").reshape(2, 3)
     assert digest_value(Tensor(torch.from_numpy(data.T.copy()).T)) == digest_value(Tensor(data))
     assert digest_value(Tensor(data.astype(">f4"))) == digest_value(Tensor(data))
-    assert digest_value(Tensor(torch.tensor(1.5))) == digest_value(Tensor(np.array(1.5, dtype="float32")))
+    assert digest_value(Tensor(torch.tensor(1.5))) == digest_value(
+        Tensor(np.array(1.5, dtype="float32"))
+    )
 
 
 def test_the_order_of_tags_and_of_keys_does_not_matter() -> None:
     """Mappings are digested by their sorted keys."""
     data = np.zeros(1, dtype="float32")
-    assert digest_value(Tensor(data, {"a": "1", "b": "2"})) == digest_value(Tensor(data, {"b": "2", "a": "1"}))
+    assert digest_value(Tensor(data, {"a": "1", "b": "2"})) == digest_value(
+        Tensor(data, {"b": "2", "a": "1"})
+    )
     assert digest_value({"a": 1, "b": 2}) == digest_value({"b": 2, "a": 1})
 
 
@@ -109,7 +146,9 @@ def test_what_cannot_be_digested_is_refused(value: object, error: type[Exception
 
 def test_a_complex_array_is_digested_by_its_bytes() -> None:
     """dtypes that memoryview cannot cast are no exception."""
-    assert digest_value(Tensor(np.array([1 + 2j], dtype="complex64"))) != digest_value(Tensor(np.array([1 - 2j], dtype="complex64")))
+    assert digest_value(Tensor(np.array([1 + 2j], dtype="complex64"))) != digest_value(
+        Tensor(np.array([1 - 2j], dtype="complex64"))
+    )
 
 
 def test_a_file_is_digested_like_its_bytes(tmp_path: Path) -> None:
@@ -123,7 +162,9 @@ def test_a_file_is_digested_like_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_file_that_grows_is_read_to_an_end(tmp_path: Path) -> None:
-    """Whoever appends to a file while it is digested gives it another digest, but does not keep us reading."""
+    """Whoever appends to a file while it is digested gives it another digest, but does not keep us
+    reading.
+    """
     path = tmp_path / "growing"
     path.write_bytes(b"hello")
     calls: list[int] = []
@@ -138,7 +179,11 @@ def test_a_file_that_grows_is_read_to_an_end(tmp_path: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -148,7 +193,9 @@ JSON = st.recursive(
 @given(JSON, JSON)
 def test_equal_digests_mean_equal_canonical_text(one: object, other: object) -> None:
     """Two pieces of JSON data have one digest only if they are written alike."""
-    assert (digest_value(one) == digest_value(other)) == (canonical(one) == canonical(other) and type(one) is type(other))
+    assert (digest_value(one) == digest_value(other)) == (
+        canonical(one) == canonical(other) and type(one) is type(other)
+    )
 
 
 def test_a_list_is_digested_by_its_elements() -> None:

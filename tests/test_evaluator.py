@@ -1,4 +1,6 @@
-"""The engine agrees with a second evaluator of the language on random graphs: values, calls, plans and events; run twice, and written otherwise."""
+"""The engine agrees with a second evaluator of the language on random graphs: values, calls, plans
+and events; run twice, and written otherwise.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from ruamel.yaml import YAML
 import imagen_flow as flow
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._types.node import NodeFunction
-from imagen_flow.events import OutputAbsent, OutputWritten, StepCached, StepFailed, StepFinished, StepStarted
+from imagen_flow.events import (
+    OutputAbsent,
+    OutputWritten,
+    StepCached,
+    StepFailed,
+    StepFinished,
+    StepStarted,
+)
 
 EVALUATOR = Path(__file__).parent / "evaluator"
 
@@ -62,12 +71,17 @@ class Ran:
         self.calls = Counter(toys.CALLS)
         last = self.events[-1]
         self.status = last.status
-        assert [last.ran, last.cached, last.failed] == [sum(isinstance(event, kind) for event in self.events) for kind in (StepFinished, StepCached, StepFailed)]
+        assert [last.ran, last.cached, last.failed] == [
+            sum(isinstance(event, kind) for event in self.events)
+            for kind in (StepFinished, StepCached, StepFailed)
+        ]
         self.outputs: dict[str, Any] = {}
         for event in self.events:
             if isinstance(event, OutputWritten | OutputAbsent):
                 assert event.output not in self.outputs, "an output is given once"
-                self.outputs[event.output] = event.value if isinstance(event, OutputWritten) else None
+                self.outputs[event.output] = (
+                    event.value if isinstance(event, OutputWritten) else None
+                )
         self.started = self.named(StepStarted)
         # A step that failed with another of equal key was not called for itself.
         self.reached = self.started | self.named(StepCached) | self.named(StepFailed)
@@ -100,20 +114,36 @@ def check(expected: Any, ran: Ran, stored: set[str]) -> None:
     if any(call.fails for call in expected.must) or expected.must_refuse or not fails:
         assert ran.status == ("failed" if fails else "done"), f"ended {ran.status}"
     # What a plan says is what a run does.
-    unplanned = {name: ran.planned[name] for name in ran.started if ran.planned.get(name, "waits") not in ("runs", "waits")}
+    unplanned = {
+        name: ran.planned[name]
+        for name in ran.started
+        if ran.planned.get(name, "waits") not in ("runs", "waits")
+    }
     assert not unplanned, f"ran, and the plan said otherwise: {unplanned}"
     if not fails:
-        unkept = {name for name, status in ran.planned.items() if status == "runs" and name not in ran.reached}
+        unkept = {
+            name
+            for name, status in ran.planned.items()
+            if status == "runs" and name not in ran.reached
+        }
         assert not unkept, f"planned to run, and did not: {unkept}"
 
 
 def reversed_keys(written: Any) -> Any:
-    """The same graph in another order of keys; that of nodes' arguments, lists of `each` and mappings included."""
-    return {key: reversed_keys(written[key]) for key in reversed(written)} if isinstance(written, dict) else written
+    """The same graph in another order of keys; that of nodes' arguments, lists of `each` and
+    mappings included.
+    """
+    return (
+        {key: reversed_keys(written[key]) for key in reversed(written)}
+        if isinstance(written, dict)
+        else written
+    )
 
 
 def stored_lines(expected: Any, ran: Ran) -> set[str]:
-    return {call.line for call in expected.may if call.kept and not call.fails and ran.calls[call.line]}
+    return {
+        call.line for call in expected.may if call.kept and not call.fails and ran.calls[call.line]
+    }
 
 
 def agree(seed: int, registry: Registry) -> None:
@@ -140,7 +170,9 @@ def agree(seed: int, registry: Registry) -> None:
     with open("reversed.yaml", "w", encoding="utf-8") as file:
         YAML(typ="safe").dump(reversed_keys(case.graph), file)
     other = Ran(plan("reversed.yaml", store))
-    assert other.outputs == first.outputs, f"other values in another order of keys: {other.outputs}, not {first.outputs}"
+    assert other.outputs == first.outputs, (
+        f"other values in another order of keys: {other.outputs}, not {first.outputs}"
+    )
     check(expected, other, stored)
 
     edited = random_graphs.edited(case, seed)
@@ -161,13 +193,17 @@ def run_batch(seeds: range, registry: Registry, folder: Path) -> None:
                 agree(seed, registry)
             except Exception as error:
                 case = random_graphs.draw(seed)
-                error.add_note(f"seed {seed}: {json.dumps(case.graph)}\n{json.dumps(case.files)}\nforce: {case.force}")
+                error.add_note(
+                    f"seed {seed}: {json.dumps(case.graph)}\n{json.dumps(case.files)}\nforce: {case.force}"
+                )
                 raise
 
 
 @pytest.mark.parametrize("seeds", batches(QUICK), ids=str)
 def test_random_graphs(seeds: range, registry: Registry, tmp_path: Path) -> None:
-    """On random graphs the engine gives the values, makes the calls and tells the plans that a naive evaluator expects."""
+    """On random graphs the engine gives the values, makes the calls and tells the plans that a
+    naive evaluator expects.
+    """
     run_batch(seeds, registry, tmp_path)
 
 
@@ -192,5 +228,7 @@ if __name__ == "__main__":  # python tests/test_evaluator.py 0 300: which seeds 
             frames = traceback.extract_tb(error.__traceback__)
             where = next(f for f in reversed(frames) if f.name == "agree")
             wrong[f"{str(error).partition(':')[0]} ({where.lineno})"] += 1
-            sys.stdout.write(f"{number} line {where.lineno}: {type(error).__name__} {' '.join(str(error).split())[:300]}\n")
+            sys.stdout.write(
+                f"{number} line {where.lineno}: {type(error).__name__} {' '.join(str(error).split())[:300]}\n"
+            )
     sys.stdout.write(f"{dict(wrong)}\n")

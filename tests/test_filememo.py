@@ -51,7 +51,9 @@ def test_digests_are_remembered_across_processes(tmp_path: Path) -> None:
 
 
 def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
-    """A file that changed less than two seconds ago may change again under the same time, so nothing is remembered."""
+    """A file that changed less than two seconds ago may change again under the same time, so
+    nothing is remembered.
+    """
     path = written(tmp_path / "a.txt", b"hello")
     changed = os.stat(path).st_ctime
     memo = FileMemo(clock=lambda: changed + 1.9)
@@ -61,7 +63,9 @@ def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
 
 
 def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path: Path) -> None:
-    """Setting the time back does not hide a change: the time of the last change of status betrays it."""
+    """Setting the time back does not hide a change: the time of the last change of status betrays
+    it.
+    """
     path = written(tmp_path / "a.txt", b"hello")
     before = os.stat(path)
     memo = FileMemo(clock=lambda: LATER)
@@ -86,7 +90,9 @@ def test_a_file_that_is_being_written_is_no_value(tmp_path: Path) -> None:
 def test_a_file_as_a_value_has_the_name_that_the_user_knows(tmp_path: Path) -> None:
     """The name is for messages; without one it is the file's own."""
     path = written(tmp_path / "圖.PNG", b"hello")
-    assert FileMemo().file_value(path, "in/圖.PNG") == File(path, digest_bytes(b"hello"), 5, "in/圖.PNG")
+    assert FileMemo().file_value(path, "in/圖.PNG") == File(
+        path, digest_bytes(b"hello"), 5, "in/圖.PNG"
+    )
     assert FileMemo().file_value(path).suffix == ".png"
 
 
@@ -130,7 +136,9 @@ def test_links_are_followed_only_inside_the_folder(tmp_path: Path) -> None:
     assert [f.name for f in FileMemo().folder_value(tmp_path / "in")] == ["inside.txt", "real.txt"]
 
 
-def test_a_folder_of_too_many_files_is_taken_for_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_too_many_files_is_taken_for_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Naming a home folder by mistake ends early."""
     monkeypatch.setattr(filememo, "MOST_FILES", 2)
     for i in range(3):
@@ -152,7 +160,9 @@ def test_words_about_a_model_are_no_part_of_it(tmp_path: Path) -> None:
     assert memo.model_digest(tmp_path / "m" / "model.safetensors") == digest_bytes(b"weights")
 
 
-@pytest.mark.parametrize("damage", [b"not a database at all, but long enough to be read as one", b""])
+@pytest.mark.parametrize(
+    "damage", [b"not a database at all, but long enough to be read as one", b""]
+)
 def test_a_damaged_memo_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
     """A memo is no more than a memo."""
     path = written(tmp_path / "a.txt", b"hello")
@@ -177,7 +187,10 @@ def test_threads_share_a_memo(tmp_path: Path) -> None:
     paths = [written(tmp_path / f"{i}", str(i).encode()) for i in range(300)]
     memo = FileMemo(tmp_path, clock=lambda: LATER)
     found: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: found.append([memo.digest_file(p) for p in paths])) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append([memo.digest_file(p) for p in paths]))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

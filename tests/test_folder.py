@@ -1,4 +1,6 @@
-"""Hot folders: what a line file may say, what becomes of files, tickets, names and originals, and how a line starts and stops."""
+"""Hot folders: what a line file may say, what becomes of files, tickets, names and originals, and
+how a line starts and stops.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,18 @@ from typing import Any
 import pytest
 
 from imagen_flow._cli import main
-from imagen_flow._hotfolder import Journal, JournalError, RunningLine, Tools, check_together, may_pass, prepare, read_line, retry, status
+from imagen_flow._hotfolder import (
+    Journal,
+    JournalError,
+    RunningLine,
+    Tools,
+    check_together,
+    may_pass,
+    prepare,
+    read_line,
+    retry,
+    status,
+)
 from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.journal import Seen
@@ -118,7 +131,9 @@ class Yard:
 
     def line(self, more: str = "", *, graph: str = GRAPH, text: str = LINE) -> Any:
         keys = {line.partition(":")[0] for line in more.splitlines()}
-        kept = "".join(line + "\n" for line in text.splitlines() if line.partition(":")[0] not in keys)
+        kept = "".join(
+            line + "\n" for line in text.splitlines() if line.partition(":")[0] not in keys
+        )
         (self.root / "graph.yaml").write_text(graph)
         (self.root / "line.yaml").write_text(kept + more)
         return read_line(self.root / "line.yaml")
@@ -134,7 +149,9 @@ class Yard:
         return place
 
     def start(self, line: Any, **options: Any) -> RunningLine:
-        running = RunningLine(prepare(line, self.registry), Tools(store=self.store), listen=self.log.append, **options)
+        running = RunningLine(
+            prepare(line, self.registry), Tools(store=self.store), listen=self.log.append, **options
+        )
         running.start()
         return running
 
@@ -156,7 +173,12 @@ class Yard:
         return found
 
     def events(self, *names: str) -> list[tuple[str, str]]:
-        return [(said["event"], said.get("item", "")) for said in self.log if said["event"] in (names or ("done", "failed", "skipped", "quarantined", "gone", "retry"))]
+        return [
+            (said["event"], said.get("item", ""))
+            for said in self.log
+            if said["event"]
+            in (names or ("done", "failed", "skipped", "quarantined", "gone", "retry"))
+        ]
 
     @property
     def calls(self) -> list[str]:
@@ -185,7 +207,9 @@ def until(what: Callable[[], Any], *, most_s: float = 30) -> None:
 
 @contextlib.contextmanager
 def refusing(number: int, *places: Path, writes_only: bool = False) -> Iterator[threading.Event]:
-    """Have the system refuse what is done in these places, as a broken disk, a full one or a lost share does, until the event is set."""
+    """Have the system refuse what is done in these places, as a broken disk, a full one or a lost
+    share does, until the event is set.
+    """
     mended = threading.Event()
 
     def is_refused(path: Any) -> bool:
@@ -206,7 +230,11 @@ def refusing(number: int, *places: Path, writes_only: bool = False) -> Iterator[
         return called
 
     os_open = os.open
-    calls = [(os, name, True) for name in ("unlink", "mkdir", "replace", "rename", "link", "utime")] + [(os, name, False) for name in ("open", "stat", "lstat", "scandir")] + [(io, "open", False)]
+    calls = (
+        [(os, name, True) for name in ("unlink", "mkdir", "replace", "rename", "link", "utime")]
+        + [(os, name, False) for name in ("open", "stat", "lstat", "scandir")]
+        + [(io, "open", False)]
+    )
     before = [getattr(of, name) for of, name, _ in calls]
     with pytest.MonkeyPatch.context() as patch:
         for (of, name, writes), call in zip(calls, before, strict=True):
@@ -217,7 +245,8 @@ def refusing(number: int, *places: Path, writes_only: bool = False) -> Iterator[
             mended.set()
 
 
-# -- the line file ------------------------------------------------------------------------------------------------------------------
+# -- the line file
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def problems(text: str, folder: Path) -> list[str]:
@@ -265,23 +294,62 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
 """
     )
     line = read_line(yard.root / "line.yaml")
-    assert {key.replace("imagen_flow_folder", "") for key in line.marks} == {key.replace("imagen_flow_folder", "") for key in KEYS}
+    assert {key.replace("imagen_flow_folder", "") for key in line.marks} == {
+        key.replace("imagen_flow_folder", "") for key in KEYS
+    }
     assert (line.graph, line.inbox, line.done, line.journal, line.log) == (
-        yard.root / "graph.yaml", yard.root / "in", Path("/tmp/done"), yard.root / "journal", yard.root / "log.jsonl",
-    )  # fmt: skip
-    assert (line.accept, line.folders, line.links, line.input, line.ticket, line.allow, line.sentinel) == (("*.PNG", "*.txt"), "flattened", "followed", "file", "required", ("word",), ".ready")
-    assert (line.settle_s, line.retries, line.backoff_s, line.concurrency, line.priority, line.duplicates) == (0.5, 2, 5.0, 3, "newest", "link")
+        yard.root / "graph.yaml",
+        yard.root / "in",
+        Path("/tmp/done"),
+        yard.root / "journal",
+        yard.root / "log.jsonl",
+    )
+    assert (
+        line.accept,
+        line.folders,
+        line.links,
+        line.input,
+        line.ticket,
+        line.allow,
+        line.sentinel,
+    ) == (("*.PNG", "*.txt"), "flattened", "followed", "file", "required", ("word",), ".ready")
+    assert (
+        line.settle_s,
+        line.retries,
+        line.backoff_s,
+        line.concurrency,
+        line.priority,
+        line.duplicates,
+    ) == (0.5, 2, 5.0, 3, "newest", "link")
     assert (line.ignore, line.empty_s) == (("drafts/", "!@tmp/"), 60.0)
-    assert (line.kills, line.stop_s, line.lease_s, line.poll, line.poll_s) == (5, 1.0, 7.0, True, 0.5)
-    assert (line.notify.command, line.notify.url, line.notify.on, line.notify.timeout_s) == (("cat",), "https://example.org/x", ("failed",), 3.0)
+    assert (line.kills, line.stop_s, line.lease_s, line.poll, line.poll_s) == (
+        5,
+        1.0,
+        7.0,
+        True,
+        0.5,
+    )
+    assert (line.notify.command, line.notify.url, line.notify.on, line.notify.timeout_s) == (
+        ("cat",),
+        "https://example.org/x",
+        ("failed",),
+        3.0,
+    )
     recipe = prepare(line, yard.registry)
-    assert (recipe.values, recipe.allowed, recipe.graph.outputs["loud"].path) == ({"times": 2}, frozenset({"word"}), "{item}-loud.txt")
+    assert (recipe.values, recipe.allowed, recipe.graph.outputs["loud"].path) == (
+        {"times": 2},
+        frozenset({"word"}),
+        "{item}-loud.txt",
+    )
 
 
 def test_problems_of_a_line(tmp_path: Path) -> None:
     """All that is wrong with a line is said at once, each with its place, why, and how to mend it."""
     (tmp_path / "in").mkdir()
-    said = problems("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./in\ndonne: ./x\nsettle_s: soon\npriority: fast\nretry: {time: 2}\nset: {a: '${b}'}\n", tmp_path)
+    said = problems(
+        "imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./in\ndonne: ./x\nsettle_s: soon\npriority: fast\nretry: {time: 2}\nset: {a: '${b}'}\n",
+        tmp_path,
+    )
     assert said == [
         "line.yaml:2:8: error[missing-file]: there is no graph 'g.yaml'\n2 | graph: ./g.yaml\n  |        ^^^^^^^^\n  = why: it was looked for as g.yaml",
         "line.yaml:4:6: error[bad-path]: 'out' is the folder that is watched\n4 | out: ./in\n  |      ^^^^\n  = why: the line would take what it puts there for new\n"
@@ -293,7 +361,7 @@ def test_problems_of_a_line(tmp_path: Path) -> None:
         "line.yaml:8:9: error[unknown-key]: 'retry' has no key 'time'\n8 | retry: {time: 2}\n  |         ^^^^\n  = why: its keys are: times, backoff_s\n  = fix: did you mean 'times'?",
         "line.yaml:9:10: error[bad-reference]: 'set' of a line cannot refer to anything\n9 | set: {a: '${b}'}\n  |          ^^^^^^\n  = why: a line has no nodes\n"
         "  = fix: write '$${' for the characters themselves",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -330,8 +398,12 @@ def test_refused_lines(tmp_path: Path, text: str) -> None:
 
 
 def test_a_line_and_its_graph(yard: Yard) -> None:
-    """What a line says of its graph is checked against it: inputs, values, outputs and what a ticket may set."""
-    line = yard.line("input: tims\nset: {times: 99, nothing: 1}\nticket: sidecar\nallow: [file, wordd]\noutputs: {lout: x, loud: ../x.txt}\n")
+    """What a line says of its graph is checked against it: inputs, values, outputs and what a
+    ticket may set.
+    """
+    line = yard.line(
+        "input: tims\nset: {times: 99, nothing: 1}\nticket: sidecar\nallow: [file, wordd]\noutputs: {lout: x, loud: ../x.txt}\n"
+    )
     with pytest.raises(GraphError) as raised:
         prepare(line, yard.registry)
     assert [(p.code, p.message, p.fix) for p in raised.value.problems] == [
@@ -360,19 +432,28 @@ outputs:
   words: {from: "${words}", path: "{item}-{note}.txt"}
   more: {from: "${inner}", path: "{item}-inner.txt"}
 """
-    (yard.root / "inner.yaml").write_text(graph.replace("model:", "which:", 1).replace('"${model}", image', '"${which}", image').split("  inner:")[0] + 'outputs:\n  words: "${words}"\n')
+    (yard.root / "inner.yaml").write_text(
+        graph.replace("model:", "which:", 1)
+        .replace('"${model}", image', '"${which}", image')
+        .split("  inner:")[0]
+        + 'outputs:\n  words: "${words}"\n'
+    )
     assert prepare(yard.line("ticket: sidecar\n", graph=graph), yard.registry).allowed == {"note"}
     with pytest.raises(GraphError, match="a ticket may not set 'model'"):
         prepare(yard.line("ticket: sidecar\nallow: [model]\n", graph=graph), yard.registry)
 
 
 def test_lines_together(tmp_path: Path) -> None:
-    """Lines of one process must not take each other's files or feed each other in a circle; a chain is welcome."""
+    """Lines of one process must not take each other's files or feed each other in a circle; a chain
+    is welcome.
+    """
 
     def line(name: str, inbox: str, out: str) -> Any:
         for folder in (inbox, out):
             (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / f"{name}.yaml").write_text(f"imagen_flow_folder: 1\ngraph: {name}.yaml\nin: {inbox}\nout: {out}\ndone: {name}-done\nfailed: {name}-failed\n")
+        (tmp_path / f"{name}.yaml").write_text(
+            f"imagen_flow_folder: 1\ngraph: {name}.yaml\nin: {inbox}\nout: {out}\ndone: {name}-done\nfailed: {name}-failed\n"
+        )
         return read_line(tmp_path / f"{name}.yaml")
 
     check_together([line("a", "one", "two"), line("b", "two", "three")])
@@ -382,23 +463,33 @@ def test_lines_together(tmp_path: Path) -> None:
         check_together([line("a", "one", "two"), line("b", "two", "one")])
 
 
-# -- what becomes of files ----------------------------------------------------------------------------------------------------------
+# -- what becomes of files
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_goes_through(yard: Yard) -> None:
-    """Files that are there at the start are worked on: outputs in out, originals in done, with their folders."""
+    """Files that are there at the start are worked on: outputs in out, originals in done, with
+    their folders.
+    """
     yard.drop(a="one", b="two")
     yard.put("sub/deep/c.txt", "three")
     yard.put("other.doc", "stays")
     yard.work("set: {times: 2}\n")
     assert yard.found() == {
         "in/other.doc": "stays",
-        "out/a.txt": "ONEONE\n", "out/b.txt": "TWOTWO\n", "out/sub/deep/c.txt": "THREETHREE\n",
-        "done/a.txt": "one", "done/b.txt": "two", "done/sub/deep/c.txt": "three",
-    }  # fmt: skip
+        "out/a.txt": "ONEONE\n",
+        "out/b.txt": "TWOTWO\n",
+        "out/sub/deep/c.txt": "THREETHREE\n",
+        "done/a.txt": "one",
+        "done/b.txt": "two",
+        "done/sub/deep/c.txt": "three",
+    }
 
 
-@pytest.mark.parametrize(("folders", "out"), [("flattened", {"out/c.txt": "3\n", "done/c.txt": "3"}), ("ignored", {"in/sub/c.txt": "3"})])
+@pytest.mark.parametrize(
+    ("folders", "out"),
+    [("flattened", {"out/c.txt": "3\n", "done/c.txt": "3"}), ("ignored", {"in/sub/c.txt": "3"})],
+)
 def test_sub_folders(yard: Yard, folders: str, out: dict[str, str]) -> None:
     """Sub-folders are flattened or ignored where the line says so."""
     yard.put("sub/c.txt", "3")
@@ -407,16 +498,31 @@ def test_sub_folders(yard: Yard, folders: str, out: dict[str, str]) -> None:
 
 
 def test_one_failure_is_alone(yard: Yard) -> None:
-    """A file that fails lies in failed with a reason that can be read, after as many tries as the line says; the others do not notice."""
+    """A file that fails lies in failed with a reason that can be read, after as many tries as the
+    line says; the others do not notice.
+    """
     yard.drop(a="one", bad="fail", c="three")
     line = yard.work("retry: {times: 2, backoff_s: 0.01}\n")
     found = yard.found()
     reason = found.pop("failed/bad.txt.failed.txt")
-    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/bad.txt": "fail"}
+    assert found == {
+        "out/a.txt": "ONE\n",
+        "out/c.txt": "THREE\n",
+        "done/a.txt": "one",
+        "done/c.txt": "three",
+        "failed/bad.txt": "fail",
+    }
     assert reason.startswith("bad.txt failed after 3 tries.\n\n")
-    assert "graph.yaml:8:3: error[node-failed]: loud: RuntimeError: it cannot be done\n8 |   loud: {type: toy.shout" in reason
+    assert (
+        "graph.yaml:8:3: error[node-failed]: loud: RuntimeError: it cannot be done\n8 |   loud: {type: toy.shout"
+        in reason
+    )
     assert f"imagen-flow folder retry {line.path} 'bad.txt'" in reason
-    assert yard.events("retry", "failed") == [("retry", "bad.txt"), ("retry", "bad.txt"), ("failed", "bad.txt")]
+    assert yard.events("retry", "failed") == [
+        ("retry", "bad.txt"),
+        ("retry", "bad.txt"),
+        ("failed", "bad.txt"),
+    ]
 
 
 def test_a_node_that_raises_anything(yard: Yard) -> None:
@@ -438,23 +544,34 @@ def test_certain_errors(yard: Yard) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_graph_for_line(yard: Yard, whole: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the command that fits; also where they lack their version, and where the command is missing."""
+    """A graph in place of a line, and a line in place of a graph, earn one problem each, with the
+    command that fits; also where they lack their version, and where the command is missing.
+    """
     line = yard.line()
     if not whole:
         for file in (line.graph, line.path):
             file.write_text(re.sub(r"^imagen_flow.*\n", "", file.read_text(), flags=re.MULTILINE))
     with pytest.raises(GraphError) as raised:
         read_line(line.graph)
-    assert [(p.message, p.fix) for p in raised.value.problems] == [("this is a graph, not a line", f"run it with: imagen-flow run {line.graph}")]
+    assert [(p.message, p.fix) for p in raised.value.problems] == [
+        ("this is a graph, not a line", f"run it with: imagen-flow run {line.graph}")
+    ]
     spec = read(line.path)
-    assert [(p.message, p.fix) for p in spec.problems] == [("this is the line file of a hot folder, not a graph", f"run it with: imagen-flow folder run {line.path}")]
+    assert [(p.message, p.fix) for p in spec.problems] == [
+        (
+            "this is the line file of a hot folder, not a graph",
+            f"run it with: imagen-flow folder run {line.path}",
+        )
+    ]
     with pytest.raises(SystemExit):
         main(["folder", str(line.path)])
     assert f"to run a line, say: imagen-flow folder run {line.path}" in capsys.readouterr().err
 
 
 def test_reasons_steer_no_terminal(yard: Yard) -> None:
-    """What a name or an error holds reaches the text beside a failed file without its control characters."""
+    """What a name or an error holds reaches the text beside a failed file without its control
+    characters.
+    """
     yard.put("a\x1b[2Jb\nc.txt", "bad")
     yard.work(graph=GRAPH)
     reason = next((yard.root / "failed").glob("*.failed.txt")).read_text()
@@ -466,7 +583,9 @@ def test_reasons_steer_no_terminal(yard: Yard) -> None:
 def test_no_regular_line_file(tmp_path: Path, kind: str) -> None:
     """A pipe, a device or a folder in place of a line file is refused, and never waited for."""
     place = tmp_path / "line.yaml"
-    os.mkfifo(place) if kind == "fifo" else place.symlink_to("/dev/zero") if kind == "device" else place.mkdir()
+    os.mkfifo(place) if kind == "fifo" else place.symlink_to(
+        "/dev/zero"
+    ) if kind == "device" else place.mkdir()
     with pytest.raises(GraphError, match="it is not a regular file|is a directory"):
         read_line(place)
 
@@ -480,7 +599,9 @@ def test_a_log_that_nobody_reads(yard: Yard) -> None:
 
 
 def test_retry_by_hand(yard: Yard) -> None:
-    """A failed file that is given another try goes back to where it came from, without its reason, and through the line again."""
+    """A failed file that is given another try goes back to where it came from, without its reason,
+    and through the line again.
+    """
     yard.put("sub/bad.txt", "fail")
     line = yard.work()
     (yard.root / "failed/sub/bad.txt").write_text("good now")
@@ -500,10 +621,16 @@ def test_same_content_twice(yard: Yard) -> None:
 
 
 def test_same_content_skipped(yard: Yard) -> None:
-    """With `duplicates: skip` content that was done before, with the same values, gives nothing, and its original is put away."""
+    """With `duplicates: skip` content that was done before, with the same values, gives nothing,
+    and its original is put away.
+    """
     yard.drop(a="same", b="same", c="other")
     yard.work("duplicates: skip\nconcurrency: 3\npriority: name\n")
-    assert yard.found("in", "done") == {"done/a.txt": "same", "done/b.txt": "same", "done/c.txt": "other"}
+    assert yard.found("in", "done") == {
+        "done/a.txt": "same",
+        "done/b.txt": "same",
+        "done/c.txt": "other",
+    }
     assert len(yard.found("out")) == 2
     assert sorted(event for event, _ in yard.events()) == ["done", "done", "skipped"]
     yard.drop(d="same")
@@ -514,60 +641,109 @@ def test_same_content_skipped(yard: Yard) -> None:
 @pytest.mark.parametrize("ending", ["txt", "png"])
 def test_same_content_linked(yard: Yard, ending: str) -> None:
     """With `duplicates: link` the second output is the first's file by another name."""
-    graph = {"txt": GRAPH, "png": 'imagen_flow: 1\ninputs:\n  file: {type: file}\nnodes:\n  plain: {type: image.solid, width: 8, height: 8, colour: teal}\n  loud: {type: toy.shout, file: "${file}"}\noutputs:\n  picture: {from: "${plain}", path: "{item}.png"}\n  used: "${loud}"\n'}[ending]  # fmt: skip
+    graph = {
+        "txt": GRAPH,
+        "png": 'imagen_flow: 1\ninputs:\n  file: {type: file}\nnodes:\n  plain: {type: image.solid, width: 8, height: 8, colour: teal}\n  loud: {type: toy.shout, file: "${file}"}\noutputs:\n  picture: {from: "${plain}", path: "{item}.png"}\n  used: "${loud}"\n',
+    }[ending]
     yard.drop(a="same", b="same")
     yard.work("duplicates: link\n", graph=graph)
-    assert (yard.root / f"out/a.{ending}").stat().st_ino == (yard.root / f"out/b.{ending}").stat().st_ino
+    assert (yard.root / f"out/a.{ending}").stat().st_ino == (
+        yard.root / f"out/b.{ending}"
+    ).stat().st_ino
     yard.drop(a="other")
     yard.work("duplicates: link\n", graph=graph)
     assert (yard.root / f"out/b.{ending}").stat().st_nlink == (2 if ending == "png" else 1)
 
 
 def test_same_names(yard: Yard) -> None:
-    """A file of a name that was done before replaces its own outputs, and its original gets a number; one that would replace another file's outputs fails, and says whose they are."""
+    """A file of a name that was done before replaces its own outputs, and its original gets a
+    number; one that would replace another file's outputs fails, and says whose they are.
+    """
     yard.put("a/x.txt", "one")
-    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    yard.work(
+        "folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", "")
+    )
     yard.put("a/x.txt", "two")
-    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
-    assert {name: text for name, text in yard.found("out", "done", "failed").items() if "provenance" not in name} == {"out/x.txt": "TWO\n", "done/x.txt": "one", "done/x-2.txt": "two"}
+    yard.work(
+        "folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", "")
+    )
+    assert {
+        name: text
+        for name, text in yard.found("out", "done", "failed").items()
+        if "provenance" not in name
+    } == {"out/x.txt": "TWO\n", "done/x.txt": "one", "done/x-2.txt": "two"}
     yard.put("b/x.txt", "three")
-    yard.work("folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
+    yard.work(
+        "folders: flattened\n", graph=GRAPH.replace(", provenance: none, exists: replace", "")
+    )
     assert yard.found("out")["out/x.txt"] == "TWO\n"
     assert yard.found("failed")["failed/x.txt"] == "three"
-    assert "it is an output of another file, a/x.txt" in yard.found("failed")["failed/x.txt.failed.txt"]
+    assert (
+        "it is an output of another file, a/x.txt"
+        in yard.found("failed")["failed/x.txt.failed.txt"]
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "path", "words"),
     [
-        ("accept: ['*.jpg', '*.tif']\n", "{item}.txt", "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}"),
-        ("accept: '*'\n", "{item}.txt", "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}"),
+        (
+            "accept: ['*.jpg', '*.tif']\n",
+            "{item}.txt",
+            "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}",
+        ),
+        (
+            "accept: '*'\n",
+            "{item}.txt",
+            "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}",
+        ),
         ("accept: '*.txt'\n", "{item}.txt", ""),
         ("accept: '*'\n", "{ending}/{item}.txt", ""),
         ("accept: '*'\n", "{digest8}.txt", ""),
-        ("accept: '*.txt'\nfolders: flattened\n", "{item}.txt", "a/x.txt and b/x.txt would have one name in 'out' (loud), where the second fails; put {digest8} into their paths, or write folders: kept"),
+        (
+            "accept: '*.txt'\nfolders: flattened\n",
+            "{item}.txt",
+            "a/x.txt and b/x.txt would have one name in 'out' (loud), where the second fails; put {digest8} into their paths, or write folders: kept",
+        ),
     ],
 )
 def test_pairs(yard: Yard, more: str, path: str, words: str) -> None:
-    """Before a line starts it says whether two files may come to one name, such as a camera's pairs, and how to keep them apart."""
-    line = yard.line(f'{more}outputs: {{loud: "{path}"}}\n', graph=GRAPH.replace(", exists: replace", ""))
+    """Before a line starts it says whether two files may come to one name, such as a camera's
+    pairs, and how to keep them apart.
+    """
+    line = yard.line(
+        f'{more}outputs: {{loud: "{path}"}}\n', graph=GRAPH.replace(", exists: replace", "")
+    )
     running = yard.start(line, once=True)
     assert running.wait(30)
     running.close()
-    assert [said.get("reason") for said in yard.log if said["event"] == "warning"] == ([words] if words else [])
-    assert [said["event"] for said in yard.log[:2]] == (["started", "warning"] if words else ["started", "stopped"])
+    assert [said.get("reason") for said in yard.log if said["event"] == "warning"] == (
+        [words] if words else []
+    )
+    assert [said["event"] for said in yard.log[:2]] == (
+        ["started", "warning"] if words else ["started", "stopped"]
+    )
 
 
 def test_a_pair_is_kept_apart(yard: Yard) -> None:
     """`{ending}` in a path keeps files apart that differ in their ending alone."""
     for name in ("x.jpg", "x.tif", "x"):
         yard.put(name, name)
-    yard.work("accept: ['*']\noutputs: {loud: \"{item}.{ending}.txt\"}\n", graph=GRAPH.replace(", exists: replace", ""))
-    assert yard.found("out") == {"out/x.jpg.txt": "X.JPG\n", "out/x.tif.txt": "X.TIF\n", "out/x._.txt": "X\n"}
+    yard.work(
+        "accept: ['*']\noutputs: {loud: \"{item}.{ending}.txt\"}\n",
+        graph=GRAPH.replace(", exists: replace", ""),
+    )
+    assert yard.found("out") == {
+        "out/x.jpg.txt": "X.JPG\n",
+        "out/x.tif.txt": "X.TIF\n",
+        "out/x._.txt": "X\n",
+    }
 
 
 def test_lists_and_paths_without_item(yard: Yard) -> None:
-    """Elements of a list are named by item and number, and a path that names no item gets it in front."""
+    """Elements of a list are named by item and number, and a path that names no item gets it in
+    front.
+    """
     graph = """\
 imagen_flow: 1
 inputs:
@@ -584,14 +760,38 @@ outputs:
     yard.drop(x="ab", y="c")
     yard.work(graph=graph)
     assert sorted(yard.found("out")) == [
-        "out/graph/x-loud.txt", "out/graph/y-loud.txt", "out/one/x-0.txt", "out/one/x-1.txt", "out/one/y-0.txt", "out/three/x-0.txt", "out/three/x-1.txt", "out/three/y-0.txt",
-        "out/two/x/0.txt", "out/two/x/1.txt", "out/two/y/0.txt",
-    ]  # fmt: skip
+        "out/graph/x-loud.txt",
+        "out/graph/y-loud.txt",
+        "out/one/x-0.txt",
+        "out/one/x-1.txt",
+        "out/one/y-0.txt",
+        "out/three/x-0.txt",
+        "out/three/x-1.txt",
+        "out/three/y-0.txt",
+        "out/two/x/0.txt",
+        "out/two/x/1.txt",
+        "out/two/y/0.txt",
+    ]
 
 
 def test_odd_names(yard: Yard) -> None:
-    """Any name that the system can hold goes through: any script, any length, no Unicode at all, both spellings of an accent, what other systems forbid, and what looks like an option or a path."""
-    names = ["ü b.txt", "-rf.txt", "a b\tc.txt", "CON.txt", "%2e%2e%2f.txt", "x..txt", "n" * 250 + ".txt", "日本語" * 27 + ".txt", "re\u0301sume.txt", "a'\"$(x).txt", "x\\..\\..\\up.txt", "new\nline.txt"]
+    """Any name that the system can hold goes through: any script, any length, no Unicode at all,
+    both spellings of an accent, what other systems forbid, and what looks like an option or a path.
+    """
+    names = [
+        "ü b.txt",
+        "-rf.txt",
+        "a b\tc.txt",
+        "CON.txt",
+        "%2e%2e%2f.txt",
+        "x..txt",
+        "n" * 250 + ".txt",
+        "日本語" * 27 + ".txt",
+        "re\u0301sume.txt",
+        "a'\"$(x).txt",
+        "x\\..\\..\\up.txt",
+        "new\nline.txt",
+    ]
     for number, name in enumerate(names):
         yard.put(name, f"t{number}")
     yard.put(os.fsdecode(b"caf\xe9.txt"), "bytes")
@@ -600,7 +800,9 @@ def test_odd_names(yard: Yard) -> None:
     outputs = yard.found("out")
     assert sorted(outputs.values()) == sorted([*(f"T{n}\n" for n in range(len(names))), "BYTES\n"])
     assert all(Path(name).resolve().is_relative_to(Path("out").resolve()) for name in outputs)
-    assert sorted(yard.found("done").values()) == sorted([*(f"t{n}" for n in range(len(names))), "bytes"])
+    assert sorted(yard.found("done").values()) == sorted(
+        [*(f"t{n}" for n in range(len(names))), "bytes"]
+    )
 
 
 def test_patterns_in_either_spelling(yard: Yard) -> None:
@@ -614,21 +816,35 @@ def test_patterns_in_either_spelling(yard: Yard) -> None:
 
 
 def test_both_spellings_of_an_accent(yard: Yard) -> None:
-    """Two files whose names only differ in how an accent is spelt are two files; their outputs would be one, so the second fails and says so."""
+    """Two files whose names only differ in how an accent is spelt are two files; their outputs
+    would be one, so the second fails and says so.
+    """
     yard.put("caf\u00e9.txt", "one")
     yard.put("cafe\u0301.txt", "two")
     yard.work("priority: name\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
     assert len(yard.found("done")) == 1
-    assert [text for name, text in yard.found("failed").items() if name.endswith(".failed.txt") and "it is an output of another file" in text]
+    assert [
+        text
+        for name, text in yard.found("failed").items()
+        if name.endswith(".failed.txt") and "it is an output of another file" in text
+    ]
 
 
 def test_what_does_not_count(yard: Yard) -> None:
-    """Hidden and temporary names, links, pipes, folders that are called like files, and outputs' sidecars are left alone."""
+    """Hidden and temporary names, links, pipes, folders that are called like files, and outputs'
+    sidecars are left alone.
+    """
     outside = yard.root / "secret.txt"
     outside.write_text("secret")
     (yard.root / "elsewhere").mkdir()
     (yard.root / "elsewhere" / "x.txt").write_text("x")
-    for name in (".hidden.txt", "x.txt~", "download.txt.part", ".imagen_flow-abc-1.tmp", "y.txt.provenance.json"):
+    for name in (
+        ".hidden.txt",
+        "x.txt~",
+        "download.txt.part",
+        ".imagen_flow-abc-1.tmp",
+        "y.txt.provenance.json",
+    ):
         yard.put(name, "no")
     (yard.root / "in/link.txt").symlink_to(outside)
     (yard.root / "in/folder link").symlink_to(yard.root / "elsewhere")
@@ -641,19 +857,83 @@ def test_what_does_not_count(yard: Yard) -> None:
 
 
 SYSTEMS = (
-    "@eaDir", "#recycle", "#Recycle", "#snapshot", "@tmp", "@Recycle", "@Recently-Snapshot", ".@__thumb", "@eaDir/deep", "sub/@eaDir", "$RECYCLE.BIN", "$Recycle.Bin/S-1-5-21", "RECYCLER", "System Volume Information",
-    "FOUND.000", "__MACOSX/sub", ".Trashes", ".AppleDouble", "Network Trash Folder", "lost+found", ".Trash-1000/files", "~snapshot", "@GMT-2026.01.01-00.00.00", ".zfs/snapshot", "Network Recycle Bin 1", "trashbox",
-    "@SynologyDrive", "$WinREAgent", "$Windows.~BT/x", "OneDriveTemp", "Family.photoslibrary/originals", "LOST.DIR", "Backups.backupdb", "files_trashbin", ".stversions", ".~tmp~", ".dropbox.cache", "Lightroom Previews.lrdata", "x.txt.sb-1a2b3c4d-AbCdEf", "(A Document Being Saved By TextEdit)",
-)  # fmt: skip
+    "@eaDir",
+    "#recycle",
+    "#Recycle",
+    "#snapshot",
+    "@tmp",
+    "@Recycle",
+    "@Recently-Snapshot",
+    ".@__thumb",
+    "@eaDir/deep",
+    "sub/@eaDir",
+    "$RECYCLE.BIN",
+    "$Recycle.Bin/S-1-5-21",
+    "RECYCLER",
+    "System Volume Information",
+    "FOUND.000",
+    "__MACOSX/sub",
+    ".Trashes",
+    ".AppleDouble",
+    "Network Trash Folder",
+    "lost+found",
+    ".Trash-1000/files",
+    "~snapshot",
+    "@GMT-2026.01.01-00.00.00",
+    ".zfs/snapshot",
+    "Network Recycle Bin 1",
+    "trashbox",
+    "@SynologyDrive",
+    "$WinREAgent",
+    "$Windows.~BT/x",
+    "OneDriveTemp",
+    "Family.photoslibrary/originals",
+    "LOST.DIR",
+    "Backups.backupdb",
+    "files_trashbin",
+    ".stversions",
+    ".~tmp~",
+    ".dropbox.cache",
+    "Lightroom Previews.lrdata",
+    "x.txt.sb-1a2b3c4d-AbCdEf",
+    "(A Document Being Saved By TextEdit)",
+)
 
 
 def test_system_folders(yard: Yard) -> None:
-    """What network drives, systems and programs that synchronise keep for themselves in a shared folder stays where it is; so do names that are only on their way."""
+    """What network drives, systems and programs that synchronise keep for themselves in a shared
+    folder stays where it is; so do names that are only on their way.
+    """
     names = [f"{folder}/x.txt" for folder in SYSTEMS]
-    names += ["Thumbs.db", "desktop.ini", "._x.txt", ".DS_Store", "x.txt.part", "x.txt.PART", "x.txt.crdownload", "~lock.x.txt#", ".~lock.x.txt#", "~$x.txt", "~syncthing~x.txt.tmp", "x.txt@SynoEAStream", "x.txt.opdownload", "x.txt.aria2", "Icon\r"]
+    names += [
+        "Thumbs.db",
+        "desktop.ini",
+        "._x.txt",
+        ".DS_Store",
+        "x.txt.part",
+        "x.txt.PART",
+        "x.txt.crdownload",
+        "~lock.x.txt#",
+        ".~lock.x.txt#",
+        "~$x.txt",
+        "~syncthing~x.txt.tmp",
+        "x.txt@SynoEAStream",
+        "x.txt.opdownload",
+        "x.txt.aria2",
+        "Icon\r",
+    ]
     for name in names:
         yard.put(name, "no")
-    real = ["recycled/a.txt", "eaDir/b.txt", "x@home/c.txt", "#1.txt", "$.txt", "found/d.txt", "[e].txt", "!f.txt"]
+    real = [
+        "recycled/a.txt",
+        "eaDir/b.txt",
+        "x@home/c.txt",
+        "#1.txt",
+        "$.txt",
+        "found/d.txt",
+        "[e].txt",
+        "!f.txt",
+    ]
     for name in real:
         yard.put(name, name)
     yard.work("accept: ['*']\n")
@@ -670,12 +950,23 @@ def test_system_folders(yard: Yard) -> None:
 
 
 def test_ignored_names(yard: Yard) -> None:
-    """A line adds patterns as .gitignore has them: in any case, by folder, anchored, and taken back by an exclamation mark; in a list a # begins a name."""
-    names = ["drafts/a.txt", "sub/Drafts/deep/b.txt", "c-OLD.txt", "#mine/d.txt", "top.txt", "cafe\u0301/e.txt"]
+    """A line adds patterns as .gitignore has them: in any case, by folder, anchored, and taken back
+    by an exclamation mark; in a list a # begins a name.
+    """
+    names = [
+        "drafts/a.txt",
+        "sub/Drafts/deep/b.txt",
+        "c-OLD.txt",
+        "#mine/d.txt",
+        "top.txt",
+        "cafe\u0301/e.txt",
+    ]
     taken = ["sub/top.txt", "keep-old.txt", "@tmp/f.txt"]
     for name in (*names, *taken, "@eaDir/g.txt"):
         yard.put(name, name)
-    yard.work('ignore: [Drafts/, "*-old.txt", "!keep-*", "#mine/", /top.txt, caf\u00e9/, "!@tmp/"]\n')
+    yard.work(
+        'ignore: [Drafts/, "*-old.txt", "!keep-*", "#mine/", /top.txt, caf\u00e9/, "!@tmp/"]\n'
+    )
     assert sorted(yard.calls) == sorted(taken)
     yard.work('ignore: "!*"\n')
     assert sorted(yard.calls) == sorted([*taken, *names, "@eaDir/g.txt"])
@@ -700,18 +991,24 @@ def test_what_is_passed_over(yard: Yard) -> None:
     (yard.root / "in/link.txt").symlink_to("notes.md")
     line = yard.work("ticket: sidecar\n")
     words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without ending (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
-    assert [(said["reason"], said["count"]) for said in yard.log if said["event"] == "passed-over"] == [(words, 7)]
+    assert [
+        (said["reason"], said["count"]) for said in yard.log if said["event"] == "passed-over"
+    ] == [(words, 7)]
     assert status(line)["passed_over"] == words
 
 
 def test_a_folder_that_cannot_be_read(yard: Yard) -> None:
-    """A folder in the watched one that may not be read is told; one that answers with an error of the disk is read again once it does not."""
+    """A folder in the watched one that may not be read is told; one that answers with an error of
+    the disk is read again once it does not.
+    """
     yard.put("sub/a.txt", "one")
     yard.put("b.txt", "two")
     with refusing(errno.EACCES, yard.root / "in/sub"):
         line = yard.work()
         assert status(line)["passed_over"] == "cannot be read: sub (permission denied)"
-    assert [said["reason"] for said in yard.log if said["event"] == "passed-over"] == ["cannot be read: sub (permission denied)"]
+    assert [said["reason"] for said in yard.log if said["event"] == "passed-over"] == [
+        "cannot be read: sub (permission denied)"
+    ]
     with refusing(errno.EIO, yard.root / "in/sub") as mended:
         running = yard.start(line)
         until(lambda: yard.events("watching"))
@@ -728,9 +1025,13 @@ def test_every_picture_is_accepted() -> None:
 
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    accepted = {pattern.removeprefix("*") for pattern in Line.__dataclass_fields__["accept"].default}
+    accepted = {
+        pattern.removeprefix("*") for pattern in Line.__dataclass_fields__["accept"].default
+    }
     assert endings <= accepted
-    assert {f"`{ending}`" for ending in accepted} <= set(re.findall(r"`\.\w+`", (ROOT / "docs/hot-folders.md").read_text("utf-8")))
+    assert {f"`{ending}`" for ending in accepted} <= set(
+        re.findall(r"`\.\w+`", (ROOT / "docs/hot-folders.md").read_text("utf-8"))
+    )
 
 
 def test_followed_links(yard: Yard) -> None:
@@ -750,7 +1051,9 @@ def test_unreadable_file(yard: Yard) -> None:
     """A file that may not be read fails with that as its reason."""
     yard.put("a.txt", "one").chmod(0)
     yard.work()
-    assert "cannot be read: permission denied" in (yard.root / "failed/a.txt.failed.txt").read_text()
+    assert (
+        "cannot be read: permission denied" in (yard.root / "failed/a.txt.failed.txt").read_text()
+    )
 
 
 def test_own_outputs(yard: Yard) -> None:
@@ -775,7 +1078,10 @@ def test_an_output_that_may_not_be_written(yard: Yard) -> None:
     running.close()
 
 
-@pytest.mark.parametrize(("priority", "order"), [("name", ["a", "b", "c"]), ("oldest", ["c", "a", "b"]), ("newest", ["b", "a", "c"])])
+@pytest.mark.parametrize(
+    ("priority", "order"),
+    [("name", ["a", "b", "c"]), ("oldest", ["c", "a", "b"]), ("newest", ["b", "a", "c"])],
+)
 def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
     """The next item is the first by name, the one that came first, or the one that came last."""
     for age, name in enumerate(["c", "a", "b"]):
@@ -784,11 +1090,14 @@ def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
     assert yard.calls == order
 
 
-# -- tickets ------------------------------------------------------------------------------------------------------------------------
+# -- tickets
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_tickets(yard: Yard) -> None:
-    """A ticket beside a file sets inputs for it alone, over what the line sets, and goes where it goes; its text is text."""
+    """A ticket beside a file sets inputs for it alone, over what the line sets, and goes where it
+    goes; its text is text.
+    """
     yard.drop(a="one", b="two", c="three", d="four")
     yard.put("a.yaml", "times: 3\nword: ' ${file} $$'\n")
     yard.put("b.txt.json", '{"word": "!"}')
@@ -799,17 +1108,44 @@ def test_tickets(yard: Yard) -> None:
     reason = found.pop("failed/c.txt.failed.txt")
     assert found == {
         "in/lonely.yaml": "times: 2\n",
-        "out/a.txt": "ONEONEONE ${file} $$\n", "out/b.txt": "TWOTWO!\n", "out/d.txt": "FOURFOUR\n",
-        "done/a.txt": "one", "done/a.yaml": "times: 3\nword: ' ${file} $$'\n", "done/b.txt": "two", "done/b.txt.json": '{"word": "!"}', "done/d.txt": "four",
-        "failed/c.txt": "three", "failed/c.yml": "times: 77\nfile: /etc/passwd\n",
-    }  # fmt: skip
-    assert "c.yml:1:8: error[bad-input]: input 'times' takes a whole number from 1 to 9, not 77" in reason
+        "out/a.txt": "ONEONEONE ${file} $$\n",
+        "out/b.txt": "TWOTWO!\n",
+        "out/d.txt": "FOURFOUR\n",
+        "done/a.txt": "one",
+        "done/a.yaml": "times: 3\nword: ' ${file} $$'\n",
+        "done/b.txt": "two",
+        "done/b.txt.json": '{"word": "!"}',
+        "done/d.txt": "four",
+        "failed/c.txt": "three",
+        "failed/c.yml": "times: 77\nfile: /etc/passwd\n",
+    }
+    assert (
+        "c.yml:1:8: error[bad-input]: input 'times' takes a whole number from 1 to 9, not 77"
+        in reason
+    )
     assert "c.yml:2:1: error[unknown-input]: a ticket cannot set 'file'" in reason
 
 
-@pytest.mark.parametrize("text", ["- 1", "a: &b 1", "times: !!int 3", "times: [", "{times: 2} }", "times: 2\ntimes: 3", "x" * 70_000, b"\xff\xfe", "times: 2.0", "[" * 100, "nothing: 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- 1",
+        "a: &b 1",
+        "times: !!int 3",
+        "times: [",
+        "{times: 2} }",
+        "times: 2\ntimes: 3",
+        "x" * 70_000,
+        b"\xff\xfe",
+        "times: 2.0",
+        "[" * 100,
+        "nothing: 1",
+    ],
+)
 def test_bad_tickets(yard: Yard, text: str | bytes) -> None:
-    """Whatever a ticket holds that is no ticket, its file fails with a reason, and nothing else happens."""
+    """Whatever a ticket holds that is no ticket, its file fails with a reason, and nothing else
+    happens.
+    """
     yard.drop(a="one")
     yard.put("a.yaml", text)
     yard.work("ticket: sidecar\n")
@@ -829,7 +1165,12 @@ def test_required_ticket(yard: Yard) -> None:
     yard.drop(a="one", b="two")
     yard.put("a.yaml", "times: 2")
     yard.work("ticket: required\n")
-    assert yard.found() == {"in/b.txt": "two", "out/a.txt": "ONEONE\n", "done/a.txt": "one", "done/a.yaml": "times: 2"}
+    assert yard.found() == {
+        "in/b.txt": "two",
+        "out/a.txt": "ONEONE\n",
+        "done/a.txt": "one",
+        "done/a.yaml": "times: 2",
+    }
     running = yard.start(yard.line("ticket: required\n"))
     yard.put("b.yaml", "times: 3")
     until(lambda: ("done", "b.txt") in yard.events())
@@ -838,7 +1179,8 @@ def test_required_ticket(yard: Yard) -> None:
 
 
 TICKETS = {
-    # files; tickets with how often they say; what becomes of each file: how often it was said, or a word of the reason
+    # files; tickets with how often they say; what becomes of each file: how often it was said, or a
+    # word of the reason
     "capitals": (["a.txt"], {"a.YAML": 2}, [2]),
     "capitals of the file": (["B.TXT"], {"b.yaml": 2}, [2]),
     "capitals and all": (["c.txt"], {"C.TXT.Json": 2}, [2]),
@@ -848,19 +1190,33 @@ TICKETS = {
     "each its own case": (["a.txt", "A.txt"], {"a.yaml": 2, "A.yaml": 3}, [2, 3]),
     "each its own ending": (["a.txt", "a.md"], {"a.txt.yaml": 2, "a.yaml": 3}, [2, 3]),
     "whole name first": (["a.txt"], {"a.txt.yaml": 2, "a.yaml": 3}, [2]),
-    "two endings": (["a.txt"], {"a.yaml": 2, "a.json": 3}, ["a.json and a.yaml may each be the ticket"]),
-    "two cases": (["a.txt"], {"a.yaml": 2, "A.yaml": 3}, ["A.yaml and a.yaml may each be the ticket"]),
+    "two endings": (
+        ["a.txt"],
+        {"a.yaml": 2, "a.json": 3},
+        ["a.json and a.yaml may each be the ticket"],
+    ),
+    "two cases": (
+        ["a.txt"],
+        {"a.yaml": 2, "A.yaml": 3},
+        ["A.yaml and a.yaml may each be the ticket"],
+    ),
     "two files": (["a.txt", "A.TXT"], {"A.yaml": 2}, [1, 2]),
-    "two files, neither nearer": (["aB.txt", "Ab.txt"], {"ab.yaml": 2}, ["may be for", "may be for"]),
+    "two files, neither nearer": (
+        ["aB.txt", "Ab.txt"],
+        {"ab.yaml": 2},
+        ["may be for", "may be for"],
+    ),
     "two forms": (["caf\u00e9.txt", "cafe\u0301.md"], {"caf\u00e9.yaml": 2}, [2, 1]),
     "somebody else's": (["a.txt"], {"b.yaml": 2, "a.b.yaml": 3, "aa.yaml": 4}, [1]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TICKETS)
 @pytest.mark.parametrize("live", [False, True])
 def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
-    """A ticket is found in any case and either spelling of an accent; that with the file's own case is meant first, and what may be meant for two, or two for one, is told."""
+    """A ticket is found in any case and either spelling of an accent; that with the file's own case
+    is meant first, and what may be meant for two, or two for one, is told.
+    """
     files, tickets, wanted = TICKETS[case]
     more = "ticket: sidecar\naccept: ['*.txt', '*.md']\noutputs: {loud: \"{item}.{ending}.txt\"}\n"
     running = yard.start(yard.line(more)) if live else None
@@ -870,7 +1226,9 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
         yard.put(name, json.dumps({"times": times}))
     for number, name in enumerate(files):
         yard.put(".new", f"<{number}>")
-        os.rename(yard.root / "in/.new", yard.root / "in" / name)  # together with the others, before anything has looked
+        os.rename(
+            yard.root / "in/.new", yard.root / "in" / name
+        )  # together with the others, before anything has looked
     if running and not any(isinstance(one, str) for one in wanted):
         until(lambda: len(yard.events()) == len(files))
         running.close()
@@ -888,12 +1246,23 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
     assert bool(used) == any(one != 1 for one in wanted)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("link", "is a symbolic link, and is not read"), ("dangling", "is a symbolic link, and is not read"), ("fifo", "is not a regular file, and is not read")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("link", "is a symbolic link, and is not read"),
+        ("dangling", "is a symbolic link, and is not read"),
+        ("fifo", "is not a regular file, and is not read"),
+    ],
+)
 def test_a_ticket_that_is_no_file(yard: Yard, kind: str, words: str) -> None:
-    """A ticket that is a link or a pipe is neither read nor passed over: its file fails and says why."""
+    """A ticket that is a link or a pipe is neither read nor passed over: its file fails and says
+    why.
+    """
     yard.put("b.dat", "times: 2")
     ticket = yard.root / "in/a.YAML"
-    os.mkfifo(ticket) if kind == "fifo" else ticket.symlink_to("b.dat" if kind == "link" else "nowhere")
+    os.mkfifo(ticket) if kind == "fifo" else ticket.symlink_to(
+        "b.dat" if kind == "link" else "nowhere"
+    )
     yard.drop(a="one")
     yard.work("ticket: required\n")
     assert words in (yard.root / "failed/a.txt.failed.txt").read_text()
@@ -911,14 +1280,22 @@ def test_a_ticket_by_a_followed_link(yard: Yard) -> None:
 
 
 def test_a_ticket_whose_place_is_taken(yard: Yard) -> None:
-    """A ticket goes with its file even where an older one lies: it would otherwise stay, and be taken for the next file's."""
+    """A ticket goes with its file even where an older one lies: it would otherwise stay, and be
+    taken for the next file's.
+    """
     for count in (2, 3):
         yard.put("a.yaml", f"times: {count}")
         yard.drop(a="one")
         yard.work("ticket: sidecar\n")
     yard.drop(a="two")
     yard.work("ticket: sidecar\n")
-    assert sorted(yard.found("done")) == ["done/a-2.txt", "done/a-2.yaml", "done/a-3.txt", "done/a.txt", "done/a.yaml"]
+    assert sorted(yard.found("done")) == [
+        "done/a-2.txt",
+        "done/a-2.yaml",
+        "done/a-3.txt",
+        "done/a.txt",
+        "done/a.yaml",
+    ]
     assert yard.found("in", "out") == {"out/a.txt": "TWO\n"}
 
 
@@ -929,7 +1306,9 @@ def test_retry_without_a_journal(yard: Yard) -> None:
     shutil.rmtree(line.journal)
     said = status(line)
     assert (said["failed"], said["counts"], said["state"]) == ([], {}, "stopped")
-    assert [(one["original"], "it is not what it should be" in one["reason"]) for one in said["unknown"]] == [("sub/a.txt", True)]
+    assert [
+        (one["original"], "it is not what it should be" in one["reason"]) for one in said["unknown"]
+    ] == [("sub/a.txt", True)]
     assert retry(line, ["sub/*"]) == [("sub/a.txt", "sub/a.txt")]
     assert yard.found() == {"in/sub/a.txt": "bad"}
 
@@ -938,7 +1317,12 @@ def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> Non
     """A name or pattern that no failed file has is no success, and says what there is."""
     yard.drop(a="bad")
     line = yard.work()
-    for names, code, words in ((["nothing*"], 1, "no failed file is called 'nothing*'\n  = fix: failed files are: a.txt"), (["b.txt"], 1, "did you mean 'a.txt'?"), (["a.txt", "c*"], 1, "no file lies in 'failed'"), ([], 0, "0 files moved back")):
+    for names, code, words in (
+        (["nothing*"], 1, "no failed file is called 'nothing*'\n  = fix: failed files are: a.txt"),
+        (["b.txt"], 1, "did you mean 'a.txt'?"),
+        (["a.txt", "c*"], 1, "no file lies in 'failed'"),
+        ([], 0, "0 files moved back"),
+    ):
         with pytest.raises(SystemExit) as ended:
             main(["folder", "retry", str(line.path), *names])
         assert (ended.value.code, words in capsys.readouterr().err) == (code, True)
@@ -946,7 +1330,9 @@ def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code of status says whether a line is run (0), by nobody (3), or waits for trouble to pass (4), and what a killed process has begun is not being worked on."""
+    """The exit code of status says whether a line is run (0), by nobody (3), or waits for trouble
+    to pass (4), and what a killed process has begun is not being worked on.
+    """
 
     def asked() -> tuple[object, dict[str, Any]]:
         with pytest.raises(SystemExit) as ended:
@@ -979,9 +1365,15 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     assert asked()[0] == 3
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES])
-def test_without_locks(yard: Yard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int) -> None:
-    """Where the file system of the journal has no locks, one process runs a line; its status says so, and a second one is refused in words."""
+@pytest.mark.parametrize(
+    "number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES]
+)
+def test_without_locks(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """Where the file system of the journal has no locks, one process runs a line; its status says
+    so, and a second one is refused in words.
+    """
     fcntl = pytest.importorskip("fcntl")
     real = fcntl.fcntl
 
@@ -1001,14 +1393,23 @@ def test_without_locks(yard: Yard, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     running = yard.start(line)
     with pytest.raises(SystemExit) as ended:
         main(["folder", "status", str(line.path)])
-    assert (ended.value.code, f"one process at a time can use it, and process {os.getpid()} of" in capsys.readouterr().out) == (0, True)
+    assert (
+        ended.value.code,
+        f"one process at a time can use it, and process {os.getpid()} of"
+        in capsys.readouterr().out,
+    ) == (0, True)
     with pytest.raises(JournalError, match="one process at a time can use it"):
         yard.start(line)
     yard.drop(b="two")
     until(lambda: len(yard.found("done")) == 2)
     running.close()
     assert status(line)["state"] == "stopped"
-    assert yard.found() == {"out/a.txt": "ONE\n", "out/b.txt": "TWO\n", "done/a.txt": "one", "done/b.txt": "two"}
+    assert yard.found() == {
+        "out/a.txt": "ONE\n",
+        "out/b.txt": "TWO\n",
+        "done/a.txt": "one",
+        "done/b.txt": "two",
+    }
 
 
 def test_retry_with_its_ticket(yard: Yard) -> None:
@@ -1028,21 +1429,41 @@ def test_a_ticket_for_two(yard: Yard) -> None:
     yard.put("x.yaml", "times: 2")
     yard.work("ticket: sidecar\naccept: ['*.txt', '*.md']\n")
     found = yard.found()
-    assert set(found) == {"failed/x.txt", "failed/x.txt.failed.txt", "failed/x.md", "failed/x.md.failed.txt", "failed/x.yaml"}
+    assert set(found) == {
+        "failed/x.txt",
+        "failed/x.txt.failed.txt",
+        "failed/x.md",
+        "failed/x.md.failed.txt",
+        "failed/x.yaml",
+    }
     assert "the ticket x.yaml may be for" in found["failed/x.md.failed.txt"]
 
 
 def test_paths_in_a_ticket(yard: Yard) -> None:
-    """A ticket that may set a file sets one in the watched folder; elsewhere it cannot reach, by no spelling and by no link."""
-    graph = GRAPH.replace('  word: ""', '  word: ""\n  second: {type: file, default: ./toys.py}').replace(
-        "outputs:", '  more: {type: toy.shout, file: "${second}"}\noutputs:\n  more: {from: "${more}", path: "{item}-more.txt", provenance: none}'
+    """A ticket that may set a file sets one in the watched folder; elsewhere it cannot reach, by no
+    spelling and by no link.
+    """
+    graph = GRAPH.replace(
+        '  word: ""', '  word: ""\n  second: {type: file, default: ./toys.py}'
+    ).replace(
+        "outputs:",
+        '  more: {type: toy.shout, file: "${second}"}\noutputs:\n  more: {from: "${more}", path: "{item}-more.txt", provenance: none}',
     )
     (yard.root / "secret.txt").write_text("secret")
     (yard.root / "in/way").symlink_to(yard.root)
     yard.put("second.dat", "here")
     yard.put("sub/good.txt", "x")
     yard.put("sub/good.yaml", "second: ../second.dat")
-    bad = ["../secret.txt", str(yard.root / "secret.txt"), "way/secret.txt", "~/x", "", ".", "sub/../../secret.txt", "nul\\0.txt"]
+    bad = [
+        "../secret.txt",
+        str(yard.root / "secret.txt"),
+        "way/secret.txt",
+        "~/x",
+        "",
+        ".",
+        "sub/../../secret.txt",
+        "nul\\0.txt",
+    ]
     for number, path in enumerate(bad):
         yard.put(f"bad{number}.txt", f"x{number}")
         yard.put(f"bad{number}.yaml", json.dumps({"second": path}))
@@ -1050,11 +1471,14 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
     found = yard.found("out", "failed")
     assert found["out/sub/good-more.txt"] == "HERE\n"
     assert [name for name in found if name.startswith("out/bad")] == []
-    assert sorted(name for name in found if name.endswith(".failed.txt")) == [f"failed/bad{n}.txt.failed.txt" for n in range(len(bad))]
+    assert sorted(name for name in found if name.endswith(".failed.txt")) == [
+        f"failed/bad{n}.txt.failed.txt" for n in range(len(bad))
+    ]
     assert "SECRET" not in str(found).replace("secret", "")
 
 
-# -- settling -----------------------------------------------------------------------------------------------------------------------
+# -- settling
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def journal_at(folder: Path, clock: list[float], **options: Any) -> Journal:
@@ -1063,7 +1487,9 @@ def journal_at(folder: Path, clock: list[float], **options: Any) -> Journal:
 
 
 def test_settling(tmp_path: Path) -> None:
-    """A file has settled once size and time have stood still for as long as the line says, by a clock that nobody sets; each change begins anew."""
+    """A file has settled once size and time have stood still for as long as the line says, by a
+    clock that nobody sets; each change begins anew.
+    """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now)
     form = {"x": "[1, 1, 1]"}
@@ -1097,26 +1523,43 @@ def test_settling(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("time_s", [-(2**31), -1, 0, 2**31, 2**33, 9_223_372_037, 15_032_385_535, 2**40])
+@pytest.mark.parametrize(
+    "time_s", [-(2**31), -1, 0, 2**31, 2**33, 9_223_372_037, 15_032_385_535, 2**40]
+)
 def test_times_of_any_year(yard: Yard, time_s: int) -> None:
-    """A file is worked on whatever its time: before 1970, far ahead, or where nanoseconds do not fit into 64 bits."""
+    """A file is worked on whatever its time: before 1970, far ahead, or where nanoseconds do not
+    fit into 64 bits.
+    """
     for name in ("a", "b"):
         yard.drop(**{name: name})
         with contextlib.suppress(OSError):
             os.utime(yard.root / f"in/{name}.txt", (time_s, time_s))
     yard.work()
-    assert yard.found() == {"out/a.txt": "A\n", "out/b.txt": "B\n", "done/a.txt": "a", "done/b.txt": "b"}
+    assert yard.found() == {
+        "out/a.txt": "A\n",
+        "out/b.txt": "B\n",
+        "done/a.txt": "a",
+        "done/b.txt": "b",
+    }
     assert (yard.root / "done/a.txt").stat().st_mtime == (yard.root / "done/b.txt").stat().st_mtime
 
 
 def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time of the year 9999, which some file systems hold, stops neither the journal nor the memory of digests."""
+    """A time of the year 9999, which some file systems hold, stops neither the journal nor the
+    memory of digests.
+    """
     far = 253_370_764_800 * 10**9
 
     def dated(call: Callable[..., os.stat_result]) -> Callable[..., Any]:
         def called(path: Any, *given: Any, **more: Any) -> Any:
             found = call(path, *given, **more)
-            return os.stat_result((*found[:8], far // 10**9, *found[9:]), {"st_mtime_ns": far, "st_ctime_ns": far}) if str(path).endswith(".txt") else found
+            return (
+                os.stat_result(
+                    (*found[:8], far // 10**9, *found[9:]), {"st_mtime_ns": far, "st_ctime_ns": far}
+                )
+                if str(path).endswith(".txt")
+                else found
+            )
 
         return called
 
@@ -1126,15 +1569,23 @@ def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Non
     yard.work()
     assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
     with contextlib.closing(FileMemo(yard.root)) as memo:
-        assert memo.digest_file(yard.root / "done/a.txt") == memo.digest_file(yard.root / "done/a.txt")
+        assert memo.digest_file(yard.root / "done/a.txt") == memo.digest_file(
+            yard.root / "done/a.txt"
+        )
 
 
 def test_placeholder(yard: Yard) -> None:
-    """An empty file is no finished file: one that is filled later is read then, and only one that stays empty for `empty_s` is taken as it is. `--once` does not wait for it."""
+    """An empty file is no finished file: one that is filled later is read then, and only one that
+    stays empty for `empty_s` is taken as it is. `--once` does not wait for it.
+    """
     yard.drop(a="", b="two")
     line = yard.work("settle_s: 0.05\n")
     assert yard.found() == {"in/a.txt": "", "out/b.txt": "TWO\n", "done/b.txt": "two"}
-    assert [said["count"] for said in yard.log if said["event"] == "left"] == [1] == [status(line)["unready"]]
+    assert (
+        [said["count"] for said in yard.log if said["event"] == "left"]
+        == [1]
+        == [status(line)["unready"]]
+    )
     running = yard.start(line)
     yard.drop(a="one", c="")
     until(lambda: ("done", "a.txt") in yard.events())
@@ -1150,16 +1601,27 @@ def test_placeholder(yard: Yard) -> None:
 
 
 def test_many_placeholders(tmp_path: Path) -> None:
-    """Files that wait to be filled hold up no other, and each has its patience from when it was last changed."""
+    """Files that wait to be filled hold up no other, and each has its patience from when it was
+    last changed.
+    """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now)
-    journal.look([Seen(f"{number}", "[0, 1, 1]", 0, empty=True) for number in range(600)], settled=True)
+    journal.look(
+        [Seen(f"{number}", "[0, 1, 1]", 0, empty=True) for number in range(600)], settled=True
+    )
     now[0] += 1
     journal.look([Seen("full", "[1, 1, 1]", 0)])
     now[0] += 5
 
     def settled() -> int:
-        return journal.settle(2.0, lambda path: Seen(path, "[1, 1, 1]" if path == "full" else "[0, 1, 1]", 0, empty=path != "full"), lambda seen, still_s: not seen.empty or still_s >= 60, most=500)
+        return journal.settle(
+            2.0,
+            lambda path: Seen(
+                path, "[1, 1, 1]" if path == "full" else "[0, 1, 1]", 0, empty=path != "full"
+            ),
+            lambda seen, still_s: not seen.empty or still_s >= 60,
+            most=500,
+        )
 
     assert settled() + settled() == 1
     assert journal.active() == 1
@@ -1183,7 +1645,9 @@ def test_slow_copy(yard: Yard) -> None:
 
 
 def test_sentinel(yard: Yard) -> None:
-    """Where a sentinel is asked for a file waits for it however still it stands, goes at once when it comes, and takes it along."""
+    """Where a sentinel is asked for a file waits for it however still it stands, goes at once when
+    it comes, and takes it along.
+    """
     yard.drop(a="one", b="two")
     yard.put("a.txt.ready", "")
     yard.work("sentinel: .ready\nsettle_s: 0.05\n")
@@ -1196,7 +1660,9 @@ def test_sentinel(yard: Yard) -> None:
 
 
 def test_sentinel_by_any_name(yard: Yard) -> None:
-    """A sentinel counts in any case and either spelling of an accent; of two files that differ in case alone, that with its own case is meant."""
+    """A sentinel counts in any case and either spelling of an accent; of two files that differ in
+    case alone, that with its own case is meant.
+    """
     for name in ("A.TXT", "b.txt", "caf\u00e9.txt", "B.txt"):
         yard.put(name, name)
     for name in ("a.txt.ready", "B.txt.READY", "cafe\u0301.txt.Ready"):
@@ -1211,13 +1677,16 @@ def test_sentinel_by_any_name(yard: Yard) -> None:
 
 
 def gated(gate: Path) -> str:
-    return GRAPH.replace('loud: {type: toy.shout, file: "${file}", times: "${times}", word: "${word}"}', f'loud: {{type: toy.wait, file: "${{file}}", gate: "{gate}"}}').replace(
-        '  times: {type: int, default: 1, min: 1, max: 9}\n  word: ""\n', ""
-    )
+    return GRAPH.replace(
+        'loud: {type: toy.shout, file: "${file}", times: "${times}", word: "${word}"}',
+        f'loud: {{type: toy.wait, file: "${{file}}", gate: "{gate}"}}',
+    ).replace('  times: {type: int, default: 1, min: 1, max: 9}\n  word: ""\n', "")
 
 
 def test_replaced_while_running(yard: Yard) -> None:
-    """A file that is replaced while it is worked on gives the outputs of its last form, and only that is put away."""
+    """A file that is replaced while it is worked on gives the outputs of its last form, and only
+    that is put away.
+    """
     gate = yard.root / "gate"
     yard.drop(a="one")
     running = yard.start(yard.line(graph=gated(gate)))
@@ -1256,7 +1725,9 @@ def test_many_at_once(yard: Yard) -> None:
 
 @pytest.mark.parametrize("poll", [False, True])
 def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
-    """When the folder goes the line waits; when it comes back, what lies in it is found, by events or by polling."""
+    """When the folder goes the line waits; when it comes back, what lies in it is found, by events
+    or by polling.
+    """
     running = yard.start(yard.line(f"poll: {str(poll).lower()}\npoll_s: 0.1\n"))
     yard.drop(a="one")
     until(lambda: ("done", "a.txt") in yard.events())
@@ -1272,7 +1743,9 @@ def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
 
 
 def test_out_that_vanishes(yard: Yard) -> None:
-    """When the folder for outputs goes no file fails: the line waits, and goes on when it is back. It is not made anew, since it may be a share that is not mounted."""
+    """When the folder for outputs goes no file fails: the line waits, and goes on when it is back.
+    It is not made anew, since it may be a share that is not mounted.
+    """
     line = yard.line()
     running = yard.start(line)
     os.rename(yard.root / "out", yard.root / "away")
@@ -1288,14 +1761,28 @@ def test_out_that_vanishes(yard: Yard) -> None:
 
 @pytest.mark.parametrize(
     ("where", "number"),
-    [("out", errno.EROFS), ("out", errno.EIO), ("out", errno.EDQUOT), ("done", errno.EROFS), ("done", errno.ESTALE), ("failed", errno.EIO), ("failed", errno.ENOSPC), ("in", errno.EIO), ("in", errno.ESTALE)],
+    [
+        ("out", errno.EROFS),
+        ("out", errno.EIO),
+        ("out", errno.EDQUOT),
+        ("done", errno.EROFS),
+        ("done", errno.ESTALE),
+        ("failed", errno.EIO),
+        ("failed", errno.ENOSPC),
+        ("in", errno.EIO),
+        ("in", errno.ESTALE),
+    ],
 )
 def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
-    """While a folder of the line answers with an error of the disk, the line waits and says so, and no original moves to `failed`; once it is mended, everything is done."""
+    """While a folder of the line answers with an error of the disk, the line waits and says so, and
+    no original moves to `failed`; once it is mended, everything is done.
+    """
     running = yard.start(yard.line("retry: {backoff_s: 0}\nconcurrency: 2\npriority: name\n"))
     until(lambda: running._scanned.is_set())
     rename = os.rename
-    with refusing(number, yard.root / where, writes_only=number != errno.EIO and where != "in") as mended:
+    with refusing(
+        number, yard.root / where, writes_only=number != errno.EIO and where != "in"
+    ) as mended:
         for name, text in (("a", "one"), ("b", "bad"), ("c", "three")):
             (yard.root / name).write_text(text)
             rename(yard.root / name, yard.root / f"in/{name}.txt")
@@ -1306,11 +1793,19 @@ def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
     assert running.fault is None
     found = yard.found()
     assert found.pop("failed/b.txt.failed.txt")
-    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/b.txt": "bad"}
+    assert found == {
+        "out/a.txt": "ONE\n",
+        "out/c.txt": "THREE\n",
+        "done/a.txt": "one",
+        "done/c.txt": "three",
+        "failed/b.txt": "bad",
+    }
 
 
 def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be read while others are fails by itself; while none can be read, the line waits."""
+    """A file that cannot be read while others are fails by itself; while none can be read, the line
+    waits.
+    """
     broken = {"b.txt"}
     opened = os.open
 
@@ -1322,7 +1817,11 @@ def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", faulty)
     yard.drop(a="one", b="two", c="three")
     yard.work("retry: {backoff_s: 0}\n")
-    assert yard.events("done", "failed") == [("done", "a.txt"), ("done", "c.txt"), ("failed", "b.txt")]
+    assert yard.events("done", "failed") == [
+        ("done", "a.txt"),
+        ("done", "c.txt"),
+        ("failed", "b.txt"),
+    ]
     assert "input/output error" in (yard.root / "failed/b.txt.failed.txt").read_text()
     broken.update({"d.txt", "e.txt"})
     running = yard.start(yard.line("retry: {backoff_s: 0}\n"))
@@ -1334,15 +1833,32 @@ def test_a_bad_sector(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(yard.found("failed")) == 2
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EACCES]
+)
 @pytest.mark.parametrize("where", ["in", "out", "line.journal", "store", "line.yaml", "graph.yaml"])
-def test_a_disk_that_fails_at_the_start(yard: Yard, where: str, number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A line that an error of the disk keeps from starting ends with the code that asks for a restart, and says why; with one that only a person can mend it ends with 1."""
+def test_a_disk_that_fails_at_the_start(
+    yard: Yard, where: str, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that an error of the disk keeps from starting ends with the code that asks for a
+    restart, and says why; with one that only a person can mend it ends with 1.
+    """
     line = yard.line()
     for folder in (line.journal, yard.root / "store"):
         folder.mkdir()
     with refusing(number, yard.root / where), pytest.raises(SystemExit) as ended:
-        main(["folder", "run", str(line.path), "--once", "--store", str(yard.root / "store"), "--plugin", str(yard.root / "toys.py")])
+        main(
+            [
+                "folder",
+                "run",
+                str(line.path),
+                "--once",
+                "--store",
+                str(yard.root / "store"),
+                "--plugin",
+                str(yard.root / "toys.py"),
+            ]
+        )
     assert (ended.value.code in (1, 2)) == (number == errno.EACCES)
     assert ended.value.code == 75 or number == errno.EACCES
     said = capsys.readouterr().err
@@ -1354,7 +1870,9 @@ def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
     """A full, read-only or busy database asks for a restart; one that is damaged or newer does not."""
 
     def failing(*statements: str) -> JournalError:
-        with contextlib.closing(sqlite3.connect(tmp_path / f"{len(statements)}.sqlite", isolation_level=None)) as db:
+        with contextlib.closing(
+            sqlite3.connect(tmp_path / f"{len(statements)}.sqlite", isolation_level=None)
+        ) as db:
             try:
                 for statement in statements:
                     db.execute(statement)
@@ -1364,22 +1882,37 @@ def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
                 return error
         raise AssertionError(statements)
 
-    assert may_pass(failing("CREATE TABLE x(y)", "PRAGMA max_page_count=1", "INSERT INTO x VALUES (zeroblob(100000))"))
+    assert may_pass(
+        failing(
+            "CREATE TABLE x(y)",
+            "PRAGMA max_page_count=1",
+            "INSERT INTO x VALUES (zeroblob(100000))",
+        )
+    )
     assert may_pass(failing("PRAGMA query_only=1", "CREATE TABLE x(y)"))
     assert not may_pass(failing("CREATE TABLE"))
-    (tmp_path / "1.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    (tmp_path / "1.sqlite").write_bytes(
+        b"no database at all, but long enough to be looked at" * 100
+    )
     assert not may_pass(failing("SELECT * FROM sqlite_master"))
     assert not may_pass(JournalError("newer"))
 
 
 @pytest.mark.parametrize("where", ["in", "out", "done", "failed"])
 def test_a_share_that_is_unmounted(yard: Yard, where: str) -> None:
-    """While what a folder lay on is not mounted, the line waits: the empty folder in its place is neither written to nor taken for a folder from which files have gone."""
+    """While what a folder lay on is not mounted, the line waits: the empty folder in its place is
+    neither written to nor taken for a folder from which files have gone.
+    """
     (yard.root / "behind").mkdir()
     line = yard.line("retry: {backoff_s: 0}\n")
     for folder in (line.out, line.done, line.failed):
         folder.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "none", yard.root / "behind"], capture_output=True, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "none", yard.root / "behind"], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("mounting is not allowed here")
     bind = ["mount", "--bind", yard.root / "behind", yard.root / where]
     try:
@@ -1398,29 +1931,47 @@ def test_a_share_that_is_unmounted(yard: Yard, where: str) -> None:
         until(lambda: len(yard.events("done", "failed")) == 3)
         running.close()
         found = yard.found()
-        assert (found["out/a.txt"], found["done/a.txt"], found["failed/b.txt"]) == ("TWO\n", "two", "bad")
+        assert (found["out/a.txt"], found["done/a.txt"], found["failed/b.txt"]) == (
+            "TWO\n",
+            "two",
+            "bad",
+        )
     finally:
         for place in (where, "behind"):
             subprocess.run(["umount", "-l", yard.root / place], capture_output=True, check=False)
 
 
 def test_an_original_that_cannot_move(yard: Yard) -> None:
-    """An original whose place is blocked waits where it is, its outputs in place; the others go on, and it is not worked on again once it can move."""
+    """An original whose place is blocked waits where it is, its outputs in place; the others go on,
+    and it is not worked on again once it can move.
+    """
     (yard.root / "done").mkdir()
     (yard.root / "done/sub").write_text("in the way")
     yard.put("sub/a.txt", "one")
     yard.drop(b="two", c="three")
     running = yard.start(yard.line("retry: {backoff_s: 0}\npriority: name\n"))
-    until(lambda: ("waiting", "sub/a.txt") in yard.events("waiting") and len(yard.events("done")) == 2)
-    assert yard.found("in", "out") == {"in/sub/a.txt": "one", "out/b.txt": "TWO\n", "out/c.txt": "THREE\n", "out/sub/a.txt": "ONE\n"}
+    until(
+        lambda: ("waiting", "sub/a.txt") in yard.events("waiting") and len(yard.events("done")) == 2
+    )
+    assert yard.found("in", "out") == {
+        "in/sub/a.txt": "one",
+        "out/b.txt": "TWO\n",
+        "out/c.txt": "THREE\n",
+        "out/sub/a.txt": "ONE\n",
+    }
     (yard.root / "done/sub").unlink()
     until(lambda: ("done", "sub/a.txt") in yard.events())
     running.close()
-    assert yard.found("in", "done") == {"done/b.txt": "two", "done/c.txt": "three", "done/sub/a.txt": "one"}
+    assert yard.found("in", "done") == {
+        "done/b.txt": "two",
+        "done/c.txt": "three",
+        "done/sub/a.txt": "one",
+    }
     assert yard.calls.count("one") == 1
 
 
-# -- workers ------------------------------------------------------------------------------------------------------------------------
+# -- workers
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_two_workers(yard: Yard) -> None:
@@ -1437,7 +1988,9 @@ def test_two_workers(yard: Yard) -> None:
 
 
 def test_leases(tmp_path: Path) -> None:
-    """An item is its worker's for as long as that renews its lease; then it is anyone's, and whoever had it finds its changes refused."""
+    """An item is its worker's for as long as that renews its lease; then it is anyone's, and
+    whoever had it finds its changes refused.
+    """
     now = [100.0]
     one, two = (journal_at(tmp_path / "j", now, lease_s=10.0, boot="b") for _ in range(2))
     one.enter()
@@ -1461,7 +2014,9 @@ def test_leases(tmp_path: Path) -> None:
 
 
 def test_restarted_host(tmp_path: Path) -> None:
-    """After a restart of the host, whose clock begins anew, nothing that was timed by the old one still counts."""
+    """After a restart of the host, whose clock begins anew, nothing that was timed by the old one
+    still counts.
+    """
     now = [1_000_000.0]
     journal = journal_at(tmp_path / "j", now, boot="one")
     journal.enter()
@@ -1481,7 +2036,9 @@ def test_restarted_host(tmp_path: Path) -> None:
 
 
 def test_sweeping(tmp_path: Path) -> None:
-    """Temporary files of dead workers are removed; those of the living, those that a journal speaks of, and those of strangers are not."""
+    """Temporary files of dead workers are removed; those of the living, those that a journal speaks
+    of, and those of strangers are not.
+    """
     journal, living = (journal_at(tmp_path / "j", [1.0], boot="b") for _ in range(2))
     for one in (journal, living):
         one.enter()
@@ -1491,8 +2048,20 @@ def test_sweeping(tmp_path: Path) -> None:
     item = journal.claim("name", kills=3, busy=False)
     assert item is not None
     spoken = tmp_path / "out/.imagen_flow-dead00000000-2.tmp"
-    journal.stage(item, [{"do": "put", "temporary": str(spoken), "to": str(tmp_path / "out/x"), "digest": ""}], [], "x", digest="d", recipe="r")
-    keep = [spoken, tmp_path / f"out/.imagen_flow-{living.token}-1.tmp", tmp_path / "out/.imagen_flow-0123456789abcdef.tmp", tmp_path / "out/x.tmp"]
+    journal.stage(
+        item,
+        [{"do": "put", "temporary": str(spoken), "to": str(tmp_path / "out/x"), "digest": ""}],
+        [],
+        "x",
+        digest="d",
+        recipe="r",
+    )
+    keep = [
+        spoken,
+        tmp_path / f"out/.imagen_flow-{living.token}-1.tmp",
+        tmp_path / "out/.imagen_flow-0123456789abcdef.tmp",
+        tmp_path / "out/x.tmp",
+    ]
     for path in (*keep, tmp_path / "out/.imagen_flow-dead00000000-1.tmp"):
         path.write_text("x")
     assert sweep(journal, LocalDisk()) == 1
@@ -1502,12 +2071,20 @@ def test_sweeping(tmp_path: Path) -> None:
 
 
 def test_free_names(tmp_path: Path) -> None:
-    """An original gets a name that takes nothing from anybody, cut between characters where it is too long."""
+    """An original gets a name that takes nothing from anybody, cut between characters where it is
+    too long.
+    """
     for name in ("x.png", "y.png.failed.txt", "z.png"):
         (tmp_path / name).touch()
-    names = [free_name(tmp_path, path, [".failed.txt"], lambda kept: kept == "z-2.png") for path in ("x.png", "y.png", "z.png", "a/b.png")]
+    names = [
+        free_name(tmp_path, path, [".failed.txt"], lambda kept: kept == "z-2.png")
+        for path in ("x.png", "y.png", "z.png", "a/b.png")
+    ]
     assert names == ["x-2.png", "y-2.png", "z-3.png", "a/b.png"]
-    long = [free_name(tmp_path, f"{'é' * 120}{i}.png", [".failed.txt"], lambda _: False) for i in range(2)]
+    long = [
+        free_name(tmp_path, f"{'é' * 120}{i}.png", [".failed.txt"], lambda _: False)
+        for i in range(2)
+    ]
     assert long[0] != long[1]
     assert all(len(os.fsencode(name)) <= 200 and name.endswith(".png") for name in long)
 
@@ -1515,7 +2092,9 @@ def test_free_names(tmp_path: Path) -> None:
 def test_journal_places(tmp_path: Path) -> None:
     """A journal that cannot be used says why, and how to mend it."""
     (tmp_path / "j").mkdir()
-    (tmp_path / "j/journal.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    (tmp_path / "j/journal.sqlite").write_bytes(
+        b"no database at all, but long enough to be looked at" * 100
+    )
     with pytest.raises(JournalError, match="file is not a database"):
         Journal(tmp_path / "j")
     with pytest.raises(StoreError, match="make it writable"):
@@ -1538,18 +2117,28 @@ def test_journal_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_lost_journal(yard: Yard) -> None:
-    """Without its journal a line does again what is still in its folder, and an original that was on its way comes back under a name that tells."""
+    """Without its journal a line does again what is still in its folder, and an original that was
+    on its way comes back under a name that tells.
+    """
     yard.drop(a="one")
     (yard.root / "in/.imagen_flow-0123abcd-7.taken.txt").write_text("two")
     yard.work()
-    assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one", "out/restored-imagen_flow-0123abcd-7.txt": "TWO\n", "done/restored-imagen_flow-0123abcd-7.txt": "two"}
+    assert yard.found() == {
+        "out/a.txt": "ONE\n",
+        "done/a.txt": "one",
+        "out/restored-imagen_flow-0123abcd-7.txt": "TWO\n",
+        "done/restored-imagen_flow-0123abcd-7.txt": "two",
+    }
 
 
-# -- notices ------------------------------------------------------------------------------------------------------------------------
+# -- notices
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_notify(yard: Yard) -> None:
-    """A command and an address are told of each end; a command that fails or hangs holds up nothing."""
+    """A command and an address are told of each end; a command that fails or hangs holds up
+    nothing.
+    """
     heard: list[dict[str, Any]] = []
 
     class Ear(http.server.BaseHTTPRequestHandler):
@@ -1565,11 +2154,19 @@ def test_notify(yard: Yard) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     told = yard.root / "told"
     yard.drop(a="one", b="fail")
-    yard.work(f'notify: {{command: ["sh", "-c", "cat >> {told}"], url: "http://127.0.0.1:{server.server_port}/x"}}\npriority: name\n')
+    yard.work(
+        f'notify: {{command: ["sh", "-c", "cat >> {told}"], url: "http://127.0.0.1:{server.server_port}/x"}}\npriority: name\n'
+    )
     server.shutdown()
     server.server_close()
-    assert [(said["event"], said["item"]) for said in heard] == [("done", "a.txt"), ("failed", "b.txt")]
-    assert [json.loads(line)["item"] for line in told.read_text().splitlines()] == ["a.txt", "b.txt"]
+    assert [(said["event"], said["item"]) for said in heard] == [
+        ("done", "a.txt"),
+        ("failed", "b.txt"),
+    ]
+    assert [json.loads(line)["item"] for line in told.read_text().splitlines()] == [
+        "a.txt",
+        "b.txt",
+    ]
     began = time.monotonic()
     yard.drop(c="three", d="four")
     yard.work('notify: {command: ["sh", "-c", "sleep 60 & sleep 60"], timeout_s: 0.2}\n')
@@ -1577,7 +2174,9 @@ def test_notify(yard: Yard) -> None:
     assert time.monotonic() - began < 20
     yard.drop(e="five")
     yard.work('notify: {command: ["/no/such/thing"]}\n')
-    assert "FileNotFoundError" in next(said["reason"] for said in reversed(yard.log) if said["event"] == "notify-failed")
+    assert "FileNotFoundError" in next(
+        said["reason"] for said in reversed(yard.log) if said["event"] == "notify-failed"
+    )
 
 
 def test_log(yard: Yard) -> None:
@@ -1586,23 +2185,45 @@ def test_log(yard: Yard) -> None:
     line = yard.work()
     said = [json.loads(text) for text in line.log.read_text().splitlines()]
     assert [one["event"] for one in said] == ["started", "seen", "done", "stopped"]
-    assert (said[2]["item"], said[2]["outputs"], said[2]["original"], said[2]["line"]) == ("a.txt", ["a.txt"], str(yard.root / "done/a.txt"), "line")
+    assert (said[2]["item"], said[2]["outputs"], said[2]["original"], said[2]["line"]) == (
+        "a.txt",
+        ["a.txt"],
+        str(yard.root / "done/a.txt"),
+        "line",
+    )
 
 
-# -- the command line ---------------------------------------------------------------------------------------------------------------
+# -- the command line
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def launch(yard: Yard, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "imagen_flow", "folder", *words, "--store", str(yard.store.folder), "--plugin", str(yard.root / "toys.py")]
-    return subprocess.Popen(command, cwd=yard.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "imagen_flow",
+        "folder",
+        *words,
+        "--store",
+        str(yard.store.folder),
+        "--plugin",
+        str(yard.root / "toys.py"),
+    ]
+    return subprocess.Popen(
+        command, cwd=yard.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def working(yard: Yard, pid: int) -> bool:
-    return (yard.root / "line.journal/journal.sqlite").exists() and pid in [w["pid"] for w in status(read_line(yard.root / "line.yaml"))["workers"]]
+    return (yard.root / "line.journal/journal.sqlite").exists() and pid in [
+        w["pid"] for w in status(read_line(yard.root / "line.yaml"))["workers"]
+    ]
 
 
 def test_term(yard: Yard) -> None:
-    """On SIGTERM a line gives back the item that it cannot finish in time, and ends with 0; the next finishes it."""
+    """On SIGTERM a line gives back the item that it cannot finish in time, and ends with 0; the
+    next finishes it.
+    """
     gate = yard.root / "gate"
     yard.drop(a="one")
     yard.line("stop_s: 0.1\n", graph=gated(gate))
@@ -1615,11 +2236,15 @@ def test_term(yard: Yard) -> None:
     gate.touch()
     process = launch(yard, "run", "line.yaml", "--once")
     said, _ = process.communicate(timeout=30)
-    assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), said
+    assert (process.returncode, yard.found()) == (0, {"out/a.txt": "one\n", "done/a.txt": "one"}), (
+        said
+    )
 
 
 def test_a_worker_that_stands_still(yard: Yard) -> None:
-    """A worker that is silent for longer than its lease loses its item to another, finds that out when it goes on, and changes nothing any more."""
+    """A worker that is silent for longer than its lease loses its item to another, finds that out
+    when it goes on, and changes nothing any more.
+    """
     gate = yard.root / "gate"
     reached = Path(f"{gate}.reached")
     yard.drop(a="one")
@@ -1641,15 +2266,26 @@ def test_a_worker_that_stands_still(yard: Yard) -> None:
         process.communicate(timeout=30)
     assert (first.returncode, second.returncode) == (0, 0)
     assert yard.found() == found == {"out/a.txt": "one\n", "done/a.txt": "one"}
-    assert [said["item"] for said in map(json.loads, log.read_text().splitlines()) if said["event"] == "done"] == ["a.txt"]
+    assert [
+        said["item"]
+        for said in map(json.loads, log.read_text().splitlines())
+        if said["event"] == "done"
+    ] == ["a.txt"]
     assert list(yard.root.rglob(".imagen_flow-*")) == []
 
 
 def test_lines_in_a_chain(yard: Yard) -> None:
-    """One process runs several lines, and what one gives another takes; sidecars and temporary files are not taken."""
+    """One process runs several lines, and what one gives another takes; sidecars and temporary
+    files are not taken.
+    """
     yard.line("out: ./between\n", graph=GRAPH.replace(", provenance: none, exists: replace", ""))
     (yard.root / "between").mkdir()
-    (yard.root / "second.yaml").write_text(LINE.replace("in: ./in", "in: ./between").replace("./done", "./done2").replace("./failed", "./failed2") + "set: {times: 2}\noutputs: {loud: \"{item}-twice.txt\"}\n")
+    (yard.root / "second.yaml").write_text(
+        LINE.replace("in: ./in", "in: ./between")
+        .replace("./done", "./done2")
+        .replace("./failed", "./failed2")
+        + 'set: {times: 2}\noutputs: {loud: "{item}-twice.txt"}\n'
+    )
     yard.drop(a="one", bad="fail")
     yard.put("sub/b.txt", "two")
     process = launch(yard, "run", "line.yaml", "second.yaml")
@@ -1657,13 +2293,22 @@ def test_lines_in_a_chain(yard: Yard) -> None:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0, said
-    assert {name: text for name, text in yard.found("out", "done2", "failed2").items() if "provenance" not in name} == {
-        "out/a-twice.txt": "ONE\nONE\n", "out/sub/b-twice.txt": "TWO\nTWO\n", "done2/a.txt": "ONE\n", "done2/sub/b.txt": "TWO\n",
-    }  # fmt: skip
+    assert {
+        name: text
+        for name, text in yard.found("out", "done2", "failed2").items()
+        if "provenance" not in name
+    } == {
+        "out/a-twice.txt": "ONE\nONE\n",
+        "out/sub/b-twice.txt": "TWO\nTWO\n",
+        "done2/a.txt": "ONE\n",
+        "done2/sub/b.txt": "TWO\n",
+    }
 
 
 def test_poison(yard: Yard) -> None:
-    """A file that kills the process three times is put aside with that as its reason; those beside it are done."""
+    """A file that kills the process three times is put aside with that as its reason; those beside
+    it are done.
+    """
     yard.drop(a="one", b="die", c="three")
     yard.line("priority: name\n")
     codes = []
@@ -1675,12 +2320,22 @@ def test_poison(yard: Yard) -> None:
             break
     assert codes == [-9, -9, -9, 1]
     found = yard.found()
-    assert "the process ended 3 times while it worked on this file" in found.pop("failed/b.txt.failed.txt")
-    assert found == {"out/a.txt": "ONE\n", "out/c.txt": "THREE\n", "done/a.txt": "one", "done/c.txt": "three", "failed/b.txt": "die"}
+    assert "the process ended 3 times while it worked on this file" in found.pop(
+        "failed/b.txt.failed.txt"
+    )
+    assert found == {
+        "out/a.txt": "ONE\n",
+        "out/c.txt": "THREE\n",
+        "done/a.txt": "one",
+        "done/c.txt": "three",
+        "failed/b.txt": "die",
+    }
 
 
 def test_again(yard: Yard) -> None:
-    """A line whose journal cannot be written any more ends with the code that asks for a restart; no file is lost."""
+    """A line whose journal cannot be written any more ends with the code that asks for a restart;
+    no file is lost.
+    """
     gate = yard.root / "gate"
     yard.drop(a="one")
     yard.line(graph=gated(gate))
@@ -1692,27 +2347,51 @@ def test_again(yard: Yard) -> None:
     gate.touch()
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")][-2:] == ["fault", "stopped"]
+    assert [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")][
+        -2:
+    ] == ["fault", "stopped"]
     assert yard.found("in", "out", "done", "failed").keys() == {"in/a.txt"}
 
 
 def test_status_drain_and_retry(yard: Yard) -> None:
-    """`status` says how a line stands, `drain` lets its processes finish and stop, `retry` gives failed files another try."""
+    """`status` says how a line stands, `drain` lets its processes finish and stop, `retry` gives
+    failed files another try.
+    """
     yard.drop(a="one", bad="fail")
     yard.line("priority: name\n")
     process = launch(yard, "run", "line.yaml")
     until(lambda: len(yard.found("done", "failed")) == 3)
     until(lambda: working(yard, process.pid))
-    asked = subprocess.run([sys.executable, "-m", "imagen_flow", "folder", "status", "line.yaml", "--json"], cwd=yard.root, capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "folder", "status", "line.yaml", "--json"],
+        cwd=yard.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     said = json.loads(asked.stdout)[0]
-    assert (said["line"], said["counts"], [w["pid"] for w in said["workers"]], said["working"]) == ("line", {"done": 1, "failed": 1}, [process.pid], [])
-    assert (said["failed"][0]["item"], "it cannot be done" in said["failed"][0]["reason"]) == ("bad.txt", True)
+    assert (said["line"], said["counts"], [w["pid"] for w in said["workers"]], said["working"]) == (
+        "line",
+        {"done": 1, "failed": 1},
+        [process.pid],
+        [],
+    )
+    assert (said["failed"][0]["item"], "it cannot be done" in said["failed"][0]["reason"]) == (
+        "bad.txt",
+        True,
+    )
     drained = launch(yard, "drain", "line.yaml")
     assert drained.communicate(timeout=30)[0] == "1 told to finish and stop\n"
     assert (drained.returncode, process.wait(30)) == (0, 0)
     process.communicate()
     yard.drop(later="four")
-    shown = subprocess.run([sys.executable, "-m", "imagen_flow", "folder", "retry", "line.yaml"], cwd=yard.root, capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "folder", "retry", "line.yaml"],
+        cwd=yard.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (shown.stdout, shown.stderr) == ("bad.txt\n", "1 file moved back\n")
     assert set(yard.found("in")) == {"in/bad.txt", "in/later.txt"}
 
@@ -1728,7 +2407,10 @@ def test_drain_without_a_process(yard: Yard) -> None:
     yard.drop(b="two")
     process = launch(yard, "drain", "line.yaml")
     said, _ = process.communicate(timeout=30)
-    assert (process.returncode, yard.found()) == (0, {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"}), said
+    assert (process.returncode, yard.found()) == (
+        0,
+        {"in/b.txt": "two", "out/a.txt": "ONE\n", "done/a.txt": "one"},
+    ), said
     again = launch(yard, "drain", "line.yaml")
     assert (again.communicate(timeout=30)[0], again.returncode) == ("nothing is queued\n", 0)
 
@@ -1746,11 +2428,14 @@ except SystemExit as left:
     assert left.code == 0, left.code
 print(sorted({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
 """
-    said = subprocess.run([sys.executable, "-c", code], cwd=yard.root, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=yard.root, capture_output=True, text=True, check=False
+    )
     assert said.stdout.splitlines()[-1] == "[]", said
 
 
-# -- what is said of it -------------------------------------------------------------------------------------------------------------
+# -- what is said of it
+# -------------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parent.parent
 
@@ -1774,7 +2459,12 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     Image.new("RGB", (8, 6), "red").save(lines / "in/b.jpg")
     Image.new("RGB", (8, 6), "red").save(lines / "in/b.tif")
     (lines / "in/b.jpg.yaml").write_text("scale: 2")
-    running = RunningLine(prepare(read_line(lines / "enlarge.yaml"), yard.registry), Tools(store=yard.store), once=True, listen=yard.log.append)
+    running = RunningLine(
+        prepare(read_line(lines / "enlarge.yaml"), yard.registry),
+        Tools(store=yard.store),
+        once=True,
+        listen=yard.log.append,
+    )
     running.start()
     assert running.wait(60)
     running.close()
@@ -1782,29 +2472,70 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     for place in (lines / "out").iterdir():
         with Image.open(place) as picture:
             sizes[place.name] = picture.size
-    assert sizes == {"a.png.png": (32, 24), "b.jpg.png": (16, 12), "b.tif.png": (32, 24)} and [said for said in yard.log if said["event"] == "warning"] == []
-    assert sorted(p.name for p in (lines / "done").iterdir()) == ["a.png", "b.jpg", "b.jpg.yaml", "b.tif"]
+    assert (
+        sizes == {"a.png.png": (32, 24), "b.jpg.png": (16, 12), "b.tif.png": (32, 24)}
+        and [said for said in yard.log if said["event"] == "warning"] == []
+    )
+    assert sorted(p.name for p in (lines / "done").iterdir()) == [
+        "a.png",
+        "b.jpg",
+        "b.jpg.yaml",
+        "b.tif",
+    ]
 
 
 def test_what_an_image_is_built_from() -> None:
-    """The context of a container build holds what the wheel is made of, and neither the history, nor an environment, nor outputs."""
+    """The context of a container build holds what the wheel is made of, and neither the history,
+    nor an environment, nor outputs.
+    """
     from pathspec import GitIgnoreSpec
 
     left_out = GitIgnoreSpec.from_lines((ROOT / ".dockerignore").read_text("utf-8").splitlines())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = [*wheel["only-include"], project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml", "constraints.txt"]
-    files = [path.relative_to(ROOT).as_posix() for name in needed for path in [ROOT / name, *(ROOT / name).rglob("*")] if path.is_file() and "__pycache__" not in path.parts]
+    needed = [
+        *wheel["only-include"],
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+        "pyproject.toml",
+        "constraints.txt",
+    ]
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for name in needed
+        for path in [ROOT / name, *(ROOT / name).rglob("*")]
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
     assert len(files) > 100
     assert [name for name in files if left_out.match_file(name)] == []
-    assert all(map(left_out.match_file, (".git/HEAD", ".venv/bin/python", "tests/test_folder.py", "out/x.png", "imagen_flow/__pycache__/x.pyc", "secret.env")))
+    assert all(
+        map(
+            left_out.match_file,
+            (
+                ".git/HEAD",
+                ".venv/bin/python",
+                "tests/test_folder.py",
+                "out/x.png",
+                "imagen_flow/__pycache__/x.pyc",
+                "secret.env",
+            ),
+        )
+    )
 
 
-@pytest.mark.parametrize("name", ["Containerfile", "imagen-flow-folder@.service", "imagen-flow-folder@.container"])
+@pytest.mark.parametrize(
+    "name", ["Containerfile", "imagen-flow-folder@.service", "imagen-flow-folder@.container"]
+)
 def test_commands_of_services(name: str) -> None:
-    """What a service or container calls is a command that there is, with options that it has; only what another start may mend is started again."""
+    """What a service or container calls is a command that there is, with options that it has; only
+    what another start may mend is started again.
+    """
     text = (ROOT / "docs/deploy" / name).read_text("utf-8")
-    called = re.findall(r"^(?:HEALTHCHECK .*?CMD|CMD exec|ExecStart=|HealthCmd=)\s*(?:/opt/imagen-flow/bin/)?imagen-flow (.*?)(?: \|\| exit 1)?$", text, re.MULTILINE)
+    called = re.findall(
+        r"^(?:HEALTHCHECK .*?CMD|CMD exec|ExecStart=|HealthCmd=)\s*(?:/opt/imagen-flow/bin/)?imagen-flow (.*?)(?: \|\| exit 1)?$",
+        text,
+        re.MULTILINE,
+    )
     assert len(called) == (2 if name == "Containerfile" else 1)
     for command in called:
         group, command_name, *words = shlex.split(command)
@@ -1820,15 +2551,24 @@ def test_the_line_of_the_service(yard: Yard) -> None:
     line = re.search(r"(#   imagen_flow_folder: 1\n(?:#   .*\n)+)", text)
     assert line is not None
     written = re.sub(r"^#   ", "", line[1], flags=re.MULTILINE)
-    assert re.findall(r"^\w+: [^/\n]*$", written, re.MULTILINE) == ["imagen_flow_folder: 1", 'outputs: {picture: "{item}.{ending}.png"}']
-    (yard.root / "line.yaml").write_text(re.sub(r"/(srv/pictures|var/lib/imagen-flow)", str(yard.root), written).replace("/etc/imagen-flow/graphs", str(ROOT / "graphs")))
+    assert re.findall(r"^\w+: [^/\n]*$", written, re.MULTILINE) == [
+        "imagen_flow_folder: 1",
+        'outputs: {picture: "{item}.{ending}.png"}',
+    ]
+    (yard.root / "line.yaml").write_text(
+        re.sub(r"/(srv/pictures|var/lib/imagen-flow)", str(yard.root), written).replace(
+            "/etc/imagen-flow/graphs", str(ROOT / "graphs")
+        )
+    )
     prepare(read_line(yard.root / "line.yaml"), yard.registry)
 
 
 def test_documents() -> None:
     """The document names every key of a line, and the line in it can be read but for its folders."""
     text = (ROOT / "docs/hot-folders.md").read_text("utf-8")
-    told = set(re.findall(r"`(\w+)`", text.partition("## Keys")[2].partition("## Names")[0])) | set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    told = set(re.findall(r"`(\w+)`", text.partition("## Keys")[2].partition("## Names")[0])) | set(
+        re.findall(r"^(\w+):", text, re.MULTILINE)
+    )
     assert KEYS.keys() - told == set()
     for target in re.findall(r"\]\(([^)#]+)", text):
         assert (ROOT / "docs" / target).exists()

@@ -1,7 +1,12 @@
-"""A power cut at any instant: what a line does to the disk is recorded, every state that a crash may leave is made, and a restart on it must end as if nothing had happened.
+"""A power cut at any instant: what a line does to the disk is recorded, every state that a crash
+may leave is made, and a restart on it must end as if nothing had happened.
 
-The model of the disk: bytes of a file are certain once it was synced, before that it may be whole, empty or torn; a name (made, renamed, removed) is certain once its folder was synced, a rename across
-folders once both were; before that any of the changes may be there or not, in whatever order they came. A commit of the journal is certain: it is synced. A kill is the state in which nothing is lost.
+The model of the disk: bytes of a file are certain once it was synced, before that it may be whole,
+    empty or torn; a name (made, renamed, removed) is certain once its folder was synced, a rename
+    across
+folders once both were; before that any of the changes may be there or not, in whatever order they
+came. A commit of the journal is certain: it is synced. A kill is the state in which nothing is
+lost.
 """
 
 from __future__ import annotations
@@ -94,7 +99,9 @@ failed: ./failed
 
 @dataclass(frozen=True)
 class Change:
-    """A change of names: what each path is afterwards (an inode's number, "folder", or None), and the folders that must be synced for it to be certain."""
+    """A change of names: what each path is afterwards (an inode's number, "folder", or None), and
+    the folders that must be synced for it to be certain.
+    """
 
     names: tuple[tuple[Path, int | str | None], ...]
     folders: frozenset[Path]
@@ -148,7 +155,12 @@ class Recorder:
             raise OSError(errno.EXDEV, "on another file system", str(path))
         self.disk.rename(path, to)
         self.inodes[to] = self.inodes.pop(path)
-        self.said.append(("names", Change(((path, None), (to, self.inodes[to])), frozenset({path.parent, to.parent}))))
+        self.said.append(
+            (
+                "names",
+                Change(((path, None), (to, self.inodes[to])), frozenset({path.parent, to.parent})),
+            )
+        )
 
     def link(self, path: Path, to: Path) -> None:
         self.before()
@@ -222,27 +234,42 @@ class Model:
             assert isinstance(what, bytes)
             self.journal = what
 
-    def states(self, chance: random.Random, most: int) -> Iterator[tuple[tuple[tuple[Path, bytes | None, int], ...], bytes]]:
-        """Give what may be left: paths with their bytes (None: a folder) and times, and the journal."""
+    def states(
+        self, chance: random.Random, most: int
+    ) -> Iterator[tuple[tuple[tuple[Path, bytes | None, int], ...], bytes]]:
+        """Give what may be left: paths with their bytes (None: a folder) and times, and the
+        journal.
+        """
         subsets = list(itertools.product((True, False), repeat=min(len(self.pending), 12)))
         if len(subsets) > most:
             subsets = [subsets[0], subsets[-1], *chance.sample(subsets[1:-1], most - 2)]
         for kept in subsets:
             names = dict(self.names)
-            for (change, _), keep in zip(self.pending, (*kept, *[True] * len(self.pending)), strict=False):
+            for (change, _), keep in zip(
+                self.pending, (*kept, *[True] * len(self.pending)), strict=False
+            ):
                 if keep:
                     apply(names, change)
             for torn in ("whole", "empty", "half"):
                 found = []
                 for path, what in sorted(names.items()):
-                    if any(names.get(above, "folder") != "folder" or (above not in names and above.name not in TOP) for above in path.parents if above in names or above.name in TOP):
+                    if any(
+                        names.get(above, "folder") != "folder"
+                        or (above not in names and above.name not in TOP)
+                        for above in path.parents
+                        if above in names or above.name in TOP
+                    ):
                         continue
                     if isinstance(what, str):
                         found.append((path, None, 0))
                         continue
                     data, mtime = self.data[what]
                     if what not in self.synced:
-                        data = {"whole": data, "empty": b"", "half": data[: len(data) // 2] + bytes(len(data) - len(data) // 2)}[torn]
+                        data = {
+                            "whole": data,
+                            "empty": b"",
+                            "half": data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+                        }[torn]
                     found.append((path, data, mtime))
                 yield tuple(found), self.journal
 
@@ -261,7 +288,14 @@ def apply(names: dict[Path, int | str], change: Change) -> None:
             names[path] = what
 
 
-def work_off(recipe: Recipe, store: Store, disk: object, *, trace: Callable[[Journal], None] | None = None, quick: bool = True) -> None:
+def work_off(
+    recipe: Recipe,
+    store: Store,
+    disk: object,
+    *,
+    trace: Callable[[Journal], None] | None = None,
+    quick: bool = True,
+) -> None:
     """Do all that a line does, in one thread."""
     journal = Journal(recipe.line.journal, clock=lambda: float(next(SECONDS)))
     try:
@@ -273,7 +307,9 @@ def work_off(recipe: Recipe, store: Store, disk: object, *, trace: Callable[[Jou
         sweep(journal, disk)  # type: ignore[arg-type]
         intake = Intake(recipe.line)
         assert list(intake.orphans(journal)) == []
-        shop = Shop(recipe, journal, intake, disk, Log(recipe.line.log, line="test"), lambda _: None, store)  # type: ignore[arg-type]
+        shop = Shop(
+            recipe, journal, intake, disk, Log(recipe.line.log, line="test"), lambda _: None, store
+        )  # type: ignore[arg-type]
         for _ in range(100):
             journal.look(sorted(intake.walk(), key=lambda s: s.path), settled=True)
             journal.settle(0, intake.look, intake.wants)
@@ -289,7 +325,12 @@ def work_off(recipe: Recipe, store: Store, disk: object, *, trace: Callable[[Jou
 
 def tree(root: Path) -> dict[str, bytes]:
     """All files of a line but for its own and its graph's."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for top in TOP for path in sorted((root / top).rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for top in TOP
+        for path in sorted((root / top).rglob("*"))
+        if path.is_file()
+    }
 
 
 @dataclass
@@ -320,7 +361,9 @@ class Crashes:
         self.recorder.before = note
 
         def trace(journal: Journal) -> None:
-            journal._db.set_trace_callback(lambda words: note() if words.startswith("BEGIN") else None)
+            journal._db.set_trace_callback(
+                lambda words: note() if words.startswith("BEGIN") else None
+            )
 
         work_off(self.recipe, self.store, self.recorder, trace=trace)
         note()
@@ -342,12 +385,18 @@ class Crashes:
                     continue
                 tried.add((files, journal))
                 self.lay(files, journal)
-                before = {path.relative_to(self.root).as_posix(): data for path, data, _ in files if data is not None}
+                before = {
+                    path.relative_to(self.root).as_posix(): data
+                    for path, data, _ in files
+                    if data is not None
+                }
                 try:
                     work_off(self.recipe, self.store, Quick())
                     check(tree(self.root))
                 except BaseException as odd:
-                    odd.add_note(f"after {kind} {what if not isinstance(what, bytes) else ''}, with {before}")
+                    odd.add_note(
+                        f"after {kind} {what if not isinstance(what, bytes) else ''}, with {before}"
+                    )
                     raise
         return len(tried)
 
@@ -371,7 +420,9 @@ class Crashes:
 def crashes(tmp_path: Path) -> Iterator[Callable[..., Crashes]]:
     with_stores: list[Store] = []
 
-    def make(*, graph: str = GRAPH, line: str = LINE, files: dict[str, str], apart: tuple[str, ...] = ()) -> Crashes:
+    def make(
+        *, graph: str = GRAPH, line: str = LINE, files: dict[str, str], apart: tuple[str, ...] = ()
+    ) -> Crashes:
         root = tmp_path / "line"
         for top in TOP:
             (root / top).mkdir(parents=True)
@@ -402,8 +453,13 @@ def all_is_well(line: Crashes, *, seed: int, most: int) -> int:
     """Record the files of above, and crash."""
     expected = line.record()
     assert without_provenance(expected).keys() == {
-        "out/sub/a.txt", "out/sub/letters/a-0.txt", "out/sub/letters/a-1.txt", "done/sub/a.txt", "failed/no.txt", "failed/no.txt.failed.txt",
-    }  # fmt: skip
+        "out/sub/a.txt",
+        "out/sub/letters/a-0.txt",
+        "out/sub/letters/a-1.txt",
+        "done/sub/a.txt",
+        "failed/no.txt",
+        "failed/no.txt.failed.txt",
+    }
 
     def check(found: dict[str, bytes]) -> None:
         assert found == expected
@@ -413,23 +469,42 @@ def all_is_well(line: Crashes, *, seed: int, most: int) -> int:
 
 @pytest.mark.parametrize("apart", [(), ("in",)], ids=["one file system", "two file systems"])
 def test_power_loss(crashes: Callable[..., Crashes], apart: tuple[str, ...]) -> None:
-    """Whatever a power cut leaves, a restart ends with the very files that an undisturbed run gives: no output is missing, twice, torn or left lying, and no original is."""
+    """Whatever a power cut leaves, a restart ends with the very files that an undisturbed run
+    gives: no output is missing, twice, torn or left lying, and no original is.
+    """
     assert all_is_well(crashes(files=FILES, apart=apart), seed=1, most=8) > 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("apart", [(), ("in",), ("in", "failed"), ("out",)], ids=["one file system", "in apart", "in and failed apart", "out apart"])
+@pytest.mark.parametrize(
+    "apart",
+    [(), ("in",), ("in", "failed"), ("out",)],
+    ids=["one file system", "in apart", "in and failed apart", "out apart"],
+)
 @pytest.mark.parametrize("seed", range(2))
-def test_power_loss_at_length(crashes: Callable[..., Crashes], apart: tuple[str, ...], seed: int) -> None:
-    """The same with more files and outputs, and many more of the orders in which changes can be lost; some outputs and originals take the place of older ones."""
-    line = crashes(graph=GRAPH.replace(", provenance: none", ""), files={"in/a.txt": "old", "in/sub/no.txt": "fail"}, apart=apart)
+def test_power_loss_at_length(
+    crashes: Callable[..., Crashes], apart: tuple[str, ...], seed: int
+) -> None:
+    """The same with more files and outputs, and many more of the orders in which changes can be
+    lost; some outputs and originals take the place of older ones.
+    """
+    line = crashes(
+        graph=GRAPH.replace(", provenance: none", ""),
+        files={"in/a.txt": "old", "in/sub/no.txt": "fail"},
+        apart=apart,
+    )
     work_off(line.recipe, line.store, Quick())
     for name, text in {"in/a.txt": "new", "in/sub/no.txt": "fail"}.items():
         (line.root / name).write_text(text)
     expected = line.record()
     assert {name for name in expected if name.startswith(("done/", "failed/"))} == {
-        "done/a.txt", "done/a-2.txt", "failed/sub/no.txt", "failed/sub/no.txt.failed.txt", "failed/sub/no-2.txt", "failed/sub/no-2.txt.failed.txt",
-    }  # fmt: skip
+        "done/a.txt",
+        "done/a-2.txt",
+        "failed/sub/no.txt",
+        "failed/sub/no.txt.failed.txt",
+        "failed/sub/no-2.txt",
+        "failed/sub/no-2.txt.failed.txt",
+    }
 
     def check(found: dict[str, bytes]) -> None:
         assert found == expected
@@ -438,7 +513,9 @@ def test_power_loss_at_length(crashes: Callable[..., Crashes], apart: tuple[str,
 
 
 def test_power_loss_with_chance(crashes: Callable[..., Crashes]) -> None:
-    """A graph that never gives the same twice, in files named by what it gives, leaves one output an item all the same."""
+    """A graph that never gives the same twice, in files named by what it gives, leaves one output
+    an item all the same.
+    """
     line = crashes(graph=DICE, files={"in/a.txt": "a"})
     line.record()
 
@@ -452,13 +529,24 @@ def test_power_loss_with_chance(crashes: Callable[..., Crashes]) -> None:
 
 
 def test_power_loss_while_replacing(crashes: Callable[..., Crashes]) -> None:
-    """An output that takes the place of an older one is the old or the new one at any time, and the new one in the end; an original of a name that is taken gets a number."""
-    line = crashes(graph=GRAPH.replace(', path: "letters/{item}-{index}.txt", provenance: none, exists: replace', ""), files={"in/a.txt": "old"})
+    """An output that takes the place of an older one is the old or the new one at any time, and the
+    new one in the end; an original of a name that is taken gets a number.
+    """
+    line = crashes(
+        graph=GRAPH.replace(
+            ', path: "letters/{item}-{index}.txt", provenance: none, exists: replace', ""
+        ),
+        files={"in/a.txt": "old"},
+    )
     work_off(line.recipe, line.store, Quick())
     shutil.rmtree(line.recipe.line.journal)
     (line.root / "in/a.txt").write_text("new one")
     expected = line.record()
-    assert (expected["out/a.txt"], expected["done/a.txt"], expected["done/a-2.txt"]) == (b"NEW ONE\n", b"old", b"new one")
+    assert (expected["out/a.txt"], expected["done/a.txt"], expected["done/a-2.txt"]) == (
+        b"NEW ONE\n",
+        b"old",
+        b"new one",
+    )
 
     def check(found: dict[str, bytes]) -> None:
         assert found == expected
@@ -468,11 +556,20 @@ def test_power_loss_while_replacing(crashes: Callable[..., Crashes]) -> None:
 
 def test_power_loss_with_a_ticket(crashes: Callable[..., Crashes]) -> None:
     """A ticket stays with its original, wherever the power is cut."""
-    line = crashes(line=LINE + "ticket: required\n", files={"in/a.txt": "ab", "in/a.yaml": "suffix: '?'"}, apart=("in",))
+    line = crashes(
+        line=LINE + "ticket: required\n",
+        files={"in/a.txt": "ab", "in/a.yaml": "suffix: '?'"},
+        apart=("in",),
+    )
     expected = line.record()
     assert without_provenance(expected) == {
-        "out/a.txt": b"AB\n", "out/letters/a-0.txt": b"A\n", "out/letters/a-1.txt": b"B\n", "out/letters/a-2.txt": b"?\n", "done/a.txt": b"ab", "done/a.yaml": b"suffix: '?'",
-    }  # fmt: skip
+        "out/a.txt": b"AB\n",
+        "out/letters/a-0.txt": b"A\n",
+        "out/letters/a-1.txt": b"B\n",
+        "out/letters/a-2.txt": b"?\n",
+        "done/a.txt": b"ab",
+        "done/a.yaml": b"suffix: '?'",
+    }
 
     def check(found: dict[str, bytes]) -> None:
         assert found == expected
@@ -482,7 +579,9 @@ def test_power_loss_with_a_ticket(crashes: Callable[..., Crashes]) -> None:
 
 @dataclass
 class Full(Quick):
-    """A disk on which the n-th change fails for want of space, and those after it until it is freed."""
+    """A disk on which the n-th change fails for want of space, and those after it until it is
+    freed.
+    """
 
     left: int = 0
 
@@ -509,7 +608,9 @@ class Full(Quick):
 
 
 def test_full_disk(crashes: Callable[..., Crashes]) -> None:
-    """A disk that is full costs no item: the line waits, and what it does once there is room ends as ever. Nothing half-written is left lying meanwhile."""
+    """A disk that is full costs no item: the line waits, and what it does once there is room ends
+    as ever. Nothing half-written is left lying meanwhile.
+    """
     line = crashes(files=FILES)
     work_off(line.recipe, line.store, Quick())
     expected = tree(line.root)
@@ -524,7 +625,14 @@ def test_full_disk(crashes: Callable[..., Crashes]) -> None:
                 break
             except Trouble as trouble:
                 assert "no space left" in str(trouble)
-                assert not [name for name in tree(line.root) if name.startswith(("out/", "failed/")) and name.removeprefix("out/") and name not in expected and ".imagen_flow-" not in name]
+                assert not [
+                    name
+                    for name in tree(line.root)
+                    if name.startswith(("out/", "failed/"))
+                    and name.removeprefix("out/")
+                    and name not in expected
+                    and ".imagen_flow-" not in name
+                ]
                 troubles += 1
                 disk.left = 4 * troubles  # ever more is freed, so that it comes to an end
         assert tree(line.root) == expected

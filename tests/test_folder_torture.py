@@ -14,7 +14,9 @@ import pytest
 
 def harness() -> ModuleType:
     """Load the harness, which is a script beside this file."""
-    spec = importlib.util.spec_from_file_location("folder_torture", Path(__file__).with_name("folder_torture.py"))
+    spec = importlib.util.spec_from_file_location(
+        "folder_torture", Path(__file__).with_name("folder_torture.py")
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -24,8 +26,12 @@ def harness() -> ModuleType:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_torture(tmp_path: Path, workers: int) -> None:
-    """After some kills at random instants every file that was dropped is accounted for exactly once, with outputs whole and right."""
-    harness().Torture(tmp_path / "line", seed=20 + workers, kills=12, files=40, workers=workers, settle_s=0.2).run()
+    """After some kills at random instants every file that was dropped is accounted for exactly
+    once, with outputs whole and right.
+    """
+    harness().Torture(
+        tmp_path / "line", seed=20 + workers, kills=12, files=40, workers=workers, settle_s=0.2
+    ).run()
 
 
 @pytest.mark.slow
@@ -39,5 +45,7 @@ def test_torture_at_length(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.slow
 def test_torture_with_models(tmp_path: Path) -> None:
-    """Photographs through the embedded models: each is described and edited once, however often the process is killed."""
+    """Photographs through the embedded models: each is described and edited once, however often the
+    process is killed.
+    """
     harness().Torture(tmp_path / "line", seed=3, kills=3, files=4, workers=1, embedded=True).run()

@@ -17,7 +17,9 @@ from imagen_flow._types.codec import Codecs
 from imagen_flow.events import Event, RunFinished
 
 GRAPHS = Path(__file__).parent.parent / "graphs"
-NAMES = sorted(p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml") if p.parent.name != "lines")
+NAMES = sorted(
+    p.relative_to(GRAPHS).as_posix() for p in GRAPHS.rglob("*.yaml") if p.parent.name != "lines"
+)
 #: Those that name checkpoints of the hub: here they run on tiny ones.
 REAL = [name for name in NAMES if "hf:" in (GRAPHS / name).read_text("utf-8")]
 MAIN = [name for name in NAMES if "/" not in name and name not in REAL]
@@ -53,7 +55,14 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copied = tmp_path_factory.mktemp("quick") / "graphs"
     shutil.copytree(GRAPHS, copied)
     for path in copied.rglob("*.yaml"):
-        path.write_text(re.sub(r"(type: (?:diffusion\.\w+|image\.edit),)", r"\1 num_inference_steps: 2,", path.read_text("utf-8")), "utf-8")
+        path.write_text(
+            re.sub(
+                r"(type: (?:diffusion\.\w+|image\.edit),)",
+                r"\1 num_inference_steps: 2,",
+                path.read_text("utf-8"),
+            ),
+            "utf-8",
+        )
     return copied
 
 
@@ -67,7 +76,15 @@ def run(path: Path, out: Path, store: Store, **inputs: Any) -> tuple[dict[str, A
 
 def test_there_are_graphs() -> None:
     """All that the documentation names is there."""
-    wanted = {"imagen", "text_to_image", "enlarge", "edit_photo", "caption_folder", "reimagine", "nested"}
+    wanted = {
+        "imagen",
+        "text_to_image",
+        "enlarge",
+        "edit_photo",
+        "caption_folder",
+        "reimagine",
+        "nested",
+    }
     assert wanted <= {Path(name).stem for name in MAIN}
 
 
@@ -80,9 +97,15 @@ def test_a_graph_says_what_it_shows(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_graph_plans(name: str) -> None:
-    """Each graph resolves without a warning and plans without an input; it lacks nothing but, perhaps, models that are not trained yet."""
+    """Each graph resolves without a warning and plans without an input; it lacks nothing but,
+    perhaps, models that are not trained yet.
+    """
     plan = flow.plan(GRAPHS / name, store=None)
-    assert [str(p) for p in plan.problems if p.code != "unresolved-model" and (p.code != "bad-model" or not MODELS.match(p.message))] == []
+    assert [
+        str(p)
+        for p in plan.problems
+        if p.code != "unresolved-model" and (p.code != "bad-model" or not MODELS.match(p.message))
+    ] == []
     assert name in REAL or not [p for p in plan.problems if p.code == "unresolved-model"]
     assert {s.status for s in plan.steps} <= {"runs", "waits", "unresolved"}
     assert all(i.help for n, i in plan.graph.inputs.items() if i.type.kind in ("file", "folder"))
@@ -90,13 +113,23 @@ def test_a_graph_plans(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAIN)
 def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> None:
-    """Each graph runs as it stands (with few denoising steps), gives all its outputs, writes those with a path, and runs again from the store alone."""
+    """Each graph runs as it stands (with few denoising steps), gives all its outputs, writes those
+    with a path, and runs again from the store alone.
+    """
     need_models(*models_of(name))
     outputs, ended = run(quick / name, tmp_path, store)
     assert (ended.status, ended.failed) == ("done", 0)
     assert [n for n, value in outputs.items() if value is None] == []
-    written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and not p.name.endswith(".provenance.json")}
-    wanted = sum(len(outputs[n]) if isinstance(outputs[n], list) else 1 for n, o in flow.load(quick / name).outputs.items() if o.path)
+    written = {
+        p.relative_to(tmp_path).as_posix()
+        for p in tmp_path.rglob("*")
+        if p.is_file() and not p.name.endswith(".provenance.json")
+    }
+    wanted = sum(
+        len(outputs[n]) if isinstance(outputs[n], list) else 1
+        for n, o in flow.load(quick / name).outputs.items()
+        if o.path
+    )
     assert len(written) == wanted
     assert all(path.startswith(f"{Path(name).stem}/") for path in written)
     again, ended = run(quick / name, tmp_path, store)
@@ -104,8 +137,16 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
     assert again.keys() == outputs.keys()
 
 
-#: What makes the graphs of real checkpoints soon done: few steps and, where they are inputs, small sides.
-SOON: dict[str, Any] = {"steps": 2, "prior_steps": 2, "large_steps": 2, "width": 64, "height": 64, "frames": 3}
+# : What makes the graphs of real checkpoints soon done: few steps and, where they are inputs, small
+# sides.
+SOON: dict[str, Any] = {
+    "steps": 2,
+    "prior_steps": 2,
+    "large_steps": 2,
+    "width": 64,
+    "height": 64,
+    "frames": 3,
+}
 
 #: These draw at sizes of their own, which takes long even with tiny models.
 LARGE = ("kandinsky", "kontext_edit", "qwen_edit", "upscale")
@@ -129,26 +170,46 @@ def test_graphs_of_real_checkpoints_are_there() -> None:
     assert set(wanted.split()) <= {Path(name).stem for name in REAL}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore::FutureWarning:diffusers", "ignore:Already found a `peft_config`:UserWarning")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if Path(n).stem in LARGE else []) for n in REAL])
-def test_a_graph_of_real_checkpoints_runs_on_tiny_ones(name: str, tiny_cache: Path, pool: ModelPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `tiny` each graph plans without a problem, runs offline on small models of the same kind, and gives all its outputs."""
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:diffusers",
+    "ignore::FutureWarning:diffusers",
+    "ignore:Already found a `peft_config`:UserWarning",
+)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if Path(n).stem in LARGE else []) for n in REAL],
+)
+def test_a_graph_of_real_checkpoints_runs_on_tiny_ones(
+    name: str, tiny_cache: Path, pool: ModelPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `tiny` each graph plans without a problem, runs offline on small models of the same
+    kind, and gives all its outputs.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_cache))
     inputs = {key: value for key, value in SOON.items() if key in flow.load(GRAPHS / name).inputs}
     if name == "sdxl.yaml":
         inputs["steps"] = 5
     assert [str(p) for p in flow.plan(GRAPHS / name, inputs, store=None, tiny=True).problems] == []
-    outputs = flow.run(GRAPHS / name, inputs, out=tmp_path, store=None, tiny=True, pool=pool, device="cpu")
+    outputs = flow.run(
+        GRAPHS / name, inputs, out=tmp_path, store=None, tiny=True, pool=pool, device="cpu"
+    )
     assert [n for n, value in outputs.items() if value is None] == []
-    written = sum(len(outputs[n]) if isinstance(outputs[n], list) else 1 for n, o in flow.load(GRAPHS / name).outputs.items() if o.path)
+    written = sum(
+        len(outputs[n]) if isinstance(outputs[n], list) else 1
+        for n, o in flow.load(GRAPHS / name).outputs.items()
+        if o.path
+    )
     assert len(list(tmp_path.rglob("*.png"))) == written
 
 
-# --- what they show ------------------------------------------------------------------------------------------------------------
+# --- what they show
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_enlarge(store: Store, tmp_path: Path) -> None:
-    """Enlarging by a factor gives that many times the sides, and the same things in the same places."""
+    """Enlarging by a factor gives that many times the sides, and the same things in the same
+    places.
+    """
     import numpy as np
     import PIL.Image
 
@@ -160,19 +221,31 @@ def test_enlarge(store: Store, tmp_path: Path) -> None:
     assert (after.width, after.height) == (3 * before.shape[1], 3 * before.shape[0])
     then, now = describe(before).as_scene(), describe(after.rgb().as_uint8().pixels).as_scene()
     assert then is not None and now is not None
-    assert [(t.size, t.colour, t.shape) for t in now.things] == [(t.size, t.colour, t.shape) for t in then.things]
+    assert [(t.size, t.colour, t.shape) for t in now.things] == [
+        (t.size, t.colour, t.shape) for t in then.things
+    ]
 
 
 def test_imagen_means_what_it_says(store: Store, tmp_path: Path) -> None:
-    """The main job draws its prompt, carries out its instruction, and names what came of it: judged by rendering and matching, not by a model."""
+    """The main job draws its prompt, carries out its instruction, and names what came of it: judged
+    by rendering and matching, not by a model.
+    """
     need_models("imagen", "edit", "caption")
     from imagen_flow_embedded.checker import describe
     from imagen_flow_embedded.world import read_caption
 
     outputs, _ = run(GRAPHS / "imagen.yaml", tmp_path, store)
-    drawn, edited = (describe(outputs[name].rgb().as_uint8().pixels) for name in ("drawn", "picture"))
-    assert (drawn.background, sorted(str(t.colour) for t in drawn.things)) == ("black", ["blue", "red"])
-    assert (edited.background, sorted(str(t.colour) for t in edited.things)) == ("black", ["blue", "green"])
+    drawn, edited = (
+        describe(outputs[name].rgb().as_uint8().pixels) for name in ("drawn", "picture")
+    )
+    assert (drawn.background, sorted(str(t.colour) for t in drawn.things)) == (
+        "black",
+        ["blue", "red"],
+    )
+    assert (edited.background, sorted(str(t.colour) for t in edited.things)) == (
+        "black",
+        ["blue", "green"],
+    )
     said = read_caption(outputs["caption"])
     assert {said.get("1.colour"), said.get("2.colour")} == {"blue", "green"}
     assert said.get("background") == "black"
@@ -185,7 +258,10 @@ def test_text_to_image_means_what_it_says(store: Store, tmp_path: Path) -> None:
 
     outputs, _ = run(GRAPHS / "text_to_image.yaml", tmp_path, store)
     found = describe(outputs["picture"].rgb().as_uint8().pixels)
-    assert (found.background, sorted(str(t.colour) for t in found.things)) == ("white", ["purple", "yellow"])
+    assert (found.background, sorted(str(t.colour) for t in found.things)) == (
+        "white",
+        ["purple", "yellow"],
+    )
 
 
 def test_caption_folder_means_what_it_says(store: Store, tmp_path: Path) -> None:
@@ -204,7 +280,9 @@ def test_caption_folder_means_what_it_says(store: Store, tmp_path: Path) -> None
         found = describe(np.array(PIL.Image.open(path).convert("RGB")))
         said = read_caption(words)
         assert said.get("background") == found.background, (path.name, words)
-        assert sorted(said[k] for k in said if k.endswith("colour")) == sorted(str(t.colour) for t in found.things), (path.name, words)
+        assert sorted(said[k] for k in said if k.endswith("colour")) == sorted(
+            str(t.colour) for t in found.things
+        ), (path.name, words)
 
 
 def test_edit_photo_keeps_the_size(quick: Path, store: Store, tmp_path: Path) -> None:
@@ -212,13 +290,19 @@ def test_edit_photo_keeps_the_size(quick: Path, store: Store, tmp_path: Path) ->
     need_models("edit")
     import PIL.Image
 
-    PIL.Image.open(GRAPHS / "samples" / "shapes.png").convert("RGB").resize((150, 90)).save(tmp_path / "odd.png")
-    outputs, _ = run(quick / "edit_photo.yaml", tmp_path / "out", store, picture=str(tmp_path / "odd.png"))
+    PIL.Image.open(GRAPHS / "samples" / "shapes.png").convert("RGB").resize((150, 90)).save(
+        tmp_path / "odd.png"
+    )
+    outputs, _ = run(
+        quick / "edit_photo.yaml", tmp_path / "out", store, picture=str(tmp_path / "odd.png")
+    )
     assert (outputs["picture"].width, outputs["picture"].height) == (150, 90)
 
 
 def test_a_prompt_of_a_megabyte_is_drawn(quick: Path, store: Store, tmp_path: Path) -> None:
-    """A prompt far longer than the model reads is drawn all the same, and the run says that it was not read to its end."""
+    """A prompt far longer than the model reads is drawn all the same, and the run says that it was
+    not read to its end.
+    """
     need_models("imagen")
     notes: list[str] = []
     prompt = "a large red circle on a white background " * 25_000
@@ -232,15 +316,23 @@ def test_a_prompt_of_a_megabyte_is_drawn(quick: Path, store: Store, tmp_path: Pa
 
 
 def test_a_prompt_in_other_words_is_drawn(quick: Path, store: Store) -> None:
-    """A prompt of which the model knows no word is drawn all the same, and the run says which words it does not know."""
+    """A prompt of which the model knows no word is drawn all the same, and the run says which words
+    it does not know.
+    """
     need_models("imagen")
     notes: list[str] = []
-    outputs = flow.run(quick / "text_to_image.yaml", {"prompt": "一只红色的狐狸 🦊"}, store=store, on_event=lambda event: notes.append(getattr(event, "note", "")))
+    outputs = flow.run(
+        quick / "text_to_image.yaml",
+        {"prompt": "一只红色的狐狸 🦊"},
+        store=store,
+        on_event=lambda event: notes.append(getattr(event, "note", "")),
+    )
     assert outputs["picture"].width == 128
     assert "unknown to the text encoder: '一只红色的狐狸', '🦊'" in notes
 
 
-# --- training ------------------------------------------------------------------------------------------------------------------
+# --- training
+# ------------------------------------------------------------------------------------------------------------------
 
 TRAINING: dict[str, dict[str, int]] = {
     "captioner": {"steps": 2, "made": 2, "judged": 2},
@@ -258,7 +350,9 @@ def test_training_graphs_are_all_tried() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TRAINING))
 def test_a_training_graph_runs(name: str, quick: Path, tmp_path: Path) -> None:
-    """A training graph runs from data to a model that another node can use, in a few steps; a second time nothing is trained."""
+    """A training graph runs from data to a model that another node can use, in a few steps; a
+    second time nothing is trained.
+    """
     file = f"training/{name}.yaml"
     need_models(*models_of(file))
     with Store.open(tmp_path / "store", Codecs()) as store:
@@ -271,12 +365,18 @@ def test_a_training_graph_runs(name: str, quick: Path, tmp_path: Path) -> None:
 
 
 def test_the_guide_to_checkpoints_lists_each_graph_with_a_node_type_that_it_shows() -> None:
-    """The guide lists every graph that draws with a real checkpoint, beside a node type that the graph uses."""
+    """The guide lists every graph that draws with a real checkpoint, beside a node type that the
+    graph uses.
+    """
     guide = (GRAPHS.parent / "docs" / "checkpoints.md").read_text("utf-8")
     listed = []
-    for nodes, graphs in re.findall(r"^\|[^|\n]*\|([^|\n]*)\|((?: `\w+`)+) \|$", guide, re.MULTILINE):
+    for nodes, graphs in re.findall(
+        r"^\|[^|\n]*\|([^|\n]*)\|((?: `\w+`)+) \|$", guide, re.MULTILINE
+    ):
         types = re.findall(r"`(\w+\.\w+)`", nodes)
         for name in re.findall(r"`(\w+)`", graphs):
             listed.append(f"{name}.yaml")
-            assert any(f"type: {type}" in (GRAPHS / f"{name}.yaml").read_text("utf-8") for type in types), name
+            assert any(
+                f"type: {type}" in (GRAPHS / f"{name}.yaml").read_text("utf-8") for type in types
+            ), name
     assert sorted(listed) == REAL

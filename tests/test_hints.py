@@ -12,7 +12,7 @@ from imagen_flow import GraphError, load
 from imagen_flow import _cli as cli
 from imagen_flow._settings.devices import nearest_device
 
-NODES = '''
+NODES = """
 from imagen_flow import Text, node
 
 def inner(known):
@@ -25,7 +25,7 @@ def bug() -> Text:
 @node("my.value", version=1)
 def value() -> Text:
     return str(int("a word"))
-'''
+"""
 
 GRAPH = """imagen_flow: 1
 inputs: {picture: {type: file}}
@@ -64,42 +64,48 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
     ("old", "new", "said"),
     [
         (
-            "image.resize", "resize",
+            "image.resize",
+            "resize",
             "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'resize'\n"
             '5 |   small: {type: resize, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
             "  = fix: did you mean 'image.resize'?\n",
         ),
         (
-            '{type: image.resize, image: "${loaded}", width: 10, height: 10}', '{type: resize, picture: "${loaded}"}',
+            '{type: image.resize, image: "${loaded}", width: 10, height: 10}',
+            '{type: resize, picture: "${loaded}"}',
             "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'resize'\n"
             '5 |   small: {type: resize, picture: "${loaded}"}\n'
             "  |                 ^^^^^^\n"
             "  = fix: did you mean 'image.resize' or 'latents.resize' or 'mask.resize'?\n",
         ),
         (
-            "image.resize", "my.bug",
+            "image.resize",
+            "my.bug",
             "g.yaml:5:17: error[unknown-node-type]: no plugin offers the node type 'my.bug'\n"
             '5 |   small: {type: my.bug, image: "${loaded}", width: 10, height: 10}\n'
             "  |                 ^^^^^^\n"
             "  = fix: name the Python file that offers it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists the node types that there are\n",
         ),
         (
-            'image: "${loaded}"', 'image: "${loaded.image}"',
+            'image: "${loaded}"',
+            'image: "${loaded.image}"',
             "g.yaml:5:38: error[unknown-output]: node 'loaded' has no output 'image'\n"
             '5 |   small: {type: image.resize, image: "${loaded.image}", width: 10, height: 10}\n'
             "  |                                      ^^^^^^^^^^^^^^^^^\n"
             '  = fix: write "${loaded}": it has one output\n',
         ),
         (
-            'image: "${loaded}"', "image: loaded",
+            'image: "${loaded}"',
+            "image: loaded",
             "g.yaml:5:38: error[bad-literal]: port 'image' of image.resize takes the output of a node that gives image, not the text 'loaded'\n"
             "5 |   small: {type: image.resize, image: loaded, width: 10, height: 10}\n"
             "  |                                      ^^^^^^\n"
             '  = fix: write "${loaded}"\n',
         ),
         (
-            "loaded: {type: image.load", "picture: {type: image.load",
+            "loaded: {type: image.load",
+            "picture: {type: image.load",
             "g.yaml:4:3: error[name-clash]: an input and a node are both called 'picture'\n"
             '4 |   picture: {type: image.load, file: "${picture}"}\n'
             "  |   ^^^^^^^\n"
@@ -107,12 +113,25 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
             "  = fix: rename one of them\n",
         ),
     ],
-    ids=["a type without its family", "several fit alike", "a plugin that is not loaded", "the only output by name", "a reference without its signs", "a clash of names"],
-)  # fmt: skip
-def test_a_slip_in_a_graph_earns_one_right_word(monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str) -> None:
+    ids=[
+        "a type without its family",
+        "several fit alike",
+        "a plugin that is not loaded",
+        "the only output by name",
+        "a reference without its signs",
+        "a clash of names",
+    ],
+)
+def test_a_slip_in_a_graph_earns_one_right_word(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
     """The problem names what was meant, and nothing else is said of it."""
     if old.startswith("loaded"):
-        found = plan(monkeypatch, '  loaded: {type: image.load, file: "${picture}"}\n  small: {type: image.resize, image: "${loaded}"', '  picture: {type: image.load, file: "${picture}"}\n  small: {type: image.resize, image: "${picture}"')
+        found = plan(
+            monkeypatch,
+            '  loaded: {type: image.load, file: "${picture}"}\n  small: {type: image.resize, image: "${loaded}"',
+            '  picture: {type: image.load, file: "${picture}"}\n  small: {type: image.resize, image: "${picture}"',
+        )
     else:
         found = plan(monkeypatch, old, new)
     if "loaded.image" in new:
@@ -120,13 +139,19 @@ def test_a_slip_in_a_graph_earns_one_right_word(monkeypatch: pytest.MonkeyPatch,
     assert found == said
 
 
-@pytest.mark.parametrize("word", ["loaded", "$loaded", "'{loaded}'", "loaded.image", "'$loaded.value'"])
-def test_whatever_signs_a_reference_lacks_the_whole_of_it_is_shown(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+@pytest.mark.parametrize(
+    "word", ["loaded", "$loaded", "'{loaded}'", "loaded.image", "'$loaded.value'"]
+)
+def test_whatever_signs_a_reference_lacks_the_whole_of_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
     """The output of a node that has one needs no name."""
     assert '  = fix: write "${loaded}"' in plan(monkeypatch, '"${loaded}"', word)
 
 
-def test_an_address_in_the_place_of_a_file_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_in_the_place_of_a_file_is_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is said that nothing is downloaded."""
     assert plan(monkeypatch, "10", "10", "--set", "picture=https://example.org/a.png") == (
         "error[missing-file]: 'https://example.org/a.png' is an address, not a file\n"
@@ -135,9 +160,17 @@ def test_an_address_in_the_place_of_a_file_is_not_looked_for(monkeypatch: pytest
     )
 
 
-def test_random_for_a_plain_number_says_how_to_declare_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_for_a_plain_number_says_how_to_declare_a_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With the default that the input has."""
-    assert plan(monkeypatch, "{picture: {type: file}}", "{picture: {type: file, default: ./nodes.py}, width: 3}", "--set", "width=random").endswith(
+    assert plan(
+        monkeypatch,
+        "{picture: {type: file}}",
+        "{picture: {type: file, default: ./nodes.py}, width: 3}",
+        "--set",
+        "width=random",
+    ).endswith(
         "error[bad-input]: input 'width' takes a whole number, not the text 'random'\n"
         "2 | inputs: {picture: {type: file, default: ./nodes.py}, width: 3}\n"
         "  |                                                      ^^^^^\n"
@@ -145,12 +178,27 @@ def test_random_for_a_plain_number_says_how_to_declare_a_seed(monkeypatch: pytes
     )
 
 
-@pytest.mark.parametrize(("word", "meant"), [("gpu", "cuda"), ("GPU:1", "cuda:1"), ("nvidia", "cuda"), ("metal", "mps"), ("cuda0", "cuda"), ("cpus", "cpu")])
-def test_a_device_by_another_name_is_known(monkeypatch: pytest.MonkeyPatch, word: str, meant: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("gpu", "cuda"),
+        ("GPU:1", "cuda:1"),
+        ("nvidia", "cuda"),
+        ("metal", "mps"),
+        ("cuda0", "cuda"),
+        ("cpus", "cpu"),
+    ],
+)
+def test_a_device_by_another_name_is_known(
+    monkeypatch: pytest.MonkeyPatch, word: str, meant: str
+) -> None:
     """On the command line, in a graph, at a node and in imagen-flow.toml."""
     fix = f"did you mean '{meant}'?"
     assert nearest_device(word) == fix
-    assert plan(monkeypatch, "10", "10", "--device", word) == f"error[bad-setting]: '{word}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps ({fix})\n"
+    assert (
+        plan(monkeypatch, "10", "10", "--device", word)
+        == f"error[bad-setting]: '{word}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps ({fix})\n"
+    )
     if ":" not in word:
         assert fix in plan(monkeypatch, "outputs:", f"settings: {{device: {word}}}\noutputs:")
         assert fix in plan(monkeypatch, "width: 10, height", f"device: {word}, width: 10, height")
@@ -159,7 +207,9 @@ def test_a_device_by_another_name_is_known(monkeypatch: pytest.MonkeyPatch, word
 
 
 def run(monkeypatch: pytest.MonkeyPatch, node: str, *more: str) -> str:
-    Path("g.yaml").write_text(f'imagen_flow: 1\nnodes: {{n: {{type: {node}}}}}\noutputs: {{o: "${{n}}"}}\n')
+    Path("g.yaml").write_text(
+        f'imagen_flow: 1\nnodes: {{n: {{type: {node}}}}}\noutputs: {{o: "${{n}}"}}\n'
+    )
     return call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", "--no-store", *more)
 
 
@@ -174,18 +224,25 @@ def test_what_a_node_raises_has_its_place_in_the_plugin(monkeypatch: pytest.Monk
         '      = why: raised at nodes.py:5 in inner: return known["missing"]\n'
         "      = fix: --traceback shows how it came to that\n"
     )
-    assert '      = why: raised at nodes.py:13 in value: return str(int("a word"))\n' in run(monkeypatch, "my.value")
+    assert '      = why: raised at nodes.py:13 in value: return str(int("a word"))\n' in run(
+        monkeypatch, "my.value"
+    )
 
 
 def test_traceback_shows_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls that led there, once asked for; not otherwise."""
     said = run(monkeypatch, "my.bug", "--traceback")
     assert "    Traceback (most recent call last):\n" in said
-    assert f'      File "{Path.cwd() / "nodes.py"}", line 9, in bug\n        return inner({{}})\n' in said
+    assert (
+        f'      File "{Path.cwd() / "nodes.py"}", line 9, in bug\n        return inner({{}})\n'
+        in said
+    )
     assert "Traceback" not in run(monkeypatch, "my.bug")
 
 
-def test_what_an_installed_plugin_raises_on_purpose_needs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_installed_plugin_raises_on_purpose_needs_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its message says all."""
     said = plan(monkeypatch, "10", "10")
     said = call(monkeypatch, "run", "g.yaml", "--set", "picture=nodes.py", "--no-store")
@@ -193,12 +250,18 @@ def test_what_an_installed_plugin_raises_on_purpose_needs_no_place(monkeypatch: 
     assert "raised at" not in said
 
 
-def test_a_line_file_and_a_graph_in_each_others_place_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_file_and_a_graph_in_each_others_place_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One right command in the place of nine wrong keys."""
     Path("g.yaml").write_text(GRAPH)
     Path("line.yaml").write_text("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\n")
-    assert call(monkeypatch, "run", "line.yaml").endswith("  = fix: run it with: imagen-flow folder run line.yaml\n")
-    assert call(monkeypatch, "folder", "run", "g.yaml").endswith("  = fix: run it with: imagen-flow run g.yaml\n")
+    assert call(monkeypatch, "run", "line.yaml").endswith(
+        "  = fix: run it with: imagen-flow folder run line.yaml\n"
+    )
+    assert call(monkeypatch, "folder", "run", "g.yaml").endswith(
+        "  = fix: run it with: imagen-flow run g.yaml\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,8 +278,14 @@ def test_a_line_file_and_a_graph_in_each_others_place_are_told(monkeypatch: pyte
     ],
 )
 def test_what_types_of_inputs_are_called_elsewhere_is_understood(declared: str, fix: str) -> None:
-    """The names that other formats have for types get the name that is meant; a bare list gets its elements' type."""
-    Path("g.yaml").write_text(f'imagen_flow: 1\ninputs: {{i: {{type: {declared}}}}}\noutputs: {{o: "${{i}}"}}\n')
+    """The names that other formats have for types get the name that is meant; a bare list gets its
+    elements' type.
+    """
+    Path("g.yaml").write_text(
+        f'imagen_flow: 1\ninputs: {{i: {{type: {declared}}}}}\noutputs: {{o: "${{i}}"}}\n'
+    )
     with pytest.raises(GraphError) as caught:
         load("g.yaml")
-    assert [problem.fix for problem in caught.value.problems if problem.code == "bad-literal"] == [fix]
+    assert [problem.fix for problem in caught.value.problems if problem.code == "bad-literal"] == [
+        fix
+    ]

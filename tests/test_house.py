@@ -1,4 +1,6 @@
-"""The house stands as drawn: floors, confined libraries, light imports, and documents that are true."""
+"""The house stands as drawn: floors, confined libraries, light imports, and documents that are
+true.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ CONFINED = {
 
 
 def test_floors() -> None:
-    """A module imports only from the floors below it; plugins import the front door and not each other."""
+    """A module imports only from the floors below it; plugins import the front door and not each
+    other.
+    """
     # In a process of its own, for it switches off all loggers that there are.
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(config_filename='pyproject.toml', no_cache=True))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -56,7 +60,9 @@ def test_confined_libraries() -> None:
     strays = defaultdict(set)
     for library, homes in CONFINED.items():
         if library in graph.modules:
-            users = {module.split(".")[1] for module in graph.find_modules_that_directly_import(library)}
+            users = {
+                module.split(".")[1] for module in graph.find_modules_that_directly_import(library)
+            }
             if users - homes:
                 strays[library] = users - homes
     assert strays == {}
@@ -77,15 +83,28 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "torc
 
 
 def test_no_module_hides_a_function() -> None:
-    """What the front door shows is never hidden by a module of the same name, nor taken for one; the core's own modules are private, but for those that are documented."""
-    modules = {path.stem for path in (ROOT / "imagen_flow").iterdir() if path.is_dir() or path.suffix == ".py"}
+    """What the front door shows is never hidden by a module of the same name, nor taken for one;
+    the core's own modules are private, but for those that are documented.
+    """
+    modules = {
+        path.stem
+        for path in (ROOT / "imagen_flow").iterdir()
+        if path.is_dir() or path.suffix == ".py"
+    }
     assert modules & set(flow.__all__) == set()
-    assert {name for name in modules if not name.startswith("_")} == {"api", "errors", "events", "models"}
+    assert {name for name in modules if not name.startswith("_")} == {
+        "api",
+        "errors",
+        "events",
+        "models",
+    }
 
 
 def test_every_plugin_is_registered() -> None:
     """Each package under plugins/ is in the wheel and has its entry point."""
-    packages = [Path(p).name for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]]
+    packages = [
+        Path(p).name for p in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    ]
     assert sorted(packages) == ["graphs", "imagen_flow", *PLUGINS]
     assert sorted(PROJECT["project"]["entry-points"]["imagen_flow"].values()) == PLUGINS
     assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == ["imagen_flow", *PLUGINS]
@@ -93,7 +112,11 @@ def test_every_plugin_is_registered() -> None:
 
 def test_names() -> None:
     """No module is named after nothing in particular."""
-    names = {path.stem for folder in ("imagen_flow", "plugins", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    names = {
+        path.stem
+        for folder in ("imagen_flow", "plugins", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     assert names & {"utils", "util", "common", "base", "helpers", "helper", "misc"} == set()
 
 
@@ -101,22 +124,39 @@ def test_graphs_open_with_a_comment() -> None:
     """Every graph that comes along says in its first line what it shows."""
     graphs = sorted((ROOT / "graphs").rglob("*.yaml"))
     assert graphs
-    assert [str(path.relative_to(ROOT)) for path in graphs if not path.read_text("utf-8").startswith("# ")] == []
+    assert [
+        str(path.relative_to(ROOT))
+        for path in graphs
+        if not path.read_text("utf-8").startswith("# ")
+    ] == []
 
 
 def test_ruff() -> None:
     """The linter finds nothing."""
-    said = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."], cwd=ROOT, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (said.returncode, said.stdout) == (0, "All checks passed!\n")
 
 
 def test_types(tmp_path: Path) -> None:
     """The types are strict and hold."""
-    said = subprocess.run([sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert said.returncode == 0, said.stdout
 
 
-# --- documents -----------------------------------------------------------------------------------------------------------------
+# --- documents
+# -----------------------------------------------------------------------------------------------------------------
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -133,7 +173,9 @@ def test_readme_names_every_command() -> None:
 
 def test_readme_links() -> None:
     """Every file that the README points to is there."""
-    targets = [t for t in re.findall(r"\]\(([^)#]+)", README) if "://" not in t] + re.findall(r"`(graphs/[\w./]+)`", README)
+    targets = [t for t in re.findall(r"\]\(([^)#]+)", README) if "://" not in t] + re.findall(
+        r"`(graphs/[\w./]+)`", README
+    )
     assert targets
     assert [t for t in targets if not (ROOT / t).exists()] == []
 
@@ -148,7 +190,10 @@ def test_readme_yaml(tmp_path: Path) -> None:
     assert graphs
     registry = discover()
     for text in graphs:
-        assert resolve(parse(text, name="README.md", path=tmp_path / "graph.yaml"), registry).warnings == ()
+        assert (
+            resolve(parse(text, name="README.md", path=tmp_path / "graph.yaml"), registry).warnings
+            == ()
+        )
 
 
 def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

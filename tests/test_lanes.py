@@ -76,7 +76,9 @@ def test_beside_one_another_is_a_thread_each() -> None:
 
 
 def test_a_closed_pool_of_lanes_leaves_no_thread() -> None:
-    """Idle threads end, one at work ends with its work, and what starts afterwards has a thread for itself."""
+    """Idle threads end, one at work ends with its work, and what starts afterwards has a thread for
+    itself.
+    """
     lanes = Lanes()
     idle = where(lanes)
     threads: list[threading.Thread] = []
@@ -174,7 +176,9 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 assert carry_out()
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (said.returncode, said.stderr) == (0, "")
 
 
@@ -207,11 +211,31 @@ def test_a_lane_computes_with_as_many_threads_as_its_caller(threads: int) -> Non
 
 SWITCHES: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
     "threads": (lambda: torch.set_num_threads(3), torch.get_num_threads, "number of threads"),
-    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype, "default dtype"),
-    "device": (lambda: torch.set_default_device("meta"), torch.get_default_device, "default device"),
-    "gradients": (lambda: torch.set_grad_enabled(not torch.is_grad_enabled()), torch.is_grad_enabled, "recording of gradients"),
-    "deterministic": (lambda: torch.use_deterministic_algorithms(True), torch.are_deterministic_algorithms_enabled, "choice of deterministic algorithms"),
-    "precision": (lambda: torch.set_float32_matmul_precision("medium"), torch.get_float32_matmul_precision, "precision of matrix products"),
+    "dtype": (
+        lambda: torch.set_default_dtype(torch.float64),
+        torch.get_default_dtype,
+        "default dtype",
+    ),
+    "device": (
+        lambda: torch.set_default_device("meta"),
+        torch.get_default_device,
+        "default device",
+    ),
+    "gradients": (
+        lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
+        torch.is_grad_enabled,
+        "recording of gradients",
+    ),
+    "deterministic": (
+        lambda: torch.use_deterministic_algorithms(True),
+        torch.are_deterministic_algorithms_enabled,
+        "choice of deterministic algorithms",
+    ),
+    "precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision,
+        "precision of matrix products",
+    ),
 }
 
 
@@ -232,31 +256,70 @@ def stands(which: str, after: str = "") -> str:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
 @pytest.mark.parametrize("which", SWITCHES)
-def test_what_a_node_does_to_torch_ends_with_it(threads: int, which: str, fails: bool, tmp_path: Path) -> None:
-    """Neither the next step, nor the next run with the same models, nor the caller computes otherwise; the user is told, and a step's record says with how many threads it ended."""
+def test_what_a_node_does_to_torch_ends_with_it(
+    threads: int, which: str, fails: bool, tmp_path: Path
+) -> None:
+    """Neither the next step, nor the next run with the same models, nor the caller computes
+    otherwise; the user is told, and a step's record says with how many threads it ended.
+    """
     registry = Registry({})
     registry.add(switch)
     registry.add(stands)
-    nodes: dict[str, Any] = {"thrown": {"type": "toy.switch", "which": which, "fails": fails}, "next": {"type": "toy.stands", "which": which, "after": "" if fails else "${thrown}"}}
-    first = {"imagen_flow": 1, "nodes": nodes, "outputs": {"next": "${next}", "thrown": "${thrown}"}}
-    later = {"imagen_flow": 1, "nodes": {"next": {"type": "toy.stands", "which": which, "after": "later"}}, "outputs": {"next": "${next}"}}
+    nodes: dict[str, Any] = {
+        "thrown": {"type": "toy.switch", "which": which, "fails": fails},
+        "next": {"type": "toy.stands", "which": which, "after": "" if fails else "${thrown}"},
+    }
+    first = {
+        "imagen_flow": 1,
+        "nodes": nodes,
+        "outputs": {"next": "${next}", "thrown": "${thrown}"},
+    }
+    later = {
+        "imagen_flow": 1,
+        "nodes": {"next": {"type": "toy.stands", "which": which, "after": "later"}},
+        "outputs": {"next": "${next}"},
+    }
     before = str(SWITCHES[which][1]())
     told: list[Any] = []
     with ModelPool() as pool:
-        plan = flow.plan(flow.load(first, registry=registry), store=tmp_path / "store", device="cpu")
+        plan = flow.plan(
+            flow.load(first, registry=registry), store=tmp_path / "store", device="cpu"
+        )
         told = list(flow.execute(plan, pool=pool))
-        assert {event.output: event.value for event in told if isinstance(event, flow.events.OutputWritten)} == {"next": before, **({} if fails else {"thrown": which})}
-        assert flow.run(flow.load(later, registry=registry), store=None, device="cpu", pool=pool)["next"] == before
+        assert {
+            event.output: event.value
+            for event in told
+            if isinstance(event, flow.events.OutputWritten)
+        } == {"next": before, **({} if fails else {"thrown": which})}
+        assert (
+            flow.run(flow.load(later, registry=registry), store=None, device="cpu", pool=pool)[
+                "next"
+            ]
+            == before
+        )
     assert str(SWITCHES[which][1]()) == before
-    assert [event.message for event in told if isinstance(event, flow.events.StepNote)] == [f"toy.switch changed torch's {SWITCHES[which][2]} for all that comes after it; put back"]
+    assert [event.message for event in told if isinstance(event, flow.events.StepNote)] == [
+        f"toy.switch changed torch's {SWITCHES[which][2]} for all that comes after it; put back"
+    ]
     if which == "threads" and not fails:
         with Store.open(tmp_path / "store", registry.codecs) as store:
-            records = {step.type_name: store.lookup(step.key or "") for step in flow.plan(flow.load(first, registry=registry), store=store, device="cpu").steps}
-            assert {name: record.provenance["conditions"]["threads"] for name, record in records.items() if record} == {"toy.switch": 3, "toy.stands": threads}
+            records = {
+                step.type_name: store.lookup(step.key or "")
+                for step in flow.plan(
+                    flow.load(first, registry=registry), store=store, device="cpu"
+                ).steps
+            }
+            assert {
+                name: record.provenance["conditions"]["threads"]
+                for name, record in records.items()
+                if record
+            } == {"toy.switch": 3, "toy.stands": threads}
 
 
 def test_switches_of_the_process_are_left_alone_while_another_node_runs(threads: int) -> None:
-    """Libraries set the default dtype for a moment while they load: it is not taken for what a node beside did, nor put back under them."""
+    """Libraries set the default dtype for a moment while they load: it is not taken for what a node
+    beside did, nor put back under them.
+    """
     other, done = threading.Event(), threading.Event()
     told: list[list[str]] = []
 

@@ -33,7 +33,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def weights(count=4, fill=1.0):
     """The bytes of a safetensors file of one float32 tensor."""
-    header = json.dumps({"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}
+    ).encode()
     return struct.pack("<Q", len(header)) + header + struct.pack(f"<{count}f", *[fill] * count)
 
 
@@ -50,7 +52,13 @@ def model_folder(path, **files):
 
 
 def find(text, folder, embedded=None, environ=None):
-    return resolve(text, folder=folder, embedded=embedded or {}, digest=digest_file, environ=environ or {"HF_HUB_CACHE": str(folder / "no-cache")})
+    return resolve(
+        text,
+        folder=folder,
+        embedded=embedded or {},
+        digest=digest_file,
+        environ=environ or {"HF_HUB_CACHE": str(folder / "no-cache")},
+    )
 
 
 def refusal(text, folder, **given):
@@ -69,7 +77,10 @@ def refusal(text, folder, **given):
         ("embedded/imagen", Reference("embedded", "embedded/imagen")),
         ("hf:org/name", Reference("hf", "org/name")),
         ("hf:gpt2", Reference("hf", "gpt2")),
-        ("hf:DeepFloyd/IF-I-XL-v1.0@refs/pr/3", Reference("hf", "DeepFloyd/IF-I-XL-v1.0", "refs/pr/3")),
+        (
+            "hf:DeepFloyd/IF-I-XL-v1.0@refs/pr/3",
+            Reference("hf", "DeepFloyd/IF-I-XL-v1.0", "refs/pr/3"),
+        ),
         ("./model", Reference("path", "./model")),
         ("../model", Reference("path", "../model")),
         ("/models/模型", Reference("path", "/models/模型")),
@@ -85,21 +96,61 @@ def test_a_reference_says_what_it_is(text, reference):
 @pytest.mark.parametrize(
     ("text", "message", "fix"),
     [
-        ("org/name", "'org/name' may be a repository of the hub or a folder", "write 'hf:org/name' for the hub, or './org/name' for a folder beside the graph"),
+        (
+            "org/name",
+            "'org/name' may be a repository of the hub or a folder",
+            "write 'hf:org/name' for the hub, or './org/name' for a folder beside the graph",
+        ),
         (
             "imagen",
             "'imagen' is no reference to a model",
             "write 'embedded/imagen' for a model that comes with a plugin, 'hf:org/imagen' for the hub, or './imagen' for a file or folder beside the graph",
         ),
-        ("https://huggingface.co/org/name", "'https://huggingface.co/org/name' is no reference to a model", "write 'hf:org/name'"),
-        ("https://huggingface.co/org/name/tree/v1", "'https://huggingface.co/org/name/tree/v1' is no reference to a model", "write 'hf:org/name@v1'"),
-        ("hf:org/name/unet", "'hf:org/name/unet' names no repository of the hub", "write it as hf:org/name or hf:org/name@revision"),
-        ("hf:../../etc", "'hf:../../etc' names no repository of the hub", "write it as hf:org/name or hf:org/name@revision"),
-        ("hf:org/name@", "'hf:org/name@' names no revision", "a revision is a branch, a tag or a commit: hf:org/name@main"),
-        ("hf:org/name@../../../x", "'hf:org/name@../../../x' names no revision", "a revision is a branch, a tag or a commit: hf:org/name@main"),
-        ("", "the reference to a model is empty", "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"),
-        ("a b", "'a b' is no reference to a model", "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"),
-        ("./a\0b", "'./a\\x00b' is no reference to a model", "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"),
+        (
+            "https://huggingface.co/org/name",
+            "'https://huggingface.co/org/name' is no reference to a model",
+            "write 'hf:org/name'",
+        ),
+        (
+            "https://huggingface.co/org/name/tree/v1",
+            "'https://huggingface.co/org/name/tree/v1' is no reference to a model",
+            "write 'hf:org/name@v1'",
+        ),
+        (
+            "hf:org/name/unet",
+            "'hf:org/name/unet' names no repository of the hub",
+            "write it as hf:org/name or hf:org/name@revision",
+        ),
+        (
+            "hf:../../etc",
+            "'hf:../../etc' names no repository of the hub",
+            "write it as hf:org/name or hf:org/name@revision",
+        ),
+        (
+            "hf:org/name@",
+            "'hf:org/name@' names no revision",
+            "a revision is a branch, a tag or a commit: hf:org/name@main",
+        ),
+        (
+            "hf:org/name@../../../x",
+            "'hf:org/name@../../../x' names no revision",
+            "a revision is a branch, a tag or a commit: hf:org/name@main",
+        ),
+        (
+            "",
+            "the reference to a model is empty",
+            "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~",
+        ),
+        (
+            "a b",
+            "'a b' is no reference to a model",
+            "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~",
+        ),
+        (
+            "./a\0b",
+            "'./a\\x00b' is no reference to a model",
+            "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~",
+        ),
     ],
 )
 def test_anything_else_is_refused_and_the_spellings_offered(text, message, fix):
@@ -132,7 +183,9 @@ def test_a_path_is_relative_to_the_graphs_folder(tmp_path):
 
 
 def test_the_fingerprint_is_of_names_and_contents(tmp_path):
-    """Equal folders have one fingerprint wherever they lie; a changed, added or renamed file that is loaded gives another."""
+    """Equal folders have one fingerprint wherever they lie; a changed, added or renamed file that
+    is loaded gives another.
+    """
     one = find("./one", model_folder(tmp_path / "one").parent).digest
     two = model_folder(tmp_path / "two")
     assert find("./two", tmp_path).digest == one
@@ -159,19 +212,30 @@ def test_an_embedded_model_is_found_by_name(tmp_path):
     assert refusal("embedded/imgen", tmp_path, embedded=brought) == (
         "no plugin brings a model 'embedded/imgen'\nthey bring: embedded/imagen\ndid you mean 'embedded/imagen'?"
     )
-    assert refusal("embedded/x", tmp_path) == "no plugin brings a model 'embedded/x'\nthey bring: none"
+    assert (
+        refusal("embedded/x", tmp_path) == "no plugin brings a model 'embedded/x'\nthey bring: none"
+    )
 
 
 def test_a_path_that_cannot_be_looked_at_is_told(tmp_path):
     """A name that is longer than a name can be is the graph's fault."""
-    assert refusal(f"./{'a' * 300}", tmp_path) == f"the model './{'a' * 300}' cannot be looked at\nFile name too long"
+    assert (
+        refusal(f"./{'a' * 300}", tmp_path)
+        == f"the model './{'a' * 300}' cannot be looked at\nFile name too long"
+    )
 
 
 def test_a_missing_folder_is_named_with_its_neighbours(tmp_path):
     """The path that was looked at is shown, and the nearest name beside it."""
     model_folder(tmp_path / "sdxl-base")
-    assert refusal("./sdxl-bsae", tmp_path) == f"the model './sdxl-bsae' does not exist\nthere is no {tmp_path / 'sdxl-bsae'}\ndid you mean 'sdxl-base'?"
-    assert refusal("./a/b", tmp_path) == f"the model './a/b' does not exist\nthere is no {tmp_path / 'a' / 'b'}\nthere is no folder {tmp_path / 'a'} either"
+    assert (
+        refusal("./sdxl-bsae", tmp_path)
+        == f"the model './sdxl-bsae' does not exist\nthere is no {tmp_path / 'sdxl-bsae'}\ndid you mean 'sdxl-base'?"
+    )
+    assert (
+        refusal("./a/b", tmp_path)
+        == f"the model './a/b' does not exist\nthere is no {tmp_path / 'a' / 'b'}\nthere is no folder {tmp_path / 'a'} either"
+    )
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
@@ -209,8 +273,14 @@ def test_a_single_weights_file_is_a_model(tmp_path):
     [
         (b"", "its header does not fit in it"),
         (weights()[:20], "its header does not fit in it"),
-        (weights()[:-1], f"it has {len(weights()) - 1} bytes, and its header says {len(weights())}"),
-        (weights() + b"x", f"it has {len(weights()) + 1} bytes, and its header says {len(weights())}"),
+        (
+            weights()[:-1],
+            f"it has {len(weights()) - 1} bytes, and its header says {len(weights())}",
+        ),
+        (
+            weights() + b"x",
+            f"it has {len(weights()) + 1} bytes, and its header says {len(weights())}",
+        ),
         (struct.pack("<Q", 2**63) + b"{}", "its header does not fit in it"),
         (struct.pack("<Q", 2) + b"[]", "'list' object has no attribute 'items'"),
         (struct.pack("<Q", 9) + b'{"a": {}}', "'data_offsets'"),
@@ -219,23 +289,36 @@ def test_a_single_weights_file_is_a_model(tmp_path):
 def test_a_damaged_weights_file_is_told_when_planning(tmp_path, content, why):
     """A torn download is found by its header and its size, before anything is loaded."""
     write(tmp_path / "m" / "model.safetensors", content)
-    assert refusal("./m", tmp_path) == f"the model './m' is damaged: model.safetensors is no whole safetensors file\n{why}\ncopy or download it again"
+    assert (
+        refusal("./m", tmp_path)
+        == f"the model './m' is damaged: model.safetensors is no whole safetensors file\n{why}\ncopy or download it again"
+    )
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        "{" + ",".join(f'"{i}":{{"dtype":"U8","shape":[],"data_offsets":[{i},{i + 1}]}}' for i in range(150_000)) + "}",
+        "{"
+        + ",".join(
+            f'"{i}":{{"dtype":"U8","shape":[],"data_offsets":[{i},{i + 1}]}}'
+            for i in range(150_000)
+        )
+        + "}",
         '{"a":{"dtype":"U8","data_offsets":[0,0],"shape":[' + "[]," * 500_000 + "[]]}}",
         '{"a":{"dtype":"U8","data_offsets":[0,0],"shape":[' + "1," * 7_000_000 + "1]}}",
     ],
     ids=["tensors", "lists", "numbers"],
 )
 def test_a_header_of_very_many_tensors_is_refused_at_once(tmp_path, header):
-    """No model has a hundred thousand tensors in one file; reading what 500,000 say would take a minute, and 800 MB."""
+    """No model has a hundred thousand tensors in one file; reading what 500,000 say would take a
+    minute, and 800 MB.
+    """
     write(tmp_path / "m" / "model.safetensors", struct.pack("<Q", len(header)) + header.encode())
     start = time.process_time()
-    assert refusal("./m", tmp_path) == "the model './m' cannot be used: model.safetensors says that it holds more than 100,000 tensors\nno model has as many\nsee where it comes from"
+    assert (
+        refusal("./m", tmp_path)
+        == "the model './m' cannot be used: model.safetensors says that it holds more than 100,000 tensors\nno model has as many\nsee where it comes from"
+    )
     assert time.process_time() - start < 5
 
 
@@ -247,7 +330,10 @@ def test_a_gguf_file_of_very_many_tensors_is_refused_at_once(tmp_path):
 
 def test_a_git_lfs_pointer_is_told_as_such(tmp_path):
     """A checkout without Git LFS has small text files in place of weights."""
-    write(tmp_path / "m" / "model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    write(
+        tmp_path / "m" / "model.safetensors",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+    )
     assert refusal("./m", tmp_path) == (
         "the model './m' holds a pointer in place of model.safetensors\nit was cloned without Git LFS\nrun `git lfs pull` in its folder"
     )
@@ -256,14 +342,28 @@ def test_a_git_lfs_pointer_is_told_as_such(tmp_path):
 def test_a_missing_shard_is_told_when_planning(tmp_path):
     """Weights in several files are whole only with all that their index names."""
     folder = model_folder(tmp_path / "m")
-    write(folder / "model.safetensors.index.json", json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}))
-    assert refusal("./m", tmp_path) == "unresolved: './m' is not whole\n1 of 2 files of weights are missing, model-2.safetensors first\ndownload it again"
+    write(
+        folder / "model.safetensors.index.json",
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}),
+    )
+    assert (
+        refusal("./m", tmp_path)
+        == "unresolved: './m' is not whole\n1 of 2 files of weights are missing, model-2.safetensors first\ndownload it again"
+    )
 
 
 def test_the_size_counts_weights_once(tmp_path):
-    """Other precisions of the same weights, single-file copies beside the parts, and shards are told apart."""
+    """Other precisions of the same weights, single-file copies beside the parts, and shards are
+    told apart.
+    """
     folder = tmp_path / "m"
-    for name in ("unet/model.safetensors", "unet/model.fp16.safetensors", "all-in-one.safetensors", "vae/m-00001-of-00002.safetensors", "vae/m-00002-of-00002.safetensors"):
+    for name in (
+        "unet/model.safetensors",
+        "unet/model.fp16.safetensors",
+        "all-in-one.safetensors",
+        "vae/m-00001-of-00002.safetensors",
+        "vae/m-00002-of-00002.safetensors",
+    ):
         write(folder / name, weights())
     write(folder / "model_index.json", "{}")
     assert size_of(find("./m", tmp_path)) == 3 * len(weights())
@@ -295,10 +395,17 @@ def test_the_hubs_cache_lies_where_its_libraries_put_it():
     assert hub_cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
     assert hub_cache({}) == Path.home() / ".cache" / "huggingface" / "hub"
     code = "import os, sys; os.environ.update(HF_HOME='/h'); from huggingface_hub import constants; sys.stdout.write(constants.HF_HUB_CACHE)"
-    assert Path(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) == Path("/h/hub")
+    assert Path(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+    ) == Path("/h/hub")
 
 
-@pytest.mark.parametrize("spelling", ["hf:org/name", "hf:org/name@main", f"hf:org/name@{COMMIT}", f"hf:org/name@{COMMIT[:7]}"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["hf:org/name", "hf:org/name@main", f"hf:org/name@{COMMIT}", f"hf:org/name@{COMMIT[:7]}"],
+)
 def test_a_repository_is_found_by_branch_and_by_commit(tmp_path, spelling):
     """A branch leads to its recorded commit; a commit, or its first digits, to itself."""
     repository = cached(tmp_path / "hub")
@@ -307,14 +414,25 @@ def test_a_repository_is_found_by_branch_and_by_commit(tmp_path, spelling):
 
 
 def test_a_hub_models_fingerprint_is_read_off_the_cache(tmp_path):
-    """Files of the cache are named by their digests, so none is read; a new commit with equal files changes nothing."""
+    """Files of the cache are named by their digests, so none is read; a new commit with equal files
+    changes nothing.
+    """
     cache = tmp_path / "hub"
     cached(cache)
     read = []
-    model = resolve("hf:org/name", folder=tmp_path, embedded={}, digest=lambda path: read.append(path) or "0", environ={"HF_HUB_CACHE": str(cache)})
+    model = resolve(
+        "hf:org/name",
+        folder=tmp_path,
+        embedded={},
+        digest=lambda path: read.append(path) or "0",
+        environ={"HF_HUB_CACHE": str(cache)},
+    )
     other = "f" * 40
     cached(cache, commit=other, revision="next")
-    assert find("hf:org/name@next", tmp_path, environ={"HF_HUB_CACHE": str(cache)}).digest == model.digest
+    assert (
+        find("hf:org/name@next", tmp_path, environ={"HF_HUB_CACHE": str(cache)}).digest
+        == model.digest
+    )
     assert read == []
 
 
@@ -323,7 +441,9 @@ def test_a_cache_without_links_is_digested(tmp_path):
     folder = model_folder(tmp_path / "hub" / "models--org--name" / "snapshots" / COMMIT)
     write(tmp_path / "hub" / "models--org--name" / "refs" / "main", COMMIT)
     model = find("hf:org/name", tmp_path, environ={"HF_HUB_CACHE": str(tmp_path / "hub")})
-    assert model == Model(folder, find("./hub/models--org--name/snapshots/" + COMMIT, tmp_path).digest, "hf:org/name")
+    assert model == Model(
+        folder, find("./hub/models--org--name/snapshots/" + COMMIT, tmp_path).digest, "hf:org/name"
+    )
 
 
 def test_a_model_that_is_not_in_the_cache_is_unresolved(tmp_path):
@@ -333,7 +453,9 @@ def test_a_model_that_is_not_in_the_cache_is_unresolved(tmp_path):
         f"unresolved: 'hf:org/name' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold it\nrun `imagen-flow models pull hf:org/name`"
     )
     cached(tmp_path / "hub")
-    assert refusal("hf:org/nmae", tmp_path, environ=environ).endswith("did you mean 'org/name'? Else run `imagen-flow models pull hf:org/nmae`")
+    assert refusal("hf:org/nmae", tmp_path, environ=environ).endswith(
+        "did you mean 'org/name'? Else run `imagen-flow models pull hf:org/nmae`"
+    )
     assert refusal("hf:org/name@v2", tmp_path, environ=environ) == (
         f"unresolved: 'hf:org/name@v2' is not on this machine\nthe hub's cache {tmp_path / 'hub'} does not hold revision v2 of it\n"
         "run `imagen-flow models pull hf:org/name@v2`"
@@ -353,14 +475,18 @@ def test_the_first_digits_of_two_commits_are_refused(tmp_path):
     """A prefix that fits several commits names none."""
     for last in "ab":
         cached(tmp_path / "hub", commit=COMMIT[:-1] + last, revision=last)
-    assert "names 2 commits" in refusal(f"hf:org/name@{COMMIT[:8]}", tmp_path, environ={"HF_HUB_CACHE": str(tmp_path / "hub")})
+    assert "names 2 commits" in refusal(
+        f"hf:org/name@{COMMIT[:8]}", tmp_path, environ={"HF_HUB_CACHE": str(tmp_path / "hub")}
+    )
 
 
 def test_a_damaged_ref_leads_nowhere(tmp_path):
     """What a ref file holds is not trusted: a path in it is not followed."""
     repository = cached(tmp_path / "hub")
     write(repository / "refs" / "main", "../../..")
-    assert refusal("hf:org/name", tmp_path, environ={"HF_HUB_CACHE": str(tmp_path / "hub")}).startswith("unresolved: ")
+    assert refusal(
+        "hf:org/name", tmp_path, environ={"HF_HUB_CACHE": str(tmp_path / "hub")}
+    ).startswith("unresolved: ")
 
 
 def test_resolving_imports_neither_torch_nor_the_hubs_libraries(tmp_path):
@@ -415,7 +541,9 @@ def names(pool):
 
 
 def test_a_model_is_loaded_once_and_shared():
-    """Leases of one identity, at once or one after the other, give the same object; another dtype or device is another model."""
+    """Leases of one identity, at once or one after the other, give the same object; another dtype
+    or device is another model.
+    """
     log = []
     loader = loader_of(log)
     with ModelPool() as pool:
@@ -429,7 +557,9 @@ def test_a_model_is_loaded_once_and_shared():
 
 
 def test_who_needs_all_parts_shares_them_with_who_needs_one():
-    """A loader of parts loads none itself: the parts are leased as they are alone, and put together for each lease."""
+    """A loader of parts loads none itself: the parts are leased as they are alone, and put together
+    for each lease.
+    """
     log = []
     one, two = loader_of(log), loader_of(log)
     one.__qualname__, two.__qualname__ = "One", "Two"
@@ -444,12 +574,18 @@ def test_who_needs_all_parts_shares_them_with_who_needs_one():
             return model.reference, parts
 
     with ModelPool() as pool:
-        with pool.lease(two, model("a"), device="cpu", dtype="float32") as part, pool.lease(Whole, model("a"), device="cpu", dtype="float32") as (name, parts):
+        with (
+            pool.lease(two, model("a"), device="cpu", dtype="float32") as part,
+            pool.lease(Whole, model("a"), device="cpu", dtype="float32") as (name, parts),
+        ):
             assert name == model("a").reference
             assert parts["two"] is part
             assert parts["one"] is not part
             assert pool.evict_idle() == 0
-        assert [identity.loader.rpartition(".")[2] for identity in pool.resident()] == ["One", "Two"]
+        assert [identity.loader.rpartition(".")[2] for identity in pool.resident()] == [
+            "One",
+            "Two",
+        ]
         assert pool.evict_idle() == 2
     assert len(log) == 2
 
@@ -486,7 +622,9 @@ def test_the_budget_drops_what_the_plan_needs_last():
 
 
 def test_the_budget_heeds_the_plans_of_all_runs():
-    """What one run will need is kept while another says what it needs; once a run is over it needs nothing."""
+    """What one run will need is kept while another says what it needs; once a run is over it needs
+    nothing.
+    """
     log = []
     loader = loader_of(log)
     a, c = (identity_of(loader, model(name), device="cpu", dtype="float32") for name in "ac")
@@ -569,7 +707,10 @@ def test_a_load_that_fails_names_the_model_and_its_cause():
         for _ in range(2):
             with pytest.raises(ModelError) as caught, lease(pool, loader, "a"):
                 pass
-            assert str(caught.value) == f"the model './a' cannot be loaded by {loader.__qualname__}: KeyError: 'unet.conv_in'"
+            assert (
+                str(caught.value)
+                == f"the model './a' cannot be loaded by {loader.__qualname__}: KeyError: 'unet.conv_in'"
+            )
             assert isinstance(caught.value.__cause__, KeyError)
         assert names(pool) == []
     assert log == ["a", "a"]
@@ -607,14 +748,19 @@ def test_threads_that_wait_for_a_failing_load_fail_alike():
         first.join(10)
         second.join(10)
     assert log == ["a"]
-    assert said == [f"the model './a' cannot be loaded by {loader.__qualname__}: ValueError: torn"] * 2
+    assert (
+        said == [f"the model './a' cannot be loaded by {loader.__qualname__}: ValueError: torn"] * 2
+    )
 
 
 def test_an_interrupted_load_leaves_nothing_behind():
     """Ctrl-C while loading passes through, and the next lease loads anew."""
     log = []
     with ModelPool() as pool:
-        with pytest.raises(KeyboardInterrupt), lease(pool, loader_of(log, fail=KeyboardInterrupt()), "a"):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            lease(pool, loader_of(log, fail=KeyboardInterrupt()), "a"),
+        ):
             pass
         assert names(pool) == []
 
@@ -634,7 +780,11 @@ def test_a_closed_pool_lends_nothing():
 
 def test_a_model_without_fingerprint_is_not_shared_by_mistake():
     """Two models that nobody digested would look like one, so they are refused."""
-    with ModelPool() as pool, pytest.raises(ModelError) as caught, pool.lease(loader_of([]), Model(Path("/a")), device="cpu", dtype="float32"):
+    with (
+        ModelPool() as pool,
+        pytest.raises(ModelError) as caught,
+        pool.lease(loader_of([]), Model(Path("/a")), device="cpu", dtype="float32"),
+    ):
         pass
     assert str(caught.value) == "the model 'a' has no fingerprint"
 
@@ -660,7 +810,11 @@ def test_weights_loaded_while_inferring_can_still_be_trained():
         def load(model, *, device, dtype):
             return torch.nn.Linear(2, 2)
 
-    with ModelPool() as pool, torch.inference_mode(), pool.lease(Loader, model("a"), device="cpu", dtype="float32") as linear:
+    with (
+        ModelPool() as pool,
+        torch.inference_mode(),
+        pool.lease(Loader, model("a"), device="cpu", dtype="float32") as linear,
+    ):
         assert not linear.weight.is_inference()
 
 
@@ -682,9 +836,15 @@ MESSAGES = [
 ]
 
 
-@pytest.mark.parametrize("error", [out_of_memory(), MemoryError(), *map(RuntimeError, MESSAGES)], ids=lambda e: str(e)[:30] or type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [out_of_memory(), MemoryError(), *map(RuntimeError, MESSAGES)],
+    ids=lambda e: str(e)[:30] or type(e).__name__,
+)
 def test_running_out_of_memory_evicts_and_tries_again(error):
-    """torch's own class and the plain errors of the libraries below it take the rung alike, and leased models stay."""
+    """torch's own class and the plain errors of the libraries below it take the rung alike, and
+    leased models stay.
+    """
     tries = []
     loader = loader_of([])
 
@@ -729,7 +889,9 @@ def test_other_errors_take_no_rung():
 
 
 def test_the_failed_tries_memory_is_free_before_the_next():
-    """The traceback, which holds the failed call's values, is gone when idle models are evicted and the call begins again."""
+    """The traceback, which holds the failed call's values, is gone when idle models are evicted and
+    the call begins again.
+    """
     import weakref
 
     held = []
@@ -746,7 +908,9 @@ def test_the_failed_tries_memory_is_free_before_the_next():
 
 
 def test_a_load_that_runs_out_of_memory_evicts_idle_models():
-    """Loading steps down the ladder by itself; when that does not help, the message names the model and the device."""
+    """Loading steps down the ladder by itself; when that does not help, the message names the model
+    and the device.
+    """
     loads = []
 
     class Tight:

@@ -1,4 +1,6 @@
-"""Each step computes with the implementation of attention that it asks for, whatever others ask for at the same time."""
+"""Each step computes with the implementation of attention that it asks for, whatever others ask for
+at the same time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from imagen_flow._types.values import Loading, Model
 
 def enabled() -> str:
     """What torch may attend with now, as far as it matters here."""
-    return "math" if not torch.backends.cuda.flash_sdp_enabled() else "flash" if not torch.backends.cuda.math_sdp_enabled() else "auto"
+    return (
+        "math"
+        if not torch.backends.cuda.flash_sdp_enabled()
+        else "flash"
+        if not torch.backends.cuda.math_sdp_enabled()
+        else "auto"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +73,9 @@ def test_steps_that_ask_for_the_same_compute_at_once() -> None:
 
 
 def test_steps_that_ask_for_others_do_not() -> None:
-    """Many of three kinds, in as many threads as there are: at each time torch is set to what the step asked for."""
+    """Many of three kinds, in as many threads as there are: at each time torch is set to what the
+    step asked for.
+    """
     seen: set[tuple[str, str]] = set()
 
     def steps(name: str) -> Callable[[], None]:
@@ -105,7 +115,9 @@ def test_who_waits_is_not_passed_by_for_ever() -> None:
 
 @pytest.mark.parametrize("inner", ["auto", "math", "flash"])
 def test_a_step_that_runs_a_graph_gives_it_the_switch(inner: str) -> None:
-    """Its steps compute in another thread as they ask, and it goes on as it asked, also while a third of another kind waits."""
+    """Its steps compute in another thread as they ask, and it goes on as it asked, also while a
+    third of another kind waits.
+    """
     lanes, seen, waits = Lanes(), [], threading.Event()
 
     def within() -> None:
@@ -133,7 +145,9 @@ def test_a_step_that_runs_a_graph_gives_it_the_switch(inner: str) -> None:
 
 
 def test_a_graph_that_outlasts_its_step_takes_nothing_back() -> None:
-    """A run that was left behind in a call that nobody can interrupt ends after the step that started it."""
+    """A run that was left behind in a call that nobody can interrupt ends after the step that
+    started it.
+    """
     lanes, began, release, over = Lanes(), threading.Event(), threading.Event(), threading.Event()
 
     def within() -> None:
@@ -155,7 +169,9 @@ def test_a_graph_that_outlasts_its_step_takes_nothing_back() -> None:
 
 
 def test_several_graphs_of_one_step_take_back_once() -> None:
-    """They run at once in threads that the step made with its context; when they have ended it has what it had."""
+    """They run at once in threads that the step made with its context; when they have ended it has
+    what it had.
+    """
 
     def within() -> None:
         for _ in range(3):
@@ -182,14 +198,23 @@ class Attending:
 
 
 def test_a_step_beside_another_gives_what_it_gives_alone() -> None:
-    """Bit for bit: on the CPU two implementations differ in the last ones, so that a step under the other's would be told."""
+    """Bit for bit: on the CPU two implementations differ in the last ones, so that a step under the
+    other's would be told.
+    """
     torch.manual_seed(0)
     given = [torch.randn(1, 4, 128, 32) for _ in range(3)]
     model = Model(Path("/nowhere"), "m", "./m")
     with ModelPool() as pool:
 
         def step(name: str) -> torch.Tensor:
-            result, _ = lend_and_call(pool, {"m": (Attending, model)}, lambda lent, taken: torch.stack([lent["m"](*given) for _ in range(20)]), device="cpu", dtype="float32", settings=Loading(attention=name))
+            result, _ = lend_and_call(
+                pool,
+                {"m": (Attending, model)},
+                lambda lent, taken: torch.stack([lent["m"](*given) for _ in range(20)]),
+                device="cpu",
+                dtype="float32",
+                settings=Loading(attention=name),
+            )
             assert bool((result == result[0]).all())
             return result[0]
 
@@ -209,7 +234,12 @@ def test_a_step_beside_another_gives_what_it_gives_alone() -> None:
 @flow.node("toy.around", version=1, uses=("torch",))
 def around(model: Model[Attending]) -> flow.Text:  # type: ignore[type-arg]
     """Run a graph of one's own, and say what torch attends with in it and after it."""
-    inner = flow.run({"imagen_flow": 1, "nodes": {"n": {"type": "toy.seen"}}, "outputs": {"o": "${n}"}}, store=None, device="cpu", plugins=[__file__])
+    inner = flow.run(
+        {"imagen_flow": 1, "nodes": {"n": {"type": "toy.seen"}}, "outputs": {"o": "${n}"}},
+        store=None,
+        device="cpu",
+        plugins=[__file__],
+    )
     return f"{inner['o']} in {enabled()}"
 
 
@@ -233,6 +263,10 @@ def test_a_node_that_runs_a_graph_does_not_wait_for_itself(tmp_path: Path) -> No
     registry = Registry({})
     registry.add(around)
     text = 'imagen_flow: 1\nsettings: {attention: math}\nnodes:\n  n: {type: toy.around, model: ./m.safetensors}\noutputs:\n  o: "${n}"\n'
-    plan = make_plan(resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), store=None, device="cpu")
+    plan = make_plan(
+        resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry),
+        store=None,
+        device="cpu",
+    )
     values = [event.value for event in execute(plan) if hasattr(event, "value")]
     assert "auto in math" in values

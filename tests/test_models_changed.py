@@ -90,13 +90,21 @@ def overwrite(folder: Path, each: float) -> None:
 
 
 def total(registry: Registry, type_: str, model: Path, **more: Any) -> float:
-    graph = {"imagen_flow": 1, "nodes": {"n": {"type": type_, "model": str(model), "turn": more.pop("turn", 0)}}, "outputs": {"n": "${n}"}}
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"n": {"type": type_, "model": str(model), "turn": more.pop("turn", 0)}},
+        "outputs": {"n": "${n}"},
+    }
     return float(flow.run(flow.load(graph, registry=registry), device="cpu", **more)["n"])
 
 
 @pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
-def test_weights_overwritten_in_place_change_no_loaded_model(registry: Registry, tmp_path: Path, type_: str) -> None:
-    """With one pool over several runs, each folder gives its own numbers, whatever was loaded from which; and so does the store afterwards."""
+def test_weights_overwritten_in_place_change_no_loaded_model(
+    registry: Registry, tmp_path: Path, type_: str
+) -> None:
+    """With one pool over several runs, each folder gives its own numbers, whatever was loaded from
+    which; and so does the store afterwards.
+    """
     one, two = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1)
     with ModelPool() as pool:
         more: dict[str, Any] = {"pool": pool, "store": tmp_path / "store"}
@@ -105,27 +113,50 @@ def test_weights_overwritten_in_place_change_no_loaded_model(registry: Registry,
         assert total(registry, type_, two, turn=1, **more) == 1000
         assert total(registry, type_, one, turn=1, **more) == 2000
         assert total(registry, type_, two, turn=2, **more) == 1000
-    assert [total(registry, type_, folder, turn=1, store=tmp_path / "store") for folder in (one, two)] == [2000, 1000]
+    assert [
+        total(registry, type_, folder, turn=1, store=tmp_path / "store") for folder in (one, two)
+    ] == [2000, 1000]
 
 
 @pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
-def test_weights_overwritten_while_they_are_used_are_kept_under_their_own_key(registry: Registry, tmp_path: Path, type_: str) -> None:
-    """What the store then holds for each content is what that content gives; what was read of two contents is computed anew."""
-    one, two, three = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1), weigh(tmp_path / "three", 2)
+def test_weights_overwritten_while_they_are_used_are_kept_under_their_own_key(
+    registry: Registry, tmp_path: Path, type_: str
+) -> None:
+    """What the store then holds for each content is what that content gives; what was read of two
+    contents is computed anew.
+    """
+    one, two, three = (
+        weigh(tmp_path / "one", 1),
+        weigh(tmp_path / "two", 1),
+        weigh(tmp_path / "three", 2),
+    )
     MEANWHILE.append(lambda: overwrite(one, 2))
     assert total(registry, type_, one, store=tmp_path / "store") in (1000, 2000)
-    assert [total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one, three)] == [1000, 2000, 2000]
+    assert [
+        total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one, three)
+    ] == [1000, 2000, 2000]
 
 
 @pytest.mark.parametrize("type_", ["toy.mapped", "toy.later", "toy.read"])
-def test_weights_overwritten_between_plan_and_run_are_keyed_anew(registry: Registry, tmp_path: Path, type_: str) -> None:
+def test_weights_overwritten_between_plan_and_run_are_keyed_anew(
+    registry: Registry, tmp_path: Path, type_: str
+) -> None:
     """The run computes with what is there, and keeps it as what it is."""
     one, two = weigh(tmp_path / "one", 1), weigh(tmp_path / "two", 1)
-    graph = {"imagen_flow": 1, "nodes": {"n": {"type": type_, "model": str(one), "turn": 0}}, "outputs": {"n": "${n}"}}
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"n": {"type": type_, "model": str(one), "turn": 0}},
+        "outputs": {"n": "${n}"},
+    }
     plan = flow.plan(flow.load(graph, registry=registry), store=tmp_path / "store", device="cpu")
     overwrite(one, 2)
-    assert [event.value for event in flow.execute(plan) if isinstance(event, flow.events.OutputWritten)] == [2000]
-    assert [total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one)] == [1000, 2000]
+    assert [
+        event.value for event in flow.execute(plan) if isinstance(event, flow.events.OutputWritten)
+    ] == [2000]
+    assert [total(registry, type_, folder, store=tmp_path / "store") for folder in (two, one)] == [
+        1000,
+        2000,
+    ]
 
 
 def test_a_file_that_keeps_changing_fails_its_step(registry: Registry, tmp_path: Path) -> None:
@@ -137,7 +168,9 @@ def test_a_file_that_keeps_changing_fails_its_step(registry: Registry, tmp_path:
 
 
 def test_a_file_that_is_cut_short_ends_no_process(registry: Registry, tmp_path: Path) -> None:
-    """Weights that were loaded are still there when their file is emptied, as it is when somebody writes it anew."""
+    """Weights that were loaded are still there when their file is emptied, as it is when somebody
+    writes it anew.
+    """
     one = weigh(tmp_path / "one", 1)
     MEANWHILE.append(lambda: os.truncate(one / "w.safetensors", 0))
     assert total(registry, "toy.mapped", one, store=None) == 1000
@@ -163,7 +196,10 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) ->
     model = resolved()
     MEANWHILE.append(lambda: overwrite(one, 2))
     with ModelPool() as pool:
-        with pytest.raises(FileChanged, match="has changed since it was digested"), pool.lease(Slow, model, device="cpu", dtype="float32"):
+        with (
+            pytest.raises(FileChanged, match="has changed since it was digested"),
+            pool.lease(Slow, model, device="cpu", dtype="float32"),
+        ):
             pass
         with pytest.raises(FileChanged), pool.lease(Slow, model, device="cpu", dtype="float32"):
             pass
@@ -172,11 +208,18 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) ->
 
 
 def test_tied_weights_stay_tied_and_keep_their_layout(tmp_path: Path) -> None:
-    """Taking weights off their file changes neither their numbers nor how they lie in memory, and what was one stays one."""
-    save_file({"v": torch.zeros(3), "w": torch.arange(24.0).reshape(2, 3, 4)}, tmp_path / "w.safetensors")
+    """Taking weights off their file changes neither their numbers nor how they lie in memory, and
+    what was one stays one.
+    """
+    save_file(
+        {"v": torch.zeros(3), "w": torch.arange(24.0).reshape(2, 3, 4)}, tmp_path / "w.safetensors"
+    )
     found = load_file(tmp_path / "w.safetensors")["w"]
     module = torch.nn.Module()
-    module.one, module.two = torch.nn.Parameter(found.transpose(0, 2)), torch.nn.Parameter(found.transpose(0, 2))
+    module.one, module.two = (
+        torch.nn.Parameter(found.transpose(0, 2)),
+        torch.nn.Parameter(found.transpose(0, 2)),
+    )
     module.register_buffer("third", found[1])
     own = torch.nn.Parameter(torch.zeros(3))
     module.own, at = own, own.data_ptr()
@@ -250,10 +293,14 @@ def _halve(net: Any) -> None:
 WAYS: dict[str, Any] = {
     "weights": lambda parts: _halve(parts["net"]),
     "weights past autograd": lambda parts: parts["net"].inner.weight.data.mul_(0.5),
-    "other weights": lambda parts: setattr(parts["net"].inner, "weight", torch.nn.Parameter(torch.ones(4, 4))),
+    "other weights": lambda parts: setattr(
+        parts["net"].inner, "weight", torch.nn.Parameter(torch.ones(4, 4))
+    ),
     "statistics": lambda parts: parts["net"].norm.running_mean.fill_(3),
     "hook": lambda parts: parts["net"].register_forward_hook(lambda module, given, made: made * 2),
-    "inner hook": lambda parts: parts["net"].inner.register_forward_pre_hook(lambda module, given: (given[0] * 2,)),
+    "inner hook": lambda parts: parts["net"].inner.register_forward_pre_hook(
+        lambda module, given: (given[0] * 2,)
+    ),
     "attention": lambda parts: setattr(parts["net"].inner, "processor", lambda x: x * 3),
     "state of attention": lambda parts: setattr(parts["net"].inner.processor, "factor", 3.0),
     "method": lambda parts: setattr(parts["net"], "forward", lambda x: x),
@@ -275,7 +322,9 @@ HARMLESS: dict[str, Any] = {
     "used": lambda parts: parts["net"](torch.ones(1, 4)),
     "put back": lambda parts: parts["net"].register_forward_hook(lambda *_: None).remove(),
     "kept beside": lambda parts: parts["kept"].update(one=torch.nn.Linear(2, 2)),
-    "new attention of the same kind": lambda parts: setattr(parts["net"].inner, "processor", Attending()),
+    "new attention of the same kind": lambda parts: setattr(
+        parts["net"].inner, "processor", Attending()
+    ),
     "private words": lambda parts: setattr(parts["net"], "_seen", 3),
     "gradients computed": lambda parts: parts["net"](torch.ones(1, 4)).sum().backward(),
 }
@@ -297,16 +346,39 @@ def use(model: flow.Model[Networks]) -> float:
     return float(model["net"](torch.ones(1, 4)).detach().sum()) + len(model["tokenizer"])
 
 
-@pytest.mark.parametrize(("how", "fails"), [*((how, False) for how in [*WAYS, *HARMLESS]), ("hook", True), ("half", True), ("nothing", True)])
-def test_a_model_that_a_node_leaves_changed_is_loaded_anew_and_told(registry: Registry, tmp_path: Path, how: str, fails: bool) -> None:
-    """The next node of the process computes with the model as it was loaded, also if the one that changed it failed; what does no harm is not told of, and costs no loading."""
+@pytest.mark.parametrize(
+    ("how", "fails"),
+    [
+        *((how, False) for how in [*WAYS, *HARMLESS]),
+        ("hook", True),
+        ("half", True),
+        ("nothing", True),
+    ],
+)
+def test_a_model_that_a_node_leaves_changed_is_loaded_anew_and_told(
+    registry: Registry, tmp_path: Path, how: str, fails: bool
+) -> None:
+    """The next node of the process computes with the model as it was loaded, also if the one that
+    changed it failed; what does no harm is not told of, and costs no loading.
+    """
     registry.add(change)
     registry.add(use)
     model = str(weigh(tmp_path / "one", 1))
     told: list[Any] = []
 
     def run(node: dict[str, Any]) -> Any:
-        return flow.run(flow.load({"imagen_flow": 1, "nodes": {"n": node}, "outputs": {"n": "${n}"}}, registry=registry), device="cpu", store=None, pool=pool, on_event=lambda event: told.append(event) if isinstance(event, flow.events.StepNote) else None)["n"]
+        return flow.run(
+            flow.load(
+                {"imagen_flow": 1, "nodes": {"n": node}, "outputs": {"n": "${n}"}},
+                registry=registry,
+            ),
+            device="cpu",
+            store=None,
+            pool=pool,
+            on_event=lambda event: (
+                told.append(event) if isinstance(event, flow.events.StepNote) else None
+            ),
+        )["n"]
 
     with ModelPool() as pool:
         before = run({"type": "toy.use", "model": model})
@@ -318,17 +390,25 @@ def test_a_model_that_a_node_leaves_changed_is_loaded_anew_and_told(registry: Re
             run({"type": "toy.change", "model": model, "how": how})
         assert run({"type": "toy.use", "model": model}) == before
         assert (resident in pool._residents.values()) == (how in HARMLESS)
-    assert [event.message.startswith(f"toy.change left the model '{model}' (") and event.message.endswith(") changed; other steps load it anew") for event in told] == [True] * (how in WAYS)
+    assert [
+        event.message.startswith(f"toy.change left the model '{model}' (")
+        and event.message.endswith(") changed; other steps load it anew")
+        for event in told
+    ] == [True] * (how in WAYS)
 
 
 def test_a_model_is_looked_at_when_nobody_uses_it(tmp_path: Path) -> None:
-    """Who changes a model for a while holds it alone; another lease that ends meanwhile takes that for no harm."""
+    """Who changes a model for a while holds it alone; another lease that ends meanwhile takes that
+    for no harm.
+    """
     model = flow.Model(weigh(tmp_path / "one", 1), "d" * 40)
     told: list[str] = []
     with ModelPool() as pool:
 
         def lease() -> Any:
-            return pool.lease(Networks, model, device="cpu", dtype="float32", left_changed=told.append)
+            return pool.lease(
+                Networks, model, device="cpu", dtype="float32", left_changed=told.append
+            )
 
         with lease() as parts:
             hook = parts["net"].register_forward_hook(lambda *_: None)

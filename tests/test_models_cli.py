@@ -1,4 +1,6 @@
-"""``imagen-flow models``: what it fetches, pins, lists and removes, and what plans and runs make of it."""
+"""``imagen-flow models``: what it fetches, pins, lists and removes, and what plans and runs make of
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ if not hasattr(local_hub, "Hub"):
 
 
 def weights(count: int) -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}
+    ).encode()
     return struct.pack("<Q", len(header)) + header + b"\0" * (4 * count)
 
 
@@ -66,18 +70,34 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    hub = local_hub.Hub({
-        "org/tiny": local_hub.Repository({"main": {"config.json": CONFIG, "model.safetensors": weights(50_000), "model.fp16.safetensors": weights(9), "lora.safetensors": weights(100)}}, license="openrail"),
-        "org/shy": local_hub.Repository({"main": {}}, gated=True, token="x"),
-    })  # fmt: skip
+    hub = local_hub.Hub(
+        {
+            "org/tiny": local_hub.Repository(
+                {
+                    "main": {
+                        "config.json": CONFIG,
+                        "model.safetensors": weights(50_000),
+                        "model.fp16.safetensors": weights(9),
+                        "lora.safetensors": weights(100),
+                    }
+                },
+                license="openrail",
+            ),
+            "org/shy": local_hub.Repository({"main": {}}, gated=True, token="x"),
+        }
+    )
     with local_hub.serve(hub) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         yield hub
 
 
 @pytest.fixture
-def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in the folder of the graph; give exit code, standard output and standard error."""
+def flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in the folder of the graph; give exit code, standard output and standard
+    error.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "graph.yaml").write_text(GRAPH)
     (tmp_path / "nodes.py").write_text(NODES)
@@ -95,8 +115,12 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 PLUGIN = ("--plugin", "nodes.py")
 
 
-def test_from_a_graph_to_a_locked_run(server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """Plan says what to do; resolve pins without fetching weights; pull fetches; then plan and run hold to the lock, offline."""
+def test_from_a_graph_to_a_locked_run(
+    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """Plan says what to do; resolve pins without fetching weights; pull fetches; then plan and run
+    hold to the lock, offline.
+    """
     code, _, err = flow("plan", "graph.yaml", *PLUGIN, "--no-store")
     assert code == 1
     assert "= fix: run `imagen-flow models pull hf:org/tiny`\n" in err
@@ -104,10 +128,16 @@ def test_from_a_graph_to_a_locked_run(server: Any, flow: Callable[..., tuple[int
     code, out, err = flow("models", "resolve", "graph.yaml", *PLUGIN)
     commit = server.commit("org/tiny", "main")[:7]
     assert (code, err) == (0, f"wrote {tmp_path}/imagen-flow.lock\n")
-    assert out == f"hf:org/tiny@main                   {commit}  200 kB in 2 files  openrail\nhf:org/tiny@main/lora.safetensors  {commit}  473 B in 1 file    openrail\n"
+    assert (
+        out
+        == f"hf:org/tiny@main                   {commit}  200 kB in 2 files  openrail\nhf:org/tiny@main/lora.safetensors  {commit}  473 B in 1 file    openrail\n"
+    )
     assert server.transfers() == []
     code, out, _ = flow("models", "list", "graph.yaml", *PLUGIN)
-    assert [line.split("  ")[-1] for line in out.splitlines()] == ["2 of 2 files missing", "1 of 1 files missing"]
+    assert [line.split("  ")[-1] for line in out.splitlines()] == [
+        "2 of 2 files missing",
+        "1 of 1 files missing",
+    ]
 
     code, out, err = flow("models", "pull", "graph.yaml", *PLUGIN)
     assert code == 0
@@ -116,11 +146,16 @@ def test_from_a_graph_to_a_locked_run(server: Any, flow: Callable[..., tuple[int
     before = (tmp_path / "imagen-flow.lock").read_text()
 
     server.asked.clear()
-    code, out, _ = flow("plan", "graph.yaml", *PLUGIN, "--no-store", "--locked", "--dtype", "float16")
+    code, out, _ = flow(
+        "plan", "graph.yaml", *PLUGIN, "--no-store", "--locked", "--dtype", "float16"
+    )
     assert code == 0
     assert "  hf:org/tiny                        200 kB on disk, 100 kB in memory\n" in out
     code, out, err = flow("run", "graph.yaml", *PLUGIN, "--no-store", "--locked", "--quiet")
-    assert (code, out) == (0, "a  hf:org/tiny: a folder\nb  hf:org/tiny@main/lora.safetensors: lora.safetensors\n")
+    assert (code, out) == (
+        0,
+        "a  hf:org/tiny: a folder\nb  hf:org/tiny@main/lora.safetensors: lora.safetensors\n",
+    )
     assert server.asked == []
     code, out, _ = flow("models", "list")
     assert [line.split("  ")[-1] for line in out.splitlines()] == ["here", "here"]
@@ -130,7 +165,9 @@ def test_from_a_graph_to_a_locked_run(server: Any, flow: Callable[..., tuple[int
     assert (tmp_path / "imagen-flow.lock").read_text() == before
 
 
-def test_a_lock_moves_only_when_it_is_told_to(server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_lock_moves_only_when_it_is_told_to(
+    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     """A branch that has moved changes nothing until --update; another variant is asked for by name."""
     flow("models", "resolve", "hf:org/tiny")
     first = (tmp_path / "imagen-flow.lock").read_text()
@@ -143,14 +180,23 @@ def test_a_lock_moves_only_when_it_is_told_to(server: Any, flow: Callable[..., t
     assert 'variant = "fp16"\n' in (tmp_path / "imagen-flow.lock").read_text()
 
 
-def test_what_goes_wrong_with_one_model_keeps_no_other_from_coming(server: Any, flow: Callable[..., tuple[int, str, str]]) -> None:
-    """All problems are shown at the end, each with its mending, and the exit code says that there were some."""
-    code, out, err = flow("models", "pull", "hf:org/shy", "hf:org/gone", "hf:org/tiny@main/lora.safetensors")
+def test_what_goes_wrong_with_one_model_keeps_no_other_from_coming(
+    server: Any, flow: Callable[..., tuple[int, str, str]]
+) -> None:
+    """All problems are shown at the end, each with its mending, and the exit code says that there
+    were some.
+    """
+    code, out, err = flow(
+        "models", "pull", "hf:org/shy", "hf:org/gone", "hf:org/tiny@main/lora.safetensors"
+    )
     assert code == 1
     assert out.startswith("pulled hf:org/tiny@main/lora.safetensors: ")
     assert "error[unresolved-model]: unresolved: 'hf:org/shy@main' is gated\n" in err
     assert "= fix: accept it at http://127.0.0.1:" in err
-    assert "error[unresolved-model]: unresolved: there is no repository 'org/gone' that you may see\n" in err
+    assert (
+        "error[unresolved-model]: unresolved: there is no repository 'org/gone' that you may see\n"
+        in err
+    )
     assert err.endswith("\n2 problems\n")
 
 
@@ -164,39 +210,69 @@ def test_words_that_name_no_model(flow: Callable[..., tuple[int, str, str]]) -> 
     assert "name a graph or a model: there is no imagen-flow.lock here" in err
 
 
-def test_a_model_that_is_here_anyway_is_not_fetched(server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_model_that_is_here_anyway_is_not_fetched(
+    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     """A path and an embedded model are named as such; the others are fetched."""
-    code, out, err = flow("models", "pull", "./mine", "embedded/imagen", "hf:org/tiny@main/lora.safetensors")
+    code, out, err = flow(
+        "models", "pull", "./mine", "embedded/imagen", "hf:org/tiny@main/lora.safetensors"
+    )
     assert code == 0
-    assert err.startswith("./mine is not a model of the hub: there is nothing to fetch\nembedded/imagen is not a model of the hub: there is nothing to fetch\n")
+    assert err.startswith(
+        "./mine is not a model of the hub: there is nothing to fetch\nembedded/imagen is not a model of the hub: there is nothing to fetch\n"
+    )
     assert out.startswith("pulled hf:org/tiny@main/lora.safetensors: ")
 
 
 def test_models_are_removed_with_what_only_they_need(
-    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any,
+    flow: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the lock and from the cache; one that is known nowhere is told; without --yes it asks."""
     flow("models", "pull", "hf:org/tiny", "hf:org/tiny@main/lora.safetensors")
     monkeypatch.setattr("sys.stdin", StringIO("n\n"))
-    assert flow("models", "rm", "hf:org/tiny") == (1, "", "remove hf:org/tiny@main (201 kB)? [y/N]: nothing was done\n")
-    assert flow("models", "rm", "--yes", "--keep-files", "hf:org/tiny@main/lora.safetensors") == (0, "removed hf:org/tiny@main/lora.safetensors: 0 B freed\n", f"wrote {tmp_path}/imagen-flow.lock\n")
+    assert flow("models", "rm", "hf:org/tiny") == (
+        1,
+        "",
+        "remove hf:org/tiny@main (201 kB)? [y/N]: nothing was done\n",
+    )
+    assert flow("models", "rm", "--yes", "--keep-files", "hf:org/tiny@main/lora.safetensors") == (
+        0,
+        "removed hf:org/tiny@main/lora.safetensors: 0 B freed\n",
+        f"wrote {tmp_path}/imagen-flow.lock\n",
+    )
     code, out, _ = flow("models", "rm", "--yes", "hf:org/tiny")
     assert (code, out) == (0, "removed hf:org/tiny@main: 201 kB freed\n")
     assert list((tmp_path / "hub").glob("models--*")) == []
     code, _, err = flow("models", "rm", "--yes", "hf:org/tiny")
     assert code == 1
     assert "'hf:org/tiny@main' is neither in the lock nor in the hub's cache" in err
-    assert flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
+    assert (
+        flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
+    )
 
 
-def test_what_another_tool_fetched_is_listed(server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """The cache is shared with the hub's own libraries: what they fetched is shown, and can be removed."""
+def test_what_another_tool_fetched_is_listed(
+    server: Any, flow: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """The cache is shared with the hub's own libraries: what they fetched is shown, and can be
+    removed.
+    """
     from huggingface_hub import hf_hub_download
 
     hf_hub_download("org/tiny", "lora.safetensors", cache_dir=tmp_path / "hub", endpoint=server.url)
     commit = server.commit("org/tiny", "main")[:7]
-    assert flow("models", "list")[1] == f"in the hub's cache, and in no lock here:\n  hf:org/tiny@main  {commit}  473 B\n"
+    assert (
+        flow("models", "list")[1]
+        == f"in the hub's cache, and in no lock here:\n  hf:org/tiny@main  {commit}  473 B\n"
+    )
     said = json.loads(flow("models", "list", "--json")[1])
-    assert [(c["repository"], c["revisions"], c["bytes"]) for c in said["cached"]] == [("org/tiny", "main", 473)]
+    assert [(c["repository"], c["revisions"], c["bytes"]) for c in said["cached"]] == [
+        ("org/tiny", "main", 473)
+    ]
     assert flow("models", "rm", "--yes", "hf:org/tiny")[0] == 0
-    assert flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
+    assert (
+        flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
+    )

@@ -1,4 +1,6 @@
-"""Repositories of the hub as they are, by the names of their files: of each the files are chosen that the libraries load, once."""
+"""Repositories of the hub as they are, by the names of their files: of each the files are chosen
+that the libraries load, once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from imagen_flow._models.files import choose
 from imagen_flow._types.digest import digest_file
 
 LISTINGS = {
-    # The text encoder in shards and in halves; the transformer both in shards and in one piece, of which diffusers takes the shards.
+    # The text encoder in shards and in halves; the transformer both in shards and in one piece, of
+    # which diffusers takes the shards.
     "Efficient-Large-Model/Sana_1600M_1024px_diffusers": (
         "README.md model_index.json scheduler/scheduler_config.json text_encoder/config.json text_encoder/model-00001-of-00002.safetensors text_encoder/model-00002-of-00002.safetensors "
         "text_encoder/model.fp16-00001-of-00002.safetensors text_encoder/model.fp16-00002-of-00002.safetensors text_encoder/model.safetensors.index.fp16.json text_encoder/model.safetensors.index.json "
@@ -68,18 +71,34 @@ def snapshot(folder: Path, names: str, **texts: str) -> Path:
     for name in names.split():
         path = place / "snapshots" / commit / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\2\0\0\0\0\0\0\0{}" if name.endswith(".safetensors") else texts.get(name.rpartition("/")[2].partition(".")[0], "{}").encode())
+        path.write_bytes(
+            b"\2\0\0\0\0\0\0\0{}"
+            if name.endswith(".safetensors")
+            else texts.get(name.rpartition("/")[2].partition(".")[0], "{}").encode()
+        )
     return place / "snapshots" / commit
 
 
 def found(text: str, folder: Path) -> Any:
-    return resolve(text, folder=Path("/"), embedded={}, digest=digest_file, environ={"HF_HUB_CACHE": str(folder)})
+    return resolve(
+        text,
+        folder=Path("/"),
+        embedded={},
+        digest=digest_file,
+        environ={"HF_HUB_CACHE": str(folder)},
+    )
 
 
 def test_parts_may_lie_side_by_side(tmp_path: Path) -> None:
-    """An early checkpoint keeps the files of all parts in one folder: it is whole; one whose folders are gone is not."""
+    """An early checkpoint keeps the files of all parts in one folder: it is whole; one whose
+    folders are gone is not.
+    """
     index = '{"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}'
-    at = snapshot(tmp_path, "config.json diffusion_pytorch_model.safetensors model_index.json scheduler_config.json", model_index=index)
+    at = snapshot(
+        tmp_path,
+        "config.json diffusion_pytorch_model.safetensors model_index.json scheduler_config.json",
+        model_index=index,
+    )
     assert found("hf:org/name", tmp_path).path == at
     (at / "unet").mkdir()
     (at / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
@@ -88,8 +107,13 @@ def test_parts_may_lie_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_repository_is_a_model(tmp_path: Path) -> None:
-    """With a slash at its end a reference names a folder: its files alone make the model, by their names in it."""
-    at = snapshot(tmp_path, "models/a.safetensors models/image_encoder/config.json models/image_encoder/model.safetensors sdxl_models/b.safetensors")
+    """With a slash at its end a reference names a folder: its files alone make the model, by their
+    names in it.
+    """
+    at = snapshot(
+        tmp_path,
+        "models/a.safetensors models/image_encoder/config.json models/image_encoder/model.safetensors sdxl_models/b.safetensors",
+    )
     model = found("hf:org/name@main/models/", tmp_path)
     assert (model.path, [name for name, _ in model.parts]) == (at / "models", ["image_encoder"])
     assert found(f"hf:org/name@{'c' * 40}/models/", tmp_path).digest == model.digest
@@ -113,7 +137,17 @@ def test_a_folder_is_spelt_with_a_slash_at_its_end(text: str, spelt: str) -> Non
     assert (str(reference), reference.file.endswith("/")) == (spelt, True)
 
 
-@pytest.mark.parametrize("text", ["hf:a/b@main/", "hf:a/b@main//", "hf:a/b@main/../x/", "hf:a/b@/x/", "hf:a/b@refs/pr/3/", "hf:a/b@main/a//"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf:a/b@main/",
+        "hf:a/b@main//",
+        "hf:a/b@main/../x/",
+        "hf:a/b@/x/",
+        "hf:a/b@refs/pr/3/",
+        "hf:a/b@main/a//",
+    ],
+)
 def test_a_folder_that_is_none_is_refused(text: str) -> None:
     """Nothing, nothing twice, and what leads out."""
     with pytest.raises(BadReference):

@@ -1,4 +1,6 @@
-"""Only safetensors are loaded unless the user names a pickle, and then only if the scanner finds nothing in it that runs code."""
+"""Only safetensors are loaded unless the user names a pickle, and then only if the scanner finds
+nothing in it that runs code.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,22 @@ from imagen_flow.errors import ModelError
 
 
 def find(text: str, folder: Path, *pickles: str) -> Model:
-    return resolve(text, folder=folder, embedded={}, digest=digest_file, environ={}, terms=Terms(pickles=pickles))
+    return resolve(
+        text,
+        folder=folder,
+        embedded={},
+        digest=digest_file,
+        environ={},
+        terms=Terms(pickles=pickles),
+    )
 
 
 def refusal(text: str, folder: Path, *pickles: str) -> str:
     with pytest.raises(UnusableModel) as caught:
         find(text, folder, *pickles)
-    return "\n".join(line for line in (str(caught.value), caught.value.why, caught.value.fix) if line)
+    return "\n".join(
+        line for line in (str(caught.value), caught.value.why, caught.value.fix) if line
+    )
 
 
 class Bomb:
@@ -45,14 +56,20 @@ def save(path: Path, **more: Any) -> None:
 
 
 def test_a_pickle_is_loaded_once_the_user_names_it(tmp_path: Path) -> None:
-    """Alone or inside a folder, by the reference to it or by path; what is allowed enters the fingerprint."""
+    """Alone or inside a folder, by the reference to it or by path; what is allowed enters the
+    fingerprint.
+    """
     save(tmp_path / "a.pth")
-    assert refusal("./a.pth", tmp_path).endswith("convert it to safetensors, or say --allow-pickle ./a.pth if you trust it")
+    assert refusal("./a.pth", tmp_path).endswith(
+        "convert it to safetensors, or say --allow-pickle ./a.pth if you trust it"
+    )
     for said in ("./a.pth", str(tmp_path / "a.pth")):
         assert find("./a.pth", tmp_path, said).pickles == ("a.pth",)
     save(tmp_path / "m" / "pytorch_model.bin")
     (tmp_path / "m" / "config.json").write_text("{}")
-    assert refusal("./m", tmp_path, "./a.pth").startswith("the model './m' has its weights only as pickles (pytorch_model.bin)")
+    assert refusal("./m", tmp_path, "./a.pth").startswith(
+        "the model './m' has its weights only as pickles (pytorch_model.bin)"
+    )
     first = find("./m", tmp_path, "./m/pytorch_model.bin")
     assert first.pickles == ("pytorch_model.bin",)
     save(tmp_path / "m" / "pytorch_model.bin", v=1)
@@ -69,7 +86,9 @@ def test_a_name_allows_no_other_file_of_that_name(tmp_path: Path) -> None:
 
 
 def test_the_hub_is_named_in_any_spelling(tmp_path: Path) -> None:
-    """What is allowed for a branch is allowed however the graph spells that branch, and for no other."""
+    """What is allowed for a branch is allowed however the graph spells that branch, and for no
+    other.
+    """
     commit = "0" * 40
     for revision in ("main", "v2"):
         (tmp_path / "models--org--name" / "refs").mkdir(parents=True, exist_ok=True)
@@ -77,7 +96,14 @@ def test_the_hub_is_named_in_any_spelling(tmp_path: Path) -> None:
     save(tmp_path / "models--org--name" / "snapshots" / commit / "a.bin")
 
     def pickles(text: str, said: str) -> tuple[str, ...]:
-        return resolve(text, folder=tmp_path, embedded={}, digest=digest_file, environ={"HF_HUB_CACHE": str(tmp_path)}, terms=Terms(pickles=(said,), remote_code=(said,))).pickles
+        return resolve(
+            text,
+            folder=tmp_path,
+            embedded={},
+            digest=digest_file,
+            environ={"HF_HUB_CACHE": str(tmp_path)},
+            terms=Terms(pickles=(said,), remote_code=(said,)),
+        ).pickles
 
     for text in ("hf:org/name", "hf:org/name@main", "hf:org/name/a.bin", "hf:org/name@main/a.bin"):
         for said in ("hf:org/name/a.bin", "hf:org/name@main/a.bin"):
@@ -87,7 +113,9 @@ def test_the_hub_is_named_in_any_spelling(tmp_path: Path) -> None:
 
 
 def test_a_part_whose_weights_are_a_pickle_is_told_when_planning(tmp_path: Path) -> None:
-    """Not only when it is loaded: the other parts are safetensors, so something could begin. A pickle that is no weights (an optimiser's state) is nothing to it."""
+    """Not only when it is loaded: the other parts are safetensors, so something could begin. A
+    pickle that is no weights (an optimiser's state) is nothing to it.
+    """
     from safetensors.numpy import save_file
 
     for part in ("unet", "vae"):
@@ -97,8 +125,12 @@ def test_a_part_whose_weights_are_a_pickle_is_told_when_planning(tmp_path: Path)
     save(tmp_path / "m" / "vae" / "optimizer.bin")
     assert find("./m", tmp_path).pickles == ()
     save(tmp_path / "m" / "vae" / "diffusion_pytorch_model.bin")
-    assert refusal("./m", tmp_path).startswith("a part of the model './m' has its weights only as pickles (vae/diffusion_pytorch_model.bin)\n")
-    assert find("./m", tmp_path, "./m/vae/diffusion_pytorch_model.bin").pickles == ("vae/diffusion_pytorch_model.bin",)
+    assert refusal("./m", tmp_path).startswith(
+        "a part of the model './m' has its weights only as pickles (vae/diffusion_pytorch_model.bin)\n"
+    )
+    assert find("./m", tmp_path, "./m/vae/diffusion_pytorch_model.bin").pickles == (
+        "vae/diffusion_pytorch_model.bin",
+    )
     save_file({}, tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors")
     assert find("./m", tmp_path).pickles == ()
 
@@ -117,8 +149,13 @@ def test_a_bomb_behind_good_weights_is_found(tmp_path: Path) -> None:
     """A second pickle in the archive is looked into as well."""
     save(tmp_path / "a.pth")
     save(tmp_path / "bomb.pth", bomb=Bomb(tmp_path / "gone off"))
-    with zipfile.ZipFile(tmp_path / "bomb.pth") as bomb, zipfile.ZipFile(tmp_path / "a.pth", "a") as archive:
-        archive.writestr("a/extra.pkl", bomb.read(next(n for n in bomb.namelist() if n.endswith("data.pkl"))))
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.pth") as bomb,
+        zipfile.ZipFile(tmp_path / "a.pth", "a") as archive,
+    ):
+        archive.writestr(
+            "a/extra.pkl", bomb.read(next(n for n in bomb.namelist() if n.endswith("data.pkl")))
+        )
     assert "is not loaded" in refusal("./a.pth", tmp_path, "./a.pth")
 
 
@@ -129,7 +166,9 @@ def test_what_is_no_pickle_of_weights_is_refused(tmp_path: Path, content: bytes)
     assert "a.pth" in refusal("./a.pth", tmp_path, "./a.pth")
 
 
-def test_without_the_scanner_no_pickle_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_scanner_no_pickle_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It names itself and how to get it."""
     save(tmp_path / "a.pth")
     monkeypatch.setitem(sys.modules, "picklescan.scanner", None)
@@ -150,7 +189,9 @@ def test_scanning_imports_no_torch(tmp_path: Path) -> None:
 
 
 def test_weights_are_read_with_torchs_guard_on(tmp_path: Path) -> None:
-    """A pickle that nobody allowed is not opened; one that slipped by the scanner is refused by torch; safetensors are read as they are."""
+    """A pickle that nobody allowed is not opened; one that slipped by the scanner is refused by
+    torch; safetensors are read as they are.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -164,7 +205,9 @@ def test_weights_are_read_with_torchs_guard_on(tmp_path: Path) -> None:
     save(tmp_path / "bomb.pth", bomb=Bomb(tmp_path / "gone off"))
     with pytest.raises(ModelError) as caught:
         read_weights(Model(tmp_path / "bomb.pth", "d", "./bomb.pth", pickles=("bomb.pth",)))
-    assert str(caught.value).startswith("the pickle bomb.pth of './bomb.pth' holds more than weights: ")
+    assert str(caught.value).startswith(
+        "the pickle bomb.pth of './bomb.pth' holds more than weights: "
+    )
     assert not (tmp_path / "gone off").exists()
 
 
@@ -175,5 +218,10 @@ def test_remote_code_is_for_the_reference_that_was_named(tmp_path: Path) -> None
     for name in "ab":
         save_file({}, tmp_path / f"{name}.safetensors")
     terms = Terms(remote_code=("./a.safetensors",))
-    trusted = [resolve(f"./{name}.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=terms).remote_code for name in "ab"]
+    trusted = [
+        resolve(
+            f"./{name}.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=terms
+        ).remote_code
+        for name in "ab"
+    ]
     assert trusted == [True, False]

@@ -1,4 +1,6 @@
-"""The same pixels before and after eviction, after a reload, and on every rung that is declared pixel-exact: on real classes of diffusers, tiny and random."""
+"""The same pixels before and after eviction, after a reload, and on every rung that is declared
+pixel-exact: on real classes of diffusers, tiny and random.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,41 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    ).save_pretrained(folder / "unet")  # fmt: skip
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    ).save_pretrained(folder / "unet")
     AutoencoderKL(
-        block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
     ).save_pretrained(folder / "vae")
-    CLIPTextModel(CLIPTextConfig(vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=8)).save_pretrained(folder / "text_encoder")
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+        )
+    ).save_pretrained(folder / "text_encoder")
     return folder
 
 
 def loader(part: str, library: str, name: str) -> Any:
-    """A loader of one part, as a plugin writes it. It takes any device for this one, so that rungs can be taken on a machine without another."""
+    """A loader of one part, as a plugin writes it. It takes any device for this one, so that rungs
+    can be taken on a machine without another.
+    """
 
     class Part:
         heeds = ("offload",)
@@ -51,7 +76,12 @@ def loader(part: str, library: str, name: str) -> Any:
 
             import torch
 
-            module = getattr(importlib.import_module(library), name).from_pretrained(str(model.path / part), dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True)
+            module = getattr(importlib.import_module(library), name).from_pretrained(
+                str(model.path / part),
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+            )
             return _placed(module.eval().requires_grad_(False), settings)
 
     Part.__qualname__ = name
@@ -59,7 +89,9 @@ def loader(part: str, library: str, name: str) -> Any:
 
 
 def _placed(module: Any, settings: Loading) -> Any:
-    """Offload to the host's own memory: the weights are taken away and brought back layer by layer, as they are to a GPU."""
+    """Offload to the host's own memory: the weights are taken away and brought back layer by layer,
+    as they are to a GPU.
+    """
     if settings.offload == "none":
         return module
     import torch
@@ -69,7 +101,11 @@ def _placed(module: Any, settings: Loading) -> Any:
     return module
 
 
-UNET, VAE, TEXT = loader("unet", "diffusers", "UNet2DConditionModel"), loader("vae", "diffusers", "AutoencoderKL"), loader("text_encoder", "transformers", "CLIPTextModel")
+UNET, VAE, TEXT = (
+    loader("unet", "diffusers", "UNet2DConditionModel"),
+    loader("vae", "diffusers", "AutoencoderKL"),
+    loader("text_encoder", "transformers", "CLIPTextModel"),
+)
 
 
 class Whole:
@@ -92,17 +128,34 @@ def draw(parts: dict[str, Any], seed: int = 3) -> np.ndarray:
     with torch.inference_mode():
         states = parts["text_encoder"](torch.arange(8)[None]).last_hidden_state
     pipeline = StableDiffusionPipeline(
-        vae=parts["vae"], unet=parts["unet"], scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        vae=parts["vae"],
+        unet=parts["unet"],
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        text_encoder=None,
+        tokenizer=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(seed)
-    picture = pipeline(prompt_embeds=states, negative_prompt_embeds=states * 0, num_inference_steps=2, height=16, width=16, generator=generator, output_type="np").images[0]
+    picture = pipeline(
+        prompt_embeds=states,
+        negative_prompt_embeds=states * 0,
+        num_inference_steps=2,
+        height=16,
+        width=16,
+        generator=generator,
+        output_type="np",
+    ).images[0]
     return np.asarray(picture)
 
 
 @pytest.fixture
 def model(checkpoint: Path) -> Model:
-    return resolve("./" + checkpoint.name, folder=checkpoint.parent, embedded={}, digest=digest_file)
+    return resolve(
+        "./" + checkpoint.name, folder=checkpoint.parent, embedded={}, digest=digest_file
+    )
 
 
 @pytest.fixture
@@ -111,12 +164,18 @@ def pool() -> Iterator[ModelPool]:
         yield opened
 
 
-def lend(pool: ModelPool, model: Model, call: Any, rungs: tuple[str, ...] = (), device: str = "cuda:0") -> Any:
-    return lend_and_call(pool, {"m": (Whole, model)}, call, device=device, dtype="float32", rungs=rungs)
+def lend(
+    pool: ModelPool, model: Model, call: Any, rungs: tuple[str, ...] = (), device: str = "cuda:0"
+) -> Any:
+    return lend_and_call(
+        pool, {"m": (Whole, model)}, call, device=device, dtype="float32", rungs=rungs
+    )
 
 
 def test_pixels_are_those_of_the_library_called_directly(pool: ModelPool, model: Model) -> None:
-    """What the pool lends gives the picture that the same classes give without it; and the picture says something."""
+    """What the pool lends gives the picture that the same classes give without it; and the picture
+    says something.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
@@ -129,7 +188,9 @@ def test_pixels_are_those_of_the_library_called_directly(pool: ModelPool, model:
     picture, _ = lend(pool, model, lambda models, taken: draw(models["m"]))
     assert np.array_equal(picture, direct)
     assert picture.std() > 0.01
-    assert not np.array_equal(picture, lend(pool, model, lambda models, taken: draw(models["m"], seed=4))[0])
+    assert not np.array_equal(
+        picture, lend(pool, model, lambda models, taken: draw(models["m"], seed=4))[0]
+    )
 
 
 def test_pixels_are_the_same_after_eviction_and_reload(pool: ModelPool, model: Model) -> None:
@@ -147,8 +208,12 @@ def test_pixels_are_the_same_after_eviction_and_reload(pool: ModelPool, model: M
 
 @pytest.mark.parametrize("fails", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["class", "words"])
-def test_pixels_are_the_same_on_every_exact_rung(pool: ModelPool, model: Model, fails: int, kind: str) -> None:
-    """Out of memory once, twice, three times: others dropped, models offloaded, layers streamed; the picture is the same, and the rungs are told."""
+def test_pixels_are_the_same_on_every_exact_rung(
+    pool: ModelPool, model: Model, fails: int, kind: str
+) -> None:
+    """Out of memory once, twice, three times: others dropped, models offloaded, layers streamed;
+    the picture is the same, and the rungs are told.
+    """
     import torch
 
     first, _ = lend(pool, model, lambda models, taken: draw(models["m"]))
@@ -158,7 +223,13 @@ def test_pixels_are_the_same_on_every_exact_rung(pool: ModelPool, model: Model, 
         tries.append(taken)
         picture = draw(models["m"])  # the failure comes late, when all has been used
         if len(tries) <= fails:
-            raise torch.OutOfMemoryError("CUDA out of memory") if kind == "class" else RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+            raise (
+                torch.OutOfMemoryError("CUDA out of memory")
+                if kind == "class"
+                else RuntimeError(
+                    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+                )
+            )
         return picture
 
     picture, taken = lend(pool, model, call, ("evict", "offload", "stream"))
@@ -168,7 +239,9 @@ def test_pixels_are_the_same_on_every_exact_rung(pool: ModelPool, model: Model, 
     assert offload == {"none" if fails == 1 else "model" if fails == 2 else "layers"}
 
 
-def test_pixels_do_not_depend_on_what_else_was_drawn_with_the_model(pool: ModelPool, model: Model) -> None:
+def test_pixels_do_not_depend_on_what_else_was_drawn_with_the_model(
+    pool: ModelPool, model: Model
+) -> None:
     """A shared model is not changed by use: other pictures, interleaved, change nothing."""
     first, _ = lend(pool, model, lambda models, taken: draw(models["m"]))
     for seed in (9, 10):
@@ -177,8 +250,12 @@ def test_pixels_do_not_depend_on_what_else_was_drawn_with_the_model(pool: ModelP
     assert np.array_equal(first, again)
 
 
-def test_two_checkpoints_share_the_parts_in_which_they_agree(pool: ModelPool, model: Model, checkpoint: Path, tmp_path: Path) -> None:
-    """A fine-tuned denoiser beside the same text encoder and autoencoder: these are in memory once, and the memory shows it."""
+def test_two_checkpoints_share_the_parts_in_which_they_agree(
+    pool: ModelPool, model: Model, checkpoint: Path, tmp_path: Path
+) -> None:
+    """A fine-tuned denoiser beside the same text encoder and autoencoder: these are in memory once,
+    and the memory shows it.
+    """
     import shutil
 
     import torch
@@ -196,11 +273,17 @@ def test_two_checkpoints_share_the_parts_in_which_they_agree(pool: ModelPool, mo
             assert first["text_encoder"] is second["text_encoder"]
             assert first["vae"] is second["vae"]
             assert first["unet"] is not second["unet"]
-            assert pool.weighs()["cpu"] - alone == sum(p.numel() * 4 for p in second["unet"].parameters())
+            assert pool.weighs()["cpu"] - alone == sum(
+                p.numel() * 4 for p in second["unet"].parameters()
+            )
 
 
-def test_a_corrupt_file_fails_the_load_with_its_name(pool: ModelPool, checkpoint: Path, tmp_path: Path) -> None:
-    """Weights of another shape than the configuration's: the error names model, loader and reason, and the pool is as it was."""
+def test_a_corrupt_file_fails_the_load_with_its_name(
+    pool: ModelPool, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Weights of another shape than the configuration's: the error names model, loader and reason,
+    and the pool is as it was.
+    """
     import shutil
 
     from safetensors.numpy import load_file, save_file
@@ -215,12 +298,16 @@ def test_a_corrupt_file_fails_the_load_with_its_name(pool: ModelPool, checkpoint
     odd = resolve("./odd", folder=tmp_path, embedded={}, digest=digest_file)
     with pytest.raises(ModelError) as caught, pool.lease(UNET, odd, device="cpu", dtype="float32"):
         pass
-    assert str(caught.value).startswith("the model './odd' cannot be loaded by UNet2DConditionModel: ")
+    assert str(caught.value).startswith(
+        "the model './odd' cannot be loaded by UNet2DConditionModel: "
+    )
     assert pool.resident() == []
 
 
 def test_a_module_that_waits_comes_in_its_turn() -> None:
-    """Of two offloaded modules one is on the device at a time; without offloading, and on the host, nothing is hooked."""
+    """Of two offloaded modules one is on the device at a time; without offloading, and on the host,
+    nothing is hooked.
+    """
     import torch
 
     moves: list[str] = []
@@ -245,23 +332,50 @@ def test_a_module_that_waits_comes_in_its_turn() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["model", "layers"])
 def test_pixels_are_the_same_offloaded_on_a_gpu(model: Model, offload: str) -> None:
-    """On a real device: the parts wait on the host, their hooks bring them, and the picture is bit-equal; so is the memory given back."""
+    """On a real device: the parts wait on the host, their hooks bring them, and the picture is
+    bit-equal; so is the memory given back.
+    """
     import torch
 
     def drawn(settings: Loading) -> np.ndarray:
-        parts = {name: part.load(model, device="cuda:0", dtype="float32", settings=Loading()) for name, part in Whole.parts(model).items()}
-        placed = {name: place_module(part, device="cuda:0", settings=settings) for name, part in parts.items()}
+        parts = {
+            name: part.load(model, device="cuda:0", dtype="float32", settings=Loading())
+            for name, part in Whole.parts(model).items()
+        }
+        placed = {
+            name: place_module(part, device="cuda:0", settings=settings)
+            for name, part in parts.items()
+        }
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         with torch.inference_mode():
-            states = placed["text_encoder"](torch.arange(8, device="cuda:0")[None]).last_hidden_state
+            states = placed["text_encoder"](
+                torch.arange(8, device="cuda:0")[None]
+            ).last_hidden_state
         pipeline = StableDiffusionPipeline(
-            vae=placed["vae"], unet=placed["unet"], scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            vae=placed["vae"],
+            unet=placed["unet"],
+            scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+            text_encoder=None,
+            tokenizer=None,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         )
         pipeline.set_progress_bar_config(disable=True)
-        picture = pipeline(prompt_embeds=states, negative_prompt_embeds=states * 0, num_inference_steps=2, height=16, width=16, generator=torch.Generator("cpu").manual_seed(3), output_type="np").images[0]
+        picture = pipeline(
+            prompt_embeds=states,
+            negative_prompt_embeds=states * 0,
+            num_inference_steps=2,
+            height=16,
+            width=16,
+            generator=torch.Generator("cpu").manual_seed(3),
+            output_type="np",
+        ).images[0]
         if settings.offload == "model":
-            assert sum(next(part.parameters()).device.type == "cuda" for part in placed.values()) == 1
+            assert (
+                sum(next(part.parameters()).device.type == "cuda" for part in placed.values()) == 1
+            )
         return np.asarray(picture)
 
     assert np.array_equal(drawn(Loading()), drawn(Loading(offload=offload)))

@@ -1,4 +1,6 @@
-"""What a model's files point to is what its fingerprint is over; anything else is refused when planning, by name."""
+"""What a model's files point to is what its fingerprint is over; anything else is refused when
+planning, by name.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from imagen_flow._models import UnresolvedModel, UnusableModel, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.values import Model
 
-SHARDS = {"model-00001-of-00002.safetensors": ["a.weight", "a.bias"], "model-00002-of-00002.safetensors": ["b.weight"]}
+SHARDS = {
+    "model-00001-of-00002.safetensors": ["a.weight", "a.bias"],
+    "model-00002-of-00002.safetensors": ["b.weight"],
+}
 INDEX = "model.safetensors.index.json"
 
 
@@ -26,12 +31,21 @@ def sharded(folder: Path, weight_map: dict[str, str] | None = None, *, index: st
     for shard, tensors in SHARDS.items():
         save_file({tensor: np.ones(2, np.float32) for tensor in tensors}, folder / shard)
     whole = {tensor: shard for shard, tensors in SHARDS.items() for tensor in tensors}
-    (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": {**whole, **(weight_map or {})}}))
+    (folder / index).write_text(
+        json.dumps({"metadata": {}, "weight_map": {**whole, **(weight_map or {})}})
+    )
     return folder
 
 
 def find(folder: Path, **more: Any) -> Model:
-    return resolve(str(folder), folder=folder, embedded={}, digest=digest_file, environ={"HF_HUB_CACHE": str(folder / "no-cache")}, **more)
+    return resolve(
+        str(folder),
+        folder=folder,
+        embedded={},
+        digest=digest_file,
+        environ={"HF_HUB_CACHE": str(folder / "no-cache")},
+        **more,
+    )
 
 
 def refusal(folder: Path) -> str:
@@ -43,7 +57,10 @@ def refusal(folder: Path) -> str:
 def test_an_index_of_shards_in_the_folder_is_taken(tmp_path: Path) -> None:
     """What an index names beside itself is in the fingerprint, in a folder below too."""
     before = find(sharded(tmp_path / "m" / "text_encoder").parent).digest
-    save_file({"b.weight": np.zeros(2, np.float32)}, tmp_path / "m" / "text_encoder" / "model-00002-of-00002.safetensors")
+    save_file(
+        {"b.weight": np.zeros(2, np.float32)},
+        tmp_path / "m" / "text_encoder" / "model-00002-of-00002.safetensors",
+    )
     assert find(tmp_path / "m").digest != before
 
 
@@ -61,26 +78,41 @@ def test_an_index_of_shards_in_the_folder_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_that_leads_out_of_what_is_digested_is_refused(shard: str, tmp_path: Path) -> None:
-    """A shard outside the part's folder, hidden, unfinished or no file of weights has no say in the fingerprint, so the model is not used."""
+    """A shard outside the part's folder, hidden, unfinished or no file of weights has no say in the
+    fingerprint, so the model is not used.
+    """
     part = sharded(tmp_path / "m" / "text_encoder", {"b.weight": shard})
     (part / "x").mkdir()
     (tmp_path / "m" / "vae").mkdir()
     if not shard.startswith("/"):
         save_file({"b.weight": np.ones(2, np.float32)}, part / shard)
-    assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: text_encoder/{INDEX} names '{shard}': ")
+    assert refusal(tmp_path / "m").startswith(
+        f"the model 'M' cannot be used: text_encoder/{INDEX} names '{shard}': "
+    )
 
 
-@pytest.mark.parametrize("shard", ["none.safetensors", "sub/none.safetensors", "x" * 5000 + ".safetensors"])
+@pytest.mark.parametrize(
+    "shard", ["none.safetensors", "sub/none.safetensors", "x" * 5000 + ".safetensors"]
+)
 def test_a_shard_that_is_not_there_is_missing(shard: str, tmp_path: Path) -> None:
     """Whatever its name is, it is said to be missing."""
     sharded(tmp_path / "m", {"b.weight": shard})
-    assert refusal(tmp_path / "m") == f"unresolved: 'M' is not whole: 1 of 2 files of weights are missing, {shard} first"
+    assert (
+        refusal(tmp_path / "m")
+        == f"unresolved: 'M' is not whole: 1 of 2 files of weights are missing, {shard} first"
+    )
 
 
 def test_a_variants_index_is_looked_at_too(tmp_path: Path) -> None:
     """The index of halves has a name of its own."""
-    sharded(tmp_path / "m", {"b.weight": "../outside.safetensors"}, index="model.safetensors.index.fp16.json")
-    assert "model.safetensors.index.fp16.json names '../outside.safetensors'" in refusal(tmp_path / "m")
+    sharded(
+        tmp_path / "m",
+        {"b.weight": "../outside.safetensors"},
+        index="model.safetensors.index.fp16.json",
+    )
+    assert "model.safetensors.index.fp16.json names '../outside.safetensors'" in refusal(
+        tmp_path / "m"
+    )
 
 
 def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path: Path) -> None:
@@ -91,7 +123,10 @@ def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": ["a"]}', "[]", "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": ["a"]}', "[]", "\x00"],
+)
 def test_an_index_that_makes_no_sense_is_refused(content: str, tmp_path: Path) -> None:
     """It is damaged, by name."""
     (sharded(tmp_path / "m") / INDEX).write_text(content)
@@ -99,7 +134,9 @@ def test_an_index_that_makes_no_sense_is_refused(content: str, tmp_path: Path) -
 
 
 def test_shards_without_an_index_are_refused(tmp_path: Path) -> None:
-    """The libraries find shards by their index alone; another copy of the weights in one piece serves as well."""
+    """The libraries find shards by their index alone; another copy of the weights in one piece
+    serves as well.
+    """
     part = sharded(tmp_path / "m" / "text_encoder")
     (part / INDEX).unlink()
     assert refusal(tmp_path / "m") == (
@@ -111,17 +148,28 @@ def test_shards_without_an_index_are_refused(tmp_path: Path) -> None:
     find(tmp_path / "m")
 
 
-@pytest.mark.parametrize("said", ["../outside.safetensors", ".hidden.safetensors", "sub/none.safetensors"])
+@pytest.mark.parametrize(
+    "said", ["../outside.safetensors", ".hidden.safetensors", "sub/none.safetensors"]
+)
 def test_a_configuration_that_names_other_weights_is_refused(said: str, tmp_path: Path) -> None:
     """transformers reads the file that a configuration names in the place of those beside it."""
     part = sharded(tmp_path / "m" / "text_encoder")
     (part / "config.json").write_text(json.dumps({"transformers_weights": said}))
-    assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: text_encoder/config.json says transformers_weights: '{said}'")
+    assert refusal(tmp_path / "m").startswith(
+        f"the model 'M' cannot be used: text_encoder/config.json says transformers_weights: '{said}'"
+    )
     (part / "config.json").write_text(json.dumps({"transformers_weights": INDEX}))
     find(tmp_path / "m")
 
 
-@pytest.mark.parametrize("said", ["../outside/tokenizer.1.0.json", "tokenizer.1.0.json/../../outside/tokenizer.1.0.json", ".hidden/tokenizer.1.0.json"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "../outside/tokenizer.1.0.json",
+        "tokenizer.1.0.json/../../outside/tokenizer.1.0.json",
+        ".hidden/tokenizer.1.0.json",
+    ],
+)
 def test_a_tokenizer_that_names_other_files_is_refused(said: str, tmp_path: Path) -> None:
     """transformers reads the one of these files that suits its version, wherever it is."""
     sharded(tmp_path / "m" / "text_encoder")
@@ -131,29 +179,44 @@ def test_a_tokenizer_that_names_other_files_is_refused(said: str, tmp_path: Path
         (place / "tokenizer.1.0.json").write_text("{}")
     config = tmp_path / "m" / "tokenizer" / "tokenizer_config.json"
     config.write_text(json.dumps({"fast_tokenizer_files": [said]}))
-    assert refusal(tmp_path / "m").startswith(f"the model 'M' cannot be used: tokenizer/tokenizer_config.json says fast_tokenizer_files: '{said}'")
+    assert refusal(tmp_path / "m").startswith(
+        f"the model 'M' cannot be used: tokenizer/tokenizer_config.json says fast_tokenizer_files: '{said}'"
+    )
     (config.parent / "tokenizer.1.0.json").write_text("{}")
-    config.write_text(json.dumps({"fast_tokenizer_files": ["tokenizer.1.0.json", "tokenizer.9.0.json"]}))
+    config.write_text(
+        json.dumps({"fast_tokenizer_files": ["tokenizer.1.0.json", "tokenizer.9.0.json"]})
+    )
     find(tmp_path / "m")
 
 
 def test_an_adapter_that_is_a_pickle_is_not_loaded_along(tmp_path: Path) -> None:
-    """transformers puts an adapter on a network that lies beside it; one whose weights have no say in the fingerprint is refused."""
+    """transformers puts an adapter on a network that lies beside it; one whose weights have no say
+    in the fingerprint is refused.
+    """
     part = sharded(tmp_path / "m" / "text_encoder")
     (part / "adapter_config.json").write_text("{}")
     (part / "adapter_model.bin").write_bytes(b"x")
-    assert refusal(tmp_path / "m").startswith("the model 'M' cannot be used: text_encoder/adapter_config.json brings an adapter whose weights are a pickle (adapter_model.bin): ")
+    assert refusal(tmp_path / "m").startswith(
+        "the model 'M' cannot be used: text_encoder/adapter_config.json brings an adapter whose weights are a pickle (adapter_model.bin): "
+    )
     save_file({"x": np.ones(2, np.float32)}, part / "adapter_model.safetensors")
     find(tmp_path / "m")
 
 
 @pytest.mark.parametrize("index", ["model_index.json", "modular_model_index.json"])
 @pytest.mark.parametrize("part", ["../outside", ".hidden", "a/b", "/etc"])
-def test_a_part_that_is_no_folder_of_the_model_is_refused(part: str, index: str, tmp_path: Path) -> None:
+def test_a_part_that_is_no_folder_of_the_model_is_refused(
+    part: str, index: str, tmp_path: Path
+) -> None:
     """A part of another name than a plain one lies where nothing is digested."""
     sharded(tmp_path / "m" / "unet")
-    (tmp_path / "m" / index).write_text(json.dumps({"_class_name": "P", part: ["diffusers", "UNet2DConditionModel"]}))
-    assert refusal(tmp_path / "m") == f"the model 'M' cannot be used: {index} names a part '{part}': a part is a folder in the model's folder"
+    (tmp_path / "m" / index).write_text(
+        json.dumps({"_class_name": "P", part: ["diffusers", "UNet2DConditionModel"]})
+    )
+    assert (
+        refusal(tmp_path / "m")
+        == f"the model 'M' cannot be used: {index} names a part '{part}': a part is a folder in the model's folder"
+    )
 
 
 def test_a_folder_that_is_a_link_has_a_say(tmp_path: Path) -> None:
@@ -182,7 +245,10 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     """Following them would never end; nor would folders that link to one another many times over."""
     part = sharded(tmp_path / "m" / "unet")
     (part / "again").symlink_to("..")
-    assert refusal(tmp_path / "m") == "the model 'M' is no model's folder: unet/again in it leads back to a folder that it is in"
+    assert (
+        refusal(tmp_path / "m")
+        == "the model 'M' is no model's folder: unet/again in it leads back to a folder that it is in"
+    )
     os.unlink(part / "again")
     for depth in range(20):
         (tmp_path / f"d{depth}").mkdir()
@@ -199,10 +265,15 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         (lambda raw: b"", "its header does not fit in it"),
         (lambda raw: raw[:-4], "it has "),
         (
-            lambda raw: raw.replace(b'"shape":[2]', b'"shape":[0]').replace(b'"data_offsets":[0,8]', b'"data_offsets":[0,0]')[:-8],
+            lambda raw: raw.replace(b'"shape":[2]', b'"shape":[0]').replace(
+                b'"data_offsets":[0,8]', b'"data_offsets":[0,0]'
+            )[:-8],
             "its header says of 'b.weight' that it holds no number",
         ),
-        (lambda raw: raw.replace(b"F32", b"F99").replace(b"[0,8]", b"[0,0]")[:-8], "its header says of 'b.weight' that it holds no number"),
+        (
+            lambda raw: raw.replace(b"F32", b"F99").replace(b"[0,8]", b"[0,0]")[:-8],
+            "its header says of 'b.weight' that it holds no number",
+        ),
     ],
 )
 def test_a_tail_without_numbers_is_told(change: Any, why: str, tmp_path: Path) -> None:
@@ -210,4 +281,6 @@ def test_a_tail_without_numbers_is_told(change: Any, why: str, tmp_path: Path) -
     shard = sharded(tmp_path / "m") / "model-00002-of-00002.safetensors"
     raw = shard.read_bytes()
     shard.write_bytes(change(raw))
-    assert refusal(tmp_path / "m").startswith(f"the model 'M' is damaged: {shard.name} is no whole safetensors file: {why}")
+    assert refusal(tmp_path / "m").startswith(
+        f"the model 'M' is damaged: {shard.name} is no whole safetensors file: {why}"
+    )

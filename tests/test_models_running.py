@@ -1,4 +1,6 @@
-"""A run lends its steps their models, with the settings that hold, and steps down the memory ladder as far as a step's key allows."""
+"""A run lends its steps their models, with the settings that hold, and steps down the memory ladder
+as far as a step's key allows.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ TIGHT: list[tuple[str, ...]] = []
 
 
 def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
-    """Without leave for tiles the step fails with the library's words; with it the node is told its rungs, the key is another, and the rungs are recorded."""
+    """Without leave for tiles the step fails with the library's words; with it the node is told its
+    rungs, the key is another, and the rungs are recorded.
+    """
     registry = Registry({})
     registry.add(tight)
     text = 'imagen_flow: 1\nnodes:\n  n: {type: toy.tight, text: a%s}\noutputs:\n  o: "${n}"\n'
@@ -38,11 +42,15 @@ def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", Codecs()) as store:
         for settings in ("", ", settings: {ladder: tile}"):
             TIGHT.clear()
-            plan = make_plan(resolve(parse(text % settings, name="g.yaml"), registry), store=store, device="cpu")
+            plan = make_plan(
+                resolve(parse(text % settings, name="g.yaml"), registry), store=store, device="cpu"
+            )
             keys.append(plan.steps[0].key)
             last = list(execute(plan))
             if not settings:
-                assert [e.message for e in last if isinstance(e, StepFailed)] == ["RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED"]
+                assert [e.message for e in last if isinstance(e, StepFailed)] == [
+                    "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED"
+                ]
                 assert TIGHT == [(), ("evict",)]
         assert TIGHT == [(), ("evict",), ("evict", "slice"), ("evict", "slice", "tile")]
         record = store.lookup(keys[1])
@@ -64,7 +72,11 @@ class Picky:
     @staticmethod
     def check(model: Model) -> None:
         if "UNet" not in (model.path / "config.json").read_text("utf-8"):
-            raise UnusableModel(f"toy.draw cannot use the model '{model.reference}': it is a VAE", why="toy.draw takes a UNet", fix="toy.decode takes it")
+            raise UnusableModel(
+                f"toy.draw cannot use the model '{model.reference}': it is a VAE",
+                why="toy.draw takes a UNet",
+                fix="toy.decode takes it",
+            )
 
 
 @node("toy.draw", version=1)
@@ -77,7 +89,9 @@ def planned(folder: Path, text: str, **given: Any) -> Plan:
     registry = Registry({})
     registry.add(draw)
     (folder / "g.yaml").write_text(text)
-    return make_plan(resolve(read(folder / "g.yaml"), registry), device="cpu", dtype="float16", **given)
+    return make_plan(
+        resolve(read(folder / "g.yaml"), registry), device="cpu", dtype="float16", **given
+    )
 
 
 def save_model(folder: Path, config: str) -> Path:
@@ -85,7 +99,9 @@ def save_model(folder: Path, config: str) -> Path:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"w": np.zeros(1000, "float32"), "n": np.zeros(10, "int64")}, folder / "model.safetensors")
+    save_file(
+        {"w": np.zeros(1000, "float32"), "n": np.zeros(10, "int64")}, folder / "model.safetensors"
+    )
     (folder / "config.json").write_text(config)
     return folder
 
@@ -94,10 +110,14 @@ GRAPH = 'imagen_flow: 1\nnodes:\n  n: {type: toy.draw, model: %s}\n  m: {type: t
 
 
 def test_a_model_of_another_kind_is_told_when_planning(tmp_path: Path) -> None:
-    """The loader refuses by what the checkpoint says of itself: once, at the node, with what it is and which node takes it."""
+    """The loader refuses by what the checkpoint says of itself: once, at the node, with what it is
+    and which node takes it.
+    """
     save_model(tmp_path / "m", '{"_class_name": "VAE"}')
     plan = planned(tmp_path, GRAPH % ("./m", "./m"))
-    assert [(step.status, step.reason) for step in plan.steps] == [("unresolved", "its model is of another kind")] * 2
+    assert [(step.status, step.reason) for step in plan.steps] == [
+        ("unresolved", "its model is of another kind")
+    ] * 2
     assert [str(p) for p in plan.problems] == [
         f"{tmp_path}/g.yaml:3:3: error[bad-model]: toy.draw cannot use the model './m': it is a VAE\n3 |   n: {{type: toy.draw, model: ./m}}\n  |   ^\n"
         "  = why: toy.draw takes a UNet\n  = fix: toy.decode takes it"
@@ -111,7 +131,9 @@ def test_a_plan_says_what_its_models_weigh(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "m", '{"_class_name": "UNet"}')
     plan = planned(tmp_path, GRAPH % ("./m", "./m"))
     said = plan.models
-    assert [(m["reference"], m["size_bytes"], m["memory_bytes"]) for m in said] == [("./m", (folder / "model.safetensors").stat().st_size, 2 * 1000 + 8 * 10)]
+    assert [(m["reference"], m["size_bytes"], m["memory_bytes"]) for m in said] == [
+        ("./m", (folder / "model.safetensors").stat().st_size, 2 * 1000 + 8 * 10)
+    ]
 
 
 def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Path) -> None:
@@ -122,8 +144,12 @@ def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Pat
         f'imagen_flow_lock = 1\n[[model]]\nreference = "hf:org/name@v1"\ncommit = "{"0" * 40}"\nlicense = ""\nvariant = ""\nfiles = [\n  {{ name = "a.safetensors", size = 1, sha256 = "{"0" * 64}" }},\n]\n'
     )
     (tmp_path / "deep").mkdir()
-    plan = planned(tmp_path / "deep", GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True))
-    assert [p.message for p in plan.problems] == ["unresolved: 'hf:org/name@v1' is not on this machine"]
+    plan = planned(
+        tmp_path / "deep", GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True)
+    )
+    assert [p.message for p in plan.problems] == [
+        "unresolved: 'hf:org/name@v1' is not on this machine"
+    ]
     assert [p.fix for p in plan.problems] == ["run `imagen-flow models pull hf:org/name@v1`"]
 
 
@@ -148,31 +174,54 @@ def heeding(model: Model[Heeding]) -> Text:  # type: ignore[valid-type]
 
 
 def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
-    """A setting of the graph holds for the loaders that heed it; a node's own goes before it. What changes no pixel changes no key."""
+    """A setting of the graph holds for the loaders that heed it; a node's own goes before it. What
+    changes no pixel changes no key.
+    """
     SEEN.clear()
     registry = Registry({})
     registry.add(heeding)
     save_model(tmp_path / "m", "{}")
     keys = []
-    for graph, own in (("", ""), ("offload: layers", ""), ("quantization: int8, compile: true", ""), ("quantization: int8", ", settings: {quantization: nf4}")):
+    for graph, own in (
+        ("", ""),
+        ("offload: layers", ""),
+        ("quantization: int8, compile: true", ""),
+        ("quantization: int8", ", settings: {quantization: nf4}"),
+    ):
         text = f'imagen_flow: 1\nsettings: {{{graph}}}\nnodes:\n  n: {{type: toy.heeding, model: ./m{own}}}\noutputs:\n  o: "${{n}}"\n'
-        plan = make_plan(resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), device="cpu")
+        plan = make_plan(
+            resolve(parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), device="cpu"
+        )
         keys.append(plan.steps[0].key)
         list(execute(plan))
-    assert [Loading(), Loading(offload="layers"), Loading(quantization="int8"), Loading(quantization="nf4")] == SEEN
+    assert [
+        Loading(),
+        Loading(offload="layers"),
+        Loading(quantization="int8"),
+        Loading(quantization="nf4"),
+    ] == SEEN
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
 
 def test_a_setting_that_nothing_heeds_is_warned_of(tmp_path: Path) -> None:
-    """A graph's setting is no promise that is silently broken: if no node heeds it, the plan says so; one that heeds it, also in an included graph, is enough."""
+    """A graph's setting is no promise that is silently broken: if no node heeds it, the plan says
+    so; one that heeds it, also in an included graph, is enough.
+    """
     registry = Registry({})
     registry.add(draw)
     registry.add(heeding)
-    (tmp_path / "inner.yaml").write_text('imagen_flow: 1\nnodes:\n  n: {type: toy.heeding, model: ./m}\noutputs:\n  o: "${n}"\n')
+    (tmp_path / "inner.yaml").write_text(
+        'imagen_flow: 1\nnodes:\n  n: {type: toy.heeding, model: ./m}\noutputs:\n  o: "${n}"\n'
+    )
     text = 'imagen_flow: 1\nsettings: {quantization: int8}\nnodes:\n  n: {type: %s}\noutputs:\n  o: "${n}"\n'
     assert [
-        [str(p) for p in resolve(parse(text % type_, name="g.yaml", path=tmp_path / "g.yaml"), registry).warnings]
+        [
+            str(p)
+            for p in resolve(
+                parse(text % type_, name="g.yaml", path=tmp_path / "g.yaml"), registry
+            ).warnings
+        ]
         for type_ in ("toy.draw, model: ./m", "toy.heeding, model: ./m", "./inner.yaml")
     ] == [
         [
@@ -192,7 +241,21 @@ def test_a_program_says_its_terms_as_the_command_line_does(tmp_path: Path) -> No
 
     save_model(tmp_path / "m", '{"_class_name": "UNet"}')
     torch.save({"w": torch.zeros(1)}, tmp_path / "a.pth")
-    graph = flow.load({"imagen_flow": 1, "nodes": {"n": {"type": "image.upscale", "model": str(tmp_path / "a.pth"), "image": "${p}"}, "p": {"type": "image.solid", "width": 8, "height": 8}}, "outputs": {"o": "${n}"}})
+    graph = flow.load(
+        {
+            "imagen_flow": 1,
+            "nodes": {
+                "n": {"type": "image.upscale", "model": str(tmp_path / "a.pth"), "image": "${p}"},
+                "p": {"type": "image.solid", "width": 8, "height": 8},
+            },
+            "outputs": {"o": "${n}"},
+        }
+    )
     refused = flow.plan(graph, store=None, device="cpu")
-    assert [p.why for p in refused.problems] == ["a pickle can run any code when it is loaded, so only safetensors are"]
-    assert flow.plan(graph, store=None, device="cpu", allow_pickle=[str(tmp_path / "a.pth")]).problems == ()
+    assert [p.why for p in refused.problems] == [
+        "a pickle can run any code when it is loaded, so only safetensors are"
+    ]
+    assert (
+        flow.plan(graph, store=None, device="cpu", allow_pickle=[str(tmp_path / "a.pth")]).problems
+        == ()
+    )

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import Device, File, Image, List, Model, Progress, Range, Scratch, Seed, Steps, node
+from imagen_flow import (
+    Device,
+    File,
+    Image,
+    List,
+    Model,
+    Progress,
+    Range,
+    Scratch,
+    Seed,
+    Steps,
+    node,
+)
 from imagen_flow._types.node import RESERVED
 
 if TYPE_CHECKING:
@@ -32,10 +44,19 @@ class Mode(enum.Enum):
 
 
 def test_a_signature_is_ports_defaults_and_help() -> None:
-    """Parameters are input ports, defaults are defaults, the docstring is the help; the function can still be called."""
+    """Parameters are input ports, defaults are defaults, the docstring is the help; the function
+    can still be called.
+    """
 
     @node("image.cut", version=3, uses=("pillow", "numpy"))
-    def cut(image: Image, *, at: Annotated[int, Range(1, 9)], mode: Literal["a", "b"] = "a", ratio: float = 1, note: str | None = None) -> Image:
+    def cut(
+        image: Image,
+        *,
+        at: Annotated[int, Range(1, 9)],
+        mode: Literal["a", "b"] = "a",
+        ratio: float = 1,
+        note: str | None = None,
+    ) -> Image:
         """Cut a picture.
 
         At a column.
@@ -43,7 +64,12 @@ def test_a_signature_is_ports_defaults_and_help() -> None:
         return image
 
     type_ = cut.type
-    assert (type_.name, type_.version, type_.uses, type_.doc) == ("image.cut", 3, ("numpy", "pillow"), "Cut a picture.\n\nAt a column.")
+    assert (type_.name, type_.version, type_.uses, type_.doc) == (
+        "image.cut",
+        3,
+        ("numpy", "pillow"),
+        "Cut a picture.\n\nAt a column.",
+    )
     assert {p.name: (str(p.type), p.required, p.default) for p in type_.inputs.values()} == {
         "image": ("image", True, None),
         "at": ("int from 1 to 9", True, None),
@@ -53,7 +79,13 @@ def test_a_signature_is_ports_defaults_and_help() -> None:
     }
     assert type(type_.inputs["ratio"].default) is float
     assert {p.name: str(p.type) for p in type_.outputs.values()} == {"value": "image"}
-    assert (type_.file, type_.line > 0, type_.is_generator, type_.named_outputs, type_.uses_torch) == (__file__, True, False, False, False)
+    assert (
+        type_.file,
+        type_.line > 0,
+        type_.is_generator,
+        type_.named_outputs,
+        type_.uses_torch,
+    ) == (__file__, True, False, False, False)
     assert cut("x", at=1) == "x"
     assert (cut.__name__, cut.__doc__) == ("cut", cut.type.function.__doc__)
 
@@ -64,7 +96,11 @@ def test_the_fields_of_a_named_tuple_are_named_outputs() -> None:
     @node("image.split", version=1)
     def split(image: Image) -> Parts: ...
 
-    assert {p.name: str(p.type) for p in split.type.outputs.values()} == {"left": "image", "right": "image", "ratio": "float"}
+    assert {p.name: str(p.type) for p in split.type.outputs.values()} == {
+        "left": "image",
+        "right": "image",
+        "ratio": "float",
+    }
     assert (split.type.primary, split.type.named_outputs) == ("left", True)
 
 
@@ -89,8 +125,19 @@ def test_scratch_and_device_are_no_ports() -> None:
     assert list(train.type.inputs) == ["seed", "files"]
 
 
-@pytest.mark.parametrize(("uses", "torch"), [((), False), (("pillow",), False), (("torch",), True), (("diffusers",), True), (("transformers",), True)])
-def test_nodes_that_use_torch_are_told_by_what_they_declare(uses: tuple[str, ...], torch: bool) -> None:
+@pytest.mark.parametrize(
+    ("uses", "torch"),
+    [
+        ((), False),
+        (("pillow",), False),
+        (("torch",), True),
+        (("diffusers",), True),
+        (("transformers",), True),
+    ],
+)
+def test_nodes_that_use_torch_are_told_by_what_they_declare(
+    uses: tuple[str, ...], torch: bool
+) -> None:
     """Only their keys say on which device they ran; a leased model or a device means torch as well."""
 
     @node("x.y", version=1, uses=uses)
@@ -102,7 +149,11 @@ def test_nodes_that_use_torch_are_told_by_what_they_declare(uses: tuple[str, ...
     @node("x.w", version=1, uses=uses)
     def on(device: Device) -> int: ...
 
-    assert (plain.type.uses_torch, leases.type.uses_torch, on.type.uses_torch) == (torch, True, True)
+    assert (plain.type.uses_torch, leases.type.uses_torch, on.type.uses_torch) == (
+        torch,
+        True,
+        True,
+    )
 
 
 def test_a_default_may_be_a_member_of_an_enum() -> None:
@@ -120,7 +171,10 @@ def test_the_default_of_a_model_is_its_reference() -> None:
     @node("x.model", version=1)
     def uses(model: Model[Loader] = "embedded/imagen") -> str: ...  # type: ignore[assignment]
 
-    assert (uses.type.inputs["model"].default, uses.type.inputs["model"].required) == ("embedded/imagen", False)
+    assert (uses.type.inputs["model"].default, uses.type.inputs["model"].required) == (
+        "embedded/imagen",
+        False,
+    )
 
 
 def test_many_items_at_once_are_a_second_function() -> None:
@@ -168,9 +222,15 @@ def empty(n: int) -> Empty: ...
         (positional, "x.y: parameter 'n' has no fixed name, so it can be no port"),
         (untyped, "x.y: parameter 'n' says no type"),
         (silent, "x.y: says no return type; a node returns its outputs"),
-        (nothing, "x.y: returns nothing; a node returns its outputs, and only a graph's outputs write files"),
+        (
+            nothing,
+            "x.y: returns nothing; a node returns its outputs, and only a graph's outputs write files",
+        ),
         (reserved, "x.y: parameter 'when': a reserved word of graph files can name no port"),
-        (elsewhere, "x.y: name 'Elsewhere' is not defined; a type of a port is imported for real, not under TYPE_CHECKING"),
+        (
+            elsewhere,
+            "x.y: name 'Elsewhere' is not defined; a type of a port is imported for real, not under TYPE_CHECKING",
+        ),
         (odd_default, "x.y: parameter 'n': takes a whole number from 1 to 9, not 10"),
         (none_default, "x.y: parameter 'n': takes a whole number, not nothing"),
         (
@@ -179,19 +239,37 @@ def empty(n: int) -> Empty: ...
             "Image, Mask, Tensor, Audio, File, Folder, Model, Json, Seed, List[…]",
         ),
         (gives_scratch, "x.y: return type: scratch is no value"),
-        (returns_steps, "x.y: a node that yields Progress returns Steps[…], and only such a node does"),
+        (
+            returns_steps,
+            "x.y: a node that yields Progress returns Steps[…], and only such a node does",
+        ),
         (yields, "x.y: a node that yields Progress returns Steps[…], and only such a node does"),
         (empty, "x.y: returns a NamedTuple without fields"),
     ],
 )
-def test_a_signature_that_cannot_be_ports_is_refused(function: Callable[..., Any], words: str) -> None:
+def test_a_signature_that_cannot_be_ports_is_refused(
+    function: Callable[..., Any], words: str
+) -> None:
     """The message names the node type and the parameter, and says why."""
     with pytest.raises(TypeError) as refused:
         node("x.y", version=1)(function)
     assert str(refused.value) == words
 
 
-@pytest.mark.parametrize("name", ["resize", "Image.resize", "image.", "image..resize", "image.re size", "1.x", "image/resize", "image.resize\n", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resize",
+        "Image.resize",
+        "image.",
+        "image..resize",
+        "image.re size",
+        "1.x",
+        "image/resize",
+        "image.resize\n",
+        "",
+    ],
+)
 def test_a_node_type_is_named_by_dotted_words(name: str) -> None:
     """At least two of them, in lower case."""
     with pytest.raises(TypeError, match="is no name of a node type"):
@@ -214,4 +292,14 @@ def test_what_a_node_uses_is_a_list() -> None:
 
 def test_reserved_words_are_a_closed_list() -> None:
     """A word more would take a port's name from a plugin: that needs a new format version."""
-    assert sorted(RESERVED) == ["cache", "device", "each", "repeat", "retry", "settings", "timeout", "type", "when"]
+    assert sorted(RESERVED) == [
+        "cache",
+        "device",
+        "each",
+        "repeat",
+        "retry",
+        "settings",
+        "timeout",
+        "type",
+        "when",
+    ]

@@ -1,4 +1,6 @@
-"""A note is a warning that stays: part of a step's result, kept with it, and said again wherever the result is shown."""
+"""A note is a warning that stays: part of a step's result, kept with it, and said again wherever
+the result is shown.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def notes(outputs: Any) -> list[str]:
 
 
 def test_notes_come_with_the_outputs_and_again_with_what_the_store_holds(graph: Path) -> None:
-    """Each once, in the order in which the node yields them; what is returned is a dict all the same."""
+    """Each once, in the order in which the node yields them; what is returned is a dict all the
+    same.
+    """
     first, again = (flow.run(graph, plugins="nodes.py") for _ in range(2))
     assert first == again == {"o": "A"}
     assert notes(first) == notes(again) == ["n: unknown word", "n: cut"]
@@ -73,36 +77,54 @@ def test_notes_come_with_the_outputs_and_again_with_what_the_store_holds(graph: 
 
 
 def test_notes_are_said_again_though_only_what_lies_below_is_needed(graph: Path) -> None:
-    """A step whose result is in the store is not computed again for its notes, nor are they lost when its result is not read."""
+    """A step whose result is in the store is not computed again for its notes, nor are they lost
+    when its result is not read.
+    """
     flow.run(graph, plugins="nodes.py")
     said: list[Any] = []
     flow.run(graph, plugins="nodes.py", force="l", on_event=said.append)
-    assert [type(event).__name__ for event in said if getattr(event, "node", "") == "n"] == ["StepCached", "StepNote", "StepNote"]
+    assert [type(event).__name__ for event in said if getattr(event, "node", "") == "n"] == [
+        "StepCached",
+        "StepNote",
+        "StepNote",
+    ]
 
 
 def test_steps_of_equal_key_have_equal_notes(graph: Path) -> None:
     """Each says them of itself, whichever was computed."""
-    graph.write_text('imagen_flow: 1\nnodes: {m: {type: my.many}, x: {type: my.note, text: a, notes: [w]}, y: {type: my.note, text: a, notes: [w]}}\noutputs: {x: "${x}", y: "${y}"}\n')
+    graph.write_text(
+        'imagen_flow: 1\nnodes: {m: {type: my.many}, x: {type: my.note, text: a, notes: [w]}, y: {type: my.note, text: a, notes: [w]}}\noutputs: {x: "${x}", y: "${y}"}\n'
+    )
     assert sorted(notes(flow.run(graph, plugins="nodes.py"))) == ["x: w", "y: w"]
 
 
 def test_a_step_that_fails_has_said_its_notes(graph: Path) -> None:
     """They may tell why."""
-    graph.write_text('imagen_flow: 1\nnodes: {n: {type: my.note, text: a, fail: true, retry: {times: 2}}}\noutputs: {o: "${n}"}\n')
-    said = [str(event) for event in execute(flow.plan(graph, plugins="nodes.py", store=None)) if isinstance(event, StepNote)]
+    graph.write_text(
+        'imagen_flow: 1\nnodes: {n: {type: my.note, text: a, fail: true, retry: {times: 2}}}\noutputs: {o: "${n}"}\n'
+    )
+    said = [
+        str(event)
+        for event in execute(flow.plan(graph, plugins="nodes.py", store=None))
+        if isinstance(event, StepNote)
+    ]
     assert said == ["n: unknown word", "n: cut"]
 
 
 def test_notes_are_bounded(graph: Path) -> None:
     """A node may say what it likes; twenty notes of a thousand characters are kept."""
-    graph.write_text('imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n')
+    graph.write_text(
+        'imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n'
+    )
     kept = flow.run(graph, notes=[f"{i}" * 2000 for i in range(100)], plugins="nodes.py").notes
     assert (len(kept), {len(note.message) for note in kept}) == (20, {1000})
 
 
 def test_a_note_is_one_line(graph: Path) -> None:
     """Whatever white space it is given with."""
-    graph.write_text('imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n')
+    graph.write_text(
+        'imagen_flow: 1\ninputs: {notes: {type: "list[text]"}}\nnodes: {n: {type: my.note, text: a, notes: "${notes}"}}\noutputs: {o: "${n}"}\n'
+    )
     assert notes(flow.run(graph, notes=[" a\n  b\tc\n", "\n"], plugins="nodes.py")) == ["n: a b c"]
 
 
@@ -119,7 +141,9 @@ def test_any_record_is_read(tmp_path: Path, rubbish: Any) -> None:
 
 
 @pytest.mark.parametrize(("level", "found"), [("full", ["unknown word", "cut"]), ("keys", None)])
-def test_provenance_holds_the_notes_of_each_step(graph: Path, level: str, found: list[str] | None) -> None:
+def test_provenance_holds_the_notes_of_each_step(
+    graph: Path, level: str, found: list[str] | None
+) -> None:
     """But not where only keys are told: they may quote a prompt."""
     graph.write_text(GRAPH.replace("path: o.txt", f"path: o.txt, provenance: {level}"))
     flow.run(graph, plugins="nodes.py", out="out")
@@ -129,38 +153,66 @@ def test_provenance_holds_the_notes_of_each_step(graph: Path, level: str, found:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_notes_stay_on_terminals_and_in_pipes(graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_notes_stay_on_terminals_and_in_pipes(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     """On the first run and on a hit of the store; not with --quiet, as other warnings."""
     for _ in range(2):
         _, err = call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", terminal=terminal)
         assert ("! n: unknown word\n" in err, "! n: cut\n" in err) == (True, True), err
-    assert "unknown" not in call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", "--quiet", terminal=terminal)[1]
+    assert (
+        "unknown"
+        not in call(
+            monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", "--quiet", terminal=terminal
+        )[1]
+    )
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_note_of_many_elements_is_shown_once_and_counted(graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_a_note_of_many_elements_is_shown_once_and_counted(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     """Two hundred pictures of one prompt have one thing to say."""
-    graph.write_text('imagen_flow: 1\nnodes: {m: {type: my.many}, n: {type: my.note, notes: [w], each: {text: "${m}"}}}\noutputs: {o: "${n}"}\n')
+    graph.write_text(
+        'imagen_flow: 1\nnodes: {m: {type: my.many}, n: {type: my.note, notes: [w], each: {text: "${m}"}}}\noutputs: {o: "${n}"}\n'
+    )
     _, err = call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", terminal=terminal)
-    assert [line.removeprefix("\x1b[2K") for line in err.splitlines() if "! n" in line] == ["! n[0]: w", "! n: w (of 3 elements)"]
+    assert [line.removeprefix("\x1b[2K") for line in err.splitlines() if "! n" in line] == [
+        "! n[0]: w",
+        "! n: w (of 3 elements)",
+    ]
 
 
 def test_notes_are_events_in_json(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For other programs."""
     out, _ = call(monkeypatch, "run", "g.yaml", "--plugin", "nodes.py", "--json-events")
-    assert [(e["node"], e["message"]) for e in map(json.loads, out.splitlines()) if e["event"] == "step_note"] == [("n", "unknown word"), ("n", "cut")]
+    assert [
+        (e["node"], e["message"])
+        for e in map(json.loads, out.splitlines())
+        if e["event"] == "step_note"
+    ] == [("n", "unknown word"), ("n", "cut")]
 
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_a_hot_folder_tells_notes(graph: Path, monkeypatch: pytest.MonkeyPatch, fail: bool) -> None:
     """In its log and on the screen with what is done, and in the text beside what failed."""
-    graph.write_text(f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{n: {{type: my.note, text: a, fail: {str(fail).lower()}}}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n')
-    Path("line.yaml").write_text("imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\nsettle_s: 0\nlog: ./log.jsonl\n")
+    graph.write_text(
+        f'imagen_flow: 1\ninputs: {{file: {{type: file}}}}\nnodes: {{n: {{type: my.note, text: a, fail: {str(fail).lower()}}}}}\noutputs: {{o: {{from: "${{n}}", path: "{{item}}.txt"}}}}\n'
+    )
+    Path("line.yaml").write_text(
+        "imagen_flow_folder: 1\ngraph: ./g.yaml\nin: ./in\nout: ./out\nsettle_s: 0\nlog: ./log.jsonl\n"
+    )
     Path("in").mkdir()
     Path("in/a.png").write_text("a")
     out, _ = call(monkeypatch, "folder", "run", "line.yaml", "--once", "--plugin", "nodes.py")
     if fail:
-        assert "notes:\n  n: unknown word\n  n: cut\n" in Path("failed/a.png.failed.txt").read_text()
+        assert (
+            "notes:\n  n: unknown word\n  n: cut\n" in Path("failed/a.png.failed.txt").read_text()
+        )
     else:
         assert "  ! n: unknown word\n  ! n: cut\n" in out
-        assert [line.get("notes") for line in map(json.loads, Path("log.jsonl").read_text().splitlines()) if line["event"] == "done"] == [["n: unknown word", "n: cut"]]
+        assert [
+            line.get("notes")
+            for line in map(json.loads, Path("log.jsonl").read_text().splitlines())
+            if line["event"] == "done"
+        ] == [["n: unknown word", "n: cut"]]

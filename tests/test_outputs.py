@@ -32,13 +32,28 @@ BLUE = Image(np.full((4, 6, 3), (0, 0, 255), "uint8"))
 
 def document(value: Any, level: str = "full", **more: Any) -> str:
     """The least that a document holds for a writer."""
-    return json.dumps({"imagen_flow": 1, "provenance": level, "output": {"digest": digest_value(value)}, **more}, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(
+        {"imagen_flow": 1, "provenance": level, "output": {"digest": digest_value(value)}, **more},
+        separators=(",", ":"),
+        ensure_ascii=False,
+    )
 
 
-def write(folder: Path | OutFolder, relative: str, value: Any = RED, *, provenance: str | None = "", **how: Any) -> Written:
+def write(
+    folder: Path | OutFolder,
+    relative: str,
+    value: Any = RED,
+    *,
+    provenance: str | None = "",
+    **how: Any,
+) -> Written:
     """Write in a run of its own."""
     said = document(value) if provenance == "" else provenance
-    return Writer(folder).write(relative, value, **{"output": "picture", "provenance": said, "digest": digest_value(value), **how})
+    return Writer(folder).write(
+        relative,
+        value,
+        **{"output": "picture", "provenance": said, "digest": digest_value(value), **how},
+    )
 
 
 def holds(path: Path, picture: Image) -> bool:
@@ -47,7 +62,11 @@ def holds(path: Path, picture: Image) -> bool:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def age(path: Path) -> int:
@@ -79,10 +98,16 @@ def write(name, value):
 
 
 def in_a_process(script: str, out: Path) -> str:
-    return subprocess.run([sys.executable, "-c", SCRIPT + script, str(out)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT + script, str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
-# -- templates -----------------------------------------------------------------------------------------------------------------------
+# -- templates
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,24 +145,104 @@ PICTURES = "it can be .jpeg, .jpg, .png, .tif, .tiff, .webp"
     [
         ("", Fault("the path is empty", fix="write a file's name, like {graph}.png")),
         (" ", Fault("the path is empty", fix="write a file's name, like {graph}.png")),
-        ("/etc/a.png", Fault("the path is absolute", "a graph writes only below the output folder", OUT)),
-        ("C:/a.png", Fault("the path is absolute", "a graph writes only below the output folder", OUT)),
-        ("~/a.png", Fault("the path starts with '~'", "a graph writes only below the output folder", OUT)),
-        ("../a.png", Fault("the path has '..'", "a graph writes only below the output folder", OUT)),
-        ("a/../b.png", Fault("the path has '..'", "a graph writes only below the output folder", OUT)),
-        ("a\\b.png", Fault("the path has a backslash", "folders are parted by '/', on every system", "write '/'")),
-        ("a\0.png", Fault("a name in the path has the character U+0000", "not every system can hold such a name", "leave it out")),
-        ("a?.png", Fault("a name in the path has '?'", "not every system can hold such a name", "leave it out")),
-        ("a//b.png", Fault("the path has an empty name", fix="write names parted by single '/', the last one a file's")),
-        ("nul.png", Fault("'nul.png' is a reserved name", "Windows keeps it for a device", "choose another")),
-        ("a./b.png", Fault("a name in the path ends with a dot or a space", "not every system can hold such a name", "leave it out")),
+        (
+            "/etc/a.png",
+            Fault("the path is absolute", "a graph writes only below the output folder", OUT),
+        ),
+        (
+            "C:/a.png",
+            Fault("the path is absolute", "a graph writes only below the output folder", OUT),
+        ),
+        (
+            "~/a.png",
+            Fault("the path starts with '~'", "a graph writes only below the output folder", OUT),
+        ),
+        (
+            "../a.png",
+            Fault("the path has '..'", "a graph writes only below the output folder", OUT),
+        ),
+        (
+            "a/../b.png",
+            Fault("the path has '..'", "a graph writes only below the output folder", OUT),
+        ),
+        (
+            "a\\b.png",
+            Fault(
+                "the path has a backslash",
+                "folders are parted by '/', on every system",
+                "write '/'",
+            ),
+        ),
+        (
+            "a\0.png",
+            Fault(
+                "a name in the path has the character U+0000",
+                "not every system can hold such a name",
+                "leave it out",
+            ),
+        ),
+        (
+            "a?.png",
+            Fault(
+                "a name in the path has '?'",
+                "not every system can hold such a name",
+                "leave it out",
+            ),
+        ),
+        (
+            "a//b.png",
+            Fault(
+                "the path has an empty name",
+                fix="write names parted by single '/', the last one a file's",
+            ),
+        ),
+        (
+            "nul.png",
+            Fault(
+                "'nul.png' is a reserved name", "Windows keeps it for a device", "choose another"
+            ),
+        ),
+        (
+            "a./b.png",
+            Fault(
+                "a name in the path ends with a dot or a space",
+                "not every system can hold such a name",
+                "leave it out",
+            ),
+        ),
         ("{sed}.png", Fault("the path has no field '{sed}'", fix="did you mean 'seed'?")),
-        ("{seed:04}.png", Fault("the path has no field '{seed:04}'", "a field is a name alone, without a format", "did you mean 'seed'?")),
-        ("{seed.png", Fault("'{' in the path opens or closes no field", fix="double it: {{ and }} are braces in a name")),
-        ("{}.png", Fault("the path has no field '{}'", fix="fields are: digest8, graph, index, item, output, seed")),
+        (
+            "{seed:04}.png",
+            Fault(
+                "the path has no field '{seed:04}'",
+                "a field is a name alone, without a format",
+                "did you mean 'seed'?",
+            ),
+        ),
+        (
+            "{seed.png",
+            Fault(
+                "'{' in the path opens or closes no field",
+                fix="double it: {{ and }} are braces in a name",
+            ),
+        ),
+        (
+            "{}.png",
+            Fault(
+                "the path has no field '{}'",
+                fix="fields are: digest8, graph, index, item, output, seed",
+            ),
+        ),
         ("a", Fault("the path has no file ending, which says how to write image", fix=PICTURES)),
         ("a.gif", Fault("image cannot be written as a .gif file", fix=PICTURES)),
-        ("a.{seed}", Fault("the file ending is a field", "the ending says how the value is written, so it is known before running", PICTURES)),
+        (
+            "a.{seed}",
+            Fault(
+                "the file ending is a field",
+                "the ending says how the value is written, so it is known before running",
+                PICTURES,
+            ),
+        ),
     ],
 )
 def test_a_path_that_cannot_work_is_faulted(template: str, fault: Fault) -> None:
@@ -148,10 +253,15 @@ def test_a_path_that_cannot_work_is_faulted(template: str, fault: Fault) -> None
 def test_the_path_of_a_list_tells_its_elements_apart() -> None:
     """A list is written one file an element, so its path has {item} or {index}."""
     fault = check_template("a/b.png", fields=["seed"], type=PortType("list", element=IMAGE))
-    assert fault == Fault("the path of a list needs {item} or {index}", "each element is written as a file of its own", "write a/b-{index}.png")
+    assert fault == Fault(
+        "the path of a list needs {item} or {index}",
+        "each element is written as a file of its own",
+        "write a/b-{index}.png",
+    )
 
 
-# -- filling -------------------------------------------------------------------------------------------------------------------------
+# -- filling
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +292,10 @@ def test_a_field_becomes_a_part_of_a_name(value: object, name: str) -> None:
 
 def test_braces_and_several_fields_are_filled() -> None:
     """{{ and }} are braces; fields stand anywhere."""
-    assert fill("{graph}/{{x}}-{seed}-{item}.png", {"graph": "g", "seed": 7, "item": "a/b"}) == "g/{x}-7-a_b.png"
+    assert (
+        fill("{graph}/{{x}}-{seed}-{item}.png", {"graph": "g", "seed": 7, "item": "a/b"})
+        == "g/{x}-7-a_b.png"
+    )
 
 
 @pytest.mark.parametrize("name", ["con", "NUL", "com1", "LPT³", "con.tar"])
@@ -192,7 +305,9 @@ def test_names_that_windows_keeps_are_given_a_letter(name: str) -> None:
 
 
 def test_a_cut_does_not_part_what_is_one_character() -> None:
-    """Cutting keeps accents on their letters, joined emoji together and bytes of one character in one piece."""
+    """Cutting keeps accents on their letters, joined emoji together and bytes of one character in
+    one piece.
+    """
     assert fill("{p}.png", {"p": "x" * 79 + "\u0915\u093f"}) == "x" * 79 + ".png"
     assert fill("{p}.png", {"p": "x" * 78 + "👩\u200d🎨"}) == "x" * 78 + ".png"
     wide = fill("{p}{p}{p}.png", {"p": "🎨" * 80})
@@ -200,9 +315,14 @@ def test_a_cut_does_not_part_what_is_one_character() -> None:
     assert 220 < len(wide.encode()) <= 255
 
 
-@given(st.text(st.characters(codec=None), max_size=300), st.text(st.characters(codec=None), max_size=20))
+@given(
+    st.text(st.characters(codec=None), max_size=300),
+    st.text(st.characters(codec=None), max_size=20),
+)
 def test_no_text_can_leave_its_place(prompt: str, item: str) -> None:
-    """Of any two texts a path comes out with as many names as the template has, each of which can be a file's."""
+    """Of any two texts a path comes out with as many names as the template has, each of which can
+    be a file's.
+    """
     names = fill("{prompt}/{item}{item}.png", {"prompt": prompt, "item": item}).split("/")
     assert len(names) == 2
     for name in names:
@@ -212,7 +332,8 @@ def test_no_text_can_leave_its_place(prompt: str, item: str) -> None:
     assert names[1].endswith(".png")
 
 
-# -- writing -------------------------------------------------------------------------------------------------------------------------
+# -- writing
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_is_written_with_its_provenance(tmp_path: Path) -> None:
@@ -238,7 +359,9 @@ def test_an_equal_value_is_not_written_again(tmp_path: Path, name: str, said: st
 
 
 def test_a_new_account_of_the_same_value_touches_nothing(tmp_path: Path) -> None:
-    """Where only the account differs (a comment in the graph), the file stays: what it says of itself is still so."""
+    """Where only the account differs (a comment in the graph), the file stays: what it says of
+    itself is still so.
+    """
     path = write(tmp_path, "a.png").path
     then = age(path)
     assert not write(tmp_path, "a.png", provenance=document(RED, graph="another")).changed
@@ -326,7 +449,9 @@ def test_a_long_document_goes_beside_the_picture(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="whether a process lives is not seen on Windows")
 @pytest.mark.parametrize("value", ["RED", "FOLDER"])
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path, value: str) -> None:
-    """A file or folder that was half written goes with the next output beside it, were that there already; what living processes, other hosts and users have there stays."""
+    """A file or folder that was half written goes with the next output beside it, were that there
+    already; what living processes, other hosts and users have there stays.
+    """
     out = tmp_path / "out"
     write(out, "x.png")
     code = f"""
@@ -342,18 +467,32 @@ outputs.Writer(Path({str(out)!r})).write(name, value, output="o", provenance=Non
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = [path for path in out.iterdir() if path.name.startswith(".imagen_flow-")]
-    mine, foreign, stale = out / processes.temporary_name(), out / ".imagen_flow-00000000_00000000_7_7_01234567.tmp", out / ".imagen_flow-0123456789abcdef.tmp"
-    stays = [mine, foreign, out / ".imagen_flow-0123456789abcdea.tmp", out / ".imagen_flow-notes.tmp", out / ".imagen_flow-dead00000000-1.tmp"]
+    mine, foreign, stale = (
+        out / processes.temporary_name(),
+        out / ".imagen_flow-00000000_00000000_7_7_01234567.tmp",
+        out / ".imagen_flow-0123456789abcdef.tmp",
+    )
+    stays = [
+        mine,
+        foreign,
+        out / ".imagen_flow-0123456789abcdea.tmp",
+        out / ".imagen_flow-notes.tmp",
+        out / ".imagen_flow-dead00000000-1.tmp",
+    ]
     for path in (*stays, stale):
         path.write_text("x")
     age(stale)
     assert not write(out, "x.png").changed
     assert left not in [*out.iterdir()]
-    assert sorted(path.name for path in out.iterdir()) == sorted(["x.png", *(path.name for path in stays)])
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["x.png", *(path.name for path in stays)]
+    )
 
 
 def test_a_run_that_was_killed_between_file_and_sidecar_is_made_good(tmp_path: Path) -> None:
-    """A file without its sidecar is known by its bytes; the sidecar is written, the file not touched."""
+    """A file without its sidecar is known by its bytes; the sidecar is written, the file not
+    touched.
+    """
     path = write(tmp_path, "a.jpg").path
     path.with_name(f"a.jpg{SIDECAR}").unlink()
     then = age(path)
@@ -368,14 +507,41 @@ def test_two_outputs_of_a_run_with_one_path_are_an_error(tmp_path: Path) -> None
     writer.write("a.png", RED, output="first", provenance=None, digest=digest_value(RED))
     writer.write("a.png", RED, output="first", provenance=None, digest=digest_value(RED))
     with pytest.raises(OutputError) as refused:
-        writer.write("a.png", BLUE, output="second", exists="replace", provenance=None, digest=digest_value(BLUE))
-    assert str(refused.value).startswith("output 'second' and output 'first' are written to one path, 'a.png'\n")
-    with pytest.raises(OutputError, match=r"output 'first' \(\[1\]\) and output 'first' are written to one path.*\n.*\n.*\{index\}"):
-        writer.write("a.png", BLUE, output="first", item="[1]", provenance=None, digest=digest_value(BLUE))
+        writer.write(
+            "a.png",
+            BLUE,
+            output="second",
+            exists="replace",
+            provenance=None,
+            digest=digest_value(BLUE),
+        )
+    assert str(refused.value).startswith(
+        "output 'second' and output 'first' are written to one path, 'a.png'\n"
+    )
+    with pytest.raises(
+        OutputError,
+        match=r"output 'first' \(\[1\]\) and output 'first' are written to one path.*\n.*\n.*\{index\}",
+    ):
+        writer.write(
+            "a.png", BLUE, output="first", item="[1]", provenance=None, digest=digest_value(BLUE)
+        )
     assert holds(tmp_path / "a.png", RED)
 
 
-@pytest.mark.parametrize("relative", ["../a.png", "/tmp/a.png", "a/../../b.png", "a\\..\\b.png", "C:/a.png", "a//b.png", "", ".", "a\0b.png"])
+@pytest.mark.parametrize(
+    "relative",
+    [
+        "../a.png",
+        "/tmp/a.png",
+        "a/../../b.png",
+        "a\\..\\b.png",
+        "C:/a.png",
+        "a//b.png",
+        "",
+        ".",
+        "a\0b.png",
+    ],
+)
 def test_no_path_leaves_the_folder(tmp_path: Path, relative: str) -> None:
     """A writer checks its paths itself, whoever filled them."""
     with pytest.raises(OutputError, match="no place below the output folder"):
@@ -406,7 +572,9 @@ def test_links_do_not_lead_outside(tmp_path: Path) -> None:
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
-    """A link at the place itself is somebody's; asked to, the link is replaced and not what it leads to."""
+    """A link at the place itself is somebody's; asked to, the link is replaced and not what it
+    leads to.
+    """
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "secret.png").write_bytes(b"secret")
@@ -441,7 +609,10 @@ def test_files_and_folders_are_not_put_in_one_anothers_place(tmp_path: Path) -> 
 
 def test_a_name_that_the_system_refuses_is_an_error_in_words(tmp_path: Path) -> None:
     """A path that is too long for the file system says how to mend it."""
-    with pytest.raises(OutputError, match=r"cannot be written to[^\n]*\n  = why: file name too long[^\n]*\n  = fix: shorten the path"):
+    with pytest.raises(
+        OutputError,
+        match=r"cannot be written to[^\n]*\n  = why: file name too long[^\n]*\n  = fix: shorten the path",
+    ):
         write(tmp_path, "/".join(["x" * 230] * 20) + ".png")
 
 
@@ -473,7 +644,9 @@ write("new/b.png", small)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on file sizes as on Linux")
 def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    """When a file cannot be written whole there is an error, the old file stays, and nothing else is left."""
+    """When a file cannot be written whole there is an error, the old file stays, and nothing else
+    is left.
+    """
     script = """
 write("a.png", small)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -491,16 +664,24 @@ write("b.png", big)
     assert holds(tmp_path / "a.png", RED)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists() or os.geteuid() != 0, reason="needs to mount a small disk")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists() or os.geteuid() != 0, reason="needs to mount a small disk"
+)
 def test_a_really_full_disk_says_so(tmp_path: Path) -> None:
     """On a disk without room the error names the lack of room."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("this machine mounts no disks")
     try:
         big = Image(np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype="uint8"))
-        with pytest.raises(OutputError, match=r"why: no space left on device\n  = fix: free some space"):
+        with pytest.raises(
+            OutputError, match=r"why: no space left on device\n  = fix: free some space"
+        ):
             write(disk, "a.png", big)
         assert list(disk.iterdir()) == []
     finally:
@@ -520,7 +701,11 @@ def test_several_threads_may_write(tmp_path: Path) -> None:
     """One writer serves many threads."""
     writer = Writer(tmp_path)
     threads = [
-        threading.Thread(target=writer.write, args=(f"{i % 3}/{i}.png", RED), kwargs={"output": str(i), "provenance": document(RED), "digest": digest_value(RED)})
+        threading.Thread(
+            target=writer.write,
+            args=(f"{i % 3}/{i}.png", RED),
+            kwargs={"output": str(i), "provenance": document(RED), "digest": digest_value(RED)},
+        )
         for i in range(24)
     ]
     for thread in threads:
@@ -530,7 +715,8 @@ def test_several_threads_may_write(tmp_path: Path) -> None:
     assert len(tree(tmp_path)) == 24
 
 
-# -- other values --------------------------------------------------------------------------------------------------------------------
+# -- other values
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -541,11 +727,17 @@ def test_several_threads_may_write(tmp_path: Path) -> None:
         ("a.json", 3, "3\n"),
         ("a.txt", 0.1, "0.1\n"),
         ("a.txt", True, "true\n"),
-        ("a.json", {"b": [1, None], "a": "大"}, '{\n  "a": "大",\n  "b": [\n    1,\n    null\n  ]\n}\n'),
+        (
+            "a.json",
+            {"b": [1, None], "a": "大"},
+            '{\n  "a": "大",\n  "b": [\n    1,\n    null\n  ]\n}\n',
+        ),
     ],
 )
 def test_plain_values_are_text_or_json(tmp_path: Path, name: str, value: Any, content: str) -> None:
-    """Text is UTF-8 with a newline at its end, the rest JSON with sorted keys; provenance lies beside."""
+    """Text is UTF-8 with a newline at its end, the rest JSON with sorted keys; provenance lies
+    beside.
+    """
     path = write(tmp_path, name, value).path
     assert path.read_text("utf-8") == content
     assert sorted(tree(tmp_path)) == [name, name + SIDECAR]
@@ -562,7 +754,9 @@ def test_a_text_that_is_no_unicode_is_an_error(tmp_path: Path) -> None:
 
 def test_a_value_of_another_kind_than_the_ending_is_an_error(tmp_path: Path) -> None:
     """Where the type is known only when running, the ending is held against it then."""
-    with pytest.raises(OutputError, match=r"cannot be written as a .png file\n  = why: text can be"):
+    with pytest.raises(
+        OutputError, match=r"cannot be written as a .png file\n  = why: text can be"
+    ):
         write(tmp_path, "a.png", "words")
 
 
@@ -574,15 +768,26 @@ def test_a_mask_a_tensor_and_a_sound_have_their_formats(tmp_path: Path) -> None:
     with PIL.Image.open(write(tmp_path, "m.png", mask).path) as picture:
         assert picture.mode == "L"
     tensor = Tensor(np.arange(6, dtype="float32").reshape(2, 3))
-    assert np.array_equal(load_file(write(tmp_path, "t.safetensors", tensor).path)["data"], tensor.data)
+    assert np.array_equal(
+        load_file(write(tmp_path, "t.safetensors", tensor).path)["data"], tensor.data
+    )
     sound = Audio(np.array([[0, 0.5, 2], [0, -0.5, -2]], "float32"), 8000)
     with wave.open(str(write(tmp_path, "s.wav", sound).path)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, 8000)
-        assert np.frombuffer(file.readframes(9), "<i2").tolist() == [0, 0, 16384, -16384, 32767, -32767]
+        assert np.frombuffer(file.readframes(9), "<i2").tolist() == [
+            0,
+            0,
+            16384,
+            -16384,
+            32767,
+            -32767,
+        ]
 
 
 def test_a_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
-    """A file that passes through stays as it is, a PNG too: provenance lies beside it, and wins over what it may carry inside."""
+    """A file that passes through stays as it is, a PNG too: provenance lies beside it, and wins
+    over what it may carry inside.
+    """
     source = write(tmp_path / "in", "a.png", BLUE).path
     value = File(source, digest_bytes(source.read_bytes()), source.stat().st_size, "a.png")
     written = write(tmp_path / "out", "b.png", value)
@@ -602,14 +807,19 @@ def test_a_folder_and_a_model_are_written_whole(tmp_path: Path, said: str | None
     out = tmp_path / "out"
     folder = FileMemo().folder_value(made)
     assert write(out, "it", folder, provenance=said).changed
-    assert {k: v for k, v in tree(out).items() if not k.endswith(SIDECAR)} == {"it/a.txt": b"a", "it/deep/b.txt": b"b"}
+    assert {k: v for k, v in tree(out).items() if not k.endswith(SIDECAR)} == {
+        "it/a.txt": b"a",
+        "it/deep/b.txt": b"b",
+    }
     assert not write(out, "it", folder, provenance=said).changed
     (made / "a.txt").write_text("new")
     model = Model(made, FileMemo().model_digest(made), "./made")
     if said is None:
         with pytest.raises(OutputError, match="another file"):
             write(out, "it", model, provenance=None)
-        assert write(OutFolder(out, replace=True), "it", model, provenance=None, exists="replace").changed
+        assert write(
+            OutFolder(out, replace=True), "it", model, provenance=None, exists="replace"
+        ).changed
     else:
         assert write(out, "it", model, provenance=said).changed
     assert tree(out)["it/a.txt"] == b"new"

@@ -49,7 +49,8 @@ def with_chunk(png: bytes, kind: bytes, body: bytes, *, crc: int | None = None) 
     return png[:33] + made + png[33:]
 
 
-# -- encoding ------------------------------------------------------------------------------------------------------------------------
+# -- encoding
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -75,8 +76,12 @@ def test_16_bit_colour_in_a_png_is_16_bits(channels: int) -> None:
     data = pictures.encode(pixels, ".png")
     parts = chunks(data)
     width, height, depth = struct.unpack(">IIB", parts[0][1][:9])
-    rows = np.frombuffer(zlib.decompress(b"".join(b for k, b in parts if k == b"IDAT")), "uint8").reshape(height, -1)
-    whole = np.add.accumulate(rows[:, 1:], axis=0, dtype="uint8")  # filter 2: each row is the difference to the one above
+    rows = np.frombuffer(
+        zlib.decompress(b"".join(b for k, b in parts if k == b"IDAT")), "uint8"
+    ).reshape(height, -1)
+    whole = np.add.accumulate(
+        rows[:, 1:], axis=0, dtype="uint8"
+    )  # filter 2: each row is the difference to the one above
     assert (width, height, depth, set(rows[:, 0])) == (3, 40, 16, {2})
     assert np.array_equal(whole.copy().view(">u2").reshape(pixels.shape), pixels)
     seen = opened(data)
@@ -96,7 +101,9 @@ def test_a_tiff_holds_deep_pictures_exactly(channels: int, dtype: str) -> None:
     for i in range(count):
         tag, kind, number, value = struct.unpack("<HHII", data[10 + 12 * i : 22 + 12 * i])
         size = {3: 2, 4: 4}[kind]
-        raw = struct.pack("<I", value) if size * number <= 4 else data[value : value + size * number]
+        raw = (
+            struct.pack("<I", value) if size * number <= 4 else data[value : value + size * number]
+        )
         tags[tag] = struct.unpack(f"<{number}{'H' if kind == 3 else 'I'}", raw[: size * number])
     assert (tags[256], tags[257], tags[277]) == ((7,), (5,), (channels,))
     assert tags[258] == (pixels.dtype.itemsize * 8,) * channels
@@ -131,9 +138,16 @@ def test_a_webp_is_lossless(channels: int) -> None:
 @pytest.mark.parametrize(("ending", "near"), [(".webp", 0), (".jpg", 2)])
 @pytest.mark.parametrize(("dtype", "full"), [("uint16", 65535), ("float32", 1.0)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_deep_pictures_are_rounded_to_8_bits_where_the_format_has_no_more(ending: str, near: int, dtype: str, full: float, channels: int) -> None:
+def test_deep_pictures_are_rounded_to_8_bits_where_the_format_has_no_more(
+    ending: str, near: int, dtype: str, full: float, channels: int
+) -> None:
     """All of the range, dark to white: nothing is clipped."""
-    levels = np.repeat(np.linspace(0, full, 16), 256).reshape(16, 16, 16).transpose(0, 2, 1).reshape(256, 16)
+    levels = (
+        np.repeat(np.linspace(0, full, 16), 256)
+        .reshape(16, 16, 16)
+        .transpose(0, 2, 1)
+        .reshape(256, 16)
+    )
     pixels = np.repeat(levels[:, :, None], channels, axis=2).astype(dtype)
     found = np.array(opened(pictures.encode(pixels, ending)).convert("RGB"), dtype=int)
     assert np.abs(found[:, :, :1] - np.rint(levels[:, :, None] * (255 / full))).max() <= near
@@ -146,12 +160,15 @@ def test_a_format_that_is_too_small_says_so(ending: str, side: int) -> None:
         pictures.encode(np.zeros((1, side, 3), "uint8"), ending)
 
 
-# -- provenance in a PNG -------------------------------------------------------------------------------------------------------------
+# -- provenance in a PNG
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_provenance_is_one_uncompressed_chunk_before_the_pixels(dtype: str) -> None:
-    """A PNG carries provenance as exactly one uncompressed iTXt chunk before IDAT, which other programs can read."""
+    """A PNG carries provenance as exactly one uncompressed iTXt chunk before IDAT, which other
+    programs can read.
+    """
     data = pictures.embed(pictures.encode(noise(3, dtype), ".png"), '{"a":"大 🎨"}')
     kinds = [kind for kind, _ in chunks(data)]
     assert kinds.count(b"iTXt") == 1
@@ -197,16 +214,42 @@ OURS = b"imagen_flow\0\0\0\0\0"
         (lambda png: png[:20], "ends too early"),
         (lambda png: b"GIF89a" + png, "no PNG"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"{}", crc=1), "check sum"),
-        (lambda png: with_chunk(png, b"iTXt", b"imagen_flow\0\1\0\0\0" + zlib.compress(b"{}")[:-4]), "ends too early"),
+        (
+            lambda png: with_chunk(
+                png, b"iTXt", b"imagen_flow\0\1\0\0\0" + zlib.compress(b"{}")[:-4]
+            ),
+            "ends too early",
+        ),
         (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\0no zlib"), "cannot be decompressed"),
-        (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\1" + zlib.compress(b"{}")), "does not know"),
-        (lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"x" * 1_000_001)), "longer than"),
+        (
+            lambda png: with_chunk(png, b"zTXt", b"imagen_flow\0\1" + zlib.compress(b"{}")),
+            "does not know",
+        ),
+        (
+            lambda png: with_chunk(
+                png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"x" * 1_000_001)
+            ),
+            "longer than",
+        ),
         (lambda png: with_chunk(png, b"iTXt", b"imagen_flow\0\2\0\0\0{}"), "another form"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"\xff\xfe"), "UTF-8"),
         (lambda png: with_chunk(png, b"iTXt", OURS + b"x" * 1_000_001), "longer than"),
-        (lambda png: with_chunk(with_chunk(png, b"iTXt", OURS + b"{}"), b"iTXt", OURS + b"[]"), "twice"),
-        (lambda png: with_chunk(with_chunk(png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"{}")), b"iTXt", OURS + b"[]"), "twice"),
-        (lambda png: png[:33] + struct.pack(">I", 900_000) + b"iTXt" + OURS + b"{}", "ends in the middle"),
+        (
+            lambda png: with_chunk(with_chunk(png, b"iTXt", OURS + b"{}"), b"iTXt", OURS + b"[]"),
+            "twice",
+        ),
+        (
+            lambda png: with_chunk(
+                with_chunk(png, b"zTXt", b"imagen_flow\0\0" + zlib.compress(b"{}")),
+                b"iTXt",
+                OURS + b"[]",
+            ),
+            "twice",
+        ),
+        (
+            lambda png: png[:33] + struct.pack(">I", 900_000) + b"iTXt" + OURS + b"{}",
+            "ends in the middle",
+        ),
         (lambda png: png[:33] + struct.pack(">I", 0xFFFFFFFF) + b"iTXt" + OURS, "no sense"),
         (lambda png: png[:33] + b"\0\0\0\0\0\0\0\0" + png[33:], "no sense"),
         (lambda png: png[:33] + chunk(b"tEXt", b"") * 10_001 + png[33:], "more than 10000 chunks"),
@@ -232,10 +275,16 @@ FORMS = {
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_text_that_another_program_moved_or_rewrote_is_found(form: str, behind: bool) -> None:
-    """Before the pixels or behind them, compressed or not, as any kind of text chunk; it breaks no seal, and embedding again replaces it."""
+    """Before the pixels or behind them, compressed or not, as any kind of text chunk; it breaks no
+    seal, and embedding again replaces it.
+    """
     plain = pictures.encode(noise(), ".png")
     kind, content = FORMS[form]
-    moved = plain[:-12] + chunk(kind, content) + plain[-12:] if behind else with_chunk(plain, kind, content)
+    moved = (
+        plain[:-12] + chunk(kind, content) + plain[-12:]
+        if behind
+        else with_chunk(plain, kind, content)
+    )
     assert pictures.read_embedded(BytesIO(moved)) == '{"a":"é"}'
     assert pictures.seal_of(BytesIO(moved), png=True) == pictures.seal_of(BytesIO(plain), png=True)
     assert pictures.embed(moved, "again") == pictures.embed(plain, "again")
@@ -261,7 +310,9 @@ def test_a_huge_foreign_text_is_passed_over_unread() -> None:
             return super().read(size)
 
     png = pictures.encode(noise(), ".png")
-    stream = Counting(png[:33] + struct.pack(">I", 0x7FFFFFFF) + b"iTXt" + b"Comment\0" + b"x" * 100)
+    stream = Counting(
+        png[:33] + struct.pack(">I", 0x7FFFFFFF) + b"iTXt" + b"Comment\0" + b"x" * 100
+    )
     with pytest.raises(ValueError, match="too early"):
         pictures.read_embedded(stream)
     assert stream.most <= 100
@@ -270,7 +321,9 @@ def test_a_huge_foreign_text_is_passed_over_unread() -> None:
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_no_bytes_make_the_reader_fail_otherwise(noise_: bytes, at: int) -> None:
     """Any damage to a PNG gives its text, nothing, or a ValueError."""
-    data = bytearray(pictures.embed(pictures.encode(np.zeros((2, 2, 3), "uint8"), ".png"), '{"some":"text"}'))
+    data = bytearray(
+        pictures.embed(pictures.encode(np.zeros((2, 2, 3), "uint8"), ".png"), '{"some":"text"}')
+    )
     data[at : at + len(noise_)] = noise_
     for read in (pictures.read_embedded, lambda s: pictures.seal_of(s, png=True)):
         try:
@@ -286,5 +339,9 @@ def test_the_seal_covers_all_but_our_own_text(tmp_path: Path) -> None:
     embedded = pictures.embed(png, "text")
     assert pictures.seal_of(BytesIO(embedded), png=True) == seal
     assert pictures.seal_of(BytesIO(embedded), png=False) != seal
-    for changed in (with_chunk(embedded, b"tEXt", b"Author\0me"), embedded + b"more", pictures.encode(noise() ^ 1, ".png")):
+    for changed in (
+        with_chunk(embedded, b"tEXt", b"Author\0me"),
+        embedded + b"more",
+        pictures.encode(noise() ^ 1, ".png"),
+    ):
         assert pictures.seal_of(BytesIO(changed), png=True) != seal

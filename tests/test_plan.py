@@ -103,7 +103,22 @@ def any_(value: Value) -> Value:
     return value
 
 
-NODES = (number, add, real, parity, even, say, total, count, read, names, library, torch_, model, any_)
+NODES = (
+    number,
+    add,
+    real,
+    parity,
+    even,
+    say,
+    total,
+    count,
+    read,
+    names,
+    library,
+    torch_,
+    model,
+    any_,
+)
 
 
 def registry(*functions: Any, source: str = "s") -> Registry:
@@ -115,12 +130,25 @@ def registry(*functions: Any, source: str = "s") -> Registry:
 
 
 def graph_of(text: str, path: Path | None = None, known: Registry | None = None) -> Graph:
-    whole = text.replace("{", "{imagen_flow: 1, ", 1) if text.startswith("{") else "imagen_flow: 1\n" + textwrap.dedent(text)
+    whole = (
+        text.replace("{", "{imagen_flow: 1, ", 1)
+        if text.startswith("{")
+        else "imagen_flow: 1\n" + textwrap.dedent(text)
+    )
     return resolve(spec.parse(whole, name="graph.yaml", path=path), known or registry())
 
 
-def plan_of(text: str, values: dict[str, Any] | None = None, *, path: Path | None = None, known: Registry | None = None, **options: Any) -> Plan:
-    return make_plan(graph_of(text, path, known), values, device=options.pop("device", "cpu"), **options)
+def plan_of(
+    text: str,
+    values: dict[str, Any] | None = None,
+    *,
+    path: Path | None = None,
+    known: Registry | None = None,
+    **options: Any,
+) -> Plan:
+    return make_plan(
+        graph_of(text, path, known), values, device=options.pop("device", "cpu"), **options
+    )
 
 
 def keys(text: str, values: dict[str, Any] | None = None, **options: Any) -> dict[str, str]:
@@ -133,7 +161,10 @@ def alone(node_: str, **options: Any) -> str:
 
 
 def fates(plan: Plan) -> list[str]:
-    return [f"{s.name}{s.item} {s.status}: {s.reason}" if s.reason else f"{s.name}{s.item} {s.status}" for s in plan.steps]
+    return [
+        f"{s.name}{s.item} {s.status}: {s.reason}" if s.reason else f"{s.name}{s.item} {s.status}"
+        for s in plan.steps
+    ]
 
 
 def carry_out(plan: Plan) -> None:
@@ -147,7 +178,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-# -- keys ----------------------------------------------------------------------------------------------------------------------------
+# -- keys
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_key_format_is_pinned() -> None:
@@ -172,42 +204,81 @@ PINNED = [
 
 
 def test_how_a_value_came_to_a_port_makes_no_difference() -> None:
-    """A literal, an input, a default and a node that gives the same value have one key; an int is that float where a float is wanted."""
-    assert len({
-        alone("{type: t.real, a: 3.0, b: 2}"),
-        alone("{type: t.real, a: 3}"),
-        keys('{inputs: {i: 3}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}')["x"],
-        keys('{inputs: {i: {type: int}}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}', {"i": 3})["x"],
-        keys('{inputs: {i: {type: float, default: 1}}, nodes: {x: {type: t.real, b: 2, a: "${i}"}}, outputs: {x: "${x}"}}', {"i": 3})["x"],
-        keys('{nodes: {x: {type: t.real, each: {a: [3]}}}, outputs: {x: "${x}"}}')["x[0]"],
-    }) == 1  # fmt: skip
-    assert len({
-        alone("{type: t.total, values: [1, 2]}"),
-        keys('{inputs: {i: [1, 2]}, nodes: {x: {type: t.total, values: "${i}"}}, outputs: {x: "${x}"}}')["x"],
-        keys('{inputs: {i: 1}, nodes: {x: {type: t.total, values: ["${i}", 2.0]}}, outputs: {x: "${x}"}}')["x"],
-    }) == 1  # fmt: skip
-    assert alone('{type: t.say, words: "a 1"}') == keys('{inputs: {i: 1}, nodes: {x: {type: t.say, words: "a ${i}"}}, outputs: {x: "${x}"}}')["x"]
+    """A literal, an input, a default and a node that gives the same value have one key; an int is
+    that float where a float is wanted.
+    """
+    assert (
+        len(
+            {
+                alone("{type: t.real, a: 3.0, b: 2}"),
+                alone("{type: t.real, a: 3}"),
+                keys(
+                    '{inputs: {i: 3}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}'
+                )["x"],
+                keys(
+                    '{inputs: {i: {type: int}}, nodes: {x: {type: t.real, a: "${i}"}}, outputs: {x: "${x}"}}',
+                    {"i": 3},
+                )["x"],
+                keys(
+                    '{inputs: {i: {type: float, default: 1}}, nodes: {x: {type: t.real, b: 2, a: "${i}"}}, outputs: {x: "${x}"}}',
+                    {"i": 3},
+                )["x"],
+                keys('{nodes: {x: {type: t.real, each: {a: [3]}}}, outputs: {x: "${x}"}}')["x[0]"],
+            }
+        )
+        == 1
+    )
+    assert (
+        len(
+            {
+                alone("{type: t.total, values: [1, 2]}"),
+                keys(
+                    '{inputs: {i: [1, 2]}, nodes: {x: {type: t.total, values: "${i}"}}, outputs: {x: "${x}"}}'
+                )["x"],
+                keys(
+                    '{inputs: {i: 1}, nodes: {x: {type: t.total, values: ["${i}", 2.0]}}, outputs: {x: "${x}"}}'
+                )["x"],
+            }
+        )
+        == 1
+    )
+    assert (
+        alone('{type: t.say, words: "a 1"}')
+        == keys(
+            '{inputs: {i: 1}, nodes: {x: {type: t.say, words: "a ${i}"}}, outputs: {x: "${x}"}}'
+        )["x"]
+    )
 
 
 def test_what_is_written_around_a_step_enters_no_key(store: Store) -> None:
     """Renaming, the order of keys, comments, outputs and their paths recompute nothing."""
-    carry_out(plan_of("""
+    carry_out(
+        plan_of(
+            """
         nodes:
           a: {type: t.number, value: 2}
           b: {type: t.add, a: "${a}", b: 3}
         outputs: {b: "${b}"}
-        """, store=store))  # fmt: skip
-    again = plan_of("""
+        """,
+            store=store,
+        )
+    )
+    again = plan_of(
+        """
         outputs: {sum: {path: "x/{output}.txt", from: "${sum}"}, other: "${start}"}
         nodes:
           sum: {b: 3, a: "${start}", type: t.add, retry: 2, timeout: 9}   # a comment
           start: {value: 2, type: t.number}
-        """, store=store)  # fmt: skip
+        """,
+        store=store,
+    )
     assert fates(again) == ["start cached", "sum cached"]
 
 
 def test_every_ingredient_changes_the_key() -> None:
-    """Type, version, source, libraries and every port's value; device and dtype only of what uses torch."""
+    """Type, version, source, libraries and every port's value; device and dtype only of what uses
+    torch.
+    """
 
     @node("t.number", version=2)
     def newer(value: int = 0) -> int: ...
@@ -219,13 +290,18 @@ def test_every_ingredient_changes_the_key() -> None:
     pillow._versions["pillow"] = "99"
     torch13._versions["torch"] = "3"
     base = alone("{type: t.number}")
-    assert len({
-        base,
-        alone("{type: t.number, value: 1}"),
-        alone("{type: t.number}", known=registry(newer)),
-        alone("{type: t.numeral}", known=registry(other)),
-        alone("{type: t.number}", known=registry(source="other")),
-    }) == 5  # fmt: skip
+    assert (
+        len(
+            {
+                base,
+                alone("{type: t.number, value: 1}"),
+                alone("{type: t.number}", known=registry(newer)),
+                alone("{type: t.numeral}", known=registry(other)),
+                alone("{type: t.number}", known=registry(source="other")),
+            }
+        )
+        == 5
+    )
     assert alone("{type: t.library}") != alone("{type: t.library}", known=pillow)
     assert alone("{type: t.torch}") != alone("{type: t.torch}", known=torch13)
     assert base == alone("{type: t.number}", known=pillow)
@@ -242,8 +318,15 @@ def test_files_enter_keys_by_their_content(tmp_path: Path) -> None:
     at = {"path": tmp_path / "g.yaml"}
     first = alone("{type: t.read, file: a.txt}", **at)
     os.utime(tmp_path / "a.txt", (1, 1))
-    assert first == alone("{type: t.read, file: ./a.txt}", **at) == alone("{type: t.read, file: b.txt}", **at)
-    given = keys('{inputs: {f: {type: file}}, nodes: {x: {type: t.read, file: "${f}"}}, outputs: {x: "${x}"}}', {"f": tmp_path / "b.txt"})
+    assert (
+        first
+        == alone("{type: t.read, file: ./a.txt}", **at)
+        == alone("{type: t.read, file: b.txt}", **at)
+    )
+    given = keys(
+        '{inputs: {f: {type: file}}, nodes: {x: {type: t.read, file: "${f}"}}, outputs: {x: "${x}"}}',
+        {"f": tmp_path / "b.txt"},
+    )
     assert given["x"] == first != alone("{type: t.read, file: c.txt}", **at)
     (tmp_path / "a.txt").write_text("z")
     assert first != alone("{type: t.read, file: a.txt}", **at)
@@ -268,11 +351,14 @@ def test_a_model_enters_keys_by_its_files(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         save_file({"x": np.full(3, number)}, tmp_path / name / "model.safetensors")
         (tmp_path / name / "model_index.json").write_text("{}")
-    found = [alone(f"{{type: t.model, model: ./{name}}}", path=tmp_path / "g.yaml") for name in "abc"]
+    found = [
+        alone(f"{{type: t.model, model: ./{name}}}", path=tmp_path / "g.yaml") for name in "abc"
+    ]
     assert found[0] == found[1] != found[2]
 
 
-# -- models of nodes that wait -------------------------------------------------------------------------------------------------------
+# -- models of nodes that wait
+# -------------------------------------------------------------------------------------------------------
 
 
 @node("t.several", version=1)
@@ -289,28 +375,56 @@ MISSPELT = "no plugin brings a model 'embedded/nothing'"
     ("node_", "wrong"),
     [
         ('{type: t.several, model: "hf:a/b@v1", each: {n: "${list}"}}', [MISSING]),
-        ("{type: t.several, model: embedded/nothing, each: {n: \"${list}\"}}", [MISSPELT]),
+        ('{type: t.several, model: embedded/nothing, each: {n: "${list}"}}', [MISSPELT]),
         ('{type: t.several, model: "${which}", each: {n: "${list}"}}', [MISSING]),
-        ('{type: t.several, each: {model: ["hf:a/b@v1", embedded/nothing], n: "${list}"}}', [MISSING, MISSPELT]),
-        ('{type: t.several, model: "hf:a/b@v1", parts: [embedded/nothing], each: {n: "${list}"}}', [MISSING, MISSPELT]),
+        (
+            '{type: t.several, each: {model: ["hf:a/b@v1", embedded/nothing], n: "${list}"}}',
+            [MISSING, MISSPELT],
+        ),
+        (
+            '{type: t.several, model: "hf:a/b@v1", parts: [embedded/nothing], each: {n: "${list}"}}',
+            [MISSING, MISSPELT],
+        ),
         ('{type: ./inner.yaml, each: {n: "${list}"}}', [MISSPELT]),
         ('{type: ./inner.yaml, which: "hf:a/b@v1", each: {n: "${list}"}}', [MISSING]),
         ('{type: ./outer.yaml, each: {n: "${list}"}}', [MISSPELT]),
-        ("{type: t.several, model: embedded/nothing, when: \"${flag}\"}", [MISSPELT]),
+        ('{type: t.several, model: embedded/nothing, when: "${flag}"}', [MISSPELT]),
         ('{type: ./inner.yaml, which: "hf:a/b@v1", n: 1, when: "${flag}"}', ["warning " + MISSING]),
         ('{type: t.several, model: "hf:a/b@v1", n: 1, when: "${flag}"}', ["warning " + MISSING]),
     ],
 )
-def test_a_model_behind_a_list_or_flag_that_is_not_known_is_told_when_planning(tmp_path: Path, node_: str, wrong: list[str]) -> None:
-    """Wherever a node that waits names it, and with the command that fetches it; one that may prove unneeded is a warning, unless no plugin brings it."""
+def test_a_model_behind_a_list_or_flag_that_is_not_known_is_told_when_planning(
+    tmp_path: Path, node_: str, wrong: list[str]
+) -> None:
+    """Wherever a node that waits names it, and with the command that fetches it; one that may prove
+    unneeded is a warning, unless no plugin brings it.
+    """
     (tmp_path / "inner.yaml").write_text(INNER)
-    (tmp_path / "outer.yaml").write_text('imagen_flow: 1\ninputs: {n: {type: int}}\nnodes: {o: {type: ./inner.yaml, n: "${n}"}}\noutputs: {o: "${o}"}\n')
+    (tmp_path / "outer.yaml").write_text(
+        'imagen_flow: 1\ninputs: {n: {type: int}}\nnodes: {o: {type: ./inner.yaml, n: "${n}"}}\noutputs: {o: "${o}"}\n'
+    )
     known = registry(*NODES, several)
     text = 'inputs: {which: "hf:a/b@v1"}\nnodes:\n  size: {type: t.number, value: 2}\n  list: {type: t.count, to: "${size}"}\n  flag: {type: t.even, value: "${size}"}\n'
-    graph = resolve(spec.parse(f'imagen_flow: 1\n{text}  n: {node_}\noutputs: {{o: "${{n}}"}}\n', name="g.yaml", path=tmp_path / "g.yaml"), known, read=lambda path, name: spec.read(path, name=name))
+    graph = resolve(
+        spec.parse(
+            f'imagen_flow: 1\n{text}  n: {node_}\noutputs: {{o: "${{n}}"}}\n',
+            name="g.yaml",
+            path=tmp_path / "g.yaml",
+        ),
+        known,
+        read=lambda path, name: spec.read(path, name=name),
+    )
     plan = make_plan(graph, device="cpu")
-    assert [("warning " if p.severity == "warning" else "") + p.message for p in plan.problems if p.code != "unused-input"] == wrong
-    assert all("imagen-flow models pull hf:a/b@v1" in p.fix for p in plan.problems if p.code == "unresolved-model")
+    assert [
+        ("warning " if p.severity == "warning" else "") + p.message
+        for p in plan.problems
+        if p.code != "unused-input"
+    ] == wrong
+    assert all(
+        "imagen-flow models pull hf:a/b@v1" in p.fix
+        for p in plan.problems
+        if p.code == "unresolved-model"
+    )
     assert [step.status for step in plan.steps if step.name == "n"] == ["waits"]
 
 
@@ -318,11 +432,14 @@ def test_a_model_that_is_missing_after_all_is_named_when_its_step_fails() -> Non
     """The failure says which model it is and how to get it."""
     known = registry(*NODES, several)
     text = 'nodes:\n  size: {type: t.number, value: 2}\n  flag: {type: t.even, value: "${size}"}\n  n: {type: t.several, model: "hf:a/b@v1", when: "${flag}"}\noutputs: {o: "${n}"}\n'
-    (failed,) = [event for event in execute(plan_of(text, known=known)) if isinstance(event, StepFailed)]
+    (failed,) = [
+        event for event in execute(plan_of(text, known=known)) if isinstance(event, StepFailed)
+    ]
     assert failed.message == f"{MISSING}; run `imagen-flow models pull hf:a/b@v1`"
 
 
-# -- what is known and what waits ----------------------------------------------------------------------------------------------------
+# -- what is known and what waits
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_walks_as_far_as_values_are_known(store: Store) -> None:
@@ -344,7 +461,10 @@ def test_a_plan_walks_as_far_as_values_are_known(store: Store) -> None:
     ]
     carry_out(plan_of(text, store=store))
     assert fates(plan_of(text, store=store)) == ["a cached", "b cached", "c cached", "d cached"]
-    assert fates(plan_of(text, {"start": 2}, store=store))[:2] == ["a runs: 'value' changed", "b waits: unless a comes out the same"]
+    assert fates(plan_of(text, {"start": 2}, store=store))[:2] == [
+        "a runs: 'value' changed",
+        "b waits: unless a comes out the same",
+    ]
 
 
 def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> None:
@@ -376,20 +496,38 @@ def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> No
     assert why(known=before, text=text.replace("n: 1", "n: 2")) == "x runs: 'n' changed"
     other = registry()
     other._versions["pillow"] = "11.0"
-    assert why(known=other, text='{nodes: {x: {type: t.number, value: 1}}, outputs: {x: "${x}"}}') == "x runs: its type was t.library, 'value' changed"
-    assert why(known=before, text='{nodes: {x: {type: t.library, cache: false}}, outputs: {x: "${x}"}}') == "x runs: it says cache: false"
-    assert why(known=before, text='{nodes: {y: {type: t.library, n: 7}}, outputs: {y: "${y}"}}') == "y runs: it has not run before"
+    assert (
+        why(known=other, text='{nodes: {x: {type: t.number, value: 1}}, outputs: {x: "${x}"}}')
+        == "x runs: its type was t.library, 'value' changed"
+    )
+    assert (
+        why(
+            known=before, text='{nodes: {x: {type: t.library, cache: false}}, outputs: {x: "${x}"}}'
+        )
+        == "x runs: it says cache: false"
+    )
+    assert (
+        why(known=before, text='{nodes: {y: {type: t.library, n: 7}}, outputs: {y: "${y}"}}')
+        == "y runs: it has not run before"
+    )
 
 
 def test_a_list_that_is_not_known_leaves_a_question(store: Store) -> None:
     """The plan has at least so many steps."""
     text = '{nodes: {c: {type: t.count, to: 2}, n: {type: t.number, each: {value: "${c}"}}, t: {type: t.total, values: "${n}"}}, outputs: {t: "${t}"}}'
     plan = plan_of(text, store=store)
-    assert fates(plan) == ["c runs: it has not run before", "n[?] waits: after c", "t waits: unless n comes out the same"]
+    assert fates(plan) == [
+        "c runs: it has not run before",
+        "n[?] waits: after c",
+        "t waits: unless n comes out the same",
+    ]
     assert plan.at_least
     carry_out(plan)
     plan = plan_of(text, store=store)
-    assert (fates(plan), plan.at_least) == (["c cached", "n[0] cached", "n[1] cached", "t cached"], False)
+    assert (fates(plan), plan.at_least) == (
+        ["c cached", "n[0] cached", "n[1] cached", "t cached"],
+        False,
+    )
 
 
 def test_a_condition_that_is_known_decides_in_the_plan(store: Store) -> None:
@@ -402,7 +540,11 @@ def test_a_condition_that_is_known_decides_in_the_plan(store: Store) -> None:
           y: {type: t.add, a: "${x}"}
         outputs: {y: "${y}"}
         """
-    assert fates(plan_of(text, store=store)) == ["dear idle: nothing that runs needs it", "x absent: its 'when' is false", "y absent: its 'a' is absent"]
+    assert fates(plan_of(text, store=store)) == [
+        "dear idle: nothing that runs needs it",
+        "x absent: its 'when' is false",
+        "y absent: its 'a' is absent",
+    ]
     assert fates(plan_of(text, {"on": True}, store=store)) == [
         "dear runs: it has not run before",
         "x waits: unless dear comes out the same",
@@ -412,13 +554,17 @@ def test_a_condition_that_is_known_decides_in_the_plan(store: Store) -> None:
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_flag_that_the_store_has_lost_is_made_again(store: Store, stubborn: bool) -> None:
-    """The step that gives it runs, also where the store cannot be rid of its record, and the plan is made in the end."""
+    """The step that gives it runs, also where the store cannot be rid of its record, and the plan
+    is made in the end.
+    """
     text = '{nodes: {f: {type: t.even, value: 2}, x: {type: t.number, when: "${f}"}}, outputs: {x: "${x}"}}'
     carry_out(plan_of(text, store=store))
     store.flush()
     with contextlib.closing(sqlite3.connect(store.folder / "index.sqlite")) as index:
         if stubborn:
-            index.execute("CREATE TRIGGER stubborn BEFORE DELETE ON step BEGIN SELECT RAISE(IGNORE); END")
+            index.execute(
+                "CREATE TRIGGER stubborn BEFORE DELETE ON step BEGIN SELECT RAISE(IGNORE); END"
+            )
         index.execute("DELETE FROM value WHERE kind='bool'")
         index.commit()
     plan = plan_of(text, store=store)
@@ -450,33 +596,65 @@ def test_planning_imports_no_torch_and_keeps_nothing(tmp_path: Path) -> None:
             kept = store.info()["steps"], store.info()["values"]
         print(plan.counts, kept, sorted({{"torch", "diffusers", "transformers"}} & set(sys.modules)))
         """
-    said = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    ).stdout
     assert said == "{'runs': 1} (0, 0) []\n"
 
 
 def test_a_plan_is_plain_data_too(store: Store) -> None:
     """For --json and for whoever draws it."""
-    plan = plan_of('{inputs: {n: 4}, nodes: {x: {type: t.number, value: "${n}"}}, outputs: {x: "${x}"}}', store=store)
+    plan = plan_of(
+        '{inputs: {n: 4}, nodes: {x: {type: t.number, value: "${n}"}}, outputs: {x: "${x}"}}',
+        store=store,
+    )
     data = plan.to_json()
-    assert data["steps"] == [{"node": "x", "item": "", "type": "t.number", "status": "runs", "reason": "it has not run before", "key": plan.steps[0].key}]
-    assert (data["graph"], data["device"], data["inputs"], data["at_least"], data["problems"]) == ("graph.yaml", "cpu", {"n": 4}, False, [])
+    assert data["steps"] == [
+        {
+            "node": "x",
+            "item": "",
+            "type": "t.number",
+            "status": "runs",
+            "reason": "it has not run before",
+            "key": plan.steps[0].key,
+        }
+    ]
+    assert (data["graph"], data["device"], data["inputs"], data["at_least"], data["problems"]) == (
+        "graph.yaml",
+        "cpu",
+        {"n": 4},
+        False,
+        [],
+    )
 
 
-# -- inputs --------------------------------------------------------------------------------------------------------------------------
+# -- inputs
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_all_problems_of_values_are_said_at_once() -> None:
     """Missing, unknown and unfit ones."""
     with pytest.raises(GraphError) as refused:
-        plan_of("""
+        plan_of(
+            """
             inputs: {a: {type: int, help: how many}, b: {type: text, choices: [calm, loud], default: calm}, c: 1.5}
             nodes: {x: {type: t.any, value: ["${a}", "${b}", "${c}"]}}
             outputs: {x: "${x}"}
-            """, {"b": "lowd", "c": "x", "d": 1})  # fmt: skip
+            """,
+            {"b": "lowd", "c": "x", "d": 1},
+        )
     assert [(p.code, p.message, p.fix) for p in refused.value.problems] == [
         ("unknown-input", "the graph has no input 'd'", "its inputs are: a, b, c"),
-        ("missing-input", "input 'a' (int) is given nothing", "pass --set a=…, or give it a default"),
-        ("bad-input", "input 'b' takes one of 'calm', 'loud', not the text 'lowd'", "did you mean 'loud'?"),
+        (
+            "missing-input",
+            "input 'a' (int) is given nothing",
+            "pass --set a=…, or give it a default",
+        ),
+        (
+            "bad-input",
+            "input 'b' takes one of 'calm', 'loud', not the text 'lowd'",
+            "did you mean 'loud'?",
+        ),
         ("bad-input", "input 'c' takes a number, not the text 'x'", ""),
     ]
 
@@ -485,7 +663,8 @@ def test_all_files_that_are_missing_are_said_at_once(tmp_path: Path) -> None:
     """With the nearest name; a file named by a home that does not exist is one of them."""
     (tmp_path / "picture.txt").write_text("x")
     with pytest.raises(GraphError) as refused:
-        plan_of("""
+        plan_of(
+            """
             nodes:
               a: {type: t.read, file: pictrue.txt}
               b: {type: t.read, file: ~nobody-here/x.txt}
@@ -493,7 +672,9 @@ def test_all_files_that_are_missing_are_said_at_once(tmp_path: Path) -> None:
               d: {type: t.names, folder: picture.txt}
               e: {type: t.read, each: {file: [picture.txt, gone.txt]}}
             outputs: {a: "${a}", b: "${b}", c: "${c}", d: "${d}", e: "${e}"}
-            """, path=tmp_path / "g.yaml")  # fmt: skip
+            """,
+            path=tmp_path / "g.yaml",
+        )
     assert [(p.mark.line if p.mark else 0, p.code, p.message) for p in refused.value.problems] == [
         (4, "missing-file", "there is no file 'pictrue.txt'"),
         (5, "missing-file", "there is no file '~nobody-here/x.txt'"),
@@ -503,8 +684,13 @@ def test_all_files_that_are_missing_are_said_at_once(tmp_path: Path) -> None:
     ]
     assert refused.value.problems[0].fix == "did you mean 'picture.txt'?"
     with pytest.raises(GraphError) as refused:
-        plan_of(f'{{nodes: {{a: {{type: t.read, file: {"a" * 300}}}}}, outputs: {{a: "${{a}}"}}}}', path=tmp_path / "g.yaml")
-    assert [(p.message, p.why) for p in refused.value.problems] == [(f"the file '{'a' * 300}' cannot be read", "file name too long")]
+        plan_of(
+            f'{{nodes: {{a: {{type: t.read, file: {"a" * 300}}}}}, outputs: {{a: "${{a}}"}}}}',
+            path=tmp_path / "g.yaml",
+        )
+    assert [(p.message, p.why) for p in refused.value.problems] == [
+        (f"the file '{'a' * 300}' cannot be read", "file name too long")
+    ]
 
 
 def test_lists_of_unequal_length_that_are_written_out_refuse_the_plan() -> None:
@@ -530,19 +716,48 @@ def test_a_random_seed_is_drawn_once_and_told() -> None:
         ("m: ./w.safetensors", 'x: {type: t.model, model: "${m}"}', {"m": "./w.safetensors"}, "."),
         ("m: [./w.safetensors]", 'x: {type: t.models, models: "${m}"}', {}, "graphs"),
         ("m: ./w.safetensors", 'x: {type: t.models, models: ["${m}"]}', {}, "graphs"),
-        ("m: ./w.safetensors", 'x: {type: t.models, models: ["${m}"]}', {"m": "./w.safetensors"}, "."),
+        (
+            "m: ./w.safetensors",
+            'x: {type: t.models, models: ["${m}"]}',
+            {"m": "./w.safetensors"},
+            ".",
+        ),
         ("m: [./w.safetensors]", 'x: {type: t.model, each: {model: "${m}"}}', {}, "graphs"),
-        ("m: [./w.safetensors]", 'x: {type: t.model, each: {model: "${m}"}}', {"m": ["./w.safetensors"]}, "."),
-        ("m: ./w.safetensors", 'x: {type: t.model, each: {model: ["${m}"]}}', {"m": "./w.safetensors"}, "."),
+        (
+            "m: [./w.safetensors]",
+            'x: {type: t.model, each: {model: "${m}"}}',
+            {"m": ["./w.safetensors"]},
+            ".",
+        ),
+        (
+            "m: ./w.safetensors",
+            'x: {type: t.model, each: {model: ["${m}"]}}',
+            {"m": "./w.safetensors"},
+            ".",
+        ),
         ("m: ./w.safetensors", 'x: {type: in/inner.yaml, m: "${m}"}', {}, "graphs"),
-        ("m: ./w.safetensors", 'x: {type: in/inner.yaml, m: "${m}"}', {"m": "./w.safetensors"}, "."),
+        (
+            "m: ./w.safetensors",
+            'x: {type: in/inner.yaml, m: "${m}"}',
+            {"m": "./w.safetensors"},
+            ".",
+        ),
         ("n: 1", "x: {type: in/inner.yaml, m: ./w.safetensors}", {}, "graphs"),
         ("n: 1", "x: {type: in/inner.yaml}", {}, "graphs/in"),
         ("n: 1", "x: {type: in/inner.yaml, each: {m: [./w.safetensors]}}", {}, "graphs"),
     ],
 )
-def test_a_model_named_by_an_input_is_where_its_writer_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str, nodes: str, given: dict[str, Any], home: str) -> None:
-    """A relative path in a default or a literal starts from the graph's file in which it is written, one that is given from the working directory."""
+def test_a_model_named_by_an_input_is_where_its_writer_means(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: str,
+    nodes: str,
+    given: dict[str, Any],
+    home: str,
+) -> None:
+    """A relative path in a default or a literal starts from the graph's file in which it is
+    written, one that is given from the working directory.
+    """
 
     @node("t.models", version=1)
     def models_(models: List[Model[Loader]]) -> str:  # type: ignore[valid-type]
@@ -552,18 +767,27 @@ def test_a_model_named_by_an_input_is_where_its_writer_means(tmp_path: Path, mon
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     inner = tmp_path / "graphs" / "in" / "inner.yaml"
-    inner.write_text('{imagen_flow: 1, inputs: {m: ./w.safetensors}, nodes: {y: {type: t.model, model: "${m}"}}, outputs: {y: "${y}"}}')
+    inner.write_text(
+        '{imagen_flow: 1, inputs: {m: ./w.safetensors}, nodes: {y: {type: t.model, model: "${m}"}}, outputs: {y: "${y}"}}'
+    )
     nodes = nodes.replace("in/inner.yaml", "./in/inner.yaml")
     at = (tmp_path / ("work" if home == "." else home)) / "w.safetensors"
     save_file({"w": np.zeros(1, "float32")}, at)
-    plan = plan_of(f'{{inputs: {{{inputs}}}, nodes: {{{nodes}}}, outputs: {{x: "${{x}}"}}}}', given, path=tmp_path / "graphs" / "g.yaml", known=registry(model, models_))
+    plan = plan_of(
+        f'{{inputs: {{{inputs}}}, nodes: {{{nodes}}}, outputs: {{x: "${{x}}"}}}}',
+        given,
+        path=tmp_path / "graphs" / "g.yaml",
+        known=registry(model, models_),
+    )
     assert [m["fault"] for m in plan.models] == [None]
     assert {step.status for step in plan.steps} == {"runs"}
 
 
 def test_a_model_that_is_not_here_is_a_problem_of_the_plan() -> None:
     """The plan shows it; the run refuses."""
-    plan = plan_of('{nodes: {x: {type: t.model, model: "hf:nobody/nothing@main"}, y: {type: t.number}}, outputs: {x: "${x}", y: "${y}"}}')
+    plan = plan_of(
+        '{nodes: {x: {type: t.model, model: "hf:nobody/nothing@main"}, y: {type: t.number}}, outputs: {x: "${x}", y: "${y}"}}'
+    )
     assert [f.partition(":")[0] for f in fates(plan)] == ["x unresolved", "y runs"]
     assert [p.code for p in plan.problems] == ["unresolved-model"]
     with pytest.raises(GraphError):
@@ -575,13 +799,17 @@ def test_a_device_that_is_not_here_is_a_problem() -> None:
     with pytest.raises(GraphError, match="bad-setting"):
         plan_of('{nodes: {y: {type: t.torch}}, outputs: {y: "${y}"}}', device="cuda:7")
     with pytest.raises(GraphError, match="bad-setting"):
-        plan_of('{nodes: {n: {type: t.number}, y: {type: t.torch, n: "${n}", device: "cuda:7"}}, outputs: {y: "${y}"}}')
+        plan_of(
+            '{nodes: {n: {type: t.number}, y: {type: t.torch, n: "${n}", device: "cuda:7"}}, outputs: {y: "${y}"}}'
+        )
 
 
 def test_lists_nested_too_deep_are_a_problem() -> None:
     """Not a traceback."""
     with pytest.raises(GraphError, match="lists nest deeper than 32"):
-        plan_of(f'{{nodes: {{x: {{type: t.any, value: {"[" * 40}1{"]" * 40}}}}}, outputs: {{x: "${{x}}"}}}}')
+        plan_of(
+            f'{{nodes: {{x: {{type: t.any, value: {"[" * 40}1{"]" * 40}}}}}, outputs: {{x: "${{x}}"}}}}'
+        )
 
 
 @pytest.mark.parametrize(
@@ -632,7 +860,9 @@ def test_text_is_read_by_the_inputs_type(spelling: str, text: str, value: Any) -
 
 
 def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -> None:
-    """Its function sees the models that it and the nodes before it name; what it refuses is a problem of the plan, said once, and the step does not run."""
+    """Its function sees the models that it and the nodes before it name; what it refuses is a
+    problem of the plan, said once, and the step does not run.
+    """
     from imagen_flow import ModelError
     from imagen_flow._types.node import Fed
 
@@ -660,7 +890,11 @@ def test_a_node_type_foresees_models_that_do_not_work_together(tmp_path: Path) -
 
     def problems(model: str) -> list[str]:
         text = f'imagen_flow: 1\nnodes:\n  m: {{type: toy.make, model: ./a.safetensors}}\n  r: {{type: toy.read, model: {model}, text: "${{m}}"}}\noutputs:\n  o: "${{r}}"\n'
-        plan = make_plan(resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), registry=registry, device="cpu")
+        plan = make_plan(
+            resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry),
+            registry=registry,
+            device="cpu",
+        )
         return [problem.message for problem in plan.problems]
 
     assert problems("./a.safetensors") == []

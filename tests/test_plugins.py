@@ -1,4 +1,6 @@
-"""Plugins are found by entry points, imported when one of their names is asked for, and reported when they are broken."""
+"""Plugins are found by entry points, imported when one of their names is asked for, and reported
+when they are broken.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ def imagen_flow_nodes():
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Callable[[], list[Any]]]]:
-    """Write modules as if they were installed; give what lists their entry points. Modules are forgotten afterwards."""
+def installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Callable[[], list[Any]]]]:
+    """Write modules as if they were installed; give what lists their entry points. Modules are
+    forgotten afterwards.
+    """
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
@@ -56,12 +62,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 def entry(module: str, *, name: str = "", dist: str = "", version: str = "1") -> Any:
     """An entry point as `importlib.metadata` gives it."""
-    return SimpleNamespace(name=name or module, value=module, dist=SimpleNamespace(name=dist or f"{module}-dist", version=version))
+    return SimpleNamespace(
+        name=name or module,
+        value=module,
+        dist=SimpleNamespace(name=dist or f"{module}-dist", version=version),
+    )
 
 
 def test_installed_plugins_are_found(installed: Any) -> None:
     """They are called by distribution and entry point, and offer what their hook returns."""
-    registry = discover(entry_points=installed(pa=GOOD.format(name="pa"), pb=GOOD.format(name="pb")))
+    registry = discover(
+        entry_points=installed(pa=GOOD.format(name="pa"), pb=GOOD.format(name="pb"))
+    )
     assert list(registry.plugins) == ["pa-dist:pa", "pb-dist:pb"]
     assert (registry.names(), registry.faults) == (["pa.one", "pb.one"], [])
     found = registry.find("pa.one")
@@ -73,18 +85,41 @@ def test_installed_plugins_are_found(installed: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("import gone_for_good", "cannot be imported: ModuleNotFoundError: No module named 'gone_for_good'"),
+        (
+            "import gone_for_good",
+            "cannot be imported: ModuleNotFoundError: No module named 'gone_for_good'",
+        ),
         ("def f(:", "cannot be imported: SyntaxError: invalid syntax (px.py, line 1)"),
         ("import sys; sys.exit(3)", "cannot be imported: it called exit(3)"),
-        ("x = 1", "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl"),
-        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodse(): return []", "implements no such hook: unknown hook 'imagen_flow_nodse' in plugin <module 'px'"),
-        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(extra): return []", "is not written as a plugin: Plugin 'px-dist:px' for hook 'imagen_flow_nodes'"),
-        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return [len]", "its hook imagen_flow_nodes failed: TypeError: <built-in function len> is not decorated with @node"),
-        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): raise SystemExit(1)", "its hook imagen_flow_nodes failed: SystemExit: 1"),
-        ("from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return None", "its hook imagen_flow_nodes failed: TypeError: 'NoneType' object is not iterable"),
+        (
+            "x = 1",
+            "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl",
+        ),
+        (
+            "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodse(): return []",
+            "implements no such hook: unknown hook 'imagen_flow_nodse' in plugin <module 'px'",
+        ),
+        (
+            "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(extra): return []",
+            "is not written as a plugin: Plugin 'px-dist:px' for hook 'imagen_flow_nodes'",
+        ),
+        (
+            "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return [len]",
+            "its hook imagen_flow_nodes failed: TypeError: <built-in function len> is not decorated with @node",
+        ),
+        (
+            "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): raise SystemExit(1)",
+            "its hook imagen_flow_nodes failed: SystemExit: 1",
+        ),
+        (
+            "from imagen_flow import hookimpl\n@hookimpl\ndef imagen_flow_nodes(): return None",
+            "its hook imagen_flow_nodes failed: TypeError: 'NoneType' object is not iterable",
+        ),
     ],
 )
-def test_a_broken_plugin_is_reported_and_the_rest_still_load(installed: Any, text: str, fault: str) -> None:
+def test_a_broken_plugin_is_reported_and_the_rest_still_load(
+    installed: Any, text: str, fault: str
+) -> None:
     """What is wrong is said by plugin; nothing of it is offered."""
     registry = discover(entry_points=installed(px=text, pgood=GOOD.format(name="pgood")))
     assert registry.plugins["px-dist:px"].fault.startswith(fault)
@@ -97,17 +132,29 @@ def test_one_module_named_by_two_entry_points_is_reported(installed: Any) -> Non
     installed(pm=GOOD.format(name="pm"))
     registry = discover(entry_points=lambda: [entry("pm", name="a"), entry("pm", name="b")])
     assert registry.find("pm.one") is not None
-    assert registry.plugins["pm-dist:b"].fault == "is the module pm, which another plugin is already"
+    assert (
+        registry.plugins["pm-dist:b"].fault == "is the module pm, which another plugin is already"
+    )
 
 
 def test_two_distributions_may_use_one_name_for_their_entry_points(installed: Any) -> None:
     """Neither hides the other."""
     installed(pc=GOOD.format(name="pc"), pd=GOOD.format(name="pd"))
-    registry = discover(entry_points=lambda: [entry("pc", name="same", dist="c"), entry("pd", name="same", dist="d")])
-    assert (list(registry.plugins), registry.names()) == (["c:same", "d:same"], ["pc.one", "pd.one"])
+    registry = discover(
+        entry_points=lambda: [
+            entry("pc", name="same", dist="c"),
+            entry("pd", name="same", dist="d"),
+        ]
+    )
+    assert (list(registry.plugins), registry.names()) == (
+        ["c:same", "d:same"],
+        ["pc.one", "pd.one"],
+    )
 
 
-def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(installed: Any, tmp_path: Path) -> None:
+def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(
+    installed: Any, tmp_path: Path
+) -> None:
     """Neither is taken, whichever was imported first, also when the memo tells of them."""
     entries = installed(pe=GOOD.format(name="x"), pf=GOOD.format(name="x"))
     for memo in (None, tmp_path / "memo.json", tmp_path / "memo.json"):
@@ -115,7 +162,10 @@ def test_a_node_type_that_two_plugins_offer_is_an_error_that_names_both(installe
         registry.load_all()
         with pytest.raises(GraphError) as refused:
             registry.find("x.one")
-        assert str(refused.value) == "error[unknown-node-type]: two plugins offer 'x.one': pe-dist:pe and pf-dist:pf\n  = fix: uninstall one of them, or rename its node type"
+        assert (
+            str(refused.value)
+            == "error[unknown-node-type]: two plugins offer 'x.one': pe-dist:pe and pf-dist:pf\n  = fix: uninstall one of them, or rename its node type"
+        )
         assert len(registry.faults) == 1
         assert "offers 'x.one', which p" in registry.faults[0]
 
@@ -152,12 +202,26 @@ def test_a_plugin_that_breaks_still_tells_what_it_offered(installed: Any, tmp_pa
         assert "gone_for_good" in offered.fault
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"pj-dist:pj": 5}', '{"pj-dist:pj": {"stamp": "x"}}', '{"pj-dist:pj": {"stamp": 1, "nodes": 2, "models": 3, "codecs": 4}}'])
-def test_a_damaged_memo_costs_time_and_nothing_else(installed: Any, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"pj-dist:pj": 5}',
+        '{"pj-dist:pj": {"stamp": "x"}}',
+        '{"pj-dist:pj": {"stamp": 1, "nodes": 2, "models": 3, "codecs": 4}}',
+    ],
+)
+def test_a_damaged_memo_costs_time_and_nothing_else(
+    installed: Any, tmp_path: Path, text: str
+) -> None:
     """It is written anew."""
     memo = tmp_path / "memo.json"
     memo.write_text(text)
-    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), memo=memo).names() == ["pj.one"]
+    assert discover(entry_points=installed(pj=GOOD.format(name="pj")), memo=memo).names() == [
+        "pj.one"
+    ]
     assert json.loads(memo.read_text())["pj-dist:pj"]["nodes"] == ["pj.one"]
 
 
@@ -174,7 +238,8 @@ def test_a_function_can_be_added_directly() -> None:
     assert (found.plugin, len(found.source_digest), registry.names()) == ("local", 40, ["here.one"])
 
 
-# -- local files ---------------------------------------------------------------------------------------------------------------------
+# -- local files
+# ---------------------------------------------------------------------------------------------------------------------
 
 LOCAL = """
 import {helper}
@@ -200,7 +265,9 @@ def value(registry: Registry) -> int:
 
 
 def test_a_local_file_needs_no_hook(installed: Any, tmp_path: Path) -> None:
-    """What is decorated in it is what it offers; looked at again it has the same digest, under another path too."""
+    """What is decorated in it is what it offers; looked at again it has the same digest, under
+    another path too.
+    """
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "nodes.py").write_text(LOCAL.format(helper="helper_a"))
@@ -208,14 +275,23 @@ def test_a_local_file_needs_no_hook(installed: Any, tmp_path: Path) -> None:
     first = discover([folder / "nodes.py"], entry_points=list)
     assert (first.names(), value(first)) == (["my.one"], 1)
     assert digest(discover([folder / "nodes.py"], entry_points=list)) == digest(first)
-    assert len(discover([folder / "nodes.py", folder / ".." / "mine" / "nodes.py"], entry_points=list).plugins) == 1
+    assert (
+        len(
+            discover(
+                [folder / "nodes.py", folder / ".." / "mine" / "nodes.py"], entry_points=list
+            ).plugins
+        )
+        == 1
+    )
     shutil.move(folder, tmp_path / "moved")
     (tmp_path / "moved/nodes.py").rename(tmp_path / "moved/renamed.py")
     assert digest(discover([tmp_path / "moved/renamed.py"], entry_points=list)) == digest(first)
 
 
 def test_a_helper_module_counts_as_source(installed: Any, tmp_path: Path) -> None:
-    """Its edit changes the digest and takes effect, in the same process too; so do those of what it imports, and of packages."""
+    """Its edit changes the digest and takes effect, in the same process too; so do those of what it
+    imports, and of packages.
+    """
     (tmp_path / "nodes.py").write_text(LOCAL.format(helper="helper_b"))
     (tmp_path / "helper_b.py").write_text("from deep_b.inner import VALUE")
     (tmp_path / "deep_b").mkdir()
@@ -237,7 +313,9 @@ def test_a_helper_module_counts_as_source(installed: Any, tmp_path: Path) -> Non
 
 def test_a_helper_that_is_imported_late_counts_too(installed: Any, tmp_path: Path) -> None:
     """An import inside a function is read off the text; it is not imported before it is needed."""
-    (tmp_path / "nodes.py").write_text("from imagen_flow import node\n\n@node('my.one', version=1)\ndef one() -> int:\n    import helper_c\n    return helper_c.VALUE\n")
+    (tmp_path / "nodes.py").write_text(
+        "from imagen_flow import node\n\n@node('my.one', version=1)\ndef one() -> int:\n    import helper_c\n    return helper_c.VALUE\n"
+    )
     (tmp_path / "helper_c.py").write_text("VALUE = 4")
     first = discover([tmp_path / "nodes.py"], entry_points=list)
     assert "helper_c" not in sys.modules
@@ -248,11 +326,17 @@ def test_a_helper_that_is_imported_late_counts_too(installed: Any, tmp_path: Pat
     assert digest(first) != digest(second)
 
 
-def test_a_save_within_the_same_second_is_seen(installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code of the same size, saved in the second in which the code before was compiled, is what runs: in the plugin, its helper, and within a helper that is a package."""
+def test_a_save_within_the_same_second_is_seen(
+    installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code of the same size, saved in the second in which the code before was compiled, is what
+    runs: in the plugin, its helper, and within a helper that is a package.
+    """
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "nodes.py"
-    path.write_text("from imagen_flow import node\nimport lone, pack.deep\n@node('toy.n', version=1)\ndef n() -> list[int]:\n    return [1, lone.N, pack.deep.N]\n")
+    path.write_text(
+        "from imagen_flow import node\nimport lone, pack.deep\n@node('toy.n', version=1)\ndef n() -> list[int]:\n    return [1, lone.N, pack.deep.N]\n"
+    )
     (tmp_path / "pack").mkdir()
     files = [path, tmp_path / "lone.py", tmp_path / "pack/__init__.py", tmp_path / "pack/deep.py"]
     for file in files[1:]:
@@ -273,10 +357,14 @@ def test_a_save_within_the_same_second_is_seen(installed: Any, tmp_path: Path, m
 
 
 def test_helpers_of_one_name_do_not_mix(installed: Any, tmp_path: Path) -> None:
-    """Each plugin gets its own; together in one registry they are refused, since a process holds one module of a name."""
+    """Each plugin gets its own; together in one registry they are refused, since a process holds
+    one module of a name.
+    """
     for name, number in (("left", 1), ("right", 2)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "nodes.py").write_text(LOCAL.format(helper="helper_d").replace("my.one", "my.one" if number == 1 else "my.two"))
+        (tmp_path / name / "nodes.py").write_text(
+            LOCAL.format(helper="helper_d").replace("my.one", "my.one" if number == 1 else "my.two")
+        )
         (tmp_path / name / "helper_d.py").write_text(f"VALUE = {number}")
     assert value(discover([tmp_path / "left/nodes.py"], entry_points=list)) == 1
     right = discover([tmp_path / "right/nodes.py"], entry_points=list).find("my.two")
@@ -290,7 +378,9 @@ def test_helpers_of_one_name_do_not_mix(installed: Any, tmp_path: Path) -> None:
 
 def test_a_file_beside_a_plugin_does_not_hide_a_library(installed: Any, tmp_path: Path) -> None:
     """What is installed wins, and is no part of the plugin's source."""
-    (tmp_path / "nodes.py").write_text(LOCAL.format(helper="numpy").replace("numpy.VALUE", "len(numpy.__name__)"))
+    (tmp_path / "nodes.py").write_text(
+        LOCAL.format(helper="numpy").replace("numpy.VALUE", "len(numpy.__name__)")
+    )
     first = discover([tmp_path / "nodes.py"], entry_points=list)
     (tmp_path / "numpy.py").write_text("raise RuntimeError")
     (tmp_path / "imagen_flow").mkdir()
@@ -318,20 +408,28 @@ def second() -> int:
         ("x = 1", "has no function decorated with @node"),
         ("import sys\nsys.exit()", "cannot be imported: it called exit(None)"),
         ("def f(:", "cannot be imported: SyntaxError"),
-        (GOOD.format(name="pgood"), "offers 'pgood.one', which pgood-dist:pgood offers too; rename one of them"),
+        (
+            GOOD.format(name="pgood"),
+            "offers 'pgood.one', which pgood-dist:pgood offers too; rename one of them",
+        ),
         (TWICE, "offers 'my.one' twice, by first and second; rename one of them"),
     ],
 )
-def test_a_local_file_that_cannot_be_used_is_reported(installed: Any, tmp_path: Path, text: str | None, fault: str) -> None:
+def test_a_local_file_that_cannot_be_used_is_reported(
+    installed: Any, tmp_path: Path, text: str | None, fault: str
+) -> None:
     """The rest is there."""
     if text is not None:
         (tmp_path / "nodes.py").write_text(text)
-    registry = discover([tmp_path / "nodes.py"], entry_points=installed(pgood=GOOD.format(name="pgood")))
+    registry = discover(
+        [tmp_path / "nodes.py"], entry_points=installed(pgood=GOOD.format(name="pgood"))
+    )
     assert registry.plugins[str(tmp_path / "nodes.py")].fault.startswith(fault)
     assert "pgood.one" in registry.names()
 
 
-# -- what counts as source -----------------------------------------------------------------------------------------------------------
+# -- what counts as source
+# -----------------------------------------------------------------------------------------------------------
 
 HEAD = "from imagen_flow import node\n"
 
@@ -340,34 +438,98 @@ HEAD = "from imagen_flow import node\n"
     ("text", "changed", "more"),
     [
         ("from loose import inner\n{one}    return inner.VALUE", "loose/inner.py", ()),
-        ("import loose.deep.inner\n{one}    return loose.deep.inner.VALUE", "loose/deep/inner.py", ()),
-        ("{one}    from loose.deep import inner\n    return inner.VALUE", "loose/deep/inner.py", ()),
-        ("from pack.mod import VALUE\n{one}    return VALUE", "pack/sub/inner.py", (("pack/__init__.py", ""), ("pack/mod.py", "from .sub.inner import VALUE"))),
+        (
+            "import loose.deep.inner\n{one}    return loose.deep.inner.VALUE",
+            "loose/deep/inner.py",
+            (),
+        ),
+        (
+            "{one}    from loose.deep import inner\n    return inner.VALUE",
+            "loose/deep/inner.py",
+            (),
+        ),
+        (
+            "from pack.mod import VALUE\n{one}    return VALUE",
+            "pack/sub/inner.py",
+            (("pack/__init__.py", ""), ("pack/mod.py", "from .sub.inner import VALUE")),
+        ),
         ("import importlib\n{one}    return importlib.import_module('late').VALUE", "late.py", ()),
-        ("import importlib\n{one}    return importlib.import_module('la' + 'te').VALUE", "late.py", ()),
+        (
+            "import importlib\n{one}    return importlib.import_module('la' + 'te').VALUE",
+            "late.py",
+            (),
+        ),
         ("{one}    return __import__('late').VALUE", "late.py", ()),
-        ("import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'lib'))\n{one}    import shelf\n    return shelf.VALUE", "lib/shelf.py", ()),
-        ("import os, runpy\n{one}    return runpy.run_path(os.path.join(os.path.dirname(__file__), 'script.py'))['VALUE']", "script.py", ()),
-        ("from importlib.resources import files\n{one}    return int(files('table').joinpath('n.txt').read_text()[8:])", "table/n.txt", ()),
-        ("from importlib.resources import files\n{one}    return int(files('pack').joinpath('v1.5/n.txt').read_text()[8:])", "pack/v1.5/n.txt", (("pack/__init__.py", ""),)),
-        ("import pkgutil\n{one}    return int(pkgutil.get_data(__name__, 'n.txt')[8:])", "n.txt", ()),
-        ("from pathlib import Path\n{one}    return int(Path(__file__).with_name('n.txt').read_text()[8:])", "n.txt", ()),
-        ("from pathlib import Path\n{one}    return int((Path(__file__).parent / 'rows' / 'n.txt').read_text()[8:])", "rows/n.txt", ()),
-        ("from pack.mod import VALUE\n{one}    return VALUE", "pack/n.txt", (("pack/__init__.py", ""), ("pack/mod.py", "import importlib.resources as r\nVALUE = int(r.files(__package__).joinpath('n.txt').read_text()[8:])"))),
+        (
+            "import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'lib'))\n{one}    import shelf\n    return shelf.VALUE",
+            "lib/shelf.py",
+            (),
+        ),
+        (
+            "import os, runpy\n{one}    return runpy.run_path(os.path.join(os.path.dirname(__file__), 'script.py'))['VALUE']",
+            "script.py",
+            (),
+        ),
+        (
+            "from importlib.resources import files\n{one}    return int(files('table').joinpath('n.txt').read_text()[8:])",
+            "table/n.txt",
+            (),
+        ),
+        (
+            "from importlib.resources import files\n{one}    return int(files('pack').joinpath('v1.5/n.txt').read_text()[8:])",
+            "pack/v1.5/n.txt",
+            (("pack/__init__.py", ""),),
+        ),
+        (
+            "import pkgutil\n{one}    return int(pkgutil.get_data(__name__, 'n.txt')[8:])",
+            "n.txt",
+            (),
+        ),
+        (
+            "from pathlib import Path\n{one}    return int(Path(__file__).with_name('n.txt').read_text()[8:])",
+            "n.txt",
+            (),
+        ),
+        (
+            "from pathlib import Path\n{one}    return int((Path(__file__).parent / 'rows' / 'n.txt').read_text()[8:])",
+            "rows/n.txt",
+            (),
+        ),
+        (
+            "from pack.mod import VALUE\n{one}    return VALUE",
+            "pack/n.txt",
+            (
+                ("pack/__init__.py", ""),
+                (
+                    "pack/mod.py",
+                    "import importlib.resources as r\nVALUE = int(r.files(__package__).joinpath('n.txt').read_text()[8:])",
+                ),
+            ),
+        ),
     ],
 )
-def test_all_that_a_local_plugin_imports_or_reads_from_its_folder_counts(installed: Any, tmp_path: Path, text: str, changed: str, more: tuple[tuple[str, str], ...]) -> None:
-    """Modules with and without packages, by whatever way they are imported, and data: a change takes effect, and makes another digest; a copy elsewhere has the same."""
+def test_all_that_a_local_plugin_imports_or_reads_from_its_folder_counts(
+    installed: Any, tmp_path: Path, text: str, changed: str, more: tuple[tuple[str, str], ...]
+) -> None:
+    """Modules with and without packages, by whatever way they are imported, and data: a change
+    takes effect, and makes another digest; a copy elsewhere has the same.
+    """
     names = re.findall(r"loose|pack|late|table|shelf|lib|inner", text + changed)
     unique = tagged("test", text.encode())[:6]  # a process holds one module of a name
 
     def own(words: str) -> str:
         for name in sorted(set(names)):
             words = re.sub(rf"\b{name}\b(?!\.txt)", f"{name}_{unique}", words)
-        return words.replace("importlib_" + unique, "importlib").replace("'la' + 'te'", f"'la' + 'te_{unique}'")
+        return words.replace("importlib_" + unique, "importlib").replace(
+            "'la' + 'te'", f"'la' + 'te_{unique}'"
+        )
 
     for folder in ("a", "b"):
-        for name, content in (("nodes.py", HEAD + text.format(one='@node("my.one", version=1)\ndef one() -> int:\n')), *more, (changed, "VALUE = 1")):
+        for name, content in (
+            ("nodes.py", HEAD + text.format(one='@node("my.one", version=1)\ndef one() -> int:\n')),
+            *more,
+            (changed, "VALUE = 1"),
+        ):
             place = tmp_path / folder / own(name)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(own(content))
@@ -383,10 +545,20 @@ def test_all_that_a_local_plugin_imports_or_reads_from_its_folder_counts(install
     assert digest(discover([tmp_path / "b/nodes.py"], entry_points=list)) == digest(first)
 
 
-def test_what_a_plugin_imports_from_a_folder_that_it_adds_to_the_path_counts(installed: Any, tmp_path: Path) -> None:
+def test_what_a_plugin_imports_from_a_folder_that_it_adds_to_the_path_counts(
+    installed: Any, tmp_path: Path
+) -> None:
     """Though it lies outside the plugin's own folder; what else lies there does not."""
-    head = "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'shared'))\n" + HEAD
-    for name, text in (("mine/nodes.py", head + LOCAL.format(helper="outer_one")), ("shared/outer_one.py", "from outer_two import VALUE"), ("shared/outer_two.py", "VALUE = 1"), ("shared/other.py", "")):
+    head = (
+        "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'shared'))\n"
+        + HEAD
+    )
+    for name, text in (
+        ("mine/nodes.py", head + LOCAL.format(helper="outer_one")),
+        ("shared/outer_one.py", "from outer_two import VALUE"),
+        ("shared/outer_two.py", "VALUE = 1"),
+        ("shared/other.py", ""),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     first = discover([tmp_path / "mine/nodes.py"], entry_points=list)
@@ -401,20 +573,35 @@ def test_what_a_plugin_imports_from_a_folder_that_it_adds_to_the_path_counts(ins
 
 def test_large_data_of_a_plugin_is_digested_once(installed: Any, tmp_path: Path) -> None:
     """Weights beside a plugin are read when they have changed, and not at every start."""
-    (tmp_path / "nodes.py").write_text("import pathlib\nWEIGHTS = pathlib.Path(__file__).with_name('w.bin')\n" + HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    return 1\n')
+    (tmp_path / "nodes.py").write_text(
+        "import pathlib\nWEIGHTS = pathlib.Path(__file__).with_name('w.bin')\n"
+        + HEAD
+        + '@node("my.one", version=1)\ndef one() -> int:\n    return 1\n'
+    )
     place = tmp_path / "w.bin"
     digests = []
     for byte in (b"1", b"2", b"2"):
         place.write_bytes(byte * 2_000_000)
         os.utime(place, (1_700_000_000, 1_700_000_000))
-        digests.append(digest(discover([tmp_path / "nodes.py"], entry_points=list, memo=tmp_path / "cache/memo.json")))
+        digests.append(
+            digest(
+                discover(
+                    [tmp_path / "nodes.py"], entry_points=list, memo=tmp_path / "cache/memo.json"
+                )
+            )
+        )
     assert digests[0] != digests[1] == digests[2]
     assert (tmp_path / "cache/files.sqlite").exists()
 
 
 def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
-    """A compiled module goes before source of its name, counts by its bytes, and is loaded as it was digested."""
-    (tmp_path / "nodes.py").write_text(HEAD + '@node("my.one", version=1)\ndef one() -> int:\n    import _speedups\n    return len(_speedups._escape_inner("<"))\n')
+    """A compiled module goes before source of its name, counts by its bytes, and is loaded as it
+    was digested.
+    """
+    (tmp_path / "nodes.py").write_text(
+        HEAD
+        + '@node("my.one", version=1)\ndef one() -> int:\n    import _speedups\n    return len(_speedups._escape_inner("<"))\n'
+    )
     (tmp_path / "_speedups.py").write_text("raise RuntimeError")
     first = digest(discover([tmp_path / "nodes.py"], entry_points=list))
     place = tmp_path / f"_speedups{EXTENSION_SUFFIXES[0]}"
@@ -425,7 +612,10 @@ def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
     place.write_bytes(content + b"0")
     with pytest.raises(ImportError, match="has changed since"):
         value(found)
-    assert digest(discover([tmp_path / "nodes.py"], entry_points=list)) not in (first, digest(found))
+    assert digest(discover([tmp_path / "nodes.py"], entry_points=list)) not in (
+        first,
+        digest(found),
+    )
     place.write_bytes(content)
     assert value(discover([tmp_path / "nodes.py"], entry_points=list)) == len("&lt;")
 
@@ -445,24 +635,46 @@ def test_a_compiled_helper_counts(installed: Any, tmp_path: Path) -> None:
         ("extended", "extension/more.py"),
     ],
 )
-def test_all_of_an_installed_plugin_counts(installed: Any, tmp_path: Path, target: str, changed: str) -> None:
-    """Its package with data and compiled modules, wherever in it the entry point leads; of a package without __init__.py what lies beside; what it imports of its distribution; what it adds to its path."""
+def test_all_of_an_installed_plugin_counts(
+    installed: Any, tmp_path: Path, target: str, changed: str
+) -> None:
+    """Its package with data and compiled modules, wherever in it the entry point leads; of a
+    package without __init__.py what lies beside; what it imports of its distribution; what it adds
+    to its path.
+    """
     site = tmp_path / "site"
     good = GOOD.format(name="inst")
     files = {
-        "whole/__init__.py": good, "whole/helper.py": "", "whole/data/table.json": "{}", "whole/sub/deep.py": good, "whole/fast.so": "elf",
-        "space/nodes.py": "from . import helper\n" + good, "space/helper.py": "", "space/regular/__init__.py": "", "space/regular/nodes.py": "from space import beside\n" + good, "space/beside.py": "",
+        "whole/__init__.py": good,
+        "whole/helper.py": "",
+        "whole/data/table.json": "{}",
+        "whole/sub/deep.py": good,
+        "whole/fast.so": "elf",
+        "space/nodes.py": "from . import helper\n" + good,
+        "space/helper.py": "",
+        "space/regular/__init__.py": "",
+        "space/regular/nodes.py": "from space import beside\n" + good,
+        "space/beside.py": "",
         "space/regular/table.txt": "",
-        "single.py": "import single_helper\n" + good, "single_helper.py": "",
-        "extended/__init__.py": "import os\n__path__.append(os.path.join(os.path.dirname(__file__), '../extension'))\n" + good, "extension/more.py": "",
-        "unrelated.py": "", "whole/__pycache__/x.pyc": "", "whole/.hidden": "",
-    }  # fmt: skip
+        "single.py": "import single_helper\n" + good,
+        "single_helper.py": "",
+        "extended/__init__.py": "import os\n__path__.append(os.path.join(os.path.dirname(__file__), '../extension'))\n"
+        + good,
+        "extension/more.py": "",
+        "unrelated.py": "",
+        "whole/__pycache__/x.pyc": "",
+        "whole/.hidden": "",
+    }
     for name, text in files.items():
         (site / name).parent.mkdir(parents=True, exist_ok=True)
         (site / name).write_text(text)
 
     def source() -> str:
-        for name in [n for n in sys.modules if n.partition(".")[0] in ("whole", "space", "single", "single_helper", "extended")]:
+        for name in [
+            n
+            for n in sys.modules
+            if n.partition(".")[0] in ("whole", "space", "single", "single_helper", "extended")
+        ]:
             del sys.modules[name]
         importlib.invalidate_caches()
         registry = discover(entry_points=lambda: [entry(target, name="it", dist="it")])
@@ -478,13 +690,16 @@ def test_all_of_an_installed_plugin_counts(installed: Any, tmp_path: Path, targe
     assert source() != first
 
 
-def test_models_that_come_with_a_plugin_are_no_part_of_its_source(installed: Any, tmp_path: Path) -> None:
+def test_models_that_come_with_a_plugin_are_no_part_of_its_source(
+    installed: Any, tmp_path: Path
+) -> None:
     """They have keys of their own."""
     place = tmp_path / "site/brings/weights"
     place.mkdir(parents=True)
     (place / "w.safetensors").write_text("1")
     (place.parent / "__init__.py").write_text(
-        GOOD.format(name="brings") + "\n@hookimpl\ndef imagen_flow_models():\n    import pathlib\n    return {'brings/it': pathlib.Path(__file__).parent / 'weights'}\n"
+        GOOD.format(name="brings")
+        + "\n@hookimpl\ndef imagen_flow_models():\n    import pathlib\n    return {'brings/it': pathlib.Path(__file__).parent / 'weights'}\n"
     )
     digests = []
     for text in ("1", "2"):
@@ -496,7 +711,9 @@ def test_models_that_come_with_a_plugin_are_no_part_of_its_source(installed: Any
     assert digests[0] == digests[1]
 
 
-def test_what_a_package_without_init_offers_is_looked_at_again(installed: Any, tmp_path: Path) -> None:
+def test_what_a_package_without_init_offers_is_looked_at_again(
+    installed: Any, tmp_path: Path
+) -> None:
     """The memo of what plugins offer sees changes in it."""
     place = tmp_path / "site/roomy/nodes.py"
     place.parent.mkdir(parents=True)
@@ -505,7 +722,9 @@ def test_what_a_package_without_init_offers_is_looked_at_again(installed: Any, t
         place.write_text(GOOD.format(name=name))
         os.utime(place, (len(name) + ord(name[0]), 10**9 + ord(name[0])))
         sys.modules.pop("roomy.nodes", None)
-        assert discover(entry_points=lambda: [entry("roomy.nodes")], memo=memo).names() == [f"{name}.one"]
+        assert discover(entry_points=lambda: [entry("roomy.nodes")], memo=memo).names() == [
+            f"{name}.one"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -519,13 +738,19 @@ def test_what_a_package_without_init_offers_is_looked_at_again(installed: Any, t
         ("some_extra", ["other"], True, ""),
     ],
 )
-def test_a_library_that_no_distribution_is_is_told(library: str, requires: list[str] | None, unknown: bool, fix: str) -> None:
-    """A node may use a library that its plugin asks for as an extra; any other that is not installed is a mistake, since its version would say nothing in keys."""
+def test_a_library_that_no_distribution_is_is_told(
+    library: str, requires: list[str] | None, unknown: bool, fix: str
+) -> None:
+    """A node may use a library that its plugin asks for as an extra; any other that is not
+    installed is a mistake, since its version would say nothing in keys.
+    """
 
     @node("here.uses", version=1, uses=(library,))
     def uses(n: int) -> int: ...
 
-    registry = Registry({"p": Plugin("p", "1", "p", distribution=SimpleNamespace(requires=requires))})
+    registry = Registry(
+        {"p": Plugin("p", "1", "p", distribution=SimpleNamespace(requires=requires))}
+    )
     registry.add(uses, plugin="p")
     found = registry.find("here.uses")
     assert found is not None

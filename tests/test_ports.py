@@ -11,7 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagen_flow import Audio, Bool, Device, File, Folder, Image, Json, List, Mask, Model, Number, Range, Scratch, Seed, Tensor, Text, Value
+from imagen_flow import (
+    Audio,
+    Bool,
+    Device,
+    File,
+    Folder,
+    Image,
+    Json,
+    List,
+    Mask,
+    Model,
+    Number,
+    Range,
+    Scratch,
+    Seed,
+    Tensor,
+    Text,
+    Value,
+)
 from imagen_flow._types.ports import BadValue, Injected, PortType, fits, parse_type, read_annotation
 
 
@@ -35,7 +53,9 @@ def read(annotation: Any) -> PortType:
     return found
 
 
-INT, FLOAT, TEXT, BOOL, NUMBER, JSON, ANY = (PortType(k) for k in ("int", "float", "text", "bool", "number", "json", "any"))
+INT, FLOAT, TEXT, BOOL, NUMBER, JSON, ANY = (
+    PortType(k) for k in ("int", "float", "text", "bool", "number", "json", "any")
+)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +104,18 @@ INT, FLOAT, TEXT, BOOL, NUMBER, JSON, ANY = (PortType(k) for k in ("int", "float
     ],
 )
 def test_an_annotation_is_a_port_type(annotation: Any, spelt: str) -> None:
-    """Types of imagen_flow, plain Python, literals, enums, optionals, unions, lists and a plugin's own classes are port types."""
+    """Types of imagen_flow, plain Python, literals, enums, optionals, unions, lists and a plugin's
+    own classes are port types.
+    """
     assert str(read(annotation)) == spelt
 
 
 def test_some_parameters_are_no_ports() -> None:
     """Scratch and Device are filled in by the run."""
-    assert (read_annotation(Scratch), read_annotation(Device)) == (Injected("scratch"), Injected("device"))
+    assert (read_annotation(Scratch), read_annotation(Device)) == (
+        Injected("scratch"),
+        Injected("device"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +220,11 @@ def test_values_are_checked_strictly(type_: PortType, value: Any, taken: Any) ->
         (read(Annotated[int, Range(1, 16384)]), 0, "takes a whole number from 1 to 16384, not 0"),
         (read(Literal["a", "b"]), "c", "takes one of 'a', 'b', not the text 'c'"),
         (read(List[int]), 3, "takes a list of int, not 3"),
-        (read(int | bool), "x" * 99, f"takes a whole number or true or false, not the text '{'x' * 57}…'"),
+        (
+            read(int | bool),
+            "x" * 99,
+            f"takes a whole number or true or false, not the text '{'x' * 57}…'",
+        ),
         (read(Image), {}, "takes the output of a node that gives image, not a mapping"),
         (FLOAT, 10**400, "takes a number, not a very large whole number"),
     ],
@@ -208,7 +237,9 @@ def test_a_refusal_speaks_of_the_graph_file(type_: PortType, value: Any, words: 
 
 
 def test_a_node_is_handed_members_of_its_enum() -> None:
-    """What crosses edges is the plain value, so that it has a digest; the function gets the member, in lists and unions too."""
+    """What crosses edges is the plain value, so that it has a digest; the function gets the member,
+    in lists and unions too.
+    """
     assert read(Colour).hand("red") is Colour.RED
     assert read(Colour | None).hand(None) is None
     assert read(List[Colour]).hand(["red", "blue"]) == [Colour.RED, Colour.BLUE]
@@ -226,7 +257,17 @@ def test_json_is_handed_over_as_a_copy() -> None:
         assert value == {"a": [1, {"b": 2}]}
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), lambda e: st.lists(e) | st.dictionaries(st.text(), e), max_leaves=8))
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda e: st.lists(e) | st.dictionaries(st.text(), e),
+        max_leaves=8,
+    )
+)
 def test_what_is_taken_is_taken_again(value: Any) -> None:
     """Checking is idempotent: what a port gave out, it takes in unchanged."""
     for type_ in (INT, FLOAT, NUMBER, BOOL, TEXT, JSON, read(List[float]), read(int | str | None)):
@@ -278,13 +319,24 @@ def test_what_is_taken_is_taken_again(value: Any) -> None:
     ],
 )
 def test_edges_join_types_that_fit(source: PortType, target: PortType, fit: bool) -> None:
-    """A whole number fits a number and not the other way; ranges, choices and values of any kind are checked when they flow."""
+    """A whole number fits a number and not the other way; ranges, choices and values of any kind
+    are checked when they flow.
+    """
     assert fits(source, target) is fit
 
 
 @pytest.mark.parametrize(
     ("spelling", "spelt"),
-    [("int", "int"), (" seed ", "seed"), ("list[file]", "list[file]"), ("list[seed]", "list[seed]"), ("image", None), ("list[list[int]]", None), ("list[]", None), ("Int", None)],
+    [
+        ("int", "int"),
+        (" seed ", "seed"),
+        ("list[file]", "list[file]"),
+        ("list[seed]", "list[seed]"),
+        ("image", None),
+        ("list[list[int]]", None),
+        ("list[]", None),
+        ("Int", None),
+    ],
 )
 def test_types_of_inputs_are_spelt(spelling: str, spelt: str | None) -> None:
     """Seven words, and lists of them."""

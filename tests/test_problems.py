@@ -1,4 +1,6 @@
-"""The gallery: every problem code has a broken graph in tests/problems/ and, beside it, the exact words that the graph earns."""
+"""The gallery: every problem code has a broken graph in tests/problems/ and, beside it, the exact
+words that the graph earns.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from imagen_flow.errors import CODES
 GALLERY = Path(__file__).parent / "problems"
 PAGES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".yaml", ".json"))
 
-#: Codes whose file cannot lie in a repository as text, or is no graph; `test_spec.py` and `test_config.py` make the file and compare the whole problem.
+# : Codes whose file cannot lie in a repository as text, or is no graph; `test_spec.py` and
+# `test_config.py` make the file and compare the whole problem.
 MADE = {"not-utf8", "unreadable", "too-large", "untrusted-plugin", "untrusted-setting"}
 
 
@@ -48,7 +51,12 @@ def grid(images: List[Image]) -> Image: ...
 @node("image.blend", version=1)
 def blend(a: Image, b: Image, *, amount: float = 0.5) -> Image: ...
 @node("image.resize", version=1)
-def resize(image: Image, *, width: Annotated[int, Range(1, 16384)], resample: Literal["lanczos", "nearest"] = "lanczos") -> Image: ...
+def resize(
+    image: Image,
+    *,
+    width: Annotated[int, Range(1, 16384)],
+    resample: Literal["lanczos", "nearest"] = "lanczos",
+) -> Image: ...
 @node("image.tint", version=1, uses=("pilow",))
 def tint(image: Image) -> Image: ...
 @node("text.join", version=1)
@@ -63,18 +71,34 @@ def listed(items: List[Value]) -> List[Value]: ...
 
 def registry() -> Registry:
     """Node types for the gallery: small ones, so that its pages do not change when a plugin grows."""
-    made = Registry({"somebody:broken": Plugin("somebody:broken", "1", "", node_names=("broken.node",), fault="cannot be imported: ImportError: no module named 'gone'")})
+    made = Registry(
+        {
+            "somebody:broken": Plugin(
+                "somebody:broken",
+                "1",
+                "",
+                node_names=("broken.node",),
+                fault="cannot be imported: ImportError: no module named 'gone'",
+            )
+        }
+    )
     for function in (solid, load, size, tint, shades, grid, blend, resize, join, name, add, listed):
         made.add(function)
     return made
 
 
 def problems_of(path: Path) -> tuple[Problem, ...]:
-    """Read, resolve and plan a graph as a user does, calling it by its base name. ``# --set name=value`` in its first lines gives it values."""
+    """Read, resolve and plan a graph as a user does, calling it by its base name. ``# --set
+    name=value`` in its first lines gives it values.
+    """
     read = spec.read(Path(path.name))
     try:
         graph = resolve(read, registry())
-        given = dict(line.removeprefix("# --set ").split("=") for line in read.source.text.splitlines() if line.startswith("# --set "))
+        given = dict(
+            line.removeprefix("# --set ").split("=")
+            for line in read.source.text.splitlines()
+            if line.startswith("# --set ")
+        )
         return make_plan(graph, texts=given).problems
     except GraphError as wrong:
         return wrong.problems
@@ -90,7 +114,10 @@ def in_the_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_a_broken_graph_earns_exactly_the_words_beside_it(path: Path) -> None:
     """What is printed for a broken graph is the text beside it, to the letter."""
-    assert path.with_suffix(".txt").read_text(encoding="utf-8") == "\n\n".join(map(str, problems_of(path))) + "\n"
+    assert (
+        path.with_suffix(".txt").read_text(encoding="utf-8")
+        == "\n\n".join(map(str, problems_of(path))) + "\n"
+    )
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
@@ -110,15 +137,25 @@ def test_every_problem_that_the_code_makes_has_a_listed_code() -> None:
     """No part of the core makes a problem of a code that is not listed."""
     core = Path(spec.__file__).parent.parent
     readers = [*(core / "_text").glob("*.py"), *(core / "_graph").glob("*.py")]
-    made = {code for path in core.rglob("*.py") for code in re.findall(r'\bProblem\(\s*"([^"]+)"', path.read_text("utf-8"))}
-    made |= {code for path in readers for code in re.findall(r'\.(?:say|refuse)\(\s*"([^"]+)"', path.read_text("utf-8"))}
+    made = {
+        code
+        for path in core.rglob("*.py")
+        for code in re.findall(r'\bProblem\(\s*"([^"]+)"', path.read_text("utf-8"))
+    }
+    made |= {
+        code
+        for path in readers
+        for code in re.findall(r'\.(?:say|refuse)\(\s*"([^"]+)"', path.read_text("utf-8"))
+    }
     assert made >= {"missing-file", "duplicate-key", "list-into-single"}
     assert made - CODES.keys() == set()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_problems_speak_in_one_voice(path: Path) -> None:
-    """A problem's words have a code that is listed, no capital at the start, no full stop, and a mark; problems are in file order."""
+    """A problem's words have a code that is listed, no capital at the start, no full stop, and a
+    mark; problems are in file order.
+    """
     problems = problems_of(path)
     for problem in problems:
         assert problem.code in CODES

@@ -26,7 +26,9 @@ from imagen_flow.errors import ProvenanceError
 @node("toy.paint", version=3, uses=("numpy",))
 def paint(*, seed: Seed, name: Text = "plain", size: Annotated[int, Range(1, 64)] = 4) -> Image:
     """Paint noise."""
-    return Image(np.random.default_rng([seed, len(name)]).integers(0, 255, (size, size, 3), dtype="uint8"))
+    return Image(
+        np.random.default_rng([seed, len(name)]).integers(0, 255, (size, size, 3), dtype="uint8")
+    )
 
 
 @node("toy.read", version=1)
@@ -99,14 +101,21 @@ def said(tmp_path: Path, name: str) -> Provenance:
     return read(tmp_path / "out" / name)[0]
 
 
-# -- what a run says -----------------------------------------------------------------------------------------------------------------
+# -- what a run says
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) -> None:
-    """Every file of the graph as written and as resolved, the inputs, seeds and files by digest, and the keys of the steps that made this picture."""
+    """Every file of the graph as written and as resolved, the inputs, seeds and files by digest,
+    and the keys of the steps that made this picture.
+    """
     found = said(tmp_path, "main/lone.png")
     assert found.graph is not None and found.resolved is not None
-    assert found.graph.model_dump() == {"name": "main", "file": "main.yaml", "files": {"main.yaml": MAIN, "parts/inner.yaml": INNER}}
+    assert found.graph.model_dump() == {
+        "name": "main",
+        "file": "main.yaml",
+        "files": {"main.yaml": MAIN, "parts/inner.yaml": INNER},
+    }
     assert sorted(found.resolved) == ["main.yaml", "parts/inner.yaml"]
     assert found.resolved["main.yaml"]["nodes"]["lone"] == {
         "type": "toy.paint",
@@ -114,44 +123,84 @@ def test_a_picture_carries_its_graph_inputs_and_steps(tmp_path: Path, ran: Run) 
         "ports": {"seed": {"input": "seed"}, "name": {"value": "x"}},
         "defaults": {"size": 4},
     }
-    words = {"kind": "file", "digest": digest_bytes(b"one two"), "name": "words.txt", "size": 7, "files": {}}
-    more = {"kind": "file", "digest": digest_bytes(b"three"), "name": "more.txt", "size": 5, "files": {}}
+    words = {
+        "kind": "file",
+        "digest": digest_bytes(b"one two"),
+        "name": "words.txt",
+        "size": 7,
+        "files": {},
+    }
+    more = {
+        "kind": "file",
+        "digest": digest_bytes(b"three"),
+        "name": "more.txt",
+        "size": 5,
+        "files": {},
+    }
     assert found.inputs["seed"].value == 5
     assert [f.model_dump() for f in found.inputs["words"].files or ()] == [words]
     assert (found.files, found.seeds) == ({}, {"seed": 5})
-    assert {k: f.model_dump() for k, f in said(tmp_path, "main/0.png").files.items()} == {"more.txt": more}
+    assert {k: f.model_dump() for k, f in said(tmp_path, "main/0.png").files.items()} == {
+        "more.txt": more
+    }
     step = next(s for s in ran.plan.steps if s.name == "lone")
-    assert [(s.node, s.key, s.outputs) for s in found.steps] == [("lone", step.key, {"value": found.output.digest})]
-    assert (found.made_with[0].type, found.made_with[0].version, found.made_with[0].uses) == ("toy.paint", 3, {"numpy": np.__version__})
+    assert [(s.node, s.key, s.outputs) for s in found.steps] == [
+        ("lone", step.key, {"value": found.output.digest})
+    ]
+    assert (found.made_with[0].type, found.made_with[0].version, found.made_with[0].uses) == (
+        "toy.paint",
+        3,
+        {"numpy": np.__version__},
+    )
     assert [p.name for p in found.plugins] == ["local"]
 
 
 def test_an_element_of_a_list_tells_only_of_what_made_it(tmp_path: Path, ran: Run) -> None:
-    """Of an `each` the document has the steps of this element, in the order in which they can run, and the seed that an included graph drew."""
+    """Of an `each` the document has the steps of this element, in the order in which they can run,
+    and the seed that an included graph drew.
+    """
     found = said(tmp_path, "main/1.png")
     assert found.output.index == 1
     assert [s.node + s.item for s in found.steps] == ["text", "more", "names", "each[1]/painted"]
-    assert {s.outputs["value"] for s in found.steps[:2]} <= {digest_value("one two"), digest_value("three")}
+    assert {s.outputs["value"] for s in found.steps[:2]} <= {
+        digest_value("one two"),
+        digest_value("three"),
+    }
     assert found.seeds.keys() == {"seed", "parts/inner.yaml#seed"}
 
 
-def test_provenance_holds_nothing_about_the_machine(tmp_path: Path, ran: Run, own_home: Path) -> None:
-    """No absolute path, no time, no environment is in it, though files were given by their full paths."""
+def test_provenance_holds_nothing_about_the_machine(
+    tmp_path: Path, ran: Run, own_home: Path
+) -> None:
+    """No absolute path, no time, no environment is in it, though files were given by their full
+    paths.
+    """
     label = read_label(tmp_path / "out/main/1.png")
     assert label is not None
     assert str(tmp_path) not in label.text
     assert str(own_home) not in label.text
-    assert "_s\"" not in label.text and "time" not in label.text
+    assert '_s"' not in label.text and "time" not in label.text
 
 
 def test_the_level_is_the_outputs_own(tmp_path: Path, ran: Run) -> None:
     """`keys` tells of steps by digest alone, in a sidecar for a JPEG; `none` leaves nothing."""
     found = said(tmp_path, "short.jpg")
-    assert (found.provenance, found.graph, found.inputs, found.resolved, found.files) == ("keys", None, {}, None, {})
+    assert (found.provenance, found.graph, found.inputs, found.resolved, found.files) == (
+        "keys",
+        None,
+        {},
+        None,
+        {},
+    )
     assert [s.node for s in found.steps] == ["lone"]
     assert "x" not in {value for step in found.steps for value in step.inputs.values()}
     assert b"imagen_flow" not in (tmp_path / "out/bare.png").read_bytes()
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["bare.png", "main", "short.jpg", f"short.jpg{SIDECAR}"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "bare.png",
+        "main",
+        "short.jpg",
+        f"short.jpg{SIDECAR}",
+    ]
 
 
 def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Run) -> None:
@@ -165,13 +214,21 @@ def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Run) -> None
 
 def test_text_that_is_no_unicode_can_be_written(tmp_path: Path, registry: Registry) -> None:
     """Half of a pair of surrogates in an input, which UTF-8 cannot hold, is told as JSON's escape."""
-    graph = resolve(spec.parse('imagen_flow: 1\ninputs: {name: x}\nnodes: {a: {type: toy.paint, seed: 1, name: "${name}"}}\noutputs: {o: {from: "${a}", path: o.png}}', name="g.yaml"), registry)
+    graph = resolve(
+        spec.parse(
+            'imagen_flow: 1\ninputs: {name: x}\nnodes: {a: {type: toy.paint, seed: 1, name: "${name}"}}\noutputs: {o: {from: "${a}", path: o.png}}',
+            name="g.yaml",
+        ),
+        registry,
+    )
     plan = make_plan(graph, {"name": "a\ud800b"}, registry=registry)
     assert list(execute(plan, out=tmp_path / "out"))[-1].status == "done"  # type: ignore[union-attr]
     assert said(tmp_path, "o.png").inputs["name"].value == "a\ud800b"
 
 
-def test_the_documents_of_a_long_chain_need_no_deep_stack(tmp_path: Path, registry: Registry) -> None:
+def test_the_documents_of_a_long_chain_need_no_deep_stack(
+    tmp_path: Path, registry: Registry
+) -> None:
     """Twelve hundred steps behind one another are told of without recursion."""
 
     @node("toy.more", version=1)
@@ -180,14 +237,27 @@ def test_the_documents_of_a_long_chain_need_no_deep_stack(tmp_path: Path, regist
         return number + 1
 
     registry.add(more)
-    nodes = {"n0": {"type": "toy.more", "number": 0}, **{f"n{i}": {"type": "toy.more", "number": f"${{n{i - 1}}}"} for i in range(1, 1200)}}
-    graph = resolve(spec.parse_mapping({"imagen_flow": 1, "nodes": nodes, "outputs": {"o": {"from": "${n1199}", "path": "o.json"}}}), registry)
+    nodes = {
+        "n0": {"type": "toy.more", "number": 0},
+        **{f"n{i}": {"type": "toy.more", "number": f"${{n{i - 1}}}"} for i in range(1, 1200)},
+    }
+    graph = resolve(
+        spec.parse_mapping(
+            {
+                "imagen_flow": 1,
+                "nodes": nodes,
+                "outputs": {"o": {"from": "${n1199}", "path": "o.json"}},
+            }
+        ),
+        registry,
+    )
     plan = make_plan(graph, registry=registry)
     assert list(execute(plan, out=tmp_path / "out"))[-1].status == "done"  # type: ignore[union-attr]
     assert [s.node for s in said(tmp_path, "o.json").steps] == [f"n{i}" for i in range(1200)]
 
 
-# -- reading what nobody vouches for -------------------------------------------------------------------------------------------------
+# -- reading what nobody vouches for
+# -------------------------------------------------------------------------------------------------
 
 
 DIGEST = "ab" * 20
@@ -197,7 +267,16 @@ LEAST: dict[str, Any] = {
     "provenance": "keys",
     "output": {"name": "o", "kind": "image", "digest": DIGEST},
     "settings": {"device": "cpu", "dtype": "float32"},
-    "steps": [{"node": "n", "item": "", "key": "k", "made_with": 0, "inputs": {}, "outputs": {"value": DIGEST}}],
+    "steps": [
+        {
+            "node": "n",
+            "item": "",
+            "key": "k",
+            "made_with": 0,
+            "inputs": {},
+            "outputs": {"value": DIGEST},
+        }
+    ],
     "made_with": [{"type": "toy.paint", "version": 1, "source": "s", "uses": {}}],
     "models": [],
     "plugins": [],
@@ -227,7 +306,10 @@ def test_the_least_document_is_read() -> None:
         ('{"imagen_flow": true}', "not of imagen_flow"),
         (changed(imagen_flow=2), "newer imagen_flow"),
         (changed(steps=None), "damaged or forged\n  = why: steps"),
-        (changed(output={"name": "o", "kind": "image", "digest": "../../etc/passwd"}), "output.digest"),
+        (
+            changed(output={"name": "o", "kind": "image", "digest": "../../etc/passwd"}),
+            "output.digest",
+        ),
         (changed(steps=[{**LEAST["steps"][0], "made_with": 1}]), "names a part that is not there"),
         (changed(steps=[{**LEAST["steps"][0], "made_with": -1}]), "greater than or equal"),
         (changed(steps=[{**LEAST["steps"][0], "conditions": 1}]), "names a part that is not there"),
@@ -245,23 +327,38 @@ def test_a_forged_document_is_refused_in_words(text: str, words: str) -> None:
 
 
 @settings(max_examples=40)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*LEAST, "graph", "inputs"]), inner, max_size=4)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*LEAST, "graph", "inputs"]), inner, max_size=4)
+        ),
+    )
+)
 def test_no_json_makes_the_reader_fail_otherwise(noise: Any) -> None:
     """Any JSON gives a document or a ProvenanceError."""
-    for text in (json.dumps(noise), json.dumps({**LEAST, **(noise if isinstance(noise, dict) else {"steps": noise})})):
+    for text in (
+        json.dumps(noise),
+        json.dumps({**LEAST, **(noise if isinstance(noise, dict) else {"steps": noise})}),
+    ):
         try:
             parse(text)
         except ProvenanceError:
             pass
 
 
-# -- labels --------------------------------------------------------------------------------------------------------------------------
+# -- labels
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_without_provenance_says_what_was_looked_for(tmp_path: Path) -> None:
     """A picture that another program saved carries none, and the error says so."""
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
-    with pytest.raises(ProvenanceError, match=r"a.jpg carries no provenance of imagen_flow\n  = why: .*a.jpg.provenance.json"):
+    with pytest.raises(
+        ProvenanceError,
+        match=r"a.jpg carries no provenance of imagen_flow\n  = why: .*a.jpg.provenance.json",
+    ):
         read(tmp_path / "a.jpg")
     with pytest.raises(ProvenanceError, match=r"cannot be read\n  = why: no such file"):
         read(tmp_path / "none.png")

@@ -36,7 +36,11 @@ RUNS: list[str] = []
 def paint(*, seed: Seed, text: Text = "", add: int = 0) -> Image:
     """Paint noise that depends on everything it is given."""
     RUNS.append("paint")
-    return Image(np.random.default_rng([seed, add, *text.encode()]).integers(0, 255, (4, 4, 3), dtype="uint8"))
+    return Image(
+        np.random.default_rng([seed, add, *text.encode()]).integers(
+            0, 255, (4, 4, 3), dtype="uint8"
+        )
+    )
 
 
 @node("toy.read", version=1)
@@ -86,7 +90,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def make(tmp_path: Path, store: Store) -> Make:
     """Run a graph, which writes one picture; then take away everything that it was made from."""
 
-    def made(main: str, /, files: dict[str, str] | None = None, keep: bool = False, **values: Any) -> Path:
+    def made(
+        main: str, /, files: dict[str, str] | None = None, keep: bool = False, **values: Any
+    ) -> Path:
         at = tmp_path / "graphs"
         for name, text in {"main.yaml": main, **(files or {})}.items():
             (at / name).parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +136,8 @@ def again(picture: Path, out: Path | None = None, **how: Any) -> Again:
 SIMPLE = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: 3}, text: hello}\nnodes: {a: {type: toy.paint, seed: "${seed}", text: "${text}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n'
 
 
-# -- running again -------------------------------------------------------------------------------------------------------------------
+# -- running again
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> None:
@@ -156,8 +163,13 @@ def test_inputs_may_be_set(make: Make) -> None:
     """--set changes an input; what changed is the first drift that is named."""
     found = again(make(SIMPLE, seed=9), values={"text": "bye"})
     assert found.plan.inputs == {"seed": 9, "text": "bye"}
-    assert str(found.verify()) == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
-    assert again(found.replay.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
+    assert (
+        str(found.verify())
+        == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
+    )
+    assert (
+        again(found.replay.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
+    )
 
 
 def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, make: Make) -> None:
@@ -167,7 +179,10 @@ def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, mak
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
     found = replay.prepare(picture, registry=registry())
-    assert "note: its graph says 'exists: replace'; a file that no run wrote is replaced only with --replace" in found.words()
+    assert (
+        "note: its graph says 'exists: replace'; a file that no run wrote is replaced only with --replace"
+        in found.words()
+    )
     (failed,) = [e for e in execute(found.plan, out=mine.parent) if isinstance(e, OutputFailed)]
     assert "there is another file" in failed.message
     assert mine.read_bytes() == b"mine"
@@ -195,13 +210,22 @@ nodes:
 outputs: {o: {from: "${deep}", path: o.png}}
 """
     deep = 'imagen_flow: 1\nnodes: {x: {type: ../inner.yaml}}\noutputs: {o: "${x}"}\n'
-    picture = make(main.replace("inputs: {add: {type: seed, default: random}}\n", ""), files={"inner.yaml": inner, "parts/deep.yaml": deep})
+    picture = make(
+        main.replace("inputs: {add: {type: seed, default: random}}\n", ""),
+        files={"inner.yaml": inner, "parts/deep.yaml": deep},
+    )
     assert again(picture).verify().identical
 
 
 def test_an_element_of_a_list_is_compared_with_that_element(tmp_path: Path, store: Store) -> None:
     """A picture out of a list replays the list, and is compared with its own place in it."""
-    graph = resolve(spec.parse('imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1, each: {add: [1, 2, 3]}}}\noutputs: {o: {from: "${a}", path: "{index}.png"}}', name="g.yaml"), registry())
+    graph = resolve(
+        spec.parse(
+            'imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1, each: {add: [1, 2, 3]}}}\noutputs: {o: {from: "${a}", path: "{index}.png"}}',
+            name="g.yaml",
+        ),
+        registry(),
+    )
     list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
     found = again(tmp_path / "out/2.png", tmp_path / "again")
     assert found.replay.words()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
@@ -222,8 +246,15 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
     data = picture.read_bytes()
     at = data.index(b"iTXt") - 4
     size = int.from_bytes(data[at : at + 4], "big")
-    content = b"imagen_flow\0\0" + zlib.compress(data[at + 8 : at + 8 + size].partition(b"\0\0\0\0\0")[2])
-    rewritten = len(content).to_bytes(4, "big") + b"zTXt" + content + zlib.crc32(b"zTXt" + content).to_bytes(4, "big")
+    content = b"imagen_flow\0\0" + zlib.compress(
+        data[at + 8 : at + 8 + size].partition(b"\0\0\0\0\0")[2]
+    )
+    rewritten = (
+        len(content).to_bytes(4, "big")
+        + b"zTXt"
+        + content
+        + zlib.crc32(b"zTXt" + content).to_bytes(4, "big")
+    )
     picture.write_bytes(data[:at] + data[at + 12 + size : -12] + rewritten + data[-12:])
     found = again(picture, fresh=True)
     assert (found.replay.intact, str(found.verify())) == (True, "identical")
@@ -232,20 +263,38 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b'{"imagen_flow":1,"output":?', "what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it"),
+        (
+            b'{"imagen_flow":1,"output":?',
+            "what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it",
+        ),
         (b"", "words of it stand in the file, in a form that another program gave it"),
     ],
 )
-def test_provenance_in_another_form_is_not_said_to_be_absent(tmp_path: Path, make: Make, text: bytes, words: str) -> None:
-    """Text of ours that is mangled, or copied to where it is not read (Exif, XMP), is named as what it is."""
+def test_provenance_in_another_form_is_not_said_to_be_absent(
+    tmp_path: Path, make: Make, text: bytes, words: str
+) -> None:
+    """Text of ours that is mangled, or copied to where it is not read (Exif, XMP), is named as what
+    it is.
+    """
     picture = make(SIMPLE)
     document = read_label(picture)
     assert document is not None
     other = tmp_path / "other.png"
     PIL.Image.new("RGB", (2, 2)).save(other)
     data = other.read_bytes()
-    kind, content = (b"tEXt", b"imagen_flow\0" + text) if text else (b"eXIf", b"II*\0" + document.text.encode("utf-16-le"))
-    other.write_bytes(data[:33] + len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big") + data[33:])
+    kind, content = (
+        (b"tEXt", b"imagen_flow\0" + text)
+        if text
+        else (b"eXIf", b"II*\0" + document.text.encode("utf-16-le"))
+    )
+    other.write_bytes(
+        data[:33]
+        + len(content).to_bytes(4, "big")
+        + kind
+        + content
+        + zlib.crc32(kind + content).to_bytes(4, "big")
+        + data[33:]
+    )
     with pytest.raises(ProvenanceError, match=re.escape(words)):
         replay.read(other)
 
@@ -254,13 +303,21 @@ def test_a_picture_that_was_changed_says_so(make: Make) -> None:
     """Provenance of a retouched picture can be run, with a note."""
     picture = make(SIMPLE)
     picture.write_bytes(picture.read_bytes() + b"more")
-    assert "note: the file was changed after it was written; this is about what was written" in again(picture).replay.words()
+    assert (
+        "note: the file was changed after it was written; this is about what was written"
+        in again(picture).replay.words()
+    )
 
 
 def test_keys_alone_cannot_run(make: Make) -> None:
     """A picture that carries keys only says why it cannot be run again."""
-    with pytest.raises(ProvenanceError, match=r"cannot be run again\n  = why: it carries keys only"):
-        replay.prepare(make(SIMPLE.replace("path: o.png", "path: o.png, provenance: keys")), registry=registry())
+    with pytest.raises(
+        ProvenanceError, match=r"cannot be run again\n  = why: it carries keys only"
+    ):
+        replay.prepare(
+            make(SIMPLE.replace("path: o.png", "path: o.png, provenance: keys")),
+            registry=registry(),
+        )
 
 
 def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
@@ -272,7 +329,8 @@ def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
     assert found.verify().identical
 
 
-# -- files: never by the name in the picture -----------------------------------------------------------------------------------------
+# -- files: never by the name in the picture
+# -----------------------------------------------------------------------------------------
 
 
 WITH_FILES = """\
@@ -288,22 +346,38 @@ outputs: {o: {from: "${a}", path: o.png}}
 FILES = {"notes.txt": "n", "notes/b.txt": "b", "notes/c.txt": "c", "photo.txt": "p"}
 
 
-def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(make: Make, store: Store) -> None:
+def test_files_are_not_needed_while_the_store_holds_what_was_made_of_them(
+    make: Make, store: Store
+) -> None:
     """All files are gone; with the store the picture replays all the same."""
     picture = make(WITH_FILES, files=FILES, photo="photo.txt")
     found = again(picture, store=store)
-    assert (found.replay.missing, found.plan.counts, str(found.verify())) == ((), {"cached": 4}, "identical")
+    assert (found.replay.missing, found.plan.counts, str(found.verify())) == (
+        (),
+        {"cached": 4},
+        "identical",
+    )
 
 
 def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None:
-    """Without the store each file is named with the words that give it; given so, the picture comes out again."""
+    """Without the store each file is named with the words that give it; given so, the picture comes
+    out again.
+    """
     picture = make(WITH_FILES, files=FILES, photo="photo.txt", keep=True)
     found = replay.prepare(picture, registry=registry())
-    assert [(m.name, m.kind) for m in found.missing] == [("./notes", "folder"), ("./notes.txt", "file"), ("photo", "file")]
+    assert [(m.name, m.kind) for m in found.missing] == [
+        ("./notes", "folder"),
+        ("./notes.txt", "file"),
+        ("photo", "file"),
+    ]
     assert "pass --set ./notes.txt=PATH" in str(found.missing[1].problem())
     with pytest.raises(GraphError, match="the file './notes.txt' is not available"):
         found.check()
-    values = {"./notes.txt": "graphs/notes.txt", "notes": "graphs/notes", "photo": "graphs/photo.txt"}
+    values = {
+        "./notes.txt": "graphs/notes.txt",
+        "notes": "graphs/notes",
+        "photo": "graphs/photo.txt",
+    }
     whole = again(picture, tmp_path / "again", values=values, base=tmp_path)
     assert whole.verify().identical
     label = read_label(tmp_path / "again/o.png")
@@ -314,9 +388,17 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
     assert (drifts[0].ingredient, drifts[0].what) == ("file", "the file 'notes.txt'")
 
 
-def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(tmp_path: Path, make: Make, store: Store) -> None:
+def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(
+    tmp_path: Path, make: Make, store: Store
+) -> None:
     """The store gives a file's content by its digest, wherever it was called what."""
-    picture = make(SIMPLE.replace("text: hello}", "text: hello, photo: {type: file}}").replace('text: "${text}"', 'text: "${r}"').replace("nodes: {", 'nodes: {r: {type: toy.read, file: "${photo}"}, '), files={"p.txt": "deep"}, photo="p.txt")
+    picture = make(
+        SIMPLE.replace("text: hello}", "text: hello, photo: {type: file}}")
+        .replace('text: "${text}"', 'text: "${r}"')
+        .replace("nodes: {", 'nodes: {r: {type: toy.read, file: "${photo}"}, '),
+        files={"p.txt": "deep"},
+        photo="p.txt",
+    )
     label = read_label(picture)
     assert label is not None
     digest = parse(label.text).inputs["photo"].files[0].digest  # type: ignore[index]
@@ -343,7 +425,13 @@ def touched(path: Path, act: Callable[[], Any]) -> bool:
     watching = [True]
 
     def watch(event: str, given: tuple[Any, ...]) -> None:
-        if watching and event == "open" and given and isinstance(given[0], str | os.PathLike) and os.path.realpath(os.fspath(given[0])) == str(path):
+        if (
+            watching
+            and event == "open"
+            and given
+            and isinstance(given[0], str | os.PathLike)
+            and os.path.realpath(os.fspath(given[0])) == str(path)
+        ):
             seen.append(event)
 
     sys.addaudithook(watch)
@@ -356,10 +444,15 @@ def touched(path: Path, act: Callable[[], Any]) -> bool:
 
 def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -> None:
     """Before a question is asked, and before its steps are listed."""
-    again_ = "imagen_flow: 1\nnodes: {{a: {{type: ./g{}.yaml, repeat: {{times: 1, keep: {{best: s}}}}}}}}\noutputs: {{o: \"${{a.o}}\", s: \"${{a.s}}\"}}\n"
+    again_ = 'imagen_flow: 1\nnodes: {{a: {{type: ./g{}.yaml, repeat: {{times: 1, keep: {{best: s}}}}}}}}\noutputs: {{o: "${{a.o}}", s: "${{a.s}}"}}\n'
     files = {f"g{i}.yaml": again_.format(i + 1) for i in range(25)}
-    files["g25.yaml"] = 'imagen_flow: 1\ninputs: {n: 1}\nnodes: {p: {type: toy.paint, seed: 1}}\noutputs: {o: "${p}", s: "${n}"}\n'
-    picture = make('imagen_flow: 1\nnodes: {a: {type: ./g0.yaml}}\noutputs: {o: {from: "${a.o}", path: o.png}}\n', files=files)
+    files["g25.yaml"] = (
+        'imagen_flow: 1\ninputs: {n: 1}\nnodes: {p: {type: toy.paint, seed: 1}}\noutputs: {o: "${p}", s: "${n}"}\n'
+    )
+    picture = make(
+        'imagen_flow: 1\nnodes: {a: {type: ./g0.yaml}}\noutputs: {o: {from: "${a.o}", path: o.png}}\n',
+        files=files,
+    )
     assert again(picture).verify().identical
     forge(picture, "times: 1", "times: 9")
     with pytest.raises(GraphError, match="the graph comes to more than 200,000 steps") as refused:
@@ -368,11 +461,18 @@ def test_a_forged_picture_whose_graphs_multiply_is_refused_at_once(make: Make) -
 
 
 @pytest.mark.parametrize("written", ["/{}", "../../../../../../../..{}", "./photo.txt"])
-def test_a_forged_picture_opens_no_local_file(tmp_path: Path, make: Make, store: Store, written: str) -> None:
-    """A picture whose graph names a file of this machine gets it asked for and not opened, though it is there."""
+def test_a_forged_picture_opens_no_local_file(
+    tmp_path: Path, make: Make, store: Store, written: str
+) -> None:
+    """A picture whose graph names a file of this machine gets it asked for and not opened, though
+    it is there.
+    """
     secret = (tmp_path / "secret.txt").resolve()
     secret.write_text("secret")
-    picture = make('imagen_flow: 1\nnodes: {r: {type: toy.read, file: ./photo.txt}, a: {type: toy.paint, seed: 1, text: "${r}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n', files={"photo.txt": "p"})
+    picture = make(
+        'imagen_flow: 1\nnodes: {r: {type: toy.read, file: ./photo.txt}, a: {type: toy.paint, seed: 1, text: "${r}"}}\noutputs: {o: {from: "${a}", path: o.png}}\n',
+        files={"photo.txt": "p"},
+    )
     path = written.format(str(secret).lstrip("/") if written.startswith("/") else secret)
     forge(picture, "./photo.txt", path)
     found: list[Any] = []
@@ -398,7 +498,10 @@ def test_the_check_above_can_fail(tmp_path: Path) -> None:
 def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) -> None:
     """A graph that the picture does not carry is not looked for on the disk."""
     inner = 'imagen_flow: 1\nnodes: {a: {type: toy.paint, seed: 1}}\noutputs: {o: "${a}"}\n'
-    picture = make('imagen_flow: 1\nnodes: {x: {type: ./inner.yaml}}\noutputs: {o: {from: "${x}", path: o.png}}\n', files={"inner.yaml": inner})
+    picture = make(
+        'imagen_flow: 1\nnodes: {x: {type: ./inner.yaml}}\noutputs: {o: {from: "${x}", path: o.png}}\n',
+        files={"inner.yaml": inner},
+    )
     other = (tmp_path / "other.yaml").resolve()
     other.write_text(inner)
     forge(picture, "{type: ./inner.yaml}", f"{{type: {other}}}")
@@ -414,7 +517,9 @@ def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) ->
 
 
 def test_models_on_this_machine_are_asked_for_too(tmp_path: Path, make: Make, store: Store) -> None:
-    """A model that is a path is not opened by that path, whether the graph or an input names it; with the store, or given, the picture replays."""
+    """A model that is a path is not opened by that path, whether the graph or an input names it;
+    with the store, or given, the picture replays.
+    """
     graph = """\
 imagen_flow: 1
 inputs: {second: ./models/b}
@@ -462,7 +567,8 @@ def test_a_forged_document_is_refused_in_words(make: Make, old: str, new: str, w
     assert words in str(refused.value)
 
 
-# -- what drifted --------------------------------------------------------------------------------------------------------------------
+# -- what drifted
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_newer_node_type_is_named(make: Make) -> None:
@@ -476,11 +582,16 @@ def test_a_newer_node_type_is_named(make: Make) -> None:
 
     changed = Registry({})
     changed.add(repaint)
-    assert str(again(picture, registry=changed).verify()) == "not identical\n  drifted first: the version of the node type toy.paint: was 1, is 2"
+    assert (
+        str(again(picture, registry=changed).verify())
+        == "not identical\n  drifted first: the version of the node type toy.paint: was 1, is 2"
+    )
 
 
 def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
-    """Where all ingredients are the same, the node whose result differs is named, and not those after it."""
+    """Where all ingredients are the same, the node whose result differs is named, and not those
+    after it.
+    """
     dice = np.random.default_rng()
 
     @node("toy.dice", version=1)
@@ -489,9 +600,18 @@ def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
         return int(dice.integers(0, 2**40))
 
     rolling = registry(roll)
-    graph = resolve(spec.parse('imagen_flow: 1\nnodes: {d: {type: toy.dice}, a: {type: toy.paint, seed: 1, add: "${d}"}}\noutputs: {o: {from: "${a}", path: o.png}}', name="g.yaml"), rolling)
+    graph = resolve(
+        spec.parse(
+            'imagen_flow: 1\nnodes: {d: {type: toy.dice}, a: {type: toy.paint, seed: 1, add: "${d}"}}\noutputs: {o: {from: "${a}", path: o.png}}',
+            name="g.yaml",
+        ),
+        rolling,
+    )
     list(execute(make_plan(graph, registry=rolling), out=tmp_path / "out"))
-    assert str(again(tmp_path / "out/o.png", registry=rolling).verify()) == "not identical\n  drifted first: d gives another result from the same ingredients"
+    assert (
+        str(again(tmp_path / "out/o.png", registry=rolling).verify())
+        == "not identical\n  drifted first: d gives another result from the same ingredients"
+    )
 
 
 def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -503,13 +623,31 @@ def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("change", "ingredient", "words"),
     [
-        (lambda d: d["made_with"][0].update(source="ffff"), "plugin", "the source of the plugin that offers toy.paint"),
-        (lambda d: d["made_with"][0].update(uses={"pillow": "1.0"}), "library", "the library pillow: was absent, is 1.0"),
-        (lambda d: d["made_with"][0].update(determinism={"device": "cuda"}), "device", "the device: was None, is cuda"),
-        (lambda d: d["models"].append({"reference": "embedded/x", "fingerprint": "new" * 5}), "model", "the model 'embedded/x': was oldoldol, is newnewne"),
+        (
+            lambda d: d["made_with"][0].update(source="ffff"),
+            "plugin",
+            "the source of the plugin that offers toy.paint",
+        ),
+        (
+            lambda d: d["made_with"][0].update(uses={"pillow": "1.0"}),
+            "library",
+            "the library pillow: was absent, is 1.0",
+        ),
+        (
+            lambda d: d["made_with"][0].update(determinism={"device": "cuda"}),
+            "device",
+            "the device: was None, is cuda",
+        ),
+        (
+            lambda d: d["models"].append({"reference": "embedded/x", "fingerprint": "new" * 5}),
+            "model",
+            "the model 'embedded/x': was oldoldol, is newnewne",
+        ),
     ],
 )
-def test_each_ingredient_has_its_words(make: Make, change: Callable[[dict[str, Any]], None], ingredient: str, words: str) -> None:
+def test_each_ingredient_has_its_words(
+    make: Make, change: Callable[[dict[str, Any]], None], ingredient: str, words: str
+) -> None:
     """Plugin, library, device and model are told apart."""
     then, now = documents(make(SIMPLE))
     then["models"] = [{"reference": "embedded/x", "fingerprint": "old" * 5}]
@@ -528,6 +666,13 @@ def test_a_written_picture_looks_as_it_was_made(make: Make) -> None:
 def test_provenance_above_a_megabyte_replays_from_beside_the_picture(tmp_path: Path) -> None:
     """A prompt of a megabyte makes a long document, which lies in a sidecar, and replays."""
     graph = resolve(spec.parse(SIMPLE, name="g.yaml"), registry())
-    list(execute(make_plan(graph, {"text": "大" * 350_000}, registry=registry()), out=tmp_path / "out"))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["o.png", "o.png.provenance.json"]
+    list(
+        execute(
+            make_plan(graph, {"text": "大" * 350_000}, registry=registry()), out=tmp_path / "out"
+        )
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "o.png",
+        "o.png.provenance.json",
+    ]
     assert again(tmp_path / "out/o.png").verify().identical

@@ -65,7 +65,9 @@ LINE = 'imagen_flow_folder: 1\ngraph: ./graph.yaml\nin: ./in\nout: ./done-out\ns
 
 
 class Effect(NamedTuple):
-    """What an option brings about: words that are there only with it, or only without. `model` is what the graph names."""
+    """What an option brings about: words that are there only with it, or only without. `model` is
+    what the graph names.
+    """
 
     value: Any
     only_with: str = ""
@@ -78,12 +80,19 @@ EFFECTS: dict[str, list[Effect]] = {
     "device": [Effect("cuda:99", "cuda:99")],
     "dtype": [Effect("float17", "float17")],
     "force": [Effect(("nobody",), "there is no node 'nobody' to force")],
-    "store": [Effect(Path("kept"), "files: kept", "files: home store"), Effect(None, "files: none", "files: home store")],
+    "store": [
+        Effect(Path("kept"), "files: kept", "files: home store"),
+        Effect(None, "files: none", "files: home store"),
+    ],
     "plugins": [Effect((Path("nodes.py"),), "", "no plugin offers the node type 'my.look'")],
     "locked": [Effect(True, "is not in the lock")],
     "tiny": [Effect(True, "", "is not on this machine", "absent")],
-    "allow_pickle": [Effect(("hf:org/pickled@main/pytorch_model.bin",), "", "only as pickles", "pickled")],
-    "trust_remote_code": [Effect(("hf:org/own-code@main",), "", "the model brings code of its own", "own-code")],
+    "allow_pickle": [
+        Effect(("hf:org/pickled@main/pytorch_model.bin",), "", "only as pickles", "pickled")
+    ],
+    "trust_remote_code": [
+        Effect(("hf:org/own-code@main",), "", "the model brings code of its own", "own-code")
+    ],
 }
 
 
@@ -98,7 +107,11 @@ def words_of(options: dict[str, Any]) -> list[str]:
         elif value is True:
             words.append(option)
         else:
-            words += [part for one in (value if isinstance(value, tuple) else (value,)) for part in (option, str(one))]
+            words += [
+                part
+                for one in (value if isinstance(value, tuple) else (value,))
+                for part in (option, str(one))
+            ]
     return words
 
 
@@ -147,7 +160,8 @@ class Project:
         assert "Traceback" not in err.getvalue(), err.getvalue()
         return out.getvalue() + err.getvalue()
 
-    # -- the ways in: each gives all that came of it ------------------------------------------------------------------------------
+    # -- the ways in: each gives all that came of it
+    # ------------------------------------------------------------------------------
 
     def cli_plan(self, options: dict[str, Any]) -> str:
         return self.call("plan", "graph.yaml", *words_of(options))
@@ -156,7 +170,9 @@ class Project:
         return self.call("run", "graph.yaml", *words_of(options)) + self.written("out")
 
     def cli_watch(self, options: dict[str, Any]) -> str:
-        return self.call("watch", "graph.yaml", "--json-events", *words_of(options), out=Ending()) + self.written("out")
+        return self.call(
+            "watch", "graph.yaml", "--json-events", *words_of(options), out=Ending()
+        ) + self.written("out")
 
     def cli_folder_run(self, options: dict[str, Any]) -> str:
         shutil.rmtree(self.folder / "failed", ignore_errors=True)
@@ -166,12 +182,23 @@ class Project:
 
     def cli_replay(self, options: dict[str, Any]) -> str:
         save_weights(self.cached("absent"))
-        self.make({"plugins": (Path("nodes.py"),), **{name: effect.value for name in ("allow_pickle", "trust_remote_code") for effect in EFFECTS[name]}})
+        self.make(
+            {
+                "plugins": (Path("nodes.py"),),
+                **{
+                    name: effect.value
+                    for name in ("allow_pickle", "trust_remote_code")
+                    for effect in EFFECTS[name]
+                },
+            }
+        )
         shutil.rmtree(self.folder / "hub" / "models--org--absent")
         return self.replay(*words_of(options))
 
     def replay(self, *words: str) -> str:
-        return self.call("replay", "made/words.txt", "--yes", "--set", "file=given.txt", *words) + self.written("out")
+        return self.call(
+            "replay", "made/words.txt", "--yes", "--set", "file=given.txt", *words
+        ) + self.written("out")
 
     def flow_plan(self, options: dict[str, Any]) -> str:
         return told(lambda: json.dumps(flow.plan("graph.yaml", **options).to_json()))
@@ -182,7 +209,11 @@ class Project:
     def flow_watch(self, options: dict[str, Any]) -> str:
         def watched() -> Iterator[str]:
             for said in flow.watch("graph.yaml", **options):
-                yield str(said.error) + "".join(map(str, said.problems)) if isinstance(said, Refused) else json.dumps(as_json(said))
+                yield (
+                    str(said.error) + "".join(map(str, said.problems))
+                    if isinstance(said, Refused)
+                    else json.dumps(as_json(said))
+                )
                 if isinstance(said, Waiting):
                     return
 
@@ -196,7 +227,9 @@ class Project:
 
     def files(self) -> str:
         found = ["kept"] * (self.folder / "kept" / "index.sqlite").exists()
-        found += ["home store"] * (Path.home() / ".cache" / "imagen-flow" / "store" / "index.sqlite").exists()
+        found += ["home store"] * (
+            Path.home() / ".cache" / "imagen-flow" / "store" / "index.sqlite"
+        ).exists()
         return f"files: {' '.join(found) or 'none'}"
 
 
@@ -231,15 +264,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("option", "effect"), [(name, effect) for name, effects in EFFECTS.items() for effect in effects], ids=lambda given: given if isinstance(given, str) else "")
-def test_every_option_holds_at_every_way_in(project: Project, option: str, effect: Effect, way: str) -> None:
-    """What an option brings about is there with it and not without it, whichever way a graph is asked for."""
+@pytest.mark.parametrize(
+    ("option", "effect"),
+    [(name, effect) for name, effects in EFFECTS.items() for effect in effects],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_every_option_holds_at_every_way_in(
+    project: Project, option: str, effect: Effect, way: str
+) -> None:
+    """What an option brings about is there with it and not without it, whichever way a graph is
+    asked for.
+    """
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", effect.model))
     usual: dict[str, Any] = {} if option == "plugins" else {"plugins": (Path("nodes.py"),)}
     without = WAYS[way](project, usual) + project.files()
     (Path.home() / ".cache" / "imagen-flow" / "store" / "index.sqlite").unlink(missing_ok=True)
     held = WAYS[way](project, {**usual, option: effect.value}) + project.files()
-    assert (effect.only_with in held, effect.only_without in without) == (True, True), f"with it:\n{held}\nwithout it:\n{without}"
+    assert (effect.only_with in held, effect.only_without in without) == (True, True), (
+        f"with it:\n{held}\nwithout it:\n{without}"
+    )
     if effect.only_with:
         assert effect.only_with not in without
     if effect.only_without:
@@ -248,7 +291,9 @@ def test_every_option_holds_at_every_way_in(project: Project, option: str, effec
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "imagen-flow replay"])
 def test_the_settings_file_holds_at_every_way_in(project: Project, way: str) -> None:
-    """What imagen-flow.toml says is taken where the options say nothing; only a replay goes by what is recorded."""
+    """What imagen-flow.toml says is taken where the options say nothing; only a replay goes by what
+    is recorded.
+    """
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
     (project.folder / "imagen-flow.toml").write_text('device = "cuda:99"\nstore = "./kept"\n')
     usual: dict[str, Any] = {"plugins": (Path("nodes.py"),)}
@@ -261,9 +306,23 @@ RAW = 'imagen_flow: 1\ninputs: {file: {type: file, default: ./given.txt}}\nnodes
 
 
 @pytest.mark.parametrize("may", [False, True])
-@pytest.mark.parametrize("way", ["imagen-flow plan", "imagen-flow run", "imagen-flow watch", "imagen-flow replay", "flow.run", "flow.watch"])
-def test_out_and_replace_hold_at_every_way_in_that_writes(project: Project, way: str, may: bool) -> None:
-    """Outputs go to the folder that is named, and replace what no run wrote only if that is asked for."""
+@pytest.mark.parametrize(
+    "way",
+    [
+        "imagen-flow plan",
+        "imagen-flow run",
+        "imagen-flow watch",
+        "imagen-flow replay",
+        "flow.run",
+        "flow.watch",
+    ],
+)
+def test_out_and_replace_hold_at_every_way_in_that_writes(
+    project: Project, way: str, may: bool
+) -> None:
+    """Outputs go to the folder that is named, and replace what no run wrote only if that is asked
+    for.
+    """
     (project.folder / "graph.yaml").write_text(RAW)
     if way == "imagen-flow replay":
         project.make({})
@@ -278,13 +337,18 @@ def test_out_and_replace_hold_at_every_way_in_that_writes(project: Project, way:
     told_ = {
         "imagen-flow plan": lambda: project.call("plan", "graph.yaml", *words),
         "imagen-flow run": lambda: project.call("run", "graph.yaml", *words),
-        "imagen-flow watch": lambda: project.call("watch", "graph.yaml", "--json-events", *words, out=Ending()),
+        "imagen-flow watch": lambda: project.call(
+            "watch", "graph.yaml", "--json-events", *words, out=Ending()
+        ),
         "imagen-flow replay": lambda: project.replay(*words),
         "flow.run": lambda: told(lambda: str(flow.run("graph.yaml", out="elsewhere", replace=may))),
         "flow.watch": lambda: project.flow_watch({"out": "elsewhere", "replace": may}),
     }[way]()
     if way == "imagen-flow plan":
-        assert ("replaces a file that no run wrote" in told_, "refused: another file is there" in told_) == (may, not may)
+        assert (
+            "replaces a file that no run wrote" in told_,
+            "refused: another file is there" in told_,
+        ) == (may, not may)
     else:
         assert place.read_text() == ("given" if may else "somebody's work"), told_
 
@@ -292,12 +356,21 @@ def test_out_and_replace_hold_at_every_way_in_that_writes(project: Project, way:
 def test_plans_are_made_in_one_place() -> None:
     """No way in assembles what a plan gets by itself: all of them ask `prepare`."""
     folder = Path(cli.__file__).parent.parent
-    calls = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if re.search(r"\b(make_plan|Terms)\(", path.read_text("utf-8").replace("class Terms", ""))}
-    assert {name for name in calls if not name.startswith("_models/")} == {"_plan/plan.py", "_plan/request.py"}
+    calls = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        if re.search(r"\b(make_plan|Terms)\(", path.read_text("utf-8").replace("class Terms", ""))
+    }
+    assert {name for name in calls if not name.startswith("_models/")} == {
+        "_plan/plan.py",
+        "_plan/request.py",
+    }
 
 
 def test_no_option_is_missing_in_the_table_or_at_a_way_in() -> None:
-    """An option that is added has a line above, a parameter in each Python function, and a spelling in each command that plans."""
+    """An option that is added has a line above, a parameter in each Python function, and a spelling
+    in each command that plans.
+    """
     names = {field.name for field in fields(Options)}
     assert EFFECTS.keys() == names
     for function in (Options.of, flow.plan, flow.run, flow.watch):
@@ -310,15 +383,24 @@ def test_no_option_is_missing_in_the_table_or_at_a_way_in() -> None:
 
 
 def test_a_picture_made_with_tiny_is_replayed_with_tiny(project: Project) -> None:
-    """It needs no option, for the picture says so; a model that a path names is found by its name alone, and nothing at that path is opened."""
-    (project.folder / "graph.yaml").write_text(GRAPH.replace("hf:org/MODEL@main", "./far/model.safetensors"))
+    """It needs no option, for the picture says so; a model that a path names is found by its name
+    alone, and nothing at that path is opened.
+    """
+    (project.folder / "graph.yaml").write_text(
+        GRAPH.replace("hf:org/MODEL@main", "./far/model.safetensors")
+    )
     project.make({"plugins": (Path("nodes.py"),), "tiny": True})
     said = project.replay("--plugin", "nodes.py", "--no-store")
-    assert "note: it was made with --tiny, so small models with random weights are taken again\n" in said
+    assert (
+        "note: it was made with --tiny, so small models with random weights are taken again\n"
+        in said
+    )
     assert said.endswith("./model.safetensors (tiny)\n")
 
 
-def test_a_line_that_skips_duplicates_does_not_take_tiny_results_for_real_ones(project: Project) -> None:
+def test_a_line_that_skips_duplicates_does_not_take_tiny_results_for_real_ones(
+    project: Project,
+) -> None:
     """A file that was tried with --tiny is done for real afterwards."""
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
     (project.folder / "line.yaml").write_text(LINE + "duplicates: skip\n")
@@ -328,12 +410,24 @@ def test_a_line_that_skips_duplicates_does_not_take_tiny_results_for_real_ones(p
     assert project.cli_folder_run(usual).endswith("hf:org/plain@main\n")
 
 
-@pytest.mark.parametrize(("words", "said"), [(["--locked"], "is not in the lock"), (["--device", "cuda:99"], "cuda:99"), (["--force", "nobody"], "no node 'nobody'"), (["--dtype", "float17"], "float17")])
-def test_a_line_that_no_file_can_pass_moves_none_to_failed(project: Project, words: list[str], said: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--locked"], "is not in the lock"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--force", "nobody"], "no node 'nobody'"),
+        (["--dtype", "float17"], "float17"),
+    ],
+)
+def test_a_line_that_no_file_can_pass_moves_none_to_failed(
+    project: Project, words: list[str], said: str
+) -> None:
     """It is refused before it starts, and originals stay where they are."""
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
     (project.folder / "in" / "item.png").write_text("an item")
-    assert said in project.call("folder", "run", "line.yaml", "--once", "--plugin", "nodes.py", *words)
+    assert said in project.call(
+        "folder", "run", "line.yaml", "--once", "--plugin", "nodes.py", *words
+    )
     assert [path.name for path in (project.folder / "in").iterdir()] == ["item.png"]
 
 
@@ -350,11 +444,19 @@ def test_a_watch_that_is_locked_begins_again_when_the_lock_changes(project: Proj
     from hashlib import sha256
 
     (project.folder / "graph.yaml").write_text(GRAPH.replace("MODEL", "plain"))
-    files = [(path.name, path.stat().st_size, sha256(path.read_bytes()).hexdigest()) for path in sorted(project.cached("plain").iterdir())]
-    listed = "".join(f'  {{ name = "{name}", size = {size}, sha256 = "{digest}" }},\n' for name, size, digest in files)
+    files = [
+        (path.name, path.stat().st_size, sha256(path.read_bytes()).hexdigest())
+        for path in sorted(project.cached("plain").iterdir())
+    ]
+    listed = "".join(
+        f'  {{ name = "{name}", size = {size}, sha256 = "{digest}" }},\n'
+        for name, size, digest in files
+    )
     lock = f'imagen_flow_lock = 1\n[[model]]\nreference = "hf:org/plain@main"\ncommit = "{"1" * 40}"\nlicense = ""\nvariant = ""\nfiles = [\n{listed}]\n'
     said: list[str] = []
-    for happening in flow.watch("graph.yaml", plugins="nodes.py", locked=True, store=None, settle_s=0):
+    for happening in flow.watch(
+        "graph.yaml", plugins="nodes.py", locked=True, store=None, settle_s=0
+    ):
         said.append(type(happening).__name__)
         if isinstance(happening, Waiting) and "RunFinished" in said:
             break

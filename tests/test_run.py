@@ -1,4 +1,6 @@
-"""A run computes what must be computed, once, in an order that demand decides, and says what happens."""
+"""A run computes what must be computed, once, in an order that demand decides, and says what
+happens.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as given_
 from hypothesis import strategies as st
 
-from imagen_flow import Absent, File, Folder, Image, Json, List, Model, NodeError, Progress, Range, Scratch, Steps, Value, events, node
+from imagen_flow import (
+    Absent,
+    File,
+    Folder,
+    Image,
+    Json,
+    List,
+    Model,
+    NodeError,
+    Progress,
+    Range,
+    Scratch,
+    Steps,
+    Value,
+    events,
+    node,
+)
 from imagen_flow._graph import Graph, resolve
 from imagen_flow._models import ModelPool
 from imagen_flow._plan import make_plan
@@ -75,7 +93,9 @@ class Toys:
         @node("toy.picture", version=1)
         def picture(shade: int) -> Image:
             ran.append(f"picture {shade}")
-            return Image(np.random.default_rng(shade).integers(0, 255, (200, 200, 3), dtype="uint8"))
+            return Image(
+                np.random.default_rng(shade).integers(0, 255, (200, 200, 3), dtype="uint8")
+            )
 
         @node("toy.brightness", version=1)
         def brightness(image: Image, plus: int = 0) -> int:
@@ -96,7 +116,9 @@ class Toys:
         def any_(value: Value) -> Value:
             return value
 
-        self.add(number, add, parity, is_even, count, total, picture, brightness, broken, either, any_)
+        self.add(
+            number, add, parity, is_even, count, total, picture, brightness, broken, either, any_
+        )
 
     def add(self, *functions: Any) -> Toys:
         for function in functions:
@@ -104,7 +126,11 @@ class Toys:
         return self
 
     def graph(self, text: str, path: Path | None = None) -> Graph:
-        whole = text.replace("{", "{imagen_flow: 1, ", 1) if text.startswith("{") else "imagen_flow: 1\n" + textwrap.dedent(text)
+        whole = (
+            text.replace("{", "{imagen_flow: 1, ", 1)
+            if text.startswith("{")
+            else "imagen_flow: 1\n" + textwrap.dedent(text)
+        )
         return resolve(spec.parse(whole, name="graph.yaml", path=path), self.registry)
 
     def take(self) -> list[str]:
@@ -125,7 +151,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def carry_out(graph: Graph, values: dict[str, Any] | None = None, *, store: Store | None = None, force: tuple[str, ...] = (), **options: Any) -> list[Event]:
+def carry_out(
+    graph: Graph,
+    values: dict[str, Any] | None = None,
+    *,
+    store: Store | None = None,
+    force: tuple[str, ...] = (),
+    **options: Any,
+) -> list[Event]:
     return list(execute(make_plan(graph, values, store=store, force=force), **options))
 
 
@@ -138,12 +171,21 @@ def words(said: list[Event]) -> list[str]:
     found = []
     for e in said:
         match e:
-            case events.StepCached() | events.StepStarted() | events.StepFinished() | events.StepDamaged():
+            case (
+                events.StepCached()
+                | events.StepStarted()
+                | events.StepFinished()
+                | events.StepDamaged()
+            ):
                 found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}")
             case events.StepAbsent() | events.StepSkipped():
-                found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.because}")
+                found.append(
+                    f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.because}"
+                )
             case events.StepFailed() | events.StepRetried():
-                found.append(f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.message}")
+                found.append(
+                    f"{type(e).__name__.removeprefix('Step').lower()} {e.node}{e.item}: {e.message}"
+                )
             case events.OutputAbsent():
                 found.append(f"no output {e.output}: {e.because}")
             case events.OutputFailed():
@@ -165,21 +207,40 @@ CHAIN = """
     """
 
 
-# -- what runs -----------------------------------------------------------------------------------------------------------------------
+# -- what runs
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_says_what_happens_in_order(toys: Toys) -> None:
     """Each step starts and finishes after those it needs; then comes the output, and last the end."""
     said = carry_out(toys.graph(CHAIN))
     assert isinstance(said[0], events.RunStarted)
-    assert words(said) == ["started a", "finished a", "started b", "finished b", "started c", "finished c", "output c", "done: 3 ran, 0 cached, 0 failed"]
+    assert words(said) == [
+        "started a",
+        "finished a",
+        "started b",
+        "finished b",
+        "started c",
+        "finished c",
+        "output c",
+        "done: 3 ran, 0 cached, 0 failed",
+    ]
     assert given(said) == {"c": 3}
 
 
-def test_what_was_computed_is_not_computed_again_after_a_restart(toys: Toys, tmp_path: Path) -> None:
-    """Another store object on the same folder knows all steps; only what the new value reaches runs."""
+def test_what_was_computed_is_not_computed_again_after_a_restart(
+    toys: Toys, tmp_path: Path
+) -> None:
+    """Another store object on the same folder knows all steps; only what the new value reaches
+    runs.
+    """
     graph = toys.graph(CHAIN)
-    for values, ran in [({}, ["number 1", "add 1 1", "add 2 1"]), ({}, []), ({"start": 5}, ["number 5", "add 5 1", "add 6 1"]), ({"start": 1}, [])]:
+    for values, ran in [
+        ({}, ["number 1", "add 1 1", "add 2 1"]),
+        ({}, []),
+        ({"start": 5}, ["number 5", "add 5 1", "add 6 1"]),
+        ({"start": 1}, []),
+    ]:
         with Store.open(tmp_path / "store", Codecs()) as store:
             said = carry_out(graph, values, store=store)
         assert toys.take() == ran
@@ -199,7 +260,13 @@ def test_a_node_that_comes_out_the_same_stops_the_rerun(toys: Toys, store: Store
     toys.take()
     said = carry_out(graph, {"start": 3}, store=store)
     assert toys.take() == ["parity 3"]
-    assert words(said) == ["started p", "finished p", "cached q", "output q", "done: 1 ran, 1 cached, 0 failed"]
+    assert words(said) == [
+        "started p",
+        "finished p",
+        "cached q",
+        "output q",
+        "done: 1 ran, 1 cached, 0 failed",
+    ]
 
 
 def test_equal_steps_are_one_step(toys: Toys) -> None:
@@ -219,12 +286,18 @@ def test_equal_steps_are_one_step(toys: Toys) -> None:
 
 def test_what_no_output_needs_does_not_run(toys: Toys) -> None:
     """A node beside the way to the outputs is left alone."""
-    carry_out(toys.graph('{nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken}}, outputs: {a: "${a}"}}'))
+    carry_out(
+        toys.graph(
+            '{nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken}}, outputs: {a: "${a}"}}'
+        )
+    )
     assert toys.take() == ["number 1"]
 
 
 def test_what_only_a_skipped_node_needs_does_not_run(toys: Toys, store: Store) -> None:
-    """A `when` is decided first; where it is false the node's other inputs are not computed, now or in a later run."""
+    """A `when` is decided first; where it is false the node's other inputs are not computed, now or
+    in a later run.
+    """
     graph = toys.graph("""
         inputs: {n: 3}
         nodes:
@@ -247,7 +320,9 @@ def test_what_only_a_skipped_node_needs_does_not_run(toys: Toys, store: Store) -
 
 def test_a_kept_value_that_nobody_needs_is_never_read(toys: Toys, store: Store) -> None:
     """With all steps below it cached, a picture's object may be gone and nothing notices."""
-    graph = toys.graph('{nodes: {p: {type: toy.picture, shade: 3}, b: {type: toy.brightness, image: "${p}"}}, outputs: {b: "${b}"}}')
+    graph = toys.graph(
+        '{nodes: {p: {type: toy.picture, shade: 3}, b: {type: toy.brightness, image: "${p}"}}, outputs: {b: "${b}"}}'
+    )
     carry_out(graph, store=store)
     store.flush()
     for path in objects(store):
@@ -267,8 +342,12 @@ def test_forced_nodes_run_though_the_store_has_them(toys: Toys, store: Store) ->
     assert toys.take() == ["add 1 1"]
 
 
-@pytest.mark.parametrize("gate", ["value: 5", "value: 5, when: true", "each: {value: [5]}", "each: {value: [5, 6]}"])
-def test_a_plan_that_has_grown_old_takes_what_the_store_has_since(toys: Toys, store: Store, gate: str) -> None:
+@pytest.mark.parametrize(
+    "gate", ["value: 5", "value: 5, when: true", "each: {value: [5]}", "each: {value: [5, 6]}"]
+)
+def test_a_plan_that_has_grown_old_takes_what_the_store_has_since(
+    toys: Toys, store: Store, gate: str
+) -> None:
     """A step that a plan calls *runs* is not run when another run has made its value since then."""
     graph = toys.graph(f'{{nodes: {{n: {{type: toy.number, {gate}}}}}, outputs: {{n: "${{n}}"}}}}')
     plan = make_plan(graph, {}, store=store)
@@ -280,24 +359,39 @@ def test_a_plan_that_has_grown_old_takes_what_the_store_has_since(toys: Toys, st
 
 @pytest.mark.parametrize("forced", ["a", "b"])
 def test_forcing_a_step_forces_those_that_equal_it(toys: Toys, store: Store, forced: str) -> None:
-    """Two nodes of equal key have one value in a run, whichever of them is forced and though it comes out otherwise each time."""
+    """Two nodes of equal key have one value in a run, whichever of them is forced and though it
+    comes out otherwise each time.
+    """
     draws = iter(range(9))
 
     @node("toy.draw", version=1)
     def draw() -> int:
         return next(draws)
 
-    graph = toys.add(draw).graph('{nodes: {a: {type: toy.draw}, b: {type: toy.draw}, c: {type: toy.add, a: "${a}"}}, outputs: {a: "${a}", b: "${b}", c: "${c}"}}')
+    graph = toys.add(draw).graph(
+        '{nodes: {a: {type: toy.draw}, b: {type: toy.draw}, c: {type: toy.add, a: "${a}"}}, outputs: {a: "${a}", b: "${b}", c: "${c}"}}'
+    )
     for value in range(3):
-        planned = {step.name: step.status for step in make_plan(graph, {}, store=store, force=(forced,)).steps}
+        planned = {
+            step.name: step.status
+            for step in make_plan(graph, {}, store=store, force=(forced,)).steps
+        }
         assert (planned["a"], planned["b"]) == ("runs", "runs")
-        assert given(carry_out(graph, store=store, force=(forced,))) == {"a": value, "b": value, "c": value}
+        assert given(carry_out(graph, store=store, force=(forced,))) == {
+            "a": value,
+            "b": value,
+            "c": value,
+        }
 
 
 def test_forcing_a_graph_forces_what_is_in_it(toys: Toys, store: Store, tmp_path: Path) -> None:
     """The name of a node whose type is a graph stands for all nodes below it."""
-    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {n: {type: int}}, nodes: {x: {type: toy.add, a: "${n}"}}, outputs: {x: "${x}"}}')
-    graph = toys.graph('{nodes: {in: {type: ./inner.yaml, n: 4}}, outputs: {x: "${in}"}}', tmp_path / "g.yaml")
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {n: {type: int}}, nodes: {x: {type: toy.add, a: "${n}"}}, outputs: {x: "${x}"}}'
+    )
+    graph = toys.graph(
+        '{nodes: {in: {type: ./inner.yaml, n: 4}}, outputs: {x: "${in}"}}', tmp_path / "g.yaml"
+    )
     carry_out(graph, store=store)
     toys.take()
     for name, ran in [("in", ["add 4 0"]), ("in/x", ["add 4 0"]), ("x", ["add 4 0"])]:
@@ -305,7 +399,9 @@ def test_forcing_a_graph_forces_what_is_in_it(toys: Toys, store: Store, tmp_path
         assert toys.take() == ran
 
 
-def test_without_cache_a_node_runs_each_time_and_those_below_only_if_it_differs(store: Store, toys: Toys) -> None:
+def test_without_cache_a_node_runs_each_time_and_those_below_only_if_it_differs(
+    store: Store, toys: Toys
+) -> None:
     """`cache: false` is neither looked up nor kept; steps below go by the value it gave this time."""
     gives = iter([1, 1, 2])
 
@@ -313,7 +409,9 @@ def test_without_cache_a_node_runs_each_time_and_those_below_only_if_it_differs(
     def clock() -> int:
         return next(gives)
 
-    graph = toys.add(clock).graph('{nodes: {t: {type: toy.clock, cache: false}, a: {type: toy.add, a: "${t}"}}, outputs: {a: "${a}"}}')
+    graph = toys.add(clock).graph(
+        '{nodes: {t: {type: toy.clock, cache: false}, a: {type: toy.add, a: "${t}"}}, outputs: {a: "${a}"}}'
+    )
     ran = []
     for _ in range(3):
         carry_out(graph, store=store)
@@ -353,19 +451,31 @@ def test_two_processes_compute_each_step_once(tmp_path: Path) -> None:
         with Store.open(folder / "store", Codecs()) as store:
             print(*[e.value for e in execute(make_plan(graph, store=store)) if hasattr(e, "value")])
         """
-    runs = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(i)], stdout=subprocess.PIPE, text=True) for i in range(2)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(i)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
     assert [run.communicate()[0].strip() for run in runs] == ["435", "435"]
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(30))
 
 
 def test_a_long_chain_and_a_wide_fan_run(toys: Toys) -> None:
     """Depth is no recursion: 3,000 nodes one after another, read by one at the end."""
-    chain = "".join(f'  n{i}: {{type: toy.add, a: "${{n{i - 1}}}", b: 1}}\n' for i in range(1, 3000))
-    graph = toys.graph(f'nodes:\n  n0: {{type: toy.add, a: 0}}\n{chain}outputs: {{end: "${{n2999}}"}}\n')
+    chain = "".join(
+        f'  n{i}: {{type: toy.add, a: "${{n{i - 1}}}", b: 1}}\n' for i in range(1, 3000)
+    )
+    graph = toys.graph(
+        f'nodes:\n  n0: {{type: toy.add, a: 0}}\n{chain}outputs: {{end: "${{n2999}}"}}\n'
+    )
     assert given(carry_out(graph)) == {"end": 2999}
 
 
-# -- damage --------------------------------------------------------------------------------------------------------------------------
+# -- damage
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def objects(store: Store) -> list[Path]:
@@ -382,8 +492,19 @@ PICTURE = """
     """
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:5000] + bytes(99) + path.read_bytes()[5099:])], ids=["missing", "changed"])
-def test_a_damaged_value_is_made_again_within_the_run(toys: Toys, store: Store, harm: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(
+            path.read_bytes()[:5000] + bytes(99) + path.read_bytes()[5099:]
+        ),
+    ],
+    ids=["missing", "changed"],
+)
+def test_a_damaged_value_is_made_again_within_the_run(
+    toys: Toys, store: Store, harm: Callable[[Path], object]
+) -> None:
     """A step that needs it brings back the step that made it, and says so; the rest stays cached."""
     graph = toys.graph(PICTURE)
     carry_out(graph, store=store)
@@ -393,8 +514,17 @@ def test_a_damaged_value_is_made_again_within_the_run(toys: Toys, store: Store, 
     toys.take()
     said = carry_out(graph, {"plus": 1}, store=store)
     assert toys.take() == ["picture 3", "brightness"]
-    assert words(said) == ["cached s", "cached p", "started b", "damaged p", "started p", "finished p", "finished b", "output b",
-                           "done: 2 ran, 1 cached, 0 failed"]  # fmt: skip
+    assert words(said) == [
+        "cached s",
+        "cached p",
+        "started b",
+        "damaged p",
+        "started p",
+        "finished p",
+        "finished b",
+        "output b",
+        "done: 2 ran, 1 cached, 0 failed",
+    ]
     store.flush()
     carry_out(graph, {"plus": 2}, store=store)
     assert toys.take() == ["brightness"]
@@ -433,11 +563,20 @@ def test_a_damaged_output_is_made_again(toys: Toys, store: Store) -> None:
     for path in objects(store):
         path.unlink()
     said = carry_out(graph, store=store)
-    assert words(said) == ["cached p", "damaged p", "started p", "finished p", "output p", "done: 1 ran, 0 cached, 0 failed"]
+    assert words(said) == [
+        "cached p",
+        "damaged p",
+        "started p",
+        "finished p",
+        "output p",
+        "done: 1 ran, 0 cached, 0 failed",
+    ]
     assert (given(said)["p"].pixels == before.pixels).all()
 
 
-def test_a_damaged_value_that_was_passed_on_is_made_again_by_who_made_it(toys: Toys, store: Store) -> None:
+def test_a_damaged_value_that_was_passed_on_is_made_again_by_who_made_it(
+    toys: Toys, store: Store
+) -> None:
     """Alone or in a list: a node that hands on what it was given cannot make it."""
     graph = toys.graph("""
         inputs: {plus: {type: int, default: 0}}
@@ -458,7 +597,9 @@ def test_a_damaged_value_that_was_passed_on_is_made_again_by_who_made_it(toys: T
 
 
 @pytest.mark.parametrize("how", ["written", "removed"])
-def test_a_file_that_a_kept_list_names_may_change_during_the_run(toys: Toys, store: Store, tmp_path: Path, how: str) -> None:
+def test_a_file_that_a_kept_list_names_may_change_during_the_run(
+    toys: Toys, store: Store, tmp_path: Path, how: str
+) -> None:
     """The list is made anew of what the folder holds by then, also where it was handed on."""
 
     @node("toy.files", version=1)
@@ -487,18 +628,29 @@ def test_a_file_that_a_kept_list_names_may_change_during_the_run(toys: Toys, sto
         outputs: {c: "${c}", r: "${r}", s: "${s}"}
         """)
     carry_out(graph, {"folder": tmp_path / "in"}, store=store)
-    gave = given(carry_out(graph, {"folder": tmp_path / "in", "number": 1}, store=store, force=("r",)))
+    gave = given(
+        carry_out(graph, {"folder": tmp_path / "in", "number": 1}, store=store, force=("r",))
+    )
     assert gave["r"] == (["new", "old 2"] if how == "written" else ["old 2"])
-    assert [file.name for file in gave["s"]] == (["1.txt", "2.txt"] if how == "written" else ["2.txt"])
+    assert [file.name for file in gave["s"]] == (
+        ["1.txt", "2.txt"] if how == "written" else ["2.txt"]
+    )
 
 
-def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(store: Store, toys: Toys) -> None:
-    """A node that is not reproducible gives another value; what needs it is computed from the new one, outputs too."""
+def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(
+    store: Store, toys: Toys
+) -> None:
+    """A node that is not reproducible gives another value; what needs it is computed from the new
+    one, outputs too.
+    """
     shades = iter(range(0, 100, 7))
 
     @node("toy.noise", version=1)
     def noise() -> Image:
-        return Image(np.full((200, 200, 3), next(shades), "uint8") + np.random.default_rng(0).integers(0, 99, (200, 200, 3), dtype="uint8"))
+        return Image(
+            np.full((200, 200, 3), next(shades), "uint8")
+            + np.random.default_rng(0).integers(0, 99, (200, 200, 3), dtype="uint8")
+        )
 
     @node("toy.copy", version=1)
     def copy(image: Image) -> Image:
@@ -542,12 +694,18 @@ def test_a_lost_value_inside_a_text_is_made_again(toys: Toys, store: Store) -> N
         index.execute("DELETE FROM value WHERE body=?", (b"71",))
         index.commit()
     toys.take()
-    assert given(carry_out(graph, {"n": 5, "words": "still have"}, store=store)) == {"s": "still have 71"}
+    assert given(carry_out(graph, {"n": 5, "words": "still have"}, store=store)) == {
+        "s": "still have 71"
+    }
     assert toys.take() == ["parity 5", "add 1 70"]
 
 
-def test_a_lost_value_that_is_found_while_running_is_made_again_after_another(toys: Toys, store: Store) -> None:
-    """Each loss looks for the step that gave the value, also one that was found in the store only after an earlier loss."""
+def test_a_lost_value_that_is_found_while_running_is_made_again_after_another(
+    toys: Toys, store: Store
+) -> None:
+    """Each loss looks for the step that gave the value, also one that was found in the store only
+    after an earlier loss.
+    """
     graph = toys.graph("""
         nodes:
           n: {type: toy.add, a: 4, b: 5}
@@ -566,38 +724,52 @@ def test_a_lost_value_that_is_found_while_running_is_made_again_after_another(to
     assert [w for w in words(said) if w.startswith("damaged")] == ["damaged n", "damaged b"]
 
 
-def test_damage_inside_a_graph_that_is_a_node_is_mended(toys: Toys, store: Store, tmp_path: Path) -> None:
+def test_damage_inside_a_graph_that_is_a_node_is_mended(
+    toys: Toys, store: Store, tmp_path: Path
+) -> None:
     """Values that come into and out of an included graph are made again as well."""
     shades = iter([3, 9])
 
     @node("toy.varying", version=1)
     def varying() -> Image:
-        return Image(np.random.default_rng(next(shades)).integers(0, 255, (200, 200, 3), dtype="uint8"))
+        return Image(
+            np.random.default_rng(next(shades)).integers(0, 255, (200, 200, 3), dtype="uint8")
+        )
 
-    (tmp_path / "make.yaml").write_text('{imagen_flow: 1, nodes: {v: {type: toy.varying}}, outputs: {v: "${v}"}}')
+    (tmp_path / "make.yaml").write_text(
+        '{imagen_flow: 1, nodes: {v: {type: toy.varying}}, outputs: {v: "${v}"}}'
+    )
     (tmp_path / "measure.yaml").write_text("""
 imagen_flow: 1
 inputs: {plus: {type: int}}
 nodes: {b: {type: toy.add, a: "${plus}"}}
 outputs: {b: "${b}"}
 """)
-    graph = toys.add(varying).graph("""
+    graph = toys.add(varying).graph(
+        """
         inputs: {plus: 0}
         nodes:
           m: {type: ./make.yaml}
           b: {type: toy.brightness, image: "${m}", plus: "${plus}"}
           e: {type: ./measure.yaml, plus: "${b}"}
         outputs: {e: "${e}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     first = given(carry_out(graph, store=store))["e"]
     store.flush()
     for path in objects(store):
         path.unlink()
     second = given(carry_out(graph, {"plus": 1}, store=store))["e"]
-    assert second == int(np.random.default_rng(9).integers(0, 255, (200, 200, 3), dtype="uint8").sum()) + 1 != first + 1
+    assert (
+        second
+        == int(np.random.default_rng(9).integers(0, 255, (200, 200, 3), dtype="uint8").sum()) + 1
+        != first + 1
+    )
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------------------
+# -- failures
+# ------------------------------------------------------------------------------------------------------------------------
 
 FAILING = """
     nodes:
@@ -610,7 +782,9 @@ FAILING = """
 
 
 def test_what_does_not_depend_on_a_failure_goes_on(toys: Toys) -> None:
-    """The failing step stops what needs it and nothing else; the cause is chained, node and place are named."""
+    """The failing step stops what needs it and nothing else; the cause is chained, node and place
+    are named.
+    """
     said = carry_out(toys.graph(FAILING))
     assert words(said) == [
         "started bad",
@@ -626,12 +800,19 @@ def test_what_does_not_depend_on_a_failure_goes_on(toys: Toys) -> None:
     error = next(e.error for e in said if isinstance(e, events.StepFailed))
     assert isinstance(error, NodeError)
     assert isinstance(error.__cause__, ValueError)
-    assert str(error) == "graph.yaml:4:3: error[node-failed]: bad: it does not like 3\n4 |   bad: {type: toy.broken, value: 3}\n  |   ^^^"
+    assert (
+        str(error)
+        == "graph.yaml:4:3: error[node-failed]: bad: it does not like 3\n4 |   bad: {type: toy.broken, value: 3}\n  |   ^^^"
+    )
 
 
 def test_fail_fast_stops_at_the_first_failure(toys: Toys) -> None:
     """Nothing else is begun."""
-    assert words(carry_out(toys.graph(FAILING), fail_fast=True)) == ["started bad", "failed bad: it does not like 3", "failed: 0 ran, 0 cached, 1 failed"]
+    assert words(carry_out(toys.graph(FAILING), fail_fast=True)) == [
+        "started bad",
+        "failed bad: it does not like 3",
+        "failed: 0 ran, 0 cached, 1 failed",
+    ]
 
 
 def test_a_failure_is_not_kept(toys: Toys, store: Store) -> None:
@@ -642,7 +823,9 @@ def test_a_failure_is_not_kept(toys: Toys, store: Store) -> None:
 
 
 def test_one_failing_element_leaves_the_others(toys: Toys, store: Store) -> None:
-    """In an `each` the elements beside a failed one are computed and kept; whoever needs the whole list is skipped."""
+    """In an `each` the elements beside a failed one are computed and kept; whoever needs the whole
+    list is skipped.
+    """
 
     @node("toy.odd", version=1)
     def odd(value: int) -> int:
@@ -684,7 +867,11 @@ def test_lists_of_unequal_length_fail_their_node_alone(toys: Toys, store: Store)
         """)
     for cached in (0, 3):
         said = carry_out(graph, store=store)
-        assert [w for w in words(said) if w.split()[0] in ("failed", "skipped", "output", "no", "failed:")] == [
+        assert [
+            w
+            for w in words(said)
+            if w.split()[0] in ("failed", "skipped", "output", "no", "failed:")
+        ] == [
             "failed sum: the lists of 'each' differ in length: 'a' has 2, 'b' has 3",
             "skipped total: what gives its 'values' failed",
             "no output total: what it comes from failed",
@@ -696,12 +883,14 @@ def test_lists_of_unequal_length_fail_their_node_alone(toys: Toys, store: Store)
 @pytest.mark.parametrize(
     ("node_", "why"),
     [
-        ("{type: toy.add, each: {a: \"${x}\"}}", "it takes a list for 'a' of 'each', not int"),
-        ("{type: toy.add, a: 1, when: \"${x}\"}", "it takes true or false for 'when', not int"),
-        ("{type: toy.add, a: \"${t}\"}", "its 'a' takes a whole number, not the text 'word'"),
+        ('{type: toy.add, each: {a: "${x}"}}', "it takes a list for 'a' of 'each', not int"),
+        ('{type: toy.add, a: 1, when: "${x}"}', "it takes true or false for 'when', not int"),
+        ('{type: toy.add, a: "${t}"}', "its 'a' takes a whole number, not the text 'word'"),
     ],
 )
-def test_what_an_output_of_any_kind_gives_is_checked_when_it_flows(toys: Toys, node_: str, why: str) -> None:
+def test_what_an_output_of_any_kind_gives_is_checked_when_it_flows(
+    toys: Toys, node_: str, why: str
+) -> None:
     """A value that does not fit fails the node that cannot use it."""
     graph = toys.graph(f"""
         nodes:
@@ -727,7 +916,9 @@ def test_a_picture_inside_text_fails_the_node(toys: Toys) -> None:
           s: {type: toy.say, words: "a ${x}"}
         outputs: {s: "${s}"}
         """)
-    assert "failed s: it takes text, numbers and truth values inside text, not image" in words(carry_out(graph))
+    assert "failed s: it takes text, numbers and truth values inside text, not image" in words(
+        carry_out(graph)
+    )
 
 
 def test_an_element_of_text_that_cannot_be_made_fails_alone(toys: Toys) -> None:
@@ -746,46 +937,70 @@ def test_an_element_of_text_that_cannot_be_made_fails_alone(toys: Toys) -> None:
         """)
     said = carry_out(graph)
     assert given(said) == {"s": [None, "b"]}
-    assert [w for w in words(said) if w.startswith("failed s")] == ["failed s[0]: it takes text, numbers and truth values inside text, not image"]
+    assert [w for w in words(said) if w.startswith("failed s")] == [
+        "failed s[0]: it takes text, numbers and truth values inside text, not image"
+    ]
 
 
 @pytest.mark.parametrize("inner", ["${t}", "x ${t}"])
-def test_text_for_a_graph_that_cannot_be_made_fails_what_reads_it(toys: Toys, tmp_path: Path, inner: str) -> None:
-    """Whether a node in the graph reads it or an output hands it on; with `each`, for its element alone."""
+def test_text_for_a_graph_that_cannot_be_made_fails_what_reads_it(
+    toys: Toys, tmp_path: Path, inner: str
+) -> None:
+    """Whether a node in the graph reads it or an output hands it on; with `each`, for its element
+    alone.
+    """
 
     @node("toy.say", version=1)
     def say(words: str) -> str:
         return words
 
-    (tmp_path / "inner.yaml").write_text(f'{{imagen_flow: 1, inputs: {{t: z}}, nodes: {{n: {{type: toy.say, words: "{inner}"}}, m: {{type: toy.number, value: 1}}}}, outputs: {{o: "${{n}}", t: "${{t}}", m: "${{m}}"}}}}')
-    graph = toys.add(say).graph("""
+    (tmp_path / "inner.yaml").write_text(
+        f'{{imagen_flow: 1, inputs: {{t: z}}, nodes: {{n: {{type: toy.say, words: "{inner}"}}, m: {{type: toy.number, value: 1}}}}, outputs: {{o: "${{n}}", t: "${{t}}", m: "${{m}}"}}}}'
+    )
+    graph = toys.add(say).graph(
+        """
         nodes:
           p: {type: toy.picture, shade: 1}
           x: {type: toy.any, value: "${p}"}
           g: {type: ./inner.yaml, t: "a ${x}"}
           e: {type: ./inner.yaml, each: {t: ["a ${x}", b]}}
         outputs: {o: "${g}", t: "${g.t}", eo: "${e}", et: "${e.t}", m: "${e.m}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = carry_out(graph)
     assert words(said)[-1].startswith("failed: ")
     assert given(said) == {"eo": [None, inner.replace("${t}", "b")], "et": [None, "b"], "m": [1, 1]}
-    assert all("it takes text, numbers and truth values inside text, not image" in w for w in words(said) if w.startswith("failed "))
+    assert all(
+        "it takes text, numbers and truth values inside text, not image" in w
+        for w in words(said)
+        if w.startswith("failed ")
+    )
 
 
 def test_a_score_that_is_no_number_fails_its_node(toys: Toys, tmp_path: Path) -> None:
     """What an output of any kind gives may turn out to be none; the rest goes on."""
-    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {seed: {type: seed}, score: {type: text}}, nodes: {s: {type: toy.any, value: "${score}"}, p: {type: toy.any, value: "${seed}"}}, outputs: {p: "${p}", score: "${s}"}}')
-    graph = toys.graph("""
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {seed: {type: seed}, score: {type: text}}, nodes: {s: {type: toy.any, value: "${score}"}, p: {type: toy.any, value: "${seed}"}}, outputs: {p: "${p}", score: "${s}"}}'
+    )
+    graph = toys.graph(
+        """
         nodes:
           best: {type: ./inner.yaml, seed: 7, score: high, repeat: {times: 2, keep: {best: score}}}
           each: {type: ./inner.yaml, each: {seed: [1, 2]}, score: high, repeat: {times: 2, keep: {best: score}}}
           good: {type: toy.number, value: 1}
         outputs: {best: "${best.p}", each: "${each.p}", good: "${good}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = carry_out(graph)
     assert given(said) == {"each": [None, None], "good": 1}
     why = "it takes a number to say which is best, not text"
-    assert [w for w in words(said) if w.startswith("failed ")] == [f"failed best: {why}", f"failed each[0]: {why}", f"failed each[1]: {why}"]
+    assert [w for w in words(said) if w.startswith("failed ")] == [
+        f"failed best: {why}",
+        f"failed each[0]: {why}",
+        f"failed each[1]: {why}",
+    ]
 
 
 def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> None:
@@ -798,13 +1013,16 @@ def test_a_range_is_checked_on_values_that_flow(toys: Toys, tmp_path: Path) -> N
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {n: {type: int, max: 9}, m: {type: text, choices: [a, b], default: a}}, nodes: {x: {type: toy.add, a: "${n}"}, y: {type: toy.any, value: "${m}"}}, outputs: {x: "${x}", y: "${y}"}}'
     )
-    graph = toys.add(small).graph("""
+    graph = toys.add(small).graph(
+        """
         nodes:
           ten: {type: toy.number, value: 10}
           s: {type: toy.small, n: "${ten}"}
           g: {type: ./inner.yaml, n: "${ten}"}
         outputs: {s: "${s}", g: "${g.x}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = words(carry_out(graph))
     assert "failed s: its 'n' takes a whole number from 1 to 9, not 10" in said
     assert "failed g: it gives a value to 'n', which takes a whole number up to 9, not 10" in said
@@ -820,14 +1038,27 @@ def test_a_retry_tries_again_and_says_so(toys: Toys) -> None:
             raise ValueError(f"try {number}")
         return 7
 
-    graph = toys.add(flaky).graph('{nodes: {f: {type: toy.flaky, retry: {times: 2, backoff_s: 0.001}}}, outputs: {f: "${f}"}}')
-    assert words(carry_out(graph)) == ["started f", "retried f: try 1", "retried f: try 2", "finished f", "output f", "done: 1 ran, 0 cached, 0 failed"]
+    graph = toys.add(flaky).graph(
+        '{nodes: {f: {type: toy.flaky, retry: {times: 2, backoff_s: 0.001}}}, outputs: {f: "${f}"}}'
+    )
+    assert words(carry_out(graph)) == [
+        "started f",
+        "retried f: try 1",
+        "retried f: try 2",
+        "finished f",
+        "output f",
+        "done: 1 ran, 0 cached, 0 failed",
+    ]
 
 
 def test_a_retry_gives_up(toys: Toys) -> None:
     """After the last try the step fails with the last error."""
     graph = toys.graph('{nodes: {f: {type: toy.broken, retry: 1}}, outputs: {f: "${f}"}}')
-    assert words(carry_out(graph))[:3] == ["started f", "retried f: it does not like 0", "failed f: it does not like 0"]
+    assert words(carry_out(graph))[:3] == [
+        "started f",
+        "retried f: it does not like 0",
+        "failed f: it does not like 0",
+    ]
 
 
 def test_a_timeout_acts_when_the_node_yields(toys: Toys) -> None:
@@ -850,7 +1081,9 @@ def test_a_timeout_acts_when_the_node_yields(toys: Toys) -> None:
         return 1
 
     for name in ("slow", "late"):
-        graph = toys.add(slow, late).graph(f'{{nodes: {{s: {{type: toy.{name}, timeout: 0.01}}}}, outputs: {{s: "${{s}}"}}}}')
+        graph = toys.add(slow, late).graph(
+            f'{{nodes: {{s: {{type: toy.{name}, timeout: 0.01}}}}, outputs: {{s: "${{s}}"}}}}'
+        )
         assert "s, and its timeout is 0.01 s" in words(carry_out(graph))[1]
 
 
@@ -928,7 +1161,10 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
         "range": (too_large, "its output 'value' must be a whole number from 0 to 9, not 10"),
         "exit": (leave, "it called exit(3)"),
         "object": (strange, "TypeError: object is no value that can cross an edge"),
-        "json": (odd, "its output 'value' must be JSON data, not a mapping (a key of JSON data is text, not int)"),
+        "json": (
+            odd,
+            "its output 'value' must be JSON data, not a mapping (a key of JSON data is text, not int)",
+        ),
         "clean": (clean, "KeyError: 'x'"),
         "file": (gone, "[Errno 2] No such file or directory: '/nowhere/x.png'"),
     }
@@ -936,10 +1172,14 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("name", bad_nodes())
 def test_a_node_that_breaks_its_word_fails_alone(toys: Toys, name: str) -> None:
-    """Whatever a node gives, yields or raises instead of its outputs is its failure, said in words, and the run goes on."""
+    """Whatever a node gives, yields or raises instead of its outputs is its failure, said in words,
+    and the run goes on.
+    """
     function, why = bad_nodes()[name]
     port = ".first" if name in ("length", "single") else ""
-    graph = toys.add(function).graph(f'{{nodes: {{n: {{type: bad.{name}}}, good: {{type: toy.number, value: 1}}}}, outputs: {{n: "${{n{port}}}", good: "${{good}}"}}}}')
+    graph = toys.add(function).graph(
+        f'{{nodes: {{n: {{type: bad.{name}}}, good: {{type: toy.number, value: 1}}}}, outputs: {{n: "${{n{port}}}", good: "${{good}}"}}}}'
+    )
     said = words(carry_out(graph))
     assert f"failed n: {why}" in said
     assert said[-2:] == ["output good", "failed: 1 ran, 0 cached, 1 failed"]
@@ -960,11 +1200,16 @@ def test_what_a_node_does_to_its_inputs_is_seen_by_no_other(toys: Toys) -> None:
           b: {type: toy.spoil, data: {n: [1]}, words: [w], mark: 3}
         outputs: {a: "${a}", b: "${b}"}
         """)
-    assert given(carry_out(graph)) == {"a": {"data": {"n": [1, 2]}, "words": ["w", "x"]}, "b": {"data": {"n": [1, 3]}, "words": ["w", "x"]}}
+    assert given(carry_out(graph)) == {
+        "a": {"data": {"n": [1, 2]}, "words": ["w", "x"]},
+        "b": {"data": {"n": [1, 3]}, "words": ["w", "x"]},
+    }
 
 
 def test_the_keys_of_a_mapping_come_in_one_order(toys: Toys, tmp_path: Path) -> None:
-    """In which order a node named them is in no digest, so no other node can go by it: computed or from the store, they are sorted."""
+    """In which order a node named them is in no digest, so no other node can go by it: computed or
+    from the store, they are sorted.
+    """
 
     @node("toy.mapping", version=1)
     def mapping() -> Json:
@@ -974,15 +1219,21 @@ def test_the_keys_of_a_mapping_come_in_one_order(toys: Toys, tmp_path: Path) -> 
     def spell(data: Json) -> str:
         return str(data)
 
-    graph = toys.add(mapping, spell).graph('{nodes: {m: {type: toy.mapping}, s: {type: toy.spell, data: "${m}"}}, outputs: {m: "${m}", s: "${s}"}}')
+    graph = toys.add(mapping, spell).graph(
+        '{nodes: {m: {type: toy.mapping}, s: {type: toy.spell, data: "${m}"}}, outputs: {m: "${m}", s: "${s}"}}'
+    )
     with Store.open(tmp_path / "store", Codecs()) as store:
         for force in ((), ("s",), ("m", "s")):
             gave = given(carry_out(graph, store=store, force=force))
-            assert {name: str(value) for name, value in gave.items()} == dict.fromkeys("ms", "{'a': 3, 'b': {'c': 2, 'd': 1}}")
+            assert {name: str(value) for name, value in gave.items()} == dict.fromkeys(
+                "ms", "{'a': 3, 'b': {'c': 2, 'd': 1}}"
+            )
 
 
 @pytest.mark.parametrize("is_cached", [False, True])
-def test_a_plan_whose_store_was_closed_is_refused(toys: Toys, tmp_path: Path, is_cached: bool) -> None:
+def test_a_plan_whose_store_was_closed_is_refused(
+    toys: Toys, tmp_path: Path, is_cached: bool
+) -> None:
     """It does not wait for claims that nobody can have any more."""
     graph = toys.graph('{nodes: {a: {type: toy.number, value: 1}}, outputs: {a: "${a}"}}')
     with Store.open(tmp_path / "store", Codecs()) as store:
@@ -995,11 +1246,14 @@ def test_a_plan_whose_store_was_closed_is_refused(toys: Toys, tmp_path: Path, is
         make_plan(graph, store=store)
 
 
-# -- cancelling, progress and whoever reads ------------------------------------------------------------------------------------------
+# -- cancelling, progress and whoever reads
+# ------------------------------------------------------------------------------------------
 
 
 def test_cancelling_stops_at_the_next_yield(toys: Toys, store: Store) -> None:
-    """What was finished before is kept; the node's own clean-up runs; nothing is said after the end."""
+    """What was finished before is kept; the node's own clean-up runs; nothing is said after the
+    end.
+    """
     cancel, cleaned = threading.Event(), []
 
     @node("toy.endless", version=1)
@@ -1010,13 +1264,20 @@ def test_cancelling_stops_at_the_next_yield(toys: Toys, store: Store) -> None:
         finally:
             cleaned.append(n)
 
-    graph = toys.add(endless).graph('{nodes: {a: {type: toy.number, value: 1}, e: {type: toy.endless, n: "${a}"}}, outputs: {e: "${e}"}}')
+    graph = toys.add(endless).graph(
+        '{nodes: {a: {type: toy.number, value: 1}, e: {type: toy.endless, n: "${a}"}}, outputs: {e: "${e}"}}'
+    )
     said = []
     for event in execute(make_plan(graph, store=store), cancel=cancel):
         said.append(event)
         if isinstance(event, events.StepProgress):
             cancel.set()
-    assert words(said) == ["started a", "finished a", "started e", "cancelled: 1 ran, 0 cached, 0 failed"]
+    assert words(said) == [
+        "started a",
+        "finished a",
+        "started e",
+        "cancelled: 1 ran, 0 cached, 0 failed",
+    ]
     assert cleaned == [1]
     assert make_plan(graph, store=store).counts == {"cached": 1, "runs": 1}
 
@@ -1032,8 +1293,13 @@ def test_cancelling_stops_between_the_elements_of_a_list(toys: Toys, store: Stor
             cancel.set()
         return n
 
-    graph = toys.add(last_wish).graph('{nodes: {e: {type: toy.last_wish, each: {n: [0, 1, 2, 3, 4]}}}, outputs: {e: "${e}"}}')
-    assert words(list(execute(make_plan(graph, store=store), cancel=cancel)))[-1] == "cancelled: 3 ran, 0 cached, 0 failed"
+    graph = toys.add(last_wish).graph(
+        '{nodes: {e: {type: toy.last_wish, each: {n: [0, 1, 2, 3, 4]}}}, outputs: {e: "${e}"}}'
+    )
+    assert (
+        words(list(execute(make_plan(graph, store=store), cancel=cancel)))[-1]
+        == "cancelled: 3 ran, 0 cached, 0 failed"
+    )
     assert toys.take() == ["last_wish 0", "last_wish 1", "last_wish 2"]
     assert make_plan(graph, store=store).counts == {"cached": 3, "runs": 2}
 
@@ -1081,12 +1347,17 @@ def test_a_run_that_ends_leaves_the_users_event_alone(toys: Toys) -> None:
     """One event may be given to several runs, one after another."""
     cancel = threading.Event()
     for _ in range(2):
-        assert words(carry_out(toys.graph(CHAIN), cancel=cancel))[-1] == "done: 3 ran, 0 cached, 0 failed"
+        assert (
+            words(carry_out(toys.graph(CHAIN), cancel=cancel))[-1]
+            == "done: 3 ran, 0 cached, 0 failed"
+        )
     assert not cancel.is_set()
 
 
 def test_a_slow_reader_gets_every_result_and_the_latest_progress(toys: Toys) -> None:
-    """The run does not wait for whoever reads: it is over before the second event is taken, and progress is coalesced."""
+    """The run does not wait for whoever reads: it is over before the second event is taken, and
+    progress is coalesced.
+    """
     over = threading.Event()
 
     @node("toy.long", version=1)
@@ -1113,7 +1384,10 @@ def test_a_slow_reader_gets_every_result_and_the_latest_progress(toys: Toys) -> 
     said = [next(reading)]
     assert over.wait(60)
     said += reading
-    assert [(e.done, e.total) for e in said if isinstance(e, events.StepProgress)][-1] == (1000, 1000)
+    assert [(e.done, e.total) for e in said if isinstance(e, events.StepProgress)][-1] == (
+        1000,
+        1000,
+    )
     assert sum(isinstance(e, events.StepProgress) for e in said) < 100
     assert sum(isinstance(e, events.StepFinished) for e in said) == 7
     assert given(said) == {"z": 7}
@@ -1128,12 +1402,15 @@ def test_progress_goes_on_however_reading_and_writing_meet(toys: Toys) -> None:
             yield Progress(i + 1, 200)
         return n
 
-    graph = toys.add(steps).graph('{nodes: {s: {type: toy.steps, each: {n: [1, 2, 3, 4, 5]}}}, outputs: {s: "${s}"}}')
+    graph = toys.add(steps).graph(
+        '{nodes: {s: {type: toy.steps, each: {n: [1, 2, 3, 4, 5]}}}, outputs: {s: "${s}"}}'
+    )
     last = {e.item: e.done for e in carry_out(graph) if isinstance(e, events.StepProgress)}
     assert last == {f"[{i}]": 200 for i in range(5)}
 
 
-# -- files and scratch ---------------------------------------------------------------------------------------------------------------
+# -- files and scratch
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @node("toy.read", version=1)
@@ -1141,12 +1418,18 @@ def read_file(file: File) -> str:
     return file.read_text()
 
 
-def test_a_file_that_changes_during_the_run_is_keyed_anew(toys: Toys, store: Store, tmp_path: Path) -> None:
-    """The step runs on what the file holds when it is read, and is kept under that; each of several files may change once."""
+def test_a_file_that_changes_during_the_run_is_keyed_anew(
+    toys: Toys, store: Store, tmp_path: Path
+) -> None:
+    """The step runs on what the file holds when it is read, and is kept under that; each of several
+    files may change once.
+    """
     files = [tmp_path / f"{i}.txt" for i in range(8)]
     for path in files:
         path.write_text("old")
-    graph = toys.add(read_file).graph('{inputs: {files: {type: "list[file]"}}, nodes: {r: {type: toy.read, each: {file: "${files}"}}}, outputs: {r: "${r}"}}')
+    graph = toys.add(read_file).graph(
+        '{inputs: {files: {type: "list[file]"}}, nodes: {r: {type: toy.read, each: {file: "${files}"}}}, outputs: {r: "${r}"}}'
+    )
     plan = make_plan(graph, {"files": files}, store=store)
     for path in files:
         path.write_text(f"new {path.name}")
@@ -1157,12 +1440,17 @@ def test_a_file_that_changes_during_the_run_is_keyed_anew(toys: Toys, store: Sto
     assert make_plan(graph, {"files": files}, store=store).counts == {"runs": 8}
 
 
-def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(toys: Toys, store: Store, tmp_path: Path) -> None:
+def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(
+    toys: Toys, store: Store, tmp_path: Path
+) -> None:
     """The new content is known to all nodes that read the file, in the graph and below."""
-    (tmp_path / "inner.yaml").write_text('{imagen_flow: 1, inputs: {f: {type: file}}, nodes: {r: {type: toy.read, file: "${f}"}}, outputs: {r: "${r}"}}')
+    (tmp_path / "inner.yaml").write_text(
+        '{imagen_flow: 1, inputs: {f: {type: file}}, nodes: {r: {type: toy.read, file: "${f}"}}, outputs: {r: "${r}"}}'
+    )
     (tmp_path / "a.txt").write_text("old")
     graph = toys.add(read_file).graph(
-        '{inputs: {f: {type: file}}, nodes: {in: {type: ./inner.yaml, f: "${f}"}, r: {type: toy.read, file: "${f}"}}, outputs: {in: "${in}", r: "${r}"}}', tmp_path / "g.yaml"
+        '{inputs: {f: {type: file}}, nodes: {in: {type: ./inner.yaml, f: "${f}"}, r: {type: toy.read, file: "${f}"}}, outputs: {in: "${in}", r: "${r}"}}',
+        tmp_path / "g.yaml",
     )
     plan = make_plan(graph, {"f": tmp_path / "a.txt"}, store=store)
     (tmp_path / "a.txt").write_text("new")
@@ -1174,13 +1462,17 @@ def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(toys: Toys, 
 def test_a_file_that_goes_during_the_run_fails_its_step(toys: Toys, tmp_path: Path) -> None:
     """The message names the file."""
     (tmp_path / "a.txt").write_text("x")
-    graph = toys.add(read_file).graph('{nodes: {r: {type: toy.read, file: a.txt}}, outputs: {r: "${r}"}}', tmp_path / "g.yaml")
+    graph = toys.add(read_file).graph(
+        '{nodes: {r: {type: toy.read, file: a.txt}}, outputs: {r: "${r}"}}', tmp_path / "g.yaml"
+    )
     plan = make_plan(graph)
     (tmp_path / "a.txt").unlink()
     assert words(list(execute(plan)))[1] == "failed r: a.txt is gone"
 
 
-def test_a_file_of_a_listed_folder_that_changes_fails_with_words(toys: Toys, tmp_path: Path) -> None:
+def test_a_file_of_a_listed_folder_that_changes_fails_with_words(
+    toys: Toys, tmp_path: Path
+) -> None:
     """The folder was listed with another content; the message says which file changed."""
 
     @node("toy.list", version=1)
@@ -1195,18 +1487,25 @@ def test_a_file_of_a_listed_folder_that_changes_fails_with_words(toys: Toys, tmp
         (tmp_path / "in/a.txt").write_text("changed")
         return files
 
-    graph = toys.add(read_file, listed, touch).graph("""
+    graph = toys.add(read_file, listed, touch).graph(
+        """
         nodes:
           l: {type: toy.list, folder: in}
           t: {type: toy.touch, files: "${l}"}
           r: {type: toy.read, each: {file: "${t}"}}
         outputs: {r: "${r}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
-    assert any(w.startswith("failed ") and "a.txt has changed" in w for w in words(carry_out(graph)))
+        """,
+        tmp_path / "g.yaml",
+    )
+    assert any(
+        w.startswith("failed ") and "a.txt has changed" in w for w in words(carry_out(graph))
+    )
 
 
 def test_scratch_is_kept_across_a_failure_and_removed_after(toys: Toys, store: Store) -> None:
-    """A step that is tried again in another run finds what it left, and its folder is gone once the step is stored."""
+    """A step that is tried again in another run finds what it left, and its folder is gone once the
+    step is stored.
+    """
     fail = [True]
 
     @node("toy.train", version=1)
@@ -1252,16 +1551,27 @@ def test_scratch_is_kept_across_a_killed_process(tmp_path: Path) -> None:
         with Store.open(Path(sys.argv[1]), Codecs()) as store:
             print(*[e.value for e in execute(make_plan(graph, store=store)) if hasattr(e, "value")])
         """
-    said = [subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "store")], capture_output=True, text=True, check=False).stdout for _ in range(2)]
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "store")],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        for _ in range(2)
+    ]
     assert said == ["", "1\n"]
     assert list((tmp_path / "store/scratch").iterdir()) == []
 
 
-# -- absence -------------------------------------------------------------------------------------------------------------------------
+# -- absence
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_node_may_give_an_absent_output(toys: Toys, store: Store) -> None:
-    """It is kept as absent, and flows as absence does: what requires it is absent, what can do without takes its default."""
+    """It is kept as absent, and flows as absence does: what requires it is absent, what can do
+    without takes its default.
+    """
 
     @node("toy.half", version=1)
     def half(n: int) -> Pair:
@@ -1284,7 +1594,9 @@ def test_a_node_may_give_an_absent_output(toys: Toys, store: Store) -> None:
 
 
 def test_absence_leaves_lists_and_stays_in_each(toys: Toys) -> None:
-    """An absent element of an `each` is absent in the result; a list that goes into one port is without it."""
+    """An absent element of an `each` is absent in the result; a list that goes into one port is
+    without it.
+    """
     graph = toys.graph("""
         nodes:
           flags: {type: toy.is_even, each: {value: [1, 2, 4]}}
@@ -1295,15 +1607,21 @@ def test_absence_leaves_lists_and_stays_in_each(toys: Toys) -> None:
         """)
     said = carry_out(graph)
     assert given(said) == {"m": [None, 21, 41], "t": 62}
-    assert [w for w in words(said) if w.startswith("absent")] == ["absent n[0]: its 'when' is false", "absent m[0]: its 'a' is absent"]
+    assert [w for w in words(said) if w.startswith("absent")] == [
+        "absent n[0]: its 'when' is false",
+        "absent m[0]: its 'a' is absent",
+    ]
 
 
 def test_absence_goes_through_included_graphs(toys: Toys, tmp_path: Path) -> None:
-    """An absent value takes an input's default, else makes the whole graph absent; `when` on a graph makes its outputs absent, element by element too."""
+    """An absent value takes an input's default, else makes the whole graph absent; `when` on a
+    graph makes its outputs absent, element by element too.
+    """
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {a: {type: int}, b: 5}, nodes: {s: {type: toy.add, a: "${a}", b: "${b}"}}, outputs: {s: "${s}"}}'
     )
-    graph = toys.graph("""
+    graph = toys.graph(
+        """
         inputs: {on: false}
         nodes:
           gone: {type: toy.number, value: 1, when: "${on}"}
@@ -1312,13 +1630,19 @@ def test_absence_goes_through_included_graphs(toys: Toys, tmp_path: Path) -> Non
           off: {type: ./inner.yaml, a: 1, when: "${on}"}
           each: {type: ./inner.yaml, each: {a: [1, 2, 3]}, b: 0, when: [false, true, "${on}"]}
         outputs: {need: "${need}", can: "${can}", off: "${off}", each: "${each}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = carry_out(graph)
     assert given(said) == {"can": 6, "each": [None, 2, None]}
-    assert [w for w in words(said) if w.startswith("no output")] == ["no output need: what it comes from is absent", "no output off: what it comes from is absent"]
+    assert [w for w in words(said) if w.startswith("no output")] == [
+        "no output need: what it comes from is absent",
+        "no output off: what it comes from is absent",
+    ]
 
 
-# -- graphs as nodes -----------------------------------------------------------------------------------------------------------------
+# -- graphs as nodes
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_of_an_included_graph_only_what_is_asked_for_runs(toys: Toys, tmp_path: Path) -> None:
@@ -1326,7 +1650,10 @@ def test_of_an_included_graph_only_what_is_asked_for_runs(toys: Toys, tmp_path: 
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken}}, outputs: {b: "${b}", a: "${a}"}}'
     )
-    graph = toys.graph('{nodes: {in: {type: ./inner.yaml}, x: {type: toy.add, a: "${in.a}"}}, outputs: {x: "${x}"}}', tmp_path / "g.yaml")
+    graph = toys.graph(
+        '{nodes: {in: {type: ./inner.yaml}, x: {type: toy.add, a: "${in.a}"}}, outputs: {x: "${x}"}}',
+        tmp_path / "g.yaml",
+    )
     assert given(carry_out(graph)) == {"x": 1}
     assert toys.take() == ["number 1", "add 1 0"]
 
@@ -1336,20 +1663,27 @@ def test_each_runs_a_graph_for_every_element(toys: Toys, tmp_path: Path) -> None
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {a: {type: int}}, nodes: {s: {type: toy.add, a: "${a}", b: 1}, t: {type: toy.add, a: "${s}", b: 10}}, outputs: {t: "${t}"}}'
     )
-    graph = toys.graph("""
+    graph = toys.graph(
+        """
         nodes:
           c: {type: toy.count, to: 3}
           g: {type: ./inner.yaml, each: {a: "${c}"}}
           total: {type: toy.total, values: "${g}"}
         outputs: {total: "${total}", g: "${g}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = carry_out(graph)
     assert given(said) == {"total": 36, "g": [11, 12, 13]}
-    assert [w for w in words(said) if w.startswith("started g")] == [f"started g[{i}]/{n}" for i in range(3) for n in "st"]
+    assert [w for w in words(said) if w.startswith("started g")] == [
+        f"started g[{i}]/{n}" for i in range(3) for n in "st"
+    ]
 
 
 def test_a_graph_is_given_what_other_nodes_make(toys: Toys, store: Store, tmp_path: Path) -> None:
-    """Through any depth; what is given to an input with a default that nothing asks for, or only a skipped node, is not made."""
+    """Through any depth; what is given to an input with a default that nothing asks for, or only a
+    skipped node, is not made.
+    """
     (tmp_path / "outer.yaml").write_text(
         '{imagen_flow: 1, inputs: {a: {type: int}, b: 0, c: 0}, nodes: {in: {type: ./inner.yaml, a: "${a}", b: "${b}", c: "${c}"}}, outputs: {s: "${in}", a: "${a}", b: "${b}"}}'
     )
@@ -1377,12 +1711,21 @@ outputs: {t: "${t}", u: "${u}"}
     assert given(carry_out(graph, store=store)) == {"last": -4}
     assert toys.take() == ["number 1", "is_even 1", "either None -5", "add -5 1"]
     assert given(carry_out(graph, {"n": 2}, store=store)) == {"last": 24}
-    assert toys.take() == ["number 2", "is_even 2", "number 20", "add 2 20", "either 22 -5", "add 22 2"]
+    assert toys.take() == [
+        "number 2",
+        "is_even 2",
+        "number 20",
+        "add 2 20",
+        "either 22 -5",
+        "add 22 2",
+    ]
     assert make_plan(graph, {"n": 2}, store=store).counts["cached"] == 6
 
 
 def test_what_a_graph_requires_is_made_first(toys: Toys, store: Store, tmp_path: Path) -> None:
-    """A required input is known before anything in the graph is, though only a skipped node reads it; one that failed stops what reads it alone."""
+    """A required input is known before anything in the graph is, though only a skipped node reads
+    it; one that failed stops what reads it alone.
+    """
     (tmp_path / "inner.yaml").write_text("""
 imagen_flow: 1
 inputs: {a: {type: int}, b: {type: int}}
@@ -1391,7 +1734,10 @@ nodes:
   t: {type: toy.either, a: "${s}", b: -5}
 outputs: {t: "${t}", s: "${s}"}
 """)
-    graph = toys.graph('{nodes: {y: {type: toy.number, value: 20}, z: {type: toy.broken}, g: {type: ./inner.yaml, a: "${y}", b: "${z}"}}, outputs: {t: "${g.t}"}}', tmp_path / "g.yaml")
+    graph = toys.graph(
+        '{nodes: {y: {type: toy.number, value: 20}, z: {type: toy.broken}, g: {type: ./inner.yaml, a: "${y}", b: "${z}"}}, outputs: {t: "${g.t}"}}',
+        tmp_path / "g.yaml",
+    )
     for first in (["number 20"], []):
         said = carry_out(graph, store=store)
         assert (given(said), words(said)[-1].split(":")[0]) == ({"t": -5}, "failed")
@@ -1399,7 +1745,9 @@ outputs: {t: "${t}", s: "${s}"}
 
 
 def test_repeat_derives_seeds_and_keeps_the_best(toys: Toys, tmp_path: Path) -> None:
-    """Each repetition has seeds of its own that always come out the same; the best is that with the highest score, the first among equals."""
+    """Each repetition has seeds of its own that always come out the same; the best is that with the
+    highest score, the first among equals.
+    """
     seeds: list[int] = []
 
     @node("toy.score", version=1)
@@ -1410,12 +1758,15 @@ def test_repeat_derives_seeds_and_keeps_the_best(toys: Toys, tmp_path: Path) -> 
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {seed: {type: seed}}, nodes: {s: {type: toy.score, seed: "${seed}"}, p: {type: toy.any, value: "${seed}"}}, outputs: {p: "${p}", score: "${s}"}}'
     )
-    graph = toys.add(score).graph("""
+    graph = toys.add(score).graph(
+        """
         nodes:
           all: {type: ./inner.yaml, seed: 7, repeat: 3}
           best: {type: ./inner.yaml, seed: 7, repeat: {times: 3, keep: {best: score}}}
         outputs: {all: "${all.p}", scores: "${all.score}", best: "${best.p}"}
-        """, tmp_path / "g.yaml")  # fmt: skip
+        """,
+        tmp_path / "g.yaml",
+    )
     said = given(carry_out(graph))
     assert len(set(said["all"])) == 3
     assert said["scores"] == [seed % 1000 for seed in said["all"]]
@@ -1423,21 +1774,38 @@ def test_repeat_derives_seeds_and_keeps_the_best(toys: Toys, tmp_path: Path) -> 
     assert len(seeds) == 3
 
 
-def test_a_node_found_below_while_running_is_said_to_be_cached(toys: Toys, store: Store, tmp_path: Path) -> None:
+def test_a_node_found_below_while_running_is_said_to_be_cached(
+    toys: Toys, store: Store, tmp_path: Path
+) -> None:
     """Every step of an included graph is accounted for, also one that nobody had to wait for."""
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {a: {type: int}}, nodes: {s: {type: toy.add, a: "${a}", b: 1}, t: {type: toy.add, a: "${s}", b: 1}}, outputs: {t: "${t}"}}'
     )
-    graph = toys.graph('{inputs: {n: 2}, nodes: {p: {type: toy.parity, value: "${n}"}, g: {type: ./inner.yaml, a: "${p}"}}, outputs: {g: "${g}"}}', tmp_path / "g.yaml")
+    graph = toys.graph(
+        '{inputs: {n: 2}, nodes: {p: {type: toy.parity, value: "${n}"}, g: {type: ./inner.yaml, a: "${p}"}}, outputs: {g: "${g}"}}',
+        tmp_path / "g.yaml",
+    )
     carry_out(graph, store=store)
-    assert words(carry_out(graph, {"n": 4}, store=store)) == ["started p", "finished p", "cached g/s", "cached g/t", "output g", "done: 1 ran, 2 cached, 0 failed"]
+    assert words(carry_out(graph, {"n": 4}, store=store)) == [
+        "started p",
+        "finished p",
+        "cached g/s",
+        "cached g/t",
+        "output g",
+        "done: 1 ran, 2 cached, 0 failed",
+    ]
 
 
-# -- outputs -------------------------------------------------------------------------------------------------------------------------
+# -- outputs
+# -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_outputs_are_written_also_when_cached_and_left_alone_when_equal(toys: Toys, store: Store, tmp_path: Path) -> None:
-    """A file that holds the value is not touched, one that is gone is written again; nothing runs for that."""
+def test_outputs_are_written_also_when_cached_and_left_alone_when_equal(
+    toys: Toys, store: Store, tmp_path: Path
+) -> None:
+    """A file that holds the value is not touched, one that is gone is written again; nothing runs
+    for that.
+    """
     graph = toys.graph("""
         nodes: {p: {type: toy.picture, shade: 3}, n: {type: toy.number, value: 4}}
         outputs: {picture: {from: "${p}", path: "{graph}-{output}.png"}, n: {from: "${n}", path: n.json}}
@@ -1445,7 +1813,13 @@ def test_outputs_are_written_also_when_cached_and_left_alone_when_equal(toys: To
     changed = []
     for _ in range(3):
         said = carry_out(graph, store=store, out=tmp_path / "out")
-        changed.append({e.output: (Path(e.path or "").name, e.changed) for e in said if isinstance(e, events.OutputWritten)})
+        changed.append(
+            {
+                e.output: (Path(e.path or "").name, e.changed)
+                for e in said
+                if isinstance(e, events.OutputWritten)
+            }
+        )
         (tmp_path / "out/n.json").unlink()
     assert changed == [
         {"picture": ("graph-picture.png", True), "n": ("n.json", True)},
@@ -1468,7 +1842,10 @@ def test_a_list_is_written_one_file_an_element(toys: Toys, tmp_path: Path) -> No
     said = carry_out(graph, out=tmp_path / "out")
     assert given(said) == {"n[0]": 0, "n[2]": 2}
     assert "no output n[1]: what it comes from is absent" in words(said)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".txt") == ["0.txt", "2.txt"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".txt") == [
+        "0.txt",
+        "2.txt",
+    ]
     assert given(carry_out(graph, {"to": 0}, out=tmp_path / "none")) == {"n": []}
 
 
@@ -1481,7 +1858,9 @@ def test_an_output_that_cannot_be_written_fails_alone(toys: Toys, tmp_path: Path
         outputs: {a: {from: "${n}", path: a.txt}, b: {from: "${n}", path: b.txt}}
         """)
     said = carry_out(graph, out=tmp_path / "out")
-    assert [type(e).__name__ for e in said if isinstance(e, events.OutputWritten | events.OutputFailed)] == ["OutputWritten", "OutputFailed"]
+    assert [
+        type(e).__name__ for e in said if isinstance(e, events.OutputWritten | events.OutputFailed)
+    ] == ["OutputWritten", "OutputFailed"]
     assert words(said)[-1] == "failed: 1 ran, 0 cached, 1 failed"
     assert (tmp_path / "out/b.txt").read_text() == "mine"
 
@@ -1494,9 +1873,14 @@ def test_a_plan_can_be_carried_out_twice(toys: Toys) -> None:
 
 def test_many_equal_steps_cost_no_wait(toys: Toys, store: Store) -> None:
     """A step whose twin has just run takes its result before the twin is on the disk."""
-    pairs = "".join(f'  a{i}: {{type: toy.number, value: {i}}}\n  b{i}: {{type: toy.number, value: {i}}}\n' for i in range(40))
+    pairs = "".join(
+        f"  a{i}: {{type: toy.number, value: {i}}}\n  b{i}: {{type: toy.number, value: {i}}}\n"
+        for i in range(40)
+    )
     ends = ", ".join(f'"${{a{i}}}", "${{b{i}}}"' for i in range(40))
-    graph = toys.graph(f'nodes:\n{pairs}  t: {{type: toy.total, values: [{ends}]}}\noutputs: {{t: "${{t}}"}}\n')
+    graph = toys.graph(
+        f'nodes:\n{pairs}  t: {{type: toy.total, values: [{ends}]}}\noutputs: {{t: "${{t}}"}}\n'
+    )
     plan = make_plan(graph, store=store)
     waited = []
     lease = store.lease
@@ -1505,17 +1889,27 @@ def test_many_equal_steps_cost_no_wait(toys: Toys, store: Store) -> None:
     assert sum(waited) == 0
 
 
-# -- only what must run runs ---------------------------------------------------------------------------------------------------------
+# -- only what must run runs
+# ---------------------------------------------------------------------------------------------------------
 
-# A graph by itself, apart from the engine: each node is (constant, the nodes it reads), and its value is their sum modulo 4, so that values often come out the same.
+# A graph by itself, apart from the engine: each node is (constant, the nodes it reads), and its
+# value is their sum modulo 4, so that values often come out the same.
 Drawn = dict[int, tuple[int, tuple[int, ...]]]
 
 
 @st.composite
 def drawings(draw: st.DrawFn) -> tuple[Drawn, ...]:
-    """A graph, and what it becomes by some edits: another constant, another edge, a node more, a node less."""
+    """A graph, and what it becomes by some edits: another constant, another edge, a node more, a
+    node less.
+    """
     count = draw(st.integers(1, 6))
-    drawn: Drawn = {i: (draw(st.integers(0, 5)), tuple(draw(st.lists(st.integers(0, i - 1), max_size=2)) if i else ())) for i in range(count)}
+    drawn: Drawn = {
+        i: (
+            draw(st.integers(0, 5)),
+            tuple(draw(st.lists(st.integers(0, i - 1), max_size=2)) if i else ()),
+        )
+        for i in range(count)
+    }
     states = [drawn]
     for _ in range(draw(st.integers(1, 4))):
         drawn = dict(states[-1])
@@ -1524,7 +1918,14 @@ def drawings(draw: st.DrawFn) -> tuple[Drawn, ...]:
             case "constant":
                 drawn[at] = (draw(st.integers(0, 5)), drawn[at][1])
             case "edges":
-                drawn[at] = (drawn[at][0], tuple(draw(st.lists(st.sampled_from([i for i in drawn if i < at]), max_size=2)) if any(i < at for i in drawn) else ()))
+                drawn[at] = (
+                    drawn[at][0],
+                    tuple(
+                        draw(st.lists(st.sampled_from([i for i in drawn if i < at]), max_size=2))
+                        if any(i < at for i in drawn)
+                        else ()
+                    ),
+                )
             case "more":
                 drawn[max(drawn) + 1] = (draw(st.integers(0, 5)), (at,))
             case "less" if not any(at in reads for _, reads in drawn.values()) and len(drawn) > 1:
@@ -1549,10 +1950,17 @@ def computed(drawn: Drawn) -> tuple[dict[int, int], dict[int, tuple[int, tuple[i
     return values, asked
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given_(drawings(), st.integers(0, 3))
-def test_only_what_must_run_runs(tmp_path_factory: pytest.TempPathFactory, states: tuple[Drawn, ...], named: int) -> None:
-    """After any edits and renamings the outputs are those of a run from scratch, and what ran are the steps that were never computed before, each once."""
+def test_only_what_must_run_runs(
+    tmp_path_factory: pytest.TempPathFactory, states: tuple[Drawn, ...], named: int
+) -> None:
+    """After any edits and renamings the outputs are those of a run from scratch, and what ran are
+    the steps that were never computed before, each once.
+    """
     ran: list[tuple[int, tuple[int, ...]]] = []
 
     @node("toy.mix", version=1)
@@ -1566,9 +1974,18 @@ def test_only_what_must_run_runs(tmp_path_factory: pytest.TempPathFactory, state
     with Store.open(tmp_path_factory.mktemp("store"), Codecs()) as store:
         for turn, drawn in enumerate(states):
             name = f"n{turn if named else 0}_{{}}".format
-            nodes = {name(i): {"type": "toy.mix", "constant": c, "values": [f"${{{name(r)}}}" for r in reads]} for i, (c, reads) in sorted(drawn.items(), reverse=named > 1)}
+            nodes = {
+                name(i): {
+                    "type": "toy.mix",
+                    "constant": c,
+                    "values": [f"${{{name(r)}}}" for r in reads],
+                }
+                for i, (c, reads) in sorted(drawn.items(), reverse=named > 1)
+            }
             outputs = {f"o{i}": f"${{{name(i)}}}" for i in ends(drawn)}
-            graph = resolve(spec.parse_mapping({"imagen_flow": 1, "nodes": nodes, "outputs": outputs}), registry)
+            graph = resolve(
+                spec.parse_mapping({"imagen_flow": 1, "nodes": nodes, "outputs": outputs}), registry
+            )
             ran.clear()
             plan = make_plan(graph, store=store)
             said = given(list(execute(plan)))
@@ -1588,7 +2005,9 @@ class Named:
 
 
 def test_a_list_of_models_is_leased_one_by_one(tmp_path: Path) -> None:
-    """A node that takes several models gets them loaded, in order; one that is not here leaves the step unresolved before anything runs."""
+    """A node that takes several models gets them loaded, in order; one that is not here leaves the
+    step unresolved before anything runs.
+    """
     from safetensors.numpy import save_file
 
     @node("toy.named", version=1)
@@ -1602,16 +2021,25 @@ def test_a_list_of_models_is_leased_one_by_one(tmp_path: Path) -> None:
 
     def planned(models: str) -> Any:
         text = f'imagen_flow: 1\nnodes:\n  n: {{type: toy.named, models: {models}}}\noutputs:\n  o: "${{n}}"\n'
-        return make_plan(resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry), registry=registry, device="cpu")
+        return make_plan(
+            resolve(spec.parse(text, name="g.yaml", path=tmp_path / "g.yaml"), registry),
+            registry=registry,
+            device="cpu",
+        )
 
     said = list(execute(planned("[./b.safetensors, ./a.safetensors]")))
-    assert [e.value for e in said if isinstance(e, events.OutputWritten)] == ["b.safetensors on cpu, a.safetensors on cpu"]
+    assert [e.value for e in said if isinstance(e, events.OutputWritten)] == [
+        "b.safetensors on cpu, a.safetensors on cpu"
+    ]
     plan = planned("[./b.safetensors, ./c.safetensors]")
     assert [step.status for step in plan.steps] == ["unresolved"]
-    assert [problem.message for problem in plan.problems] == ["the model './c.safetensors' does not exist"]
+    assert [problem.message for problem in plan.problems] == [
+        "the model './c.safetensors' does not exist"
+    ]
 
 
-# -- lanes, and models ahead ---------------------------------------------------------------------------------------------------------
+# -- lanes, and models ahead
+# ---------------------------------------------------------------------------------------------------------
 
 
 def threads_of(toys: Toys) -> list[threading.Thread]:
@@ -1628,7 +2056,9 @@ def threads_of(toys: Toys) -> list[threading.Thread]:
 
 
 def test_runs_that_share_a_pool_compute_in_one_thread(toys: Toys) -> None:
-    """One after another they find its OpenMP team and its caches; without a pool in common each has a thread of its own."""
+    """One after another they find its OpenMP team and its caches; without a pool in common each has
+    a thread of its own.
+    """
     found = threads_of(toys)
     graph = toys.graph('{nodes: {n: {type: toy.where, value: 1}}, outputs: {n: "${n}"}}')
     with ModelPool() as pool:
@@ -1641,7 +2071,9 @@ def test_runs_that_share_a_pool_compute_in_one_thread(toys: Toys) -> None:
 
 
 def test_runs_beside_one_another_do_not_wait_for_a_lane(toys: Toys, store: Store) -> None:
-    """Each of two runs of one pool needs the other to go on; a third wants the very step that one of them is making."""
+    """Each of two runs of one pool needs the other to go on; a third wants the very step that one
+    of them is making.
+    """
     sides = threading.Barrier(2)
 
     @node("toy.meet", version=1)
@@ -1655,10 +2087,15 @@ def test_runs_beside_one_another_do_not_wait_for_a_lane(toys: Toys, store: Store
     with ModelPool() as pool:
 
         def run(name: str, value: int) -> None:
-            graph = toys.graph(f'{{nodes: {{n: {{type: toy.meet, value: {value}}}}}, outputs: {{n: "${{n}}"}}}}')
+            graph = toys.graph(
+                f'{{nodes: {{n: {{type: toy.meet, value: {value}}}}}, outputs: {{n: "${{n}}"}}}}'
+            )
             said[name] = carry_out(graph, store=store, pool=pool)
 
-        first, same, other = (threading.Thread(target=run, args=at) for at in (("first", 1), ("same", 1), ("other", 2)))
+        first, same, other = (
+            threading.Thread(target=run, args=at)
+            for at in (("first", 1), ("same", 1), ("other", 2))
+        )
         first.start()
         same.start()
         while "meet 1" not in toys.ran:
@@ -1666,7 +2103,11 @@ def test_runs_beside_one_another_do_not_wait_for_a_lane(toys: Toys, store: Store
         other.start()
         for thread in (first, same, other):
             thread.join(20)
-    assert {name: given(events_) for name, events_ in said.items()} == {"first": {"n": 1}, "same": {"n": 1}, "other": {"n": 2}}
+    assert {name: given(events_) for name, events_ in said.items()} == {
+        "first": {"n": 1},
+        "same": {"n": 1},
+        "other": {"n": 2},
+    }
     assert sorted(toys.take()) == ["meet 1", "meet 2"]
 
 
@@ -1691,7 +2132,12 @@ def test_a_run_that_is_left_behind_holds_up_no_other(toys: Toys) -> None:
         at = time.monotonic()
         assert words(list(run))[-1] == "cancelled: 0 ran, 0 cached, 0 failed"
         assert time.monotonic() - at < 2
-        assert given(carry_out(toys.graph('{nodes: {n: {type: toy.where, value: 1}}, outputs: {n: "${n}"}}'), pool=pool)) == {"n": 1}
+        assert given(
+            carry_out(
+                toys.graph('{nodes: {n: {type: toy.where, value: 1}}, outputs: {n: "${n}"}}'),
+                pool=pool,
+            )
+        ) == {"n": 1}
         assert found[0] is not found[1] and found[0].is_alive()
         release.set()
 
@@ -1699,7 +2145,9 @@ def test_a_run_that_is_left_behind_holds_up_no_other(toys: Toys) -> None:
 def test_a_node_may_run_a_graph_with_the_same_pool(toys: Toys, store: Store) -> None:
     """The inner run computes beside the outer one, which waits for it in its own thread."""
     found = threads_of(toys)
-    inner = toys.graph('{inputs: {value: {type: int}}, nodes: {n: {type: toy.where, value: "${value}"}}, outputs: {n: "${n}"}}')
+    inner = toys.graph(
+        '{inputs: {value: {type: int}}, nodes: {n: {type: toy.where, value: "${value}"}}, outputs: {n: "${n}"}}'
+    )
     with ModelPool() as pool:
 
         @node("toy.nest", version=1)
@@ -1707,7 +2155,9 @@ def test_a_node_may_run_a_graph_with_the_same_pool(toys: Toys, store: Store) -> 
             found.append(threading.current_thread())
             return int(given(carry_out(inner, {"value": value}, store=store, pool=pool))["n"]) + 1
 
-        outer = toys.add(nest).graph('{nodes: {a: {type: toy.nest, value: 1}, b: {type: toy.nest, value: "${a}"}}, outputs: {b: "${b}"}}')
+        outer = toys.add(nest).graph(
+            '{nodes: {a: {type: toy.nest, value: 1}, b: {type: toy.nest, value: "${a}"}}, outputs: {b: "${b}"}}'
+        )
         assert given(carry_out(outer, store=store, pool=pool)) == {"b": 3}
     assert [found.index(thread) for thread in found] == [0, 1, 0, 1]
 
@@ -1738,9 +2188,18 @@ def weighed(toys: Toys, tmp_path: Path) -> Iterator[Callable[..., tuple[list[Eve
 
     toys.add(use)
 
-    def carry(text: str, store: Store | None = None, **values: Any) -> tuple[list[Event], list[str]]:
+    def carry(
+        text: str, store: Store | None = None, **values: Any
+    ) -> tuple[list[Event], list[str]]:
         with ModelPool(budget_bytes=2 * size + size // 2) as pool:
-            said = list(execute(make_plan(toys.graph(text, tmp_path / "graph.yaml"), values, store=store, device="cpu"), pool=pool))
+            said = list(
+                execute(
+                    make_plan(
+                        toys.graph(text, tmp_path / "graph.yaml"), values, store=store, device="cpu"
+                    ),
+                    pool=pool,
+                )
+            )
         loaded = list(Weighed.loaded)
         Weighed.loaded.clear()
         return said, loaded
@@ -1765,7 +2224,9 @@ def test_the_model_that_is_needed_last_makes_room(weighed: Any) -> None:
 
 
 def test_models_ahead_are_in_the_order_in_which_they_are_needed(weighed: Any) -> None:
-    """Of two that are needed again, the one that is needed later makes room, whatever comes first in the file or was used last."""
+    """Of two that are needed again, the one that is needed later makes room, whatever comes first
+    in the file or was used last.
+    """
     _, loaded = weighed(
         """
         nodes:
@@ -1799,8 +2260,12 @@ def test_a_step_that_need_not_run_after_all_holds_no_model(store: Store, weighed
     assert loaded == ["a", "b", "c"]
 
 
-def test_models_of_graphs_that_become_known_while_running_are_foreseen(tmp_path: Path, weighed: Any) -> None:
-    """The elements of a list that a node gave run a graph each: from then on, the models of all of them are known."""
+def test_models_of_graphs_that_become_known_while_running_are_foreseen(
+    tmp_path: Path, weighed: Any
+) -> None:
+    """The elements of a list that a node gave run a graph each: from then on, the models of all of
+    them are known.
+    """
     (tmp_path / "inner.yaml").write_text(
         textwrap.dedent("""
         imagen_flow: 1
@@ -1823,11 +2288,14 @@ def test_models_of_graphs_that_become_known_while_running_are_foreseen(tmp_path:
     assert loaded == ["c", "a", "b", "a", "c"]
 
 
-# -- without a store -----------------------------------------------------------------------------------------------------------------
+# -- without a store
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_files_that_a_run_without_a_store_gives_are_there_until_the_program_ends() -> None:
-    """Files, folders and models that outputs give outlive their run, alone and in lists; nothing is left of a run that gives none, nor after the program."""
+    """Files, folders and models that outputs give outlive their run, alone and in lists; nothing is
+    left of a run that gives none, nor after the program.
+    """
     code = """
 import os, sys, tempfile
 from pathlib import Path
@@ -1864,7 +2332,14 @@ assert len(left()) == 1
 print(*left())
 """
     with tempfile.TemporaryDirectory() as folder:
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "TMPDIR": folder})
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "TMPDIR": folder},
+        )
         assert (said.returncode, said.stderr) == (0, "")
         assert said.stdout.startswith("imagen-flow-")
         assert os.listdir(folder) == []

@@ -20,11 +20,23 @@ from imagen_flow._store.opening import network_file_system
 from imagen_flow._types.artifact import Artifact
 from imagen_flow._types.codec import Codec, Codecs
 from imagen_flow._types.digest import digest_bytes
-from imagen_flow._types.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Model, Tensor
+from imagen_flow._types.values import (
+    Absent,
+    Audio,
+    File,
+    FileChanged,
+    Folder,
+    Image,
+    Mask,
+    Model,
+    Tensor,
+)
 from imagen_flow.errors import StoreError
 
 CODECS = Codecs()
-NOISE = np.random.default_rng(7).integers(0, 256, (200, 200, 3), dtype="uint8")  # 120 kB whatever the encoding
+NOISE = np.random.default_rng(7).integers(
+    0, 256, (200, 200, 3), dtype="uint8"
+)  # 120 kB whatever the encoding
 
 #: One value of each kind, and some that are too large for the index.
 VALUES: dict[str, Any] = {
@@ -153,7 +165,9 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink, lambda p: p.write_bytes(b"")])
 @pytest.mark.parametrize("name", ["image large", "tensor large"])
-def test_a_damaged_object_is_forgotten_with_the_steps_that_gave_it(folder: Path, damage: Any, name: str) -> None:
+def test_a_damaged_object_is_forgotten_with_the_steps_that_gave_it(
+    folder: Path, damage: Any, name: str
+) -> None:
     """Nothing wrong is served: the step is no longer known, and once it has run again all is well."""
     value = VALUES[name]
     with opened(folder) as store:
@@ -162,9 +176,15 @@ def test_a_damaged_object_is_forgotten_with_the_steps_that_gave_it(folder: Path,
         keep(store, "other", 1)
     damage(object_of(folder))
     with opened(folder) as store:
-        with pytest.raises(Damaged, match=f"{artifact.kind} {artifact.digest[:8]} is (damaged|missing)"):
+        with pytest.raises(
+            Damaged, match=f"{artifact.kind} {artifact.digest[:8]} is (damaged|missing)"
+        ):
             store.load(artifact)
-        assert (store.lookup("k"), store.lookup("listed"), store.has_object(artifact)) == (None, None, False)
+        assert (store.lookup("k"), store.lookup("listed"), store.has_object(artifact)) == (
+            None,
+            None,
+            False,
+        )
         assert store.lookup("other") is not None
         keep(store, "k", value)
     with opened(folder) as store:
@@ -214,7 +234,9 @@ def test_verify_reads_everything_and_forgets_what_is_damaged(folder: Path) -> No
     assert seen == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("damage", [b"this is no database, though it is long enough to look like one" * 20, None])
+@pytest.mark.parametrize(
+    "damage", [b"this is no database, though it is long enough to look like one" * 20, None]
+)
 def test_a_damaged_index_is_put_aside(folder: Path, damage: bytes | None) -> None:
     """The store begins anew, keeps the damaged index for who wants it, and says so."""
     with opened(folder) as store:
@@ -331,8 +353,16 @@ with Store.open(Path(sys.argv[1]), codecs) as store:
 
 
 def test_a_full_disk_costs_the_run_nothing(folder: Path) -> None:
-    """With a limit on file sizes in place of a full disk: every value is still served, and what did reach the disk is whole."""
-    done = subprocess.run([sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    """With a limit on file sizes in place of a full disk: every value is still served, and what did
+    reach the disk is whole.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert (done.stdout, done.stderr) == ("True\n", "")
     with opened(folder) as store:
         assert store.verify().damaged == ()
@@ -415,9 +445,13 @@ while True:
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
 def test_a_kill_loses_at_most_the_queue_and_harms_nothing(folder: Path) -> None:
-    """After kill -9 in the middle of writing, everything flushed is there, and everything recorded loads right."""
+    """After kill -9 in the middle of writing, everything flushed is there, and everything recorded
+    loads right.
+    """
     for _ in range(2):
-        with subprocess.Popen([sys.executable, "-c", LOOP, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(folder)], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout
             flushed = [int(process.stdout.readline()) for _ in range(3)][-1]
             process.send_signal(signal.SIGKILL)
@@ -455,7 +489,12 @@ print(made)
 
 def test_two_processes_make_each_key_once(folder: Path) -> None:
     """Who wants a key in the making waits until it is recorded, and then finds it."""
-    both = [subprocess.Popen([sys.executable, "-c", SHARE, str(folder)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
     made = [int(process.communicate(timeout=120)[0]) for process in both]
     assert sum(made) == 150
 
@@ -479,7 +518,9 @@ def test_a_claim_and_a_pin_end_with_their_process(folder: Path) -> None:
         keep(store, "kept", 1)
         keep(store, "loose", 2)
         command = [sys.executable, "-c", HOLD, str(folder)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout
             assert process.stdout.readline() == "held\n"
             assert not store.lease("k")
@@ -496,7 +537,9 @@ def test_a_claim_and_a_pin_end_with_their_process(folder: Path) -> None:
 
 
 def test_what_a_run_makes_and_finds_is_pinned_with_it(folder: Path) -> None:
-    """A clean-up beside a run leaves what the run has made so far and what it has found; once it is over, they go like the rest."""
+    """A clean-up beside a run leaves what the run has made so far and what it has found; once it is
+    over, they go like the rest.
+    """
     with opened(folder) as store, opened(folder) as other:
         for key in ("before", "found"):
             keep(store, key, key)
@@ -507,7 +550,11 @@ def test_what_a_run_makes_and_finds_is_pinned_with_it(folder: Path) -> None:
         store.flush()
         cleaned = other.gc(max_size=0)
         assert (cleaned.steps_removed, cleaned.steps_pinned) == (1, 2)
-        assert [bool(other.lookup(key)) for key in ("before", "found", "made")] == [False, True, True]
+        assert [bool(other.lookup(key)) for key in ("before", "found", "made")] == [
+            False,
+            True,
+            True,
+        ]
         store.unpin("run")
         assert other.gc(max_size=0).steps_removed == 2
 
@@ -547,7 +594,11 @@ def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
         clock.now += 1000
         cleaned = store.gc(max_size=300_000)
         assert [i for i in range(4) if store.lookup(f"k{i}")] == [0, 3]
-        assert (cleaned.steps_removed, cleaned.values_removed, cleaned.bytes_left <= 300_000) == (2, 2, True)
+        assert (cleaned.steps_removed, cleaned.values_removed, cleaned.bytes_left <= 300_000) == (
+            2,
+            2,
+            True,
+        )
         assert len(list((folder / "objects").rglob("*.png"))) == 2
         clock.now += 1000
         assert store.lookup("k3")
@@ -592,7 +643,12 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     number, real = getattr(errno, request.param), fcntl.fcntl
 
     def refuse(fd: int, command: int, *given: Any) -> Any:
-        if command in (fcntl.F_SETLK, fcntl.F_SETLKW, getattr(fcntl, "F_OFD_SETLK", -1), getattr(fcntl, "F_OFD_SETLKW", -1)):
+        if command in (
+            fcntl.F_SETLK,
+            fcntl.F_SETLKW,
+            getattr(fcntl, "F_OFD_SETLK", -1),
+            getattr(fcntl, "F_OFD_SETLKW", -1),
+        ):
             raise OSError(number, os.strerror(number))
         return real(fd, command, *given)
 
@@ -605,45 +661,86 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
-def test_without_locks_a_store_serves_one_process_at_a_time(folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It works and says so; a second user is refused in words, and a process that was killed is no hindrance."""
+def test_without_locks_a_store_serves_one_process_at_a_time(
+    folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works and says so; a second user is refused in words, and a process that was killed is no
+    hindrance.
+    """
     with opened(folder) as store:
-        assert store.take_warnings() == [f"the file system of the store {folder} has no locks: one process at a time can use it"]
+        assert store.take_warnings() == [
+            f"the file system of the store {folder} has no locks: one process at a time can use it"
+        ]
         artifact = keep(store, "k", Image(NOISE))
         assert store.lease("other")
         assert not store.lease("other")
         store.pin("run", ["k"])
         assert store.info()["pinned"] == 1
         monkeypatch.setattr(place, "PATIENCE_S", 0)
-        with pytest.raises(StoreError, match=rf"one process at a time can use it, and process {os.getpid()} of .* does\n  = fix: let it end first"):
+        with pytest.raises(
+            StoreError,
+            match=rf"one process at a time can use it, and process {os.getpid()} of .* does\n  = fix: let it end first",
+        ):
             opened(folder)
     with opened(folder) as store:
         assert store.load(artifact).pixels.tolist() == NOISE.tolist()
-    killed = subprocess.run([sys.executable, "-c", f"from imagen_flow._store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)"], check=False)
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from imagen_flow._store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)",
+        ],
+        check=False,
+    )
     assert (killed.returncode, (folder / "locks.owner").exists()) == (9, True)
     opened(folder).close()
     assert not (folder / "locks.owner").exists()
 
 
-@pytest.mark.parametrize("words", ["", "{}", "[]", "null", '{"process": "x", "pid": "x"}', '{"process": [], "pid": 1}', "\xff", "[" * 900])
-def test_a_file_of_no_sense_does_not_say_who_has_a_store(folder: Path, no_locks: str, words: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"process": "x", "pid": "x"}',
+        '{"process": [], "pid": 1}',
+        "\xff",
+        "[" * 900,
+    ],
+)
+def test_a_file_of_no_sense_does_not_say_who_has_a_store(
+    folder: Path, no_locks: str, words: str
+) -> None:
     """Whatever it holds, the store can be used."""
     opened(folder).close()
     (folder / "locks.owner").write_bytes(words.encode("latin-1"))
     opened(folder).close()
 
 
-def test_another_hosts_process_is_taken_to_live(folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_hosts_process_is_taken_to_live(
+    folder: Path, no_locks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it does cannot be seen from here; the file to remove is named."""
     opened(folder).close()
-    (folder / "locks.owner").write_text('{"process": "00000000_00000000_7_0", "host": "far", "pid": 7}')
+    (folder / "locks.owner").write_text(
+        '{"process": "00000000_00000000_7_0", "host": "far", "pid": 7}'
+    )
     monkeypatch.setattr(place, "PATIENCE_S", 0)
-    with pytest.raises(StoreError, match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)"):
+    with pytest.raises(
+        StoreError,
+        match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)",
+    ):
         opened(folder)
 
 
-def test_locks_that_run_out_cost_work_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no more locks to give, keys are made without, and nobody is taken for dead."""
+def test_locks_that_run_out_cost_work_at_most(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no more locks to give, keys are made without, and nobody is taken for
+    dead.
+    """
     import fcntl
 
     with opened(folder) as store:
@@ -693,7 +790,12 @@ def test_a_file_made_in_scratch_becomes_the_stores(folder: Path) -> None:
     moved = folder.rename(folder.with_name("moved"))
     with opened(moved) as store:
         file = store.load(artifact)
-        assert (file.read_bytes(), file.name, file.path.suffix, file.size) == (b"content", "Sheet.PDF", ".pdf", 7)
+        assert (file.read_bytes(), file.name, file.path.suffix, file.size) == (
+            b"content",
+            "Sheet.PDF",
+            ".pdf",
+            7,
+        )
         assert file.path.is_relative_to(moved)
         file.path.chmod(0o644)
         file.path.write_bytes(b"cOntent")
@@ -720,14 +822,20 @@ def test_a_users_file_is_kept_by_reference(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("single", [False, True])
 def test_a_trained_model_is_kept_file_by_file(folder: Path, single: bool) -> None:
-    """A model comes back as a folder (or a file) of its own, even when the laid out one is gone; its digest is its content's."""
+    """A model comes back as a folder (or a file) of its own, even when the laid out one is gone;
+    its digest is its content's.
+    """
     with opened(folder) as store:
         made = store.scratch("k") / "model"
         (made / "unet").mkdir(parents=True)
         (made / "unet" / "weights.safetensors").write_bytes(b"w" * 1000)
         (made / "config.json").write_bytes(b"{}")
-        expected = store.files.model_digest(made / "unet" / "weights.safetensors" if single else made)
-        artifact = keep(store, "k", Model(made / "unet" / "weights.safetensors" if single else made))
+        expected = store.files.model_digest(
+            made / "unet" / "weights.safetensors" if single else made
+        )
+        artifact = keep(
+            store, "k", Model(made / "unet" / "weights.safetensors" if single else made)
+        )
         store.drop_scratch("k")
     for damage in ("none", "tree", "file"):
         with opened(folder) as store:
@@ -735,12 +843,16 @@ def test_a_trained_model_is_kept_file_by_file(folder: Path, single: bool) -> Non
                 for path in list((folder / "trees").rglob("*.safetensors")):
                     path.unlink()
             if damage == "file":
-                weights = next(p for p in (folder / "trees").rglob("*") if p.name == "weights.safetensors")
+                weights = next(
+                    p for p in (folder / "trees").rglob("*") if p.name == "weights.safetensors"
+                )
                 weights.unlink()
                 weights.write_bytes(b"v" * 1000)
             model = store.load(artifact)
             assert model.digest == expected == store.files.model_digest(model.path)
-            assert (model.path if single else model.path / "unet" / "weights.safetensors").read_bytes() == b"w" * 1000
+            assert (
+                model.path if single else model.path / "unet" / "weights.safetensors"
+            ).read_bytes() == b"w" * 1000
     with opened(folder) as store:
         for path in list(folder.rglob("*.safetensors")):
             path.unlink()
@@ -817,16 +929,25 @@ def test_many_threads_may_use_a_store(folder: Path) -> None:
 
 
 def test_content_is_found_by_its_digest(folder: Path) -> None:
-    """A file or folder that a node made is given by its content alone; another size, damage or an unknown digest give nothing."""
+    """A file or folder that a node made is given by its content alone; another size, damage or an
+    unknown digest give nothing.
+    """
     with opened(folder) as store:
         scratch = store.scratch("a" * 40)
         (scratch / "tree" / "in").mkdir(parents=True)
         (scratch / "one.txt").write_bytes(b"content")
         (scratch / "tree" / "in" / "two.txt").write_bytes(b"more")
-        file, tree = store.adopt(File(scratch / "one.txt", "", 0)), store.adopt(Folder(scratch / "tree", "", ()))
+        file, tree = (
+            store.adopt(File(scratch / "one.txt", "", 0)),
+            store.adopt(Folder(scratch / "tree", "", ())),
+        )
         found = store.find_file(file.digest, 7)
         assert found is not None and found.read_bytes() == b"content"
-        assert (store.find_file(file.digest, 8), store.find_file("0" * 40, 7), store.find_folder("0" * 40)) == (None, None, None)
+        assert (
+            store.find_file(file.digest, 8),
+            store.find_file("0" * 40, 7),
+            store.find_folder("0" * 40),
+        ) == (None, None, None)
         assert store.find_folder(tree.digest) == tree
         found.chmod(0o644)
         found.write_bytes(b"CONTENT")

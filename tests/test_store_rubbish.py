@@ -1,4 +1,6 @@
-"""A store whose files hold rubbish: whatever is changed, the right value comes out of it or is computed, and looking after it works."""
+"""A store whose files hold rubbish: whatever is changed, the right value comes out of it or is
+computed, and looking after it works.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,15 @@ GRAPH = {
         "folder": {"type": "toy.folder", "words": "inside"},
         "size": {"type": "toy.size", "file": "${given}"},
     },
-    "outputs": {"picture": "${picture}", "other": "${other}", "sum": "${sum}", "read": "${read}", "file": "${file}", "folder": "${folder}", "size": "${size}"},
+    "outputs": {
+        "picture": "${picture}",
+        "other": "${other}",
+        "sum": "${sum}",
+        "read": "${read}",
+        "file": "${file}",
+        "folder": "${folder}",
+        "size": "${size}",
+    },
 }
 
 
@@ -91,7 +101,9 @@ for function in (picture, many, double, sum_, file, read, folder, size):
 
 def outputs(store: Path, given: Path) -> dict[str, Any]:
     """What a run of the graph gives, as plain data."""
-    made = flow.run(flow.load(GRAPH, registry=REGISTRY), given=str(given), store=store, device="cpu")
+    made = flow.run(
+        flow.load(GRAPH, registry=REGISTRY), given=str(given), store=store, device="cpu"
+    )
     return {
         **{name: made[name].pixels.tobytes() for name in ("picture", "other")},
         **{name: made[name] for name in ("sum", "read", "size")},
@@ -103,33 +115,88 @@ def outputs(store: Path, given: Path) -> dict[str, Any]:
 # ---- one change
 
 _RUBBISH: list[str] = [
-    "CAST(x'ff00fe' AS TEXT)", "x''", "x'ff00'", "NULL", "''", "0", "-1", "9223372036854775807", "-9223372036854775808", "1e308", "-0.5", "9e999", "'..'", "'/dev/zero'", "'../../precious'",
-    "'index.sqlite'", "'objects'", "'{}'", "'[]'", "'null'", "'NaN'", "zeroblob(70000)", "char(0)", "char(27) || '[2J'", "hex(zeroblob(3000))", "'value int ' || hex(zeroblob(20))",
+    "CAST(x'ff00fe' AS TEXT)",
+    "x''",
+    "x'ff00'",
+    "NULL",
+    "''",
+    "0",
+    "-1",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "1e308",
+    "-0.5",
+    "9e999",
+    "'..'",
+    "'/dev/zero'",
+    "'../../precious'",
+    "'index.sqlite'",
+    "'objects'",
+    "'{}'",
+    "'[]'",
+    "'null'",
+    "'NaN'",
+    "zeroblob(70000)",
+    "char(0)",
+    "char(27) || '[2J'",
+    "hex(zeroblob(3000))",
+    "'value int ' || hex(zeroblob(20))",
     "printf('%.*c', 3000, '[')",
-]  # fmt: skip
+]
 _SCHEMAS = [
-    "CREATE TRIGGER t AFTER INSERT ON step BEGIN DELETE FROM value; END", "CREATE TABLE more (x)", "CREATE INDEX i ON step (used)", "ALTER TABLE step ADD COLUMN more", "DROP TABLE history",
+    "CREATE TRIGGER t AFTER INSERT ON step BEGIN DELETE FROM value; END",
+    "CREATE TABLE more (x)",
+    "CREATE INDEX i ON step (used)",
+    "ALTER TABLE step ADD COLUMN more",
+    "DROP TABLE history",
     "ALTER TABLE step RENAME TO steps; CREATE VIEW step AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i AS key, i AS outputs, i AS provenance, i AS used, i AS seal, i AS told FROM n",
-    "ALTER TABLE value RENAME TO v; CREATE TABLE value (digest, kind, size, place, body); INSERT INTO value SELECT * FROM v", "ANALYZE", "VACUUM",
-]  # fmt: skip
-_PRAGMAS = ["user_version", "application_id", "schema_version", "journal_mode", "auto_vacuum", "default_cache_size", "journal_size_limit", "page_size", "secure_delete", "encoding"]
+    "ALTER TABLE value RENAME TO v; CREATE TABLE value (digest, kind, size, place, body); INSERT INTO value SELECT * FROM v",
+    "ANALYZE",
+    "VACUUM",
+]
+_PRAGMAS = [
+    "user_version",
+    "application_id",
+    "schema_version",
+    "journal_mode",
+    "auto_vacuum",
+    "default_cache_size",
+    "journal_size_limit",
+    "page_size",
+    "secure_delete",
+    "encoding",
+]
 
 
 def _tables(db: sqlite3.Connection) -> list[tuple[str, list[str]]]:
-    names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite%' ORDER BY name")]
-    return [(name, [row[1] for row in db.execute(f"PRAGMA table_info({name})")]) for name in names] + [("sqlite_master", ["type", "name", "tbl_name", "rootpage", "sql"])]
+    names = [
+        name
+        for (name,) in db.execute(
+            "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+        )
+    ]
+    return [
+        (name, [row[1] for row in db.execute(f"PRAGMA table_info({name})")]) for name in names
+    ] + [("sqlite_master", ["type", "name", "tbl_name", "rootpage", "sql"])]
 
 
 def change_cell(db: sqlite3.Connection, draw: random.Random) -> str:
-    """Something else in a cell: rubbish, a text with a letter changed, or what another row has there."""
+    """Something else in a cell: rubbish, a text with a letter changed, or what another row has
+    there.
+    """
     table, columns = draw.choice(_tables(db))
     column = draw.choice(columns)
     (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
     db.execute("PRAGMA writable_schema=ON")
     key = columns[0] if table == "file" else "rowid"
-    row, other = (f"(SELECT {key} FROM {table} ORDER BY {key} LIMIT 1 OFFSET {draw.randrange(max(count, 1))})" for _ in range(2))
+    row, other = (
+        f"(SELECT {key} FROM {table} ORDER BY {key} LIMIT 1 OFFSET {draw.randrange(max(count, 1))})"
+        for _ in range(2)
+    )
     near = f"CASE typeof({column}) WHEN 'text' THEN replace({column}, substr({column}, {draw.randrange(1, 60)}, 1), '{draw.choice('0a b}')}') WHEN 'integer' THEN {column} + 1 ELSE substr({column}, 2) END"
-    new = draw.choice([draw.choice(_RUBBISH), f"(SELECT {column} FROM {table} WHERE {key} = {other})", near])
+    new = draw.choice(
+        [draw.choice(_RUBBISH), f"(SELECT {column} FROM {table} WHERE {key} = {other})", near]
+    )
     words = f"UPDATE OR IGNORE {table} SET {column} = {new} WHERE {key} = {row}"
     try:
         db.execute(words)
@@ -190,7 +257,13 @@ def change_file(store: Path, draw: random.Random) -> str:
         path.write_bytes(data)
     elif how in ("cut", "empty", "longer"):
         path.chmod(0o644)
-        path.write_bytes(data[: len(data) // 2] if how == "cut" else b"" if how == "empty" else bytes(data) + b"x")
+        path.write_bytes(
+            data[: len(data) // 2]
+            if how == "cut"
+            else b""
+            if how == "empty"
+            else bytes(data) + b"x"
+        )
     else:
         path.unlink()
         if how == "folder":
@@ -205,10 +278,16 @@ def change_file(store: Path, draw: random.Random) -> str:
 def change(store: Path, seed: int) -> str:
     """Change one thing, and say which."""
     draw = random.Random(seed)
-    how = draw.choice([change_cell] * 6 + [swap_rows] * 2 + [delete_row, change_schema, change_pragma, change_file])
+    how = draw.choice(
+        [change_cell] * 6
+        + [swap_rows] * 2
+        + [delete_row, change_schema, change_pragma, change_file]
+    )
     if how is change_file:
         return change_file(store, draw)
-    db = sqlite3.connect(store / draw.choice(["index.sqlite"] * 4 + ["files.sqlite"]), isolation_level=None)
+    db = sqlite3.connect(
+        store / draw.choice(["index.sqlite"] * 4 + ["files.sqlite"]), isolation_level=None
+    )
     try:
         return f"{how.__name__}: {how(db, draw)}"
     finally:
@@ -254,13 +333,19 @@ def check(whole: tuple[Path, Path, dict[str, Any]], folder: Path, seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_one_change_costs_a_computation_at_most(whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, seed: int) -> None:
-    """A change of any cell, row, table, pragma or file ends in the right values; what looks after the store works before and after."""
+def test_one_change_costs_a_computation_at_most(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, seed: int
+) -> None:
+    """A change of any cell, row, table, pragma or file ends in the right values; what looks after
+    the store works before and after.
+    """
     check(whole, tmp_path, seed)
 
 
 @pytest.mark.slow
-def test_a_thousand_changes_cost_a_computation_at_most(whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_thousand_changes_cost_a_computation_at_most(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """The same, many times."""
     for seed in range(1000, 2000):
         (tmp_path / str(seed)).mkdir()
@@ -268,9 +353,30 @@ def test_a_thousand_changes_cost_a_computation_at_most(whole: tuple[Path, Path, 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-@pytest.mark.parametrize("pattern", ["trees/*[0-9a-f]", "trees/*[0-9a-f]/*", "trees/*.json", "objects/*", "objects/*/*", "scratch", "pins", "objects", "trees", "locks", "CACHEDIR.TAG", "index.sqlite", "files.sqlite"])
-def test_nothing_is_written_or_removed_through_links(whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, pattern: str) -> None:
-    """A store whose entries lead elsewhere computes what it must, or is refused in words; what lies there is as it was."""
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "trees/*[0-9a-f]",
+        "trees/*[0-9a-f]/*",
+        "trees/*.json",
+        "objects/*",
+        "objects/*/*",
+        "scratch",
+        "pins",
+        "objects",
+        "trees",
+        "locks",
+        "CACHEDIR.TAG",
+        "index.sqlite",
+        "files.sqlite",
+    ],
+)
+def test_nothing_is_written_or_removed_through_links(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, pattern: str
+) -> None:
+    """A store whose entries lead elsewhere computes what it must, or is refused in words; what lies
+    there is as it was.
+    """
     store, given, expected = whole
     copy, outside = tmp_path / "store", tmp_path / "outside"
     shutil.copytree(store, copy)
@@ -295,7 +401,10 @@ def test_nothing_is_written_or_removed_through_links(whole: tuple[Path, Path, di
         refused = True
         assert f"its '{pattern}' is a link to another place" in str(error)
     assert refused == (pattern in ("scratch", "pins", "objects", "trees"))
-    assert {path.name: path.read_text() for path in outside.iterdir()} == {"a.txt": "precious", "file": "precious"}
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {
+        "a.txt": "precious",
+        "file": "precious",
+    }
 
 
 # ---- a store that came along
@@ -304,15 +413,26 @@ def test_nothing_is_written_or_removed_through_links(whole: tuple[Path, Path, di
 def forge(store: Path) -> None:
     """Exchange what two steps gave, and seal it anew, as anybody can."""
     db = sqlite3.connect(store / "index.sqlite", isolation_level=None)
-    rows = [(key, outputs) for key, outputs in db.execute("SELECT key, outputs FROM step") if " image " in outputs]
+    rows = [
+        (key, outputs)
+        for key, outputs in db.execute("SELECT key, outputs FROM step")
+        if " image " in outputs
+    ]
     (one, mine), (other, theirs) = rows
     for key, outputs in ((one, theirs), (other, mine)):
-        db.execute("UPDATE step SET outputs=?, seal=? WHERE key=?", (outputs, Seals().make("step", key, outputs), key))
+        db.execute(
+            "UPDATE step SET outputs=?, seal=? WHERE key=?",
+            (outputs, Seals().make("step", key, outputs), key),
+        )
     db.close()
 
 
-def test_a_store_that_came_along_with_its_folder_is_not_believed(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others put into it runs again, and is told; what the user put there is taken, and so is all in a store that the user named."""
+def test_a_store_that_came_along_with_its_folder_is_not_believed(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others put into it runs again, and is told; what the user put there is taken, and so is
+    all in a store that the user named.
+    """
     given, graph = tmp_path / "given.txt", tmp_path / "graph.yaml"
     given.write_text("given")
     graph.write_text(json.dumps(GRAPH))
@@ -322,7 +442,9 @@ def test_a_store_that_came_along_with_its_folder_is_not_believed(tmp_path: Path,
     def run(**more: Any) -> tuple[dict[str, int], bytes]:
         """How many steps of what status were planned, and a picture."""
         options = {"given": str(given), "device": "cpu", **more}
-        return flow.plan(loaded, **options).counts, flow.run(loaded, **options)["picture"].pixels.tobytes()
+        return flow.plan(loaded, **options).counts, flow.run(loaded, **options)[
+            "picture"
+        ].pixels.tobytes()
 
     (planned, right), (again, _) = run(), run()
     assert (set(planned), set(again)) == ({"runs", "waits"}, {"cached"})
@@ -332,7 +454,9 @@ def test_a_store_that_came_along_with_its_folder_is_not_believed(tmp_path: Path,
     planned, picture = run()
     assert (set(planned), picture) == ({"runs", "waits"}, right)
     assert run() == (again, right)
-    with Store.open(tmp_path / "kept", REGISTRY.codecs, seals=Seals(b"x" * 32, only_own=True)) as opened:
+    with Store.open(
+        tmp_path / "kept", REGISTRY.codecs, seals=Seals(b"x" * 32, only_own=True)
+    ) as opened:
         (step, *_) = opened._index.all_steps()
         assert opened.lookup(step.key) is None
         (warning,) = opened.take_warnings()

@@ -1,4 +1,6 @@
-"""What a folder that was fetched may do before the user trusts it, and what trust covers: each test plays somebody who wants more."""
+"""What a folder that was fetched may do before the user trusts it, and what trust covers: each test
+plays somebody who wants more.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
 #: Somebody else, for the superuser to give files to.
 STRANGER = 12345
 
-as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser can give files away")
+as_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only the superuser can give files away"
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -66,7 +70,9 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return call
 
 
-def graph(path: str, *, exists: str = "replace", provenance: str = "full", folder: Path | None = None) -> None:
+def graph(
+    path: str, *, exists: str = "replace", provenance: str = "full", folder: Path | None = None
+) -> None:
     ((folder or Path()) / "g.yaml").write_text(
         f"imagen_flow: 1\ninputs: {{payload: {{type: file, default: ./payload}}}}\nnodes: {{}}\noutputs:\n"
         f'  o: {{from: "${{payload}}", path: "{path}", exists: {exists}, provenance: {provenance}}}\n'
@@ -80,15 +86,30 @@ def raw(folder: Path, text: str = "evil") -> File:
 
 
 def write(folder: Path | OutFolder, relative: str, value: Any = RED, **how: Any) -> Path:
-    return Writer(folder).write(relative, value, **{"output": "o", "provenance": None, "digest": digest_value(value), **how}).path
+    return (
+        Writer(folder)
+        .write(
+            relative,
+            value,
+            **{"output": "o", "provenance": None, "digest": digest_value(value), **how},
+        )
+        .path
+    )
 
 
-# -- where a settings file leads -----------------------------------------------------------------------------------------------------
+# -- where a settings file leads
+# -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("out", ["~", "{outside}", "..", "../elsewhere", "link", "link/deep", "inner/../.."])
-def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(fetched: Path, call: Call, tmp_path: Path, own_home: Path, out: str) -> None:
-    """An `out` outside the folder of imagen-flow.toml, by name or by a link that came along, is refused when planning and when running."""
+@pytest.mark.parametrize(
+    "out", ["~", "{outside}", "..", "../elsewhere", "link", "link/deep", "inner/../.."]
+)
+def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(
+    fetched: Path, call: Call, tmp_path: Path, own_home: Path, out: str
+) -> None:
+    """An `out` outside the folder of imagen-flow.toml, by name or by a link that came along, is
+    refused when planning and when running.
+    """
     outside = tmp_path / "outside"
     outside.mkdir()
     (fetched / "link").symlink_to(outside)
@@ -98,7 +119,10 @@ def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(fetched: Path, c
     for command in ("plan", "run"):
         code, _, err = call(command, "g.yaml")
         assert code == 1
-        assert "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted it" in err
+        assert (
+            "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted it"
+            in err
+        )
         assert "run: imagen-flow trust imagen-flow.toml; or choose by --out" in err
     kept = {p for p in own_home.rglob("*") if not {".cache", ".config"} & set(p.parts)}
     assert set(tmp_path.rglob("*")) | kept <= before
@@ -106,12 +130,19 @@ def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(fetched: Path, c
     assert (fetched / "mine/g.bin").read_text() == "evil"
 
 
-def test_a_place_outside_is_used_once_it_is_trusted(fetched: Path, call: Call, tmp_path: Path) -> None:
-    """Trust is of the place: once the file leads elsewhere, it is asked for again; what else the file says may change."""
+def test_a_place_outside_is_used_once_it_is_trusted(
+    fetched: Path, call: Call, tmp_path: Path
+) -> None:
+    """Trust is of the place: once the file leads elsewhere, it is asked for again; what else the
+    file says may change.
+    """
     (tmp_path / "a").mkdir()
     (fetched / "imagen-flow.toml").write_text('out = "../a"\nstore = "../kept"\n')
     graph("{graph}.bin")
-    assert call("trust", ".")[1].splitlines() == [f"trusted: outputs go in {tmp_path / 'a'}", f"trusted: the store lies in {tmp_path / 'kept'}"]
+    assert call("trust", ".")[1].splitlines() == [
+        f"trusted: outputs go in {tmp_path / 'a'}",
+        f"trusted: the store lies in {tmp_path / 'kept'}",
+    ]
     (fetched / "imagen-flow.toml").write_text('device = "cpu"\nout = "../a"\nstore = "../kept"\n')
     assert call("run", "g.yaml")[0] == 0
     assert (tmp_path / "a/g.bin").is_file() and (tmp_path / "kept").is_dir()
@@ -130,8 +161,12 @@ def test_settings_inside_their_folder_need_no_trust(fetched: Path, call: Call) -
     assert (fetched / "deep/results/g.bin").is_file() and (fetched / ".store").is_dir()
 
 
-def test_the_usual_folder_is_no_link_to_elsewhere(fetched: Path, call: Call, tmp_path: Path) -> None:
-    """Where nobody named a folder for outputs, ./out may be a link that came along; the user may name it."""
+def test_the_usual_folder_is_no_link_to_elsewhere(
+    fetched: Path, call: Call, tmp_path: Path
+) -> None:
+    """Where nobody named a folder for outputs, ./out may be a link that came along; the user may
+    name it.
+    """
     outside = tmp_path / "outside"
     outside.mkdir()
     (fetched / "out").symlink_to(outside)
@@ -148,8 +183,12 @@ def test_the_usual_folder_is_no_link_to_elsewhere(fetched: Path, call: Call, tmp
 
 @as_root
 @pytest.mark.parametrize("whose", ["file", "link"])
-def test_a_strangers_settings_are_ignored_in_words(fetched: Path, call: Call, tmp_path: Path, whose: str) -> None:
-    """A settings file of another user, above the graph in a folder that all may write to, says nothing, and cannot be trusted."""
+def test_a_strangers_settings_are_ignored_in_words(
+    fetched: Path, call: Call, tmp_path: Path, whose: str
+) -> None:
+    """A settings file of another user, above the graph in a folder that all may write to, says
+    nothing, and cannot be trusted.
+    """
     above = fetched.parent / "imagen-flow.toml"
     text = 'out = "theirs"\ndevice = "nonsense"\nplugins = ["evil.py"]\n'
     if whose == "file":
@@ -163,35 +202,66 @@ def test_a_strangers_settings_are_ignored_in_words(fetched: Path, call: Call, tm
     graph("{graph}.bin")
     code, _, err = call("run", "g.yaml")
     assert code == 0
-    assert f"warning[untrusted-setting]: {above} is ignored: it belongs to another user ({STRANGER})" in err
+    assert (
+        f"warning[untrusted-setting]: {above} is ignored: it belongs to another user ({STRANGER})"
+        in err
+    )
     assert (fetched / "out/g.bin").is_file() and not (fetched.parent / "theirs").exists()
     assert call("trust", str(above))[0] == 2
     assert not config.trusted_path().exists()
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------------------
+# -- names
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [(".bashrc", "file"), (".ssh/authorized_keys", "file"), ("a/.git/config", "file"), (".x{seed}", "folder"), (".env.txt", "text"), (".vscode/tasks.json", "json"), (".m", "model"), (".x.json", "any")],
+    [
+        (".bashrc", "file"),
+        (".ssh/authorized_keys", "file"),
+        ("a/.git/config", "file"),
+        (".x{seed}", "folder"),
+        (".env.txt", "text"),
+        (".vscode/tasks.json", "json"),
+        (".m", "model"),
+        (".x.json", "any"),
+    ],
 )
 def test_hidden_names_are_other_programs_settings(path: str, kind: str) -> None:
-    """No file, folder, model, text or data gets a name that begins with a dot, in any part of its path."""
+    """No file, folder, model, text or data gets a name that begins with a dot, in any part of its
+    path.
+    """
     fault = check_template(path, fields=["seed"], type=PortType(kind))
     assert fault is not None and "begins with a dot" in fault.message
 
 
-@pytest.mark.parametrize("path", ["imagen-flow.toml", "a/IMAGEN-FLOW.TOML", "imagen-flow.lock", "x.png.provenance.json", "ｉmagen-flow.toml"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "imagen-flow.toml",
+        "a/IMAGEN-FLOW.TOML",
+        "imagen-flow.lock",
+        "x.png.provenance.json",
+        "ｉmagen-flow.toml",
+    ],
+)
 def test_names_that_say_something_to_us_are_no_outputs(path: str) -> None:
-    """A settings file would choose where the next run writes; a sidecar would make a file ours that is not."""
+    """A settings file would choose where the next run writes; a sidecar would make a file ours that
+    is not.
+    """
     fault = check_template(path, fields=[], type=PortType("file"))
     assert fault is not None and "is no name for an output" in fault.message
 
 
 def test_pictures_may_have_hidden_names() -> None:
     """No program takes its settings from a picture."""
-    assert check_template(".previews/{index}.png", fields=[], type=PortType("list", element=PortType("image"))) is None
+    assert (
+        check_template(
+            ".previews/{index}.png", fields=[], type=PortType("list", element=PortType("image"))
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("relative", [".bashrc", "a/.b/c", f"x{SIDECAR}", "imagen-flow.toml"])
@@ -206,7 +276,9 @@ def test_the_folder_in_which_trust_is_kept_takes_no_outputs(tmp_path: Path) -> N
     """Not even if the user's own settings let outputs go there."""
     for name in ("trusted.json", "deep/x.png"):
         with pytest.raises(OutputError, match="imagen_flow itself reads"):
-            write(config.trusted_path().parent, name, RED if name.endswith("png") else raw(tmp_path))
+            write(
+                config.trusted_path().parent, name, RED if name.endswith("png") else raw(tmp_path)
+            )
     assert not config.trusted_path().exists()
 
 
@@ -218,11 +290,14 @@ def test_a_hidden_folder_that_settings_name_takes_pictures_only(tmp_path: Path) 
     assert write(hidden, "x.png").is_file()
 
 
-# -- what is not ours ----------------------------------------------------------------------------------------------------------------
+# -- what is not ours
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "hard link", "folder"])
-def test_a_raw_file_replaces_nothing_that_is_not_ours(fetched: Path, call: Call, tmp_path: Path, kind: str) -> None:
+def test_a_raw_file_replaces_nothing_that_is_not_ours(
+    fetched: Path, call: Call, tmp_path: Path, kind: str
+) -> None:
     """Whatever the graph says; the user may say so: --replace."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -263,7 +338,9 @@ def test_a_folder_replaces_no_folder_of_others(tmp_path: Path) -> None:
 
 
 def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None:
-    """A raw file that carries our provenance is replaced without a word, and an equal one not touched."""
+    """A raw file that carries our provenance is replaced without a word, and an equal one not
+    touched.
+    """
     graph("x.bin", exists="error")
     assert call("run", "g.yaml")[0] == 0
     (fetched / "payload").write_text("newer")
@@ -272,7 +349,8 @@ def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None
     assert (fetched / "out/x.bin").read_text() == "newer"
 
 
-# -- while it runs -------------------------------------------------------------------------------------------------------------------
+# -- while it runs
+# -------------------------------------------------------------------------------------------------------------------
 
 
 class Swapping(_AtOnce):
@@ -298,8 +376,12 @@ class Swapping(_AtOnce):
 @pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="no folder can be held on to")
 @pytest.mark.parametrize("swapped", ["out", "out/a", "out/a/b"])
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path: Path, swapped: str, what: str) -> None:
-    """Between the look at a folder and the write into it a link may take its place, or that of a folder above it: then nothing is written."""
+def test_a_link_that_is_put_there_meanwhile_is_not_followed(
+    tmp_path: Path, swapped: str, what: str
+) -> None:
+    """Between the look at a folder and the write into it a link may take its place, or that of a
+    folder above it: then nothing is written.
+    """
     from imagen_flow._store.file_digests import FileMemo
 
     outside = tmp_path / "outside"
@@ -311,7 +393,13 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(tmp_path: Path, swap
     value = RED if what == "file" else FileMemo().folder_value(tmp_path / "made")
     writer = Writer(tmp_path / "out", hands=Swapping(tmp_path / swapped, outside))
     with pytest.raises(OutputError):
-        writer.write("a/b/x.png" if what == "file" else "a/b/x", value, output="o", provenance=None, digest=digest_value(value))
+        writer.write(
+            "a/b/x.png" if what == "file" else "a/b/x",
+            value,
+            output="o",
+            provenance=None,
+            digest=digest_value(value),
+        )
     assert not [p for p in outside.rglob("*") if p.is_file()]
 
 
@@ -327,7 +415,8 @@ def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path)
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-# -- what is imported ----------------------------------------------------------------------------------------------------------------
+# -- what is imported
+# ----------------------------------------------------------------------------------------------------------------
 
 NODES = """
 from imagen_flow import Text, node
@@ -349,7 +438,9 @@ def plugin(fetched: Path) -> Iterator[Path]:
     (fetched / "helper.py").write_text("VALUE = 'mine'\n")
     (fetched / "nodes.py").write_text(NODES.format(body="return helper.VALUE"))
     (fetched / "imagen-flow.toml").write_text('plugins = ["nodes.py"]\n')
-    (fetched / "g.yaml").write_text('imagen_flow: 1\nnodes: {n: {type: my.say}}\noutputs: {o: "${n}"}\n')
+    (fetched / "g.yaml").write_text(
+        'imagen_flow: 1\nnodes: {n: {type: my.say}}\noutputs: {o: "${n}"}\n'
+    )
     yield fetched / "nodes.py"
     sys.path[:] = path
     for name in set(sys.modules) - before:
@@ -364,7 +455,11 @@ def trust(call: Call) -> None:
 def plant_bytecode(source: Path, code: str) -> None:
     """Write what Python takes for the compiled form of a source, as it is."""
     found = source.stat()
-    data = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, int(found.st_mtime), found.st_size) + marshal.dumps(compile(code, str(source), "exec"))
+    data = (
+        importlib.util.MAGIC_NUMBER
+        + struct.pack("<III", 0, int(found.st_mtime), found.st_size)
+        + marshal.dumps(compile(code, str(source), "exec"))
+    )
     place = Path(importlib.util.cache_from_source(str(source)))
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(data)
@@ -407,9 +502,24 @@ def plant_linked_package(folder: Path) -> None:
     (folder / "linked").symlink_to(folder.parent / "elsewhere")
 
 
-@pytest.mark.parametrize("plant", [plant_module, plant_change, plant_package, plant_compiled, plant_loose, plant_link, plant_linked_package])
-def test_trust_covers_all_that_can_be_imported(plugin: Path, call: Call, plant: Callable[[Path], None]) -> None:
-    """Code that is changed in or added to the folder of a trusted plugin, however it would be reached, is asked about again; nothing of it is imported."""
+@pytest.mark.parametrize(
+    "plant",
+    [
+        plant_module,
+        plant_change,
+        plant_package,
+        plant_compiled,
+        plant_loose,
+        plant_link,
+        plant_linked_package,
+    ],
+)
+def test_trust_covers_all_that_can_be_imported(
+    plugin: Path, call: Call, plant: Callable[[Path], None]
+) -> None:
+    """Code that is changed in or added to the folder of a trusted plugin, however it would be
+    reached, is asked about again; nothing of it is imported.
+    """
     trust(call)
     assert call("run", "g.yaml")[1] == "o  mine\n"
     plant(plugin.parent)
@@ -418,8 +528,12 @@ def test_trust_covers_all_that_can_be_imported(plugin: Path, call: Call, plant: 
     assert not Path("owned").exists()
 
 
-def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(plugin: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not all can be looked through, nothing but that can be imported; a plugin that does not say what it imports needs a folder of its own."""
+def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(
+    plugin: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where not all can be looked through, nothing but that can be imported; a plugin that does not
+    say what it imports needs a folder of its own.
+    """
     monkeypatch.setattr(plugin_code, "MOST_FILES", 10)
     for i in range(20):
         write_text(plugin.parent / f"more/m{i}.py", "")
@@ -428,13 +542,18 @@ def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(p
     assert call("run", "g.yaml")[1] == "o  mine\n"
     plant_change(plugin.parent)
     assert "is not trusted in its present form" in call("run", "g.yaml")[2]
-    plugin.write_text("import importlib\n" + NODES.format(body="return importlib.import_module('hel' + 'per').VALUE"))
+    plugin.write_text(
+        "import importlib\n"
+        + NODES.format(body="return importlib.import_module('hel' + 'per').VALUE")
+    )
     assert "holds too many files to look through" in call("trust", ".")[2]
 
 
 @as_root
 def test_a_strangers_code_is_not_trusted(plugin: Path, call: Call) -> None:
-    """Code that belongs to another user can be trusted in no form: it may change between the look and the import."""
+    """Code that belongs to another user can be trusted in no form: it may change between the look
+    and the import.
+    """
     trust(call)
     os.chown("helper.py", STRANGER, -1)
     code, _, err = call("run", "g.yaml")
@@ -445,7 +564,9 @@ def test_a_strangers_code_is_not_trusted(plugin: Path, call: Call) -> None:
 
 @pytest.mark.parametrize("of", ["helper.py", "nodes.py"])
 def test_bytecode_of_the_folder_is_never_used(plugin: Path, call: Call, of: str) -> None:
-    """What lies in __pycache__ is told from its source by size and time alone; the source is what runs."""
+    """What lies in __pycache__ is told from its source by size and time alone; the source is what
+    runs.
+    """
     trust(call)
     plant_bytecode(plugin.parent / of, EVIL)
     assert call("run", "g.yaml")[1] == "o  mine\n"
@@ -454,7 +575,9 @@ def test_bytecode_of_the_folder_is_never_used(plugin: Path, call: Call, of: str)
 
 @pytest.mark.parametrize("sign", ["pyvenv.cfg", "conda-meta"])
 def test_what_is_passed_over_is_not_imported_either(plugin: Path, call: Call, sign: str) -> None:
-    """A folder that looks like an environment of Python is no part of what is trusted, and so nothing comes from it."""
+    """A folder that looks like an environment of Python is no part of what is trusted, and so
+    nothing comes from it.
+    """
     for name in ("beside", "pack/inner"):
         write_text(plugin.parent / name / "__init__.py", "VALUE = 'from an environment'")
         write_text(plugin.parent / name / sign, "")
@@ -475,7 +598,10 @@ def test_an_archive_that_a_plugin_adds_to_the_path_counts(plugin: Path, call: Ca
             archive.writestr("zipped.py", text)
 
     pack("VALUE = 'zipped'")
-    plugin.write_text("import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib.zip'))\n" + NODES.format(body="import zipped; return zipped.VALUE"))
+    plugin.write_text(
+        "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib.zip'))\n"
+        + NODES.format(body="import zipped; return zipped.VALUE")
+    )
     trust(call)
     assert call("run", "g.yaml")[1] == "o  zipped\n"
     pack(EVIL)
@@ -513,8 +639,13 @@ def test_what_is_imported_late_is_as_it_was_trusted(plugin: Path) -> None:
 
 
 def test_a_folder_that_a_plugin_adds_to_the_path_is_held_to_it_too(plugin: Path) -> None:
-    """Modules found there count as its source, are taken as they were digested, and never from bytecode."""
-    plugin.write_text("import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib'))\n" + NODES.format(body="import inner; return inner.VALUE"))
+    """Modules found there count as its source, are taken as they were digested, and never from
+    bytecode.
+    """
+    plugin.write_text(
+        "import sys, pathlib\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'lib'))\n"
+        + NODES.format(body="import inner; return inner.VALUE")
+    )
     inner = write_text(plugin.parent / "lib/inner.py", "VALUE = 'good'\n")
     plant_bytecode(inner, EVIL)
     first = discover([plugin], entry_points=list).find("my.say")
@@ -530,35 +661,60 @@ def test_a_folder_that_a_plugin_adds_to_the_path_is_held_to_it_too(plugin: Path)
 
 
 def test_the_folder_of_a_plugin_brings_no_installed_plugins(plugin: Path) -> None:
-    """Metadata of a distribution that lies beside a trusted plugin registers nothing, though the process goes on."""
+    """Metadata of a distribution that lies beside a trusted plugin registers nothing, though the
+    process goes on.
+    """
     (plugin.parent / "evil-1.dist-info").mkdir()
-    (plugin.parent / "evil-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1\n")
-    (plugin.parent / "evil-1.dist-info/entry_points.txt").write_text("[imagen_flow]\nevil = evil\n[imagen_flow.commands]\nevil = evil\n")
+    (plugin.parent / "evil-1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: evil\nVersion: 1\n"
+    )
+    (plugin.parent / "evil-1.dist-info/entry_points.txt").write_text(
+        "[imagen_flow]\nevil = evil\n[imagen_flow.commands]\nevil = evil\n"
+    )
     write_text(plugin.parent / "evil.py", EVIL)
     discover([plugin], entry_points=list)
-    assert not [e for group in ("imagen_flow", "imagen_flow.commands") for e in importlib.metadata.entry_points(group=group) if e.name == "evil"]
+    assert not [
+        e
+        for group in ("imagen_flow", "imagen_flow.commands")
+        for e in importlib.metadata.entry_points(group=group)
+        if e.name == "evil"
+    ]
     assert not Path("owned").exists()
 
 
 def test_the_working_directory_is_not_where_our_modules_come_from(fetched: Path) -> None:
-    """`python -m imagen_flow` looks there first; a file that is called like a library of ours is passed over."""
+    """`python -m imagen_flow` looks there first; a file that is called like a library of ours is
+    passed over.
+    """
     for name in ("click", "platformdirs", "ruamel", "pluggy"):
         write_text(fetched / f"{name}.py", EVIL)
-    ran = subprocess.run([sys.executable, "-m", "imagen_flow", "nodes", "--json"], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "imagen_flow", "nodes", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ran.returncode, Path("owned").exists()) == (0, False), ran.stderr
 
 
 def test_modules_with_the_names_of_pythons_own_are_not_taken(plugin: Path) -> None:
-    """sitecustomize, a module of the standard library or an installed one beside a plugin hide nothing."""
+    """sitecustomize, a module of the standard library or an installed one beside a plugin hide
+    nothing.
+    """
     for name in ("sitecustomize", "usercustomize", "json", "numpy", "imagen_flow", "queue"):
         write_text(plugin.parent / f"{name}.py", EVIL)
-    plugin.write_text(NODES.format(body="import json, numpy, queue, sitecustomize; return 'fine'").replace("import helper", "").replace(", sitecustomize", ""))
+    plugin.write_text(
+        NODES.format(body="import json, numpy, queue, sitecustomize; return 'fine'")
+        .replace("import helper", "")
+        .replace(", sitecustomize", "")
+    )
     found = discover([plugin], entry_points=list).find("my.say")
     assert found is not None and found.function() == "fine"
     assert not Path("owned").exists()
 
 
-# -- what is no file -----------------------------------------------------------------------------------------------------------------
+# -- what is no file
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def make_fifo(place: Path) -> None:
@@ -615,35 +771,64 @@ TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {
         ("p.jpg.provenance.json", "replay p.jpg --yes", "it is not a regular file"),
         ("imagen-flow.toml", "trust imagen-flow.toml", "it is not a regular file"),
         ("imagen-flow.lock", "plan reading.yaml", "it is not a regular file"),
-        ("nodes.py", "run reading.yaml --plugin nodes.py", "there is no file|is not a regular file"),
+        (
+            "nodes.py",
+            "run reading.yaml --plugin nodes.py",
+            "there is no file|is not a regular file",
+        ),
         ("f.txt", "run reading.yaml", "it is not a regular file"),
         ("other.txt", "run reading.yaml --set f=other.txt", "it is not a regular file"),
         ("model.safetensors", "plan modelled.yaml", "not a regular file|is no file|no model"),
-        ("model/config.json", "plan foldered.yaml", "config.json in it is no file|not a regular file|has no weights"),
+        (
+            "model/config.json",
+            "plan foldered.yaml",
+            "config.json in it is no file|not a regular file|has no weights",
+        ),
     ],
 )
-def test_what_is_no_file_is_refused_and_never_waited_for(fetched: Path, call: Call, promptly: None, place: str, command: str, words: str) -> None:
-    """Fifos, devices, sockets and files of the kernel in the place of anything that is read: a clear error, at once."""
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    fetched: Path, call: Call, promptly: None, place: str, command: str, words: str
+) -> None:
+    """Fifos, devices, sockets and files of the kernel in the place of anything that is read: a
+    clear error, at once.
+    """
     (fetched / "f.txt").write_text("text")
     (fetched / "p.jpg").write_bytes(b"\xff\xd8\xff")
     (fetched / "reading.yaml").write_text(TEXTUAL)
-    (fetched / "including.yaml").write_text('imagen_flow: 1\nnodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n')
+    (fetched / "including.yaml").write_text(
+        'imagen_flow: 1\nnodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n'
+    )
     for name, model in (("modelled", "./model.safetensors"), ("foldered", "./model")):
         (fetched / f"{name}.yaml").write_text(
             f'imagen_flow: 1\nnodes: {{n: {{type: image.caption, image: "${{i}}", model: {model}}}, i: {{type: image.solid, width: 8, height: 8, colour: red}}}}\noutputs: {{o: "${{n}}"}}\n'
         )
     (fetched / place).parent.mkdir(exist_ok=True)
-    for make in (make_fifo, make_link_to_fifo, make_endless, make_terminal, make_kernels, make_socket) if place in ("g.yaml", "f.txt") else (make_fifo, make_kernels):
+    for make in (
+        (make_fifo, make_link_to_fifo, make_endless, make_terminal, make_kernels, make_socket)
+        if place in ("g.yaml", "f.txt")
+        else (make_fifo, make_kernels)
+    ):
         (fetched / place).unlink(missing_ok=True)
         make(fetched / place)
         code, out, err = call(*command.split())
-        assert (code != 0 or "unresolved" in out) and re.search(words, out + err), (make, code, out, err)
-        assert "Traceback" not in err and "fault of imagen_flow itself" not in err and "PATH=" not in err
+        assert (code != 0 or "unresolved" in out) and re.search(words, out + err), (
+            make,
+            code,
+            out,
+            err,
+        )
+        assert (
+            "Traceback" not in err
+            and "fault of imagen_flow itself" not in err
+            and "PATH=" not in err
+        )
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
 def test_files_of_the_kernel_are_none(tmp_path: Path) -> None:
-    """A link that leads into /proc or /sys is told by where it leads, and a file in shared memory is a file."""
+    """A link that leads into /proc or /sys is told by where it leads, and a file in shared memory
+    is a file.
+    """
     for place in ("/proc/self/environ", "/proc/1/stat", "/sys/kernel/notes", "/proc/self/fd/0"):
         if os.path.exists(place):
             assert not is_regular(place) or place.endswith("fd/0")

@@ -1,4 +1,6 @@
-"""A node gets files by their content and cannot see their names: a result never depends on what no key holds."""
+"""A node gets files by their content and cannot see their names: a result never depends on what no
+key holds.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ def names(file: File) -> str:
 
 @node("toy.inside", version=1)
 def inside(folder: Folder) -> str:
-    return " ".join([folder.path.name, *(f"{file.name} {file.path.name} {file.path.read_text()}" for file in folder), *sorted(path.name for path in folder.path.iterdir())])
+    return " ".join(
+        [
+            folder.path.name,
+            *(f"{file.name} {file.path.name} {file.path.read_text()}" for file in folder),
+            *sorted(path.name for path in folder.path.iterdir()),
+        ]
+    )
 
 
 @node("toy.same", version=1)
@@ -64,7 +72,9 @@ def graph(text: str) -> Graph:
 def gave(text: str, values: dict[str, Any], store: Store | None = None) -> list[Any]:
     """The outputs of a run, in the order of their names."""
     said = list(execute(make_plan(graph(text), values, store=store)))
-    outputs = {event.output: event.value for event in said if isinstance(event, events.OutputWritten)}
+    outputs = {
+        event.output: event.value for event in said if isinstance(event, events.OutputWritten)
+    }
     return [outputs[name] for name in sorted(outputs)]
 
 
@@ -72,7 +82,9 @@ ONE = 'inputs: {file: {type: file}}\nnodes: {n: {type: toy.names, file: "${file}
 
 
 def test_a_file_under_another_name_is_the_same(tmp_path: Path, store: Store) -> None:
-    """What a node sees of its name is made of the content: nothing is stale when it is renamed, with a store or without."""
+    """What a node sees of its name is made of the content: nothing is stale when it is renamed,
+    with a store or without.
+    """
     (tmp_path / "a.txt").write_text("hello")
     (first,) = gave(ONE, {"file": tmp_path / "a.txt"}, store)
     name, path, stem, suffix, content = first.split()
@@ -105,7 +117,9 @@ def test_an_ending_says_what_a_file_is(tmp_path: Path, store: Store) -> None:
     assert gave(ONE, {"file": tmp_path / "b.MD"}, store) == [second]
 
 
-@pytest.mark.parametrize("name", ["plain", ".hidden", "a" * 250, "x." + "y" * 200, "käse brot.txt", "-"])
+@pytest.mark.parametrize(
+    "name", ["plain", ".hidden", "a" * 250, "x." + "y" * 200, "käse brot.txt", "-"]
+)
 def test_names_of_any_kind_are_hidden(name: str, tmp_path: Path) -> None:
     """Long ones, ones without an ending and strange ones."""
     (tmp_path / name).write_text("hello")
@@ -138,13 +152,19 @@ def test_what_a_node_passes_on_is_the_file_itself(tmp_path: Path, store: Store) 
     for _ in range(2):
         file, files, folder = gave(text, {"file": place, "folder": place.parent}, store)
         assert (file.path, Path(file.name).name, file.read_text()) == (place, "a.txt", "hello")
-        assert [(one.path, Path(one.name).name, one.read_text()) for one in files] == [(place, "a.txt", "hello")]
+        assert [(one.path, Path(one.name).name, one.read_text()) for one in files] == [
+            (place, "a.txt", "hello")
+        ]
         assert (folder.path, [one.read_text() for one in folder]) == (place.parent, ["hello"])
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("words", "'{file}' of 'photos' is odd"), ("place", "{place} is odd"), ("system", "[Errno 20] Not a directory: '{place}/nothing'")],
+    [
+        ("words", "'{file}' of 'photos' is odd"),
+        ("place", "{place} is odd"),
+        ("system", "[Errno 20] Not a directory: '{place}/nothing'"),
+    ],
 )
 def test_an_error_calls_a_file_by_its_name(how: str, words: str, tmp_path: Path) -> None:
     """What a node says of its files is what the user knows them by."""

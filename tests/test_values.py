@@ -89,7 +89,9 @@ def test_a_pillow_picture_of_floats_stays_as_it_stands() -> None:
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_whole_numbers_beyond_16_bits_have_no_white(value: int) -> None:
     """The message says which values there are and what to do."""
-    with pytest.raises(ValueError, match=f"of mode I has values from .*{value}.*bring them to 0 to 65535"):
+    with pytest.raises(
+        ValueError, match=f"of mode I has values from .*{value}.*bring them to 0 to 65535"
+    ):
         Image.from_pil(PIL.Image.new("I", (1, 1), value))
 
 
@@ -106,7 +108,9 @@ def test_whole_numbers_beyond_16_bits_have_no_white(value: int) -> None:
         ("CMYK", (0, 255, 255, 0), {}, [255, 0, 0]),
     ],
 )
-def test_alpha_and_colour_survive_in_every_pillow_mode(mode: str, colour: object, info: dict[str, object], wanted: list[int]) -> None:
+def test_alpha_and_colour_survive_in_every_pillow_mode(
+    mode: str, colour: object, info: dict[str, object], wanted: list[int]
+) -> None:
     """Premultiplied alpha is divided out; a colour named as transparent becomes alpha."""
     picture = PIL.Image.new(mode, (1, 1), colour)
     picture.info.update(info)
@@ -117,12 +121,16 @@ def test_depths_are_converted_by_rounding() -> None:
     """Full range is full range in every depth, and 8 bits survive the way through float and back."""
     levels = np.arange(256, dtype="uint8").reshape(16, 16)
     assert Image(levels).as_float().as_uint8().pixels[:, :, 0].tolist() == levels.tolist()
-    assert Image(levels.astype("uint16") * 257).as_uint8().pixels[:, :, 0].tolist() == levels.tolist()
+    assert (
+        Image(levels.astype("uint16") * 257).as_uint8().pixels[:, :, 0].tolist() == levels.tolist()
+    )
     assert Image(np.array([[-1.0, 0.5, 2.0]])).as_uint8().pixels.ravel().tolist() == [0, 128, 255]
     assert Image(np.array([[65535]], dtype="uint16")).as_float().pixels.ravel().tolist() == [1.0]
 
 
-@pytest.mark.parametrize(("dtype", "full", "near"), [("uint8", 255, 1), ("uint16", 65535, 1), ("float32", 1.0, 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "full", "near"), [("uint8", 255, 1), ("uint16", 65535, 1), ("float32", 1.0, 1e-6)]
+)
 def test_alpha_is_laid_over_black(dtype: str, full: float, near: float) -> None:
     """`rgb` gives three channels whatever there was, in the same depth."""
     half = Image(np.array([[[full, 0, full, full / 2]]]).astype(dtype)).rgb().pixels
@@ -145,8 +153,15 @@ def test_a_tensor_is_had_in_either_form() -> None:
     torch = pytest.importorskip("torch")
     ours = Tensor(np.arange(6, dtype="float32").reshape(2, 3), {"space": "latent"})
     theirs = Tensor(torch.arange(6, dtype=torch.bfloat16).reshape(2, 3))
-    assert (ours.shape, ours.dtype, theirs.shape, theirs.dtype) == ((2, 3), "float32", (2, 3), "bfloat16")
-    assert ours.torch(dtype=torch.float64).tolist() == theirs.numpy().tolist() == ours.numpy().tolist()
+    assert (ours.shape, ours.dtype, theirs.shape, theirs.dtype) == (
+        (2, 3),
+        "float32",
+        (2, 3),
+        "bfloat16",
+    )
+    assert (
+        ours.torch(dtype=torch.float64).tolist() == theirs.numpy().tolist() == ours.numpy().tolist()
+    )
     assert theirs.numpy().dtype == "float32"
     with pytest.raises(TypeError):
         ours.tags["space"] = "pixel"  # type: ignore[index]  # that it fails is the test

@@ -67,9 +67,17 @@ class Watching:
         self.cancel = threading.Event()
         self.said: Queue[Any] = Queue()
         if default_out is None:
-            self.happenings = flow.watch(graphs, cancel=self.cancel, **{"settle_s": 0.05, "store": None, **options})
+            self.happenings = flow.watch(
+                graphs, cancel=self.cancel, **{"settle_s": 0.05, "store": None, **options}
+            )
         else:
-            self.happenings = watch_graphs(graphs, Options.of(store=None, **options), cancel=self.cancel, settle_s=0.05, default_out=default_out)
+            self.happenings = watch_graphs(
+                graphs,
+                Options.of(store=None, **options),
+                cancel=self.cancel,
+                settle_s=0.05,
+                default_out=default_out,
+            )
         self.thread = threading.Thread(target=self.pump)
         self.thread.start()
 
@@ -128,7 +136,9 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         watching.close()
     sys.path[:] = path
     for name in set(sys.modules) - before:
-        if name.startswith("imagen_flow_local_") or not name.startswith(("imagen_flow", "torch", "numpy")):
+        if name.startswith("imagen_flow_local_") or not name.startswith(
+            ("imagen_flow", "torch", "numpy")
+        ):
             origin = getattr(sys.modules[name], "__file__", None) or ""
             if origin.startswith(str(tmp_path)):
                 del sys.modules[name]
@@ -181,30 +191,62 @@ def test_only_what_a_change_touches_is_computed(tmp_path: Path, watch: Any) -> N
     said = watching.rest()
     assert [type(s).__name__ for s in said[:3]] == ["Changed", "Planned", "RunStarted"]
     assert said[0] == Changed(("g.yaml",), ("g.yaml",), cancels=False, at_s=said[0].at_s)
-    assert (ran(said), value(said), (tmp_path / "out/words.txt").read_text()) == (["second"], "A?", "A?\n")
+    assert (ran(said), value(said), (tmp_path / "out/words.txt").read_text()) == (
+        ["second"],
+        "A?",
+        "A?\n",
+    )
     save("g.yaml", "# a comment\n" + TWO.replace('"!"', '"?"'))
     said = watching.rest()
     assert (ran(said), runs(said)) == ([], ["done"])
 
 
 def test_a_graph_that_is_included_counts(watch: Any) -> None:
-    """An included graph starts a run, also one that is included only since a save, and one that was missing."""
-    save("inner.yaml", graph('loud: {type: toy.loud, text: "${t}"}', 'words: "${loud}"', "t: {type: text}"))
+    """An included graph starts a run, also one that is included only since a save, and one that was
+    missing.
+    """
+    save(
+        "inner.yaml",
+        graph('loud: {type: toy.loud, text: "${t}"}', 'words: "${loud}"', "t: {type: text}"),
+    )
     save("g.yaml", graph('inner: {type: ./inner.yaml, t: "a"}', 'words: "${inner}"'))
     watching = watch("g.yaml")
     assert value(watching.rest()) == "A"
-    save("inner.yaml", graph('loud: {type: toy.join, first: "${t}", second: "b"}', 'words: "${loud}"', "t: {type: text}"))
+    save(
+        "inner.yaml",
+        graph(
+            'loud: {type: toy.join, first: "${t}", second: "b"}',
+            'words: "${loud}"',
+            "t: {type: text}",
+        ),
+    )
     assert value(watching.rest()) == "ab"
     save("g.yaml", graph('inner: {type: ./later.yaml, t: "a"}', 'words: "${inner}"'))
     assert [type(s) for s in watching.rest()] == [Changed, Refused, Waiting]
-    save("later.yaml", graph('loud: {type: toy.join, first: "${t}", second: "c"}', 'words: "${loud}"', "t: {type: text}"))
+    save(
+        "later.yaml",
+        graph(
+            'loud: {type: toy.join, first: "${t}", second: "c"}',
+            'words: "${loud}"',
+            "t: {type: text}",
+        ),
+    )
     assert value(watching.rest()) == "ac"
-    save("later.yaml", graph('loud: {type: toy.join, first: "${t}", second: "d"}', 'words: "${loud}"', "t: {type: text}"))
+    save(
+        "later.yaml",
+        graph(
+            'loud: {type: toy.join, first: "${t}", second: "d"}',
+            'words: "${loud}"',
+            "t: {type: text}",
+        ),
+    )
     assert value(watching.rest()) == "ad"
 
 
 def test_files_that_are_read_count(tmp_path: Path, watch: Any) -> None:
-    """Files named in the graph, by the default of an input, and given to an input start a run; a file of equal content computes nothing."""
+    """Files named in the graph, by the default of an input, and given to an input start a run; a
+    file of equal content computes nothing.
+    """
     for name in ("named", "default", "given"):
         save(name, "1")
     nodes = """
@@ -214,10 +256,21 @@ def test_files_that_are_read_count(tmp_path: Path, watch: Any) -> None:
     ab: {type: toy.join, first: "${a}", second: "${b}"}
     abc: {type: toy.join, first: "${ab}", second: "${c}"}
     """
-    save("g.yaml", graph(nodes, 'words: "${abc}"', "default: {type: file, default: ./default}\ngiven: {type: file}"))
+    save(
+        "g.yaml",
+        graph(
+            nodes,
+            'words: "${abc}"',
+            "default: {type: file, default: ./default}\ngiven: {type: file}",
+        ),
+    )
     watching = watch("g.yaml", texts={"given": "given"})
     assert value(watching.rest()) == "111"
-    for name, node, expected in (("named", "a", "211"), ("default", "b", "231"), ("given", "c", "234")):
+    for name, node, expected in (
+        ("named", "a", "211"),
+        ("default", "b", "231"),
+        ("given", "c", "234"),
+    ):
         save(name, expected[len(expected) - "cba".index(node) - 1])
         said = watching.rest()
         assert (value(said), ran(said)[0]) == (expected, node)
@@ -246,7 +299,9 @@ def test_a_missing_file_is_waited_for(watch: Any) -> None:
 
 
 def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
-    """500 files that appear together in a folder that is read are one run; one that vanishes is another."""
+    """500 files that appear together in a folder that is read are one run; one that vanishes is
+    another.
+    """
     (tmp_path / "in").mkdir()
     save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: "${a}"'))
     watching = watch("g.yaml", settle_s=2.0)
@@ -261,11 +316,19 @@ def test_a_folder_that_is_read_counts(tmp_path: Path, watch: Any) -> None:
 
 
 def test_a_broken_graph_is_waited_out(tmp_path: Path, watch: Any) -> None:
-    """A graph with problems is not run; its problems are said, its outputs stay, and once it is mended it runs."""
+    """A graph with problems is not run; its problems are said, its outputs stay, and once it is
+    mended it runs.
+    """
     save("g.yaml", TWO)
     watching = watch("g.yaml", out="out")
     watching.rest()
-    for broken in (TWO.replace("toy.join", "toy.joyn"), TWO[: len(TWO) // 2], "", "nodes: [", TWO.replace('"a"', "1")):
+    for broken in (
+        TWO.replace("toy.join", "toy.joyn"),
+        TWO[: len(TWO) // 2],
+        "",
+        "nodes: [",
+        TWO.replace('"a"', "1"),
+    ):
         save("g.yaml", broken)
         said = watching.rest()
         assert [type(s) for s in said] == [Changed, Refused, Waiting]
@@ -279,7 +342,10 @@ def test_a_broken_graph_is_waited_out(tmp_path: Path, watch: Any) -> None:
 def test_a_node_that_fails_is_waited_out(tmp_path: Path, watch: Any) -> None:
     """A run that fails leaves the last outputs, and the next change runs again."""
     save("words", "good")
-    save("g.yaml", graph("a: {type: toy.read, file: ./words}", 'words: {from: "${a}", path: words.txt}'))
+    save(
+        "g.yaml",
+        graph("a: {type: toy.read, file: ./words}", 'words: {from: "${a}", path: words.txt}'),
+    )
     watching = watch("g.yaml", out="out")
     watching.rest()
     Path("words").write_bytes(b"\xff\xfe\xff")
@@ -289,7 +355,8 @@ def test_a_node_that_fails_is_waited_out(tmp_path: Path, watch: Any) -> None:
     assert value(watching.rest()) == "better"
 
 
-# --- changes during a run --------------------------------------------------------------------------------------------------------
+# --- changes during a run
+# --------------------------------------------------------------------------------------------------------
 
 SLOW = graph(
     """
@@ -311,7 +378,10 @@ def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: An
     watching.until(working)
     save("g.yaml", (SLOW % "never").replace('"1"', '"2"'))
     said = watching.until(working)
-    assert (runs(said), [s.cancels for s in said if isinstance(s, Changed)]) == (["cancelled"], [True])
+    assert (runs(said), [s.cancels for s in said if isinstance(s, Changed)]) == (
+        ["cancelled"],
+        [True],
+    )
     save("g.yaml", (SLOW % "go").replace('"1"', '"3"'))
     watching.until(working)
     save("go", "")
@@ -320,7 +390,9 @@ def test_a_change_stops_a_run_that_is_no_longer_wanted(tmp_path: Path, watch: An
 
 
 def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any) -> None:
-    """Where outputs go to the folder that the graph lies in, a change of the graph still stops its run at once."""
+    """Where outputs go to the folder that the graph lies in, a change of the graph still stops its
+    run at once.
+    """
     save("g.yaml", SLOW % "never")
     watching = watch("g.yaml", out=".")
     watching.until(working)
@@ -330,7 +402,9 @@ def test_outputs_beside_the_graph_make_no_difference(tmp_path: Path, watch: Any)
 
 
 def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, watch: Any) -> None:
-    """A change that leaves the step in progress as it is does not stop it: its result serves the newest form."""
+    """A change that leaves the step in progress as it is does not stop it: its result serves the
+    newest form.
+    """
     save("g.yaml", SLOW % "go")
     watching = watch("g.yaml")
     watching.until(working)
@@ -343,7 +417,9 @@ def test_what_a_run_works_on_is_let_finish_while_it_is_wanted(tmp_path: Path, wa
 
 
 def test_a_broken_change_leaves_a_run_alone(tmp_path: Path, watch: Any) -> None:
-    """A graph that is broken while it runs says so at once; what runs is the last good form, and it ends."""
+    """A graph that is broken while it runs says so at once; what runs is the last good form, and it
+    ends.
+    """
     save("g.yaml", SLOW % "go")
     watching = watch("g.yaml")
     watching.until(working)
@@ -395,15 +471,25 @@ def test_whoever_stops_iterating_stops_it(tmp_path: Path, watch: Any) -> None:
     assert left == []
 
 
-# --- several graphs, and own outputs ---------------------------------------------------------------------------------------------
+# --- several graphs, and own outputs
+# ---------------------------------------------------------------------------------------------
 
 
 def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
-    """A file that two graphs read runs both; a file of one runs that one. An input goes to the graphs that have it."""
+    """A file that two graphs read runs both; a file of one runs that one. An input goes to the
+    graphs that have it.
+    """
     for name in ("shared", "own"):
         save(name, "1")
     save("a.yaml", graph("r: {type: toy.read, file: ./shared}", 'words: "${r}"'))
-    save("b.yaml", graph('r: {type: toy.read, file: ./shared}\no: {type: toy.read, file: "${f}"}\nj: {type: toy.join, first: "${r}", second: "${o}"}', 'words: "${j}"', "f: {type: file}"))
+    save(
+        "b.yaml",
+        graph(
+            'r: {type: toy.read, file: ./shared}\no: {type: toy.read, file: "${f}"}\nj: {type: toy.join, first: "${r}", second: "${o}"}',
+            'words: "${j}"',
+            "f: {type: file}",
+        ),
+    )
     watching = watch("a.yaml", "b.yaml", inputs={"f": "own"})
     said = watching.rest()
     assert [s.value for s in said if isinstance(s, OutputWritten)] == ["1", "11"]
@@ -413,10 +499,15 @@ def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
     assert [s.value for s in said if isinstance(s, OutputWritten)] == ["2", "21"]
     save("own", "3")
     said = watching.rest()
-    assert (said[0].graphs, [s.graph for s in said if isinstance(s, RunStarted)]) == (("b.yaml",), ["b.yaml"])
+    assert (said[0].graphs, [s.graph for s in said if isinstance(s, RunStarted)]) == (
+        ("b.yaml",),
+        ["b.yaml"],
+    )
 
 
-def test_a_change_of_another_graph_waits_for_the_run_in_progress(tmp_path: Path, watch: Any) -> None:
+def test_a_change_of_another_graph_waits_for_the_run_in_progress(
+    tmp_path: Path, watch: Any
+) -> None:
     """What changes for one graph while another runs does not stop that run, and is run after it."""
     save("a.yaml", SLOW % "go")
     save("b.yaml", TWO)
@@ -435,24 +526,39 @@ def test_a_graph_that_reads_what_another_writes_follows_it(tmp_path: Path, watch
     save("source", "1")
     (tmp_path / "out").mkdir()
     save("out/a.txt", "old")
-    save("a.yaml", graph("r: {type: toy.read, file: ./source}", 'words: {from: "${r}", path: "a.txt", exists: replace}'))
+    save(
+        "a.yaml",
+        graph(
+            "r: {type: toy.read, file: ./source}",
+            'words: {from: "${r}", path: "a.txt", exists: replace}',
+        ),
+    )
     save("b.yaml", graph("r: {type: toy.read, file: ./out/a.txt}", 'words: "${r}"'))
     watching = watch("a.yaml", "b.yaml", out="out")
     assert value(watching.rest()).strip() == "1"
     save("source", "2")
-    said = watching.until(lambda s: isinstance(s, OutputWritten) and s.path is None and s.value.strip() == "2")
+    said = watching.until(
+        lambda s: isinstance(s, OutputWritten) and s.path is None and s.value.strip() == "2"
+    )
     assert next(s.graph for s in said if isinstance(s, RunStarted)) == "a.yaml"
 
 
 def test_own_outputs_start_no_run(tmp_path: Path, watch: Any) -> None:
-    """A graph that writes into the folder that it reads runs once for each change of others, and says that it reads its own output."""
+    """A graph that writes into the folder that it reads runs once for each change of others, and
+    says that it reads its own output.
+    """
     (tmp_path / "in").mkdir()
     save("in/x", "1")
-    save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: {from: "${a}", path: "{digest8}.txt"}'))
+    save(
+        "g.yaml",
+        graph("a: {type: toy.list, folder: ./in}", 'words: {from: "${a}", path: "{digest8}.txt"}'),
+    )
     watching = watch("g.yaml", out="in", settle_s=0.0)
     said = watching.rest()
     (warned,) = [s for s in said if isinstance(s, Warned)]
-    assert [str(p).split("\n")[0] for p in warned.problems] == ["warning[bad-path]: output 'words' is written into in, which the graph reads"]
+    assert [str(p).split("\n")[0] for p in warned.problems] == [
+        "warning[bad-path]: output 'words' is written into in, which the graph reads"
+    ]
     for i in range(3):
         save(f"in/y{i}", "1")
         said = watching.rest()
@@ -469,7 +575,10 @@ def test_an_output_folder_made_by_a_run_starts_none(tmp_path: Path, watch: Any) 
     """Folders that a run makes for its outputs, in a folder that the graph reads, start nothing."""
     (tmp_path / "in").mkdir()
     save("in/x", "1")
-    save("g.yaml", graph("a: {type: toy.list, folder: ./in}", 'words: {from: "${a}", path: "deep/words.txt"}'))
+    save(
+        "g.yaml",
+        graph("a: {type: toy.list, folder: ./in}", 'words: {from: "${a}", path: "deep/words.txt"}'),
+    )
     watching = watch("g.yaml", out="in/made/out", settle_s=0.0)
     assert runs(watching.rest()) == ["done"]
     time.sleep(0.5)  # nothing can be awaited that is not to come
@@ -492,7 +601,11 @@ def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
 
 def test_a_seed_is_drawn_once(watch: Any) -> None:
     """A random seed is the same in every run, until the graph says another."""
-    text = graph('a: {type: toy.join, first: "seed ${seed}", second: "1"}', 'words: "${a}"', "seed: {type: seed, default: random}")
+    text = graph(
+        'a: {type: toy.join, first: "seed ${seed}", second: "1"}',
+        'words: "${a}"',
+        "seed: {type: seed, default: random}",
+    )
     save("g.yaml", text)
     watching = watch("g.yaml")
     first = value(watching.rest())
@@ -502,7 +615,8 @@ def test_a_seed_is_drawn_once(watch: Any) -> None:
     assert value(watching.rest()) == "seed 51"
 
 
-# --- plugins ---------------------------------------------------------------------------------------------------------------------
+# --- plugins
+# ---------------------------------------------------------------------------------------------------------------------
 
 GREET = """
 from imagen_flow import Text, node
@@ -515,23 +629,41 @@ def greet(name: Text) -> Text:
 
 
 def test_the_code_of_a_local_plugin_counts(tmp_path: Path, watch: Any) -> None:
-    """A changed plugin file, and a changed helper module, are imported anew; other plugins' steps are not computed again."""
+    """A changed plugin file, and a changed helper module, are imported anew; other plugins' steps
+    are not computed again.
+    """
     save("greet.py", GREET)
     save("greeting.py", "WORD = 'hello'\n")
-    save("g.yaml", graph('up: {type: toy.loud, text: "you"}\ng: {type: my.greet, name: "${up}"}', 'words: "${g}"'))
+    save(
+        "g.yaml",
+        graph(
+            'up: {type: toy.loud, text: "you"}\ng: {type: my.greet, name: "${up}"}', 'words: "${g}"'
+        ),
+    )
     watching = watch("g.yaml", plugins=["nodes.py", "greet.py"])
     assert value(watching.rest()) == "hello YOU"
     save("greeting.py", "WORD = 'howdy'\n")
     said = watching.rest()
-    assert ([s.plugins for s in said if isinstance(s, Reloaded)], ran(said), value(said)) == ([("greet.py",)], ["g"], "howdy YOU")
+    assert ([s.plugins for s in said if isinstance(s, Reloaded)], ran(said), value(said)) == (
+        [("greet.py",)],
+        ["g"],
+        "howdy YOU",
+    )
     save("greet.py", GREET.replace('" "', '", "'))
     said = watching.rest()
     assert (ran(said), value(said)) == (["g"], "howdy, YOU")
 
 
 def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch: Any) -> None:
-    """Modules of a package without __init__.py, data in a package, and data that the plugin names: each starts a run with what it now is."""
-    for name, text in (("loose_w/word.py", "WORD = 'hello'\n"), ("boxed_w/__init__.py", ""), ("boxed_w/name.txt", "box"), ("mark.txt", "!")):
+    """Modules of a package without __init__.py, data in a package, and data that the plugin names:
+    each starts a run with what it now is.
+    """
+    for name, text in (
+        ("loose_w/word.py", "WORD = 'hello'\n"),
+        ("boxed_w/__init__.py", ""),
+        ("boxed_w/name.txt", "box"),
+        ("mark.txt", "!"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     save(
@@ -542,13 +674,19 @@ def test_what_a_local_plugin_reads_from_its_folder_counts(tmp_path: Path, watch:
     save("g.yaml", graph("g: {type: my.greet}", 'words: "${g}"'))
     watching = watch("g.yaml", plugins=["greet.py"])
     assert value(watching.rest()) == "hello box!"
-    for name, text, expected in (("loose_w/word.py", "WORD = 'howdy'\n", "howdy box!"), ("boxed_w/name.txt", "crate", "howdy crate!"), ("mark.txt", "?", "howdy crate?")):
+    for name, text, expected in (
+        ("loose_w/word.py", "WORD = 'howdy'\n", "howdy box!"),
+        ("boxed_w/name.txt", "crate", "howdy crate!"),
+        ("mark.txt", "?", "howdy crate?"),
+    ):
         save(name, text)
         assert value(watching.rest()) == expected
 
 
 def test_a_plugin_that_breaks_leaves_its_code_in_use(tmp_path: Path, watch: Any) -> None:
-    """If a plugin cannot be imported anew, that is said, and the graph goes on with what was; mended, it is taken."""
+    """If a plugin cannot be imported anew, that is said, and the graph goes on with what was;
+    mended, it is taken.
+    """
     save("greet.py", GREET)
     save("greeting.py", "WORD = 'hello'\n")
     text = graph('g: {type: my.greet, name: "you"}', 'words: "${g}"')
@@ -580,8 +718,12 @@ def test_a_plugin_that_is_broken_at_first_is_waited_for(tmp_path: Path, watch: A
     assert value(watching.rest()) == "hello you"
 
 
-def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All modules of a package that is installed as editable are imported anew when one of them changes."""
+def test_a_plugin_that_is_installed_as_editable_counts(
+    tmp_path: Path, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All modules of a package that is installed as editable are imported anew when one of them
+    changes.
+    """
     site, source = tmp_path / "site", tmp_path / "source"
     package = source / "watched_pkg"
     info = site / "watched_dist-1.dist-info"
@@ -589,12 +731,19 @@ def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: An
         folder.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: watched-dist\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[imagen_flow]\nwatched = watched_pkg\n")
-    (info / "direct_url.json").write_text(json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}}))
-    (package / "__init__.py").write_text("from imagen_flow import hookimpl\nfrom .nodes import say\n@hookimpl\ndef imagen_flow_nodes():\n    return [say]\n")
-    # Of one size and one second, as two quick edits are: what Python remembers of compiled code must not count.
+    (info / "direct_url.json").write_text(
+        json.dumps({"url": source.as_uri(), "dir_info": {"editable": True}})
+    )
+    (package / "__init__.py").write_text(
+        "from imagen_flow import hookimpl\nfrom .nodes import say\n@hookimpl\ndef imagen_flow_nodes():\n    return [say]\n"
+    )
+    # Of one size and one second, as two quick edits are: what Python remembers of compiled code
+    # must not count.
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     save(package / "words.py", "WORD = 'one'\n", time_s=1_700_000_000)
-    (package / "nodes.py").write_text("from imagen_flow import Text, node\n@node('watched.say', version=1)\ndef say(to: Text) -> Text:\n    from .words import WORD\n    return WORD + ' ' + to\n")
+    (package / "nodes.py").write_text(
+        "from imagen_flow import Text, node\n@node('watched.say', version=1)\ndef say(to: Text) -> Text:\n    from .words import WORD\n    return WORD + ' ' + to\n"
+    )
     for folder in (site, source):
         monkeypatch.syspath_prepend(folder)
     save("g.yaml", graph('g: {type: watched.say, to: "you"}', 'words: "${g}"'))
@@ -603,10 +752,15 @@ def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: An
         assert value(watching.rest()) == "one you"
         save(package / "words.py", "WORD = 'two'\n", time_s=1_700_000_000)
         said = watching.rest()
-        assert ([s.plugins for s in said if isinstance(s, Reloaded)], value(said)) == ([("watched-dist:watched",)], "two you")
+        assert ([s.plugins for s in said if isinstance(s, Reloaded)], value(said)) == (
+            [("watched-dist:watched",)],
+            "two you",
+        )
         save(package / "nodes.py", "from nowhere_at_all import x\n")
         said = watching.rest()
-        assert [s.problems[0].message for s in said if isinstance(s, Warned)] == ["the plugin watched-dist:watched cannot be used as it is now"]
+        assert [s.problems[0].message for s in said if isinstance(s, Warned)] == [
+            "the plugin watched-dist:watched cannot be used as it is now"
+        ]
         save("g.yaml", graph('g: {type: watched.say, to: "all"}', 'words: "${g}"'))
         assert value(watching.rest()) == "two all"
     finally:
@@ -616,7 +770,9 @@ def test_a_plugin_that_is_installed_as_editable_counts(tmp_path: Path, watch: An
 
 
 def test_a_plugin_that_no_graph_uses_starts_no_run(tmp_path: Path, watch: Any) -> None:
-    """The code of a plugin that the graph does not use may change; once it is used it is as it is then."""
+    """The code of a plugin that the graph does not use may change; once it is used it is as it is
+    then.
+    """
     save("greeting.py", "WORD = 'hello'\n")
     save("greet.py", GREET)
     save("g.yaml", TWO)
@@ -649,7 +805,9 @@ def use(model: Model[Weights], word: Text) -> Text:
 
 
 def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: Any) -> None:
-    """A model is loaded once for many runs; it is loaded again when its files change, and when the code of its loader does."""
+    """A model is loaded once for many runs; it is loaded again when its files change, and when the
+    code of its loader does.
+    """
     save("loader.py", LOADER.replace("VERSION", "v1"))
     safetensors.numpy.save_file({"w": np.zeros(2, "float32")}, tmp_path / "model.safetensors")
     text = graph('u: {type: my.use, model: ./model.safetensors, word: "1"}', 'words: "${u}"')
@@ -671,20 +829,29 @@ def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: An
     assert len(pool.resident()) == 1
 
 
-# --- settings --------------------------------------------------------------------------------------------------------------------
+# --- settings
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_settings_count(tmp_path: Path, watch: Any) -> None:
-    """imagen-flow.toml counts, also one that appears later; its problems are said and what was stays."""
+    """imagen-flow.toml counts, also one that appears later; its problems are said and what was
+    stays.
+    """
     save("g.yaml", TWO)
     watching = watch("g.yaml", default_out=Path("out"))
-    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "out/words.txt")}
+    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {
+        str(tmp_path / "out/words.txt")
+    }
     save("imagen-flow.toml", 'out = "elsewhere"\n')
-    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "elsewhere/words.txt")}
+    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {
+        str(tmp_path / "elsewhere/words.txt")
+    }
     save("imagen-flow.toml", "owt = 1\n")
     assert [type(s) for s in watching.rest()] == [Changed, Refused, Waiting]
     save("imagen-flow.toml", 'out = "third"\n')
-    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "third/words.txt")}
+    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {
+        str(tmp_path / "third/words.txt")
+    }
 
 
 def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch: Any) -> None:
@@ -695,7 +862,9 @@ def test_settings_that_are_broken_at_first_are_waited_for(tmp_path: Path, watch:
     watching = watch("graphs/g.yaml", default_out=Path("out"))
     assert [type(s) for s in watching.rest()] == [Refused, Waiting]
     save("imagen-flow.toml", 'out = "here"\n')
-    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {str(tmp_path / "here/words.txt")}
+    assert {s.path for s in watching.rest() if isinstance(s, OutputWritten)} == {
+        str(tmp_path / "here/words.txt")
+    }
 
 
 def test_a_store_that_cannot_be_opened_ends_it(tmp_path: Path, watch: Any) -> None:
@@ -706,7 +875,9 @@ def test_a_store_that_cannot_be_opened_ends_it(tmp_path: Path, watch: Any) -> No
         list(flow.watch("g.yaml", plugins=["nodes.py"], store="file"))
 
 
-def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(tmp_path: Path, watch: Any) -> None:
+def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
+    tmp_path: Path, watch: Any
+) -> None:
     """A trusted plugin that changes stays in use as it was until it is trusted anew."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -717,16 +888,24 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(tmp_path: Path
     save(folder / "g.yaml", graph('g: {type: my.say, to: "you"}', 'words: "${g}"'))
     watching = watch(folder / "g.yaml", plugins=[], out=tmp_path / "out")
     said = watching.rest()
-    assert [[p.code for p in s.problems] for s in said if isinstance(s, Warned)] == [["untrusted-plugin"]]
+    assert [[p.code for p in s.problems] for s in said if isinstance(s, Warned)] == [
+        ["untrusted-plugin"]
+    ]
     config.trust({plugin: config.form(plugin)})
     assert value(watching.rest()) == "one you"
     save(plugin, code.replace("VERSION", "two"))
     said = watching.rest()
-    assert ([[p.code for p in s.problems] for s in said if isinstance(s, Warned)], ran(said)) == ([["untrusted-plugin"]], [])
+    assert ([[p.code for p in s.problems] for s in said if isinstance(s, Warned)], ran(said)) == (
+        [["untrusted-plugin"]],
+        [],
+    )
     save(folder / "g.yaml", graph('g: {type: my.say, to: "all"}', 'words: "${g}"'))
     assert value(watching.rest()) == "one all"
     config.trust({plugin: config.form(plugin)})
-    assert value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == "two all")) == "two all"
+    assert (
+        value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == "two all"))
+        == "two all"
+    )
 
 
 def test_a_graph_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
@@ -750,14 +929,28 @@ def test_all_that_is_said_is_json(tmp_path: Path, watch: Any) -> None:
     said += watching.rest()
     lines = [json.loads(json.dumps(as_json(s))) for s in said]
     assert all(line["event"] and "at_s" in line for line in lines)
-    assert {"planned", "changed", "refused", "warned", "waiting", "run_started", "step_finished"} <= {line["event"] for line in lines}
-    assert any("error[" in p for line in lines if line["event"] == "refused" for p in line["problems"])
+    assert {
+        "planned",
+        "changed",
+        "refused",
+        "warned",
+        "waiting",
+        "run_started",
+        "step_finished",
+    } <= {line["event"] for line in lines}
+    assert any(
+        "error[" in p for line in lines if line["event"] == "refused" for p in line["problems"]
+    )
 
 
 @pytest.mark.parametrize("on_change", ["restart", "queue"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_after_any_changes_the_result_is_true(tmp_path: Path, watch: Any, seed: int, on_change: str) -> None:
-    """Whatever is changed, in whatever haste, of graph, included graph, file, folder and plugin: in the end the output is what a run by hand gives."""
+def test_after_any_changes_the_result_is_true(
+    tmp_path: Path, watch: Any, seed: int, on_change: str
+) -> None:
+    """Whatever is changed, in whatever haste, of graph, included graph, file, folder and plugin: in
+    the end the output is what a run by hand gives.
+    """
     dice = random.Random(seed)
     (tmp_path / "in").mkdir()
     text = graph(
@@ -781,7 +974,9 @@ def test_after_any_changes_the_result_is_true(tmp_path: Path, watch: Any, seed: 
     save("greet.py", GREET)
     for what, version in has.items():
         write[what](version)
-    watching = watch("g.yaml", plugins=["nodes.py", "greet.py"], out="out", on_change=on_change, settle_s=0.02)
+    watching = watch(
+        "g.yaml", plugins=["nodes.py", "greet.py"], out="out", on_change=on_change, settle_s=0.02
+    )
     watching.rest()
     for number in range(1, 40):
         what = dice.choice([*write, "folder", "folder", "break"])
@@ -800,8 +995,13 @@ def test_after_any_changes_the_result_is_true(tmp_path: Path, watch: Any, seed: 
             has[what] = f"{what}{number}"
             write[what](has[what])
         time.sleep(dice.choice((0, 0, 0.01, 0.05, 0.2)))
-    expected = f"{has['word']} {has['g']} {' '.join(sorted(os.listdir('in')))} {has['file']}{has['inner']}"
-    assert value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == expected)) == expected
+    expected = (
+        f"{has['word']} {has['g']} {' '.join(sorted(os.listdir('in')))} {has['file']}{has['inner']}"
+    )
+    assert (
+        value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == expected))
+        == expected
+    )
     watching.rest()
     assert (tmp_path / "out/words.txt").read_text() == expected + "\n"
 
@@ -810,7 +1010,10 @@ def test_a_graph_reached_by_a_link(tmp_path: Path, watch: Any) -> None:
     """A graph that is a link runs again when its target changes, and when it leads elsewhere."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        save(tmp_path / name / "g.yaml", graph(f'a: {{type: toy.loud, text: "{name}"}}', 'words: "${a}"'))
+        save(
+            tmp_path / name / "g.yaml",
+            graph(f'a: {{type: toy.loud, text: "{name}"}}', 'words: "${a}"'),
+        )
     Path("g.yaml").symlink_to("one/g.yaml")
     watching = watch("g.yaml")
     assert value(watching.rest()) == "ONE"

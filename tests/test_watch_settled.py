@@ -56,7 +56,9 @@ class Watched:
             try:
                 told |= self.given.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
-                pytest.fail(f"not told of {set(paths) - told}, only of {told}; notices: {self.notices}")
+                pytest.fail(
+                    f"not told of {set(paths) - told}, only of {told}; notices: {self.notices}"
+                )
         return told
 
     def close(self) -> None:
@@ -119,7 +121,9 @@ def test_what_happens_in_a_folder_is_told(tmp_path: Path, watch: Watch) -> None:
     watched.until(tmp_path / "z/b/c/deep")
 
 
-def test_paths_are_spelt_as_the_place_was_given(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_spelt_as_the_place_was_given(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A relative place gives relative paths, and a place that is a link gives paths below the link."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
@@ -144,7 +148,9 @@ def test_reading_is_no_change(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_an_atomic_save_is_the_file_alone(tmp_path: Path, watch: Watch) -> None:
-    """A file saved aside and renamed into place is told under its own name, and its neighbours not at all."""
+    """A file saved aside and renamed into place is told under its own name, and its neighbours not
+    at all.
+    """
     graph, other = tmp_path / "graph.yaml", tmp_path / "other"
     graph.write_text("1")
     watched = watch(graph)
@@ -157,7 +163,9 @@ def test_an_atomic_save_is_the_file_alone(tmp_path: Path, watch: Watch) -> None:
 
 
 def test_editors_leave_no_trace(tmp_path: Path, watch_by_events: Watch) -> None:
-    """What editors write on the way to a save is not told: swap files, backups, trials of the folder."""
+    """What editors write on the way to a save is not told: swap files, backups, trials of the
+    folder.
+    """
     text = tmp_path / "text"
     text.write_text("1")
     watched = watch_by_events(tmp_path)
@@ -197,8 +205,12 @@ def test_what_changes_together_is_told_together(tmp_path: Path, watch_by_events:
     assert watched.next() == files
 
 
-def test_a_file_without_rest_holds_up_no_other(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one file is written to without end, the others are told; it itself is told once it rests."""
+def test_a_file_without_rest_holds_up_no_other(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one file is written to without end, the others are told; it itself is told once it
+    rests.
+    """
     monkeypatch.setattr(settled, "_LONGEST_S", 0.5)
     busy, quiet = tmp_path / "busy", tmp_path / "quiet"
     watched = watch_by_events(tmp_path, settle_s=0.4)
@@ -223,7 +235,9 @@ def test_a_file_without_rest_holds_up_no_other(tmp_path: Path, watch_by_events: 
 
 
 def test_a_place_may_come_and_go(tmp_path: Path, watch: Watch) -> None:
-    """A place that is not there yet, that vanishes and comes back, is told each time, and watched again."""
+    """A place that is not there yet, that vanishes and comes back, is told each time, and watched
+    again.
+    """
     folder, file = tmp_path / "not/yet", tmp_path / "later/file"
     watched = watch(folder, file)
     folder.mkdir(parents=True)
@@ -262,7 +276,9 @@ def mount() -> Iterator[Callable[[Path], None]]:
     def on(point: Path) -> None:
         if point in mounted:
             subprocess.run(["umount", "-l", point], check=True)
-        elif subprocess.run(["mount", "-t", "tmpfs", "none", point], capture_output=True, check=False).returncode:
+        elif subprocess.run(
+            ["mount", "-t", "tmpfs", "none", point], capture_output=True, check=False
+        ).returncode:
             pytest.skip("mounting is not allowed here")
         else:
             mounted.append(point)
@@ -277,8 +293,12 @@ def mount() -> Iterator[Callable[[Path], None]]:
 
 
 @pytest.mark.parametrize("where", ["the place", "above it", "below it"])
-def test_what_is_mounted_again_at_once_is_watched_anew(tmp_path: Path, watch_by_events: Watch, mount: Callable[[Path], None], where: str) -> None:
-    """A file system that is unmounted and mounted again between two looks has the same device and inodes, and none of the watches: it is watched anew."""
+def test_what_is_mounted_again_at_once_is_watched_anew(
+    tmp_path: Path, watch_by_events: Watch, mount: Callable[[Path], None], where: str
+) -> None:
+    """A file system that is unmounted and mounted again between two looks has the same device and
+    inodes, and none of the watches: it is watched anew.
+    """
     top = tmp_path / "top"
     place = top / "place"
     point = {"the place": place, "above it": top, "below it": place / "card"}[where]
@@ -300,13 +320,32 @@ def test_what_is_mounted_again_at_once_is_watched_anew(tmp_path: Path, watch_by_
 def test_what_lies_on_the_root_is_not_watched_anew() -> None:
     """A change of the mounts touches what lies on a mount of its own, or has one in it."""
     points = ["/proc", "/mnt/card"]
-    assert [settled._is_mounted(folder, points, deep=deep) for folder, deep in (("/mnt/card", False), ("/mnt/card/in", True), ("/mnt", True), ("/mnt", False), ("/home/in", True), ("/mnt/cards", True), ("/", True))] == [
-        True, True, True, False, False, False, True,
-    ]  # fmt: skip
+    assert [
+        settled._is_mounted(folder, points, deep=deep)
+        for folder, deep in (
+            ("/mnt/card", False),
+            ("/mnt/card/in", True),
+            ("/mnt", True),
+            ("/mnt", False),
+            ("/home/in", True),
+            ("/mnt/cards", True),
+            ("/", True),
+        )
+    ] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_links_are_followed_to_a_place(tmp_path: Path, watch: Watch) -> None:
-    """A file reached by links is told when its content changes, and when any of the links leads elsewhere."""
+    """A file reached by links is told when its content changes, and when any of the links leads
+    elsewhere.
+    """
     for release in ("one", "two"):
         (tmp_path / release).mkdir()
         (tmp_path / release / "graph.yaml").write_text(release)
@@ -370,7 +409,9 @@ def test_folders_made_in_haste_are_watched_in_full(tmp_path: Path, watch_by_even
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_is_told(tmp_path: Path, watch: Watch, seed: int) -> None:
-    """After any mix of writing, moving and removing files and folders, all that is not as it was has been told: itself or a folder above it."""
+    """After any mix of writing, moving and removing files and folders, all that is not as it was
+    has been told: itself or a folder above it.
+    """
     dice = random.Random(seed)
     place = tmp_path / "in"
     (place / "a/b").mkdir(parents=True)
@@ -382,7 +423,9 @@ def test_whatever_happens_is_told(tmp_path: Path, watch: Watch, seed: int) -> No
         here = sorted(place.rglob("*"))
         some = dice.choice(here) if here else place
         into = dice.choice([place, *(p for p in here if p.is_dir())])
-        what = dice.choice(("write", "write", "save", "mkdir", "move", "move out", "move in", "remove"))
+        what = dice.choice(
+            ("write", "write", "save", "mkdir", "move", "move out", "move in", "remove")
+        )
         if what == "write":
             (into / f"f{number}").write_text(str(number))
         elif what == "save" and some.is_file():
@@ -419,7 +462,9 @@ def content(place: Path) -> dict[Path, str]:
     return {path: path.read_text() for path in place.rglob("*") if path.is_file()}
 
 
-def test_cancel_ends_it_and_leaves_nothing(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_ends_it_and_leaves_nothing(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Setting `cancel` ends the iteration, its threads and its own files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "in").mkdir()
@@ -431,7 +476,8 @@ def test_cancel_ends_it_and_leaves_nothing(tmp_path: Path, watch: Watch, monkeyp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
 
 
-# --- when the observer fails -----------------------------------------------------------------------------------------------------
+# --- when the observer fails
+# -----------------------------------------------------------------------------------------------------
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="about inotify")
 
@@ -455,8 +501,12 @@ def test_a_dead_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch) -
 
 
 @only_linux
-def test_a_silent_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If only the thread that reads the kernel's events dies, which nothing says, the missing heartbeat tells."""
+def test_a_silent_observer_is_begun_anew(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the thread that reads the kernel's events dies, which nothing says, the missing
+    heartbeat tells.
+    """
     monkeypatch.setattr(settled, "_BEAT_S", 0.2)
     monkeypatch.setattr(settled, "_BEAT_LOST_S", 5.0)
     watched = watch_by_events(tmp_path)
@@ -467,8 +517,12 @@ def test_a_silent_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch,
     watched.until(tmp_path / "x")
 
 
-def test_whoever_takes_long_over_a_set_is_no_sign_of_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody asks for the next set no heartbeat is heard, and nothing is made of that; what happened meanwhile is told."""
+def test_whoever_takes_long_over_a_set_is_no_sign_of_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody asks for the next set no heartbeat is heard, and nothing is made of that; what
+    happened meanwhile is told.
+    """
     monkeypatch.setattr(settled, "_BEAT_S", 0.1)
     monkeypatch.setattr(settled, "_BEAT_LOST_S", 1.5)
     notices: list[str] = []
@@ -483,21 +537,32 @@ def test_whoever_takes_long_over_a_set_is_no_sign_of_death(tmp_path: Path, monke
 
 
 @only_linux
-def test_an_observer_that_keeps_dying_gives_way_to_polling(tmp_path: Path, watch_by_events: Watch) -> None:
+def test_an_observer_that_keeps_dying_gives_way_to_polling(
+    tmp_path: Path, watch_by_events: Watch
+) -> None:
     """After three deaths in a short time polling takes over."""
     watched = watch_by_events(tmp_path)
     for _ in range(3):
-        observer = next(t for t in threading.enumerate() if isinstance(t, BaseObserver) and t.is_alive())
+        observer = next(
+            t for t in threading.enumerate() if isinstance(t, BaseObserver) and t.is_alive()
+        )
         observer.stop()
         watched.until(tmp_path)
-    assert watched.notices[-1] == "the observer of the file system died again and again: looking every 0.1 s instead"
+    assert (
+        watched.notices[-1]
+        == "the observer of the file system died again and again: looking every 0.1 s instead"
+    )
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
 
 
 @only_linux
-def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the kernel's queue runs over, all is to be looked at again, and new changes are told; also in a program that has switched logging off."""
+def test_lost_events_are_made_up_for(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the kernel's queue runs over, all is to be looked at again, and new changes are told;
+    also in a program that has switched logging off.
+    """
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 100_000:
         pytest.skip("the kernel's queue is too long to fill it")
@@ -521,8 +586,12 @@ def test_lost_events_are_made_up_for(tmp_path: Path, watch_by_events: Watch, mon
 
 @only_linux
 @pytest.mark.parametrize("after", [0, 1, 5])
-def test_at_the_limit_of_watches_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """When the kernel allows no more watches, for the place or for folders in it, polling takes over and says which limit it was."""
+def test_at_the_limit_of_watches_polling_takes_over(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """When the kernel allows no more watches, for the place or for folders in it, polling takes
+    over and says which limit it was.
+    """
     from watchdog.observers import inotify_c
 
     known: dict[int, bool] = {}
@@ -543,13 +612,17 @@ def test_at_the_limit_of_watches_polling_takes_over(tmp_path: Path, watch_by_eve
         (tmp_path / f"sub{i}").mkdir()
     monkeypatch.setattr(inotify_c, "inotify_add_watch", add)
     watched = watch_by_events(tmp_path)
-    assert watched.notices == ["the system sends no events (inotify watch limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_watches to have events"]
+    assert watched.notices == [
+        "the system sends no events (inotify watch limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_watches to have events"
+    ]
     (tmp_path / "sub9/x").write_text("1")
     watched.until(tmp_path / "sub9/x")
 
 
 @only_linux
-def test_without_an_inotify_instance_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_inotify_instance_polling_takes_over(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the kernel gives no inotify instance, polling takes over at once."""
     from watchdog.observers import inotify_c
 
@@ -559,29 +632,39 @@ def test_without_an_inotify_instance_polling_takes_over(tmp_path: Path, watch_by
 
     monkeypatch.setattr(inotify_c, "inotify_init", none)
     watched = watch_by_events(tmp_path)
-    assert watched.notices == ["the system sends no events (inotify instance limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_instances to have events"]
+    assert watched.notices == [
+        "the system sends no events (inotify instance limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_instances to have events"
+    ]
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
 
 
 @only_linux
-def test_on_a_network_file_system_polling_takes_over(tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_network_file_system_polling_takes_over(
+    tmp_path: Path, watch_by_events: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A share of the network sends no events for what others write: it is polled."""
     share = tmp_path / "share"
     share.mkdir()
     mounts = tmp_path / "mounts"
-    mounts.write_text(f"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 20 0:50 / {share} rw - nfs4 server:/x rw\n")
+    mounts.write_text(
+        f"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 20 0:50 / {share} rw - nfs4 server:/x rw\n"
+    )
     monkeypatch.setattr(settled, "_MOUNTS", mounts)
     local = watch_by_events(tmp_path, recursive=False)
     assert local.notices == []
     watched = watch_by_events(share)
-    assert watched.notices == [f"{share} lies on a network file system (nfs4), which sends no events: looking every 0.1 s instead"]
+    assert watched.notices == [
+        f"{share} lies on a network file system (nfs4), which sends no events: looking every 0.1 s instead"
+    ]
     (share / "x").write_text("1")
     watched.until(share / "x")
 
 
 def test_places_may_change_on_the_way(tmp_path: Path) -> None:
-    """What is followed from now on is watched when `follow` returns, and is not given for that; what is left out is not told any more."""
+    """What is followed from now on is watched when `follow` returns, and is not given for that;
+    what is left out is not told any more.
+    """
     with settled.Changes(settle_s=0.0) as following:
         told: Queue[frozenset[Path]] = Queue()
         thread = threading.Thread(target=lambda: [told.put(paths) for paths in following])

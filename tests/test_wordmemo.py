@@ -1,4 +1,6 @@
-"""A text that was read once is remembered, exactly, and nothing that an older reader made is believed."""
+"""A text that was read once is remembered, exactly, and nothing that an older reader made is
+believed.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_every_graph_is_remembered_as_it_was_read(path: Path, tmp_path: Path) ->
     """What is remembered has every word and every mark; a text with problems keeps them."""
     data = path.read_bytes()
     fresh = shown(yaml_text.read_words(data, name=path.name))
-    assert [shown(wordmemo.read_words(data, name=path.name, folder=tmp_path)) for _ in range(2)] == [fresh, fresh]
+    assert [
+        shown(wordmemo.read_words(data, name=path.name, folder=tmp_path)) for _ in range(2)
+    ] == [fresh, fresh]
 
 
 def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
@@ -80,24 +84,42 @@ def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_any_json_is_remembered_as_it_was_read(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_json_is_remembered_as_it_was_read(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
     """Any value comes back as it is: its type, its text, its place."""
     folder = tmp_path_factory.mktemp("words")
     text = json.dumps(data)
     fresh = shown(yaml_text.read_words(text, name="t"))
-    assert [shown(wordmemo.read_words(text, name="t", folder=folder)) for _ in range(2)] == [fresh, fresh]
+    assert [shown(wordmemo.read_words(text, name="t", folder=folder)) for _ in range(2)] == [
+        fresh,
+        fresh,
+    ]
 
 
 def test_line_ends_and_byte_order_marks(tmp_path: Path) -> None:
-    """A text with Windows line ends and a byte order mark points into the same lines when remembered."""
+    """A text with Windows line ends and a byte order mark points into the same lines when
+    remembered.
+    """
     data = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
     one, two = (wordmemo.read_words(data, name="t", folder=tmp_path) for _ in range(2))
     assert shown(two) == shown(one)
     assert two.source.lines == TEXT.split("\n")
 
 
-def test_another_reader_reads_anew(tmp_path: Path, unread: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_reader_reads_anew(
+    tmp_path: Path, unread: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After an upgrade of whatever reads, what was remembered counts no more."""
     wordmemo.read_words(TEXT, name="before", folder=tmp_path / "words")
     newer = tmp_path / "yaml_text.py"
@@ -109,14 +131,28 @@ def test_another_reader_reads_anew(tmp_path: Path, unread: list[str], monkeypatc
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", lambda data: data[:-7], lambda data: data.replace(b"toy.a", b"toy.b"), b"\0" * 99, b'{"m": 1}', b"[" * 100_000, b'[1,1,1,{"x":[{}]}]'],
+    [
+        b"",
+        lambda data: data[:-7],
+        lambda data: data.replace(b"toy.a", b"toy.b"),
+        b"\0" * 99,
+        b'{"m": 1}',
+        b"[" * 100_000,
+        b'[1,1,1,{"x":[{}]}]',
+    ],
 )
-def test_a_damaged_memo_is_read_anew_and_mended(tmp_path: Path, unread: list[str], damage: Any) -> None:
+def test_a_damaged_memo_is_read_anew_and_mended(
+    tmp_path: Path, unread: list[str], damage: Any
+) -> None:
     """What is not as it was written is not believed, and is written again."""
     fresh = shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path))
     (memo,) = tmp_path.iterdir()
     whole = memo.read_bytes()
-    memo.write_bytes(damage(whole) if callable(damage) else damage and wordmemo._seal(memo, damage) + b"\n" + damage)
+    memo.write_bytes(
+        damage(whole)
+        if callable(damage)
+        else damage and wordmemo._seal(memo, damage) + b"\n" + damage
+    )
     assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path)) == fresh
     assert (unread, memo.read_bytes()) == (["t", "t"], whole)
 
@@ -124,15 +160,24 @@ def test_a_damaged_memo_is_read_anew_and_mended(tmp_path: Path, unread: list[str
 def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list[str]) -> None:
     """Two memos whose names are exchanged are read anew, as is one that is no file."""
     texts = {name: f"n: {name}" for name in "ab"}
-    first = {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()}
+    first = {
+        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        for name, text in texts.items()
+    }
     one, two = tmp_path.iterdir()
     one.rename(tmp_path / "aside")
     two.rename(one)
     (tmp_path / "aside").rename(two)
-    assert {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()} == first
+    assert {
+        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        for name, text in texts.items()
+    } == first
     one.unlink()
     os.mkfifo(one)
-    assert {name: shown(wordmemo.read_words(text, name=name, folder=tmp_path)) for name, text in texts.items()} == first
+    assert {
+        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        for name, text in texts.items()
+    } == first
     assert len(unread) == 5
 
 

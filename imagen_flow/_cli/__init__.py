@@ -2,8 +2,10 @@
 
 0 done · 1 the graph or a node is at fault · 2 the command line is · 130 interrupted.
 
-Importing this package imports click and nothing else; a command's module is imported when it is called, and what it needs when it needs it. Other distributions add commands by the
-entry-point group ``imagen_flow.commands``: help lists them from metadata, and the module is imported on call.
+Importing this package imports click and nothing else; a command's module is imported when it is
+called, and what it needs when it needs it. Other distributions add commands by the
+entry-point group ``imagen_flow.commands``: help lists them from metadata, and the module is
+    imported on call.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: Command, and what help says of it: the first line of the command's own help, copied here so that help imports no command.
+# : Command, and what help says of it: the first line of the command's own help, copied here so that
+# help imports no command.
 COMMANDS = {
     "run": "Run a graph; what the store already holds is not computed again.",
     "watch": "Run graphs, and again whenever what they depend on changes.",
@@ -52,7 +55,10 @@ class _Commands(click.Group):
             try:
                 command = entry.load()
             except Exception as failed:  # another distribution's code may raise anything
-                raise click.ClickException(f"the command '{cmd_name}' of {_owner(entry)} cannot be loaded: {type(failed).__name__}: {failed}") from failed
+                raise click.ClickException(
+                    f"the command '{cmd_name}' of {_owner(entry)} cannot be loaded:"
+                    f" {type(failed).__name__}: {failed}"
+                ) from failed
         else:
             return None
         assert isinstance(command, click.Command)
@@ -64,14 +70,23 @@ class _Commands(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             if name.endswith((".yaml", ".yml", ".json")):
-                ctx.fail(f"there is no command '{name}'; to run a graph, say: imagen-flow run {name}")
-            ctx.fail(f"there is no command '{name}'; {nearest(name, self.list_commands(ctx), what='commands are')}")
+                ctx.fail(
+                    f"there is no command '{name}'; to run a graph, say: imagen-flow run {name}"
+                )
+            ctx.fail(
+                f"there is no command '{name}';"
+                f" {nearest(name, self.list_commands(ctx), what='commands are')}"
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-        others = [(name, f"From {_owner(entry)}.") for name, entry in sorted(_others().items()) if name not in COMMANDS]
+        others = [
+            (name, f"From {_owner(entry)}.")
+            for name, entry in sorted(_others().items())
+            if name not in COMMANDS
+        ]
         if others:
             with formatter.section("Commands of plugins"):
                 formatter.write_dl(others)
@@ -96,19 +111,32 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit.")
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
 def commands() -> None:
     """The build system for generative pictures.
 
-    A graph is a text file; a run is a function of that file, its inputs and its models. What has not changed is never computed twice.
+    A graph is a text file; a run is a function of that file, its inputs and its models. What has
+    not changed is never computed twice.
     """
 
 
 def main(arguments: Sequence[str] | None = None, *, prog_name: str = "imagen-flow") -> NoReturn:
     """Carry out a command line, report what goes wrong, and exit."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a caption may be in any language, the terminal's encoding may not
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a caption may be in any language, the terminal's encoding may not
     try:
         code = commands.main(arguments, prog_name=prog_name, standalone_mode=False) or 0
         sys.stdout.flush()
@@ -129,7 +157,9 @@ def main(arguments: Sequence[str] | None = None, *, prog_name: str = "imagen-flo
 
 
 def _abandon_output() -> None:
-    """Whoever read our output has gone; point it nowhere, so that the interpreter does not complain when it flushes."""
+    """Whoever read our output has gone; point it nowhere, so that the interpreter does not complain
+    when it flushes.
+    """
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -152,5 +182,9 @@ def _report(fault: Exception) -> int:
     import traceback
 
     echo("".join(traceback.format_exception(fault)), err=True, nl=False)
-    echo("\nThis is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.", err=True)
+    echo(
+        "\nThis is a fault of imagen_flow itself, not of your graph. Please report it with the"
+        " lines above.",
+        err=True,
+    )
     return 1

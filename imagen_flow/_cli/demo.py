@@ -19,7 +19,12 @@ __all__ = ["demo"]
 @set_option
 @planning_options
 @traceback_option
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: ./out]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The folder for outputs. [default: ./out]",
+)
 def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the bundled models.
 
@@ -36,7 +41,9 @@ def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | 
 
 
 def _graphs() -> Path:
-    """The graphs that come along: in an installed wheel inside the package, in a checkout beside it."""
+    """The graphs that come along: in an installed wheel inside the package, in a checkout beside
+    it.
+    """
     package = Path(__file__).parent.parent
     inside = package / "graphs"
     return inside if inside.is_dir() else package.parent / "graphs"

@@ -1,6 +1,8 @@
-"""Show a run while it goes: live on a terminal, plain lines elsewhere, JSON lines for other programs.
+"""Show a run while it goes: live on a terminal, plain lines elsewhere, JSON lines for other
+programs.
 
-Progress goes to standard error and results to standard output, so that a run can be piped. A display is fed every event and closed at the end.
+Progress goes to standard error and results to standard output, so that a run can be piped. A
+display is fed every event and closed at the end.
 """
 
 from __future__ import annotations
@@ -96,18 +98,25 @@ class Repeated:
 
     def take(self) -> list[tuple[str | Painted, ...]]:
         """Give a line for each that came more than once."""
-        lines: list[tuple[str | Painted, ...]] = [(paint(_glyph("!"), "yellow"), f" {node}: {message} (of {count:,} elements)") for (node, message), count in self.counts.items() if count > 1]
+        lines: list[tuple[str | Painted, ...]] = [
+            (paint(_glyph("!"), "yellow"), f" {node}: {message} (of {count:,} elements)")
+            for (node, message), count in self.counts.items()
+            if count > 1
+        ]
         self.counts.clear()
         return lines
 
 
 class Progress:
-    """How far a run has come, from its events: for what is drawn live, and for the line that is printed now and then."""
+    """How far a run has come, from its events: for what is drawn live, and for the line that is
+    printed now and then.
+    """
 
     def __init__(self) -> None:
         self.head = ""
         self.began: float | None = None
-        #: How many steps each node has, how many of them are over, and how many of these ran and how long.
+        # : How many steps each node has, how many of them are over, and how many of these ran and
+        # how long.
         self.expected: dict[str, int] = {}
         self.over: dict[str, int] = {}
         self.took: dict[str, tuple[int, float]] = {}
@@ -130,7 +139,11 @@ class Progress:
             self.running[_name(event)] = Running(event.node, event.at_s)
         elif isinstance(event, StepProgress | StepLoading):
             at = self.running.setdefault(_name(event), Running(event.node, event.at_s))
-            self.running[_name(event)] = at._replace(progress=event) if isinstance(event, StepProgress) else at._replace(loading=event.what)
+            self.running[_name(event)] = (
+                at._replace(progress=event)
+                if isinstance(event, StepProgress)
+                else at._replace(loading=event.what)
+            )
         elif isinstance(event, StepCached | StepFinished | StepFailed | StepSkipped | StepAbsent):
             ran = self.running.pop(_name(event), None)
             self.over[event.node] = self.over.get(event.node, 0) + 1
@@ -153,11 +166,15 @@ class Progress:
         return over, max(over + len(self.running), sum(self.expected.values()))
 
     def left(self, now: float) -> tuple[float, bool] | None:
-        """Guess how long it will take, by how long steps of a node took in this run or the last; and say whether that is all. None where nothing can be said."""
+        """Guess how long it will take, by how long steps of a node took in this run or the last;
+        and say whether that is all. None where nothing can be said.
+        """
         left_s, is_all, says = 0.0, True, False
         waiting: dict[str, int] = {}
         for node, steps in self.expected.items():
-            waiting[_kind(node)] = waiting.get(_kind(node), 0) + steps - min(steps, self.over.get(node, 0))
+            waiting[_kind(node)] = (
+                waiting.get(_kind(node), 0) + steps - min(steps, self.over.get(node, 0))
+            )
         for running in self.running.values():
             kind = _kind(running.node)
             waiting[kind] = waiting.get(kind, 0) - 1
@@ -193,7 +210,9 @@ class Progress:
         said.append(clock(now))
         if self.wrong:
             said.append(f"{self.wrong:,} failed or skipped")
-        said.append(f"{self.ran:,} ran" + (f", {self.cached:,} from the store" if self.cached else ""))
+        said.append(
+            f"{self.ran:,} ran" + (f", {self.cached:,} from the store" if self.cached else "")
+        )
         return [*said, self.head]
 
 
@@ -218,21 +237,28 @@ class Running(NamedTuple):
         """Say how far it has come, what matters most first."""
         said = self.progress
         if said is None or said.total <= 0:
-            return [clock(now - self.since), *([f"loading {one_line(self.loading)}"] if self.loading and said is None else [])]
+            return [
+                clock(now - self.since),
+                *([f"loading {one_line(self.loading)}"] if self.loading and said is None else []),
+            ]
         left = self.left(now)
         return [f"{said.done}/{said.total}", *([f"{clock(left)} left"] if left is not None else [])]
 
 
 def _kind(node: str) -> str:
-    """What steps take about as long as one another: those of a node, in whichever element of the graph around it."""
+    """What steps take about as long as one another: those of a node, in whichever element of the
+    graph around it.
+    """
     return re.sub(r"\[\d+\]", "", node)
 
 
 class Lines:
-    """A line for each step that ran, and one for all that did not need to; and while nothing ends, now and then one that says how far it has come.
+    """A line for each step that ran, and one for all that did not need to; and while nothing ends,
+    now and then one that says how far it has come.
 
     Params:
-        silence_s: how long nothing is printed at first; twice as long after each such line, up to `LONGEST_S`.
+        silence_s: how long nothing is printed at first; twice as long after each such line, up to
+            `LONGEST_S`.
         traceback: show all of what a node raised.
     """
 
@@ -255,7 +281,9 @@ class Lines:
         with self._lock:
             self.progress.see(event)
             if isinstance(event, RunStarted):
-                self._thread = threading.Thread(target=self._watch, name="imagen_flow progress", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._watch, name="imagen_flow progress", daemon=True
+                )
                 self._thread.start()
             elif isinstance(event, StepCached):
                 self.cached += 1
@@ -299,7 +327,10 @@ class Lines:
                     continue
                 now = self.progress.now()
                 # The last that began is the likeliest to be waited for.
-                running = [f"{one_line(name)} {', '.join(one.words(now))}" for name, one in list(self.progress.running.items())[-1:]]
+                running = [
+                    f"{one_line(name)} {', '.join(one.words(now))}"
+                    for name, one in list(self.progress.running.items())[-1:]
+                ]
                 self.print("  … ", " · ".join([*self.progress.summary(now=now)[:-1], *running]))
                 silence_s, printed = min(self.LONGEST_S, 2 * silence_s), self._printed
 
@@ -323,13 +354,23 @@ _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
     StepSkipped: ("-", "yellow", lambda e: f"{_name(e)} skipped: {e.because}"),
     StepAbsent: ("-", "", lambda e: f"{_name(e)} absent: {e.because}"),
     StepDamaged: ("!", "yellow", lambda e: f"{_name(e)} runs again: {e.message}"),
-    StepRetried: ("!", "yellow", lambda e: f"{_name(e)} tried again (attempt {e.attempt + 1}): {e.message}"),
-    OutputFailed: ("✗", "red", lambda e: f"output {e.output}{e.item} is not written:\n{_indented(e.message)}"),
+    StepRetried: (
+        "!",
+        "yellow",
+        lambda e: f"{_name(e)} tried again (attempt {e.attempt + 1}): {e.message}",
+    ),
+    OutputFailed: (
+        "✗",
+        "red",
+        lambda e: f"output {e.output}{e.item} is not written:\n{_indented(e.message)}",
+    ),
 }
 _QUIET = (StepFailed, OutputFailed)
 
 
-def _line(event: Event, *, quiet: bool = False, traceback: bool = False) -> tuple[str | Painted, ...] | None:
+def _line(
+    event: Event, *, quiet: bool = False, traceback: bool = False
+) -> tuple[str | Painted, ...] | None:
     found = _LINES.get(type(event))
     if found is None or (quiet and type(event) not in _QUIET):
         return None
@@ -358,7 +399,9 @@ def _failure(event: StepFailed) -> str:
     """Show a failure with its place in the graph where it has one."""
     problem = getattr(event.error, "problem", None)
     if problem is None or problem.mark is None:
-        return event.message + (f"\n  = why: {problem.why}" if problem is not None and problem.why else "")
+        return event.message + (
+            f"\n  = why: {problem.why}" if problem is not None and problem.why else ""
+        )
     return str(problem)
 
 
@@ -378,7 +421,8 @@ def _glyph(mark: str) -> str:
 class Live:
     """What runs now, with bars and the time left, below a log of what ran.
 
-    Quick steps of a large run are counted, not listed: the log has a line for each only while it can be read.
+    Quick steps of a large run are counted, not listed: the log has a line for each only while it
+        can be read.
     """
 
     #: Above this many steps, only those that took this long get a line.
@@ -394,7 +438,14 @@ class Live:
         self.progress = Progress()
         self.repeated = Repeated()
         self.stops = False
-        self.live = RichLive(self, console=self.console, refresh_per_second=8, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self.live = RichLive(
+            self,
+            console=self.console,
+            refresh_per_second=8,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def show(self, event: Event) -> None:
         self.progress.see(event)
@@ -406,7 +457,11 @@ class Live:
             for counted in self.repeated.take():
                 self.print(counted)
             self.close()
-        elif isinstance(event, StepFinished | StepAbsent) and self.progress.count()[1] > self.MANY and getattr(event, "took_s", 0) < self.LONG_S:
+        elif (
+            isinstance(event, StepFinished | StepAbsent)
+            and self.progress.count()[1] > self.MANY
+            and getattr(event, "took_s", 0) < self.LONG_S
+        ):
             return
         elif isinstance(event, StepNote) and not self.repeated.is_new(event):
             return
@@ -417,7 +472,14 @@ class Live:
         """Print a line above the part that moves."""
         from rich.text import Text
 
-        self.console.print(Text.assemble(*((safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "") for part in line)))
+        self.console.print(
+            Text.assemble(
+                *(
+                    (safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "")
+                    for part in line
+                )
+            )
+        )
 
     def stopping(self) -> None:
         self.stops = True
@@ -427,8 +489,12 @@ class Live:
             sys.stdout.print_above(None)
         self.live.stop()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Draw the part that moves: a bar for each running step (the first few), then how far all have come."""
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Draw the part that moves: a bar for each running step (the first few), then how far all
+        have come.
+        """
         from rich.text import Text
 
         now = self.progress.now()
@@ -437,11 +503,23 @@ class Live:
         running = list(self.progress.running.items())
         names = max(8, min(28, width // 3, max([8, *(len(name) for name, _ in running)])))
         for name, one in running[:room]:
-            yield Text.assemble("  ", (shorten(one_line(name), names).ljust(names), "bold"), "  ", *_bar(one, now, width - names - 4), no_wrap=True)
+            yield Text.assemble(
+                "  ",
+                (shorten(one_line(name), names).ljust(names), "bold"),
+                "  ",
+                *_bar(one, now, width - names - 4),
+                no_wrap=True,
+            )
         if len(running) > room:
             yield Text(f"  and {len(running) - room} more")
-        text = "stopping … (once more to exit at once)" if self.stops else _fitted(self.progress.summary(now=now), width - 2)
-        yield Text("  " + shorten(text, width - 2), style="yellow" if self.stops else "dim", no_wrap=True)
+        text = (
+            "stopping … (once more to exit at once)"
+            if self.stops
+            else _fitted(self.progress.summary(now=now), width - 2)
+        )
+        yield Text(
+            "  " + shorten(text, width - 2), style="yellow" if self.stops else "dim", no_wrap=True
+        )
 
 
 def _fitted(parts: list[str], width: int) -> str:
@@ -462,7 +540,9 @@ def _monotonic() -> float:
 
 
 def _bar(running: Running, now: float, width: int) -> list[Any]:
-    """Draw a bar, its count and the time left, in this width; without progress, how long it has been running and what it waits for."""
+    """Draw a bar, its count and the time left, in this width; without progress, how long it has
+    been running and what it waits for.
+    """
     words = "  ".join(running.words(now))
     said = running.progress
     if said is None or said.total <= 0:

@@ -23,10 +23,14 @@ __all__ = ["folder"]
 #: The exit code that asks to be started again, as sysexits.h has it: a temporary failure.
 AGAIN = 75
 
-lines_argument = click.argument("files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+lines_argument = click.argument(
+    "files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 line_argument = click.argument("file", metavar="LINE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-said_option = click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
+said_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line."
+)
 
 
 class _Commands(click.Group):
@@ -34,7 +38,10 @@ class _Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0].endswith((".yaml", ".yml", ".json")):
-            ctx.fail(f"there is no command '{args[0]}'; to run a line, say: imagen-flow folder run {args[0]}")
+            ctx.fail(
+                f"there is no command '{args[0]}'; to run a line, say: imagen-flow folder run"
+                f" {args[0]}"
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -42,20 +49,28 @@ class _Commands(click.Group):
 def folder() -> None:
     """Run hot folders: files in, a graph, finished assets out.
 
-    LINE is a file that says which folder is watched, which graph each file goes through, and where things go.
+    LINE is a file that says which folder is watched, which graph each file goes through, and where
+    things go.
     """
 
 
 @folder.command()
 @lines_argument
-@click.option("--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed.")
-@click.option("--poll", is_flag=True, help="Poll every few seconds instead of waiting for events, as network shares need.")
+@click.option(
+    "--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed."
+)
+@click.option(
+    "--poll",
+    is_flag=True,
+    help="Poll every few seconds instead of waiting for events, as network shares need.",
+)
 @planning_options
 @said_option
 def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_json: bool) -> int:
     """Run lines until stopped.
 
-    Ctrl-C or SIGTERM lets running items finish for a while and gives back the rest; a second one ends the process at once, which loses nothing either. Exit codes: 0 stopped,
+    Ctrl-C or SIGTERM lets running items finish for a while and gives back the rest; a second one
+    ends the process at once, which loses nothing either. Exit codes: 0 stopped,
     1 a line file is at fault (or, with --once, an item), 75 to be started again: the log says why.
     """
     from dataclasses import replace
@@ -78,7 +93,8 @@ def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_js
 def drain(file: Path, options: Options, as_json: bool) -> int:
     """Finish what is queued, take in nothing new, and stop.
 
-    Processes that run the line are told so and waited for; where there are none, the queue is worked off here.
+    Processes that run the line are told so and waited for; where there are none, the queue is
+    worked off here.
     """
     from .._hotfolder import Journal, read_line
     from .text import echo
@@ -105,7 +121,9 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def _temporary_failures() -> Iterator[Callable[[], int]]:
-    """Report an error of the disk that keeps a line from starting; what this gives is the exit code to end with then, which asks for a restart."""
+    """Report an error of the disk that keeps a line from starting; what this gives is the exit code
+    to end with then, which asks for a restart.
+    """
     from .._hotfolder import may_pass
     from ..errors import GraphError, ImagenFlowError
     from .text import echo, show_fault, show_problems
@@ -132,7 +150,9 @@ def _in_words(failed: OSError) -> str:
     return f"{failed.filename}: {words}" if failed.filename else words
 
 
-def _work(lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool) -> int:
+def _work(
+    lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool
+) -> int:
     """Run lines in this process until they end or are stopped."""
     from .._hotfolder import RunningLine, Tools, check_plan, prepare
     from .._models import ModelPool
@@ -164,7 +184,9 @@ def _work(lines: list[Line], options: Options, *, once: bool = False, drain: boo
             with interruptible(stop):
                 for one in running:
                     one.start()
-                while not stopping.wait(0.05 if once or drain else 0.25) and not all(one.ended for one in running):
+                while not stopping.wait(0.05 if once or drain else 0.25) and not all(
+                    one.ended for one in running
+                ):
                     if any(one.fault for one in running):
                         break
         finally:
@@ -188,7 +210,9 @@ def _json_lines() -> Callable[[dict[str, Any]], None]:
     stream = results()
 
     def show(said: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # whoever read this has gone; the line goes on
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # whoever read this has gone; the line goes on
             echo_json(said, stream=stream)
 
     return show
@@ -200,11 +224,25 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
 
     stream = results()
 
-    hues = {"done": "green", "skipped": "green", "failed": "red", "quarantined": "red", "fault": "red", "retry": "yellow", "waiting": "yellow", "watching": "yellow", "warning": "yellow"}
+    hues = {
+        "done": "green",
+        "skipped": "green",
+        "failed": "red",
+        "quarantined": "red",
+        "fault": "red",
+        "retry": "yellow",
+        "waiting": "yellow",
+        "watching": "yellow",
+        "warning": "yellow",
+    }
 
     def show(said: dict[str, Any]) -> None:
         event = said["event"]
-        words: list[str | Painted] = [f"{said['at'][11:19]}  {one_line(said['line'])}  ", paint(f"{event:9}", hues.get(event)), "  "]
+        words: list[str | Painted] = [
+            f"{said['at'][11:19]}  {one_line(said['line'])}  ",
+            paint(f"{event:9}", hues.get(event)),
+            "  ",
+        ]
         more = []
         if "item" in said:
             more.append(str(said["item"]))
@@ -226,7 +264,9 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
 def status(files: tuple[Path, ...], as_json: bool) -> int:
     """Show how lines stand: who works on them, what waits, and what failed last.
 
-    Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a line file or a journal is at fault.
+    Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for
+        trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a
+        line file or a journal is at fault.
     """
     from .._hotfolder import read_line
     from .._hotfolder import status as status_of
@@ -244,13 +284,23 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
         rows = [
             ("line", f"{said['line']} ({said['file']})"),
             ("in", said["in"] + ("" if said["watched"] else " (it is not there)")),
-            ("run by", ", ".join(f"process {w['pid']}" for w in said["workers"]) or said.get("alone") or "nobody"),
+            (
+                "run by",
+                ", ".join(f"process {w['pid']}" for w in said["workers"])
+                or said.get("alone")
+                or "nobody",
+            ),
             ("items", ", ".join(shown) or "none yet"),
         ]
         if said["trouble"]:
             rows.append(("waiting", f"for this to pass: {said['trouble']}"))
         if unready := said.get("unready"):
-            rows.append(("not ready", f"{plural(unready, 'item')}: to be filled, or for a ticket or sentinel to come"))
+            rows.append(
+                (
+                    "not ready",
+                    f"{plural(unready, 'item')}: to be filled, or for a ticket or sentinel to come",
+                )
+            )
         if said["passed_over"]:
             rows.append(("passed over", said["passed_over"]))
         if said.get("draining") and said["workers"]:
@@ -258,8 +308,17 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
         rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]
         when = "nobody runs the line" if said["state"] == "stopped" else "waits to be finished"
         rows += [("unfinished", f"{one['item']} ({one['state']}): {when}") for one in said["left"]]
-        rows += [("failed", f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}") for one in said["failed"]]
-        rows += [("failed", f"{one['original']}: {one['reason']} (not in the journal)") for one in said["unknown"]]
+        rows += [
+            (
+                "failed",
+                f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}",
+            )
+            for one in said["failed"]
+        ]
+        rows += [
+            ("failed", f"{one['original']}: {one['reason']} (not in the journal)")
+            for one in said["unknown"]
+        ]
         echo("\n" if number else "", table(rows, indent=""))
     return code
 
@@ -268,7 +327,9 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
 @line_argument
 @click.argument("names", nargs=-1)
 def retry(file: Path, names: tuple[str, ...]) -> int:
-    """Give failed files another try: all, or those of these NAMES in the folder for failed ones (patterns may be used). Exit code 1 if one of NAMES is not there."""
+    """Give failed files another try: all, or those of these NAMES in the folder for failed ones
+    (patterns may be used). Exit code 1 if one of NAMES is not there.
+    """
     from .._hotfolder import is_named, read_line
     from .._hotfolder import retry as again
     from .._hotfolder import status as status_of
@@ -289,4 +350,3 @@ def retry(file: Path, names: tuple[str, ...]) -> int:
         fix = nearest(name, left, what="failed files are") if left else "no file lies in 'failed'"
         echo(f"error: no failed file is called '{name}'\n  = fix: {fix}", err=True)
     return 1
-

@@ -1,7 +1,9 @@
 """Take the first interrupt as *stop cleanly*, the second as *exit at once*.
 
-The first sets the run's `cancel`. The second has to work whatever the main thread is doing, so a thread of its own waits for signals at the end of a socket that the
-interpreter's C code writes to, which does not depend on Python code being able to run in the main thread.
+The first sets the run's `cancel`. The second has to work whatever the main thread is doing, so a
+thread of its own waits for signals at the end of a socket that the
+interpreter's C code writes to, which does not depend on Python code being able to run in the main
+thread.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ INTERRUPTED = 130
 
 @contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Within this block, the first SIGINT or SIGTERM calls `stop` (in another thread) and the second ends the process with exit code 130. Gives the list of the signals that came."""
+    """Within this block, the first SIGINT or SIGTERM calls `stop` (in another thread) and the
+    second ends the process with exit code 130. Gives the list of the signals that came.
+    """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    signals = [
+        s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN
+    ]
     before = {s: signal.signal(s, lambda *_: None) for s in signals}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 

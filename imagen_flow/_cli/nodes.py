@@ -38,11 +38,17 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
             _show(found, registry)
         return 0
     registry.load_all()
-    shown = [t for name, t in registry.node_types.items() if type is None or name.startswith(f"{type.rstrip('.*')}.")]
+    shown = [
+        t
+        for name, t in registry.node_types.items()
+        if type is None or name.startswith(f"{type.rstrip('.*')}.")
+    ]
     if type is not None and not shown:
         return _refuse(type, registry)
     if as_json:
-        broken = [{"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault]
+        broken = [
+            {"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault
+        ]
         _echo_json({"nodes": [_described(t, registry) for t in shown], "broken": broken})
     else:
         _list(shown, registry, everything=type is None)
@@ -50,15 +56,26 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
 
 
 def _refuse(type: str, registry: Registry) -> int:
-    """Say that there is no such node type: because its plugin is broken, or because of its spelling."""
+    """Say that there is no such node type: because its plugin is broken, or because of its
+    spelling.
+    """
     from ..errors import Problem
     from .text import show_problems
 
     owner = registry.offered_by(type)
     if owner is not None and owner.fault:
-        problem = Problem("broken-plugin", f"'{type}' comes from {owner.name}, which cannot be used", why=owner.fault)
+        problem = Problem(
+            "broken-plugin",
+            f"'{type}' comes from {owner.name}, which cannot be used",
+            why=owner.fault,
+        )
     else:
-        problem = Problem("unknown-node-type", f"no plugin offers the node type '{type}'", why="; ".join(registry.faults), fix=_nearest_type(type, registry.names()))
+        problem = Problem(
+            "unknown-node-type",
+            f"no plugin offers the node type '{type}'",
+            why="; ".join(registry.faults),
+            fix=_nearest_type(type, registry.names()),
+        )
     show_problems([problem])
     return 2
 
@@ -71,7 +88,11 @@ def _nearest_type(type: str, names: Iterable[str]) -> str:
     if kin := [f"'{name}'" for name in known if name.rpartition(".")[2] == type]:
         return f"did you mean {' or '.join(kin)}?"
     near = nearest(type, known)
-    return near if near.startswith("did") else "`imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE"
+    return (
+        near
+        if near.startswith("did")
+        else "`imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE"
+    )
 
 
 def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:
@@ -102,7 +123,11 @@ def _show(type_: NodeType, registry: Registry) -> None:
     echo(paint(type_.name, bold=True))
     echo(f"  {first.replace(chr(10), ' ')}\n")
     echo("inputs")
-    echo(table((p.name, _default(p), str(p.type)) for p in type_.inputs.values()) if type_.inputs else "  none")
+    echo(
+        table((p.name, _default(p), str(p.type)) for p in type_.inputs.values())
+        if type_.inputs
+        else "  none"
+    )
     echo("outputs")
     echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
     if rest.strip():
@@ -149,7 +174,15 @@ def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
         "plugin": type_.plugin,
         "plugin_version": owner.version if owner else "",
         "uses": {name: registry.version_of(name) for name in type_.uses},
-        "inputs": [{"name": p.name, "type": str(p.type), "required": p.required, **({} if p.required else {"default": default(p)})} for p in type_.inputs.values()],
+        "inputs": [
+            {
+                "name": p.name,
+                "type": str(p.type),
+                "required": p.required,
+                **({} if p.required else {"default": default(p)}),
+            }
+            for p in type_.inputs.values()
+        ],
         "outputs": [{"name": p.name, "type": str(p.type)} for p in type_.outputs.values()],
         "doc": type_.doc,
         "file": type_.file,

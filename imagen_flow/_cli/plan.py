@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import graph_argument, out_folder, out_option, planned, planning_options, replace_option, set_option
+from .session import (
+    graph_argument,
+    out_folder,
+    out_option,
+    planned,
+    planning_options,
+    replace_option,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from .._outputs.writer import OutFolder
@@ -30,7 +38,14 @@ LISTED = 20
 @out_option
 @replace_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, as_json: bool) -> int:
+def plan(
+    graph: Path,
+    values: dict[str, str],
+    options: Options,
+    out: Path | None,
+    may_replace: bool,
+    as_json: bool,
+) -> int:
     """Show what a run would do, and why. Nothing runs."""
     with planned(graph, options, values) as (made, settings):
         folder = out_folder(out, settings, may_replace=may_replace)
@@ -38,7 +53,10 @@ def plan(graph: Path, values: dict[str, str], options: Options, out: Path | None
             from .._run import foretell
             from .text import echo_json
 
-            writes = [{"output": w.output, "path": w.path, "fate": w.fate} for w in foretell(made, folder, most=LISTED)]
+            writes = [
+                {"output": w.output, "path": w.path, "fate": w.fate}
+                for w in foretell(made, folder, most=LISTED)
+            ]
             echo_json({**made.to_json(), "writes": writes}, indent=1)
         else:
             print_plan(made, folder)
@@ -65,14 +83,22 @@ def kept_by(name: str, seed: int) -> str:
 
 
 def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> None:
-    """Print steps, models, files to be written to `folder`, and problems of a plan (to standard error if `err`); steps of one node that fare alike share a line."""
+    """Print steps, models, files to be written to `folder`, and problems of a plan (to standard
+    error if `err`); steps of one node that fare alike share a line.
+    """
     from .text import echo, one_line, plural, show_problems, table
 
     known = [step for step in made.steps if not step.is_open]
     counts = Counter(step.status for step in known)
     said = [f"{'at least ' if made.at_least else ''}{plural(len(known), 'step')}"]
-    said += [f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])]
-    echo(f"{one_line(made.graph.spec.source.name)} on {made.device} in {made.dtype}: {', '.join(said)}", err=err)
+    said += [
+        f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])
+    ]
+    echo(
+        f"{one_line(made.graph.spec.source.name)} on {made.device} in {made.dtype}:"
+        f" {', '.join(said)}",
+        err=err,
+    )
     if made.steps:
         echo(table(_rows(made.steps)), err=err)
     _print_models(made, err=err)
@@ -113,7 +139,9 @@ _FATES: dict[Status, str] = {
 
 
 def _rows(steps: Iterable[Step]) -> Iterable[tuple[str, ...]]:
-    for (name, type_name, fate), alike in groupby(steps, key=lambda s: (s.name, s.type_name, _fate(s))):
+    for (name, type_name, fate), alike in groupby(
+        steps, key=lambda s: (s.name, s.type_name, _fate(s))
+    ):
         items = [step.item for step in alike]
         if len(items) == 1:
             shown = name + items[0].removesuffix("[?]")
@@ -133,6 +161,20 @@ def _print_models(made: Plan, *, err: bool) -> None:
 
     if made.models:
         echo("models", err=err)
-        echo(table((m["reference"], m["fault"] or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory") for m in made.models), err=err)
+        echo(
+            table(
+                (
+                    m["reference"],
+                    m["fault"]
+                    or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory",
+                )
+                for m in made.models
+            ),
+            err=err,
+        )
         if len(made.models) > 1 and (memory := made.memory):
-            echo(f"  together {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}", err=err)
+            echo(
+                "  together"
+                f" {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}",
+                err=err,
+            )

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import graph_argument, out_option, planned, planning_options, replace_option, set_option, traceback_option
+from .session import (
+    graph_argument,
+    out_option,
+    planned,
+    planning_options,
+    replace_option,
+    set_option,
+    traceback_option,
+)
 
 if TYPE_CHECKING:
     from .._outputs.writer import OutFolder
@@ -30,19 +38,49 @@ __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 @out_option
 @replace_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
-@click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
+@click.option(
+    "--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 @traceback_option
-def run(graph: Path, values: dict[str, str], options: Options, out: Path | None, may_replace: bool, fail_fast: bool, json_events: bool, quiet: bool, traceback: bool) -> int:
+def run(
+    graph: Path,
+    values: dict[str, str],
+    options: Options,
+    out: Path | None,
+    may_replace: bool,
+    fail_fast: bool,
+    json_events: bool,
+    quiet: bool,
+    traceback: bool,
+) -> int:
     """Run a graph; what the store already holds is not computed again."""
     from .session import out_folder
 
     with planned(graph, options, values) as (plan, settings):
-        return carry_out(plan, out=out_folder(out, settings, may_replace=may_replace), fail_fast=fail_fast, json_events=json_events, quiet=quiet, traceback=traceback)
+        return carry_out(
+            plan,
+            out=out_folder(out, settings, may_replace=may_replace),
+            fail_fast=fail_fast,
+            json_events=json_events,
+            quiet=quiet,
+            traceback=traceback,
+        )
 
 
-def carry_out(plan: Plan, *, out: OutFolder | None, fail_fast: bool = False, json_events: bool = False, quiet: bool = False, traceback: bool = False, then: Callable[[Run], None] | None = None) -> int:
-    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`), and return the exit code. `then` is called with the run if it came to its end without a failure."""
+def carry_out(
+    plan: Plan,
+    *,
+    out: OutFolder | None,
+    fail_fast: bool = False,
+    json_events: bool = False,
+    quiet: bool = False,
+    traceback: bool = False,
+    then: Callable[[Run], None] | None = None,
+) -> int:
+    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`),
+    and return the exit code. `then` is called with the run if it came to its end without a failure.
+    """
     from .._run import execute
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from .interrupt import INTERRUPTED, interruptible
@@ -93,18 +131,26 @@ def display_for(*, json_events: bool, quiet: bool, traceback: bool = False) -> D
         return display.JsonLines()
     if quiet:
         return display.Quiet(traceback=traceback)
-    return display.Live(traceback=traceback) if sys.stderr.isatty() else display.Lines(traceback=traceback)
+    return (
+        display.Live(traceback=traceback)
+        if sys.stderr.isatty()
+        else display.Lines(traceback=traceback)
+    )
 
 
 def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:
-    """Print what came of each output, in the order of the graph; the seeds that were drawn; and say what is missing."""
+    """Print what came of each output, in the order of the graph; the seeds that were drawn; and say
+    what is missing.
+    """
     from ..events import OutputWritten
     from .plan import kept_by
     from .text import echo, one_line, paint, value
 
     places = {name: i for i, name in enumerate(plan.graph.outputs)}
     given = sorted(given, key=lambda e: places.get(e.output.partition("[")[0], -1))
-    names = [e.output + getattr(e, "item", "") for e in given] + [f"seed {name}" for name in (*plan.seeds, *plan.drawn)]
+    names = [e.output + getattr(e, "item", "") for e in given] + [
+        f"seed {name}" for name in (*plan.seeds, *plan.drawn)
+    ]
     width = max(map(len, names), default=0)
     for event, name in zip(given, names, strict=False):
         if isinstance(event, OutputWritten):
@@ -113,9 +159,15 @@ def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None
             said = f"absent: {event.because}"
         echo(paint(name.ljust(width), bold=True), f"  {said}", data=True)
     for name, seed in plan.seeds.items():
-        echo(paint(f"seed {name}".ljust(width), bold=True), f"  {seed} (drawn; --set {name}={seed} gives the same again)")
+        echo(
+            paint(f"seed {name}".ljust(width), bold=True),
+            f"  {seed} (drawn; --set {name}={seed} gives the same again)",
+        )
     for name, seed in plan.drawn.items():
-        echo(paint(f"seed {name}".ljust(width), bold=True), f"  {seed} (drawn; {kept_by(name, seed)} gives the same again)")
+        echo(
+            paint(f"seed {name}".ljust(width), bold=True),
+            f"  {seed} (drawn; {kept_by(name, seed)} gives the same again)",
+        )
 
 
 def _shown(path: str) -> str:

@@ -1,4 +1,6 @@
-"""What several commands begin with: settings, plugins, a graph, a store, and a plan of them. And the options that choose these."""
+"""What several commands begin with: settings, plugins, a graph, a store, and a plan of them. And
+the options that choose these.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,24 @@ if TYPE_CHECKING:
     from .._store import Store
     from ..errors import Problem
 
-__all__ = ["Misused", "find_plugins", "graph_argument", "missing_plugin", "open_graph", "open_store", "out_folder", "out_option", "pickle_option", "planned", "planning_options", "plugin_option", "replace_option", "set_option", "store_option", "traceback_option"]
+__all__ = [
+    "Misused",
+    "find_plugins",
+    "graph_argument",
+    "missing_plugin",
+    "open_graph",
+    "open_store",
+    "out_folder",
+    "out_option",
+    "pickle_option",
+    "planned",
+    "planning_options",
+    "plugin_option",
+    "replace_option",
+    "set_option",
+    "store_option",
+    "traceback_option",
+]
 
 
 def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -40,27 +59,88 @@ def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dic
 _PATH = click.Path(path_type=Path)
 
 graph_argument = click.argument("graph", type=_PATH)
-store_option = click.option("--store", type=_PATH, metavar="DIR", help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]")
-plugin_option = click.option("--plugin", "plugins", type=_PATH, multiple=True, metavar="FILE", help="A Python file of nodes to load; may be repeated.")
-pickle_option = click.option("--allow-pickle", multiple=True, metavar="FILE", help="Load this pickle, by path or as hf:org/name@main/FILE, after scanning it; may be repeated.")
-set_option = click.option("--set", "values", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.")
-out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The folder for outputs. [default: imagen-flow.toml, else ./out]")
-replace_option = click.option("--replace", "may_replace", is_flag=True, help="Where the graph says 'exists: replace', let files, folders and models also replace what no run wrote.")
+store_option = click.option(
+    "--store",
+    type=_PATH,
+    metavar="DIR",
+    help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]",
+)
+plugin_option = click.option(
+    "--plugin",
+    "plugins",
+    type=_PATH,
+    multiple=True,
+    metavar="FILE",
+    help="A Python file of nodes to load; may be repeated.",
+)
+pickle_option = click.option(
+    "--allow-pickle",
+    multiple=True,
+    metavar="FILE",
+    help=(
+        "Load this pickle, by path or as hf:org/name@main/FILE, after scanning it; may be repeated."
+    ),
+)
+set_option = click.option(
+    "--set",
+    "values",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.",
+)
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The folder for outputs. [default: imagen-flow.toml, else ./out]",
+)
+replace_option = click.option(
+    "--replace",
+    "may_replace",
+    is_flag=True,
+    help=(
+        "Where the graph says 'exists: replace', let files, folders and models also replace what no"
+        " run wrote."
+    ),
+)
 
-traceback_option = click.option("--traceback", is_flag=True, help="Show the calls that led to a node's failure.")
+traceback_option = click.option(
+    "--traceback", is_flag=True, help="Show the calls that led to a node's failure."
+)
 
-#: The options of every command that plans: each fills the field of `Options` that it is named after, but for --no-store, which empties `store`.
+# : The options of every command that plans: each fills the field of `Options` that it is named
+# after, but for --no-store, which empties `store`.
 _OPTIONS = (
-    click.option("--force", multiple=True, metavar="NODE", help="Run this node even if the store holds it; may be repeated."),
+    click.option(
+        "--force",
+        multiple=True,
+        metavar="NODE",
+        help="Run this node even if the store holds it; may be repeated.",
+    ),
     click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
     click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
     store_option,
     click.option("--no-store", is_flag=True, help="Don't read from or write to the store."),
     plugin_option,
-    click.option("--locked", is_flag=True, help="Use only the models of the hub that imagen-flow.lock pins."),
+    click.option(
+        "--locked", is_flag=True, help="Use only the models of the hub that imagen-flow.lock pins."
+    ),
     pickle_option,
-    click.option("--trust-remote-code", multiple=True, metavar="MODEL", help="Run the code that comes with this model; may be repeated."),
-    click.option("--tiny", is_flag=True, help="Use small models with random weights in place of all but the embedded ones, to try a graph offline in seconds."),
+    click.option(
+        "--trust-remote-code",
+        multiple=True,
+        metavar="MODEL",
+        help="Run the code that comes with this model; may be repeated.",
+    ),
+    click.option(
+        "--tiny",
+        is_flag=True,
+        help=(
+            "Use small models with random weights in place of all but the embedded ones, to try a"
+            " graph offline in seconds."
+        ),
+    ),
 )
 
 
@@ -85,6 +165,7 @@ class Misused(click.ClickException):
 
 def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that decide how a graph is planned, as one argument `options`."""
+
     @wraps(command)
     def gathered(**given: Any) -> Any:
         from .._plan.request import USERS_STORE, Options
@@ -108,7 +189,9 @@ def missing_plugin(path: Path) -> Problem:
 
 
 def find_plugins(options: Options, settings: Settings, *, broken_too: bool = False) -> Registry:
-    """Find installed plugins, the files named by option (which are to be of use, or `broken_too`), and those that the settings name and the user trusts."""
+    """Find installed plugins, the files named by option (which are to be of use, or `broken_too`),
+    and those that the settings name and the user trusts.
+    """
     from .._plan.request import plugin_files
     from .._plugins import registry as plugins
     from .._settings import config
@@ -122,15 +205,32 @@ def find_plugins(options: Options, settings: Settings, *, broken_too: bool = Fal
         show_problems(refused)
         echo(err=True)
     found = plugins.discover(files, memo=config.plugins_memo())
-    faults = {path: plugin.fault for path in options.plugins if (plugin := found.plugins.get(str(path))) is not None and plugin.fault}
+    faults = {
+        path: plugin.fault
+        for path in options.plugins
+        if (plugin := found.plugins.get(str(path))) is not None and plugin.fault
+    }
     if faults and not broken_too:
-        raise GraphError([Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault) for path, fault in faults.items()])
+        raise GraphError(
+            [
+                Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault)
+                for path, fault in faults.items()
+            ]
+        )
     return found
 
 
 def _graphs_in(folder: Path) -> list[str]:
     """List the files of a folder that may be graphs; nothing if it is not a folder."""
-    return [(folder / p.name).as_posix() for p in folder.glob("*") if p.suffix in (".yaml", ".yml", ".json") and p.is_file()] if folder.is_dir() else []
+    return (
+        [
+            (folder / p.name).as_posix()
+            for p in folder.glob("*")
+            if p.suffix in (".yaml", ".yml", ".json") and p.is_file()
+        ]
+        if folder.is_dir()
+        else []
+    )
 
 
 def open_graph(path: Path, registry: Registry) -> Graph:
@@ -146,16 +246,36 @@ def open_graph(path: Path, registry: Registry) -> Graph:
         elif path.is_symlink() and not path.exists():
             what = f"is a link that leads nowhere (to '{path.readlink()}')"
         else:
-            what = "is not a file that can be read as a graph" if path.exists() else "does not exist"
+            what = (
+                "is not a file that can be read as a graph" if path.exists() else "does not exist"
+            )
         inside, beside = _graphs_in(path), _graphs_in(path.parent)
-        raise GraphError([Problem("unreadable", f"'{path}' {what}", fix=nearest(path.as_posix(), inside or beside, what="graphs in it are" if inside else "graphs beside it are"))])
+        raise GraphError(
+            [
+                Problem(
+                    "unreadable",
+                    f"'{path}' {what}",
+                    fix=nearest(
+                        path.as_posix(),
+                        inside or beside,
+                        what="graphs in it are" if inside else "graphs beside it are",
+                    ),
+                )
+            ]
+        )
     read_again = partial(read, memo=config.words_memo())
-    return resolve(read_again(path, name=str(path)), registry, read=lambda path, name: read_again(path, name=name))
+    return resolve(
+        read_again(path, name=str(path)),
+        registry,
+        read=lambda path, name: read_again(path, name=name),
+    )
 
 
 @contextmanager
 def open_store(options: Options, settings: Settings, registry: Registry) -> Iterator[Store | None]:
-    """Open the store that is asked for, or the usual one; at the end close it, and print what it warned of."""
+    """Open the store that is asked for, or the usual one; at the end close it, and print what it
+    warned of.
+    """
     from .._plan import request
     from ..errors import StoreError
 
@@ -177,7 +297,9 @@ def open_store(options: Options, settings: Settings, registry: Registry) -> Iter
 
 
 @contextmanager
-def planned(path: Path, options: Options, values: Mapping[str, str]) -> Iterator[tuple[Plan, Settings]]:
+def planned(
+    path: Path, options: Options, values: Mapping[str, str]
+) -> Iterator[tuple[Plan, Settings]]:
     """Plan a graph as the command line asks; the store is closed at the end."""
     from .._plan.request import Request, prepare
     from .._settings import config
@@ -186,4 +308,7 @@ def planned(path: Path, options: Options, values: Mapping[str, str]) -> Iterator
     registry = find_plugins(options, settings)
     graph = open_graph(path, registry)
     with open_store(options, settings, registry) as store:
-        yield prepare(Request(graph, options, texts=values, settings=settings, store=store)), settings
+        yield (
+            prepare(Request(graph, options, texts=values, settings=settings, store=store)),
+            settings,
+        )

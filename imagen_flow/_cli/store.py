@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["store"]
 
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZES = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -26,7 +37,9 @@ class _Size(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", str(value).strip())
         if found is None or found[2].upper() not in _SIZES:
             self.fail(f"'{value}' is not a size; write it like 500MB, 10GB or 2GiB", param, ctx)
@@ -38,10 +51,14 @@ class _Age(click.ParamType[float]):
 
     name = "age"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhdw])", str(value).strip())
         if found is None:
-            self.fail(f"'{value}' is not a length of time; write it like 12h, 30d or 8w", param, ctx)
+            self.fail(
+                f"'{value}' is not a length of time; write it like 12h, 30d or 8w", param, ctx
+            )
         return float(found[1]) * _AGES[found[2]]
 
 
@@ -61,7 +78,9 @@ def _opened(place: Path | None) -> Iterator[Store]:
     from .session import find_plugins, open_store
 
     if place is not None and not place.exists():
-        raise click.UsageError(f"there is no store at '{place}'")  # a store is made by what fills it, not by a slip in its name
+        raise click.UsageError(
+            f"there is no store at '{place}'"
+        )  # a store is made by what fills it, not by a slip in its name
     options, settings = Options(store=place or USERS_STORE), config.load(Path.cwd())
     with open_store(options, settings, find_plugins(options, settings)) as opened:
         assert opened is not None
@@ -82,10 +101,19 @@ def info(store: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json(said, indent=1)
         return
-    rows = [("store", said["folder"]), ("holds", f"{plural(said['steps'], 'step')}, {plural(said['values'], 'value')}"), ("on disk", bytes_(said["disk_bytes"]))]
+    rows = [
+        ("store", said["folder"]),
+        ("holds", f"{plural(said['steps'], 'step')}, {plural(said['values'], 'value')}"),
+        ("on disk", bytes_(said["disk_bytes"])),
+    ]
     if said["oldest_use"]:
         oldest, newest = (_ago(time.time() - said[which]) for which in ("oldest_use", "newest_use"))
-        rows.append(("last used", f"{newest} ago" if oldest == newest else f"between {oldest} and {newest} ago"))
+        rows.append(
+            (
+                "last used",
+                f"{newest} ago" if oldest == newest else f"between {oldest} and {newest} ago",
+            )
+        )
     if said["pinned"]:
         rows.append(("in use", f"{said['pinned']:,} by runs going on now"))
     echo(table(rows, indent=""))
@@ -101,7 +129,11 @@ def _ago(age_s: float) -> str:
 
 @store.command()
 @store_option
-@click.option("--max-size", type=_Size(), help="Remove what was longest unused until the store is this small, as 10GB.")
+@click.option(
+    "--max-size",
+    type=_Size(),
+    help="Remove what was longest unused until the store is this small, as 10GB.",
+)
 @click.option("--older-than", type=_Age(), help="Remove what was not used for this long, as 30d.")
 def gc(store: Path | None, max_size: int | None, older_than: float | None) -> None:
     """Clean up: by size, by age, or by both."""
@@ -111,7 +143,10 @@ def gc(store: Path | None, max_size: int | None, older_than: float | None) -> No
         raise click.UsageError("say --max-size, --older-than, or both")
     with _opened(store) as opened:
         done = opened.gc(max_size=max_size, older_than_s=older_than)
-    echo(f"removed {plural(done.steps_removed, 'step')} and {plural(done.values_removed, 'value')}: {bytes_(done.bytes_freed)} freed, {bytes_(done.bytes_left)} left")
+    echo(
+        f"removed {plural(done.steps_removed, 'step')} and {plural(done.values_removed, 'value')}:"
+        f" {bytes_(done.bytes_freed)} freed, {bytes_(done.bytes_left)} left"
+    )
     if done.steps_pinned:
         echo(f"{plural(done.steps_pinned, 'step')} kept because runs are using them")
 
@@ -126,7 +161,10 @@ def verify(store: Path | None) -> int:
         found = opened.verify()
     for damage in found.damaged:
         echo(damage)
-    echo(f"{plural(found.checked, 'value')} read, {len(found.damaged) or 'none'} damaged" + (" and forgotten" if found.damaged else ""))
+    echo(
+        f"{plural(found.checked, 'value')} read, {len(found.damaged) or 'none'} damaged"
+        + (" and forgotten" if found.damaged else "")
+    )
     return 1 if found.damaged else 0
 
 
@@ -140,6 +178,9 @@ def clear(store: Path | None, yes: bool) -> None:
     with _opened(store) as opened:
         said = opened.info()
         if not yes:
-            confirm(f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from {said['folder']}?")
+            confirm(
+                f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from"
+                f" {said['folder']}?"
+            )
         opened.clear()
     echo(f"cleared {said['folder']}")

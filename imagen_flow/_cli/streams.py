@@ -1,4 +1,6 @@
-"""Keep standard output for results: whatever else writes to it while a command runs (a node, a library, a program that a node starts) goes to standard error."""
+"""Keep standard output for results: whatever else writes to it while a command runs (a node, a
+library, a program that a node starts) goes to standard error.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,10 @@ class NodeOutput(io.TextIOBase):
 
 
 def results() -> TextIO | None:
-    """Where results are printed; None for standard output as it is. To be asked before nodes run, by whoever prints while they do: a node may put something of its own in the place of standard output."""
+    """Where results are printed; None for standard output as it is. To be asked before nodes run,
+    by whoever prints while they do: a node may put something of its own in the place of standard
+    output.
+    """
     return sys.stdout.results if isinstance(sys.stdout, NodeOutput) else None
 
 
@@ -93,9 +98,13 @@ def results_apart() -> Iterator[None]:
 
 @contextmanager
 def _descriptor_apart(stream: TextIO) -> Iterator[TextIO]:
-    """Give a stream of its own for the descriptor of standard output, which leads to standard error meanwhile: what is not Python's, and programs that nodes start, write to that."""
+    """Give a stream of its own for the descriptor of standard output, which leads to standard error
+    meanwhile: what is not Python's, and programs that nodes start, write to that.
+    """
     kept = -1
-    with suppress(OSError, ValueError):  # it is no file (io.UnsupportedOperation), or standard error is closed
+    with suppress(
+        OSError, ValueError
+    ):  # it is no file (io.UnsupportedOperation), or standard error is closed
         if stream.fileno() == 1:
             stream.flush()
             kept = os.dup(1)
@@ -103,7 +112,9 @@ def _descriptor_apart(stream: TextIO) -> Iterator[TextIO]:
     if kept < 0:
         yield stream
         return
-    own = open(kept, "w", encoding=stream.encoding, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115  # closed below, once the descriptor is back
+    own = open(  # noqa: SIM115 - closed below, once the descriptor is back
+        kept, "w", encoding=stream.encoding, errors="backslashreplace", buffering=1, closefd=False
+    )
     try:
         yield own
     finally:

@@ -1,6 +1,8 @@
 """Words, sizes and times as the terminal shows them, and problems with their colours.
 
-All that a command prints goes through `echo` (or `echo_json`): it escapes every part, so that no text from a graph, a file, a model or a plugin can steer the terminal, and colours are added after that.
+All that a command prints goes through `echo` (or `echo_json`): it escapes every part, so that no
+text from a graph, a file, a model or a plugin can steer the terminal, and colours are added after
+that.
 """
 
 from __future__ import annotations
@@ -19,7 +21,24 @@ import click
 from ..errors import Problem, first_problems, printable
 from .streams import NodeOutput, results
 
-__all__ = ["Painted", "bytes_", "colour", "confirm", "echo", "echo_json", "one_line", "paint", "plural", "safe", "seconds", "shorten", "show_fault", "show_problems", "table", "value"]
+__all__ = [
+    "Painted",
+    "bytes_",
+    "colour",
+    "confirm",
+    "echo",
+    "echo_json",
+    "one_line",
+    "paint",
+    "plural",
+    "safe",
+    "seconds",
+    "shorten",
+    "show_fault",
+    "show_problems",
+    "table",
+    "value",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +51,44 @@ class Painted:
     dim: bool = False
 
     def __str__(self) -> str:
-        return click.style(safe(self.text), fg=self.hue, bold=self.bold or None, dim=self.dim or None)
+        return click.style(
+            safe(self.text), fg=self.hue, bold=self.bold or None, dim=self.dim or None
+        )
 
 
 def paint(text: str, hue: str | None = None, *, bold: bool = False, dim: bool = False) -> Painted:
     return Painted(text, hue, bold, dim)
 
 
-def echo(*parts: str | Painted, err: bool = False, nl: bool = True, data: bool = False, stream: TextIO | None = None) -> None:
-    """Print to standard output, or to standard error, or to a stream. Each part is escaped; a painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no terminal shows it."""
+def echo(
+    *parts: str | Painted,
+    err: bool = False,
+    nl: bool = True,
+    data: bool = False,
+    stream: TextIO | None = None,
+) -> None:
+    """Print to standard output, or to standard error, or to a stream. Each part is escaped; a
+    painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no
+    terminal shows it.
+    """
     if err and isinstance(sys.stdout, NodeOutput):
         sys.stdout.end_line()
     stream = stream or (None if err else results() or sys.stdout)
     as_it_is = data and stream is not None and not stream.isatty()
-    shown = "".join((part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts)
+    shown = "".join(
+        (part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts
+    )
     click.echo(shown, file=stream, err=err, nl=nl, color=colour())
 
 
 def echo_json(data: Any, *, indent: int | None = None, stream: TextIO | None = None) -> None:
     """Print data as JSON on standard output, or to a stream."""
     text = json.dumps(data, indent=indent, ensure_ascii=False, default=str)
-    click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text), file=stream or results(), color=False)
+    click.echo(
+        _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text),
+        file=stream or results(),
+        color=False,
+    )
 
 
 #: What JSON leaves as it is, and a terminal may obey.
@@ -89,7 +125,11 @@ def show_problems(problems: Iterable[Problem]) -> None:
 def _painted(text: str, severity: str) -> Iterable[str | Painted]:
     hue = "red" if severity == "error" else "yellow"
     head, *rest = text.split("\n")
-    before, code, after = re.split(rf"(\b{severity}\[[a-z0-9-]+\])", head, maxsplit=1) if re.search(rf"\b{severity}\[[a-z0-9-]+\]", head) else (head, "", "")
+    before, code, after = (
+        re.split(rf"(\b{severity}\[[a-z0-9-]+\])", head, maxsplit=1)
+        if re.search(rf"\b{severity}\[[a-z0-9-]+\]", head)
+        else (head, "", "")
+    )
     yield from (before, paint(code, hue, bold=True), after)
     for line in rest:
         yield "\n"
@@ -122,7 +162,9 @@ def confirm(question: str) -> None:
         if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
             raise
         echo(err=True)
-        raise click.UsageError("there is nobody to ask; pass --yes") from None  # standard input is at its end, closed, or not there
+        raise click.UsageError(
+            "there is nobody to ask; pass --yes"
+        ) from None  # standard input is at its end, closed, or not there
     if not agreed:
         raise Declined
 
@@ -133,7 +175,9 @@ def safe(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape text that has one line, or part of one, to itself: with line ends of its own it could pass for more."""
+    """Escape text that has one line, or part of one, to itself: with line ends of its own it could
+    pass for more.
+    """
     return re.sub(r"\s*\n\s*", " ", printable(text))
 
 
@@ -177,7 +221,12 @@ def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", wide: int = 48
     """Set rows in columns; the last column is as long as it likes, the others at most `wide`."""
     kept = [(*(shorten(one_line(c), wide) for c in row[:-1]), one_line(row[-1])) for row in rows]
     widths = [max(map(len, column)) for column in list(zip(*kept, strict=True))[:-1]]
-    return "\n".join((indent + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]])).rstrip() for row in kept)
+    return "\n".join(
+        (
+            indent + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
+        ).rstrip()
+        for row in kept
+    )
 
 
 def value(given: Any) -> str:
@@ -187,7 +236,10 @@ def value(given: Any) -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, Image | Mask):
-        return f"{'a picture' if isinstance(given, Image) else 'a mask'} of {given.width} × {given.height} (no path: not written)"
+        return (
+            f"{'a picture' if isinstance(given, Image) else 'a mask'} of {given.width} ×"
+            f" {given.height} (no path: not written)"
+        )
     if isinstance(given, Tensor):
         return f"a tensor of {' × '.join(map(str, given.shape)) or 'one number'}, {given.dtype}"
     if isinstance(given, Audio):

@@ -14,8 +14,11 @@ __all__ = ["trust"]
 def trust(file: Path) -> None:
     """Let imagen-flow.toml load the local plugins that it names.
 
-    And let it use the places outside its folder that it names. FILE is an imagen-flow.toml or its folder. Each plugin that it names is trusted in its present form: once it changes, or code beside it that it could import, it is not loaded until you say so again.
-    So is each place outside that 'out' and 'store' lead to: once they lead elsewhere, they are not used.
+    And let it use the places outside its folder that it names. FILE is an imagen-flow.toml or its
+    folder. Each plugin that it names is trusted in its present form: once it changes, or code
+    beside it that it could import, it is not loaded until you say so again.
+    So is each place outside that 'out' and 'store' lead to: once they lead elsewhere, they are not
+    used.
     """
     from .._settings import config
     from .text import echo, one_line
@@ -39,4 +42,7 @@ def trust(file: Path) -> None:
     for path in settings.plugins:
         echo(f"trusted in its present form: {one_line(str(path))}")
     for key, place in sorted(settings.outside.items()):
-        echo(f"trusted: {'outputs go' if key == 'out' else 'the store lies'} in {one_line(str(place))}")
+        echo(
+            f"trusted: {'outputs go' if key == 'out' else 'the store lies'} in"
+            f" {one_line(str(place))}"
+        )

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .interrupt import INTERRUPTED
-from .session import missing_plugin, out_option, planning_options, replace_option, set_option, traceback_option
+from .session import (
+    missing_plugin,
+    out_option,
+    planning_options,
+    replace_option,
+    set_option,
+    traceback_option,
+)
 
 if TYPE_CHECKING:
     from .._plan import Plan
@@ -36,10 +43,31 @@ LISTED = 4
 @planning_options
 @out_option
 @replace_option
-@click.option("--on-change", type=click.Choice(["restart", "queue"]), default="restart", help="What to do with a run when what it depends on changes: stop it if what it works on is no longer wanted, or let it end. [default: restart]")
-@click.option("--settle", "settle_s", type=click.FloatRange(0), default=0.1, metavar="SECONDS", help="How long to wait for further changes after one. [default: 0.1]")
-@click.option("--poll", is_flag=True, help="Poll every second instead of waiting for events, as network shares need.")
-@click.option("--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else.")
+@click.option(
+    "--on-change",
+    type=click.Choice(["restart", "queue"]),
+    default="restart",
+    help=(
+        "What to do with a run when what it depends on changes: stop it if what it works on is no"
+        " longer wanted, or let it end. [default: restart]"
+    ),
+)
+@click.option(
+    "--settle",
+    "settle_s",
+    type=click.FloatRange(0),
+    default=0.1,
+    metavar="SECONDS",
+    help="How long to wait for further changes after one. [default: 0.1]",
+)
+@click.option(
+    "--poll",
+    is_flag=True,
+    help="Poll every second instead of waiting for events, as network shares need.",
+)
+@click.option(
+    "--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 @traceback_option
 def watch(
@@ -57,7 +85,9 @@ def watch(
 ) -> int:
     """Run graphs, and again whenever what they depend on changes.
 
-    That is: a graph, a graph that it includes, a file, folder or local model that it reads, the settings, or the code of a local plugin. Only what a change touches is computed. A graph that cannot be run is reported, and waits for a fix;
+    That is: a graph, a graph that it includes, a file, folder or local model that it reads, the
+        settings, or the code of a local plugin. Only what a change touches is computed. A graph
+        that cannot be run is reported, and waits for a fix;
     its last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
     """
     from .._watch import watch_graphs
@@ -77,7 +107,16 @@ def watch(
     with interruptible(stop) as signals:
         try:
             for said in watch_graphs(
-                graphs, options, texts=values, out=out, default_out=Path("out"), may_replace=may_replace, on_change=on_change, settle_s=settle_s, poll=poll, cancel=cancel
+                graphs,
+                options,
+                texts=values,
+                out=out,
+                default_out=Path("out"),
+                may_replace=may_replace,
+                on_change=on_change,
+                settle_s=settle_s,
+                poll=poll,
+                cancel=cancel,
             ):
                 view.show(said)
         finally:
@@ -113,7 +152,9 @@ class _JsonView:
 
 
 class _View:
-    """What changed, the run that it starts as `imagen-flow run` shows it, its outputs; and between runs, on a terminal, that watching goes on."""
+    """What changed, the run that it starts as `imagen-flow run` shows it, its outputs; and between
+    runs, on a terminal, that watching goes on.
+    """
 
     def __init__(self, *, quiet: bool, traceback: bool = False) -> None:
         self.quiet = quiet
@@ -143,9 +184,16 @@ class _View:
             self.wait(said)
         elif isinstance(said, Changed):
             more = f" and {len(said.paths) - LISTED:,} more" if len(said.paths) > LISTED else ""
-            self.say(f"changed: {', '.join(map(one_line, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}", hue="cyan")
+            self.say(
+                "changed:"
+                f" {', '.join(map(one_line, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}",
+                hue="cyan",
+            )
         elif isinstance(said, Reloaded):
-            self.say(f"loaded anew: {', '.join(map(one_line, said.plugins)) or 'plugins'}" + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else ""))
+            self.say(
+                f"loaded anew: {', '.join(map(one_line, said.plugins)) or 'plugins'}"
+                + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else "")
+            )
         elif isinstance(said, Noticed):
             self.say(f"notice: {one_line(said.message)}", hue="yellow", always=True)
         elif isinstance(said, Warned):
@@ -158,7 +206,9 @@ class _View:
             self.say(f"{one_line(said.graph)} waits for a fix; its last outputs stay", hue="yellow")
         elif isinstance(said, Planned):
             self.plan, self.given = said.plan, []
-            self.display = display_for(json_events=False, quiet=self.quiet, traceback=self.traceback)
+            self.display = display_for(
+                json_events=False, quiet=self.quiet, traceback=self.traceback
+            )
         else:
             assert self.display is not None
             self.display.show(said)
@@ -174,11 +224,15 @@ class _View:
 
     @contextmanager
     def beside(self, said: Happening) -> Iterator[None]:
-        """Take the part of a run's display that moves off the terminal while something else is printed."""
+        """Take the part of a run's display that moves off the terminal while something else is
+        printed.
+        """
         from .._watch import Changed, Noticed, Refused, Reloaded, Warned
         from .display import Live
 
-        if isinstance(self.display, Live) and isinstance(said, Changed | Noticed | Refused | Reloaded | Warned):
+        if isinstance(self.display, Live) and isinstance(
+            said, Changed | Noticed | Refused | Reloaded | Warned
+        ):
             self.display.live.stop()
             yield
             self.display.live.start()
@@ -192,7 +246,9 @@ class _View:
             echo(paint(time.strftime("%H:%M:%S"), dim=True), " ", paint(words, hue), err=True)
 
     def wait(self, said: Any) -> None:
-        """Say that watching goes on: on a terminal in a line that goes when something happens, elsewhere when there is more or less to watch."""
+        """Say that watching goes on: on a terminal in a line that goes when something happens,
+        elsewhere when there is more or less to watch.
+        """
         from .text import plural
 
         words = f"watching {plural(said.places, 'path')} for changes"
@@ -202,7 +258,9 @@ class _View:
         elif not self.quiet:
             from rich.console import Console
 
-            self.idle = Console(stderr=True, highlight=False).status(f"[dim]{words} · ctrl-c stops[/dim]", spinner="dots", refresh_per_second=2)
+            self.idle = Console(stderr=True, highlight=False).status(
+                f"[dim]{words} · ctrl-c stops[/dim]", spinner="dots", refresh_per_second=2
+            )
             self.idle.start()
         self.places = said.places
 

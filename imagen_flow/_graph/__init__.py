@@ -1,14 +1,31 @@
-"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal checked. If it exists, it fits.
+"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal
+checked. If it exists, it fits.
 
-All problems of a file and of the graphs it includes are gathered and raised together as one GraphError. Nodes come out in topological order, and
-among equals in the order in which they were written; networkx orders and finds cycles. Edges are the bindings of the ports: a `DiGraph` would merge two
+All problems of a file and of the graphs it includes are gathered and raised together as one
+GraphError. Nodes come out in topological order, and
+among equals in the order in which they were written; networkx orders and finds cycles. Edges are
+the bindings of the ports: a `DiGraph` would merge two
 edges between the same nodes.
 
-The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved graph is made of) are values; `suggestions` words what might be meant instead of
-what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the whole, for a file and those it includes.
+The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved
+    graph is made of) are values; `suggestions` words what might be meant instead of
+what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`,
+which read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to;
+`resolver` is the whole, for a file and those it includes.
 """
 
-from .bindings import Binding, FileAt, FromInput, FromNode, Given, Joined, Listed, Mapped, ModelAt, readings
+from .bindings import (
+    Binding,
+    FileAt,
+    FromInput,
+    FromNode,
+    Given,
+    Joined,
+    Listed,
+    Mapped,
+    ModelAt,
+    readings,
+)
 from .expansion import STEPS
 from .graph import RANDOM, Graph, Input, Node, Output, Repeat
 from .resolver import resolve

@@ -1,4 +1,6 @@
-"""Bind the words of one file to ports: literals are checked, references looked up and their types compared."""
+"""Bind the words of one file to ports: literals are checked, references looked up and their types
+compared.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ _TEXT = PortType("text")
 class Binder:
     """Binds the words of one file; what does not fit is a problem.
 
-    `inputs` and `types` are filled by the resolver, in this order: an input's default refers to nothing, and an edge asks for the type of the node that it comes from.
+    `inputs` and `types` are filled by the resolver, in this order: an input's default refers to
+    nothing, and an edge asks for the type of the node that it comes from.
     """
 
     def __init__(self, spec: GraphSpec, problems: list[Problem]) -> None:
@@ -33,11 +36,20 @@ class Binder:
         self.folder = spec.path.parent if spec.path else Path()
         self.problems = problems
         self.inputs: dict[str, Input] = {}
-        #: Node types by node; None where it is not known: then it says nothing about its outputs, and references to it are not judged.
+        # : Node types by node; None where it is not known: then it says nothing about its outputs,
+        # and references to it are not judged.
         self.types: dict[str, NodeType | Graph | None] = {}
         self.used_inputs: set[str] = set()
 
-    def say(self, code: str, message: str, mark: Mark | None, why: str = "", fix: str = "", severity: str = "error") -> None:
+    def say(
+        self,
+        code: str,
+        message: str,
+        mark: Mark | None,
+        why: str = "",
+        fix: str = "",
+        severity: str = "error",
+    ) -> None:
         self.problems.append(Problem(code, message, mark, why, fix, severity))
 
     def nearest(self, word: str, candidates: Iterable[str], *, what: str = "") -> str:
@@ -48,7 +60,12 @@ class Binder:
         try:
             found[name] = port.check(plain(pair.value))
         except BadValue as odd:
-            self.say("bad-literal", f"{what} {odd}", pair.value.mark, fix=self.nearest(odd.given, odd.known) if odd.known else "")
+            self.say(
+                "bad-literal",
+                f"{what} {odd}",
+                pair.value.mark,
+                fix=self.nearest(odd.given, odd.known) if odd.known else "",
+            )
 
     def bind(self, word: Word, port: PortType, what: str) -> Binding | None:
         """Bind a word to a port of this type; None if it does not fit (a problem has been said)."""
@@ -85,7 +102,12 @@ class Binder:
         try:
             return Given(port.check(plain(word) if isinstance(value, dict) else value))
         except BadValue as odd:
-            fix = self.nearest(odd.given, odd.known) if odd.known else (self.meant(value) if isinstance(value, str) else "") or mend_literal(value, port)
+            fix = (
+                self.nearest(odd.given, odd.known)
+                if odd.known
+                else (self.meant(value) if isinstance(value, str) else "")
+                or mend_literal(value, port)
+            )
             self.say("bad-literal", f"{what} {odd}", word.mark, fix=fix)
             return None
 
@@ -103,11 +125,19 @@ class Binder:
             return None
         return ModelAt(text, self.folder, word.mark, port.loader)
 
-    def list_(self, word: Word, words: tuple[Word, ...], port: PortType, what: str) -> Binding | None:
+    def list_(
+        self, word: Word, words: tuple[Word, ...], port: PortType, what: str
+    ) -> Binding | None:
         target = port
         if port.kind == "union":
             target = next((m for m in port.members if m.kind in ("list", "json")), port)
-        element = _ANY if target.kind in ("json", "any") else target.element if target.kind == "list" else None
+        element = (
+            _ANY
+            if target.kind in ("json", "any")
+            else target.element
+            if target.kind == "list"
+            else None
+        )
         if element is None:
             self.scan(word)
             return self.literal(word, [plain(w) for w in words], port, what)
@@ -123,8 +153,16 @@ class Binder:
         if not fits(_TEXT, port) or port.choices:
             kind = port.name
             self.scan(word)
-            self.say("type-mismatch", f"{what} takes {port.words}, not text with values inside it", word.mark,
-                     why="a path is never made of values: it would let a value choose what is read" if kind in ("file", "folder") else "")
+            self.say(
+                "type-mismatch",
+                f"{what} takes {port.words}, not text with values inside it",
+                word.mark,
+                why=(
+                    "a path is never made of values: it would let a value choose what is read"
+                    if kind in ("file", "folder")
+                    else ""
+                ),
+            )
             return None
         parts: list[str | FromInput | FromNode] = []
         for part in template.parts:
@@ -135,9 +173,21 @@ class Binder:
             if found is None:
                 return None
             binding, type_ = found
-            if type_ is not None and type_.kind not in ("text", "int", "float", "number", "bool", "any"):
-                self.say("bad-template", f"${{{spelt(part)}}} is {type_}, which cannot stand inside text", part.mark,
-                         why="inside text go text, numbers and truth values", fix="let it be the whole value, or turn it into text by a node")
+            if type_ is not None and type_.kind not in (
+                "text",
+                "int",
+                "float",
+                "number",
+                "bool",
+                "any",
+            ):
+                self.say(
+                    "bad-template",
+                    f"${{{spelt(part)}}} is {type_}, which cannot stand inside text",
+                    part.mark,
+                    why="inside text go text, numbers and truth values",
+                    fix="let it be the whole value, or turn it into text by a node",
+                )
                 return None
             parts.append(binding)
         return Joined(tuple(parts))
@@ -152,11 +202,28 @@ class Binder:
         if isinstance(binding, FromInput) and fits(source, _named(port)):
             return binding  # an input may name a model, as text; a node may not
         name = spelt(reference)
-        if source.kind == "list" and source.element is not None and (port.kind != "list" or source.element.kind == "list") and fits(source.element, port):
+        if (
+            source.kind == "list"
+            and source.element is not None
+            and (port.kind != "list" or source.element.kind == "list")
+            and fits(source.element, port)
+        ):
             port_name = what.split("'")[1] if "'" in what else "port"
-            self.say("list-into-single", f"${{{name}}} is {source}, and {what} takes one {port.name if port.kind != 'list' else port}", reference.mark, fix=f'run the node for each element: each: {{{port_name}: "${{{name}}}"}}')
+            self.say(
+                "list-into-single",
+                f"${{{name}}} is {source}, and {what} takes one"
+                f" {port.name if port.kind != 'list' else port}",
+                reference.mark,
+                fix=f'run the node for each element: each: {{{port_name}: "${{{name}}}"}}',
+            )
             return None
-        self.say("type-mismatch", f"${{{name}}} is {source}, and {what} takes {port}", reference.mark, why=self.both_sides(reference), fix=mend_edge(source, port, name))
+        self.say(
+            "type-mismatch",
+            f"${{{name}}} is {source}, and {what} takes {port}",
+            reference.mark,
+            why=self.both_sides(reference),
+            fix=mend_edge(source, port, name),
+        )
         return None
 
     def both_sides(self, reference: Reference) -> str:
@@ -167,10 +234,14 @@ class Binder:
         return f"outputs of '{reference.name}': {outputs}"
 
     def look_up(self, reference: Reference) -> tuple[FromInput | FromNode, PortType | None] | None:
-        """Find what a reference names: its binding and type. The type is None where the node's own type is not known."""
+        """Find what a reference names: its binding and type. The type is None where the node's own
+        type is not known.
+        """
         name = reference.name
         if name in self.spec.nodes and name in self.spec.inputs:
-            self.used_inputs.add(name)  # that both have the name has been said, and which is meant is not known
+            self.used_inputs.add(
+                name
+            )  # that both have the name has been said, and which is meant is not known
             return FromInput(name), None
         if name in self.spec.nodes:
             type_ = self.types[name]
@@ -179,26 +250,52 @@ class Binder:
             port = reference.port or type_.primary
             output = type_.outputs.get(port)
             if output is None:
-                self.say("unknown-output", f"node '{name}' has no output '{port}'", reference.mark, fix=self.nearest_output(name, port, type_))
+                self.say(
+                    "unknown-output",
+                    f"node '{name}' has no output '{port}'",
+                    reference.mark,
+                    fix=self.nearest_output(name, port, type_),
+                )
                 return None
             spec = self.spec.nodes[name].reserved
-            repeated = "repeat" in spec and not (isinstance(spec["repeat"].value.value, dict) and "keep" in spec["repeat"].value.value)
+            repeated = "repeat" in spec and not (
+                isinstance(spec["repeat"].value.value, dict)
+                and "keep" in spec["repeat"].value.value
+            )
             given = PortType("list", element=output.type) if repeated else output.type
-            return FromNode(name, port), PortType("list", element=given) if "each" in spec else given
+            return FromNode(name, port), (
+                PortType("list", element=given) if "each" in spec else given
+            )
         if name in self.spec.inputs:
             self.used_inputs.add(name)
             if reference.port is not None:
-                self.say("unknown-output", f"'{name}' is an input, which has no outputs", reference.mark, fix=f'write "${{{name}}}"')
+                self.say(
+                    "unknown-output",
+                    f"'{name}' is an input, which has no outputs",
+                    reference.mark,
+                    fix=f'write "${{{name}}}"',
+                )
                 return None
             found = self.inputs.get(name)
             return FromInput(name), found.type if found else None
         known = chain(self.spec.inputs, self.spec.nodes)
-        self.say("unknown-reference", f"there is no node or input '{name}'", reference.mark, fix=self.nearest(name, known, what="there are"))
+        self.say(
+            "unknown-reference",
+            f"there is no node or input '{name}'",
+            reference.mark,
+            fix=self.nearest(name, known, what="there are"),
+        )
         return None
 
     def nearest_output(self, name: str, port: str, type_: NodeType | Graph) -> str:
-        """Say how to mend a reference to an output that a node has not: a node's only output needs no name."""
-        return f'write "${{{name}}}": it has one output' if len(type_.outputs) == 1 else self.nearest(port, type_.outputs, what="its outputs are")
+        """Say how to mend a reference to an output that a node has not: a node's only output needs
+        no name.
+        """
+        return (
+            f'write "${{{name}}}": it has one output'
+            if len(type_.outputs) == 1
+            else self.nearest(port, type_.outputs, what="its outputs are")
+        )
 
     def meant(self, text: str) -> str:
         """Say how to refer to what a text names, if it names a node or an input."""
@@ -206,10 +303,16 @@ class Binder:
         if name not in self.spec.nodes and (port or name not in self.spec.inputs):
             return ""
         type_ = self.types.get(name)
-        return f'write "${{{name}.{port}}}"' if port and type_ is not None and len(type_.outputs) > 1 else f'write "${{{name}}}"'
+        return (
+            f'write "${{{name}.{port}}}"'
+            if port and type_ is not None and len(type_.outputs) > 1
+            else f'write "${{{name}}}"'
+        )
 
     def scan(self, word: Word) -> None:
-        """Look up the references in something that is not bound, so that their problems are shown too."""
+        """Look up the references in something that is not bound, so that their problems are shown
+        too.
+        """
         value = word.value
         if isinstance(value, Reference):
             self.look_up(value)

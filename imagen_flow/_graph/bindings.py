@@ -9,7 +9,18 @@ from typing import Any
 
 from ..errors import Mark
 
-__all__ = ["Binding", "FileAt", "FromInput", "FromNode", "Given", "Joined", "Listed", "Mapped", "ModelAt", "readings"]
+__all__ = [
+    "Binding",
+    "FileAt",
+    "FromInput",
+    "FromNode",
+    "Given",
+    "Joined",
+    "Listed",
+    "Mapped",
+    "ModelAt",
+    "readings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,9 @@ class FileAt:
 
 @dataclass(frozen=True, slots=True)
 class ModelAt:
-    """A model named by a reference; a relative path in it is relative to `folder`. `loader` is that of the port that it is given to."""
+    """A model named by a reference; a relative path in it is relative to `folder`. `loader` is that
+    of the port that it is given to.
+    """
 
     reference: str
     folder: Path

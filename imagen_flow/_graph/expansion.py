@@ -1,4 +1,6 @@
-"""See, without making them, how many steps a graph comes to: graphs that include each other several times multiply."""
+"""See, without making them, how many steps a graph comes to: graphs that include each other several
+times multiply.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from .graph import Graph, Node
 
 __all__ = ["STEPS", "expanded_too_far"]
 
-#: How many steps a graph may come to. Beyond it lies a mistake or an attack (graphs that include each other several times, thirty deep), which would fill the memory before anything is said.
+# : How many steps a graph may come to. Beyond it lies a mistake or an attack (graphs that include
+# each other several times, thirty deep), which would fill the memory before anything is said.
 STEPS = 200_000
 
 #: How many of the files that multiply are named.
@@ -16,7 +19,9 @@ _NAMED = 4
 
 
 def expanded_too_far(graph: Graph) -> Problem | None:
-    """Say so if a graph comes to more steps than may be planned, and where they come from; lists of `each` that are not written out are counted as one."""
+    """Say so if a graph comes to more steps than may be planned, and where they come from; lists of
+    `each` that are not written out are counted as one.
+    """
     sizes: dict[int, int] = {}
     if _size(graph, sizes) <= STEPS:
         return None
@@ -25,25 +30,46 @@ def expanded_too_far(graph: Graph) -> Problem | None:
     current = graph
     while len(chain) < _NAMED:
         uses: dict[str, int] = {}
-        included = [(node, node.type) for node in current.nodes.values() if isinstance(node.type, Graph)]
+        included = [
+            (node, node.type) for node in current.nodes.values() if isinstance(node.type, Graph)
+        ]
         for node, inner in included:
             name = inner.spec.source.name
             uses[name] = uses.get(name, 0) + (node.repeat.times if node.repeat else 1)
         if not included:
             break
-        node, heaviest = max(included, key=lambda one: sizes[id(one[1])] * uses[one[1].spec.source.name])
+        node, heaviest = max(
+            included, key=lambda one: sizes[id(one[1])] * uses[one[1].spec.source.name]
+        )
         mark = mark or node.mark
         times = uses[heaviest.spec.source.name]
-        chain.append(f"{current.spec.source.name} includes {heaviest.spec.source.name}{f' {times:,} times' if times > 1 else ''}")
+        chain.append(
+            f"{current.spec.source.name} includes"
+            f" {heaviest.spec.source.name}{f' {times:,} times' if times > 1 else ''}"
+        )
         current = heaviest
-    more = ", and so on" if any(isinstance(node.type, Graph) for node in current.nodes.values()) else ""
-    return Problem("too-many-steps", f"the graph comes to more than {STEPS:,} steps", mark, why=", ".join(chain) + more, fix="include each graph fewer times")
+    more = (
+        ", and so on"
+        if any(isinstance(node.type, Graph) for node in current.nodes.values())
+        else ""
+    )
+    return Problem(
+        "too-many-steps",
+        f"the graph comes to more than {STEPS:,} steps",
+        mark,
+        why=", ".join(chain) + more,
+        fix="include each graph fewer times",
+    )
 
 
 def _elements(node: Node) -> int:
     """Count the elements of an `each` over a list that is written out; any other is counted as one."""
     written = [b for b in (node.bindings.get(port) for port in node.each) if b is not None]
-    sizes = [len(b.items) if isinstance(b, Listed) else len(b.value) for b in written if isinstance(b, Listed) or (isinstance(b, Given) and isinstance(b.value, list))]
+    sizes = [
+        len(b.items) if isinstance(b, Listed) else len(b.value)
+        for b in written
+        if isinstance(b, Listed) or (isinstance(b, Given) and isinstance(b.value, list))
+    ]
     return min(sizes, default=1)
 
 
@@ -53,6 +79,8 @@ def _size(graph: Graph, sizes: dict[int, int]) -> int:
         count = 0
         for node in graph.nodes.values():
             times = _elements(node) * (node.repeat.times if node.repeat else 1)
-            count += times * (1 + _size(node.type, sizes)) if isinstance(node.type, Graph) else times
+            count += (
+                times * (1 + _size(node.type, sizes)) if isinstance(node.type, Graph) else times
+            )
         sizes[id(graph)] = count
     return sizes[id(graph)]

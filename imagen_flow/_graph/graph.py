@@ -34,7 +34,9 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """How often a graph is run as a node, and which of its outputs says which run to keep (None keeps all, as lists)."""
+    """How often a graph is run as a node, and which of its outputs says which run to keep (None
+    keeps all, as lists).
+    """
 
     times: int
     best: str | None
@@ -111,7 +113,12 @@ class Graph:
     @property
     def ports(self) -> dict[str, Port]:
         """The graph's inputs as ports, for its use as a node."""
-        return {i.name: Port(i.name, i.type, required=i.default is None and not i.type.optional, help=i.help) for i in self.inputs.values()}
+        return {
+            i.name: Port(
+                i.name, i.type, required=i.default is None and not i.type.optional, help=i.help
+            )
+            for i in self.inputs.values()
+        }
 
     def all(self) -> Iterator[Graph]:
         """Give it and all graphs that it includes, each once."""

@@ -17,8 +17,17 @@ __all__ = ["read_input"]
 
 #: What the types of inputs are called elsewhere.
 _ALSO_CALLED = {
-    "string": "text", "str": "text", "number": "float", "double": "float", "integer": "int", "boolean": "bool",
-    "image": "file", "picture": "file", "path": "file", "directory": "folder", "dir": "folder",
+    "string": "text",
+    "str": "text",
+    "number": "float",
+    "double": "float",
+    "integer": "int",
+    "boolean": "bool",
+    "image": "file",
+    "picture": "file",
+    "path": "file",
+    "directory": "folder",
+    "dir": "folder",
 }
 
 
@@ -34,16 +43,31 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
             return None
         port = parse_type(spelling) if isinstance(spelling, str) else None
         if port is None:
-            binder.say("bad-literal", f"input '{written.name.value}' has an unknown type: {describe(plain(written.type))}", written.type.mark,
-                     fix=_nearest_type(binder, str(spelling), word))
+            binder.say(
+                "bad-literal",
+                f"input '{written.name.value}' has an unknown type:"
+                f" {describe(plain(written.type))}",
+                written.type.mark,
+                fix=_nearest_type(binder, str(spelling), word),
+            )
             return None
     else:
         port = _type_of(word)
-        if port is None and word is not None and isinstance(word.value, tuple) and any(w.value is UNREADABLE for w in word.value):
+        if (
+            port is None
+            and word is not None
+            and isinstance(word.value, tuple)
+            and any(w.value is UNREADABLE for w in word.value)
+        ):
             return None
         if port is None or word is None:
             mark = word.mark if word else written.mark
-            binder.say("bad-literal", f"the type of input '{written.name.value}' cannot be told", mark, fix="write {type: …, default: …}")
+            binder.say(
+                "bad-literal",
+                f"the type of input '{written.name.value}' cannot be told",
+                mark,
+                fix="write {type: …, default: …}",
+            )
             return None
     port = _narrowed(binder, written, port)
     help_ = written.options.get("help")
@@ -55,7 +79,9 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
             bound = binder.bind(word, port, f"the default of input '{written.name.value}'")
             if bound is None:
                 return None
-    return Input(written.name.value, port, bound, str(help_.value.value) if help_ else "", written.name.mark)
+    return Input(
+        written.name.value, port, bound, str(help_.value.value) if help_ else "", written.name.mark
+    )
 
 
 def _narrowed(binder: Binder, written: InputSpec, port: PortType) -> PortType:
@@ -68,39 +94,73 @@ def _narrowed(binder: Binder, written: InputSpec, port: PortType) -> PortType:
             continue
         value = pair.value.value
         if inner.kind not in ("int", "float", "number"):
-            binder.say("bad-literal", f"'{key}' is for numbers, and input '{written.name.value}' is {port}", pair.key.mark)
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            binder.say("bad-literal", f"'{key}' takes a number, not {describe(plain(pair.value))}", pair.value.mark)
+            binder.say(
+                "bad-literal",
+                f"'{key}' is for numbers, and input '{written.name.value}' is {port}",
+                pair.key.mark,
+            )
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            binder.say(
+                "bad-literal",
+                f"'{key}' takes a number, not {describe(plain(pair.value))}",
+                pair.value.mark,
+            )
         else:
             bounds[key] = value
     if bounds:
-        inner = replace(inner, range=Range(bounds.get("min", inner.range.min if inner.range else None), bounds.get("max", inner.range.max if inner.range else None)))
+        inner = replace(
+            inner,
+            range=Range(
+                bounds.get("min", inner.range.min if inner.range else None),
+                bounds.get("max", inner.range.max if inner.range else None),
+            ),
+        )
     choices = written.options.get("choices")
     if choices is not None:
         values = plain(choices.value)
         if not isinstance(values, list) or not values:
-            binder.say("bad-literal", f"'choices' takes a list, not {describe(values)}", choices.value.mark)
+            binder.say(
+                "bad-literal", f"'choices' takes a list, not {describe(values)}", choices.value.mark
+            )
         elif not inner.is_scalar:
-            binder.say("bad-literal", f"'choices' is for plain values, and input '{written.name.value}' is {port}", choices.key.mark)
+            binder.say(
+                "bad-literal",
+                f"'choices' is for plain values, and input '{written.name.value}' is {port}",
+                choices.key.mark,
+            )
         else:
             kept = []
             for word in choices.value.value:
                 try:
                     kept.append(inner.check(plain(word)))
                 except BadValue as odd:
-                    binder.say("bad-literal", f"a choice of input '{written.name.value}' {odd}", word.mark)
+                    binder.say(
+                        "bad-literal", f"a choice of input '{written.name.value}' {odd}", word.mark
+                    )
             inner = replace(inner, choices=tuple(kept), range=None)
     return replace(port, element=inner) if port.kind == "list" else inner
 
 
 def _nearest_type(binder: Binder, spelling: str, default: Word | None) -> str:
-    """Say which type is meant: by what it is called elsewhere, by the default's elements if it is a bare list, else the nearest."""
+    """Say which type is meant: by what it is called elsewhere, by the default's elements if it is a
+    bare list, else the nearest.
+    """
     if known := _ALSO_CALLED.get(spelling.lower()):
         return f"did you mean '{known}'?"
-    if spelling.lower() in ("list", "array") and (type_ := _type_of(default)) is not None and type_.element is not None:
+    if (
+        spelling.lower() in ("list", "array")
+        and (type_ := _type_of(default)) is not None
+        and type_.element is not None
+    ):
         of_files = " or 'list[file]'" if type_.element.kind == "text" else ""
         return f"did you mean 'list[{type_.element.kind}]'{of_files}?"
-    return binder.nearest(spelling, [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are")
+    return binder.nearest(
+        spelling, [*INPUT_TYPES, "list[int]", "list[text]", "list[file]"], what="types are"
+    )
 
 
 def _type_of(word: Word | None) -> PortType | None:

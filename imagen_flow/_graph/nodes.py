@@ -24,7 +24,8 @@ _TIMES = PortType("int", range=Range(1, 10_000))
 
 DTYPE = PortType("text", choices=("auto", *DTYPES))
 
-#: Settings of a graph or a node that say how models are loaded, and how far down the memory ladder a step may go.
+# : Settings of a graph or a node that say how models are loaded, and how far down the memory ladder
+# a step may go.
 LOADING = {
     "quantization": PortType("text", choices=QUANTIZATIONS),
     "offload": PortType("text", choices=OFFLOADS),
@@ -47,36 +48,71 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
         if type_ is None:
             binder.scan(pair.value)
         elif port is None:
-            binder.say("unknown-port", f"{label} has no input port '{name}'", pair.key.mark, why=f"its ports are: {', '.join(ports)}" if ports else "it has no input ports", fix=only_near(binder.nearest(name, ports)))
+            binder.say(
+                "unknown-port",
+                f"{label} has no input port '{name}'",
+                pair.key.mark,
+                why=f"its ports are: {', '.join(ports)}" if ports else "it has no input ports",
+                fix=only_near(binder.nearest(name, ports)),
+            )
             binder.scan(pair.value)
         elif name in each:
-            binder.say("duplicate-key", f"port '{name}' is given both in 'each' and beside it", pair.key.mark, fix="keep one of them")
+            binder.say(
+                "duplicate-key",
+                f"port '{name}' is given both in 'each' and beside it",
+                pair.key.mark,
+                fix="keep one of them",
+            )
         else:
             bound = binder.bind(pair.value, port.type, f"port '{name}' of {label}")
             if bound is not None:
                 bindings[name] = bound
     given = {*written.arguments, *each}
     # A required port that is only misspelt is one fault, said once.
-    meant = {w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)}
+    meant = {
+        w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)
+    }
     for port in [p for p in ports.values() if p.required and p.name not in given | meant]:
-        binder.say("missing-port", f"{label} needs '{port.name}' ({port.type})", written.name.mark, fix=offer(port))
+        binder.say(
+            "missing-port",
+            f"{label} needs '{port.name}' ({port.type})",
+            written.name.mark,
+            fix=offer(port),
+        )
     bindings.update(each)
     words = _reserved(binder, written, type_)
     if not good:
         return None
     assert type_ is not None
-    reads = tuple(read for b in bindings.values() if type(b) not in _LITERALS for read in readings(b))
+    reads = tuple(
+        read for b in bindings.values() if type(b) not in _LITERALS for read in readings(b)
+    )
     flag = words.get("when")
-    after = tuple(dict.fromkeys(read.node for read in (*reads, *(readings(flag) if flag is not None else ())) if type(read) is FromNode))
-    return Node(written.name.value, type_, bindings, written.name.mark, after, reads, tuple(each), **words)
+    after = tuple(
+        dict.fromkeys(
+            read.node
+            for read in (*reads, *(readings(flag) if flag is not None else ()))
+            if type(read) is FromNode
+        )
+    )
+    return Node(
+        written.name.value, type_, bindings, written.name.mark, after, reads, tuple(each), **words
+    )
 
 
-def _each(binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool) -> dict[str, Binding]:
+def _each(
+    binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool
+) -> dict[str, Binding]:
     pair = written.reserved.get("each")
     if pair is None:
         return {}
     if not isinstance(pair.value.value, dict) or not pair.value.value:
-        binder.say("bad-shape", f"'each' takes a mapping of ports to lists, not {describe(plain(pair.value))}", pair.value.mark, fix='write each: {port: "${list}"}')
+        binder.say(
+            "bad-shape",
+            f"'each' takes a mapping of ports to lists, not {describe(plain(pair.value))}",
+            pair.value.mark,
+            fix='write each: {port: "${list}"}',
+        )
         return {}
     bound = {}
     for name, item in pair.value.value.items():
@@ -84,9 +120,19 @@ def _each(binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str,
         if not known:
             binder.scan(item.value)
         elif port is None:
-            binder.say("unknown-port", f"{label} has no input port '{name}'", item.key.mark, why=f"its ports are: {', '.join(ports)}", fix=only_near(binder.nearest(name, ports)))
+            binder.say(
+                "unknown-port",
+                f"{label} has no input port '{name}'",
+                item.key.mark,
+                why=f"its ports are: {', '.join(ports)}",
+                fix=only_near(binder.nearest(name, ports)),
+            )
         else:
-            binding = binder.bind(item.value, PortType("list", element=port.type), f"'each' of port '{name}' of {label}")
+            binding = binder.bind(
+                item.value,
+                PortType("list", element=port.type),
+                f"'each' of port '{name}' of {label}",
+            )
             if binding is not None:
                 bound[name] = binding
     return bound
@@ -104,36 +150,85 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
     if pair := words.get("cache"):
         binder.take(pair, PortType("bool"), "'cache'", found, "cache")
     if pair := words.get("timeout"):
-        binder.take(pair, PortType("float", range=Range(0.001, None)), "'timeout'", found, "timeout_s")
+        binder.take(
+            pair, PortType("float", range=Range(0.001, None)), "'timeout'", found, "timeout_s"
+        )
     if pair := words.get("device"):
         binder.take(pair, PortType("text"), "'device'", found, "device")
         if "device" in found and not is_device(found["device"]):
-            binder.say("bad-setting", f"there is no device '{found['device']}'", pair.value.mark, fix=nearest_device(found["device"]))
+            binder.say(
+                "bad-setting",
+                f"there is no device '{found['device']}'",
+                pair.value.mark,
+                fix=nearest_device(found["device"]),
+            )
     if pair := words.get("retry"):
         if isinstance(pair.value.value, dict):
             for key, item in pair.value.value.items():
                 if key == "times":
-                    binder.take(item, PortType("int", range=Range(0, 100)), "'retry.times'", found, "retries")
+                    binder.take(
+                        item,
+                        PortType("int", range=Range(0, 100)),
+                        "'retry.times'",
+                        found,
+                        "retries",
+                    )
                 elif key == "backoff_s":
-                    binder.take(item, PortType("float", range=Range(0, 86400)), "'retry.backoff_s'", found, "backoff_s")
+                    binder.take(
+                        item,
+                        PortType("float", range=Range(0, 86400)),
+                        "'retry.backoff_s'",
+                        found,
+                        "backoff_s",
+                    )
                 else:
-                    binder.say("unknown-key", f"'retry' has no key '{key}'", item.key.mark, fix=binder.nearest(key, ("times", "backoff_s")))
+                    binder.say(
+                        "unknown-key",
+                        f"'retry' has no key '{key}'",
+                        item.key.mark,
+                        fix=binder.nearest(key, ("times", "backoff_s")),
+                    )
         else:
             binder.take(pair, PortType("int", range=Range(0, 100)), "'retry'", found, "retries")
     if pair := words.get("settings"):
         if not isinstance(pair.value.value, dict):
-            binder.say("bad-shape", f"'settings' takes a mapping, not {describe(plain(pair.value))}", pair.value.mark, fix="write settings: {dtype: float32}")
+            binder.say(
+                "bad-shape",
+                f"'settings' takes a mapping, not {describe(plain(pair.value))}",
+                pair.value.mark,
+                fix="write settings: {dtype: float32}",
+            )
         for key, item in pair.value.value.items() if isinstance(pair.value.value, dict) else ():
             if key == "dtype":
                 binder.take(item, DTYPE, "'settings.dtype'", found, "dtype")
             elif key not in LOADING:
-                binder.say("bad-setting", f"a node has no setting '{key}'", item.key.mark, fix=binder.nearest(key, ("dtype", *LOADING)))
+                binder.say(
+                    "bad-setting",
+                    f"a node has no setting '{key}'",
+                    item.key.mark,
+                    fix=binder.nearest(key, ("dtype", *LOADING)),
+                )
             elif isinstance(type_, NodeType) and not type_.heeds(key):
                 heeded = [name for name in LOADING if type_.heeds(name)]
-                why = f"of these settings it heeds {', '.join(heeded)}" if heeded else "it heeds none of these settings"
-                binder.say("bad-setting", f"'{key}' changes nothing about {type_.name}", item.key.mark, why=why, fix="leave it out here; in the settings of the graph it holds for the nodes that heed it")
+                why = (
+                    f"of these settings it heeds {', '.join(heeded)}"
+                    if heeded
+                    else "it heeds none of these settings"
+                )
+                binder.say(
+                    "bad-setting",
+                    f"'{key}' changes nothing about {type_.name}",
+                    item.key.mark,
+                    why=why,
+                    fix=(
+                        "leave it out here; in the settings of the graph it holds for the nodes"
+                        " that heed it"
+                    ),
+                )
             else:
-                binder.take(item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key)
+                binder.take(
+                    item, LOADING[key], f"'settings.{key}'", found.setdefault("settings", {}), key
+                )
     if pair := words.get("repeat"):
         found["repeat"] = _repeat(binder, pair, type_)
     return found
@@ -141,7 +236,13 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
 
 def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repeat | None:
     if isinstance(type_, NodeType):
-        binder.say("bad-shape", "'repeat' is for nodes whose type is a graph", pair.key.mark, why=f"{type_.name} is a plugin's node type", fix="put the node into a graph file of its own")
+        binder.say(
+            "bad-shape",
+            "'repeat' is for nodes whose type is a graph",
+            pair.key.mark,
+            why=f"{type_.name} is a plugin's node type",
+            fix="put the node into a graph file of its own",
+        )
         return None
     found: dict[str, Any] = {}
     best: str | None = None
@@ -149,18 +250,41 @@ def _repeat(binder: Binder, pair: Pair, type_: NodeType | Graph | None) -> Repea
         for key, item in pair.value.value.items():
             if key == "times":
                 binder.take(item, _TIMES, "'repeat.times'", found, "times")
-            elif key == "keep" and isinstance(item.value.value, dict) and set(item.value.value) == {"best"}:
+            elif (
+                key == "keep"
+                and isinstance(item.value.value, dict)
+                and set(item.value.value) == {"best"}
+            ):
                 word = item.value.value["best"].value
                 best = str(word.value)
                 port = type_.outputs.get(best) if type_ else None
                 if type_ and port is None:
-                    binder.say("unknown-output", f"the graph has no output '{best}'", word.mark, fix=binder.nearest(best, type_.outputs, what="its outputs are"))
+                    binder.say(
+                        "unknown-output",
+                        f"the graph has no output '{best}'",
+                        word.mark,
+                        fix=binder.nearest(best, type_.outputs, what="its outputs are"),
+                    )
                 elif port and not fits(port.type, PortType("number")):
-                    binder.say("type-mismatch", f"'keep: best' takes a number, and output '{best}' is {port.type}", word.mark)
+                    binder.say(
+                        "type-mismatch",
+                        f"'keep: best' takes a number, and output '{best}' is {port.type}",
+                        word.mark,
+                    )
             else:
-                binder.say("unknown-key", f"'repeat' has no key '{key}' of this form", item.key.mark, fix="write repeat: {times: 4, keep: {best: score}}")
+                binder.say(
+                    "unknown-key",
+                    f"'repeat' has no key '{key}' of this form",
+                    item.key.mark,
+                    fix="write repeat: {times: 4, keep: {best: score}}",
+                )
         if "times" not in pair.value.value:
-            binder.say("missing-key", "'repeat' needs 'times'", pair.key.mark, fix="write repeat: {times: 4, keep: {best: score}}")
+            binder.say(
+                "missing-key",
+                "'repeat' needs 'times'",
+                pair.key.mark,
+                fix="write repeat: {times: 4, keep: {best: score}}",
+            )
     else:
         binder.take(pair, _TIMES, "'repeat'", found, "times")
     return Repeat(found["times"], best) if "times" in found else None

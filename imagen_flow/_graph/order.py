@@ -18,7 +18,9 @@ LONGEST = 24
 
 
 def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
-    """Sort nodes topologically, as written among equals; a cycle is a problem, printed closed and in order."""
+    """Sort nodes topologically, as written among equals; a cycle is a problem, printed closed and
+    in order.
+    """
     names = list(nodes)
     place = {name: i for i, name in enumerate(names)}
     if all(place[n] < i for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])):
@@ -27,19 +29,32 @@ def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
 
     drawn: networkx.DiGraph[int] = networkx.DiGraph()
     drawn.add_nodes_from(range(len(names)))
-    drawn.add_edges_from((place[n], i) for i, name in enumerate(names) for n in _reads(binder, name, nodes[name]))
+    drawn.add_edges_from(
+        (place[n], i) for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])
+    )
     try:
         return [names[i] for i in networkx.lexicographical_topological_sort(drawn)]
     except networkx.NetworkXUnfeasible:
         pass
-    knots = [c for c in networkx.strongly_connected_components(drawn) if len(c) > 1 or drawn.has_edge(min(c), min(c))]
+    knots = [
+        c
+        for c in networkx.strongly_connected_components(drawn)
+        if len(c) > 1 or drawn.has_edge(min(c), min(c))
+    ]
     for knot in sorted(knots, key=min):
         edges = networkx.find_cycle(drawn.subgraph(knot), min(knot))
         circle = [names[a] for a, _ in edges]
         first = circle.index(min(circle, key=place.__getitem__))
         circle = circle[first:] + circle[: first + 1]
         mark = binder.spec.nodes[circle[0]].name.mark
-        binder.say("cycle", f"nodes wait for each other: {' -> '.join(circle if len(circle) <= LONGEST else [*circle[: LONGEST - 3], '…', *circle[-2:]])}", mark, why="a node runs when all its inputs are there", fix="break the circle at one of them")
+        binder.say(
+            "cycle",
+            "nodes wait for each other:"
+            f" {' -> '.join(circle if len(circle) <= LONGEST else [*circle[: LONGEST - 3], '…', *circle[-2:]])}",
+            mark,
+            why="a node runs when all its inputs are there",
+            fix="break the circle at one of them",
+        )
     return names
 
 
@@ -74,12 +89,20 @@ def unneeded(nodes: dict[str, Node], outputs: dict[str, Output]) -> frozenset[st
     return frozenset(nodes.keys() - needed)
 
 
-#: How many forms of included graphs are made for the outputs that are asked for; beyond that they are taken whole, which only makes plans longer.
+# : How many forms of included graphs are made for the outputs that are asked for; beyond that they
+# are taken whole, which only makes plans longer.
 NARROWED = 1000
 
 
-def asked_alone(nodes: dict[str, Node], outputs: dict[str, Output], narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]] | None = None) -> dict[str, Node]:
-    """Leave out of graphs used as nodes the outputs that nothing asks for, so that no plan lists what only they need. `narrowed` holds what has been done already, so that a graph that is used often is looked at once."""
+def asked_alone(
+    nodes: dict[str, Node],
+    outputs: dict[str, Output],
+    narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]] | None = None,
+) -> dict[str, Node]:
+    """Leave out of graphs used as nodes the outputs that nothing asks for, so that no plan lists
+    what only they need. `narrowed` holds what has been done already, so that a graph that is used
+    often is looked at once.
+    """
     for node in nodes.values():
         if type(node.type) is Graph:
             break
@@ -94,16 +117,24 @@ def asked_alone(nodes: dict[str, Node], outputs: dict[str, Output], narrowed: di
     for name, node in reversed(nodes.items()):
         if not asked[name]:
             continue
-        for source in (s for b in (*node.bindings.values(), node.when) if b is not None for s in readings(b)):
+        for source in (
+            s for b in (*node.bindings.values(), node.when) if b is not None for s in readings(b)
+        ):
             if isinstance(source, FromNode):
                 asked[source.node].add(source.port)
         if isinstance(node.type, Graph):
-            ports = asked[name] | ({node.repeat.best} if node.repeat and node.repeat.best else set())
+            ports = asked[name] | (
+                {node.repeat.best} if node.repeat and node.repeat.best else set()
+            )
             narrow[name] = replace(node, type=_narrow(node.type, frozenset(ports), narrowed))
     return narrow
 
 
-def _narrow(graph: Graph, ports: frozenset[str], narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]]) -> Graph:
+def _narrow(
+    graph: Graph,
+    ports: frozenset[str],
+    narrowed: dict[tuple[int, frozenset[str]], tuple[Graph, Graph]],
+) -> Graph:
     if ports >= graph.outputs.keys():
         return graph
     found = narrowed.get((id(graph), ports))
@@ -113,5 +144,8 @@ def _narrow(graph: Graph, ports: frozenset[str], narrowed: dict[tuple[int, froze
         outputs = {name: output for name, output in graph.outputs.items() if name in ports}
         nodes = asked_alone(graph.nodes, outputs, narrowed)
         # The graph itself is held too, so that no other can have its identity.
-        found = narrowed[id(graph), ports] = (graph, replace(graph, nodes=nodes, outputs=outputs, unneeded=unneeded(nodes, outputs)))
+        found = narrowed[id(graph), ports] = (
+            graph,
+            replace(graph, nodes=nodes, outputs=outputs, unneeded=unneeded(nodes, outputs)),
+        )
     return found[1]

@@ -18,7 +18,12 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
     if value is UNREADABLE:
         return None
     if not isinstance(value, Reference):
-        binder.say("bad-reference", f"output '{written.name.value}' is a reference, not {describe(plain(written.source))}", written.source.mark, fix='write "${node}"')
+        binder.say(
+            "bad-reference",
+            f"output '{written.name.value}' is a reference, not {describe(plain(written.source))}",
+            written.source.mark,
+            fix='write "${node}"',
+        )
         return None
     found = binder.look_up(value)
     if found is None:
@@ -30,7 +35,11 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
         scalars = [n for n, i in binder.inputs.items() if i.type.is_scalar]
         mark = written.options["path"].value.mark
         if not isinstance(path, str):
-            binder.say("bad-path", f"a path is text, not {describe(plain(written.options['path'].value))}", mark)
+            binder.say(
+                "bad-path",
+                f"a path is text, not {describe(plain(written.options['path'].value))}",
+                mark,
+            )
             return None
         binder.used_inputs |= {n for n in scalars if f"{{{n}}}" in path}
         fault = check_template(path, fields=scalars, type=type_)
@@ -38,7 +47,15 @@ def read_output(binder: Binder, written: OutputSpec) -> Output | None:
             binder.say("bad-path", fault.message, mark, fault.why, fault.fix)
     if type_ is None:
         return None
-    return Output(written.name.value, binding, type_, path, options.get("exists", "error"), options.get("provenance", "full"), written.mark)
+    return Output(
+        written.name.value,
+        binding,
+        type_,
+        path,
+        options.get("exists", "error"),
+        options.get("provenance", "full"),
+        written.mark,
+    )
 
 
 def check_paths(binder: Binder, outputs: dict[str, Output]) -> None:
@@ -50,5 +67,10 @@ def check_paths(binder: Binder, outputs: dict[str, Output]) -> None:
         plain = output.path.replace("{output}", output.name).casefold()
         if plain in seen:
             mark = binder.spec.outputs[output.name].options["path"].value.mark
-            binder.say("duplicate-path", f"outputs '{seen[plain]}' and '{output.name}' are written to one path", mark, fix="put {output} into the path")
+            binder.say(
+                "duplicate-path",
+                f"outputs '{seen[plain]}' and '{output.name}' are written to one path",
+                mark,
+                fix="put {output} into the path",
+            )
         seen.setdefault(plain, output.name)

@@ -1,6 +1,8 @@
-"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal checked.
+"""Resolve a spec into a Graph: every name against the registry, every edge typed, every literal
+checked.
 
-All problems of a file and of the graphs it includes are gathered and raised together as one GraphError.
+All problems of a file and of the graphs it includes are gathered and raised together as one
+GraphError.
 """
 
 from __future__ import annotations
@@ -40,17 +42,29 @@ GRAPH_SUFFIXES = (".yaml", ".yml", ".json")
 _SETTINGS = {"device": PortType("text"), "dtype": DTYPE, **LOADING}
 
 
-def resolve(spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], GraphSpec] | None = None) -> Graph:
+def resolve(
+    spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], GraphSpec] | None = None
+) -> Graph:
     """Resolve a spec against a registry.
 
     Params:
-        read: gives the spec of an included file from its path and the name it is shown by; default: from disk. Replaying a picture reads from the picture.
+        read: gives the spec of an included file from its path and the name it is shown by; default:
+            from disk. Replaying a picture reads from the picture.
 
     Raises:
-        GraphError: the problems of the text and of its meaning, those of included graphs too, in file order.
+        GraphError: the problems of the text and of its meaning, those of included graphs too, in
+            file order.
     """
     problems: list[Problem] = []
-    graph = _Resolver(spec, registry, problems, {}, {}, (), read or (lambda path, name: spec_.read(path, name=name))).resolve()
+    graph = _Resolver(
+        spec,
+        registry,
+        problems,
+        {},
+        {},
+        (),
+        read or (lambda path, name: spec_.read(path, name=name)),
+    ).resolve()
     if any(p.severity == "error" for p in problems):
         raise GraphError(problems)
     assert graph is not None
@@ -60,7 +74,9 @@ def resolve(spec: GraphSpec, registry: Registry, *, read: Callable[[Path, str], 
 
 
 class _Resolver:
-    """Resolves one file. Included files get resolvers of their own that share problems and what is already resolved."""
+    """Resolves one file. Included files get resolvers of their own that share problems and what is
+    already resolved.
+    """
 
     def __init__(
         self,
@@ -86,37 +102,76 @@ class _Resolver:
         spec, binder = self.spec, self.binder
         before = len(self.problems)
         self.problems += spec.problems
-        binder.inputs.update((name, found) for name, written in spec.inputs.items() if (found := read_input(binder, written)))
+        binder.inputs.update(
+            (name, found)
+            for name, written in spec.inputs.items()
+            if (found := read_input(binder, written))
+        )
         binder.types.update((name, self.node_type(written)) for name, written in spec.nodes.items())
         nodes = {name: read_node(binder, written) for name, written in spec.nodes.items()}
-        outputs = {name: o for name, written in spec.outputs.items() if (o := read_output(binder, written))}
+        outputs = {
+            name: o for name, written in spec.outputs.items() if (o := read_output(binder, written))
+        }
         # What is missing from a text is said when the text itself can be read.
         readable = not any(p.severity == "error" for p in spec.problems)
         if not spec.outputs and readable:
             mark = Mark(spec.source, 1, 1, max(1, len(spec.source.line(1))))
-            self.say("no-outputs", "the graph has no outputs", mark, "only outputs are computed and written", "add 'outputs:' with a name and a \"${node}\"")
+            self.say(
+                "no-outputs",
+                "the graph has no outputs",
+                mark,
+                "only outputs are computed and written",
+                "add 'outputs:' with a name and a \"${node}\"",
+            )
         check_paths(binder, outputs)
         settings = self.settings(spec.settings)
         ordered = order(binder, nodes)
         doubtful = any(p.code == "unknown-reference" for p in self.problems[before:])
         for name, written in spec.inputs.items():
             if name not in binder.used_inputs and readable and not doubtful:
-                self.say("unused-input", f"nothing refers to the input '{name}'", written.name.mark, severity="warning", fix="remove it, or refer to it as \"${" + name + '}"')
+                self.say(
+                    "unused-input",
+                    f"nothing refers to the input '{name}'",
+                    written.name.mark,
+                    severity="warning",
+                    fix='remove it, or refer to it as "${' + name + '}"',
+                )
         if any(p.severity == "error" for p in self.problems[before:]):
             return None
-        resolved = asked_alone({name: node for name in ordered if (node := nodes[name])}, outputs, self.narrowed)
+        resolved = asked_alone(
+            {name: node for name in ordered if (node := nodes[name])}, outputs, self.narrowed
+        )
         for key in settings.keys() & LOADING.keys():
             if not self.inside and not any(_heeds(node.type, key) for node in resolved.values()):
-                self.say("bad-setting", f"nothing in the graph heeds '{key}'", spec.settings[key].key.mark, severity="warning", fix="remove it; `imagen-flow nodes TYPE` says what a node type heeds")
+                self.say(
+                    "bad-setting",
+                    f"nothing in the graph heeds '{key}'",
+                    spec.settings[key].key.mark,
+                    severity="warning",
+                    fix="remove it; `imagen-flow nodes TYPE` says what a node type heeds",
+                )
         name = spec.path.stem if spec.path else Path(spec.source.name).stem.strip("<>") or "graph"
-        return Graph(name, spec, binder.inputs, resolved, outputs, settings, unneeded=unneeded(resolved, outputs), registry=self.registry)
+        return Graph(
+            name,
+            spec,
+            binder.inputs,
+            resolved,
+            outputs,
+            settings,
+            unneeded=unneeded(resolved, outputs),
+            registry=self.registry,
+        )
 
     def node_type(self, written: NodeSpec) -> NodeType | Graph | None:
         name = written.type.value
         if name is UNREADABLE:
             return None
         if not isinstance(name, str):
-            self.say("bad-literal", f"a node's type is text, not {describe(plain(written.type))}", written.type.mark)
+            self.say(
+                "bad-literal",
+                f"a node's type is text, not {describe(plain(written.type))}",
+                written.type.mark,
+            )
             return None
         if name.startswith(("./", "../", "/", "~", ".\\", "..\\")):
             return self.included(name, written.type.mark)
@@ -128,21 +183,43 @@ class _Resolver:
         if found is None:
             plugin = self.registry.offered_by(name)
             if plugin is not None and plugin.fault:
-                self.say("broken-plugin", f"'{name}' comes from {plugin.name}, which cannot be used", written.type.mark, why=plugin.fault, fix=f"mend or reinstall {plugin.name.partition(':')[0]}")
+                self.say(
+                    "broken-plugin",
+                    f"'{name}' comes from {plugin.name}, which cannot be used",
+                    written.type.mark,
+                    why=plugin.fault,
+                    fix=f"mend or reinstall {plugin.name.partition(':')[0]}",
+                )
             else:
                 faults = "; ".join(self.registry.faults)
-                self.say("unknown-node-type", f"no plugin offers the node type '{name}'", written.type.mark,
-                         why=f"plugins that could not be loaded: {faults}" if faults else "", fix=self.nearest_type(name, written))
+                self.say(
+                    "unknown-node-type",
+                    f"no plugin offers the node type '{name}'",
+                    written.type.mark,
+                    why=f"plugins that could not be loaded: {faults}" if faults else "",
+                    fix=self.nearest_type(name, written),
+                )
         return found
 
     def nearest_type(self, name: str, written: NodeSpec) -> str:
-        """Say how to mend an unknown node type: one that ends in this word and fits the node best, the nearest name, those of its plugin; or that its plugin has to be named."""
+        """Say how to mend an unknown node type: one that ends in this word and fits the node best,
+        the nearest name, those of its plugin; or that its plugin has to be named.
+        """
         if len(self.problems) >= MOST_PROBLEMS:
             return ""
         names = sorted(self.registry.iter_names())
-        if kin := [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]][:MOST_KIN]:
+        if kin := [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]][
+            :MOST_KIN
+        ]:
             given = written.arguments.keys()
-            fits = {known: len(given & type_.inputs.keys()) if (type_ := self.known_type(known)) is not None else 0 for known in kin}
+            fits = {
+                known: (
+                    len(given & type_.inputs.keys())
+                    if (type_ := self.known_type(known)) is not None
+                    else 0
+                )
+                for known in kin
+            }
             best = [f"'{known}'" for known in kin if fits[known] == max(fits.values())]
             return f"did you mean {' or '.join(best)}?"
         near = self.binder.nearest(name, names)
@@ -151,7 +228,10 @@ class _Resolver:
         family = name.partition(".")[0]
         if mates := [known for known in names if known.partition(".")[0] == family]:
             return f"node types of {family} are: {', '.join(mates)}"
-        return "name the Python file that offers it with --plugin FILE, or install its plugin; `imagen-flow nodes` lists the node types that there are"
+        return (
+            "name the Python file that offers it with --plugin FILE, or install its plugin;"
+            " `imagen-flow nodes` lists the node types that there are"
+        )
 
     def known_type(self, name: str) -> NodeType | None:
         try:
@@ -168,28 +248,61 @@ class _Resolver:
         except (RuntimeError, ValueError, OSError) as odd:
             self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(odd))
             return None
-        if path.suffix.lower() not in GRAPH_SUFFIXES:  # nor is any other file opened, whose text a problem would show
-            self.say("unreadable", f"'{name}' is no graph file", mark, why=f"a graph's file ends in {', '.join(GRAPH_SUFFIXES)}")
+        if (
+            path.suffix.lower() not in GRAPH_SUFFIXES
+        ):  # nor is any other file opened, whose text a problem would show
+            self.say(
+                "unreadable",
+                f"'{name}' is no graph file",
+                mark,
+                why=f"a graph's file ends in {', '.join(GRAPH_SUFFIXES)}",
+            )
             return None
         if len(self.inside) > DEPTH:
-            self.say("too-deep", f"graph files include each other more than {DEPTH} deep", mark, fix="use fewer files")
+            self.say(
+                "too-deep",
+                f"graph files include each other more than {DEPTH} deep",
+                mark,
+                fix="use fewer files",
+            )
             return None
         if path in self.inside:
             chain = [p.name for p in self.inside[self.inside.index(path) :]] + [path.name]
-            self.say("file-cycle", f"graph files include each other: {' -> '.join(chain)}", mark, fix="break the cycle; 'repeat' runs a graph several times")
+            self.say(
+                "file-cycle",
+                f"graph files include each other: {' -> '.join(chain)}",
+                mark,
+                fix="break the cycle; 'repeat' runs a graph several times",
+            )
             return None
         if path not in self.done and len(self.problems) >= MOST_PROBLEMS and not path.is_file():
             self.say("unreadable", "the file cannot be read", mark, "no such file or directory")
             self.done[path] = None
         if path not in self.done:
-            shown = Path(self.spec.source.name).parent / name if not Path(name).is_absolute() else Path(name)
+            shown = (
+                Path(self.spec.source.name).parent / name
+                if not Path(name).is_absolute()
+                else Path(name)
+            )
             inner = self.read(path, shown.as_posix())
-            unread = [p for p in inner.problems if p.code in ("unreadable", "too-large", "not-utf8") and p.severity == "error"]
+            unread = [
+                p
+                for p in inner.problems
+                if p.code in ("unreadable", "too-large", "not-utf8") and p.severity == "error"
+            ]
             if unread:
                 self.problems += [replace(p, mark=mark) for p in unread]
                 self.done[path] = None
             else:
-                self.done[path] = _Resolver(inner, self.registry, self.problems, self.done, self.narrowed, (*self.inside, path), self.read).resolve()
+                self.done[path] = _Resolver(
+                    inner,
+                    self.registry,
+                    self.problems,
+                    self.done,
+                    self.narrowed,
+                    (*self.inside, path),
+                    self.read,
+                ).resolve()
         return self.done[path]
 
     def settings(self, written: dict[str, Pair]) -> dict[str, Any]:
@@ -197,14 +310,29 @@ class _Resolver:
         for key, pair in written.items():
             port = _SETTINGS.get(key)
             if port is None:
-                self.say("bad-setting", f"there is no setting '{key}'", pair.key.mark, fix=self.binder.nearest(key, _SETTINGS, what="settings of a graph are"))
+                self.say(
+                    "bad-setting",
+                    f"there is no setting '{key}'",
+                    pair.key.mark,
+                    fix=self.binder.nearest(key, _SETTINGS, what="settings of a graph are"),
+                )
                 continue
             try:
                 found[key] = port.check(plain(pair.value))
             except BadValue as odd:
-                self.say("bad-setting", f"'{key}' {odd}", pair.value.mark, fix=self.binder.nearest(odd.given, odd.known) if odd.known else "")
+                self.say(
+                    "bad-setting",
+                    f"'{key}' {odd}",
+                    pair.value.mark,
+                    fix=self.binder.nearest(odd.given, odd.known) if odd.known else "",
+                )
         if "device" in found and not is_device(found["device"]):
-            self.say("bad-setting", f"there is no device '{found['device']}'", written["device"].value.mark, fix=nearest_device(found["device"]))
+            self.say(
+                "bad-setting",
+                f"there is no device '{found['device']}'",
+                written["device"].value.mark,
+                fix=nearest_device(found["device"]),
+            )
         return found
 
 
@@ -212,4 +340,9 @@ def _heeds(type_: NodeType | Graph, setting: str) -> bool:
     """Whether a setting means anything to a node, or to one in a graph that is used as a node."""
     if isinstance(type_, NodeType):
         return type_.heeds(setting)
-    return any(node.type.heeds(setting) for graph in type_.all() for node in graph.nodes.values() if isinstance(node.type, NodeType))
+    return any(
+        node.type.heeds(setting)
+        for graph in type_.all()
+        for node in graph.nodes.values()
+        if isinstance(node.type, NodeType)
+    )

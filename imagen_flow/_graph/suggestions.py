@@ -35,7 +35,16 @@ def only_near(said: str) -> str:
 
 def offer(port: Port) -> str:
     kind = port.type.kind
-    sample = {"int": "1", "float": "1.0", "number": "1", "bool": "true", "text": "some text", "file": "./file", "folder": "./folder", "model": "embedded/NAME"}.get(kind, '"${node}"')
+    sample = {
+        "int": "1",
+        "float": "1.0",
+        "number": "1",
+        "bool": "true",
+        "text": "some text",
+        "file": "./file",
+        "folder": "./folder",
+        "model": "embedded/NAME",
+    }.get(kind, '"${node}"')
     return f"add {port.name}: {port.type.choices[0] if port.type.choices else sample}"
 
 

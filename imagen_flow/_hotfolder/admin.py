@@ -28,17 +28,30 @@ _NAMED = 20
 
 
 def status(line: Line) -> dict[str, Any]:
-    """Say how a line stands: who works on it, how many items are in which state, what is being worked on, and what failed last.
+    """Say how a line stands: who works on it, how many items are in which state, what is being
+    worked on, and what failed last.
 
-    Its `state` in a word: ``running``; ``waiting`` for trouble to pass, for its folder, or for a process that says nothing; ``stopped``, with nobody to run it.
+    Its `state` in a word: ``running``; ``waiting`` for trouble to pass, for its folder, or for a
+        process that says nothing; ``stopped``, with nobody to run it.
 
     Raises:
         JournalError: its journal cannot be read.
     """
     said: dict[str, Any] = {
-        "line": line.name, "file": str(line.path), "in": str(line.inbox), "state": "stopped", "watched": os.path.isdir(line.inbox), "workers": [], "counts": {}, "trouble": "",
-        "working": [], "left": [], "failed": [], "unknown": [], "passed_over": "",
-    }  # fmt: skip
+        "line": line.name,
+        "file": str(line.path),
+        "in": str(line.inbox),
+        "state": "stopped",
+        "watched": os.path.isdir(line.inbox),
+        "workers": [],
+        "counts": {},
+        "trouble": "",
+        "working": [],
+        "left": [],
+        "failed": [],
+        "unknown": [],
+        "passed_over": "",
+    }
     with contextlib.suppress(OSError):
         said["passed_over"] = _shown(Intake(line).passed_over().words())
     known: set[str] = set()
@@ -49,12 +62,19 @@ def status(line: Line) -> dict[str, Any]:
             if not isinstance(failed.__cause__, InUse):
                 raise
             # Its file system has no locks, so that whoever runs the line has the journal alone.
-            return said | {"state": "running" if said["watched"] else "waiting", "trouble": "" if said["watched"] else f"{line.inbox} is gone", "alone": failed.__cause__.strerror}
+            return said | {
+                "state": "running" if said["watched"] else "waiting",
+                "trouble": "" if said["watched"] else f"{line.inbox} is gone",
+                "alone": failed.__cause__.strerror,
+            }
         try:
             known = _from_journal(journal, line, said)
         finally:
             journal.close()
-    said["unknown"] = [{"original": _shown(kept), "reason": _shown(reason)} for kept, reason in islice(_unknown(line, known), _NAMED)]
+    said["unknown"] = [
+        {"original": _shown(kept), "reason": _shown(reason)}
+        for kept, reason in islice(_unknown(line, known), _NAMED)
+    ]
     if said["workers"]:
         said["state"] = "waiting" if said["trouble"] or not said["watched"] else "running"
     return said
@@ -73,20 +93,41 @@ def _from_journal(journal: Journal, line: Line, said: dict[str, Any]) -> set[str
         # A process that was killed has no hand on anything any more, whatever the journal says.
         kind = "working" if item.owner in tokens else "left"
         if len(said[kind]) < _NAMED:
-            said[kind].append({"item": _shown(item.path), "state": item.state, "tries": item.tries, "kills": item.kills})
+            said[kind].append(
+                {
+                    "item": _shown(item.path),
+                    "state": item.state,
+                    "tries": item.tries,
+                    "kills": item.kills,
+                }
+            )
     failed = journal.items(("failed", "quarantined"))
-    said["failed"] = [{"item": _shown(item.path), "state": item.state, "original": _shown(item.kept or ""), "reason": item.reason} for item in failed[:_NAMED]]
+    said["failed"] = [
+        {
+            "item": _shown(item.path),
+            "state": item.state,
+            "original": _shown(item.kept or ""),
+            "reason": item.reason,
+        }
+        for item in failed[:_NAMED]
+    ]
     for note in (TROUBLE, UNREAD):
         told = json.loads(journal.note(note) or "{}")
         if told.get("worker") in tokens:
             said["trouble"] = told["reason"]
-    if not said["trouble"] and workers and (silent_s := min(worker["silent_s"] for worker in workers)) > line.lease_s:
+    if (
+        not said["trouble"]
+        and workers
+        and (silent_s := min(worker["silent_s"] for worker in workers)) > line.lease_s
+    ):
         said["trouble"] = f"nothing was heard of it for {silent_s:.0f} s"
     return {item.kept for item in failed if item.kept}
 
 
 def _unknown(line: Line, known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Give originals in `failed` of which the journal knows nothing, as after it was lost, each with the first line of its reason."""
+    """Give originals in `failed` of which the journal knows nothing, as after it was lost, each
+    with the first line of its reason.
+    """
     for here, folders, names in os.walk(line.failed):
         folders.sort()
         present = set(names)
@@ -107,8 +148,11 @@ def _shown(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def retry(line: Line, names: Sequence[str] = (), *, disk: Disk | None = None) -> list[tuple[str, str]]:
-    """Move failed originals back to where they are watched for, and remove their reasons. Those of which the journal knows nothing go back under the name that they have in `failed`.
+def retry(
+    line: Line, names: Sequence[str] = (), *, disk: Disk | None = None
+) -> list[tuple[str, str]]:
+    """Move failed originals back to where they are watched for, and remove their reasons. Those of
+    which the journal knows nothing go back under the name that they have in `failed`.
 
     Params:
         names: as they are called in `failed`, or patterns; none: all.
@@ -125,7 +169,11 @@ def retry(line: Line, names: Sequence[str] = (), *, disk: Disk | None = None) ->
     journal = Journal(line.journal)
     moved: list[tuple[str, str]] = []
     try:
-        failed = [item for item in reversed(journal.items(("failed", "quarantined"))) if item.kept and os.path.lexists(line.failed / item.kept)]
+        failed = [
+            item
+            for item in reversed(journal.items(("failed", "quarantined")))
+            if item.kept and os.path.lexists(line.failed / item.kept)
+        ]
         known: dict[str, Item | None] = {item.kept: item for item in failed if item.kept}
         for kept, item in (known | {kept: None for kept, _ in _unknown(line, known)}).items():
             if names and not any(is_named(kept, name) for name in names):

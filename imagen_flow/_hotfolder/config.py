@@ -1,4 +1,6 @@
-"""Read a line file: text to Line, every problem with its place. What it names is checked as far as that takes no graph; `recipe` does the rest."""
+"""Read a line file: text to Line, every problem with its place. What it names is checked as far as
+that takes no graph; `recipe` does the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from .._system.regular_files import open_regular
-from .._text.yaml_reader import MAX_BYTES, UNREADABLE, Pair, Reference, Template, Word, read_words, too_large
+from .._text.yaml_reader import (
+    MAX_BYTES,
+    UNREADABLE,
+    Pair,
+    Reference,
+    Template,
+    Word,
+    read_words,
+    too_large,
+)
 from ..errors import GraphError, Mark, Problem, Source, nearest
 from .ignore import fault_of
 
@@ -25,12 +36,17 @@ KEYS: dict[str, str] = {
     "graph": "the graph that each file goes through",
     "in": "the folder that is watched",
     "accept": "patterns of the names that are taken; others stay where they are",
-    "ignore": "patterns of names and folders that are never taken, as in .gitignore, beside those of operating systems and network drives",
+    "ignore": (
+        "patterns of names and folders that are never taken, as in .gitignore, beside those of"
+        " operating systems and network drives"
+    ),
     "folders": "what becomes of sub-folders: kept, flattened or ignored",
     "links": "symbolic links to files: ignored or followed",
     "input": "the graph's input that receives the file",
     "set": "values of other inputs",
-    "ticket": "a YAML or JSON file beside each that sets inputs for it alone: none, sidecar or required",
+    "ticket": (
+        "a YAML or JSON file beside each that sets inputs for it alone: none, sidecar or required"
+    ),
     "allow": "the inputs that a ticket may set",
     "settle_s": "how long size and time of a file must have stood still",
     "empty_s": "how long an empty file may wait to be filled before it is taken as it is",
@@ -63,13 +79,34 @@ _CHOICES = {
 }
 #: What `image.load` reads.
 _PICTURES = (
-    "*.png", "*.apng", "*.jpg", "*.jpeg", "*.jpe", "*.jfif", "*.webp", "*.tif", "*.tiff", "*.bmp", "*.dib", "*.gif", "*.avif", "*.avifs", "*.ppm", "*.pgm", "*.pbm", "*.pnm", "*.pam", "*.pfm",
-)  # fmt: skip
+    "*.png",
+    "*.apng",
+    "*.jpg",
+    "*.jpeg",
+    "*.jpe",
+    "*.jfif",
+    "*.webp",
+    "*.tif",
+    "*.tiff",
+    "*.bmp",
+    "*.dib",
+    "*.gif",
+    "*.avif",
+    "*.avifs",
+    "*.ppm",
+    "*.pgm",
+    "*.pbm",
+    "*.pnm",
+    "*.pam",
+    "*.pfm",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """What is told of items that end: a command, which gets a line of JSON, and an address that it is posted to."""
+    """What is told of items that end: a command, which gets a line of JSON, and an address that it
+    is posted to.
+    """
 
     command: tuple[str, ...] = ()
     url: str = ""
@@ -134,7 +171,14 @@ def read_line(path: Path, *, missing: str = "") -> Line:
         with open_regular(path) as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as failed:
-        raise GraphError([Problem("unreadable", f"{shown} cannot be read: {(failed.strerror or str(failed)).lower()}")]) from failed
+        raise GraphError(
+            [
+                Problem(
+                    "unreadable",
+                    f"{shown} cannot be read: {(failed.strerror or str(failed)).lower()}",
+                )
+            ]
+        ) from failed
     if len(data) > MAX_BYTES:
         raise GraphError([too_large(shown)])
     written = read_words(data, name=shown)
@@ -155,20 +199,43 @@ def check_together(lines: Iterable[Line]) -> None:
     problems: list[Problem] = []
     for number, line in enumerate(lines):
         for other in lines[:number]:
-            for key, mine, theirs in (("in", line.inbox, other.inbox), ("journal", line.journal, other.journal)):
+            for key, mine, theirs in (
+                ("in", line.inbox, other.inbox),
+                ("journal", line.journal, other.journal),
+            ):
                 if _real(mine) == _real(theirs):
-                    problems.append(Problem("bad-path", f"'{key}' is that of {other.path} as well", line.marks.get(key, line.marks["in"]), "each file would be taken by either", "give each line its own"))
+                    problems.append(
+                        Problem(
+                            "bad-path",
+                            f"'{key}' is that of {other.path} as well",
+                            line.marks.get(key, line.marks["in"]),
+                            "each file would be taken by either",
+                            "give each line its own",
+                        )
+                    )
     feeds = {a: [b for b in lines if b is not a and _takes_in(b, a.out)] for a in lines}
     for line in lines:
         if cycle := _cycle(feeds, line):
-            problems.append(Problem("bad-path", f"lines feed each other: {' -> '.join(one.name for one in cycle)}", line.marks["out"], "what one gives would go round for ever", "let one of them write elsewhere"))
+            problems.append(
+                Problem(
+                    "bad-path",
+                    f"lines feed each other: {' -> '.join(one.name for one in cycle)}",
+                    line.marks["out"],
+                    "what one gives would go round for ever",
+                    "let one of them write elsewhere",
+                )
+            )
             break
     if problems:
         raise GraphError(problems)
 
 
 def _takes_in(line: Line, out: Path) -> bool:
-    return is_inside(out, line.inbox) and not any(is_inside(out, own) for own in (line.out, line.done, line.failed) if is_inside(own, line.inbox))
+    return is_inside(out, line.inbox) and not any(
+        is_inside(out, own)
+        for own in (line.out, line.done, line.failed)
+        if is_inside(own, line.inbox)
+    )
 
 
 def _cycle(feeds: dict[Any, list[Line]], start: Line) -> list[Line]:
@@ -208,17 +275,38 @@ class _Reader:
     def line(self, root: Word) -> Line | None:
         if not isinstance(root.value, dict):
             if root.value is not UNREADABLE:
-                self.say("bad-shape", "a line is a mapping", root.mark, fix="begin with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'")
+                self.say(
+                    "bad-shape",
+                    "a line is a mapping",
+                    root.mark,
+                    fix="begin with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'",
+                )
             return None
         pairs: dict[str, Pair] = root.value
-        if _REQUIRED[0] not in pairs and "graph" not in pairs and pairs.keys() & {"imagen_flow", "nodes"}:
+        if (
+            _REQUIRED[0] not in pairs
+            and "graph" not in pairs
+            and pairs.keys() & {"imagen_flow", "nodes"}
+        ):
             self.problems[:] = []
-            self.say("bad-shape", "this is a graph, not a line", next(iter(pairs.values())).key.mark, "a line file says which folder is watched, and which graph its files go through", f"run it with: imagen-flow run {self.path}")
+            self.say(
+                "bad-shape",
+                "this is a graph, not a line",
+                next(iter(pairs.values())).key.mark,
+                "a line file says which folder is watched, and which graph its files go through",
+                f"run it with: imagen-flow run {self.path}",
+            )
             return None
         self.known(pairs, KEYS, "a line")
         for key in _REQUIRED:
             if key not in pairs and not any(f"'{key}'" in p.fix for p in self.problems):
-                self.say("missing-key", f"a line needs '{key}'", root.mark, KEYS[key], f"write {key}: {'1' if key == _REQUIRED[0] else '…'}")
+                self.say(
+                    "missing-key",
+                    f"a line needs '{key}'",
+                    root.mark,
+                    KEYS[key],
+                    f"write {key}: {'1' if key == _REQUIRED[0] else '…'}",
+                )
         self.version(pairs)
         folder = self.path.absolute().parent
         take = _Taker(self, pairs)
@@ -251,18 +339,40 @@ class _Reader:
         }
         found["log"] = take.path("log", folder, str(found["journal"] / "log.jsonl"))
         retry = _Taker(self, take.mapping("retry", ("times", "backoff_s")))
-        found |= {"retries": retry.whole("times", 0, low=0, high=1000), "backoff_s": retry.number("backoff_s", 5.0, low=0, high=86_400)}
+        found |= {
+            "retries": retry.whole("times", 0, low=0, high=1000),
+            "backoff_s": retry.number("backoff_s", 5.0, low=0, high=86_400),
+        }
         for key in ("set", "outputs"):
             for pair in take.mapping(key).values():
                 self.plain(pair.value, key)
-        if found["sentinel"] and (not found["sentinel"].startswith(".") or "/" in found["sentinel"]):
-            self.say("bad-literal", f"'sentinel' is an ending, not '{found['sentinel']}'", pairs["sentinel"].value.mark, fix="write one that starts with a dot, such as .ready")
+        if found["sentinel"] and (
+            not found["sentinel"].startswith(".") or "/" in found["sentinel"]
+        ):
+            self.say(
+                "bad-literal",
+                f"'sentinel' is an ending, not '{found['sentinel']}'",
+                pairs["sentinel"].value.mark,
+                fix="write one that starts with a dot, such as .ready",
+            )
         for number, pattern in enumerate(found["accept"]):
             if "/" in pattern or not pattern:
-                self.say("bad-literal", f"'{pattern}' is no pattern of a name", _mark_of(pairs["accept"], number), "it is compared with a file's name, without folders", 'write one such as "*.png"')
+                self.say(
+                    "bad-literal",
+                    f"'{pattern}' is no pattern of a name",
+                    _mark_of(pairs["accept"], number),
+                    "it is compared with a file's name, without folders",
+                    'write one such as "*.png"',
+                )
         for number, pattern in enumerate(found["ignore"]):
             if fault := fault_of(pattern):
-                self.say("bad-literal", f"'{pattern}' cannot be used in 'ignore'", _mark_of(pairs["ignore"], number), fault, 'write one such as "drafts/" or "*.psd"')
+                self.say(
+                    "bad-literal",
+                    f"'{pattern}' cannot be used in 'ignore'",
+                    _mark_of(pairs["ignore"], number),
+                    fault,
+                    'write one such as "drafts/" or "*.psd"',
+                )
         line = Line(**found)
         if all(key in pairs for key in _REQUIRED):
             self.places(line, root.mark)
@@ -272,14 +382,30 @@ class _Reader:
         keys = tuple(keys)
         for key in pairs.keys() - set(keys):
             near = nearest(key, keys)
-            self.say("unknown-key", f"{what} has no key '{key}'", pairs[key].key.mark, f"its keys are: {', '.join(keys)}", near if near.startswith("did") else "")
+            self.say(
+                "unknown-key",
+                f"{what} has no key '{key}'",
+                pairs[key].key.mark,
+                f"its keys are: {', '.join(keys)}",
+                near if near.startswith("did") else "",
+            )
 
     def version(self, pairs: dict[str, Pair]) -> None:
         word = pairs[_REQUIRED[0]].value if _REQUIRED[0] in pairs else None
-        if word is not None and word.value is not UNREADABLE and (word.value != VERSION or type(word.value) is not int):
+        if (
+            word is not None
+            and word.value is not UNREADABLE
+            and (word.value != VERSION or type(word.value) is not int)
+        ):
             newer = isinstance(word.value, int) and word.value > VERSION
             shown = f" '{word.value}'" if isinstance(word.value, str | int | float) else ""
-            self.say("unknown-version", f"the format version{shown} is not known", word.mark, f"this imagen_flow reads version {VERSION}", "upgrade imagen_flow" if newer else f"write {_REQUIRED[0]}: {VERSION}")
+            self.say(
+                "unknown-version",
+                f"the format version{shown} is not known",
+                word.mark,
+                f"this imagen_flow reads version {VERSION}",
+                "upgrade imagen_flow" if newer else f"write {_REQUIRED[0]}: {VERSION}",
+            )
 
     def plain(self, word: Word, key: str) -> None:
         pending = [word]
@@ -290,32 +416,80 @@ class _Reader:
             elif isinstance(value, tuple):
                 pending += value
             elif isinstance(value, Reference | Template):
-                self.say("bad-reference", f"'{key}' of a line cannot refer to anything", word.mark, "a line has no nodes", "write '$${' for the characters themselves")
+                self.say(
+                    "bad-reference",
+                    f"'{key}' of a line cannot refer to anything",
+                    word.mark,
+                    "a line has no nodes",
+                    "write '$${' for the characters themselves",
+                )
 
     def notify(self, pairs: dict[str, Pair]) -> Notify:
         take = _Taker(self, pairs)
         url = take.text("url", "")
         if url and not re.match(r"https?://[^/\s]", url):
-            self.say("bad-literal", f"'{url}' is no address to post to", pairs["url"].value.mark, fix="write one that starts with https:// or http://")
+            self.say(
+                "bad-literal",
+                f"'{url}' is no address to post to",
+                pairs["url"].value.mark,
+                fix="write one that starts with https:// or http://",
+            )
         on = take.texts("on", ("done", "failed"))
         for word in set(on) - {"done", "failed"}:
-            self.say("bad-literal", f"'on' has done and failed, not '{word}'", pairs["on"].value.mark)
-        return Notify(take.texts("command", ()), url, on, take.number("timeout_s", 10.0, low=0.1, high=3600))
+            self.say(
+                "bad-literal", f"'on' has done and failed, not '{word}'", pairs["on"].value.mark
+            )
+        return Notify(
+            take.texts("command", ()), url, on, take.number("timeout_s", 10.0, low=0.1, high=3600)
+        )
 
     def places(self, line: Line, mark: Mark) -> None:
         """Refuse folders that would feed the line its own outputs, or mix what must be told apart."""
-        places = {"out": line.out, "done": line.done, "failed": line.failed, "journal": line.journal}
+        places = {
+            "out": line.out,
+            "done": line.done,
+            "failed": line.failed,
+            "journal": line.journal,
+        }
         for key, place in places.items():
             here = line.marks.get(key, line.marks["in"])
             if _real(place) == _real(line.inbox):
-                self.say("bad-path", f"'{key}' is the folder that is watched", here, "the line would take what it puts there for new", "give it a folder of its own; it may lie inside 'in'")
+                self.say(
+                    "bad-path",
+                    f"'{key}' is the folder that is watched",
+                    here,
+                    "the line would take what it puts there for new",
+                    "give it a folder of its own; it may lie inside 'in'",
+                )
             elif is_inside(line.inbox, place):
-                self.say("bad-path", f"'in' lies inside '{key}'", line.marks["in"], "the line would take what it puts there for new", f"put 'in' beside '{key}', or '{key}' inside 'in'")
-        for one, other in (("out", "done"), ("out", "failed"), ("done", "failed"), ("journal", "out"), ("journal", "done"), ("journal", "failed")):
+                self.say(
+                    "bad-path",
+                    f"'in' lies inside '{key}'",
+                    line.marks["in"],
+                    "the line would take what it puts there for new",
+                    f"put 'in' beside '{key}', or '{key}' inside 'in'",
+                )
+        for one, other in (
+            ("out", "done"),
+            ("out", "failed"),
+            ("done", "failed"),
+            ("journal", "out"),
+            ("journal", "done"),
+            ("journal", "failed"),
+        ):
             if _real(places[one]) == _real(places[other]):
                 here = line.marks.get(other, line.marks.get(one, mark))
-                self.say("bad-path", f"'{one}' and '{other}' are one folder", here, "what lies there could not be told apart", "give each its own")
-        for key, path, is_kind in (("graph", line.graph, stat.S_ISREG), ("in", line.inbox, stat.S_ISDIR)):
+                self.say(
+                    "bad-path",
+                    f"'{one}' and '{other}' are one folder",
+                    here,
+                    "what lies there could not be told apart",
+                    "give each its own",
+                )
+        for key, path, is_kind in (
+            ("graph", line.graph, stat.S_ISREG),
+            ("in", line.inbox, stat.S_ISDIR),
+        ):
             if key == self.missing:
                 continue
             try:
@@ -324,12 +498,28 @@ class _Reader:
             except OSError as failed:
                 if not isinstance(failed, FileNotFoundError | NotADirectoryError):
                     self.failed = self.failed or failed
-                    self.say("unreadable", f"'{key}' cannot be read: {(failed.strerror or str(failed)).lower()}", line.marks[key], f"it is {path}")
+                    self.say(
+                        "unreadable",
+                        f"'{key}' cannot be read: {(failed.strerror or str(failed)).lower()}",
+                        line.marks[key],
+                        f"it is {path}",
+                    )
                     continue
             if key == "graph":
-                self.say("missing-file", f"there is no graph '{path.name}'", line.marks[key], f"it was looked for as {path}")
+                self.say(
+                    "missing-file",
+                    f"there is no graph '{path.name}'",
+                    line.marks[key],
+                    f"it was looked for as {path}",
+                )
             else:
-                self.say("missing-file", "there is no folder for 'in'", line.marks[key], f"it would be {path}", "create it, or mount what it lies on")
+                self.say(
+                    "missing-file",
+                    "there is no folder for 'in'",
+                    line.marks[key],
+                    f"it would be {path}",
+                    "create it, or mount what it lies on",
+                )
 
 
 def _mark_of(pair: Pair, number: int) -> Mark:
@@ -350,12 +540,18 @@ class _Taker:
             return default
         if fits(pair.value.value):
             return pair.value.value
-        shown = f", not '{pair.value.value}'" if isinstance(pair.value.value, str | int | float) else ""
-        self.reader.say("bad-literal", f"'{key}' is {words}{shown}", pair.value.mark, KEYS.get(key, ""))
+        shown = (
+            f", not '{pair.value.value}'" if isinstance(pair.value.value, str | int | float) else ""
+        )
+        self.reader.say(
+            "bad-literal", f"'{key}' is {words}{shown}", pair.value.mark, KEYS.get(key, "")
+        )
         return default
 
     def text(self, key: str, default: str) -> str:
-        return str(self.take(key, lambda v: isinstance(v, str) and bool(v.strip()), "text", default))
+        return str(
+            self.take(key, lambda v: isinstance(v, str) and bool(v.strip()), "text", default)
+        )
 
     def path(self, key: str, folder: Path, default: str) -> Path:
         text = self.text(key, default)
@@ -366,22 +562,57 @@ class _Taker:
             return folder
 
     def texts(self, key: str, default: Any) -> Any:
-        given = self.take(key, lambda v: isinstance(v, str) or (isinstance(v, tuple) and all(isinstance(w.value, str) for w in v)), "a list of texts", default)
+        given = self.take(
+            key,
+            lambda v: (
+                isinstance(v, str)
+                or (isinstance(v, tuple) and all(isinstance(w.value, str) for w in v))
+            ),
+            "a list of texts",
+            default,
+        )
         if isinstance(given, str):
             return (given,)
-        return tuple(w.value if isinstance(w, Word) else w for w in given) if given is not None else None
+        return (
+            tuple(w.value if isinstance(w, Word) else w for w in given)
+            if given is not None
+            else None
+        )
 
     def number(self, key: str, default: float, *, low: float, high: float) -> float:
-        return float(self.take(key, lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high, f"a number from {low:g} to {high:g}", default))
+        return float(
+            self.take(
+                key,
+                lambda v: (
+                    isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
+                ),
+                f"a number from {low:g} to {high:g}",
+                default,
+            )
+        )
 
     def whole(self, key: str, default: int, *, low: int, high: int) -> int:
-        return int(self.take(key, lambda v: type(v) is int and low <= v <= high, f"a whole number from {low} to {high}", default))
+        return int(
+            self.take(
+                key,
+                lambda v: type(v) is int and low <= v <= high,
+                f"a whole number from {low} to {high}",
+                default,
+            )
+        )
 
     def truth(self, key: str, default: bool) -> bool:
         return bool(self.take(key, lambda v: isinstance(v, bool), "true or false", default))
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        return str(self.take(key, lambda v: isinstance(v, str) and v in choices, f"one of {', '.join(choices)}", choices[0]))
+        return str(
+            self.take(
+                key,
+                lambda v: isinstance(v, str) and v in choices,
+                f"one of {', '.join(choices)}",
+                choices[0],
+            )
+        )
 
     def mapping(self, key: str, keys: tuple[str, ...] = ()) -> dict[str, Pair]:
         given: dict[str, Pair] = self.take(key, lambda v: isinstance(v, dict), "a mapping", {})

@@ -1,7 +1,11 @@
-"""Change the file system: the few operations that a line makes use of, so that a test can stand between and see in which order they come.
+"""Change the file system: the few operations that a line makes use of, so that a test can stand
+between and see in which order they come.
 
-What is durable when: bytes after `sync_file`, a name (made, renamed, removed) after `sync_folder` of the folder that it is in. Until then a power cut may take any of it, in any order. A rename is
-one change, in one folder or across two: wholly there after a power cut, or not at all, as journaling file systems keep it.
+What is durable when: bytes after `sync_file`, a name (made, renamed, removed) after `sync_folder`
+    of the folder that it is in. Until then a power cut may take any of it, in any order. A rename
+    is
+one change, in one folder or across two: wholly there after a power cut, or not at all, as
+    journaling file systems keep it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Disk", "LocalDisk", "Mounted", "affects_every_item", "is_of_the_item", "is_there", "may_pass"]
+__all__ = [
+    "Disk",
+    "LocalDisk",
+    "Mounted",
+    "affects_every_item",
+    "is_of_the_item",
+    "is_there",
+    "may_pass",
+]
 
 _BLOCK = 1 << 20
 
@@ -64,7 +76,9 @@ class LocalDisk:
         with open(source, "rb") as read, open(_new(path), "wb") as stream:
             shutil.copyfileobj(read, stream, _BLOCK)
         found = source.stat()
-        with contextlib.suppress(OSError, OverflowError):  # not every file system has room for every time
+        with contextlib.suppress(
+            OSError, OverflowError
+        ):  # not every file system has room for every time
             os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def sync_file(self, path: Path) -> None:
@@ -92,7 +106,15 @@ class LocalDisk:
 
 def _new(path: Path) -> int:
     # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    return os.open(
+        path,
+        os.O_WRONLY
+        | os.O_CREAT
+        | os.O_EXCL
+        | getattr(os, "O_BINARY", 0)
+        | getattr(os, "O_CLOEXEC", 0),
+        0o666,
+    )
 
 
 def _synchroniser() -> Callable[[int], None]:
@@ -125,8 +147,20 @@ def _sync(path: Path, mode: int) -> None:
         os.close(handle)
 
 
-#: Errors that come from an item's own name; all others (no space, no permission, a share that is gone) would meet every item.
-_OF_THE_ITEM = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ, errno.ENOTEMPTY, errno.ELOOP})
+# : Errors that come from an item's own name; all others (no space, no permission, a share that is
+# gone) would meet every item.
+_OF_THE_ITEM = frozenset(
+    {
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.EILSEQ,
+        errno.ENOTEMPTY,
+        errno.ELOOP,
+    }
+)
 
 
 def _numbers(*names: str) -> frozenset[int]:
@@ -134,11 +168,55 @@ def _numbers(*names: str) -> frozenset[int]:
 
 
 #: Errors of a disk, a mount or the process, whichever file they are reported for.
-_OF_THE_DISK = _numbers("EIO", "EROFS", "ENOSPC", "EDQUOT", "ESTALE", "EUCLEAN", "EREMOTEIO", "ENOMEDIUM", "EMEDIUMTYPE", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "ENOMEM")
-_OF_THE_NETWORK = _numbers("ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "ENETDOWN", "ENETUNREACH", "ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ESHUTDOWN", "EKEYEXPIRED", "EKEYREVOKED", "ENOKEY", "EBUSY", "EAGAIN", "EINTR")
+_OF_THE_DISK = _numbers(
+    "EIO",
+    "EROFS",
+    "ENOSPC",
+    "EDQUOT",
+    "ESTALE",
+    "EUCLEAN",
+    "EREMOTEIO",
+    "ENOMEDIUM",
+    "EMEDIUMTYPE",
+    "ENODEV",
+    "ENXIO",
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+)
+_OF_THE_NETWORK = _numbers(
+    "ENOTCONN",
+    "EHOSTDOWN",
+    "EHOSTUNREACH",
+    "ETIMEDOUT",
+    "ENETDOWN",
+    "ENETUNREACH",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ECONNABORTED",
+    "ESHUTDOWN",
+    "EKEYEXPIRED",
+    "EKEYREVOKED",
+    "ENOKEY",
+    "EBUSY",
+    "EAGAIN",
+    "EINTR",
+)
 
-#: Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error, another process in the way.
-_OF_A_DATABASE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL})
+# : Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error,
+# another process in the way.
+_OF_A_DATABASE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
 
 
 def is_there(path: Path) -> bool:
@@ -157,7 +235,9 @@ def is_there(path: Path) -> bool:
 
 
 class Mounted:
-    """Remembers what the folders of a line were mounted on when it started. A share that is unmounted leaves an empty folder in its place, which must not be taken for it."""
+    """Remembers what the folders of a line were mounted on when it started. A share that is
+    unmounted leaves an empty folder in its place, which must not be taken for it.
+    """
 
     def __init__(self, *folders: Path) -> None:
         points = _mount_points()
@@ -180,7 +260,9 @@ class Mounted:
                 raise OSError(errno.ENODEV, "nothing is mounted there any more", before)
 
     def lacks(self, folder: Path) -> str:
-        """Say why a folder cannot be used now: it is not there, or not on its mount; nothing if it can."""
+        """Say why a folder cannot be used now: it is not there, or not on its mount; nothing if it
+        can.
+        """
         try:
             self.check(folder)
         except OSError as failed:
@@ -189,13 +271,17 @@ class Mounted:
 
 
 def _mount_points() -> frozenset[str]:
-    """Give the places where something is mounted, but for the root; nothing where the system has no table of them."""
+    """Give the places where something is mounted, but for the root; nothing where the system has no
+    table of them.
+    """
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
             places = [fields[4] for line in table if len(fields := line.split()) > 4]
     except OSError:
         return frozenset()
-    return frozenset(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places) - {"/"}
+    return frozenset(
+        re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places
+    ) - {"/"}
 
 
 def _is_mount(place: str, points: frozenset[str]) -> bool:
@@ -213,29 +299,40 @@ def _mount_point(folder: Path, points: frozenset[str]) -> str:
 
 
 def is_of_the_item(failed: OSError) -> bool:
-    """Whether an error of the file system concerns one item alone, so that the line can go on without it."""
+    """Whether an error of the file system concerns one item alone, so that the line can go on
+    without it.
+    """
     return failed.errno in _OF_THE_ITEM
 
 
 def affects_every_item(failed: BaseException | None, *, network: bool = False) -> OSError | None:
-    """Find, in an exception and its causes, an error of the disk that every other item would meet as well.
+    """Find, in an exception and its causes, an error of the disk that every other item would meet
+    as well.
 
     Params:
-        network: whether errors of a connection count: those of a share, not those of a service that a node talks to.
+        network: whether errors of a connection count: those of a share, not those of a service that
+            a node talks to.
     """
     while failed is not None:
-        if isinstance(failed, OSError) and (failed.errno in _OF_THE_DISK or (network and failed.errno in _OF_THE_NETWORK)):
+        if isinstance(failed, OSError) and (
+            failed.errno in _OF_THE_DISK or (network and failed.errno in _OF_THE_NETWORK)
+        ):
             return failed
         failed = failed.__cause__
     return None
 
 
 def may_pass(failed: BaseException | None) -> bool:
-    """Whether what kept a line from starting may be gone at the next try: an error of a disk or a share, or another process in the way."""
+    """Whether what kept a line from starting may be gone at the next try: an error of a disk or a
+    share, or another process in the way.
+    """
     while failed is not None:
         if affects_every_item(failed, network=True):
             return True
-        if isinstance(failed, sqlite3.OperationalError) and getattr(failed, "sqlite_errorcode", 0) & 0xFF in _OF_A_DATABASE:
+        if (
+            isinstance(failed, sqlite3.OperationalError)
+            and getattr(failed, "sqlite_errorcode", 0) & 0xFF in _OF_A_DATABASE
+        ):
             return True
         failed = failed.__cause__
     return False

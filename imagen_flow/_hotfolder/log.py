@@ -15,9 +15,13 @@ __all__ = ["Log"]
 
 
 class Log:
-    """Appends to a file that may be rotated at any time by renaming it. What cannot be written is let go: a log must not stop a line."""
+    """Appends to a file that may be rotated at any time by renaming it. What cannot be written is
+    let go: a log must not stop a line.
+    """
 
-    def __init__(self, place: Path, *, line: str, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, place: Path, *, line: str, listen: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self.place = place
         self._line = line
         self._listen = listen
@@ -25,11 +29,26 @@ class Log:
 
     def say(self, event: str, **about: Any) -> None:
         """Write down an event."""
-        said = {"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "line": self._line, "event": event, **about}
+        said = {
+            "at": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+            "line": self._line,
+            "event": event,
+            **about,
+        }
         with self._lock:
             with contextlib.suppress(OSError):
-                # Never waits, should it be a pipe that nobody reads. Opened each time, so that a rotated file is let go; one write, so that the lines of several processes do not mix.
-                handle = os.open(self.place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+                # Never waits, should it be a pipe that nobody reads. Opened each time, so that a
+                # rotated file is let go; one write, so that the lines of several processes do not
+                # mix.
+                handle = os.open(
+                    self.place,
+                    os.O_WRONLY
+                    | os.O_CREAT
+                    | os.O_APPEND
+                    | getattr(os, "O_CLOEXEC", 0)
+                    | getattr(os, "O_NONBLOCK", 0),
+                    0o666,
+                )
                 try:
                     os.write(handle, json.dumps(said).encode() + b"\n")
                 finally:

@@ -1,6 +1,8 @@
 """Tell others of items that ended, by a command or a post, without ever holding up the line.
 
-A thread of its own, a queue of a thousand, a time limit each. What finds the queue full is dropped and counted; what fails is logged and not tried again: the log and the journal are the record, this is a bell.
+A thread of its own, a queue of a thousand, a time limit each. What finds the queue full is dropped
+and counted; what fails is logged and not tried again: the log and the journal are the record, this
+is a bell.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Notifier:
         self._dropped = 0
         self._thread: threading.Thread | None = None
         if notify.command or notify.url:
-            self._thread = threading.Thread(target=self._work, name="imagen_flow notify", daemon=True)
+            self._thread = threading.Thread(
+                target=self._work, name="imagen_flow notify", daemon=True
+            )
             self._thread.start()
 
     def tell(self, said: dict[str, Any]) -> None:
@@ -65,27 +69,45 @@ class Notifier:
                 try:
                     ring(json.dumps(said).encode())
                 except Exception as failed:  # whatever it is, the next one may be heard
-                    self._log.say("notify-failed", about=said.get("item"), reason=f"{type(failed).__name__}: {failed}")
+                    self._log.say(
+                        "notify-failed",
+                        about=said.get("item"),
+                        reason=f"{type(failed).__name__}: {failed}",
+                    )
 
     def _call(self, data: bytes) -> None:
         if not self._notify.command:
             return
         command = list(self._notify.command)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
             try:
                 process.communicate(data + b"\n", timeout=self._notify.timeout_s)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(OSError):
                     # Its children too, or they would hold it up as well.
-                    os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+                    (
+                        os.killpg(process.pid, signal.SIGKILL)
+                        if hasattr(os, "killpg")
+                        else process.kill()
+                    )
                 process.wait()
-                raise TimeoutError(f"the command took longer than {self._notify.timeout_s:g} s") from None
+                raise TimeoutError(
+                    f"the command took longer than {self._notify.timeout_s:g} s"
+                ) from None
         if process.returncode:
             raise RuntimeError(f"the command ended with {process.returncode}")
 
     def _post(self, data: bytes) -> None:
         if not self._notify.url:
             return
-        request = urllib.request.Request(self._notify.url, data=data, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self._notify.url, data=data, headers={"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=self._notify.timeout_s) as answer:
             answer.read(1 << 16)

@@ -1,10 +1,17 @@
-"""Put outputs in place, and originals away: in an order in which whatever is lost on the way can be told afterwards.
+"""Put outputs in place, and originals away: in an order in which whatever is lost on the way can be
+told afterwards.
 
-An output is written under a temporary name in the folder that it will be in (`Staged`), and so is every other of the item. Then: their bytes are synced, then those folders, then the journal notes all renames that are left
-(`placing`), then they are carried out and the folders synced, then the journal notes that (`placed`), then the original moves. A temporary file that no journal speaks of is swept away.
+An output is written under a temporary name in the folder that it will be in (`Staged`), and so is
+every other of the item. Then: their bytes are synced, then those folders, then the journal notes
+all renames that are left
+(`placing`), then they are carried out and the folders synced, then the journal notes that
+(`placed`), then the original moves. A temporary file that no journal speaks of is swept away.
 
-The original is moved by one rename where `done` is on the same file system. Elsewhere it is first renamed to a hidden name in its own folder, so that nobody replaces it any more, then copied under a temporary name, synced,
-renamed, and unlinked last. After either rename it is looked at again: if it was replaced in that very moment, the newer file goes back to where it was dropped.
+The original is moved by one rename where `done` is on the same file system. Elsewhere it is first
+renamed to a hidden name in its own folder, so that nobody replaces it any more, then copied under a
+temporary name, synced,
+renamed, and unlinked last. After either rename it is looked at again: if it was replaced in that
+very moment, the newer file goes back to where it was dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +35,8 @@ from .journal import Journal, JournalError
 
 __all__ = ["Staged", "apply", "free_name", "is_applied", "move", "put_text", "sweep"]
 
-#: How many bytes of a name are ours to fill, so that a number, a ticket's ending and that of a reason still fit.
+# : How many bytes of a name are ours to fill, so that a number, a ticket's ending and that of a
+# reason still fit.
 _NAME = 200
 
 _count = itertools.count(1)
@@ -43,19 +51,32 @@ def _digest(data: bytes) -> str:
 
 
 class Staged:
-    """The hands of a Writer that puts off what makes its outputs seen. After the run `seal` gives what is left to do, or `discard` removes all traces.
+    """The hands of a Writer that puts off what makes its outputs seen. After the run `seal` gives
+    what is left to do, or `discard` removes all traces.
 
     Params:
-        root: the output folder, which is there; that it has vanished is the line's trouble, not something to mend by making it again.
+        root: the output folder, which is there; that it has vanished is the line's trouble, not
+            something to mend by making it again.
         mounted: what it is mounted on.
         source: whose outputs they are: the item's path.
-        twin: gives a file that has what was written (to a temporary name, and in bytes) already and may be linked to, or None.
+        twin: gives a file that has what was written (to a temporary name, and in bytes) already and
+            may be linked to, or None.
     """
 
-    def __init__(self, root: Path, mounted: Mounted, disk: Disk, journal: Journal, source: str, *, twin: Callable[[Path, bytes], Path | None] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        mounted: Mounted,
+        disk: Disk,
+        journal: Journal,
+        source: str,
+        *,
+        twin: Callable[[Path, bytes], Path | None] | None = None,
+    ) -> None:
         self.root = root
         self.steps: list[dict[str, Any]] = []
-        #: The first fault of the file system, which tells the line's troubles from an item's, and the first of the journal, which is never an item's.
+        # : The first fault of the file system, which tells the line's troubles from an item's, and
+        # the first of the journal, which is never an item's.
         self.trouble: OSError | None = None
         self.fault: JournalError | None = None
         self._mounted = mounted
@@ -68,7 +89,11 @@ class Staged:
     def name(self, path: Path) -> str:
         """What the journal calls an output: its path below the output folder."""
         real, root = os.path.realpath(path.parent), os.path.realpath(self.root)
-        return os.path.join(os.path.relpath(real, root), path.name).removeprefix("." + os.sep).replace(os.sep, "/")
+        return (
+            os.path.join(os.path.relpath(real, root), path.name)
+            .removeprefix("." + os.sep)
+            .replace(os.sep, "/")
+        )
 
     def taken(self, path: Path) -> str:
         name = self.name(path)
@@ -85,7 +110,9 @@ class Staged:
             if path == self.root:
                 self._mounted.check(path)
                 if not path.is_dir():
-                    raise FileNotFoundError(errno.ENOENT, "the folder for outputs is gone", str(path))
+                    raise FileNotFoundError(
+                        errno.ENOENT, "the folder for outputs is gone", str(path)
+                    )
             elif not path.is_dir():
                 self._disk.mkdir(path)
                 self._disk.sync_folder(path.parent)
@@ -107,7 +134,9 @@ class Staged:
         except OSError as failed:
             _drop({"do": "put", "temporary": str(temporary)}, self._disk)
             self._note(failed)
-        self._add({"do": "put", "temporary": str(temporary), "to": str(path), "digest": _digest(data)})
+        self._add(
+            {"do": "put", "temporary": str(temporary), "to": str(path), "digest": _digest(data)}
+        )
 
     def put_folder(self, path: Path, value: Folder | Model) -> None:
         temporary = _temporary(path.parent, self._journal.token)
@@ -129,7 +158,14 @@ class Staged:
         except OSError as failed:
             _drop({"do": "folder", "temporary": str(temporary)}, self._disk)
             self._note(failed)
-        self._add({"do": "folder", "temporary": str(temporary), "to": str(path), "old": str(_temporary(path.parent, self._journal.token, ".old"))})
+        self._add(
+            {
+                "do": "folder",
+                "temporary": str(temporary),
+                "to": str(path),
+                "old": str(_temporary(path.parent, self._journal.token, ".old")),
+            }
+        )
 
     def remove(self, path: Path) -> None:
         self._add({"do": "remove", "to": str(path)})
@@ -166,7 +202,8 @@ class Staged:
 
 
 def _drop(step: dict[str, Any], disk: Disk) -> None:
-    # On a disk that has become read-only even the removal of a file that is not there is refused. What is left is swept away later.
+    # On a disk that has become read-only even the removal of a file that is not there is refused.
+    # What is left is swept away later.
     with contextlib.suppress(OSError):
         if step["do"] == "folder":
             disk.remove_tree(Path(step["temporary"]))
@@ -221,7 +258,11 @@ def sweep(journal: Journal, disk: Disk) -> int:
     count = 0
     for folder in journal.touched():
         try:
-            names = [e.name for e in os.scandir(folder) if e.name.startswith(OURS) and e.name.endswith((".tmp", ".old"))]
+            names = [
+                e.name
+                for e in os.scandir(folder)
+                if e.name.startswith(OURS) and e.name.endswith((".tmp", ".old"))
+            ]
         except OSError:
             continue
         for name in names:
@@ -238,11 +279,14 @@ def sweep(journal: Journal, disk: Disk) -> int:
     return count
 
 
-# -- originals ---------------------------------------------------------------------------------------------------------------------------
+# -- originals
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def free_name(folder: Path, path: str, endings: list[str], is_kept: Callable[[str], bool]) -> str:
-    """Give a name below `folder` for an original, the same or with a number, that neither it nor what goes with it (`endings` of its name) would take from something else."""
+    """Give a name below `folder` for an original, the same or with a number, that neither it nor
+    what goes with it (`endings` of its name) would take from something else.
+    """
     head, slash, name = path.rpartition("/")
     stem, ending = os.path.splitext(name)
     room = _NAME - len(os.fsencode(ending))
@@ -252,7 +296,9 @@ def free_name(folder: Path, path: str, endings: list[str], is_kept: Callable[[st
         stem = f"{os.fsencode(stem)[: room - 9].decode(errors='ignore')}-{mark}"
     for number in itertools.count(1):
         called = f"{head}{slash}{stem}{'' if number == 1 else f'-{number}'}{ending}"
-        if not is_kept(called) and not any(is_there(folder / f"{called}{more}") for more in ("", *endings)):
+        if not is_kept(called) and not any(
+            is_there(folder / f"{called}{more}") for more in ("", *endings)
+        ):
             return called
     raise AssertionError
 
@@ -287,8 +333,18 @@ def put_text(place: Path, text: str, disk: Disk, journal: Journal) -> None:
     disk.sync_folder(place.parent)
 
 
-def move(source: Path, to: Path, *, number: int, is_same: Callable[[Path], bool], holds: Callable[[Path], bool], disk: Disk, journal: Journal) -> str:
-    """Move an original, also if part of that has been done already. The folder that it goes to is there.
+def move(
+    source: Path,
+    to: Path,
+    *,
+    number: int,
+    is_same: Callable[[Path], bool],
+    holds: Callable[[Path], bool],
+    disk: Disk,
+    journal: Journal,
+) -> str:
+    """Move an original, also if part of that has been done already. The folder that it goes to is
+    there.
 
     Params:
         number: the item's, which names it while it is on its way.
@@ -296,10 +352,13 @@ def move(source: Path, to: Path, *, number: int, is_same: Callable[[Path], bool]
         holds: whether a file has its content.
 
     Returns:
-        ``moved``; ``replaced``: another file is in its place, and stays there; ``gone``: it is nowhere; ``taken``: something else is where it was to go.
+        ``moved``; ``replaced``: another file is in its place, and stays there; ``gone``: it is
+        nowhere; ``taken``: something else is where it was to go.
     """
     # In its own folder, with its ending, so that whoever finds it knows what it is.
-    away = source.with_name(f"{OURS}{journal.name}-{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}")
+    away = source.with_name(
+        f"{OURS}{journal.name}-{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}"
+    )
     there = holds(to)
     if is_there(away):
         if not there:
@@ -354,7 +413,9 @@ def _copy(away: Path, to: Path, disk: Disk, journal: Journal) -> None:
 
 
 def _put_back(place: Path, source: Path, disk: Disk) -> None:
-    """Put a file back that came along by mistake; what is in its old place by now stays, and it gets a number."""
+    """Put a file back that came along by mistake; what is in its old place by now stays, and it
+    gets a number.
+    """
     stem, ending = os.path.splitext(source.name)
     for count in itertools.count(1):
         back = source if count == 1 else source.with_name(f"{stem}-{count}{ending}")

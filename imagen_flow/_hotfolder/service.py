@@ -1,12 +1,15 @@
-"""Run a line: a thread that takes in, a thread that keeps time, and as many that work as the line says.
+"""Run a line: a thread that takes in, a thread that keeps time, and as many that work as the line
+says.
 
 ::
 
-    intake   changes in the folder → seen                       (an observer that dies is begun anew; a rescan finds what was missed)
+    intake   changes in the folder → seen                       (an observer that dies is begun
+    anew; a rescan finds what was missed)
     keeper   seen → settled; renews leases; notices a drain; rescans now and then
     worker   settled → running → … → done | failed
 
-They meet in the journal alone, so it makes no difference whether they belong to one process or to several.
+They meet in the journal alone, so it makes no difference whether they belong to one process or to
+several.
 """
 
 from __future__ import annotations
@@ -82,23 +85,58 @@ class RunningLine:
         GraphError: one of its folders cannot be created.
     """
 
-    def __init__(self, recipe: Recipe, tools: Tools, *, once: bool = False, drain: bool = False, disk: Disk | None = None, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tools: Tools,
+        *,
+        once: bool = False,
+        drain: bool = False,
+        disk: Disk | None = None,
+        listen: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         line = self.line = recipe.line
         for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
             # Made now or never: one that is gone later is a share that is gone.
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as failed:
-                why = "it is a file" if isinstance(failed, FileExistsError) else (failed.strerror or str(failed)).lower()
+                why = (
+                    "it is a file"
+                    if isinstance(failed, FileExistsError)
+                    else (failed.strerror or str(failed)).lower()
+                )
                 mark = line.marks.get(key, line.marks["in"])
-                raise GraphError([Problem("bad-path", f"the folder for '{key}' cannot be created", mark, f"{folder}: {why}", f"create it, or name another with '{key}:'")]) from failed
+                raise GraphError(
+                    [
+                        Problem(
+                            "bad-path",
+                            f"the folder for '{key}' cannot be created",
+                            mark,
+                            f"{folder}: {why}",
+                            f"create it, or name another with '{key}:'",
+                        )
+                    ]
+                ) from failed
         self.disk = disk or LocalDisk()
         self.journal = Journal(line.journal, lease_s=line.lease_s)
         self.log = Log(line.log, line=line.name, listen=listen)
         self.intake = Intake(line)
         self.notifier = Notifier(line.notify, self.log)
         self.mounted = Mounted(line.inbox, line.out, line.done, line.failed)
-        self.shop = Shop(recipe, self.journal, self.intake, self.disk, self.log, self.notifier.tell, tools.store, tools.pool, tools.options, tools.settings, mounted=self.mounted)
+        self.shop = Shop(
+            recipe,
+            self.journal,
+            self.intake,
+            self.disk,
+            self.log,
+            self.notifier.tell,
+            tools.store,
+            tools.pool,
+            tools.options,
+            tools.settings,
+            mounted=self.mounted,
+        )
         self.once, self.drain = once, drain
         #: Why the line cannot go on, if it cannot.
         self.fault: BaseException | None = None
@@ -120,7 +158,8 @@ class RunningLine:
         self._workers: list[threading.Thread] = []
         self._others: list[threading.Thread] = []
 
-    # -- from outside ------------------------------------------------------------------------------------------------------------
+    # -- from outside
+    # ------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin."""
@@ -133,17 +172,40 @@ class RunningLine:
             self.log.say("warning", reason=words)
         self._restore()
         for number in range(self.line.concurrency):
-            self._workers.append(threading.Thread(target=self._guarded, args=(self._work,), name=f"{self.line.name} worker {number + 1}", daemon=True))
-        self._others.append(threading.Thread(target=self._guarded, args=(self._keep,), name=f"{self.line.name} keeper", daemon=True))
+            self._workers.append(
+                threading.Thread(
+                    target=self._guarded,
+                    args=(self._work,),
+                    name=f"{self.line.name} worker {number + 1}",
+                    daemon=True,
+                )
+            )
+        self._others.append(
+            threading.Thread(
+                target=self._guarded,
+                args=(self._keep,),
+                name=f"{self.line.name} keeper",
+                daemon=True,
+            )
+        )
         if not self.drain:
-            self._others.append(threading.Thread(target=self._guarded, args=(self._take_in,), name=f"{self.line.name} intake", daemon=True))
+            self._others.append(
+                threading.Thread(
+                    target=self._guarded,
+                    args=(self._take_in,),
+                    name=f"{self.line.name} intake",
+                    daemon=True,
+                )
+            )
         else:
             self._scanned.set()
         for thread in (*self._others, *self._workers):
             thread.start()
 
     def stop(self) -> None:
-        """Ask the line to end: running items may finish for `stop_s`, then they are given back. Returns at once; safe from any thread."""
+        """Ask the line to end: running items may finish for `stop_s`, then they are given back.
+        Returns at once; safe from any thread.
+        """
         self._stopping.set()
         self._taking_in.set()
         with self._wake:
@@ -173,13 +235,20 @@ class RunningLine:
         for thread in self._others:
             thread.join(2.0)
         self.notifier.close()
-        self.log.say("stopped", worker=self.journal.token, **({"fault": str(self.fault)} if self.fault else {}))
+        self.log.say(
+            "stopped",
+            worker=self.journal.token,
+            **({"fault": str(self.fault)} if self.fault else {}),
+        )
         self.journal.close()
 
-    # -- threads -----------------------------------------------------------------------------------------------------------------
+    # -- threads
+    # -----------------------------------------------------------------------------------------------------------------
 
     def _guarded(self, body: Callable[[], None]) -> None:
-        """Run a thread; if it cannot go on, neither can the line, and whoever supervises the process begins it anew."""
+        """Run a thread; if it cannot go on, neither can the line, and whoever supervises the
+        process begins it anew.
+        """
         try:
             body()
         except BaseException as odd:
@@ -198,13 +267,27 @@ class RunningLine:
             except FileNotFoundError:  # another worker has just moved it on
                 continue
             except OSError as failed:
-                self.log.say("watching", reason=f"{place} cannot be restored: {(failed.strerror or str(failed)).lower()}")
+                self.log.say(
+                    "watching",
+                    reason=(
+                        f"{place} cannot be restored: {(failed.strerror or str(failed)).lower()}"
+                    ),
+                )
 
     def _take_in(self) -> None:
         line = self.line
         while not self._taking_in.is_set():
             try:
-                for changed in changes((line.inbox,), settle_s=0.05, poll=line.poll, poll_s=line.poll_s, recursive=line.folders != "ignored", cancel=self._taking_in, ignore=self.intake.is_own, notice=self._notice):
+                for changed in changes(
+                    (line.inbox,),
+                    settle_s=0.05,
+                    poll=line.poll,
+                    poll_s=line.poll_s,
+                    recursive=line.folders != "ignored",
+                    cancel=self._taking_in,
+                    ignore=self.intake.is_own,
+                    notice=self._notice,
+                ):
                     if line.inbox in changed:
                         self.scan()
                     else:
@@ -243,7 +326,9 @@ class RunningLine:
             self._unseen = ""
             if passed.words() != self._passed_over:
                 self._passed_over = passed.words()
-                self.log.say("passed-over", reason=self._passed_over or "nothing", count=passed.count())
+                self.log.say(
+                    "passed-over", reason=self._passed_over or "nothing", count=passed.count()
+                )
             self._scanned.set()
         return count
 
@@ -261,7 +346,12 @@ class RunningLine:
             self._seen([found])
 
     def _seen(self, some: list[Any]) -> int:
-        new = self.journal.look(some, settled=self.line.settle_s == 0 and not self.line.sentinel and self.line.ticket != "required")
+        new = self.journal.look(
+            some,
+            settled=self.line.settle_s == 0
+            and not self.line.sentinel
+            and self.line.ticket != "required",
+        )
         for path in new:
             self.log.say("seen", item=path)
         self._rouse()
@@ -283,7 +373,9 @@ class RunningLine:
                 if self._missed.is_set() and not self._taking_in.is_set():
                     self._missed.clear()
                     self.scan()
-                while journal.settle(line.settle_s, partial(self.intake.look, names=Names()), self.intake.wants):
+                while journal.settle(
+                    line.settle_s, partial(self.intake.look, names=Names()), self.intake.wants
+                ):
                     self._rouse()
             now = time.monotonic()
             if now - renewed > line.lease_s / 3:
@@ -308,21 +400,44 @@ class RunningLine:
             wait_s = self._trouble_until - time.monotonic()
             with self._wake:
                 # One that has killed a process before is alone, so that no other is blamed.
-                item = None if wait_s > 0 or self._alone else journal.claim(line.priority, kills=line.kills, busy=self._busy > 0)
+                item = (
+                    None
+                    if wait_s > 0 or self._alone
+                    else journal.claim(line.priority, kills=line.kills, busy=self._busy > 0)
+                )
                 if item is not None:
                     self._busy += 1
                     self._alone = item.kills > 0 and item.state == "running"
             if item is None:
-                if wait_s <= 0 and (self.once or self.drain) and self._scanned.is_set() and not self._busy and journal.active() == 0:
+                if (
+                    wait_s <= 0
+                    and (self.once or self.drain)
+                    and self._scanned.is_set()
+                    and not self._busy
+                    and journal.active() == 0
+                ):
                     with self._wake:
                         unready = 0 if self._stopping.is_set() else journal.unready()
                         self._stopping.set()
                     if unready:
-                        self.log.say("left", count=unready, reason=f"{unready:,} not ready: to be filled, or for a ticket or sentinel to come")
+                        self.log.say(
+                            "left",
+                            count=unready,
+                            reason=(
+                                f"{unready:,} not ready: to be filled, or for a ticket or sentinel"
+                                " to come"
+                            ),
+                        )
                     self.stop()
                     return
                 with self._wake:
-                    self._wake.wait(min(_IDLE_S, wait_s) if wait_s > 0 else 0.05 if self.once or self.drain else _IDLE_S)
+                    self._wake.wait(
+                        min(_IDLE_S, wait_s)
+                        if wait_s > 0
+                        else 0.05
+                        if self.once or self.drain
+                        else _IDLE_S
+                    )
                 continue
             try:
                 result = self.shop.do(item, self._cancel)
@@ -357,4 +472,6 @@ class RunningLine:
     def _note(self, name: str, reason: str) -> None:
         """Let `status` know what keeps the line waiting."""
         with contextlib.suppress(JournalError):  # it may be what is in trouble
-            self.journal.write_note(name, json.dumps({"worker": self.journal.token, "reason": reason} if reason else {}))
+            self.journal.write_note(
+                name, json.dumps({"worker": self.journal.token, "reason": reason} if reason else {})
+            )

@@ -1,6 +1,8 @@
 """Read a ticket: untrusted text that sets inputs of the graph for one item.
 
-It may set the inputs that the line allows (by default every plain one that the line itself does not give the file to, and that chooses no model). It is never scanned for ``${``: its texts are texts. Paths in it lead
+It may set the inputs that the line allows (by default every plain one that the line itself does not
+give the file to, and that chooses no model). It is never scanned for ``${``: its texts are texts.
+Paths in it lead
 into the watched folder or nowhere, and not by a link.
 """
 
@@ -24,7 +26,9 @@ __all__ = ["MOST_BYTES", "read_ticket", "read_value"]
 MOST_BYTES = 64 << 10
 
 
-def read_ticket(place: Path, graph: Graph, *, allowed: Collection[str], inbox: Path, links: bool = False) -> dict[str, Any]:
+def read_ticket(
+    place: Path, graph: Graph, *, allowed: Collection[str], inbox: Path, links: bool = False
+) -> dict[str, Any]:
     """Give the values that a ticket sets.
 
     Params:
@@ -35,31 +39,74 @@ def read_ticket(place: Path, graph: Graph, *, allowed: Collection[str], inbox: P
         OSError: it cannot be read.
     """
     shown = place.name
-    handle = os.open(place, os.O_RDONLY | (0 if links else getattr(os, "O_NOFOLLOW", 0)) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    handle = os.open(
+        place,
+        os.O_RDONLY
+        | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+        | getattr(os, "O_NONBLOCK", 0)
+        | getattr(os, "O_BINARY", 0)
+        | getattr(os, "O_CLOEXEC", 0),
+    )
     with open(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise GraphError([Problem("unreadable", f"the ticket {shown} is not a regular file")])
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise GraphError([Problem("too-large", f"a ticket has at most {MOST_BYTES >> 10} KiB", Mark(Source(shown, ""), 1, 1))])
+        raise GraphError(
+            [
+                Problem(
+                    "too-large",
+                    f"a ticket has at most {MOST_BYTES >> 10} KiB",
+                    Mark(Source(shown, ""), 1, 1),
+                )
+            ]
+        )
     written = read_words(data, name=shown, references=False)
     problems = list(written.problems)
     values: dict[str, Any] = {}
     root = written.word
     if root is not None and root.value is not UNREADABLE and root.value is not None:
         if not isinstance(root.value, dict):
-            problems.append(Problem("bad-shape", "a ticket is a mapping of inputs", root.mark, fix="write lines such as scale: 3"))
+            problems.append(
+                Problem(
+                    "bad-shape",
+                    "a ticket is a mapping of inputs",
+                    root.mark,
+                    fix="write lines such as scale: 3",
+                )
+            )
         else:
             pairs: dict[str, Pair] = root.value
             for name, pair in pairs.items():
                 if name not in allowed:
-                    why = "the line does not allow it" if name in graph.inputs else "the graph has no such input"
-                    problems.append(Problem("unknown-input", f"a ticket cannot set '{name}'", pair.key.mark, why, nearest(name, allowed, what="it can set")))
+                    why = (
+                        "the line does not allow it"
+                        if name in graph.inputs
+                        else "the graph has no such input"
+                    )
+                    problems.append(
+                        Problem(
+                            "unknown-input",
+                            f"a ticket cannot set '{name}'",
+                            pair.key.mark,
+                            why,
+                            nearest(name, allowed, what="it can set"),
+                        )
+                    )
                     continue
                 try:
-                    values[name] = read_value(pair.value, graph.inputs[name].type, base=place.parent, within=inbox)
+                    values[name] = read_value(
+                        pair.value, graph.inputs[name].type, base=place.parent, within=inbox
+                    )
                 except BadValue as odd:
-                    problems.append(Problem("bad-input", f"input '{name}' {odd}", pair.value.mark, fix=nearest(odd.given, odd.known) if odd.known else ""))
+                    problems.append(
+                        Problem(
+                            "bad-input",
+                            f"input '{name}' {odd}",
+                            pair.value.mark,
+                            fix=nearest(odd.given, odd.known) if odd.known else "",
+                        )
+                    )
     if problems:
         raise GraphError(problems)
     return values
@@ -78,7 +125,11 @@ def read_value(word: Word, type_: PortType, *, base: Path, within: Path | None =
     value = _plain(word)
     if type_.kind in ("file", "folder"):
         return _path(value, type_, base, within)
-    if type_.kind == "list" and type_.element is not None and type_.element.kind in ("file", "folder"):
+    if (
+        type_.kind == "list"
+        and type_.element is not None
+        and type_.element.kind in ("file", "folder")
+    ):
         if not isinstance(value, list):
             raise BadValue(f"takes {type_.words}")
         return [_path(item, type_.element, base, within) for item in value]

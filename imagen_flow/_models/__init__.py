@@ -1,10 +1,16 @@
 """Find models, name them by what they hold, and keep them loaded for as long as they are needed.
 
-`resolve` turns a reference into files on this machine and a fingerprint, without torch and without the network. `ModelPool` holds what is loaded: each model once,
+`resolve` turns a reference into files on this machine and a fingerprint, without torch and without
+the network. `ModelPool` holds what is loaded: each model once,
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
-The modules, from the ground up: `references` (how a model is written), `files` (which of its files count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers` (what its files name must be among them), `locate` (from a reference to a `Model`), `hub` (the only part that uses the network) and `estimates` (what it weighs); `oom` (when memory runs out), `quiet`, `placement` (where a module runs, and where it waits), `attention` (which kernels it runs with) and `tensors`; `pool`; `leasing` (what a step is given, and what happens when memory runs out under it).
+The modules, from the ground up: `references` (how a model is written), `files` (which of its files
+    count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
+theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers`
+(what its files name must be among them), `locate` (from a reference to a `Model`), `hub` (the only
+part that uses the network) and `estimates` (what it weighs); `oom` (when memory runs out), `quiet`,
+`placement` (where a module runs, and where it waits), `attention` (which kernels it runs with) and
+`tensors`; `pool`; `leasing` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache
@@ -15,7 +21,19 @@ from .locate import STRICT, Terms, base_reference, is_tiny, resolve
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .oom import is_out_of_memory, with_memory_ladder
 from .placement import place_module
-from .pool import Identity, ModelPool, admit, called, default_budget, heeded, identities_of, identity_of, joined, leaves, weight_of
+from .pool import (
+    Identity,
+    ModelPool,
+    admit,
+    called,
+    default_budget,
+    heeded,
+    identities_of,
+    identity_of,
+    joined,
+    leaves,
+    weight_of,
+)
 from .quiet import quiet_libraries
 from .references import BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
 from .signs import is_unchanged

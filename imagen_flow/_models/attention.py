@@ -1,8 +1,12 @@
-"""Give each step the implementation of attention that it asks for, also where several steps compute at once.
+"""Give each step the implementation of attention that it asks for, also where several steps compute
+at once.
 
-torch's switch is one for the whole process, and what it is set to changes the last bits of a picture: a step that ran under another's would be kept under a key that is not its own. So steps that ask for
+torch's switch is one for the whole process, and what it is set to changes the last bits of a
+picture: a step that ran under another's would be kept under a key that is not its own. So steps
+that ask for
 the same run beside one another, and others wait for them, in the order in which they came.
-A step may run a graph of its own, and waits for it: for so long it gives its hold to the steps of that graph.
+A step may run a graph of its own, and waits for it: for so long it gives its hold to the steps of
+    that graph.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ PATIENCE_S = 60.0
 
 @dataclass(eq=False)
 class _Hold:
-    """A step's hold of the switch: whether it has it now, to how many steps of graphs that it runs it has given it, and whether it has ended."""
+    """A step's hold of the switch: whether it has it now, to how many steps of graphs that it runs
+    it has given it, and whether it has ended.
+    """
 
     name: str
     has: bool = False
@@ -32,7 +38,9 @@ class _Hold:
 
 
 class _Switch:
-    """What torch's switch is set to, and by how many. It is torch's, one for the process, and so is this."""
+    """What torch's switch is set to, and by how many. It is torch's, one for the process, and so is
+    this.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -42,11 +50,18 @@ class _Switch:
         self.set = ExitStack()
 
     def take(self, hold: _Hold, *, at_once: bool = False) -> None:
-        """Wait until it can be set as wanted, and set it; or until that is no longer wanted, when it is taken back."""
+        """Wait until it can be set as wanted, and set it; or until that is no longer wanted, when
+        it is taken back.
+        """
         with self.changed:
             if not at_once:
                 self.queue.append(hold)
-                self.changed.wait_for(lambda: self._is_ready(hold) and (self.queue[0] is hold or not _is_wanted(hold)), timeout=PATIENCE_S)
+                self.changed.wait_for(
+                    lambda: (
+                        self._is_ready(hold) and (self.queue[0] is hold or not _is_wanted(hold))
+                    ),
+                    timeout=PATIENCE_S,
+                )
                 # Who came first may wait for one that waits for this.
                 self.changed.wait_for(lambda: self._is_ready(hold))
                 self.queue.remove(hold)
@@ -81,9 +96,11 @@ _SWITCH = _Switch()
 
 @contextmanager
 def attending(name: str) -> Iterator[None]:
-    """Let torch use one implementation of attention alone, or with ``auto`` the one that it chooses, for as long as the context lasts; wait while others use another.
+    """Let torch use one implementation of attention alone, or with ``auto`` the one that it
+    chooses, for as long as the context lasts; wait while others use another.
 
-    Source: ``torch.nn.attention.sdpa_kernel``; where that implementation cannot do what is asked, torch raises.
+    Source: ``torch.nn.attention.sdpa_kernel``; where that implementation cannot do what is asked,
+        torch raises.
     """
     outer, hold = STARTED_IN.get(), _Hold(name)
     alike = outer is None or outer.name == name
@@ -113,6 +130,11 @@ def _only(name: str) -> Iterator[None]:
         return
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    kernels = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+    kernels = {
+        "math": SDPBackend.MATH,
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+    }
     with sdpa_kernel(kernels[name]):
         yield

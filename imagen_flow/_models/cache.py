@@ -1,4 +1,6 @@
-"""Read the hub's cache on this machine, where its libraries keep what they downloaded: ``models--org--name/{refs,snapshots,blobs}``. The network is not used."""
+"""Read the hub's cache on this machine, where its libraries keep what they downloaded:
+``models--org--name/{refs,snapshots,blobs}``. The network is not used.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ __all__ = ["cached", "commit_of", "hub_cache", "recorded", "repository_folder", 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
     """Say where the hub's libraries keep what they downloaded."""
-    for name, below in (("HF_HUB_CACHE", ()), ("HUGGINGFACE_HUB_CACHE", ()), ("HF_HOME", ("hub",)), ("XDG_CACHE_HOME", ("huggingface", "hub"))):
+    for name, below in (
+        ("HF_HUB_CACHE", ()),
+        ("HUGGINGFACE_HUB_CACHE", ()),
+        ("HF_HOME", ("hub",)),
+        ("XDG_CACHE_HOME", ("huggingface", "hub")),
+    ):
         if environ.get(name):
             return Path(environ[name], *below).expanduser()
     return Path.home() / ".cache" / "huggingface" / "hub"
@@ -27,7 +34,8 @@ def repository_folder(name: str, environ: Mapping[str, str] = os.environ) -> Pat
 
 
 def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> str:
-    """Give the commit that the cache knows for a revision: a branch or tag by what was recorded, a commit by its first digits; nothing if it knows none.
+    """Give the commit that the cache knows for a revision: a branch or tag by what was recorded, a
+    commit by its first digits; nothing if it knows none.
 
     Raises:
         UnresolvedModel: the digits fit several commits.
@@ -40,29 +48,54 @@ def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> 
         commit = ""
         if re.fullmatch(r"[0-9a-f]{6,40}", revision):
             try:
-                known = sorted(entry.name for entry in (repository / "snapshots").iterdir() if entry.name.startswith(revision))
+                known = sorted(
+                    entry.name
+                    for entry in (repository / "snapshots").iterdir()
+                    if entry.name.startswith(revision)
+                )
             except OSError:
                 known = []
             if len(known) > 1:
-                raise UnresolvedModel(f"unresolved: 'hf:{reference.name}@{revision}' names {len(known)} commits", why=f"they are {', '.join(known)}", fix="write more digits of the commit") from None
+                raise UnresolvedModel(
+                    f"unresolved: 'hf:{reference.name}@{revision}' names {len(known)} commits",
+                    why=f"they are {', '.join(known)}",
+                    fix="write more digits of the commit",
+                ) from None
             commit = known[0] if known else ""
     return commit if re.fullmatch(r"[0-9a-f]{6,64}", commit) else ""
 
 
 def cached(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str, str, int]]:
-    """List what the cache holds of models: repository, commit, the branches and tags that lead to it, and the bytes that its files take."""
+    """List what the cache holds of models: repository, commit, the branches and tags that lead to
+    it, and the bytes that its files take.
+    """
     found = []
     for folder in sorted(hub_cache(environ).glob("models--*")):
         refs: dict[str, list[str]] = {}
         for ref in sorted(path for path in (folder / "refs").rglob("*") if path.is_file()):
-            refs.setdefault(ref.read_text("ascii", errors="replace").strip(), []).append(ref.relative_to(folder / "refs").as_posix())
-        for held in sorted(path for path in (folder / "snapshots").glob("*") if re.fullmatch(r"[0-9a-f]{40}", path.name) and path.is_dir() and not path.is_symlink()):
+            refs.setdefault(ref.read_text("ascii", errors="replace").strip(), []).append(
+                ref.relative_to(folder / "refs").as_posix()
+            )
+        for held in sorted(
+            path
+            for path in (folder / "snapshots").glob("*")
+            if re.fullmatch(r"[0-9a-f]{40}", path.name) and path.is_dir() and not path.is_symlink()
+        ):
             size = sum(path.stat().st_size for path in held.rglob("*") if path.is_file())
-            found.append((folder.name.removeprefix("models--").replace("--", "/"), held.name, ", ".join(refs.get(held.name, ())), size))
+            found.append(
+                (
+                    folder.name.removeprefix("models--").replace("--", "/"),
+                    held.name,
+                    ", ".join(refs.get(held.name, ())),
+                    size,
+                )
+            )
     return found
 
 
-def snapshot(reference: Reference, text: str, environ: Mapping[str, str] = os.environ, *, commit: str = "") -> Path:
+def snapshot(
+    reference: Reference, text: str, environ: Mapping[str, str] = os.environ, *, commit: str = ""
+) -> Path:
     """Find the folder of a repository's revision, or of the `commit` that a lock names.
 
     Raises:
@@ -74,18 +107,39 @@ def snapshot(reference: Reference, text: str, environ: Mapping[str, str] = os.en
     found = commit or commit_of(reference, environ)
     folder = repository / "snapshots" / found
     if not found or not folder.is_dir():
-        held = ("commit " if commit else "revision ") + revision + " of it" if repository.is_dir() else "it"
-        others = [] if repository.is_dir() else [place.name.removeprefix("models--").replace("--", "/") for place in cache.glob("models--*")]
+        held = (
+            ("commit " if commit else "revision ") + revision + " of it"
+            if repository.is_dir()
+            else "it"
+        )
+        others = (
+            []
+            if repository.is_dir()
+            else [
+                place.name.removeprefix("models--").replace("--", "/")
+                for place in cache.glob("models--*")
+            ]
+        )
         near = nearest(reference.name, others)
         fix = f"{near} Else run" if near.startswith("did") else "run"
-        raise UnresolvedModel(f"unresolved: '{text}' is not on this machine", why=f"the hub's cache {cache} does not hold {held}", fix=f"{fix} `imagen-flow models pull {text}`")
+        raise UnresolvedModel(
+            f"unresolved: '{text}' is not on this machine",
+            why=f"the hub's cache {cache} does not hold {held}",
+            fix=f"{fix} `imagen-flow models pull {text}`",
+        )
     return folder
 
 
 def recorded(path: Path) -> str:
-    """Give the digest under which the hub's cache holds a file: its sha256, or the git digest of a small one; nothing if it is no link into the cache."""
+    """Give the digest under which the hub's cache holds a file: its sha256, or the git digest of a
+    small one; nothing if it is no link into the cache.
+    """
     try:
         blob = Path(os.readlink(path))
     except OSError:
         return ""
-    return blob.name if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) else ""
+    return (
+        blob.name
+        if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name)
+        else ""
+    )

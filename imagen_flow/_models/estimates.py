@@ -1,4 +1,6 @@
-"""Say how large a model is on the disk and how much memory its weights will take, from the headers of its files. No torch."""
+"""Say how large a model is on the disk and how much memory its weights will take, from the headers
+of its files. No torch.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,32 @@ __all__ = ["Estimate", "estimate", "size_of"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a model weighs, in bytes: its needed weights on the disk, and in memory once loaded. What running it takes besides (activations) is not in it."""
+    """What a model weighs, in bytes: its needed weights on the disk, and in memory once loaded.
+    What running it takes besides (activations) is not in it.
+    """
 
     disk_bytes: int
     memory_bytes: int
-    #: Memory by the folder directly below that holds the weights; one file, or weights beside no folder, have the empty name.
+    # : Memory by the folder directly below that holds the weights; one file, or weights beside no
+    # folder, have the empty name.
     parts: tuple[tuple[str, int], ...]
 
 
 def size_of(model: Model, *parts: str) -> int:
-    """Give the bytes of a model's weights on the disk, or of those in some of its folders (the empty name: beside none); of several copies of the same weights, the one that is needed counts."""
-    return sum(path.stat().st_size for name, path in _weights(model) if not parts or _part_of(name) in parts)
+    """Give the bytes of a model's weights on the disk, or of those in some of its folders (the
+    empty name: beside none); of several copies of the same weights, the one that is needed counts.
+    """
+    return sum(
+        path.stat().st_size
+        for name, path in _weights(model)
+        if not parts or _part_of(name) in parts
+    )
 
 
 def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
-    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved quantized (GGUF, parts whose configuration says so) keeps its size; a part of another model that stands in for its own is counted in its place.
+    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved
+    quantized (GGUF, parts whose configuration says so) keeps its size; a part of another model that
+    stands in for its own is counted in its place.
 
     Raises:
         OSError, ValueError: a file is not whole.
@@ -41,9 +54,21 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
         disk += size
         header = read_header(path) if name.endswith(".safetensors") else None
         loaded = None if _is_quantized(path.parent) else dtype
-        for part, beginning in model.base.holds if model.base is not None and path == model.path else [(_part_of(name), "")]:
-            held = {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)} if header is not None else None
-            parts[part] = parts.get(part, 0) + (bytes_in_memory(held, loaded, quantization=quantization) if held is not None else size)
+        for part, beginning in (
+            model.base.holds
+            if model.base is not None and path == model.path
+            else [(_part_of(name), "")]
+        ):
+            held = (
+                {tensor: entry for tensor, entry in header.items() if tensor.startswith(beginning)}
+                if header is not None
+                else None
+            )
+            parts[part] = parts.get(part, 0) + (
+                bytes_in_memory(held, loaded, quantization=quantization)
+                if held is not None
+                else size
+            )
     for name, other in model.instead:
         weighs = estimate(other, dtype, quantization=quantization)
         disk += weighs.disk_bytes
@@ -56,9 +81,15 @@ def _part_of(name: str) -> str:
 
 
 def _is_quantized(folder: Path) -> bool:
-    """Whether the configuration beside weights says that they were quantized before they were saved."""
+    """Whether the configuration beside weights says that they were quantized before they were
+    saved.
+    """
     try:
-        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
+        return bool(
+            json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+                "quantization_config"
+            )
+        )
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -69,5 +100,13 @@ def _weights(model: Model) -> list[tuple[str, Path]]:
     if alone and (model.base is None or model.configurations is None):
         return alone
     files = dict(list_files(model.folder, model.reference))
-    needed = choose(files, model.variant) if model.base is None else completing(files, model.base.lacks, model.variant)
-    return alone + [(name, files[name]) for name in needed if is_weights(name)] + [(name, files[name]) for name in model.pickles if name in files]
+    needed = (
+        choose(files, model.variant)
+        if model.base is None
+        else completing(files, model.base.lacks, model.variant)
+    )
+    return (
+        alone
+        + [(name, files[name]) for name in needed if is_weights(name)]
+        + [(name, files[name]) for name in model.pickles if name in files]
+    )

@@ -1,6 +1,8 @@
-"""Know a model's files by their names: which have a say in what it computes, which are the weights, and which of several copies of them are needed.
+"""Know a model's files by their names: which have a say in what it computes, which are the weights,
+and which of several copies of them are needed.
 
-A repository often holds the same weights several times: in halves (``model.fp16.safetensors``), in one piece beside the parts, as pickles, for other libraries. One copy is needed.
+A repository often holds the same weights several times: in halves (``model.fp16.safetensors``), in
+    one piece beside the parts, as pickles, for other libraries. One copy is needed.
 """
 
 from __future__ import annotations
@@ -14,13 +16,40 @@ from pathlib import Path
 from ..errors import nearest
 from .references import PICKLES, WEIGHTS, UnusableModel
 
-__all__ = ["INDEXES", "MOST_FILES", "beside", "choose", "completing", "has_say", "is_weights", "list_files", "subfolder", "unsafe_parts", "variants"]
+__all__ = [
+    "INDEXES",
+    "MOST_FILES",
+    "beside",
+    "choose",
+    "completing",
+    "has_say",
+    "is_weights",
+    "list_files",
+    "subfolder",
+    "unsafe_parts",
+    "variants",
+]
 
-_DOCUMENTS = (".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".mp4")
+_DOCUMENTS = (
+    ".md",
+    ".rst",
+    ".pdf",
+    ".html",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".webp",
+    ".svg",
+    ".mp4",
+)
 _FOREIGN = (".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".tflite", ".mlmodel", ".pb", ".xml")
 _UNFINISHED = (".part", ".lock")
 _NO_PART = frozenset(PICKLES + _DOCUMENTS + _FOREIGN + _UNFINISHED)
-_FOREIGN_FOLDERS = re.compile(r"(onnx|openvino|flax|tf|coreml|original|gguf|examples|assets|images)(/|\Z)|.*\.mlpackage/", re.IGNORECASE)
+_FOREIGN_FOLDERS = re.compile(
+    r"(onnx|openvino|flax|tf|coreml|original|gguf|examples|assets|images)(/|\Z)|.*\.mlpackage/",
+    re.IGNORECASE,
+)
 
 #: More files than this are no model.
 MOST_FILES = 10_000
@@ -39,12 +68,17 @@ _PICKLED = re.compile(r"(?:\A|/)(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?
 #: What says which parts a checkpoint has.
 INDEXES = frozenset({"model_index.json", "modular_model_index.json"})
 
-#: What the libraries call the weights of a part; beside such a file, others in the folder are copies in another form.
-_USUAL = frozenset({"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"})
+# : What the libraries call the weights of a part; beside such a file, others in the folder are
+# copies in another form.
+_USUAL = frozenset(
+    {"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"}
+)
 
 
 def has_say(name: str) -> bool:
-    """Whether a file may have a say in what a model computes: no document, no pickle, no format that is never loaded."""
+    """Whether a file may have a say in what a model computes: no document, no pickle, no format
+    that is never loaded.
+    """
     return os.path.splitext(name)[1].lower() not in _NO_PART
 
 
@@ -54,28 +88,51 @@ def is_weights(name: str) -> bool:
 
 
 def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
-    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out. Folders that are links are followed, as the libraries follow them.
+    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out. Folders
+    that are links are followed, as the libraries follow them.
 
     Raises:
-        UnusableModel: there are too many for a model, a link leads back to a folder around it, or one is no file: reading a pipe would never end.
+        UnusableModel: there are too many for a model, a link leads back to a folder around it, or
+            one is no file: reading a pipe would never end.
     """
     found: list[tuple[str, Path]] = []
     seen = links = 0
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and name != "__pycache__"
+        ]
         for inner in [Path(root, name) for name in folders if Path(root, name).is_symlink()]:
             links += 1
             if links > MOST_LINKS:
-                raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_LINKS} folders that are links", fix=subfolder(folder))
+                raise UnusableModel(
+                    f"the model '{reference}' is no model's folder",
+                    why=f"it holds more than {MOST_LINKS} folders that are links",
+                    fix=subfolder(folder),
+                )
             if Path(root).resolve().is_relative_to(inner.resolve()):
-                raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that it is in", fix="remove it")
+                raise UnusableModel(
+                    f"the model '{reference}' is no model's folder",
+                    why=(
+                        f"{inner.relative_to(folder).as_posix()} in it leads back to a folder that"
+                        " it is in"
+                    ),
+                    fix="remove it",
+                )
         below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
         seen += len(folders)
         if len(found) + seen > MOST_FILES:
-            raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"it holds more than {MOST_FILES} files", fix=subfolder(folder))
+            raise UnusableModel(
+                f"the model '{reference}' is no model's folder",
+                why=f"it holds more than {MOST_FILES} files",
+                fix=subfolder(folder),
+            )
     if odd := next((name for name, path in found if path.exists() and not path.is_file()), ""):
-        raise UnusableModel(f"the model '{reference}' is no model's folder", why=f"{odd} in it is no file", fix="remove it")
+        raise UnusableModel(
+            f"the model '{reference}' is no model's folder",
+            why=f"{odd} in it is no file",
+            fix="remove it",
+        )
     yield from sorted(found)
 
 
@@ -85,22 +142,40 @@ def variants(names: Iterable[str]) -> list[str]:
 
 
 def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """Pick the files that loading a model needs, sorted: each file of weights once, and what has a say besides.
+    """Pick the files that loading a model needs, sorted: each file of weights once, and what has a
+    say besides.
 
     Params:
         names: all files, by relative name.
-        variant: of weights, to be taken where there is one; by default the plain ones are, or the only ones.
+        variant: of weights, to be taken where there is one; by default the plain ones are, or the
+            only ones.
     """
-    known = {name for name in names if has_say(name) and not name.startswith(".") and "/." not in name}
+    known = {
+        name for name in names if has_say(name) and not name.startswith(".") and "/." not in name
+    }
     has_parts = not INDEXES.isdisjoint(known)
     if has_parts or "config.json" in known:
         known = {name for name in known if not _FOREIGN_FOLDERS.match(name)}
-    if has_parts and any("/" in name and is_weights(name) for name in known):  # else the parts lie side by side, as in early checkpoints
-        known -= {name for name in known if "/" not in name and (is_weights(name) or ".safetensors.index." in name)}
+    if has_parts and any(
+        "/" in name and is_weights(name) for name in known
+    ):  # else the parts lie side by side, as in early checkpoints
+        known -= {
+            name
+            for name in known
+            if "/" not in name and (is_weights(name) or ".safetensors.index." in name)
+        }
     usual: set[str] = set()
     unusual: dict[str, set[str]] = {}
     for (folder, stem), kinds in _copies(known).items():
-        wanted = variant if variant in kinds else "" if "" in kinds else "fp16" if "fp16" in kinds else min(kinds)
+        wanted = (
+            variant
+            if variant in kinds
+            else ""
+            if "" in kinds
+            else "fp16"
+            if "fp16" in kinds
+            else min(kinds)
+        )
         for kind, copies in kinds.items():
             known -= _other_pieces(stem, copies) if kind == wanted else copies
         if stem in _USUAL:
@@ -114,13 +189,22 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
 
 
 def completing(names: Iterable[str], parts: Iterable[str], variant: str | None = None) -> list[str]:
-    """Pick of a repository the files that complete a checkpoint of one file, sorted: configurations and tokenizers, and the weights of `parts`."""
+    """Pick of a repository the files that complete a checkpoint of one file, sorted: configurations
+    and tokenizers, and the weights of `parts`.
+    """
     folders = frozenset(parts)
-    return [name for name in choose(names, variant) if not (is_weights(name) or ".safetensors.index." in name) or name.partition("/")[0] in folders]
+    return [
+        name
+        for name in choose(names, variant)
+        if not (is_weights(name) or ".safetensors.index." in name)
+        or name.partition("/")[0] in folders
+    ]
 
 
 def _other_pieces(stem: str, copies: Iterable[str]) -> set[str]:
-    """Name, of weights that are there in one piece and in several, those that the libraries pass over: diffusers takes the several, transformers the one."""
+    """Name, of weights that are there in one piece and in several, those that the libraries pass
+    over: diffusers takes the several, transformers the one.
+    """
     several = {name for name in copies if "-of-" in name or ".safetensors.index." in name}
     one = set(copies) - several
     return (one if stem == "diffusion_pytorch_model" else several) if one and several else set()
@@ -130,11 +214,17 @@ def unsafe_parts(names: Iterable[str]) -> list[str]:
     """Name the pickles that are the only weights of their folder, by the libraries' usual names."""
     known = sorted(names)
     safe = {name.rpartition("/")[0] for name in known if name.endswith(".safetensors")}
-    return [name for name in known if _PICKLED.search(name) and "/" in name and name.rpartition("/")[0] not in safe]
+    return [
+        name
+        for name in known
+        if _PICKLED.search(name) and "/" in name and name.rpartition("/")[0] not in safe
+    ]
 
 
 def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
-    """Sort files of weights and their indexes by folder and stem, and there by variant (the plain one is empty)."""
+    """Sort files of weights and their indexes by folder and stem, and there by variant (the plain
+    one is empty).
+    """
     plain: dict[str, str] = {name: match["stem"] for name in names if (match := _PLAIN.match(name))}
     stems = set(plain.values())
     found: dict[tuple[str, str], dict[str, set[str]]] = {}
@@ -142,7 +232,8 @@ def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
         kind, stem = "", plain.get(name)
         if match := _VARIANT.match(name):
             of = match["stem"] or match["of"]
-            # A dot in a name makes no variant by itself: the plain form is there too, or the stem is the libraries' own.
+            # A dot in a name makes no variant by itself: the plain form is there too, or the stem
+            # is the libraries' own.
             if of in stems or of.rpartition("/")[2] in _USUAL:
                 kind, stem = match["variant"] or match["index"], of
         if stem is not None:
@@ -154,12 +245,22 @@ def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
 def beside(path: Path) -> str:
     """Offer what lies beside a path that leads nowhere."""
     try:
-        return nearest(path.name, [entry.name for entry in islice(path.parent.iterdir(), 200)], what=f"in {path.parent} there are")
+        return nearest(
+            path.name,
+            [entry.name for entry in islice(path.parent.iterdir(), 200)],
+            what=f"in {path.parent} there are",
+        )
     except OSError:
         return f"there is no folder {path.parent} either"
 
 
 def subfolder(path: Path) -> str:
     """Offer a model that lies one folder below."""
-    parts = sorted(entry.parent.name for entry in path.glob("*/model_index.json")) or sorted(entry.parent.name for entry in path.glob("*/config.json"))
-    return f"did you mean the folder '{parts[0]}' in it?" if parts else "name a folder as diffusers or transformers save it, or a .safetensors file"
+    parts = sorted(entry.parent.name for entry in path.glob("*/model_index.json")) or sorted(
+        entry.parent.name for entry in path.glob("*/config.json")
+    )
+    return (
+        f"did you mean the folder '{parts[0]}' in it?"
+        if parts
+        else "name a folder as diffusers or transformers save it, or a .safetensors file"
+    )

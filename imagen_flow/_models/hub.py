@@ -1,7 +1,10 @@
-"""Fetch models from the hub into its libraries' own cache: resolved to a commit first, checked against their digests, whole or not at all.
+"""Fetch models from the hub into its libraries' own cache: resolved to a commit first, checked
+against their digests, whole or not at all.
 
-huggingface_hub talks to the hub and transfers. What is added here is what it leaves open: a transfer goes on where a killed one stopped (its own starts a file anew), content is digested
-before it is believed, and a repository's files appear in its snapshot only once all of them are there. The network is used by nothing else in the core.
+huggingface_hub talks to the hub and transfers. What is added here is what it leaves open: a
+transfer goes on where a killed one stopped (its own starts a file anew), content is digested
+before it is believed, and a repository's files appear in its snapshot only once all of them are
+there. The network is used by nothing else in the core.
 """
 
 from __future__ import annotations
@@ -25,7 +28,14 @@ from .cache import hub_cache, repository_folder
 from .files import INDEXES, MOST_FILES, choose, completing, is_weights, unsafe_parts, variants
 from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
-from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
+from .references import (
+    PICKLES,
+    BadReference,
+    Reference,
+    UnresolvedModel,
+    UnusableModel,
+    parse_reference,
+)
 from .weights import check_weights, tensors_in
 
 __all__ = ["Hub"]
@@ -42,29 +52,51 @@ SPARE_BYTES = 200_000_000
 
 
 class Hub:
-    """The hub, at its own address or at that of ``HF_ENDPOINT``, and the cache that it is fetched to."""
+    """The hub, at its own address or at that of ``HF_ENDPOINT``, and the cache that it is fetched
+    to.
+    """
 
-    def __init__(self, *, endpoint: str | None = None, token: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.endpoint = endpoint or environ.get("HF_ENDPOINT") or None
         self.token = token
         self.environ = environ
         self._free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
 
-    def resolve(self, reference: Reference, *, variant: str | None = None, pickles: Sequence[str] = (), report: Report = lambda *_: None) -> LockedModel:
-        """Say what a reference means now: the commit, the files of it that are needed, and their digests. Small files are fetched for that; none appears in a snapshot.
+    def resolve(
+        self,
+        reference: Reference,
+        *,
+        variant: str | None = None,
+        pickles: Sequence[str] = (),
+        report: Report = lambda *_: None,
+    ) -> LockedModel:
+        """Say what a reference means now: the commit, the files of it that are needed, and their
+        digests. Small files are fetched for that; none appears in a snapshot.
 
         Params:
             variant: of the weights, as ``fp16``; by default the plain ones, or the only ones.
-            pickles: files that the user allows although they run code when they are loaded, each by its reference.
+            pickles: files that the user allows although they run code when they are loaded, each by
+                its reference.
         Raises:
-            UnresolvedModel: the hub cannot be reached, does not know it, or does not let this user have it.
+            UnresolvedModel: the hub cannot be reached, does not know it, or does not let this user
+                have it.
             UnusableModel: there is nothing in it that can be loaded.
         """
         info = self._info(reference)
         known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         wanted = _wanted(reference, known, variant, pickles)
         if len(wanted) > MOST_FILES:
-            raise UnusableModel(f"the model '{reference}' is no model's repository", why=f"{len(wanted):,} of its files would be needed", fix="name one file of it")
+            raise UnusableModel(
+                f"the model '{reference}' is no model's repository",
+                why=f"{len(wanted):,} of its files would be needed",
+                fix="name one file of it",
+            )
         try:
             said = [checked(_said(known[name])) for name in wanted]
         except ValueError as odd:
@@ -77,13 +109,22 @@ class Hub:
                 file = replace(file, sha256=_sha256(blob))
             files.append(file)
         found = set(variants(wanted))
-        return LockedModel(reference, str(info.sha), _license(info), found.pop() if len(found) == 1 else variant or "", tuple(sorted(files)))
+        return LockedModel(
+            reference,
+            str(info.sha),
+            _license(info),
+            found.pop() if len(found) == 1 else variant or "",
+            tuple(sorted(files)),
+        )
 
     def pull(self, model: LockedModel, *, report: Report = lambda *_: None) -> Path:
-        """Bring a model's files into the cache, those that are not there yet, and give its snapshot. What is there is checked; what is damaged is fetched anew.
+        """Bring a model's files into the cache, those that are not there yet, and give its
+        snapshot. What is there is checked; what is damaged is fetched anew.
 
         Raises:
-            UnresolvedModel: it cannot be had, the disk is too small, or what came is not what the lock says. What was fetched is kept for the next try, and nothing appears in the snapshot.
+            UnresolvedModel: it cannot be had, the disk is too small, or what came is not what the
+                lock says. What was fetched is kept for the next try, and nothing appears in the
+                snapshot.
         """
         reference = model.reference
         self._check_disk(model)
@@ -93,7 +134,9 @@ class Hub:
                 blobs[file.name] = self._fetch(reference.name, model.commit, file, report)
         with self._faults(reference, ""):
             folder = repository_folder(reference.name, self.environ)
-            for name, blob in sorted(blobs.items(), key=lambda item: is_weights(item[0]), reverse=True):
+            for name, blob in sorted(
+                blobs.items(), key=lambda item: is_weights(item[0]), reverse=True
+            ):
                 _link(blob, folder / "snapshots" / model.commit / name)
             revision = reference.revision or "main"
             if not model.commit.startswith(revision):
@@ -102,7 +145,9 @@ class Hub:
 
     @contextmanager
     def alone(self, *name: str) -> Iterator[None]:
-        """Keep other processes with this cache from what is so named, as the hub's libraries do with a file."""
+        """Keep other processes with this cache from what is so named, as the hub's libraries do
+        with a file.
+        """
         from huggingface_hub.utils import WeakFileLock
 
         guard = Path(hub_cache(self.environ), ".locks", *name[:-1], f"{name[-1]}.lock")
@@ -112,11 +157,21 @@ class Hub:
 
     def missing(self, model: LockedModel) -> list[LockedFile]:
         """List the files of a model that the cache does not hold, without asking the hub."""
-        snapshot = repository_folder(model.reference.name, self.environ) / "snapshots" / model.commit
+        snapshot = (
+            repository_folder(model.reference.name, self.environ) / "snapshots" / model.commit
+        )
         return [file for file in model.files if not (snapshot / file.name).exists()]
 
-    def remove(self, name: str, commit: str, files: Sequence[LockedFile] = (), *, keep: Collection[str] = ()) -> int:
-        """Remove a commit of a repository from the cache, but for the files to `keep`, with what no other commit needs, and what was begun of `files`. Gives the bytes freed.
+    def remove(
+        self,
+        name: str,
+        commit: str,
+        files: Sequence[LockedFile] = (),
+        *,
+        keep: Collection[str] = (),
+    ) -> int:
+        """Remove a commit of a repository from the cache, but for the files to `keep`, with what no
+        other commit needs, and what was begun of `files`. Gives the bytes freed.
 
         Raises:
             UnusableModel: the cache may not be written to.
@@ -131,7 +186,11 @@ class Hub:
                 for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
                     if ref.read_text("ascii", errors="replace").strip() == commit:
                         ref.unlink()
-            for path in [path for path in place.rglob("*") if path not in kept and (path.is_symlink() or not path.is_dir())]:
+            for path in [
+                path
+                for path in place.rglob("*")
+                if path not in kept and (path.is_symlink() or not path.is_dir())
+            ]:
                 path.unlink()
             for below in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
                 with contextlib.suppress(OSError):  # something is kept in it
@@ -142,14 +201,22 @@ class Hub:
                 (folder / "blobs" / blob).unlink(missing_ok=True)
                 (folder / "blobs" / f"{blob}.part").unlink(missing_ok=True)
         except OSError as odd:
-            raise UnusableModel(f"'hf:{name}' cannot be removed from {hub_cache(self.environ)}", why=str(odd), fix="have it removed by who may write there, or remove it from the lock only, by --keep-files") from odd
+            raise UnusableModel(
+                f"'hf:{name}' cannot be removed from {hub_cache(self.environ)}",
+                why=str(odd),
+                fix=(
+                    "have it removed by who may write there, or remove it from the lock only, by"
+                    " --keep-files"
+                ),
+            ) from odd
         freed = before - _size(folder)
         if not any((folder / "snapshots").glob("*/*")) and not any((folder / "blobs").glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
     def header(self, model: LockedModel) -> Mapping[str, Any]:
-        """Give the header of the one file of weights that a reference means: of the file in the cache, else by fetching no more than that. Of GGUF nothing is known before the file is here.
+        """Give the header of the one file of weights that a reference means: of the file in the
+        cache, else by fetching no more than that. Of GGUF nothing is known before the file is here.
 
         Raises:
             UnresolvedModel: the hub cannot be reached, or what it sends is no header.
@@ -159,7 +226,12 @@ class Hub:
         from huggingface_hub.errors import SafetensorsParsingError
 
         reference = model.reference
-        here = repository_folder(reference.name, self.environ) / "snapshots" / model.commit / reference.file
+        here = (
+            repository_folder(reference.name, self.environ)
+            / "snapshots"
+            / model.commit
+            / reference.file
+        )
         with self._faults(reference, reference.file):
             if here.exists():
                 check_weights(here, str(reference))
@@ -167,19 +239,44 @@ class Hub:
             if not reference.file.lower().endswith(".safetensors"):
                 return {}
             try:
-                said = HfApi(endpoint=self.endpoint, token=self.token).parse_safetensors_file_metadata(reference.name, reference.file, revision=model.commit)
-            except (SafetensorsParsingError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as odd:
-                raise UnresolvedModel(f"unresolved: '{reference}' is no whole safetensors file", why=_first_line(odd), fix="take another file") from odd
-        return {name: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": tensor.data_offsets} for name, tensor in said.tensors.items()}
+                said = HfApi(
+                    endpoint=self.endpoint, token=self.token
+                ).parse_safetensors_file_metadata(
+                    reference.name, reference.file, revision=model.commit
+                )
+            except (
+                SafetensorsParsingError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ) as odd:
+                raise UnresolvedModel(
+                    f"unresolved: '{reference}' is no whole safetensors file",
+                    why=_first_line(odd),
+                    fix="take another file",
+                ) from odd
+        return {
+            name: {
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "data_offsets": tensor.data_offsets,
+            }
+            for name, tensor in said.tensors.items()
+        }
 
-    # -- asking ------------------------------------------------------------------------------------------------------------------
+    # -- asking
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _info(self, reference: Reference) -> Any:
         from huggingface_hub import HfApi
 
         try:
             with self._faults(reference, ""):
-                info = HfApi(endpoint=self.endpoint, token=self.token).model_info(reference.name, revision=reference.revision or "main", files_metadata=True)
+                info = HfApi(endpoint=self.endpoint, token=self.token).model_info(
+                    reference.name, revision=reference.revision or "main", files_metadata=True
+                )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as odd:
             raise _no_hub(reference, f"its answer cannot be read: {_first_line(odd)}") from odd
         if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
@@ -196,56 +293,122 @@ class Hub:
         place = (self.endpoint or "https://huggingface.co").rstrip("/")
         what = f"'{text}'" + (f" ({file})" if file else "")
         loud = logging.get_verbosity()
-        logging.set_verbosity_error()  # the library tells of every try; what comes of them is told here
+        # the library tells of every try; what comes of them is told here
+        logging.set_verbosity_error()
         try:
             yield
         except errors.GatedRepoError as fault:
             raise UnresolvedModel(
-                f"unresolved: {what} is gated", why="its owners want you to accept its licence first", fix=f"accept it at {place}/{name}, then log in with `hf auth login` or set HF_TOKEN"
+                f"unresolved: {what} is gated",
+                why="its owners want you to accept its licence first",
+                fix=(
+                    f"accept it at {place}/{name}, then log in with `hf auth login` or set HF_TOKEN"
+                ),
             ) from fault
         except errors.RevisionNotFoundError as fault:
-            raise UnresolvedModel(f"unresolved: {name} has no revision '{reference.revision or 'main'}'", why=f"{place} does not know it", fix=f"look at {place}/{name}/tree/main") from fault
+            raise UnresolvedModel(
+                f"unresolved: {name} has no revision '{reference.revision or 'main'}'",
+                why=f"{place} does not know it",
+                fix=f"look at {place}/{name}/tree/main",
+            ) from fault
         except errors.RepositoryNotFoundError as fault:
             raise UnresolvedModel(
-                f"unresolved: there is no repository '{name}' that you may see", why=f"{place} says that it does not exist, or that it is private", fix=f"mend its name, or {_LOG_IN}"
+                f"unresolved: there is no repository '{name}' that you may see",
+                why=f"{place} says that it does not exist, or that it is private",
+                fix=f"mend its name, or {_LOG_IN}",
             ) from fault
         except errors.EntryNotFoundError as fault:
-            raise UnresolvedModel(f"unresolved: {what} is not in that revision", why="the hub named it and does not have it", fix="try again; if it stays so, take another revision") from fault
+            raise UnresolvedModel(
+                f"unresolved: {what} is not in that revision",
+                why="the hub named it and does not have it",
+                fix="try again; if it stays so, take another revision",
+            ) from fault
         except errors.OfflineModeIsEnabled as fault:
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why="HF_HUB_OFFLINE forbids it", fix="unset HF_HUB_OFFLINE, or run it where it was pulled") from fault
+            raise UnresolvedModel(
+                f"unresolved: {what} cannot be fetched",
+                why="HF_HUB_OFFLINE forbids it",
+                fix="unset HF_HUB_OFFLINE, or run it where it was pulled",
+            ) from fault
         except errors.HfHubHTTPError as fault:
             status = fault.response.status_code
-            said = " ".join(str(fault.server_message or fault.response.reason_phrase or "").split())[:200]
+            said = " ".join(
+                str(fault.server_message or fault.response.reason_phrase or "").split()
+            )[:200]
             wait = fault.response.headers.get("Retry-After", "")
-            fix = {401: _LOG_IN, 403: _LOG_IN, 404: "look at HF_ENDPOINT: there is no hub at this address"}.get(status, f"try again in {wait} s" if wait.isdecimal() else "try again later")
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} answers {status}{f': {said}' if said else ''}", fix=fix) from fault
+            fix = {
+                401: _LOG_IN,
+                403: _LOG_IN,
+                404: "look at HF_ENDPOINT: there is no hub at this address",
+            }.get(status, f"try again in {wait} s" if wait.isdecimal() else "try again later")
+            raise UnresolvedModel(
+                f"unresolved: {what} cannot be fetched",
+                why=f"{place} answers {status}{f': {said}' if said else ''}",
+                fix=fix,
+            ) from fault
         except errors.HFValidationError as fault:
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=_first_line(fault), fix="mend the reference") from fault
+            raise UnresolvedModel(
+                f"unresolved: {what} cannot be fetched",
+                why=_first_line(fault),
+                fix="mend the reference",
+            ) from fault
         except OSError as fault:
             if fault.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UnresolvedModel(
-                    f"unresolved: {what} does not fit on the disk of {hub_cache(self.environ)}", why=str(fault.strerror), fix="free some space, or set HF_HUB_CACHE to a larger disk; what is here is kept"
+                    f"unresolved: {what} does not fit on the disk of {hub_cache(self.environ)}",
+                    why=str(fault.strerror),
+                    fix=(
+                        "free some space, or set HF_HUB_CACHE to a larger disk; what is here is"
+                        " kept"
+                    ),
                 ) from fault
             if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-                raise UnresolvedModel(f"unresolved: {what} cannot be put into the hub's cache", why=_first_line(fault), fix="have the folder made writable, or set HF_HUB_CACHE to one of your own") from fault
-            why = f"{place} cannot be reached: {_first_line(fault)}" if isinstance(fault, ConnectionError | TimeoutError) else _first_line(fault)
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=why, fix="try again; what is here is kept") from fault
+                raise UnresolvedModel(
+                    f"unresolved: {what} cannot be put into the hub's cache",
+                    why=_first_line(fault),
+                    fix="have the folder made writable, or set HF_HUB_CACHE to one of your own",
+                ) from fault
+            why = (
+                f"{place} cannot be reached: {_first_line(fault)}"
+                if isinstance(fault, ConnectionError | TimeoutError)
+                else _first_line(fault)
+            )
+            raise UnresolvedModel(
+                f"unresolved: {what} cannot be fetched",
+                why=why,
+                fix="try again; what is here is kept",
+            ) from fault
         except Exception as fault:
-            if not type(fault).__module__.startswith(("httpx", "httpcore")):  # which of them the library rests on depends on its version
+            if not type(fault).__module__.startswith(
+                ("httpx", "httpcore")
+            ):  # which of them the library rests on depends on its version
                 raise
             proxy = _proxy(place)
-            fix = f"look at your connection{', and at the proxy that your environment names' if proxy else ''}{', and at HF_ENDPOINT' if self.endpoint else ''}; what is here already is kept"
-            raise UnresolvedModel(f"unresolved: {what} cannot be fetched", why=f"{place} cannot be reached{f' by way of {proxy}' if proxy else ''}: {_first_line(fault)}", fix=fix) from fault
+            fix = (
+                "look at your"
+                f" connection{', and at the proxy that your environment names' if proxy else ''}{', and at HF_ENDPOINT' if self.endpoint else ''};"
+                " what is here already is kept"
+            )
+            raise UnresolvedModel(
+                f"unresolved: {what} cannot be fetched",
+                why=(
+                    f"{place} cannot be reached{f' by way of {proxy}' if proxy else ''}:"
+                    f" {_first_line(fault)}"
+                ),
+                fix=fix,
+            ) from fault
         finally:
             logging.set_verbosity(loud)
 
-    # -- fetching ----------------------------------------------------------------------------------------------------------------
+    # -- fetching
+    # ----------------------------------------------------------------------------------------------------------------
 
     def _fetch(self, repository: str, commit: str, file: LockedFile, report: Report) -> Path:
         """Give the blob of a file, fetched unless it is here, and checked in any case."""
         folder = repository_folder(repository, self.environ)
         blob = folder / "blobs" / file.blob
-        if blob.exists() and _is(blob, file):  # so that a cache which others fill, and which one may only read, is as good
+        if blob.exists() and _is(
+            blob, file
+        ):  # so that a cache which others fill, and which one may only read, is as good
             report(file.name, file.size, file.size)
             return blob
         blob.parent.mkdir(parents=True, exist_ok=True)
@@ -268,10 +431,14 @@ class Hub:
         raise UnresolvedModel(
             f"unresolved: '{file.name}' of {repository} is not what the hub says it is",
             why=f"what came has another digest than {file.sha256 or file.git}",
-            fix="try again; if it stays so, something between you and the hub changes what it sends",
+            fix=(
+                "try again; if it stays so, something between you and the hub changes what it sends"
+            ),
         )
 
-    def _transfer(self, repository: str, commit: str, file: LockedFile, part: Path, report: Report) -> None:
+    def _transfer(
+        self, repository: str, commit: str, file: LockedFile, part: Path, report: Report
+    ) -> None:
         """Fetch into a partial file, from where it ends."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
@@ -286,14 +453,28 @@ class Hub:
             return
         if not here and file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
             raise UnresolvedModel(
-                f"unresolved: '{file.name}' of {repository} is larger than what can be fetched", why=f"it has {file.size:,} bytes, and the hub's library fetches {constants.MAX_HTTP_DOWNLOAD_SIZE:,} at most in this way",
-                fix=f"fetch it with `hf download {repository} {file.name} --revision {commit}`, then pull again",
-            )  # fmt: skip
+                f"unresolved: '{file.name}' of {repository} is larger than what can be fetched",
+                why=(
+                    f"it has {file.size:,} bytes, and the hub's library fetches"
+                    f" {constants.MAX_HTTP_DOWNLOAD_SIZE:,} at most in this way"
+                ),
+                fix=(
+                    f"fetch it with `hf download {repository} {file.name} --revision {commit}`,"
+                    " then pull again"
+                ),
+            )
         url = hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint)
         with open(part, "ab") as stream:
             # Not asked to compress, the hub sends the bytes that the sizes and digests are of.
             headers = build_hf_headers(token=self.token, headers={"Accept-Encoding": "identity"})
-            http_get(url, stream, resume_size=here, headers=headers, expected_size=file.size, tqdm_class=lambda **given: _Counter(file, int(given.get("initial") or 0), report))
+            http_get(
+                url,
+                stream,
+                resume_size=here,
+                headers=headers,
+                expected_size=file.size,
+                tqdm_class=lambda **given: _Counter(file, int(given.get("initial") or 0), report),
+            )
 
     def _check_disk(self, model: LockedModel) -> None:
         blobs = repository_folder(model.reference.name, self.environ) / "blobs"
@@ -307,61 +488,141 @@ class Hub:
         free = self._free(place)
         if needed and needed + SPARE_BYTES > free:
             raise UnresolvedModel(
-                f"unresolved: '{model.reference}' does not fit on the disk of {hub_cache(self.environ)}",
+                f"unresolved: '{model.reference}' does not fit on the disk of"
+                f" {hub_cache(self.environ)}",
                 why=f"{needed:,} bytes are to come, and {free:,} are free",
                 fix="free some space, or set HF_HUB_CACHE to a larger disk",
             )
 
 
-def _wanted(reference: Reference, known: Mapping[str, Any], variant: str | None, pickles: Sequence[str]) -> list[str]:
+def _wanted(
+    reference: Reference, known: Mapping[str, Any], variant: str | None, pickles: Sequence[str]
+) -> list[str]:
     """Choose the files of a repository that a reference needs."""
     allowed = _references(pickles)
     if reference.parts is not None:
         wanted = completing(known, reference.parts, variant)
-        lacking = [part for part in reference.parts if not any(name.startswith(f"{part}/") and is_weights(name) for name in wanted)]
+        lacking = [
+            part
+            for part in reference.parts
+            if not any(name.startswith(f"{part}/") and is_weights(name) for name in wanted)
+        ]
         if lacking or "model_index.json" not in wanted:
-            raise UnusableModel(f"'{reference}' completes no checkpoint", why=f"it has no weights of {' and '.join(lacking)}" if lacking else "it has no model_index.json")
+            raise UnusableModel(
+                f"'{reference}' completes no checkpoint",
+                why=(
+                    f"it has no weights of {' and '.join(lacking)}"
+                    if lacking
+                    else "it has no model_index.json"
+                ),
+            )
         return wanted
     if reference.file.endswith("/"):
-        inside = [name.removeprefix(reference.file) for name in known if name.startswith(reference.file)]
-        wanted = [reference.file + name for name in choose(inside, variant)] + [name for name in sorted(known) if name.startswith(reference.file) and _file_of(reference, name) in allowed]
+        inside = [
+            name.removeprefix(reference.file) for name in known if name.startswith(reference.file)
+        ]
+        wanted = [reference.file + name for name in choose(inside, variant)] + [
+            name
+            for name in sorted(known)
+            if name.startswith(reference.file) and _file_of(reference, name) in allowed
+        ]
         if not any(name.endswith((".safetensors", *PICKLES)) for name in wanted):
-            folders = sorted({f"{name.rpartition('/')[0]}/" for name in known if "/" in name and is_weights(name)})
+            folders = sorted(
+                {
+                    f"{name.rpartition('/')[0]}/"
+                    for name in known
+                    if "/" in name and is_weights(name)
+                }
+            )
             raise UnresolvedModel(
-                f"unresolved: {reference.name} has no weights in a folder '{reference.file}' at '{reference.revision or 'main'}'", fix=nearest(reference.file, folders, what="folders with weights are")
+                f"unresolved: {reference.name} has no weights in a folder '{reference.file}' at"
+                f" '{reference.revision or 'main'}'",
+                fix=nearest(reference.file, folders, what="folders with weights are"),
             )
         return wanted
     if reference.file:
         if reference.file not in known:
             raise UnresolvedModel(
-                f"unresolved: {reference.name} has no file '{reference.file}' at '{reference.revision or 'main'}'",
-                fix=nearest(reference.file, [name for name in known if is_weights(name)], what="its weights are"),
+                f"unresolved: {reference.name} has no file '{reference.file}' at"
+                f" '{reference.revision or 'main'}'",
+                fix=nearest(
+                    reference.file,
+                    [name for name in known if is_weights(name)],
+                    what="its weights are",
+                ),
             )
         if reference.file.lower().endswith(PICKLES) and str(reference) not in allowed:
-            raise UnusableModel(f"the model '{reference}' is a pickle", why=NO_PICKLES, fix=f"say --allow-pickle {reference} if you trust it")
+            raise UnusableModel(
+                f"the model '{reference}' is a pickle",
+                why=NO_PICKLES,
+                fix=f"say --allow-pickle {reference} if you trust it",
+            )
         return [reference.file]
     held = variants(known)
     if variant and variant not in held:
-        raise UnresolvedModel(f"unresolved: {reference.name} has no variant '{variant}' of its weights", fix=nearest(variant, held, what="it has") or "leave --variant out")
-    chosen = choose(known, variant) + [name for name in sorted(known) if _file_of(reference, name) in allowed]
+        raise UnresolvedModel(
+            f"unresolved: {reference.name} has no variant '{variant}' of its weights",
+            fix=nearest(variant, held, what="it has") or "leave --variant out",
+        )
+    chosen = choose(known, variant) + [
+        name for name in sorted(known) if _file_of(reference, name) in allowed
+    ]
     weights = [name for name in chosen if name.endswith((".safetensors", *PICKLES))]
     if not weights:
-        single = sorted(name for name in known if name.endswith(".gguf") or (name.endswith(".onnx") and INDEXES.isdisjoint(known) and "config.json" not in known))
+        single = sorted(
+            name
+            for name in known
+            if name.endswith(".gguf")
+            or (name.endswith(".onnx") and INDEXES.isdisjoint(known) and "config.json" not in known)
+        )
         if single:
-            raise UnusableModel(f"the model '{reference}' is {len(single)} files for you to choose from", fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}")
+            raise UnusableModel(
+                f"the model '{reference}' is {len(single)} files for you to choose from",
+                fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}",
+            )
         odd = sorted(name for name in known if name.lower().endswith(PICKLES))
         if odd:
-            fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
-            raise UnusableModel(f"the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-        raise UnusableModel(f"the model '{reference}' has no weights", why=f"of its {len(known)} files none ends in .safetensors", fix="")
-    if "model_index.json" in known and (odd := [name for name in unsafe_parts(known) if name not in chosen]):
-        fix = f"name a revision that has safetensors, or say --allow-pickle {replace(reference, file=odd[0])} if you trust it"
-        raise UnusableModel(f"a part of the model '{reference}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-    if INDEXES.isdisjoint(known) and "config.json" not in known and len({name for name in weights if "-of-" not in name}) > 1:
+            fix = (
+                "name a revision that has safetensors, or say --allow-pickle"
+                f" {replace(reference, file=odd[0])} if you trust it"
+            )
+            raise UnusableModel(
+                f"the model '{reference}' has its weights only as pickles ({odd[0]})",
+                why=NO_PICKLES,
+                fix=fix,
+            )
         raise UnusableModel(
-            f"the model '{reference}' is {len(weights)} files for you to choose from", why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
-            fix=f"name one, as {_file_of(reference, weights[0])}" + (f", or a folder, as {_file_of(reference, weights[0].rpartition('/')[0])}/" if "/" in weights[0] else ""),
-        )  # fmt: skip
+            f"the model '{reference}' has no weights",
+            why=f"of its {len(known)} files none ends in .safetensors",
+            fix="",
+        )
+    if "model_index.json" in known and (
+        odd := [name for name in unsafe_parts(known) if name not in chosen]
+    ):
+        fix = (
+            "name a revision that has safetensors, or say --allow-pickle"
+            f" {replace(reference, file=odd[0])} if you trust it"
+        )
+        raise UnusableModel(
+            f"a part of the model '{reference}' has its weights only as pickles ({odd[0]})",
+            why=NO_PICKLES,
+            fix=fix,
+        )
+    if (
+        INDEXES.isdisjoint(known)
+        and "config.json" not in known
+        and len({name for name in weights if "-of-" not in name}) > 1
+    ):
+        raise UnusableModel(
+            f"the model '{reference}' is {len(weights)} files for you to choose from",
+            why=f"they are {', '.join(weights[:6])}{', …' if len(weights) > 6 else ''}",
+            fix=f"name one, as {_file_of(reference, weights[0])}"
+            + (
+                f", or a folder, as {_file_of(reference, weights[0].rpartition('/')[0])}/"
+                if "/" in weights[0]
+                else ""
+            ),
+        )
     return chosen
 
 
@@ -380,11 +641,22 @@ def _references(texts: Sequence[str]) -> set[str]:
 
 def _said(sibling: Any) -> LockedFile:
     """Give what the hub says of a file: kept apart, by its sha256, or in git itself."""
-    return LockedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs is not None else LockedFile(sibling.rfilename, sibling.size, "", sibling.blob_id)
+    return (
+        LockedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
+        if sibling.lfs is not None
+        else LockedFile(sibling.rfilename, sibling.size, "", sibling.blob_id)
+    )
 
 
 def _no_hub(reference: Reference, why: str) -> UnresolvedModel:
-    return UnresolvedModel(f"unresolved: what answers for '{reference}' does not speak the hub's protocol", why=why[:300], fix="look at HF_ENDPOINT, and at what stands between you and the hub: a login page of the network, a proxy")
+    return UnresolvedModel(
+        f"unresolved: what answers for '{reference}' does not speak the hub's protocol",
+        why=why[:300],
+        fix=(
+            "look at HF_ENDPOINT, and at what stands between you and the hub: a login page of the"
+            " network, a proxy"
+        ),
+    )
 
 
 def _proxy(place: str) -> str:
@@ -406,7 +678,9 @@ def _license(info: Any) -> str:
     found = name if said in (None, "other") and name else said
     if isinstance(found, list):
         found = ", ".join(map(str, found))
-    tagged = next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), "")
+    tagged = next(
+        (tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), ""
+    )
     return " ".join(str(found or tagged).split())[:100]
 
 
@@ -451,7 +725,9 @@ def _git(path: Path) -> str:
 
 
 def _link(blob: Path, pointer: Path) -> None:
-    """Let a snapshot's file lead to its blob, as the hub's libraries do; where there are no links, copy."""
+    """Let a snapshot's file lead to its blob, as the hub's libraries do; where there are no links,
+    copy.
+    """
     target = os.path.relpath(blob, pointer.parent)
     if pointer.is_symlink() and os.readlink(pointer) == target:
         return
@@ -476,11 +752,17 @@ def _write(path: Path, text: str) -> None:
 
 def _blobs(snapshot: Path) -> set[str]:
     """Name the blobs that a snapshot's links lead to."""
-    return {os.path.basename(os.readlink(link)) for link in snapshot.rglob("*") if link.is_symlink()}
+    return {
+        os.path.basename(os.readlink(link)) for link in snapshot.rglob("*") if link.is_symlink()
+    }
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(
+        path.lstat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )
 
 
 def _first_line(fault: BaseException) -> str:

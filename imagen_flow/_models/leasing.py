@@ -1,4 +1,6 @@
-"""Lend a step the models that it wants and call it; when memory runs out, step down as far as its policy allows."""
+"""Lend a step the models that it wants and call it; when memory runs out, step down as far as its
+policy allows.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +39,24 @@ def lend_and_call(
 
     Params:
         wanted: loader and model, or list of models, by port.
-        call: gets the loaded models by port, and the rungs taken so far. It must keep no reference to the models.
+        call: gets the loaded models by port, and the rungs taken so far. It must keep no reference
+            to the models.
         rungs: that the policy allows, in order.
         steps_down: whether `call` itself acts on rungs (``slice``, ``tile``).
         loading: told of each model that has to be loaded first, by its reference.
         left_changed: told what of a model is not as it was lent, after the call.
     Outputs: what `call` gave, and the rungs that were taken for it.
-    Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of memory.
+    Raises: what `call` or the loading raised, when no rung is left, or when it was not for want of
+        memory.
     """
     left: list[str] | None = None
     taken: tuple[str, ...] = ()
-    attention = settings.attention if settings != PLAIN and any(heeded(loader, settings).attention != "auto" for loader, _ in _loaders(wanted)) else "auto"
+    attention = (
+        settings.attention
+        if settings != PLAIN
+        and any(heeded(loader, settings).attention != "auto" for loader, _ in _loaders(wanted))
+        else "auto"
+    )
     while True:
         with ExitStack() as leases:
             lent: dict[str, Any] | None = None
@@ -55,7 +64,16 @@ def lend_and_call(
                 failure: Exception | None = None
                 try:
                     if lent is None:
-                        lent = _lend(pool, leases, wanted, device, _dtype(dtype, device, taken), _settings(settings, taken), loading, left_changed)
+                        lent = _lend(
+                            pool,
+                            leases,
+                            wanted,
+                            device,
+                            _dtype(dtype, device, taken),
+                            _settings(settings, taken),
+                            loading,
+                            left_changed,
+                        )
                     with attending(attention):
                         return call(dict(lent), taken), taken
                 except Exception as error:
@@ -63,11 +81,16 @@ def lend_and_call(
                         raise
                     if left is None:
                         loaders = _loaders(wanted)
-                        left = [rung for rung in rungs if _helps(rung, loaders, device, dtype, settings, steps_down)]
+                        left = [
+                            rung
+                            for rung in rungs
+                            if _helps(rung, loaders, device, dtype, settings, steps_down)
+                        ]
                     if not left:
                         raise
                     failure = error
-                # The traceback holds the failed call's tensors: it must be gone before anything is freed.
+                # The traceback holds the failed call's tensors: it must be gone before anything is
+                # freed.
                 del failure
                 taken += (left.pop(0),)
                 if lent is None or taken[-1] in _ANEW or taken[-1] == "half":
@@ -79,30 +102,72 @@ def lend_and_call(
             give_back()
 
 
-def _lend(pool: ModelPool, leases: ExitStack, wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]], device: str, dtype: str, settings: Loading, loading: Callable[[str], None] | None, left_changed: Callable[[str], object] | None) -> dict[str, Any]:
+def _lend(
+    pool: ModelPool,
+    leases: ExitStack,
+    wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]],
+    device: str,
+    dtype: str,
+    settings: Loading,
+    loading: Callable[[str], None] | None,
+    left_changed: Callable[[str], object] | None,
+) -> dict[str, Any]:
     lent: dict[str, Any] = {}
     for name, (loader, models) in wanted.items():
-        held = [leases.enter_context(pool.lease(loader, model, device=device, dtype=dtype, settings=settings, loading=loading, left_changed=_telling(model, left_changed))) for model in _listed(models)]
+        held = [
+            leases.enter_context(
+                pool.lease(
+                    loader,
+                    model,
+                    device=device,
+                    dtype=dtype,
+                    settings=settings,
+                    loading=loading,
+                    left_changed=_telling(model, left_changed),
+                )
+            )
+            for model in _listed(models)
+        ]
         lent[name] = held[0] if isinstance(models, Model) else held
     return lent
 
 
-def _telling(model: Model, left_changed: Callable[[str], object] | None) -> Callable[[str], object] | None:
-    return None if left_changed is None else lambda what: left_changed(f"the model '{model.reference or model.path.name}' ({what})")
+def _telling(
+    model: Model, left_changed: Callable[[str], object] | None
+) -> Callable[[str], object] | None:
+    return (
+        None
+        if left_changed is None
+        else lambda what: left_changed(f"the model '{model.reference or model.path.name}' ({what})")
+    )
 
 
-def _helps(rung: str, loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading, steps_down: bool) -> bool:
+def _helps(
+    rung: str,
+    loaders: Sequence[tuple[Any, Model]],
+    device: str,
+    dtype: str,
+    settings: Loading,
+    steps_down: bool,
+) -> bool:
     """Whether a rung changes anything for these loaders, and they can take it."""
     if rung in _ANEW:
         offloaded = settings._replace(offload=_ANEW[rung])
         further = settings.offload == "none" or (settings.offload, rung) == ("model", "stream")
-        return device != "cpu" and further and any(heeded(loader, offloaded) != heeded(loader, settings) for loader, _ in loaders) and _admitted(loaders, device, dtype, offloaded)
+        return (
+            device != "cpu"
+            and further
+            and any(heeded(loader, offloaded) != heeded(loader, settings) for loader, _ in loaders)
+            and _admitted(loaders, device, dtype, offloaded)
+        )
     if rung == "half":
         return dtype == "float32" and bool(loaders)
     return rung == "evict" or steps_down
 
 
-def _admitted(loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading) -> bool:
+def _admitted(
+    loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading
+) -> bool:
     try:
         for loader, model in loaders:
             admit(loader, model, device=device, dtype=dtype, settings=settings)
@@ -125,4 +190,9 @@ def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:
 
 
 def _loaders(wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]]) -> list[tuple[Any, Model]]:
-    return [(leaf, model) for loader, models in wanted.values() for model in _listed(models) for leaf in leaves(loader, model)]
+    return [
+        (leaf, model)
+        for loader, models in wanted.values()
+        for model in _listed(models)
+        for leaf in leaves(loader, model)
+    ]

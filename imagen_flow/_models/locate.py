@@ -15,11 +15,28 @@ from .._types.digest import tagged
 from .._types.values import Base, Model
 from ..errors import nearest
 from .cache import recorded, snapshot
-from .files import INDEXES, beside, completing, has_say, is_weights, list_files, subfolder, unsafe_parts, variants
+from .files import (
+    INDEXES,
+    beside,
+    completing,
+    has_say,
+    is_weights,
+    list_files,
+    subfolder,
+    unsafe_parts,
+    variants,
+)
 from .lock import Lock, LockedModel
 from .pickles import NO_PICKLES, scan_pickle
 from .pointers import check_pointers
-from .references import PICKLES, BadReference, Reference, UnresolvedModel, UnusableModel, parse_reference
+from .references import (
+    PICKLES,
+    BadReference,
+    Reference,
+    UnresolvedModel,
+    UnusableModel,
+    parse_reference,
+)
 from .signs import Sign, sign_of
 from .weights import check_weights, tensors_in
 
@@ -31,10 +48,14 @@ BaseOf = Callable[[Mapping[str, Any]], Base | None]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms models are taken: what only the person at the command line may say, and never a graph.
+    """On what terms models are taken: what only the person at the command line may say, and never a
+    graph.
 
-    `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are files that may be loaded although they are pickles: each by the model's reference and the
-    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own code may run. `tiny` gives, for a reference and the place where the model lies (None if it is not here), a small model that is taken in its stead.
+    `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are
+    files that may be loaded although they are pickles: each by the model's reference and the
+    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references
+    whose own code may run. `tiny` gives, for a reference and the place where the model lies (None
+    if it is not here), a small model that is taken in its stead.
     """
 
     lock: Lock | None = None
@@ -70,7 +91,9 @@ def resolve(
         environ: says where the hub's cache lies.
         terms: what the user allows and insists on.
         base_of: knows what completes checkpoints that are one file.
-    Outputs: the model; its fingerprint is over the names and contents of the files that have a say in what it computes. A checkpoint of one file that cannot be completed says so in `incomplete`:
+    Outputs: the model; its fingerprint is over the names and contents of the files that have a say
+        in what it computes. A checkpoint of one file that cannot be completed says so in
+        `incomplete`:
         there are uses for the file alone.
     Raises:
         BadReference: the text is no reference.
@@ -83,20 +106,40 @@ def resolve(
         signs[str(path)] = sign_of(path)  # before it is read: a change meanwhile shows
         return digest(path)
 
-    return replace(_found(text, folder, embedded, digest_signed, environ, terms, base_of), signs=tuple(sorted(signs.items())))
+    return replace(
+        _found(text, folder, embedded, digest_signed, environ, terms, base_of),
+        signs=tuple(sorted(signs.items())),
+    )
 
 
 def _found(
-    text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms, base_of: BaseOf
+    text: str,
+    folder: Path,
+    embedded: Mapping[str, Path],
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str],
+    terms: Terms,
+    base_of: BaseOf,
 ) -> Model:
     if terms.tiny is not None and parse_reference(text).kind != "embedded":
         return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
-    model = _completed(_resolve(text, folder, embedded, digest, environ, terms), digest, environ, terms, base_of)
-    return replace(model, remote_code=True) if _spelt(text) in map(_spelt, terms.remote_code) else model
+    model = _completed(
+        _resolve(text, folder, embedded, digest, environ, terms), digest, environ, terms, base_of
+    )
+    return (
+        replace(model, remote_code=True)
+        if _spelt(text) in map(_spelt, terms.remote_code)
+        else model
+    )
 
 
 def _tiny_model(
-    make: Callable[[str, Path | None], Path | None], text: str, folder: Path, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms
+    make: Callable[[str, Path | None], Path | None],
+    text: str,
+    folder: Path,
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str],
+    terms: Terms,
 ) -> Model:
     """Find the small model that stands for another."""
     try:
@@ -105,20 +148,40 @@ def _tiny_model(
         at = None
     made = make(text, at)
     if made is None:
-        raise UnresolvedModel(f"there is no tiny model in place of '{text}'", why="no plugin knows what kind of model it is by its name, and it is not on this machine", fix="get the model, or give it a name that says its kind")
+        raise UnresolvedModel(
+            f"there is no tiny model in place of '{text}'",
+            why=(
+                "no plugin knows what kind of model it is by its name, and it is not on this"
+                " machine"
+            ),
+            fix="get the model, or give it a name that says its kind",
+        )
     return replace(_model(made, text, digest, terms), reference=text + _TINY)
 
 
 def is_tiny(reference: str) -> bool:
-    """Whether this is the reference of a small model that stood for another, as provenance records it."""
+    """Whether this is the reference of a small model that stood for another, as provenance records
+    it.
+    """
     return reference.endswith(_TINY)
 
 
-def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> Model:
+def _resolve(
+    text: str,
+    folder: Path,
+    embedded: Mapping[str, Path],
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str],
+    terms: Terms,
+) -> Model:
     reference = parse_reference(text)
     if reference.kind == "embedded":
         if text not in embedded:
-            raise UnusableModel(f"no plugin brings a model '{text}'", why=f"they bring: {', '.join(sorted(embedded)) or 'none'}", fix=nearest(text, embedded))
+            raise UnusableModel(
+                f"no plugin brings a model '{text}'",
+                why=f"they bring: {', '.join(sorted(embedded)) or 'none'}",
+                fix=nearest(text, embedded),
+            )
         return _model(embedded[text], text, digest, terms)
     if reference.kind == "hf":
         meant = _locked(reference, text, terms)
@@ -128,43 +191,93 @@ def _resolve(text: str, folder: Path, embedded: Mapping[str, Path], digest: Call
         if reference.file:
             path = _file_in(path, reference.file, text)
         return _model(path, text, lambda file: recorded(file) or digest(file), terms)
-    return _model(Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest, terms)
+    return _model(
+        Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest, terms
+    )
 
 
 def _locked(reference: Reference, text: str, terms: Terms) -> LockedModel | None:
-    """Give what the lock says that a reference means, if it says so; where nothing else is taken, it must."""
+    """Give what the lock says that a reference means, if it says so; where nothing else is taken,
+    it must.
+    """
     lock = terms.lock
     meant = lock.get(reference) if lock is not None else None
     if meant is None and terms.locked:
         known, place = (lock.models, lock.path) if lock is not None else ({}, None)
         near = nearest(str(reference), known)
         raise UnresolvedModel(
-            f"'{text}' is not in the lock", why=f"--locked takes only what {place} names" if known else f"there is no lock{f' {place}' if place else ''}, and --locked takes only what one names",
+            f"'{text}' is not in the lock",
+            why=(
+                f"--locked takes only what {place} names"
+                if known
+                else (
+                    f"there is no lock{f' {place}' if place else ''}, and --locked takes only what"
+                    " one names"
+                )
+            ),
             fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
-        )  # fmt: skip
+        )
     return meant
 
 
 def base_reference(base: Base) -> Reference:
-    """Spell what completes a checkpoint of one file: a repository, and of that the configurations and the parts that the file lacks."""
+    """Spell what completes a checkpoint of one file: a repository, and of that the configurations
+    and the parts that the file lacks.
+    """
     return replace(parse_reference(base.reference), parts=base.lacks)
 
 
-def _completed(model: Model, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms, base_of: BaseOf) -> Model:
-    """Find what completes a checkpoint that is one file: a folder beside it of the file's name, else the repository that it is of. Other models come back as they are."""
-    if not is_weights(model.path.name) or not model.path.is_file() or (base := base_of(tensors_in(model.path))) is None:
+def _completed(
+    model: Model,
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str],
+    terms: Terms,
+    base_of: BaseOf,
+) -> Model:
+    """Find what completes a checkpoint that is one file: a folder beside it of the file's name,
+    else the repository that it is of. Other models come back as they are.
+    """
+    if (
+        not is_weights(model.path.name)
+        or not model.path.is_file()
+        or (base := base_of(tensors_in(model.path))) is None
+    ):
         return model
     try:
         folder, digests, variant = _base(base, model, digest, environ, terms)
     except UnresolvedModel as missing:
         return replace(model, base=base, incomplete=missing.why or str(missing))
-    own = tuple((name, held if name in base.lacks else tagged("model-part-completed", held.encode(), model.digest.encode())) for name, held in _parts(digests))
-    fingerprint = tagged("model-completed", model.digest.encode(), *(part.encode() for pair in digests for part in pair))
-    return replace(model, base=base, configurations=folder, digest=fingerprint, parts=own, variant=variant)
+    own = tuple(
+        (
+            name,
+            (
+                held
+                if name in base.lacks
+                else tagged("model-part-completed", held.encode(), model.digest.encode())
+            ),
+        )
+        for name, held in _parts(digests)
+    )
+    fingerprint = tagged(
+        "model-completed",
+        model.digest.encode(),
+        *(part.encode() for pair in digests for part in pair),
+    )
+    return replace(
+        model, base=base, configurations=folder, digest=fingerprint, parts=own, variant=variant
+    )
 
 
-def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapping[str, str], terms: Terms) -> tuple[Path, list[tuple[str, str]], str]:
-    """Give the folder that completes a checkpoint of one file, by name the digests of the files in it that count, and their variant of the weights."""
+def _base(
+    base: Base,
+    model: Model,
+    digest: Callable[[Path], str],
+    environ: Mapping[str, str],
+    terms: Terms,
+) -> tuple[Path, list[tuple[str, str]], str]:
+    """Give the folder that completes a checkpoint of one file, by name the digests of the files in
+    it that count, and their variant of the weights.
+    """
     beside, text = model.path.with_suffix(""), base.reference
     reference = base_reference(base)
     if (beside / "model_index.json").is_file():
@@ -178,15 +291,25 @@ def _base(base: Base, model: Model, digest: Callable[[Path], str], environ: Mapp
     _check_parts(folder, text)
     files = dict(list_files(folder, text))
     wanted = completing(files, base.lacks)
-    if lacking := sorted(name for name in base.lacks if not any(file.startswith(f"{name}/") and is_weights(file) for file in wanted)):
-        raise UnresolvedModel(f"there are no weights of {' and '.join(lacking)} in {folder}, and the file holds none")
+    if lacking := sorted(
+        name
+        for name in base.lacks
+        if not any(file.startswith(f"{name}/") and is_weights(file) for file in wanted)
+    ):
+        raise UnresolvedModel(
+            f"there are no weights of {' and '.join(lacking)} in {folder}, and the file holds none"
+        )
     if "model_index.json" not in wanted:
         raise UnresolvedModel(f"there is no model_index.json in {folder}")
     for name in wanted:
         if is_weights(name):
             check_weights(files[name], text)
     check_pointers({name: files[name] for name in wanted}, text)
-    return folder, [(name, recorded(files[name]) or digest(files[name])) for name in wanted], next(iter(variants(wanted)), "")
+    return (
+        folder,
+        [(name, recorded(files[name]) or digest(files[name])) for name in wanted],
+        next(iter(variants(wanted)), ""),
+    )
 
 
 def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], terms: Terms) -> Model:
@@ -196,12 +319,25 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
         path, inside = path / meant.reference.file, meant.reference.file
     elif meant.reference.file:
         alone = path / meant.reference.file
-        return Model(alone, tagged("model-file", meant.files[0].blob.encode()), text, variant=meant.variant, pickles=_allowed([(alone.name, alone)], text, terms, alone=True))
+        return Model(
+            alone,
+            tagged("model-file", meant.files[0].blob.encode()),
+            text,
+            variant=meant.variant,
+            pickles=_allowed([(alone.name, alone)], text, terms, alone=True),
+        )
     files = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
     allowed = _allowed([(name, path / name) for name, _ in files], text, terms)
     digests = sorted((name, blob) for name, blob in files if has_say(name) or name in allowed)
     check_pointers({name: path / name for name, _ in digests}, text)
-    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), meant.variant, allowed)
+    return Model(
+        path,
+        tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
+        text,
+        _parts(digests),
+        meant.variant,
+        allowed,
+    )
 
 
 def _whole_snapshot(meant: LockedModel, text: str, environ: Mapping[str, str]) -> Path:
@@ -210,20 +346,37 @@ def _whole_snapshot(meant: LockedModel, text: str, environ: Mapping[str, str]) -
     missing = [file for file in meant.files if not (path / file.name).exists()]
     if missing:
         raise UnresolvedModel(
-            f"unresolved: '{text}' is not whole", why=f"{len(missing)} of its {len(meant.files)} files are not in the hub's cache, {missing[0].name} first", fix=f"run `imagen-flow models pull {text}`"
+            f"unresolved: '{text}' is not whole",
+            why=(
+                f"{len(missing)} of its {len(meant.files)} files are not in the hub's cache,"
+                f" {missing[0].name} first"
+            ),
+            fix=f"run `imagen-flow models pull {text}`",
         )
     for file in meant.files:
         here = path / file.name
         held = recorded(here)
-        if here.stat().st_size != file.size or (held and held not in (file.sha256, file.git)) or not (held or _sha256(here) == file.sha256):
-            raise UnresolvedModel(f"unresolved: '{text}' is not what the lock says", why=f"{file.name} is another file", fix=f"run `imagen-flow models pull {text}`")
+        if (
+            here.stat().st_size != file.size
+            or (held and held not in (file.sha256, file.git))
+            or not (held or _sha256(here) == file.sha256)
+        ):
+            raise UnresolvedModel(
+                f"unresolved: '{text}' is not what the lock says",
+                why=f"{file.name} is another file",
+                fix=f"run `imagen-flow models pull {text}`",
+            )
         if is_weights(file.name):
             check_weights(here, text)
     return path
 
 
-def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alone: bool = False) -> tuple[str, ...]:
-    """List the pickles among these files that the user allows, each looked into; one that stands `alone` must be among them."""
+def _allowed(
+    files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alone: bool = False
+) -> tuple[str, ...]:
+    """List the pickles among these files that the user allows, each looked into; one that stands
+    `alone` must be among them.
+    """
     allowed = []
     for name, path in files:
         if not name.lower().endswith(PICKLES):
@@ -233,7 +386,11 @@ def _allowed(files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alon
             scan_pickle(path, text)
             allowed.append(name)
         elif alone:
-            raise UnusableModel(f"the model '{text}' is a pickle", why=NO_PICKLES, fix=f"convert it to safetensors, or say --allow-pickle {text} if you trust it")
+            raise UnusableModel(
+                f"the model '{text}' is a pickle",
+                why=NO_PICKLES,
+                fix=f"convert it to safetensors, or say --allow-pickle {text} if you trust it",
+            )
     return tuple(allowed)
 
 
@@ -262,7 +419,9 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
     if not path.exists() and not path.is_symlink():
         held = [found for found, _ in list_files(snapshot, text) if is_weights(found)]
         raise UnresolvedModel(
-            f"unresolved: '{text}' is not on this machine", why=f"of that repository the hub's cache holds {', '.join(held[:5]) or 'no weights'}", fix=f"run `imagen-flow models pull {text}`"
+            f"unresolved: '{text}' is not on this machine",
+            why=f"of that repository the hub's cache holds {', '.join(held[:5]) or 'no weights'}",
+            fix=f"run `imagen-flow models pull {text}`",
         )
     return path
 
@@ -272,37 +431,72 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
     try:
         alone = path.is_file() or (path.is_symlink() and not path.is_dir())
     except OSError as error:  # a name that is too long, a folder that is closed
-        raise UnusableModel(f"the model '{text}' cannot be looked at", why=str(error.strerror), fix="") from error
+        raise UnusableModel(
+            f"the model '{text}' cannot be looked at", why=str(error.strerror), fix=""
+        ) from error
     if alone:
         if pickles := _allowed([(path.name, path)], text, terms, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
-            raise UnusableModel(f"the model '{text}' is no weights file", why="only .safetensors, .gguf and .onnx files, and folders that hold .safetensors, are loaded", fix="")
+            raise UnusableModel(
+                f"the model '{text}' is no weights file",
+                why=(
+                    "only .safetensors, .gguf and .onnx files, and folders that hold .safetensors,"
+                    " are loaded"
+                ),
+                fix="",
+            )
         check_weights(path, text)
         return Model(path, tagged("model-file", digest(path).encode()), text)
     if not path.is_dir():
-        raise UnusableModel(f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path))
+        raise UnusableModel(
+            f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path)
+        )
     files = list(list_files(path, text))
     weights = [file for _, file in files if file.suffix == ".safetensors"]
     allowed = _allowed(files, text, terms)
     if not weights and not allowed:
         if odd := sorted(name for name, file in files if file.suffix in PICKLES):
-            fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
-            raise UnusableModel(f"the model '{text}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
-        raise UnusableModel(f"the model '{text}' has no weights", why=f"there is no .safetensors file in {path}", fix=subfolder(path))
+            fix = (
+                f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
+            )
+            raise UnusableModel(
+                f"the model '{text}' has its weights only as pickles ({odd[0]})",
+                why=NO_PICKLES,
+                fix=fix,
+            )
+        raise UnusableModel(
+            f"the model '{text}' has no weights",
+            why=f"there is no .safetensors file in {path}",
+            fix=subfolder(path),
+        )
     for file in weights:
         check_weights(file, text)
     check_pointers({name: file for name, file in files if has_say(name) or name in allowed}, text)
     _check_parts(path, text)
-    if (path / "model_index.json").exists() and (odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]):
+    if (path / "model_index.json").exists() and (
+        odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]
+    ):
         fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
-        raise UnusableModel(f"a part of the model '{text}' has its weights only as pickles ({odd[0]})", why=NO_PICKLES, fix=fix)
+        raise UnusableModel(
+            f"a part of the model '{text}' has its weights only as pickles ({odd[0]})",
+            why=NO_PICKLES,
+            fix=fix,
+        )
     digests = [(name, digest(file)) for name, file in files if has_say(name) or name in allowed]
-    return Model(path, tagged("model-folder", *(part.encode() for pair in digests for part in pair)), text, _parts(digests), pickles=allowed)
+    return Model(
+        path,
+        tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
+        text,
+        _parts(digests),
+        pickles=allowed,
+    )
 
 
 def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Name each folder directly below by its own files, so that equal parts of different models are known to be equal."""
+    """Name each folder directly below by its own files, so that equal parts of different models are
+    known to be equal.
+    """
     below: dict[str, list[bytes]] = {}
     for name, digest in digests:
         part, slash, rest = name.partition("/")
@@ -312,7 +506,9 @@ def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_parts(path: Path, text: str) -> None:
-    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off lacks some, and a part of another name than a plain one lies elsewhere."""
+    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off
+    lacks some, and a part of another name than a plain one lies elsewhere.
+    """
     indexes: dict[str, dict[str, Any]] = {}
     for name in sorted(INDEXES):
         try:
@@ -320,13 +516,37 @@ def _check_parts(path: Path, text: str) -> None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UnusableModel(f"the model '{text}' is damaged: {name} cannot be read", why=str(error)[:200], fix="copy or download it again") from error
-        if elsewhere := sorted(part for part, made_by in indexes[name].items() if isinstance(made_by, list) and not part.isidentifier()):
-            raise UnusableModel(f"the model '{text}' cannot be used: {name} names a part '{elsewhere[0][:100]}'", why="a part is a folder in the model's folder", fix="give it a plain name")
+            raise UnusableModel(
+                f"the model '{text}' is damaged: {name} cannot be read",
+                why=str(error)[:200],
+                fix="copy or download it again",
+            ) from error
+        if elsewhere := sorted(
+            part
+            for part, made_by in indexes[name].items()
+            if isinstance(made_by, list) and not part.isidentifier()
+        ):
+            raise UnusableModel(
+                f"the model '{text}' cannot be used: {name} names a part '{elsewhere[0][:100]}'",
+                why="a part is a folder in the model's folder",
+                fix="give it a plain name",
+            )
     if "model_index.json" not in indexes:
         return
-    parts = [name for name, made_by in indexes["model_index.json"].items() if isinstance(made_by, list) and len(made_by) == 2 and all(isinstance(word, str) for word in made_by)]
+    parts = [
+        name
+        for name, made_by in indexes["model_index.json"].items()
+        if isinstance(made_by, list)
+        and len(made_by) == 2
+        and all(isinstance(word, str) for word in made_by)
+    ]
     missing = sorted(name for name in parts if not (path / name).is_dir())
-    side_by_side = len(missing) == len(parts) and (path / "config.json").is_file()  # as in early checkpoints, which diffusers still loads
+    side_by_side = (
+        len(missing) == len(parts) and (path / "config.json").is_file()
+    )  # as in early checkpoints, which diffusers still loads
     if missing and not side_by_side:
-        raise UnresolvedModel(f"unresolved: '{text}' is not whole", why=f"model_index.json names {len(parts)} parts, and there is no {missing[0]}", fix="download it again")
+        raise UnresolvedModel(
+            f"unresolved: '{text}' is not whole",
+            why=f"model_index.json names {len(parts)} parts, and there is no {missing[0]}",
+            fix="download it again",
+        )

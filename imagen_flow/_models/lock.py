@@ -1,6 +1,8 @@
-"""Read and write ``imagen-flow.lock``: which commit of each repository a graph's models are, and which files, by size and digest.
+"""Read and write ``imagen-flow.lock``: which commit of each repository a graph's models are, and
+which files, by size and digest.
 
-It lies beside the graphs that it is for and belongs under version control; one that lies in a folder above holds as well. TOML, sorted, one line a file::
+It lies beside the graphs that it is for and belongs under version control; one that lies in a
+folder above holds as well. TOML, sorted, one line a file::
 
     # Written by `imagen-flow models`. Keep it with your graphs.
     imagen_flow_lock = 1
@@ -15,7 +17,8 @@ It lies beside the graphs that it is for and belongs under version control; one 
       { name = "unet/diffusion_pytorch_model.safetensors", size = 3438167540, sha256 = "…" },
     ]
 
-A repository that completes checkpoints of one file says ``completes_with = ["vae"]``: beside its configurations the weights of these parts, often of none.
+A repository that completes checkpoints of one file says ``completes_with = ["vae"]``: beside its
+configurations the weights of these parts, often of none.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ _HEAD = "# Written by `imagen-flow models`. Keep it with your graphs.\n"
 
 @dataclass(frozen=True, slots=True, order=True)
 class LockedFile:
-    """A file of a repository: relative name, bytes, sha256, and for one that the hub keeps in git itself the digest there."""
+    """A file of a repository: relative name, bytes, sha256, and for one that the hub keeps in git
+    itself the digest there.
+    """
 
     name: str
     size: int
@@ -78,7 +83,9 @@ class LockedModel:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The models of a lock file, by the one spelling of their references. `path` is where it is, or where it would be."""
+    """The models of a lock file, by the one spelling of their references. `path` is where it is, or
+    where it would be.
+    """
 
     path: Path
     models: Mapping[str, LockedModel] = field(default_factory=dict)
@@ -93,10 +100,14 @@ class Lock:
     def lacking(self, references: Iterable[Reference]) -> Lock:
         """Give the lock without these."""
         gone = {str(reference) for reference in references}
-        return Lock(self.path, {name: model for name, model in self.models.items() if name not in gone})
+        return Lock(
+            self.path, {name: model for name, model in self.models.items() if name not in gone}
+        )
 
     def write(self) -> bool:
-        """Write the file, at once or not at all; say whether it changed. Without models there is none."""
+        """Write the file, at once or not at all; say whether it changed. Without models there is
+        none.
+        """
         text = self.text()
         try:
             if read_regular(self.path, most=_MOST_BYTES).decode("utf-8") == text:
@@ -106,7 +117,9 @@ class Lock:
                 return False
         aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         try:
-            with aside.open("x", encoding="utf-8") as stream:  # never through a link that somebody put there
+            with aside.open(
+                "x", encoding="utf-8"
+            ) as stream:  # never through a link that somebody put there
                 stream.write(text)
             os.replace(aside, self.path)
         except BaseException:
@@ -118,24 +131,45 @@ class Lock:
         """Spell the lock: the same models give the same text."""
         lines = [_HEAD, f"imagen_flow_lock = {FORMAT}\n"]
         for _, model in sorted(self.models.items()):
-            parts = [] if model.reference.parts is None else [f"completes_with = [{', '.join(map(_quoted, model.reference.parts))}]\n"]
-            lines += ["\n[[model]]\n", f"reference = {_quoted(str(replace(model.reference, parts=None)))}\n", *parts, f"commit = {_quoted(model.commit)}\n", f"license = {_quoted(model.license)}\n", f"variant = {_quoted(model.variant)}\n", "files = [\n"]
+            parts = (
+                []
+                if model.reference.parts is None
+                else [f"completes_with = [{', '.join(map(_quoted, model.reference.parts))}]\n"]
+            )
+            lines += [
+                "\n[[model]]\n",
+                f"reference = {_quoted(str(replace(model.reference, parts=None)))}\n",
+                *parts,
+                f"commit = {_quoted(model.commit)}\n",
+                f"license = {_quoted(model.license)}\n",
+                f"variant = {_quoted(model.variant)}\n",
+                "files = [\n",
+            ]
             for file in sorted(model.files):
                 git = f", git = {_quoted(file.git)}" if file.git else ""
-                lines.append(f"  {{ name = {_quoted(file.name)}, size = {file.size}, sha256 = {_quoted(file.sha256)}{git} }},\n")
+                lines.append(
+                    f"  {{ name = {_quoted(file.name)}, size = {file.size}, sha256 ="
+                    f" {_quoted(file.sha256)}{git} }},\n"
+                )
             lines.append("]\n")
         return "".join(lines)
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a basic string of TOML, but for the one control character that JSON leaves as it is.
+    # A JSON string is a basic string of TOML, but for the one control character that JSON leaves as
+    # it is.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_lock(start: Path) -> Path:
-    """Say where the lock for graphs in the folder `start` is: there or in the nearest folder above; else where it would be."""
+    """Say where the lock for graphs in the folder `start` is: there or in the nearest folder above;
+    else where it would be.
+    """
     start = start.absolute()
-    return next((file for folder in (start, *start.parents) if (file := folder / NAME).is_file()), start / NAME)
+    return next(
+        (file for folder in (start, *start.parents) if (file := folder / NAME).is_file()),
+        start / NAME,
+    )
 
 
 def read_lock(path: Path) -> Lock:
@@ -150,24 +184,53 @@ def read_lock(path: Path) -> Lock:
     except FileNotFoundError:
         return Lock(path)
     except (OSError, UnicodeDecodeError) as failed:
-        raise GraphError([Problem("unreadable", f"{shown} cannot be read", why=str(failed))]) from failed
+        raise GraphError(
+            [Problem("unreadable", f"{shown} cannot be read", why=str(failed))]
+        ) from failed
     try:
         said = tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as odd:
         at = re.search(r"line (\d+), column (\d+)", str(odd))
         mark = Mark(source, int(at[1]), int(at[2])) if at else Mark(source, 1, 1)
-        raise GraphError([Problem("bad-setting", "the lock is not TOML", mark, why=str(odd), fix=_MEND)]) from odd
+        raise GraphError(
+            [Problem("bad-setting", "the lock is not TOML", mark, why=str(odd), fix=_MEND)]
+        ) from odd
     if said.get("imagen_flow_lock") != FORMAT:
-        why = f"it says imagen_flow_lock = {said.get('imagen_flow_lock')!r}, and this imagen_flow reads {FORMAT}"
-        raise GraphError([Problem("bad-setting", "the lock is of another format", Mark(source, 1, 1), why=why, fix=_MEND)])
+        why = (
+            f"it says imagen_flow_lock = {said.get('imagen_flow_lock')!r}, and this imagen_flow"
+            f" reads {FORMAT}"
+        )
+        raise GraphError(
+            [
+                Problem(
+                    "bad-setting",
+                    "the lock is of another format",
+                    Mark(source, 1, 1),
+                    why=why,
+                    fix=_MEND,
+                )
+            ]
+        )
     try:
         models = [_model(entry) for entry in said.get("model", [])]
     except (KeyError, TypeError, ValueError, AttributeError) as odd:
-        raise GraphError([Problem("bad-setting", "the lock is damaged", Mark(source, 1, 1), why=f"{type(odd).__name__}: {odd}", fix=_MEND)]) from odd
+        raise GraphError(
+            [
+                Problem(
+                    "bad-setting",
+                    "the lock is damaged",
+                    Mark(source, 1, 1),
+                    why=f"{type(odd).__name__}: {odd}",
+                    fix=_MEND,
+                )
+            ]
+        ) from odd
     return Lock(path, {str(model.reference): model for model in models})
 
 
-_MEND = "take it from version control again, or remove it and run `imagen-flow models resolve GRAPH`"
+_MEND = (
+    "take it from version control again, or remove it and run `imagen-flow models resolve GRAPH`"
+)
 _INSIDE = re.compile(r"(?!.*(\A|/)\.{0,2}(/|\Z))[^\x00-\x1f\x7f\\]+\Z")
 
 
@@ -183,7 +246,13 @@ def _model(entry: Mapping[str, Any]) -> LockedModel:
     commit = entry["commit"]
     if reference.kind != "hf" or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         raise ValueError(f"{entry['reference']} at {commit!r}")
-    return LockedModel(reference, commit, str(entry.get("license", "")), str(entry.get("variant", "")), tuple(sorted(_file(file) for file in entry["files"])))
+    return LockedModel(
+        reference,
+        commit,
+        str(entry.get("license", "")),
+        str(entry.get("variant", "")),
+        tuple(sorted(_file(file) for file in entry["files"])),
+    )
 
 
 def _file(entry: Mapping[str, Any]) -> LockedFile:
@@ -194,15 +263,22 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
 
 
 def checked(file: LockedFile) -> LockedFile:
-    """Give back what a lock or a hub says of a file, if it can be so. Neither is trusted: names and digests lead to places in the cache, and none may lead out of it.
+    """Give back what a lock or a hub says of a file, if it can be so. Neither is trusted: names and
+    digests lead to places in the cache, and none may lead out of it.
 
     Raises:
         ValueError: it cannot.
     """
     digests = [(file.sha256, r"([0-9a-f]{64})?"), (file.git, r"([0-9a-f]{40})?")]
     if not (
-        isinstance(file.name, str) and _INSIDE.match(file.name) and type(file.size) is int and file.size >= 0
-        and file.blob and all(isinstance(digest, str) and re.fullmatch(form, digest) for digest, form in digests)
-    ):  # fmt: skip
-        raise ValueError(f"no file of a repository: {file.name!r} of {file.size!r} bytes, {file.blob!r}")
+        isinstance(file.name, str)
+        and _INSIDE.match(file.name)
+        and type(file.size) is int
+        and file.size >= 0
+        and file.blob
+        and all(isinstance(digest, str) and re.fullmatch(form, digest) for digest, form in digests)
+    ):
+        raise ValueError(
+            f"no file of a repository: {file.name!r} of {file.size!r} bytes, {file.blob!r}"
+        )
     return file

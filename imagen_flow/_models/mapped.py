@@ -1,7 +1,9 @@
 """Take loaded weights off the files that they are mapped from.
 
-safetensors and GGUF files are not read but mapped: while a model stays loaded, whoever writes to its file writes to its weights, and whoever shortens the file kills the process.
-A copy takes the memory that computing would have taken anyway (on the host all weights are read at every step), and a part of the time of one step, once.
+safetensors and GGUF files are not read but mapped: while a model stays loaded, whoever writes to
+    its file writes to its weights, and whoever shortens the file kills the process.
+A copy takes the memory that computing would have taken anyway (on the host all weights are read at
+every step), and a part of the time of one step, once.
 
 Source: proc(5), ``/proc/self/maps``. Where there is none, all weights on the host are copied.
 """
@@ -34,14 +36,22 @@ _SPARE = 512 << 20
 def own_tensors(value: Any) -> bool:
     """Copy all weights of what a loader gave that are mapped from files. Tied ones stay tied.
 
-    Outputs: whether what it gave needs its files no more: False where it has no weights (it will read them later), or where the copies would not fit into memory, so that none was made.
+    Outputs: whether what it gave needs its files no more: False where it has no weights (it will
+        read them later), or where the copies would not fit into memory, so that none was made.
     """
     torch = sys.modules.get("torch")
     if torch is None:
         return False
     tensors = list(tensors_of(value))
     files = _Files()
-    mapped = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.numel() and tensor.data_ptr() in files]
+    mapped = [
+        tensor
+        for tensor in tensors
+        if tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and tensor.numel()
+        and tensor.data_ptr() in files
+    ]
     if mapped and sum(tensor.numel() * tensor.element_size() for tensor in mapped) > _available():
         return False
     copies: dict[tuple[Any, ...], Any] = {}
@@ -56,59 +66,93 @@ def own_tensors(value: Any) -> bool:
 
 
 def _copy(tensor: Any) -> Any:
-    """Copy a tensor so that it lies in memory as it did: the libraries that multiply round otherwise where the address is another modulo a cache line."""
+    """Copy a tensor so that it lies in memory as it did: the libraries that multiply round
+    otherwise where the address is another modulo a cache line.
+    """
     torch = sys.modules["torch"]
     size = tensor.element_size()
-    extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    extent = 1 + sum(
+        (length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
     if type(tensor) is not torch.Tensor or tensor.data_ptr() % size or extent != tensor.numel():
         return tensor.clone(memory_format=torch.preserve_format)
     room = torch.empty(extent * size + _LINE, dtype=torch.uint8)
     start = (tensor.data_ptr() - room.data_ptr()) % _LINE
-    copy = room[start : start + extent * size].view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
+    copy = (
+        room[start : start + extent * size]
+        .view(tensor.dtype)
+        .as_strided(tensor.shape, tensor.stride())
+    )
     return copy.copy_(tensor)
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
-    """Give each tensor of what a loader gave, once: parameters and buffers of modules, and those in plain containers and attributes; of tensors that are made of others, these."""
+    """Give each tensor of what a loader gave, once: parameters and buffers of modules, and those in
+    plain containers and attributes; of tensors that are made of others, these.
+    """
     torch = sys.modules["torch"]
     seen: set[int] = set()
     for found in objects_in(value).values():
-        pending = [*found.parameters(), *found.buffers()][::-1] if isinstance(found, torch.nn.Module) else [found] if isinstance(found, torch.Tensor) else []
+        pending = (
+            [*found.parameters(), *found.buffers()][::-1]
+            if isinstance(found, torch.nn.Module)
+            else [found]
+            if isinstance(found, torch.Tensor)
+            else []
+        )
         while pending:
             tensor = pending.pop()
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
             if hasattr(tensor, "__tensor_flatten__"):
-                pending += [inner for name in tensor.__tensor_flatten__()[0] if isinstance(inner := getattr(tensor, name), torch.Tensor)]
+                pending += [
+                    inner
+                    for name in tensor.__tensor_flatten__()[0]
+                    if isinstance(inner := getattr(tensor, name), torch.Tensor)
+                ]
             else:
                 yield tensor
 
 
 def objects_in(value: Any) -> dict[str, Any]:
-    """Give what a loader gave, and what that holds in containers and attributes, by where it is: modules are not looked into, nor is anything twice."""
+    """Give what a loader gave, and what that holds in containers and attributes, by where it is:
+    modules are not looked into, nor is anything twice.
+    """
     torch = sys.modules.get("torch")
     seen: set[int] = set()
     found: dict[str, Any] = {}
     pending = [("", value, _DEPTH)]
     while pending:
         path, one, left = pending.pop()
-        if one is None or isinstance(one, str | bytes | int | float | complex | Path | type) or id(one) in seen:
+        if (
+            one is None
+            or isinstance(one, str | bytes | int | float | complex | Path | type)
+            or id(one) in seen
+        ):
             continue
         seen.add(id(one))
         found[path] = one
         if left == 0 or (torch is not None and isinstance(one, torch.nn.Module | torch.Tensor)):
             continue
-        pending += [(f"{path}.{name}" if path else name, inner, left - 1) for name, inner in reversed(list(_held(one)))]
+        pending += [
+            (f"{path}.{name}" if path else name, inner, left - 1)
+            for name, inner in reversed(list(_held(one)))
+        ]
     return found
 
 
 def _held(one: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(one, Mapping | list | tuple | set | frozenset):
         if len(one) <= _MOST:
-            yield from ((str(name), inner) for name, inner in (one.items() if isinstance(one, Mapping) else enumerate(one)))
+            yield from (
+                (str(name), inner)
+                for name, inner in (one.items() if isinstance(one, Mapping) else enumerate(one))
+            )
     elif dataclasses.is_dataclass(one):
-        yield from ((field.name, getattr(one, field.name, None)) for field in dataclasses.fields(one))
+        yield from (
+            (field.name, getattr(one, field.name, None)) for field in dataclasses.fields(one)
+        )
     elif not isinstance(one, FunctionType | MethodType | ModuleType):
         yield from list(getattr(one, "__dict__", {}).items())
 
@@ -138,9 +182,15 @@ class _Files:
 
 
 def _available() -> int:
-    """How many bytes can be taken without others having to give way; more than there are where that cannot be seen."""
+    """How many bytes can be taken without others having to give way; more than there are where that
+    cannot be seen.
+    """
     try:
-        line = next(line for line in Path("/proc/meminfo").read_text("ascii").splitlines() if line.startswith("MemAvailable:"))
+        line = next(
+            line
+            for line in Path("/proc/meminfo").read_text("ascii").splitlines()
+            if line.startswith("MemAvailable:")
+        )
         return int(line.split()[1]) * 1024 - _SPARE
     except (OSError, ValueError, StopIteration, IndexError):
         return sys.maxsize

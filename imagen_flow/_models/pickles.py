@@ -1,4 +1,6 @@
-"""Look into a pickle before it is loaded. It is loaded only if the user named it, if a scanner finds nothing in it that runs code, and then by torch with ``weights_only``, which refuses the rest."""
+"""Look into a pickle before it is loaded. It is loaded only if the user named it, if a scanner
+finds nothing in it that runs code, and then by torch with ``weights_only``, which refuses the rest.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,48 @@ def scan_pickle(path: Path, reference: str) -> None:
     """Scan a pickle that the user allows.
 
     Raises:
-        UnusableModel: it names what it has no business with, it is no pickle of weights, or there is no scanner.
+        UnusableModel: it names what it has no business with, it is no pickle of weights, or there
+            is no scanner.
     """
     try:
         from picklescan.scanner import SafetyLevel, scan_file_path
     except ImportError as missing:
         raise UnusableModel(
-            f"the pickle {path.name} of '{reference}' cannot be looked into", why="picklescan is not installed", fix="run `pip install 'imagen-flow[pickle]'`, or convert it to safetensors"
+            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            why="picklescan is not installed",
+            fix="run `pip install 'imagen-flow[pickle]'`, or convert it to safetensors",
         ) from missing
     if not is_regular(path):
-        raise UnusableModel(f"the pickle {path.name} of '{reference}' cannot be looked into", why="it is not a regular file", fix="copy or download it again")
+        raise UnusableModel(
+            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            why="it is not a regular file",
+            fix="copy or download it again",
+        )
     try:
         found = scan_file_path(str(path))
     except Exception as odd:  # whatever a broken file makes of the scanner
-        raise UnusableModel(f"the pickle {path.name} of '{reference}' cannot be looked into", why=f"{type(odd).__name__}: {odd}"[:200], fix="copy or download it again") from odd
-    strange = sorted({f"{g.module}.{g.name}" for g in found.globals if g.safety is not SafetyLevel.Innocuous} - _HARMLESS)
+        raise UnusableModel(
+            f"the pickle {path.name} of '{reference}' cannot be looked into",
+            why=f"{type(odd).__name__}: {odd}"[:200],
+            fix="copy or download it again",
+        ) from odd
+    strange = sorted(
+        {f"{g.module}.{g.name}" for g in found.globals if g.safety is not SafetyLevel.Innocuous}
+        - _HARMLESS
+    )
     if strange or found.infected_files or found.issues_count:
-        why = f"it names {', '.join(strange[:5])}{', …' if len(strange) > 5 else ''}, which weights have no need of"
-        raise UnusableModel(f"the pickle {path.name} of '{reference}' is not loaded", why=why, fix="take it from somebody you trust, as safetensors")
+        why = (
+            f"it names {', '.join(strange[:5])}{', …' if len(strange) > 5 else ''}, which weights"
+            " have no need of"
+        )
+        raise UnusableModel(
+            f"the pickle {path.name} of '{reference}' is not loaded",
+            why=why,
+            fix="take it from somebody you trust, as safetensors",
+        )
     if found.scan_err or not found.globals:
-        raise UnusableModel(f"the model '{reference}' is damaged: {path.name} is no pickle of weights", why="the scanner finds none in it", fix="copy or download it again")
+        raise UnusableModel(
+            f"the model '{reference}' is damaged: {path.name} is no pickle of weights",
+            why="the scanner finds none in it",
+            fix="copy or download it again",
+        )

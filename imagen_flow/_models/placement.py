@@ -1,4 +1,6 @@
-"""Put a loaded module where it is to run: on the device, or offloaded, so that it takes the device's memory only while it computes. The pixels are the same either way."""
+"""Put a loaded module where it is to run: on the device, or offloaded, so that it takes the
+device's memory only while it computes. The pixels are the same either way.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ __all__ = ["at_rest", "place_module"]
 
 
 class _Turns:
-    """Whose turn it is on each device: of the modules that wait on the host, one has its weights there at a time. A device is one for the whole process, and so is this."""
+    """Whose turn it is on each device: of the modules that wait on the host, one has its weights
+    there at a time. A device is one for the whole process, and so is this.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -36,9 +40,11 @@ _TURNS = _Turns()
 
 
 def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
-    """Put a torch module where it is to run, as `settings.offload` says, compile it if they say so, and give it back.
+    """Put a torch module where it is to run, as `settings.offload` says, compile it if they say so,
+    and give it back.
 
-    Offloaded modules carry accelerate's hooks, by which the pipelines of diffusers know the device that they run on (``_hf_hook.execution_device``); their parameters are elsewhere.
+    Offloaded modules carry accelerate's hooks, by which the pipelines of diffusers know the device
+    that they run on (``_hf_hook.execution_device``); their parameters are elsewhere.
     Source: accelerate's ``cpu_offload`` for layers, a ``ModelHook`` of its kind for whole modules.
     """
     if settings.compile:
@@ -59,7 +65,9 @@ def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
 
         def pre_forward(self, module: Any, *args: Any, **given: Any) -> Any:
             _TURNS.take(module, device)
-            return send_to_device(args, self.execution_device), send_to_device(given, self.execution_device)
+            return send_to_device(args, self.execution_device), send_to_device(
+                given, self.execution_device
+            )
 
     if any(weight.device.type not in ("cpu", "meta") for weight in module.parameters()):
         module.to("cpu")  # it was quantized where it will run, and has no turn there yet
@@ -69,17 +77,30 @@ def place_module(module: Any, *, device: str, settings: Loading = PLAIN) -> Any:
 
 @contextmanager
 def at_rest(modules: Iterable[Any]) -> Iterator[None]:
-    """Keep the layers of offloaded modules on the host for as long as the context lasts, so that layers can be put on and taken off; afterwards all that are there then come and go as before.
+    """Keep the layers of offloaded modules on the host for as long as the context lasts, so that
+    layers can be put on and taken off; afterwards all that are there then come and go as before.
 
-    Whoever calls holds the modules alone. Those that come as a whole, or do not wait at all, are left where they are.
+    Whoever calls holds the modules alone. Those that come as a whole, or do not wait at all, are
+    left where they are.
     """
     from accelerate import cpu_offload
     from accelerate.hooks import AlignDevicesHook, remove_hook_from_submodules
 
     streamed: list[tuple[Any, Any]] = []
     for module in modules:
-        hooks = (getattr(part, "_hf_hook", None) for part in module.modules()) if hasattr(module, "modules") else ()
-        device = next((hook.execution_device for hook in hooks if isinstance(hook, AlignDevicesHook) and hook.offload), None)
+        hooks = (
+            (getattr(part, "_hf_hook", None) for part in module.modules())
+            if hasattr(module, "modules")
+            else ()
+        )
+        device = next(
+            (
+                hook.execution_device
+                for hook in hooks
+                if isinstance(hook, AlignDevicesHook) and hook.offload
+            ),
+            None,
+        )
         if device is not None:
             remove_hook_from_submodules(module)
             streamed.append((module, device))

@@ -1,6 +1,8 @@
-"""Follow what a model's files say of one another: whatever they point to must be among the files that are digested, or its content would have no say in the key.
+"""Follow what a model's files say of one another: whatever they point to must be among the files
+that are digested, or its content would have no say in the key.
 
-The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by what configurations say besides.
+The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by what
+configurations say besides.
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ __all__ = ["check_pointers", "is_index"]
 
 _INDEX = re.compile(r".+\.(?P<kind>safetensors|bin)\.index(\.\w+)?\.json\Z")
 _SHARD = re.compile(r"(?P<before>.+?)-\d{5}-of-(?P<count>\d{5})(?P<after>.*)\.safetensors\Z")
-_POINTING = {"config.json": ("transformers_weights", "configuration_files"), "tokenizer_config.json": ("fast_tokenizer_files",)}
+_POINTING = {
+    "config.json": ("transformers_weights", "configuration_files"),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
 """Keys of configurations by which transformers finds further files."""
 
 _AGAIN = "copy or download it again"
 
 
 def is_index(name: str, *, kind: str = "safetensors") -> bool:
-    """Whether a file says which of several files of weights of a kind holds which tensor, by its name."""
+    """Whether a file says which of several files of weights of a kind holds which tensor, by its
+    name.
+    """
     found = _INDEX.match(name)
     return found is not None and found["kind"] == kind
 
@@ -41,13 +48,18 @@ def check_pointers(files: Mapping[str, Path], reference: str) -> None:
         files: those that have a say in the model's fingerprint, by relative name.
     Raises:
         UnresolvedModel: a shard is missing, or its index is.
-        UnusableModel: something points to a file that has no say, an index names the wrong shard, or it cannot be read.
+        UnusableModel: something points to a file that has no say, an index names the wrong shard,
+            or it cannot be read.
     """
     named: set[str] = set()
     for name, path in sorted(files.items()):
         # An index of pickles is read where the user allows some of that folder.
         if is_index(name) or (
-            is_index(name, kind="bin") and any(other.endswith(".bin") and other.rpartition("/")[0] == name.rpartition("/")[0] for other in files)
+            is_index(name, kind="bin")
+            and any(
+                other.endswith(".bin") and other.rpartition("/")[0] == name.rpartition("/")[0]
+                for other in files
+            )
         ):
             named |= _check_index(name, path, files, reference)
         elif name.rpartition("/")[2] in _POINTING:
@@ -60,16 +72,33 @@ def check_pointers(files: Mapping[str, Path], reference: str) -> None:
 def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: str) -> set[str]:
     """Compare an index of shards with the files that it names; give their names."""
     tensors = _read(name, path, reference).get("weight_map")
-    if not isinstance(tensors, dict) or not tensors or not all(isinstance(shard, str) for shard in tensors.values()):
-        raise UnusableModel(f"the model '{reference}' is damaged: {name} cannot be read", why="it has no weight_map of tensors to files", fix=_AGAIN)
+    if (
+        not isinstance(tensors, dict)
+        or not tensors
+        or not all(isinstance(shard, str) for shard in tensors.values())
+    ):
+        raise UnusableModel(
+            f"the model '{reference}' is damaged: {name} cannot be read",
+            why="it has no weight_map of tensors to files",
+            fix=_AGAIN,
+        )
     folder = name.rpartition("/")[0]
     shards = {shard: _inside(folder, shard) for shard in sorted(set(tensors.values()))}
     ending = ".safetensors" if is_index(name) else ".bin"
     for shard, inside in shards.items():
-        if inside is None or not shard.endswith(ending) or (inside not in files and os.path.exists(path.parent / shard)):
+        if (
+            inside is None
+            or not shard.endswith(ending)
+            or (inside not in files and os.path.exists(path.parent / shard))
+        ):
             raise UnusableModel(
-                f"the model '{reference}' cannot be used: {name} names '{shard}'", why="that is not among the files of weights in the model's folder by which it is known", fix=f"keep all shards in one folder, under plain names that end in {ending}",
-            )  # fmt: skip
+                f"the model '{reference}' cannot be used: {name} names '{shard}'",
+                why=(
+                    "that is not among the files of weights in the model's folder by which it is"
+                    " known"
+                ),
+                fix=f"keep all shards in one folder, under plain names that end in {ending}",
+            )
     missing = [shard for shard, inside in shards.items() if inside not in files]
     if missing:
         raise UnresolvedModel(
@@ -81,11 +110,21 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
         assert inside is not None
         wanted = [tensor for tensor, at in tensors.items() if at == shard]
         found = files[inside].stat()
-        held = _names_in(files[inside], found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        held = _names_in(
+            files[inside],
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
         if lacking := sorted(tensor for tensor in wanted if tensor not in held):
             raise UnusableModel(
                 f"the model '{reference}' is damaged: {name} names {shard} for {lacking[0]}",
-                why=f"{len(lacking)} of the {len(wanted)} tensors that it names that file for are not in it",
+                why=(
+                    f"{len(lacking)} of the {len(wanted)} tensors that it names that file for are"
+                    " not in it"
+                ),
                 fix=_AGAIN,
             )
     return {inside for inside in shards.values() if inside is not None}
@@ -100,11 +139,17 @@ def _names_in(path: Path, *_sign: int) -> frozenset[str]:
 def _check_config(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
     """Refuse a configuration that has transformers read other files than those beside it."""
     found = path.stat()
-    for key, said in _named_in(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+    for key, said in _named_in(
+        path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    ):
         inside = _inside(name.rpartition("/")[0], said)
-        if inside not in files and (inside is None or key == "transformers_weights" or os.path.exists(path.parent / said)):
+        if inside not in files and (
+            inside is None or key == "transformers_weights" or os.path.exists(path.parent / said)
+        ):
             raise UnusableModel(
-                f"the model '{reference}' cannot be used: {name} says {key}: '{said[:100]}'", why="that is not among the files by which the model is known", fix="keep its files in the model's folder, under plain names"
+                f"the model '{reference}' cannot be used: {name} says {key}: '{said[:100]}'",
+                why="that is not among the files by which the model is known",
+                fix="keep its files in the model's folder, under plain names",
             )
 
 
@@ -116,20 +161,39 @@ def _named_in(path: Path, *_sign: int) -> tuple[tuple[str, str], ...]:
         said = [(key, content[key]) for key in _POINTING[path.name] if content.get(key) is not None]
     except (OSError, ValueError, AttributeError, RecursionError):
         return ()  # whoever loads the model says so
-    return tuple((key, str(one)) for key, value in said for one in (value if isinstance(value, list) else [value]))
+    return tuple(
+        (key, str(one))
+        for key, value in said
+        for one in (value if isinstance(value, list) else [value])
+    )
 
 
 def _check_adapter(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
-    """Refuse an adapter beside a network's configuration whose weights are a pickle: transformers would load it with the network."""
+    """Refuse an adapter beside a network's configuration whose weights are a pickle: transformers
+    would load it with the network.
+    """
     folder = name.rpartition("adapter_config.json")[0]
-    if f"{folder}config.json" in files and f"{folder}adapter_model.safetensors" not in files and f"{folder}adapter_model.bin" not in files and path.with_name("adapter_model.bin").exists():
+    if (
+        f"{folder}config.json" in files
+        and f"{folder}adapter_model.safetensors" not in files
+        and f"{folder}adapter_model.bin" not in files
+        and path.with_name("adapter_model.bin").exists()
+    ):
         raise UnusableModel(
-            f"the model '{reference}' cannot be used: {name} brings an adapter whose weights are a pickle (adapter_model.bin)", why="it would be loaded with the network beside it, and has no say in how the model is known", fix="take it away, or convert it to safetensors"
+            f"the model '{reference}' cannot be used: {name} brings an adapter whose weights are a"
+            " pickle (adapter_model.bin)",
+            why=(
+                "it would be loaded with the network beside it, and has no say in how the model is"
+                " known"
+            ),
+            fix="take it away, or convert it to safetensors",
         )
 
 
 def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -> None:
-    """Refuse shards that no index names, where nothing else beside them could be loaded: the libraries find shards by their index alone."""
+    """Refuse shards that no index names, where nothing else beside them could be loaded: the
+    libraries find shards by their index alone.
+    """
     sets: dict[str, Counter[tuple[str, str, int]]] = {}
     others: set[str] = set()
     for name in files:
@@ -139,7 +203,9 @@ def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -
         if name in named or (found := _SHARD.match(base)) is None:
             others.add(folder)
         else:
-            sets.setdefault(folder, Counter())[found["before"], found["after"], int(found["count"])] += 1
+            sets.setdefault(folder, Counter())[
+                found["before"], found["after"], int(found["count"])
+            ] += 1
     for folder, counts in sorted(sets.items()):
         (before, after, count), here = min(counts.items())
         if folder not in others and (f"{folder}/config.json" if folder else "config.json") in files:
@@ -147,20 +213,33 @@ def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -
             what = f"{here} of {count} files" if here != count else f"all {count} files"
             raise UnresolvedModel(
                 f"unresolved: '{reference}' is not whole",
-                why=f"{what} of the weights {stem} are there, but not the index {stem}.safetensors.index.json, which says what is in which",
+                why=(
+                    f"{what} of the weights {stem} are there, but not the index"
+                    f" {stem}.safetensors.index.json, which says what is in which"
+                ),
                 fix="download it again",
             )
 
 
 def _inside(folder: str, name: str) -> str | None:
-    """Give the relative name of a file that another in `folder` names; None where that leads out of this folder, whose files alone name the part that they are."""
+    """Give the relative name of a file that another in `folder` names; None where that leads out of
+    this folder, whose files alone name the part that they are.
+    """
     found = posixpath.normpath(name)
-    return None if found.startswith(("/", "../")) or found == ".." or "\0" in name else posixpath.join(folder, found)
+    return (
+        None
+        if found.startswith(("/", "../")) or found == ".." or "\0" in name
+        else posixpath.join(folder, found)
+    )
 
 
 def _read(name: str, path: Path, reference: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UnusableModel(f"the model '{reference}' is damaged: {name} cannot be read", why=str(error)[:200], fix=_AGAIN) from error
+        raise UnusableModel(
+            f"the model '{reference}' is damaged: {name} cannot be read",
+            why=str(error)[:200],
+            fix=_AGAIN,
+        ) from error
     return content if isinstance(content, dict) else {}

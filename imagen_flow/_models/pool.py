@@ -1,15 +1,24 @@
-"""Keep loaded models: each once, shared, counted, and dropped in the order in which the plan needs them last.
+"""Keep loaded models: each once, shared, counted, and dropped in the order in which the plan needs
+them last.
 
-A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose result is shared by all who lease it, so nobody may change it; or, for what is made of parts that others use too,
+A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose result is shared by
+all who lease it, so nobody may change it; or, for what is made of parts that others use too,
 ``parts(model)`` (loaders by name) and ``assemble(model, parts)``. And it may have
 
-- ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as well. What a loader does not heed is as good as not set: it changes neither identity nor key.
-- ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in these are one to it, whatever else they hold.
-- ``joined(model, beside)``: the model to load in the place of `model`, where the node got others beside it (by port): one with parts of theirs (see `Model.having`).
-- ``called(model)``: what of the model's name it goes by, where it goes by any: that becomes part of the value, so that files of equal content under two names are two. `Model.called` has it.
-- ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is one file is not wanted for it.
-- ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are needed.
-- ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
+- ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as
+  well. What a loader does not heed is as good as not set: it changes neither identity nor key.
+- ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in
+  these are one to it, whatever else they hold.
+- ``joined(model, beside)``: the model to load in the place of `model`, where the node got others
+  beside it (by port): one with parts of theirs (see `Model.having`).
+- ``called(model)``: what of the model's name it goes by, where it goes by any: that becomes part of
+  the value, so that files of equal content under two names are two. `Model.called` has it.
+- ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is
+  one file is not wanted for it.
+- ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are
+  needed.
+- ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so
+  (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
   heavy, and again before loading.
 """
 
@@ -35,14 +44,28 @@ from .quiet import quiet_libraries
 from .run_threads import Lanes
 from .signs import check_unchanged, is_unchanged
 
-__all__ = ["Identity", "ModelPool", "admit", "called", "default_budget", "heeded", "identities_of", "identity_of", "joined", "leaves", "weight_of"]
+__all__ = [
+    "Identity",
+    "ModelPool",
+    "admit",
+    "called",
+    "default_budget",
+    "heeded",
+    "identities_of",
+    "identity_of",
+    "joined",
+    "leaves",
+    "weight_of",
+]
 
-#: How much of the memory the models on one device may take, unless a budget is given: the rest is for what runs and for everybody else.
+# : How much of the memory the models on one device may take, unless a budget is given: the rest is
+# for what runs and for everybody else.
 SHARE = 0.6
 SHARE_OF_GPU = 0.8
 
 
-#: The devices that torch's implementations of attention are for; those that are not named run everywhere.
+# : The devices that torch's implementations of attention are for; those that are not named run
+# everywhere.
 ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
 
 
@@ -59,10 +82,16 @@ class Identity(NamedTuple):
 def heeded(loader: Any, settings: Loading) -> Loading:
     """Leave of the settings what a loader acts on."""
     heeds = getattr(loader, "heeds", ())
-    return settings if settings == PLAIN else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
+    return (
+        settings
+        if settings == PLAIN
+        else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
+    )
 
 
-def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> Identity:
+def identity_of(
+    loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
+) -> Identity:
     """Name what ``lease`` would load with a loader that has no parts."""
     if not model.digest:
         raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")
@@ -70,10 +99,20 @@ def identity_of(loader: Any, model: Model, *, device: str, dtype: str, settings:
     if (reads := getattr(loader, "reads", None)) is not None:
         parts, wanted = dict(model.parts), sorted(reads(model))
         if wanted and all(name in parts for name in wanted):
-            fingerprint = tagged("model-parts", *(word.encode() for name in wanted for word in (name, parts[name])))
+            fingerprint = tagged(
+                "model-parts", *(word.encode() for name in wanted for word in (name, parts[name]))
+            )
     if model.called and hasattr(loader, "called"):
-        fingerprint = tagged("model-called", fingerprint.encode(), model.called.encode("utf-8", "surrogatepass"))
-    return Identity(fingerprint, f"{loader.__module__}.{loader.__qualname__}", device, dtype, heeded(loader, settings))
+        fingerprint = tagged(
+            "model-called", fingerprint.encode(), model.called.encode("utf-8", "surrogatepass")
+        )
+    return Identity(
+        fingerprint,
+        f"{loader.__module__}.{loader.__qualname__}",
+        device,
+        dtype,
+        heeded(loader, settings),
+    )
 
 
 def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
@@ -83,7 +122,11 @@ def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
         ModelError: they do not go together.
     """
     model = given[port]
-    found: Model = loader.joined(model, {name: other for name, other in given.items() if name != port}) if hasattr(loader, "joined") else model
+    found: Model = (
+        loader.joined(model, {name: other for name, other in given.items() if name != port})
+        if hasattr(loader, "joined")
+        else model
+    )
     return found
 
 
@@ -101,9 +144,16 @@ def leaves(loader: Any, model: Model) -> Iterator[Any]:
         yield loader
 
 
-def identities_of(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> list[Identity]:
-    """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has parts."""
-    return [identity_of(leaf, model, device=device, dtype=dtype, settings=settings) for leaf in leaves(loader, model)]
+def identities_of(
+    loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
+) -> list[Identity]:
+    """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has
+    parts.
+    """
+    return [
+        identity_of(leaf, model, device=device, dtype=dtype, settings=settings)
+        for leaf in leaves(loader, model)
+    ]
 
 
 def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> None:
@@ -116,16 +166,25 @@ def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loadi
         asked = heeded(leaf, settings)
         runs_on = ATTENTION_ON.get(asked.attention)
         if runs_on and device.partition(":")[0] not in runs_on:
-            raise ModelError(f"attention: {asked.attention} does not run on {device}, but on {' and '.join(runs_on)}; auto and math run everywhere")
+            raise ModelError(
+                f"attention: {asked.attention} does not run on {device}, but on"
+                f" {' and '.join(runs_on)}; auto and math run everywhere"
+            )
         if hasattr(leaf, "admit"):
             leaf.admit(model, device=device, dtype=dtype, settings=asked)
 
 
 def default_budget(device: str) -> int | None:
-    """Say what the models on a device may weigh when nobody says: a share of the machine's memory (of the container's, if that is less), or of the GPU's. None where it cannot be known."""
+    """Say what the models on a device may weigh when nobody says: a share of the machine's memory
+    (of the container's, if that is less), or of the GPU's. None where it cannot be known.
+    """
     torch = sys.modules.get("torch")
     if device.startswith("cuda"):
-        if torch is None or not torch.cuda.is_available() or int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        if (
+            torch is None
+            or not torch.cuda.is_available()
+            or int(device.partition(":")[2] or 0) >= torch.cuda.device_count()
+        ):
             return None
         return int(torch.cuda.mem_get_info(device)[1] * SHARE_OF_GPU)
     memory = _memory()
@@ -169,8 +228,10 @@ class _Resident:
 class ModelPool:
     """Keeps loaded models.
 
-    A value owned by whoever runs. Threads may share it. `budget_bytes` is what the models on one device may weigh (default: see `default_budget`): before a load that would exceed it,
-    idle models are dropped; it is an aim, for what is leased stays, and a single model may be larger.
+    A value owned by whoever runs. Threads may share it. `budget_bytes` is what the models on one
+    device may weigh (default: see `default_budget`): before a load that would exceed it,
+    idle models are dropped; it is an aim, for what is leased stays, and a single model may be
+    larger.
     """
 
     def __init__(self, *, budget_bytes: int | None = None) -> None:
@@ -191,15 +252,26 @@ class ModelPool:
 
     @contextmanager
     def lease(
-        self, loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN, loading: Callable[[str], None] | None = None,
+        self,
+        loader: Any,
+        model: Model,
+        *,
+        device: str,
+        dtype: str,
+        settings: Loading = PLAIN,
+        loading: Callable[[str], None] | None = None,
         left_changed: Callable[[str], object] | None = None,
     ) -> Iterator[Any]:
-        """Give what a loader makes of a model, loaded at most once, for as long as the context lasts.
+        """Give what a loader makes of a model, loaded at most once, for as long as the context
+        lasts.
 
-        A loader with parts loads nothing itself: each part is leased as it would be alone, and they are put together for this lease. So whoever needs some parts shares them with whoever
+        A loader with parts loads nothing itself: each part is leased as it would be alone, and they
+            are put together for this lease. So whoever needs some parts shares them with whoever
         needs all. `loading` is told if the model, or a part of it, is not loaded yet.
 
-        What is given back otherwise than it was lent (its weights, hooks, processors, configuration) is dropped, and `left_changed` told of what is not as it was; the next lease loads it anew.
+        What is given back otherwise than it was lent (its weights, hooks, processors,
+        configuration) is dropped, and `left_changed` told of what is not as it was; the next lease
+        loads it anew.
 
         Raises:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
@@ -207,10 +279,28 @@ class ModelPool:
         """
         if hasattr(loader, "parts"):
             with ExitStack() as leases:
-                lent = {name: leases.enter_context(self.lease(part, model, device=device, dtype=dtype, settings=settings, loading=loading, left_changed=left_changed)) for name, part in loader.parts(model).items()}
+                lent = {
+                    name: leases.enter_context(
+                        self.lease(
+                            part,
+                            model,
+                            device=device,
+                            dtype=dtype,
+                            settings=settings,
+                            loading=loading,
+                            left_changed=left_changed,
+                        )
+                    )
+                    for name, part in loader.parts(model).items()
+                }
                 yield loader.assemble(model, lent)
             return
-        resident = self._acquire(identity_of(loader, model, device=device, dtype=dtype, settings=settings), loader, model, loading)
+        resident = self._acquire(
+            identity_of(loader, model, device=device, dtype=dtype, settings=settings),
+            loader,
+            model,
+            loading,
+        )
         try:
             yield resident.value
             if not resident.is_whole:
@@ -220,7 +310,9 @@ class ModelPool:
             self._release(resident, left_changed)
 
     def plan_ahead(self, identities: Iterable[Identity], *, of: object = None) -> None:
-        """Say which models a run will need from here on, by when it first will (see `identities_of`). Replaces what was said `of` that run before; none takes it back."""
+        """Say which models a run will need from here on, by when it first will (see
+        `identities_of`). Replaces what was said `of` that run before; none takes it back.
+        """
         ahead: dict[Identity, int] = {}
         for place, identity in enumerate(identities):
             ahead.setdefault(identity, place)
@@ -230,7 +322,9 @@ class ModelPool:
                 self._ahead[of] = ahead
 
     def evict_idle(self, which: Callable[[Identity], bool] = lambda _: True) -> int:
-        """Drop the models that nobody leases (of those, the ones that `which` picks) and give their memory back. Returns how many."""
+        """Drop the models that nobody leases (of those, the ones that `which` picks) and give their
+        memory back. Returns how many.
+        """
         with self._lock:
             idle = [r for r in self._idle() if which(r.identity)]
             for resident in idle:
@@ -251,18 +345,24 @@ class ModelPool:
         with self._lock:
             found: dict[str, int] = {}
             for resident in self._residents.values():
-                found[resident.identity.device] = found.get(resident.identity.device, 0) + resident.size
+                found[resident.identity.device] = (
+                    found.get(resident.identity.device, 0) + resident.size
+                )
             return found
 
     def close(self) -> None:
-        """Drop every model: idle ones now, leased ones when they are given back. No lease is given any more."""
+        """Drop every model: idle ones now, leased ones when they are given back. No lease is given
+        any more.
+        """
         with self._lock:
             self._closed = True
         self.lanes.close()
         self.evict_idle()
 
     def _release(self, resident: _Resident, left_changed: Callable[[str], object] | None) -> None:
-        """Count a lease less. The last of several looks whether the model is as it was: who changes it for a while holds it alone, and others may be doing so before."""
+        """Count a lease less. The last of several looks whether the model is as it was: who changes
+        it for a while holds it alone, and others may be doing so before.
+        """
         with self._lock:
             resident.leases -= 1
             if self._closed and not resident.leases:
@@ -272,7 +372,10 @@ class ModelPool:
             resident.ready.clear()  # whoever wants it now waits for the look at it
         changed: list[str] = []
         try:
-            changed = differences(resident.look, look_at(resident.value, moves=resident.identity.settings.offload != "none"))
+            changed = differences(
+                resident.look,
+                look_at(resident.value, moves=resident.identity.settings.offload != "none"),
+            )
         except Exception as failure:  # it is not as it was when it could be looked at
             changed = [f"it can no longer be looked at: {failure}"]
         finally:
@@ -282,7 +385,10 @@ class ModelPool:
                     self._remove(resident)
             resident.ready.set()
         if changed and left_changed is not None:
-            left_changed(", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else ""))
+            left_changed(
+                ", ".join(changed[:5])
+                + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            )
 
     def _remove(self, resident: _Resident) -> None:
         """Give a resident to nobody any more."""
@@ -292,15 +398,24 @@ class ModelPool:
     def _idle(self) -> list[_Resident]:
         return [r for r in self._residents.values() if r.ready.is_set() and not r.leases]
 
-    def _acquire(self, identity: Identity, loader: Any, model: Model, loading: Callable[[str], None] | None) -> _Resident:
+    def _acquire(
+        self, identity: Identity, loader: Any, model: Model, loading: Callable[[str], None] | None
+    ) -> _Resident:
         folders = tuple(loader.reads(model)) if hasattr(loader, "reads") else ()
         while True:
             with self._lock:
                 if self._closed:
                     raise ModelError("the model pool is closed")
                 resident = self._residents.get(identity)
-                if resident is not None and resident.ready.is_set() and not resident.is_whole and not is_unchanged(resident.model, resident.folders):
-                    self._remove(resident)  # its files have changed; this model's may be others of the same content
+                if (
+                    resident is not None
+                    and resident.ready.is_set()
+                    and not resident.is_whole
+                    and not is_unchanged(resident.model, resident.folders)
+                ):
+                    self._remove(
+                        resident
+                    )  # its files have changed; this model's may be others of the same content
                     resident = None
                 mine = resident is None
                 if resident is None:
@@ -323,20 +438,37 @@ class ModelPool:
     def _load(self, resident: _Resident, loader: Any, model: Model) -> None:
         """Load into `resident`, after making room; wake whoever waits for it, whatever happens."""
         try:
-            budget = default_budget(resident.identity.device) if self.budget_bytes is None else self.budget_bytes
-            admit(loader, model, device=resident.identity.device, dtype=resident.identity.dtype, settings=resident.identity.settings)
-            resident.size = weight_of(loader, model, dtype=resident.identity.dtype, settings=resident.identity.settings)
+            budget = (
+                default_budget(resident.identity.device)
+                if self.budget_bytes is None
+                else self.budget_bytes
+            )
+            admit(
+                loader,
+                model,
+                device=resident.identity.device,
+                dtype=resident.identity.dtype,
+                settings=resident.identity.settings,
+            )
+            resident.size = weight_of(
+                loader, model, dtype=resident.identity.dtype, settings=resident.identity.settings
+            )
             if budget is not None:
                 self._make_room(resident, budget)
             check_unchanged(model)
             try:
                 resident.value = self._loaded(resident.identity, loader, model)
                 resident.is_whole = own_tensors(resident.value)
-                resident.look = look_at(resident.value, moves=resident.identity.settings.offload != "none")
+                resident.look = look_at(
+                    resident.value, moves=resident.identity.settings.offload != "none"
+                )
             except ModelError as failure:
                 if is_unchanged(model):
                     raise
-                raise FileChanged(f"the model '{model.reference or model.path.name}' has changed while it was loaded") from failure
+                raise FileChanged(
+                    f"the model '{model.reference or model.path.name}' has changed while it was"
+                    " loaded"
+                ) from failure
             check_unchanged(model)
         except BaseException as failure:
             resident.failure = failure
@@ -360,7 +492,8 @@ class ModelPool:
                     raise
                 said = " ".join(str(cause).split())[:300]
                 raise ModelError(
-                    f"the model '{model.reference or model.path}' cannot be loaded by {loader.__qualname__}: {type(cause).__name__}{f': {said}' if said else ''}"
+                    f"the model '{model.reference or model.path}' cannot be loaded by"
+                    f" {loader.__qualname__}: {type(cause).__name__}{f': {said}' if said else ''}"
                 ) from cause
 
         try:
@@ -368,13 +501,20 @@ class ModelPool:
         except ModelError:
             raise
         except Exception as cause:
-            raise ModelError(f"there is not enough memory on {identity.device} for the model '{model.reference or model.path}'") from cause
+            raise ModelError(
+                f"there is not enough memory on {identity.device} for the model"
+                f" '{model.reference or model.path}'"
+            ) from cause
 
     def _make_room(self, coming: _Resident, budget: int) -> None:
-        """Drop idle models on the same device until the coming one fits in the budget: first what is never needed, then what is needed last."""
+        """Drop idle models on the same device until the coming one fits in the budget: first what
+        is never needed, then what is needed last.
+        """
         dropped = False
         with self._lock:
-            here = [r for r in self._residents.values() if r.identity.device == coming.identity.device]
+            here = [
+                r for r in self._residents.values() if r.identity.device == coming.identity.device
+            ]
             weight = sum(r.size for r in here)
             idle = sorted((r for r in self._idle() if r in here), key=self._need, reverse=True)
             for resident in idle:
@@ -388,12 +528,22 @@ class ModelPool:
             give_back()
 
     def _need(self, resident: _Resident) -> tuple[float, int]:
-        """Order by how far ahead a model is needed next, by whichever run, then by how long ago it was used."""
-        return min((ahead.get(resident.identity, float("inf")) for ahead in self._ahead.values()), default=float("inf")), -resident.used
+        """Order by how far ahead a model is needed next, by whichever run, then by how long ago it
+        was used.
+        """
+        return (
+            min(
+                (ahead.get(resident.identity, float("inf")) for ahead in self._ahead.values()),
+                default=float("inf"),
+            ),
+            -resident.used,
+        )
 
 
 def weight_of(loader: Any, model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
-    """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files do not tell."""
+    """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files
+    do not tell.
+    """
     said = loader.size_of(model) if hasattr(loader, "size_of") else None
     try:
         whole = estimate(model, dtype, quantization=heeded(loader, settings).quantization)
@@ -407,6 +557,12 @@ def weight_of(loader: Any, model: Model, *, dtype: str, settings: Loading = PLAI
 
 
 def _plain_tensors() -> Any:
-    """Weights outlive the call that loads them: tensors made in inference mode could never be trained or changed again."""
+    """Weights outlive the call that loads them: tensors made in inference mode could never be
+    trained or changed again.
+    """
     torch = sys.modules.get("torch")
-    return torch.inference_mode(False) if torch is not None and hasattr(torch, "inference_mode") else nullcontext()
+    return (
+        torch.inference_mode(False)
+        if torch is not None and hasattr(torch, "inference_mode")
+        else nullcontext()
+    )

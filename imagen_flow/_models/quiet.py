@@ -1,4 +1,6 @@
-"""Keep the libraries from drawing progress bars of their own ("Loading weights", "Writing model shards") over the display of a run, and from saying which of their kernels they have not."""
+"""Keep the libraries from drawing progress bars of their own ("Loading weights", "Writing model
+shards") over the display of a run, and from saying which of their kernels they have not.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,21 @@ __all__ = ["quiet_libraries"]
 
 _LIBRARIES = ("diffusers.utils.logging", "transformers.utils.logging")
 
-#: What tells, when libraries are first imported and at each model, of what nobody asked for: kernels and torchvision that are not here. (That int8 wants bfloat16 no longer holds.)
-_TELLTALES = ("bitsandbytes", "diffusers.quantizers", "torch.utils._pytree", "torchao", "transformers.utils.import_utils")
+# : What tells, when libraries are first imported and at each model, of what nobody asked for:
+# kernels and torchvision that are not here. (That int8 wants bfloat16 no longer holds.)
+_TELLTALES = (
+    "bitsandbytes",
+    "diffusers.quantizers",
+    "torch.utils._pytree",
+    "torchao",
+    "transformers.utils.import_utils",
+)
 
 
 class _Silence:
-    """Whether a library's bars are off, and for how many. The switch is the library's, one for the process, so this is too: of several threads, the last one that leaves puts it back."""
+    """Whether a library's bars are off, and for how many. The switch is the library's, one for the
+    process, so this is too: of several threads, the last one that leaves puts it back.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -32,7 +43,9 @@ _SILENCE = _Silence()
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the bars of those libraries that are imported by now, and what others tell, for as long as the context lasts. A user's own choice to have them off is kept."""
+    """Silence the bars of those libraries that are imported by now, and what others tell, for as
+    long as the context lasts. A user's own choice to have them off is kept.
+    """
     with _SILENCE.lock:
         _SILENCE.inside += 1
         for logger in map(logging.getLogger, _TELLTALES):

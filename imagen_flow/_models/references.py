@@ -1,14 +1,21 @@
 """Read how a model is written, and say what is wrong with one that cannot be used.
 
-=======================================  ==============================================================================
+=======================================
+==============================================================================
 ``embedded/NAME``                        a model that comes with a plugin
-``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit (default: ``main``)
-``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``, ``.onnx``; a pickle if allowed)
+``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit
+(default: ``main``)
+``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``,
+``.onnx``; a pickle if allowed)
 ``hf:org/name@rev/sub/``                 one folder of it, with a slash at its end
-``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file of weights
-=======================================  ==============================================================================
+``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file
+of weights
+=======================================
+==============================================================================
 
-What follows the ``@`` is a revision and, if it ends like a file of weights or with a slash, a file or folder in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file; ``refs/pr/3`` needs none.
+What follows the ``@`` is a revision and, if it ends like a file of weights or with a slash, a file
+or folder in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file;
+``refs/pr/3`` needs none.
 """
 
 from __future__ import annotations
@@ -18,9 +25,18 @@ from dataclasses import dataclass
 
 from ..errors import Mark, ModelError, Problem
 
-__all__ = ["BadReference", "PICKLES", "Reference", "UnresolvedModel", "UnusableModel", "WEIGHTS", "parse_reference"]
+__all__ = [
+    "BadReference",
+    "PICKLES",
+    "Reference",
+    "UnresolvedModel",
+    "UnusableModel",
+    "WEIGHTS",
+    "parse_reference",
+]
 
-#: Endings of files that hold weights and nothing that runs: of tensors, or of a network with its tensors.
+# : Endings of files that hold weights and nothing that runs: of tensors, or of a network with its
+# tensors.
 WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
 #: Endings of files that run code when they are loaded.
@@ -68,9 +84,12 @@ class UnusableModel(_NoModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of the hub, `revision` is a branch, tag or commit, and `file` one file of weights in it, or a folder with a slash at its end.
+    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of
+    the hub, `revision` is a branch, tag or commit, and `file` one file of weights in it, or a
+    folder with a slash at its end.
 
-    `parts` is not written but worked out, for a repository that completes a checkpoint of one file: its configurations are wanted, and the weights of these parts.
+    `parts` is not written but worked out, for a repository that completes a checkpoint of one file:
+    its configurations are wanted, and the weights of these parts.
     """
 
     kind: str
@@ -86,10 +105,16 @@ class Reference:
         revision = self.revision or "main"
         if self.parts is not None:
             return f"hf:{self.name}@{revision} ({', '.join(('configurations', *self.parts))})"
-        return f"hf:{self.name}@{_quoted(revision)}/{self.file}" if self.file else f"hf:{self.name}@{revision}"
+        return (
+            f"hf:{self.name}@{_quoted(revision)}/{self.file}"
+            if self.file
+            else f"hf:{self.name}@{revision}"
+        )
 
 
-_SPELLINGS = "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"
+_SPELLINGS = (
+    "a model is embedded/NAME, hf:org/name@revision, or a path that starts with ./ ../ / or ~"
+)
 _PATH = re.compile(r"(\.{1,2}|~[^/\\]*)?[/\\]|~\Z|[A-Za-z]:[/\\]")
 _EMBEDDED = re.compile(r"embedded/[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?\Z")
@@ -113,19 +138,32 @@ def parse_reference(text: str) -> Reference:
         return _on_the_hub(text[3:], shown)
     if _PATH.match(text):
         return Reference("path", text)
-    page = re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(tree|blob|resolve)/([^?#]+))?", text)
+    page = re.match(
+        r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/(tree|blob|resolve)/([^?#]+))?",
+        text,
+    )
     if page and _REPOSITORY.match(page[1]):
-        raise BadReference(f"'{shown}' is no reference to a model", fix=f"write 'hf:{page[1]}{'@' + page[3] if page[3] else ''}'")
+        raise BadReference(
+            f"'{shown}' is no reference to a model",
+            fix=f"write 'hf:{page[1]}{'@' + page[3] if page[3] else ''}'",
+        )
     if text and _REPOSITORY.match(text.partition("@")[0]):
         if "/" in text:
             raise BadReference(
-                f"'{shown}' may be a repository of the hub or a folder", fix=f"write 'hf:{text}' for the hub, or './{text}' for a folder beside the graph"
+                f"'{shown}' may be a repository of the hub or a folder",
+                fix=f"write 'hf:{text}' for the hub, or './{text}' for a folder beside the graph",
             )
         raise BadReference(
             f"'{shown}' is no reference to a model",
-            fix=f"write 'embedded/{text}' for a model that comes with a plugin, 'hf:org/{text}' for the hub, or './{text}' for a file or folder beside the graph",
+            fix=(
+                f"write 'embedded/{text}' for a model that comes with a plugin, 'hf:org/{text}' for"
+                f" the hub, or './{text}' for a file or folder beside the graph"
+            ),
         )
-    raise BadReference(f"'{shown}' is no reference to a model" if text else "the reference to a model is empty", fix=_SPELLINGS)
+    raise BadReference(
+        f"'{shown}' is no reference to a model" if text else "the reference to a model is empty",
+        fix=_SPELLINGS,
+    )
 
 
 def _on_the_hub(text: str, shown: str) -> Reference:
@@ -135,17 +173,29 @@ def _on_the_hub(text: str, shown: str) -> Reference:
         owner, repository, file = name.split("/", 2)
         name = f"{owner}/{repository}"
     if not _REPOSITORY.match(name) or ".." in name or "--" in name:
-        raise BadReference(f"'{shown}' names no repository of the hub", fix="write it as hf:org/name or hf:org/name@revision")
+        raise BadReference(
+            f"'{shown}' names no repository of the hub",
+            fix="write it as hf:org/name or hf:org/name@revision",
+        )
     if at and (_is_weights(rest) or rest.endswith("/")):
         words = 3 if rest.startswith("refs/") else 1
         parts = rest.split("/", words)
         if len(parts) <= words or not parts[words]:
-            raise BadReference(f"'{shown}' names a file or folder and no revision", fix=f"it stands after a revision: hf:{name}@main/{parts[-1] or rest}")
+            raise BadReference(
+                f"'{shown}' names a file or folder and no revision",
+                fix=f"it stands after a revision: hf:{name}@main/{parts[-1] or rest}",
+            )
         rest, file = "/".join(parts[:words]).replace("%2F", "/").replace("%2f", "/"), parts[words]
     if at and (not _REVISION.match(rest) or ".." in rest):
-        raise BadReference(f"'{shown}' names no revision", fix=f"a revision is a branch, a tag or a commit: hf:{name}@main")
+        raise BadReference(
+            f"'{shown}' names no revision",
+            fix=f"a revision is a branch, a tag or a commit: hf:{name}@main",
+        )
     if file and (not _FILE.match(file.removesuffix("/")) or ".." in file):
-        raise BadReference(f"'{shown}' names no file of a repository", fix=f"write it as hf:{name}@main/folder/file.safetensors")
+        raise BadReference(
+            f"'{shown}' names no file of a repository",
+            fix=f"write it as hf:{name}@main/folder/file.safetensors",
+        )
     return Reference("hf", name, rest, file)
 
 

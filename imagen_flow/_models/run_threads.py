@@ -1,12 +1,18 @@
 """Threads that outlast a run, so that runs one after another compute in the same one.
 
-A thread that computes with torch on the processor gathers a team of OpenMP threads of its own, and caches. A run in a new thread begins without them; worse, while two threads
-have teams there are more threads than cores, and GNU's OpenMP then sends every thread to sleep between two operations: a fifth of the time of a small denoiser.
-How many threads there are in a team is fixed for a thread once it has computed, so a lane takes over the number of whoever starts a run in it.
-So whoever owns the models owns lanes too: a run takes the one that was used last, or, where all are taken (by a run beside it, by the run whose node runs this
-graph, by one that was left behind in a call that nobody can interrupt), a new one. Nothing ever waits for a lane.
+A thread that computes with torch on the processor gathers a team of OpenMP threads of its own, and
+caches. A run in a new thread begins without them; worse, while two threads
+have teams there are more threads than cores, and GNU's OpenMP then sends every thread to sleep
+between two operations: a fifth of the time of a small denoiser.
+How many threads there are in a team is fixed for a thread once it has computed, so a lane takes
+over the number of whoever starts a run in it.
+So whoever owns the models owns lanes too: a run takes the one that was used last, or, where all are
+    taken (by a run beside it, by the run whose node runs this
+graph, by one that was left behind in a call that nobody can interrupt), a new one. Nothing ever
+waits for a lane.
 
-Source: GCC's libgomp, wait.h: who waits spins long only while there are no more managed threads than processors.
+Source: GCC's libgomp, wait.h: who waits spins long only while there are no more managed threads
+    than processors.
 """
 
 from __future__ import annotations
@@ -50,21 +56,32 @@ class Lanes:
         self._closed = False
 
     def start(self, work: Callable[[], None], over: threading.Event) -> None:
-        """Begin work in the lane that was used last, or in a new one where none is idle. `over` is set when the lane is free again, or the work has raised."""
+        """Begin work in the lane that was used last, or in a new one where none is idle. `over` is
+        set when the lane is free again, or the work has raised.
+        """
         with self._lock:
             lane = self._idle.pop() if self._idle else None
-            while lane is not None and not lane.thread.is_alive():  # a fork took the lanes along, but not their threads
+            while (
+                lane is not None and not lane.thread.is_alive()
+            ):  # a fork took the lanes along, but not their threads
                 lane = self._idle.pop() if self._idle else None
         if lane is None:
             jobs: SimpleQueue[_Job | None] = SimpleQueue()
-            lane = _Lane(threading.Thread(target=self._serve, args=(jobs,), name="imagen_flow run", daemon=True), jobs)
+            lane = _Lane(
+                threading.Thread(
+                    target=self._serve, args=(jobs,), name="imagen_flow run", daemon=True
+                ),
+                jobs,
+            )
             lane.thread.start()
         context = Context()
         context.run(STARTED_IN.set, STARTED_IN.get())
         lane.jobs.put(_Job(work, over, context, _threads()))
 
     def close(self) -> None:
-        """Let idle threads end now, and the others when they have done their work. A run may still start: its thread ends with it."""
+        """Let idle threads end now, and the others when they have done their work. A run may still
+        start: its thread ends with it.
+        """
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -104,7 +121,11 @@ class Lanes:
 def _threads() -> int | None:
     """How many threads torch uses for one operation in this thread."""
     torch = sys.modules.get("torch")
-    return int(torch.get_num_threads()) if torch is not None and hasattr(torch, "get_num_threads") else None
+    return (
+        int(torch.get_num_threads())
+        if torch is not None and hasattr(torch, "get_num_threads")
+        else None
+    )
 
 
 def _use_threads(count: int | None) -> None:

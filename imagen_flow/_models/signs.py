@@ -1,4 +1,6 @@
-"""Notice that a model's files are no longer those that were digested, by what the file system says of them."""
+"""Notice that a model's files are no longer those that were digested, by what the file system says
+of them.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,31 @@ def sign_of(path: Path | str) -> Sign:
 
 
 def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
-    """Tell whether the files of a model, and of those parts of other models that stand in it, are what they were when they were digested, as far as that was noted.
+    """Tell whether the files of a model, and of those parts of other models that stand in it, are
+    what they were when they were digested, as far as that was noted.
 
     Params:
         folders: those directly below the model's that count; default: everything.
     """
-    return all(sign_of(path) == sign for path, sign in model.signs if not folders or _is_in(path, model.folder, folders)) and all(is_unchanged(part) for name, part in model.instead if not folders or name in folders)
+    return all(
+        sign_of(path) == sign
+        for path, sign in model.signs
+        if not folders or _is_in(path, model.folder, folders)
+    ) and all(is_unchanged(part) for name, part in model.instead if not folders or name in folders)
 
 
 def _is_in(path: str, home: Path, folders: Collection[str]) -> bool:
     place = Path(path)
-    return place.is_relative_to(home) and place.relative_to(home).parts[:1] != () and place.relative_to(home).parts[0] in folders
+    return (
+        place.is_relative_to(home)
+        and place.relative_to(home).parts[:1] != ()
+        and place.relative_to(home).parts[0] in folders
+    )
 
 
 def check_unchanged(model: Model, folders: Collection[str] = ()) -> None:
     """Raise FileChanged unless `is_unchanged`."""
     if not is_unchanged(model, folders):
-        raise FileChanged(f"the model '{model.reference or model.path.name}' has changed since it was digested")
+        raise FileChanged(
+            f"the model '{model.reference or model.path.name}' has changed since it was digested"
+        )

@@ -1,4 +1,6 @@
-"""Read a file of weights into tensors: safetensors as they are, a pickle only if the user allowed it, and then with torch's own guard on."""
+"""Read a file of weights into tensors: safetensors as they are, a pickle only if the user allowed
+it, and then with torch's own guard on.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,21 @@ def _read(model: Model, name: str) -> dict[str, Any]:
 
         return dict(load_file(path))
     if (name or path.name) not in model.pickles:
-        raise ModelError(f"the model '{model.reference}' is a pickle ({path.name}), and nobody allowed it")
+        raise ModelError(
+            f"the model '{model.reference}' is a pickle ({path.name}), and nobody allowed it"
+        )
     import torch
 
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as refused:  # torch says it with an error of the library that we do not import
-        raise ModelError(f"the pickle {path.name} of '{model.reference}' holds more than weights: {str(refused).splitlines()[0]}") from refused
+        raise ModelError(
+            f"the pickle {path.name} of '{model.reference}' holds more than weights:"
+            f" {str(refused).splitlines()[0]}"
+        ) from refused
     if not isinstance(held, dict):
-        raise ModelError(f"the pickle {path.name} of '{model.reference}' holds {type(held).__name__}, not weights by name")
+        raise ModelError(
+            f"the pickle {path.name} of '{model.reference}' holds {type(held).__name__}, not"
+            " weights by name"
+        )
     return held

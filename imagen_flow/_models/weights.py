@@ -1,4 +1,6 @@
-"""Read what files of weights say of themselves, without torch: whether they are whole, and how much memory they will take."""
+"""Read what files of weights say of themselves, without torch: whether they are whole, and how much
+memory they will take.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,27 @@ __all__ = ["BYTES", "bytes_in_memory", "check_weights", "read_header", "tensors_
 
 #: Bytes of one number, by the name of its dtype in a safetensors header.
 BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F4": 0.5, "F6_E2M3": 0.75, "F6_E3M2": 0.75,
-    "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "C64": 8,
-}  # fmt: skip
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "F4": 0.5,
+    "F6_E2M3": 0.75,
+    "F6_E3M2": 0.75,
+    "I64": 8,
+    "U64": 8,
+    "I32": 4,
+    "U32": 4,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "C64": 8,
+}
 
 #: Bytes of one number, by the dtype that models are loaded in.
 LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -28,15 +48,18 @@ LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 _FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
 _LONGEST_HEADER = 100_000_000
 
-#: More tensors than this, or lists and mappings in a header, are no model's: reading what they say would take minutes.
+# : More tensors than this, or lists and mappings in a header, are no model's: reading what they say
+# would take minutes.
 MOST_TENSORS = 100_000
 
-#: Files that were found whole, by what `os.stat` says of them: a program that runs many graphs looks into each once.
+# : Files that were found whole, by what `os.stat` says of them: a program that runs many graphs
+# looks into each once.
 _whole: set[tuple[int, ...]] = set()
 
 
 def check_weights(path: Path, reference: str) -> None:
-    """Compare a file of weights with what its header says, so that a torn download is told before anything runs.
+    """Compare a file of weights with what its header says, so that a torn download is told before
+    anything runs.
 
     Raises:
         UnresolvedModel: it is a link that leads nowhere.
@@ -51,15 +74,32 @@ def check_weights(path: Path, reference: str) -> None:
         _whole.add(sign)
     except OSError as error:
         if path.is_symlink() and not path.exists():
-            raise UnresolvedModel(f"unresolved: '{reference}' is not whole", why=f"{path.name} leads nowhere", fix="download it again") from error
+            raise UnresolvedModel(
+                f"unresolved: '{reference}' is not whole",
+                why=f"{path.name} leads nowhere",
+                fix="download it again",
+            ) from error
         raise UnusableModel(f"the model '{reference}' cannot be read", why=str(error)) from error
     except _Pointer as pointer:
-        raise UnusableModel(f"the model '{reference}' holds a pointer in place of {path.name}", why="it was cloned without Git LFS", fix="run `git lfs pull` in its folder") from pointer
+        raise UnusableModel(
+            f"the model '{reference}' holds a pointer in place of {path.name}",
+            why="it was cloned without Git LFS",
+            fix="run `git lfs pull` in its folder",
+        ) from pointer
     except _TooMany as many:
-        raise UnusableModel(f"the model '{reference}' cannot be used: {path.name} says that it holds more than {MOST_TENSORS:,} tensors", why="no model has as many", fix="see where it comes from") from many
+        raise UnusableModel(
+            f"the model '{reference}' cannot be used: {path.name} says that it holds more than"
+            f" {MOST_TENSORS:,} tensors",
+            why="no model has as many",
+            fix="see where it comes from",
+        ) from many
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         kind = {".gguf": "GGUF", ".onnx": "ONNX"}.get(path.suffix.lower(), "safetensors")
-        raise UnusableModel(f"the model '{reference}' is damaged: {path.name} is no whole {kind} file", why=str(error)[:200], fix="copy or download it again") from error
+        raise UnusableModel(
+            f"the model '{reference}' is damaged: {path.name} is no whole {kind} file",
+            why=str(error)[:200],
+            fix="copy or download it again",
+        ) from error
 
 
 class _Pointer(Exception):
@@ -71,7 +111,9 @@ class _TooMany(ValueError):
 
 
 def _counted() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Give what makes mappings of a header, and stops at too many, long before all of them are in memory."""
+    """Give what makes mappings of a header, and stops at too many, long before all of them are in
+    memory.
+    """
     count = 0
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -85,7 +127,8 @@ def _counted() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Give a safetensors file's header: by tensor its ``dtype``, ``shape`` and ``data_offsets``, and perhaps ``__metadata__``.
+    """Give a safetensors file's header: by tensor its ``dtype``, ``shape`` and ``data_offsets``,
+    and perhaps ``__metadata__``.
 
     Raises:
         OSError, ValueError and what odd JSON raises: it is no whole safetensors file.
@@ -104,13 +147,26 @@ def read_header(path: Path) -> dict[str, Any]:
         raise _TooMany
     header: dict[str, Any] = json.loads(text, object_pairs_hook=_counted())
     end = 0
-    for name, entry in sorted(((name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda item: item[1]["data_offsets"]):
+    for name, entry in sorted(
+        ((name, entry) for name, entry in header.items() if name != "__metadata__"),
+        key=lambda item: item[1]["data_offsets"],
+    ):
         first, last = entry["data_offsets"]
         if first == last and name.endswith((".weight", ".bias")):
             raise ValueError(f"its header says of '{name[:80]}' that it holds no number")
         # Sizes in memory are foreseen by what is said here, and so must be true.
-        if first != end or min(entry["shape"], default=0) < 0 or (entry["dtype"] in BYTES and last - first != math.prod(entry["shape"]) * BYTES[entry["dtype"]]):
-            raise ValueError(f"its header says of '{name[:80]}' that {entry['dtype']} of {entry['shape']} lie from byte {first} to {last}")
+        if (
+            first != end
+            or min(entry["shape"], default=0) < 0
+            or (
+                entry["dtype"] in BYTES
+                and last - first != math.prod(entry["shape"]) * BYTES[entry["dtype"]]
+            )
+        ):
+            raise ValueError(
+                f"its header says of '{name[:80]}' that {entry['dtype']} of {entry['shape']} lie"
+                f" from byte {first} to {last}"
+            )
         end = last
     if 8 + length + end != size:
         raise ValueError(f"it has {size} bytes, and its header says {8 + length + end}")
@@ -118,12 +174,15 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def tensors_in(path: Path) -> Mapping[str, Any]:
-    """Give by tensor the ``dtype`` and ``shape`` that a file of weights says in its header; nothing where that cannot be told: of GGUF without the library that reads it.
+    """Give by tensor the ``dtype`` and ``shape`` that a file of weights says in its header; nothing
+    where that cannot be told: of GGUF without the library that reads it.
 
     Raises: what reading a file raises that is not whole.
     """
     found = path.stat()
-    return _tensors_in(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _tensors_in(
+        path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
 
 
 @lru_cache(maxsize=8)
@@ -136,7 +195,13 @@ def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
     _check_gguf_head(path)
     import gguf
 
-    return {str(tensor.name): {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]} for tensor in gguf.GGUFReader(path).tensors}
+    return {
+        str(tensor.name): {
+            "dtype": tensor.tensor_type.name,
+            "shape": [int(side) for side in reversed(tensor.shape)],
+        }
+        for tensor in gguf.GGUFReader(path).tensors
+    }
 
 
 def _check_gguf(path: Path) -> None:
@@ -159,7 +224,9 @@ def _check_gguf_head(path: Path) -> None:
 
 
 def _check_onnx(path: Path) -> None:
-    """Look at the beginning, which says the version of the format: nothing in the file says how long it is, and what is torn off is told when it is loaded."""
+    """Look at the beginning, which says the version of the format: nothing in the file says how
+    long it is, and what is torn off is told when it is loaded.
+    """
     with open_regular(path) as stream:
         head = stream.read(8)
     if head.startswith(b"version "):
@@ -168,29 +235,50 @@ def _check_onnx(path: Path) -> None:
         raise ValueError("it does not begin with the version of ONNX that it is in")
 
 
-def bytes_in_memory(header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none") -> int:
-    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized. Without a dtype all stay."""
+def bytes_in_memory(
+    header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none"
+) -> int:
+    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to
+    `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized.
+    Without a dtype all stay.
+    """
     if dtype is None:
-        return sum(entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__")
+        return sum(
+            entry["data_offsets"][1] - entry["data_offsets"][0]
+            for name, entry in header.items()
+            if name != "__metadata__"
+        )
     each = LOADED[dtype]
     quantized = _QUANTIZED.get(quantization)
     total = 0.0
     for name, entry in header.items():
         if name != "__metadata__":
             kind, shape = entry["dtype"], entry["shape"]
-            if quantized is not None and kind in _FLOATS and len(shape) == 2 and name.endswith(".weight") and not _TABLE.search(name):
+            if (
+                quantized is not None
+                and kind in _FLOATS
+                and len(shape) == 2
+                and name.endswith(".weight")
+                and not _TABLE.search(name)
+            ):
                 total += quantized(*shape) or math.prod(shape) * each
             elif kind in _FLOATS:
-                total += math.prod(shape) * (4 if dtype == "float16" and name.endswith(_WIDE) else each)
+                total += math.prod(shape) * (
+                    4 if dtype == "float16" and name.endswith(_WIDE) else each
+                )
             else:
                 total += math.prod(shape) * BYTES.get(kind, 1)
     return math.ceil(total)
 
 
-#: Weights of two dimensions that are not quantized: tables that are looked up, and the last layers of text encoders.
-_TABLE = re.compile(r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|text_projection|wte|wpe)\.weight\Z")
+# : Weights of two dimensions that are not quantized: tables that are looked up, and the last layers
+# of text encoders.
+_TABLE = re.compile(
+    r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|text_projection|wte|wpe)\.weight\Z"
+)
 
-#: Weights that transformers leaves in float32 where float16 is asked for: T5's, which would overflow.
+# : Weights that transformers leaves in float32 where float16 is asked for: T5's, which would
+# overflow.
 _WIDE = ".DenseReluDense.wo.weight"
 
 
@@ -199,7 +287,8 @@ def _int4(rows: int, columns: int) -> float:
     return 0 if columns % 128 else rows * padded * (0.5 + 4 / 128)
 
 
-#: Bytes of a linear layer's weight by quantization, with the scales, as torchao and bitsandbytes lay them; nothing where it stays as it is.
+# : Bytes of a linear layer's weight by quantization, with the scales, as torchao and bitsandbytes
+# lay them; nothing where it stays as it is.
 _QUANTIZED: Mapping[str, Callable[[int, int], float]] = {
     "int8": lambda rows, columns: rows * (columns + 5),
     "float8": lambda rows, columns: rows * (columns + 4),

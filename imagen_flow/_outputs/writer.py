@@ -1,18 +1,30 @@
-"""Write outputs as files: where a path template leads, and how a value becomes a file, whole or not at all.
+"""Write outputs as files: where a path template leads, and how a value becomes a file, whole or not
+at all.
 
-A path is a template. Its fields are the graph's plain inputs and ``{graph} {output} {item} {index} {digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses
-what cannot work when a graph is resolved, `fill` makes each field's text safe, and a `Writer` carries out what is left:
+A path is a template. Its fields are the graph's plain inputs and ``{graph} {output} {item} {index}
+{digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses
+what cannot work when a graph is resolved, `fill` makes each field's text safe, and a `Writer`
+carries out what is left:
 
-* a file is made under another name in its own folder, flushed to the disk and renamed. So it is whole or not there, and after a power cut its name never leads to half of it.
-* nothing leaves the output folder, by whatever symbolic links there are in it, also if one is put there while the run goes on; a link at the place itself is not followed.
-* a file that holds this very value is not touched. One that this project wrote, and that nobody changed since, is replaced. Any other is an error, unless the graph says ``exists: number`` or ``replace``.
-* what is written as it came (a file, a folder, a model, a plugin's own kind) replaces nothing but what this project wrote, whatever the graph says, unless the user asks for it. Nor do such values or texts get
-  a name that begins with a dot: other programs take their settings from such files. No output is named like a settings file of ours, or like a sidecar.
+* a file is made under another name in its own folder, flushed to the disk and renamed. So it is
+  whole or not there, and after a power cut its name never leads to half of it.
+* nothing leaves the output folder, by whatever symbolic links there are in it, also if one is put
+  there while the run goes on; a link at the place itself is not followed.
+* a file that holds this very value is not touched. One that this project wrote, and that nobody
+  changed since, is replaced. Any other is an error, unless the graph says ``exists: number`` or
+  ``replace``.
+* what is written as it came (a file, a folder, a model, a plugin's own kind) replaces nothing but
+  what this project wrote, whatever the graph says, unless the user asks for it. Nor do such values
+  or texts get
+  a name that begins with a dot: other programs take their settings from such files. No output is
+      named like a settings file of ours, or like a sidecar.
 * two outputs of a run with one path are an error that names both.
 
-Whether a file is ours is told by its provenance (in a PNG, else in ``NAME.provenance.json`` beside it) and by the seal in it. With ``provenance: none`` a file cannot be told from others.
+Whether a file is ours is told by its provenance (in a PNG, else in ``NAME.provenance.json`` beside
+it) and by the seal in it. With ``provenance: none`` a file cannot be told from others.
 
-Texts are UTF-8 and end with a newline. Numbers, truth values and JSON are JSON, with sorted keys. Pictures are as `pictures` says, tensors safetensors, sound 16-bit WAV, models folders.
+Texts are UTF-8 and end with a newline. Numbers, truth values and JSON are JSON, with sorted keys.
+Pictures are as `pictures` says, tensors safetensors, sound 16-bit WAV, models folders.
 """
 
 from __future__ import annotations
@@ -49,7 +61,8 @@ FIELDS = ("graph", "output", "item", "index", "digest8")
 #: How long a field's text may be, in characters.
 FIELD_LIMIT = 80
 
-#: How long a name in a path may be, in bytes: what file systems hold (255), less what a number and a sidecar add to it.
+# : How long a name in a path may be, in bytes: what file systems hold (255), less what a number and
+# a sidecar add to it.
 NAME_LIMIT = 255 - len("-9999") - len(SIDECAR)
 
 _TEXTS = (".txt", ".md", ".json", ".csv", ".html", ".svg", ".xml", ".yaml")
@@ -75,7 +88,9 @@ _QUICKLY_READ = 64 << 20
 _SETTINGS_FILES = ("imagen-flow.toml", "imagen-flow.lock")
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)\s*(\.|\Z)", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)\s*(\.|\Z)", re.IGNORECASE
+)
 _FORBIDDEN = '<>:"|?*\\'
 
 
@@ -90,7 +105,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where an output lies, and whether the file was written this time (`changed`) or already held it."""
+    """Where an output lies, and whether the file was written this time (`changed`) or already held
+    it.
+    """
 
     path: Path
     changed: bool
@@ -100,8 +117,10 @@ class Written:
 class OutFolder:
     """A folder for outputs, and what may be done in it.
 
-    `inside` is a folder that it must not leave by a symbolic link, where it was not the user who named it. `replace` says whether files that are not ours may be replaced where the
-    graph says so: True all of them, None (the default) only by pictures, sounds, tensors, texts and data.
+    `inside` is a folder that it must not leave by a symbolic link, where it was not the user who
+    named it. `replace` says whether files that are not ours may be replaced where the
+    graph says so: True all of them, None (the default) only by pictures, sounds, tensors, texts and
+        data.
     """
 
     path: Path
@@ -109,7 +128,8 @@ class OutFolder:
     replace: bool | None = None
 
 
-# -- templates -----------------------------------------------------------------------------------------------------------------------
+# -- templates
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def check_template(template: str, *, fields: Collection[str], type: PortType) -> Fault | None:
@@ -129,11 +149,20 @@ def check_template(template: str, *, fields: Collection[str], type: PortType) ->
             literal.append(piece)
             continue
         if piece.name is None:
-            return Fault(f"'{piece.text}' in the path opens or closes no field", fix="double it: {{ and }} are braces in a name")
+            return Fault(
+                f"'{piece.text}' in the path opens or closes no field",
+                fix="double it: {{ and }} are braces in a name",
+            )
         if piece.name not in known:
             word = piece.name
-            why = "a field is a name alone, without a format" if any(c in word for c in ":!.[ ") and re.split(r"[:!.\[ ]", word)[0] in known else ""
-            return Fault(f"the path has no field '{{{word}}}'", why, nearest(word, known, what="fields are"))
+            why = (
+                "a field is a name alone, without a format"
+                if any(c in word for c in ":!.[ ") and re.split(r"[:!.\[ ]", word)[0] in known
+                else ""
+            )
+            return Fault(
+                f"the path has no field '{{{word}}}'", why, nearest(word, known, what="fields are")
+            )
         used.add(piece.name)
         literal.append("\1")
     inner = type.element if type.kind == "list" and type.element else type
@@ -141,7 +170,11 @@ def check_template(template: str, *, fields: Collection[str], type: PortType) ->
     if fault:
         return fault
     if type.kind == "list" and not used & {"item", "index"}:
-        return Fault("the path of a list needs {item} or {index}", "each element is written as a file of its own", f"write {_with_index(template)}")
+        return Fault(
+            "the path of a list needs {item} or {index}",
+            "each element is written as a file of its own",
+            f"write {_with_index(template)}",
+        )
     return _check_ending("".join(literal).rpartition("/")[2], inner)
 
 
@@ -167,25 +200,60 @@ def _pieces(template: str) -> Iterator[str | _Field]:
 
 
 def _check_names(path: str) -> Fault | None:
-    """Check the parts of a path that are written out. \\1 stands for a field, which is made safe when filled."""
+    """Check the parts of a path that are written out. \\1 stands for a field, which is made safe
+    when filled.
+    """
     if "\\" in path:
-        return Fault("the path has a backslash", "folders are parted by '/', on every system", "write '/'" if path.strip("\\") else "")
+        return Fault(
+            "the path has a backslash",
+            "folders are parted by '/', on every system",
+            "write '/'" if path.strip("\\") else "",
+        )
     if path.startswith("/") or re.match(r"[A-Za-z]:", path):
-        return Fault("the path is absolute", "a graph writes only below the output folder", "write it relative; the folder is chosen by --out")
+        return Fault(
+            "the path is absolute",
+            "a graph writes only below the output folder",
+            "write it relative; the folder is chosen by --out",
+        )
     if path.startswith("~"):
-        return Fault("the path starts with '~'", "a graph writes only below the output folder", "write it relative; the folder is chosen by --out")
+        return Fault(
+            "the path starts with '~'",
+            "a graph writes only below the output folder",
+            "write it relative; the folder is chosen by --out",
+        )
     for name in path.split("/"):
         if name == "..":
-            return Fault("the path has '..'", "a graph writes only below the output folder", "write it relative; the folder is chosen by --out")
+            return Fault(
+                "the path has '..'",
+                "a graph writes only below the output folder",
+                "write it relative; the folder is chosen by --out",
+            )
         if name in ("", "."):
-            return Fault("the path has an empty name" if not name else "the path has a name that is only '.'", fix="write names parted by single '/', the last one a file's")
+            return Fault(
+                (
+                    "the path has an empty name"
+                    if not name
+                    else "the path has a name that is only '.'"
+                ),
+                fix="write names parted by single '/', the last one a file's",
+            )
         odd = next((c for c in name if c in _FORBIDDEN or (_is_dropped(c) and c != "\1")), None)
         if odd is not None:
-            return Fault(f"a name in the path has {_shown(odd)}", "not every system can hold such a name", "leave it out")
+            return Fault(
+                f"a name in the path has {_shown(odd)}",
+                "not every system can hold such a name",
+                "leave it out",
+            )
         if name.endswith((".", " ")):
-            return Fault("a name in the path ends with a dot or a space", "not every system can hold such a name", "leave it out")
+            return Fault(
+                "a name in the path ends with a dot or a space",
+                "not every system can hold such a name",
+                "leave it out",
+            )
         if "\1" not in name and _RESERVED.match(name):
-            return Fault(f"'{name}' is a reserved name", "Windows keeps it for a device", "choose another")
+            return Fault(
+                f"'{name}' is a reserved name", "Windows keeps it for a device", "choose another"
+            )
         if len(name.encode("utf-8", "replace")) > NAME_LIMIT:
             return Fault(f"a name in the path is longer than {NAME_LIMIT} bytes", fix="shorten it")
     return None
@@ -195,7 +263,11 @@ def _check_meaning(path: str, type: PortType) -> Fault | None:
     """Refuse names that other programs, or this one, take their settings from."""
     hidden = next((name for name in path.split("/") if name.startswith(".")), None)
     if hidden is not None and not all(member.kind in _MEDIA for member in type.members or (type,)):
-        return Fault(f"the name '{_spelt(hidden)}' in the path begins with a dot", _HIDDEN, "leave the dot out")
+        return Fault(
+            f"the name '{_spelt(hidden)}' in the path begins with a dot",
+            _HIDDEN,
+            "leave the dot out",
+        )
     last = path.rpartition("/")[2]
     if _is_kept(last):
         return Fault(f"'{_spelt(last)}' is no name for an output", _KEPT, "choose another")
@@ -233,22 +305,35 @@ def _check_ending(name: str, type: PortType) -> Fault | None:
         return None  # a file, or a plugin's own kind: it knows its ending, and any name will do
     ending = os.path.splitext(name)[1].lower()
     folders = any(m.kind in _FOLDERS for m in members)
-    endings = sorted({e for m in members for e in _ENDINGS.get("json" if m.kind == "list" else m.kind, ())})
+    endings = sorted(
+        {e for m in members for e in _ENDINGS.get("json" if m.kind == "list" else m.kind, ())}
+    )
     if ending in endings or (folders and not ending):
         return None
     if not endings:
-        return Fault(f"{type.name} is written as a folder, not as a {ending} file", fix=f"leave out '{ending}'")
+        return Fault(
+            f"{type.name} is written as a folder, not as a {ending} file",
+            fix=f"leave out '{ending}'",
+        )
     can = f"it can be {', '.join(endings)}"
     if not ending:
         return Fault(f"the path has no file ending, which says how to write {type.name}", fix=can)
     if "\1" in ending:
-        return Fault("the file ending is a field", "the ending says how the value is written, so it is known before running", can)
+        return Fault(
+            "the file ending is a field",
+            "the ending says how the value is written, so it is known before running",
+            can,
+        )
     return Fault(f"{type.name} cannot be written as a {ending} file", fix=can)
 
 
 def fill(template: str, fields: Mapping[str, object]) -> str:
-    """Fill a checked template: a path relative to the output folder, with ``/``. Each field is made safe and cut to 80 characters, each name to what file systems hold."""
-    filled = "".join(p if isinstance(p, str) else _safe(_spell(fields[p.name or ""])) for p in _pieces(template))
+    """Fill a checked template: a path relative to the output folder, with ``/``. Each field is made
+    safe and cut to 80 characters, each name to what file systems hold.
+    """
+    filled = "".join(
+        p if isinstance(p, str) else _safe(_spell(fields[p.name or ""])) for p in _pieces(template)
+    )
     return "/".join(map(_safe_name, unicodedata.normalize("NFC", filled).split("/")))
 
 
@@ -258,7 +343,9 @@ def _spell(value: object) -> str:
 
 def _safe(text: str) -> str:
     """Turn any text into a part of a name: what some system cannot hold becomes '_' or goes."""
-    text = unicodedata.normalize("NFC", text[: 8 * FIELD_LIMIT])  # no more than can matter: a prompt may be a megabyte
+    text = unicodedata.normalize(
+        "NFC", text[: 8 * FIELD_LIMIT]
+    )  # no more than can matter: a prompt may be a megabyte
     out = []
     for character in text:
         if character == "/" or character in _FORBIDDEN:
@@ -272,13 +359,22 @@ def _safe(text: str) -> str:
 
 
 def _is_dropped(character: str) -> bool:
-    """Whether a character has no place in a name: controls, lone surrogates, and marks that turn the direction of writing, with which one name can look like another."""
+    """Whether a character has no place in a name: controls, lone surrogates, and marks that turn
+    the direction of writing, with which one name can look like another.
+    """
     kind = unicodedata.category(character)
-    return kind in ("Cc", "Cs", "Zl", "Zp") or "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069" or character in "\u200e\u200f\ufeff"
+    return (
+        kind in ("Cc", "Cs", "Zl", "Zp")
+        or "\u202a" <= character <= "\u202e"
+        or "\u2066" <= character <= "\u2069"
+        or character in "\u200e\u200f\ufeff"
+    )
 
 
 def _cut(text: str, limit: int) -> str:
-    """Cut text without parting what is one character to the eye: letters from their accents, joined emoji from one another."""
+    """Cut text without parting what is one character to the eye: letters from their accents, joined
+    emoji from one another.
+    """
     if len(text) <= limit:
         return text
     while limit > 1 and (_joins(text[limit]) or text[limit - 1] == "\u200d"):
@@ -287,7 +383,11 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _joins(character: str) -> bool:
-    return unicodedata.category(character).startswith("M") or character == "\u200d" or "\U0001f3fb" <= character <= "\U0001f3ff"
+    return (
+        unicodedata.category(character).startswith("M")
+        or character == "\u200d"
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
 
 
 def _safe_name(name: str) -> str:
@@ -305,11 +405,14 @@ def _safe_name(name: str) -> str:
     return stem + ending
 
 
-# -- writing -------------------------------------------------------------------------------------------------------------------------
+# -- writing
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 class Hands(Protocol):
-    """How a Writer changes the disk. `_AtOnce` is the usual way; a hot folder puts off what makes outputs seen until it has noted what it is about to do."""
+    """How a Writer changes the disk. `_AtOnce` is the usual way; a hot folder puts off what makes
+    outputs seen until it has noted what it is about to do.
+    """
 
     def taken(self, path: Path) -> str:
         """Say why this place belongs to something else, if it does."""
@@ -331,16 +434,28 @@ class Hands(Protocol):
 
 
 class Writer:
-    """Writes the outputs of one run into a folder, which is made when the first is written. Safe to use from several threads.
+    """Writes the outputs of one run into a folder, which is made when the first is written. Safe to
+    use from several threads.
 
     Params:
-        item: the name of what all outputs are of, where one graph is run for many files. ``{item}`` in a path stands for it; a path that has no such field gets it in front of its name.
-        ending: that of its file, without the dot. ``{ending}`` stands for it, unless an input is called so.
+        item: the name of what all outputs are of, where one graph is run for many files. ``{item}``
+            in a path stands for it; a path that has no such field gets it in front of its name.
+        ending: that of its file, without the dot. ``{ending}`` stands for it, unless an input is
+            called so.
         below: a folder in the output folder that all paths start from, with ``/``.
         hands: what changes the disk.
     """
 
-    def __init__(self, folder: Path | OutFolder, *, codecs: Codecs | None = None, item: str = "", ending: str = "", below: str = "", hands: Hands | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | OutFolder,
+        *,
+        codecs: Codecs | None = None,
+        item: str = "",
+        ending: str = "",
+        below: str = "",
+        hands: Hands | None = None,
+    ) -> None:
         place = folder if isinstance(folder, OutFolder) else OutFolder(folder)
         self.folder = place.path
         self._place = place
@@ -366,7 +481,15 @@ class Writer:
             if "item" not in used:
                 head, slash, name = template.rpartition("/")
                 template = f"{head}{slash}{{item}}-{name}"
-            fields = {"ending": self._ending, **fields, "item": f"{self._item}-{fields['index']}" if element and "index" not in used else self._item}
+            fields = {
+                "ending": self._ending,
+                **fields,
+                "item": (
+                    f"{self._item}-{fields['index']}"
+                    if element and "index" not in used
+                    else self._item
+                ),
+            }
         filled = fill(template, fields)
         return f"{self._below}/{filled}" if self._below else filled
 
@@ -390,13 +513,17 @@ class Writer:
             digest: of the value; a file that holds it already is not touched.
 
         Raises:
-            OutputError: it cannot be written there. Nothing has changed on the disk then, but for folders that were made on the way.
+            OutputError: it cannot be written there. Nothing has changed on the disk then, but for
+                folders that were made on the way.
         """
         whose = f"output '{output}'{f' ({item})' if item else ''}"
         names = self._names(relative, whose)
         self._claim(names, output, item, whose, relative)
         target = self.folder.joinpath(*names)
-        raw = not isinstance(value, str | bool | int | float | dict | list | tuple | Image | Mask | Tensor | Audio | None)
+        raw = not isinstance(
+            value,
+            str | bool | int | float | dict | list | tuple | Image | Mask | Tensor | Audio | None,
+        )
         may_replace = self._place.replace if self._place.replace is not None else not raw
         try:
             folder = self._enter(names[:-1], whose)
@@ -404,13 +531,30 @@ class Writer:
             if folder not in self._swept:
                 self._swept.add(folder)
                 sweep(folder)
-            return Written(*_place(_Job(self._codecs, self._hands, whose, value, provenance, digest, exists, may_replace), folder, target))
+            return Written(
+                *_place(
+                    _Job(
+                        self._codecs,
+                        self._hands,
+                        whose,
+                        value,
+                        provenance,
+                        digest,
+                        exists,
+                        may_replace,
+                    ),
+                    folder,
+                    target,
+                )
+            )
         except OSError as failed:
             self._hands.refuse(failed)
             raise _refusal(whose, target, failed) from failed
 
     def foretell(self, relative: str, *, type: PortType, exists: ExistsPolicy = "error") -> str:
-        """Say in a few words what becomes of what lies at a path if an output is written there. Nothing is changed."""
+        """Say in a few words what becomes of what lies at a path if an output is written there.
+        Nothing is changed.
+        """
         inner = type.element if type.kind == "list" and type.element else type
         kinds = {member.kind for member in inner.members or (inner,)}
         try:
@@ -433,42 +577,85 @@ class Writer:
         if exists == "number":
             return "gets a number: another file is there"
         may_replace = self._place.replace if self._place.replace is not None else kinds <= _CODED
-        return "replaces a file that no run wrote" if exists == "replace" and may_replace else "refused: another file is there"
+        return (
+            "replaces a file that no run wrote"
+            if exists == "replace" and may_replace
+            else "refused: another file is there"
+        )
 
     def _names(self, relative: str, whose: str) -> list[str]:
         names = relative.split("/")
-        if relative.startswith("/") or any(n in ("", ".", "..") or any(c in n for c in "\\\0") or re.match(r"[A-Za-z]:", n) for n in names):
-            raise OutputError(_words(f"{whose} would be written to '{relative}'", "that is no place below the output folder", "choose another path in 'outputs:'"))
+        if relative.startswith("/") or any(
+            n in ("", ".", "..") or any(c in n for c in "\\\0") or re.match(r"[A-Za-z]:", n)
+            for n in names
+        ):
+            raise OutputError(
+                _words(
+                    f"{whose} would be written to '{relative}'",
+                    "that is no place below the output folder",
+                    "choose another path in 'outputs:'",
+                )
+            )
         return names
 
     def _claim(self, names: list[str], output: str, item: str, whose: str, relative: str) -> None:
         path = "/".join(names)
         # Two names that differ in case alone are one file on these systems.
-        path = unicodedata.normalize("NFC", path).casefold() if sys.platform in ("darwin", "win32") else path
+        path = (
+            unicodedata.normalize("NFC", path).casefold()
+            if sys.platform in ("darwin", "win32")
+            else path
+        )
         for claimed in (path, path + SIDECAR):
             other = self._claims.setdefault(claimed, (output, item))
             if other != (output, item):
                 name, of = other
                 there = f"output '{name}'{f' ({of})' if of else ''}"
-                fix = "put {item}, {index} or {digest8} into the path" if name == output else "put {output} into the path, or give each its own"
-                raise OutputError(_words(f"{whose} and {there} are written to one path, '{relative}'", "the second would replace the first", fix))
+                fix = (
+                    "put {item}, {index} or {digest8} into the path"
+                    if name == output
+                    else "put {output} into the path, or give each its own"
+                )
+                raise OutputError(
+                    _words(
+                        f"{whose} and {there} are written to one path, '{relative}'",
+                        "the second would replace the first",
+                        fix,
+                    )
+                )
 
     def _check_meaning(self, folder: Path, names: list[str], value: Any, whose: str) -> None:
-        """Refuse names that other programs, or this one, take their settings from. Templates were looked at when the graph was resolved; here are the names that came of them."""
+        """Refuse names that other programs, or this one, take their settings from. Templates were
+        looked at when the graph was resolved; here are the names that came of them.
+        """
         shown = self.folder.joinpath(*names)
         if not isinstance(value, Image | Mask | Tensor | Audio):
             hidden = [*names, *(self._below_inside() if self._place.inside else ())]
             if any(name.startswith(".") for name in hidden):
-                raise OutputError(_words(f"{whose} is not written to {shown}: a name in the path begins with a dot", _HIDDEN, "leave the dot out, or choose another folder by --out"))
+                raise OutputError(
+                    _words(
+                        f"{whose} is not written to {shown}: a name in the path begins with a dot",
+                        _HIDDEN,
+                        "leave the dot out, or choose another folder by --out",
+                    )
+                )
         if _is_kept(names[-1]) or folder.is_relative_to(os.path.realpath(config_folder())):
-            raise OutputError(_words(f"{whose} is not written to {shown}", _KEPT, "choose another path in 'outputs:', or another folder by --out"))
+            raise OutputError(
+                _words(
+                    f"{whose} is not written to {shown}",
+                    _KEPT,
+                    "choose another path in 'outputs:', or another folder by --out",
+                )
+            )
 
     def _below_inside(self) -> tuple[str, ...]:
         assert self._root is not None and self._place.inside is not None
         return self._root.relative_to(os.path.realpath(self._place.inside)).parts
 
     def _enter(self, names: list[str], whose: str) -> Path:
-        """Make the folders on the way to a file and return the real place of the last; symbolic links must not lead outside."""
+        """Make the folders on the way to a file and return the real place of the last; symbolic
+        links must not lead outside.
+        """
         root = self._enter_root(whose)
         here = root
         for name in names:
@@ -478,27 +665,52 @@ class Writer:
             here = Path(os.path.realpath(step))
             if not here.is_relative_to(root):
                 raise OutputError(
-                    _words(f"{whose} would leave the output folder", f"{self.folder.joinpath(*names)} leads to {here} by a symbolic link", "remove the link, or choose another folder by --out")
+                    _words(
+                        f"{whose} would leave the output folder",
+                        f"{self.folder.joinpath(*names)} leads to {here} by a symbolic link",
+                        "remove the link, or choose another folder by --out",
+                    )
                 )
             if not here.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file is in the place of a folder", str(step))
+                raise NotADirectoryError(
+                    errno.ENOTDIR, "a file is in the place of a folder", str(step)
+                )
         return here
 
     def _enter_root(self, whose: str) -> Path:
-        """Make the output folder and return its real place, which stays the same as long as the run goes on."""
+        """Make the output folder and return its real place, which stays the same as long as the run
+        goes on.
+        """
         if self._root is None:
-            self._confine(Path(os.path.realpath(self.folder)), whose)  # before it is made: a link may lead to a folder that is not there yet
+            self._confine(
+                Path(os.path.realpath(self.folder)), whose
+            )  # before it is made: a link may lead to a folder that is not there yet
         self._hands.make_folder(self.folder)
         root = Path(os.path.realpath(self.folder))
         self._confine(root, whose)
         self._root = self._root or root
         if root != self._root:
-            raise OutputError(_words(f"{whose} would leave the output folder", f"{self.folder} led to {self._root} when the run began, and leads to {root} now", "see who replaces it, and run again"))
+            raise OutputError(
+                _words(
+                    f"{whose} would leave the output folder",
+                    f"{self.folder} led to {self._root} when the run began, and leads to"
+                    f" {root} now",
+                    "see who replaces it, and run again",
+                )
+            )
         return root
 
     def _confine(self, root: Path, whose: str) -> None:
-        if self._place.inside is not None and not root.is_relative_to(os.path.realpath(self._place.inside)):
-            raise OutputError(_words(f"{whose} would leave {self._place.inside}", f"{self.folder} leads to {root} by a symbolic link", f"remove the link, or name the folder yourself: --out {root}"))
+        if self._place.inside is not None and not root.is_relative_to(
+            os.path.realpath(self._place.inside)
+        ):
+            raise OutputError(
+                _words(
+                    f"{whose} would leave {self._place.inside}",
+                    f"{self.folder} leads to {root} by a symbolic link",
+                    f"remove the link, or name the folder yourself: --out {root}",
+                )
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,10 +738,21 @@ class _Job:
         try:
             data = _encode(self.value, ending, self.codecs)
         except (ValueError, TypeError) as odd:
-            raise OutputError(_words(f"{self.whose} cannot be written as a {ending or 'plain'} file", str(odd), "choose another path in 'outputs:'")) from odd
+            raise OutputError(
+                _words(
+                    f"{self.whose} cannot be written as a {ending or 'plain'} file",
+                    str(odd),
+                    "choose another path in 'outputs:'",
+                )
+            ) from odd
         if self.provenance is not None and ending == ".png" and not isinstance(self.value, File):
             try:
-                return _Content(pictures.embed(data, sealed(self.provenance, pictures.seal_of(BytesIO(data), png=True))), None)
+                return _Content(
+                    pictures.embed(
+                        data, sealed(self.provenance, pictures.seal_of(BytesIO(data), png=True))
+                    ),
+                    None,
+                )
             except ValueError:
                 pass  # too long for a PNG: beside it
         return _Content(data, self.sidecar(pictures.seal_of(BytesIO(data), png=False)))
@@ -568,18 +791,34 @@ def _place(job: _Job, folder: Path, target: Path) -> tuple[Path, bool]:
         if state == "other" and not (job.exists == "replace" and job.may_replace):
             fix = "move it away, or say 'exists: number' or 'exists: replace' for this output"
             if job.exists == "replace":
-                fix = "move it away, say 'exists: number' for this output, or let it be replaced: --replace"
-                why += "; a file that is written as it came replaces nothing else because a graph says so"
-            raise OutputError(_words(f"{job.whose} is not written to {target}: there is another file", why, fix))
+                fix = (
+                    "move it away, say 'exists: number' for this output, or let it be replaced:"
+                    " --replace"
+                )
+                why += (
+                    "; a file that is written as it came replaces nothing else because a graph"
+                    " says so"
+                )
+            raise OutputError(
+                _words(f"{job.whose} is not written to {target}: there is another file", why, fix)
+            )
         if state != "equal":
             _put(job, path, content)
         _put_beside(job.hands, path.with_name(name + SIDECAR), content.side)
         return target.with_name(name), state != "equal"
-    raise OutputError(_words(f"{job.whose} finds no free name at {target}", "it and 9,998 numbers after it are taken", "tidy up, or choose another path"))
+    raise OutputError(
+        _words(
+            f"{job.whose} finds no free name at {target}",
+            "it and 9,998 numbers after it are taken",
+            "tidy up, or choose another path",
+        )
+    )
 
 
 def _look(job: _Job, path: Path) -> tuple[str, str]:
-    """Say what is at a place: ``free``, ``same`` (this very value, by us), ``ours``, or ``other`` and why that."""
+    """Say what is at a place: ``free``, ``same`` (this very value, by us), ``ours``, or ``other``
+    and why that.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -587,7 +826,9 @@ def _look(job: _Job, path: Path) -> tuple[str, str]:
     if stat.S_ISLNK(mode):
         return "other", "it is a symbolic link"
     if stat.S_ISDIR(mode) != job.is_folder:
-        return "other", "it is a folder" if stat.S_ISDIR(mode) else "it is a file, and the output a folder"
+        return "other", (
+            "it is a folder" if stat.S_ISDIR(mode) else "it is a file, and the output a folder"
+        )
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         return "other", "it is no plain file"
     label = read_label(path)
@@ -595,7 +836,11 @@ def _look(job: _Job, path: Path) -> tuple[str, str]:
         return "other", "it carries no provenance of ours, so it may be anyone's work"
     if not label.intact:
         return "other", "a run wrote it, and it was changed since"
-    if label.digest == job.digest and job.provenance is not None and label.level == json.loads(job.provenance).get("provenance"):
+    if (
+        label.digest == job.digest
+        and job.provenance is not None
+        and label.level == json.loads(job.provenance).get("provenance")
+    ):
         return "same", ""
     return "ours", ""
 
@@ -609,8 +854,14 @@ def _holds(job: _Job, path: Path, content: _Content) -> bool:
     """Whether there is a plain file (or folder) with just this content."""
     mode = path.lstat().st_mode
     if content.data is None:
-        return stat.S_ISDIR(mode) and seal_of_tree(walk_tree(path)) == seal_of_tree(files_of(job.value))
-    return stat.S_ISREG(mode) and path.lstat().st_size == len(content.data) and path.read_bytes() == content.data
+        return stat.S_ISDIR(mode) and seal_of_tree(walk_tree(path)) == seal_of_tree(
+            files_of(job.value)
+        )
+    return (
+        stat.S_ISREG(mode)
+        and path.lstat().st_size == len(content.data)
+        and path.read_bytes() == content.data
+    )
 
 
 def _put(job: _Job, path: Path, content: _Content) -> None:
@@ -657,13 +908,24 @@ def _replace(path: Path, data: bytes) -> None:
     """Put a file in place whole: written beside, flushed, renamed."""
     temporary = temporary_name()
     with _pinned(path.parent) as (folder, at):
-        # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
-        handle = os.open(folder + temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666, dir_fd=at)
+        # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask
+        # says.
+        handle = os.open(
+            folder + temporary,
+            os.O_WRONLY
+            | os.O_CREAT
+            | os.O_EXCL
+            | getattr(os, "O_NOFOLLOW", 0)
+            | getattr(os, "O_BINARY", 0),
+            0o666,
+            dir_fd=at,
+        )
         try:
             with open(handle, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                # Without this a power cut may leave the new name with nothing in it. The folder is not flushed: then the old file is there, which is whole too.
+                # Without this a power cut may leave the new name with nothing in it. The folder is
+                # not flushed: then the old file is there, which is whole too.
                 os.fsync(stream.fileno())
             os.replace(folder + temporary, folder + path.name, src_dir_fd=at, dst_dir_fd=at)
         except BaseException:
@@ -674,7 +936,9 @@ def _replace(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _pinned(folder: Path) -> Iterator[tuple[str, int | None]]:
-    """Hold on to a folder by its real path, so that no link that is put into that path meanwhile is followed: what names in it begin with, and what they are relative to."""
+    """Hold on to a folder by its real path, so that no link that is put into that path meanwhile is
+    followed: what names in it begin with, and what they are relative to.
+    """
     if not hasattr(os, "O_PATH"):
         yield f"{folder}{os.sep}", None
         return
@@ -717,7 +981,10 @@ def _put_whole(folder: Path, name: str, value: Folder | Model) -> None:
         temporary.mkdir()
         for inner, source in files_of(value):
             parts = inner.split("/")
-            if any(part in ("", ".", "..") or "\\" in part or (":" in part and os.name == "nt") for part in parts):
+            if any(
+                part in ("", ".", "..") or "\\" in part or (":" in part and os.name == "nt")
+                for part in parts
+            ):
                 raise OSError(errno.EINVAL, f"a file in it is called '{inner}'", name)
             place = temporary.joinpath(*parts)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -748,7 +1015,12 @@ def _encode(value: Any, ending: str, codecs: Codecs) -> bytes:
     if kind == "text":
         return f"{value.removesuffix(chr(10))}\n".encode()
     if can is _TEXTS:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=2).encode() + b"\n"
+        return (
+            json.dumps(
+                value, ensure_ascii=False, allow_nan=False, sort_keys=True, indent=2
+            ).encode()
+            + b"\n"
+        )
     if kind == "audio":
         return _wav(value)
     if kind == "file":
@@ -772,7 +1044,8 @@ def _wav(sound: Audio) -> bytes:
     return out.getvalue()
 
 
-# -- words ---------------------------------------------------------------------------------------------------------------------------
+# -- words
+# ---------------------------------------------------------------------------------------------------------------------------
 
 _FREE = "free some space, or choose another folder by --out"
 _ELSEWHERE = "choose another folder by --out, or change its permissions"
@@ -796,7 +1069,16 @@ def _words(what: str, why: str, fix: str) -> str:
 
 def _refusal(whose: str, target: Path, failed: OSError) -> OutputError:
     reason = (failed.strerror or str(failed) or type(failed).__name__).lower()
-    about = f": {failed.filename}" if failed.filename and ".imagen_flow-" not in str(failed.filename) and Path(str(failed.filename)) != target else ""
-    fix = _MENDING.get(failed.errno or 0, "see whether the disk is there and in order, or choose another folder by --out")
+    about = (
+        f": {failed.filename}"
+        if failed.filename
+        and ".imagen_flow-" not in str(failed.filename)
+        and Path(str(failed.filename)) != target
+        else ""
+    )
+    fix = _MENDING.get(
+        failed.errno or 0,
+        "see whether the disk is there and in order, or choose another folder by --out",
+    )
     shown = str(target) if len(str(target)) <= 300 else f"{str(target)[:297]}…"
     return OutputError(_words(f"{whose} cannot be written to {shown}", (reason + about)[:400], fix))

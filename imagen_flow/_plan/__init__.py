@@ -1,13 +1,22 @@
-"""Key every step, ask the store, and say why the rest must run. Nothing runs here, torch is not imported, the network is not used.
+"""Key every step, ask the store, and say why the rest must run. Nothing runs here, torch is not
+imported, the network is not used.
 
-A **step** is one node for one item. Its key is over what it would compute from: see `KEY_FORMAT`. Inputs enter by the digest of their *values*, so planning walks
-as far as digests are known; beyond a step that must run it can only say *waits*: whether the next one runs depends on what comes out.
+A **step** is one node for one item. Its key is over what it would compute from: see `KEY_FORMAT`.
+Inputs enter by the digest of their *values*, so planning walks
+as far as digests are known; beyond a step that must run it can only say *waits*: whether the next
+one runs depends on what comes out.
 
-A **plan** is a value: nothing of a run is written into it. What is known (steps, outputs, frames: one for each graph used as a node, by element and repetition) is a `State`. Planning settles every node once; a
+A **plan** is a value: nothing of a run is written into it. What is known (steps, outputs, frames:
+    one for each graph used as a node, by element and repetition) is a `State`. Planning settles
+    every node once; a
 run goes on with a copy of the state, runs what `demands` says is needed, and settles again.
 
-The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings give; `keys` says what computes a step; `keying` makes one step; `elements` says for which elements a node runs; `state` settles nodes; `demand` says what must be
-known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what becomes of steps and why; `edges` gives a graph's edges by name; `inputs` takes what a graph is given; `plan` is the whole.
+The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings
+    give; `keys` says what computes a step; `keying` makes one step; `elements` says for which
+    elements a node runs; `state` settles nodes; `demand` says what must be
+known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what
+becomes of steps and why; `edges` gives a graph's edges by name; `inputs` takes what a graph is
+given; `plan` is the whole.
 """
 
 from .demand import demands, outputs_of
@@ -18,7 +27,19 @@ from .keying import FORCED
 from .keys import KEY_FORMAT, Keys
 from .plan import Plan, history_name, make_plan
 from .state import State, is_first
-from .step import ABSENT, FAILED, Frame, NodeState, Place, Slot, Status, Step, Unknown, holds, leaves
+from .step import (
+    ABSENT,
+    FAILED,
+    Frame,
+    NodeState,
+    Place,
+    Slot,
+    Status,
+    Step,
+    Unknown,
+    holds,
+    leaves,
+)
 from .values import Values
 from .waiting import missing_models
 

@@ -1,7 +1,11 @@
-"""Say what must be known before an output of a node can be: in a run, what comes next; in a plan, what certainly runs.
+"""Say what must be known before an output of a node can be: in a run, what comes next; in a plan,
+what certainly runs.
 
-What is demanded is decided by output, in stages, each only once the one before is known: a node's `when`; the lists of its `each`; what its ports read, unless nothing of it is left to run (of an included graph:
-the inputs that must be known first); what is in the graph, as far as the output needs it, with `keep` the scores first and then the best repetition alone.
+What is demanded is decided by output, in stages, each only once the one before is known: a node's
+`when`; the lists of its `each`; what its ports read, unless nothing of it is left to run (of an
+included graph:
+the inputs that must be known first); what is in the graph, as far as the output needs it, with
+`keep` the scores first and then the best repetition alone.
 """
 
 from __future__ import annotations
@@ -20,12 +24,17 @@ __all__ = ["Demand", "demand_of", "demands", "outputs_of"]
 
 def outputs_of(frame: Frame) -> list[Place]:
     """Give what a graph's outputs come from, each once."""
-    sources = dict.fromkeys(o.source for o in frame.graph.outputs.values() if isinstance(o.source, FromNode))
+    sources = dict.fromkeys(
+        o.source for o in frame.graph.outputs.values() if isinstance(o.source, FromNode)
+    )
     return [(frame, frame.graph.nodes[s.node], s.port) for s in sources]
 
 
-def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Place] | None = None) -> list[Place]:
-    """Say what must be known next before this output of a node can be; nothing if it can be worked out now.
+def demands(
+    state: State, frame: Frame, node: Node, port: str, *, later: list[Place] | None = None
+) -> list[Place]:
+    """Say what must be known next before this output of a node can be; nothing if it can be worked
+    out now.
 
     Params:
         later: takes what may be demanded after that.
@@ -39,7 +48,12 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
     if not now:
         if is_off(state.values, frame, node):
             return []
-        now = [place for binding in lists if not isinstance(binding, Listed) for place in _missing(state, frame, readings(binding))]
+        now = [
+            place
+            for binding in lists
+            if not isinstance(binding, Listed)
+            for place in _missing(state, frame, readings(binding))
+        ]
     if now:
         if later is not None:
             later += _missing(state, frame, node.reads)
@@ -56,7 +70,12 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
         if isinstance(node.type, Graph) and not is_first(node.type.inputs[binding_name]):
             continue
         if is_each and isinstance(binding, Listed):
-            now += [place for i, item in enumerate(binding.items) if i not in found.off for place in _missing(state, frame, readings(item))]
+            now += [
+                place
+                for i, item in enumerate(binding.items)
+                if i not in found.off
+                for place in _missing(state, frame, readings(item))
+            ]
         else:
             now += _missing(state, frame, readings(binding))
     if not now:
@@ -66,8 +85,19 @@ def demands(state: State, frame: Frame, node: Node, port: str, *, later: list[Pl
     return now
 
 
-def _inside(state: State, frame: Frame, node: Node, port: str, now: list[Place], later: list[Place] | None, *, may_enter: bool = False) -> None:
-    """Say what is demanded in the graphs below a node: those that are entered, and with `may_enter` those that may be."""
+def _inside(
+    state: State,
+    frame: Frame,
+    node: Node,
+    port: str,
+    now: list[Place],
+    later: list[Place] | None,
+    *,
+    may_enter: bool = False,
+) -> None:
+    """Say what is demanded in the graphs below a node: those that are entered, and with `may_enter`
+    those that may be.
+    """
     if not isinstance(node.type, Graph):
         return
     source = node.type.outputs[port].source
@@ -75,10 +105,16 @@ def _inside(state: State, frame: Frame, node: Node, port: str, now: list[Place],
     groups: dict[int, list[Frame]] = {}
     for place, child in frame.below.get(node.name, {}).items():
         if child.entered or may_enter:
-            groups.setdefault(place // node.repeat.times if node.repeat else place, []).append(child)
+            groups.setdefault(place // node.repeat.times if node.repeat else place, []).append(
+                child
+            )
     for group in groups.values():
         if best is not None:
-            scores = [place for child in group for place in _missing(state, child, (node.type.outputs[best].source,))]
+            scores = [
+                place
+                for child in group
+                for place in _missing(state, child, (node.type.outputs[best].source,))
+            ]
             now += scores
             if scores and later is not None:
                 later += [place for child in group for place in _missing(state, child, (source,))]
@@ -110,7 +146,9 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
 
 
 def _is_unknown(state: State, frame: Frame, read: FromInput) -> bool:
-    """Whether the value of an input is not known yet. One that cannot be made is: whoever reads it says what is wrong."""
+    """Whether the value of an input is not known yet. One that cannot be made is: whoever reads it
+    says what is wrong.
+    """
     try:
         return isinstance(state.values.bind(frame, read), Unknown)
     except (GraphError, ValueError):
@@ -124,7 +162,9 @@ def _named(places: list[Place]) -> str:
 
 
 class Demand(NamedTuple):
-    """What a run is going to ask for: nodes by frame; and what it may ask for, with the names of the nodes that decide about it."""
+    """What a run is going to ask for: nodes by frame; and what it may ask for, with the names of
+    the nodes that decide about it.
+    """
 
     certain: set[tuple[int, str]]
     possible: dict[tuple[int, str], str]
@@ -144,7 +184,11 @@ def demand_of(state: State) -> Demand:
             continue
         seen.add(at)
         later: list[Place] = []
-        now = _missing(state, frame, node.reads) if node.is_single else demands(state, frame, node, port, later=later)
+        now = (
+            _missing(state, frame, node.reads)
+            if node.is_single
+            else demands(state, frame, node, port, later=later)
+        )
         if because:
             found.possible.setdefault(at[:2], because)
             possible += [(place, because) for place in now]

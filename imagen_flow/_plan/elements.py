@@ -14,7 +14,9 @@ __all__ = ["Elements", "elements", "is_off", "off_step"]
 
 
 class Elements(NamedTuple):
-    """The elements of a node: how many, their flags if they have any, and which of them these leave out."""
+    """The elements of a node: how many, their flags if they have any, and which of them these leave
+    out.
+    """
 
     size: int
     flags: tuple[Artifact, ...] | None
@@ -22,7 +24,8 @@ class Elements(NamedTuple):
 
 
 def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unknown:
-    """Say for which elements a node runs; one without `each` has one. A Step if for none: it is absent or skipped.
+    """Say for which elements a node runs; one without `each` has one. A Step if for none: it is
+    absent or skipped.
 
     Raises:
         BadValue: a flag is no truth value, or a list is none.
@@ -73,7 +76,12 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
 def is_off(values: Values, frame: Frame, node: Node) -> bool:
     """Whether a node's `when`, which is known, leaves all of it out."""
     slot = values.bind(frame, node.when) if node.when is not None else None
-    return isinstance(slot, Artifact) and (slot.items is None or not node.each) and slot.kind in ("bool", "absent", "failed") and not _is_on(values, slot)
+    return (
+        isinstance(slot, Artifact)
+        and (slot.items is None or not node.each)
+        and slot.kind in ("bool", "absent", "failed")
+        and not _is_on(values, slot)
+    )
 
 
 def off_step(frame: Frame, node: Node, found: Elements, i: int) -> Step:
@@ -97,6 +105,16 @@ def _why_off(flag: Artifact) -> str:
 
 
 def _without(frame: Frame, node: Node, kind: str, why: str) -> Step:
-    """The one step of a node that has no values: its `when` is false, or a list of its `each` is absent or failed."""
+    """The one step of a node that has no values: its `when` is false, or a list of its `each` is
+    absent or failed.
+    """
     outputs = dict.fromkeys(node.type.outputs, without_value(kind))
-    return Step(frame.full(node.name), frame.item, node, None, "skipped" if kind == "failed" else "absent", why, outputs=outputs)
+    return Step(
+        frame.full(node.name),
+        frame.item,
+        node,
+        None,
+        "skipped" if kind == "failed" else "absent",
+        why,
+        outputs=outputs,
+    )

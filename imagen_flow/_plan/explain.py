@@ -1,4 +1,6 @@
-"""Say what becomes of steps in a run, and why: which run, which wait for what runs, and which need not."""
+"""Say what becomes of steps in a run, and why: which run, which wait for what runs, and which need
+not.
+"""
 
 from __future__ import annotations
 
@@ -59,4 +61,8 @@ def explained(state: State) -> Iterator[Step]:
         elif (because := demand.possible.get(at)) is None:
             yield step._replace(status="idle", reason="nothing that runs needs it")
         else:
-            yield step if step.status == "waits" else step._replace(status="waits", reason=f"if it is still needed after {because}")
+            yield (
+                step
+                if step.status == "waits"
+                else step._replace(status="waits", reason=f"if it is still needed after {because}")
+            )

@@ -25,7 +25,9 @@ _MISSING = object()
 
 @dataclass(slots=True)
 class Taken:
-    """The values of a graph's inputs: as artifacts and as they are, which of them are defaults, and the seeds that were drawn."""
+    """The values of a graph's inputs: as artifacts and as they are, which of them are defaults, and
+    the seeds that were drawn.
+    """
 
     slots: dict[str, Artifact] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
@@ -33,7 +35,9 @@ class Taken:
     seeds: dict[str, int] = field(default_factory=dict)
 
 
-def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str]) -> Taken:
+def take_inputs(
+    held: Values, graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str]
+) -> Taken:
     """Turn given values and defaults into artifacts.
 
     Raises:
@@ -43,10 +47,18 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
     taken = Taken()
     slots = taken.slots
     for name in sorted((values.keys() | texts.keys()) - graph.inputs.keys()):
-        problems.append(Problem("unknown-input", f"the graph has no input '{name}'", fix=nearest(name, graph.inputs, what="its inputs are")))
+        problems.append(
+            Problem(
+                "unknown-input",
+                f"the graph has no input '{name}'",
+                fix=nearest(name, graph.inputs, what="its inputs are"),
+            )
+        )
     for name, wanted in graph.inputs.items():
         try:
-            given = from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
+            given = (
+                from_text(wanted.type, texts[name]) if name in texts else values.get(name, _MISSING)
+            )
             if given is not _MISSING and not (wanted.type.seed and given == RANDOM):
                 value = _given(held, wanted.type, given)
                 if _holds_files(value):
@@ -61,15 +73,45 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
             elif wanted.type.optional:
                 slots[name] = held.constants.add(None)
             else:
-                problems.append(Problem("missing-input", f"input '{name}' ({wanted.type}) is given nothing", wanted.mark, why=wanted.help, fix=f"pass --set {name}=…, or give it a default"))
+                problems.append(
+                    Problem(
+                        "missing-input",
+                        f"input '{name}' ({wanted.type}) is given nothing",
+                        wanted.mark,
+                        why=wanted.help,
+                        fix=f"pass --set {name}=…, or give it a default",
+                    )
+                )
                 continue
             taken.plain[name] = held.value(slots[name])
         except ValueError as error:
-            fix = nearest(error.given, error.known) if isinstance(error, BadValue) and error.known else ""
-            if texts.get(name, values.get(name)) == RANDOM and wanted.type.kind in ("int", "number"):
-                default = f", default: {wanted.default.value}" if isinstance(wanted.default, Given) else ""
+            fix = (
+                nearest(error.given, error.known)
+                if isinstance(error, BadValue) and error.known
+                else ""
+            )
+            if texts.get(name, values.get(name)) == RANDOM and wanted.type.kind in (
+                "int",
+                "number",
+            ):
+                default = (
+                    f", default: {wanted.default.value}"
+                    if isinstance(wanted.default, Given)
+                    else ""
+                )
                 fix = f"only a seed is drawn: declare it as {name}: {{type: seed{default}}}"
-            problems.append(Problem("bad-input", f"input '{name}' {error}" if isinstance(error, BadValue) else f"input '{name}': {error}", wanted.mark, fix=fix))
+            problems.append(
+                Problem(
+                    "bad-input",
+                    (
+                        f"input '{name}' {error}"
+                        if isinstance(error, BadValue)
+                        else f"input '{name}': {error}"
+                    ),
+                    wanted.mark,
+                    fix=fix,
+                )
+            )
         except GraphError as missing:
             problems += missing.problems
     if problems:
@@ -78,7 +120,9 @@ def take_inputs(held: Values, graph: Graph, values: Mapping[str, Any], texts: Ma
 
 
 def _holds_files(value: Any) -> bool:
-    return isinstance(value, File | Folder) or (isinstance(value, list) and bool(value) and all(map(_holds_files, value)))
+    return isinstance(value, File | Folder) or (
+        isinstance(value, list) and bool(value) and all(map(_holds_files, value))
+    )
 
 
 def _given(held: Values, type_: PortType, value: Any) -> Any:
@@ -86,13 +130,19 @@ def _given(held: Values, type_: PortType, value: Any) -> Any:
         if not str(value).strip():
             raise BadValue(f"takes {type_.words}, not {describe(value)}")
         return held.read_path(FileAt(str(value), type_.kind, held.base))
-    if type_.kind == "list" and type_.element and type_.element.kind in ("file", "folder") and isinstance(value, list | tuple):
+    if (
+        type_.kind == "list"
+        and type_.element
+        and type_.element.kind in ("file", "folder")
+        and isinstance(value, list | tuple)
+    ):
         return [_given(held, type_.element, item) for item in value]
     return type_.check(value)
 
 
 def from_text(type_: PortType, text: str) -> Any:
-    """Read the value of an input from text, as ``--set`` gives it: by the input's type, never by guessing from its looks. Numbers and truth values are spelt as in a graph.
+    """Read the value of an input from text, as ``--set`` gives it: by the input's type, never by
+    guessing from its looks. Numbers and truth values are spelt as in a graph.
 
     Raises:
         BadValue: the text is no such value.
@@ -109,7 +159,9 @@ def from_text(type_: PortType, text: str) -> Any:
         try:
             return json.loads(text)
         except ValueError:
-            raise BadValue(f"takes {type_.words}, as a,b or as JSON like [\"a\", \"b\"], not the text '{text}'") from None
+            raise BadValue(
+                f'takes {type_.words}, as a,b or as JSON like ["a", "b"], not the text \'{text}\''
+            ) from None
     value = plain_scalar(text.strip())
     if isinstance(value, bool):
         if kind == "bool":
@@ -123,7 +175,9 @@ def from_text(type_: PortType, text: str) -> Any:
 
 
 def _element(type_: PortType, text: str) -> Any:
-    """Read an element; one that cannot be read stays text, and is refused with its place when the list is checked."""
+    """Read an element; one that cannot be read stays text, and is refused with its place when the
+    list is checked.
+    """
     try:
         return from_text(type_, text)
     except BadValue:

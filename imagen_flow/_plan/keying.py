@@ -32,9 +32,11 @@ class Keying:
         self.values = values
         self.keys = keys
         self.force = frozenset(force)
-        #: Values that the store did not have although it said so: records that name them are not believed.
+        # : Values that the store did not have although it said so: records that name them are not
+        # believed.
         self.lost: set[str] = set()
-        #: Keys of forced steps that run: others that have them are the same step, so they are forced too.
+        # : Keys of forced steps that run: others that have them are the same step, so they are
+        # forced too.
         self.forced: set[str] = set()
 
     def copy(self, values: Values) -> Keying:
@@ -43,8 +45,16 @@ class Keying:
         made.forced = set(self.forced)
         return made
 
-    def step(self, frame: Frame, node: Node, element: int | None = None, elements: Mapping[str, Slot] | None = None) -> Step:
-        """Key one node for one element of its `each` (`elements` says what its ports receive of it), and ask the store."""
+    def step(
+        self,
+        frame: Frame,
+        node: Node,
+        element: int | None = None,
+        elements: Mapping[str, Slot] | None = None,
+    ) -> Step:
+        """Key one node for one element of its `each` (`elements` says what its ports receive of
+        it), and ask the store.
+        """
         type_ = node.type
         assert isinstance(type_, NodeType)
         name = frame.full(node.name)
@@ -59,7 +69,11 @@ class Keying:
             binding = bindings.get(port_name)
             if elements and port_name in elements:
                 slot = elements[port_name]
-                binding = binding.items[element] if isinstance(binding, Listed) and element is not None else binding
+                binding = (
+                    binding.items[element]
+                    if isinstance(binding, Listed) and element is not None
+                    else binding
+                )
             else:
                 slot = default if binding is None else self.values.bind(frame, binding)
             if isinstance(slot, Unknown):
@@ -75,20 +89,46 @@ class Keying:
                 continue
             elif slot.kind != port.type.kind or slot.items is not None:
                 if "model" in (port.type.kind, port.type.element and port.type.element.kind):
-                    slot = self.values.named(frame, binding, slot, node, type_.loaders.get(port_name))
+                    slot = self.values.named(
+                        frame, binding, slot, node, type_.loaders.get(port_name)
+                    )
                 slot = self.values.converted(slot, port.type)
             slots[port_name] = slot
             lines.append(f"{port_name}={slot.digest}")
         if absent:
-            return Step(name, item, node, element, "absent", f"its '{absent}' is absent", outputs=None if waits else dict.fromkeys(type_.outputs, without_value("absent")))
+            return Step(
+                name,
+                item,
+                node,
+                element,
+                "absent",
+                f"its '{absent}' is absent",
+                outputs=None if waits else dict.fromkeys(type_.outputs, without_value("absent")),
+            )
         unresolved = self._unusable(node, type_, slots) if type_.loaders else ""
         if failed:
-            return Step(name, item, node, element, "skipped", f"what gives its '{failed}' failed", outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")))
+            return Step(
+                name,
+                item,
+                node,
+                element,
+                "skipped",
+                f"what gives its '{failed}' failed",
+                outputs=None if waits else dict.fromkeys(type_.outputs, without_value("failed")),
+            )
         if type_.foresee is not None and (why := self._foresee(frame, node, type_.foresee, slots)):
             return Step(name, item, node, element, "unresolved", why, slots=slots)
         if waits:
             after = tuple(dict.fromkeys(waits))
-            return Step(name, item, node, element, "waits", f"unless {' and '.join(after)} {'comes' if len(after) == 1 else 'come'} out the same")
+            return Step(
+                name,
+                item,
+                node,
+                element,
+                "waits",
+                f"unless {' and '.join(after)} {'comes' if len(after) == 1 else 'come'} out the"
+                " same",
+            )
         if unresolved:
             return Step(name, item, node, element, "unresolved", unresolved, slots=slots)
         key = blake2b("\n".join(lines).encode(), digest_size=SIZE).hexdigest()
@@ -97,37 +137,88 @@ class Keying:
         if self.force and (key in self.forced or self._is_forced(name)):
             return Step(name, item, node, element, "runs", FORCED, key, slots)
         outputs = self.look_up(key, type_)
-        return Step(name, item, node, element, "runs" if outputs is None else "cached", "", key, slots, outputs)
+        return Step(
+            name,
+            item,
+            node,
+            element,
+            "runs" if outputs is None else "cached",
+            "",
+            key,
+            slots,
+            outputs,
+        )
 
     def look_up(self, key: str, type_: NodeType) -> dict[str, Artifact] | None:
         """Ask the store for the outputs of a step."""
         record = self.values.store.lookup(key) if self.values.store is not None else None
         if record is None or record.outputs.keys() != type_.outputs.keys():
             return None
-        if self.lost and any(leaf.digest in self.lost for artifact in record.outputs.values() for leaf in leaves(artifact)):
+        if self.lost and any(
+            leaf.digest in self.lost
+            for artifact in record.outputs.values()
+            for leaf in leaves(artifact)
+        ):
             return None
         return dict(record.outputs)
 
     def _is_forced(self, name: str) -> bool:
-        """Whether a step's node, or a graph around it, is among those to force; each by its own name or by all of them."""
+        """Whether a step's node, or a graph around it, is among those to force; each by its own
+        name or by all of them.
+        """
         parts = [part.partition("[")[0] for part in name.split("/")]
-        return any(part in self.force or "/".join(parts[: i + 1]) in self.force for i, part in enumerate(parts)) or name in self.force
+        return (
+            any(
+                part in self.force or "/".join(parts[: i + 1]) in self.force
+                for i, part in enumerate(parts)
+            )
+            or name in self.force
+        )
 
-    # -- models ------------------------------------------------------------------------------------------------------------------
+    # -- models
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _unusable(self, node: Node, type_: NodeType, slots: Mapping[str, Artifact]) -> str:
         """Say why a step cannot run with its models; nothing if it can."""
-        given = {port: found for port in type_.loaders if port in slots and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)}
-        named = ((leaf, port) for port in type_.loaders if port in slots for leaf in leaves(slots[port]))
-        return next(filter(None, (self.values.unusable(leaf, type_.loaders[port], port, given, node, self.keys.policy) for leaf, port in named)), "")
+        given = {
+            port: found
+            for port in type_.loaders
+            if port in slots
+            and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)
+        }
+        named = (
+            (leaf, port) for port in type_.loaders if port in slots for leaf in leaves(slots[port])
+        )
+        return next(
+            filter(
+                None,
+                (
+                    self.values.unusable(
+                        leaf, type_.loaders[port], port, given, node, self.keys.policy
+                    )
+                    for leaf, port in named
+                ),
+            ),
+            "",
+        )
 
-    def _foresee(self, frame: Frame, node: Node, foresee: Callable[..., None], slots: Mapping[str, Artifact]) -> str:
-        """Let a node type refuse models that do not work together, or do not do what is asked; give why its step cannot run, or nothing."""
+    def _foresee(
+        self, frame: Frame, node: Node, foresee: Callable[..., None], slots: Mapping[str, Artifact]
+    ) -> str:
+        """Let a node type refuse models that do not work together, or do not do what is asked; give
+        why its step cannot run, or nothing.
+        """
         known = self._fed(frame, node)
         given: list[Mapping[str, object]] = []
         if len(signature(foresee).parameters) > 2:
             constants = self.values.constants.by_digest
-            given.append({port: constants[slot.digest] for port, slot in slots.items() if slot.kind in _PLAIN and slot.digest in constants})
+            given.append(
+                {
+                    port: constants[slot.digest]
+                    for port, slot in slots.items()
+                    if slot.kind in _PLAIN and slot.digest in constants
+                }
+            )
         try:
             foresee(known.models, known.fed, *given)
         except UnresolvedModel:  # a problem of the node that names it
@@ -146,13 +237,25 @@ class Keying:
 
         def model(binding: Binding) -> Model | None:
             slot = self.values.bind(frame, binding) if isinstance(binding, ModelAt) else None
-            found = self.values.constants.by_digest.get(slot.digest) if isinstance(slot, Artifact) else None
-            return found if isinstance(found, Model) and found.digest != "unresolved" and not found.incomplete else None
+            found = (
+                self.values.constants.by_digest.get(slot.digest)
+                if isinstance(slot, Artifact)
+                else None
+            )
+            return (
+                found
+                if isinstance(found, Model)
+                and found.digest != "unresolved"
+                and not found.incomplete
+                else None
+            )
 
         for port, binding in node.bindings.items():
             if (one := model(binding)) is not None:
                 models[port] = one
-            elif isinstance(binding, Listed) and (several := tuple(filter(None, map(model, binding.items)))):
+            elif isinstance(binding, Listed) and (
+                several := tuple(filter(None, map(model, binding.items)))
+            ):
                 models[port] = several
             elif isinstance(binding, FromNode) and depth:
                 fed[port] = self._fed(frame, frame.graph.nodes[binding.node], depth - 1)

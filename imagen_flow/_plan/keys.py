@@ -17,10 +17,13 @@ from .values import Values
 
 __all__ = ["KEY_FORMAT", "Keys"]
 
-#: The version of what enters a key. Raise it when that changes: every stored step is then computed anew.
+# : The version of what enters a key. Raise it when that changes: every stored step is then computed
+# anew.
 #:
-#: key = H(KEY_FORMAT, node type, node version, digest of the plugin's source, versions of the libraries in `uses`, determinism class) followed by
-#: (port, value digest) for every input port in alphabetical order: literals, defaults, references and models alike. So it makes no difference how a value came to a port.
+# : key = H(KEY_FORMAT, node type, node version, digest of the plugin's source, versions of the
+# libraries in `uses`, determinism class) followed by
+# : (port, value digest) for every input port in alphabetical order: literals, defaults, references
+# and models alike. So it makes no difference how a value came to a port.
 KEY_FORMAT = 1
 
 _NO_SETTINGS: Mapping[str, Any] = {}
@@ -29,7 +32,9 @@ _NO_SETTINGS: Mapping[str, Any] = {}
 class Keys:
     """Knows of every node what computes it, as it enters the keys of its steps."""
 
-    def __init__(self, values: Values, *, device: str, dtype: str, settings: Mapping[str, Any] = _NO_SETTINGS) -> None:
+    def __init__(
+        self, values: Values, *, device: str, dtype: str, settings: Mapping[str, Any] = _NO_SETTINGS
+    ) -> None:
         self.values = values
         self.device = device
         self.dtype = dtype
@@ -47,16 +52,23 @@ class Keys:
         """List a node type's ports in the order of keys, each with the artifact of its default."""
         found = self._ports.get(id(type_))
         if found is None:
-            found = [(name, port, None if port.required else self.values.port_default(port)) for name, port in sorted(type_.inputs.items())]
+            found = [
+                (name, port, None if port.required else self.values.port_default(port))
+                for name, port in sorted(type_.inputs.items())
+            ]
             self._ports[id(type_)] = found
         return found
 
     def prefix(self, node: Node) -> str:
-        """The part of a key that says what computes: node type, source, libraries, determinism class."""
+        """The part of a key that says what computes: node type, source, libraries, determinism
+        class.
+        """
         return self._computes(node)[0]
 
     def computes_with(self, node: Node) -> dict[str, Any]:
-        """What computes a node's steps, as it enters their keys. Shared by all of them: not to be changed."""
+        """What computes a node's steps, as it enters their keys. Shared by all of them: not to be
+        changed.
+        """
         return self._computes(node)[1]
 
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
@@ -69,32 +81,62 @@ class Keys:
         if found is None:
             self._check_libraries(node, type_)
             policy = self.policy(node) if type_.uses_torch else None
-            quantizer = devices.QUANTIZERS.get(policy.settings.quantization) if policy is not None else None
+            quantizer = (
+                devices.QUANTIZERS.get(policy.settings.quantization) if policy is not None else None
+            )
             said = {
                 "format": KEY_FORMAT,
                 "type": type_.name,
                 "version": type_.version,
                 "source": type_.source_digest,
-                "uses": {library: self.values.registry.version_of(library) for library in (*type_.uses, *([quantizer] if quantizer else []))},
+                "uses": {
+                    library: self.values.registry.version_of(library)
+                    for library in (*type_.uses, *([quantizer] if quantizer else []))
+                },
                 "determinism": policy.determinism() if policy is not None else None,
             }
             found = self._computing[at] = (canonical(said).decode(), said)
         return found
 
     def _check_libraries(self, node: Node, type_: NodeType) -> None:
-        """Warn of a library in `uses` that is not there: its version says nothing then, and its changes would go unnoticed."""
+        """Warn of a library in `uses` that is not there: its version says nothing then, and its
+        changes would go unnoticed.
+        """
         for library in type_.uses:
-            message = f"the node type {type_.name} uses '{library}', and no library of that name is installed"
-            if self.values.registry.is_unknown(type_, library) and all(problem.message != message for problem in self.values.problems):
-                why = "its version is part of the key: without it, a change of the library recomputes nothing"
-                self.values.problems.append(Problem("missing-library", message, node.mark, why, self.values.registry.nearest_library(library), "warning"))
+            message = (
+                f"the node type {type_.name} uses '{library}', and no library of that name is"
+                " installed"
+            )
+            if self.values.registry.is_unknown(type_, library) and all(
+                problem.message != message for problem in self.values.problems
+            ):
+                why = (
+                    "its version is part of the key: without it, a change of the library recomputes"
+                    " nothing"
+                )
+                self.values.problems.append(
+                    Problem(
+                        "missing-library",
+                        message,
+                        node.mark,
+                        why,
+                        self.values.registry.nearest_library(library),
+                        "warning",
+                    )
+                )
 
     def policy(self, node: Node) -> devices.Policy:
-        """What holds for a node that uses torch: its own settings before the graph's, and of these the ones that it heeds."""
+        """What holds for a node that uses torch: its own settings before the graph's, and of these
+        the ones that it heeds.
+        """
         device, dtype = self.place(node)
         type_ = node.type
         assert isinstance(type_, NodeType)
-        said = {name: value for name, value in {**self.settings, **node.settings}.items() if type_.heeds(name)}
+        said = {
+            name: value
+            for name, value in {**self.settings, **node.settings}.items()
+            if type_.heeds(name)
+        }
         ladder = said.pop("ladder", "exact")
         return devices.Policy(device, dtype, Loading(**said), ladder)
 

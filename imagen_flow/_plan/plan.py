@@ -31,7 +31,9 @@ __all__ = ["Plan", "history_name", "make_plan"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What a run would do: ordered steps, each with what the store holds or why it must run. Carry it out with `execute`, as often as you like; nothing of a run is written into it."""
+    """What a run would do: ordered steps, each with what the store holds or why it must run. Carry
+    it out with `execute`, as often as you like; nothing of a run is written into it.
+    """
 
     graph: Graph
     #: The folder that paths in values of inputs are relative to.
@@ -52,7 +54,10 @@ class Plan:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        return f"<Plan of {self.graph.spec.source.name} on {self.device} in {self.dtype}: {counts or 'no steps'}>"
+        return (
+            f"<Plan of {self.graph.spec.source.name} on {self.device} in {self.dtype}:"
+            f" {counts or 'no steps'}>"
+        )
 
     @property
     def values(self) -> Values:
@@ -61,23 +66,52 @@ class Plan:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        """The models that the plan names: reference, size on the disk, what the weights that its steps lease take in memory, as they load them, and, where it is not on this machine, what is wrong."""
+        """The models that the plan names: reference, size on the disk, what the weights that its
+        steps lease take in memory, as they load them, and, where it is not on this machine, what is
+        wrong.
+        """
         found: list[dict[str, Any]] = []
         values = self.values
         for (reference, _), model in sorted(values.models.items(), key=lambda item: str(item[0])):
             if isinstance(model, Problem):
-                found.append({"reference": reference, "size_bytes": None, "memory_bytes": None, "fingerprint": None, "fault": model.message})
+                found.append(
+                    {
+                        "reference": reference,
+                        "size_bytes": None,
+                        "memory_bytes": None,
+                        "fingerprint": None,
+                        "fault": model.message,
+                    }
+                )
             else:
                 weighs = models.estimate(model, self.dtype)
-                leased = sum(_weight(identity, *loading) for identity, loading in values.leased.get(model.digest, {}).items())
-                found.append({"reference": reference, "size_bytes": weighs.disk_bytes, "memory_bytes": leased or weighs.memory_bytes, "fingerprint": model.digest, "fault": None})
+                leased = sum(
+                    _weight(identity, *loading)
+                    for identity, loading in values.leased.get(model.digest, {}).items()
+                )
+                found.append(
+                    {
+                        "reference": reference,
+                        "size_bytes": weighs.disk_bytes,
+                        "memory_bytes": leased or weighs.memory_bytes,
+                        "fingerprint": model.digest,
+                        "fault": None,
+                    }
+                )
         return found
 
     @property
     def memory(self) -> dict[str, int]:
-        """What the weights of all models take together, in bytes by device, should they stay loaded. What several have in common is there once."""
+        """What the weights of all models take together, in bytes by device, should they stay
+        loaded. What several have in common is there once.
+        """
         values = self.values
-        weights = {i: _weight(i, *loading) for model in values.models.values() if isinstance(model, Model) for i, loading in values.leased.get(model.digest, {}).items()}
+        weights = {
+            i: _weight(i, *loading)
+            for model in values.models.values()
+            if isinstance(model, Model)
+            for i, loading in values.leased.get(model.digest, {}).items()
+        }
         found: dict[str, int] = {}
         for identity, weight in sorted(weights.items()):
             found[identity.device] = found.get(identity.device, 0) + weight
@@ -97,11 +131,16 @@ class Plan:
         return any(step.is_open for step in self.steps)
 
     def unread(self) -> Iterator[Artifact]:
-        """Give what the steps read that are not in the store, and the outputs that are inputs, as far as they are known."""
+        """Give what the steps read that are not in the store, and the outputs that are inputs, as
+        far as they are known.
+        """
         for frame, step in self.state.steps():
             if step.status in ("runs", "waits", "unresolved"):
                 yield from self._known(frame, step.node.bindings.values())
-        yield from self._known(self.state.top, [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)])
+        yield from self._known(
+            self.state.top,
+            [o.source for o in self.graph.outputs.values() if isinstance(o.source, FromInput)],
+        )
 
     def _known(self, frame: Frame, bindings: Iterable[Binding]) -> Iterator[Artifact]:
         for binding in bindings:
@@ -110,20 +149,41 @@ class Plan:
                 yield slot
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plan as plain data. Its edges name nodes without the numbers of elements and repetitions that steps have."""
+        """Give the plan as plain data. Its edges name nodes without the numbers of elements and
+        repetitions that steps have.
+        """
         edges, outputs = edges_of(self.graph)
         return {
             "graph": self.graph.spec.source.name,
             "device": self.device,
             "dtype": self.dtype,
             "at_least": self.at_least,
-            "inputs": {k: v if isinstance(v, bool | int | float | str | list) else str(v) for k, v in self.inputs.items()},
+            "inputs": {
+                k: v if isinstance(v, bool | int | float | str | list) else str(v)
+                for k, v in self.inputs.items()
+            },
             "seeds": {**self.seeds, **self.drawn},
             "models": self.models,
             "memory_bytes": self.memory,
-            "steps": [{"node": s.name, "item": s.item, "type": s.type_name, "status": s.status, "reason": s.reason, "key": s.key} for s in self.steps],
-            "edges": [{"from": e.origin.node, "output": e.origin.output, "to": e.node, "input": e.port} for e in edges],
-            "outputs": {name: [{"node": o.node, "output": o.output} for o in origins] for name, origins in outputs.items()},
+            "steps": [
+                {
+                    "node": s.name,
+                    "item": s.item,
+                    "type": s.type_name,
+                    "status": s.status,
+                    "reason": s.reason,
+                    "key": s.key,
+                }
+                for s in self.steps
+            ],
+            "edges": [
+                {"from": e.origin.node, "output": e.origin.output, "to": e.node, "input": e.port}
+                for e in edges
+            ],
+            "outputs": {
+                name: [{"node": o.node, "output": o.output} for o in origins]
+                for name, origins in outputs.items()
+            },
             "problems": as_texts(self.problems),
         }
 
@@ -149,14 +209,17 @@ def make_plan(
     """Plan a graph for these values of its inputs.
 
     Params:
-        values: live values by input; a file, folder may be given by path, relative to `base` (default: the working directory).
+        values: live values by input; a file, folder may be given by path, relative to `base`
+            (default: the working directory).
         texts: values as text, as ``--set`` gives them; read by the input's type.
         device, dtype: given ones win over the graph's settings; else ``auto``.
         force: names of nodes that run even if the store holds them.
-        terms: which models may be used, and how; without a lock in it, the one beside the graph or above it holds.
+        terms: which models may be used, and how; without a lock in it, the one beside the graph or
+            above it holds.
 
     Raises:
-        GraphError: a value is missing, unknown or does not fit; a file is not there; a device does not exist.
+        GraphError: a value is missing, unknown or does not fit; a file is not there; a device does
+            not exist.
     """
     base = base or Path.cwd()
     registry = registry or graph.registry
@@ -167,35 +230,84 @@ def make_plan(
         in_dtype = devices.resolve_dtype(dtype or graph.settings.get("dtype") or "auto", resolved)
     except ValueError as missing:
         raise GraphError([Problem("bad-setting", str(missing))]) from missing
-    held = Values(registry, store, files or (store.files if store else FileMemo()), base=base, terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))))
-    settings = {name: value for name, value in graph.settings.items() if name not in ("device", "dtype")}
-    keying = Keying(held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force)
+    held = Values(
+        registry,
+        store,
+        files or (store.files if store else FileMemo()),
+        base=base,
+        terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))),
+    )
+    settings = {
+        name: value for name, value in graph.settings.items() if name not in ("device", "dtype")
+    }
+    keying = Keying(
+        held, Keys(held, device=resolved, dtype=in_dtype, settings=settings), force=force
+    )
     included = list(graph.all())
     names = {name for one in included for name in one.nodes}
-    unknown = [name for name in sorted(keying.force) if name not in names and not _is_path(graph, name)]
+    unknown = [
+        name for name in sorted(keying.force) if name not in names and not _is_path(graph, name)
+    ]
     if unknown:
-        raise GraphError([Problem("unknown-reference", f"there is no node '{name}' to force", fix=nearest(name, graph.nodes, what="nodes are")) for name in unknown])
+        raise GraphError(
+            [
+                Problem(
+                    "unknown-reference",
+                    f"there is no node '{name}' to force",
+                    fix=nearest(name, graph.nodes, what="nodes are"),
+                )
+                for name in unknown
+            ]
+        )
     taken = take_inputs(held, graph, values or {}, texts or {})
     for one in included:
         for wanted in one.inputs.values():
             if one is not graph and is_drawn(wanted):
-                held.default(wanted)  # now, so that it is the same each time the plan is carried out
+                held.default(
+                    wanted
+                )  # now, so that it is the same each time the plan is carried out
     history = store.history(history_name(graph)) if store is not None else {}
     while True:
-        state = State(Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default), keying, history, listing=True)
+        state = State(
+            Frame(graph, "", "", dict(taken.slots), by_default=taken.by_default),
+            keying,
+            history,
+            listing=True,
+        )
         try:
             state.walk(state.top)
             steps = tuple(explained(state))
-            keying.forced.update(step.key for step in steps if step.key and step.status == "runs" and step.reason == FORCED)
-            if not any(step.status == "cached" and step.key in keying.forced for _, step in state.steps()):
+            keying.forced.update(
+                step.key
+                for step in steps
+                if step.key and step.status == "runs" and step.reason == FORCED
+            )
+            if not any(
+                step.status == "cached" and step.key in keying.forced for _, step in state.steps()
+            ):
                 break
         except Damaged as damaged:
-            keying.lost.add(damaged.artifact.digest)  # plan anew, so that the step that gives it runs
+            keying.lost.add(
+                damaged.artifact.digest
+            )  # plan anew, so that the step that gives it runs
     check_waiting_models(state)
-    # What a user can mend before anything runs refuses the plan; what came out of nodes fails the steps that cannot use it.
+    # What a user can mend before anything runs refuses the plan; what came out of nodes fails the
+    # steps that cannot use it.
     if state.problems:
         raise GraphError(list(dict.fromkeys(state.problems)))
-    return Plan(graph, base, resolved, in_dtype, store, taken.plain, taken.seeds, held.drawn, steps, (*graph.warnings, *held.problems), state)
+    return Plan(
+        graph,
+        base,
+        resolved,
+        in_dtype,
+        store,
+        taken.plain,
+        taken.seeds,
+        held.drawn,
+        steps,
+        (*graph.warnings, *held.problems),
+        state,
+    )
 
 
 def history_name(graph: Graph) -> str:
@@ -207,4 +319,6 @@ def _is_path(graph: Graph, name: str) -> bool:
     """Whether a name with slashes is that of a node in an included graph."""
     head, _, rest = name.partition("/")
     node = graph.nodes.get(head)
-    return node is not None and (not rest or (isinstance(node.type, Graph) and _is_path(node.type, rest)))
+    return node is not None and (
+        not rest or (isinstance(node.type, Graph) and _is_path(node.type, rest))
+    )

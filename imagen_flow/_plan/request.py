@@ -1,6 +1,8 @@
 """What is asked for, as one value, and the one function that plans it.
 
-Every way in (a command, a watch, a hot folder, a replayed picture, a Python function) collects `Options`, makes a `Request` of them and a graph, and calls `prepare`. None of them passes options on one by
+Every way in (a command, a watch, a hot folder, a replayed picture, a Python function) collects
+`Options`, makes a `Request` of them and a graph, and calls `prepare`. None of them passes options
+on one by
 one, so an option that is added here holds at all of them.
 """
 
@@ -31,16 +33,21 @@ USERS_STORE: Final = "user"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may be chosen at every way in. A field has the same name, and the same meaning, in the Python functions and on the command line.
+    """What may be chosen at every way in. A field has the same name, and the same meaning, in the
+    Python functions and on the command line.
 
     Params:
-        device, dtype: where to compute and in what; None leaves it to the graph, then to ``imagen-flow.toml``, then to the machine.
+        device, dtype: where to compute and in what; None leaves it to the graph, then to
+            ``imagen-flow.toml``, then to the machine.
         force: nodes that run even if the store holds what they give.
-        store: an open Store, its folder, `USERS_STORE`, or None to look nothing up and keep nothing.
-        plugins: local files of nodes, beside those that ``imagen-flow.toml`` names and the user trusts.
+        store: an open Store, its folder, `USERS_STORE`, or None to look nothing up and keep
+            nothing.
+        plugins: local files of nodes, beside those that ``imagen-flow.toml`` names and the user
+            trusts.
         locked: take of the hub only what ``imagen-flow.lock`` names.
         tiny: take small models with random weights in place of all but the embedded ones.
-        allow_pickle: pickles that may be loaded, after a look into them, each by path or as ``hf:org/name@main/FILE``.
+        allow_pickle: pickles that may be loaded, after a look into them, each by path or as
+            ``hf:org/name@main/FILE``.
         trust_remote_code: references of models whose own code may run.
     """
 
@@ -69,7 +76,17 @@ class Options:
         trust_remote_code: Iterable[str] | str = (),
     ) -> Options:
         """Collect what the Python functions take, where one may stand for a list of one."""
-        return cls(device, dtype, tuple(listed(force)), store, tuple(map(Path, listed(plugins))), locked, tiny, tuple(listed(allow_pickle)), tuple(listed(trust_remote_code)))
+        return cls(
+            device,
+            dtype,
+            tuple(listed(force)),
+            store,
+            tuple(map(Path, listed(plugins))),
+            locked,
+            tiny,
+            tuple(listed(allow_pickle)),
+            tuple(listed(trust_remote_code)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +98,11 @@ class Request:
         values, texts: values of its inputs, live or as text (as ``--set`` gives them).
         settings: the ``imagen-flow.toml`` that holds.
         store: the store that `open_store` gave, or None.
-        files: remembers digests of files where there is no store; default: a memo in the user's cache folder.
+        files: remembers digests of files where there is no store; default: a memo in the user's
+            cache folder.
         base: the folder that paths in values are relative to; default: the working directory.
-        folder: the folder whose ``imagen-flow.lock`` holds, or one above it; default: that of the graph.
+        folder: the folder whose ``imagen-flow.lock`` holds, or one above it; default: that of the
+            graph.
     """
 
     graph: Graph
@@ -134,13 +153,22 @@ def prepare(request: Request) -> Plan:
 
 
 def plugin_files(options: Options, settings: Settings) -> tuple[list[Path], list[Problem]]:
-    """Name the local files of nodes to load, and say, as warnings, which of the settings' are not because they are not trusted."""
+    """Name the local files of nodes to load, and say, as warnings, which of the settings' are not
+    because they are not trusted.
+    """
     refused = config.untrusted(settings)
-    return list(dict.fromkeys([*options.plugins, *(path for path in settings.plugins if path not in refused)])), list(refused.values())
+    return list(
+        dict.fromkeys(
+            [*options.plugins, *(path for path in settings.plugins if path not in refused)]
+        )
+    ), list(refused.values())
 
 
-def open_store(options: Options, settings: Settings, codecs: Codecs, *, on_demand: bool = False) -> Store | None:
-    """Open the store that is meant, for the caller to close; or, `on_demand`, to be open only while it is in use. One that was given open is given back, and is for its owner to close.
+def open_store(
+    options: Options, settings: Settings, codecs: Codecs, *, on_demand: bool = False
+) -> Store | None:
+    """Open the store that is meant, for the caller to close; or, `on_demand`, to be open only while
+    it is in use. One that was given open is given back, and is for its owner to close.
 
     Raises:
         StoreError: it cannot be used; says why, and how to mend it.
@@ -150,10 +178,13 @@ def open_store(options: Options, settings: Settings, codecs: Codecs, *, on_deman
         return asked
     named = None if asked == USERS_STORE else Path(asked)
     folder, seals = config.store_place(named, settings), config.seals(named, settings)
-    return Store.on_demand(folder, codecs, seals=seals) if on_demand else Store.open(folder, codecs, seals=seals)
+    return (
+        Store.on_demand(folder, codecs, seals=seals)
+        if on_demand
+        else Store.open(folder, codecs, seals=seals)
+    )
 
 
 def listed(given: Iterable[str | Path] | str | Path) -> list[str]:
     """List what may be given as one or as several: a text would be taken letter by letter."""
     return [str(given)] if isinstance(given, str | Path) else [str(one) for one in given]
-

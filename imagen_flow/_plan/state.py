@@ -1,6 +1,8 @@
 """What is known of a graph: its steps and values, and what can be known next.
 
-Planning makes a `State` and settles every node once; each run goes on with a copy, and settles a node again when what it needs has come. What comes of a node depends on the graph and its values alone, never on
+Planning makes a `State` and settles every node once; each run goes on with a copy, and settles a
+node again when what it needs has come. What comes of a node depends on the graph and its values
+alone, never on
 what happened to be known when it was asked: see "Absent and failed values" in docs/graph-format.md.
 """
 
@@ -16,7 +18,19 @@ from .._types.ports import BadValue
 from ..errors import GraphError, Problem
 from .elements import Elements, elements, off_step
 from .keying import Keying
-from .step import ABSENT, FAILED, Frame, NodeState, Slot, Step, Unknown, leaves, list_of, listed, without_value
+from .step import (
+    ABSENT,
+    FAILED,
+    Frame,
+    NodeState,
+    Slot,
+    Step,
+    Unknown,
+    leaves,
+    list_of,
+    listed,
+    without_value,
+)
 
 __all__ = ["State", "is_first"]
 
@@ -34,7 +48,9 @@ class State:
         listing: settle all that may be needed, to list it; a run settles what is needed alone.
     """
 
-    def __init__(self, top: Frame, keying: Keying, history: Mapping[str, str], *, listing: bool) -> None:
+    def __init__(
+        self, top: Frame, keying: Keying, history: Mapping[str, str], *, listing: bool
+    ) -> None:
         self.top = top
         self.keying = keying
         self.values = keying.values
@@ -42,17 +58,24 @@ class State:
         #: The keys of the graph's last run, by step.
         self.history = history
         self.listing = listing
-        #: What a user can mend before anything runs: nodes that cannot be worked out, whatever other nodes give.
+        # : What a user can mend before anything runs: nodes that cannot be worked out, whatever
+        # other nodes give.
         self.problems: list[Problem] = []
         self._size = 0
 
     def copy(self, store: Store | None, live: Mapping[str, object]) -> State:
         """Copy it for a run."""
-        made = State(self.top.copy(), self.keying.copy(self.values.copy(store, live)), self.history, listing=False)
+        made = State(
+            self.top.copy(),
+            self.keying.copy(self.values.copy(store, live)),
+            self.history,
+            listing=False,
+        )
         made._size = self._size
         return made
 
-    # -- settling ----------------------------------------------------------------------------------------------------------------
+    # -- settling
+    # ----------------------------------------------------------------------------------------------------------------
 
     def walk(self, frame: Frame) -> None:
         """Settle every node of a frame that an output may need, in topological order."""
@@ -62,7 +85,8 @@ class State:
                 self.settle(frame, node)
 
     def settle(self, frame: Frame, node: Node) -> NodeState:
-        """Work out a node's steps and outputs as far as is known now. Called again, it goes on from where it stood.
+        """Work out a node's steps and outputs as far as is known now. Called again, it goes on from
+        where it stood.
 
         Raises:
             Damaged: a value that decides about it (a flag, a number in a text) is lost.
@@ -83,39 +107,66 @@ class State:
             state = self.failed(frame, node, missing.problems[0].message)
         except _TooMany:
             reason = f"with it the graph comes to more than {STEPS:,} steps"
-            self.problems.append(Problem("too-many-steps", f"{frame.full(node.name)}: {reason}", node.mark, fix="include fewer graphs, or shorten its lists"))
+            self.problems.append(
+                Problem(
+                    "too-many-steps",
+                    f"{frame.full(node.name)}: {reason}",
+                    node.mark,
+                    fix="include fewer graphs, or shorten its lists",
+                )
+            )
             state = self.failed(frame, node, reason)
         except ValueError as error:
             reason = f"it {error}" if isinstance(error, BadValue) else str(error)
             if not self._reads_nodes(frame, node):
-                self.problems.append(Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark))
+                self.problems.append(
+                    Problem("bad-input", f"{frame.full(node.name)}: {reason}", node.mark)
+                )
             state = self.failed(frame, node, reason)
         frame.states[node.name] = state
         return state
 
     def failed(self, frame: Frame, node: Node, reason: str) -> NodeState:
-        """What is known of a node that cannot be worked out: its outputs are those of one that failed. What needs them is skipped, and the rest goes on."""
+        """What is known of a node that cannot be worked out: its outputs are those of one that
+        failed. What needs them is skipped, and the rest goes on.
+        """
         outputs = dict.fromkeys(node.type.outputs, FAILED)
         frame.below.pop(node.name, None)
-        return NodeState([Step(frame.full(node.name), frame.item, node, None, "failed", reason, outputs=outputs)], outputs)
+        return NodeState(
+            [
+                Step(
+                    frame.full(node.name), frame.item, node, None, "failed", reason, outputs=outputs
+                )
+            ],
+            outputs,
+        )
 
     def _reads_nodes(self, frame: Frame, node: Node) -> bool:
-        """Whether anything about a node depends on what other nodes give; where nothing does, what is wrong with it can be told when planning."""
+        """Whether anything about a node depends on what other nodes give; where nothing does, what
+        is wrong with it can be told when planning.
+        """
         reads = [*node.reads, *(readings(node.when) if node.when is not None else ())]
         if any(isinstance(read, FromNode) for read in reads):
             return True
-        return frame.parent is not None and any(self._input_reads_nodes(frame, read.name) for read in reads if isinstance(read, FromInput))
+        return frame.parent is not None and any(
+            self._input_reads_nodes(frame, read.name)
+            for read in reads
+            if isinstance(read, FromInput)
+        )
 
     def _input_reads_nodes(self, frame: Frame, name: str) -> bool:
         assert frame.parent is not None
         outer, node = frame.parent
         binding = node.bindings.get(name)
         for read in readings(binding) if binding is not None else ():
-            if isinstance(read, FromNode) or (outer.parent is not None and self._input_reads_nodes(outer, read.name)):
+            if isinstance(read, FromNode) or (
+                outer.parent is not None and self._input_reads_nodes(outer, read.name)
+            ):
                 return True
         return False
 
-    # -- nodes with each, when or repeat, and graphs -------------------------------------------------------------------------------
+    # -- nodes with each, when or repeat, and graphs
+    # -------------------------------------------------------------------------------
 
     def _settle_many(self, frame: Frame, node: Node, state: NodeState | None) -> NodeState:
         found = elements(self.values, frame, node)
@@ -124,7 +175,9 @@ class State:
             return NodeState([], _NOTHING, waits=found, many=many)
         if isinstance(found, Step):
             frame.below.pop(node.name, None)
-            return NodeState([found] if isinstance(node.type, NodeType) else [], found.outputs or _NOTHING)
+            return NodeState(
+                [found] if isinstance(node.type, NodeType) else [], found.outputs or _NOTHING
+            )
         if isinstance(node.type, Graph):
             return self._settle_graph(frame, node, node.type, found)
         before = state.steps if state is not None and state.many == many else []
@@ -134,7 +187,9 @@ class State:
         for i in range(found.size):
             if i in found.off:
                 steps.append(off_step(frame, node, found, i))
-            elif i < len(before) and (before[i].outputs is not None or before[i].status in ("runs", "unresolved")):
+            elif i < len(before) and (
+                before[i].outputs is not None or before[i].status in ("runs", "unresolved")
+            ):
                 steps.append(before[i])
             elif not many:
                 steps.append(self.keying.step(frame, node))
@@ -143,7 +198,15 @@ class State:
         if any(step.outputs is None for step in steps):
             return NodeState(steps, _NOTHING, many=many)
         outputs = [step.outputs for step in steps if step.outputs is not None]
-        return NodeState(steps, {port: list_of([o[port] for o in outputs]) for port in node.type.outputs} if many else outputs[0], many=many)
+        return NodeState(
+            steps,
+            (
+                {port: list_of([o[port] for o in outputs]) for port in node.type.outputs}
+                if many
+                else outputs[0]
+            ),
+            many=many,
+        )
 
     def _element(self, frame: Frame, node: Node, i: int) -> Step:
         """Key one element of a node. What cannot be made of what is written for it fails it alone."""
@@ -158,7 +221,8 @@ class State:
         if self._size > STEPS:
             raise _TooMany
 
-    # -- graphs used as nodes --------------------------------------------------------------------------------------------------------
+    # -- graphs used as nodes
+    # --------------------------------------------------------------------------------------------------------
 
     def _settle_graph(self, frame: Frame, node: Node, inner: Graph, found: Elements) -> NodeState:
         """Enter a graph for each element, and take its outputs as far as they are known."""
@@ -171,18 +235,31 @@ class State:
                 continue
             try:
                 fate = self._enter(frame, node, inner, i)
-                results.append(self._gather(frame, node, inner, i, steps) if fate is None else dict.fromkeys(inner.outputs, fate))
+                results.append(
+                    self._gather(frame, node, inner, i, steps)
+                    if fate is None
+                    else dict.fromkeys(inner.outputs, fate)
+                )
             except BadValue as error:
                 if not node.each:
                     raise
                 results.append(dict.fromkeys(inner.outputs, FAILED))
                 steps.append(_unfit(frame, node, i, error))
-        whole: dict[str, Slot] = {port: listed([r[port] for r in results]) for port in inner.outputs} if node.each else results[0]
+        whole: dict[str, Slot] = (
+            {port: listed([r[port] for r in results]) for port in inner.outputs}
+            if node.each
+            else results[0]
+        )
         outputs = {port: slot for port, slot in whole.items() if isinstance(slot, Artifact)}
-        return NodeState(steps, outputs, pending={port: slot for port, slot in whole.items() if isinstance(slot, Unknown)})
+        return NodeState(
+            steps,
+            outputs,
+            pending={port: slot for port, slot in whole.items() if isinstance(slot, Unknown)},
+        )
 
     def _enter(self, frame: Frame, node: Node, inner: Graph, element: int) -> Slot | None:
-        """Make a graph's frames for an element. Its required inputs are known first, and those with bounds: where one is absent so are all outputs. None if it is entered.
+        """Make a graph's frames for an element. Its required inputs are known first, and those with
+        bounds: where one is absent so are all outputs. None if it is entered.
 
         Raises:
             BadValue: a value is out of an input's bounds.
@@ -198,13 +275,28 @@ class State:
             child = frames.get(place)
             if child is None:
                 self._count(len(inner.nodes) - len(inner.unneeded))
-                parts = [f"[{n}]" for n, on in ((element, bool(node.each)), (r, node.repeat is not None)) if on]
+                parts = [
+                    f"[{n}]"
+                    for n, on in ((element, bool(node.each)), (r, node.repeat is not None))
+                    if on
+                ]
                 prefix = f"{frame.full(node.name)}{''.join(parts)}/"
-                child = frames[place] = Frame(inner, prefix, frame.item, {}, parent=(frame, node), element=i, repetition=r if node.repeat else None)
+                child = frames[place] = Frame(
+                    inner,
+                    prefix,
+                    frame.item,
+                    {},
+                    parent=(frame, node),
+                    element=i,
+                    repetition=r if node.repeat else None,
+                )
             for name, wanted in first:
                 try:
-                    # What is in the graph may have read it before another input was known, and nobody has seen whether it is within bounds.
-                    known = child.inputs.get(name) if child.entered or not has_bounds(wanted) else None
+                    # What is in the graph may have read it before another input was known, and
+                    # nobody has seen whether it is within bounds.
+                    known = (
+                        child.inputs.get(name) if child.entered or not has_bounds(wanted) else None
+                    )
                     slot: Slot = known or self.values.input(child, name, check=has_bounds(wanted))
                 except BadValue as error:
                     outside = outside or error
@@ -231,8 +323,12 @@ class State:
         for place in range(element * times, (element + 1) * times):
             frame.below[node.name].pop(place, None)
 
-    def _gather(self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]) -> dict[str, Slot]:
-        """Take a graph's outputs for an element: of the repetition with the best score, or of all as lists."""
+    def _gather(
+        self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]
+    ) -> dict[str, Slot]:
+        """Take a graph's outputs for an element: of the repetition with the best score, or of all
+        as lists.
+        """
         times = node.repeat.times if node.repeat else 1
         frames = [frame.below[node.name][element * times + r] for r in range(times)]
 
@@ -256,12 +352,17 @@ class State:
         return outs(best) if isinstance(best, Frame) else dict.fromkeys(inner.outputs, best)
 
     def best(self, node: Node, frames: list[Frame]) -> Frame | Slot:
-        """Choose the repetition with the highest score, the first of equals; without a score, all outputs are failed if a score failed, else absent.
+        """Choose the repetition with the highest score, the first of equals; without a score, all
+        outputs are failed if a score failed, else absent.
 
         Raises:
             BadValue: a score is no number.
         """
-        assert node.repeat is not None and node.repeat.best is not None and isinstance(node.type, Graph)
+        assert (
+            node.repeat is not None
+            and node.repeat.best is not None
+            and isinstance(node.type, Graph)
+        )
         source = node.type.outputs[node.repeat.best].source
         scores = [self.values.bind(child, source) for child in frames]
         waits = [a for s in scores if isinstance(s, Unknown) for a in s.after]
@@ -270,13 +371,24 @@ class State:
         kinds = {s.kind for s in scores if isinstance(s, Artifact)}
         if others := sorted(kinds - {"int", "float", "absent", "failed"}):
             raise BadValue(f"takes a number to say which is best, not {others[0]}")
-        known = [(self.values.value(s), -i) for i, s in enumerate(scores) if isinstance(s, Artifact) and s.kind in ("int", "float")]
-        return frames[-max(known)[1]] if known else without_value("failed" if "failed" in kinds else "absent")
+        known = [
+            (self.values.value(s), -i)
+            for i, s in enumerate(scores)
+            if isinstance(s, Artifact) and s.kind in ("int", "float")
+        ]
+        return (
+            frames[-max(known)[1]]
+            if known
+            else without_value("failed" if "failed" in kinds else "absent")
+        )
 
-    # -- looking around ------------------------------------------------------------------------------------------------------------
+    # -- looking around
+    # ------------------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[tuple[Frame, Step]]:
-        """List all steps that are known, in topological order; one for those of a node whose number is not."""
+        """List all steps that are known, in topological order; one for those of a node whose number
+        is not.
+        """
         pending = [(self.top, iter(self.top.graph.nodes))]
         while pending:
             frame, names = pending[-1]
@@ -291,13 +403,28 @@ class State:
                 yield frame, step
             if state.waits is not None:
                 item = f"{frame.item}[?]" if state.many else frame.item
-                yield frame, Step(frame.full(name), item, frame.graph.nodes[name], None, "waits", f"after {' and '.join(state.waits.after)}")
+                yield (
+                    frame,
+                    Step(
+                        frame.full(name),
+                        item,
+                        frame.graph.nodes[name],
+                        None,
+                        "waits",
+                        f"after {' and '.join(state.waits.after)}",
+                    ),
+                )
             below = frame.below.get(name)
             if below:
-                pending += [(child, iter(child.graph.nodes)) for _, child in sorted(below.items(), reverse=True)]
+                pending += [
+                    (child, iter(child.graph.nodes))
+                    for _, child in sorted(below.items(), reverse=True)
+                ]
 
     def makers(self) -> dict[str, tuple[Frame, Step]]:
-        """Say of every value which step gave it: the first that did, for what comes after only passes it on."""
+        """Say of every value which step gave it: the first that did, for what comes after only
+        passes it on.
+        """
         found: dict[str, tuple[Frame, Step]] = {}
         for frame, step in self.steps():
             for artifact in (step.outputs or {}).values():
@@ -315,15 +442,27 @@ class State:
 def _unfit(frame: Frame, node: Node, i: int, error: BadValue) -> Step:
     """The step of an element that fails because a value does not fit."""
     item = f"{frame.item}[{i}]" if node.each else frame.item
-    return Step(frame.full(node.name), item, node, i, "failed", f"it {error}", outputs=dict.fromkeys(node.type.outputs, FAILED))
+    return Step(
+        frame.full(node.name),
+        item,
+        node,
+        i,
+        "failed",
+        f"it {error}",
+        outputs=dict.fromkeys(node.type.outputs, FAILED),
+    )
 
 
 def is_first(wanted: Input) -> bool:
-    """Whether an included graph's input must be known before anything in the graph is: it is required, so that all is absent without it, or it has bounds."""
+    """Whether an included graph's input must be known before anything in the graph is: it is
+    required, so that all is absent without it, or it has bounds.
+    """
     return has_bounds(wanted) or (wanted.default is None and not wanted.type.optional)
 
 
 def has_bounds(wanted: Input) -> bool:
     """Whether an input takes only values within bounds, or some choices."""
-    inner = wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
+    inner = (
+        wanted.type.element if wanted.type.kind == "list" and wanted.type.element else wanted.type
+    )
     return bool(inner.range or inner.choices)

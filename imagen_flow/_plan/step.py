@@ -1,6 +1,8 @@
-"""What a plan is made of: steps, what is known of a node, and frames. Outputs are artifacts, or not known yet.
+"""What a plan is made of: steps, what is known of a node, and frames. Outputs are artifacts, or not
+known yet.
 
-A slot is what a binding gives: an artifact, `ABSENT`, `FAILED`, or `Unknown` as long as a node that it comes from has not run.
+A slot is what a binding gives: an artifact, `ABSENT`, `FAILED`, or `Unknown` as long as a node that
+    it comes from has not run.
 """
 
 from __future__ import annotations
@@ -13,16 +15,38 @@ from .._types.artifact import Artifact
 from .._types.digest import digest_value, tagged
 from .._types.values import Absent
 
-__all__ = ["ABSENT", "FAILED", "Frame", "NodeState", "Place", "Slot", "Status", "Step", "Unknown", "holds", "leaves", "list_of", "listed", "present", "without_value"]
+__all__ = [
+    "ABSENT",
+    "FAILED",
+    "Frame",
+    "NodeState",
+    "Place",
+    "Slot",
+    "Status",
+    "Step",
+    "Unknown",
+    "holds",
+    "leaves",
+    "list_of",
+    "listed",
+    "present",
+    "without_value",
+]
 
 ABSENT = Artifact(digest_value(Absent.value), "absent")
 
-#: The value of an output whose step failed. It flows like an absent one, but nothing takes its place.
+# : The value of an output whose step failed. It flows like an absent one, but nothing takes its
+# place.
 FAILED = Artifact(tagged("failed"), "failed")
 
-#: *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed, depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not needed),
-#: *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped* (what it needs failed); in a run also *ran*.
-Status = Literal["cached", "runs", "waits", "absent", "idle", "unresolved", "failed", "skipped", "ran"]
+# : *cached* (the store has it), *runs*, *waits* (what it computes from, or whether it is needed,
+# depends on what runs), *absent* (it will have no value), *idle* (not in the store, and not
+# needed),
+# : *unresolved* (its model is not on this machine), *failed* (it cannot be worked out), *skipped*
+# (what it needs failed); in a run also *ran*.
+Status = Literal[
+    "cached", "runs", "waits", "absent", "idle", "unresolved", "failed", "skipped", "ran"
+]
 
 
 class Unknown(NamedTuple):
@@ -63,7 +87,15 @@ class NodeState:
 
     __slots__ = ("many", "outputs", "pending", "steps", "waits")
 
-    def __init__(self, steps: list[Step], outputs: Mapping[str, Artifact], *, waits: Unknown | None = None, pending: Mapping[str, Unknown] | None = None, many: bool = False) -> None:
+    def __init__(
+        self,
+        steps: list[Step],
+        outputs: Mapping[str, Artifact],
+        *,
+        waits: Unknown | None = None,
+        pending: Mapping[str, Unknown] | None = None,
+        many: bool = False,
+    ) -> None:
         #: Its steps; of a graph used as a node, those of its elements that cannot be entered.
         self.steps = steps
         #: The outputs that are known for good.
@@ -76,9 +108,23 @@ class NodeState:
 
 
 class Frame:
-    """A graph with values for its inputs: the top one, or a graph used as a node (for one element, and one repetition)."""
+    """A graph with values for its inputs: the top one, or a graph used as a node (for one element,
+    and one repetition).
+    """
 
-    __slots__ = ("below", "by_default", "element", "entered", "graph", "inputs", "item", "parent", "prefix", "repetition", "states")
+    __slots__ = (
+        "below",
+        "by_default",
+        "element",
+        "entered",
+        "graph",
+        "inputs",
+        "item",
+        "parent",
+        "prefix",
+        "repetition",
+        "states",
+    )
 
     def __init__(
         self,
@@ -97,10 +143,12 @@ class Frame:
         self.item = item
         #: The values of its inputs that are known.
         self.inputs = inputs
-        #: Inputs that were given nothing, and so have their defaults: paths in these are relative to the graph's own file.
+        # : Inputs that were given nothing, and so have their defaults: paths in these are relative
+        # to the graph's own file.
         self.by_default = set(by_default)
         self.states: dict[str, NodeState] = {}
-        #: The frames of graphs used as nodes, by node, and by element and repetition counted through.
+        # : The frames of graphs used as nodes, by node, and by element and repetition counted
+        # through.
         self.below: dict[str, dict[int, Frame]] = {}
         #: The frame around it, and the node there that it belongs to.
         self.parent = parent
@@ -114,14 +162,36 @@ class Frame:
         return self.prefix + node
 
     def copy(self, parent: tuple[Frame, Node] | None = None) -> Frame:
-        """Copy it and the frames below in which anything is left to know; the others do not change any more."""
-        made = Frame(self.graph, self.prefix, self.item, dict(self.inputs), by_default=self.by_default, parent=parent, element=self.element, repetition=self.repetition)
+        """Copy it and the frames below in which anything is left to know; the others do not change
+        any more.
+        """
+        made = Frame(
+            self.graph,
+            self.prefix,
+            self.item,
+            dict(self.inputs),
+            by_default=self.by_default,
+            parent=parent,
+            element=self.element,
+            repetition=self.repetition,
+        )
         made.entered = self.entered
-        made.states = {name: NodeState(list(s.steps), s.outputs, waits=s.waits, pending=s.pending, many=True) if s.many else s for name, s in self.states.items()}
+        made.states = {
+            name: (
+                NodeState(list(s.steps), s.outputs, waits=s.waits, pending=s.pending, many=True)
+                if s.many
+                else s
+            )
+            for name, s in self.states.items()
+        }
         for name, frames in self.below.items():
             node = self.graph.nodes[name]
             is_known = len(self.states[name].outputs) == len(node.type.outputs)
-            made.below[name] = frames if is_known else {place: frame.copy((made, node)) for place, frame in frames.items()}
+            made.below[name] = (
+                frames
+                if is_known
+                else {place: frame.copy((made, node)) for place, frame in frames.items()}
+            )
         return made
 
     def all(self) -> Iterator[Frame]:
@@ -172,4 +242,6 @@ def listed(slots: Sequence[Slot]) -> Slot:
     known = [slot for slot in slots if isinstance(slot, Artifact)]
     if len(known) == len(slots):
         return list_of(known)
-    return Unknown(tuple(dict.fromkeys(a for s in slots if isinstance(s, Unknown) for a in s.after)))
+    return Unknown(
+        tuple(dict.fromkeys(a for s in slots if isinstance(s, Unknown) for a in s.after))
+    )

@@ -1,4 +1,6 @@
-"""The values that a plan is made with: literals, inputs, files and models, and what bindings give of them."""
+"""The values that a plan is made with: literals, inputs, files and models, and what bindings give
+of them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from .. import _models as models
-from .._graph import RANDOM, Binding, FileAt, FromInput, FromNode, Given, Input, Joined, Listed, Mapped, ModelAt, Node
+from .._graph import (
+    RANDOM,
+    Binding,
+    FileAt,
+    FromInput,
+    FromNode,
+    Given,
+    Input,
+    Joined,
+    Listed,
+    Mapped,
+    ModelAt,
+    Node,
+)
 from .._plugins.registry import Registry
 from .._settings.devices import Policy
 from .._store import Damaged, Store
@@ -22,7 +37,19 @@ from .._types.codec import Codecs
 from .._types.ports import BadValue, Port, PortType
 from .._types.values import Absent, File, FileChanged, Folder, Model
 from ..errors import MOST_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
-from .step import ABSENT, FAILED, Frame, Slot, Step, Unknown, holds, leaves, list_of, listed, present
+from .step import (
+    ABSENT,
+    FAILED,
+    Frame,
+    Slot,
+    Step,
+    Unknown,
+    holds,
+    leaves,
+    list_of,
+    listed,
+    present,
+)
 
 __all__ = ["Constants", "Values", "derived_seed", "is_drawn"]
 
@@ -61,7 +88,15 @@ class Constants:
 class Values:
     """Gives the values that planning needs, and what bindings give in a frame."""
 
-    def __init__(self, registry: Registry, store: Store | None, files: FileMemo, *, base: Path, terms: models.Terms = models.STRICT) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store | None,
+        files: FileMemo,
+        *,
+        base: Path,
+        terms: models.Terms = models.STRICT,
+    ) -> None:
         self.registry = registry
         self.terms = terms
         #: The folder that paths given to the graph's inputs are relative to.
@@ -74,7 +109,8 @@ class Values:
         self.live: Mapping[str, Any] = {}
         #: Where a value comes from that is not available; the runner makes lost ones again.
         self.fetch: Callable[[Artifact], Any] = self.load
-        #: Files and folders that were given to inputs, each as itself: two of equal content are one constant.
+        # : Files and folders that were given to inputs, each as itself: two of equal content are
+        # one constant.
         self.given: dict[str, Any] = {}
         #: Seeds that included graphs drew for themselves, by node and input.
         self.drawn: dict[str, int] = {}
@@ -91,7 +127,12 @@ class Values:
         """Copy them for a run, which learns more."""
         made = Values(self.registry, store, self.files, base=self.base, terms=self.terms)
         made.constants, made.live = self.constants.copy(), live
-        made.given, made.drawn, made.models, made.problems = dict(self.given), dict(self.drawn), dict(self.models), list(self.problems)
+        made.given, made.drawn, made.models, made.problems = (
+            dict(self.given),
+            dict(self.drawn),
+            dict(self.models),
+            list(self.problems),
+        )
         made._held, made._checked = dict(self._held), dict(self._checked)
         made.leased = {digest: dict(leased) for digest, leased in self.leased.items()}
         return made
@@ -122,7 +163,9 @@ class Values:
                 return Unknown((frame.full(binding.node),))
             slot: Slot | None = state.outputs.get(binding.port)
             if slot is None:
-                slot = (state.pending and state.pending.get(binding.port)) or Unknown((frame.full(binding.node),))
+                slot = (state.pending and state.pending.get(binding.port)) or Unknown(
+                    (frame.full(binding.node),)
+                )
             return slot
         if isinstance(binding, FromInput):
             return frame.inputs.get(binding.name) or self.input(frame, binding.name)
@@ -139,7 +182,8 @@ class Values:
         return held[1]
 
     def input(self, frame: Frame, name: str, *, check: bool = False) -> Slot:
-        """Work out the value of an included graph's input: what its node is given there, or the default.
+        """Work out the value of an included graph's input: what its node is given there, or the
+        default.
 
         Raises:
             BadValue: with `check`, it is out of the input's bounds.
@@ -176,7 +220,9 @@ class Values:
         if isinstance(binding, Listed):
             return self.bind(frame, binding.items[element])
         slot = self.bind(frame, binding)
-        return slot.items[element] if isinstance(slot, Artifact) and slot.items is not None else slot
+        return (
+            slot.items[element] if isinstance(slot, Artifact) and slot.items is not None else slot
+        )
 
     def held(self, binding: Binding | None) -> Artifact | None:
         """What a binding that depends on no frame gave, if it was asked."""
@@ -188,7 +234,11 @@ class Values:
             return self.constants.add(binding.value)
         if isinstance(binding, FileAt):
             return self.constants.add(self.read_path(binding))
-        return self.constants.add(models.called(binding.loader, self.model(binding.reference, binding.folder, binding.mark)))
+        return self.constants.add(
+            models.called(
+                binding.loader, self.model(binding.reference, binding.folder, binding.mark)
+            )
+        )
 
     def read_path(self, at: FileAt) -> File | Folder:
         """Digest a file or folder that a graph names.
@@ -204,23 +254,47 @@ class Values:
             return self.files.file_value(path, at.path)
         except (OSError, ValueError, RuntimeError, FileChanged) as failed:
             self._unread += 1
-            raise GraphError([_unreadable(at, path, failed, offers=self._unread <= MOST_PROBLEMS)]) from failed
+            raise GraphError(
+                [_unreadable(at, path, failed, offers=self._unread <= MOST_PROBLEMS)]
+            ) from failed
 
     def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
-        """Resolve a model reference; one that is not on this machine gets an empty digest and is a problem of the plan."""
+        """Resolve a model reference; one that is not on this machine gets an empty digest and is a
+        problem of the plan.
+        """
         found = self.models.get((reference, folder))
         if found is None:
             embedded = self.registry.models if reference.startswith("embedded/") else {}
             try:
-                found = models.resolve(reference, folder=folder, embedded=embedded, digest=self.files.digest_file, terms=self.terms, base_of=self.registry.base_of)
+                found = models.resolve(
+                    reference,
+                    folder=folder,
+                    embedded=embedded,
+                    digest=self.files.digest_file,
+                    terms=self.terms,
+                    base_of=self.registry.base_of,
+                )
             except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:
                 found = missing.problem(mark)
                 self.problems.append(found)
             self.models[reference, folder] = found
-        return found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
+        return (
+            found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
+        )
 
-    def unusable(self, artifact: Artifact, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Callable[[Node], Policy]) -> str:
-        """Say why a step cannot run with a model at a port, given those at its other ports: it is not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the step's policy says; the last two are problems of the plan. Nothing if it can."""
+    def unusable(
+        self,
+        artifact: Artifact,
+        loader: Any,
+        port: str,
+        given: Mapping[str, Model],
+        node: Node,
+        policy: Callable[[Node], Policy],
+    ) -> str:
+        """Say why a step cannot run with a model at a port, given those at its other ports: it is
+        not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the
+        step's policy says; the last two are problems of the plan. Nothing if it can.
+        """
         model = self.constants.by_digest.get(artifact.digest)
         if not isinstance(model, Model):
             return ""
@@ -229,26 +303,47 @@ class Values:
         at = (artifact.digest, loader, id(node), *(one.digest for one in given.values()))
         if at not in self._checked:
             here = {name: one for name, one in given.items() if one.digest != "unresolved"}
-            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(loader, port, {**here, port: model}, node, policy(node))
+            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(
+                loader, port, {**here, port: model}, node, policy(node)
+            )
         return self._checked[at]
 
-    def _unfit(self, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Policy) -> str:
+    def _unfit(
+        self, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Policy
+    ) -> str:
         """Ask a loader whether it can load a model under a policy, and note what it would lease."""
-        place: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "settings": policy.settings}
+        place: dict[str, Any] = {
+            "device": policy.device,
+            "dtype": policy.dtype,
+            "settings": policy.settings,
+        }
         try:
             fitted = models.joined(loader, port, given)
             models.admit(loader, fitted, **place)
         except ModelError as refused:
-            self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))
+            self.problems.append(
+                Problem(
+                    "bad-model",
+                    str(refused),
+                    node.mark,
+                    why=getattr(refused, "why", ""),
+                    fix=getattr(refused, "fix", ""),
+                )
+            )
             return "its model cannot be loaded so"
         for leaf in models.leaves(loader, fitted):
             read = set(leaf.reads(fitted)) if fitted.instead else set()
             of = next((other for name, other in fitted.instead if name in read), given[port])
-            self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **place)] = (leaf, fitted)
+            self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **place)] = (
+                leaf,
+                fitted,
+            )
         return ""
 
     def _of_another_kind(self, model: Model, loader: Any, node: Node) -> str:
-        check = getattr(loader, "check", None) or getattr(loader, "parts", None)  # which names no loaders for a checkpoint that it cannot use
+        check = getattr(loader, "check", None) or getattr(
+            loader, "parts", None
+        )  # which names no loaders for a checkpoint that it cannot use
         if check is None:
             return ""
         at = (check, model.digest)
@@ -262,14 +357,32 @@ class Values:
                     self.problems.append(missing.problem(node.mark))
             except ModelError as refused:
                 self._checked[at] = "its model is of another kind"
-                self.problems.append(Problem("bad-model", str(refused), node.mark, why=getattr(refused, "why", ""), fix=getattr(refused, "fix", "")))
+                self.problems.append(
+                    Problem(
+                        "bad-model",
+                        str(refused),
+                        node.mark,
+                        why=getattr(refused, "why", ""),
+                        fix=getattr(refused, "fix", ""),
+                    )
+                )
         return self._checked[at]
 
     def _joined(self, frame: Frame, binding: Joined) -> Slot:
-        """Make a text of what stands in it. The first value in it that is absent or failed decides about the whole."""
-        slots = [part if isinstance(part, str) else self.bind(frame, part) for part in binding.parts]
+        """Make a text of what stands in it. The first value in it that is absent or failed decides
+        about the whole.
+        """
+        slots = [
+            part if isinstance(part, str) else self.bind(frame, part) for part in binding.parts
+        ]
         if any(isinstance(slot, Unknown) for slot in slots):
-            return Unknown(tuple(dict.fromkeys(a for slot in slots if isinstance(slot, Unknown) for a in slot.after)))
+            return Unknown(
+                tuple(
+                    dict.fromkeys(
+                        a for slot in slots if isinstance(slot, Unknown) for a in slot.after
+                    )
+                )
+            )
         texts: list[str] = []
         for slot in slots:
             if isinstance(slot, str):
@@ -283,7 +396,9 @@ class Values:
         return self.constants.add("".join(texts))
 
     def _mapped(self, frame: Frame, binding: Mapped) -> Slot:
-        """Make a mapping of what stands in it: a failed value anywhere in it fails the whole, an absent one is null, an absent element of a list in it is left out."""
+        """Make a mapping of what stands in it: a failed value anywhere in it fails the whole, an
+        absent one is null, an absent element of a list in it is left out.
+        """
         found: dict[str, Any] = {}
         waits: list[str] = []
         failed = False
@@ -297,7 +412,14 @@ class Values:
                 found[name] = None
             else:
                 slot = present(slot)
-                other = next((leaf.kind for leaf in leaves(slot) if leaf.kind not in ("json", "text", "int", "float", "bool")), None)
+                other = next(
+                    (
+                        leaf.kind
+                        for leaf in leaves(slot)
+                        if leaf.kind not in ("json", "text", "int", "float", "bool")
+                    ),
+                    None,
+                )
                 if other is not None:
                     raise BadValue(f"takes JSON data, not {other}")
                 found[name] = self.value(slot)
@@ -311,7 +433,10 @@ class Values:
         if is_drawn(wanted):
             held = self._held.get(id(binding))
             if held is None:
-                held = self._held[id(binding)] = (binding, self.constants.add(secrets.randbelow(2**32)))
+                held = self._held[id(binding)] = (
+                    binding,
+                    self.constants.add(secrets.randbelow(2**32)),
+                )
             return held[1]
         assert binding is not None
         slot = self.bind(_NOWHERE, binding)
@@ -327,15 +452,32 @@ class Values:
             held = self._held[id(port)] = (port, self.constants.add(default))
         return held[1]
 
-    def named(self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node, loader: Any) -> Artifact:
+    def named(
+        self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node, loader: Any
+    ) -> Artifact:
         """An input's text into a port of models names a model."""
         if slot.items is not None:
             bindings = binding.items if isinstance(binding, Listed) else [binding] * len(slot.items)
-            return list_of([self.named(frame, one, item, node, loader) for one, item in zip(bindings, slot.items, strict=True)])
-        return self.constants.add(models.called(loader, self.model(self.value(slot), self._home(frame, binding), node.mark))) if slot.kind == "text" else slot
+            return list_of(
+                [
+                    self.named(frame, one, item, node, loader)
+                    for one, item in zip(bindings, slot.items, strict=True)
+                ]
+            )
+        return (
+            self.constants.add(
+                models.called(
+                    loader, self.model(self.value(slot), self._home(frame, binding), node.mark)
+                )
+            )
+            if slot.kind == "text"
+            else slot
+        )
 
     def _home(self, frame: Frame, binding: Binding | None) -> Path:
-        """The folder that a path in a text starts from: that of the graph in which it is written, or `base` if it was given from outside."""
+        """The folder that a path in a text starts from: that of the graph in which it is written,
+        or `base` if it was given from outside.
+        """
         while isinstance(binding, FromInput) and binding.name not in frame.by_default:
             if frame.parent is None:
                 return self.base
@@ -357,9 +499,11 @@ class Values:
         return present(slot)
 
     def reread(self, top: Frame, step: Step) -> bool:
-        """Digest anew all files and models that the graphs name and that were given to them; give whether those that a step reads are others now.
+        """Digest anew all files and models that the graphs name and that were given to them; give
+        whether those that a step reads are others now.
 
-        All, since files of equal content are one value: which of them has changed, a step cannot tell. One that is gone stays as it was: who reads it says so.
+        All, since files of equal content are one value: which of them has changed, a step cannot
+            tell. One that is gone stays as it was: who reads it says so.
         """
         known: set[str] = set()
         for named, model in list(self.models.items()):
@@ -384,18 +528,28 @@ class Values:
             known.update(leaf.digest for leaf in leaves(top.inputs[name]))
         read = {leaf.digest for slot in (step.slots or {}).values() for leaf in leaves(slot)}
         held = [self.constants.by_digest.get(digest) for digest in read - known]
-        return any(isinstance(value, File | Folder) or (isinstance(value, Model) and not models.is_unchanged(value)) for value in held)
+        return any(
+            isinstance(value, File | Folder)
+            or (isinstance(value, Model) and not models.is_unchanged(value))
+            for value in held
+        )
 
     def _again(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._again(item) for item in value]
         with contextlib.suppress(OSError, ValueError, FileChanged):
-            return self.files.folder_value(value.path) if isinstance(value, Folder) else self.files.file_value(value.path, value.name)
+            return (
+                self.files.folder_value(value.path)
+                if isinstance(value, Folder)
+                else self.files.file_value(value.path, value.name)
+            )
         return value
 
 
 def derived_seed(seed: int, label: str) -> int:
-    """Derive a seed that has nothing to do with the first but always comes out the same: H(seed, label), 63 bits."""
+    """Derive a seed that has nothing to do with the first but always comes out the same: H(seed,
+    label), 63 bits.
+    """
     return int.from_bytes(blake2b(f"{seed}\0{label}".encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -405,7 +559,9 @@ def is_drawn(wanted: Input) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """Format a value inside text: text as it is, numbers shortest, truth values as in the graph file."""
+    """Format a value inside text: text as it is, numbers shortest, truth values as in the graph
+    file.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else repr(value)
@@ -414,12 +570,35 @@ def _as_text(value: Any) -> str:
 def _unreadable(at: FileAt, path: Path, failed: Exception, *, offers: bool) -> Problem:
     if re.match(r"[a-z][a-z0-9+.-]+://", at.path, re.IGNORECASE):
         why = f"nothing is downloaded: a graph reads {at.kind}s of this machine"
-        return Problem("missing-file", f"'{at.path}' is an address, not a {at.kind}", at.mark, why=why, fix=f"download it first, and give the path of the {at.kind}")
+        return Problem(
+            "missing-file",
+            f"'{at.path}' is an address, not a {at.kind}",
+            at.mark,
+            why=why,
+            fix=f"download it first, and give the path of the {at.kind}",
+        )
     missing = False
     with contextlib.suppress(OSError):  # a name that is too long, a folder that is closed
         missing = not path.exists()
     if missing:
-        near = nearest(path.name, (p.name for p in path.parent.iterdir()) if offers and path.parent.is_dir() else ())
-        return Problem("missing-file", f"there is no {at.kind} '{at.path}'", at.mark, why=f"it was looked for as {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}", fix=near if near.startswith("did") else "")
+        near = nearest(
+            path.name,
+            (p.name for p in path.parent.iterdir()) if offers and path.parent.is_dir() else (),
+        )
+        return Problem(
+            "missing-file",
+            f"there is no {at.kind} '{at.path}'",
+            at.mark,
+            why=(
+                "it was looked for as"
+                f" {os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}"
+            ),
+            fix=near if near.startswith("did") else "",
+        )
     why = failed.strerror if isinstance(failed, OSError) and failed.strerror else str(failed)
-    return Problem("missing-file", f"the {at.kind} '{at.path}' cannot be read", at.mark, why=why[:1].lower() + why[1:])
+    return Problem(
+        "missing-file",
+        f"the {at.kind} '{at.path}' cannot be read",
+        at.mark,
+        why=why[:1].lower() + why[1:],
+    )

@@ -1,4 +1,6 @@
-"""Look ahead at nodes whose steps are not known yet: the models that they name are known all the same, and what is wrong with them is told before anything runs."""
+"""Look ahead at nodes whose steps are not known yet: the models that they name are known all the
+same, and what is wrong with them is told before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ __all__ = ["check_waiting_models", "missing_models"]
 
 
 def check_waiting_models(state: State) -> None:
-    """Resolve the models of nodes that wait, here and in included graphs, and let their loaders refuse them.
+    """Resolve the models of nodes that wait, here and in included graphs, and let their loaders
+    refuse them.
 
-    What is wrong becomes a problem of the plan. Where a `when` that is not known yet may leave the node out, a model that is only not on this machine is a warning.
+    What is wrong becomes a problem of the plan. Where a `when` that is not known yet may leave the
+    node out, a model that is only not on this machine is a warning.
     """
     walk = _Waiting(state)
     walk.frame(state.top)
@@ -31,28 +35,43 @@ def check_waiting_models(state: State) -> None:
     for frame, node in undecided or ():
         walk.node(frame, node)
     state.problems[:] = certain
-    problems[firm:] = [replace(problem, severity="warning") if problem.code == "unresolved-model" else problem for problem in problems[firm:]]
+    problems[firm:] = [
+        replace(problem, severity="warning") if problem.code == "unresolved-model" else problem
+        for problem in problems[firm:]
+    ]
 
 
 def missing_models(values: Values, steps: Collection[Step]) -> str:
-    """Say in words which models these steps lack, and how to get them; else what stands against running them with those that they have."""
+    """Say in words which models these steps lack, and how to get them; else what stands against
+    running them with those that they have.
+    """
     lacking = [
         problem
         for step in steps
         for slot in (step.slots or {}).values()
         for leaf in leaves(slot)
-        if isinstance(model := values.constants.by_digest.get(leaf.digest), Model) and model.digest == "unresolved"
+        if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
+        and model.digest == "unresolved"
         for (reference, _), problem in values.models.items()
         if reference == model.reference and isinstance(problem, Problem)
     ]
     told = [f"{problem.message}{'; ' if problem.fix else ''}{problem.fix}" for problem in lacking]
-    return "; ".join(dict.fromkeys(told or [step.reason for step in steps if step.status == "unresolved" and step.reason])) or "its model is not on this machine"
+    return (
+        "; ".join(
+            dict.fromkeys(
+                told
+                or [step.reason for step in steps if step.status == "unresolved" and step.reason]
+            )
+        )
+        or "its model is not on this machine"
+    )
 
 
 class _Waiting:
     def __init__(self, state: State) -> None:
         self.state = state
-        #: Nodes that may prove to be left out, put off until the others are done; None once these are gone through.
+        # : Nodes that may prove to be left out, put off until the others are done; None once these
+        # are gone through.
         self.undecided: list[tuple[Frame, Node]] | None = []
         #: Included graphs that were looked at, each with these values of its inputs.
         self._seen: set[tuple[int, tuple[str, ...]]] = set()
@@ -82,10 +101,18 @@ class _Waiting:
         slots: dict[str, Artifact] = {}
         for port in type_.loaders:
             binding = node.bindings.get(port)
-            slot = values.bind(frame, binding) if binding is not None else values.port_default(type_.inputs[port])
+            slot = (
+                values.bind(frame, binding)
+                if binding is not None
+                else values.port_default(type_.inputs[port])
+            )
             if isinstance(slot, Artifact) and slot.kind not in ("absent", "failed"):
                 slots[port] = values.named(frame, binding, slot, node, type_.loaders[port])
-        given = {port: found for port, slot in slots.items() if isinstance(found := values.constants.by_digest.get(slot.digest), Model)}
+        given = {
+            port: found
+            for port, slot in slots.items()
+            if isinstance(found := values.constants.by_digest.get(slot.digest), Model)
+        }
         for port, slot in slots.items():
             for leaf in leaves(slot):
                 values.unusable(leaf, type_.loaders[port], port, given, node, keys.policy)
@@ -94,7 +121,10 @@ class _Waiting:
         """Walk an included graph as if it were for one element, with what is known of its inputs."""
         child = Frame(inner, f"{frame.full(node.name)}/", frame.item, {}, parent=(frame, node))
         slots = [self.state.values.input(child, name) for name in inner.inputs]
-        seen = (id(inner), tuple(slot.digest if isinstance(slot, Artifact) else "" for slot in slots))
+        seen = (
+            id(inner),
+            tuple(slot.digest if isinstance(slot, Artifact) else "" for slot in slots),
+        )
         if seen in self._seen:
             return
         self._seen.add(seen)

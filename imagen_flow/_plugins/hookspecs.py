@@ -1,6 +1,7 @@
 """What a plugin may implement. Signatures and words only: the code is in `plugins`.
 
-A plugin is a module named by an entry point of the group ``imagen_flow``; it marks the functions below with ``imagen_flow.hookimpl``::
+A plugin is a module named by an entry point of the group ``imagen_flow``; it marks the functions
+below with ``imagen_flow.hookimpl``::
 
     import imagen_flow as flow
 
@@ -35,31 +36,40 @@ def imagen_flow_nodes() -> Iterable[NodeFunction]:  # type: ignore[empty-body]
 
 @hookspec
 def imagen_flow_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
-    """Return models that come with this plugin: reference (``embedded/imagen``) to the folder that holds it."""
+    """Return models that come with this plugin: reference (``embedded/imagen``) to the folder that
+    holds it.
+    """
 
 
 @hookspec
 def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Return a small model with random weights that stands for another, so that a graph can be tried without it; None if the plugin knows no such kind.
+    """Return a small model with random weights that stands for another, so that a graph can be
+    tried without it; None if the plugin knows no such kind.
 
     Params:
         reference: the model as the graph names it.
-        at: where the model lies, if it is on this machine; else what it is must be told by its name.
+        at: where the model lies, if it is on this machine; else what it is must be told by its
+            name.
         folder: where tiny models are kept; one that is there already need not be made again.
     """
 
 
 @hookspec
 def imagen_flow_base_of(header: Mapping[str, Any]) -> Base | None:
-    """Say what completes a checkpoint that is one file of weights: the repository whose configurations and tokenizers it is loaded with. None for what is no checkpoint: a LoRA, a part alone.
+    """Say what completes a checkpoint that is one file of weights: the repository whose
+    configurations and tokenizers it is loaded with. None for what is no checkpoint: a LoRA, a part
+    alone.
 
     It is asked while planning, so it looks at names and shapes and imports nothing heavy.
 
     Params:
-        header: by tensor its ``dtype`` and ``shape``; of a safetensors file also its ``data_offsets``, and perhaps ``__metadata__``.
+        header: by tensor its ``dtype`` and ``shape``; of a safetensors file also its
+            ``data_offsets``, and perhaps ``__metadata__``.
     """
 
 
 @hookspec
 def imagen_flow_codecs() -> Iterable[Codec]:  # type: ignore[empty-body]
-    """Return codecs for value types of this plugin's own, so that they can cross edges and be stored."""
+    """Return codecs for value types of this plugin's own, so that they can cross edges and be
+    stored.
+    """

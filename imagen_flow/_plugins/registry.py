@@ -1,9 +1,13 @@
-"""Find plugins and return a Registry: node types by name, codecs, and models that come with plugins.
+"""Find plugins and return a Registry: node types by name, codecs, and models that come with
+plugins.
 
-Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them offers is memoised by distribution, version and file
-times, so that a graph of two node types imports two plugins, and help imports none. A plugin that cannot be loaded is reported and the others still load.
+Entry points of the group ``imagen_flow`` are read from distribution metadata. What each of them
+offers is memoised by distribution, version and file
+times, so that a graph of two node types imports two plugins, and help imports none. A plugin that
+cannot be loaded is reported and the others still load.
 
-We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one broken import aborts them all, and of two plugins with
+We load entry points ourselves rather than by pluggy's ``load_setuptools_entrypoints``: there one
+broken import aborts them all, and of two plugins with
 one name the second disappears without a word.
 """
 
@@ -44,7 +48,9 @@ GROUP = "imagen_flow"
 
 @dataclass
 class Plugin:
-    """A plugin as found: where it comes from, what it is known to offer, and what is wrong with it, if anything."""
+    """A plugin as found: where it comes from, what it is known to offer, and what is wrong with it,
+    if anything.
+    """
 
     name: str  # distribution:entry-point, or the path of a local file
     version: str
@@ -61,7 +67,8 @@ class Plugin:
 
 @dataclass
 class Registry:
-    """What the found plugins offer. A value: two of them live side by side without knowing of each other.
+    """What the found plugins offer. A value: two of them live side by side without knowing of each
+    other.
 
     Plugins are imported when one of their names is asked for.
     """
@@ -85,7 +92,15 @@ class Registry:
         owners = [p for p in self.plugins.values() if name in p.node_names]
         if len(owners) > 1:
             both = " and ".join(p.name for p in owners)
-            raise GraphError([Problem("unknown-node-type", f"two plugins offer '{name}': {both}", fix="uninstall one of them, or rename its node type")])
+            raise GraphError(
+                [
+                    Problem(
+                        "unknown-node-type",
+                        f"two plugins offer '{name}': {both}",
+                        fix="uninstall one of them, or rename its node type",
+                    )
+                ]
+            )
         if name not in self._types and owners:
             self.load(owners[0])
         return self._types.get(name)
@@ -127,13 +142,20 @@ class Registry:
         return self._models
 
     def tiny(self, reference: str, at: Path | None, folder: Path) -> Path | None:
-        """Ask the plugins for a small model that stands for another; None if no plugin knows its kind."""
+        """Ask the plugins for a small model that stands for another; None if no plugin knows its
+        kind.
+        """
         self.load_all()
-        found: Path | None = next(iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)), None)
+        found: Path | None = next(
+            iter(self._manager.hook.imagen_flow_tiny(reference=reference, at=at, folder=folder)),
+            None,
+        )
         return found
 
     def base_of(self, header: Mapping[str, Any]) -> Base | None:
-        """Ask the plugins what completes a checkpoint that is one file; None if none knows it as one."""
+        """Ask the plugins what completes a checkpoint that is one file; None if none knows it as
+        one.
+        """
         self.load_all()
         found: Base | None = next(iter(self._manager.hook.imagen_flow_base_of(header=header)), None)
         return found
@@ -156,27 +178,41 @@ class Registry:
         return self._versions[distribution]
 
     def is_unknown(self, node_type: NodeType, distribution: str) -> bool:
-        """Whether a library that a node type uses is neither installed nor one that its plugin's distribution asks for, if only as an extra."""
+        """Whether a library that a node type uses is neither installed nor one that its plugin's
+        distribution asks for, if only as an extra.
+        """
         if self.version_of(distribution) != "missing":
             return False
         plugin = self.plugins.get(node_type.plugin)
         asked = getattr(plugin.distribution, "requires", None) if plugin is not None else None
-        return _plain(distribution) not in {_plain(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()}
+        return _plain(distribution) not in {
+            _plain(re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0]) for line in asked or ()
+        }
 
     @staticmethod
     def nearest_library(name: str) -> str:
-        """Say which library may be meant by a name that none has: the one that brings a module of that name, or the nearest."""
+        """Say which library may be meant by a name that none has: the one that brings a module of
+        that name, or the nearest.
+        """
         brought = importlib.metadata.packages_distributions().get(name)
         if brought:
             return f"'{name}' is a module; its library is '{brought[0]}'"
         near = nearest(name, (d.name for d in importlib.metadata.distributions() if d.name))
         return near if near.startswith("did") else "install it, or correct 'uses' of the node"
 
-    def add(self, function: NodeFunction, *, plugin: str = "local", source_digest: str = "") -> None:
+    def add(
+        self, function: NodeFunction, *, plugin: str = "local", source_digest: str = ""
+    ) -> None:
         """Add a node type directly, as tests and notebooks do."""
-        node_type = replace(function.type, plugin=plugin, source_digest=source_digest or _function_digest(function.type.function))
+        node_type = replace(
+            function.type,
+            plugin=plugin,
+            source_digest=source_digest or _function_digest(function.type.function),
+        )
         self._types[node_type.name] = node_type
-        owner = self.plugins.setdefault(plugin, Plugin(plugin, "", "", module=sys.modules[__name__]))
+        owner = self.plugins.setdefault(
+            plugin, Plugin(plugin, "", "", module=sys.modules[__name__])
+        )
         owner.node_names = tuple(sorted({*owner.node_names, node_type.name}))
 
     def load(self, plugin: Plugin) -> None:
@@ -197,7 +233,9 @@ class Registry:
                 plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
-        except Exception as failed:  # a plugin may raise anything; it must not take the others with it
+        except (
+            Exception
+        ) as failed:  # a plugin may raise anything; it must not take the others with it
             plugin.fault = f"cannot be imported: {type(failed).__name__}: {failed}"
             return
         except SystemExit as failed:
@@ -212,7 +250,11 @@ class Registry:
             return
         except pluggy.PluginValidationError as odd:
             self._manager.unregister(name=plugin.name)
-            plugin.fault = f"implements no such hook: {odd}" if "unknown hook" in str(odd) else f"is not written as a plugin: {odd}"
+            plugin.fault = (
+                f"implements no such hook: {odd}"
+                if "unknown hook" in str(odd)
+                else f"is not written as a plugin: {odd}"
+            )
             plugin.node_names = ()
             return
         self._take(plugin, code)
@@ -223,11 +265,16 @@ class Registry:
         return LocalCode(Path(plugin.target), {"imagen_flow", *installed}, local_folders())
 
     def _check_helpers(self, plugin: Plugin, helpers: Mapping[str, Path]) -> None:
-        """Two modules of one name cannot live in one process: of a second local plugin's helper, the first's would be taken."""
+        """Two modules of one name cannot live in one process: of a second local plugin's helper,
+        the first's would be taken.
+        """
         for name, path in helpers.items():
             owner, other = self._helpers.setdefault(name, (plugin.name, path))
             if other != path:
-                raise ImportError(f"its helper {path.name} has the name of another plugin's ({owner}); rename one of them")
+                raise ImportError(
+                    f"its helper {path.name} has the name of another plugin's ({owner}); rename one"
+                    " of them"
+                )
 
     def _take(self, plugin: Plugin, code: LocalCode | None) -> None:
         implements = False
@@ -238,14 +285,26 @@ class Registry:
         def source() -> str:
             if not digested:  # a model that comes with a plugin has a key of its own
                 try:
-                    digested.append(code.digest if code is not None else installed_digest(plugin.target, plugin.distribution, self.files, without=models.values()))
+                    digested.append(
+                        code.digest
+                        if code is not None
+                        else installed_digest(
+                            plugin.target, plugin.distribution, self.files, without=models.values()
+                        )
+                    )
                 finally:
                     self.files.rest()
             return digested[0]
 
         for hook, take in (
-            ("imagen_flow_models", lambda given: models.update({k: Path(v) for k, v in given.items()})),
-            ("imagen_flow_nodes", lambda given: names.extend(self._take_nodes(plugin, given, source()))),
+            (
+                "imagen_flow_models",
+                lambda given: models.update({k: Path(v) for k, v in given.items()}),
+            ),
+            (
+                "imagen_flow_nodes",
+                lambda given: names.extend(self._take_nodes(plugin, given, source())),
+            ),
             ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
         ):
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
@@ -269,7 +328,10 @@ class Registry:
             if not found:
                 plugin.fault = "has no function decorated with @node"
         if not implements:
-            plugin.fault = "implements no hook of imagen_flow; mark the function that returns its nodes with @imagen_flow.hookimpl"
+            plugin.fault = (
+                "implements no hook of imagen_flow; mark the function that returns its nodes with"
+                " @imagen_flow.hookimpl"
+            )
         plugin.node_names = tuple(sorted(names))
 
     def _take_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
@@ -280,11 +342,19 @@ class Registry:
             names.append(function.type.name)
             other = self._types.get(function.type.name)
             if other is not None and other.plugin != plugin.name:
-                plugin.fault = f"offers '{function.type.name}', which {other.plugin} offers too; rename one of them"
+                plugin.fault = (
+                    f"offers '{function.type.name}', which {other.plugin} offers too; rename one of"
+                    " them"
+                )
                 continue
             if other is not None and other.function is not function.type.function:
-                plugin.fault = f"offers '{other.name}' twice, by {other.function.__qualname__} and {function.type.function.__qualname__}; rename one of them"
-            self._types[function.type.name] = replace(function.type, plugin=plugin.name, source_digest=source)
+                plugin.fault = (
+                    f"offers '{other.name}' twice, by {other.function.__qualname__} and"
+                    f" {function.type.function.__qualname__}; rename one of them"
+                )
+            self._types[function.type.name] = replace(
+                function.type, plugin=plugin.name, source_digest=source
+            )
         return names
 
 
@@ -298,13 +368,20 @@ def _new_manager() -> pluggy.PluginManager:
     return manager
 
 
-def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_points: Callable[[], Iterable[Any]] | None = None) -> Registry:
+def discover(
+    files: Iterable[Path] = (),
+    *,
+    memo: Path | None = None,
+    entry_points: Callable[[], Iterable[Any]] | None = None,
+) -> Registry:
     """Find installed plugins and the local files named, and return their Registry.
 
     Params:
         files: Python files of nodes, imported at once.
-        memo: a JSON file that remembers what each plugin offers; without it every plugin is imported.
-        entry_points: where entry points come from (for tests); default: the installed distributions.
+        memo: a JSON file that remembers what each plugin offers; without it every plugin is
+            imported.
+        entry_points: where entry points come from (for tests); default: the installed
+            distributions.
     """
     found = entry_points() if entry_points else importlib.metadata.entry_points(group=GROUP)
     remembered = _read_memo(memo)
@@ -312,7 +389,10 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
     stamps: dict[str, str] = {}
     entries = list(found)
     # Asked for its name or version, a distribution parses all its metadata: once is enough.
-    owners = {id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "") for entry in {id(e.dist): e for e in entries}.values()}
+    owners = {
+        id(entry.dist): (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+        for entry in {id(e.dist): e for e in entries}.values()
+    }
     for entry in sorted(entries, key=lambda e: (owners[id(e.dist)], e.name)):
         distribution, version = owners[id(entry.dist)]
         name = f"{distribution}:{entry.name}"
@@ -333,7 +413,11 @@ def discover(files: Iterable[Path] = (), *, memo: Path | None = None, entry_poin
     if fresh and memo is not None:
         for plugin in fresh:
             if not plugin.fault:
-                offers = {"nodes": plugin.node_names, "models": plugin.model_names, "codecs": plugin.has_codecs}
+                offers = {
+                    "nodes": plugin.node_names,
+                    "models": plugin.model_names,
+                    "codecs": plugin.has_codecs,
+                }
                 remembered[plugin.name] = {"stamp": stamps[plugin.name], **offers}
             elif plugin.name in remembered:
                 # A plugin that broke still tells which node types it used to offer.
@@ -357,13 +441,23 @@ def _read_memo(memo: Path | None) -> dict[str, Any]:
         remembered = json.loads(read_regular(memo, most=64 << 20))
     except (OSError, ValueError):
         return {}
-    return {k: v for k, v in remembered.items() if _is_offer(v)} if isinstance(remembered, dict) else {}
+    return (
+        {k: v for k, v in remembered.items() if _is_offer(v)}
+        if isinstance(remembered, dict)
+        else {}
+    )
 
 
 def _is_offer(known: Any) -> bool:
-    return isinstance(known, dict) and isinstance(known.get("stamp"), str) and all(
-        isinstance(known.get(key), list) and all(isinstance(name, str) for name in known[key]) for key in ("nodes", "models")
-    ) and isinstance(known.get("codecs"), bool)
+    return (
+        isinstance(known, dict)
+        and isinstance(known.get("stamp"), str)
+        and all(
+            isinstance(known.get(key), list) and all(isinstance(name, str) for name in known[key])
+            for key in ("nodes", "models")
+        )
+        and isinstance(known.get("codecs"), bool)
+    )
 
 
 def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
@@ -377,7 +471,9 @@ def _write_memo(memo: Path, remembered: Mapping[str, Any]) -> None:
 
 
 class AsWritten:
-    """Finds modules as their files are now: those of `files`, by name, whatever else has their names, and with all below them the packages `names`."""
+    """Finds modules as their files are now: those of `files`, by name, whatever else has their
+    names, and with all below them the packages `names`.
+    """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = files
@@ -386,18 +482,29 @@ class AsWritten:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         top = name.partition(".")[0]
         if file := self.files.get(name):
-            return importlib.util.spec_from_file_location(name, file, loader=_AsWritten(name, str(file)))
+            return importlib.util.spec_from_file_location(
+                name, file, loader=_AsWritten(name, str(file))
+            )
         if top not in self.files and top not in self.names:
             return None
         others = (finder for finder in sys.meta_path if not isinstance(finder, AsWritten))
-        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
-        if spec is not None and spec.origin and isinstance(spec.loader, SourceFileLoader) and not is_held(spec.loader):
+        spec = next(
+            (found for finder in others if (found := finder.find_spec(name, path, target))), None
+        )
+        if (
+            spec is not None
+            and spec.origin
+            and isinstance(spec.loader, SourceFileLoader)
+            and not is_held(spec.loader)
+        ):
             spec.loader = _AsWritten(name, spec.origin)
         return spec
 
 
 def _import_file(code: LocalCode) -> ModuleType:
-    """Import a local file of nodes, and anew its helpers if they have changed. From now on they are found as they were digested."""
+    """Import a local file of nodes, and anew its helpers if they have changed. From now on they are
+    found as they were digested.
+    """
     spec = importlib.util.spec_from_file_location(code.module, code.path, loader=loader_of(code))
     if spec is None or spec.loader is None:
         raise ImportError(f"{code.path} is not a Python file")

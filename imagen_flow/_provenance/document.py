@@ -1,10 +1,14 @@
 """The provenance document: its shape, and how one is read that nobody vouches for.
 
-A document says how one output came to be: the graph as written (with every file it includes) and as resolved, the values of its inputs, seeds, the fingerprints of models,
-the versions of plugins and libraries, and of each step that the output was made by: its key, what went into it and what came out, by digest. It holds no
-times, no absolute paths of its own making, no environment and no secrets. At level ``keys`` the graph, the inputs and the file names are left out.
+A document says how one output came to be: the graph as written (with every file it includes) and as
+    resolved, the values of its inputs, seeds, the fingerprints of models,
+the versions of plugins and libraries, and of each step that the output was made by: its key, what
+went into it and what came out, by digest. It holds no
+times, no absolute paths of its own making, no environment and no secrets. At level ``keys`` the
+graph, the inputs and the file names are left out.
 
-`_run.recorder` writes documents. Here they are parsed: strictly, with bounds, and with an error in words for whatever is odd.
+`_run.recorder` writes documents. Here they are parsed: strictly, with bounds, and with an error in
+    words for whatever is odd.
 """
 
 from __future__ import annotations
@@ -17,7 +21,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import ProvenanceError
 from .embedding import FORMAT, SIDECAR_LIMIT
 
-__all__ = ["FileSeen", "GraphText", "InputSeen", "MadeWith", "ModelSeen", "OutputSeen", "PluginSeen", "Provenance", "StepSeen", "parse"]
+__all__ = [
+    "FileSeen",
+    "GraphText",
+    "InputSeen",
+    "MadeWith",
+    "ModelSeen",
+    "OutputSeen",
+    "PluginSeen",
+    "Provenance",
+    "StepSeen",
+    "parse",
+]
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -29,7 +44,9 @@ class _Shape(BaseModel):
 
 
 class GraphText(_Shape):
-    """The graph as written: `files` holds the text of `file` and of all that it includes, by name relative to it."""
+    """The graph as written: `files` holds the text of `file` and of all that it includes, by name
+    relative to it.
+    """
 
     name: str
     file: str
@@ -47,7 +64,9 @@ class FileSeen(_Shape):
 
 
 class InputSeen(_Shape):
-    """The value of an input: plain data in `value`, files in `files` (of a list, one for each element), or a model's local place that is not told (`model`)."""
+    """The value of an input: plain data in `value`, files in `files` (of a list, one for each
+    element), or a model's local place that is not told (`model`).
+    """
 
     type: str
     value: Any = None
@@ -81,7 +100,9 @@ class MadeWith(_Shape):
 
 
 class StepSeen(_Shape):
-    """A step the output was made by: `made_with` counts in the document's list, `inputs` and `outputs` are digests by port."""
+    """A step the output was made by: `made_with` counts in the document's list, `inputs` and
+    `outputs` are digests by port.
+    """
 
     node: str
     item: str
@@ -123,7 +144,8 @@ class Provenance(_Shape):
     made_with: list[MadeWith]
     models: list[ModelSeen]
     plugins: list[PluginSeen]
-    #: What steps really ran on (libraries, threads, GPU); steps say which by its place in this list.
+    # : What steps really ran on (libraries, threads, GPU); steps say which by its place in this
+    # list.
     conditions: list[dict[str, Any]] = []
     seeds: dict[str, Annotated[int, Field(ge=0, le=2**63 - 1)]] = {}
     graph: GraphText | None = None
@@ -144,18 +166,29 @@ def parse(text: str) -> Provenance:
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as odd:
-        raise ProvenanceError(f"the provenance is no JSON that can be read\n  = why: {str(odd) or 'it is nested too deep'}") from odd
+        raise ProvenanceError(
+            "the provenance is no JSON that can be read\n  = why:"
+            f" {str(odd) or 'it is nested too deep'}"
+        ) from odd
     version = data.get("imagen_flow") if isinstance(data, dict) else None
     if type(version) is not int:
-        raise ProvenanceError("the provenance is not of imagen_flow\n  = why: it does not say which version of the format it has")
+        raise ProvenanceError(
+            "the provenance is not of imagen_flow\n  = why: it does not say which version of the"
+            " format it has"
+        )
     if version > FORMAT:
-        raise ProvenanceError(f"the provenance was written by a newer imagen_flow\n  = why: it has format {version}, and this one reads up to {FORMAT}\n  = fix: update imagen_flow")
+        raise ProvenanceError(
+            f"the provenance was written by a newer imagen_flow\n  = why: it has format {version},"
+            f" and this one reads up to {FORMAT}\n  = fix: update imagen_flow"
+        )
     try:
         read = Provenance.model_validate(data)
     except ValidationError as odd:
         first = odd.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:6])
-        raise ProvenanceError(f"the provenance is damaged or forged\n  = why: {where}: {first['msg'].lower()}") from odd
+        raise ProvenanceError(
+            f"the provenance is damaged or forged\n  = why: {where}: {first['msg'].lower()}"
+        ) from odd
     except RecursionError as odd:
         raise ProvenanceError("the provenance is nested too deep") from odd
     _check(read)
@@ -168,9 +201,18 @@ def _no_constant(word: str) -> Any:
 
 def _check(read: Provenance) -> None:
     """Check that the parts fit together, so that whoever uses them need not."""
-    if any(s.made_with >= len(read.made_with) or (s.conditions or 0) >= max(1, len(read.conditions)) for s in read.steps):
-        raise ProvenanceError("the provenance is damaged or forged\n  = why: a step names a part that is not there")
+    if any(
+        s.made_with >= len(read.made_with) or (s.conditions or 0) >= max(1, len(read.conditions))
+        for s in read.steps
+    ):
+        raise ProvenanceError(
+            "the provenance is damaged or forged\n  = why: a step names a part that is not there"
+        )
     if read.graph is not None and read.graph.file not in read.graph.files:
-        raise ProvenanceError("the provenance is damaged or forged\n  = why: the text of its graph is not there")
+        raise ProvenanceError(
+            "the provenance is damaged or forged\n  = why: the text of its graph is not there"
+        )
     if read.provenance == "full" and read.graph is None:
-        raise ProvenanceError("the provenance is damaged or forged\n  = why: it calls itself full, but has no graph")
+        raise ProvenanceError(
+            "the provenance is damaged or forged\n  = why: it calls itself full, but has no graph"
+        )

@@ -1,7 +1,9 @@
 """Read and write what an output's file says of itself: its provenance and a seal.
 
-The document is JSON (`provenance` says its shape, here it is opaque text). In a PNG it lies inside; for other formats, and above 1 MB, beside the file as
-``NAME.provenance.json``. The seal is a digest of the file's bytes but for the document: by it a file that somebody changed is told from one that a run wrote.
+The document is JSON (`provenance` says its shape, here it is opaque text). In a PNG it lies inside;
+for other formats, and above 1 MB, beside the file as
+``NAME.provenance.json``. The seal is a digest of the file's bytes but for the document: by it a
+file that somebody changed is told from one that a run wrote.
 
 Files are untrusted: nothing is decoded, and no more is read into memory than a document may take.
 """
@@ -19,7 +21,19 @@ from .._system.regular_files import open_regular
 from .._types import image_files as pictures
 from .._types.digest import digest_file, tagged
 
-__all__ = ["FORMAT", "SIDECAR", "SIDECAR_LIMIT", "Label", "find_label", "holds_trace", "is_sidecar", "read_label", "seal_of_tree", "sealed", "walk_tree"]
+__all__ = [
+    "FORMAT",
+    "SIDECAR",
+    "SIDECAR_LIMIT",
+    "Label",
+    "find_label",
+    "holds_trace",
+    "is_sidecar",
+    "read_label",
+    "seal_of_tree",
+    "sealed",
+    "walk_tree",
+]
 
 #: The version of the document's shape. A reader takes older ones and refuses newer ones.
 FORMAT = 1
@@ -37,7 +51,8 @@ _SEAL = ',"seal":"'
 class Label:
     """The provenance that a file carries, unchecked but for its being ours.
 
-    `text` is the whole document. `intact` says whether the file is as it was written: its seal fits everything in it but the document itself.
+    `text` is the whole document. `intact` says whether the file is as it was written: its seal fits
+    everything in it but the document itself.
     """
 
     text: str
@@ -52,7 +67,9 @@ def sealed(document: str, seal: str) -> str:
 
 
 def read_label(path: Path) -> Label | None:
-    """Read what provenance a file or folder carries; None if none of ours. Damage counts as none (`find_label` says what is wrong)."""
+    """Read what provenance a file or folder carries; None if none of ours. Damage counts as none
+    (`find_label` says what is wrong).
+    """
     try:
         return find_label(path)
     except ValueError:
@@ -60,9 +77,11 @@ def read_label(path: Path) -> Label | None:
 
 
 def find_label(path: Path) -> Label | None:
-    """Read what provenance a file or folder carries: in the file if it is a PNG, else in the sidecar; None if none of ours.
+    """Read what provenance a file or folder carries: in the file if it is a PNG, else in the
+    sidecar; None if none of ours.
 
-    A sidecar whose seal fits the file goes before what is inside, since a file that was only passed on may bring provenance of its own.
+    A sidecar whose seal fits the file goes before what is inside, since a file that was only passed
+    on may bring provenance of its own.
 
     Raises:
         OSError: the file cannot be read.
@@ -77,15 +96,23 @@ def find_label(path: Path) -> Label | None:
         return beside
     found = _label(text, path, png=True)
     if found is None and beside is None:
-        raise ValueError("what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it")
+        raise ValueError(
+            "what stands in it in place of provenance is not a document of imagen_flow; another"
+            " program may have changed it"
+        )
     return found or beside
 
 
 def holds_trace(path: Path) -> bool:
-    """Whether a file that carries no provenance holds words of one all the same: another program may have put it into Exif or XMP, which is not read."""
+    """Whether a file that carries no provenance holds words of one all the same: another program
+    may have put it into Exif or XMP, which is not read.
+    """
     with open_regular(path) as stream:
         data = stream.read(SIDECAR_LIMIT)
-    return any(all(word.encode(encoding) in data for word in ("imagen_flow", "made_with", "provenance")) for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+    return any(
+        all(word.encode(encoding) in data for word in ("imagen_flow", "made_with", "provenance"))
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be")
+    )
 
 
 def _read_beside(path: Path) -> str:
@@ -124,10 +151,18 @@ def _read_ours(text: str) -> tuple[str, str, str] | None:
         data = json.loads(text) if text else None
     except (ValueError, RecursionError):
         return None
-    if not isinstance(data, dict) or "imagen_flow" not in data or not isinstance(data.get("output"), dict):
+    if (
+        not isinstance(data, dict)
+        or "imagen_flow" not in data
+        or not isinstance(data.get("output"), dict)
+    ):
         return None
     digest, level, seal = data["output"].get("digest"), data.get("provenance"), data.get("seal")
-    return (digest, level, seal) if isinstance(digest, str) and isinstance(level, str) and isinstance(seal, str) else None
+    return (
+        (digest, level, seal)
+        if isinstance(digest, str) and isinstance(level, str) and isinstance(seal, str)
+        else None
+    )
 
 
 def _label(text: str, path: Path, *, png: bool) -> Label | None:
@@ -147,11 +182,15 @@ def _label(text: str, path: Path, *, png: bool) -> Label | None:
 
 def seal_of_tree(files: Iterable[tuple[str, Path]]) -> str:
     """Digest a folder's files by name and content."""
-    return tagged("tree", *(f"{name}\0{digest_file(path)}".encode() for name, path in sorted(files)))
+    return tagged(
+        "tree", *(f"{name}\0{digest_file(path)}".encode() for name, path in sorted(files))
+    )
 
 
 def walk_tree(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files in a folder and below, by relative name with ``/``. Symbolic links to folders are not followed."""
+    """Yield the files in a folder and below, by relative name with ``/``. Symbolic links to folders
+    are not followed.
+    """
     for where, folders, names in os.walk(folder):
         folders.sort()
         for name in names:

@@ -1,4 +1,6 @@
-"""Call a node's function: with checked values, leased models, its scratch folder; in time, and again when memory ran out."""
+"""Call a node's function: with checked values, leased models, its scratch folder; in time, and
+again when memory ran out.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ __all__ = ["Called", "Caller"]
 
 
 class Called(NamedTuple):
-    """What a call gave, what it took of the memory ladder, how long, what the node noted, and what it ran on."""
+    """What a call gave, what it took of the memory ladder, how long, what the node noted, and what
+    it ran on.
+    """
 
     result: Any
     rungs: tuple[str, ...]
@@ -47,7 +51,15 @@ class Caller:
     """
 
     def __init__(
-        self, keys: Keys, store: Store, pool: ModelPool, report: Report, *, value: Callable[[Artifact], Any], ahead: Ahead, cancel: threading.Event
+        self,
+        keys: Keys,
+        store: Store,
+        pool: ModelPool,
+        report: Report,
+        *,
+        value: Callable[[Artifact], Any],
+        ahead: Ahead,
+        cancel: threading.Event,
     ) -> None:
         self.keys = keys
         self.store = store
@@ -105,32 +117,55 @@ class Caller:
             nonlocal ran_on
             if "number of threads" in names and ran_on:
                 ran_on = {**ran_on, "threads": now["number of threads"]}
-            self.report.note(step, f"{type_.name} changed torch's {' and '.join(names)} for all that comes after it; put back")
+            self.report.note(
+                step,
+                f"{type_.name} changed torch's {' and '.join(names)} for all that comes after it;"
+                " put back",
+            )
 
         with devices.switches_held(changed):
             result, rungs = self._lent(step, type_, given, leased, frame, notes)
-        return Called(self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said), ran_on)
+        return Called(
+            self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said), ran_on
+        )
 
-    def _lent(self, step: Step, type_: NodeType, given: dict[str, Any], leased: dict[str, tuple[Any, Any]], frame: Frame, notes: Notes) -> tuple[Any, tuple[str, ...]]:
-        """Call a step's function with the models that it leases; give what it gave, and the rungs of the memory ladder that were taken."""
+    def _lent(
+        self,
+        step: Step,
+        type_: NodeType,
+        given: dict[str, Any],
+        leased: dict[str, tuple[Any, Any]],
+        frame: Frame,
+        notes: Notes,
+    ) -> tuple[Any, tuple[str, ...]]:
+        """Call a step's function with the models that it leases; give what it gave, and the rungs
+        of the memory ladder that were taken.
+        """
         if type_.uses_torch:
             if leased:
                 beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
-                leased.update((port, (leased[port][0], joined(leased[port][0], port, beside))) for port in beside)
+                leased.update(
+                    (port, (leased[port][0], joined(leased[port][0], port, beside)))
+                    for port in beside
+                )
                 self.pool.plan_ahead(self.ahead.identities(frame, step.node), of=self)
             policy = self.keys.policy(step.node)
             told = [name for name, what in type_.injected.items() if what == "rungs"]
             return lend_and_call(
                 self.pool,
                 leased,
-                lambda lent, taken: self._once(step, type_, {**given, **lent, **dict.fromkeys(told, taken)}, notes),
+                lambda lent, taken: self._once(
+                    step, type_, {**given, **lent, **dict.fromkeys(told, taken)}, notes
+                ),
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
                 rungs=policy.rungs,
                 steps_down=type_.steps_down,
                 loading=lambda what: self.report.loading(step, what),
-                left_changed=lambda what: self.report.note(step, f"{type_.name} left {what} changed; other steps load it anew"),
+                left_changed=lambda what: self.report.note(
+                    step, f"{type_.name} left {what} changed; other steps load it anew"
+                ),
             )
         return self._once(step, type_, given, notes), ()
 
@@ -153,14 +188,18 @@ class Caller:
             if type_.is_generator:
                 result = self._follow(step, result, notes, began, limit)
         except SystemExit as left:
-            raise ImagenFlowError(f"it called exit({left.code if left.code is not None else ''})") from left
+            raise ImagenFlowError(
+                f"it called exit({left.code if left.code is not None else ''})"
+            ) from left
         except Exception as error:
             self.unnamed.tell(error, given)
             raise
         _check_time(began, limit)
         return result
 
-    def _follow(self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None) -> Any:
+    def _follow(
+        self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None
+    ) -> Any:
         """Go through what a long node yields, and give what it returns."""
         try:
             while True:

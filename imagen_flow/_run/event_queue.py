@@ -1,6 +1,8 @@
-"""What a run has to say: its events on their way to whoever reads them, and what has been said already.
+"""What a run has to say: its events on their way to whoever reads them, and what has been said
+already.
 
-One thread runs and says, another reads. The run does not wait for the reader: results queue up, progress is coalesced to the latest of each step.
+One thread runs and says, another reads. The run does not wait for the reader: results queue up,
+progress is coalesced to the latest of each step.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from ..events import Event
 
 __all__ = ["FailedFast", "Report", "words"]
 
-#: How often whoever reads the events looks for new ones. Waking them up at each would cost a trivial step more than its work.
+# : How often whoever reads the events looks for new ones. Waking them up at each would cost a
+# trivial step more than its work.
 READ_S = 0.02
 
 
@@ -64,7 +67,8 @@ class Report:
     def now(self) -> float:
         return time.monotonic() - self._began
 
-    # -- what happens ------------------------------------------------------------------------------------------------------------
+    # -- what happens
+    # ------------------------------------------------------------------------------------------------------------
 
     def known(self, steps: list[Step]) -> None:
         """Say of steps that the store has them, before anything runs."""
@@ -99,7 +103,9 @@ class Report:
         return step.name + step.item in self._said
 
     def _came(self, name: str, to: str) -> None:
-        """Note what became of a step. One that was found in the store but runs again is counted as what it comes to."""
+        """Note what became of a step. One that was found in the store but runs again is counted as
+        what it comes to.
+        """
         if self._said.get(name) == "cached":
             self.cached -= 1
         self._said[name] = to
@@ -115,7 +121,9 @@ class Report:
     def progress(self, step: Step, said: Progress) -> None:
         """Queue progress; an older one of the same step that nobody has read yet is replaced."""
         name = step.name + step.item
-        event = events.StepProgress(step.name, step.item, said.done, said.total, said.note, self.now(), said.preview)
+        event = events.StepProgress(
+            step.name, step.item, said.done, said.total, said.note, self.now(), said.preview
+        )
         with self._lock:
             if name not in self._latest:
                 self._queue.append(name)
@@ -169,7 +177,17 @@ class Report:
         Raises:
             FailedFast: the user wants no other step to run then.
         """
-        error = cause if isinstance(cause, NodeError) else NodeError(step.name, words(cause), mark=step.node.mark, item=step.item, place=place_of(cause, step.node.type))
+        error = (
+            cause
+            if isinstance(cause, NodeError)
+            else NodeError(
+                step.name,
+                words(cause),
+                mark=step.node.mark,
+                item=step.item,
+                place=place_of(cause, step.node.type),
+            )
+        )
         error.__cause__ = cause if error is not cause else cause.__cause__
         self.failed += 1
         self._came(step.name + step.item, "failed")
@@ -180,10 +198,15 @@ class Report:
     def over(self, status: str) -> events.RunFinished:
         return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
 
-    # -- the other end -----------------------------------------------------------------------------------------------------------
+    # -- the other end
+    # -----------------------------------------------------------------------------------------------------------
 
-    def read(self, over: threading.Event, cancel: threading.Event, patience_s: float) -> Generator[Event, None, bool]:
-        """Give what is said until the run is over; or, once cancelled, for `patience_s` more: then it is left behind, and the last event is said for it. Returns whether it was."""
+    def read(
+        self, over: threading.Event, cancel: threading.Event, patience_s: float
+    ) -> Generator[Event, None, bool]:
+        """Give what is said until the run is over; or, once cancelled, for `patience_s` more: then
+        it is left behind, and the last event is said for it. Returns whether it was.
+        """
         is_over = False
         while not is_over:
             is_over = over.wait(READ_S)
@@ -198,27 +221,42 @@ class Report:
             if cancel.is_set() and not is_over:
                 patience_s -= READ_S
                 if patience_s < 0:
-                    # A node that cannot be interrupted (an import, a load) goes on, and finds the store closed.
+                    # A node that cannot be interrupted (an import, a load) goes on, and finds the
+                    # store closed.
                     yield self.over("cancelled")
                     return True
         return False
 
 
 def place_of(failed: BaseException, type_: NodeType | Graph) -> str:
-    """Say where in a node's own code an exception was raised: file, line, function and the line's text. Nothing for what an installed plugin raises on purpose, whose message says all."""
-    if not isinstance(type_, NodeType) or (_is_on_purpose(failed) and not type_.plugin.endswith(".py")):
+    """Say where in a node's own code an exception was raised: file, line, function and the line's
+    text. Nothing for what an installed plugin raises on purpose, whose message says all.
+    """
+    if not isinstance(type_, NodeType) or (
+        _is_on_purpose(failed) and not type_.plugin.endswith(".py")
+    ):
         return ""
-    frames = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in traceback.walk_tb(failed.__traceback__)]
-    own = [one for one in frames if one[0] == type_.file] or [one for one in frames if one[0].startswith(os.path.dirname(type_.file) + os.sep)]
+    frames = [
+        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(failed.__traceback__)
+    ]
+    own = [one for one in frames if one[0] == type_.file] or [
+        one for one in frames if one[0].startswith(os.path.dirname(type_.file) + os.sep)
+    ]
     if not own:
         return ""
     file, line, function = own[-1]
     text = linecache.getline(file, line).strip()
-    return f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{line} in {function}{f': {text}' if text else ''}"
+    return (
+        f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{line} in"
+        f" {function}{f': {text}' if text else ''}"
+    )
 
 
 def words(failed: BaseException) -> str:
-    """Say an exception in words: its message alone where it was raised on purpose, else with its name."""
+    """Say an exception in words: its message alone where it was raised on purpose, else with its
+    name.
+    """
     message = str(failed).strip()
     if _is_on_purpose(failed):
         return message
@@ -226,4 +264,6 @@ def words(failed: BaseException) -> str:
 
 
 def _is_on_purpose(failed: BaseException) -> bool:
-    return isinstance(failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError) and bool(str(failed).strip())
+    return isinstance(
+        failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError
+    ) and bool(str(failed).strip())

@@ -44,10 +44,13 @@ def execute(
     """Carry out a plan and yield its events; the last is RunFinished.
 
     Params:
-        out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
-        cancel: set it, from any thread or signal handler, and the run stops at the next yield, denoising step or node.
+        out: the folder that outputs with a path are written to, or what writes them; None writes
+            nothing.
+        cancel: set it, from any thread or signal handler, and the run stops at the next yield,
+            denoising step or node.
         fail_fast: stop at the first step that fails; else what does not depend on it goes on.
-        pool: loaded models to share with other runs, and the threads to compute in; default: the run's own.
+        pool: loaded models to share with other runs, and the threads to compute in; default: the
+            run's own.
 
     Raises:
         GraphError: the plan has unresolved problems. Nothing has run.
@@ -59,15 +62,21 @@ def execute(
 
 
 def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
-    """Say how long a step of each node took when the graph was run last, for those that are going to run; of very many nodes, for some."""
+    """Say how long a step of each node took when the graph was run last, for those that are going
+    to run; of very many nodes, for some.
+    """
     took: dict[str, float] = {}
     for step in plan.steps:
         if step.status not in ("runs", "waits") or step.name in took:
             continue
         if len(took) == MOST_TIMES:
             break
-        # The first of several elements waited for the model; of a list that is not known yet, it was there if any was.
-        keys = [state.history.get(step.name + step.item.replace("[?]", f"[{element}]")) for element in (1, 0)]
+        # The first of several elements waited for the model; of a list that is not known yet, it
+        # was there if any was.
+        keys = [
+            state.history.get(step.name + step.item.replace("[?]", f"[{element}]"))
+            for element in (1, 0)
+        ]
         key = next(filter(None, keys), None)
         record = store.lookup(key) if key else None
         last_s = record.provenance.get("took_s") if record is not None else None
@@ -77,9 +86,18 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
 
 
 class Run:
-    """One run of a plan: an iterator of its events. Whoever stops reading, or drops it, stops the run."""
+    """One run of a plan: an iterator of its events. Whoever stops reading, or drops it, stops the
+    run.
+    """
 
-    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path | OutFolder | Writer | None,
+        cancel: threading.Event,
+        fail_fast: bool,
+        pool: ModelPool | None,
+    ) -> None:
         self.plan = plan
         # The thread of the run holds the work alone: so the events end with the last reader.
         self._work = _Work(plan, out, cancel, fail_fast, pool)
@@ -100,13 +118,19 @@ class Run:
         return self._work.report.begun.get(name + item)
 
     def provenance(self, output: Output, element: int | None = None) -> str | None:
-        """Write the provenance of an output that was given, or of an element of one that is a list; None if it has no value."""
+        """Write the provenance of an output that was given, or of an element of one that is a list;
+        None if it has no value.
+        """
         state, accounts = self._work.state, self._work.accounts
         if state is None or accounts is None:
             return None
         slot = state.values.bind(state.top, output.source)
         if isinstance(slot, Artifact) and element is not None:
-            slot = slot.items[element] if slot.items is not None and element < len(slot.items) else ABSENT
+            slot = (
+                slot.items[element]
+                if slot.items is not None and element < len(slot.items)
+                else ABSENT
+            )
         if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
             return None
         return accounts.of(output, slot, element)
@@ -128,7 +152,14 @@ def _events(work: _Work) -> Generator[Event, None, None]:
 class _Work:
     """What a run does, in a thread of its own. What it learns is its own; the plan stays as it is."""
 
-    def __init__(self, plan: Plan, out: Path | OutFolder | Writer | None, cancel: threading.Event, fail_fast: bool, pool: ModelPool | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path | OutFolder | Writer | None,
+        cancel: threading.Event,
+        fail_fast: bool,
+        pool: ModelPool | None,
+    ) -> None:
         self.plan = plan
         self.out = out
         self.cancel = cancel
@@ -168,7 +199,9 @@ class _Work:
             stack.callback(state.values.files.rest)
             pin = f"run {id(self)}"
             stack.callback(store.unpin, pin)
-            steps = Steps(state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel)
+            steps = Steps(
+                state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel
+            )
             stack.callback(self.pool.plan_ahead, (), of=steps.caller)
             stack.callback(steps.caller.unnamed.close)
             state.values.fetch = steps.value
@@ -176,12 +209,26 @@ class _Work:
             stack.callback(self._remember, state, store)
             if self.own_pool:
                 stack.callback(self.pool.close)
-            accounts = self.accounts = Accounts(plan, state, self.inputs, conditions=lambda: steps.caller.conditions)
-            delivery = Delivery(plan, state, self.inputs, self.out, report, value=steps.value, accounts=accounts)
+            accounts = self.accounts = Accounts(
+                plan, state, self.inputs, conditions=lambda: steps.caller.conditions
+            )
+            delivery = Delivery(
+                plan, state, self.inputs, self.out, report, value=steps.value, accounts=accounts
+            )
             stack.callback(self._let_go, state, accounts, steps)
             stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
-            report.say(RunStarted(plan.graph.spec.source.name, len(plan.steps), todo, plan.device, 0.0, report.expect(plan.steps), _took(state, store, plan)))
+            report.say(
+                RunStarted(
+                    plan.graph.spec.source.name,
+                    len(plan.steps),
+                    todo,
+                    plan.device,
+                    0.0,
+                    report.expect(plan.steps),
+                    _took(state, store, plan),
+                )
+            )
             cached = [s for s in plan.steps if s.status == "cached"]
             report.known(cached)
             store.pin(pin, (s.key or "" for s in cached))
@@ -190,13 +237,17 @@ class _Work:
         return "failed" if report.failed else "done"
 
     def _close(self, delivery: Delivery, store: Store) -> None:
-        """Let queued writes end. A store of this run's own goes with it, but not the files in it that were handed out."""
+        """Let queued writes end. A store of this run's own goes with it, but not the files in it
+        that were handed out.
+        """
         delivery.close(cancelled=self.cancel.is_set())
         if delivery.gave_from(store.folder):
             store.outlive()
 
     def _let_go(self, state: State, accounts: Accounts, steps: Steps) -> None:
-        """Hold the values that were made no longer: whoever keeps the run may still ask for the provenance of its outputs."""
+        """Hold the values that were made no longer: whoever keeps the run may still ask for the
+        provenance of its outputs.
+        """
         conditions = steps.caller.conditions
         accounts.conditions = lambda: conditions
         state.values.live = {}

@@ -1,4 +1,6 @@
-"""Know which models the rest of a run will need, and in what order, so that the pool drops what is needed last."""
+"""Know which models the rest of a run will need, and in what order, so that the pool drops what is
+needed last.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ __all__ = ["Ahead"]
 class Ahead:
     """The models that nodes which have not run yet will lease, as far as the plan knows them.
 
-    Looked at when the first model is leased, and again when one is leased that was not foreseen (a list has become known, and with it graphs for its elements).
+    Looked at when the first model is leased, and again when one is leased that was not foreseen (a
+    list has become known, and with it graphs for its elements).
     """
 
     def __init__(self, state: State) -> None:
@@ -58,15 +61,29 @@ class Ahead:
             if name in node.type.loaders:
                 binding = node.bindings.get(name)
                 slot = values.bind(frame, binding) if binding is not None else default
-                known = leaves(values.named(frame, binding, slot, node, node.type.loaders[name])) if isinstance(slot, Artifact) else ()
-                named[name] = [model for leaf in known if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)]
+                known = (
+                    leaves(values.named(frame, binding, slot, node, node.type.loaders[name]))
+                    if isinstance(slot, Artifact)
+                    else ()
+                )
+                named[name] = [
+                    model
+                    for leaf in known
+                    if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
+                ]
         policy = keys.policy(node)
         beside = {name: found[0] for name, found in named.items() if len(found) == 1}
         for name, found in named.items():
             for model in found:
                 with suppress(ModelError):  # it is said when the node runs
                     loader = node.type.loaders[name]
-                    yield from identities_of(loader, joined(loader, name, {**beside, name: model}), device=policy.device, dtype=policy.dtype, settings=policy.settings)
+                    yield from identities_of(
+                        loader,
+                        joined(loader, name, {**beside, name: model}),
+                        device=policy.device,
+                        dtype=policy.dtype,
+                        settings=policy.settings,
+                    )
 
 
 def _is_known(frame: Frame, node: Node) -> bool:
@@ -76,7 +93,9 @@ def _is_known(frame: Frame, node: Node) -> bool:
 
 
 def _in_demand(state: State) -> list[tuple[Frame, Node]]:
-    """List the nodes that a run has yet to bring to their outputs, in the order in which it comes to them: each after what it needs, from the outputs back."""
+    """List the nodes that a run has yet to bring to their outputs, in the order in which it comes
+    to them: each after what it needs, from the outputs back.
+    """
     found: list[tuple[Frame, Node]] = []
     seen: set[tuple[int, str, str]] = set()
     stack: list[tuple[Place, bool]] = [(place, False) for place in outputs_of(state.top)][::-1]

@@ -1,4 +1,6 @@
-"""Notes: what a node has to say of its result (a word that the model does not know, a prompt that was cut). They are kept with the result, and said again when it comes from the store."""
+"""Notes: what a node has to say of its result (a word that the model does not know, a prompt that
+was cut). They are kept with the result, and said again when it comes from the store.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Notes:
 
 
 def kept_notes(store: Store, step: Step) -> tuple[str, ...]:
-    """Give the notes that are kept with what the store holds of a step. Only nodes that yield can have any, so of others nothing is read."""
+    """Give the notes that are kept with what the store holds of a step. Only nodes that yield can
+    have any, so of others nothing is read.
+    """
     type_ = step.node.type
     if not isinstance(type_, NodeType) or not type_.is_generator or step.key is None:
         return ()

@@ -26,19 +26,32 @@ class Delivery:
     """Gives the outputs of one run.
 
     Params:
-        out: the folder that outputs with a path are written to, or what writes them; None writes nothing.
+        out: the folder that outputs with a path are written to, or what writes them; None writes
+            nothing.
         inputs: the values of the graph's inputs, for the names of files.
         value: gives the live value of an artifact.
         accounts: writes the provenance of what is handed over.
     """
 
-    def __init__(self, plan: Plan, state: State, inputs: Mapping[str, Any], out: Path | OutFolder | Writer | None, report: Report, *, value: Callable[[Artifact], Any], accounts: Accounts) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        inputs: Mapping[str, Any],
+        out: Path | OutFolder | Writer | None,
+        report: Report,
+        *,
+        value: Callable[[Artifact], Any],
+        accounts: Accounts,
+    ) -> None:
         self.plan = plan
         self.inputs = inputs
         self.report = report
         self._value = value
         self._accounts = accounts
-        self._writer = Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
+        self._writer = (
+            Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self._writes: list[Future[None]] = []
         self._places: list[Path] = []
@@ -49,7 +62,9 @@ class Delivery:
             write.result()
 
     def close(self, *, cancelled: bool) -> None:
-        """Let the file that is being written be finished, and unless the run was cancelled those that wait for it."""
+        """Let the file that is being written be finished, and unless the run was cancelled those
+        that wait for it.
+        """
         self._thread.shutdown(wait=True, cancel_futures=cancelled)
 
     def gave_from(self, folder: Path) -> bool:
@@ -59,24 +74,42 @@ class Delivery:
     def give(self, output: Output, slot: Artifact) -> None:
         """Hand over an output."""
         if slot.kind in ("absent", "failed"):
-            why = "what it comes from is absent" if slot.kind == "absent" else "what it comes from failed"
+            why = (
+                "what it comes from is absent"
+                if slot.kind == "absent"
+                else "what it comes from failed"
+            )
             self.report.say(OutputAbsent(output.name, why, self.report.now()))
             return
         try:
             if output.path is None or self._writer is None or slot.items == ():
                 value = self.value(slot)
                 self._places += _places(value)
-                self.report.say(OutputWritten(output.name, "", None, False, value, self.report.now()))
+                self.report.say(
+                    OutputWritten(output.name, "", None, False, value, self.report.now())
+                )
                 return
-            elements = [(slot, "", 0)] if slot.items is None else [(item, f"[{i}]", i) for i, item in enumerate(slot.items)]
+            elements = (
+                [(slot, "", 0)]
+                if slot.items is None
+                else [(item, f"[{i}]", i) for i, item in enumerate(slot.items)]
+            )
             for artifact, item, index in elements:
                 if artifact.kind in ("absent", "failed"):
-                    self.report.say(OutputAbsent(output.name + item, f"what it comes from is {artifact.kind}", self.report.now()))
+                    self.report.say(
+                        OutputAbsent(
+                            output.name + item,
+                            f"what it comes from is {artifact.kind}",
+                            self.report.now(),
+                        )
+                    )
                     continue
                 value = self.value(artifact)
                 self._places += _places(value)
                 account = self._accounts.of(output, artifact, index if item else None)
-                self._writes.append(self._thread.submit(self._write, output, artifact, item, index, value, account))
+                self._writes.append(
+                    self._thread.submit(self._write, output, artifact, item, index, value, account)
+                )
         except Damaged as damaged:
             self.report.failed += 1
             self.report.say(OutputFailed(output.name, "", str(damaged), self.report.now()))
@@ -87,27 +120,58 @@ class Delivery:
             return [self.value(item) for item in slot.items]
         return None if slot.kind in ("absent", "failed") else self._value(slot)
 
-    def _write(self, output: Output, artifact: Artifact, item: str, index: int, value: Any, account: str | None) -> None:
+    def _write(
+        self,
+        output: Output,
+        artifact: Artifact,
+        item: str,
+        index: int,
+        value: Any,
+        account: str | None,
+    ) -> None:
         assert self._writer is not None and output.path is not None
         fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
         try:
             relative = self._writer.relative(output.path, fields, element=bool(item))
-            written = self._writer.write(relative, value, output=output.name, item=item, exists=output.exists, provenance=account, digest=artifact.digest)
-            self.report.say(OutputWritten(output.name, item, str(written.path), written.changed, value, self.report.now()))
+            written = self._writer.write(
+                relative,
+                value,
+                output=output.name,
+                item=item,
+                exists=output.exists,
+                provenance=account,
+                digest=artifact.digest,
+            )
+            self.report.say(
+                OutputWritten(
+                    output.name, item, str(written.path), written.changed, value, self.report.now()
+                )
+            )
         except Exception as failed:
             self.report.failed += 1
             said = str(failed) if isinstance(failed, ImagenFlowError) else words(failed)
             self.report.say(OutputFailed(output.name, item, said, self.report.now()))
 
 
-def _fields(plan: Plan, inputs: Mapping[str, Any], output: Output, *, index: int | str, digest8: str) -> dict[str, object]:
+def _fields(
+    plan: Plan, inputs: Mapping[str, Any], output: Output, *, index: int | str, digest8: str
+) -> dict[str, object]:
     plain = {n: v for n, v in inputs.items() if isinstance(v, str | int | float | bool)}
-    return {**plain, "graph": plan.graph.name, "output": output.name, "item": index, "index": index, "digest8": digest8}
+    return {
+        **plain,
+        "graph": plan.graph.name,
+        "output": output.name,
+        "item": index,
+        "index": index,
+        "digest8": digest8,
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A file that a run would write: for which output, where, and what becomes of what lies there. Fields of the path that are not known yet stand in it as they are."""
+    """A file that a run would write: for which output, where, and what becomes of what lies there.
+    Fields of the path that are not known yet stand in it as they are.
+    """
 
     output: str
     path: str
@@ -115,7 +179,9 @@ class Write:
 
 
 def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
-    """Say which files a run of a plan would write, and of the first ones, at `most` so many, what becomes of what lies there. Nothing is written."""
+    """Say which files a run of a plan would write, and of the first ones, at `most` so many, what
+    becomes of what lies there. Nothing is written.
+    """
     writer = Writer(folder)
     count = 0
     for output in plan.graph.outputs.values():
@@ -125,16 +191,30 @@ def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
         many = output.type.kind == "list"
         artifacts: list[tuple[Artifact | Unknown, int | str]] = [(slot, "{index}" if many else 0)]
         if isinstance(slot, Artifact):
-            artifacts = [(slot, 0)] if slot.items is None else [(item, i) for i, item in enumerate(slot.items)]
+            artifacts = (
+                [(slot, 0)]
+                if slot.items is None
+                else [(item, i) for i, item in enumerate(slot.items)]
+            )
         for artifact, index in artifacts:
             if isinstance(artifact, Artifact) and artifact.kind in ("absent", "failed"):
                 continue
             digest8 = artifact.digest[:8] if isinstance(artifact, Artifact) else "{digest8}"
-            path = writer.relative(output.path, _fields(plan, plan.inputs, output, index=index, digest8=digest8), element=many)
+            path = writer.relative(
+                output.path,
+                _fields(plan, plan.inputs, output, index=index, digest8=digest8),
+                element=many,
+            )
             count += 1
-            is_known = count <= most and (isinstance(artifact, Artifact) or not (many or "{digest8}" in path))
+            is_known = count <= most and (
+                isinstance(artifact, Artifact) or not (many or "{digest8}" in path)
+            )
             name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
-            yield Write(name, str(folder.path / path), writer.foretell(path, type=output.type, exists=output.exists) if is_known else "")
+            yield Write(
+                name,
+                str(folder.path / path),
+                writer.foretell(path, type=output.type, exists=output.exists) if is_known else "",
+            )
 
 
 def _places(value: Any) -> Iterator[Path]:

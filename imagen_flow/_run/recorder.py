@@ -1,6 +1,8 @@
-"""Give an account of how outputs came to be: a plan that was carried out, turned into provenance documents.
+"""Give an account of how outputs came to be: a plan that was carried out, turned into provenance
+documents.
 
-What is the same for every output of a run is written once (see `Accounts`); what differs are the steps an output was made by, found by going back from it through the graph: of a
+What is the same for every output of a run is written once (see `Accounts`); what differs are the
+steps an output was made by, found by going back from it through the graph: of a
 list's element only those that it comes from. `provenance` says the document's shape.
 """
 
@@ -13,7 +15,20 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .. import __version__
-from .._graph import Binding, FileAt, FromInput, FromNode, Given, Graph, Joined, Listed, Mapped, ModelAt, Node, Output
+from .._graph import (
+    Binding,
+    FileAt,
+    FromInput,
+    FromNode,
+    Given,
+    Graph,
+    Joined,
+    Listed,
+    Mapped,
+    ModelAt,
+    Node,
+    Output,
+)
 from .._plan import Frame, Plan, State, Step, leaves
 from .._provenance.embedding import FORMAT
 from .._types.artifact import Artifact
@@ -23,13 +38,15 @@ from .._types.values import File, Folder, Model
 
 __all__ = ["Accounts", "file_name", "graphs_of", "place_name"]
 
+
 class Accounts:
     """Writes the provenance of a run's outputs.
 
     ::
 
         accounts = Accounts(plan, state, inputs)
-        text = accounts.of(output, artifact, index)  # once the output has its value; None where the graph says provenance: none
+        text = accounts.of(output, artifact, index)  # once the output has its value; None where the
+        graph says provenance: none
 
     Params:
         state: what the run knows.
@@ -37,7 +54,14 @@ class Accounts:
         conditions: what steps run on now, for steps of which the store does not say it.
     """
 
-    def __init__(self, plan: Plan, state: State, inputs: Mapping[str, Any], *, conditions: Callable[[], dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        inputs: Mapping[str, Any],
+        *,
+        conditions: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         self.plan = plan
         self.state = state
         self.values = state.values
@@ -60,7 +84,12 @@ class Accounts:
             "imagen_flow": FORMAT,
             "version": __version__,
             "provenance": level,
-            "output": {"name": output.name, "kind": artifact.kind, "digest": artifact.digest, "index": index},
+            "output": {
+                "name": output.name,
+                "kind": artifact.kind,
+                "digest": artifact.digest,
+                "index": index,
+            },
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
             **self._made(steps, level),
         }
@@ -71,16 +100,27 @@ class Accounts:
 
     @staticmethod
     def _text(data: Any) -> str:
-        # What is no Unicode (half of a pair of surrogates, in a text that some node made) is written as JSON's escape.
-        return canonical(data).decode("utf-8", "surrogatepass").encode("utf-8", "backslashreplace").decode()
+        # What is no Unicode (half of a pair of surrogates, in a text that some node made) is
+        # written as JSON's escape.
+        return (
+            canonical(data)
+            .decode("utf-8", "surrogatepass")
+            .encode("utf-8", "backslashreplace")
+            .decode()
+        )
 
-    # -- what a run has in common ------------------------------------------------------------------------------------------------
+    # -- what a run has in common
+    # ------------------------------------------------------------------------------------------------
 
     def _full(self) -> dict[str, Any]:
         graphs = graphs_of(self.plan.graph)
         main = next(iter(graphs))
         return {
-            "graph": {"name": self.plan.graph.name, "file": main, "files": {name: g.spec.source.text for name, g in graphs.items()}},
+            "graph": {
+                "name": self.plan.graph.name,
+                "file": main,
+                "files": {name: g.spec.source.text for name, g in graphs.items()},
+            },
             "resolved": {name: _resolved(g, name) for name, g in graphs.items()},
             "inputs": {name: self._input(name, value) for name, value in self.inputs.items()},
         }
@@ -90,18 +130,37 @@ class Accounts:
         seen: dict[str, Any] = {"type": str(type_)}
         if isinstance(value, File | Folder):
             return seen | {"files": [_file(value)]}
-        if isinstance(value, list | tuple) and value and all(isinstance(v, File | Folder) for v in value):
+        if (
+            isinstance(value, list | tuple)
+            and value
+            and all(isinstance(v, File | Folder) for v in value)
+        ):
             return seen | {"files": [_file(v) for v in value]}
-        if isinstance(value, str) and _is_absolute(value) and any(value == reference for reference, _ in self.values.models):
+        if (
+            isinstance(value, str)
+            and _is_absolute(value)
+            and any(value == reference for reference, _ in self.values.models)
+        ):
             return seen | {"model": place_name(value)}
         return seen | {"value": _plain(value)}
 
     def _seeds(self, used: list[_Used]) -> dict[str, int]:
         """Seeds by input; those that an included graph drew for itself by its file and input."""
-        seeds = {name: self.inputs[name] for name, i in self.plan.graph.inputs.items() if i.type.seed and isinstance(self.inputs[name], int)}
+        seeds = {
+            name: self.inputs[name]
+            for name, i in self.plan.graph.inputs.items()
+            if i.type.seed and isinstance(self.inputs[name], int)
+        }
         for graph, name, binding in used:
-            if name and graph.inputs[name].type.seed and isinstance(binding, Given) and (held := self._held(binding)) is not None:
-                seeds |= {f"{file}#{name}": self.values.value(held) for file in self._names[id(graph)]}
+            if (
+                name
+                and graph.inputs[name].type.seed
+                and isinstance(binding, Given)
+                and (held := self._held(binding)) is not None
+            ):
+                seeds |= {
+                    f"{file}#{name}": self.values.value(held) for file in self._names[id(graph)]
+                }
         return seeds
 
     def _files(self, used: list[_Used]) -> dict[str, Any]:
@@ -114,10 +173,13 @@ class Accounts:
         return files
 
     def _held(self, binding: Binding | None) -> Artifact | None:
-        """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw a seed, where none was needed."""
+        """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw
+        a seed, where none was needed.
+        """
         return self.values.held(binding)
 
-    # -- what an output was made by ----------------------------------------------------------------------------------------------
+    # -- what an output was made by
+    # ----------------------------------------------------------------------------------------------
 
     def _made(self, steps: list[Step], level: str) -> dict[str, Any]:
         made: dict[str, int] = {}
@@ -132,11 +194,17 @@ class Accounts:
             prefix = self.state.keys.prefix(step.node)
             if prefix not in made:
                 made[prefix] = len(made_with)
-                made_with.append({**self.state.keys.computes_with(step.node), "plugin": _plugin(type_)})
+                made_with.append(
+                    {**self.state.keys.computes_with(step.node), "plugin": _plugin(type_)}
+                )
                 found = self.values.registry.plugins.get(type_.plugin)
                 plugins[_plugin(type_)] = found.version if found else ""
             for leaf in (leaf for slot in (step.slots or {}).values() for leaf in leaves(slot)):
-                model = self.values.constants.by_digest.get(leaf.digest) if leaf.kind == "model" else None
+                model = (
+                    self.values.constants.by_digest.get(leaf.digest)
+                    if leaf.kind == "model"
+                    else None
+                )
                 if isinstance(model, Model):
                     models[place_name(model.reference)] = model.digest
             one: dict[str, Any] = {
@@ -148,7 +216,11 @@ class Accounts:
                 "outputs": {port: artifact.digest for port, artifact in step.outputs.items()},
             }
             reads = type_.uses_torch or (type_.is_generator and level == "full")
-            record = self.values.store.lookup(step.key) if reads and self.values.store is not None and step.key else None
+            record = (
+                self.values.store.lookup(step.key)
+                if reads and self.values.store is not None and step.key
+                else None
+            )
             if record is not None and record.notes and level == "full":
                 one["notes"] = list(record.notes)
             if type_.uses_torch:
@@ -169,7 +241,9 @@ class Accounts:
         }
 
     def _walk(self, output: Output, index: int | None) -> tuple[list[Step], list[_Used]]:
-        """List the steps that an output was made by, each after those that it needs, and what of the graph's own they used. The walk has a stack of its own."""
+        """List the steps that an output was made by, each after those that it needs, and what of
+        the graph's own they used. The walk has a stack of its own.
+        """
         found: dict[int, Step] = {}
         used: dict[int, _Used] = {}
         seen: set[tuple[Any, ...]] = set()
@@ -194,21 +268,38 @@ class Accounts:
             for binding in frame.graph.nodes[source.node].bindings.values():
                 yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
         elif frame.parent is not None and source.name not in frame.parent[1].bindings:
-            yield from ((frame.graph, source.name, leaf) for leaf in _leaves(frame.graph.inputs[source.name].default))
+            yield from (
+                (frame.graph, source.name, leaf)
+                for leaf in _leaves(frame.graph.inputs[source.name].default)
+            )
 
     def _own(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
         state = frame.states.get(source.node) if isinstance(source, FromNode) else None
         if state is None or not isinstance(source, FromNode):
             return []
-        steps = state.steps[element : element + 1] if element is not None and frame.graph.nodes[source.node].each else state.steps
-        return [s for s in steps if s.key is not None and s.outputs is not None and s.status in ("cached", "ran")]
+        steps = (
+            state.steps[element : element + 1]
+            if element is not None and frame.graph.nodes[source.node].each
+            else state.steps
+        )
+        return [
+            s
+            for s in steps
+            if s.key is not None and s.outputs is not None and s.status in ("cached", "ran")
+        ]
 
-    def _needs(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> Iterator[_Place]:
+    def _needs(
+        self, frame: Frame, source: FromNode | FromInput, element: int | None
+    ) -> Iterator[_Place]:
         if isinstance(source, FromInput):
             if frame.parent is not None:
                 outer, node = frame.parent
                 if source.name in node.bindings:
-                    yield from _places(outer, node.bindings[source.name], frame.element if source.name in node.each else element)
+                    yield from _places(
+                        outer,
+                        node.bindings[source.name],
+                        frame.element if source.name in node.each else element,
+                    )
             return
         node = frame.graph.nodes[source.node]
         if node.when is not None:
@@ -217,14 +308,28 @@ class Accounts:
             for name, binding in node.bindings.items():
                 yield from _places(frame, binding, element if name in node.each else None)
             return
-        below = [child for child in frame.below.get(source.node, {}).values() if element is None or not node.each or child.element == element]
+        below = [
+            child
+            for child in frame.below.get(source.node, {}).values()
+            if element is None or not node.each or child.element == element
+        ]
         if node.repeat is not None and node.repeat.best is not None:
             for child in below:
                 yield child, node.type.outputs[node.repeat.best].source, None
-            groups = {child.element: [c for c in below if c.element == child.element] for child in below}
-            below = [best for group in groups.values() if isinstance(best := self.state.best(node, group), Frame)]
+            groups = {
+                child.element: [c for c in below if c.element == child.element] for child in below
+            }
+            below = [
+                best
+                for group in groups.values()
+                if isinstance(best := self.state.best(node, group), Frame)
+            ]
         for child in below:
-            yield child, node.type.outputs[source.port].source, None if node.each or node.repeat else element
+            yield (
+                child,
+                node.type.outputs[source.port].source,
+                None if node.each or node.repeat else element,
+            )
 
 
 _Place = tuple[Frame, "FromNode | FromInput", "int | None"]
@@ -248,7 +353,9 @@ def _places(frame: Frame, binding: Binding | str, element: int | None) -> Iterat
 
 
 def graphs_of(graph: Graph) -> dict[str, Graph]:
-    """Name a graph and all that it includes by their files, relative to the main one, which comes first."""
+    """Name a graph and all that it includes by their files, relative to the main one, which comes
+    first.
+    """
     found: dict[str, Graph] = {}
     for name, current in _all_named(graph):
         found.setdefault(name, current)
@@ -256,7 +363,9 @@ def graphs_of(graph: Graph) -> dict[str, Graph]:
 
 
 def _all_named(graph: Graph) -> Iterator[tuple[str, Graph]]:
-    """Give a graph and all that it includes, with the names of their files. One file may be several graphs, and one graph may have several names."""
+    """Give a graph and all that it includes, with the names of their files. One file may be several
+    graphs, and one graph may have several names.
+    """
     seen: set[tuple[str, int]] = set()
     pending = [(PurePath(graph.spec.source.name).name or "graph", graph)]
     while pending:
@@ -267,16 +376,33 @@ def _all_named(graph: Graph) -> Iterator[tuple[str, Graph]]:
         yield name, current
         for node in current.nodes.values():
             if isinstance(node.type, Graph):
-                pending.append((file_name(name, str(current.spec.nodes[node.name].type.value)), node.type))
+                pending.append(
+                    (file_name(name, str(current.spec.nodes[node.name].type.value)), node.type)
+                )
 
 
 def file_name(graph: str, path: str) -> str:
-    """Name a file that a graph file names, relative to the main graph file; an absolute path stays as it was written."""
-    return path if _is_absolute(path) else posixpath.normpath(posixpath.join(posixpath.dirname(graph), path.replace("\\", "/") if path.startswith((".\\", "..\\")) else path))
+    """Name a file that a graph file names, relative to the main graph file; an absolute path stays
+    as it was written.
+    """
+    return (
+        path
+        if _is_absolute(path)
+        else posixpath.normpath(
+            posixpath.join(
+                posixpath.dirname(graph),
+                path.replace("\\", "/") if path.startswith((".\\", "..\\")) else path,
+            )
+        )
+    )
 
 
 def _is_absolute(path: str) -> bool:
-    return path.startswith("~") or PurePosixPath(path).is_absolute() or bool(PureWindowsPath(path).drive)
+    return (
+        path.startswith("~")
+        or PurePosixPath(path).is_absolute()
+        or bool(PureWindowsPath(path).drive)
+    )
 
 
 def place_name(reference: str) -> str:
@@ -286,8 +412,18 @@ def place_name(reference: str) -> str:
 
 def _file(value: Any) -> dict[str, Any]:
     if isinstance(value, Folder):
-        return {"kind": "folder", "digest": value.digest, "name": value.path.name, "files": {f.name: f.digest for f in value.files}}
-    return {"kind": "file", "digest": value.digest, "name": place_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2], "size": value.size}
+        return {
+            "kind": "folder",
+            "digest": value.digest,
+            "name": value.path.name,
+            "files": {f.name: f.digest for f in value.files},
+        }
+    return {
+        "kind": "file",
+        "digest": value.digest,
+        "name": place_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2],
+        "size": value.size,
+    }
 
 
 def _plugin(type_: NodeType) -> str:
@@ -323,25 +459,59 @@ def _leaves(binding: Binding | None) -> Iterator[Binding]:
 def _resolved(graph: Graph, name: str) -> dict[str, Any]:
     """A graph as resolved: types, bindings and defaults, without marks."""
     return {
-        "inputs": {i.name: {"type": str(i.type), "default": None if i.default is None else _spelt(i.default)} for i in graph.inputs.values()},
+        "inputs": {
+            i.name: {
+                "type": str(i.type),
+                "default": None if i.default is None else _spelt(i.default),
+            }
+            for i in graph.inputs.values()
+        },
         "nodes": {node.name: _node(graph, node, name) for node in graph.nodes.values()},
-        "outputs": {o.name: {"from": _spelt(o.source), "type": str(o.type), "path": o.path, "exists": o.exists, "provenance": o.provenance} for o in graph.outputs.values()},
+        "outputs": {
+            o.name: {
+                "from": _spelt(o.source),
+                "type": str(o.type),
+                "path": o.path,
+                "exists": o.exists,
+                "provenance": o.provenance,
+            }
+            for o in graph.outputs.values()
+        },
         "settings": {key: _plain(value) for key, value in graph.settings.items()},
     }
 
 
 def _node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
     if isinstance(node.type, Graph):
-        type_: dict[str, Any] = {"graph": file_name(name, str(graph.spec.nodes[node.name].type.value))}
+        type_: dict[str, Any] = {
+            "graph": file_name(name, str(graph.spec.nodes[node.name].type.value))
+        }
     else:
         type_ = {"type": node.type.name, "version": node.type.version}
     ports = {port: _spelt(binding) for port, binding in node.bindings.items()}
-    defaults = {port.name: _plain(port.default) for port in node.inputs.values() if port.name not in ports and not port.required}
-    words: dict[str, Any] = {"each": list(node.each), "retries": node.retries, "timeout_s": node.timeout_s, "device": node.device, "dtype": node.dtype}
+    defaults = {
+        port.name: _plain(port.default)
+        for port in node.inputs.values()
+        if port.name not in ports and not port.required
+    }
+    words: dict[str, Any] = {
+        "each": list(node.each),
+        "retries": node.retries,
+        "timeout_s": node.timeout_s,
+        "device": node.device,
+        "dtype": node.dtype,
+    }
     words |= {"when": _spelt(node.when) if node.when is not None else None}
-    words |= {"repeat": {"times": node.repeat.times, "best": node.repeat.best} if node.repeat else None}
+    words |= {
+        "repeat": {"times": node.repeat.times, "best": node.repeat.best} if node.repeat else None
+    }
     words |= {"cache": None if node.cache else False}
-    return {**type_, "ports": ports, "defaults": defaults, **{k: v for k, v in words.items() if v not in (None, [], 0) or v is False}}
+    return {
+        **type_,
+        "ports": ports,
+        "defaults": defaults,
+        **{k: v for k, v in words.items() if v not in (None, [], 0) or v is False},
+    }
 
 
 def _spelt(binding: Binding | str) -> Any:

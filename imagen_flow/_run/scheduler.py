@@ -1,4 +1,6 @@
-"""Walk a graph by demand, from the outputs back: a step runs when something that runs needs its value. The walk's stack is its own, so a graph may be as deep as it likes."""
+"""Walk a graph by demand, from the outputs back: a step runs when something that runs needs its
+value. The walk's stack is its own, so a graph may be as deep as it likes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,18 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from .._graph import FromInput, FromNode, Graph, Listed, Node, Output, readings
-from .._plan import Elements, Frame, NodeState, Place, State, demands, elements, is_first, is_off, missing_models
+from .._plan import (
+    Elements,
+    Frame,
+    NodeState,
+    Place,
+    State,
+    demands,
+    elements,
+    is_first,
+    is_off,
+    missing_models,
+)
 from .._store import Damaged
 from .._types.node import NodeType
 from ..errors import Cancelled, GraphError, ImagenFlowError
@@ -23,7 +36,15 @@ REKEYS = 5
 class Walk:
     """One walk through a graph."""
 
-    def __init__(self, state: State, steps: Steps, delivery: Delivery, report: Report, *, cancel: threading.Event) -> None:
+    def __init__(
+        self,
+        state: State,
+        steps: Steps,
+        delivery: Delivery,
+        report: Report,
+        *,
+        cancel: threading.Event,
+    ) -> None:
         self.state = state
         self.steps = steps
         self.delivery = delivery
@@ -77,13 +98,19 @@ class Walk:
                     elif self._run(frame, node, state, fresh=_is_keyed_now(state, before)):
                         continue
                 if not needs:
-                    raise ImagenFlowError(f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow")
+                    raise ImagenFlowError(
+                        f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow"
+                    )
                 stack += reversed(needs)
             except (Rekey, Damaged) as error:
                 which = str(error)
                 tries[which] = tries.get(which, 0) + 1
                 if tries[which] > REKEYS:
-                    why = which if isinstance(error, Damaged) else f"{which} comes out otherwise each time, or its files keep changing"
+                    why = (
+                        which
+                        if isinstance(error, Damaged)
+                        else f"{which} comes out otherwise each time, or its files keep changing"
+                    )
                     frame.states[node.name] = self.state.failed(frame, node, why)
                     continue
                 if isinstance(error, Damaged):
@@ -97,7 +124,9 @@ class Walk:
         ran = False
         for i, step in enumerate(state.steps):
             if step.status == "unresolved":
-                frame.states[node.name] = self.state.failed(frame, node, missing_models(self.state.values, state.steps))
+                frame.states[node.name] = self.state.failed(
+                    frame, node, missing_models(self.state.values, state.steps)
+                )
                 return True
             if step.status != "runs":
                 continue
@@ -126,10 +155,13 @@ class Walk:
                     if inner not in child.graph.unneeded:
                         self.report.expects(child.full(inner), 1, at_least=True)
 
-    # -- a node has an output ----------------------------------------------------------------------------------------------------
+    # -- a node has an output
+    # ----------------------------------------------------------------------------------------------------
 
     def _arrive(self, place: Place, state: NodeState) -> None:
-        """Say what has not been said of a node that has an output, and give the outputs that the graph asks for."""
+        """Say what has not been said of a node that has an output, and give the outputs that the
+        graph asks for.
+        """
         frame, node, _ = place
         if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
             self.report.settled(state.steps[0])
@@ -143,7 +175,9 @@ class Walk:
                     asked.pop(0)
 
     def _say(self, place: Place) -> None:
-        """Say what became of a node's steps, after those that they are absent, skipped or failed because of: these may have been known when the run began."""
+        """Say what became of a node's steps, after those that they are absent, skipped or failed
+        because of: these may have been known when the run began.
+        """
         stack = [(place, False)]
         while stack:
             place, is_open = stack.pop()
@@ -153,7 +187,11 @@ class Walk:
             if known is None or (at in self._arrived and not is_open):
                 continue
             self._arrived.add(at)
-            if is_open or all(step.status in ("cached", "ran") for step in known.steps if isinstance(node.type, NodeType)):
+            if is_open or all(
+                step.status in ("cached", "ran")
+                for step in known.steps
+                if isinstance(node.type, NodeType)
+            ):
                 for step in known.steps:
                     self.report.settled(step)
                 if is_open or not isinstance(node.type, Graph):
@@ -162,7 +200,9 @@ class Walk:
             stack += [(source, False) for source in self._reasons(place)][::-1]
 
     def _reasons(self, place: Place) -> Iterator[Place]:
-        """Name what a node's output was worked out from: what `demands` asks for, in its stages. What nobody needed has no say, also if it is known."""
+        """Name what a node's output was worked out from: what `demands` asks for, in its stages.
+        What nobody needed has no say, also if it is known.
+        """
         frame, node, port = place
         if node.when is not None:
             yield from _sources(frame, readings(node.when))
@@ -190,7 +230,9 @@ class Walk:
             yield from self._reasons_inside(frame, node, node.type, port)
 
     def _reasons_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
-        """Name what the output of an included graph comes from in it: with `keep` the scores, and then the best repetition alone."""
+        """Name what the output of an included graph comes from in it: with `keep` the scores, and
+        then the best repetition alone.
+        """
         children = sorted(frame.below.get(node.name, {}).items())
         if node.repeat is None or node.repeat.best is None:
             for _, child in children:
@@ -210,8 +252,12 @@ class Walk:
 
 
 def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
-    """Whether a node's only step was keyed, and the store asked, just now; what a plan knew may be old."""
-    return len(state.steps) == 1 and not (before is not None and before.steps and before.steps[0] is state.steps[0])
+    """Whether a node's only step was keyed, and the store asked, just now; what a plan knew may be
+    old.
+    """
+    return len(state.steps) == 1 and not (
+        before is not None and before.steps and before.steps[0] is state.steps[0]
+    )
 
 
 def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Place]:
@@ -223,6 +269,10 @@ def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Pl
             outer, node = frame.parent
             if read.name in node.bindings:
                 binding = node.bindings[read.name]
-                if read.name in node.each and isinstance(binding, Listed) and frame.element is not None:
+                if (
+                    read.name in node.each
+                    and isinstance(binding, Listed)
+                    and frame.element is not None
+                ):
                     binding = binding.items[frame.element]
                 yield from _sources(outer, readings(binding))

@@ -1,4 +1,6 @@
-"""Carry out one step: claim its key, call its function as often as its `retry` allows, take in what it gives. And give values, making again what is damaged."""
+"""Carry out one step: claim its key, call its function as often as its `retry` allows, take in what
+it gives. And give values, making again what is damaged.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ _DAMAGED = "the store's copy is damaged"
 
 
 class Rekey(Exception):
-    """What steps were keyed by is no longer so: settle them again. Names the step whose value or file is another now."""
+    """What steps were keyed by is no longer so: settle them again. Names the step whose value or
+    file is another now.
+    """
 
 
 class _Failure(NamedTuple):
-    """How a step failed: others of the same key fail so too, unless they may be tried more often, or for longer."""
+    """How a step failed: others of the same key fail so too, unless they may be tried more often,
+    or for longer.
+    """
 
     cause: Exception
     attempts: int
@@ -46,32 +52,48 @@ class _Failure(NamedTuple):
 
 
 class Steps:
-    """Runs the steps of one run, and gives their values. Steps of equal key are one: it runs once, whether it is forced, fails or both; those that say `cache: false` each for itself.
+    """Runs the steps of one run, and gives their values. Steps of equal key are one: it runs once,
+    whether it is forced, fails or both; those that say `cache: false` each for itself.
 
     Params:
         inputs: the values of the graph's inputs; files that changed are put there anew.
     """
 
-    def __init__(self, state: State, store: Store, pool: ModelPool, report: Report, *, inputs: dict[str, Any], live: LiveValues, cancel: threading.Event) -> None:
+    def __init__(
+        self,
+        state: State,
+        store: Store,
+        pool: ModelPool,
+        report: Report,
+        *,
+        inputs: dict[str, Any],
+        live: LiveValues,
+        cancel: threading.Event,
+    ) -> None:
         self.state = state
         self.store = store
         self.report = report
         self.inputs = inputs
         self.live = live
         self.cancel = cancel
-        self.caller = Caller(state.keys, store, pool, report, value=self.value, ahead=Ahead(state), cancel=cancel)
+        self.caller = Caller(
+            state.keys, store, pool, report, value=self.value, ahead=Ahead(state), cancel=cancel
+        )
         self._constants = state.values.constants.by_digest
         self._lost = state.keying.lost
-        #: What steps gave in this run, by key; of those that are not kept by name too, since each is one for itself.
+        # : What steps gave in this run, by key; of those that are not kept by name too, since each
+        # is one for itself.
         self._made: dict[str, dict[str, Artifact]] = {}
         self._failed: dict[str, _Failure] = {}
         #: Which step gives a value; made when the first is damaged.
         self._makers: dict[str, tuple[Frame, Step]] | None = None
 
-    # -- values ------------------------------------------------------------------------------------------------------------------
+    # -- values
+    # ------------------------------------------------------------------------------------------------------------------
 
     def value(self, artifact: Artifact) -> Any:
-        """Give a value: from memory, else from the store; one that is damaged there is made again first.
+        """Give a value: from memory, else from the store; one that is damaged there is made again
+        first.
 
         Raises:
             Rekey: made again it came out otherwise.
@@ -92,7 +114,9 @@ class Steps:
         return value
 
     def _remake(self, artifact: Artifact, damaged: Damaged) -> Any:
-        """Run again the step whose kept value is damaged, and before it those whose values it needs and that are damaged too."""
+        """Run again the step whose kept value is damaged, and before it those whose values it needs
+        and that are damaged too.
+        """
         pending = [(artifact, damaged)]
         while True:
             lost, damage = pending[-1]
@@ -114,16 +138,20 @@ class Steps:
                 self.report.damaged(step, damage)
                 again = self.run(frame, step._replace(status="runs", reason=_DAMAGED, outputs=None))
                 if lost.digest not in self.live:
-                    # It came out otherwise this time, or not at all: whoever asked for the old value is keyed anew.
+                    # It came out otherwise this time, or not at all: whoever asked for the old
+                    # value is keyed anew.
                     raise Rekey(again.name + again.item)
                 pending.pop()
                 if not pending:
                     return self.live[lost.digest]
 
-    # -- one step ----------------------------------------------------------------------------------------------------------------
+    # -- one step
+    # ----------------------------------------------------------------------------------------------------------------
 
     def run(self, frame: Frame, step: Step, *, fresh: bool = False) -> Step:
-        """Run a step, or take what another process has made of it since the store was asked (unless that is `fresh`). Gives the step with its outputs; its failure is an event, not an exception.
+        """Run a step, or take what another process has made of it since the store was asked (unless
+        that is `fresh`). Gives the step with its outputs; its failure is an event, not an
+        exception.
 
         Raises:
             Cancelled: the run was cancelled.
@@ -141,10 +169,27 @@ class Steps:
                 if not self.report.has_said(step):
                     self.report.fail(step, failure.cause)
                 return _failed(step, failure.cause)
-        if step.node.cache and (found := self._claim(step, key, look_up=not is_again and step.reason != FORCED, fresh=fresh)) is not None:
+        if (
+            step.node.cache
+            and (
+                found := self._claim(
+                    step, key, look_up=not is_again and step.reason != FORCED, fresh=fresh
+                )
+            )
+            is not None
+        ):
             return self._found(step, found)
         if not step.reason:
-            step = Step(step.name, step.item, step.node, step.element, step.status, why(self.state, step), key, step.slots)
+            step = Step(
+                step.name,
+                step.item,
+                step.node,
+                step.element,
+                step.status,
+                why(self.state, step),
+                key,
+                step.slots,
+            )
         if step.reason == FORCED:
             self.state.keying.forced.add(key)
         self.report.started(step)
@@ -162,7 +207,17 @@ class Steps:
         self._made[shared] = outputs
         self._failed.pop(shared, None)
         self.report.finished(step, time.monotonic() - began)
-        return Step(step.name, step.item, step.node, step.element, "ran", step.reason, key, step.slots, outputs)
+        return Step(
+            step.name,
+            step.item,
+            step.node,
+            step.element,
+            "ran",
+            step.reason,
+            key,
+            step.slots,
+            outputs,
+        )
 
     def _found(self, step: Step, outputs: dict[str, Artifact]) -> Step:
         """Say of a step that it need not run: one of equal key has, in this run or another."""
@@ -171,17 +226,27 @@ class Steps:
         return found
 
     def _lacks(self, outputs: dict[str, Artifact]) -> bool:
-        return bool(self._lost) and any(leaf.digest in self._lost for artifact in outputs.values() for leaf in leaves(artifact))
+        return bool(self._lost) and any(
+            leaf.digest in self._lost for artifact in outputs.values() for leaf in leaves(artifact)
+        )
 
-    def _claim(self, step: Step, key: str, *, look_up: bool, fresh: bool) -> dict[str, Artifact] | None:
-        """Claim the making of a step, waiting for another process that makes it; give its outputs if it has been made by then."""
+    def _claim(
+        self, step: Step, key: str, *, look_up: bool, fresh: bool
+    ) -> dict[str, Artifact] | None:
+        """Claim the making of a step, waiting for another process that makes it; give its outputs
+        if it has been made by then.
+        """
         waited = False
         while not self.store.lease(key, wait_s=LEASE_S if waited else 0.0, cancel=self.cancel):
             waited = True
             if self.cancel.is_set():
                 raise Cancelled
         assert isinstance(step.node.type, NodeType)
-        if look_up and (waited or not fresh) and (found := self.state.keying.look_up(key, step.node.type)) is not None:
+        if (
+            look_up
+            and (waited or not fresh)
+            and (found := self.state.keying.look_up(key, step.node.type)) is not None
+        ):
             self.store.release(key)
             return found
         return None
@@ -190,7 +255,10 @@ class Steps:
         """Run a step as often as its `retry` allows; give its outputs."""
         node = step.node
         before = self._failed.get(shared)
-        for attempt in range(before.attempts if before is not None and node.timeout_s == before.timeout_s else 0, node.retries + 1):
+        for attempt in range(
+            before.attempts if before is not None and node.timeout_s == before.timeout_s else 0,
+            node.retries + 1,
+        ):
             try:
                 return self._take(step, self.caller.call(frame, step))
             except (Cancelled, Rekey, Damaged):
@@ -204,7 +272,9 @@ class Steps:
                 if attempt == node.retries:
                     self._failed[shared] = _Failure(failed, attempt + 1, node.timeout_s)
                     raise
-                self.report.say(StepRetried(step.name, step.item, attempt + 1, words(failed), self.report.now()))
+                self.report.say(
+                    StepRetried(step.name, step.item, attempt + 1, words(failed), self.report.now())
+                )
             if self.cancel.wait(min(node.backoff_s * 2**attempt, LONGEST_WAIT_S)):
                 raise Cancelled
         raise AssertionError("the last attempt returns or raises")
@@ -217,14 +287,20 @@ class Steps:
         result = called.result
         if type_.named_outputs:
             if not isinstance(result, tuple) or len(result) != len(names):
-                raise ImagenFlowError(f"it gave {type(result).__name__}, not its outputs {', '.join(names)}")
+                raise ImagenFlowError(
+                    f"it gave {type(result).__name__}, not its outputs {', '.join(names)}"
+                )
             values = dict(zip(names, result, strict=True))
         else:
             values = {names[0]: result}
         kept = {name: self._taken(type_, name, value) for name, value in values.items()}
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
-            provenance: dict[str, Any] = {"made_with": self.state.keys.computes_with(step.node), "inputs": inputs, "took_s": round(called.took_s, 6)}
+            provenance: dict[str, Any] = {
+                "made_with": self.state.keys.computes_with(step.node),
+                "inputs": inputs,
+                "took_s": round(called.took_s, 6),
+            }
             if type_.uses_torch:
                 provenance |= {"conditions": dict(called.conditions), "rungs": list(called.rungs)}
             if called.notes:
@@ -232,7 +308,9 @@ class Steps:
             self.store.keep(step.key, kept, provenance)
         outputs = {name: artifact for name, (artifact, _) in kept.items()}
         if self._lost:
-            self._lost.difference_update(leaf.digest for artifact in outputs.values() for leaf in leaves(artifact))
+            self._lost.difference_update(
+                leaf.digest for artifact in outputs.values() for leaf in leaves(artifact)
+            )
         if "scratch" in type_.injected.values():
             if step.node.cache:
                 self.store.flush()
@@ -246,7 +324,11 @@ class Steps:
         try:
             value = type_.outputs[name].type.check(value)
         except BadValue as error:
-            raise ImagenFlowError(f"its output '{name}' {error}".replace("takes the output of a node that gives", "takes").replace("takes", "must be")) from None
+            raise ImagenFlowError(
+                f"its output '{name}' {error}".replace(
+                    "takes the output of a node that gives", "takes"
+                ).replace("takes", "must be")
+            ) from None
         value = self.store.adopt(value)
         artifact = self.state.values.codecs.artifact(value)
         if artifact.items is None:
@@ -265,18 +347,24 @@ class Steps:
                         self._makers.setdefault(leaf.digest, (frame, step))
 
     def restart(self) -> None:
-        """Let everything be settled again: something that steps were keyed by is another now. What ran does not run again unless it is another step now."""
+        """Let everything be settled again: something that steps were keyed by is another now. What
+        ran does not run again unless it is another step now.
+        """
         self.state.restart()
         self._makers = None
 
 
 def _failed(step: Step, cause: Exception) -> Step:
-    return step._replace(status="failed", reason=words(cause), outputs=dict.fromkeys(step.node.type.outputs, FAILED))
+    return step._replace(
+        status="failed", reason=words(cause), outputs=dict.fromkeys(step.node.type.outputs, FAILED)
+    )
 
 
 def _is_final(failure: _Failure, step: Step) -> bool:
     """Whether a step fails for certain where one of equal key did."""
-    return step.node.retries < failure.attempts and (not isinstance(failure.cause, TimeoutError) or step.node.timeout_s == failure.timeout_s)
+    return step.node.retries < failure.attempts and (
+        not isinstance(failure.cause, TimeoutError) or step.node.timeout_s == failure.timeout_s
+    )
 
 
 def _flat(artifact: Artifact, value: Any) -> Iterator[Any]:

@@ -1,6 +1,8 @@
-"""Hand files and folders to nodes without their names: a key knows of their content alone, so that a result must not depend on what they are called.
+"""Hand files and folders to nodes without their names: a key knows of their content alone, so that
+a result must not depend on what they are called.
 
-A node gets each under a name that is made of its content, through a link; what it gives back is the file again, and what it raises speaks of it by its name.
+A node gets each under a name that is made of its content, through a link; what it gives back is the
+file again, and what it raises speaks of it by its name.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ LONGEST = 32
 
 
 class Unnamed:
-    """Links to the files and folders of a run, in a folder of its own. May be used by several threads."""
+    """Links to the files and folders of a run, in a folder of its own. May be used by several
+    threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,13 +49,26 @@ class Unnamed:
     def hide(self, value: Any) -> Any:
         """Give a value with every file and folder in it under a name made of its content."""
         if isinstance(value, File):
-            link = self._link(value, value.digest[:DIGITS] + (value.suffix if len(os.fsencode(value.suffix)) <= LONGEST else ""))
+            link = self._link(
+                value,
+                value.digest[:DIGITS]
+                + (value.suffix if len(os.fsencode(value.suffix)) <= LONGEST else ""),
+            )
             return replace(value, path=link, name=link.name)
         if isinstance(value, Folder):
             link = self._link(value, value.digest[:DIGITS])
             # Names inside a folder are part of its content.
-            return Folder(link, value.digest, tuple(replace(file, path=link / os.path.relpath(file.path, value.path)) for file in value.files))
-        if type(value) in (list, tuple) and any(isinstance(item, File | Folder | list | tuple) for item in value):
+            return Folder(
+                link,
+                value.digest,
+                tuple(
+                    replace(file, path=link / os.path.relpath(file.path, value.path))
+                    for file in value.files
+                ),
+            )
+        if type(value) in (list, tuple) and any(
+            isinstance(item, File | Folder | list | tuple) for item in value
+        ):
             return [self.hide(item) for item in value]
         return value
 
@@ -68,7 +85,9 @@ class Unnamed:
             return value
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*map(self.show, value))
-        if type(value) in (list, tuple) and any(isinstance(item, File | Folder | list | tuple) for item in value):
+        if type(value) in (list, tuple) and any(
+            isinstance(item, File | Folder | list | tuple) for item in value
+        ):
             return type(value)(map(self.show, value))
         return value
 
@@ -97,7 +116,9 @@ class Unnamed:
             known = self._known.get(hidden.path)
             if known is not None:
                 names[str(hidden.path)] = str(known.path)
-                names[hidden.path.name] = (known.name if isinstance(known, File) else "") or known.path.name
+                names[hidden.path.name] = (
+                    known.name if isinstance(known, File) else ""
+                ) or known.path.name
         elif isinstance(hidden, list | tuple):
             for item in hidden:
                 self._names(item, names)
@@ -115,7 +136,9 @@ class Unnamed:
             link = self._links.get((place, name))
             if link is None:
                 if self._home is None:
-                    self._home = tempfile.TemporaryDirectory(prefix="imagen_flow-", ignore_cleanup_errors=True)
+                    self._home = tempfile.TemporaryDirectory(
+                        prefix="imagen_flow-", ignore_cleanup_errors=True
+                    )
                 link = Path(self._home.name, name)
                 if link in self._known:  # another file of equal content
                     link = Path(self._home.name, f"{len(self._links)}", name)

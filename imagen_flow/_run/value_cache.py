@@ -7,7 +7,8 @@ from typing import Any
 
 __all__ = ["LIVE_BYTES", "LiveValues"]
 
-#: How much of the values that steps gave stays in memory; beyond that the least recently used are read from the store again.
+# : How much of the values that steps gave stays in memory; beyond that the least recently used are
+# read from the store again.
 LIVE_BYTES = 1 << 30
 
 
@@ -39,4 +40,6 @@ def _size(value: Any) -> int:
     if data is None:
         data = getattr(value, "data", getattr(value, "samples", value))
     size = getattr(data, "nbytes", None)
-    return int(size) if isinstance(size, int) else len(data) if isinstance(data, str | bytes) else 64
+    return (
+        int(size) if isinstance(size, int) else len(data) if isinstance(data, str | bytes) else 64
+    )

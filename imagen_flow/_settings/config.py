@@ -1,10 +1,16 @@
-"""Know where things lie and what the user prefers: ``imagen-flow.toml``, places on this machine, and which local plugins are trusted.
+"""Know where things lie and what the user prefers: ``imagen-flow.toml``, places on this machine,
+and which local plugins are trusted.
 
-A setting is taken from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the default. The file is looked for upward from the graph (or
+A setting is taken from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the
+    default. The file is looked for upward from the graph (or
 from the working directory where there is none); paths in it start from its own folder.
 
-The file comes with whatever folder the user has fetched, so it is believed only in part. Local files of nodes that it names are imported after ``imagen-flow trust`` for their present form: what is
-remembered is a digest of the file and of all code that it could import from its folder. Its `out` and `store` stay inside its own folder unless the user trusted the place that they lead to. A file that
+The file comes with whatever folder the user has fetched, so it is believed only in part. Local
+files of nodes that it names are imported after ``imagen-flow trust`` for their present form: what
+is
+remembered is a digest of the file and of all code that it could import from its folder. Its `out`
+and `store` stay inside its own folder unless the user trusted the place that they lead to. A file
+that
 belongs to another user (of a shared temporary folder, say) is ignored, in words.
 """
 
@@ -28,8 +34,27 @@ from ..errors import GraphError, Mark, Problem, Source, nearest
 from .devices import nearest_device, nearest_dtype
 
 __all__ = [
-    "NAME", "Place", "Settings", "Unfit", "files_memo", "find", "form", "is_trusted", "load", "out_place", "plugins_memo", "pulls_memo", "read", "seals", "store_place", "tiny_place", "trust", "trusted_path", "untrusted", "words_memo",
-]  # fmt: skip
+    "NAME",
+    "Place",
+    "Settings",
+    "Unfit",
+    "files_memo",
+    "find",
+    "form",
+    "is_trusted",
+    "load",
+    "out_place",
+    "plugins_memo",
+    "pulls_memo",
+    "read",
+    "seals",
+    "store_place",
+    "tiny_place",
+    "trust",
+    "trusted_path",
+    "untrusted",
+    "words_memo",
+]
 
 #: The name of the settings file.
 NAME = "imagen-flow.toml"
@@ -51,9 +76,12 @@ class Place(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an ``imagen-flow.toml`` says; None where it says nothing, and where it is not believed. `source` is its text, for problems.
+    """What an ``imagen-flow.toml`` says; None where it says nothing, and where it is not believed.
+    `source` is its text, for problems.
 
-    `outside` holds the places outside its folder that `out` and `store` lead to; `refused` says why they do not count, of those that the user has not trusted. `ignored` says why the whole file does not
+    `outside` holds the places outside its folder that `out` and `store` lead to; `refused` says why
+    they do not count, of those that the user has not trusted. `ignored` says why the whole file
+    does not
     count.
     """
 
@@ -73,14 +101,21 @@ class Settings:
         return _mark(self.source, key) if self.source else None
 
     def place(self, written: Mapping[str, Any], *, device: str | None, dtype: str | None) -> Place:
-        """Choose where a graph computes, and in what: as asked, else as here, unless the graph's own settings (`written`) say it."""
-        return {"device": device or (None if "device" in written else self.device), "dtype": dtype or (None if "dtype" in written else self.dtype)}
+        """Choose where a graph computes, and in what: as asked, else as here, unless the graph's
+        own settings (`written`) say it.
+        """
+        return {
+            "device": device or (None if "device" in written else self.device),
+            "dtype": dtype or (None if "dtype" in written else self.dtype),
+        }
 
 
 def find(start: Path) -> Path | None:
     """Find the nearest ``imagen-flow.toml`` in `start` or a folder above it."""
     start = start.absolute()
-    return next((file for folder in (start, *start.parents) if (file := folder / NAME).is_file()), None)
+    return next(
+        (file for folder in (start, *start.parents) if (file := folder / NAME).is_file()), None
+    )
 
 
 def load(start: Path) -> Settings:
@@ -108,37 +143,86 @@ def read(path: Path) -> Settings:
             return Settings(path=path, ignored=_ignored(shown, owner))
         source = Source(shown, read_regular(path, most=_MOST_BYTES).decode("utf-8"))
     except OSError as failed:
-        raise GraphError([Problem("unreadable", f"{shown} cannot be read: {failed.strerror}")]) from failed
+        raise GraphError(
+            [Problem("unreadable", f"{shown} cannot be read: {failed.strerror}")]
+        ) from failed
     except UnicodeDecodeError as odd:
-        raise GraphError([Problem("not-utf8", f"{shown} is not UTF-8 text: byte {odd.start} is 0x{odd.object[odd.start]:02x}")]) from odd
+        raise GraphError(
+            [
+                Problem(
+                    "not-utf8",
+                    f"{shown} is not UTF-8 text: byte {odd.start} is 0x{odd.object[odd.start]:02x}",
+                )
+            ]
+        ) from odd
     try:
         said = tomllib.loads(source.text)
     except tomllib.TOMLDecodeError as odd:
         raise GraphError([_syntax(source, str(odd))]) from odd
     problems: list[Problem] = []
     for key in said.keys() - set(_KEYS):
-        problems.append(Problem("bad-setting", f"there is no setting '{key}'", _mark(source, key), fix=nearest(key, _KEYS, what="settings are")))
+        problems.append(
+            Problem(
+                "bad-setting",
+                f"there is no setting '{key}'",
+                _mark(source, key),
+                fix=nearest(key, _KEYS, what="settings are"),
+            )
+        )
     folder = path.absolute().parent
     plugins = said.get("plugins", [])
-    if not isinstance(plugins, list) or not all(isinstance(name, str) and name.strip() for name in plugins):
-        problems.append(Problem("bad-setting", "'plugins' is a list of paths of Python files", _mark(source, "plugins"), fix='write plugins = ["./my_nodes.py"]'))
+    if not isinstance(plugins, list) or not all(
+        isinstance(name, str) and name.strip() for name in plugins
+    ):
+        problems.append(
+            Problem(
+                "bad-setting",
+                "'plugins' is a list of paths of Python files",
+                _mark(source, "plugins"),
+                fix='write plugins = ["./my_nodes.py"]',
+            )
+        )
         plugins = []
     texts = {key: _text(said, key, source, problems) for key in ("device", "dtype", "out", "store")}
     dtype = texts["dtype"]
     if dtype is not None and dtype not in _DTYPES:
-        problems.append(Problem("bad-setting", f"there is no dtype '{dtype}'", _mark(source, "dtype"), fix=nearest_dtype(dtype)))
+        problems.append(
+            Problem(
+                "bad-setting",
+                f"there is no dtype '{dtype}'",
+                _mark(source, "dtype"),
+                fix=nearest_dtype(dtype),
+            )
+        )
     device = texts["device"]
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        problems.append(Problem("bad-setting", f"there is no device '{device}'", _mark(source, "device"), fix=nearest_device(device)))
-    places = {key: place for key in ("out", "store") if (text := texts[key]) and (place := _place(folder, text, key, source, problems))}
-    files = [place for name in plugins if (place := _place(folder, name, "plugins", source, problems))]
+        problems.append(
+            Problem(
+                "bad-setting",
+                f"there is no device '{device}'",
+                _mark(source, "device"),
+                fix=nearest_device(device),
+            )
+        )
+    places = {
+        key: place
+        for key in ("out", "store")
+        if (text := texts[key]) and (place := _place(folder, text, key, source, problems))
+    }
+    files = [
+        place for name in plugins if (place := _place(folder, name, "plugins", source, problems))
+    ]
     if problems:
         raise GraphError(problems)
     home = os.path.realpath(folder)
     real = {key: Path(os.path.realpath(place)) for key, place in places.items()}
     outside = {key: place for key, place in real.items() if not place.is_relative_to(home)}
     known = _trusted() if outside else {}
-    refused = {key: _outside(key, place, source) for key, place in outside.items() if known.get(_name_of(folder, key)) != str(place)}
+    refused = {
+        key: _outside(key, place, source)
+        for key, place in outside.items()
+        if known.get(_name_of(folder, key)) != str(place)
+    }
     return Settings(
         device=device,
         dtype=dtype,
@@ -152,12 +236,21 @@ def read(path: Path) -> Settings:
     )
 
 
-def _place(folder: Path, text: str, key: str, source: Source, problems: list[Problem]) -> Path | None:
+def _place(
+    folder: Path, text: str, key: str, source: Source, problems: list[Problem]
+) -> Path | None:
     try:
         place = folder / Path(text).expanduser()
         os.path.realpath(place)
     except (RuntimeError, ValueError) as unfit:
-        problems.append(Problem("bad-setting", f"'{key}' is no path: {json.dumps(text)}", _mark(source, key), why=str(unfit)))
+        problems.append(
+            Problem(
+                "bad-setting",
+                f"'{key}' is no path: {json.dumps(text)}",
+                _mark(source, key),
+                why=str(unfit),
+            )
+        )
         return None
     return place
 
@@ -165,13 +258,18 @@ def _place(folder: Path, text: str, key: str, source: Source, problems: list[Pro
 def _outside(key: str, place: Path, source: Source) -> Problem:
     what = "outputs" if key == "out" else "the store"
     return Problem(
-        "untrusted-setting", f"'{key}' leads outside the folder of {NAME}, and you have not trusted it", _mark(source, key), why=f"{what} would go to {place}: whoever wrote this file chose that, not you",
+        "untrusted-setting",
+        f"'{key}' leads outside the folder of {NAME}, and you have not trusted it",
+        _mark(source, key),
+        why=f"{what} would go to {place}: whoever wrote this file chose that, not you",
         fix=f"read it, then run: imagen-flow trust {source.name}; or choose by --{key}",
-    )  # fmt: skip
+    )
 
 
 def _stranger(path: Path) -> str | None:
-    """Name the owner of a file, or of the link that leads to it, if that is another user; the system's administrator is nobody's stranger."""
+    """Name the owner of a file, or of the link that leads to it, if that is another user; the
+    system's administrator is nobody's stranger.
+    """
     if not hasattr(os, "geteuid"):
         return None
     for found in (os.lstat(path), os.stat(path)):
@@ -191,16 +289,28 @@ def _user(number: int) -> str:
 
 def _ignored(shown: str, owner: str) -> Problem:
     return Problem(
-        "untrusted-setting", f"{shown} is ignored: it belongs to another user ({owner})", why="whoever owns it may change at any time what it says", severity="warning",
-        fix="choose by --out, --store, --device, --dtype and --plugin, or copy it into a folder of your own",
-    )  # fmt: skip
+        "untrusted-setting",
+        f"{shown} is ignored: it belongs to another user ({owner})",
+        why="whoever owns it may change at any time what it says",
+        severity="warning",
+        fix=(
+            "choose by --out, --store, --device, --dtype and --plugin, or copy it into a folder of"
+            " your own"
+        ),
+    )
 
 
 def _text(said: Mapping[str, Any], key: str, source: Source, problems: list[Problem]) -> str | None:
     value = said.get(key)
     if value is None or (isinstance(value, str) and value.strip()):
         return value
-    problems.append(Problem("bad-setting", f"'{key}' is text, not {json.dumps(value, default=str)}", _mark(source, key)))
+    problems.append(
+        Problem(
+            "bad-setting",
+            f"'{key}' is text, not {json.dumps(value, default=str)}",
+            _mark(source, key),
+        )
+    )
     return None
 
 
@@ -220,11 +330,13 @@ def _syntax(source: Source, message: str) -> Problem:
     return Problem("bad-setting", "the file is not TOML", mark, why=words[:1].lower() + words[1:])
 
 
-# --- places ----------------------------------------------------------------------------------------------------------------------
+# --- places
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def store_place(asked: Path | None = None, settings: Settings | None = None) -> Path:
-    """Say where the store is: as asked, else ``IMAGEN_FLOW_STORE``, else as in the settings file, else in the user's cache folder.
+    """Say where the store is: as asked, else ``IMAGEN_FLOW_STORE``, else as in the settings file,
+    else in the user's cache folder.
 
     Raises:
         GraphError: the settings file names a place that the user has not trusted.
@@ -241,7 +353,8 @@ def store_place(asked: Path | None = None, settings: Settings | None = None) -> 
 
 
 def out_place(asked: Path | None = None, settings: Settings | None = None) -> OutFolder:
-    """Say where outputs go: as asked, else as in the settings file, else to ``./out``. Where it was not the user who named it, it must not lead elsewhere by a link.
+    """Say where outputs go: as asked, else as in the settings file, else to ``./out``. Where it was
+    not the user who named it, it must not lead elsewhere by a link.
 
     Raises:
         GraphError: the settings file names a place that the user has not trusted.
@@ -259,9 +372,19 @@ def out_place(asked: Path | None = None, settings: Settings | None = None) -> Ou
 
 
 def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
-    """Say how the records of the store at `store_place` are sealed, and whose are believed: all, but in a store that may have come along with the folder of a settings file only the user's own."""
-    came_along = asked is None and not os.environ.get("IMAGEN_FLOW_STORE") and settings is not None and settings.store is not None and settings.path is not None
-    inside = came_along and Path(os.path.realpath(settings.store)).is_relative_to(os.path.realpath(settings.path.parent))  # type: ignore[union-attr,arg-type]
+    """Say how the records of the store at `store_place` are sealed, and whose are believed: all,
+    but in a store that may have come along with the folder of a settings file only the user's own.
+    """
+    inside = (
+        asked is None
+        and not os.environ.get("IMAGEN_FLOW_STORE")
+        and settings is not None
+        and settings.store is not None
+        and settings.path is not None
+        and Path(os.path.realpath(settings.store)).is_relative_to(
+            os.path.realpath(settings.path.parent)
+        )
+    )
     return Seals(read_secret(trusted_path().with_name("seals.key")), only_own=inside)
 
 
@@ -292,7 +415,8 @@ def files_memo() -> Path:
     return cache_folder()
 
 
-# --- trust -----------------------------------------------------------------------------------------------------------------------
+# --- trust
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def trusted_path() -> Path:
@@ -301,11 +425,16 @@ def trusted_path() -> Path:
 
 
 def trust(files: Mapping[Path, str], places: Settings | None = None) -> None:
-    """Remember these local files of nodes, each in the form that has this digest (see `form`), and the places outside its folder that a settings file leads to."""
+    """Remember these local files of nodes, each in the form that has this digest (see `form`), and
+    the places outside its folder that a settings file leads to.
+    """
     place = trusted_path()
     known = {**_trusted(), **{str(path.resolve()): digest for path, digest in files.items()}}
     if places is not None and places.path is not None:
-        known |= {_name_of(places.path.absolute().parent, key): str(to) for key, to in places.outside.items()}
+        known |= {
+            _name_of(places.path.absolute().parent, key): str(to)
+            for key, to in places.outside.items()
+        }
     place.parent.mkdir(parents=True, exist_ok=True)
     aside = place.with_name(f"{place.name}.{os.getpid()}")
     aside.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
@@ -328,7 +457,11 @@ def _why_not(path: Path, known: Mapping[str, str]) -> str | None:
     if trusted is None:
         return "importing it runs its code"
     try:
-        return None if form(path) == trusted else "it, or code beside it that it could import, has changed since you trusted it"
+        return (
+            None
+            if form(path) == trusted
+            else "it, or code beside it that it could import, has changed since you trusted it"
+        )
     except (OSError, Unfit) as unfit:
         return str(unfit)
 
@@ -342,7 +475,9 @@ def _trusted() -> dict[str, str]:
 
 
 def untrusted(settings: Settings) -> dict[Path, Problem]:
-    """Say for each plugin that the settings name and that may not be imported why not, as a warning; and of settings that are ignored as a whole, why."""
+    """Say for each plugin that the settings name and that may not be imported why not, as a
+    warning; and of settings that are ignored as a whole, why.
+    """
     found: dict[Path, Problem] = {}
     if settings.ignored is not None and settings.path is not None:
         found[settings.path] = settings.ignored
@@ -350,9 +485,22 @@ def untrusted(settings: Settings) -> dict[Path, Problem]:
     for path in settings.plugins:
         mark = settings.mark("plugins")
         if not path.is_file():
-            found[path] = Problem("missing-file", f"there is no file {path.name}", mark, why=f"it would be {path}", severity="warning")
+            found[path] = Problem(
+                "missing-file",
+                f"there is no file {path.name}",
+                mark,
+                why=f"it would be {path}",
+                severity="warning",
+            )
         elif why := _why_not(path, known):
             changed = " in its present form" if str(path.resolve()) in known else ""
             shown = settings.source.name if settings.source else NAME
-            found[path] = Problem("untrusted-plugin", f"{path.name} is not loaded: it is not trusted{changed}", mark, why=why, fix=f"read it, then run: imagen-flow trust {shown}", severity="warning")
+            found[path] = Problem(
+                "untrusted-plugin",
+                f"{path.name} is not loaded: it is not trusted{changed}",
+                mark,
+                why=why,
+                fix=f"read it, then run: imagen-flow trust {shown}",
+                severity="warning",
+            )
     return found

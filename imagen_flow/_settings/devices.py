@@ -1,7 +1,10 @@
-"""Choose device and dtype before torch is imported, hold torch to the choice, and record what it ran on.
+"""Choose device and dtype before torch is imported, hold torch to the choice, and record what it
+ran on.
 
-The choice enters every key of a node that uses torch, and `plan` computes keys without torch: so the device is found by looking at the installed torch from
-outside and by asking the driver library. When a run has imported torch, `check` compares; a run whose torch disagrees refuses to start,
+The choice enters every key of a node that uses torch, and `plan` computes keys without torch: so
+the device is found by looking at the installed torch from
+outside and by asking the driver library. When a run has imported torch, `check` compares; a run
+whose torch disagrees refuses to start,
 because its results would be stored under a key that is not theirs.
 """
 
@@ -23,14 +26,34 @@ from typing import Any, NamedTuple
 from .._types.values import PLAIN, Loading
 from ..errors import ModelError, nearest
 
-__all__ = ["ATTENTIONS", "DTYPES", "LADDERS", "OFFLOADS", "PIXEL_EXACT", "QUANTIZATIONS", "QUANTIZERS", "Machine", "Policy", "check", "compute_capability", "conditions", "determinism_class", "look", "resolve_device", "resolve_dtype", "switches_held"]
+__all__ = [
+    "ATTENTIONS",
+    "DTYPES",
+    "LADDERS",
+    "OFFLOADS",
+    "PIXEL_EXACT",
+    "QUANTIZATIONS",
+    "QUANTIZERS",
+    "Machine",
+    "Policy",
+    "check",
+    "compute_capability",
+    "conditions",
+    "determinism_class",
+    "look",
+    "resolve_device",
+    "resolve_dtype",
+    "switches_held",
+]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-#: Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says otherwise.
+# : Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says
+# otherwise.
 PIXEL_EXACT = ("evict", "offload", "stream")
 
-#: How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken in this order.
+# : How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken
+# in this order.
 LADDERS = {
     "none": (),
     "exact": PIXEL_EXACT,
@@ -48,20 +71,41 @@ OFFLOADS = ("none", "model", "layers")
 ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
 #: What other programs call devices.
-_ALSO_CALLED = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "apple": "mps", "m1": "mps", "processor": "cpu"}
+_ALSO_CALLED = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "rocm": "cuda",
+    "hip": "cuda",
+    "metal": "mps",
+    "apple": "mps",
+    "m1": "mps",
+    "processor": "cpu",
+}
 #: What dtypes are called elsewhere.
-_DTYPES_ALSO_CALLED = {"fp32": "float32", "f32": "float32", "float": "float32", "full": "float32", "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16"}
+_DTYPES_ALSO_CALLED = {
+    "fp32": "float32",
+    "f32": "float32",
+    "float": "float32",
+    "full": "float32",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+}
 
 _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What can be known of this machine without torch. `cuda_devices` is called only when the answer matters: it wakes the driver."""
+    """What can be known of this machine without torch. `cuda_devices` is called only when the
+    answer matters: it wakes the driver.
+    """
 
     system: str
     processor: str
-    #: ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu`` here: Metal is part of every one.)
+    # : ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu``
+    # here: Metal is part of every one.)
     torch_build: str
     cuda_devices: Callable[[], int]
 
@@ -76,13 +120,18 @@ def look() -> Machine:
 
 
 def _torch_build() -> str:
-    # By the libraries beside the package: a version's label is missing on wheels from PyPI, which hold CUDA for Linux and none for Windows, and reading it costs
+    # By the libraries beside the package: a version's label is missing on wheels from PyPI, which
+    # hold CUDA for Linux and none for Windows, and reading it costs
     # more than looking.
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "none"
     libraries = Path(spec.origin).parent / "lib"
-    return "cuda" if any((libraries / name).exists() for name in ("libtorch_cuda.so", "torch_cuda.dll")) else "cpu"
+    return (
+        "cuda"
+        if any((libraries / name).exists() for name in ("libtorch_cuda.so", "torch_cuda.dll"))
+        else "cpu"
+    )
 
 
 def _count_cuda_devices() -> int:
@@ -102,11 +151,17 @@ def _cuda_driver() -> Any:
 
 
 def compute_capability(device: str) -> tuple[int, int] | None:
-    """Ask the driver what a CUDA device can do, as (major, minor). None for other devices, and where it cannot be known."""
+    """Ask the driver what a CUDA device can do, as (major, minor). None for other devices, and
+    where it cannot be known.
+    """
     kind, _, index = device.partition(":")
     driver = _cuda_driver() if kind == "cuda" else None
     handle, found = ctypes.c_int(0), (ctypes.c_int(0), ctypes.c_int(0))
-    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(handle), int(index or 0)) != 0:
+    if (
+        driver is None
+        or driver.cuInit(0) != 0
+        or driver.cuDeviceGet(ctypes.byref(handle), int(index or 0)) != 0
+    ):
         return None
     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
     for number, attribute in zip(found, (75, 76), strict=True):
@@ -123,7 +178,10 @@ def nearest_device(word: str) -> str:
     """
     kind, colon, index = word.strip().lower().partition(":")
     if kind in _ALSO_CALLED:
-        return f"did you mean '{_ALSO_CALLED[kind]}{colon + index if index.isdecimal() and _ALSO_CALLED[kind] == 'cuda' else ''}'?"
+        return (
+            "did you mean"
+            f" '{_ALSO_CALLED[kind]}{colon + index if index.isdecimal() and _ALSO_CALLED[kind] == 'cuda' else ''}'?"
+        )
     near = nearest(word, ("auto", "cpu", "cuda", "mps"))
     return near if near.startswith("did") else "one of: auto, cpu, cuda, cuda:N, mps"
 
@@ -135,7 +193,9 @@ def nearest_dtype(word: str) -> str:
     "did you mean 'float16'?"
     """
     known = _DTYPES_ALSO_CALLED.get(word.strip().lower().removeprefix("torch."))
-    return f"did you mean '{known}'?" if known else nearest(word, ("auto", *DTYPES), what="dtypes are")
+    return (
+        f"did you mean '{known}'?" if known else nearest(word, ("auto", *DTYPES), what="dtypes are")
+    )
 
 
 def resolve_device(asked: str, machine: Machine | None = None) -> str:
@@ -155,18 +215,30 @@ def resolve_device(asked: str, machine: Machine | None = None) -> str:
         return "mps" if machine.has_metal else "cpu"
     if asked == "mps":
         if not machine.has_metal:
-            raise ValueError(f"there is no device 'mps' here: it needs macOS on Apple silicon and torch, and this is {_describe(machine)}")
+            raise ValueError(
+                "there is no device 'mps' here: it needs macOS on Apple silicon and torch, and"
+                f" this is {_describe(machine)}"
+            )
         return "mps"
     match = _DEVICE.match(asked)
     if match is None:
         hint = nearest_device(asked)
-        raise ValueError(f"'{asked[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1, mps{f' ({hint})' if hint.startswith('did') else ''}")
+        raise ValueError(
+            f"'{asked[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1,"
+            f" mps{f' ({hint})' if hint.startswith('did') else ''}"
+        )
     if machine.torch_build != "cuda":
-        built = "torch is not installed" if machine.torch_build == "none" else "the installed torch is built without CUDA"
+        built = (
+            "torch is not installed"
+            if machine.torch_build == "none"
+            else "the installed torch is built without CUDA"
+        )
         raise ValueError(f"there is no device '{asked}' here: {built}")
     count, index = machine.cuda_devices(), int(match[2] or 0)
     if count == 0:
-        raise ValueError(f"there is no device '{asked}' here: the NVIDIA driver is missing or shows no device")
+        raise ValueError(
+            f"there is no device '{asked}' here: the NVIDIA driver is missing or shows no device"
+        )
     if index >= count:
         known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise ValueError(f"there is no device '{asked}' here: the driver shows {known}")
@@ -174,15 +246,20 @@ def resolve_device(asked: str, machine: Machine | None = None) -> str:
 
 
 def _describe(machine: Machine) -> str:
-    return f"{machine.system or 'an unknown system'} on {machine.processor or 'an unknown processor'}" + (" without torch" if machine.torch_build == "none" else "")
+    return (
+        f"{machine.system or 'an unknown system'} on {machine.processor or 'an unknown processor'}"
+        + (" without torch" if machine.torch_build == "none" else "")
+    )
 
 
 def resolve_dtype(asked: str, device: str) -> str:
     """Say which dtype models are loaded and run in.
 
     Params:
-        asked: ``auto`` is float32 on the processor (where halves are slower) and under Metal (where some of its half-precision kernels give NaN), float16
-            under CUDA: the precision in which most checkpoints are published, and with 10 bits of mantissa it holds the 8-bit steps of a picture in pixel
+        asked: ``auto`` is float32 on the processor (where halves are slower) and under Metal (where
+            some of its half-precision kernels give NaN), float16
+            under CUDA: the precision in which most checkpoints are published, and with 10 bits of
+                mantissa it holds the 8-bit steps of a picture in pixel
             space, which the 7 of bfloat16 do not.
     Raises:
         ValueError: there is no such dtype.
@@ -191,13 +268,18 @@ def resolve_dtype(asked: str, device: str) -> str:
         return "float16" if device.startswith("cuda") else "float32"
     if asked not in DTYPES:
         hint = nearest_dtype(asked)
-        raise ValueError(f"'{asked[:40]}' is not a dtype; the dtypes are: auto, {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}")
+        raise ValueError(
+            f"'{asked[:40]}' is not a dtype; the dtypes are: auto,"
+            f" {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}"
+        )
     return asked
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What holds for a step that uses torch: where, in which dtype, how its models are loaded, and how far down the memory ladder it may go (a word of `LADDERS`)."""
+    """What holds for a step that uses torch: where, in which dtype, how its models are loaded, and
+    how far down the memory ladder it may go (a word of `LADDERS`).
+    """
 
     device: str
     dtype: str
@@ -215,14 +297,22 @@ class Policy:
 
 
 def determinism_class(
-    device: str, dtype: str, *, settings: Loading = PLAIN, rungs: Sequence[str] = PIXEL_EXACT, batch: str = "exact"
+    device: str,
+    dtype: str,
+    *,
+    settings: Loading = PLAIN,
+    rungs: Sequence[str] = PIXEL_EXACT,
+    batch: str = "exact",
 ) -> dict[str, Any]:
     """Write the policy in force, as it enters keys: plain JSON data, the same for the same policy.
 
     Params:
-        device: as resolved; its index is left out, for equal cards give equal results and a run may move from one to the other.
-        settings: those that the step's loaders heed. Where models wait changes no pixel, so `offload` is left out.
-        rungs: of the memory ladder that are allowed; of these only the ones that change pixels count. The one taken is no policy: it is recorded with the result.
+        device: as resolved; its index is left out, for equal cards give equal results and a run may
+            move from one to the other.
+        settings: those that the step's loaders heed. Where models wait changes no pixel, so
+            `offload` is left out.
+        rungs: of the memory ladder that are allowed; of these only the ones that change pixels
+            count. The one taken is no policy: it is recorded with the result.
         batch: ``exact``, or the user's word that items may be grouped.
     """
     return {
@@ -245,7 +335,9 @@ def check(device: str, dtype: str) -> None:
     try:
         import torch
     except ImportError as missing:
-        raise ModelError(f"the run refuses to start: torch cannot be imported ({missing})") from missing
+        raise ModelError(
+            f"the run refuses to start: torch cannot be imported ({missing})"
+        ) from missing
     kind, _, index = device.partition(":")
     why = ""
     if kind == "cuda":
@@ -258,18 +350,28 @@ def check(device: str, dtype: str) -> None:
     elif kind == "mps" and not torch.backends.mps.is_available():
         why = "torch cannot use Metal on this system"
     if why:
-        raise ModelError(f"the run refuses to start: it was planned for {device} in {dtype}, but {why}; say --device cpu, or mend the installation")
+        raise ModelError(
+            f"the run refuses to start: it was planned for {device} in {dtype}, but {why}; say"
+            " --device cpu, or mend the installation"
+        )
 
 
 def conditions(device: str = "cpu") -> dict[str, Any]:
     """Record what steps really run on, so that drift can be named: nothing unless torch is loaded.
 
-    Outputs: plain JSON data: ``torch``, ``threads``, ``cpu`` (the instruction set torch chose), and on a GPU ``gpu`` and ``cuda`` (of the driver).
+    Outputs: plain JSON data: ``torch``, ``threads``, ``cpu`` (the instruction set torch chose), and
+        on a GPU ``gpu`` and ``cuda`` (of the driver).
     """
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "get_num_threads"):  # absent, or still being imported by another thread
+    if torch is None or not hasattr(
+        torch, "get_num_threads"
+    ):  # absent, or still being imported by another thread
         return {}
-    found: dict[str, Any] = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    found: dict[str, Any] = {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
     kind, _, index = device.partition(":")
     if kind == "cuda" and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name(int(index or 0))
@@ -283,7 +385,9 @@ def conditions(device: str = "cpu") -> dict[str, Any]:
 
 
 class _Switch(NamedTuple):
-    """A switch of torch that outlasts whoever sets it: how it is read and set, how it stands when torch is loaded, and whether it is the thread's own or one for the process."""
+    """A switch of torch that outlasts whoever sets it: how it is read and set, how it stands when
+    torch is loaded, and whether it is the thread's own or one for the process.
+    """
 
     read: Callable[[Any], Any]
     set: Callable[[Any, Any], object]
@@ -297,24 +401,52 @@ def _first_threads(torch: Any) -> int | None:
 
 
 _SWITCHES = {
-    "number of threads": _Switch(lambda torch: torch.get_num_threads(), lambda torch, value: torch.set_num_threads(value), _first_threads, True),
-    "default device": _Switch(
-        lambda torch: torch.get_default_device(), lambda torch, value: torch.set_default_device(None if value.type == "cpu" else value), lambda torch: torch.device("cpu"), True
+    "number of threads": _Switch(
+        lambda torch: torch.get_num_threads(),
+        lambda torch, value: torch.set_num_threads(value),
+        _first_threads,
+        True,
     ),
-    "recording of gradients": _Switch(lambda torch: torch.is_grad_enabled(), lambda torch, value: torch.set_grad_enabled(value), lambda torch: True, True),
-    "default dtype": _Switch(lambda torch: torch.get_default_dtype(), lambda torch, value: torch.set_default_dtype(value), lambda torch: torch.float32, False),
+    "default device": _Switch(
+        lambda torch: torch.get_default_device(),
+        lambda torch, value: torch.set_default_device(None if value.type == "cpu" else value),
+        lambda torch: torch.device("cpu"),
+        True,
+    ),
+    "recording of gradients": _Switch(
+        lambda torch: torch.is_grad_enabled(),
+        lambda torch, value: torch.set_grad_enabled(value),
+        lambda torch: True,
+        True,
+    ),
+    "default dtype": _Switch(
+        lambda torch: torch.get_default_dtype(),
+        lambda torch, value: torch.set_default_dtype(value),
+        lambda torch: torch.float32,
+        False,
+    ),
     "choice of deterministic algorithms": _Switch(
-        lambda torch: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda torch: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
         lambda torch, value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
         lambda torch: (False, False),
         False,
     ),
-    "precision of matrix products": _Switch(lambda torch: torch.get_float32_matmul_precision(), lambda torch, value: torch.set_float32_matmul_precision(value), lambda torch: "highest", False),
+    "precision of matrix products": _Switch(
+        lambda torch: torch.get_float32_matmul_precision(),
+        lambda torch, value: torch.set_float32_matmul_precision(value),
+        lambda torch: "highest",
+        False,
+    ),
 }
 
 
 class _Going:
-    """The calls of nodes that go on in this process, and those of them beside which another went on: torch's switches are one for the process, and so is this."""
+    """The calls of nodes that go on in this process, and those of them beside which another went
+    on: torch's switches are one for the process, and so is this.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -327,9 +459,11 @@ _GOING = _Going()
 
 @contextmanager
 def switches_held(changed: Callable[[list[str], dict[str, Any]], object]) -> Iterator[None]:
-    """Put torch's switches back at the end as they were, whatever a node did to them: they would hold for every later step of the process.
+    """Put torch's switches back at the end as they were, whatever a node did to them: they would
+    hold for every later step of the process.
 
-    Those that are one for the process are left alone if another node was called meanwhile: the libraries set them for a moment while they load.
+    Those that are one for the process are left alone if another node was called meanwhile: the
+    libraries set them for a moment while they load.
 
     Params:
         changed: told at the end which were not as before, and how they all stood then.
@@ -369,7 +503,8 @@ def _put_back(before: Mapping[str, Any], now: Mapping[str, Any], *, everything: 
     changed = []
     for name, value in now.items():
         switch = _SWITCHES[name]
-        # If torch was loaded meanwhile, what it is like at first is what it is to be like, as far as that is known.
+        # If torch was loaded meanwhile, what it is like at first is what it is to be like, as far
+        # as that is known.
         wanted = before[name] if name in before else None if before else switch.at_first(torch)
         if wanted is not None and wanted != value and (everything or switch.is_own):
             switch.set(torch, wanted)

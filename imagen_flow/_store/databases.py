@@ -1,7 +1,9 @@
 """Open SQLite files that may be damaged, hostile, or on a file system without locks.
 
-Nothing in such a file is trusted: text that is not UTF-8 can be read (its bytes come as surrogates), no function or table is called because the schema says so, and `is_ours` tells
-whether the schema is exactly the one that this program made, before any table is touched: a view or a trigger in the place of a table can do anything.
+Nothing in such a file is trusted: text that is not UTF-8 can be read (its bytes come as
+    surrogates), no function or table is called because the schema says so, and `is_ours` tells
+whether the schema is exactly the one that this program made, before any table is touched: a view or
+a trigger in the place of a table can do anything.
 """
 
 from __future__ import annotations
@@ -16,8 +18,20 @@ __all__ = ["FAULTS", "connect", "is_damage", "is_irregular", "is_ours", "parts_o
 #: What SQLite raises for whatever is wrong.
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 
-#: What SQLite says of a file that is no database, is damaged, or does not have the tables that it should (see `is_damage`).
-_DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+# : What SQLite says of a file that is no database, is damaged, or does not have the tables that it
+# should (see `is_damage`).
+_DAMAGE = frozenset(
+    {
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
 
 
 def connect(path: Path, *, busy_s: float, alone: bool = False) -> sqlite3.Connection:
@@ -25,10 +39,17 @@ def connect(path: Path, *, busy_s: float, alone: bool = False) -> sqlite3.Connec
 
     Params:
         busy_s: how long to wait for other processes.
-        alone: the file system has no locks, and nobody else has the file open. There may be no second connection.
+        alone: the file system has no locks, and nobody else has the file open. There may be no
+            second connection.
     """
-    words, is_uri = (f"{path.absolute().as_uri()}?vfs=unix-none", True) if alone and os.name == "posix" else (str(path), False)
-    db = sqlite3.connect(words, uri=is_uri, isolation_level=None, check_same_thread=False, timeout=busy_s)
+    words, is_uri = (
+        (f"{path.absolute().as_uri()}?vfs=unix-none", True)
+        if alone and os.name == "posix"
+        else (str(path), False)
+    )
+    db = sqlite3.connect(
+        words, uri=is_uri, isolation_level=None, check_same_thread=False, timeout=busy_s
+    )
     db.text_factory = _text
     try:
         if alone:
@@ -46,11 +67,17 @@ def _text(data: bytes) -> str:
 
 
 def is_ours(db: sqlite3.Connection, schema: str) -> bool:
-    """Tell whether a database has exactly the tables that `schema` makes (statements that each end with ``;`` and a line break), and nothing else."""
+    """Tell whether a database has exactly the tables that `schema` makes (statements that each end
+    with ``;`` and a line break), and nothing else.
+    """
     wanted = {statement.strip().removesuffix(";") for statement in schema.strip().split(";\n")}
     # Statistics and the indexes behind primary keys are SQLite's own.
-    found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'").fetchall()
-    return {sql for kind, _, sql in found if kind == "table"} == wanted and all(kind == "table" or (kind == "index" and sql is None) for kind, _, sql in found)
+    found = db.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'"
+    ).fetchall()
+    return {sql for kind, _, sql in found if kind == "table"} == wanted and all(
+        kind == "table" or (kind == "index" and sql is None) for kind, _, sql in found
+    )
 
 
 def is_damage(error: BaseException) -> bool:
@@ -67,7 +94,9 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def is_irregular(path: Path) -> bool:
-    """Tell whether one of these files is there and is not a regular file: a link leads elsewhere, a fifo is waited for."""
+    """Tell whether one of these files is there and is not a regular file: a link leads elsewhere, a
+    fifo is waited for.
+    """
     for part in parts_of(path):
         try:
             if not stat.S_ISREG(os.lstat(part).st_mode):

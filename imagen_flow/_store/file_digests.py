@@ -1,6 +1,7 @@
 """Digest files, and remember the digests for as long as the files stay as they are.
 
-A digest is remembered under what the file system says of the file: device, inode, size and the times of its last change. A file that changed less than two seconds
+A digest is remembered under what the file system says of the file: device, inode, size and the
+times of its last change. A file that changed less than two seconds
 before it was read is digested anew each time, since a second change might carry the same time.
 """
 
@@ -37,12 +38,21 @@ class TooManyFiles(ValueError):
 
 
 class FileMemo:
-    """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there, without it in memory only.
+    """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there,
+    without it in memory only.
 
-    May be used by several threads. The file is opened when it is first needed. What cannot be remembered (a full or read-only disk) is digested again next time, and nothing is said.
+    May be used by several threads. The file is opened when it is first needed. What cannot be
+    remembered (a full or read-only disk) is digested again next time, and nothing is said.
     """
 
-    def __init__(self, folder: Path | None = None, *, seals: Seals | None = None, alone: bool = False, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        seals: Seals | None = None,
+        alone: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._clock = clock
         self._seals = seals or Seals()
         self._alone = alone
@@ -64,7 +74,9 @@ class FileMemo:
                 self._place = self._file
 
     def close(self) -> None:
-        """Write what is new and let go of the file for good; what is digested later is remembered in memory only."""
+        """Write what is new and let go of the file for good; what is digested later is remembered
+        in memory only.
+        """
         self.rest()
         with self._lock:
             self._place = None
@@ -73,7 +85,9 @@ class FileMemo:
         """Digest the content of a file; `check` is called between blocks and may raise."""
         return self._digest(path, check)[0]
 
-    def file_value(self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None) -> File:
+    def file_value(
+        self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None
+    ) -> File:
         """Give the file as a value. `name` is how the user knows it (default: its own name).
 
         Raises:
@@ -84,7 +98,8 @@ class FileMemo:
         return File(path, digest, size, path.name if name is None else name)
 
     def folder_value(self, path: Path, *, check: Callable[[], None] | None = None) -> Folder:
-        """Give the folder as a value: all regular files below it, sorted by relative name; hidden ones and links out of it are left out.
+        """Give the folder as a value: all regular files below it, sorted by relative name; hidden
+        ones and links out of it are left out.
 
         Raises:
             TooManyFiles: it holds more than 100,000.
@@ -93,7 +108,9 @@ class FileMemo:
         return Folder(path, folder_digest(files), files)
 
     def model_digest(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
-        """Fingerprint a model: the digest of a single file, or of a folder's files but for hidden ones and words about it (``.md``)."""
+        """Fingerprint a model: the digest of a single file, or of a folder's files but for hidden
+        ones and words about it (``.md``).
+        """
         if not path.is_dir():
             return self.digest_file(path, check=check)
         return model_digest(self.file_value(place, name, check=check) for name, place in walk(path))
@@ -130,7 +147,11 @@ class FileMemo:
             if self._db is None:
                 return None
             try:
-                row = self._db.execute("SELECT digest, seal FROM file WHERE device=? AND inode=? AND size=? AND mtime=? AND ctime=?", sign).fetchone()
+                row = self._db.execute(
+                    "SELECT digest, seal FROM file WHERE device=? AND inode=? AND size=? AND"
+                    " mtime=? AND ctime=?",
+                    sign,
+                ).fetchone()
             except (*FAULTS, OverflowError) as error:
                 self._drop(error)
                 return None
@@ -161,7 +182,14 @@ class FileMemo:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             seal = self._seals.make
-            self._db.executemany("INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)", [(*sign, digest, seal(*_sealed(sign), digest)) for sign in new for digest in [self._known[sign]]])
+            self._db.executemany(
+                "INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)",
+                [
+                    (*sign, digest, seal(*_sealed(sign), digest))
+                    for sign in new
+                    for digest in [self._known[sign]]
+                ],
+            )
             self._db.execute("COMMIT")
         except (*FAULTS, OverflowError) as error:
             with contextlib.suppress(sqlite3.Error):
@@ -176,7 +204,9 @@ CREATE TABLE file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime I
 
 
 def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
-    """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is no more than a memo."""
+    """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is
+    no more than a memo.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -220,18 +250,28 @@ def _sealed(sign: _Sign) -> tuple[str, ...]:
 
 def _sign(found: os.stat_result) -> _Sign:
     # As text: on Windows these two are larger than SQLite's integers.
-    return (str(found.st_dev), str(found.st_ino), found.st_size, _as_long(found.st_mtime_ns), _as_long(found.st_ctime_ns))
+    return (
+        str(found.st_dev),
+        str(found.st_ino),
+        found.st_size,
+        _as_long(found.st_mtime_ns),
+        _as_long(found.st_ctime_ns),
+    )
 
 
 def _as_long(number: int) -> int:
-    """Fit a time in nanoseconds into SQLite's 64 bits, which end with the year 2262 and some file systems' times do not."""
+    """Fit a time in nanoseconds into SQLite's 64 bits, which end with the year 2262 and some file
+    systems' times do not.
+    """
     return (number + 2**63) % 2**64 - 2**63
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give the relative name (with ``/``) and place of each regular file below a folder, sorted by name.
+    """Give the relative name (with ``/``) and place of each regular file below a folder, sorted by
+    name.
 
-    Hidden files and folders are left out. A link is followed only where it leads to a file inside the folder; linked folders are not entered.
+    Hidden files and folders are left out. A link is followed only where it leads to a file inside
+    the folder; linked folders are not entered.
     """
     root = os.path.realpath(folder)
     found: list[tuple[str, Path]] = []
@@ -245,7 +285,10 @@ def walk(folder: Path) -> Iterator[tuple[str, Path]]:
                 name = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((name + "/", entry.path))
-                elif entry.is_file() and (not entry.is_symlink() or Path(os.path.realpath(entry.path)).is_relative_to(root)):
+                elif entry.is_file() and (
+                    not entry.is_symlink()
+                    or Path(os.path.realpath(entry.path)).is_relative_to(root)
+                ):
                     found.append((name, Path(entry.path)))
                     if len(found) > MOST_FILES:
                         raise TooManyFiles(f"{folder} holds more than {MOST_FILES} files")
@@ -259,7 +302,9 @@ def folder_digest(files: tuple[File, ...]) -> str:
 
 def model_digest(files: Iterator[File]) -> str:
     """Digest a model's folder, words about it left out."""
-    return tagged("model-files", *_parts(tuple(f for f in files if not f.name.lower().endswith(".md"))))
+    return tagged(
+        "model-files", *_parts(tuple(f for f in files if not f.name.lower().endswith(".md")))
+    )
 
 
 def _parts(files: tuple[File, ...]) -> Iterator[bytes]:

@@ -1,7 +1,9 @@
 """Keep the files, folders and models that nodes made.
 
-One that lies in a scratch folder is moved in: the content of each file becomes an object, and a folder or a model is laid out again from them in ``trees/DIGEST``, after the
-list of its files in ``trees/DIGEST.json``. One that lies elsewhere belongs to the user: it is kept as a reference (path, size, digest), never copied; if it is no longer there
+One that lies in a scratch folder is moved in: the content of each file becomes an object, and a
+    folder or a model is laid out again from them in ``trees/DIGEST``, after the
+list of its files in ``trees/DIGEST.json``. One that lies elsewhere belongs to the user: it is kept
+as a reference (path, size, digest), never copied; if it is no longer there
 with the same content, what depends on it is damaged.
 """
 
@@ -39,7 +41,8 @@ class Trees:
     # ---- taking in
 
     def adopt(self, value: Any) -> Any:
-        """Move in what lies in a scratch folder, digest what lies outside, in lists too, and give the value as it is to be passed on.
+        """Move in what lies in a scratch folder, digest what lies outside, in lists too, and give
+        the value as it is to be passed on.
 
         Raises:
             OSError: a file that the node named is not there.
@@ -49,7 +52,9 @@ class Trees:
             return self._adopt_file(value)
         if isinstance(value, Folder | Model):
             return self._adopt_tree(value)
-        if type(value) in (list, tuple) and any(isinstance(item, File | Folder | Model | list | tuple) for item in value):
+        if type(value) in (list, tuple) and any(
+            isinstance(item, File | Folder | Model | list | tuple) for item in value
+        ):
             return [self.adopt(item) for item in value]
         return value
 
@@ -111,7 +116,8 @@ class Trees:
     # ---- reading
 
     def check(self, value: File | Folder | Model) -> None:
-        """Raise unless a file, folder or model has the content that its digest says; a tree of ours is mended first if its objects are whole.
+        """Raise unless a file, folder or model has the content that its digest says; a tree of ours
+        is mended first if its objects are whole.
 
         Raises:
             ValueError, OSError, FileChanged: says in what it differs.
@@ -134,7 +140,8 @@ class Trees:
             raise ValueError(f"{value.path} has another content now")
 
     def stands_on(self, value: File | Folder | Model) -> tuple[tuple[str, int], ...]:
-        """Give the places in the store that a value stands on, each with its size; none if it lies outside.
+        """Give the places in the store that a value stands on, each with its size; none if it lies
+        outside.
 
         Raises:
             ValueError, OSError: its list of files cannot be read.
@@ -157,7 +164,9 @@ class Trees:
             raise ValueError(f"{place!a} is no place of a file")
 
     def _lay_out(self, value: Folder | Model, digest: str) -> Folder | Model:
-        """Make sure that the tree of a digest stands in full, with nothing else in it, and give the value that lies in it."""
+        """Make sure that the tree of a digest stands in full, with nothing else in it, and give the
+        value that lies in it.
+        """
         value = replace(value, digest=digest)
         single, listed = self._manifest(value)
         tree = self._folder / digest
@@ -168,7 +177,9 @@ class Trees:
         files = []
         for file, place in listed:
             target = tree.joinpath(*inside(file.name))
-            if not Path(os.path.realpath(target.parent)).is_relative_to(root) or (os.path.lexists(target.parent) and not target.parent.is_dir()):
+            if not Path(os.path.realpath(target.parent)).is_relative_to(root) or (
+                os.path.lexists(target.parent) and not target.parent.is_dir()
+            ):
                 remove(tree)
                 raise ValueError("it is not as it was laid out")
             if target.is_symlink() or not is_whole(target, file.size, file.digest):
@@ -197,12 +208,25 @@ class Trees:
         try:
             said = json.loads(path.read_bytes())
             single = said["single"]
-            listed = [(File(path, digest, size, name), place) for name, digest, size, place in said["files"]]
+            listed = [
+                (File(path, digest, size, name), place)
+                for name, digest, size, place in said["files"]
+            ]
             files = tuple(file for file, _ in listed)
             for file, place in listed:
-                if type(file.size) is not int or not is_place(place, file.digest) or not inside(file.name):
+                if (
+                    type(file.size) is not int
+                    or not is_place(place, file.digest)
+                    or not inside(file.name)
+                ):
                     raise ValueError("it names what is no file here")
-            digest = folder_digest(files) if isinstance(value, Folder) else files[0].digest if single else model_digest(iter(files))
+            digest = (
+                folder_digest(files)
+                if isinstance(value, Folder)
+                else files[0].digest
+                if single
+                else model_digest(iter(files))
+            )
         except (TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError("its list of files is damaged") from error
         if digest != value.digest:

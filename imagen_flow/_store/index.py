@@ -1,10 +1,14 @@
-"""The store's index: an SQLite file that maps keys to what they gave, and digests to where the values lie.
+"""The store's index: an SQLite file that maps keys to what they gave, and digests to where the
+values lie.
 
-Journal in WAL mode, synchronous NORMAL: a kill loses nothing that was committed, a power cut may lose the last commits but damages nothing. One connection reads, guarded by a lock (a
-look-up takes microseconds, so threads hardly meet), one writes. Rows are inserted many to a statement, since each statement that is stepped from Python lets go of the interpreter
+Journal in WAL mode, synchronous NORMAL: a kill loses nothing that was committed, a power cut may
+    lose the last commits but damages nothing. One connection reads, guarded by a lock (a
+look-up takes microseconds, so threads hardly meet), one writes. Rows are inserted many to a
+statement, since each statement that is stepped from Python lets go of the interpreter
 lock and must win it back from a busy thread.
 
-Any row may be rubbish: what comes out of here is of the types that it should be, and a step's row is sealed, so that neither its key nor its outputs or provenance can be another's.
+Any row may be rubbish: what comes out of here is of the types that it should be, and a step's row
+    is sealed, so that neither its key nor its outputs or provenance can be another's.
 A file that proves to be damaged is put aside at once, and the index begins anew.
 """
 
@@ -26,7 +30,8 @@ from .objects import is_place
 
 __all__ = ["DamagedRow", "ForeignRow", "Index", "NewerFormat", "StepEntry", "ValueEntry"]
 
-#: The format of the index and of the folder around it. Another format has another schema, be it by a comment in it: the number alone may be rubbish.
+# : The format of the index and of the folder around it. Another format has another schema, be it by
+# a comment in it: the number alone may be rubbish.
 FORMAT = 2
 
 #: Marks the file as ours ("flow").
@@ -46,7 +51,8 @@ _DIGEST = re.compile(r"[0-9a-f]{40}\Z")
 #: A last use so much later than now is rubbish.
 _AHEAD_S = 86400
 
-#: A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty: here), and the bytes or None.
+# : A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty:
+# here), and the bytes or None.
 ValueRow = tuple[str, str, int, str, "bytes | None"]
 #: What is to be kept of a step: its key, outputs, provenance, last use.
 StepRow = tuple[str, str, str, int]
@@ -95,7 +101,15 @@ class Index:
         sqlite3.Error: it cannot be opened or written.
     """
 
-    def __init__(self, path: Path, *, seals: Seals | None = None, busy_s: float = 30.0, alone: bool = False, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seals: Seals | None = None,
+        busy_s: float = 30.0,
+        alone: bool = False,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = path
         self.seals = seals or Seals()
         self.warn = warn or (lambda words: None)
@@ -146,11 +160,16 @@ class Index:
             except FileNotFoundError:
                 pass
             except OSError as refused:
-                raise sqlite3.OperationalError(f"it is damaged ({error}) and cannot be put aside: {refused}") from error
+                raise sqlite3.OperationalError(
+                    f"it is damaged ({error}) and cannot be put aside: {refused}"
+                ) from error
             self._inode = (0, 0)
             self._open()
         if aside is not None:
-            self.warn(f"the store's index was damaged ({ascii(str(error))[1:-1][:200]}): it lies in {aside} now, and everything runs again")
+            self.warn(
+                f"the store's index was damaged ({ascii(str(error))[1:-1][:200]}): it lies in"
+                f" {aside} now, and everything runs again"
+            )
 
     def close(self) -> None:
         with self._reading:
@@ -208,11 +227,19 @@ class Index:
     def provenance(self, key: str) -> str | None:
         """Give how a step came to be, as written; None if that is lost."""
         rows = self._read("SELECT provenance, told FROM step WHERE key=?", (key,))
-        return rows[0][0] if rows and self.seals.holds(rows[0][1], "provenance", key, rows[0][0]) else None
+        return (
+            rows[0][0]
+            if rows and self.seals.holds(rows[0][1], "provenance", key, rows[0][0])
+            else None
+        )
 
     def _check(self, seal: object, *parts: object) -> None:
         if not self.seals.holds(seal, *parts):
-            raise ForeignRow("was written by somebody else") if self.seals.is_whole(seal, *parts) else DamagedRow("is not what was written")
+            raise (
+                ForeignRow("was written by somebody else")
+                if self.seals.is_whole(seal, *parts)
+                else DamagedRow("is not what was written")
+            )
 
     def value(self, digest: str) -> tuple[str, int, str, bytes | None] | None:
         """Give a value's kind, size, place and body.
@@ -224,7 +251,9 @@ class Index:
         if not rows:
             return None
         kind, size, place, body = rows[0]
-        if not _is_value(digest, kind, size, place) or (type(body) is not bytes or len(body) != size if place == "" else body is not None):
+        if not _is_value(digest, kind, size, place) or (
+            type(body) is not bytes or len(body) != size if place == "" else body is not None
+        ):
             raise DamagedRow("its row in the index makes no sense")
         return kind, size, place, body
 
@@ -240,12 +269,34 @@ class Index:
     # ---- writing
 
     def remember(self, name: str, steps: str, used: int) -> None:
-        self._write(lambda db: db.execute("INSERT OR REPLACE INTO history VALUES (?,?,?)", (name, steps, used)))
+        self._write(
+            lambda db: db.execute(
+                "INSERT OR REPLACE INTO history VALUES (?,?,?)", (name, steps, used)
+            )
+        )
 
-    def write(self, *, steps: Sequence[StepRow] = (), values: Sequence[ValueRow] = (), used: Sequence[tuple[int, str]] = ()) -> None:
-        """Insert rows in one transaction; a step replaces the one of the same key, and so does a value."""
+    def write(
+        self,
+        *,
+        steps: Sequence[StepRow] = (),
+        values: Sequence[ValueRow] = (),
+        used: Sequence[tuple[int, str]] = (),
+    ) -> None:
+        """Insert rows in one transaction; a step replaces the one of the same key, and so does a
+        value.
+        """
         seal = self.seals.make
-        rows = [(key, outputs, provenance, at, seal("step", key, outputs), seal("provenance", key, provenance)) for key, outputs, provenance, at in steps]
+        rows = [
+            (
+                key,
+                outputs,
+                provenance,
+                at,
+                seal("step", key, outputs),
+                seal("provenance", key, provenance),
+            )
+            for key, outputs, provenance, at in steps
+        ]
 
         def insert(db: sqlite3.Connection) -> None:
             _insert(db, "INSERT OR REPLACE INTO value VALUES ", 5, values)
@@ -263,9 +314,13 @@ class Index:
 
         self._write(delete)
 
-    def remove(self, *, steps: Iterable[str] = (), values: Iterable[str] = (), history_before: float = 0) -> None:
+    def remove(
+        self, *, steps: Iterable[str] = (), values: Iterable[str] = (), history_before: float = 0
+    ) -> None:
         def delete(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM history WHERE typeof(used) <> 'integer' OR used < ?", (history_before,))
+            db.execute(
+                "DELETE FROM history WHERE typeof(used) <> 'integer' OR used < ?", (history_before,)
+            )
             db.executemany("DELETE FROM step WHERE key=?", ((key,) for key in steps))
             db.executemany("DELETE FROM value WHERE digest=?", ((digest,) for digest in values))
 
@@ -303,8 +358,19 @@ class Index:
 
     def take_rubbish(self) -> int:
         """Remove the rows that make no sense or whose seal is broken, and say how many there were."""
-        steps = [rowid for rowid, key, outputs, seal, provenance, told in self._all("SELECT rowid, key, outputs, seal, provenance, told FROM step") if not self._is_step(key, outputs, seal) or not self.seals.is_whole(told, "provenance", key, provenance)]
-        values = [rowid for rowid, *row in self._all("SELECT rowid, digest, kind, size, place FROM value") if not _is_value(*row)]
+        steps = [
+            rowid
+            for rowid, key, outputs, seal, provenance, told in self._all(
+                "SELECT rowid, key, outputs, seal, provenance, told FROM step"
+            )
+            if not self._is_step(key, outputs, seal)
+            or not self.seals.is_whole(told, "provenance", key, provenance)
+        ]
+        values = [
+            rowid
+            for rowid, *row in self._all("SELECT rowid, digest, kind, size, place FROM value")
+            if not _is_value(*row)
+        ]
         if steps or values:
 
             def delete(db: sqlite3.Connection) -> None:
@@ -315,24 +381,39 @@ class Index:
         return len(steps) + len(values)
 
     def _is_step(self, key: object, outputs: object, seal: object) -> bool:
-        return isinstance(key, str) and _KEY.match(key) is not None and self.seals.is_whole(seal, "step", key, outputs)
+        return (
+            isinstance(key, str)
+            and _KEY.match(key) is not None
+            and self.seals.is_whole(seal, "step", key, outputs)
+        )
 
     def all_steps(self) -> list[StepEntry]:
-        """Give each step that makes sense, longest unused first. A last use that makes no sense is long ago."""
+        """Give each step that makes sense, longest unused first. A last use that makes no sense is
+        long ago.
+        """
         late = time.time() + _AHEAD_S
         found = [
             StepEntry(key, outputs, used if type(used) is int and 0 <= used <= late else 0, size)
-            for key, outputs, used, size, seal in self._all("SELECT key, outputs, used, length(key) + length(outputs) + length(provenance), seal FROM step ORDER BY rowid")
+            for key, outputs, used, size, seal in self._all(
+                "SELECT key, outputs, used, length(key) + length(outputs) + length(provenance),"
+                " seal FROM step ORDER BY rowid"
+            )
             if self._is_step(key, outputs, seal) and type(size) is int
         ]
         return sorted(found, key=lambda entry: entry.used)
 
     def all_values(self) -> list[ValueEntry]:
         """Give each value that makes sense, by digest."""
-        return [ValueEntry(*row) for row in self._all("SELECT digest, kind, size, place FROM value ORDER BY digest") if _is_value(*row)]
+        return [
+            ValueEntry(*row)
+            for row in self._all("SELECT digest, kind, size, place FROM value ORDER BY digest")
+            if _is_value(*row)
+        ]
 
     def _all(self, words: str) -> list[Any]:
-        """Give all rows; a tree of pages that is damaged in a circle gives more than the file can hold."""
+        """Give all rows; a tree of pages that is damaged in a circle gives more than the file can
+        hold.
+        """
         size = sum(part.stat().st_size for part in parts_of(self.path) if part.is_file())
         most = size // 8 + 10_000
         generation = self._generation
@@ -345,11 +426,24 @@ class Index:
     def summary(self) -> dict[str, Any]:
         """Count and add up what makes sense."""
         ((steps,),) = self._read("SELECT count(*) FROM step")
-        ((oldest, newest),) = self._read("SELECT min(used), max(used) FROM step WHERE typeof(used)='integer' AND used BETWEEN 0 AND ?", (int(time.time()) + _AHEAD_S,))
-        ((values, inline, outside),) = self._read(
-            "SELECT count(*), total(CASE WHEN place='' THEN size END), total(CASE WHEN place<>'' THEN size END) FROM value WHERE typeof(size)='integer' AND size BETWEEN 0 AND ?", (2**50,)
+        ((oldest, newest),) = self._read(
+            "SELECT min(used), max(used) FROM step WHERE typeof(used)='integer' AND used BETWEEN 0"
+            " AND ?",
+            (int(time.time()) + _AHEAD_S,),
         )
-        return {"steps": steps, "values": values, "inline_bytes": int(inline), "object_bytes": int(outside), "oldest_use": oldest, "newest_use": newest}
+        ((values, inline, outside),) = self._read(
+            "SELECT count(*), total(CASE WHEN place='' THEN size END), total(CASE WHEN place<>''"
+            " THEN size END) FROM value WHERE typeof(size)='integer' AND size BETWEEN 0 AND ?",
+            (2**50,),
+        )
+        return {
+            "steps": steps,
+            "values": values,
+            "inline_bytes": int(inline),
+            "object_bytes": int(outside),
+            "oldest_use": oldest,
+            "newest_use": newest,
+        }
 
 
 def _prepare(db: sqlite3.Connection) -> None:
@@ -360,11 +454,17 @@ def _prepare(db: sqlite3.Connection) -> None:
         sqlite3.Error: they are damaged, or nobody's that is known here.
     """
     (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    ((version,), (application,)) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id"))
+    (version,), (application,) = (
+        db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")
+    )
     if count and not is_ours(db, _SCHEMA):
         if application == _APPLICATION and FORMAT < version < 1000:
             raise NewerFormat(version)
-        raise _damage("it is of an older format" if application == _APPLICATION and 0 < version < FORMAT else "its tables are not those of a store")
+        raise _damage(
+            "it is of an older format"
+            if application == _APPLICATION and 0 < version < FORMAT
+            else "its tables are not those of a store"
+        )
     if not count:
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         # Nothing to lose yet; the disk need not be waited for.
@@ -373,7 +473,10 @@ def _prepare(db: sqlite3.Connection) -> None:
     if mode != "wal":
         raise sqlite3.OperationalError(f"the journal cannot be kept beside it (mode {mode})")
     if not count:
-        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};COMMIT;")
+        db.executescript(
+            f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION};PRAGMA"
+            f" user_version={FORMAT};COMMIT;"
+        )
     elif (version, application) != (FORMAT, _APPLICATION):
         db.executescript(f"PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};")
     db.execute("PRAGMA synchronous=NORMAL")
@@ -398,8 +501,18 @@ def _set_aside(path: Path) -> Path:
 
 
 def _is_value(digest: object, kind: object, size: object, place: object) -> bool:
-    """Tell whether a row says something that can be so; above all, an object lies under its own digest and nowhere else."""
-    if not (isinstance(digest, str) and _DIGEST.match(digest) and isinstance(kind, str) and kind.isprintable() and type(size) is int and 0 <= size < 2**62 and isinstance(place, str)):
+    """Tell whether a row says something that can be so; above all, an object lies under its own
+    digest and nowhere else.
+    """
+    if not (
+        isinstance(digest, str)
+        and _DIGEST.match(digest)
+        and isinstance(kind, str)
+        and kind.isprintable()
+        and type(size) is int
+        and 0 <= size < 2**62
+        and isinstance(place, str)
+    ):
         return False
     return place == "" or is_place(place, digest)
 

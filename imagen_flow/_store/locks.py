@@ -1,10 +1,15 @@
-"""Claims among processes that share a folder: locks on single bytes of a file, held by the operating system.
+"""Claims among processes that share a folder: locks on single bytes of a file, held by the
+operating system.
 
-A claim needs no heartbeat and never grows stale: the system drops it when its process ends, however it ends. It costs a microsecond or two and writes nothing.
-On Linux claims belong to the open file (so two stores in one process keep each other out as well), elsewhere to the process; there,
-closing a second store on the same folder in the same process drops the claims of the first. That is harmless: a claim only saves double work.
+A claim needs no heartbeat and never grows stale: the system drops it when its process ends, however
+    it ends. It costs a microsecond or two and writes nothing.
+On Linux claims belong to the open file (so two stores in one process keep each other out as well),
+elsewhere to the process; there,
+closing a second store on the same folder in the same process drops the claims of the first. That is
+harmless: a claim only saves double work.
 
-Some file systems have no such locks, or refuse them. There the folder belongs to one process at a time (`Claims.alone`): a file beside says which.
+Some file systems have no such locks, or refuse them. There the folder belongs to one process at a
+time (`Claims.alone`): a file beside says which.
 """
 
 from __future__ import annotations
@@ -40,16 +45,27 @@ _Unlock = Callable[[int, int], None]
 
 
 class InUse(OSError):
-    """The folder can serve one process at a time, and another has it. The text says which, and what to do."""
+    """The folder can serve one process at a time, and another has it. The text says which, and what
+    to do.
+    """
 
     def __init__(self, owner: str, file: Path) -> None:
-        super().__init__(errno.EBUSY, f"its file system has no locks, so that one process at a time can use it, and {owner} does")
+        super().__init__(
+            errno.EBUSY,
+            f"its file system has no locks, so that one process at a time can use it, and {owner}"
+            " does",
+        )
         self.fix = f"let it end first (if it has, remove '{file}')"
 
 
 def number_of(name: str) -> int:
     """Give the number by which a name (a key, a pin) is claimed."""
-    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") % _NAMES
+    return (
+        int.from_bytes(
+            blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
+        % _NAMES
+    )
 
 
 class Claims:
@@ -67,7 +83,13 @@ class Claims:
         self._lock = threading.Lock()
         self._held: set[int] = set()
         flags = ("O_CLOEXEC", "O_NOINHERIT", "O_BINARY", "O_NOFOLLOW", "O_NONBLOCK")
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | functools.reduce(operator.or_, (getattr(os, flag, 0) for flag in flags)), 0o666)
+        self._fd = os.open(
+            path,
+            os.O_RDWR
+            | os.O_CREAT
+            | functools.reduce(operator.or_, (getattr(os, flag, 0) for flag in flags)),
+            0o666,
+        )
         self._owner: _Owner | None = None
         try:
             found = next((means for means in _means() if _works(means, self._fd)), None)
@@ -88,7 +110,9 @@ class Claims:
         return self._claim(number, otherwise=True)
 
     def _claim(self, number: int, *, otherwise: bool) -> bool:
-        """Claim a number; give `otherwise` where locks are refused that worked before (the system ran out of them): a claim only saves double work."""
+        """Claim a number; give `otherwise` where locks are refused that worked before (the system
+        ran out of them): a claim only saves double work.
+        """
         with self._lock:
             if self._fd < 0 or number in self._held:
                 return False
@@ -143,11 +167,20 @@ class Claims:
 
 
 class _Owner:
-    """A file that says which process a folder belongs to. It is put in place whole, and one that a process left which has ended counts for nothing."""
+    """A file that says which process a folder belongs to. It is put in place whole, and one that a
+    process left which has ended counts for nothing.
+    """
 
     def __init__(self, path: Path, wait_s: float) -> None:
         self._path = path
-        self._words = json.dumps({"process": own_name(), "host": platform.node(), "pid": os.getpid(), "token": os.urandom(8).hex()})
+        self._words = json.dumps(
+            {
+                "process": own_name(),
+                "host": platform.node(),
+                "pid": os.getpid(),
+                "token": os.urandom(8).hex(),
+            }
+        )
         until = time.monotonic() + wait_s
         while not self._enter():
             if time.monotonic() > until:
@@ -171,7 +204,9 @@ class _Owner:
             except FileNotFoundError:
                 return False
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            handle = os.open(
+                self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+            )
         except FileExistsError:
             return False
         with open(handle, "w", encoding="ascii") as out:
@@ -196,10 +231,16 @@ def _read(path: Path) -> str | None:
 
 
 def _lives(words: str) -> bool:
-    """Tell whether the process lives that a file speaks of. Of another host's this cannot be told: it is taken to live. A file of no sense counts for nothing."""
+    """Tell whether the process lives that a file speaks of. Of another host's this cannot be told:
+    it is taken to live. A file of no sense counts for nothing.
+    """
     try:
         said = json.loads(words)
-        return isinstance(said["process"], str) and type(said["pid"]) is int and lives(said["process"]) is not False
+        return (
+            isinstance(said["process"], str)
+            and type(said["pid"]) is int
+            and lives(said["process"]) is not False
+        )
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -212,7 +253,9 @@ def _shown(words: str | None) -> str:
 
 
 def _works(means: tuple[_Lock, _Unlock], fd: int) -> bool:
-    """Tell whether there are locks of this kind, by a number that nobody else can hold: EACCES says "another holds it" as well as "no"."""
+    """Tell whether there are locks of this kind, by a number that nobody else can hold: EACCES says
+    "another holds it" as well as "no".
+    """
     lock, unlock = means
     number = _NAMES + 2 + int.from_bytes(os.urandom(5), "little")
     try:
@@ -260,7 +303,11 @@ def _linux() -> tuple[_Lock, _Unlock]:
     flock = struct.Struct("@hhqqi0q")
 
     def lock(fd: int, number: int) -> bool:
-        return _tried(lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)))
+        return _tried(
+            lambda: fcntl.fcntl(
+                fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+            )
+        )
 
     def unlock(fd: int, number: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))

@@ -1,4 +1,5 @@
-"""Look after a store: remove what was not used for long, read everything again, say how large it is.
+"""Look after a store: remove what was not used for long, read everything again, say how large it
+is.
 
 Each function expects that what was kept is written (`Writer.flush`).
 """
@@ -23,7 +24,8 @@ from .values import PLACED, Damaged, Shelf
 
 __all__ = ["Cleaned", "Verified", "clean", "clear", "info", "verify"]
 
-#: An object that no record names may be about to get one: clean-up lets it be until it is this old. So with the scratch folders of steps that never ended.
+# : An object that no record names may be about to get one: clean-up lets it be until it is this
+# old. So with the scratch folders of steps that never ended.
 ORPHAN_S = 3600
 SCRATCH_S = 7 * 24 * 3600
 
@@ -41,7 +43,9 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a verification found: how many values were read, and what was damaged (and is now forgotten)."""
+    """What a verification found: how many values were read, and what was damaged (and is now
+    forgotten).
+    """
 
     checked: int
     damaged: tuple[str, ...]
@@ -50,20 +54,43 @@ class Verified:
 def info(folder: Path, shelf: Shelf, pins: Pins) -> dict[str, Any]:
     """Say where the store is, how much it holds and how large it is."""
     disk = sum(size_of(path) for path in _every_file(folder))
-    return {"folder": str(folder), **shelf.index.summary(), "disk_bytes": disk, "pinned": len(pins.pinned())}
+    return {
+        "folder": str(folder),
+        **shelf.index.summary(),
+        "disk_bytes": disk,
+        "pinned": len(pins.pinned()),
+    }
 
 
-def clean(folder: Path, shelf: Shelf, pins: Pins, claims: Claims, *, now: float, max_size: int | None, older_than_s: float | None) -> Cleaned:
-    """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none unused for `older_than_s`.
+def clean(
+    folder: Path,
+    shelf: Shelf,
+    pins: Pins,
+    claims: Claims,
+    *,
+    now: float,
+    max_size: int | None,
+    older_than_s: float | None,
+) -> Cleaned:
+    """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none
+    unused for `older_than_s`.
 
     Values go with the last step that gave them. What living runs have pinned stays.
     """
     pinned = pins.pinned()
     rubbish = shelf.index.take_rubbish()
     rows = {digest: (kind, size, place) for digest, kind, size, place in shelf.index.all_values()}
-    content = {digest: shelf.stands_on(digest) for digest, (kind, _, _) in rows.items() if kind in PLACED}
-    weights = {digest: size + sum(n for _, n in content.get(digest, ())) for digest, (_, size, _) in rows.items()}
-    steps = [(key, digests_named(outputs), used, size) for key, outputs, used, size in shelf.index.all_steps()]
+    content = {
+        digest: shelf.stands_on(digest) for digest, (kind, _, _) in rows.items() if kind in PLACED
+    }
+    weights = {
+        digest: size + sum(n for _, n in content.get(digest, ()))
+        for digest, (_, size, _) in rows.items()
+    }
+    steps = [
+        (key, digests_named(outputs), used, size)
+        for key, outputs, used, size in shelf.index.all_steps()
+    ]
     uses = Counter(digest for _, digests, _, _ in steps for digest in digests)
     total = sum(size for *_, size in steps) + sum(weights.get(digest, 0) for digest in uses)
     before = total
@@ -83,19 +110,27 @@ def clean(folder: Path, shelf: Shelf, pins: Pins, claims: Claims, *, now: float,
             if uses[digest] == 0:
                 total -= weights.get(digest, 0)
     values = [digest for digest in rows if not uses[digest] and digest not in pinned]
-    shelf.index.remove(steps=gone, values=values, history_before=0 if older_than_s is None else now - older_than_s)
+    shelf.index.remove(
+        steps=gone, values=values, history_before=0 if older_than_s is None else now - older_than_s
+    )
     dropped = set(values)
     wanted: set[str] = set()
     loose: set[str] = set()
     for digest, (_, _, place) in rows.items():
-        (loose if digest in dropped else wanted).update((place, *(p for p, _ in content.get(digest, ()))))
+        (loose if digest in dropped else wanted).update(
+            (place, *(p for p, _ in content.get(digest, ())))
+        )
     _sweep(folder, shelf, claims, wanted, loose - wanted, now)
     shelf.index.shrink()
     return Cleaned(len(gone) + rubbish, len(values), before - total, total, held)
 
 
-def _sweep(folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: set[str], now: float) -> None:
-    """Remove loose places, and whatever nobody wants and is old enough not to be about to be wanted."""
+def _sweep(
+    folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: set[str], now: float
+) -> None:
+    """Remove loose places, and whatever nobody wants and is old enough not to be about to be
+    wanted.
+    """
     for place in sorted(loose - {""}):
         with contextlib.suppress(ValueError):
             remove(shelf.objects.path(place))
@@ -111,9 +146,15 @@ def _sweep(folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: 
 
 
 def verify(shelf: Shelf, progress: Callable[[int, int], None] | None = None) -> Verified:
-    """Read everything again. What is damaged or missing is forgotten together with the steps that gave it."""
+    """Read everything again. What is damaged or missing is forgotten together with the steps that
+    gave it.
+    """
     shelf.index.check()
-    damaged = [f"{rubbish} rows of the index make no sense"] if (rubbish := shelf.index.take_rubbish()) else []
+    damaged = (
+        [f"{rubbish} rows of the index make no sense"]
+        if (rubbish := shelf.index.take_rubbish())
+        else []
+    )
     rows = shelf.index.all_values()
     for done, (digest, kind, _, _) in enumerate(rows, 1):
         try:
@@ -123,7 +164,11 @@ def verify(shelf: Shelf, progress: Callable[[int, int], None] | None = None) -> 
         if progress:
             progress(done, len(rows))
     there = {digest for digest, *_ in shelf.index.all_values()}
-    lost = [key for key, outputs, _, _ in shelf.index.all_steps() if not there.issuperset(digests_named(outputs))]
+    lost = [
+        key
+        for key, outputs, _, _ in shelf.index.all_steps()
+        if not there.issuperset(digests_named(outputs))
+    ]
     shelf.index.remove(steps=lost)
     damaged += [f"step {key[:8]} has lost a value" for key in lost]
     return Verified(len(rows), tuple(damaged))
@@ -136,9 +181,15 @@ def clear(folder: Path, shelf: Shelf, pins: Pins) -> None:
         StoreError: a run is using it.
     """
     if pins.living():
-        raise StoreError(f"the store {folder} is in use by a run\n  = fix: let the run end, then clear")
+        raise StoreError(
+            f"the store {folder} is in use by a run\n  = fix: let the run end, then clear"
+        )
     shelf.index.clear()
-    for path in [path for name in ("objects", "trees", "scratch") for path in sorted((folder / name).iterdir())]:
+    for path in [
+        path
+        for name in ("objects", "trees", "scratch")
+        for path in sorted((folder / name).iterdir())
+    ]:
         remove(path)
     for path in sorted(folder.glob("index.damaged-*")):
         remove(path)

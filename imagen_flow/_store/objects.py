@@ -1,7 +1,9 @@
 """Keep content in files named by its digest, and lay out copies of them elsewhere in the store.
 
-Content is written to a temporary name beside its place and then renamed, so what stands under a digest is whole, or was damaged later. Nothing is synced to the disk: after a power
-cut an object may be short, its digest then says so, and the step that made it runs again. Waiting for the disk at every object would cost more than that ever will.
+Content is written to a temporary name beside its place and then renamed, so what stands under a
+digest is whole, or was damaged later. Nothing is synced to the disk: after a power
+cut an object may be short, its digest then says so, and the step that made it runs again. Waiting
+for the disk at every object would cost more than that ever will.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _SUFFIX = re.compile(r"(\.[a-z0-9]{1,12})?\Z")
 
 
 class Objects:
-    """Content-addressed files in a store's folder `root`. Each has a *place*, which is relative to it: ``objects/ab/cdef….suffix``."""
+    """Content-addressed files in a store's folder `root`. Each has a *place*, which is relative to
+    it: ``objects/ab/cdef….suffix``.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,7 +56,9 @@ class Objects:
         return place
 
     def take(self, digest: str, suffix: str, source: Path) -> str:
-        """Move a file here under its digest, and give its place. It becomes read-only: it is handed out by its path."""
+        """Move a file here under its digest, and give its place. It becomes read-only: it is handed
+        out by its path.
+        """
         place = place_of(digest, suffix)
         target = self.root / place
         if size_of(target) == source.stat().st_size:
@@ -68,13 +74,17 @@ class Objects:
         return place
 
     def read(self, place: str, size: int) -> bytes:
-        """Give the content of a place. Raises ValueError if it is not as long as it was, OSError if it cannot be read."""
+        """Give the content of a place. Raises ValueError if it is not as long as it was, OSError if
+        it cannot be read.
+        """
         path = self.path(place)
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("its file is not a regular file")
         if found.st_size != size:
-            raise ValueError(f"its file is {'longer' if found.st_size > size else 'shorter'} than it was")
+            raise ValueError(
+                f"its file is {'longer' if found.st_size > size else 'shorter'} than it was"
+            )
         with open(path, "rb") as stream:
             return stream.read(size)
 
@@ -109,13 +119,17 @@ def place_of(digest: str, suffix: str) -> str:
 
 
 def is_place(place: str, digest: str) -> bool:
-    """Tell whether content of this digest may lie at a place that was read back: under its own digest and nowhere else."""
+    """Tell whether content of this digest may lie at a place that was read back: under its own
+    digest and nowhere else.
+    """
     start = place_of(digest, "")
     return place.startswith(start) and _SUFFIX.match(place[len(start) :]) is not None
 
 
 def lay_out(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy of it where the file system has no hard links."""
+    """Make `target` the same file as `source`, or a copy of it where the file system has no hard
+    links.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name[:32]}-{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)

@@ -22,14 +22,30 @@ __all__ = ["network_file_system", "open_folder"]
 PATIENCE_S = 30
 
 _FOLDERS = ("objects", "trees", "scratch", "pins")
-_OURS = frozenset({"index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "files.sqlite", "files.sqlite-wal", "files.sqlite-shm",
-                   "locks", "locks.owner", "CACHEDIR.TAG", "lost+found", *_FOLDERS})  # fmt: skip
-_NETWORK = re.compile(r"(nfs\d?|cifs|smb\w*|ncpfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|fuse\.(sshfs|rclone|glusterfs|s3fs|gcsfuse|davfs\w*|ceph\w*)|davfs)\Z")
+_OURS = frozenset(
+    {
+        "index.sqlite",
+        "index.sqlite-wal",
+        "index.sqlite-shm",
+        "files.sqlite",
+        "files.sqlite-wal",
+        "files.sqlite-shm",
+        "locks",
+        "locks.owner",
+        "CACHEDIR.TAG",
+        "lost+found",
+        *_FOLDERS,
+    }
+)
+_NETWORK = re.compile(
+    r"(nfs\d?|cifs|smb\w*|ncpfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|fuse\.(sshfs|rclone|glusterfs|s3fs|gcsfuse|davfs\w*|ceph\w*)|davfs)\Z"
+)
 _OTHER = "name another folder with --store or IMAGEN_FLOW_STORE"
 
 
 def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[str]]:
-    """Make the folder a store if it is none yet. Gives its real path, its open index and claims, and warnings.
+    """Make the folder a store if it is none yet. Gives its real path, its open index and claims,
+    and warnings.
 
     Raises:
         StoreError: it cannot be one; says why, and how to mend it.
@@ -45,11 +61,20 @@ def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[s
             (folder / name).mkdir(exist_ok=True)
             if (folder / name).is_symlink():
                 # What is written or removed there would be elsewhere.
-                raise _unusable(folder, f"its '{name}' is a link to another place", f"remove the link, or {_OTHER}")
+                raise _unusable(
+                    folder,
+                    f"its '{name}' is a link to another place",
+                    f"remove the link, or {_OTHER}",
+                )
         tag = folder / "CACHEDIR.TAG"
         if not os.path.lexists(tag):
-            tag.write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Kept by imagen_flow: can be made again, needs no backup.\n")
-        if os.path.lexists(folder / "locks") and not stat.S_ISREG(os.lstat(folder / "locks").st_mode):
+            tag.write_text(
+                "Signature: 8a477f597d28d172789f06886806bc55\n# Kept by imagen_flow: can be made"
+                " again, needs no backup.\n"
+            )
+        if os.path.lexists(folder / "locks") and not stat.S_ISREG(
+            os.lstat(folder / "locks").st_mode
+        ):
             remove(folder / "locks")
         claims = Claims(folder / "locks", wait_s=PATIENCE_S)
     except InUse as taken:
@@ -68,7 +93,9 @@ def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[s
         claims.close()
         raise
     if claims.alone:
-        warnings.append(f"the file system of the store {folder} has no locks: one process at a time can use it")
+        warnings.append(
+            f"the file system of the store {folder} has no locks: one process at a time can use it"
+        )
     return folder, index, claims, warnings
 
 
@@ -76,18 +103,32 @@ def _check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise _unusable(folder, "it is a file, not a folder", _OTHER)
     if sys.platform == "linux" and (kind := network_file_system(folder)):
-        raise _unusable(folder, f"it lies on a network file system ({kind}), where locks cannot be relied on", f"{_OTHER} on a local disk")
+        raise _unusable(
+            folder,
+            f"it lies on a network file system ({kind}), where locks cannot be relied on",
+            f"{_OTHER} on a local disk",
+        )
     try:
         if folder.is_dir() and not (folder / "index.sqlite").exists():
-            strange = sorted(e.name for e in os.scandir(folder) if e.name not in _OURS and not e.name.startswith((".", "index.damaged-")))
+            strange = sorted(
+                e.name
+                for e in os.scandir(folder)
+                if e.name not in _OURS and not e.name.startswith((".", "index.damaged-"))
+            )
             if strange:
-                raise _unusable(folder, f"it is no store and is not empty (it holds '{strange[0]}')", f"{_OTHER}, one that is new or empty")
+                raise _unusable(
+                    folder,
+                    f"it is no store and is not empty (it holds '{strange[0]}')",
+                    f"{_OTHER}, one that is new or empty",
+                )
     except OSError as odd:
         raise _unusable(folder, f"{odd.strerror or odd}", f"make it readable, or {_OTHER}") from odd
 
 
 def network_file_system(folder: Path, mounts: str | None = None) -> str:
-    """Name the network file system that a folder lies on, or nothing. `mounts` is the text of ``/proc/self/mountinfo``."""
+    """Name the network file system that a folder lies on, or nothing. `mounts` is the text of
+    ``/proc/self/mountinfo``.
+    """
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
@@ -111,11 +152,22 @@ def _open_index(folder: Path, *, seals: Seals, alone: bool) -> tuple[Index, list
     """Open the index, and give it with what is to be said of it: a damaged one was put aside."""
     warnings: list[str] = []
     try:
-        return Index(folder / "index.sqlite", seals=seals, alone=alone, warn=warnings.append), warnings
+        return (
+            Index(folder / "index.sqlite", seals=seals, alone=alone, warn=warnings.append),
+            warnings,
+        )
     except NewerFormat as newer:
-        raise _unusable(folder, f"it was made by a newer imagen_flow (format {newer})", f"update imagen_flow, or {_OTHER}") from newer
+        raise _unusable(
+            folder,
+            f"it was made by a newer imagen_flow (format {newer})",
+            f"update imagen_flow, or {_OTHER}",
+        ) from newer
     except (sqlite3.Error, OSError) as refused:
-        raise _unusable(folder, f"its index cannot be opened: {refused}", f"make it writable, free some space, or {_OTHER}") from refused
+        raise _unusable(
+            folder,
+            f"its index cannot be opened: {refused}",
+            f"make it writable, free some space, or {_OTHER}",
+        ) from refused
 
 
 def _unusable(folder: Path, why: str, fix: str) -> StoreError:

@@ -1,6 +1,7 @@
 """Pins: the steps and values that a run is going to use, which a clean-up meanwhile lets be.
 
-A run's pin is a file of names in ``pins/``, and a claim on that file's own name. The claim ends with the process, however that ends, and then the file counts for nothing.
+A run's pin is a file of names in ``pins/``, and a claim on that file's own name. The claim ends
+with the process, however that ends, and then the file counts for nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ __all__ = ["Pins"]
 
 @dataclass
 class _Pin:
-    """A run's pin: the name and the descriptor of its file (none if it cannot be written), and the names in it."""
+    """A run's pin: the name and the descriptor of its file (none if it cannot be written), and the
+    names in it.
+    """
 
     file: str
     out: int | None = None
@@ -46,7 +49,9 @@ class Pins:
             self._add(self._own[run], set(names))
 
     def note(self, name: str) -> None:
-        """Add a step that was made or found to what the runs of this store have pinned, whichever of them it was."""
+        """Add a step that was made or found to what the runs of this store have pinned, whichever
+        of them it was.
+        """
         with self._lock:
             for pin in self._own.values():
                 self._add(pin, {name})
@@ -55,7 +60,9 @@ class Pins:
         pin = _Pin(f"{os.getpid()}-{os.urandom(8).hex()}")
         self._claims.claim(number_of(pin.file))
         try:
-            pin.out = os.open(self._folder / pin.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            pin.out = os.open(
+                self._folder / pin.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
+            )
         except OSError as odd:
             self._give_up(pin, odd)
         return pin
@@ -73,7 +80,10 @@ class Pins:
         if pin.out is not None:
             os.close(pin.out)
             pin.out = None
-        self._warn(f"the store {self._folder.parent} cannot be written ({odd.strerror}); a clean-up meanwhile may cost work")
+        self._warn(
+            f"the store {self._folder.parent} cannot be written ({odd.strerror}); a clean-up"
+            " meanwhile may cost work"
+        )
 
     def unpin(self, run: str) -> None:
         """Give up what a run had pinned."""

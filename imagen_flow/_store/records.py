@@ -8,7 +8,16 @@ from typing import Any
 
 from .._types.artifact import Artifact
 
-__all__ = ["LONGEST_NOTE", "MOST_NOTES", "Record", "digests_named", "leaves", "read_outputs", "write_json", "write_outputs"]
+__all__ = [
+    "LONGEST_NOTE",
+    "MOST_NOTES",
+    "Record",
+    "digests_named",
+    "leaves",
+    "read_outputs",
+    "write_json",
+    "write_outputs",
+]
 
 #: How many notes are kept with a step, and how much of each.
 MOST_NOTES, LONGEST_NOTE = 20, 1000
@@ -22,7 +31,12 @@ class Record:
 
     __slots__ = ("_provenance", "key", "outputs")
 
-    def __init__(self, key: str, outputs: dict[str, Artifact], provenance: Mapping[str, Any] | Callable[[str], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        key: str,
+        outputs: dict[str, Artifact],
+        provenance: Mapping[str, Any] | Callable[[str], Mapping[str, Any]],
+    ) -> None:
         self.key = key
         self.outputs = outputs
         self._provenance = provenance
@@ -35,9 +49,15 @@ class Record:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the node had to say of its result, as warnings. Anything may stand in a record: what is no note is passed over."""
+        """What the node had to say of its result, as warnings. Anything may stand in a record: what
+        is no note is passed over.
+        """
         found = self.provenance.get("notes")
-        return tuple(note[:LONGEST_NOTE] for note in found[:MOST_NOTES] if isinstance(note, str)) if isinstance(found, list) else ()
+        return (
+            tuple(note[:LONGEST_NOTE] for note in found[:MOST_NOTES] if isinstance(note, str))
+            if isinstance(found, list)
+            else ()
+        )
 
 
 def write_outputs(outputs: Mapping[str, Artifact]) -> str:
@@ -45,7 +65,9 @@ def write_outputs(outputs: Mapping[str, Artifact]) -> str:
     lines = []
     for port, artifact in outputs.items():
         line = f"{port} {artifact.kind} {artifact.digest}"
-        lines.append(line if artifact.items is None else f"{line} {write_json(_plain(artifact)[2])}")
+        lines.append(
+            line if artifact.items is None else f"{line} {write_json(_plain(artifact)[2])}"
+        )
     return "\n".join(lines)
 
 
@@ -67,22 +89,34 @@ def read_outputs(text: str) -> dict[str, Artifact]:
 
 
 def digests_named(outputs: str) -> list[str]:
-    """Give the digests of all values that a record names, those of lists' elements but not of lists; none if it is damaged."""
+    """Give the digests of all values that a record names, those of lists' elements but not of
+    lists; none if it is damaged.
+    """
     try:
-        return [leaf.digest for artifact in read_outputs(outputs).values() for leaf, _ in leaves(artifact, None)]
+        return [
+            leaf.digest
+            for artifact in read_outputs(outputs).values()
+            for leaf, _ in leaves(artifact, None)
+        ]
     except ValueError:
         return []
 
 
 def leaves(artifact: Artifact, value: Any) -> Iterator[tuple[Artifact, Any]]:
-    """Give what a list holds, lists in lists gone through, each with its live value (None if there is none)."""
+    """Give what a list holds, lists in lists gone through, each with its live value (None if there
+    is none).
+    """
     pending = [(artifact, value)]
     while pending:
         here, live = pending.pop()
         if here.items is None:
             yield here, live
         else:
-            pending.extend(zip(here.items, live if live is not None else (None,) * len(here.items), strict=True))
+            pending.extend(
+                zip(
+                    here.items, live if live is not None else (None,) * len(here.items), strict=True
+                )
+            )
 
 
 def _plain(artifact: Artifact) -> list[Any]:

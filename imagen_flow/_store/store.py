@@ -1,4 +1,6 @@
-"""The whole of a store: opening and closing, records, values, and what runs claim of it. See the package for how it lies on the disk."""
+"""The whole of a store: opening and closing, records, values, and what runs claim of it. See the
+package for how it lies on the disk.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from .writer import Writer
 
 __all__ = ["Store"]
 
-#: A last use is written down again only when the one on record is older than this: clean-up is no finer.
+# : A last use is written down again only when the one on record is older than this: clean-up is no
+# finer.
 USE_S = 600
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
@@ -42,7 +45,16 @@ _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
 class Store:
     """An open store. Any thread may use it; `close` it, or use it in a `with`."""
 
-    def __init__(self, folder: Path, codecs: Codecs, index: Index, claims: Claims, *, clock: Callable[[], float], queue_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        codecs: Codecs,
+        index: Index,
+        claims: Claims,
+        *,
+        clock: Callable[[], float],
+        queue_bytes: int,
+    ) -> None:
         self.folder = folder
         self.codecs = codecs
         #: The memo of digests of files outside.
@@ -53,7 +65,8 @@ class Store:
         self._warnings: dict[str, bool] = {}
         self._clock = clock
         self._queue_bytes = queue_bytes
-        #: Whether it is open only while somebody uses it, and by how many it is used (see `in_use`).
+        # : Whether it is open only while somebody uses it, and by how many it is used (see
+        # `in_use`).
         self._on_demand = False
         self._users = 0
         self._using = threading.Lock()
@@ -70,14 +83,24 @@ class Store:
         self._objects = Objects(folder)
         self._trees = Trees(self._objects, self.files)
         self._shelf = Shelf(index, self._objects, self._trees, codecs, warn=self._warn)
-        self._writer = Writer(folder, self._shelf, clock=self._clock, limit=self._queue_bytes, warn=self._warn)
+        self._writer = Writer(
+            folder, self._shelf, clock=self._clock, limit=self._queue_bytes, warn=self._warn
+        )
         self._pending = self._writer.pending
         self._live = self._writer.live
 
     # ---- opening and closing
 
     @classmethod
-    def open(cls, folder: Path, codecs: Codecs, *, seals: Seals | None = None, clock: Callable[[], float] = time.time, queue_bytes: int = 512 << 20) -> Store:
+    def open(
+        cls,
+        folder: Path,
+        codecs: Codecs,
+        *,
+        seals: Seals | None = None,
+        clock: Callable[[], float] = time.time,
+        queue_bytes: int = 512 << 20,
+    ) -> Store:
         """Open the store in `folder`; make it if there is none.
 
         `seals` says how records are sealed, and whose are believed; without, anybody's.
@@ -95,7 +118,8 @@ class Store:
 
     @classmethod
     def on_demand(cls, folder: Path, codecs: Codecs, *, seals: Seals | None = None) -> Store:
-        """Give a store that is open only while somebody uses it (see `in_use`). It need not be closed.
+        """Give a store that is open only while somebody uses it (see `in_use`). It need not be
+        closed.
 
         Raises:
             StoreError: it cannot be used; says why, and how to mend it.
@@ -107,7 +131,8 @@ class Store:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Store]:
-        """Have the store open within a `with`. One that is open on demand is opened for its first user and closed after its last; any other is simply used.
+        """Have the store open within a `with`. One that is open on demand is opened for its first
+        user and closed after its last; any other is simply used.
 
         Raises:
             StoreError: it cannot be used any more; says why, and how to mend it.
@@ -158,7 +183,9 @@ class Store:
             remove(self.folder)
 
     def outlive(self) -> None:
-        """Let the folder of a temporary store stay until the program ends: files in it are in use elsewhere. Any other store stays anyway."""
+        """Let the folder of a temporary store stay until the program ends: files in it are in use
+        elsewhere. Any other store stays anyway.
+        """
         if self._temporary:
             self._temporary = False
             atexit.register(remove, self.folder)
@@ -198,11 +225,15 @@ class Store:
             return None
         except ForeignRow:
             self._warn(
-                f"the store {self.folder} came with its folder, and what others put there is not believed: its steps run again\n  = fix: if you know where it comes from, name it with --store or IMAGEN_FLOW_STORE"
+                f"the store {self.folder} came with its folder, and what others put there is not"
+                " believed: its steps run again\n  = fix: if you know where it comes from, name it"
+                " with --store or IMAGEN_FLOW_STORE"
             )
             return None
         except ValueError as error:
-            self._warn(f"the store {self.folder} has a damaged record ({error}); its step runs again")
+            self._warn(
+                f"the store {self.folder} has a damaged record ({error}); its step runs again"
+            )
             return None
         now = self._clock()
         if not 0 <= now - row[1] <= USE_S:
@@ -219,13 +250,18 @@ class Store:
             self._warn(f"the store {self.folder} cannot be read ({error})")
         if isinstance(said, dict):
             return said
-        self._warn(f"the store {self.folder} has lost how a step came to be; it runs again next time")
+        self._warn(
+            f"the store {self.folder} has lost how a step came to be; it runs again next time"
+        )
         with contextlib.suppress(sqlite3.Error):
             self._index.remove(steps=[key])
         return {}
 
-    def keep(self, key: str, outputs: Mapping[str, tuple[Artifact, Any]], provenance: Mapping[str, Any]) -> None:
-        """Record what a step gave: by port, the artifact and its live value (see `adopt`). Returns at once, unless the queue is full.
+    def keep(
+        self, key: str, outputs: Mapping[str, tuple[Artifact, Any]], provenance: Mapping[str, Any]
+    ) -> None:
+        """Record what a step gave: by port, the artifact and its live value (see `adopt`). Returns
+        at once, unless the queue is full.
 
         `provenance` is JSON data; neither it nor the values may change any more.
         """
@@ -243,17 +279,24 @@ class Store:
             said = json.loads(text) if text else {}
         except (sqlite3.Error, ValueError, RecursionError):
             return {}
-        return {step: key for step, key in said.items() if isinstance(key, str)} if isinstance(said, dict) else {}
+        return (
+            {step: key for step, key in said.items() if isinstance(key, str)}
+            if isinstance(said, dict)
+            else {}
+        )
 
     def remember(self, name: str, keys: Mapping[str, str]) -> None:
-        """Note the keys of a graph's steps, so that a later plan can say what changed since. What cannot be noted is let go."""
+        """Note the keys of a graph's steps, so that a later plan can say what changed since. What
+        cannot be noted is let go.
+        """
         with contextlib.suppress(sqlite3.Error):
             self._index.remember(name, write_json(dict(keys)), int(self._clock()))
 
     # ---- values
 
     def load(self, artifact: Artifact) -> Any:
-        """Give the value of an artifact, read anew and digested, or the live one if it is still on its way to the disk.
+        """Give the value of an artifact, read anew and digested, or the live one if it is still on
+        its way to the disk.
 
         Raises:
             Damaged: it is missing or is not what it was; what gave it is forgotten.
@@ -265,13 +308,19 @@ class Store:
 
     def has_object(self, artifact: Artifact) -> bool:
         """Tell cheaply whether a value is there (not whether it is whole)."""
-        return all(leaf.digest in self._live or self._shelf.has(leaf.digest) for leaf, _ in leaves(artifact, None))
+        return all(
+            leaf.digest in self._live or self._shelf.has(leaf.digest)
+            for leaf, _ in leaves(artifact, None)
+        )
 
     def adopt(self, value: Any) -> Any:
-        """Take in what a node made in its scratch folder, and give the value as it is to be passed on.
+        """Take in what a node made in its scratch folder, and give the value as it is to be passed
+        on.
 
-        Files, folders and models that lie in `scratch` are moved into the store, digested, and come back with their new place; elsewhere they stay where they are, and
-        are digested if they have no digest yet. Lists are gone through; every other value comes back as it is.
+        Files, folders and models that lie in `scratch` are moved into the store, digested, and come
+        back with their new place; elsewhere they stay where they are, and
+        are digested if they have no digest yet. Lists are gone through; every other value comes
+        back as it is.
 
         Raises:
             OSError: a file that the node named is not there.
@@ -307,8 +356,12 @@ class Store:
             raise ValueError(f"'{key}' is no key")
         return self.folder / "scratch" / key
 
-    def lease(self, key: str, *, wait_s: float = 0.0, cancel: threading.Event | None = None) -> bool:
-        """Claim the making of a key; wait up to `wait_s` for another to end, or until `cancel`. Whoever had to wait should look the key up again."""
+    def lease(
+        self, key: str, *, wait_s: float = 0.0, cancel: threading.Event | None = None
+    ) -> bool:
+        """Claim the making of a key; wait up to `wait_s` for another to end, or until `cancel`.
+        Whoever had to wait should look the key up again.
+        """
         self._check_open()
         return self._claims.wait(number_of(key), wait_s, cancel)
 
@@ -317,7 +370,9 @@ class Store:
         self._writer.when_settled(key, lambda _: self._claims.release(number_of(key)))
 
     def pin(self, run: str, names: Iterable[str]) -> None:
-        """Keep steps (by key) and values (by digest) from clean-up for as long as this process lives, or until `unpin`; and with them the steps that are kept or found meanwhile."""
+        """Keep steps (by key) and values (by digest) from clean-up for as long as this process
+        lives, or until `unpin`; and with them the steps that are kept or found meanwhile.
+        """
         self._check_open()
         self._pins.pin(run, names)
 
@@ -333,15 +388,27 @@ class Store:
         return upkeep.info(self.folder, self._shelf, self._pins)
 
     def gc(self, *, max_size: int | None = None, older_than_s: float | None = None) -> Cleaned:
-        """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none unused for `older_than_s`.
+        """Remove steps, longest unused first, until the store holds at most `max_size` bytes and
+        none unused for `older_than_s`.
 
-        Values go with the last step that gave them. What living runs have pinned stays. Last uses are known to ten minutes.
+        Values go with the last step that gave them. What living runs have pinned stays. Last uses
+        are known to ten minutes.
         """
         self.flush()
-        return upkeep.clean(self.folder, self._shelf, self._pins, self._claims, now=self._clock(), max_size=max_size, older_than_s=older_than_s)
+        return upkeep.clean(
+            self.folder,
+            self._shelf,
+            self._pins,
+            self._claims,
+            now=self._clock(),
+            max_size=max_size,
+            older_than_s=older_than_s,
+        )
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Verified:
-        """Read everything again. What is damaged or missing is forgotten together with the steps that gave it."""
+        """Read everything again. What is damaged or missing is forgotten together with the steps
+        that gave it.
+        """
         self.flush()
         return upkeep.verify(self._shelf, progress)
 

@@ -1,4 +1,6 @@
-"""Where values lie: encoded, small ones in the index, larger ones in an object; and read back, digested again."""
+"""Where values lie: encoded, small ones in the index, larger ones in an object; and read back,
+digested again.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,15 @@ class Damaged(StoreError):
 class Shelf:
     """The values of a store that are written. Lists are no values here: their elements are."""
 
-    def __init__(self, index: Index, objects: Objects, trees: Trees, codecs: Codecs, *, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        objects: Objects,
+        trees: Trees,
+        codecs: Codecs,
+        *,
+        warn: Callable[[str], None],
+    ) -> None:
         self.index = index
         self.objects = objects
         self.trees = trees
@@ -46,16 +56,28 @@ class Shelf:
         self._warn = warn
 
     def encode(self, artifact: Artifact, value: Any) -> ValueRow | None:
-        """Encode a value and put it in place, and give its row for the index; None if it is there already."""
+        """Encode a value and put it in place, and give its row for the index; None if it is there
+        already.
+        """
         if artifact.kind not in SMALL and artifact.kind not in PLACED and self.has(artifact.digest):
             return None
         kind, suffix, data = self._codecs.encode(value, self._root)
         if kind in PLACED:
             # The digest is over the content alone; the seal is over its name and place too.
-            data = self.index.seals.make("value", artifact.digest, kind, data).hex().encode() + b"\n" + data
+            data = (
+                self.index.seals.make("value", artifact.digest, kind, data).hex().encode()
+                + b"\n"
+                + data
+            )
         if len(data) <= INLINE:
             return (artifact.digest, kind, len(data), "", data)
-        return (artifact.digest, kind, len(data), self.objects.put(artifact.digest, suffix, data), None)
+        return (
+            artifact.digest,
+            kind,
+            len(data),
+            self.objects.put(artifact.digest, suffix, data),
+            None,
+        )
 
     def has(self, digest: str) -> bool:
         """Tell cheaply whether a value is there (not whether it is whole)."""
@@ -69,7 +91,8 @@ class Shelf:
         return not place or size_of(self._root / place) == size
 
     def read(self, artifact: Artifact, *, of_anybody: bool = False) -> Any:
-        """Give a value, digested again; `of_anybody`, also where only the user's own records are believed.
+        """Give a value, digested again; `of_anybody`, also where only the user's own records are
+        believed.
 
         Raises:
             Damaged: it is missing or is not what it was; what gave it is forgotten.
@@ -82,12 +105,18 @@ class Shelf:
             self._forget(artifact, "")
             raise Damaged(artifact, f"is damaged: {error}") from error
         if row is None:
-            # It may have been committed between the look at what is live and the look at the index, but never the other way round.
+            # It may have been committed between the look at what is live and the look at the index,
+            # but never the other way round.
             self._forget(artifact, "")
             raise Damaged(artifact, "is missing")
         kind, size, place, body = row
         try:
-            value = self._decode(artifact.digest, kind, self.objects.read(place, size) if body is None else body, of_anybody)
+            value = self._decode(
+                artifact.digest,
+                kind,
+                self.objects.read(place, size) if body is None else body,
+                of_anybody,
+            )
             if kind in PLACED:
                 self.trees.check(value)
             if self._codecs.digest(value) != artifact.digest:
@@ -95,7 +124,9 @@ class Shelf:
         except FileNotFoundError as gone:
             self._forget(artifact, place)
             raise Damaged(artifact, f"is missing ({gone.filename})") from gone
-        except Exception as error:  # whatever rubbish makes a decoder or a digest stumble, the value is at fault
+        except (
+            Exception
+        ) as error:  # whatever rubbish makes a decoder or a digest stumble, the value is at fault
             self._forget(artifact, place)
             raise Damaged(artifact, f"is damaged: {error}") from error
         return value
@@ -104,18 +135,26 @@ class Shelf:
         if kind in PLACED:
             seal, _, data = data.partition(b"\n")
             seals = self.index.seals
-            if not (seals.is_whole if of_anybody else seals.holds)(bytes.fromhex(seal.decode()), "value", digest, kind, data):
+            if not (seals.is_whole if of_anybody else seals.holds)(
+                bytes.fromhex(seal.decode()), "value", digest, kind, data
+            ):
                 raise ValueError("it is not what was written here")
         return self._codecs.decode(kind, data, self._root)
 
     def stands_on(self, digest: str) -> tuple[tuple[str, int], ...]:
-        """Give the places in the store (and sizes) that a file, folder or model stands on, beside its own encoding."""
+        """Give the places in the store (and sizes) that a file, folder or model stands on, beside
+        its own encoding.
+        """
         try:
             row = self.index.value(digest)
             if row is None:
                 return ()
             kind, size, place, body = row
-            return self.trees.stands_on(self._decode(digest, kind, self.objects.read(place, size) if body is None else body, True))
+            return self.trees.stands_on(
+                self._decode(
+                    digest, kind, self.objects.read(place, size) if body is None else body, True
+                )
+            )
         except Exception:  # as in reading
             return ()
 

@@ -1,7 +1,10 @@
-"""Bring records to the disk in a thread of their own, and serve them from memory until they are there.
+"""Bring records to the disk in a thread of their own, and serve them from memory until they are
+there.
 
-A key is recorded only after its objects are in place; records are committed at most 50 ms or 256 steps at a time. The queue is bounded by bytes. A record that cannot be written
-(a full disk) stays in memory for as long as the store is open, and a warning says so: a run does not fail because of it.
+A key is recorded only after its objects are in place; records are committed at most 50 ms or 256
+steps at a time. The queue is bounded by bytes. A record that cannot be written
+(a full disk) stays in memory for as long as the store is open, and a warning says so: a run does
+not fail because of it.
 """
 
 from __future__ import annotations
@@ -34,7 +37,14 @@ class Kept:
 
     __slots__ = ("cells", "failed", "key", "outputs", "provenance", "then", "weight")
 
-    def __init__(self, key: str, outputs: dict[str, Artifact], provenance: Mapping[str, Any], cells: list[_Cell], weight: int) -> None:
+    def __init__(
+        self,
+        key: str,
+        outputs: dict[str, Artifact],
+        provenance: Mapping[str, Any],
+        cells: list[_Cell],
+        weight: int,
+    ) -> None:
         self.key = key
         self.outputs = outputs
         self.provenance = provenance
@@ -49,10 +59,19 @@ class Kept:
 class Writer:
     """The queue of records and the thread that writes them.
 
-    `pending` holds by key the records, and `live` by digest the values, that are not written (yet, or at all). Any thread may read them: what leaves them is in the index by then.
+    `pending` holds by key the records, and `live` by digest the values, that are not written (yet,
+    or at all). Any thread may read them: what leaves them is in the index by then.
     """
 
-    def __init__(self, folder: Path, shelf: Shelf, *, clock: Callable[[], float], limit: int, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shelf: Shelf,
+        *,
+        clock: Callable[[], float],
+        limit: int,
+        warn: Callable[[str], None],
+    ) -> None:
         self.pending: dict[str, Kept] = {}
         self.live: dict[str, _Cell] = {}
         #: The weight of what is queued: at most `limit`, but for a single record that is larger.
@@ -105,7 +124,9 @@ class Writer:
             waiting = len(self._queue)
             if waiting == 1 or waiting == GROUP_STEPS:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._write_queued, name="imagen_flow store", daemon=True)
+                    self._thread = threading.Thread(
+                        target=self._write_queued, name="imagen_flow store", daemon=True
+                    )
                     self._thread.start()
                 self._change.notify_all()
 
@@ -114,7 +135,9 @@ class Writer:
         self._used[key] = at
 
     def when_settled(self, key: str, do: Callable[[bool], None]) -> None:
-        """Call `do` once it is settled whether the record of this key is written: with True if it is (or there is none to write), with False if it cannot be."""
+        """Call `do` once it is settled whether the record of this key is written: with True if it
+        is (or there is none to write), with False if it cannot be.
+        """
         with self._change:
             kept = self.pending.get(key)
             if kept is not None and not kept.failed:
@@ -171,7 +194,9 @@ class Writer:
         for kept in group:
             try:
                 own = {row[0]: row for cell in kept.cells if (row := self._shelf.encode(*cell))}
-                steps.append((kept.key, write_outputs(kept.outputs), write_json(kept.provenance), now))
+                steps.append(
+                    (kept.key, write_outputs(kept.outputs), write_json(kept.provenance), now)
+                )
             except Exception as odd:  # whatever cannot be encoded or written must not stop the run
                 self._fail([kept], odd)
                 continue
@@ -198,9 +223,14 @@ class Writer:
         self._settle(done, written=True)
 
     def _fail(self, group: list[Kept], odd: BaseException) -> None:
-        """Keep in memory what could not be written, as much as the queue may hold; the oldest is dropped."""
+        """Keep in memory what could not be written, as much as the queue may hold; the oldest is
+        dropped.
+        """
         said = (odd.strerror or str(odd)) if isinstance(odd, OSError) else f"{odd}"
-        self._warn(f"the store {self._folder} cannot keep what was made: {said}; it stays in memory until the run ends")
+        self._warn(
+            f"the store {self._folder} cannot keep what was made: {said}; it stays in memory until"
+            " the run ends"
+        )
         with self._change:
             for kept in group:
                 kept.failed = True

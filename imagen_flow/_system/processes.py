@@ -1,6 +1,8 @@
-"""Say which process something on the disk belongs to, and remove what processes left that have ended.
+"""Say which process something on the disk belongs to, and remove what processes left that have
+ended.
 
-A process is named by its host, the host's start, its number and its own start, so that a later one with the same number is another. Nothing that runs goes by these names.
+A process is named by its host, the host's start, its number and its own start, so that a later one
+with the same number is another. Nothing that runs goes by these names.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from pathlib import Path
 
 __all__ = ["lives", "own_name", "sweep", "temporary_name"]
 
-#: How long the writing of a file may take on another host, whose processes cannot be seen from here.
+# : How long the writing of a file may take on another host, whose processes cannot be seen from
+# here.
 STALE_S = 24 * 3600
 
 _NAME = re.compile(r"([0-9a-f]{8})_([0-9a-f]{8})_(\d{1,10})_(\d{1,20})\Z")
 # Without a dash: a dash stands behind the token of a hot folder's worker, which sweeps for itself.
-_TEMPORARY = re.compile(r"\.imagen_flow-(?:(?P<process>[0-9a-f]{8}_[0-9a-f]{8}_\d{1,10}_\d{1,20})_)?[0-9a-f]{8,16}\.(tmp|old)\Z")
+_TEMPORARY = re.compile(
+    r"\.imagen_flow-(?:(?P<process>[0-9a-f]{8}_[0-9a-f]{8}_\d{1,10}_\d{1,20})_)?[0-9a-f]{8,16}\.(tmp|old)\Z"
+)
 
 
 def own_name() -> str:
@@ -31,7 +36,9 @@ def own_name() -> str:
 
 
 def lives(name: str) -> bool | None:
-    """Tell whether the process of a name lives; None if it is one of another host, if that cannot be seen (Windows), or if the name makes no sense."""
+    """Tell whether the process of a name lives; None if it is one of another host, if that cannot
+    be seen (Windows), or if the name makes no sense.
+    """
     found = _NAME.match(name)
     if found is None or found[1] != _host() or os.name == "nt":
         return None
@@ -55,14 +62,22 @@ def temporary_name(ending: str = ".tmp") -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that have ended left in a folder while they wrote there. What cannot be removed stays."""
+    """Remove what processes that have ended left in a folder while they wrote there. What cannot be
+    removed stays.
+    """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.name.startswith(".imagen_flow-") or (found := _TEMPORARY.match(entry.name)) is None:
+            if (
+                not entry.name.startswith(".imagen_flow-")
+                or (found := _TEMPORARY.match(entry.name)) is None
+            ):
                 continue
             with contextlib.suppress(OSError):
                 alive = lives(found["process"]) if found["process"] else None
-                if alive is True or (alive is None and time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE_S):
+                if alive is True or (
+                    alive is None
+                    and time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE_S
+                ):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
@@ -84,7 +99,9 @@ def _boot() -> str:
 def _start(pid: int) -> int:
     """When a process began, in the system's own measure; 0 where that cannot be seen."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19])
+        return int(
+            Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        )
     except (OSError, ValueError, IndexError):
         return 0
 

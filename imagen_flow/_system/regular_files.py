@@ -1,7 +1,9 @@
 """Open files that others name: regular ones only.
 
-A fifo, a terminal or a device makes whoever opens it wait, or does something by being opened; what lies in ``/proc`` and ``/sys`` looks like a file of no bytes and has no end. None of them is ever a
-graph, a picture, a setting or a model, so they are refused before a byte is read. What a path leads to is looked at again once it is open: it may have been replaced in between.
+A fifo, a terminal or a device makes whoever opens it wait, or does something by being opened; what
+lies in ``/proc`` and ``/sys`` looks like a file of no bytes and has no end. None of them is ever a
+graph, a picture, a setting or a model, so they are refused before a byte is read. What a path leads
+to is looked at again once it is open: it may have been replaced in between.
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ from io import BufferedReader
 
 __all__ = ["is_regular", "open_regular", "read_regular"]
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 _KERNELS = ("/proc/", "/sys/")
 

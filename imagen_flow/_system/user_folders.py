@@ -1,4 +1,6 @@
-"""Know the folders of this user on this machine: what can be made again (`cache_folder`), and what was decided (`config_folder`)."""
+"""Know the folders of this user on this machine: what can be made again (`cache_folder`), and what
+was decided (`config_folder`).
+"""
 
 from __future__ import annotations
 

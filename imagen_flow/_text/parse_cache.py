@@ -1,7 +1,10 @@
-"""Remember how a graph's text was read, so that the same text is not read twice: parsing is the dearest part of planning from the store.
+"""Remember how a graph's text was read, so that the same text is not read twice: parsing is the
+dearest part of planning from the store.
 
-A memo is a file of JSON in the user's cache folder, named by a digest of the text and of all that reads it: this module, `yaml_text`, ruamel.yaml and Python's own tables of
-characters. So an upgrade never meets what an older reader made. Only what was read without a problem is kept. A memo that is damaged, or cannot be written, costs time and nothing else.
+A memo is a file of JSON in the user's cache folder, named by a digest of the text and of all that
+reads it: this module, `yaml_text`, ruamel.yaml and Python's own tables of
+characters. So an upgrade never meets what an older reader made. Only what was read without a
+problem is kept. A memo that is damaged, or cannot be written, costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ MOST_MEMO_BYTES = 64 << 20
 
 
 def read_words(text: str | bytes, *, name: str, folder: Path | None) -> Written:
-    """Read one document of YAML or JSON as `yaml_text.read_words` does, or remember how it was read.
+    """Read one document of YAML or JSON as `yaml_text.read_words` does, or remember how it was
+    read.
 
     Params:
         folder: where memos lie; None reads the text.
@@ -108,9 +112,11 @@ def _surplus(folder: Path) -> Iterator[Path]:
     return (Path(path) for _, path in found[KEEP:])
 
 
-# --- words as JSON ---------------------------------------------------------------------------------------------------------------
+# --- words as JSON
+# ---------------------------------------------------------------------------------------------------------------
 #
-# A word is [line, column, width, value]. A value is itself, a list of words in {"l": …}, a mapping in {"m": [key, value, key, value, …]}, a reference in
+# A word is [line, column, width, value]. A value is itself, a list of words in {"l": …}, a mapping
+# in {"m": [key, value, key, value, …]}, a reference in
 # {"r": [name, port, line, column, width]}, a text with references in {"t": […]}.
 
 
@@ -124,7 +130,9 @@ def _plain(word: Word) -> list[Any]:
     elif isinstance(value, Reference):
         said = _plain_reference(value)
     elif isinstance(value, Template):
-        said = {"t": [part if isinstance(part, str) else _plain_reference(part) for part in value.parts]}
+        said = {
+            "t": [part if isinstance(part, str) else _plain_reference(part) for part in value.parts]
+        }
     return [*_plain_mark(word.mark), said]
 
 
@@ -142,13 +150,20 @@ def _word(said: list[Any], source: Source) -> Word:
         ((kind, inner),) = value.items()
         if kind == "m":
             words = [_word(part, source) for part in inner]
-            value = {key.value: Pair(key, item) for key, item in zip(words[::2], words[1::2], strict=True)}
+            value = {
+                key.value: Pair(key, item)
+                for key, item in zip(words[::2], words[1::2], strict=True)
+            }
         elif kind == "l":
             value = tuple(_word(item, source) for item in inner)
         elif kind == "r":
             value = _reference(inner, source)
         else:
-            value = Template(tuple(part if type(part) is str else _reference(part["r"], source) for part in inner))
+            value = Template(
+                tuple(
+                    part if type(part) is str else _reference(part["r"], source) for part in inner
+                )
+            )
     return Word(value, Mark(source, line, column, width))
 
 

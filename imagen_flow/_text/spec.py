@@ -1,7 +1,9 @@
 """Read a graph file: text to GraphSpec, with a mark on every word. Knows no node type.
 
-Nothing here raises for bad text. Problems are gathered in the GraphSpec, beside as much of the graph as could be understood; where a
-word could not be read its value is UNREADABLE, so that whoever resolves the graph need not complain a second time.
+Nothing here raises for bad text. Problems are gathered in the GraphSpec, beside as much of the
+graph as could be understood; where a
+word could not be read its value is UNREADABLE, so that whoever resolves the graph need not complain
+a second time.
 """
 
 from __future__ import annotations
@@ -19,12 +21,33 @@ from .._system.regular_files import open_regular
 from .._types.node import RESERVED
 from ..errors import MOST_PROBLEMS, Mark, Problem, Source, nearest
 from .parse_cache import read_words
-from .yaml_reader import MAX_BYTES, NAME, UNREADABLE, Pair, Reference, Template, Unreadable, Word, too_large
+from .yaml_reader import (
+    MAX_BYTES,
+    NAME,
+    UNREADABLE,
+    Pair,
+    Reference,
+    Template,
+    Unreadable,
+    Word,
+    too_large,
+)
 
 __all__ = [
-    "UNREADABLE", "GraphSpec", "InputSpec", "NodeSpec", "OutputSpec", "Pair", "Reference", "Template", "Unreadable", "Word",
-    "parse", "parse_mapping", "read",
-]  # fmt: skip
+    "UNREADABLE",
+    "GraphSpec",
+    "InputSpec",
+    "NodeSpec",
+    "OutputSpec",
+    "Pair",
+    "Reference",
+    "Template",
+    "Unreadable",
+    "Word",
+    "parse",
+    "parse_mapping",
+    "read",
+]
 
 VERSION = 1
 TOP = ("imagen_flow", "$schema", "inputs", "nodes", "outputs", "settings")
@@ -35,7 +58,9 @@ CHOICES = {"exists": ("error", "number", "replace"), "provenance": ("full", "key
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """An input of a graph as written. A bare value has neither `type` nor options: it is its own default and type."""
+    """An input of a graph as written. A bare value has neither `type` nor options: it is its own
+    default and type.
+    """
 
     name: Word
     type: Word | None
@@ -67,9 +92,11 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """A graph file as written. `problems` are those of the text itself; whoever resolves the graph adds its own and shows them all.
+    """A graph file as written. `problems` are those of the text itself; whoever resolves the graph
+    adds its own and shows them all.
 
-    `whole` is false where the text breaks off (a syntax error, an unreadable file): then nothing can be said about what it lacks.
+    `whole` is false where the text breaks off (a syntax error, an unreadable file): then nothing
+    can be said about what it lacks.
     """
 
     source: Source
@@ -83,7 +110,8 @@ class GraphSpec:
 
 
 def read(path: Path, *, name: str | None = None, memo: Path | None = None) -> GraphSpec:
-    """Read a graph file. A file that cannot be read, is too large or is not UTF-8 is a problem of the spec.
+    """Read a graph file. A file that cannot be read, is too large or is not UTF-8 is a problem of
+    the spec.
 
     Params:
         name: how problems call the file; default: `path` as given.
@@ -107,16 +135,25 @@ def _nothing(name: str, path: Path, problem: Problem) -> GraphSpec:
 def _unreadable(path: Path, name: str, odd: Exception) -> Problem:
     fix = ""
     if isinstance(odd, FileNotFoundError) and path.parent.is_dir():
-        close = difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), n=1)
+        close = difflib.get_close_matches(
+            path.name, sorted(p.name for p in path.parent.iterdir()), n=1
+        )
         fix = f"did you mean '{close[0]}'?" if close else ""
     if isinstance(odd, IsADirectoryError):
         fix = "name a graph file in that folder"
     reason = (odd.strerror if isinstance(odd, OSError) else None) or str(odd)
-    return Problem("unreadable", "the file cannot be read", Mark(Source(name, ""), 1, 1), reason[:1].lower() + reason[1:], fix)
+    return Problem(
+        "unreadable",
+        "the file cannot be read",
+        Mark(Source(name, ""), 1, 1),
+        reason[:1].lower() + reason[1:],
+        fix,
+    )
 
 
 def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpec:
-    """Read a graph that was composed in Python. It is written out as JSON first, so problems have a line to point at.
+    """Read a graph that was composed in Python. It is written out as JSON first, so problems have a
+    line to point at.
 
     Raises:
         TypeError: something in it is no JSON data and no path.
@@ -124,8 +161,12 @@ def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpe
     try:
         text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_as_json)
     except (TypeError, ValueError, RecursionError) as odd:
-        raise TypeError(f"{name}: a graph holds mappings, lists, text, numbers, truth values, None and paths: {odd}") from odd
-    # Halves of a character may stand in no text, only in an escape; in JSON they occur inside quotes alone.
+        raise TypeError(
+            f"{name}: a graph holds mappings, lists, text, numbers, truth values, None and paths:"
+            f" {odd}"
+        ) from odd
+    # Halves of a character may stand in no text, only in an escape; in JSON they occur inside
+    # quotes alone.
     return parse(re.sub("[\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text), name=name)
 
 
@@ -137,7 +178,9 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is none of these")
 
 
-def parse(text: str | bytes, *, name: str, path: Path | None = None, memo: Path | None = None) -> GraphSpec:
+def parse(
+    text: str | bytes, *, name: str, path: Path | None = None, memo: Path | None = None
+) -> GraphSpec:
     """Read a graph from text.
 
     Params:
@@ -149,9 +192,19 @@ def parse(text: str | bytes, *, name: str, path: Path | None = None, memo: Path 
     if written.word is None:
         return GraphSpec(written.source, path, problems=written.problems, whole=False)
     keys = written.word.value if isinstance(written.word.value, dict) else {}
-    if "imagen_flow" not in keys and "nodes" not in keys and ("imagen_flow_folder" in keys or {"graph", "in"} <= keys.keys()):
+    if (
+        "imagen_flow" not in keys
+        and "nodes" not in keys
+        and ("imagen_flow_folder" in keys or {"graph", "in"} <= keys.keys())
+    ):
         mark = next(iter(keys.values())).key.mark
-        what = Problem("bad-shape", "this is the line file of a hot folder, not a graph", mark, "it names the graph that each file of a folder goes through", f"run it with: imagen-flow folder run {name}")
+        what = Problem(
+            "bad-shape",
+            "this is the line file of a hot folder, not a graph",
+            mark,
+            "it names the graph that each file of a folder goes through",
+            f"run it with: imagen-flow folder run {name}",
+        )
         return GraphSpec(written.source, path, problems=(what,), whole=False)
     reader = _Shapes(list(written.problems))
     top = reader.top(written.word)
@@ -163,7 +216,15 @@ def parse(text: str | bytes, *, name: str, path: Path | None = None, memo: Path 
         reader.plain(pair.value, "a setting")
     reader.clashes(inputs, nodes)
     problems = sorted(reader.problems, key=lambda p: p.place)
-    return GraphSpec(written.source, path, inputs, nodes, {k: o for k, o in outputs.items() if o}, settings, tuple(problems))
+    return GraphSpec(
+        written.source,
+        path,
+        inputs,
+        nodes,
+        {k: o for k, o in outputs.items() if o},
+        settings,
+        tuple(problems),
+    )
 
 
 def _kind(word: Word) -> str:
@@ -177,7 +238,13 @@ def _kind(word: Word) -> str:
         return "a reference"
     if value is None:
         return "nothing"
-    return "text" if isinstance(value, str) else "true or false" if isinstance(value, bool) else "a number"
+    return (
+        "text"
+        if isinstance(value, str)
+        else "true or false"
+        if isinstance(value, bool)
+        else "a number"
+    )
 
 
 def _near(word: str, candidates: Iterable[str]) -> str:
@@ -202,7 +269,9 @@ class _Shapes:
             if root.value is None:
                 self.say("missing-key", "the graph is empty", root.mark, fix=begin)
             elif root.value is not UNREADABLE:
-                self.say("bad-shape", f"a graph is a mapping, not {_kind(root)}", root.mark, fix=begin)
+                self.say(
+                    "bad-shape", f"a graph is a mapping, not {_kind(root)}", root.mark, fix=begin
+                )
             return {}
         self.known(root.value, TOP, "a graph", required="imagen_flow", mark=root.mark)
         if version := root.value.get("imagen_flow"):
@@ -214,17 +283,50 @@ class _Shapes:
             return
         shown = f" '{word.value}'" if isinstance(word.value, str | int | float) else ""
         newer = isinstance(word.value, int) and word.value > VERSION
-        fix = "upgrade imagen_flow, or export the graph in this version" if newer else f"write imagen_flow: {VERSION}"
-        self.say("unknown-version", f"the format version{shown} is not known", word.mark, why=f"this imagen_flow reads version {VERSION}", fix=fix)
+        fix = (
+            "upgrade imagen_flow, or export the graph in this version"
+            if newer
+            else f"write imagen_flow: {VERSION}"
+        )
+        self.say(
+            "unknown-version",
+            f"the format version{shown} is not known",
+            word.mark,
+            why=f"this imagen_flow reads version {VERSION}",
+            fix=fix,
+        )
 
-    def known(self, pairs: dict[str, Pair], keys: tuple[str, ...], what: str, *, required: str = "", mark: Mark | None = None) -> None:
+    def known(
+        self,
+        pairs: dict[str, Pair],
+        keys: tuple[str, ...],
+        what: str,
+        *,
+        required: str = "",
+        mark: Mark | None = None,
+    ) -> None:
         """Refuse keys that the format does not have, and the lack of one that it needs."""
         strange = [key for key in pairs if key not in keys]
         for key in strange:
-            self.say("unknown-key", f"{what} has no key '{key}'", pairs[key].key.mark, why=f"its keys are: {', '.join(keys)}", fix=f"did you mean '{near}'?" if (near := self.near(key, keys)) else "")
+            self.say(
+                "unknown-key",
+                f"{what} has no key '{key}'",
+                pairs[key].key.mark,
+                why=f"its keys are: {', '.join(keys)}",
+                fix=f"did you mean '{near}'?" if (near := self.near(key, keys)) else "",
+            )
         # A misspelt key is one problem, not two.
-        if required and required not in pairs and not any(_near(key, keys) == required for key in strange[:MOST_PROBLEMS]) and mark:
-            fix = f"begin with 'imagen_flow: {VERSION}'" if required == "imagen_flow" else f"write {required}: …"
+        if (
+            required
+            and required not in pairs
+            and not any(_near(key, keys) == required for key in strange[:MOST_PROBLEMS])
+            and mark
+        ):
+            fix = (
+                f"begin with 'imagen_flow: {VERSION}'"
+                if required == "imagen_flow"
+                else f"write {required}: …"
+            )
             self.say("missing-key", f"{what} needs '{required}'", mark, fix=fix)
 
     def section(self, top: dict[str, Pair], key: str) -> dict[str, Pair]:
@@ -232,15 +334,28 @@ class _Shapes:
         if pair is None or pair.value.value is None or pair.value.value is UNREADABLE:
             return {}
         if not isinstance(pair.value.value, dict):
-            self.say("bad-shape", f"'{key}' is a mapping of names, not {_kind(pair.value)}", pair.value.mark, fix=f"write {key}: {{name: …}}")
+            self.say(
+                "bad-shape",
+                f"'{key}' is a mapping of names, not {_kind(pair.value)}",
+                pair.value.mark,
+                fix=f"write {key}: {{name: …}}",
+            )
             return {}
         return pair.value.value
 
     def name(self, word: Word, what: str) -> None:
         if not NAME.fullmatch(word.value):
             near = re.sub(r"[^\w-]+", "_", word.value).strip("_-").lstrip("0123456789-_")
-            self.say("bad-name", f"'{word.value}' is no name of {what}", word.mark, why="a name starts with a letter or '_' and goes on with letters, digits, '_' and '-'",
-                     fix=f"write '{near}'" if near and NAME.fullmatch(near) else "")  # fmt: skip
+            self.say(
+                "bad-name",
+                f"'{word.value}' is no name of {what}",
+                word.mark,
+                why=(
+                    "a name starts with a letter or '_' and goes on with letters, digits, '_'"
+                    " and '-'"
+                ),
+                fix=f"write '{near}'" if near and NAME.fullmatch(near) else "",
+            )
 
     def input(self, pair: Pair) -> InputSpec:
         self.name(pair.key, "an input")
@@ -250,10 +365,25 @@ class _Shapes:
             return InputSpec(pair.key, None, {"default": Pair(pair.key, word)}, True, pair.key.mark)
         pairs = word.value
         self.known(pairs, OF_INPUT, "an input")
-        options = {key: Pair(p.key, self.plain(p.value, "an input")) for key, p in pairs.items() if key in OF_INPUT}
+        options = {
+            key: Pair(p.key, self.plain(p.value, "an input"))
+            for key, p in pairs.items()
+            if key in OF_INPUT
+        }
         type_ = options.pop("type", None)
-        if type_ is None and "default" not in options and not any(_near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MOST_PROBLEMS]):
-            self.say("missing-key", f"input '{pair.key.value}' has neither type nor default", pair.key.mark, fix="write {type: text}, or a value that is its default")
+        if (
+            type_ is None
+            and "default" not in options
+            and not any(
+                _near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MOST_PROBLEMS]
+            )
+        ):
+            self.say(
+                "missing-key",
+                f"input '{pair.key.value}' has neither type nor default",
+                pair.key.mark,
+                fix="write {type: text}, or a value that is its default",
+            )
         self.text(options, "help")
         kind = type_.value if type_ else None
         if kind is None and "default" not in options:
@@ -265,16 +395,31 @@ class _Shapes:
         pairs = pair.value.value
         if not isinstance(pairs, dict):
             if pairs is not UNREADABLE:
-                self.say("bad-shape", f"a node is a mapping with its type, not {_kind(pair.value)}", pair.value.mark, fix=f"write {pair.key.value}: {{type: …}}")
+                self.say(
+                    "bad-shape",
+                    f"a node is a mapping with its type, not {_kind(pair.value)}",
+                    pair.value.mark,
+                    fix=f"write {pair.key.value}: {{type: …}}",
+                )
             return NodeSpec(pair.key, Word(UNREADABLE, pair.value.mark), {}, {}, pair.key.mark)
         if "type" in pairs:
             type_ = self.plain(pairs["type"].value, "the type of a node")
             if not isinstance(type_.value, str | Unreadable):
-                self.say("bad-shape", f"the type of a node is text, not {_kind(type_)}", type_.mark, fix="write the name of a node type, as in image.resize")
+                self.say(
+                    "bad-shape",
+                    f"the type of a node is text, not {_kind(type_)}",
+                    type_.mark,
+                    fix="write the name of a node type, as in image.resize",
+                )
                 type_ = Word(UNREADABLE, type_.mark)
         else:
             near = self.near("type", pairs)
-            self.say("missing-key", f"node '{pair.key.value}' has no type", pairs[near].key.mark if near else pair.key.mark, fix=f"did you mean 'type' by '{near}'?" if near else "write type: …")
+            self.say(
+                "missing-key",
+                f"node '{pair.key.value}' has no type",
+                pairs[near].key.mark if near else pair.key.mark,
+                fix=f"did you mean 'type' by '{near}'?" if near else "write type: …",
+            )
             type_ = Word(UNREADABLE, pair.key.mark)
         arguments = {key: p for key, p in pairs.items() if key not in RESERVED}
         reserved = {key: p for key, p in pairs.items() if key in RESERVED and key != "type"}
@@ -287,27 +432,55 @@ class _Shapes:
             return OutputSpec(pair.key, self.reference(word), {}, pair.key.mark)
         pairs = word.value
         self.known(pairs, OF_OUTPUT, "an output", required="from", mark=pair.key.mark)
-        source = self.reference(pairs["from"].value) if "from" in pairs else Word(UNREADABLE, pair.key.mark)
-        options = {key: Pair(p.key, self.plain(p.value, "an option of an output")) for key, p in pairs.items() if key in OF_OUTPUT[1:]}
+        source = (
+            self.reference(pairs["from"].value)
+            if "from" in pairs
+            else Word(UNREADABLE, pair.key.mark)
+        )
+        options = {
+            key: Pair(p.key, self.plain(p.value, "an option of an output"))
+            for key, p in pairs.items()
+            if key in OF_OUTPUT[1:]
+        }
         self.text(options, "path")
         for key, allowed in CHOICES.items():
             value = options[key].value.value if key in options else allowed[0]
             if value not in allowed and value is not UNREADABLE:
                 shown = f"'{value}'" if isinstance(value, str) else _kind(options[key].value)
-                self.say("bad-literal", f"'{key}' is one of {', '.join(allowed)}, not {shown}", options.pop(key).value.mark, fix=nearest(str(value)[:100], allowed))
+                self.say(
+                    "bad-literal",
+                    f"'{key}' is one of {', '.join(allowed)}, not {shown}",
+                    options.pop(key).value.mark,
+                    fix=nearest(str(value)[:100], allowed),
+                )
         return OutputSpec(pair.key, source, options, pair.key.mark)
 
     def reference(self, word: Word) -> Word:
         if isinstance(word.value, Reference | Unreadable):
             return word
-        written = f"write \"${{{word.value}}}\"" if isinstance(word.value, str) and NAME.fullmatch(word.value) else 'write "${node}"'
-        self.say("bad-reference", f"an output is one reference, not {'text around it' if isinstance(word.value, Template) else _kind(word)}", word.mark, fix=written)
+        written = (
+            f'write "${{{word.value}}}"'
+            if isinstance(word.value, str) and NAME.fullmatch(word.value)
+            else 'write "${node}"'
+        )
+        self.say(
+            "bad-reference",
+            "an output is one reference, not"
+            f" {'text around it' if isinstance(word.value, Template) else _kind(word)}",
+            word.mark,
+            fix=written,
+        )
         return Word(UNREADABLE, word.mark)
 
     def text(self, options: dict[str, Pair], key: str) -> None:
         if key in options and not isinstance(options[key].value.value, str | Unreadable):
             word = options.pop(key).value
-            self.say("bad-literal", f"'{key}' is text, not {_kind(word)}", word.mark, fix="quote it" if not isinstance(word.value, dict | tuple) else "")
+            self.say(
+                "bad-literal",
+                f"'{key}' is text, not {_kind(word)}",
+                word.mark,
+                fix="quote it" if not isinstance(word.value, dict | tuple) else "",
+            )
 
     def plain(self, word: Word, what: str) -> Word:
         """Refuse references where nothing has been computed yet; what holds one becomes UNREADABLE."""
@@ -321,14 +494,36 @@ class _Shapes:
                 stack += value
             elif isinstance(value, Reference | Template):
                 found = True
-                first = value if isinstance(value, Reference) else next(p for p in value.parts if isinstance(p, Reference))
-                fix = "write {name} for an input in a path" if "output" in what else "write '$${' for the characters themselves, or refer to it in a node"
-                self.say("bad-reference", f"{what} cannot refer to anything", first.mark, why="references stand in the arguments of nodes and in the 'from' of outputs", fix=fix)
+                first = (
+                    value
+                    if isinstance(value, Reference)
+                    else next(p for p in value.parts if isinstance(p, Reference))
+                )
+                fix = (
+                    "write {name} for an input in a path"
+                    if "output" in what
+                    else "write '$${' for the characters themselves, or refer to it in a node"
+                )
+                self.say(
+                    "bad-reference",
+                    f"{what} cannot refer to anything",
+                    first.mark,
+                    why="references stand in the arguments of nodes and in the 'from' of outputs",
+                    fix=fix,
+                )
             elif value is UNREADABLE:
                 found = True
         return Word(UNREADABLE, word.mark) if found else word
 
     def clashes(self, inputs: dict[str, InputSpec], nodes: dict[str, NodeSpec]) -> None:
         for key in nodes.keys() & inputs.keys():
-            first, second = sorted((inputs[key].name.mark, nodes[key].name.mark), key=lambda m: (m.line, m.column))
-            self.say("name-clash", f"an input and a node are both called '{key}'", second, why=f"'${{{key}}}' could mean either; the other stands in line {first.line}", fix="rename one of them")
+            first, second = sorted(
+                (inputs[key].name.mark, nodes[key].name.mark), key=lambda m: (m.line, m.column)
+            )
+            self.say(
+                "name-clash",
+                f"an input and a node are both called '{key}'",
+                second,
+                why=f"'${{{key}}}' could mean either; the other stands in line {first.line}",
+                fix="rename one of them",
+            )

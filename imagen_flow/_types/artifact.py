@@ -9,7 +9,9 @@ __all__ = ["Artifact"]
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An output value by its digest and kind. A list (kind ``list``) also says what its elements are, so that `each` can be planned unread."""
+    """An output value by its digest and kind. A list (kind ``list``) also says what its elements
+    are, so that `each` can be planned unread.
+    """
 
     digest: str
     kind: str

@@ -1,12 +1,16 @@
 """Turn values into bytes and back, exactly, and without pickle.
 
-Every kind has one encoding: plain data is canonical JSON; an 8-bit picture is a PNG; deeper pictures, tensors and sound are safetensors (with
-at most one metadata key, since the library writes several in no fixed order). A plugin's own type brings a `Codec`.
+Every kind has one encoding: plain data is canonical JSON; an 8-bit picture is a PNG; deeper
+    pictures, tensors and sound are safetensors (with
+at most one metadata key, since the library writes several in no fixed order). A plugin's own type
+brings a `Codec`.
 
-Bytes that come back are not trusted: whatever is odd about them raises ValueError, and no more memory is taken than the bytes can justify. Whether
+Bytes that come back are not trusted: whatever is odd about them raises ValueError, and no more
+    memory is taken than the bytes can justify. Whether
 they are the *right* bytes is for the store to say: it digests what was decoded.
 
-A file, a folder or a model is encoded as where it lies, its size and its digest, not as its content. Below `root` (the store's folder) places are written
+A file, a folder or a model is encoded as where it lies, its size and its digest, not as its
+content. Below `root` (the store's folder) places are written
 relative to it, so that a store can be moved.
 """
 
@@ -45,8 +49,10 @@ _BUILT_IN = frozenset(
 class Codec:
     """How a plugin's own type of value is kept.
 
-    `encode` must be canonical: equal values give equal bytes, always, since the value's digest is over `kind` and these bytes. `decode` gets untrusted bytes
-    and raises ValueError when they are odd. `kind` names the type in stores and messages (``module.Class`` by custom).
+    `encode` must be canonical: equal values give equal bytes, always, since the value's digest is
+        over `kind` and these bytes. `decode` gets untrusted bytes
+    and raises ValueError when they are odd. `kind` names the type in stores and messages
+    (``module.Class`` by custom).
     """
 
     kind: str
@@ -56,14 +62,27 @@ class Codec:
     suffix: str = ".bin"
 
     def __post_init__(self) -> None:
-        if not self.kind or self.kind in _BUILT_IN or not self.kind.isprintable() or " " in self.kind:
-            raise ValueError(f"'{self.kind}' cannot name a kind of value: it is one word, and not one of {', '.join(sorted(_BUILT_IN))}")
+        if (
+            not self.kind
+            or self.kind in _BUILT_IN
+            or not self.kind.isprintable()
+            or " " in self.kind
+        ):
+            raise ValueError(
+                f"'{self.kind}' cannot name a kind of value: it is one word, and not one of"
+                f" {', '.join(sorted(_BUILT_IN))}"
+            )
         if not _SUFFIX.match(self.suffix):
-            raise ValueError(f"codec of {self.kind}: '{self.suffix}' is not a file ending; it is a dot and letters, like .bin")
+            raise ValueError(
+                f"codec of {self.kind}: '{self.suffix}' is not a file ending; it is a dot and"
+                " letters, like .bin"
+            )
 
 
 class Codecs:
-    """The encodings in force: the built-in ones and those of the plugins. A value, made once and passed on."""
+    """The encodings in force: the built-in ones and those of the plugins. A value, made once and
+    passed on.
+    """
 
     def __init__(self, codecs: Iterable[Codec] = ()) -> None:
         self._by_type: dict[type, Codec] = {}
@@ -72,8 +91,9 @@ class Codecs:
             other = self._by_kind.get(codec.kind) or self._by_type.get(codec.type)
             if other is not None:
                 raise ValueError(
-                    f"two codecs clash: '{codec.kind}' for {codec.type.__module__}.{codec.type.__qualname__} "
-                    f"and '{other.kind}' for {other.type.__module__}.{other.type.__qualname__}"
+                    f"two codecs clash: '{codec.kind}' for"
+                    f" {codec.type.__module__}.{codec.type.__qualname__} and '{other.kind}' for"
+                    f" {other.type.__module__}.{other.type.__qualname__}"
                 )
             self._by_type[codec.type] = self._by_kind[codec.kind] = codec
 
@@ -90,7 +110,8 @@ class Codecs:
         """Name a value: its digest and kind, and those of a list's elements.
 
         Raises:
-            TypeError, ValueError: it has no digest (an unknown type, a number that is not finite, data that is not JSON).
+            TypeError, ValueError: it has no digest (an unknown type, a number that is not finite,
+                data that is not JSON).
         """
         return self._artifact(value, 0)
 
@@ -110,7 +131,9 @@ class Codecs:
         return self._by_type.get(type(value))
 
     def encode(self, value: Any, root: Path | None = None) -> tuple[str, str, bytes]:
-        """Encode a value that is no list: its kind, the ending of a file that holds it, and the bytes."""
+        """Encode a value that is no list: its kind, the ending of a file that holds it, and the
+        bytes.
+        """
         codec = self._of(value)
         if codec:
             return codec.kind, codec.suffix, codec.encode(value)
@@ -150,7 +173,9 @@ class Codecs:
         if kind in _PLACES:
             return _PLACES[kind][1](_mapping(_read_json(data)), root)
         if kind not in _PLAIN:
-            raise ValueError(f"no codec for values of kind '{kind}'; the plugin that made it may be missing")
+            raise ValueError(
+                f"no codec for values of kind '{kind}'; the plugin that made it may be missing"
+            )
         value = _read_json(data)
         wanted = _PLAIN[kind]
         if kind == "absent":
@@ -161,7 +186,14 @@ class Codecs:
 
 
 #: Kinds that are plain data, with the type that JSON gives them (None: any).
-_PLAIN: dict[str, type | None] = {"bool": bool, "int": int, "float": float, "text": str, "json": None, "absent": None}
+_PLAIN: dict[str, type | None] = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "text": str,
+    "json": None,
+    "absent": None,
+}
 
 
 def _read_json(data: bytes) -> Any:
@@ -189,7 +221,9 @@ def _encode_pixels(pixels: Any) -> tuple[str, bytes]:
     import PIL.Image
 
     out = BytesIO()
-    PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, "PNG", compress_level=1)
+    PIL.Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(
+        out, "PNG", compress_level=1
+    )
     return ".png", out.getvalue()
 
 
@@ -197,13 +231,16 @@ def _decode_png(data: bytes) -> Any:
     import numpy as np
     from PIL.PngImagePlugin import PngImageFile
 
-    # Not Image.open: its limit on pixels is one for the whole process, and too low for pictures that this project itself made.
+    # Not Image.open: its limit on pixels is one for the whole process, and too low for pictures
+    # that this project itself made.
     with PngImageFile(BytesIO(data)) as picture:
         channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(picture.mode)
         if channels is None:
             raise ValueError(f"a PNG of mode {picture.mode}")
         if picture.width * picture.height * channels > _DEFLATE_LIMIT * len(data):
-            raise ValueError(f"a PNG of {len(data)} bytes cannot hold {picture.width} x {picture.height} pixels")
+            raise ValueError(
+                f"a PNG of {len(data)} bytes cannot hold {picture.width} x {picture.height} pixels"
+            )
         return np.array(picture)
 
 
@@ -211,7 +248,8 @@ def _safetensors(array: Any, more: dict[str, Any] | None) -> bytes:
     import numpy as np
     from safetensors.numpy import save
 
-    # A copy in order and in this machine's byte order, since the library writes memory as it lies. asarray keeps a shape of () as it is.
+    # A copy in order and in this machine's byte order, since the library writes memory as it lies.
+    # asarray keeps a shape of () as it is.
     plain = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return save({"data": plain}, _metadata(more))
 
@@ -237,14 +275,20 @@ def _encode_tensor(value: Tensor) -> bytes:
 
 _DTYPES = {
     "BOOL": "bool",
-    **{f"{letter}{bits}": f"{word}{bits}" for letter, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{
+        f"{letter}{bits}": f"{word}{bits}"
+        for letter, word in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     "C64": "complex64",
 }
 
 
 def _read_safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
-    """Give the one array of a safetensors file (torch's only if numpy has no such dtype) and what its metadata key says."""
+    """Give the one array of a safetensors file (torch's only if numpy has no such dtype) and what
+    its metadata key says.
+    """
     import numpy as np
     from safetensors import deserialize
 
@@ -260,7 +304,11 @@ def _read_safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
         array: Any = torch.from_numpy(raw).view(torch.bfloat16)
     elif entry["dtype"] in _DTYPES:
         dtype = np.dtype(_DTYPES[entry["dtype"]])
-        array = np.frombuffer(entry["data"], dtype=dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+        array = (
+            np.frombuffer(entry["data"], dtype=dtype.newbyteorder("<"))
+            .astype(dtype, copy=False)
+            .reshape(shape)
+        )
     else:
         raise ValueError(f"an array of dtype {entry['dtype']}")
     size = int.from_bytes(data[:8], "little")
@@ -286,7 +334,11 @@ def _read_place(said: dict[str, Any], root: Path | None) -> Path:
 def inside(name: str) -> tuple[str, ...]:
     """Split a relative name with ``/``; one that could leave its folder raises ValueError."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or any(part == ".." or "\\" in part or ":" in part or "\0" in part for part in parts):
+    if (
+        not parts
+        or name.startswith("/")
+        or any(part == ".." or "\\" in part or ":" in part or "\0" in part for part in parts)
+    ):
         raise ValueError(f"'{name}' is no name inside a folder")
     return parts
 
@@ -304,11 +356,21 @@ def _read_digest(data: Any) -> str:
 
 
 def _encode_file(value: File, root: Path | None) -> dict[str, Any]:
-    return {"digest": value.digest, "size": value.size, "name": value.name, **_place(value.path, root)}
+    return {
+        "digest": value.digest,
+        "size": value.size,
+        "name": value.name,
+        **_place(value.path, root),
+    }
 
 
 def _decode_file(said: dict[str, Any], root: Path | None) -> File:
-    return File(_read_place(said, root), _read_digest(said.get("digest")), _whole(said.get("size")), _text(said.get("name")))
+    return File(
+        _read_place(said, root),
+        _read_digest(said.get("digest")),
+        _whole(said.get("size")),
+        _text(said.get("name")),
+    )
 
 
 def _encode_folder(value: Folder, root: Path | None) -> dict[str, Any]:
@@ -321,7 +383,14 @@ def _decode_folder(said: dict[str, Any], root: Path | None) -> Folder:
     files = []
     for entry in said["files"]:
         name = _text(entry.get("name"))
-        files.append(File(path.joinpath(*inside(name)), _read_digest(entry.get("digest")), _whole(entry.get("size")), name))
+        files.append(
+            File(
+                path.joinpath(*inside(name)),
+                _read_digest(entry.get("digest")),
+                _whole(entry.get("size")),
+                name,
+            )
+        )
     return Folder(path, _read_digest(said.get("digest")), tuple(files))
 
 
@@ -330,10 +399,17 @@ def _encode_model(value: Model, root: Path | None) -> dict[str, Any]:
 
 
 def _decode_model(said: dict[str, Any], root: Path | None) -> Model:
-    return Model(_read_place(said, root), _read_digest(said.get("digest")), _text(said.get("reference")))
+    return Model(
+        _read_place(said, root), _read_digest(said.get("digest")), _text(said.get("reference"))
+    )
 
 
-_PLACES: dict[str, tuple[Callable[[Any, Path | None], dict[str, Any]], Callable[[dict[str, Any], Path | None], Any]]] = {
+_PLACES: dict[
+    str,
+    tuple[
+        Callable[[Any, Path | None], dict[str, Any]], Callable[[dict[str, Any], Path | None], Any]
+    ],
+] = {
     "file": (_encode_file, _decode_file),
     "folder": (_encode_folder, _decode_folder),
     "model": (_encode_model, _decode_model),

@@ -1,7 +1,9 @@
 """Name every value by a digest of what it is: canonical bytes, tagged by kind.
 
-A digest is BLAKE2b (RFC 7693) of 20 bytes, written as 40 hexadecimal digits. The tag keeps kinds apart: the text ``1`` and
-the number 1 differ. Nothing is ever digested by its encoded file, its `repr` or its place in memory, and what has no digest raises TypeError.
+A digest is BLAKE2b (RFC 7693) of 20 bytes, written as 40 hexadecimal digits. The tag keeps kinds
+apart: the text ``1`` and
+the number 1 differ. Nothing is ever digested by its encoded file, its `repr` or its place in
+memory, and what has no digest raises TypeError.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import Any, BinaryIO
 from .._system.regular_files import open_regular
 from .values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
-__all__ = ["canonical", "digest_bytes", "digest_file", "digest_list", "digest_stream", "digest_value", "kind_of"]
+__all__ = [
+    "canonical",
+    "digest_bytes",
+    "digest_file",
+    "digest_list",
+    "digest_stream",
+    "digest_value",
+    "kind_of",
+]
 
 SIZE = 20
 
@@ -28,13 +38,17 @@ def digest_bytes(content: bytes) -> str:
 
 
 def digest_file(path: Path, *, check: Callable[[], None] | None = None) -> str:
-    """Digest a file without holding it whole; `check` is called between blocks and may raise (cancelling)."""
+    """Digest a file without holding it whole; `check` is called between blocks and may raise
+    (cancelling).
+    """
     with open_regular(path) as stream:
         return digest_stream(stream, check=check)
 
 
 def digest_stream(stream: BinaryIO, *, check: Callable[[], None] | None = None) -> str:
-    """Digest an open file from its beginning. What is appended meanwhile makes another digest, but does not keep us reading."""
+    """Digest an open file from its beginning. What is appended meanwhile makes another digest, but
+    does not keep us reading.
+    """
     state = blake2b(digest_size=SIZE)
     left = os.fstat(stream.fileno()).st_size
     while left >= 0 and (block := stream.read(1 << 20)):
@@ -46,9 +60,14 @@ def digest_stream(stream: BinaryIO, *, check: Callable[[], None] | None = None) 
 
 
 def tagged(kind: str, *parts: bytes | memoryview) -> str:
-    """Digest parts under a kind. Each part is preceded by its length, so that parts cannot run into one another."""
+    """Digest parts under a kind. Each part is preceded by its length, so that parts cannot run into
+    one another.
+    """
     if len(parts) == 1 and len(parts[0]) < 4096:
-        return blake2b(b"%s\0%s%s" % (kind.encode(), len(parts[0]).to_bytes(8, "little"), parts[0]), digest_size=SIZE).hexdigest()
+        return blake2b(
+            b"%s\0%s%s" % (kind.encode(), len(parts[0]).to_bytes(8, "little"), parts[0]),
+            digest_size=SIZE,
+        ).hexdigest()
     state = blake2b(kind.encode() + b"\0", digest_size=SIZE)
     for part in parts:
         state.update(len(part).to_bytes(8, "little"))
@@ -67,7 +86,9 @@ def canonical(data: Any) -> bytes:
 
 
 # Made once: json.dumps would make an encoder for every call.
-_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_ENCODE = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
 
 
 def _refuse_odd_keys(data: Any) -> None:
@@ -84,7 +105,9 @@ def _refuse_odd_keys(data: Any) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """Name the kind of a built-in value, e.g. ``image``; a plugin's own type raises TypeError here (its codec names it)."""
+    """Name the kind of a built-in value, e.g. ``image``; a plugin's own type raises TypeError here
+    (its codec names it).
+    """
     kind = _KINDS.get(type(value))
     if kind is None:
         for cls, name in _KINDS.items():
@@ -131,18 +154,22 @@ def _array(kind: str, array: Any, *more: bytes) -> str:
     if array.dtype.kind not in "biufc":
         raise TypeError(f"an array of {array.dtype} has no digest")
     head = f"{array.dtype.name}{list(array.shape)}".encode()
-    # Flattened only for its bytes: ascontiguousarray would give a shape of () an axis, and two values one digest.
+    # Flattened only for its bytes: ascontiguousarray would give a shape of () an axis, and two
+    # values one digest.
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return tagged(kind, head, little.view("uint8").data, *more)
 
 
 def _pixels(kind: str, pixels: Any) -> str:
-    # A picture has no NaN when it is made, but whoever made it may still hold the array and have written into it.
+    # A picture has no NaN when it is made, but whoever made it may still hold the array and have
+    # written into it.
     if pixels.dtype == "float32":
         import numpy as np
 
         if not np.isfinite(pixels).all():
-            raise ValueError(f"{'a picture' if kind == 'image' else 'a mask'} has NaN or infinite pixels")
+            raise ValueError(
+                f"{'a picture' if kind == 'image' else 'a mask'} has NaN or infinite pixels"
+            )
     return _array(kind, pixels)
 
 
@@ -179,9 +206,18 @@ _DIGESTERS: dict[str, Callable[[Any], str]] = {
     "mask": lambda v: _pixels("mask", v.pixels),
     "tensor": _tensor,
     "audio": lambda v: _array("audio", v.samples, str(v.rate).encode()),
-    # Of its name the ending counts: it says what kind of file it is, and that is all of the name that a node sees.
-    "file": lambda v: tagged("file", v.digest.encode(), *([v.suffix.encode("utf-8", "surrogatepass")] if v.suffix else [])),
+    # Of its name the ending counts: it says what kind of file it is, and that is all of the name
+    # that a node sees.
+    "file": lambda v: tagged(
+        "file",
+        v.digest.encode(),
+        *([v.suffix.encode("utf-8", "surrogatepass")] if v.suffix else []),
+    ),
     "folder": lambda v: v.digest,
-    "model": lambda v: tagged("model", v.digest.encode(), *([v.called.encode("utf-8", "surrogatepass")] if v.called else [])),
+    "model": lambda v: tagged(
+        "model",
+        v.digest.encode(),
+        *([v.called.encode("utf-8", "surrogatepass")] if v.called else []),
+    ),
     "absent": lambda v: tagged("absent"),
 }

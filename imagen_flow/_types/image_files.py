@@ -5,13 +5,17 @@ What a file holds, by its ending:
 * ``.png``: 8 bits as 8 bits, 16 bits as 16 bits, float clipped to 0…1 and rounded to 8 bits;
 * ``.tif``, ``.tiff``: 8 bits, 16 bits and float32 as they are (Deflate);
 * ``.webp``: 8 bits, lossless; grey becomes RGB;
-* ``.jpg``, ``.jpeg``: 8 bits, quality 95 without chroma subsampling; alpha is laid over white, since the format has none.
+* ``.jpg``, ``.jpeg``: 8 bits, quality 95 without chroma subsampling; alpha is laid over white,
+  since the format has none.
 
-In a PNG, provenance is written as exactly one uncompressed iTXt chunk before the pixels. It is uncompressed because Pillow refuses compressed text above 1 MB, and so that
-it can be searched in the file as it lies. It is read back from wherever another program has put it, behind the pixels too, and from each kind of text chunk. Reading walks the chunks of an
+In a PNG, provenance is written as exactly one uncompressed iTXt chunk before the pixels. It is
+uncompressed because Pillow refuses compressed text above 1 MB, and so that
+it can be searched in the file as it lies. It is read back from wherever another program has put it,
+behind the pixels too, and from each kind of text chunk. Reading walks the chunks of an
 untrusted file: no pixel is decoded and memory stays bounded.
 
-Source: PNG (ISO/IEC 15948, W3C Third Edition), section 11.3.3 for tEXt, zTXt and iTXt; TIFF 6.0, section 8 and its Supplement 2 for Deflate.
+Source: PNG (ISO/IEC 15948, W3C Third Edition), section 11.3.3 for tEXt, zTXt and iTXt; TIFF 6.0,
+    section 8 and its Supplement 2 for Deflate.
 """
 
 from __future__ import annotations
@@ -24,7 +28,16 @@ from typing import IO, Any
 
 from .digest import SIZE
 
-__all__ = ["ENDINGS", "KEYWORD", "TEXT_LIMIT", "embed", "encode", "is_signed", "read_embedded", "seal_of"]
+__all__ = [
+    "ENDINGS",
+    "KEYWORD",
+    "TEXT_LIMIT",
+    "embed",
+    "encode",
+    "is_signed",
+    "read_embedded",
+    "seal_of",
+]
 
 #: The endings a picture may be written with.
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -61,7 +74,10 @@ def encode(pixels: Any, ending: str) -> bytes:
     height, width = pixels.shape[:2]
     limit = _SIDE_LIMIT.get(ending)
     if limit and max(width, height) > limit:
-        raise ValueError(f"a {ending} file holds at most {limit} pixels a side, and the picture is {width} x {height}; use .png or .tif")
+        raise ValueError(
+            f"a {ending} file holds at most {limit} pixels a side, and the picture is {width} x"
+            f" {height}; use .png or .tif"
+        )
     if ending == ".png":
         return _png(pixels)
     if ending in (".tif", ".tiff"):
@@ -94,7 +110,8 @@ def _over_white(pixels: Any) -> Any:
 def _png(pixels: Any) -> bytes:
     if pixels.dtype != "uint16":
         return _by_pillow(pixels, "PNG")
-    # Pillow writes 16 bits of grey alone. The format is plain enough: rows, each difference to the row above (filter 2), compressed.
+    # Pillow writes 16 bits of grey alone. The format is plain enough: rows, each difference to the
+    # row above (filter 2), compressed.
     import numpy as np
 
     height, width, channels = pixels.shape
@@ -112,11 +129,18 @@ def _png(pixels: Any) -> bytes:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    )
 
 
 def _tiff(pixels: Any) -> bytes:
-    """Write a little-endian TIFF of one Deflate strip: Pillow's writes neither 16 bits nor floats in colour."""
+    """Write a little-endian TIFF of one Deflate strip: Pillow's writes neither 16 bits nor floats
+    in colour.
+    """
     height, width, channels = pixels.shape
     colours = 3 if channels >= 3 else 1
     bits = pixels.dtype.itemsize * 8
@@ -138,7 +162,8 @@ def _tiff(pixels: Any) -> bytes:
         *([(338, short, (2,))] if channels > colours else []),  # straight alpha
         (339, short, (3 if pixels.dtype == "float32" else 1,) * channels),
     ]
-    # Values that do not fit into their entry's four bytes lie behind the directory, and the strip behind those.
+    # Values that do not fit into their entry's four bytes lie behind the directory, and the strip
+    # behind those.
     more_at = 8 + 2 + 12 * len(tags) + 4
     strip_at = more_at + sum(2 * len(v) for _, kind, v in tags if kind == short and len(v) > 2)
     directory, more = b"", b""
@@ -155,13 +180,17 @@ def embed(png: bytes, text: str) -> bytes:
     """Put provenance into a PNG, in place of what an earlier run put there.
 
     Raises:
-        ValueError: the bytes are no PNG, the text is too long for it, or the picture carries Content Credentials, which any change would break.
+        ValueError: the bytes are no PNG, the text is too long for it, or the picture carries
+            Content Credentials, which any change would break.
     """
     content = _HEAD + text.encode()
     if len(content) > TEXT_LIMIT:
         raise ValueError(f"provenance of {len(content)} bytes is too long for a PNG")
     if is_signed(png):
-        raise ValueError("the picture carries Content Credentials (C2PA), which a change would break; provenance goes beside it")
+        raise ValueError(
+            "the picture carries Content Credentials (C2PA), which a change would break; provenance"
+            " goes beside it"
+        )
     out = [_SIGNATURE]
     done = False
     for kind, start, end in _walk(BytesIO(png)):
@@ -185,7 +214,8 @@ def read_embedded(stream: IO[bytes]) -> str | None:
     """Read our text from an untrusted PNG; None if it has none.
 
     Raises:
-        ValueError: the file is no PNG, or damaged before its pixels, or what carries our keyword is no text of ours.
+        ValueError: the file is no PNG, or damaged before its pixels, or what carries our keyword is
+            no text of ours.
     """
     found: list[str] = []
     pixels = False
@@ -199,7 +229,9 @@ def read_embedded(stream: IO[bytes]) -> str | None:
             break  # the rest of the pixels is missing, which is for whoever decodes them to say
         pixels = pixels or kind == b"IDAT"
         if not kind or (pixels and found):
-            break  # as we write it, it stands before the pixels: what lies behind them need not be gone through
+            # as we write it, it stands before the pixels: what lies behind them need not be gone
+            # through
+            break
         if kind not in _TEXTS:
             continue
         stream.seek(start + 8)
@@ -253,7 +285,9 @@ def _inflate(data: bytes) -> bytes:
     try:
         text = inflate.decompress(data, TEXT_LIMIT + 1)
     except zlib.error:
-        raise ValueError("its provenance is damaged: it is compressed, and cannot be decompressed") from None
+        raise ValueError(
+            "its provenance is damaged: it is compressed, and cannot be decompressed"
+        ) from None
     if len(text) > TEXT_LIMIT:
         raise ValueError(f"its provenance is longer than {TEXT_LIMIT} bytes")
     if not inflate.eof:
@@ -262,7 +296,8 @@ def _inflate(data: bytes) -> bytes:
 
 
 def seal_of(stream: IO[bytes], *, png: bool) -> str:
-    """Digest a file's bytes, in a PNG all but our own chunk: who has changed anything else breaks this seal.
+    """Digest a file's bytes, in a PNG all but our own chunk: who has changed anything else breaks
+    this seal.
 
     Raises:
         ValueError: a PNG is wanted and this is none, or it ends too early.
@@ -297,7 +332,9 @@ def _update(state: Any, stream: IO[bytes], left: int) -> None:
 
 
 def _walk(stream: IO[bytes]) -> Any:
-    """Yield (kind, start, end) of each chunk, up to IEND. Reads eight bytes a chunk; who reads on between may seek as they like."""
+    """Yield (kind, start, end) of each chunk, up to IEND. Reads eight bytes a chunk; who reads on
+    between may seek as they like.
+    """
     stream.seek(0)
     if stream.read(8) != _SIGNATURE:
         raise ValueError("it is no PNG")

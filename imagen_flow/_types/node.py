@@ -6,7 +6,8 @@
     def resize(image: Image, *, width: Annotated[int, Range(1, 16384)]) -> Image:
         \"\"\"Resize a picture. ...\"\"\"
 
-Parameters are input ports, defaults are defaults, the return annotation is the output (the fields of a NamedTuple are named outputs, the first of
+Parameters are input ports, defaults are defaults, the return annotation is the output (the fields
+of a NamedTuple are named outputs, the first of
 them primary), the docstring is the help. The decorated function can still be called as a function.
 """
 
@@ -25,12 +26,16 @@ from .ports import BadValue, Injected, Port, PortType, read_annotation
 
 __all__ = ["RESERVED", "Fed", "NodeFunction", "NodeType", "node"]
 
-#: Words of a node in a graph file that can name no port. A closed list; a word more needs a new format version.
-RESERVED = frozenset({"type", "each", "when", "repeat", "retry", "device", "cache", "timeout", "settings"})
+# : Words of a node in a graph file that can name no port. A closed list; a word more needs a new
+# format version.
+RESERVED = frozenset(
+    {"type", "each", "when", "repeat", "retry", "device", "cache", "timeout", "settings"}
+)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 
-#: Libraries whose use means that the result depends on device, dtype and attention: their nodes carry the determinism class.
+# : Libraries whose use means that the result depends on device, dtype and attention: their nodes
+# carry the determinism class.
 _TORCH = frozenset({"torch", "diffusers", "transformers"})
 
 
@@ -52,7 +57,8 @@ class NodeType:
     line: int
     many: Callable[..., Any] | None = None
     foresee: Callable[..., None] | None = None
-    #: Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the digest of the plugin's source.
+    # : Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
+    # digest of the plugin's source.
     plugin: str = ""
     source_digest: str = ""
 
@@ -64,12 +70,19 @@ class NodeType:
     @functools.cached_property
     def uses_torch(self) -> bool:
         """Whether results depend on the device, so that keys must say which."""
-        return bool(_TORCH & set(self.uses)) or "device" in self.injected.values() or bool(self.loaders)
+        return (
+            bool(_TORCH & set(self.uses))
+            or "device" in self.injected.values()
+            or bool(self.loaders)
+        )
 
     @functools.cached_property
     def loaders(self) -> dict[str, Any]:
         """The loaders of the ports that take a model, or several, by port."""
-        found = {name: port.type.loader or (port.type.element.loader if port.type.element else None) for name, port in self.inputs.items()}
+        found = {
+            name: port.type.loader or (port.type.element.loader if port.type.element else None)
+            for name, port in self.inputs.items()
+        }
         return {name: loader for name, loader in found.items() if loader is not None}
 
     @property
@@ -78,15 +91,22 @@ class NodeType:
         return "rungs" in self.injected.values()
 
     def heeds(self, setting: str) -> bool:
-        """Whether a setting of how models are loaded, or of the memory ladder, means anything to this node. Of a loader with parts that does not say, it is assumed."""
+        """Whether a setting of how models are loaded, or of the memory ladder, means anything to
+        this node. Of a loader with parts that does not say, it is assumed.
+        """
         if setting == "ladder":
             return bool(self.loaders) or self.steps_down
-        return any(setting in getattr(loader, "heeds", (setting,) if hasattr(loader, "parts") else ()) for loader in self.loaders.values())
+        return any(
+            setting in getattr(loader, "heeds", (setting,) if hasattr(loader, "parts") else ())
+            for loader in self.loaders.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What is known, when planning, of a node whose output a port reads: its type, its models by port (of a list, those that are known), and what feeds it."""
+    """What is known, when planning, of a node whose output a port reads: its type, its models by
+    port (of a list, those that are known), and what feeds it.
+    """
 
     type_name: str
     models: Mapping[str, Any]
@@ -94,7 +114,9 @@ class Fed:
 
 
 class NodeFunction:
-    """A function that is a node type. Call it as the function it is; `type` is what the registry takes."""
+    """A function that is a node type. Call it as the function it is; `type` is what the registry
+    takes.
+    """
 
     def __init__(self, function: Callable[..., Any], node_type: NodeType) -> None:
         functools.update_wrapper(self, function)
@@ -104,33 +126,45 @@ class NodeFunction:
         return self.type.function(*args, **kwargs)
 
     def foresee(self, function: Callable[..., None]) -> Callable[..., None]:
-        """Register the function that refuses, when planning, models that do not work together or do not do what is asked, by raising ModelError.
+        """Register the function that refuses, when planning, models that do not work together or do
+        not do what is asked, by raising ModelError.
 
-        It gets the node's models by port (without their weights: a `Model` each, or several), and by port for what comes from other nodes a `Fed`; one that takes a third argument
-        gets by port the plain values that are known: numbers, texts, flags and JSON, written in the graph or given to the plan.
+        It gets the node's models by port (without their weights: a `Model` each, or several), and
+        by port for what comes from other nodes a `Fed`; one that takes a third argument
+        gets by port the plain values that are known: numbers, texts, flags and JSON, written in the
+            graph or given to the plan.
         """
         object.__setattr__(self.type, "foresee", function)
         return function
 
-    def many(self, function: Callable[[Sequence[Any]], Sequence[Any]]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def many(
+        self, function: Callable[[Sequence[Any]], Sequence[Any]]
+    ) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Register the function that does several items at once, bit-equal to one by one."""
         object.__setattr__(self.type, "many", function)
         return function
 
 
-def node(name: str, *, version: int, uses: Sequence[str] = ()) -> Callable[[Callable[..., Any]], NodeFunction]:
+def node(
+    name: str, *, version: int, uses: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], NodeFunction]:
     """Declare a node type.
 
     Params:
         name: dotted, lower case: ``image.resize``. The part before the dot groups types in help.
         version: raise it when the same inputs give another result; it is part of every key.
-        uses: distributions whose version the result depends on (``("pillow",)``); part of every key.
+        uses: distributions whose version the result depends on (``("pillow",)``); part of every
+            key.
 
     Raises:
-        TypeError: the signature cannot be ports; the message names the parameter and says what may be written.
+        TypeError: the signature cannot be ports; the message names the parameter and says what may
+            be written.
     """
     if not _NAME.match(name):
-        raise TypeError(f"'{name}' is no name of a node type: two or more dotted words in lower case, like image.resize")
+        raise TypeError(
+            f"'{name}' is no name of a node type: two or more dotted words in lower case, like"
+            " image.resize"
+        )
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise TypeError(f"{name}: version is a whole number from 1")
 
@@ -147,12 +181,20 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError as unknown:
-        raise TypeError(f"{name}: {unknown}; a type of a port is imported for real, not under TYPE_CHECKING") from unknown
+        raise TypeError(
+            f"{name}: {unknown}; a type of a port is imported for real, not under TYPE_CHECKING"
+        ) from unknown
     inputs: dict[str, Port] = {}
     injected: dict[str, str] = {}
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise TypeError(f"{name}: parameter '{parameter.name}' has no fixed name, so it can be no port")
+        if parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+            parameter.POSITIONAL_ONLY,
+        ):
+            raise TypeError(
+                f"{name}: parameter '{parameter.name}' has no fixed name, so it can be no port"
+            )
         if parameter.name not in hints:
             raise TypeError(f"{name}: parameter '{parameter.name}' says no type")
         try:
@@ -169,7 +211,9 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
         raise TypeError(f"{name}: says no return type; a node returns its outputs")
     is_generator, named, outputs = _outputs(name, hints["return"])
     if is_generator != inspect.isgeneratorfunction(function):
-        raise TypeError(f"{name}: a node that yields Progress returns Steps[…], and only such a node does")
+        raise TypeError(
+            f"{name}: a node that yields Progress returns Steps[…], and only such a node does"
+        )
     code = inspect.unwrap(function).__code__
     return NodeType(
         name=name,
@@ -193,7 +237,9 @@ def _port(parameter: inspect.Parameter, read: PortType) -> Port:
     default = parameter.default
     if default is not None or not read.optional:
         # A model's default is its reference, as text; live values are no defaults.
-        default = default if read.kind == "model" and isinstance(default, str) else read.check(default)
+        default = (
+            default if read.kind == "model" and isinstance(default, str) else read.check(default)
+        )
     return Port(parameter.name, read, default=default)
 
 
@@ -201,9 +247,15 @@ def _outputs(name: str, annotation: Any) -> tuple[bool, bool, dict[str, Port]]:
     is_generator = typing.get_origin(annotation) is collections.abc.Generator
     if is_generator:
         annotation = typing.get_args(annotation)[2]
-    if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, tuple)
+        and hasattr(annotation, "_fields")
+    ):
         hints = typing.get_type_hints(annotation, include_extras=True)
-        outputs = {field_: Port(field_, _output_type(name, hints[field_])) for field_ in annotation._fields}
+        outputs = {
+            field_: Port(field_, _output_type(name, hints[field_])) for field_ in annotation._fields
+        }
         if not outputs:
             raise TypeError(f"{name}: returns a NamedTuple without fields")
         return is_generator, True, outputs
@@ -212,7 +264,10 @@ def _outputs(name: str, annotation: Any) -> tuple[bool, bool, dict[str, Port]]:
 
 def _output_type(name: str, annotation: Any) -> PortType:
     if annotation is type(None):
-        raise TypeError(f"{name}: returns nothing; a node returns its outputs, and only a graph's outputs write files")
+        raise TypeError(
+            f"{name}: returns nothing; a node returns its outputs, and only a graph's outputs write"
+            " files"
+        )
     try:
         read = read_annotation(annotation)
     except TypeError as odd:

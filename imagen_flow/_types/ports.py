@@ -1,7 +1,9 @@
 """Port types: what a port takes, whether an edge fits it, and whether a literal does.
 
-A port type is read off a Python annotation (`read_annotation`) or off the spelling of a graph's input (`parse_type`). Literals
-are checked by pydantic in strict mode: ``4.0`` and ``true`` are no whole numbers, and a whole number is a number. The words of the
+A port type is read off a Python annotation (`read_annotation`) or off the spelling of a graph's
+input (`parse_type`). Literals
+are checked by pydantic in strict mode: ``4.0`` and ``true`` are no whole numbers, and a whole
+    number is a number. The words of the
 refusal are ours, because pydantic's speak of Python and the reader wrote YAML.
 """
 
@@ -72,8 +74,10 @@ INPUT_TYPES = ("int", "float", "bool", "text", "seed", "file", "folder")
 class PortType:
     """What may pass a port: a kind, and what narrows it.
 
-    `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder, model, any, list, union, or the name of a
-    plugin's own kind. `element` is of a list, `members` of a union, `choices` of an enum, `loader` of a leased model.
+    `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder,
+    model, any, list, union, or the name of a
+    plugin's own kind. `element` is of a list, `members` of a union, `choices` of an enum, `loader`
+    of a leased model.
     """
 
     kind: str
@@ -123,12 +127,20 @@ class PortType:
         if self.kind == "union":
             return " or ".join(m.words for m in self.members)
         if self.choices:
-            return "one of " + ", ".join(f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices)
+            return "one of " + ", ".join(
+                f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices
+            )
         return _WORDS.get(self.kind, f"the output of a node that gives {self.kind}") + self._bounds
 
     def _is_plainly_right(self, value: Any) -> bool:
-        """Whether a scalar is right at first sight, so that registering defaults and small values on edges need no pydantic."""
-        if type(value) not in _SCALARS.get(self.kind, ()) or self.choices or (type(value) is float and not math.isfinite(value)):
+        """Whether a scalar is right at first sight, so that registering defaults and small values
+        on edges need no pydantic.
+        """
+        if (
+            type(value) not in _SCALARS.get(self.kind, ())
+            or self.choices
+            or (type(value) is float and not math.isfinite(value))
+        ):
             return False
         low, high = (self.range.min, self.range.max) if self.range else (None, None)
         return (low is None or value >= low) and (high is None or value <= high)
@@ -140,7 +152,9 @@ class PortType:
 
         bounds: dict[str, Any] = {}
         if self.range:
-            bounds = {k: v for k, v in (("ge", self.range.min), ("le", self.range.max)) if v is not None}
+            bounds = {
+                k: v for k, v in (("ge", self.range.min), ("le", self.range.max)) if v is not None
+            }
         whole = Annotated[int, Field(strict=True, **bounds)]
         real = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
         table: dict[str, Any] = {
@@ -153,9 +167,11 @@ class PortType:
         return TypeAdapter(table[self.kind])
 
     def check(self, value: Any) -> Any:
-        """Return `value` as it crosses an edge of this type, or raise BadValue with the words of the refusal.
+        """Return `value` as it crosses an edge of this type, or raise BadValue with the words of
+        the refusal.
 
-        Takes literals and live values alike: ints become floats where the port is a float, members of an enum become their values. Lists and mappings come back as copies, so
+        Takes literals and live values alike: ints become floats where the port is a float, members
+            of an enum become their values. Lists and mappings come back as copies, so
         that a node that changes what it was handed changes no other's.
         """
         if value is None:
@@ -165,7 +181,12 @@ class PortType:
         kind = self.kind
         if self._is_plainly_right(value):
             return value
-        if kind == "float" and type(value) is int and abs(value) <= _EXACT and self._is_plainly_right(float(value)):
+        if (
+            kind == "float"
+            and type(value) is int
+            and abs(value) <= _EXACT
+            and self._is_plainly_right(float(value))
+        ):
             return float(value)
         if kind == "any":
             return _copied(value)
@@ -185,14 +206,24 @@ class PortType:
                 try:
                     taken.append(self.element.check(item))
                 except BadValue as odd:
-                    raise BadValue(f"takes {self.words}; its element {place} {odd}", given=odd.given, known=odd.known) from None
+                    raise BadValue(
+                        f"takes {self.words}; its element {place} {odd}",
+                        given=odd.given,
+                        known=odd.known,
+                    ) from None
             return taken
         if self.choices:
             chosen = value.value if isinstance(value, enum.Enum) else value
             for choice in self.choices:
-                if (type(choice) is type(chosen) or (type(choice), type(chosen)) == (float, int)) and choice == chosen:
+                if (
+                    type(choice) is type(chosen) or (type(choice), type(chosen)) == (float, int)
+                ) and choice == chosen:
                     return choice
-            raise BadValue(f"takes {self.words}, not {describe(value)}", given=str(value), known=tuple(map(str, self.choices)))
+            raise BadValue(
+                f"takes {self.words}, not {describe(value)}",
+                given=str(value),
+                known=tuple(map(str, self.choices)),
+            )
         if self.is_scalar:
             from pydantic import ValidationError
 
@@ -216,10 +247,14 @@ class PortType:
     @cached_property
     def has_enum(self) -> bool:
         """Whether a node is handed members of an enum where values of plain types cross the edge."""
-        return bool(self.choices and self.python) or any(m.has_enum for m in (*self.members, *((self.element,) if self.element else ())))
+        return bool(self.choices and self.python) or any(
+            m.has_enum for m in (*self.members, *((self.element,) if self.element else ()))
+        )
 
     def hand(self, value: Any) -> Any:
-        """Turn a checked value into what the node's function is handed: choices become members of their enum."""
+        """Turn a checked value into what the node's function is handed: choices become members of
+        their enum.
+        """
         if not self.has_enum or value is None:
             return value
         if self.kind == "list" and self.element is not None:
@@ -233,7 +268,9 @@ class PortType:
 
 
 def _copied(value: Any) -> Any:
-    """Copy JSON data; any other value is frozen already. Keys are sorted, as they come from the store: their order is in no digest, so nothing may go by it."""
+    """Copy JSON data; any other value is frozen already. Keys are sorted, as they come from the
+    store: their order is in no digest, so nothing may go by it.
+    """
     if type(value) is dict:
         return {key: _copied(value[key]) for key in sorted(value, key=str)}
     return [_copied(item) for item in value] if type(value) in (list, tuple) else value
@@ -244,11 +281,19 @@ _CLASSES: dict[str, Any] = {kind: cls for cls, kind in _PLAIN.items()}
 _CHOICES = (str, int, float, bool)
 #: Up to here every whole number is a float.
 _EXACT = 2**53
-_SCALARS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float,), "number": (int, float), "text": (str,)}
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float,),
+    "number": (int, float),
+    "text": (str,),
+}
 
 
 class BadValue(ValueError):
-    """A value does not fit its port. `given` and `known` are there when the nearest of several choices can be offered."""
+    """A value does not fit its port. `given` and `known` are there when the nearest of several
+    choices can be offered.
+    """
 
     def __init__(self, message: str, *, given: str = "", known: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -277,7 +322,9 @@ def describe(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Port:
-    """A named, typed end of an edge. An input port without default is required unless its type is optional."""
+    """A named, typed end of an edge. An input port without default is required unless its type is
+    optional.
+    """
 
     name: str
     type: PortType
@@ -289,7 +336,8 @@ class Port:
 def fits(source: PortType, target: PortType) -> bool:
     """Whether a value of type `source` may flow into a port of type `target`.
 
-    A whole number fits a number, not the other way. Ranges, choices and what an output of any kind gives are checked on the value, when it is known.
+    A whole number fits a number, not the other way. Ranges, choices and what an output of any kind
+    gives are checked on the value, when it is known.
     """
     if source.kind == "any" or target.kind == "any":
         return True
@@ -311,11 +359,19 @@ def fits(source: PortType, target: PortType) -> bool:
         return all(fits(PortType(_choice_kind(c)), target) for c in source.choices)
     if source.kind == target.kind:
         return True
-    return target.kind in {"int": ("float", "number"), "float": ("number",), "number": ("float",)}.get(source.kind, ())
+    return target.kind in {
+        "int": ("float", "number"),
+        "float": ("number",),
+        "number": ("float",),
+    }.get(source.kind, ())
 
 
 def _bound(number: float) -> str:
-    return str(int(number)) if isinstance(number, int) or (number == int(number) and abs(number) < 1e16) else f"{number:g}"
+    return (
+        str(int(number))
+        if isinstance(number, int) or (number == int(number) and abs(number) < 1e16)
+        else f"{number:g}"
+    )
 
 
 def _choice_kind(choice: Any) -> str:
@@ -323,11 +379,15 @@ def _choice_kind(choice: Any) -> str:
 
 
 def parse_type(spelling: str) -> PortType | None:
-    """Read the type of a graph's input, e.g. ``seed`` or ``list[file]``; None if there is no such type."""
+    """Read the type of a graph's input, e.g. ``seed`` or ``list[file]``; None if there is no such
+    type.
+    """
     text = spelling.strip()
     if text.startswith("list[") and text.endswith("]"):
         element = parse_type(text[5:-1])
-        return None if element is None or element.kind == "list" else PortType("list", element=element)
+        return (
+            None if element is None or element.kind == "list" else PortType("list", element=element)
+        )
     if text == "seed":
         return PortType("int", range=Range(0, 2**63 - 1), seed=True)
     return PortType(text) if text in INPUT_TYPES else None
@@ -341,7 +401,9 @@ class Injected:
 
 
 def read_annotation(annotation: Any) -> PortType | Injected:
-    """Read a port type off a parameter's annotation. Raises TypeError, saying what may be written, for anything else."""
+    """Read a port type off a parameter's annotation. Raises TypeError, saying what may be written,
+    for anything else.
+    """
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         inner, *marks = typing.get_args(annotation)
@@ -353,8 +415,13 @@ def read_annotation(annotation: Any) -> PortType | Injected:
             if isinstance(mark, _RungsMarker):
                 return Injected("rungs")
             if isinstance(mark, _ModelMarker):
-                if not callable(getattr(mark.loader, "load", getattr(mark.loader, "assemble", None))):
-                    raise TypeError(f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a class with load(model, *, device, dtype)")
+                if not callable(
+                    getattr(mark.loader, "load", getattr(mark.loader, "assemble", None))
+                ):
+                    raise TypeError(
+                        f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a"
+                        " class with load(model, *, device, dtype)"
+                    )
                 return PortType("model", loader=mark.loader)
             if isinstance(mark, _JsonMarker):
                 return PortType("json")
@@ -373,7 +440,10 @@ def read_annotation(annotation: Any) -> PortType | Injected:
         return _read_union(typing.get_args(annotation))
     if origin is Literal:
         if not all(type(choice) in _CHOICES for choice in typing.get_args(annotation)):
-            raise TypeError("a Literal holds text, numbers or truth values; for one that may be left out write Literal[…] | None")
+            raise TypeError(
+                "a Literal holds text, numbers or truth values; for one that may be left out write"
+                " Literal[…] | None"
+            )
         return PortType("text", choices=typing.get_args(annotation))
     if origin in (list, tuple) or annotation in (list, tuple):
         arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
@@ -391,13 +461,18 @@ def read_annotation(annotation: Any) -> PortType | Injected:
         if issubclass(annotation, enum.Enum):
             choices = tuple(m.value for m in annotation)
             if not choices or not all(type(choice) in _CHOICES for choice in choices):
-                raise TypeError(f"the values of {annotation.__name__} are text, numbers or truth values, so that a graph can name them")
+                raise TypeError(
+                    f"the values of {annotation.__name__} are text, numbers or truth values, so"
+                    " that a graph can name them"
+                )
             return PortType("text", choices=choices, python=annotation)
-        if not annotation.__module__.startswith(("torch", "numpy", "PIL", "diffusers", "transformers", "builtins", "typing", "pathlib")):
+        if not annotation.__module__.startswith(
+            ("torch", "numpy", "PIL", "diffusers", "transformers", "builtins", "typing", "pathlib")
+        ):
             return PortType(f"{annotation.__module__}.{annotation.__qualname__}", python=annotation)
     raise TypeError(
-        f"{annotation!r} is no type of a port; use str, int, float, bool, Literal, an enum, or from imagen_flow: "
-        "Image, Mask, Tensor, Audio, File, Folder, Model, Json, Seed, List[…]"
+        f"{annotation!r} is no type of a port; use str, int, float, bool, Literal, an enum, or from"
+        " imagen_flow: Image, Mask, Tensor, Audio, File, Folder, Model, Json, Seed, List[…]"
     )
 
 

@@ -1,7 +1,9 @@
 """Values that may cross an edge, and the markers that a node's signature may use.
 
-Plain Python stands for itself: `str`, `int`, `float`, `bool` and JSON data. The classes here are the rest. They are
-frozen: a node that wants another picture makes another picture. Pixels are numpy arrays in one stated form, so that a plugin
+Plain Python stands for itself: `str`, `int`, `float`, `bool` and JSON data. The classes here are
+    the rest. They are
+frozen: a node that wants another picture makes another picture. Pixels are numpy arrays in one
+    stated form, so that a plugin
 never has to ask which of five conventions it was handed.
 """
 
@@ -68,13 +70,16 @@ class _ValueMarker:
     """Marks a port that takes any value whatever."""
 
 
-#: Any value that can cross an edge. An output of this type fits every port; what flows is checked when the step runs.
+# : Any value that can cross an edge. An output of this type fits every port; what flows is checked
+# when the step runs.
 Value = Annotated[Any, _ValueMarker()]
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of a number, both included; None is unbounded. Used as ``Annotated[int, Range(1, 100)]``."""
+    """Bounds of a number, both included; None is unbounded. Used as ``Annotated[int, Range(1,
+    100)]``.
+    """
 
     min: float | None = None
     max: float | None = None
@@ -84,15 +89,18 @@ class _SeedMarker:
     """Marks an integer that seeds random numbers."""
 
 
-#: A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new ones from it.
+# : A whole number from 0 to 2**63 - 1 that seeds random numbers. `repeat` and sweeps derive new
+# ones from it.
 Seed = Annotated[int, Range(0, 2**63 - 1), _SeedMarker()]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview` is an Image or None.
+    """How far a long node has come: yielded by the node itself. `done` never goes back; `preview`
+    is an Image or None.
 
-    `note` is a warning about the result (a word that the model does not know): it is kept with the result, and shown again when that comes from the store.
+    `note` is a warning about the result (a word that the model does not know): it is kept with the
+    result, and shown again when that comes from the store.
     """
 
     done: int
@@ -101,7 +109,8 @@ class Progress:
     preview: Any = None
 
 
-#: What a long node returns: it yields Progress and returns its outputs. ``def f(…) -> Steps[Image]: …``
+# : What a long node returns: it yields Progress and returns its outputs. ``def f(…) ->
+# Steps[Image]: …``
 Steps = Generator[Progress, None, T]
 
 
@@ -127,8 +136,10 @@ _PIXEL_TYPES = ("uint8", "uint16", "float32")
 class Image:
     """A picture: `pixels` of shape (height, width, channels), in sRGB.
 
-    Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight, not premultiplied). The dtype is uint8 or uint16 over
-    their whole range, or float32 from 0 to 1 (values outside are kept: clip when you need to). A (height, width) array gains its channel axis.
+    Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha (straight, not premultiplied). The
+        dtype is uint8 or uint16 over
+    their whole range, or float32 from 0 to 1 (values outside are kept: clip when you need to). A
+    (height, width) array gains its channel axis.
     NaN and infinite pixels are refused with a ValueError.
     """
 
@@ -157,11 +168,14 @@ class Image:
     def from_pil(cls, picture: PIL.Image.Image) -> Image:
         """Take a Pillow picture of any mode, at its own depth.
 
-        L, LA, RGB and RGBA are taken as they are. The modes of 16 bits (``I;16`` …) become uint16, ``I`` too where its values are those of 16 bits; ``F`` becomes float32 with its
-        values as they stand, so 1 is white. All else is converted to RGB, with alpha if it has transparency; so does a colour that `info` names as transparent become alpha.
+        L, LA, RGB and RGBA are taken as they are. The modes of 16 bits (``I;16`` …) become uint16,
+        ``I`` too where its values are those of 16 bits; ``F`` becomes float32 with its
+        values as they stand, so 1 is white. All else is converted to RGB, with alpha if it has
+        transparency; so does a colour that `info` names as transparent become alpha.
 
         Raises:
-            ValueError: mode I with values outside of 0 to 65535, or mode F with NaN or infinite ones.
+            ValueError: mode I with values outside of 0 to 65535, or mode F with NaN or infinite
+                ones.
         """
         import numpy as np
 
@@ -173,11 +187,15 @@ class Image:
                 return cls(pixels)
             if mode == "I" and (pixels.min() < 0 or pixels.max() > 65535):
                 raise ValueError(
-                    f"a Pillow picture of mode I has values from {pixels.min()} to {pixels.max()}, and of these no white is known; bring them to 0 to 65535, or to floats from 0 to 1 (mode F)"
+                    f"a Pillow picture of mode I has values from {pixels.min()} to {pixels.max()},"
+                    " and of these no white is known; bring them to 0 to 65535, or to floats from"
+                    " 0 to 1 (mode F)"
                 )
             pixels = pixels.astype("uint16")[:, :, None]
             if isinstance(clear, int):
-                pixels = np.concatenate([pixels, np.where(pixels == clear, np.uint16(0), np.uint16(65535))], axis=2)
+                pixels = np.concatenate(
+                    [pixels, np.where(pixels == clear, np.uint16(0), np.uint16(65535))], axis=2
+                )
             return cls(pixels)
         if clear is not None and mode in ("1", "L", "RGB"):
             if mode == "1":
@@ -187,7 +205,13 @@ class Image:
         elif mode == "La":
             picture = picture.convert("LA")
         elif mode not in ("L", "LA", "RGB", "RGBA"):
-            picture = picture.convert("RGBA" if mode in ("PA", "RGBa") or clear is not None or (mode == "P" and _has_alpha(picture)) else "RGB")
+            picture = picture.convert(
+                "RGBA"
+                if mode in ("PA", "RGBa")
+                or clear is not None
+                or (mode == "P" and _has_alpha(picture))
+                else "RGB"
+            )
         return cls(np.array(picture))
 
     def to_pil(self) -> PIL.Image.Image:
@@ -221,7 +245,9 @@ class Image:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """Where something applies: `pixels` of shape (height, width, 1), dtypes as for Image; 0 is outside, full range inside."""
+    """Where something applies: `pixels` of shape (height, width, 1), dtypes as for Image; 0 is
+    outside, full range inside.
+    """
 
     pixels: np.ndarray
 
@@ -257,7 +283,10 @@ def _checked_pixels(pixels: Any, what: str, channels: tuple[int, ...]) -> np.nda
     if array.dtype == "bool":
         array = array.astype("uint8") * np.uint8(255)
     if array.ndim != 3 or array.shape[2] not in channels:
-        raise ValueError(f"{what} is (height, width, channels) with {' or '.join(map(str, channels))} channels, not {array.shape}")
+        raise ValueError(
+            f"{what} is (height, width, channels) with {' or '.join(map(str, channels))} channels,"
+            f" not {array.shape}"
+        )
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{what} has at least one pixel, not {array.shape[1]} x {array.shape[0]}")
     if array.dtype.name not in _PIXEL_TYPES:
@@ -295,7 +324,8 @@ def _as_uint8(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
-    """Numbers with a shape: `data` is a numpy array or a torch tensor, on whatever device it was made; `tags` say what it is.
+    """Numbers with a shape: `data` is a numpy array or a torch tensor, on whatever device it was
+    made; `tags` say what it is.
 
     Whoever needs the other form asks for it: `numpy()` copies to the host, `torch()` to a device.
     """
@@ -328,13 +358,21 @@ class Tensor:
         """Give a torch tensor on `device` (default: where it lies)."""
         import torch
 
-        tensor = self.data if isinstance(self.data, torch.Tensor) else torch.from_numpy(self.data.copy())
-        return tensor.to(device=device, dtype=dtype) if device is not None or dtype is not None else tensor
+        tensor = (
+            self.data if isinstance(self.data, torch.Tensor) else torch.from_numpy(self.data.copy())
+        )
+        return (
+            tensor.to(device=device, dtype=dtype)
+            if device is not None or dtype is not None
+            else tensor
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
-    """Sound: `samples` of shape (channels, count), float32 from -1 to 1, at `rate` samples a second."""
+    """Sound: `samples` of shape (channels, count), float32 from -1 to 1, at `rate` samples a
+    second.
+    """
 
     samples: np.ndarray
     rate: int
@@ -350,14 +388,18 @@ class Audio:
 
 
 class FileChanged(Exception):
-    """A file no longer has the content that was digested. The runner takes this as: key the step anew."""
+    """A file no longer has the content that was digested. The runner takes this as: key the step
+    anew.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file by its content and its ending: `digest` is of the bytes seen when planning, and reading gives those bytes or raises FileChanged.
+    """A file by its content and its ending: `digest` is of the bytes seen when planning, and
+    reading gives those bytes or raises FileChanged.
 
-    A node that is given a file sees a `name` and a `path` that are made of its content, since no key knows what the file is called; in what the node raises they are replaced by the real ones.
+    A node that is given a file sees a `name` and a `path` that are made of its content, since no
+    key knows what the file is called; in what the node raises they are replaced by the real ones.
     """
 
     path: Path
@@ -391,7 +433,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder by its content: `files` are sorted by relative name (with ``/``); hidden files are left out."""
+    """A folder by its content: `files` are sorted by relative name (with ``/``); hidden files are
+    left out.
+    """
 
     path: Path
     digest: str
@@ -402,10 +446,13 @@ class Folder:
 
 
 class Loading(NamedTuple):
-    """How a model is to be loaded, besides device and dtype. Each loader says which of these it heeds.
+    """How a model is to be loaded, besides device and dtype. Each loader says which of these it
+    heeds.
 
-    `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``, ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
-    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or ``cudnn``. `compile` compiles what is called most.
+    `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``,
+    ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
+    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or
+    ``cudnn``. `compile` compiles what is called most.
     """
 
     quantization: str = "none"
@@ -419,13 +466,17 @@ PLAIN = Loading()
 
 
 class Base(NamedTuple):
-    """What completes a checkpoint that is one file of weights, told by its header: see the hook `imagen_flow_base_of`."""
+    """What completes a checkpoint that is one file of weights, told by its header: see the hook
+    `imagen_flow_base_of`.
+    """
 
     #: The repository whose configurations and tokenizers it is loaded with, as ``hf:org/name``.
     reference: str
-    #: The parts whose weights the file holds, by that repository's names of folders: what the names of their tensors begin with.
+    # : The parts whose weights the file holds, by that repository's names of folders: what the
+    # names of their tensors begin with.
     holds: tuple[tuple[str, str], ...]
-    #: The parts whose weights it does not hold and cannot do without: they come from the repository too.
+    # : The parts whose weights it does not hold and cannot do without: they come from the
+    # repository too.
     lacks: tuple[str, ...] = ()
 
 
@@ -433,27 +484,34 @@ class Base(NamedTuple):
 class Model:
     """A model's files: what a `train.*` node returns, and what a loader gets to load from.
 
-    As an annotation, ``Model[Loader]`` is an input port whose node receives ``Loader.load(model, device=…, dtype=…)``: a live object, leased from the
-    model pool for as long as the node runs. `path` is a folder or a single file; `digest` is its fingerprint.
+    As an annotation, ``Model[Loader]`` is an input port whose node receives ``Loader.load(model,
+    device=…, dtype=…)``: a live object, leased from the
+    model pool for as long as the node runs. `path` is a folder or a single file; `digest` is its
+    fingerprint.
     """
 
     path: Path
     digest: str = ""
     #: The reference as the user wrote it, for messages and provenance.
     reference: str = ""
-    #: The folders directly below and the digests of what they hold: equal parts of different models are known to be equal.
+    # : The folders directly below and the digests of what they hold: equal parts of different
+    # models are known to be equal.
     parts: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
-    #: Which copy of the weights is meant where a folder holds several, as ``fp16``; empty: the plain one; None: the loader may choose.
+    # : Which copy of the weights is meant where a folder holds several, as ``fp16``; empty: the
+    # plain one; None: the loader may choose.
     variant: str | None = field(default=None, compare=False)
-    #: Pickles, by relative name, that the user said may be loaded and that the scanner found harmless.
+    # : Pickles, by relative name, that the user said may be loaded and that the scanner found
+    # harmless.
     pickles: tuple[str, ...] = field(default=(), compare=False)
     #: Whether the user said that code which comes with the model may run.
     remote_code: bool = field(default=False, compare=False)
-    #: What completes a checkpoint that is one file, and the folder where that lies; without the folder it is not on this machine, and `incomplete` says why.
+    # : What completes a checkpoint that is one file, and the folder where that lies; without the
+    # folder it is not on this machine, and `incomplete` says why.
     base: Base | None = field(default=None, repr=False, compare=False)
     configurations: Path | None = field(default=None, compare=False)
     incomplete: str = field(default="", repr=False, compare=False)
-    #: What of its name its loader goes by; it is part of the value, as the name may be another for the same files. Most go by none.
+    # : What of its name its loader goes by; it is part of the value, as the name may be another for
+    # the same files. Most go by none.
     called: str = ""
     #: Parts of other models that stand in the place of its own, by the names of these.
     instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
@@ -469,9 +527,21 @@ class Model:
         """Give the model with a part of another in the place of its own."""
         from .digest import tagged
 
-        parts = {**dict(self.parts), name: tagged("model-part-instead", dict(self.parts).get(name, self.digest).encode(), part.digest.encode())}
+        parts = {
+            **dict(self.parts),
+            name: tagged(
+                "model-part-instead",
+                dict(self.parts).get(name, self.digest).encode(),
+                part.digest.encode(),
+            ),
+        }
         digest = tagged("model-instead", self.digest.encode(), name.encode(), part.digest.encode())
-        return replace(self, digest=digest, parts=tuple(sorted(parts.items())), instead=(*self.instead, (name, part)))
+        return replace(
+            self,
+            digest=digest,
+            parts=tuple(sorted(parts.items())),
+            instead=(*self.instead, (name, part)),
+        )
 
     def __class_getitem__(cls, loader: Any) -> Any:
         return Annotated[loader, _ModelMarker(loader)]
@@ -496,13 +566,16 @@ class _RungsMarker:
     """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
 
 
-#: A folder of the step's own, named by its key and kept across kills until the step is stored. For checkpoints.
+# : A folder of the step's own, named by its key and kept across kills until the step is stored. For
+# checkpoints.
 Scratch = Annotated[Path, _ScratchMarker()]
 
-#: The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but lease no model.
+# : The device a step runs on: ``cpu``, ``cuda:0``, ``mps``. For nodes that compute with torch but
+# lease no model.
 Device = Annotated[str, _DeviceMarker()]
 
-#: The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on ``slice`` they decode one by one, on ``tile`` in tiles.
+# : The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on
+# ``slice`` they decode one by one, on ``tile`` in tiles.
 Rungs = Annotated[tuple[str, ...], _RungsMarker()]
 
 ExistsPolicy = Literal["error", "number", "replace"]

@@ -1,4 +1,6 @@
-"""Say what a graph's result depends on besides the graph files: files, folders and local models, and plugins."""
+"""Say what a graph's result depends on besides the graph files: files, folders and local models,
+and plugins.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,11 @@ from .._types.values import File, Folder
 __all__ = ["places_of", "plugins_of"]
 
 
-def places_of(graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path) -> Iterator[Path]:
-    """Name what a graph reads: the files, folders and local models that it and the graphs in it name, and those given to its inputs.
+def places_of(
+    graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path
+) -> Iterator[Path]:
+    """Name what a graph reads: the files, folders and local models that it and the graphs in it
+    name, and those given to its inputs.
 
     Params:
         values, texts, base: what its inputs are given, as for `make_plan`.
@@ -36,17 +41,33 @@ def places_of(graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str],
 
 
 def plugins_of(graph: Graph, registry: Registry) -> Iterator[str]:
-    """Name the plugins that have a say in what a graph gives: those of its node types, those that bring its models, and those with codecs."""
+    """Name the plugins that have a say in what a graph gives: those of its node types, those that
+    bring its models, and those with codecs.
+    """
     models = {leaf.reference for leaf in _named(graph) if isinstance(leaf, ModelAt)}
-    yield from (plugin.name for plugin in registry.plugins.values() if plugin.has_codecs or not models.isdisjoint(plugin.model_names))
-    yield from (node.type.plugin for inner in graph.all() for node in inner.nodes.values() if isinstance(node.type, NodeType))
+    yield from (
+        plugin.name
+        for plugin in registry.plugins.values()
+        if plugin.has_codecs or not models.isdisjoint(plugin.model_names)
+    )
+    yield from (
+        node.type.plugin
+        for inner in graph.all()
+        for node in inner.nodes.values()
+        if isinstance(node.type, NodeType)
+    )
 
 
 def _named(graph: Graph) -> Iterator[FileAt | ModelAt]:
-    """Give what a graph and those in it name; of the top one's inputs, which may be given otherwise, not the defaults."""
+    """Give what a graph and those in it name; of the top one's inputs, which may be given
+    otherwise, not the defaults.
+    """
     for inner in graph.all():
         for node in inner.nodes.values():
-            for binding in (*node.bindings.values(), *((node.when,) if node.when is not None else ())):
+            for binding in (
+                *node.bindings.values(),
+                *((node.when,) if node.when is not None else ()),
+            ):
                 yield from _leaves(binding)
         for wanted in inner.inputs.values() if inner is not graph else ():
             if wanted.default is not None:

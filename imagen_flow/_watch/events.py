@@ -1,4 +1,6 @@
-"""What watching says besides the events of the runs: frozen values, one class a happening. Times are seconds since watching began; those of a run's events since the run began."""
+"""What watching says besides the events of the runs: frozen values, one class a happening. Times
+are seconds since watching began; those of a run's events since the run began.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from .. import events
 from .._plan import Plan
 from ..errors import ImagenFlowError, Problem, as_texts
 
-__all__ = ["Changed", "Happening", "Noticed", "Planned", "Refused", "Reloaded", "Waiting", "Warned", "as_json"]
+__all__ = [
+    "Changed",
+    "Happening",
+    "Noticed",
+    "Planned",
+    "Refused",
+    "Reloaded",
+    "Waiting",
+    "Warned",
+    "as_json",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +35,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """These paths may have changed, and these graphs depend on them. `cancels`: a run in progress is stopped for it."""
+    """These paths may have changed, and these graphs depend on them. `cancels`: a run in progress
+    is stopped for it.
+    """
 
     paths: tuple[str, ...]
     graphs: tuple[str, ...]
@@ -42,7 +56,9 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A graph cannot be run as it is now: its problems, or the error that ended its run. Its last outputs stay."""
+    """A graph cannot be run as it is now: its problems, or the error that ended its run. Its last
+    outputs stay.
+    """
 
     graph: str
     problems: tuple[Problem, ...]
@@ -52,7 +68,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The code of these plugins was imported anew; so many of their models were dropped from memory."""
+    """The code of these plugins was imported anew; so many of their models were dropped from
+    memory.
+    """
 
     plugins: tuple[str, ...]
     dropped: int
@@ -61,7 +79,9 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something is doubtful, or a plugin cannot be used as it is now (its code from before stays in use)."""
+    """Something is doubtful, or a plugin cannot be used as it is now (its code from before stays in
+    use).
+    """
 
     problems: tuple[Problem, ...]
     at_s: float
@@ -79,13 +99,35 @@ Happening = events.Event | Waiting | Changed | Planned | Refused | Reloaded | Wa
 
 
 def as_json(said: Happening) -> dict[str, Any]:
-    """Return what was said as plain data: its name, then its fields without live objects; problems as they are printed."""
+    """Return what was said as plain data: its name, then its fields without live objects; problems
+    as they are printed.
+    """
     if isinstance(said, Refused | Warned):
-        graph = {"graph": said.graph, "error": None if said.error is None else str(said.error)} if isinstance(said, Refused) else {}
-        return {"event": type(said).__name__.lower(), **graph, "problems": as_texts(said.problems), "at_s": round(said.at_s, 4)}
+        graph = (
+            {"graph": said.graph, "error": None if said.error is None else str(said.error)}
+            if isinstance(said, Refused)
+            else {}
+        )
+        return {
+            "event": type(said).__name__.lower(),
+            **graph,
+            "problems": as_texts(said.problems),
+            "at_s": round(said.at_s, 4),
+        }
     if isinstance(said, Planned):
-        return {"event": "planned", "graph": said.graph, "counts": said.plan.counts, "at_s": round(said.at_s, 4)}
+        return {
+            "event": "planned",
+            "graph": said.graph,
+            "counts": said.plan.counts,
+            "at_s": round(said.at_s, 4),
+        }
     if isinstance(said, Waiting | Changed | Reloaded | Noticed):
         fields = {name: getattr(said, name) for name in said.__slots__}
-        return {"event": type(said).__name__.lower(), **{k: list(v) if isinstance(v, tuple) else round(v, 4) if isinstance(v, float) else v for k, v in fields.items()}}
+        return {
+            "event": type(said).__name__.lower(),
+            **{
+                k: list(v) if isinstance(v, tuple) else round(v, 4) if isinstance(v, float) else v
+                for k, v in fields.items()
+            },
+        }
     return events.as_json(said)

@@ -1,17 +1,28 @@
-"""Say what has changed on the disk, each time it has become quiet: an iterator of sets of paths, which watching graphs and hot folders are loops over.
+"""Say what has changed on the disk, each time it has become quiet: an iterator of sets of paths,
+which watching graphs and hot folders are loops over.
 
-watchdog tells of single events by callback; its handler here does nothing but queue. The thread that iterates does all the rest: it drops what is no change, waits until
+watchdog tells of single events by callback; its handler here does nothing but queue. The thread
+that iterates does all the rest: it drops what is no change, waits until
 things are quiet, and sees to it that the observer lives:
 
-- **A look at every place, twice a second** (`Changes`): whether it still is the folder that is watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a share
+- **A look at every place, twice a second** (`Changes`): whether it still is the folder that is
+  watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a
+  share
   is mounted, or a place that was not there comes to be; a dead emitter is found here too.
-- **The table of mounts** (`_Mounts`, on Linux): what is unmounted loses its watches without a word, and mounted again at once it has the same device and inode as before. Whenever the table changes, what lies on a
+- **The table of mounts** (`_Mounts`, on Linux): what is unmounted loses its watches without a word,
+  and mounted again at once it has the same device and inode as before. Whenever the table changes,
+  what lies on a
   mount of its own, or has one in it, is watched anew.
-- **A heartbeat**: a file of our own that is written every few seconds. If its event does not come, the observer is dead whatever its threads say, and is begun anew; if that happens again and again, polling takes over.
-- **Lost events** (the kernel's queue ran over; the observer died) give the places themselves: look at everything again.
-- **No events to be had** (the kernel's limits are reached; a network file system): polling, with a notice that says why.
+- **A heartbeat**: a file of our own that is written every few seconds. If its event does not come,
+  the observer is dead whatever its threads say, and is begun anew; if that happens again and again,
+  polling takes over.
+- **Lost events** (the kernel's queue ran over; the observer died) give the places themselves: look
+  at everything again.
+- **No events to be had** (the kernel's limits are reached; a network file system): polling, with a
+  notice that says why.
 
-Real paths are watched, since an event names those, and given as they were named: under the place as it was given.
+Real paths are watched, since an event names those, and given as they were named: under the place as
+it was given.
 """
 
 from __future__ import annotations
@@ -55,29 +66,59 @@ from .._store.opening import network_file_system
 
 __all__ = ["Changes", "changes", "is_temporary"]
 
-#: What counts. Opening and closing a file that is read are no changes, and a folder's own time changes with everything in it. One filter for all watches: two masks on one folder would replace each other.
+# : What counts. Opening and closing a file that is read are no changes, and a folder's own time
+# changes with everything in it. One filter for all watches: two masks on one folder would replace
+# each other.
 _COUNTS: list[type[FileSystemEvent]] = [
-    FileCreatedEvent, FileModifiedEvent, FileAttribEvent, FileClosedEvent, FileMovedEvent, FileDeletedEvent, DirCreatedEvent, DirMovedEvent, DirDeletedEvent,
-]  # fmt: skip
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileAttribEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
 
-#: Names that programs give to what is only on its way. Hidden files, most editors' choice, are none of a folder's content anyway (as for `Folder`).
+# : Names that programs give to what is only on its way. Hidden files, most editors' choice, are
+# none of a folder's content anyway (as for `Folder`).
 _TEMPORARY = re.compile(
     "|".join(
         fnmatch.translate(name)
         for name in (
-            "*~", "#*#", "*.tmp", "*.temp", "*.swp", "*.swx", "*.part", "*.partial", "*.crdownload", "*.download", "*.filepart",
-            "*___jb_tmp___", "*___jb_old___", "~$*", "~lock*#", "4913", "__pycache__", "Thumbs.db", "desktop.ini",
+            "*~",
+            "#*#",
+            "*.tmp",
+            "*.temp",
+            "*.swp",
+            "*.swx",
+            "*.part",
+            "*.partial",
+            "*.crdownload",
+            "*.download",
+            "*.filepart",
+            "*___jb_tmp___",
+            "*___jb_old___",
+            "~$*",
+            "~lock*#",
+            "4913",
+            "__pycache__",
+            "Thumbs.db",
+            "desktop.ini",
         )
     ),
     re.IGNORECASE,
-)  # fmt: skip
+)
 
-#: How often places are looked at; how small a part of the time that may take, and how seldom it may become for that.
+# : How often places are looked at; how small a part of the time that may take, and how seldom it
+# may become for that.
 _LOOK_S = 0.5
 _LOOK_PART = 0.02
 _LOOK_LONGEST_S = 10.0
 
-#: How often the heartbeat is written, how long it may stay unheard, and how often that may happen in how long before polling takes over.
+# : How often the heartbeat is written, how long it may stay unheard, and how often that may happen
+# in how long before polling takes over.
 _BEAT_S = 5.0
 _BEAT_LOST_S = 10.0
 _DEATHS, _DEATHS_S = 3, 120.0
@@ -103,23 +144,39 @@ def changes(
 ) -> Iterator[frozenset[Path]]:
     """Give, each time things are quiet, the paths that may have changed since the last time.
 
-    The first set is the places themselves, as soon as they are watched: what is looked at from then on cannot change unseen. A place in a later set says the same: look at all of it
-    again, since events were lost, the observer died, or the place vanished, came to be or became another. The path of a folder below a place stands for all that is below it.
-    Paths are spelt from the place as it was given (``in/x.png`` for the place ``in``). It is said that something may have changed, not what: look at it as it is now.
+    The first set is the places themselves, as soon as they are watched: what is looked at from then
+    on cannot change unseen. A place in a later set says the same: look at all of it
+    again, since events were lost, the observer died, or the place vanished, came to be or became
+    another. The path of a folder below a place stands for all that is below it.
+    Paths are spelt from the place as it was given (``in/x.png`` for the place ``in``). It is said
+    that something may have changed, not what: look at it as it is now.
 
-    A file is watched through its folder, and through every link on the way to it; links below a folder are not followed. What a program names as only being on its way (`is_temporary`), hidden files
-    and reads count for nothing, except that a file named as a place always counts. (Where such a file stays, `Folder` holds it like any other; it only tells of no change by itself.)
+    A file is watched through its folder, and through every link on the way to it; links below a
+    folder are not followed. What a program names as only being on its way (`is_temporary`), hidden
+    files
+    and reads count for nothing, except that a file named as a place always counts. (Where such a
+    file stays, `Folder` holds it like any other; it only tells of no change by itself.)
 
     Params:
         places: files and folders, there or not.
-        settle_s: how long it has to be quiet. A path that never is quiet does not hold up the others for more than some seconds; itself it waits.
-        poll: look every `poll_s` instead of waiting for events, as network shares need; a change is then given when the next look finds no other.
+        settle_s: how long it has to be quiet. A path that never is quiet does not hold up the
+            others for more than some seconds; itself it waits.
+        poll: look every `poll_s` instead of waiting for events, as network shares need; a change is
+            then given when the next look finds no other.
         recursive: whether what lies in folders within a folder counts.
         cancel: ends the iteration within a fifth of a second, from any thread.
         ignore: paths that count for nothing, e.g. our own outputs.
         notice: told, in words for the user, when watching goes on by other means; default: the log.
     """
-    with Changes(settle_s=settle_s, poll=poll, poll_s=poll_s, recursive=recursive, cancel=cancel, ignore=ignore, notice=notice) as settled:
+    with Changes(
+        settle_s=settle_s,
+        poll=poll,
+        poll_s=poll_s,
+        recursive=recursive,
+        cancel=cancel,
+        ignore=ignore,
+        notice=notice,
+    ) as settled:
         settled.follow(places)
         yield frozenset(places)
         yield from settled
@@ -132,7 +189,9 @@ def is_temporary(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Aim:
-    """What to watch for a place: folders by real path and identity, and the real paths whose events mean the place."""
+    """What to watch for a place: folders by real path and identity, and the real paths whose events
+    mean the place.
+    """
 
     folders: tuple[tuple[str, int, int], ...]
     names: tuple[str, ...]  # real paths that are the place, for a file or what is not there
@@ -156,7 +215,8 @@ class _Handler(FileSystemEventHandler):
 class _Listener(logging.Handler):
     """Hears watchdog say that the kernel's queue ran over; it has no event for that.
 
-    A program that configures its logging (``dictConfig``) switches off all loggers that it does not name, so `listen` is called again and again.
+    A program that configures its logging (``dictConfig``) switches off all loggers that it does not
+    name, so `listen` is called again and again.
     """
 
     def __init__(self, queue: SimpleQueue[Any]) -> None:
@@ -175,7 +235,9 @@ class _Listener(logging.Handler):
 
 
 class Changes:
-    """The iterator behind `changes`, for those whose places change as they go: `follow` takes new ones. Iterate in one thread; `follow` and `close` may be called from any."""
+    """The iterator behind `changes`, for those whose places change as they go: `follow` takes new
+    ones. Iterate in one thread; `follow` and `close` may be called from any.
+    """
 
     def __init__(
         self,
@@ -189,7 +251,9 @@ class Changes:
         notice: Callable[[str], None] | None = None,
         hint: Callable[[Path], None] | None = None,
     ) -> None:
-        """As for `changes`. `hint` is told of a path before things are quiet, for those who can make use of the wait; it must return at once."""
+        """As for `changes`. `hint` is told of a path before things are quiet, for those who can
+        make use of the wait; it must return at once.
+        """
         self._lock = threading.Lock()
         self._wanted: tuple[Path, ...] = ()
         self._settle_s = settle_s
@@ -228,7 +292,9 @@ class Changes:
         self.close()
 
     def follow(self, places: Iterable[Path]) -> None:
-        """Watch these places from now on. When this returns they are watched: what is read from then on cannot change unseen."""
+        """Watch these places from now on. When this returns they are watched: what is read from
+        then on cannot change unseen.
+        """
         with self._lock:
             self._wanted = tuple(dict.fromkeys(places))
             if not self._closed.is_set():
@@ -241,7 +307,9 @@ class Changes:
         with self._lock:
             self._stop()
             self._mounts.close()
-            logging.getLogger("watchdog").removeHandler(self._listener)  # last: without a hearer, what an observer says as it ends would be printed
+            logging.getLogger("watchdog").removeHandler(
+                self._listener
+            )  # last: without a hearer, what an observer says as it ends would be printed
             if self._canary is not None:
                 shutil.rmtree(self._canary, ignore_errors=True)
                 self._canary = None
@@ -263,11 +331,16 @@ class Changes:
             self._take(patience_s)
         raise StopIteration
 
-    # -- what was said ----------------------------------------------------------------------------------------------------------
+    # -- what was said
+    # ----------------------------------------------------------------------------------------------------------
 
     def _patience(self, now: float) -> float:
         """How long to wait for the next event."""
-        due = min(self._look_at, *(last + self._quiet_s for _, last in self._pending.values())) if self._pending else self._look_at
+        due = (
+            min(self._look_at, *(last + self._quiet_s for _, last in self._pending.values()))
+            if self._pending
+            else self._look_at
+        )
         return min(max(due - now, 0.0005), 0.2)
 
     @property
@@ -279,7 +352,10 @@ class Changes:
         if not self._pending or not self._queue.empty():
             return []
         quiet = [path for path, (_, last) in self._pending.items() if now - last >= self._quiet_s]
-        if len(quiet) < len(self._pending) and now - min(first for first, _ in self._pending.values()) < _LONGEST_S:
+        if (
+            len(quiet) < len(self._pending)
+            and now - min(first for first, _ in self._pending.values()) < _LONGEST_S
+        ):
             return []
         return quiet
 
@@ -327,13 +403,17 @@ class Changes:
                 self._hint(path)
             self._pending[path] = (self._pending.get(path, (now,))[0], now)
 
-    # -- what is watched --------------------------------------------------------------------------------------------------------
+    # -- what is watched
+    # --------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Look whether every place is what is watched for it, and the observer alive; mend what is not, and let it be looked at again."""
+        """Look whether every place is what is watched for it, and the observer alive; mend what is
+        not, and let it be looked at again.
+        """
         began = time.monotonic()
         if self._beat_sent is not None:
-            # Time in which nobody looked, since whoever iterates was busy or the process stood still, says nothing about the observer.
+            # Time in which nobody looked, since whoever iterates was busy or the process stood
+            # still, says nothing about the observer.
             self._beat_sent += max(0.0, began - self._looked - 2 * _LOOK_S)
         self._looked = began
         wanted = self._wanted
@@ -371,7 +451,8 @@ class Changes:
         if self._poll:
             # Links are not followed: one that leads upwards would be followed for ever.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._poll_s)
-        # It warns of a folder that was reached twice while a tree came to be, at the length of the whole tree.
+        # It warns of a folder that was reached twice while a tree came to be, at the length of the
+        # whole tree.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, r"watchdog\.")
         assert self._observer is not None
         self._observer.start()
@@ -408,7 +489,11 @@ class Changes:
                 needed[folder, self._recursive and aim.tree == folder] = (device, inode)
         trees = {folder for folder, deep in needed if deep}
         # What lies in a tree that is watched anyway needs no watch of its own.
-        needed = {(f, deep): who for (f, deep), who in needed.items() if not ((not deep and f in trees) or any(a in trees for a in _above(f)))}
+        needed = {
+            (f, deep): who
+            for (f, deep), who in needed.items()
+            if not ((not deep and f in trees) or any(a in trees for a in _above(f)))
+        }
         assert self._observer is not None
         alive = {emitter.watch for emitter in self._observer.emitters if emitter.is_alive()}
         for key, (who, watch) in list(self._watches.items()):
@@ -418,17 +503,30 @@ class Changes:
                     self._observer.unschedule(watch)
                 if key in needed:  # it died, or another folder is in its place
                     for place, aim in self._aims.items():
-                        if any(folder == key[0] or key[0] in _above(folder) for folder, _, _ in aim.folders):
+                        if any(
+                            folder == key[0] or key[0] in _above(folder)
+                            for folder, _, _ in aim.folders
+                        ):
                             self._aims[place] = _NOTHING
         fresh = sorted(needed.keys() - self._watches.keys())
         if fresh and not self._poll and (found := _network(folder for folder, _ in fresh)):
-            self._begin_polling(f"{found[0]} lies on a network file system ({found[1]}), which sends no events", aims)
+            self._begin_polling(
+                f"{found[0]} lies on a network file system ({found[1]}), which sends no events",
+                aims,
+            )
             return
         try:
             for folder, deep in fresh:
                 # What cannot be polled now may be later: it is tried again at the next look.
-                with contextlib.suppress(*((OSError,) if self._poll else (FileNotFoundError, NotADirectoryError))):
-                    self._watches[folder, deep] = (needed[folder, deep], self._observer.schedule(self._handler, folder, recursive=deep, event_filter=_COUNTS))
+                with contextlib.suppress(
+                    *((OSError,) if self._poll else (FileNotFoundError, NotADirectoryError))
+                ):
+                    self._watches[folder, deep] = (
+                        needed[folder, deep],
+                        self._observer.schedule(
+                            self._handler, folder, recursive=deep, event_filter=_COUNTS
+                        ),
+                    )
             if not self._poll and (fresh or self._grown):
                 self._probe()
                 self._grown = False
@@ -439,16 +537,21 @@ class Changes:
         """Let go of watches that a change of the mounts may have taken away."""
         assert self._observer is not None
         points = self._mounts.points()
-        for folder, deep in [key for key in self._watches if _is_mounted(key[0], points, deep=key[1])]:
+        for folder, deep in [
+            key for key in self._watches if _is_mounted(key[0], points, deep=key[1])
+        ]:
             watch = self._watches.pop((folder, deep))[1]
             with contextlib.suppress(KeyError, RuntimeError, OSError):
                 self._observer.unschedule(watch)
             for place, aim in aims.items():
-                if any(watched == folder or folder in _above(watched) for watched, _, _ in aim.folders):
+                if any(
+                    watched == folder or folder in _above(watched) for watched, _, _ in aim.folders
+                ):
                     self._aims[place] = _NOTHING
 
     def _probe(self) -> None:
-        """Ask for one more watch: of a tree, watchdog leaves out without a word what the kernel's limit does not allow.
+        """Ask for one more watch: of a tree, watchdog leaves out without a word what the kernel's
+        limit does not allow.
 
         Raises:
             OSError: the limit is reached.
@@ -459,7 +562,10 @@ class Changes:
                 self._canary = os.path.realpath(tempfile.mkdtemp(prefix=".imagen-flow-watch-"))
             except OSError:
                 return
-        before, self._cage = self._cage, os.path.join(self._canary, "1" if self._cage and self._cage.endswith("0") else "0")
+        before, self._cage = (
+            self._cage,
+            os.path.join(self._canary, "1" if self._cage and self._cage.endswith("0") else "0"),
+        )
         os.makedirs(self._cage, exist_ok=True)
         self._observer.schedule(self._handler, self._cage, event_filter=_COUNTS)
         # One more, then one less: the other way round there would always be room.
@@ -472,7 +578,9 @@ class Changes:
         observer = self._observer
         if observer is None:
             return True
-        if observer.is_alive() and (self._beat_sent is None or now - self._beat_sent < _BEAT_LOST_S):
+        if observer.is_alive() and (
+            self._beat_sent is None or now - self._beat_sent < _BEAT_LOST_S
+        ):
             return True
         self._deaths = [at for at in self._deaths if now - at < _DEATHS_S] + [now]
         if len(self._deaths) >= _DEATHS and not self._poll:
@@ -493,7 +601,9 @@ _NOTHING = _Aim((), (), None)
 
 
 class _Mounts:
-    """Knows when the table of mounts has changed: the kernel says so of the open file, even if the table reads as before."""
+    """Knows when the table of mounts has changed: the kernel says so of the open file, even if the
+    table reads as before.
+    """
 
     def __init__(self) -> None:
         self._file: int | None = None
@@ -517,7 +627,12 @@ class _Mounts:
             text = _MOUNTS.read_text("utf-8", "surrogateescape")
         except OSError:
             return []
-        return [point for line in text.splitlines() if len(fields := line.split()) > 4 and (point := re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])) != "/"]
+        return [
+            point
+            for line in text.splitlines()
+            if len(fields := line.split()) > 4
+            and (point := re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])) != "/"
+        ]
 
     def close(self) -> None:
         file, self._file = self._file, None
@@ -528,7 +643,12 @@ class _Mounts:
 def _is_mounted(folder: str, points: list[str], *, deep: bool) -> bool:
     """Whether a folder lies on a mount of its own, or (`deep`) holds one."""
     below = folder.rstrip(os.sep) + os.sep
-    return any(folder == point or folder.startswith(point.rstrip(os.sep) + os.sep) or (deep and point.startswith(below)) for point in points)
+    return any(
+        folder == point
+        or folder.startswith(point.rstrip(os.sep) + os.sep)
+        or (deep and point.startswith(below))
+        for point in points
+    )
 
 
 def _aim(place: Path, folders: dict[str, tuple[str, int, int] | None]) -> _Aim:
@@ -553,7 +673,9 @@ def _aim(place: Path, folders: dict[str, tuple[str, int, int] | None]) -> _Aim:
     return _Aim(tuple(dict.fromkeys(watched)), tuple(names), None)
 
 
-def _folder(path: str, folders: dict[str, tuple[str, int, int] | None]) -> tuple[str, int, int] | None:
+def _folder(
+    path: str, folders: dict[str, tuple[str, int, int] | None]
+) -> tuple[str, int, int] | None:
     """Give the real path and identity of a folder, or None if it is none."""
     if path not in folders:
         try:
@@ -573,8 +695,13 @@ def _above(folder: str) -> Iterator[str]:
 
 def _said(failed: OSError) -> str:
     """Say why there are no events and, where it is a limit, which."""
-    name = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}.get(failed.errno or 0, "")
-    return f"the system sends no events ({failed.strerror or failed})" + (f"; raise {name} to have events" if name else "")
+    name = {
+        errno.ENOSPC: "fs.inotify.max_user_watches",
+        errno.EMFILE: "fs.inotify.max_user_instances",
+    }.get(failed.errno or 0, "")
+    return f"the system sends no events ({failed.strerror or failed})" + (
+        f"; raise {name} to have events" if name else ""
+    )
 
 
 def _network(folders: Iterable[str]) -> tuple[str, str] | None:
@@ -583,4 +710,11 @@ def _network(folders: Iterable[str]) -> tuple[str, str] | None:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
         return None
-    return next(((folder, kind) for folder in folders if (kind := network_file_system(Path(folder), mounts))), None)
+    return next(
+        (
+            (folder, kind)
+            for folder in folders
+            if (kind := network_file_system(Path(folder), mounts))
+        ),
+        None,
+    )

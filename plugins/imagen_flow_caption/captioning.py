@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 
-def caption(picture: np.ndarray, *, model: Any, image_processor: Any, tokenizer: Any, max_length: int = 32) -> str:
+def caption(
+    picture: np.ndarray, *, model: Any, image_processor: Any, tokenizer: Any, max_length: int = 32
+) -> str:
     """Describe a picture, greedily, so that equal pictures have equal words.
 
     Inputs:
@@ -20,7 +22,11 @@ def caption(picture: np.ndarray, *, model: Any, image_processor: Any, tokenizer:
     import torch
     from PIL import Image
 
-    pixels = image_processor(images=Image.fromarray(picture), return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    pixels = image_processor(images=Image.fromarray(picture), return_tensors="pt")[
+        "pixel_values"
+    ].to(model.device, model.dtype)
     with torch.no_grad():
-        ids = model.generate(pixel_values=pixels, num_beams=1, do_sample=False, max_length=max_length)
+        ids = model.generate(
+            pixel_values=pixels, num_beams=1, do_sample=False, max_length=max_length
+        )
     return str(tokenizer.batch_decode(ids, skip_special_tokens=True)[0]).strip()

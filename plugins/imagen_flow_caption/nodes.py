@@ -38,15 +38,27 @@ class Captioner:
         folder = str(model.path)
         with flow.quiet_libraries():
             module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
-                folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
         if missing := sorted(info["missing_keys"]):
-            raise flow.ModelError(f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights, {missing[0]} first")
+            raise flow.ModelError(
+                f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights,"
+                f" {missing[0]} first"
+            )
         return cls(
             module.to(device).eval(),
-            # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on torchvision being there.
-            transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False),
-            transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on
+            # torchvision being there.
+            transformers.AutoImageProcessor.from_pretrained(
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            ),
+            transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            ),
         )
 
 
@@ -56,23 +68,42 @@ def _kind(model: flow.Model) -> str:
         kind = str(config.get("model_type", "model of no stated type"))
         quantized = config.get("quantization_config") is not None
     except FileNotFoundError:
-        kind, quantized = "diffusers checkpoint" if (model.path / "model_index.json").is_file() else "folder without config.json", False
+        kind, quantized = (
+            (
+                "diffusers checkpoint"
+                if (model.path / "model_index.json").is_file()
+                else "folder without config.json"
+            ),
+            False,
+        )
     except (OSError, ValueError, AttributeError) as error:
-        raise flow.ModelError(f"the model '{model.reference}' is damaged: config.json cannot be read ({error})") from error
+        raise flow.ModelError(
+            f"the model '{model.reference}' is damaged: config.json cannot be read ({error})"
+        ) from error
     if kind not in CLASSES:
-        raise flow.ModelError(f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, and image.caption takes {', '.join(sorted(CLASSES))}")
+        raise flow.ModelError(
+            f"image.caption cannot use the model '{model.reference}': it is a {kind[:100]}, and"
+            f" image.caption takes {', '.join(sorted(CLASSES))}"
+        )
     if quantized:
         # What reads some of these is code that the library fetches from the hub and runs.
-        raise flow.ModelError(f"image.caption cannot use the model '{model.reference}': it was saved quantized, and image.caption takes plain weights")
+        raise flow.ModelError(
+            f"image.caption cannot use the model '{model.reference}': it was saved quantized, and"
+            " image.caption takes plain weights"
+        )
     return kind
 
 
 @flow.node("image.caption", version=1, uses=("torch", "transformers"))
-def caption(model: Model[Captioner], image: Image, *, max_length: Annotated[int, Range(4, 512)] = 32) -> str:
-    """Describe a picture in words, the likeliest at each place, so that equal pictures have equal words.
+def caption(
+    model: Model[Captioner], image: Image, *, max_length: Annotated[int, Range(4, 512)] = 32
+) -> str:
+    """Describe a picture in words, the likeliest at each place, so that equal pictures have equal
+    words.
 
     Inputs:
-        model: embedded/caption, or a captioner of the kind BLIP, GIT or vision-encoder-decoder (such as ViT-GPT2).
+        model: embedded/caption, or a captioner of the kind BLIP, GIT or vision-encoder-decoder
+            (such as ViT-GPT2).
         image: of any size; brought to 8 bits, and alpha laid over black.
     Params:
         max_length: tokens at most.
@@ -81,5 +112,9 @@ def caption(model: Model[Captioner], image: Image, *, max_length: Annotated[int,
     from . import captioning
 
     return captioning.caption(
-        image.rgb().as_uint8().pixels, model=model.model, image_processor=model.image_processor, tokenizer=model.tokenizer, max_length=max_length
+        image.rgb().as_uint8().pixels,
+        model=model.model,
+        image_processor=model.image_processor,
+        tokenizer=model.tokenizer,
+        max_length=max_length,
     )

@@ -1,4 +1,6 @@
-"""Draw, enlarge and edit pictures with diffusion models: the embedded ones, DeepFloyd IF and InstructPix2Pix."""
+"""Draw, enlarge and edit pictures with diffusion models: the embedded ones, DeepFloyd IF and
+InstructPix2Pix.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Small models that ship with the project, the world that they know, and the node types that train and judge them.
+"""Small models that ship with the project, the world that they know, and the node types that train
+and judge them.
 
-Embedded models: ``embedded/imagen`` (text encoder, base and super-resolution diffusion), ``embedded/edit`` and ``embedded/caption``.
+Embedded models: ``embedded/imagen`` (text encoder, base and super-resolution diffusion),
+    ``embedded/edit`` and ``embedded/caption``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Node types of the shapes world: pictures to learn from, training, and judgement by a checker that is no model.
+"""Node types of the shapes world: pictures to learn from, training, and judgement by a checker that
+is no model.
 
-Scenes cross edges as JSON (`world.Scene` as plain data), so that a graph can pass on what a picture ought to show.
+Scenes cross edges as JSON (`world.Scene` as plain data), so that a graph can pass on what a picture
+ought to show.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Part = Literal["training", "held_out", "all"]
 _HELD_OUT: dict[str, bool | None] = {"training": False, "held_out": True, "all": None}
 
 
-# --- data ------------------------------------------------------------------------------------------------------------------------
+# --- data
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 class Shapes(NamedTuple):
@@ -34,12 +37,15 @@ class Shapes(NamedTuple):
 
 
 @node("dataset.shapes", version=1, uses=("numpy",))
-def shapes(*, count: Count, seed: Seed, side: Side = 32, part: Part = "training", varied: bool = False) -> Shapes:
+def shapes(
+    *, count: Count, seed: Seed, side: Side = 32, part: Part = "training", varied: bool = False
+) -> Shapes:
     """Draw captioned pictures of the shapes world.
 
     Params:
         side: of the square pictures, in pixels.
-        part: ``training`` leaves out the combinations of attributes that are held out, ``held_out`` draws only those.
+        part: ``training`` leaves out the combinations of attributes that are held out, ``held_out``
+            draws only those.
         varied: captions in varied words; else in the plain form.
     Outputs:
         pictures: 8-bit RGB, anti-aliased.
@@ -52,7 +58,9 @@ def shapes(*, count: Count, seed: Seed, side: Side = 32, part: Part = "training"
     rng = np.random.default_rng(seed)
     scenes = [world.draw_scene(rng, held_out=_HELD_OUT[part]) for _ in range(count)]
     captions = [world.caption(scene, rng if varied else None) for scene in scenes]
-    return Shapes([Image(p) for p in world.render(scenes, side)], captions, [asdict(s) for s in scenes])
+    return Shapes(
+        [Image(p) for p in world.render(scenes, side)], captions, [asdict(s) for s in scenes]
+    )
 
 
 class Edits(NamedTuple):
@@ -88,7 +96,8 @@ def edits(*, count: Count, seed: Seed, side: Side = 128, part: Part = "training"
     )
 
 
-# --- training --------------------------------------------------------------------------------------------------------------------
+# --- training
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
@@ -102,47 +111,112 @@ def _train(steps: Generator[tuple[int, int, str], None, Path]) -> Steps[Model]:
 
 
 @node("train.text_encoder", version=1, uses=("diffusers", "torch", "transformers"))
-def train_text_encoder(scratch: Scratch, *, steps: Count = 4000, batch_size: Batch = 128, learning_rate: Rate = 1e-3, seed: Seed) -> Steps[Model]:
+def train_text_encoder(
+    scratch: Scratch,
+    *,
+    steps: Count = 4000,
+    batch_size: Batch = 128,
+    learning_rate: Rate = 1e-3,
+    seed: Seed,
+) -> Steps[Model]:
     """Train the text encoder of the embedded Imagen to say what stands where.
 
     Outputs: a folder with ``tokenizer/`` and ``text_encoder/``.
     """
     from .training.text_encoder import train_text_encoder as train
 
-    return (yield from _train(train(scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    return (
+        yield from _train(
+            train(
+                scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+            )
+        )
+    )
 
 
 @node("train.diffusion", version=1, uses=("diffusers", "torch", "transformers"))
-def train_diffusion(text_encoder: Model, scratch: Scratch, *, steps: Count = 7200, batch_size: Batch = 32, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
+def train_diffusion(
+    text_encoder: Model,
+    scratch: Scratch,
+    *,
+    steps: Count = 7200,
+    batch_size: Batch = 32,
+    learning_rate: Rate = 2e-3,
+    seed: Seed,
+) -> Steps[Model]:
     """Train the base diffusion of the embedded Imagen on a frozen text encoder.
 
     Outputs: a folder with ``unet/`` and ``scheduler/``.
     """
     from .training.diffusion import train_diffusion as train
 
-    return (yield from _train(train(scratch, text_encoder.path, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    return (
+        yield from _train(
+            train(
+                scratch,
+                text_encoder.path,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+        )
+    )
 
 
 @node("train.super_resolution", version=1, uses=("diffusers", "torch", "transformers"))
-def train_super_resolution(text_encoder: Model, scratch: Scratch, *, steps: Count = 4500, batch_size: Batch = 16, learning_rate: Rate = 2e-3, seed: Seed) -> Steps[Model]:
-    """Train the super-resolution diffusion of the embedded Imagen, with noise-conditioning augmentation.
+def train_super_resolution(
+    text_encoder: Model,
+    scratch: Scratch,
+    *,
+    steps: Count = 4500,
+    batch_size: Batch = 16,
+    learning_rate: Rate = 2e-3,
+    seed: Seed,
+) -> Steps[Model]:
+    """Train the super-resolution diffusion of the embedded Imagen, with noise-conditioning
+    augmentation.
 
     Outputs: a folder with ``super_resolution/`` and its scheduler.
     """
     from .training.super_resolution import train_super_resolution as train
 
-    return (yield from _train(train(scratch, text_encoder.path, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    return (
+        yield from _train(
+            train(
+                scratch,
+                text_encoder.path,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+        )
+    )
 
 
 @node("train.edit", version=1, uses=("diffusers", "torch", "transformers"))
-def train_edit(scratch: Scratch, *, steps: Count = 6500, batch_size: Batch = 16, learning_rate: Rate = 1e-3, seed: Seed) -> Steps[Model]:
+def train_edit(
+    scratch: Scratch,
+    *,
+    steps: Count = 6500,
+    batch_size: Batch = 16,
+    learning_rate: Rate = 1e-3,
+    seed: Seed,
+) -> Steps[Model]:
     """Train the model that edits a picture by an instruction.
 
     Outputs: a folder with ``tokenizer/``, ``text_encoder/``, ``unet/`` and ``scheduler/``.
     """
     from .training.edit import train_edit as train
 
-    return (yield from _train(train(scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    return (
+        yield from _train(
+            train(
+                scratch, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+            )
+        )
+    )
 
 
 @node("train.captioner", version=1, uses=("diffusers", "torch", "transformers"))
@@ -160,7 +234,8 @@ def train_captioner(
     """Train the model that describes a picture.
 
     Inputs:
-        pictures, scenes: pictures that other models made and what each was to show, to learn from beside rendered ones; those that do not show it are left out.
+        pictures, scenes: pictures that other models made and what each was to show, to learn from
+            beside rendered ones; those that do not show it are left out.
         start: a captioner to go on from; without one it begins anew.
     Outputs: a folder as transformers lays it out.
     """
@@ -168,8 +243,23 @@ def train_captioner(
     from .training.captioner import train_captioner as train
 
     _same_length(pictures or [], scenes or [], "pictures", "scenes")
-    made = shown_rightly([picture.rgb().as_uint8().pixels for picture in pictures or []], [_scene(scene) for scene in scenes or []])
-    return (yield from _train(train(scratch, made=made, start=start.path if start else None, steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)))
+    made = shown_rightly(
+        [picture.rgb().as_uint8().pixels for picture in pictures or []],
+        [_scene(scene) for scene in scenes or []],
+    )
+    return (
+        yield from _train(
+            train(
+                scratch,
+                made=made,
+                start=start.path if start else None,
+                steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                seed=seed,
+            )
+        )
+    )
 
 
 @node("model.join", version=1)
@@ -192,7 +282,8 @@ def join(parts: List[Model], scratch: Scratch) -> Model:
     return Model(whole)
 
 
-# --- judgement -------------------------------------------------------------------------------------------------------------------
+# --- judgement
+# -------------------------------------------------------------------------------------------------------------------
 
 
 class Judgement(NamedTuple):
@@ -215,7 +306,12 @@ def evaluate_pictures(pictures: List[Image], scenes: List[Json]) -> Judgement:
     from . import checker
 
     _same_length(pictures, scenes, "pictures", "scenes")
-    return _judged([checker.agree(_scene(scene), picture.rgb().as_uint8().pixels) for picture, scene in zip(pictures, scenes, strict=True)])
+    return _judged(
+        [
+            checker.agree(_scene(scene), picture.rgb().as_uint8().pixels)
+            for picture, scene in zip(pictures, scenes, strict=True)
+        ]
+    )
 
 
 class EditJudgement(NamedTuple):
@@ -228,14 +324,17 @@ OUTSIDE = 0.05
 
 
 @node("evaluate.edits", version=1, uses=("numpy",))
-def evaluate_edits(before: List[Image], after: List[Image], scenes: List[Json], expected: List[Json]) -> EditJudgement:
+def evaluate_edits(
+    before: List[Image], after: List[Image], scenes: List[Json], expected: List[Json]
+) -> EditJudgement:
     """Judge whether instructions were carried out, and nothing else with them.
 
     Inputs:
         before, after: the pictures, of equal sizes.
         scenes, expected: what they show before, and ought to show after.
     Outputs:
-        carried_out: the share of edits whose asked attribute is right, whose other attributes keep their values, and whose mean absolute
+        carried_out: the share of edits whose asked attribute is right, whose other attributes keep
+            their values, and whose mean absolute
             difference outside the changed region is at most 0.05 of full range.
         report: by kind of edit.
     """
@@ -262,31 +361,45 @@ def evaluate_edits(before: List[Image], after: List[Image], scenes: List[Json], 
         "count": len(done),
         "carried_out": _share(done),
         "outside": round(float(np.mean(differences)), 5),
-        "kinds": {kind: {"count": len(found), "carried_out": _share(found)} for kind, found in sorted(kinds.items())},
+        "kinds": {
+            kind: {"count": len(found), "carried_out": _share(found)}
+            for kind, found in sorted(kinds.items())
+        },
     }
     return EditJudgement(_share(done), report)
 
 
 @node("evaluate.captions", version=1)
 def evaluate_captions(captions: List[Text], scenes: List[Json]) -> Judgement:
-    """Judge whether captions name what their pictures show; two things may be named in either order.
+    """Judge whether captions name what their pictures show; two things may be named in either
+    order.
 
     Outputs: as for `evaluate.pictures`.
     """
     from . import world
 
     _same_length(captions, scenes, "captions", "scenes")
-    return _judged([_named(world.read_caption(text), _scene(scene)) for text, scene in zip(captions, scenes, strict=True)])
+    return _judged(
+        [
+            _named(world.read_caption(text), _scene(scene))
+            for text, scene in zip(captions, scenes, strict=True)
+        ]
+    )
 
 
 def _named(said: dict[str, str], scene: Scene) -> dict[str, bool]:
-    """Say for each attribute of a scene whether a caption names it, in whichever order serves the caption best."""
+    """Say for each attribute of a scene whether a caption names it, in whichever order serves the
+    caption best.
+    """
     from . import world
 
     orders = [scene]
     if len(scene.things) == 2:
         orders.append(world.Scene(scene.background, scene.things[::-1]))
-    answers = [{name: said.get(name) == value for name, value in world.attributes(order).items()} for order in orders]
+    answers = [
+        {name: said.get(name) == value for name, value in world.attributes(order).items()}
+        for order in orders
+    ]
     return max(answers, key=lambda answer: sum(answer.values()))
 
 
@@ -297,7 +410,12 @@ def _judged(answers: Sequence[dict[str, bool]]) -> Judgement:
             kinds.setdefault(name.rpartition(".")[2], []).append(right)
     every = [right for found in kinds.values() for right in found]
     whole = [all(answer.values()) for answer in answers]
-    report: dict[str, Any] = {"count": len(answers), "score": _share(every), "all_right": _share(whole), "kinds": {k: _share(v) for k, v in sorted(kinds.items())}}
+    report: dict[str, Any] = {
+        "count": len(answers),
+        "score": _share(every),
+        "all_right": _share(whole),
+        "kinds": {k: _share(v) for k, v in sorted(kinds.items())},
+    }
     return Judgement(_share(every), _share(whole), report)
 
 
@@ -312,7 +430,14 @@ def _kind(old: Scene, new: Scene) -> str:
     if len(old.things) != len(new.things):
         return "remove"
     pairs = list(zip(old.things, new.things, strict=True))
-    return next((kind for kind in ("colour", "shape", "size") if any(getattr(a, kind) != getattr(b, kind) for a, b in pairs)), "none")
+    return next(
+        (
+            kind
+            for kind in ("colour", "shape", "size")
+            if any(getattr(a, kind) != getattr(b, kind) for a, b in pairs)
+        ),
+        "none",
+    )
 
 
 def _scene(data: Any) -> Scene:
@@ -320,18 +445,33 @@ def _scene(data: Any) -> Scene:
     from . import world
 
     try:
-        return world.Scene(str(data["background"]), tuple(world.Thing(**thing) for thing in data["things"]))
+        return world.Scene(
+            str(data["background"]), tuple(world.Thing(**thing) for thing in data["things"])
+        )
     except (KeyError, TypeError) as odd:
-        raise ValueError(f"no scene of the shapes world: {odd}; 'dataset.shapes' gives them") from odd
+        raise ValueError(
+            f"no scene of the shapes world: {odd}; 'dataset.shapes' gives them"
+        ) from odd
 
 
 def _same_length(a: Sequence[Any], b: Sequence[Any], first: str, second: str) -> None:
     if len(a) != len(b):
-        raise ValueError(f"'{first}' has {len(a)} elements and '{second}' has {len(b)}; they belong together one by one")
+        raise ValueError(
+            f"'{first}' has {len(a)} elements and '{second}' has {len(b)}; they belong together one"
+            " by one"
+        )
 
 
 ALL = (
-    shapes, edits,
-    train_text_encoder, train_diffusion, train_super_resolution, train_edit, train_captioner, join,
-    evaluate_pictures, evaluate_edits, evaluate_captions,
-)  # fmt: skip
+    shapes,
+    edits,
+    train_text_encoder,
+    train_diffusion,
+    train_super_resolution,
+    train_edit,
+    train_captioner,
+    join,
+    evaluate_pictures,
+    evaluate_edits,
+    evaluate_captions,
+)

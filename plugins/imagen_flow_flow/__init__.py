@@ -1,6 +1,7 @@
 """What steers a graph: choosing, lists, numbers, truth values, text, JSON data and seeds.
 
-Plain Python on plain values; no pixels, no files. A graph has no expressions, because these compute.
+Plain Python on plain values; no pixels, no files. A graph has no expressions, because these
+compute.
 """
 
 from __future__ import annotations

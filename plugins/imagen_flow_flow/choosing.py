@@ -19,10 +19,12 @@ def first(
     """Give the first value that is present: joins branches of which `when` has skipped some.
 
     Inputs:
-        a to h: values of any kind, asked in this order; an absent value and null count as not present.
+        a to h: values of any kind, asked in this order; an absent value and null count as not
+            present.
 
     Outputs:
-        the value, as it came; whether it fits what it flows into is checked when it flows. If none is present, it is absent.
+        the value, as it came; whether it fits what it flows into is checked when it flows. If none
+        is present, it is absent.
     """
     for value in (a, b, c, d, e, f, g, h):
         if value is not None:
@@ -34,6 +36,7 @@ def first(
 def choose(condition: Bool, *, yes: Value, no: Value) -> Value:
     """Choose one of two values, for example 4 or 40 steps by whether this is a draft.
 
-    Both are computed; to compute only one of them, give the nodes a `when` and join them by `flow.first`.
+    Both are computed; to compute only one of them, give the nodes a `when` and join them by
+    `flow.first`.
     """
     return yes if condition else no

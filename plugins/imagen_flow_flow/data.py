@@ -16,27 +16,36 @@ def get(data: Json, path: Text, *, default: Json = None) -> Value:
     """Take a part out of JSON data.
 
     Params:
-        path: names joined by points, places in lists in brackets from 0: ``people[0].name``; ``[-1]`` is the last.
+        path: names joined by points, places in lists in brackets from 0: ``people[0].name``;
+            ``[-1]`` is the last.
         default: the value where there is no such part; without it, that is an error.
 
     Outputs:
         the part, of whatever kind; whether it fits what it flows into is checked when it flows.
 
     Raises:
-        ValueError: there is no such part; the message says how far the path leads and what is there.
+        ValueError: there is no such part; the message says how far the path leads and what is
+            there.
     """
     found = data
     done = ""
     for part in _parts(path):
         if isinstance(found, dict) and isinstance(part, str) and part in found:
             found = found[part]
-        elif isinstance(found, list | tuple) and isinstance(part, int) and -len(found) <= part < len(found):
+        elif (
+            isinstance(found, list | tuple)
+            and isinstance(part, int)
+            and -len(found) <= part < len(found)
+        ):
             found = found[part]
         elif default is not None:
             return default
         else:
             where = f"'{done}'" if done else "the data"
-            raise ValueError(f"port 'path': {_spelt(part)} is not in {where}, which is {_shape(found)}; mend the path or give a default")
+            raise ValueError(
+                f"port 'path': {_spelt(part)} is not in {where}, which is {_shape(found)}; mend the"
+                " path or give a default"
+            )
         done = f"{done}[{part}]" if isinstance(part, int) else f"{done}.{part}" if done else part
     return found
 
@@ -49,7 +58,8 @@ def set_(data: Json, path: Text, *, value: Json) -> Json:
         path: as in `json.get`; mappings that are missing on the way are made, lists are not.
 
     Raises:
-        ValueError: the path leads through something that is neither mapping nor list, or past the end of a list.
+        ValueError: the path leads through something that is neither mapping nor list, or past the
+            end of a list.
     """
     return _with(data, _parts(path), value)
 
@@ -69,7 +79,9 @@ def parse(text: Text) -> Json:
     try:
         return json.loads(word, parse_constant=_refuse_constant)
     except json.JSONDecodeError as bad:
-        raise ValueError(f"port 'text' is not JSON: {bad.msg.lower()} at line {bad.lineno}, column {bad.colno}") from bad
+        raise ValueError(
+            f"port 'text' is not JSON: {bad.msg.lower()} at line {bad.lineno}, column {bad.colno}"
+        ) from bad
     except RecursionError as deep:
         raise ValueError("port 'text' is nested too deeply to be read") from deep
 
@@ -81,7 +93,9 @@ def to_text(data: Json, *, indented: bool = False) -> Text:
     Params:
         indented: on many lines, for people; else on one.
     """
-    return json.dumps(data, sort_keys=True, ensure_ascii=False, indent=2 if indented else None, allow_nan=False)
+    return json.dumps(
+        data, sort_keys=True, ensure_ascii=False, indent=2 if indented else None, allow_nan=False
+    )
 
 
 def _parts(path: str) -> list[str | int]:
@@ -91,7 +105,9 @@ def _parts(path: str) -> list[str | int]:
     while at < len(whole):
         found = _PART.match(whole, at)
         if found is None:
-            raise ValueError(f"port 'path': '{path}' cannot be read; write for example people[0].name")
+            raise ValueError(
+                f"port 'path': '{path}' cannot be read; write for example people[0].name"
+            )
         parts.append(found[1] if found[1] is not None else int(found[2]))
         at = found.end()
     return parts
@@ -119,7 +135,11 @@ def _spelt(part: str | int) -> str:
 def _shape(data: Any) -> str:
     if isinstance(data, dict):
         keys = sorted(data)
-        return f"a mapping with {', '.join(keys[:12])}{', …' if len(keys) > 12 else ''}" if keys else "an empty mapping"
+        return (
+            f"a mapping with {', '.join(keys[:12])}{', …' if len(keys) > 12 else ''}"
+            if keys
+            else "an empty mapping"
+        )
     if isinstance(data, list | tuple):
         return f"a list of {len(data)}"
     return "null" if data is None else f"the value {json.dumps(data, ensure_ascii=False)[:60]}"

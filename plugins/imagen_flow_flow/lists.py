@@ -39,7 +39,9 @@ def get(values: List[Value], index: int = 0) -> Value:
         ValueError: there is no such element.
     """
     if not -len(values) <= index < len(values):
-        raise ValueError(f"port 'index' is {index}, but the list has {_count(values)}{_bounds(values)}")
+        raise ValueError(
+            f"port 'index' is {index}, but the list has {_count(values)}{_bounds(values)}"
+        )
     return values[index]
 
 
@@ -49,7 +51,8 @@ def cut(values: List[Value], *, start: int = 0, stop: int | None = None) -> List
 
     Params:
         start: the first to take; negative numbers count from the end.
-        stop: the first not to take; without it, all to the end. Beyond the ends there is nothing, and that is no error.
+        stop: the first not to take; without it, all to the end. Beyond the ends there is nothing,
+            and that is no error.
     """
     return values[start:stop]
 
@@ -72,7 +75,9 @@ def length(values: List[Value]) -> int:
 
 
 @node("list.range", version=1)
-def count_up(count: Annotated[int, Range(0, 100_000)], *, start: Number = 0, step: Number = 1) -> List[Number]:
+def count_up(
+    count: Annotated[int, Range(0, 100_000)], *, start: Number = 0, step: Number = 1
+) -> List[Number]:
     """Make a list of evenly spaced numbers, to vary something over `each`.
 
     Outputs:

@@ -11,7 +11,8 @@ from imagen_flow import Bool, Json, Number, node
 def equal(a: Json, b: Json) -> Bool:
     """Say whether two texts, numbers, truth values, lists or mappings are the same.
 
-    1 and 1.0 are the same number; 1, true and the text "1" are three different things. In a mapping the order of keys says nothing.
+    1 and 1.0 are the same number; 1, true and the text "1" are three different things. In a mapping
+    the order of keys says nothing.
     """
     return _same(a, b)
 

@@ -1,7 +1,9 @@
 """Compute with numbers.
 
-Whole numbers stay whole where the result is exact. A result beyond what a graph can hold is an error, never an infinity. To feed a port that takes whole numbers,
-end with `math.round`, `math.floor` or `math.ceil`: they are the ones that always give a whole number.
+Whole numbers stay whole where the result is exact. A result beyond what a graph can hold is an
+error, never an infinity. To feed a port that takes whole numbers,
+end with `math.round`, `math.floor` or `math.ceil`: they are the ones that always give a whole
+    number.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def divide(a: Number, b: Number) -> Number:
     """Divide `a` by `b`.
 
     Outputs:
-        a whole number if both are whole and nothing is left over (6 / 3 is 2), else a fraction (7 / 2 is 3.5).
+        a whole number if both are whole and nothing is left over (6 / 3 is 2), else a fraction (7 /
+        2 is 3.5).
 
     Raises:
         ValueError: `b` is zero.
@@ -62,7 +65,9 @@ def power(a: Number, b: Number) -> Number:
     if a == 0 and b < 0:
         raise ValueError(f"port 'a' is 0, and 0 has no power {b}")
     if a < 0 and b != int(b):
-        raise ValueError(f"port 'a' is {a}, and a negative number has no real power {b}; give a positive one")
+        raise ValueError(
+            f"port 'a' is {a}, and a negative number has no real power {b}; give a positive one"
+        )
     if isinstance(a, int) and isinstance(b, int) and b >= 0:
         if abs(a) > 1 and (b > 64 or b * math.log2(abs(a)) > 64):
             raise ValueError(_too_large())
@@ -108,7 +113,8 @@ def clamp(value: Number, *, low: Number, high: Number) -> Number:
 
 @node("math.round", version=1)
 def round_(value: Number, *, multiple: Annotated[int, Range(1)] = 1) -> int:
-    """Round to the nearest whole number, or to the nearest multiple: 8 suits the sizes that models take.
+    """Round to the nearest whole number, or to the nearest multiple: 8 suits the sizes that models
+    take.
 
     Halves go up: 2.5 gives 3, -2.5 gives -2.
     """

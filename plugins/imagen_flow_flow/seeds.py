@@ -19,9 +19,13 @@ def derive(seed: Seed, label: Text) -> Seed:
         always the same seed for the same seed and label.
 
     Source:
-        BLAKE2b (RFC 7693) of 8 bytes over ``imagen_flow.seed``, a zero byte, the seed in decimal digits, a zero byte and the label in UTF-8; read as a little-endian number, its top bit cleared.
+        BLAKE2b (RFC 7693) of 8 bytes over ``imagen_flow.seed``, a zero byte, the seed in decimal
+        digits, a zero byte and the label in UTF-8; read as a little-endian number, its top bit
+        cleared.
     """
-    told = b"\0".join([b"imagen_flow.seed", str(seed).encode(), label.encode("utf-8", "surrogatepass")])
+    told = b"\0".join(
+        [b"imagen_flow.seed", str(seed).encode(), label.encode("utf-8", "surrogatepass")]
+    )
     return int.from_bytes(blake2b(told, digest_size=8).digest(), "little") & (2**63 - 1)
 
 
@@ -30,6 +34,7 @@ def several(seed: Seed, count: Annotated[int, Range(1, 10_000)]) -> List[Seed]:
     """Make a list of seeds from one, to try several variations over `each`.
 
     Outputs:
-        `count` seeds, the n-th derived as `seed.derive` does from the label ``n``, from 0; a longer list begins with the shorter one.
+        `count` seeds, the n-th derived as `seed.derive` does from the label ``n``, from 0; a longer
+        list begins with the shorter one.
     """
     return [derive(seed, str(place)) for place in range(count)]

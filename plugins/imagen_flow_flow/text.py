@@ -36,28 +36,44 @@ def format_(
         fields: values for fields of other names, as a mapping; a name may not be both.
 
     Params:
-        in the template, a number may be followed by how to write it: ``{a:03d}`` fills with zeros, ``{a:.2f}`` gives two digits after the point, ``{a:.0%}`` per cent.
+        in the template, a number may be followed by how to write it: ``{a:03d}`` fills with zeros,
+            ``{a:.2f}`` gives two digits after the point, ``{a:.0%}`` per cent.
 
     Raises:
         ValueError: a field has no value, or how to write it does not suit the value.
     """
-    values = {name: value for name, value in zip("abcdefgh", (a, b, c, d, e, f, g, h), strict=True) if value is not None}
+    values = {
+        name: value
+        for name, value in zip("abcdefgh", (a, b, c, d, e, f, g, h), strict=True)
+        if value is not None
+    }
     if fields is not None:
         if not isinstance(fields, dict):
-            raise ValueError("port 'fields' takes a mapping from names to values, for example {animal: cat}")
+            raise ValueError(
+                "port 'fields' takes a mapping from names to values, for example {animal: cat}"
+            )
         if both := sorted(values.keys() & fields.keys()):
-            raise ValueError(f"the field '{both[0]}' is given twice: by port '{both[0]}' and in port 'fields'; drop one")
+            raise ValueError(
+                f"the field '{both[0]}' is given twice: by port '{both[0]}' and in port 'fields';"
+                " drop one"
+            )
         values |= fields
 
     def fill(found: re.Match[str]) -> str:
         if found[0] in ("{{", "}}"):
             return found[0][0]
         if found[1] is None:
-            raise ValueError(f"port 'template': a '{found[0]}' stands alone at letter {found.start() + 1}; write '{found[0] * 2}' for a brace")
+            raise ValueError(
+                f"port 'template': a '{found[0]}' stands alone at letter {found.start() + 1}; write"
+                f" '{found[0] * 2}' for a brace"
+            )
         name, colon, how = found[1].partition(":")
         if name not in values:
             known = ", ".join(sorted(values)) or "none"
-            raise ValueError(f"port 'template': the field '{{{name}}}' has no value (there are: {known}); give one, or write '{{{{' for a brace")
+            raise ValueError(
+                f"port 'template': the field '{{{name}}}' has no value (there are: {known}); give"
+                " one, or write '{{' for a brace"
+            )
         return _written(values[name], how if colon else None, name)
 
     return _bounded(_FIELD.sub(fill, template))
@@ -76,9 +92,13 @@ def _written(value: Any, how: str | None, name: str) -> str:
             except ValueError:
                 pass
     if how is None:
-        raise ValueError(f"the field '{{{name}}}' is neither text, number nor truth value; take a part of it with json.get")
+        raise ValueError(
+            f"the field '{{{name}}}' is neither text, number nor truth value; take a part of it"
+            " with json.get"
+        )
     raise ValueError(
-        f"port 'template': '{{{name}:{how}}}' cannot write {value!r}; write for example '{{{name}:03d}}' for whole numbers or '{{{name}:.2f}}' for others"
+        f"port 'template': '{{{name}:{how}}}' cannot write {value!r}; write for example"
+        f" '{{{name}:03d}}' for whole numbers or '{{{name}:.2f}}' for others"
     )
 
 
@@ -93,7 +113,9 @@ def join(texts: List[Text], *, separator: Text = ", ") -> Text:
 
 
 @node("text.split", version=1)
-def split(text: Text, *, separator: Text = "\n", strip: bool = True, keep_empty: bool = False) -> List[Text]:
+def split(
+    text: Text, *, separator: Text = "\n", strip: bool = True, keep_empty: bool = False
+) -> List[Text]:
     """Split a text into a list, by default into its lines: one prompt a line, for example.
 
     Params:
@@ -105,7 +127,9 @@ def split(text: Text, *, separator: Text = "\n", strip: bool = True, keep_empty:
         ValueError: the separator is empty.
     """
     if not separator:
-        raise ValueError("port 'separator' is empty; write what stands between the parts, for example ','")
+        raise ValueError(
+            "port 'separator' is empty; write what stands between the parts, for example ','"
+        )
     parts = [part.strip() if strip else part for part in text.split(separator)]
     return [part for part in parts if part or keep_empty]
 
@@ -124,7 +148,9 @@ def replace(text: Text, *, find: Text, replacement: Text = "") -> Text:
 
 
 @node("text.contains", version=1)
-def contains(text: Text, *, find: Text, whole_words: bool = False, match_case: bool = False) -> Bool:
+def contains(
+    text: Text, *, find: Text, whole_words: bool = False, match_case: bool = False
+) -> Bool:
     """Say whether a text contains another, for example whether a caption names a cat.
 
     Params:
@@ -149,7 +175,8 @@ def case(text: Text, *, form: Literal["lower", "upper", "title", "sentence"]) ->
     """Change the case of a text.
 
     Params:
-        form: all small, ALL CAPITALS, Each Word, or First letter of the text alone, the others as they are.
+        form: all small, ALL CAPITALS, Each Word, or First letter of the text alone, the others as
+            they are.
     """
     match form:
         case "lower":
@@ -176,7 +203,9 @@ def to_number(text: Text) -> Number:
     word = text.strip()
     if re.fullmatch(r"[+-]?[0-9]{1,19}", word):
         return int(word)
-    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", word[:400]) and abs(float(word)) < float("inf"):
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", word[:400]) and abs(
+        float(word)
+    ) < float("inf"):
         return float(word)
     raise ValueError(f"port 'text': '{word[:60]}' is no number; write for example 12, -3.5 or 1e-4")
 
@@ -184,5 +213,7 @@ def to_number(text: Text) -> Number:
 def _bounded(text: str, size: int | None = None) -> str:
     count = len(text) if size is None else size
     if count > LONGEST:
-        raise ValueError(f"the result would have {count:,} letters, more than a text may have ({LONGEST:,})")
+        raise ValueError(
+            f"the result would have {count:,} letters, more than a text may have ({LONGEST:,})"
+        )
     return text

@@ -1,4 +1,6 @@
-"""Draw with the generators of GANs, in the format in which they are exchanged: ONNX, a network with its weights and nothing that runs."""
+"""Draw with the generators of GANs, in the format in which they are exchanged: ONNX, a network with
+its weights and nothing that runs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def imagen_flow_nodes() -> Sequence[object]:
 
 @hookimpl
 def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Generators of a few kilobytes come along: one in two networks, as StyleGAN is exported, and one in a piece."""
+    """Generators of a few kilobytes come along: one in two networks, as StyleGAN is exported, and
+    one in a piece.
+    """
     name = reference.lower()
     if not name.endswith(".onnx"):
         return None

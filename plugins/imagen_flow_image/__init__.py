@@ -1,6 +1,8 @@
-"""Work on pictures and masks: sizes, tones, filters, layers, masks and measures. Pillow and numpy do the work.
+"""Work on pictures and masks: sizes, tones, filters, layers, masks and measures. Pillow and numpy
+do the work.
 
-Every node keeps the depth it is given (8 bits, 16 bits, float) unless its help says otherwise, weighs colours by their alpha where pixels are mixed, and
+Every node keeps the depth it is given (8 bits, 16 bits, float) unless its help says otherwise,
+weighs colours by their alpha where pixels are mixed, and
 refuses a result of more than 134 million pixels before making it.
 """
 

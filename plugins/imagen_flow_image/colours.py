@@ -12,24 +12,40 @@ if TYPE_CHECKING:
 
 
 def read_colour(text: str, port: str = "colour") -> tuple[int, int, int, int]:
-    """Give red, green, blue and alpha, 0 to 255 each, of a name, ``#rgb``, ``#rrggbb(aa)``, ``rgb(…)``, ``hsl(…)``, or ``transparent``."""
+    """Give red, green, blue and alpha, 0 to 255 each, of a name, ``#rgb``, ``#rrggbb(aa)``,
+    ``rgb(…)``, ``hsl(…)``, or ``transparent``.
+    """
     from PIL import ImageColor
 
     word = text.strip()
     if word.lower() == "transparent":
         return (0, 0, 0, 0)
     try:
-        # Pillow's own spellings; hexadecimal digits of a width that it does not know are refused by it too.
+        # Pillow's own spellings; hexadecimal digits of a width that it does not know are refused by
+        # it too.
         red, green, blue, *alpha = ImageColor.getrgb(word)
     except ValueError:
-        near = difflib.get_close_matches(word.lower(), [*ImageColor.colormap, "transparent"], n=1, cutoff=0.75)
-        meant = f"did you mean '{near[0]}'?" if near else "write a name such as orange, #ff8800, rgb(255, 136, 0), hsl(32, 100%, 50%) or transparent"
+        near = difflib.get_close_matches(
+            word.lower(), [*ImageColor.colormap, "transparent"], n=1, cutoff=0.75
+        )
+        meant = (
+            f"did you mean '{near[0]}'?"
+            if near
+            else (
+                "write a name such as orange, #ff8800, rgb(255, 136, 0), hsl(32, 100%, 50%) or"
+                " transparent"
+            )
+        )
         raise ValueError(f"port '{port}': '{text[:60]}' is no colour; {meant}") from None
     return (red, green, blue, alpha[0] if alpha else 255)
 
 
-def with_room(pixels: np.ndarray, colour: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Give pixels enough channels for a colour (grey becomes RGB, opaque gains alpha, only if needed), and the colour in their form."""
+def with_room(
+    pixels: np.ndarray, colour: tuple[int, int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give pixels enough channels for a colour (grey becomes RGB, opaque gains alpha, only if
+    needed), and the colour in their form.
+    """
     import numpy as np
 
     red, green, blue, alpha = colour

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
 
 
 @node("image.blur", version=1, uses=("numpy", "pillow"))
-def blur(image: Image, *, radius: Annotated[float, Range(0, 1000)] = 2.0, kind: Literal["gaussian", "box"] = "gaussian") -> Image:
+def blur(
+    image: Image,
+    *,
+    radius: Annotated[float, Range(0, 1000)] = 2.0,
+    kind: Literal["gaussian", "box"] = "gaussian",
+) -> Image:
     """Blur a picture.
 
     Params:
-        radius: standard deviation of the Gaussian, or half the width of the box, in pixels; 0 changes nothing.
+        radius: standard deviation of the Gaussian, or half the width of the box, in pixels; 0
+            changes nothing.
 
     Source:
-        Pillow's `ImageFilter.GaussianBlur` (three box blurs: Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering") and `BoxBlur`;
+        Pillow's `ImageFilter.GaussianBlur` (three box blurs: Gwosdek et al., "Theoretical
+        Foundations of Gaussian Convolution by Extended Box Filtering") and `BoxBlur`;
         for alpha, 16 bits and float the same in numpy.
     """
     if radius == 0:
@@ -29,7 +36,13 @@ def blur(image: Image, *, radius: Annotated[float, Range(0, 1000)] = 2.0, kind: 
     if image.pixels.dtype == "uint8" and not image.has_alpha:
         from PIL import ImageFilter
 
-        return Image.from_pil(image.to_pil().filter(ImageFilter.GaussianBlur(radius) if kind == "gaussian" else ImageFilter.BoxBlur(radius)))
+        return Image.from_pil(
+            image.to_pil().filter(
+                ImageFilter.GaussianBlur(radius)
+                if kind == "gaussian"
+                else ImageFilter.BoxBlur(radius)
+            )
+        )
     blurred = blurred_planes(premultiplied(unit(image.pixels)), radius, kind)
     return Image(in_depth(straight(blurred), image.pixels.dtype))
 
@@ -47,7 +60,8 @@ def sharpen(
     Params:
         amount: how much of the difference to the blurred picture is added; 0 changes nothing.
         radius: of the blur, in pixels.
-        threshold: differences below this part of full range are left alone, so that noise is not sharpened.
+        threshold: differences below this part of full range are left alone, so that noise is not
+            sharpened.
 
     Source:
         as Pillow's `ImageFilter.UnsharpMask`.
@@ -68,18 +82,26 @@ def sharpen(
 
 
 @node("image.edges", version=1, uses=("numpy",))
-def edges(image: Image, *, radius: Annotated[float, Range(0, 100)] = 1.0, threshold: Annotated[float, Range(0, 1)] | None = None) -> Image:
-    """Draw the edges of a picture, white on black: a preparation for nodes that are led by outlines.
+def edges(
+    image: Image,
+    *,
+    radius: Annotated[float, Range(0, 100)] = 1.0,
+    threshold: Annotated[float, Range(0, 1)] | None = None,
+) -> Image:
+    """Draw the edges of a picture, white on black: a preparation for nodes that are led by
+    outlines.
 
     Params:
         radius: of the Gaussian blur beforehand, in pixels; more gives fewer, smoother edges.
-        threshold: makes every edge fully white that is stronger than this part of the strongest possible one, and the rest black; without it, edges are as bright as they are strong.
+        threshold: makes every edge fully white that is stronger than this part of the strongest
+            possible one, and the rest black; without it, edges are as bright as they are strong.
 
     Outputs:
         grey, in the picture's depth. Alpha is left out: colours are laid over black.
 
     Source:
-        Sobel's operator on the luminance (Pillow's weights of ITU-R BT.601), scaled so that a straight edge from black to white is white.
+        Sobel's operator on the luminance (Pillow's weights of ITU-R BT.601), scaled so that a
+        straight edge from black to white is white.
     """
     import numpy as np
 
@@ -96,7 +118,9 @@ def edges(image: Image, *, radius: Annotated[float, Range(0, 100)] = 1.0, thresh
 
 
 def blurred_planes(pixels: np.ndarray, radius: float, kind: str) -> np.ndarray:
-    """Blur unit pixels of any number of channels as Pillow blurs 8 bits; beyond the edges, the outermost pixels go on."""
+    """Blur unit pixels of any number of channels as Pillow blurs 8 bits; beyond the edges, the
+    outermost pixels go on.
+    """
     if kind == "box":
         return _box(pixels, radius)
     for _ in range(3):
@@ -105,10 +129,14 @@ def blurred_planes(pixels: np.ndarray, radius: float, kind: str) -> np.ndarray:
 
 
 def _box_radius(deviation: float, passes: int) -> float:
-    """Give the radius of the extended box filter that, applied so many times, has this standard deviation (Gwosdek et al., equation 14)."""
+    """Give the radius of the extended box filter that, applied so many times, has this standard
+    deviation (Gwosdek et al., equation 14).
+    """
     variance = deviation * deviation / passes
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
-    return whole + (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    return whole + (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (
+        6 * (variance - (whole + 1) ** 2)
+    )
 
 
 def _box(pixels: np.ndarray, radius: float) -> np.ndarray:

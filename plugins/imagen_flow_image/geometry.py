@@ -26,9 +26,12 @@ def resize(
     """Resize a picture to a width, a height or both.
 
     Params:
-        width, height: in pixels; if one is left out it follows from the other, keeping the picture's proportions.
-        fit: what happens if both are given and the proportions differ. ``stretch`` distorts; ``contain`` gives the largest picture that fits inside
-            (smaller than asked along one side; fill it up by `image.pad`); ``cover`` fills the size and cuts off what hangs over, left and right or above and below alike.
+        width, height: in pixels; if one is left out it follows from the other, keeping the
+            picture's proportions.
+        fit: what happens if both are given and the proportions differ. ``stretch`` distorts;
+            ``contain`` gives the largest picture that fits inside
+            (smaller than asked along one side; fill it up by `image.pad`); ``cover`` fills the size
+            and cuts off what hangs over, left and right or above and below alike.
         resample: how pixels are mixed; ``nearest`` mixes none, for pixel art and labels.
 
     Raises:
@@ -38,10 +41,16 @@ def resize(
         Pillow's `Image.resize`, `ImageOps.contain` and `ImageOps.fit`.
     """
     if width is None and height is None:
-        raise ValueError("neither port 'width' nor port 'height' is given; give one of them or both")
+        raise ValueError(
+            "neither port 'width' nor port 'height' is given; give one of them or both"
+        )
     box = (0.0, 0.0, float(image.width), float(image.height))
     if width is None or height is None or fit == "contain":
-        ratio = min(wanted / had for wanted, had in ((width, image.width), (height, image.height)) if wanted is not None)
+        ratio = min(
+            wanted / had
+            for wanted, had in ((width, image.width), (height, image.height))
+            if wanted is not None
+        )
         inside = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
         size = (min(width or inside[0], inside[0]), min(height or inside[1], inside[1]))
     else:
@@ -52,7 +61,9 @@ def resize(
 
 
 @node("image.scale", version=1, uses=("numpy", "pillow"))
-def scale(image: Image, factor: Annotated[float, Range(0.001, 1000)], *, resample: Resample = "lanczos") -> Image:
+def scale(
+    image: Image, factor: Annotated[float, Range(0.001, 1000)], *, resample: Resample = "lanczos"
+) -> Image:
     """Resize a picture by a factor: 2 doubles its width and its height.
 
     Raises:
@@ -61,7 +72,9 @@ def scale(image: Image, factor: Annotated[float, Range(0.001, 1000)], *, resampl
     Source:
         Pillow's `Image.resize`.
     """
-    return _resampled(image, (max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample)
+    return _resampled(
+        image, (max(1, round(image.width * factor)), max(1, round(image.height * factor))), resample
+    )
 
 
 @node("image.crop", version=1, uses=("numpy",))
@@ -78,7 +91,8 @@ def crop(
 
     Params:
         width, height: size of the rectangle.
-        x, y: its upper left corner, from the upper left of the picture; what is left out follows from `anchor`.
+        x, y: its upper left corner, from the upper left of the picture; what is left out follows
+            from `anchor`.
         anchor: where the rectangle lies if `x` or `y` is not given.
 
     Raises:
@@ -86,14 +100,20 @@ def crop(
     """
     if width > image.width or height > image.height:
         raise ValueError(
-            f"ports 'width' and 'height' ask for {width} x {height}, but the picture is {image.width} x {image.height}; ask for less, or enlarge it first by image.resize or image.pad"
+            f"ports 'width' and 'height' ask for {width} x {height}, but the picture is"
+            f" {image.width} x {image.height}; ask for less, or enlarge it first by image.resize or"
+            " image.pad"
         )
     left, top = placed(anchor, (image.width, image.height), (width, height))
     left, top = (left if x is None else x), (top if y is None else y)
-    for port, start, extent, whole in (("x", left, width, image.width), ("y", top, height, image.height)):
+    for port, start, extent, whole in (
+        ("x", left, width, image.width),
+        ("y", top, height, image.height),
+    ):
         if start + extent > whole:
             raise ValueError(
-                f"port '{port}' is {start}, so the rectangle ends at {start + extent}, but the picture at {whole}; {port} is at most {whole - extent}"
+                f"port '{port}' is {start}, so the rectangle ends at {start + extent}, but the"
+                f" picture at {whole}; {port} is at most {whole - extent}"
             )
     return Image(image.pixels[top : top + height, left : left + width])
 
@@ -111,8 +131,10 @@ def rotate(
 
     Params:
         degrees: quarter turns are exact; others mix pixels.
-        expand: make the picture as large as needed to hold all of it; else it keeps its size and corners are cut off.
-        colour: of the corners that come into view; ``transparent`` gives the picture alpha (not for quarter turns that need no corners).
+        expand: make the picture as large as needed to hold all of it; else it keeps its size and
+            corners are cut off.
+        colour: of the corners that come into view; ``transparent`` gives the picture alpha (not for
+            quarter turns that need no corners).
 
     Source:
         Pillow's `Image.rotate`.
@@ -131,14 +153,20 @@ def rotate(
     if expand:
         refuse_too_large(*_turned_size(image, degrees))
     planes = [
-        np.array(PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c])).rotate(-degrees, resample=method, expand=expand, fillcolor=float(filling[c])))
+        np.array(
+            PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c])).rotate(
+                -degrees, resample=method, expand=expand, fillcolor=float(filling[c])
+            )
+        )
         for c in range(weighed.shape[2])
     ]
     return Image(in_depth(straight(np.stack(planes, axis=2)), wide.dtype))
 
 
 @node("image.flip", version=1, uses=("numpy",))
-def flip(image: Image, *, direction: Literal["horizontal", "vertical", "both"] = "horizontal") -> Image:
+def flip(
+    image: Image, *, direction: Literal["horizontal", "vertical", "both"] = "horizontal"
+) -> Image:
     """Mirror a picture.
 
     Params:
@@ -169,7 +197,8 @@ def pad(
         width, height: size of the result; what is left out stays.
         border: pixels to add on every side; either this or a size.
         anchor: where the picture lies within the size.
-        fill: what the new part shows: a colour, the outermost pixels drawn out, or the picture mirrored.
+        fill: what the new part shows: a colour, the outermost pixels drawn out, or the picture
+            mirrored.
         colour: of the new part; ``transparent`` gives the picture alpha.
 
     Raises:
@@ -178,11 +207,17 @@ def pad(
     import numpy as np
 
     if border and (width is not None or height is not None):
-        raise ValueError("port 'border' and a size are both given; give either the border or 'width' and 'height'")
+        raise ValueError(
+            "port 'border' and a size are both given; give either the border or 'width' and"
+            " 'height'"
+        )
     size = (width or image.width + 2 * border, height or image.height + 2 * border)
     for port, wanted, had in (("width", size[0], image.width), ("height", size[1], image.height)):
         if wanted < had:
-            raise ValueError(f"port '{port}' is {wanted}, but the picture has {had}; padding never cuts: use image.crop or image.resize first")
+            raise ValueError(
+                f"port '{port}' is {wanted}, but the picture has {had}; padding never cuts: use"
+                " image.crop or image.resize first"
+            )
     refuse_too_large(*size)
     left, top = (border, border) if border else placed(anchor, size, (image.width, image.height))
     amounts = ((top, size[1] - image.height - top), (left, size[0] - image.width - left), (0, 0))
@@ -195,11 +230,19 @@ def pad(
     return Image(canvas)
 
 
-def _resampled(image: Image, size: tuple[int, int], resample: str, box: tuple[float, float, float, float] | None = None) -> Image:
+def _resampled(
+    image: Image,
+    size: tuple[int, int],
+    resample: str,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image:
     import PIL.Image
 
     refuse_too_large(*size)
-    if size == (image.width, image.height) and box in (None, (0.0, 0.0, float(image.width), float(image.height))):
+    if size == (image.width, image.height) and box in (
+        None,
+        (0.0, 0.0, float(image.width), float(image.height)),
+    ):
         return image
     if resample == "nearest":
         return _nearest(image, size, box or (0.0, 0.0, float(image.width), float(image.height)))
@@ -208,13 +251,17 @@ def _resampled(image: Image, size: tuple[int, int], resample: str, box: tuple[fl
 
 
 def _nearest(image: Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image:
-    """Take whole pixels, in any depth: Pillow says which, by resizing a row and a column of their numbers."""
+    """Take whole pixels, in any depth: Pillow says which, by resizing a row and a column of their
+    numbers.
+    """
     import numpy as np
     import PIL.Image
 
     def chosen(count: int, wanted: int, low: float, high: float) -> np.ndarray:
         numbered = PIL.Image.fromarray(np.arange(count, dtype="int32")[None])
-        return np.array(numbered.resize((wanted, 1), PIL.Image.Resampling.NEAREST, box=(low, 0, high, 1))).reshape(-1)
+        return np.array(
+            numbered.resize((wanted, 1), PIL.Image.Resampling.NEAREST, box=(low, 0, high, 1))
+        ).reshape(-1)
 
     columns = chosen(image.width, size[0], box[0], box[2])
     rows = chosen(image.height, size[1], box[1], box[3])
@@ -234,4 +281,7 @@ def _turned_size(image: Image, degrees: float) -> tuple[int, int]:
     import math
 
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
-    return (math.ceil(image.width * cosine + image.height * sine), math.ceil(image.width * sine + image.height * cosine))
+    return (
+        math.ceil(image.width * cosine + image.height * sine),
+        math.ceil(image.width * sine + image.height * cosine),
+    )

@@ -12,7 +12,19 @@ from .places import Anchor, placed
 if TYPE_CHECKING:
     import numpy as np
 
-Mode = Literal["normal", "multiply", "screen", "overlay", "hard_light", "soft_light", "darken", "lighten", "add", "subtract", "difference"]
+Mode = Literal[
+    "normal",
+    "multiply",
+    "screen",
+    "overlay",
+    "hard_light",
+    "soft_light",
+    "darken",
+    "lighten",
+    "add",
+    "subtract",
+    "difference",
+]
 Part = Annotated[float, Range(0, 1)]
 Offset = Annotated[int, Range(-16384, 16384)]
 
@@ -35,13 +47,15 @@ def composite(
         mask: of the foreground's size; the foreground shows where the mask is white.
 
     Params:
-        x, y: where the upper left corner of the foreground lies, may be negative; what is left out follows from `anchor`. What hangs over the background is cut off.
+        x, y: where the upper left corner of the foreground lies, may be negative; what is left out
+            follows from `anchor`. What hangs over the background is cut off.
         anchor: where the foreground lies if `x` or `y` is not given.
         opacity: of the foreground; 0 hides it.
         mode: how colours are mixed where both are seen; see `image.blend`.
 
     Outputs:
-        of the background's size; the deeper of the two depths; in colour if either is, with alpha if the background has it.
+        of the background's size; the deeper of the two depths; in colour if either is, with alpha
+        if the background has it.
 
     Raises:
         ValueError: the mask is not of the foreground's size.
@@ -51,17 +65,24 @@ def composite(
     """
     if mask is not None:
         same_size(foreground=foreground, mask=mask)
-    left, top = placed(anchor, (background.width, background.height), (foreground.width, foreground.height))
+    left, top = placed(
+        anchor, (background.width, background.height), (foreground.width, foreground.height)
+    )
     left, top = (left if x is None else x), (top if y is None else y)
     whole = converted(background.pixels, deepest(background, foreground))
     whole = widened(whole, colour=foreground.channels >= 3, alpha=False).copy()
     x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + foreground.width, background.width), min(top + foreground.height, background.height)
+    x1, y1 = (
+        min(left + foreground.width, background.width),
+        min(top + foreground.height, background.height),
+    )
     if x0 < x1 and y0 < y1:
         inside = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
         weight = opacity if mask is None else mask.as_float()[inside][:, :, None] * opacity
         under = whole[y0:y1, x0:x1]
-        whole[y0:y1, x0:x1] = in_depth(laid_over(unit(under), unit(foreground.pixels[inside]), weight, mode), whole.dtype)
+        whole[y0:y1, x0:x1] = in_depth(
+            laid_over(unit(under), unit(foreground.pixels[inside]), weight, mode), whole.dtype
+        )
     return Image(whole)
 
 
@@ -71,7 +92,8 @@ def blend(a: Image, b: Image, *, amount: Part = 0.5, mode: Mode = "normal") -> I
 
     Params:
         amount: how much of the blend is seen; 0 gives `a`, and 1 in mode ``normal`` gives `b`.
-        mode: ``normal`` crosses over. ``multiply`` and ``darken`` darken; ``screen``, ``add`` and ``lighten`` lighten; ``overlay``, ``hard_light`` and ``soft_light`` raise contrast;
+        mode: ``normal`` crosses over. ``multiply`` and ``darken`` darken; ``screen``, ``add`` and
+            ``lighten`` lighten; ``overlay``, ``hard_light`` and ``soft_light`` raise contrast;
             ``subtract`` takes `b` from `a`; ``difference`` shows how they differ.
 
     Outputs:
@@ -90,8 +112,12 @@ def blend(a: Image, b: Image, *, amount: Part = 0.5, mode: Mode = "normal") -> I
     return Image(in_depth(laid_over(under, unit(b.pixels), amount, mode), dtype))
 
 
-def laid_over(under: np.ndarray, over: np.ndarray, weight: float | np.ndarray, mode: str) -> np.ndarray:
-    """Lay unit pixels over others: ``co = as (1 - ab) Cs + as ab B(Cb, Cs) + (1 - as) ab Cb``, ``ao = as + ab (1 - as)``; the result has the channels of `under`."""
+def laid_over(
+    under: np.ndarray, over: np.ndarray, weight: float | np.ndarray, mode: str
+) -> np.ndarray:
+    """Lay unit pixels over others: ``co = as (1 - ab) Cs + as ab B(Cb, Cs) + (1 - as) ab Cb``, ``ao
+    = as + ab (1 - as)``; the result has the channels of `under`.
+    """
     import numpy as np
 
     has_alpha = under.shape[2] in (2, 4)
@@ -106,7 +132,9 @@ def laid_over(under: np.ndarray, over: np.ndarray, weight: float | np.ndarray, m
     below = under[:, :, -1:]
     alpha = above + below * (1 - above)
     laid = above * (1 - below) * colours + above * below * mixed + (1 - above) * below * backdrop
-    return np.concatenate([np.where(alpha > 1e-6, laid / np.where(alpha > 1e-6, alpha, 1), 0), alpha], axis=2)
+    return np.concatenate(
+        [np.where(alpha > 1e-6, laid / np.where(alpha > 1e-6, alpha, 1), 0), alpha], axis=2
+    )
 
 
 def _mixed(backdrop: np.ndarray, source: np.ndarray, mode: str) -> np.ndarray:
@@ -122,11 +150,17 @@ def _mixed(backdrop: np.ndarray, source: np.ndarray, mode: str) -> np.ndarray:
         case "overlay":
             mixed = _mixed(source, backdrop, "hard_light")
         case "hard_light":
-            mixed = np.where(source <= 0.5, backdrop * 2 * source, _mixed(backdrop, 2 * source - 1, "screen"))
+            mixed = np.where(
+                source <= 0.5, backdrop * 2 * source, _mixed(backdrop, 2 * source - 1, "screen")
+            )
         case "soft_light":
             base = np.clip(backdrop, 0, 1)
             curve = np.where(base <= 0.25, ((16 * base - 12) * base + 4) * base, np.sqrt(base))
-            mixed = np.where(source <= 0.5, base - (1 - 2 * source) * base * (1 - base), base + (2 * source - 1) * (curve - base))
+            mixed = np.where(
+                source <= 0.5,
+                base - (1 - 2 * source) * base * (1 - base),
+                base + (2 * source - 1) * (curve - base),
+            )
         case "darken":
             mixed = np.minimum(backdrop, source)
         case "lighten":

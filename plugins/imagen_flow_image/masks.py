@@ -9,7 +9,17 @@ from imagen_flow import Image, Mask, Range, Text, node
 from .colours import read_colour
 from .filters import blurred_planes
 from .geometry import Resample, Side, resize
-from .pixels import converted, deepest, full, in_depth, luminance, premultiplied, same_size, unit, widened
+from .pixels import (
+    converted,
+    deepest,
+    full,
+    in_depth,
+    luminance,
+    premultiplied,
+    same_size,
+    unit,
+    widened,
+)
 
 
 @node("mask.from_colour", version=1, uses=("numpy", "pillow"))
@@ -23,7 +33,8 @@ def from_colour(
     """Make a mask of where a picture has a colour, for example to cut out a green screen.
 
     Params:
-        tolerance: how far a pixel may be from the colour: its largest difference in red, green or blue, as a part of full range.
+        tolerance: how far a pixel may be from the colour: its largest difference in red, green or
+            blue, as a part of full range.
         softness: over how much further the mask fades out; 0 gives a hard edge.
 
     Outputs:
@@ -32,15 +43,23 @@ def from_colour(
     import numpy as np
 
     wanted = np.array(read_colour(colour)[:3], dtype="float32") / np.float32(255)
-    away = np.abs(widened(unit(image.pixels), colour=True, alpha=False)[:, :, :3] - wanted).max(axis=2)
+    away = np.abs(widened(unit(image.pixels), colour=True, alpha=False)[:, :, :3] - wanted).max(
+        axis=2
+    )
     # Half a level of slack, so that a tolerance written as n / 255 includes n.
     beyond = away - np.float32(tolerance) - np.float32(0.5 / 65535)
-    return Mask(in_depth(1 - beyond / np.float32(softness) if softness else (beyond <= 0).astype("float32"), "uint8"))
+    return Mask(
+        in_depth(
+            1 - beyond / np.float32(softness) if softness else (beyond <= 0).astype("float32"),
+            "uint8",
+        )
+    )
 
 
 @node("mask.from_luminance", version=1, uses=("numpy",))
 def from_luminance(image: Image) -> Mask:
-    """Take a picture as a mask: the lighter a pixel, the more it is inside. Transparent pixels count as black.
+    """Take a picture as a mask: the lighter a pixel, the more it is inside. Transparent pixels
+    count as black.
 
     Outputs:
         a mask of the picture's depth.
@@ -72,7 +91,9 @@ def from_alpha(image: Image) -> Mask:
 
     if image.has_alpha:
         return Mask(image.pixels[:, :, -1])
-    return Mask(np.full((image.height, image.width), full(image.pixels.dtype), dtype=image.pixels.dtype))
+    return Mask(
+        np.full((image.height, image.width), full(image.pixels.dtype), dtype=image.pixels.dtype)
+    )
 
 
 @node("mask.to_image", version=1)
@@ -88,11 +109,14 @@ def invert(mask: Mask) -> Mask:
 
 
 @node("mask.combine", version=1, uses=("numpy",))
-def combine(a: Mask, b: Mask, *, mode: Literal["union", "intersection", "difference", "exclusive"] = "union") -> Mask:
+def combine(
+    a: Mask, b: Mask, *, mode: Literal["union", "intersection", "difference", "exclusive"] = "union"
+) -> Mask:
     """Combine two masks of one size.
 
     Params:
-        mode: inside where either is, where both are, where `a` is but not `b`, or where exactly one is.
+        mode: inside where either is, where both are, where `a` is but not `b`, or where exactly one
+            is.
 
     Outputs:
         a mask of the deeper depth.
@@ -130,7 +154,11 @@ def blur_mask(mask: Mask, *, radius: Annotated[float, Range(0, 1000)] = 4.0) -> 
     Source:
         three extended box blurs, as `image.blur`.
     """
-    return Mask(in_depth(blurred_planes(unit(mask.pixels), radius, "gaussian"), mask.pixels.dtype)) if radius else mask
+    return (
+        Mask(in_depth(blurred_planes(unit(mask.pixels), radius, "gaussian"), mask.pixels.dtype))
+        if radius
+        else mask
+    )
 
 
 @node("mask.grow", version=1, uses=("numpy",))
@@ -138,7 +166,8 @@ def grow(mask: Mask, pixels: Annotated[int, Range(-1024, 1024)]) -> Mask:
     """Grow a mask in all directions, or shrink it.
 
     Params:
-        pixels: how far; negative shrinks. Corners stay corners. Beyond the picture's edge the mask goes on as at the edge.
+        pixels: how far; negative shrinks. Corners stay corners. Beyond the picture's edge the mask
+            goes on as at the edge.
 
     Source:
         dilation and erosion by a square, as Pillow's `MaxFilter` and `MinFilter`.
@@ -173,7 +202,9 @@ def resize_mask(
     resample: Resample = "bilinear",
 ) -> Mask:
     """Resize a mask, in the same ways as `image.resize`."""
-    return Mask(resize(Image(mask.pixels), width=width, height=height, fit=fit, resample=resample).pixels)
+    return Mask(
+        resize(Image(mask.pixels), width=width, height=height, fit=fit, resample=resample).pixels
+    )
 
 
 @node("mask.apply", version=1, uses=("numpy",))
@@ -181,7 +212,8 @@ def apply(image: Image, mask: Mask, *, mode: Literal["multiply", "replace"] = "m
     """Cut a picture out by a mask: what is outside becomes transparent.
 
     Params:
-        mode: ``multiply`` keeps transparent what was so already; ``replace`` forgets the former alpha.
+        mode: ``multiply`` keeps transparent what was so already; ``replace`` forgets the former
+            alpha.
 
     Outputs:
         the picture with alpha, in its own depth.

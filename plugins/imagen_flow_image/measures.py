@@ -37,8 +37,10 @@ def difference(a: Image, b: Image) -> Difference:
     """Show and measure how two pictures of one size differ.
 
     Outputs:
-        image: the absolute difference of each channel, black where they are equal; colours are weighed by alpha, and a difference in alpha shows as such.
-        mean: the mean absolute difference, as a part of full range: 0 is equal, 1 is black against white.
+        image: the absolute difference of each channel, black where they are equal; colours are
+            weighed by alpha, and a difference in alpha shows as such.
+        mean: the mean absolute difference, as a part of full range: 0 is equal, 1 is black against
+            white.
         largest: of any channel of any pixel.
         rms: the root of the mean squared difference.
 
@@ -50,11 +52,21 @@ def difference(a: Image, b: Image) -> Difference:
     same_size(a=a, b=b)
     alpha = a.has_alpha or b.has_alpha
     colour = a.channels >= 3 or b.channels >= 3
-    one, other = (premultiplied(widened(unit(image.pixels), colour=colour, alpha=alpha)) for image in (a, b))
+    one, other = (
+        premultiplied(widened(unit(image.pixels), colour=colour, alpha=alpha)) for image in (a, b)
+    )
     apart = np.abs(one - other)
     shown = np.maximum(apart[:, :, :-1], apart[:, :, -1:]) if alpha else apart
-    mean, rms = float(apart.mean(dtype="float64")), math.sqrt(float(np.square(apart, dtype="float64").mean()))
-    return Difference(Image(in_depth(shown, deepest(a, b))), _rounded(mean), _rounded(float(apart.max())), _rounded(rms))
+    mean, rms = (
+        float(apart.mean(dtype="float64")),
+        math.sqrt(float(np.square(apart, dtype="float64").mean())),
+    )
+    return Difference(
+        Image(in_depth(shown, deepest(a, b))),
+        _rounded(mean),
+        _rounded(float(apart.max())),
+        _rounded(rms),
+    )
 
 
 @node("image.statistics", version=1, uses=("numpy",))
@@ -62,8 +74,10 @@ def statistics(image: Image) -> Json:
     """Measure a picture: its size and depth, and the mean, spread and extremes of each channel.
 
     Outputs:
-        a mapping with ``width``, ``height``, ``channels`` and ``depth`` (8, 16 or "float"); ``mean``, ``deviation``, ``min`` and ``max`` as lists, one number from 0 to 1 a channel
-        (grey or red, green, blue, then alpha); and ``luminance``, its mean. Take one out by `json.get`, for example ``mean[0]``.
+        a mapping with ``width``, ``height``, ``channels`` and ``depth`` (8, 16 or "float");
+        ``mean``, ``deviation``, ``min`` and ``max`` as lists, one number from 0 to 1 a channel
+        (grey or red, green, blue, then alpha); and ``luminance``, its mean. Take one out by
+        `json.get`, for example ``mean[0]``.
     """
     pixels = unit(image.pixels)
     return {

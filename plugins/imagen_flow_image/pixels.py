@@ -1,4 +1,5 @@
-"""Bring pixels to a common form and back: depth, channels, alpha, and Pillow for what has more than 8 bits.
+"""Bring pixels to a common form and back: depth, channels, alpha, and Pillow for what has more than
+8 bits.
 
 Arrays are (height, width, channels) as in `Image`; *unit* arrays are float32 from 0 to 1.
 """
@@ -21,7 +22,10 @@ MOST_PIXELS = 1 << 27
 def refuse_too_large(width: int, height: int) -> None:
     """Raise if a result of this size would be too large; called before it is made."""
     if width * height > MOST_PIXELS:
-        raise ValueError(f"the result would have {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}; ask for a smaller one")
+        raise ValueError(
+            f"the result would have {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}; ask"
+            " for a smaller one"
+        )
 
 
 def full(dtype: Any) -> int:
@@ -33,11 +37,17 @@ def unit(pixels: np.ndarray) -> np.ndarray:
     """Give pixels of any depth as float32 from 0 to 1."""
     import numpy as np
 
-    return pixels if pixels.dtype == "float32" else pixels.astype("float32") / np.float32(full(pixels.dtype))
+    return (
+        pixels
+        if pixels.dtype == "float32"
+        else pixels.astype("float32") / np.float32(full(pixels.dtype))
+    )
 
 
 def in_depth(pixels: np.ndarray, dtype: Any) -> np.ndarray:
-    """Give unit pixels in another depth: rounded and clipped for whole numbers, as they stand for float."""
+    """Give unit pixels in another depth: rounded and clipped for whole numbers, as they stand for
+    float.
+    """
     import numpy as np
 
     if str(dtype) == "float32":
@@ -77,7 +87,9 @@ def widened(pixels: np.ndarray, *, colour: bool, alpha: bool) -> np.ndarray:
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
-    """Give (height, width) luminance in the depth of the pixels, by ITU-R BT.601; in 8 bits exactly Pillow's mode ``L``."""
+    """Give (height, width) luminance in the depth of the pixels, by ITU-R BT.601; in 8 bits exactly
+    Pillow's mode ``L``.
+    """
     import numpy as np
 
     if pixels.shape[2] < 3:
@@ -87,7 +99,9 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
         grey = pixels[:, :, :3] @ np.array([0.299, 0.587, 0.114], dtype="float32")
     else:
         wide = pixels.astype("uint64" if pixels.dtype == "uint16" else "uint32")
-        grey = ((wide[:, :, 0] * 19595 + wide[:, :, 1] * 38470 + wide[:, :, 2] * 7471 + 0x8000) >> 16).astype(pixels.dtype)
+        grey = (
+            (wide[:, :, 0] * 19595 + wide[:, :, 1] * 38470 + wide[:, :, 2] * 7471 + 0x8000) >> 16
+        ).astype(pixels.dtype)
     return grey
 
 
@@ -108,13 +122,16 @@ def straight(pixels: np.ndarray) -> np.ndarray:
         return pixels
     alpha = np.clip(pixels[:, :, -1:], 0, 1)
     seen = alpha > 1e-6
-    return np.concatenate([np.where(seen, pixels[:, :, :-1] / np.where(seen, alpha, 1), 0), alpha], axis=2)
+    return np.concatenate(
+        [np.where(seen, pixels[:, :, :-1] / np.where(seen, alpha, 1), 0), alpha], axis=2
+    )
 
 
 def through_pillow(image: Image, operation: Callable[[PIL.Image.Image], PIL.Image.Image]) -> Image:
     """Carry out a Pillow operation in the depth of the picture.
 
-    Opaque 8-bit pictures go through as they are, so the result is Pillow's own. All others go channel by channel as 32-bit floats (mode ``F``), weighed by alpha.
+    Opaque 8-bit pictures go through as they are, so the result is Pillow's own. All others go
+    channel by channel as 32-bit floats (mode ``F``), weighed by alpha.
     """
     import numpy as np
     import PIL.Image
@@ -123,7 +140,10 @@ def through_pillow(image: Image, operation: Callable[[PIL.Image.Image], PIL.Imag
     if pixels.dtype == "uint8" and not image.has_alpha:
         return Image.from_pil(operation(image.to_pil()))
     weighed = premultiplied(unit(pixels))
-    planes = [np.array(operation(PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c])))) for c in range(weighed.shape[2])]
+    planes = [
+        np.array(operation(PIL.Image.fromarray(np.ascontiguousarray(weighed[:, :, c]))))
+        for c in range(weighed.shape[2])
+    ]
     return Image(in_depth(straight(np.stack(planes, axis=2)), pixels.dtype))
 
 
@@ -134,5 +154,6 @@ def same_size(**pictures: Any) -> None:
         if (one.width, one.height) != (other.width, other.height):
             resize = "mask.resize" if type(other).__name__ == "Mask" else "image.resize"
             raise ValueError(
-                f"port '{port}' is {other.width} x {other.height} and port '{first}' is {one.width} x {one.height}; they must be of one size: use {resize} or image.crop"
+                f"port '{port}' is {other.width} x {other.height} and port '{first}' is {one.width}"
+                f" x {one.height}; they must be of one size: use {resize} or image.crop"
             )

@@ -35,26 +35,35 @@ def grid(
     Inputs:
         images: in reading order; smaller ones are centred in their cells.
         labels: one text a picture, written below it and cut off where it is too long for its cell.
-        font: a TrueType or OpenType file; without it, Pillow's own font, which has Latin letters only.
+        font: a TrueType or OpenType file; without it, Pillow's own font, which has Latin letters
+            only.
 
     Params:
         columns: by default so many that the sheet is about as many columns wide as rows high.
-        thumbnail: make every picture fit a square of so many pixels; without it, they keep their sizes and the largest makes the cells.
+        thumbnail: make every picture fit a square of so many pixels; without it, they keep their
+            sizes and the largest makes the cells.
         gap: pixels between pictures and around all.
         label_size: height of the letters in pixels.
 
     Outputs:
-        the deepest of the depths; in colour if any picture is; with alpha if the background is not opaque.
+        the deepest of the depths; in colour if any picture is; with alpha if the background is not
+        opaque.
 
     Raises:
-        ValueError: there is no picture, there are not as many labels as pictures, or the sheet would be too large.
+        ValueError: there is no picture, there are not as many labels as pictures, or the sheet
+            would be too large.
     """
     if not images:
         raise ValueError("port 'images' is an empty list; a sheet needs at least one picture")
     if labels is not None and len(labels) != len(images):
-        raise ValueError(f"port 'labels' has {len(labels)} texts for {len(images)} pictures; give one label a picture")
+        raise ValueError(
+            f"port 'labels' has {len(labels)} texts for {len(images)} pictures; give one label a"
+            " picture"
+        )
     if thumbnail is not None:
-        images = [resize(image, width=thumbnail, height=thumbnail, fit="contain") for image in images]
+        images = [
+            resize(image, width=thumbnail, height=thumbnail, fit="contain") for image in images
+        ]
     across = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     down = math.ceil(len(images) / across)
     cell = (max(image.width for image in images), max(image.height for image in images))
@@ -66,19 +75,35 @@ def grid(
     for place, image in enumerate(images):
         left = gap + (place % across) * (cell[0] + gap)
         top = gap + (place // across) * (cell[1] + line + gap)
-        _put(sheet, unit(image.pixels), left + (cell[0] - image.width) // 2, top + (cell[1] - image.height) // 2)
+        _put(
+            sheet,
+            unit(image.pixels),
+            left + (cell[0] - image.width) // 2,
+            top + (cell[1] - image.height) // 2,
+        )
         if labels is not None and face is not None and labels[place].strip():
-            _put(sheet, _written(labels[place], face, (cell[0], line), label_colour), left, top + cell[1])
+            _put(
+                sheet,
+                _written(labels[place], face, (cell[0], line), label_colour),
+                left,
+                top + cell[1],
+            )
     return Image(sheet)
 
 
-def _sheet(images: List[Image], width: int, height: int, background: str, label_colour: str | None) -> np.ndarray:
+def _sheet(
+    images: List[Image], width: int, height: int, background: str, label_colour: str | None
+) -> np.ndarray:
     import numpy as np
 
-    blank = np.zeros((1, 1, 3 if any(image.channels >= 3 for image in images) else 1), dtype=deepest(*images))
+    blank = np.zeros(
+        (1, 1, 3 if any(image.channels >= 3 for image in images) else 1), dtype=deepest(*images)
+    )
     wide, drawn = with_room(blank, read_colour(background, "background"))
     if label_colour is not None and len(set(read_colour(label_colour, "label_colour")[:3])) > 1:
-        wide, drawn = with_room(widened(wide, colour=True, alpha=False), read_colour(background, "background"))
+        wide, drawn = with_room(
+            widened(wide, colour=True, alpha=False), read_colour(background, "background")
+        )
     sheet = np.empty((height, width, wide.shape[2]), dtype=wide.dtype)
     sheet[:] = drawn
     return sheet
@@ -97,7 +122,10 @@ def _face(font: File | None, size: int) -> Any:
     try:
         return ImageFont.truetype(io.BytesIO(font.read_bytes()), size)
     except OSError as bad:
-        raise ValueError(f"port 'font': '{font.name or font.path.name}' is no font that can be read ({bad}); give a .ttf or .otf file") from bad
+        raise ValueError(
+            f"port 'font': '{font.name or font.path.name}' is no font that can be read ({bad});"
+            " give a .ttf or .otf file"
+        ) from bad
 
 
 def _written(label: str, face: Any, size: tuple[int, int], colour: str) -> np.ndarray:
@@ -112,12 +140,20 @@ def _written(label: str, face: Any, size: tuple[int, int], colour: str) -> np.nd
         low, high = 0, len(line)
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if face.getlength(line[:middle] + "…") <= size[0] else (low, middle - 1)
+            low, high = (
+                (middle, high)
+                if face.getlength(line[:middle] + "…") <= size[0]
+                else (low, middle - 1)
+            )
         line = line[:low] + "…"
     drawn = PIL.Image.new("L", size)
-    ImageDraw.Draw(drawn).text((max(0.0, (size[0] - face.getlength(line)) / 2), 1), line, fill=255, font=face)
+    ImageDraw.Draw(drawn).text(
+        (max(0.0, (size[0] - face.getlength(line)) / 2), 1), line, fill=255, font=face
+    )
     red, green, blue, alpha = read_colour(colour, "label_colour")
-    ink = np.array([red, alpha] if red == green == blue else [red, green, blue, alpha], dtype="float32") / np.float32(255)
+    ink = np.array(
+        [red, alpha] if red == green == blue else [red, green, blue, alpha], dtype="float32"
+    ) / np.float32(255)
     inked = np.tile(ink, (size[1], size[0], 1))
     inked[:, :, -1] *= np.asarray(drawn, dtype="float32") / np.float32(255)
     return inked

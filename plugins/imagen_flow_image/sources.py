@@ -17,7 +17,8 @@ def solid(width: Side, height: Side, *, colour: Text = "black") -> Image:
     """Make a picture of one colour.
 
     Params:
-        colour: a name, ``#ff8800``, ``rgb(255, 136, 0)``, ``hsl(32, 100%, 50%)`` or ``transparent``.
+        colour: a name, ``#ff8800``, ``rgb(255, 136, 0)``, ``hsl(32, 100%, 50%)`` or
+            ``transparent``.
 
     Outputs:
         8-bit RGB, with alpha if the colour is not opaque.
@@ -26,7 +27,9 @@ def solid(width: Side, height: Side, *, colour: Text = "black") -> Image:
 
     refuse_too_large(width, height)
     drawn = read_colour(colour)
-    return Image(np.tile(np.array(drawn[: 3 if drawn[3] == 255 else 4], dtype="uint8"), (height, width, 1)))
+    return Image(
+        np.tile(np.array(drawn[: 3 if drawn[3] == 255 else 4], dtype="uint8"), (height, width, 1))
+    )
 
 
 @node("image.noise", version=1, uses=("numpy",))
@@ -59,5 +62,7 @@ def noise(
     if kind == "uniform":
         drawn = random.random(shape, dtype="float32")
     else:
-        drawn = np.float32(0.5) + np.float32(deviation) * random.standard_normal(shape, dtype="float32")
+        drawn = np.float32(0.5) + np.float32(deviation) * random.standard_normal(
+            shape, dtype="float32"
+        )
     return Image(in_depth(drawn, {8: "uint8", 16: "uint16", "float": "float32"}[depth]))

@@ -24,8 +24,10 @@ def convert(
     """Bring a picture to given channels and a given depth.
 
     Params:
-        channels: colour becomes grey by its luminance; alpha that is dropped is laid over `background`; alpha that is added is opaque.
-        depth: 8 or 16 bits, or float32 from 0 to 1; floats outside that are clipped when they become 8 or 16 bits.
+        channels: colour becomes grey by its luminance; alpha that is dropped is laid over
+            `background`; alpha that is added is opaque.
+        depth: 8 or 16 bits, or float32 from 0 to 1; floats outside that are clipped when they
+            become 8 or 16 bits.
         background: the colour behind what is transparent.
 
     Raises:
@@ -41,7 +43,9 @@ def convert(
         behind = read_colour(background, "background")
         if behind[3] < 255:
             raise ValueError(
-                f"port 'background': '{background}' is not opaque; write an opaque colour, or keep alpha by channels: {channels.replace('grey', 'grey_alpha').replace('rgb', 'rgba')}"
+                f"port 'background': '{background}' is not opaque; write an opaque colour, or keep"
+                " alpha by channels:"
+                f" {channels.replace('grey', 'grey_alpha').replace('rgb', 'rgba')}"
             )
         wide, drawn = with_room(pixels, behind)
         flat = unit(wide)
@@ -49,9 +53,13 @@ def convert(
         pixels = in_depth(laid, pixels.dtype)
     if channels in ("grey", "grey_alpha"):
         grey = luminance(pixels)[:, :, None]
-        pixels = grey if pixels.shape[2] in (1, 3) else np.concatenate([grey, pixels[:, :, -1:]], axis=2)
+        pixels = (
+            grey if pixels.shape[2] in (1, 3) else np.concatenate([grey, pixels[:, :, -1:]], axis=2)
+        )
     if channels != "keep":
-        pixels = widened(pixels, colour=channels in ("rgb", "rgba"), alpha=channels in ("grey_alpha", "rgba"))
+        pixels = widened(
+            pixels, colour=channels in ("rgb", "rgba"), alpha=channels in ("grey_alpha", "rgba")
+        )
     if depth != "keep":
         pixels = converted(pixels, {8: "uint8", 16: "uint16", "float": "float32"}[depth])
     return Image(pixels)
@@ -71,9 +79,12 @@ def adjust(
 
     Params:
         brightness: factor; 0 is black, 1 changes nothing.
-        contrast: factor on the distance from the picture's mean luminance; 0 is an even grey, 1 changes nothing.
-        saturation: factor on the distance from the pixel's own luminance; 0 is grey, 1 changes nothing.
-        hue: degrees around the colour circle: 120 makes red green. Colours are clipped to 0 to 1 for it.
+        contrast: factor on the distance from the picture's mean luminance; 0 is an even grey, 1
+            changes nothing.
+        saturation: factor on the distance from the pixel's own luminance; 0 is grey, 1 changes
+            nothing.
+        hue: degrees around the colour circle: 120 makes red green. Colours are clipped to 0 to 1
+            for it.
         gamma: above 1 brightens the middle tones, below 1 darkens them; 1 changes nothing.
 
     Source:
@@ -99,7 +110,9 @@ def adjust(
         colours = _turned(np.clip(colours, 0, 1), hue / 60)
     if gamma != 1:
         colours = np.maximum(colours, 0) ** np.float32(1 / gamma)
-    return Image(in_depth(np.concatenate([colours, whole[:, :, count:]], axis=2), image.pixels.dtype))
+    return Image(
+        in_depth(np.concatenate([colours, whole[:, :, count:]], axis=2), image.pixels.dtype)
+    )
 
 
 @node("image.normalise", version=1, uses=("numpy",))
@@ -113,15 +126,18 @@ def normalise(
     """Use the whole range of tones.
 
     Params:
-        method: ``stretch`` moves the darkest tone to black and the lightest to white; ``equalise`` makes all tones about equally frequent.
+        method: ``stretch`` moves the darkest tone to black and the lightest to white; ``equalise``
+            makes all tones about equally frequent.
         cutoff: for ``stretch``, per cent of the pixels to leave out at either end.
-        channels: ``together`` looks at the luminance and keeps hues; ``each`` treats red, green and blue apart, which also takes away a colour cast.
+        channels: ``together`` looks at the luminance and keeps hues; ``each`` treats red, green and
+            blue apart, which also takes away a colour cast.
 
     Outputs:
         a picture of one tone alone stays as it is. Floats are clipped to 0 to 1 by ``equalise``.
 
     Source:
-        as Pillow's `ImageOps.autocontrast` (there `preserve_tone` is ``together``) and `ImageOps.equalize`.
+        as Pillow's `ImageOps.autocontrast` (there `preserve_tone` is ``together``) and
+        `ImageOps.equalize`.
     """
 
     whole = unit(image.pixels)
@@ -129,22 +145,34 @@ def normalise(
     done = whole.copy()
     if channels == "together":
         grey = luminance(whole)
-        done[:, :, :count] = _spread(whole[:, :, :count], grey, method, cutoff, full(image.pixels.dtype))
+        done[:, :, :count] = _spread(
+            whole[:, :, :count], grey, method, cutoff, full(image.pixels.dtype)
+        )
     else:
         for c in range(count):
-            done[:, :, c] = _spread(whole[:, :, c], whole[:, :, c], method, cutoff, full(image.pixels.dtype))
+            done[:, :, c] = _spread(
+                whole[:, :, c], whole[:, :, c], method, cutoff, full(image.pixels.dtype)
+            )
     return Image(in_depth(done, image.pixels.dtype))
 
 
-def _spread(pixels: np.ndarray, seen: np.ndarray, method: str, cutoff: float, most: int) -> np.ndarray:
+def _spread(
+    pixels: np.ndarray, seen: np.ndarray, method: str, cutoff: float, most: int
+) -> np.ndarray:
     """Map tones so that `seen` takes the whole range."""
     import numpy as np
 
     if method == "stretch":
         low, high = np.percentile(seen, [cutoff, 100 - cutoff])
-        return pixels if high <= low else ((pixels - np.float32(low)) / np.float32(high - low)).astype("float32")
+        return (
+            pixels
+            if high <= low
+            else ((pixels - np.float32(low)) / np.float32(high - low)).astype("float32")
+        )
     bins = 256 if most == 255 else 65536
-    counts = np.bincount((np.clip(seen, 0, 1) * (bins - 1) + 0.5).astype("int64").reshape(-1), minlength=bins)
+    counts = np.bincount(
+        (np.clip(seen, 0, 1) * (bins - 1) + 0.5).astype("int64").reshape(-1), minlength=bins
+    )
     below = np.cumsum(counts)
     first = below[np.flatnonzero(counts)[0]]
     if first == seen.size:
@@ -155,21 +183,29 @@ def _spread(pixels: np.ndarray, seen: np.ndarray, method: str, cutoff: float, mo
 
 
 def _clipped(colours: np.ndarray, image: Image) -> np.ndarray:
-    """Clip between steps as whole numbers do, so that depth does not change the look; float pictures keep what is outside."""
+    """Clip between steps as whole numbers do, so that depth does not change the look; float
+    pictures keep what is outside.
+    """
     import numpy as np
 
     return colours if image.pixels.dtype == "float32" else np.clip(colours, 0, 1)
 
 
 def _turned(colours: np.ndarray, sextants: float) -> np.ndarray:
-    """Turn hues by sixths of the circle, keeping value and chroma as in HSV (Smith, "Color Gamut Transform Pairs", 1978)."""
+    """Turn hues by sixths of the circle, keeping value and chroma as in HSV (Smith, "Color Gamut
+    Transform Pairs", 1978).
+    """
     import numpy as np
 
     value = colours.max(axis=2)
     chroma = value - colours.min(axis=2)
     safe = np.where(chroma > 0, chroma, 1)
     red, green, blue = (colours[:, :, c] for c in range(3))
-    hue = np.where(value == red, (green - blue) / safe, np.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)) + np.float32(sextants)
+    hue = np.where(
+        value == red,
+        (green - blue) / safe,
+        np.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    ) + np.float32(sextants)
     # Each channel falls from its own peak: k = 5, 3, 1 for red, green, blue.
     turned = []
     for k in (5, 3, 1):

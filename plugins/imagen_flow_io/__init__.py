@@ -1,6 +1,7 @@
 """Bring files into a graph: pictures, masks, text, JSON and lists of files.
 
-What a file holds is read once, checked, and brought to one stated form; from there on no node asks what it was.
+What a file holds is read once, checked, and brought to one stated form; from there on no node asks
+what it was.
 """
 
 from __future__ import annotations

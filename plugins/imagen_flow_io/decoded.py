@@ -1,4 +1,6 @@
-"""What every reader of this plugin gives: samples as the file holds them, and what says how they are meant."""
+"""What every reader of this plugin gives: samples as the file holds them, and what says how they
+are meant.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CheckSize = Callable[[int, int], None]
 
 
 class Unsupported(Exception):
-    """A file that is sound but cannot be read rightly. The text continues "'name' is …" and says how to mend it."""
+    """A file that is sound but cannot be read rightly. The text continues "'name' is …" and says
+    how to mend it.
+    """
 
 
 class Damaged(Exception):
@@ -26,8 +30,10 @@ class Damaged(Exception):
 class Decoded:
     """A decoded picture, not yet upright and not yet in sRGB.
 
-    `colours` has shape (height, width, n) with n = 1 (grey), 3 (RGB) or 4 (CMYK, 0 is no ink), as uint8 or uint16 over the whole range, or as float32 from 0 to 1. `alpha`, of
-    shape (height, width, 1) and equal dtype, is straight. `profile` is an ICC profile; `cicp` are primaries and transfer by ITU-T H.273 and take precedence.
+    `colours` has shape (height, width, n) with n = 1 (grey), 3 (RGB) or 4 (CMYK, 0 is no ink), as
+    uint8 or uint16 over the whole range, or as float32 from 0 to 1. `alpha`, of
+    shape (height, width, 1) and equal dtype, is straight. `profile` is an ICC profile; `cicp` are
+    primaries and transfer by ITU-T H.273 and take precedence.
     """
 
     colours: np.ndarray
@@ -38,7 +44,9 @@ class Decoded:
 
 
 def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
-    """Read the orientation (1 to 8) from EXIF, else from XMP. Metadata that cannot be read says nothing: no pixel depends on the rest of it."""
+    """Read the orientation (1 to 8) from EXIF, else from XMP. Metadata that cannot be read says
+    nothing: no pixel depends on the rest of it.
+    """
     if exif:
         import PIL.Image
 
@@ -55,7 +63,9 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
 
 
 def rescale(samples: np.ndarray, most: int, dtype: str = "") -> np.ndarray:
-    """Bring unsigned samples of 0 to `most` to the whole of a dtype; by themselves to uint8 (up to 8 bits), uint16 (up to 16) or float32 from 0 to 1."""
+    """Bring unsigned samples of 0 to `most` to the whole of a dtype; by themselves to uint8 (up to
+    8 bits), uint16 (up to 16) or float32 from 0 to 1.
+    """
     import numpy as np
 
     dtype = dtype or ("uint8" if most <= 255 else "uint16" if most <= 65535 else "float32")
@@ -69,7 +79,9 @@ def rescale(samples: np.ndarray, most: int, dtype: str = "") -> np.ndarray:
 
 
 def straighten(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Divide premultiplied colours by their alpha. Where alpha is 0 they stay as they are; in integers none exceeds the whole."""
+    """Divide premultiplied colours by their alpha. Where alpha is 0 they stay as they are; in
+    integers none exceeds the whole.
+    """
     import numpy as np
 
     if colours.dtype == "float32":

@@ -48,7 +48,10 @@ def load_json(file: File, *, max_bytes: Annotated[int, Range(1, LARGEST)] = 10_0
     try:
         return json.loads(content, object_pairs_hook=_mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as bad:
-        raise ValueError(f"'{name}' is not JSON: {bad.msg.lower()} at line {bad.lineno}, column {bad.colno}; mend the file") from bad
+        raise ValueError(
+            f"'{name}' is not JSON: {bad.msg.lower()} at line {bad.lineno}, column {bad.colno};"
+            " mend the file"
+        ) from bad
     except RecursionError as deep:
         raise ValueError(f"'{name}' is nested too deeply to be read; flatten the data") from deep
     except ValueError as odd:
@@ -58,11 +61,17 @@ def load_json(file: File, *, max_bytes: Annotated[int, Range(1, LARGEST)] = 10_0
 def _text(file: File, max_bytes: int) -> str:
     name = file.name or file.path.name
     if file.size > max_bytes:
-        raise ValueError(f"'{name}' has {file.size:,} bytes, more than max_bytes allows ({max_bytes:,}); raise max_bytes or give a shorter file")
+        raise ValueError(
+            f"'{name}' has {file.size:,} bytes, more than max_bytes allows ({max_bytes:,}); raise"
+            " max_bytes or give a shorter file"
+        )
     try:
         return file.read_text()
     except UnicodeDecodeError as bad:
-        raise ValueError(f"'{name}' is not UTF-8 text (byte {bad.start + 1:,} is odd); save it as UTF-8, or is it another kind of file?") from bad
+        raise ValueError(
+            f"'{name}' is not UTF-8 text (byte {bad.start + 1:,} is odd); save it as UTF-8, or is"
+            " it another kind of file?"
+        ) from bad
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read portable pictures: PBM, PGM and PPM in text or binary, PAM, and PFM.
 
-Source: the manual pages pbm(5), pgm(5), ppm(5) and pam(5) of Netpbm; Paul Debevec's description of PFM.
+Source: the manual pages pbm(5), pgm(5), ppm(5) and pam(5) of Netpbm; Paul Debevec's description of
+    PFM.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TOKEN = re.compile(rb"(?:[ \t\r\n\v\f]|#[^\r\n]*[\r\n])*([^ \t\r\n\v\f#]{1,20})")
-_TUPLES = {b"BLACKANDWHITE": 1, b"GRAYSCALE": 1, b"RGB": 3, b"BLACKANDWHITE_ALPHA": 2, b"GRAYSCALE_ALPHA": 2, b"RGB_ALPHA": 4}
+_TUPLES = {
+    b"BLACKANDWHITE": 1,
+    b"GRAYSCALE": 1,
+    b"RGB": 3,
+    b"BLACKANDWHITE_ALPHA": 2,
+    b"GRAYSCALE_ALPHA": 2,
+    b"RGB_ALPHA": 4,
+}
 _BLOCK = 1 << 20
 
 
@@ -51,9 +59,13 @@ def read_netpbm(content: bytes, check_size: CheckSize) -> Decoded:
         packed = _raster(content, at + 1, row * height, "uint8").reshape(height, row)
         samples = np.unpackbits(packed, axis=1, count=width).reshape(-1)
     else:
-        samples = _raster(content, at + 1, width * height * channels, "uint8" if most < 256 else ">u2")
+        samples = _raster(
+            content, at + 1, width * height * channels, "uint8" if most < 256 else ">u2"
+        )
     if int(samples.max()) > most:
-        raise Damaged(f"it has a value of {int(samples.max())}, and says that {most} is the greatest")
+        raise Damaged(
+            f"it has a value of {int(samples.max())}, and says that {most} is the greatest"
+        )
     if kind in b"14":
         samples = 1 - samples  # 1 is black
     return Decoded(rescale(samples, most).reshape(height, width, channels))
@@ -77,23 +89,31 @@ def _raster(content: bytes, at: int, count: int, dtype: str) -> np.ndarray:
 
     size = count * np.dtype(dtype).itemsize
     if len(content) - at < size:
-        raise Damaged(f"its pixels take {size:,} bytes, and {max(0, len(content) - at):,} are there")
+        raise Damaged(
+            f"its pixels take {size:,} bytes, and {max(0, len(content) - at):,} are there"
+        )
     return np.frombuffer(content, dtype, count, at).astype(np.dtype(dtype).newbyteorder("="))
 
 
 def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
-    """Read `count` samples written as text, block by block: a list of all of them would take a hundred times the file."""
+    """Read `count` samples written as text, block by block: a list of all of them would take a
+    hundred times the file.
+    """
     import numpy as np
 
     # No sample is shorter than one byte, so what cannot be there is not allocated.
     if len(content) - at < count:
-        raise Damaged(f"it has {count:,} samples, and {len(content) - at:,} bytes are left for them")
+        raise Damaged(
+            f"it has {count:,} samples, and {len(content) - at:,} bytes are left for them"
+        )
     samples, done, rest = np.empty(count, "uint16"), 0, b""
     text = re.sub(rb"#[^\r\n]*", b" ", content[at:]) if b"#" in content[at:] else content[at:]
     for start in range(0, len(text), _BLOCK):
         block = rest + text[start : start + _BLOCK]
         if bits:  # digits need no space between them
-            values = np.frombuffer(block.translate(None, b" \t\r\n\v\f"), "uint8")[: count - done] - np.uint8(48)
+            values = np.frombuffer(block.translate(None, b" \t\r\n\v\f"), "uint8")[
+                : count - done
+            ] - np.uint8(48)
             if values.size and values.max() > 1:
                 raise Damaged(f"'{chr(int(values.max()) + 48 & 255)}' is not a sample")
         else:
@@ -101,7 +121,14 @@ def _words(content: bytes, at: int, count: int, *, bits: bool) -> np.ndarray:
             unfinished = bool(words) and not block[-1:].isspace() and start + _BLOCK < len(text)
             rest = words.pop() if unfinished else b""
             words = words[: count - done]
-            if strange := next((word for word in words if not word.isdigit() or len(word) > 10 or int(word) > 65535), None):
+            if strange := next(
+                (
+                    word
+                    for word in words
+                    if not word.isdigit() or len(word) > 10 or int(word) > 65535
+                ),
+                None,
+            ):
                 raise Damaged(f"'{strange[:20].decode('ascii', 'replace')}' is not a sample")
             values = np.array([int(word) for word in words], "uint16")
         samples[done : done + len(values)] = values
@@ -133,14 +160,24 @@ def _pam(content: bytes, check_size: CheckSize) -> Decoded:
         numbers[key] = int(fields[key])
     width, height, depth, most = numbers.values()
     _check(width, height, check_size)
-    kind = fields.get(b"TUPLTYPE", {1: b"GRAYSCALE", 2: b"GRAYSCALE_ALPHA", 3: b"RGB", 4: b"RGB_ALPHA"}.get(depth, b""))
+    kind = fields.get(
+        b"TUPLTYPE",
+        {1: b"GRAYSCALE", 2: b"GRAYSCALE_ALPHA", 3: b"RGB", 4: b"RGB_ALPHA"}.get(depth, b""),
+    )
     if kind not in _TUPLES:
-        raise Unsupported(f"a PAM of {depth} channels of the kind '{kind[:40].decode('ascii', 'replace')}'; save it as grey or RGB, with or without alpha")
+        raise Unsupported(
+            f"a PAM of {depth} channels of the kind '{kind[:40].decode('ascii', 'replace')}'; save"
+            " it as grey or RGB, with or without alpha"
+        )
     if depth != _TUPLES[kind] or not 1 <= most <= 65535:
-        raise Damaged(f"its header says {depth} channels, {kind.decode()} and {most} as the greatest value")
+        raise Damaged(
+            f"its header says {depth} channels, {kind.decode()} and {most} as the greatest value"
+        )
     samples = _raster(content, at, width * height * depth, "uint8" if most < 256 else ">u2")
     if int(samples.max()) > most:
-        raise Damaged(f"it has a value of {int(samples.max())}, and says that {most} is the greatest")
+        raise Damaged(
+            f"it has a value of {int(samples.max())}, and says that {most} is the greatest"
+        )
     pixels = rescale(samples, most).reshape(height, width, depth)
     return Decoded(pixels) if depth in (1, 3) else Decoded(pixels[:, :, :-1], pixels[:, :, -1:])
 
@@ -153,5 +190,7 @@ def _pfm(content: bytes, at: int, width: int, height: int, channels: int) -> Dec
         scale = 0.0
     if not found or not scale or scale != scale:
         raise Damaged("its header has no scale")
-    pixels = _raster(content, found.end() + 1, width * height * channels, "<f4" if scale < 0 else ">f4")
+    pixels = _raster(
+        content, found.end() + 1, width * height * channels, "<f4" if scale < 0 else ">f4"
+    )
     return Decoded(pixels.reshape(height, width, channels)[::-1])  # the last row comes first

@@ -1,6 +1,7 @@
 """Read pictures and masks, whatever their file holds, into the one form that crosses edges.
 
-PNG, TIFF and the portable formats have readers of their own beside this module, for what Pillow leaves out or gets wrong there; Pillow decodes the rest. The number of pixels is
+PNG, TIFF and the portable formats have readers of their own beside this module, for what Pillow
+leaves out or gets wrong there; Pillow decodes the rest. The number of pixels is
 checked before any of them is decoded.
 """
 
@@ -27,34 +28,48 @@ MOST_PIXELS = 178_956_970
 
 
 @node("image.load", version=2, uses=("pillow",))
-def load_image(file: File, *, max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000) -> Image:
+def load_image(
+    file: File, *, max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000
+) -> Image:
     """Load a picture from a file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.
 
     Params:
         max_pixels: refuse a picture with more, before decoding it.
 
     Outputs:
-        the first frame or page, upright (EXIF orientation applied), in sRGB. Channels: grey stays grey (1-bit too), colour, CMYK and L*a*b* become RGB, a palette becomes RGB,
-        alpha is kept and a transparent colour becomes alpha, straight. Depth: PNG, TIFF and PPM of 9 to 16 bits give 16 bits; floating point gives float32 as it stands, and TIFF of 32
-        bits float32 from 0 to 1; all else gives 8 bits. An embedded ICC profile is applied (relative colorimetric), and PNG's and AVIF's code points (cICP, nclx); for 16 bits with a
-        profile of tables, CMYK above all, that gives 8 bits. PNG's gAMA and cHRM are not applied, nor are the colorimetric fields of a TIFF without a profile.
+        the first frame or page, upright (EXIF orientation applied), in sRGB. Channels: grey stays
+        grey (1-bit too), colour, CMYK and L*a*b* become RGB, a palette becomes RGB,
+        alpha is kept and a transparent colour becomes alpha, straight. Depth: PNG, TIFF and PPM of
+        9 to 16 bits give 16 bits; floating point gives float32 as it stands, and TIFF of 32
+        bits float32 from 0 to 1; all else gives 8 bits. An embedded ICC profile is applied
+        (relative colorimetric), and PNG's and AVIF's code points (cICP, nclx); for 16 bits with a
+        profile of tables, CMYK above all, that gives 8 bits. PNG's gAMA and cHRM are not applied,
+        nor are the colorimetric fields of a TIFF without a profile.
 
     Raises:
-        ValueError: not such a picture, of a kind that cannot be read rightly, damaged, too many pixels, or NaN pixels; the message says which and how to mend it.
+        ValueError: not such a picture, of a kind that cannot be read rightly, damaged, too many
+            pixels, or NaN pixels; the message says which and how to mend it.
 
     Source:
-        Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications that the modules beside this one name.
+        Pillow's `Image.open` and `ImageCms.profileToProfile`; the specifications that the modules
+        beside this one name.
     """
     name = file.name or file.path.name
     return Image(_decoded(file.read_bytes(), name, max_pixels))
 
 
 @node("mask.load", version=2, uses=("pillow",))
-def load_mask(file: File, *, channel: Literal["auto", "luminance", "alpha"] = "auto", max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000) -> Mask:
+def load_mask(
+    file: File,
+    *,
+    channel: Literal["auto", "luminance", "alpha"] = "auto",
+    max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000,
+) -> Mask:
     """Load a mask from a picture file: white is inside, black is outside.
 
     Params:
-        channel: what becomes the mask. ``auto`` takes alpha where some of it is transparent, else the luminance.
+        channel: what becomes the mask. ``auto`` takes alpha where some of it is transparent, else
+            the luminance.
         max_pixels: refuse a picture with more, before decoding it.
 
     Outputs:
@@ -73,13 +88,22 @@ def load_mask(file: File, *, channel: Literal["auto", "luminance", "alpha"] = "a
     full = 1.0 if pixels.dtype == "float32" else np.iinfo(pixels.dtype).max
     has_alpha = pixels.shape[2] in (2, 4)
     if channel == "alpha" and not has_alpha:
-        raise ValueError(f"port 'channel' asks for alpha, and '{name}' has none; write channel: luminance, or give a picture with alpha")
-    if channel == "alpha" or (channel == "auto" and has_alpha and bool((pixels[:, :, -1] < full).any())):
+        raise ValueError(
+            f"port 'channel' asks for alpha, and '{name}' has none; write channel: luminance, or"
+            " give a picture with alpha"
+        )
+    if channel == "alpha" or (
+        channel == "auto" and has_alpha and bool((pixels[:, :, -1] < full).any())
+    ):
         return Mask(pixels[:, :, -1])
     if pixels.shape[2] < 3:
         return Mask(pixels[:, :, 0])
     weighed = pixels[:, :, :3].astype("float64") @ np.array([0.299, 0.587, 0.114])
-    return Mask(weighed.astype("float32") if pixels.dtype == "float32" else np.floor(weighed + 0.5).astype(pixels.dtype))
+    return Mask(
+        weighed.astype("float32")
+        if pixels.dtype == "float32"
+        else np.floor(weighed + 0.5).astype(pixels.dtype)
+    )
 
 
 def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
@@ -94,11 +118,19 @@ def _decoded(content: bytes, name: str, max_pixels: int) -> np.ndarray:
             found = _read(content, name, max_pixels)
             pixels = convert(found.colours, found.profile, found.cicp)
             if found.alpha is not None:
-                pixels = np.concatenate([pixels, found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha)], axis=2)
+                pixels = np.concatenate(
+                    [
+                        pixels,
+                        found.alpha if found.alpha.dtype == pixels.dtype else _eight(found.alpha),
+                    ],
+                    axis=2,
+                )
     except Unsupported as unsupported:
         raise ValueError(f"'{name}' is {unsupported}") from unsupported
     except Damaged as damaged:
-        raise ValueError(f"'{name}' is a damaged {_format(content)} picture ({damaged}); copy or export it again") from damaged
+        raise ValueError(
+            f"'{name}' is a damaged {_format(content)} picture ({damaged}); copy or export it again"
+        ) from damaged
     if pixels.dtype == "float32" and not np.isfinite(pixels).all():
         raise ValueError(f"'{name}' has NaN or infinite pixels; export it again without them")
     return _upright(pixels, found.orientation)
@@ -109,16 +141,27 @@ def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
 
     def check_size(width: int, height: int) -> None:
         if width * height > max_pixels:
-            raise ValueError(_too_many(name, width * height, max_pixels, f" ({width:,} x {height:,})" if width * height <= MOST_PIXELS else ""))
+            raise ValueError(
+                _too_many(
+                    name,
+                    width * height,
+                    max_pixels,
+                    f" ({width:,} x {height:,})" if width * height <= MOST_PIXELS else "",
+                )
+            )
 
     if content.startswith(png.SIGNATURE):
         return png.read_png(content, check_size)
     if netpbm.is_netpbm(content):
         return netpbm.read_netpbm(content, check_size)
-    if tiff.is_tiff(content) and (found := tiff.read_tiff(content, check_size, max_pixels)) is not None:
+    if (
+        tiff.is_tiff(content)
+        and (found := tiff.read_tiff(content, check_size, max_pixels)) is not None
+    ):
         return found
     with warnings.catch_warnings():
-        # Pillow warns of metadata that no pixel depends on, and of a number of pixels of its own; ours is checked.
+        # Pillow warns of metadata that no pixel depends on, and of a number of pixels of its own;
+        # ours is checked.
         warnings.simplefilter("ignore")
         return _by_pillow(content, name, max_pixels)
 
@@ -136,27 +179,49 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
         picture = PIL.Image.open(io.BytesIO(content), formats=FORMATS)
     except PIL.UnidentifiedImageError as unknown:
         if (bits := _bits_of_jpeg(content)) not in (0, 8):
-            raise Unsupported(f"a JPEG of {bits} bits a channel, and only 8 can be read; save it as PNG or TIFF") from unknown
+            raise Unsupported(
+                f"a JPEG of {bits} bits a channel, and only 8 can be read; save it as PNG or TIFF"
+            ) from unknown
         raise ValueError(
-            f"'{name}' is not a picture that can be read ({_kind(content)}); give PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged"
+            f"'{name}' is not a picture that can be read ({_kind(content)}); give PNG, JPEG, WebP,"
+            " TIFF, BMP, GIF, AVIF or PPM, or copy the file again if it is damaged"
         ) from unknown
     except PIL.Image.DecompressionBombError as bomb:
         count = re.search(r"\d+", str(bomb))
-        raise ValueError(_too_many(name, int(count[0]) if count else MOST_PIXELS + 1, max_pixels)) from bomb
+        raise ValueError(
+            _too_many(name, int(count[0]) if count else MOST_PIXELS + 1, max_pixels)
+        ) from bomb
     except MemoryError:
         raise
     except Exception as error:  # A damaged file makes Pillow's readers raise almost anything.
         if "unsupported" in str(error).lower():
-            raise Unsupported(f"of a kind that cannot be read ({_reason(error)}); save it as PNG") from error
-        raise ValueError(f"'{name}' is a damaged picture ({_reason(error)}); copy or export it again") from error
+            raise Unsupported(
+                f"of a kind that cannot be read ({_reason(error)}); save it as PNG"
+            ) from error
+        raise ValueError(
+            f"'{name}' is a damaged picture ({_reason(error)}); copy or export it again"
+        ) from error
     if picture.width * picture.height > max_pixels:
-        raise ValueError(_too_many(name, picture.width * picture.height, max_pixels, f" ({picture.width:,} x {picture.height:,})"))
+        raise ValueError(
+            _too_many(
+                name,
+                picture.width * picture.height,
+                max_pixels,
+                f" ({picture.width:,} x {picture.height:,})",
+            )
+        )
     return picture
 
 
 def _too_many(name: str, count: int, max_pixels: int, size: str = "") -> str:
-    fix = "raise max_pixels or make the picture smaller" if count <= MOST_PIXELS else "make the picture smaller, or cut it into parts"
-    return f"'{name}' has {count:,} pixels{size}, more than max_pixels allows ({max_pixels:,}); {fix}"
+    fix = (
+        "raise max_pixels or make the picture smaller"
+        if count <= MOST_PIXELS
+        else "make the picture smaller, or cut it into parts"
+    )
+    return (
+        f"'{name}' has {count:,} pixels{size}, more than max_pixels allows ({max_pixels:,}); {fix}"
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -182,7 +247,11 @@ def _kind(content: bytes) -> str:
             return f"it looks like {words}"
     if b"ftypheic" in content[:32] or b"ftypmif1" in content[:32]:
         return "it looks like HEIC"
-    return "it looks like SVG or XML" if content.lstrip()[:5] in (b"<?xml", b"<svg ") else "its content is of no known format"
+    return (
+        "it looks like SVG or XML"
+        if content.lstrip()[:5] in (b"<?xml", b"<svg ")
+        else "its content is of no known format"
+    )
 
 
 def _bits_of_jpeg(content: bytes) -> int:
@@ -197,7 +266,13 @@ def _bits_of_jpeg(content: bytes) -> int:
 
 
 def _format(content: bytes) -> str:
-    return "PNG" if content.startswith(b"\x89PNG") else "TIFF" if content[:2] in (b"II", b"MM") else "Netpbm"
+    return (
+        "PNG"
+        if content.startswith(b"\x89PNG")
+        else "TIFF"
+        if content[:2] in (b"II", b"MM")
+        else "Netpbm"
+    )
 
 
 def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
@@ -211,7 +286,10 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     except MemoryError:
         raise
     except Exception as error:  # As above.
-        raise ValueError(f"'{name}' is a damaged {picture.format} picture ({_reason(error)}); copy or export it again") from error
+        raise ValueError(
+            f"'{name}' is a damaged {picture.format} picture ({_reason(error)}); copy or export it"
+            " again"
+        ) from error
     try:
         orientation = picture.getexif().get(0x0112, 1)
     except Exception:  # As above, and no pixel depends on the rest of EXIF.
@@ -222,37 +300,70 @@ def _by_pillow(content: bytes, name: str, max_pixels: int) -> Decoded:
     elif picture.format == "AVIF" and not profile:
         cicp = _code_points_of_avif(content)
     mode, premultiplied = picture.mode, picture.mode in ("La", "RGBa")
-    clear = "transparency" in picture.info or (mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA")
+    clear = "transparency" in picture.info or (
+        mode == "P" and picture.palette is not None and picture.palette.mode == "RGBA"
+    )
     if premultiplied:
         pixels = np.array(picture)
     else:
         grey = mode in ("1", "L", "LA")
-        wanted = "CMYK" if mode == "CMYK" else ("LA" if grey else "RGBA") if clear or mode in ("LA", "RGBA", "PA") else "L" if grey else "RGB"
+        wanted = (
+            "CMYK"
+            if mode == "CMYK"
+            else (
+                ("LA" if grey else "RGBA")
+                if clear or mode in ("LA", "RGBA", "PA")
+                else "L"
+                if grey
+                else "RGB"
+            )
+        )
         pixels = np.array(picture if mode == wanted else picture.convert(wanted))
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if extents is not None and tuple(extents) != (0, 0, *picture.size):
-        # The first frame covers a part of the picture. The rest is transparent, as every browser has it; Pillow fills it with the first colour.
+        # The first frame covers a part of the picture. The rest is transparent, as every browser
+        # has it; Pillow fills it with the first colour.
         outside = np.ones((*pixels.shape[:2], 1), "bool")
         outside[extents[1] : extents[3], extents[0] : extents[2]] = False
         alpha = pixels[:, :, -1:] if pixels.shape[2] in (2, 4) else np.uint8(255)
-        pixels = np.concatenate([pixels if pixels.shape[2] in (1, 3) else pixels[:, :, :-1], np.where(outside, np.uint8(0), alpha)], axis=2)
+        pixels = np.concatenate(
+            [
+                pixels if pixels.shape[2] in (1, 3) else pixels[:, :, :-1],
+                np.where(outside, np.uint8(0), alpha),
+            ],
+            axis=2,
+        )
     if mode == "CMYK" or pixels.shape[2] in (1, 3):
         return Decoded(pixels, None, profile, cicp, orientation)
     colours, alpha = pixels[:, :, :-1], pixels[:, :, -1:]
-    return Decoded(straighten(colours, alpha) if premultiplied else colours, alpha, profile, cicp, orientation)
+    return Decoded(
+        straighten(colours, alpha) if premultiplied else colours, alpha, profile, cicp, orientation
+    )
 
 
 def _profile_of_bmp(content: bytes) -> bytes:
     """Give the ICC profile that the fifth version of the header may name; Pillow does not."""
     size, kind = int.from_bytes(content[14:18], "little"), content[70:74]
-    at, length = int.from_bytes(content[126:130], "little"), int.from_bytes(content[130:134], "little")
+    at, length = (
+        int.from_bytes(content[126:130], "little"),
+        int.from_bytes(content[130:134], "little"),
+    )
     return content[14 + at : 14 + at + length] if size == 124 and kind == b"DEBM" else b""
 
 
 def _code_points_of_avif(content: bytes) -> tuple[int, int] | None:
-    """Give primaries and transfer from the box of colour information, which lies in the metadata before the pixels."""
+    """Give primaries and transfer from the box of colour information, which lies in the metadata
+    before the pixels.
+    """
     at = content.find(b"colrnclx", 0, 1 << 16)
-    return (int.from_bytes(content[at + 8 : at + 10], "big"), int.from_bytes(content[at + 10 : at + 12], "big")) if at >= 0 else None
+    return (
+        (
+            int.from_bytes(content[at + 8 : at + 10], "big"),
+            int.from_bytes(content[at + 10 : at + 12], "big"),
+        )
+        if at >= 0
+        else None
+    )
 
 
 def _upright(pixels: np.ndarray, orientation: object) -> np.ndarray:

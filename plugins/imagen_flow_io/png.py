@@ -1,9 +1,11 @@
 """Read a PNG: the chunks here, the pixels by Pillow.
 
-Pillow looks at no check sum of the pixels, fails over metadata that has nothing to do with them, and gives 8 bits of 16-bit colour. So it is handed what makes the pixels and nothing
+Pillow looks at no check sum of the pixels, fails over metadata that has nothing to do with them,
+and gives 8 bits of 16-bit colour. So it is handed what makes the pixels and nothing
 else, after that was checked; twice, if the depth is 16.
 
-Source: Portable Network Graphics (W3C, Third Edition), sections 5 (chunks), 11 (their contents) and 13 (decoders).
+Source: Portable Network Graphics (W3C, Third Edition), sections 5 (chunks), 11 (their contents) and
+    13 (decoders).
 """
 
 from __future__ import annotations
@@ -45,8 +47,17 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     chunks, pixels, cut = _chunks(content)
     if len(chunks.get(b"IHDR", b"")) != 13:
         raise Damaged("it has no header")
-    width, height, depth, kind, compression, filtering, interlace = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    if width < 1 or height < 1 or depth not in _DEPTHS.get(kind, ()) or compression or filtering or interlace > 1:
+    width, height, depth, kind, compression, filtering, interlace = struct.unpack(
+        ">IIBBBBB", chunks[b"IHDR"]
+    )
+    if (
+        width < 1
+        or height < 1
+        or depth not in _DEPTHS.get(kind, ())
+        or compression
+        or filtering
+        or interlace > 1
+    ):
         raise Damaged("its header makes no sense")
     check_size(width, height)
     if not pixels:
@@ -54,13 +65,16 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     _check_stream(pixels, _raw_size(width, height, depth * _CHANNELS[kind], interlace), cut=cut)
 
     palette, clear = chunks.get(b"PLTE", b""), chunks.get(b"tRNS")
-    # Two pieces of a palette picture belong to it; in others PLTE is a suggestion, and tRNS is applied below.
+    # Two pieces of a palette picture belong to it; in others PLTE is a suggestion, and tRNS is
+    # applied below.
     bare = [_chunk(b"IHDR", chunks[b"IHDR"])]
     if kind == 3:
         if not palette or len(palette) % 3 or len(palette) > 768:
             raise Damaged("its palette is missing or makes no sense")
         bare.append(_chunk(b"PLTE", palette))
-    whole = b"".join((SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b"")))
+    whole = b"".join(
+        (SIGNATURE, *bare, *(_chunk(b"IDAT", part) for part in pixels), _chunk(b"IEND", b""))
+    )
     try:
         found = _samples(whole, depth, kind)
     except (OSError, SyntaxError, ValueError) as error:  # a row's filter that does not exist
@@ -68,7 +82,9 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
 
     alpha: np.ndarray | None = None
     if kind == 3:
-        table = np.zeros((256, 4), "uint8")  # an index beyond the palette is black, as libpng has it
+        table = np.zeros(
+            (256, 4), "uint8"
+        )  # an index beyond the palette is black, as libpng has it
         table[:, 3] = 255
         table[: len(palette) // 3, :3] = np.frombuffer(palette, "uint8").reshape(-1, 3)
         if clear is not None:
@@ -80,17 +96,28 @@ def read_png(content: bytes, check_size: CheckSize) -> Decoded:
     elif clear is not None and len(clear) == 2 * _CHANNELS[kind]:
         full = np.iinfo(found.dtype).max
         # Of the 16 bits of each number as many count as a sample has.
-        named = [(number & (1 << depth) - 1) * full // ((1 << depth) - 1) for number in struct.unpack(f">{len(clear) // 2}H", clear)]
-        alpha = np.where((found == np.array(named, found.dtype)).all(axis=2, keepdims=True), found.dtype.type(0), found.dtype.type(full))
+        named = [
+            (number & (1 << depth) - 1) * full // ((1 << depth) - 1)
+            for number in struct.unpack(f">{len(clear) // 2}H", clear)
+        ]
+        alpha = np.where(
+            (found == np.array(named, found.dtype)).all(axis=2, keepdims=True),
+            found.dtype.type(0),
+            found.dtype.type(full),
+        )
 
     code = chunks.get(b"cICP", b"")
     cicp = (code[0], code[1]) if len(code) == 4 and code[2:] == b"\0\1" else None
     exif, xmp = _metadata(chunks)
-    return Decoded(found, alpha, _profile(chunks.get(b"iCCP", b"")), cicp, orientation_of(exif, xmp))
+    return Decoded(
+        found, alpha, _profile(chunks.get(b"iCCP", b"")), cicp, orientation_of(exif, xmp)
+    )
 
 
 def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]:
-    """Give the first chunk of each kind, by kind (texts by kind and keyword), the contents of those that hold pixels, and whether the file ends in one of these."""
+    """Give the first chunk of each kind, by kind (texts by kind and keyword), the contents of those
+    that hold pixels, and whether the file ends in one of these.
+    """
     found: dict[bytes, bytes] = {}
     pixels: list[memoryview] = []
     view = memoryview(content)
@@ -110,10 +137,14 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
         if len(content) - at - 12 < length:
             if pixels and kind not in _PIXELS:
                 break
-            if kind == b"IDAT":  # the check sum at the end of what is compressed tells whether pixels are missing, or only what is behind them
+            if (
+                kind == b"IDAT"
+            ):  # the check sum at the end of what is compressed tells whether pixels are missing, or only what is behind them
                 return found, [*pixels, view[at + 8 :]], True
             raise Damaged(f"it ends in the middle of its chunk {kind.decode()}")
-        sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(view[at + 8 + length : at + 12 + length], "big")
+        sound = zlib.crc32(view[at + 4 : at + 8 + length]) == int.from_bytes(
+            view[at + 8 + length : at + 12 + length], "big"
+        )
         if not sound and (kind in _PIXELS or kind[:1].isupper()):
             raise Damaged(f"the check sum of its chunk {kind.decode()} is wrong")
         if kind == b"IDAT":
@@ -123,13 +154,23 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
             if others > _MOST_CHUNKS:
                 raise Damaged(f"it has more than {_MOST_CHUNKS:,} chunks that hold no pixels")
             if kind == b"CgBI":
-                raise Unsupported("a PNG in Apple's own form (CgBI), which other programs cannot read; save it as a plain PNG")
+                raise Unsupported(
+                    "a PNG in Apple's own form (CgBI), which other programs cannot read; save it as"
+                    " a plain PNG"
+                )
             if kind[:1].isupper() and kind not in _PIXELS:
-                raise Unsupported(f"a PNG with a chunk {kind.decode()} that no reader may pass over and that is not known; save it as a plain PNG")
+                raise Unsupported(
+                    f"a PNG with a chunk {kind.decode()} that no reader may pass over and that is"
+                    " not known; save it as a plain PNG"
+                )
             body = content[at + 8 : at + 8 + length] if kind in (*_PIXELS, b"eXIf") else b""
             if kind in (b"tEXt", b"zTXt", b"iTXt"):
                 keyword = bytes(view[at + 8 : at + 8 + min(length, 80)]).split(b"\0")[0]
-                if keyword in (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"):
+                if keyword in (
+                    b"XML:com.adobe.xmp",
+                    b"Raw profile type exif",
+                    b"Raw profile type APP1",
+                ):
                     body = content[at + 8 : at + 8 + length]
                     kind += b" " + keyword
             if sound:
@@ -142,7 +183,15 @@ def _raw_size(width: int, height: int, bits: int, interlace: int) -> int:
     """Count the bytes that the pixels have before compression: each row and its filter's number."""
     passes = [(0, 0, 1, 1)]
     if interlace:
-        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
     size = 0
     for x, y, dx, dy in passes:
         columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
@@ -157,7 +206,9 @@ def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
     done = 0
     try:
         for part in pixels:
-            for start in range(0, len(part), 1 << 16):  # by pieces: what is left over of a long input is copied each time
+            for start in range(
+                0, len(part), 1 << 16
+            ):  # by pieces: what is left over of a long input is copied each time
                 data: bytes | memoryview = part[start : start + (1 << 16)]
                 while len(data) and not unpacker.eof:
                     done += len(unpacker.decompress(data, 1 << 20))
@@ -166,7 +217,9 @@ def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
                     data = unpacker.unconsumed_tail
         done += len(unpacker.flush(1 << 20))
     except zlib.error as error:
-        raise Damaged(f"its compressed pixels are damaged: {str(error).removeprefix('Error ')}") from error
+        raise Damaged(
+            f"its compressed pixels are damaged: {str(error).removeprefix('Error ')}"
+        ) from error
     if cut and not unpacker.eof:
         raise Damaged("it ends in the middle of its chunk IDAT")
     if done < size:
@@ -174,7 +227,9 @@ def _check_stream(pixels: list[memoryview], size: int, *, cut: bool) -> None:
 
 
 def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
-    """Give all samples, (height, width, channels): indices as they are, others over the whole of 8 or 16 bits."""
+    """Give all samples, (height, width, channels): indices as they are, others over the whole of 8
+    or 16 bits.
+    """
     import numpy as np
     from PIL.PngImagePlugin import PngImageFile
 
@@ -193,7 +248,8 @@ def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
             return four.view(">u2").astype("uint16")
         upper = np.array(picture).astype("uint16")
     upper <<= 8
-    # Decoding once more, with the byte order declared the other way round, keeps the lower bytes: together they are the whole, and the decoder stays Pillow's.
+    # Decoding once more, with the byte order declared the other way round, keeps the lower bytes:
+    # together they are the whole, and the decoder stays Pillow's.
     with PngImageFile(io.BytesIO(whole)) as picture:
         picture.tile = [tile._replace(args=_OTHER_BYTES[str(tile.args)]) for tile in picture.tile]
         upper |= np.array(picture)
@@ -236,4 +292,11 @@ def _inflated(packed: bytes, most: int) -> bytes:
 
 
 def _chunk(kind: bytes, body: bytes | memoryview) -> bytes:
-    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))))
+    return b"".join(
+        (
+            struct.pack(">I", len(body)),
+            kind,
+            body,
+            struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))),
+        )
+    )

@@ -1,9 +1,11 @@
 """Bring colours to sRGB, by an ICC profile or by the code points of ITU-T H.273.
 
-littleCMS, through Pillow, converts 8 bits. It offers no more there, so a profile of curves and a matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to
+littleCMS, through Pillow, converts 8 bits. It offers no more there, so a profile of curves and a
+matrix (which nearly every RGB and grey profile is) is applied to 16 bits and to
 floating point here, by its formula.
 
-Source: ICC.1:2022, sections 8.3 (models), 10.6 (curveType), 10.18 (parametricCurveType), annex F; IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).
+Source: ICC.1:2022, sections 8.3 (models), 10.6 (curveType), 10.18 (parametricCurveType), annex F;
+    IEC 61966-2-1 (sRGB); ITU-T H.273, tables 2 and 3; CIE 15 (L*a*b*).
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsProfile
 
 _D50 = (0.96422, 1.0, 0.82521)
-_XYZ_OF_SRGB = ((0.4360747, 0.3850649, 0.1430804), (0.2225045, 0.7168786, 0.0606169), (0.0139322, 0.0971045, 0.7141733))
+_XYZ_OF_SRGB = (
+    (0.4360747, 0.3850649, 0.1430804),
+    (0.2225045, 0.7168786, 0.0606169),
+    (0.0139322, 0.0971045, 0.7141733),
+)
 """Linear sRGB to XYZ under D50 (adapted by Bradford's method, as in a profile of sRGB)."""
 
 _PRIMARIES = {
@@ -42,7 +48,9 @@ Curve = Callable[["np.ndarray"], "np.ndarray"]
 
 @dataclass(frozen=True, slots=True)
 class _Shaper:
-    """A colour space of curves and a matrix: linear = curve(value), linear sRGB = matrix @ linear. Without a matrix it is grey."""
+    """A colour space of curves and a matrix: linear = curve(value), linear sRGB = matrix @ linear.
+    Without a matrix it is grey.
+    """
 
     curves: tuple[Curve, ...]
     matrix: np.ndarray | None
@@ -50,25 +58,37 @@ class _Shaper:
     """Whether a curve is a table, which ends at 1."""
 
     def apply(self, colours: np.ndarray) -> np.ndarray:
-        """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies outside of 0 to 1."""
+        """Convert grey or RGB of any depth to sRGB of equal depth. Floating point keeps what lies
+        outside of 0 to 1.
+        """
         import numpy as np
 
         out = np.empty_like(colours)
         flat, target = colours.reshape(-1, colours.shape[2]), out.reshape(-1, colours.shape[2])
         whole = colours.dtype != "float32"
         full = np.iinfo(colours.dtype).max if whole else 1
-        curves = self.curves if len(self.curves) == flat.shape[1] else self.curves[:1] * flat.shape[1]
+        curves = (
+            self.curves if len(self.curves) == flat.shape[1] else self.curves[:1] * flat.shape[1]
+        )
         tables = [_values(curve, np.arange(full + 1) / full) for curve in curves] if whole else []
         for start in range(0, len(flat), _BATCH):
             part = flat[start : start + _BATCH]
             if whole:
                 linear = np.stack([table[part[:, i]] for i, table in enumerate(tables)], axis=1)
             else:
-                linear = np.stack([_values(curve, part[:, i].astype("float64")) for i, curve in enumerate(curves)], axis=1)
+                linear = np.stack(
+                    [
+                        _values(curve, part[:, i].astype("float64"))
+                        for i, curve in enumerate(curves)
+                    ],
+                    axis=1,
+                )
             if self.matrix is not None and linear.shape[1] == 3:
                 linear = linear @ self.matrix.T
             encoded = _encode(linear)
-            target[start : start + _BATCH] = np.floor(np.clip(encoded, 0, 1) * full + 0.5) if whole else encoded
+            target[start : start + _BATCH] = (
+                np.floor(np.clip(encoded, 0, 1) * full + 0.5) if whole else encoded
+            )
         return out
 
     def changes_something(self) -> bool:
@@ -79,14 +99,17 @@ class _Shaper:
         if self.matrix is None:
             lattice = steps.reshape(-1, 1, 1)
         else:
-            lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(1, -1, 3)
+            lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(
+                1, -1, 3
+            )
         return bool(np.abs(self.apply(lattice).astype("int32") - lattice).max() > 257)
 
 
 def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -> np.ndarray:
     """Bring grey (1 channel), RGB (3) or CMYK (4, 0 is no ink) to grey or RGB in sRGB.
 
-    What `cicp` says goes before `profile`. A profile that is of another kind of picture, or cannot be applied, says nothing.
+    What `cicp` says goes before `profile`. A profile that is of another kind of picture, or cannot
+    be applied, says nothing.
 
     Raises:
         Unsupported: high dynamic range, or floating-point colours with a profile of tables.
@@ -98,22 +121,39 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
         if shaper is not None:
             return shaper.apply(colours) if shaper.changes_something() else colours
     if profile:
-        if colours.dtype != "uint8" and colours.shape[2] != 4 and (parsed := _parsed(profile)) is not None:
+        if (
+            colours.dtype != "uint8"
+            and colours.shape[2] != 4
+            and (parsed := _parsed(profile)) is not None
+        ):
             if parsed.matrix is None and colours.shape[2] == 3:
                 return colours  # the profile of a grey picture
             if colours.dtype == "float32" and parsed.bounded and np.abs(colours).max() > 1:
                 raise Unsupported(
-                    "a picture in floating point with values beyond 1, where its colour profile ends; convert it to sRGB or to a linear profile first"
+                    "a picture in floating point with values beyond 1, where its colour profile"
+                    " ends; convert it to sRGB or to a linear profile first"
                 )
             return parsed.apply(colours) if parsed.changes_something() else colours
         opened = _opened(profile, colours.shape[2])
         if opened is not None:
             if colours.dtype == "float32":
-                raise Unsupported("a picture in floating point whose colour profile is made of tables; convert it to sRGB or to a linear profile first")
-            eight = colours if colours.dtype == "uint8" else ((colours.astype("uint32") + 128) // 257).astype("uint8")
-            if colours.dtype == "uint16" and colours.shape[2] != 4 and _is_steep(opened, colours.shape[2]):
                 raise Unsupported(
-                    "a picture of 16 bits whose colour profile is made of tables for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
+                    "a picture in floating point whose colour profile is made of tables; convert it"
+                    " to sRGB or to a linear profile first"
+                )
+            eight = (
+                colours
+                if colours.dtype == "uint8"
+                else ((colours.astype("uint32") + 128) // 257).astype("uint8")
+            )
+            if (
+                colours.dtype == "uint16"
+                and colours.shape[2] != 4
+                and _is_steep(opened, colours.shape[2])
+            ):
+                raise Unsupported(
+                    "a picture of 16 bits whose colour profile is made of tables for linear light,"
+                    " which 8 bits cannot hold; convert it to sRGB or to another profile first"
                 )
             if colours.shape[2] == 4 or not _is_srgb(opened, eight.shape[2]):
                 converted = _by_lcms(eight, opened)
@@ -128,13 +168,17 @@ def convert(colours: np.ndarray, profile: bytes, cicp: tuple[int, int] | None) -
             out[:, :, i] = (1 - colours[:, :, i]) * (1 - colours[:, :, 3])
         else:
             full = int(np.iinfo(colours.dtype).max)
-            light = (full - colours[:, :, i].astype("uint64")) * (full - colours[:, :, 3].astype("uint64"))
+            light = (full - colours[:, :, i].astype("uint64")) * (
+                full - colours[:, :, 3].astype("uint64")
+            )
             out[:, :, i] = (light + full // 2) // full
     return out
 
 
 def srgb_from_lab(lab: np.ndarray, *, offset: bool) -> np.ndarray:
-    """Bring L*a*b* under D50 of 8 or 16 bits, as a TIFF holds it, to sRGB of equal depth. With `offset` a* and b* are unsigned about their middle (ICC), else two's complement (CIE)."""
+    """Bring L*a*b* under D50 of 8 or 16 bits, as a TIFF holds it, to sRGB of equal depth. With
+    `offset` a* and b* are unsigned about their middle (ICC), else two's complement (CIE).
+    """
     import numpy as np
 
     full = int(np.iinfo(lab.dtype).max)
@@ -149,7 +193,10 @@ def srgb_from_lab(lab: np.ndarray, *, offset: bool) -> np.ndarray:
         if offset:
             a, b = (part[:, i] / unit - middle / unit for i in (1, 2))
         else:
-            a, b = (np.where(part[:, i] >= middle, part[:, i] - full - 1, part[:, i]) / unit for i in (1, 2))
+            a, b = (
+                np.where(part[:, i] >= middle, part[:, i] - full - 1, part[:, i]) / unit
+                for i in (1, 2)
+            )
         y = (lightness + 16) / 116
         f = np.stack([y + a / 500, y, y - b / 200], axis=1)
         xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (3 * (6 / 29) ** 2)) * np.array(_D50)
@@ -162,7 +209,9 @@ def _encode(linear: np.ndarray) -> np.ndarray:
     import numpy as np
 
     size = np.abs(linear)
-    return np.copysign(np.where(size <= 0.0031308, 12.92 * size, 1.055 * size ** (1 / 2.4) - 0.055), linear)
+    return np.copysign(
+        np.where(size <= 0.0031308, 12.92 * size, 1.055 * size ** (1 / 2.4) - 0.055), linear
+    )
 
 
 def _decode(value: np.ndarray) -> np.ndarray:
@@ -179,17 +228,33 @@ def _values(curve: Curve, values: np.ndarray) -> np.ndarray:
         return np.copysign(curve(np.abs(values)), values)
 
 
-# -- code points ---------------------------------------------------------------------------------------------------------------------
+# -- code points
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _of_cicp(primaries: int, transfer: int) -> _Shaper | None:
-    """Give the colour space of two code points of H.273; None where they say nothing that can be applied."""
+    """Give the colour space of two code points of H.273; None where they say nothing that can be
+    applied.
+    """
     import numpy as np
 
     if transfer in (16, 18):
-        raise Unsupported(f"a picture of high dynamic range ({'PQ' if transfer == 16 else 'HLG'}), which sRGB cannot hold; tone-map it to sRGB first")
-    # BT.709 and its kin are what cameras apply; screens and other programs show such pictures with sRGB's curve.
-    curve: Curve | None = {1: _decode, 6: _decode, 14: _decode, 15: _decode, 13: _decode, 4: _power(2.2), 5: _power(2.8), 8: _power(1.0)}.get(transfer)
+        raise Unsupported(
+            f"a picture of high dynamic range ({'PQ' if transfer == 16 else 'HLG'}), which sRGB"
+            " cannot hold; tone-map it to sRGB first"
+        )
+    # BT.709 and its kin are what cameras apply; screens and other programs show such pictures with
+    # sRGB's curve.
+    curve: Curve | None = {
+        1: _decode,
+        6: _decode,
+        14: _decode,
+        15: _decode,
+        13: _decode,
+        4: _power(2.2),
+        5: _power(2.8),
+        8: _power(1.0),
+    }.get(transfer)
     if curve is None or primaries not in _PRIMARIES:
         return None
     matrix = np.linalg.inv(_light(*_PRIMARIES[1])) @ _light(*_PRIMARIES[primaries])
@@ -211,11 +276,14 @@ def _light(*primaries: tuple[float, float]) -> np.ndarray:
     return np.asarray(columns * np.linalg.solve(columns, white))
 
 
-# -- ICC profiles of curves and a matrix ---------------------------------------------------------------------------------------------
+# -- ICC profiles of curves and a matrix
+# ---------------------------------------------------------------------------------------------
 
 
 def _parsed(profile: bytes) -> _Shaper | None:
-    """Read a grey or RGB profile of curves and a matrix; None where it is of another kind or damaged."""
+    """Read a grey or RGB profile of curves and a matrix; None where it is of another kind or
+    damaged.
+    """
     import numpy as np
 
     try:
@@ -225,17 +293,32 @@ def _parsed(profile: bytes) -> _Shaper | None:
         for i in range(min(count, 200)):
             name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * i)
             tags[name] = profile[at : at + size]
-        if profile[36:40] != b"acsp" or any(name in tags for name in (b"A2B0", b"A2B1", b"D2B0", b"D2B1")):
+        if profile[36:40] != b"acsp" or any(
+            name in tags for name in (b"A2B0", b"A2B1", b"D2B0", b"D2B1")
+        ):
             return None
         if space == b"GRAY" and connection in (b"XYZ ", b"Lab "):
             curve = _curve(tags[b"kTRC"])
-            return _sound(_Shaper((curve if connection == b"XYZ " else _from_lightness(curve),), None, _is_table(tags[b"kTRC"])))
+            return _sound(
+                _Shaper(
+                    (curve if connection == b"XYZ " else _from_lightness(curve),),
+                    None,
+                    _is_table(tags[b"kTRC"]),
+                )
+            )
         if space != b"RGB " or connection != b"XYZ ":
             return None
         curves = tuple(_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
-        columns = np.array([[number / 65536 for number in struct.unpack_from(">iii", tags[name], 8)] for name in (b"rXYZ", b"gXYZ", b"bXYZ")]).T
+        columns = np.array(
+            [
+                [number / 65536 for number in struct.unpack_from(">iii", tags[name], 8)]
+                for name in (b"rXYZ", b"gXYZ", b"bXYZ")
+            ]
+        ).T
         white = columns.sum(axis=1)
-        if (np.abs(white - _D50) < 0.02).all():  # rounded in 16 bits: what is white is to come out white
+        if (
+            np.abs(white - _D50) < 0.02
+        ).all():  # rounded in 16 bits: what is white is to come out white
             columns = columns * (np.array(_D50) / white)[:, None]
         bounded = any(_is_table(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC"))
         return _sound(_Shaper(curves, np.linalg.inv(np.array(_XYZ_OF_SRGB)) @ columns, bounded))
@@ -247,7 +330,13 @@ def _sound(shaper: _Shaper) -> _Shaper | None:
     """Pass on what gives finite light for every value: the numbers of a profile may be anything."""
     import numpy as np
 
-    return shaper if all(np.isfinite(_values(curve, np.arange(65536) / 65535)).all() for curve in shaper.curves) else None
+    return (
+        shaper
+        if all(
+            np.isfinite(_values(curve, np.arange(65536) / 65535)).all() for curve in shaper.curves
+        )
+        else None
+    )
 
 
 def _is_table(tag: bytes) -> bool:
@@ -294,14 +383,19 @@ def _curve(tag: bytes) -> Curve:
         c, d = numbers[3:]
     else:
         c, d, e, f = numbers[3:]
-    return lambda value: np.where(value >= d, np.power(np.maximum(a * value + b, 0), g) + e, c * value + f)
+    return lambda value: np.where(
+        value >= d, np.power(np.maximum(a * value + b, 0), g) + e, c * value + f
+    )
 
 
-# -- ICC profiles of any kind, in 8 bits ---------------------------------------------------------------------------------------------
+# -- ICC profiles of any kind, in 8 bits
+# ---------------------------------------------------------------------------------------------
 
 
 def _opened(profile: bytes, channels: int) -> ImageCmsProfile | None:
-    """Open a profile, unless it is of no use for pictures of so many channels. A grey picture may carry the RGB profile of the program's documents."""
+    """Open a profile, unless it is of no use for pictures of so many channels. A grey picture may
+    carry the RGB profile of the program's documents.
+    """
     from PIL import ImageCms
 
     try:
@@ -313,14 +407,18 @@ def _opened(profile: bytes, channels: int) -> ImageCmsProfile | None:
 
 
 def _is_srgb(profile: ImageCmsProfile, channels: int) -> bool:
-    """Whether a profile is sRGB by what it does: its name may say anything. True where no colour of a lattice moves by more than a level."""
+    """Whether a profile is sRGB by what it does: its name may say anything. True where no colour of
+    a lattice moves by more than a level.
+    """
     import numpy as np
 
     steps = np.arange(0, 256, 1 if channels == 1 else 17, dtype="uint8")
     if channels == 1:
         lattice = steps.reshape(16, 16, 1)
     else:
-        lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(64, 64, 3)
+        lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(
+            64, 64, 3
+        )
     converted = _by_lcms(lattice, profile)
     return converted is None or bool(np.abs(converted.astype("int32") - lattice).max() <= 1)
 
@@ -331,7 +429,10 @@ def _is_steep(profile: ImageCmsProfile, channels: int) -> bool:
 
     greys = np.repeat(np.arange(256, dtype="uint8").reshape(16, 16, 1), channels, axis=2)
     converted = _by_lcms(greys, profile)
-    return converted is not None and int(np.abs(np.diff(converted.reshape(256, -1).astype("int32"), axis=0)).max()) > 6
+    return (
+        converted is not None
+        and int(np.abs(np.diff(converted.reshape(256, -1).astype("int32"), axis=0)).max()) > 6
+    )
 
 
 def _by_lcms(colours: np.ndarray, profile: ImageCmsProfile) -> np.ndarray | None:
@@ -362,4 +463,6 @@ def _picture(colours: np.ndarray) -> PIL.Image.Image:
     import PIL.Image
 
     height, width, channels = colours.shape
-    return PIL.Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[channels], (width, height), colours.tobytes())
+    return PIL.Image.frombytes(
+        {1: "L", 3: "RGB", 4: "CMYK"}[channels], (width, height), colours.tobytes()
+    )

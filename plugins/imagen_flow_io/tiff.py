@@ -1,11 +1,16 @@
-"""Read the first picture of a TIFF or BigTIFF: any depth, byte order, arrangement and predictor, as the file means it.
+"""Read the first picture of a TIFF or BigTIFF: any depth, byte order, arrangement and predictor, as
+the file means it.
 
-Pillow knows a list of combinations, and guesses outside of it. So the directory is read and the samples are put together here; Pillow's libtiff unpacks what Python does not (LZW,
-PackBits, Zstandard), and decodes what is a picture of its own, JPEG and fax, where the directory says that it can.
+Pillow knows a list of combinations, and guesses outside of it. So the directory is read and the
+samples are put together here; Pillow's libtiff unpacks what Python does not (LZW,
+PackBits, Zstandard), and decodes what is a picture of its own, JPEG and fax, where the directory
+says that it can.
 
-No number of the directory is believed: whatever is read lies inside the file, and what a picture takes in memory is checked before it is taken.
+No number of the directory is believed: whatever is read lies inside the file, and what a picture
+    takes in memory is checked before it is taken.
 
-Source: TIFF 6.0 (Adobe, 1992) by its sections; Adobe's TIFF Technical Notes 1 to 3 (floating-point predictor in Note 3); BigTIFF as libtiff describes it.
+Source: TIFF 6.0 (Adobe, 1992) by its sections; Adobe's TIFF Technical Notes 1 to 3 (floating-point
+    predictor in Note 3); BigTIFF as libtiff describes it.
 """
 
 from __future__ import annotations
@@ -23,14 +28,46 @@ from .profiles import srgb_from_lab
 if TYPE_CHECKING:
     import numpy as np
 
-_NUMBERS = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
+_NUMBERS = {
+    1: "u1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
+}
 """The integer types of a field (section 2), in numpy's words."""
 
 _COMPRESSIONS = {
-    2: "CCITT fax", 3: "CCITT fax", 4: "CCITT fax", 6: "old-style JPEG", 7: "JPEG", 9: "JBIG", 10: "JBIG", 32771: "CCITT fax", 32809: "ThunderScan",
-    33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34661: "JBIG", 34676: "SGI LogLuv", 34677: "SGI LogLuv", 34712: "JPEG 2000", 34887: "LERC",
-    34892: "lossy DNG", 34933: "PNG", 34934: "JPEG XR", 48124: "JETRAW", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
-}  # fmt: skip
+    2: "CCITT fax",
+    3: "CCITT fax",
+    4: "CCITT fax",
+    6: "old-style JPEG",
+    7: "JPEG",
+    9: "JBIG",
+    10: "JBIG",
+    32771: "CCITT fax",
+    32809: "ThunderScan",
+    33003: "JPEG 2000",
+    33004: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34676: "SGI LogLuv",
+    34677: "SGI LogLuv",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy DNG",
+    34933: "PNG",
+    34934: "JPEG XR",
+    48124: "JETRAW",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
 _BY_LIBTIFF = {5: "LZW", 32773: "PackBits", 50000: "Zstandard"}
 _DEFLATE = (8, 32946)
 _LZMA = 34925
@@ -42,7 +79,10 @@ _PICTURES = (2, 3, 4, 6, 7, 32771)
 _RATIOS = {1: 1, 5: 1400, 32773: 64, _LZMA: 1 << 16, 50000: 1 << 16}
 """To how many bytes one can unpack at most (1,032 with Deflate): what promises more is refused before any memory is taken."""
 
-_SIGNED = "a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned integers or as floating point"
+_SIGNED = (
+    "a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned"
+    " integers or as floating point"
+)
 _MOST_SAMPLES = 32
 _BYTES_A_PIXEL = 16
 """What a picture may take, in bytes for each pixel that is allowed: RGBA as float32."""
@@ -88,12 +128,19 @@ class _Directory:
         if kind != 5 or count > 64 or at + 8 * count > len(self.content):
             raise Damaged(f"its field {tag} holds no fractions")
         numbers = struct.unpack_from(f"{self.order}{2 * count}I", self.content, at)
-        return [above / below if below else 0.0 for above, below in zip(numbers[::2], numbers[1::2], strict=True)]
+        return [
+            above / below if below else 0.0
+            for above, below in zip(numbers[::2], numbers[1::2], strict=True)
+        ]
 
     def raw(self, tag: int) -> bytes:
         """Give a field of bytes; nothing where there is none or it lies outside the file."""
         kind, count, at = self.fields.get(tag, (1, 0, 0))
-        return self.content[at : at + count] if kind in (1, 2, 6, 7) and at + count <= len(self.content) else b""
+        return (
+            self.content[at : at + count]
+            if kind in (1, 2, 6, 7) and at + count <= len(self.content)
+            else b""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,30 +196,48 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
 
     samples = directory.number(277, 1)
     if not 1 <= samples <= _MOST_SAMPLES:
-        raise Unsupported(f"a TIFF of {samples} channels, and up to {_MOST_SAMPLES} can be read; save it as grey or RGB")
+        raise Unsupported(
+            f"a TIFF of {samples} channels, and up to {_MOST_SAMPLES} can be read; save it as grey"
+            " or RGB"
+        )
     bits = _equal(directory.numbers(258), 1, samples, "bits")
     compression, photometric = directory.number(259, 1), directory.number(262, -1)
     if photometric < 0:
-        raise Unsupported("a TIFF that does not say what its numbers mean (PhotometricInterpretation is missing); save it again in an image editor")
+        raise Unsupported(
+            "a TIFF that does not say what its numbers mean (PhotometricInterpretation is missing);"
+            " save it again in an image editor"
+        )
     if compression in _PICTURES or photometric == 6:
         _check_for_pillow(directory, compression, photometric, bits, samples)
         _check_pieces(directory, compression)
         return None
     if compression not in (1, *_DEFLATE, _LZMA, *_BY_LIBTIFF):
         named = _COMPRESSIONS.get(compression)
-        raise Unsupported(f"a TIFF compressed by {named or f'method {compression}'}, which cannot be read; save it with LZW or Deflate compression")
+        raise Unsupported(
+            f"a TIFF compressed by {named or f'method {compression}'}, which cannot be read; save"
+            " it with LZW or Deflate compression"
+        )
     form = _form(directory, samples, bits)
     colours, alpha, premultiplied = _channels(directory, photometric, samples)
     if photometric in (0, 3) and form == 3:
         raise Unsupported(
-            f"a TIFF of floating-point numbers {'in which 0 is white' if photometric == 0 else 'as indices of a palette'}, which have no agreed meaning; save it as grey or RGB"
+            "a TIFF of floating-point numbers"
+            f" {'in which 0 is white' if photometric == 0 else 'as indices of a palette'}, which"
+            " have no agreed meaning; save it as grey or RGB"
         )
-    if (photometric == 3 and bits > 16) or (photometric in (8, 9) and (bits not in (8, 16) or form != 1)):
-        raise Unsupported(f"a TIFF {'with a palette' if photometric == 3 else 'in L*a*b*'} of {bits} bits; save it as RGB")
+    if (photometric == 3 and bits > 16) or (
+        photometric in (8, 9) and (bits not in (8, 16) or form != 1)
+    ):
+        raise Unsupported(
+            f"a TIFF {'with a palette' if photometric == 3 else 'in L*a*b*'} of {bits} bits; save"
+            " it as RGB"
+        )
     layout = _layout(directory, width, height, bits, form, samples, compression)
     if width * height * samples * ((bits + 7) // 8) > max_pixels * _BYTES_A_PIXEL:
         raise Unsupported(
-            f"a TIFF of {width:,} x {height:,} pixels with {samples} channels of {bits} bits, more than max_pixels allows ({max_pixels:,}); raise max_pixels or make the picture smaller"
+            f"a TIFF of {width:,} x {height:,} pixels with {samples} channels of {bits} bits, more"
+            f" than max_pixels allows ({max_pixels:,}); raise max_pixels or make the picture"
+            " smaller"
         )
 
     wanted = [*range(colours), *([] if alpha is None else [alpha])]
@@ -205,7 +270,13 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
             pixels = np.minimum(pixels, np.float32(1))
     profile = b"" if photometric in (8, 9) else directory.raw(34675)
     turned = directory.number(274, 1) if directory.fields.get(274, (0,))[0] in _NUMBERS else 1
-    return Decoded(pixels, opacity, profile, None, turned if turned in range(1, 9) else orientation_of(b"", directory.raw(700)))
+    return Decoded(
+        pixels,
+        opacity,
+        profile,
+        None,
+        turned if turned in range(1, 9) else orientation_of(b"", directory.raw(700)),
+    )
 
 
 def _read_directory(content: bytes) -> _Directory:
@@ -229,13 +300,33 @@ def _read_directory(content: bytes) -> _Directory:
         for start in range(at, at + count * step, step):
             tag, kind, number = struct.unpack_from(order + entry, content, start)
             value = start + step - room
-            size = number * {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}.get(kind, 1)
+            size = number * {
+                1: 1,
+                2: 1,
+                3: 2,
+                4: 4,
+                5: 8,
+                6: 1,
+                7: 1,
+                8: 2,
+                9: 4,
+                10: 8,
+                11: 4,
+                12: 8,
+                13: 4,
+                16: 8,
+                17: 8,
+                18: 8,
+            }.get(kind, 1)
             if size > room:
                 (value,) = struct.unpack_from(order + ("Q" if big else "I"), content, value)
             if start + step > len(content):
                 raise Damaged("its directory ends too early")
             fields.setdefault(tag, (kind, number, value))
-    except (struct.error, OverflowError):  # an offset beyond the file, or beyond what an index can be
+    except (
+        struct.error,
+        OverflowError,
+    ):  # an offset beyond the file, or beyond what an index can be
         raise Damaged("its directory lies outside the file") from None
     return _Directory(content, order, big, fields)
 
@@ -243,10 +334,20 @@ def _read_directory(content: bytes) -> _Directory:
 def _refuse_raw(directory: _Directory) -> None:
     photometric = directory.number(262, -1)
     canon = directory.content[8:10] == b"CR"
-    if canon or 50706 in directory.fields or photometric in (32803, 34892, 51177, 52527) or (directory.number(254, 0) & 1 and 330 in directory.fields):
-        raise Unsupported("a camera's raw picture, of which only a thumbnail is a plain TIFF; develop it and save the result as TIFF or PNG")
+    if (
+        canon
+        or 50706 in directory.fields
+        or photometric in (32803, 34892, 51177, 52527)
+        or (directory.number(254, 0) & 1 and 330 in directory.fields)
+    ):
+        raise Unsupported(
+            "a camera's raw picture, of which only a thumbnail is a plain TIFF; develop it and save"
+            " the result as TIFF or PNG"
+        )
     if photometric not in (0, 1, 2, 3, 5, 6, 8, 9):
-        named = {4: "a transparency mask", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}.get(photometric, f"of photometric interpretation {photometric}")
+        named = {4: "a transparency mask", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}.get(
+            photometric, f"of photometric interpretation {photometric}"
+        )
         raise Unsupported(f"a TIFF that is {named}, which cannot be read; save it as grey or RGB")
 
 
@@ -258,26 +359,40 @@ def _equal(values: np.ndarray, default: int, samples: int, what: str) -> int:
         raise Damaged(f"it has {samples} channels, and says the {what} of {len(values)}")
     kinds = sorted({int(value) for value in values[:samples]})
     if len(kinds) > 1:
-        raise Unsupported(f"a TIFF whose channels differ in {what} ({', '.join(map(str, kinds))}); save it with equal ones")
+        raise Unsupported(
+            f"a TIFF whose channels differ in {what} ({', '.join(map(str, kinds))}); save it with"
+            " equal ones"
+        )
     return kinds[0]
 
 
 def _form(directory: _Directory, samples: int, bits: int) -> int:
     form = _equal(directory.numbers(339), 1, samples, "sample format")
     if form == 2 and bits == 32 and directory.number(262) in (1, 2):
-        return 2  # how programs that know no unsigned integers (Pillow's mode I) write 16 bits; the values tell
+        # how programs that know no unsigned integers (Pillow's mode I) write 16 bits; the values
+        # tell
+        return 2
     if form == 2:
         raise Unsupported(_SIGNED)
     if form not in (1, 3, 4):
-        raise Unsupported("a TIFF of complex numbers; save it as unsigned integers or as floating point")
+        raise Unsupported(
+            "a TIFF of complex numbers; save it as unsigned integers or as floating point"
+        )
     if form == 3 and bits not in (16, 32, 64):
         raise Unsupported(f"a TIFF of floating-point numbers of {bits} bits; save it with 32 bits")
-    if form != 3 and not (1 <= bits <= 16 or bits == 32):  # the order of the bytes of 24 is not agreed
-        raise Unsupported(f"a TIFF of {bits} bits a channel; save it with 8 or 16 bits, or as floating point with 32")
+    if form != 3 and not (
+        1 <= bits <= 16 or bits == 32
+    ):  # the order of the bytes of 24 is not agreed
+        raise Unsupported(
+            f"a TIFF of {bits} bits a channel; save it with 8 or 16 bits, or as floating point"
+            " with 32"
+        )
     return 3 if form == 3 else 1
 
 
-def _channels(directory: _Directory, photometric: int, samples: int) -> tuple[int, int | None, bool]:
+def _channels(
+    directory: _Directory, photometric: int, samples: int
+) -> tuple[int, int | None, bool]:
     """Give how many channels are colours, which one is alpha, and whether it is multiplied in."""
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 8: 3, 9: 3}[photometric]
     if samples < colours:
@@ -285,17 +400,27 @@ def _channels(directory: _Directory, photometric: int, samples: int) -> tuple[in
             raise Unsupported("a TIFF that holds L* alone; save it as grey")
         raise Damaged(f"it has {samples} channels, and its colours take {colours}")
     if photometric == 5 and (directory.number(332, 1) != 1 or directory.number(334, 4) != 4):
-        raise Unsupported("a TIFF of inks other than cyan, magenta, yellow and black; save it as CMYK or RGB")
+        raise Unsupported(
+            "a TIFF of inks other than cyan, magenta, yellow and black; save it as CMYK or RGB"
+        )
     if photometric == 5 and len(ranged := directory.numbers(336)):
         bits = _equal(directory.numbers(258), 1, samples, "bits")
-        if {int(low) for low in ranged[0::2]} != {0} or {int(high) for high in ranged[1::2]} != {(1 << bits) - 1}:
-            raise Unsupported("a TIFF of inks in a range of their own (DotRange); save it as CMYK of the full range, or as RGB")
+        if {int(low) for low in ranged[0::2]} != {0} or {int(high) for high in ranged[1::2]} != {
+            (1 << bits) - 1
+        }:
+            raise Unsupported(
+                "a TIFF of inks in a range of their own (DotRange); save it as CMYK of the full"
+                " range, or as RGB"
+            )
     kinds = [int(kind) for kind in directory.numbers(338)[: samples - colours]]
     if not kinds and photometric == 2 and samples == 4:
         return colours, 3, False  # older programs do not say that the fourth is alpha
     others = samples - colours
     if len(kinds) < others or (colours == 1 and others > 1 and not {1, 2, 999} & set(kinds)):
-        raise Unsupported(f"a TIFF of {samples} channels that does not say which of them are the picture; save it as grey or RGB")
+        raise Unsupported(
+            f"a TIFF of {samples} channels that does not say which of them are the picture; save it"
+            " as grey or RGB"
+        )
     # 999 is what one program (Corel Draw 10) writes for 2.
     for index, kind in enumerate(kinds):
         if kind in (1, 2, 999):
@@ -303,51 +428,101 @@ def _channels(directory: _Directory, photometric: int, samples: int) -> tuple[in
     return colours, None, False
 
 
-def _check_for_pillow(directory: _Directory, compression: int, photometric: int, bits: int, samples: int) -> None:
+def _check_for_pillow(
+    directory: _Directory, compression: int, photometric: int, bits: int, samples: int
+) -> None:
     """Refuse what Pillow's libtiff would not decode, or not rightly."""
     named = _COMPRESSIONS.get(compression, "YCbCr")
     if compression not in (*_PICTURES, 1, *_DEFLATE, _LZMA, *_BY_LIBTIFF):
         raise Unsupported(
-            f"a TIFF compressed by {named if compression in _COMPRESSIONS else f'method {compression}'}, which cannot be read; save it with LZW or Deflate compression"
+            "a TIFF compressed by"
+            f" {named if compression in _COMPRESSIONS else f'method {compression}'}, which cannot"
+            " be read; save it with LZW or Deflate compression"
         )
     if directory.number(284, 1) != 1 and samples > 1 and (compression != 7 or photometric == 6):
-        raise Unsupported(f"a TIFF in {named} whose channels lie apart; save it with LZW or Deflate compression")
+        raise Unsupported(
+            f"a TIFF in {named} whose channels lie apart; save it with LZW or Deflate compression"
+        )
     if compression in (2, 3, 4, 32771):
         if (bits, samples) != (1, 1) or photometric not in (0, 1):
-            raise Unsupported(f"a TIFF in {named} that is not black and white; save it with LZW or Deflate compression")
+            raise Unsupported(
+                f"a TIFF in {named} that is not black and white; save it with LZW or Deflate"
+                " compression"
+            )
         return
-    if photometric == 6 and (directory.number(266, 1) != 1 or (compression in (1, 6, 7) and not _is_plain_ycbcr(directory, compression))):
-        raise Unsupported("a TIFF in YCbCr of a range, coefficients or arrangement of its own; save it as RGB")
-    right = {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,), 6: (3,)}.get(photometric, ()) if compression != 6 else (1, 3)
-    if bits != 8 or samples not in right or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4):
-        raise Unsupported(f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save it with LZW or Deflate compression")
+    if photometric == 6 and (
+        directory.number(266, 1) != 1
+        or (compression in (1, 6, 7) and not _is_plain_ycbcr(directory, compression))
+    ):
+        raise Unsupported(
+            "a TIFF in YCbCr of a range, coefficients or arrangement of its own; save it as RGB"
+        )
+    right = (
+        {0: (1,), 1: (1, 2), 2: (3, 4), 5: (4,), 6: (3,)}.get(photometric, ())
+        if compression != 6
+        else (1, 3)
+    )
+    if (
+        bits != 8
+        or samples not in right
+        or _equal(directory.numbers(339), 1, samples, "sample format") not in (1, 4)
+    ):
+        raise Unsupported(
+            f"a TIFF in {named} of {samples} channels and {bits} bits, which cannot be read; save"
+            " it with LZW or Deflate compression"
+        )
 
 
 def _check_pieces(directory: _Directory, compression: int) -> None:
     """Refuse a file some of whose pieces are missing: Pillow leaves black what no piece covers."""
     width, height = directory.number(256), directory.number(257)
     tiled = 324 in directory.fields
-    offsets, sizes = directory.numbers(324 if tiled else 273), directory.numbers(325 if tiled else 279)
+    offsets, sizes = (
+        directory.numbers(324 if tiled else 273),
+        directory.numbers(325 if tiled else 279),
+    )
     if compression == 6 and not len(offsets):
         return  # one JPEG stream, which lies elsewhere
-    across, rows = (-(-width // max(1, directory.number(322))), directory.number(323)) if tiled else (1, min(directory.number(278, height), height))
+    across, rows = (
+        (-(-width // max(1, directory.number(322))), directory.number(323))
+        if tiled
+        else (1, min(directory.number(278, height), height))
+    )
     down = -(-height // max(1, rows))
     count = across * down * (directory.number(277, 1) if directory.number(284, 1) == 2 else 1)
     if min(len(offsets), len(sizes)) < count:
-        raise Damaged(f"its pixels lie in {count:,} pieces, and it says where {min(len(offsets), len(sizes)):,} are")
+        raise Damaged(
+            f"its pixels lie in {count:,} pieces, and it says where"
+            f" {min(len(offsets), len(sizes)):,} are"
+        )
     for index in range(count):
         offset, size = int(offsets[index]), int(sizes[index])
         if offset + size > len(directory.content):
-            raise Damaged(f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the file at {len(directory.content):,}")
+            raise Damaged(
+                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the"
+                f" file at {len(directory.content):,}"
+            )
         if compression == 1 and not tiled and size < 3 * width * min(rows, height - index * rows):
-            raise Damaged(f"a piece of its pixels holds {size:,} bytes of {3 * width * min(rows, height - index * rows):,}")
+            raise Damaged(
+                f"a piece of its pixels holds {size:,} bytes of"
+                f" {3 * width * min(rows, height - index * rows):,}"
+            )
 
 
 def _is_plain_ycbcr(directory: _Directory, compression: int) -> bool:
-    """Whether YCbCr is that of JPEG, which Pillow takes it for unless libtiff converts it; and, where it lies uncompressed, colours have the size of the picture."""
-    coefficients, levels = directory.ratios(529) or [0.299, 0.587, 0.114], directory.ratios(532) or [0, 255, 128, 255, 128, 255]
-    plain = all(abs(a - b) < 0.001 for a, b in zip(coefficients, (0.299, 0.587, 0.114), strict=False))
-    plain = plain and all(abs(a - b) <= 1 for a, b in zip(levels, (0, 255, 128, 255, 128, 255), strict=False))
+    """Whether YCbCr is that of JPEG, which Pillow takes it for unless libtiff converts it; and,
+    where it lies uncompressed, colours have the size of the picture.
+    """
+    coefficients, levels = (
+        directory.ratios(529) or [0.299, 0.587, 0.114],
+        directory.ratios(532) or [0, 255, 128, 255, 128, 255],
+    )
+    plain = all(
+        abs(a - b) < 0.001 for a, b in zip(coefficients, (0.299, 0.587, 0.114), strict=False)
+    )
+    plain = plain and all(
+        abs(a - b) <= 1 for a, b in zip(levels, (0, 255, 128, 255, 128, 255), strict=False)
+    )
     if compression != 1:
         return plain
     sampling = [int(value) for value in directory.numbers(530)]
@@ -355,23 +530,65 @@ def _is_plain_ycbcr(directory: _Directory, compression: int) -> bool:
     return plain and (sampling == [1, 1] or (not sampling and whole))
 
 
-def _layout(directory: _Directory, width: int, height: int, bits: int, form: int, samples: int, compression: int) -> _Layout:
-    planar, predictor, fill = directory.number(284, 1), directory.number(317, 1), directory.number(266, 1)
+def _layout(
+    directory: _Directory,
+    width: int,
+    height: int,
+    bits: int,
+    form: int,
+    samples: int,
+    compression: int,
+) -> _Layout:
+    planar, predictor, fill = (
+        directory.number(284, 1),
+        directory.number(317, 1),
+        directory.number(266, 1),
+    )
     if planar not in (1, 2) or fill not in (1, 2):
-        raise Damaged(f"its planar configuration is {planar} and its fill order {fill}; both can be 1 or 2")
+        raise Damaged(
+            f"its planar configuration is {planar} and its fill order {fill}; both can be 1 or 2"
+        )
     if compression not in (5, *_DEFLATE, _LZMA, 50000):
         predictor = 1  # section 14: a predictor belongs to a compression that knows it
-    if (predictor == 2 and bits not in (8, 16, 32, 64)) or (predictor == 3 and form != 3) or predictor not in (1, 2, 3):
-        raise Unsupported(f"a TIFF of {bits} bits a channel with predictor {predictor}, which do not go together; save it without a predictor")
+    if (
+        (predictor == 2 and bits not in (8, 16, 32, 64))
+        or (predictor == 3 and form != 3)
+        or predictor not in (1, 2, 3)
+    ):
+        raise Unsupported(
+            f"a TIFF of {bits} bits a channel with predictor {predictor}, which do not go together;"
+            " save it without a predictor"
+        )
     tiled = 322 in directory.fields or 323 in directory.fields
-    tile = (directory.number(322), directory.number(323)) if tiled else (width, min(directory.number(278, height), height))
+    tile = (
+        (directory.number(322), directory.number(323))
+        if tiled
+        else (width, min(directory.number(278, height), height))
+    )
     if min(tile) < 1:
         raise Damaged(f"it lies in pieces of {tile[0]} x {tile[1]} pixels")
-    return _Layout(width, height, bits, form, samples, planar == 2 and samples > 1, predictor, compression, fill == 2, directory.order, tile, tiled)
+    return _Layout(
+        width,
+        height,
+        bits,
+        form,
+        samples,
+        planar == 2 and samples > 1,
+        predictor,
+        compression,
+        fill == 2,
+        directory.order,
+        tile,
+        tiled,
+    )
 
 
-def _samples(content: bytes, directory: _Directory, layout: _Layout, wanted: list[int], max_pixels: int) -> np.ndarray:
-    """Give the samples of the wanted channels, (height, width, channels), in this machine's byte order."""
+def _samples(
+    content: bytes, directory: _Directory, layout: _Layout, wanted: list[int], max_pixels: int
+) -> np.ndarray:
+    """Give the samples of the wanted channels, (height, width, channels), in this machine's byte
+    order.
+    """
     import numpy as np
 
     tile_width, tile_height = layout.tile
@@ -382,13 +599,22 @@ def _samples(content: bytes, directory: _Directory, layout: _Layout, wanted: lis
     sizes = directory.numbers(325 if tiled and 325 in directory.fields else 279)
     count = pieces * (layout.samples if layout.planes else 1)
     if len(offsets) < count or (len(sizes) < count and layout.compression != 1):
-        raise Damaged(f"its pixels lie in {count:,} pieces, and it says where {min(len(offsets), len(sizes)):,} are")
+        raise Damaged(
+            f"its pixels lie in {count:,} pieces, and it says where"
+            f" {min(len(offsets), len(sizes)):,} are"
+        )
     piece_bytes = layout.row_bytes * tile_height
     if piece_bytes > max(max_pixels, 1 << 20) * _BYTES_A_PIXEL:
-        raise Unsupported(f"a TIFF in pieces of {tile_width:,} x {tile_height:,} pixels, more than max_pixels allows ({max_pixels:,}); raise max_pixels")
+        raise Unsupported(
+            f"a TIFF in pieces of {tile_width:,} x {tile_height:,} pixels, more than max_pixels"
+            f" allows ({max_pixels:,}); raise max_pixels"
+        )
     whole = (piece_bytes * pieces if tiled else layout.row_bytes * layout.height) * len(planes)
     if whole > _RATIOS.get(layout.compression, 1032) * len(content):
-        raise Damaged(f"it ends too early: {layout.width:,} x {layout.height:,} pixels cannot be in {len(content):,} bytes")
+        raise Damaged(
+            f"it ends too early: {layout.width:,} x {layout.height:,} pixels cannot be in"
+            f" {len(content):,} bytes"
+        )
 
     if layout.form == 3:
         dtype = f"float{layout.bits}"
@@ -415,7 +641,9 @@ def _samples(content: bytes, directory: _Directory, layout: _Layout, wanted: lis
     return out
 
 
-def _unpacked(content: bytes, layout: _Layout, offsets: np.ndarray, sizes: np.ndarray, numbers: range) -> Iterator[np.ndarray]:
+def _unpacked(
+    content: bytes, layout: _Layout, offsets: np.ndarray, sizes: np.ndarray, numbers: range
+) -> Iterator[np.ndarray]:
     """Yield the unpacked rows, (rows, bytes of a row), of some pieces at a time."""
     import numpy as np
 
@@ -428,10 +656,17 @@ def _unpacked(content: bytes, layout: _Layout, offsets: np.ndarray, sizes: np.nd
         offset = int(offsets[number])
         size = rows * row_bytes if layout.compression == 1 else int(sizes[number])
         if size < 1 or offset < 8:
-            raise Unsupported("a TIFF some of whose pieces are left out (sparse, or never finished); save it whole")
+            raise Unsupported(
+                "a TIFF some of whose pieces are left out (sparse, or never finished); save it"
+                " whole"
+            )
         if offset + size > len(content):
-            raise Damaged(f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the file at {len(content):,}")
-        # No compression makes this much of what it does not make smaller. Without the bound, many pieces could each claim the whole file.
+            raise Damaged(
+                f"it ends too early: a piece of its pixels ends at byte {offset + size:,}, and the"
+                f" file at {len(content):,}"
+            )
+        # No compression makes this much of what it does not make smaller. Without the bound, many
+        # pieces could each claim the whole file.
         piece = content[offset : offset + min(size, 2 * rows * row_bytes + 1024)]
         batch.append((piece.translate(_REVERSED) if layout.reversed else piece, rows))
         pending += rows * row_bytes
@@ -439,9 +674,13 @@ def _unpacked(content: bytes, layout: _Layout, offsets: np.ndarray, sizes: np.nd
             if layout.compression in _BY_LIBTIFF:
                 yield _by_libtiff(batch, layout)
             else:
-                unpack = {1: lambda piece, size: piece, _LZMA: _by_lzma}.get(layout.compression, _inflated)
+                unpack = {1: lambda piece, size: piece, _LZMA: _by_lzma}.get(
+                    layout.compression, _inflated
+                )
                 data = [unpack(piece, rows * row_bytes) for piece, rows in batch]
-                yield np.frombuffer(data[0] if len(data) == 1 else b"".join(data), "uint8").reshape(-1, row_bytes)
+                yield np.frombuffer(data[0] if len(data) == 1 else b"".join(data), "uint8").reshape(
+                    -1, row_bytes
+                )
             batch, pending = [], 0
 
 
@@ -501,13 +740,24 @@ def _by_libtiff(batch: list[tuple[bytes, int]], layout: _Layout) -> np.ndarray:
         if len(packed) > 4:
             packed, values = struct.pack("<I", behind + len(values)), values + packed
         entries += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
-    made = [struct.pack("<2sHI", b"II", 42, more), *(piece for piece, _ in batch), b"\0" * (at % 2), struct.pack("<H", len(fields)), entries, b"\0" * 4, values]
+    made = [
+        struct.pack("<2sHI", b"II", 42, more),
+        *(piece for piece, _ in batch),
+        b"\0" * (at % 2),
+        struct.pack("<H", len(fields)),
+        entries,
+        b"\0" * 4,
+        values,
+    ]
     try:
         with TiffImageFile(io.BytesIO(b"".join(made))) as picture:
             return np.array(picture)
     except OSError as error:
         able = ", or this Pillow was built without it" if layout.compression == 50000 else ""
-        raise Damaged(f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged ({error}){able}") from error
+        raise Damaged(
+            f"its pixels, compressed by {_BY_LIBTIFF[layout.compression]}, are damaged"
+            f" ({error}){able}"
+        ) from error
 
 
 def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
@@ -519,9 +769,16 @@ def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
         return _split_bits(rows, bits, width * samples).reshape(len(rows), width, samples)
     size = bits // 8
     if layout.predictor == 3:
-        # Note 3: the bytes of a row are sorted by weight, the greatest first, then differenced at the distance of a pixel.
-        whole = np.cumsum(rows.reshape(len(rows), -1, samples), axis=1, dtype="uint8").reshape(len(rows), size, width * samples)
-        found = np.ascontiguousarray(whole.transpose(0, 2, 1)).view(f">f{size}").reshape(len(rows), width, samples)
+        # Note 3: the bytes of a row are sorted by weight, the greatest first, then differenced at
+        # the distance of a pixel.
+        whole = np.cumsum(rows.reshape(len(rows), -1, samples), axis=1, dtype="uint8").reshape(
+            len(rows), size, width * samples
+        )
+        found = (
+            np.ascontiguousarray(whole.transpose(0, 2, 1))
+            .view(f">f{size}")
+            .reshape(len(rows), width, samples)
+        )
         return found.astype(f"float{bits}")
     found = rows.view(f"{layout.order}u{size}").reshape(len(rows), width, samples)
     found = found.astype(f"uint{bits}", copy=False)
@@ -531,13 +788,17 @@ def _numbers(rows: np.ndarray, layout: _Layout) -> np.ndarray:
 
 
 def _split_bits(rows: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Split rows into numbers of some bits each, the first in the highest bits, whatever the byte order."""
+    """Split rows into numbers of some bits each, the first in the highest bits, whatever the byte
+    order.
+    """
     import numpy as np
 
     out = np.empty((len(rows), count), "uint8" if bits <= 8 else "uint16")
     step = max(1, (1 << 20) // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
-        flat = np.unpackbits(rows[start : start + step], axis=1, count=count * bits).reshape(-1, count, bits)
+        flat = np.unpackbits(rows[start : start + step], axis=1, count=count * bits).reshape(
+            -1, count, bits
+        )
         found = out[start : start + step]
         found[...] = 0
         for bit in range(bits):
@@ -552,7 +813,8 @@ def _palette(directory: _Directory, bits: int, indices: np.ndarray) -> np.ndarra
     if len(colours) != 3 << bits:
         raise Damaged(f"its palette has {len(colours)} numbers, and {3 << bits} belong there")
     table = colours.reshape(3, -1).T.astype("uint16")
-    # Its numbers have 16 bits. Where they are bytes made wide in one of the two usual ways, or were never made wide, the picture has 8.
+    # Its numbers have 16 bits. Where they are bytes made wide in one of the two usual ways, or were
+    # never made wide, the picture has 8.
     if table.max() < 256:
         return table.astype("uint8")[indices[:, :, 0]]
     if not (table & 255).any() or (table >> 8 == table & 255).all():

@@ -1,18 +1,31 @@
-"""A second evaluator of the graph language: naive recursion over the written graph, from the reference of the format alone and with no code of the engine.
+"""A second evaluator of the graph language: naive recursion over the written graph, from the
+reference of the format alone and with no code of the engine.
 
-It says what a graph's outputs are, which calls a run must make, and which it may make. The rules, in short:
+It says what a graph's outputs are, which calls a run must make, and which it may make. The rules,
+in short:
 
-- `when` comes first. Where it is false or absent the node is absent, where it failed the node failed, and nothing else of the node is computed. With a list of flags, so it is for each element.
-- Then the lists of `each`: an absent one makes the node absent, else a failed one makes it fail, and so do lists of unequal length. The order of keys decides nothing.
-- A plain node: an absent required input makes it absent, whatever else; else a failed value anywhere in its inputs makes it fail. An absent optional input takes its default.
-  Inside what flows into a port, an absent element of a list is left out and an absent value of a mapping is null, at any depth. Text takes the fate of the first value in it that is absent or failed.
-- An included graph: an absent required input makes all its outputs absent, a value out of bounds makes them all fail; so required inputs, and those with bounds or choices, are computed first. Others are computed where something inside needs them.
+- `when` comes first. Where it is false or absent the node is absent, where it failed the node
+  failed, and nothing else of the node is computed. With a list of flags, so it is for each element.
+- Then the lists of `each`: an absent one makes the node absent, else a failed one makes it fail,
+  and so do lists of unequal length. The order of keys decides nothing.
+- A plain node: an absent required input makes it absent, whatever else; else a failed value
+  anywhere in its inputs makes it fail. An absent optional input takes its default.
+  Inside what flows into a port, an absent element of a list is left out and an absent value of a
+  mapping is null, at any depth. Text takes the fate of the first value in it that is absent or
+  failed.
+- An included graph: an absent required input makes all its outputs absent, a value out of bounds
+  makes them all fail; so required inputs, and those with bounds or choices, are computed first.
+  Others are computed where something inside needs them.
   A failed value flows inside, to what reads it. Only the outputs that are asked for are computed.
-- `keep` computes the score of every repetition, then the other outputs of the best (the first of equals) alone. Without a score the outputs are failed if a score failed, else absent.
-- Steps of equal type and inputs are one: called once a run, failing or forced too, and not again once kept. What says `cache: false` is called for itself.
+- `keep` computes the score of every repetition, then the other outputs of the best (the first of
+  equals) alone. Without a score the outputs are failed if a score failed, else absent.
+- Steps of equal type and inputs are one: called once a run, failing or forced too, and not again
+  once kept. What says `cache: false` is called for itself.
 - Outputs show absent and failed as None, at any depth.
 
-The two differ only where the reference leaves the engine free: an input need not be computed once a step is known to have no value, and a list of an `each` may be computed though nothing reads its elements.
+The two differ only where the reference leaves the engine free: an input need not be computed once a
+step is known to have no value, and a list of an `each` may be computed though nothing reads its
+elements.
 """
 
 from __future__ import annotations
@@ -44,46 +57,85 @@ _REFERENCE = re.compile(r"\$\{(\w+)(?:\.(\w+))?\}")
 
 @dataclass(frozen=True)
 class NodeType:
-    """A toy as the evaluator knows it: ports with their types, and what it computes; FAILED stands for an exception."""
+    """A toy as the evaluator knows it: ports with their types, and what it computes; FAILED stands
+    for an exception.
+    """
 
     inputs: dict[str, tuple[str, Any]]  # port: (type, default)
     outputs: dict[str, str]
     compute: Callable[..., Any]
 
 
-def _type(inputs: dict[str, Any], output: str | dict[str, str], compute: Callable[..., Any]) -> NodeType:
-    ports = {name: (given if isinstance(given, tuple) else (given, _REQUIRED)) for name, given in inputs.items()}
+def _type(
+    inputs: dict[str, Any], output: str | dict[str, str], compute: Callable[..., Any]
+) -> NodeType:
+    ports = {
+        name: (given if isinstance(given, tuple) else (given, _REQUIRED))
+        for name, given in inputs.items()
+    }
     return NodeType(ports, {"value": output} if isinstance(output, str) else output, compute)
 
 
 NODE_TYPES = {
     "t.int": _type({"value": "int"}, "int", lambda value: value),
     "t.add": _type({"a": "int", "b": ("int", 1)}, "int", lambda a, b: (a + b) % 1000),
-    "t.default": _type({"a": ("int", None), "b": ("int", 5)}, "int", lambda a, b: (100 if a is None else a) + b),
+    "t.default": _type(
+        {"a": ("int", None), "b": ("int", 5)}, "int", lambda a, b: (100 if a is None else a) + b
+    ),
     "t.even": _type({"n": "int"}, "bool", lambda n: n % 2 == 0),
     "t.maybe": _type({"n": "int"}, "int", lambda n: ABSENT if n % 3 == 0 else n),
     "t.fail": _type({"n": "int"}, "int", lambda n: FAILED if n % 4 == 3 else n + 1),
     "t.flaky": _type({"n": "int", "fails": ("int", 1)}, "int", lambda n, fails: n),
     "t.steps": _type({"n": "int"}, "int", lambda n: n),
-    "t.pair": _type({"n": "int"}, {"low": "int", "label": "text"}, lambda n: {"low": n // 2, "label": f"p{n}"}),
-    "t.split": _type({"n": "int"}, {"even": "int", "odd": "int"}, lambda n: {"even": ABSENT if n % 2 else n, "odd": n if n % 2 else ABSENT}),
-    "t.score": _type({"seed": "seed"}, {"text": "text", "score": "int"}, lambda seed: {"text": str(seed)[-6:], "score": seed % 7}),
+    "t.pair": _type(
+        {"n": "int"}, {"low": "int", "label": "text"}, lambda n: {"low": n // 2, "label": f"p{n}"}
+    ),
+    "t.split": _type(
+        {"n": "int"},
+        {"even": "int", "odd": "int"},
+        lambda n: {"even": ABSENT if n % 2 else n, "odd": n if n % 2 else ABSENT},
+    ),
+    "t.score": _type(
+        {"seed": "seed"},
+        {"text": "text", "score": "int"},
+        lambda seed: {"text": str(seed)[-6:], "score": seed % 7},
+    ),
     "t.show": _type({"x": "float"}, "text", lambda x: repr(x)),
     "t.join": _type({"a": "text", "b": ("text", "z")}, "text", lambda a, b: (a + "|" + b)[-40:]),
     "t.range": _type({"n": "int"}, "list[int]", lambda n: list(range(n % 4))),
     "t.ints": _type({"values": "list[int]"}, "list[int]", lambda values: values),
-    "t.sum": _type({"values": "list[int]", "start": ("int", 0)}, "int", lambda values, start: (sum(values) + start) % 1000),
-    "t.optional_sum": _type({"values": ("list[int]", None)}, "int", lambda values: -1 if values is None else sum(values) % 1000),
-    "t.chunk": _type({"values": "list[int]"}, "list[list[int]]", lambda values: [values[i : i + 2] for i in range(0, len(values), 2)]),
+    "t.sum": _type(
+        {"values": "list[int]", "start": ("int", 0)},
+        "int",
+        lambda values, start: (sum(values) + start) % 1000,
+    ),
+    "t.optional_sum": _type(
+        {"values": ("list[int]", None)},
+        "int",
+        lambda values: -1 if values is None else sum(values) % 1000,
+    ),
+    "t.chunk": _type(
+        {"values": "list[int]"},
+        "list[list[int]]",
+        lambda values: [values[i : i + 2] for i in range(0, len(values), 2)],
+    ),
     "t.nest": _type({"values": "list[list[int]]"}, "text", lambda values: json.dumps(values)[-40:]),
-    "t.json": _type({"value": "json"}, "text", lambda value: json.dumps(value, sort_keys=True)[-40:]),
-    "flow.first": _type({"a": ("any", None), "b": ("any", None), "c": ("any", None)}, "any", lambda a, b, c: next((v for v in (a, b, c) if v is not None), ABSENT)),
+    "t.json": _type(
+        {"value": "json"}, "text", lambda value: json.dumps(value, sort_keys=True)[-40:]
+    ),
+    "flow.first": _type(
+        {"a": ("any", None), "b": ("any", None), "c": ("any", None)},
+        "any",
+        lambda a, b, c: next((v for v in (a, b, c) if v is not None), ABSENT),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Call:
-    """A step of a plugin's node that is called: `line` is what its log says, `name` how its events call it."""
+    """A step of a plugin's node that is called: `line` is what its log says, `name` how its events
+    call it.
+    """
 
     name: str
     line: str
@@ -94,18 +146,24 @@ class Call:
 
 @dataclass
 class Evaluation:
-    """What came of a graph: its outputs, and the calls that a run must or may make if the store holds nothing."""
+    """What came of a graph: its outputs, and the calls that a run must or may make if the store
+    holds nothing.
+    """
 
     outputs: dict[str, Any]
     must: list[Call] = field(default_factory=list)
     may: list[Call] = field(default_factory=list)
-    #: Whether a node whose steps could not be worked out (bounds, lists of unequal length) is certainly, or perhaps, asked for.
+    # : Whether a node whose steps could not be worked out (bounds, lists of unequal length) is
+    # certainly, or perhaps, asked for.
     must_refuse: bool = False
     may_refuse: bool = False
 
 
 def derived(seed: int, repetition: int) -> int:
-    return int.from_bytes(blake2b(f"{seed}\0{repetition}".encode(), digest_size=8).digest(), "big") >> 1
+    return (
+        int.from_bytes(blake2b(f"{seed}\0{repetition}".encode(), digest_size=8).digest(), "big")
+        >> 1
+    )
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -126,7 +184,9 @@ def without_absent(value: Any) -> Any:
     if isinstance(value, list):
         return [without_absent(item) for item in value if item is not ABSENT]
     if isinstance(value, dict):
-        return {key: None if item is ABSENT else without_absent(item) for key, item in value.items()}
+        return {
+            key: None if item is ABSENT else without_absent(item) for key, item in value.items()
+        }
     return value
 
 
@@ -147,23 +207,38 @@ def references(written: Any) -> Iterator[tuple[str, str | None]]:
 class Scope:
     """A graph with values for its inputs: the one that is run, or one used as a node."""
 
-    def __init__(self, graph: dict[str, Any], files: dict[str, dict[str, Any]], given: dict[str, Any] | None = None, *, force: Iterable[str] = (), prefix: str = "", around: tuple[Scope, str, int] | None = None) -> None:
+    def __init__(
+        self,
+        graph: dict[str, Any],
+        files: dict[str, dict[str, Any]],
+        given: dict[str, Any] | None = None,
+        *,
+        force: Iterable[str] = (),
+        prefix: str = "",
+        around: tuple[Scope, str, int] | None = None,
+    ) -> None:
         self.graph = graph
         self.files = files
-        self.inputs = {name: wanted.get("default", ABSENT) if isinstance(wanted, dict) else wanted for name, wanted in graph.get("inputs", {}).items()} | (given or {})
+        self.inputs = {
+            name: wanted.get("default", ABSENT) if isinstance(wanted, dict) else wanted
+            for name, wanted in graph.get("inputs", {}).items()
+        } | (given or {})
         self.force = frozenset(force)
         self.prefix = prefix
         self.around = around
         self.values: dict[str, dict[str, Any]] = {}
         self.children: dict[tuple[str, int, int], Scope] = {}
 
-    # -- values ----------------------------------------------------------------------------------------------------------------
+    # -- values
+    # ----------------------------------------------------------------------------------------------------------------
 
     def outputs(self) -> dict[str, Any]:
         return {name: self.bound(source) for name, source in self.graph["outputs"].items()}
 
     def bound(self, written: Any) -> Any:
-        """The value of what is written: a literal, a reference, text with values inside it, or a list or mapping of these."""
+        """The value of what is written: a literal, a reference, text with values inside it, or a
+        list or mapping of these.
+        """
         if isinstance(written, list):
             return [self.bound(item) for item in written]
         if isinstance(written, dict):
@@ -185,7 +260,9 @@ class Scope:
 
     def output_names(self, name: str) -> list[str]:
         type_ = self.graph["nodes"][name]["type"]
-        return list(NODE_TYPES[type_].outputs if type_ in NODE_TYPES else self.files[type_]["outputs"])
+        return list(
+            NODE_TYPES[type_].outputs if type_ in NODE_TYPES else self.files[type_]["outputs"]
+        )
 
     def node(self, name: str) -> dict[str, Any]:
         if name not in self.values:
@@ -196,12 +273,17 @@ class Scope:
             elif elements is None:
                 self.values[name] = self.element(name, 0)
             else:
-                results = [dict.fromkeys(ports, flag) if isinstance(flag, _Mark) else self.element(name, i) for i, flag in enumerate(elements)]
+                results = [
+                    dict.fromkeys(ports, flag) if isinstance(flag, _Mark) else self.element(name, i)
+                    for i, flag in enumerate(elements)
+                ]
                 self.values[name] = {port: [result[port] for result in results] for port in ports}
         return self.values[name]
 
     def shape(self, name: str) -> tuple[_Mark | None, list[Any] | None]:
-        """Whether all outputs of a node are absent or failed; else its elements (each is True, or the mark that its outputs are), or None without `each`."""
+        """Whether all outputs of a node are absent or failed; else its elements (each is True, or
+        the mark that its outputs are), or None without `each`.
+        """
         node = self.graph["nodes"][name]
         flags = self.bound(node.get("when", True))
         if not isinstance(flags, list) and flags is not True:
@@ -216,16 +298,24 @@ class Scope:
         if len({len(values) for values in lists}) > 1:
             return FAILED, None
         marks = flags if isinstance(flags, list) else [True] * len(lists[0])
-        return None, [True if flag is True else FAILED if flag is FAILED else ABSENT for flag in marks]
+        return None, [
+            True if flag is True else FAILED if flag is FAILED else ABSENT for flag in marks
+        ]
 
     def arguments(self, name: str, i: int) -> dict[str, Any]:
         """The values of the ports that are written."""
         node = self.graph["nodes"][name]
         given = {port: self.bound(written) for port, written in self.written(name).items()}
-        return given | {port: self.bound(written)[i] for port, written in node.get("each", {}).items()}
+        return given | {
+            port: self.bound(written)[i] for port, written in node.get("each", {}).items()
+        }
 
     def written(self, name: str) -> dict[str, Any]:
-        return {key: value for key, value in self.graph["nodes"][name].items() if key not in ("type", "each", "when", "repeat", "retry", "cache")}
+        return {
+            key: value
+            for key, value in self.graph["nodes"][name].items()
+            if key not in ("type", "each", "when", "repeat", "retry", "cache")
+        }
 
     def element(self, name: str, i: int) -> dict[str, Any]:
         """The outputs of one element of a node (of the node, without `each`)."""
@@ -246,38 +336,74 @@ class Scope:
         return dict.fromkeys(ports, best) if isinstance(best, _Mark) else scopes[best].outputs()
 
     def prepared(self, name: str, i: int) -> tuple[_Mark | None, list[str], dict[str, Any]]:
-        """What an element's ports or inputs receive; or the mark that its outputs are, and the ports that are the reason."""
+        """What an element's ports or inputs receive; or the mark that its outputs are, and the
+        ports that are the reason.
+        """
         given = self.arguments(name, i)
         node = self.graph["nodes"][name]
         if node["type"] in NODE_TYPES:
             wanted = NODE_TYPES[node["type"]].inputs
             received = {port: given.get(port, ABSENT) for port in wanted}
-            absent = [port for port, value in received.items() if value is ABSENT and wanted[port][1] is _REQUIRED]
+            absent = [
+                port
+                for port, value in received.items()
+                if value is ABSENT and wanted[port][1] is _REQUIRED
+            ]
             if absent:
                 return ABSENT, absent, {}
             failed = [port for port, value in received.items() if is_failed(value)]
             if failed:
                 return FAILED, failed, {}
-            received = {port: wanted[port][1] if value is ABSENT else without_absent(value) for port, value in received.items()}
-            return None, [], {port: float(value) if wanted[port][0] == "float" else value for port, value in received.items()}
-        declared = {key: wanted if isinstance(wanted, dict) else {"default": wanted} for key, wanted in self.files[node["type"]].get("inputs", {}).items()}
+            received = {
+                port: wanted[port][1] if value is ABSENT else without_absent(value)
+                for port, value in received.items()
+            }
+            return (
+                None,
+                [],
+                {
+                    port: float(value) if wanted[port][0] == "float" else value
+                    for port, value in received.items()
+                },
+            )
+        declared = {
+            key: wanted if isinstance(wanted, dict) else {"default": wanted}
+            for key, wanted in self.files[node["type"]].get("inputs", {}).items()
+        }
         received = {key: given.get(key, ABSENT) for key in declared}
-        absent = [key for key, value in received.items() if value is ABSENT and "default" not in declared[key]]
+        absent = [
+            key
+            for key, value in received.items()
+            if value is ABSENT and "default" not in declared[key]
+        ]
         if absent:
             return ABSENT, absent, {}
-        received = {key: declared[key]["default"] if value is ABSENT else without_absent(value) for key, value in received.items()}
-        outside = [key for key, value in received.items() if not is_failed(value) and not self.allowed(value, declared[key])]
+        received = {
+            key: declared[key]["default"] if value is ABSENT else without_absent(value)
+            for key, value in received.items()
+        }
+        outside = [
+            key
+            for key, value in received.items()
+            if not is_failed(value) and not self.allowed(value, declared[key])
+        ]
         return (FAILED, outside, {}) if outside else (None, [], received)
 
     @staticmethod
     def allowed(value: Any, wanted: dict[str, Any]) -> bool:
         if "choices" in wanted and value not in wanted["choices"]:
             return False
-        return not ("min" in wanted or "max" in wanted) or wanted.get("min", -math.inf) <= value <= wanted.get("max", math.inf)
+        return not ("min" in wanted or "max" in wanted) or wanted.get(
+            "min", -math.inf
+        ) <= value <= wanted.get("max", math.inf)
 
     def repetitions(self, name: str, i: int) -> list[Scope]:
         node = self.graph["nodes"][name]
-        times = node.get("repeat", 1) if not isinstance(node.get("repeat"), dict) else node["repeat"]["times"]
+        times = (
+            node.get("repeat", 1)
+            if not isinstance(node.get("repeat"), dict)
+            else node["repeat"]["times"]
+        )
         return [self.child(name, i, r) for r in range(times)]
 
     def child(self, name: str, i: int, r: int) -> Scope:
@@ -286,15 +412,25 @@ class Scope:
             inner = self.files[node["type"]]
             given = self.prepared(name, i)[2]
             if "repeat" in node:
-                seeds = [key for key, wanted in inner.get("inputs", {}).items() if isinstance(wanted, dict) and wanted.get("type") == "seed"]
-                given = given | {key: derived(given[key], r) for key in seeds if isinstance(given[key], int)}
+                seeds = [
+                    key
+                    for key, wanted in inner.get("inputs", {}).items()
+                    if isinstance(wanted, dict) and wanted.get("type") == "seed"
+                ]
+                given = given | {
+                    key: derived(given[key], r) for key in seeds if isinstance(given[key], int)
+                }
             element = f"[{i}]" if "each" in node else ""
             prefix = f"{self.prefix}{name}{element}{f'[{r}]' if 'repeat' in node else ''}/"
-            self.children[name, i, r] = Scope(inner, self.files, given, force=self.force, prefix=prefix, around=(self, name, i))
+            self.children[name, i, r] = Scope(
+                inner, self.files, given, force=self.force, prefix=prefix, around=(self, name, i)
+            )
         return self.children[name, i, r]
 
     def best(self, name: str, i: int) -> int | _Mark | None:
-        """The repetition that `keep` keeps; the mark of all outputs if none has a score; None if all are kept."""
+        """The repetition that `keep` keeps; the mark of all outputs if none has a score; None if
+        all are kept.
+        """
         repeat = self.graph["nodes"][name].get("repeat")
         if not isinstance(repeat, dict) or "keep" not in repeat:
             return None
@@ -302,7 +438,8 @@ class Scope:
         known = [(score, -r) for r, score in enumerate(scores) if not isinstance(score, _Mark)]
         return -max(known)[1] if known else FAILED if FAILED in scores else ABSENT
 
-    # -- calls -----------------------------------------------------------------------------------------------------------------
+    # -- calls
+    # -----------------------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> Evaluation:
         evaluation = Evaluation(self.outputs())
@@ -366,7 +503,9 @@ class _Demand:
             reasons = [p for p, written in each.items() if scope.bound(written) is whole]
             for p, written in each.items():
                 if not self.least or not reasons or reasons == [p]:
-                    self.references(scope, written if not self.least or not isinstance(written, list) else None)
+                    self.references(
+                        scope, written if not self.least or not isinstance(written, list) else None
+                    )
             self.refused |= whole is FAILED and not reasons
             return
         if not self.least:  # how long a list is may be known before what is in it
@@ -389,18 +528,24 @@ class _Demand:
         if plain:
             for p in ports:
                 self.port(scope, name, p, i)
-            line = f"{node['type']}|" + ",".join(f"{p}={_logged(node['type'], p, prepared[p])}" for p in sorted(prepared))
+            line = f"{node['type']}|" + ",".join(
+                f"{p}={_logged(node['type'], p, prepared[p])}" for p in sorted(prepared)
+            )
             forced = bool(scope.force & {name, *re.sub(r"\[\d+\]", "", scope.prefix).split("/")})
             item = f"[{i}]" if "each" in node else ""
             fails = any(value is FAILED for value in scope.element(name, i).values())
-            self.calls.append(Call(f"{scope.prefix}{name}{item}", line, fails, node.get("cache", True), forced))
+            self.calls.append(
+                Call(f"{scope.prefix}{name}{item}", line, fails, node.get("cache", True), forced)
+            )
             return
         inner = scope.files[node["type"]].get("inputs", {})
         for p in ports:
             wanted = inner[p]
             if self.least and isinstance(scope.written(name).get(p), list):
                 continue  # a list that is written is there, whatever its elements are
-            first = isinstance(wanted, dict) and ("default" not in wanted or wanted.keys() & {"min", "max", "choices"})
+            first = isinstance(wanted, dict) and (
+                "default" not in wanted or wanted.keys() & {"min", "max", "choices"}
+            )
             if first or not self.least:
                 self.port(scope, name, p, i)
         scopes = scope.repetitions(name, i)
@@ -414,11 +559,15 @@ class _Demand:
 
 
 def _logged(type_: str, port: str, value: Any) -> str:
-    return repr(json.dumps(value, sort_keys=True) if (type_, port) == ("t.json", "value") else value)
+    return repr(
+        json.dumps(value, sort_keys=True) if (type_, port) == ("t.json", "value") else value
+    )
 
 
 def bounds(evaluation: Evaluation, stored: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
-    """How often each line is called at least and at most, given the lines whose results the store holds. Equal steps are one; what is not kept is called for itself."""
+    """How often each line is called at least and at most, given the lines whose results the store
+    holds. Equal steps are one; what is not kept is called for itself.
+    """
     least, most = Counter[str](), Counter[str]()
     stored = set(stored)
     for calls, counter in ((evaluation.must, least), (evaluation.may, most)):
@@ -428,7 +577,9 @@ def bounds(evaluation: Evaluation, stored: Iterable[str]) -> tuple[Counter[str],
             alone = len(equal) - len(kept)
             if counter is least:
                 alone = min(alone, 1)
-            counter[line] = bool(kept and (line not in stored or any(call.forced for call in kept))) + alone
+            counter[line] = (
+                bool(kept and (line not in stored or any(call.forced for call in kept))) + alone
+            )
     for line in [line for line in most if line.startswith("flow.")]:  # writes no log
         del most[line]
         least.pop(line, None)

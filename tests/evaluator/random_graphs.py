@@ -1,4 +1,6 @@
-"""Random graphs in the whole language: each, when, lists of flags, absent, failed, optional, included graphs, repeat and keep, retry, cache, interpolation, JSON, nested lists."""
+"""Random graphs in the whole language: each, when, lists of flags, absent, failed, optional,
+included graphs, repeat and keep, retry, cache, interpolation, JSON, nested lists.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 
 __all__ = ["Case", "draw", "edited"]
 
-#: Node types by how often they are drawn, with their ports (a `?` marks those that may be left out) and outputs.
+# : Node types by how often they are drawn, with their ports (a `?` marks those that may be left
+# out) and outputs.
 _SIGNATURES: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
     "t.int": (2, {"value": "int"}, {"": "int"}),
     "t.add": (5, {"a": "int", "b": "int?"}, {"": "int"}),
@@ -64,21 +67,45 @@ def draw(seed: int) -> Case:
         files[path] = drawing.graph
         known = [*known, _Included(path, drawing.graph.get("inputs", {}), drawing.outputs)]
     graph = _Drawing(dice, "n", known, size=dice.randint(2, 8)).graph
-    force = [dice.choice([name for name in graph["nodes"] if name in _needed(graph)])] if dice.random() < 0.1 else []
+    force = (
+        [dice.choice([name for name in graph["nodes"] if name in _needed(graph)])]
+        if dice.random() < 0.1
+        else []
+    )
     return Case(graph, files, force)
 
 
 def edited(case: Case, seed: int) -> Case:
-    """The same case with one number in it, or in a graph that it includes, another one; so that the graph stays one without problems, none with bounds."""
+    """The same case with one number in it, or in a graph that it includes, another one; so that the
+    graph stays one without problems, none with bounds.
+    """
     dice = random.Random(seed + 1)
     found = copy.deepcopy(case)
     places: list[tuple[Any, Any]] = []
     for graph in (found.graph, *found.files.values()):
         for node in graph["nodes"].values():
-            bounded = {name for name, wanted in found.files.get(node["type"], {}).get("inputs", {}).items() if wanted.keys() & {"min", "max", "choices"}}
-            _numbers({key: value for key, value in node.items() if key not in (*bounded, "each", "repeat", "retry")}, node, places)
+            bounded = {
+                name
+                for name, wanted in found.files.get(node["type"], {}).get("inputs", {}).items()
+                if wanted.keys() & {"min", "max", "choices"}
+            }
+            _numbers(
+                {
+                    key: value
+                    for key, value in node.items()
+                    if key not in (*bounded, "each", "repeat", "retry")
+                },
+                node,
+                places,
+            )
             _numbers(node.get("each", {}), node.get("each", {}), places)
-        places += [(wanted, "default") for wanted in graph["inputs"].values() if wanted["type"] == "int" and "default" in wanted and not wanted.keys() & {"min", "max", "choices"}]
+        places += [
+            (wanted, "default")
+            for wanted in graph["inputs"].values()
+            if wanted["type"] == "int"
+            and "default" in wanted
+            and not wanted.keys() & {"min", "max", "choices"}
+        ]
     if places:
         holder, key = dice.choice(places)
         holder[key] += dice.randint(1, 3)
@@ -101,7 +128,9 @@ def _needed(graph: dict[str, Any]) -> set[str]:
 class _Drawing:
     """One graph being drawn, node by node; each may refer to what stands above it."""
 
-    def __init__(self, dice: random.Random, letter: str, known: list[_Included], *, size: int) -> None:
+    def __init__(
+        self, dice: random.Random, letter: str, known: list[_Included], *, size: int
+    ) -> None:
         self.dice = dice
         self.known = known
         self.included = letter != "n"
@@ -125,10 +154,20 @@ class _Drawing:
 
     def declare(self, name: str) -> None:
         dice = self.dice
-        type_ = dice.choice(("int", "int", "text", "bool", "seed", "list[int]") if self.included else ("int", "text", "bool"))
+        type_ = dice.choice(
+            ("int", "int", "text", "bool", "seed", "list[int]")
+            if self.included
+            else ("int", "text", "bool")
+        )
         wanted: dict[str, Any] = {"type": type_}
         if not self.included or dice.random() < 0.4:
-            wanted["default"] = {"int": dice.randint(0, 9), "text": "d", "bool": dice.random() < 0.5, "seed": 5, "list[int]": [1, 2]}[type_]
+            wanted["default"] = {
+                "int": dice.randint(0, 9),
+                "text": "d",
+                "bool": dice.random() < 0.5,
+                "seed": 5,
+                "list[int]": [1, 2],
+            }[type_]
         if self.included and type_ == "int" and dice.random() < 0.4:
             wanted |= {"min": 0, "max": 9} if dice.random() < 0.7 else {"choices": [1, 2, 3, 4, 5]}
             if "default" in wanted:
@@ -136,7 +175,8 @@ class _Drawing:
         self.graph["inputs"][name] = wanted
         self.inputs.setdefault(type_, []).append(f"${{{name}}}")
 
-    # -- what stands in a place of a type ------------------------------------------------------------------------------------------
+    # -- what stands in a place of a type
+    # ------------------------------------------------------------------------------------------
 
     def references(self, type_: str, *, nodes_only: bool = False) -> list[str]:
         return [*self.nodes.get(type_, ()), *(() if nodes_only else self.inputs.get(type_, ()))]
@@ -145,7 +185,12 @@ class _Drawing:
         dice = self.dice
         if type_.startswith("list["):
             return [self.literal(type_[5:-1]) for _ in range(dice.randint(0, 3))]
-        return {"int": dice.randint(0, 12), "seed": dice.randint(0, 12), "bool": dice.random() < 0.6, "text": dice.choice(("a", "b", "cc"))}[type_]
+        return {
+            "int": dice.randint(0, 12),
+            "seed": dice.randint(0, 12),
+            "bool": dice.random() < 0.6,
+            "text": dice.choice(("a", "b", "cc")),
+        }[type_]
 
     def value(self, type_: str, *, nodes_only: bool = False) -> Any:
         """A literal, a reference, or what is made of both."""
@@ -154,16 +199,27 @@ class _Drawing:
         if found and dice.random() < 0.7:
             return dice.choice(found)
         if type_ == "json":
-            return {"l": [1, self.value("int"), [self.value("int")]], "m": {"t": self.value("text")}, "v": self.value("int")}
+            return {
+                "l": [1, self.value("int"), [self.value("int")]],
+                "m": {"t": self.value("text")},
+                "v": self.value("int"),
+            }
         if type_.startswith("list[") and dice.random() < 0.6:
-            return [self.value(type_[5:-1], nodes_only=nodes_only) for _ in range(dice.randint(1, 3))]
+            return [
+                self.value(type_[5:-1], nodes_only=nodes_only) for _ in range(dice.randint(1, 3))
+            ]
         if type_ == "text" and dice.random() < 0.4:
-            inside = [r for t in ("int", "text", "bool") for r in self.references(t, nodes_only=nodes_only)]
+            inside = [
+                r
+                for t in ("int", "text", "bool")
+                for r in self.references(t, nodes_only=nodes_only)
+            ]
             if inside:
                 return f"{dice.choice(inside)}-{dice.choice(inside)}"
         return self.literal(type_)
 
-    # -- nodes -----------------------------------------------------------------------------------------------------------------
+    # -- nodes
+    # -----------------------------------------------------------------------------------------------------------------
 
     def node(self) -> tuple[dict[str, Any], dict[str, str]]:
         if self.known and self.dice.random() < 0.25:
@@ -171,10 +227,21 @@ class _Drawing:
         names = list(_SIGNATURES)
         type_ = self.dice.choices(names, [_SIGNATURES[name][0] for name in names])[0]
         _, ports, outputs = _SIGNATURES[type_]
-        kind = self.dice.choice(("int", "int", "text")) if "first" in ports.values() or "first" in outputs.values() else ""
-        wanted = {port: (p.rstrip("?").replace("first", kind), p.endswith("?")) for port, p in ports.items()}
+        kind = (
+            self.dice.choice(("int", "int", "text"))
+            if "first" in ports.values() or "first" in outputs.values()
+            else ""
+        )
+        wanted = {
+            port: (p.rstrip("?").replace("first", kind), p.endswith("?"))
+            for port, p in ports.items()
+        }
         node: dict[str, Any] = {"type": type_}
-        chosen = [port for port, (_, optional) in wanted.items() if not optional or self.dice.random() < 0.6]
+        chosen = [
+            port
+            for port, (_, optional) in wanted.items()
+            if not optional or self.dice.random() < 0.6
+        ]
         outputs = {port: o.replace("first", kind) for port, o in outputs.items()}
         many = self.arguments(node, {port: wanted[port][0] for port in chosen}, set())
         if type_ == "t.flaky":
@@ -185,25 +252,41 @@ class _Drawing:
 
     def graph_node(self, inner: _Included) -> tuple[dict[str, Any], dict[str, str]]:
         node: dict[str, Any] = {"type": inner.path}
-        chosen = {name: w["type"] for name, w in inner.inputs.items() if "default" not in w or self.dice.random() < 0.6}
+        chosen = {
+            name: w["type"]
+            for name, w in inner.inputs.items()
+            if "default" not in w or self.dice.random() < 0.6
+        }
         bounded = {name for name in chosen if inner.inputs[name].keys() & {"min", "max", "choices"}}
         many = self.arguments(node, chosen, bounded)
         outputs = dict(inner.outputs)
         if self.dice.random() < 0.3:
             scores = [name for name, type_ in outputs.items() if type_ == "int"]
             if scores and self.dice.random() < 0.6:
-                node["repeat"] = {"times": self.dice.randint(1, 3), "keep": {"best": self.dice.choice(scores)}}
+                node["repeat"] = {
+                    "times": self.dice.randint(1, 3),
+                    "keep": {"best": self.dice.choice(scores)},
+                }
             else:
                 node["repeat"] = self.dice.randint(1, 3)
                 outputs = {name: f"list[{type_}]" for name, type_ in outputs.items()}
-        return node, {name: f"list[{type_}]" for name, type_ in outputs.items()} if many else outputs
+        return node, {
+            name: f"list[{type_}]" for name, type_ in outputs.items()
+        } if many else outputs
 
     def arguments(self, node: dict[str, Any], ports: dict[str, str], bounded: set[str]) -> bool:
-        """Write a node's arguments, perhaps some of them in an `each`, and perhaps a `when`; tell whether there is an `each`."""
+        """Write a node's arguments, perhaps some of them in an `each`, and perhaps a `when`; tell
+        whether there is an `each`.
+        """
         dice = self.dice
         each: dict[str, Any] = {}
-        # Lists of unequal length, and values out of bounds, are problems of the file where they are literals: here they come on edges.
-        lists = [port for port, type_ in ports.items() if type_ != "json" and self.references(f"list[{type_}]", nodes_only=True)]
+        # Lists of unequal length, and values out of bounds, are problems of the file where they are
+        # literals: here they come on edges.
+        lists = [
+            port
+            for port, type_ in ports.items()
+            if type_ != "json" and self.references(f"list[{type_}]", nodes_only=True)
+        ]
         if lists and dice.random() < 0.35:
             for port in dice.sample(lists, min(len(lists), dice.choice((1, 1, 2)))):
                 each[port] = dice.choice(self.references(f"list[{ports[port]}]", nodes_only=True))
@@ -214,13 +297,19 @@ class _Drawing:
         for port, type_ in ports.items():
             if port in bounded and port not in each:
                 found = self.references(type_, nodes_only=True)
-                node[port] = dice.choice(found) if found and dice.random() < 0.8 else dice.choice((1, 4))
+                node[port] = (
+                    dice.choice(found) if found and dice.random() < 0.8 else dice.choice((1, 4))
+                )
             elif port not in each:
                 node[port] = self.value(type_)
         if each:
             node["each"] = each
         if dice.random() < 0.25:
-            flags = self.references("list[bool]", nodes_only=True) if each and all(isinstance(v, str) for v in each.values()) else []
+            flags = (
+                self.references("list[bool]", nodes_only=True)
+                if each and all(isinstance(v, str) for v in each.values())
+                else []
+            )
             written = [values for values in each.values() if isinstance(values, list)]
             if flags and dice.random() < 0.7:
                 node["when"] = dice.choice(flags)

@@ -1,4 +1,6 @@
-"""What the tests of plugins share: tiny checkpoints of real classes, a graph of some nodes, and the same by hand."""
+"""What the tests of plugins share: tiny checkpoints of real classes, a graph of some nodes, and the
+same by hand.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,12 @@ def tiny() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Give the path of a tiny checkpoint, made when it is first wanted: by its name in the test module's ``MAKERS``, or by its kind."""
+def at(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], str]:
+    """Give the path of a tiny checkpoint, made when it is first wanted: by its name in the test
+    module's ``MAKERS``, or by its kind.
+    """
     from imagen_flow_diffusion.tiny.kinds import MAKERS
 
     makers = getattr(request.module, "MAKERS", MAKERS)
@@ -77,7 +83,9 @@ def refused() -> Callable[..., str]:
 
     def plan(**nodes: dict[str, Any]) -> str:
         graph = {"imagen_flow": 1, "nodes": nodes, "outputs": {"out": "${" + list(nodes)[-1] + "}"}}
-        return "\n".join(problem.message for problem in flow.plan(graph, store=None, device="cpu").problems)
+        return "\n".join(
+            problem.message for problem in flow.plan(graph, store=None, device="cpu").problems
+        )
 
     return plan
 
@@ -105,7 +113,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[An
     folder = tmp_path_factory.mktemp("photos")
 
     def get(number: int, size: tuple[int, int] = (32, 32)) -> tuple[Any, dict[str, Any]]:
-        picture = PIL.Image.fromarray(np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8))
+        picture = PIL.Image.fromarray(
+            np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        )
         path = folder / f"{number}-{size[0]}x{size[1]}.png"
         picture.save(path)
         return picture, {"type": "image.load", "file": str(path)}

@@ -1,4 +1,6 @@
-"""The captioner's training, on a few tiny steps through the real classes, and the captioning of pictures by what it writes."""
+"""The captioner's training, on a few tiny steps through the real classes, and the captioning of
+pictures by what it writes.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,28 @@ import pytest
 from imagen_flow_caption import captioning
 from imagen_flow_embedded.training import captioner
 from imagen_flow_embedded.training.pictures import cells, ordered, wear, wear_alike
-from imagen_flow_embedded.world import SHAPES, Scene, Thing, caption, draw_scene, is_held_out, read_caption, render
+from imagen_flow_embedded.world import (
+    SHAPES,
+    Scene,
+    Thing,
+    caption,
+    draw_scene,
+    is_held_out,
+    read_caption,
+    render,
+)
 
-TINY = {"steps": 4, "batch_size": 4, "width": 32, "encoder_layers": 1, "decoder_layers": 1, "every_s": 1000.0}
-PAIR = Scene("black", (Thing("small", "red", "circle", 0.75, 0.5), Thing("large", "blue", "star", 0.25, 0.5)))
+TINY = {
+    "steps": 4,
+    "batch_size": 4,
+    "width": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "every_s": 1000.0,
+}
+PAIR = Scene(
+    "black", (Thing("small", "red", "circle", 0.75, 0.5), Thing("large", "blue", "star", 0.25, 0.5))
+)
 
 
 def finish(training):
@@ -36,7 +56,10 @@ def interrupt(training, after):
 def weights(folder):
     from safetensors.numpy import load_file
 
-    return {path.relative_to(folder).as_posix(): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    return {
+        path.relative_to(folder).as_posix(): load_file(path)
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 def assert_equal_weights(one, other):
@@ -59,14 +82,20 @@ def test_training_reports_its_last_step_and_writes_a_folder_that_transformers_lo
     yielded, folder = trained
     assert [(done, total) for done, total, _ in yielded] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     model = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32)
-    parts = {"model": model, "image_processor": AutoImageProcessor.from_pretrained(folder, use_fast=False), "tokenizer": AutoTokenizer.from_pretrained(folder)}
+    parts = {
+        "model": model,
+        "image_processor": AutoImageProcessor.from_pretrained(folder, use_fast=False),
+        "tokenizer": AutoTokenizer.from_pretrained(folder),
+    }
     picture = render([PAIR], 100)[0]
     words = captioning.caption(picture[:90], **parts)
     assert words == captioning.caption(picture[:90], **parts)
     assert set(words.split()) <= set(parts["tokenizer"].get_vocab())
 
 
-def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
+def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+    trained, tmp_path
+):
     interrupt(captioner.train_captioner(tmp_path, **TINY), 2)
     assert (tmp_path / "checkpoint.safetensors").exists()
     _, folder = finish(captioner.train_captioner(tmp_path, **TINY))
@@ -95,7 +124,10 @@ def test_every_caption_survives_the_tokenizer():
 
 
 def test_ordering_a_scene_keeps_its_picture_and_turns_its_words():
-    assert caption(ordered(PAIR)) == "a large blue star left of a small red circle on a black background"
+    assert (
+        caption(ordered(PAIR))
+        == "a large blue star left of a small red circle on a black background"
+    )
     assert (render([ordered(PAIR)], 32) == render([PAIR], 32)).all()
     assert ordered(replace(PAIR, things=PAIR.things[:1])) == replace(PAIR, things=PAIR.things[:1])
 
@@ -153,6 +185,10 @@ def test_a_third_of_a_batch_is_of_made_pictures():
 
 
 def test_a_training_may_go_on_from_a_captioner(trained, tmp_path):
-    _, folder = finish(captioner.train_captioner(tmp_path, **TINY | {"steps": 1, "learning_rate": 1e-9}, start=trained[1]))
+    _, folder = finish(
+        captioner.train_captioner(
+            tmp_path, **TINY | {"steps": 1, "learning_rate": 1e-9}, start=trained[1]
+        )
+    )
     one, other = weights(folder)["model.safetensors"], weights(trained[1])["model.safetensors"]
     assert all(np.abs(one[key] - other[key]).max() < 1e-3 for key in one)

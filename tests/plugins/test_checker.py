@@ -7,9 +7,22 @@ import pytest
 from PIL import Image, ImageFilter
 
 from imagen_flow_embedded.checker import agree, describe
-from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, attributes, combination, draw_scene, render
+from imagen_flow_embedded.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    Thing,
+    attributes,
+    combination,
+    draw_scene,
+    render,
+)
 
-SCENE = Scene("black", (Thing("large", "red", "circle", 0.255, 0.5), Thing("small", "blue", "square", 0.745, 0.5)))
+SCENE = Scene(
+    "black",
+    (Thing("large", "red", "circle", 0.255, 0.5), Thing("small", "blue", "square", 0.745, 0.5)),
+)
 
 
 def drawn(count: int, seed: int) -> list[Scene]:
@@ -18,7 +31,9 @@ def drawn(count: int, seed: int) -> list[Scene]:
 
 
 def blurred(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.8 * len(picture) / 32)))
+    return np.asarray(
+        Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.8 * len(picture) / 32))
+    )
 
 
 def noisy(picture: np.ndarray) -> np.ndarray:
@@ -34,7 +49,10 @@ def plain(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("spoil", [plain, blurred, noisy])
 def test_every_fact_of_a_rendered_picture_is_found(side: int, spoil):
     some = drawn(200, seed=side)
-    right = [all(agree(scene, spoil(picture)).values()) for scene, picture in zip(some, render(some, side), strict=True)]
+    right = [
+        all(agree(scene, spoil(picture)).values())
+        for scene, picture in zip(some, render(some, side), strict=True)
+    ]
     assert np.mean(right) >= 0.995
 
 
@@ -42,7 +60,9 @@ def changed(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str]:
     """Change one fact; say which."""
     number = int(rng.integers(len(scene.things)))
     thing = scene.things[number]
-    kinds = ["background", "colour", "shape", "size"] + (["relation", "count"] if scene.relation else [])
+    kinds = ["background", "colour", "shape", "size"] + (
+        ["relation", "count"] if scene.relation else []
+    )
     kind = kinds[int(rng.integers(len(kinds)))]
     other = lambda names, now: str(rng.choice([name for name in names if name != now]))  # noqa: E731
     if kind == "background":
@@ -51,7 +71,10 @@ def changed(rng: np.random.Generator, scene: Scene) -> tuple[Scene, str]:
         return replace(scene, things=scene.things[:1]), "count"
     if kind == "relation":
         first, second = scene.things
-        return replace(scene, things=(replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y))), "relation"
+        return replace(
+            scene,
+            things=(replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)),
+        ), "relation"
     if kind == "size":
         new = replace(thing, size="small" if thing.size == "large" else "large")
     elif kind == "colour":
@@ -66,9 +89,14 @@ def test_a_picture_with_one_fact_changed_is_rejected(side: int):
     rng = np.random.default_rng(7)
     some = drawn(200, seed=1)
     pairs = [(scene, changed(rng, scene)[0]) for scene in some]
-    pairs = [(scene, other) for scene, other in pairs if combination(scene) != combination(other)]  # equal things that changed places
+    pairs = [
+        (scene, other) for scene, other in pairs if combination(scene) != combination(other)
+    ]  # equal things that changed places
     pictures = render([other for _, other in pairs], side)
-    rejected = [not all(agree(scene, picture).values()) for (scene, _), picture in zip(pairs, pictures, strict=True)]
+    rejected = [
+        not all(agree(scene, picture).values())
+        for (scene, _), picture in zip(pairs, pictures, strict=True)
+    ]
     assert np.mean(rejected) >= 0.99
 
 
@@ -76,12 +104,18 @@ def test_a_picture_is_described_as_the_scene_it_was_rendered_from():
     found = describe(render([SCENE], 128)[0]).as_scene()
     assert found is not None
     assert combination(found) == combination(SCENE)
-    for thing, expected in zip(sorted(found.things, key=lambda thing: thing.x), SCENE.things, strict=True):
+    for thing, expected in zip(
+        sorted(found.things, key=lambda thing: thing.x), SCENE.things, strict=True
+    ):
         assert abs(thing.x - expected.x) < 0.02 and abs(thing.y - expected.y) < 0.02
 
 
 def test_each_wrong_fact_is_named():
-    other = replace(SCENE, background="white", things=(SCENE.things[0], replace(SCENE.things[1], colour="green")))
+    other = replace(
+        SCENE,
+        background="white",
+        things=(SCENE.things[0], replace(SCENE.things[1], colour="green")),
+    )
     answer = agree(SCENE, render([other], 64)[0])
     assert set(answer) == set(attributes(SCENE))
     assert {name for name, right in answer.items() if not right} == {"background", "2.colour"}
@@ -89,13 +123,21 @@ def test_each_wrong_fact_is_named():
 
 def test_a_thing_that_is_not_there_has_nothing_right():
     answer = agree(SCENE, render([replace(SCENE, things=SCENE.things[:1])], 64)[0])
-    assert {name for name, right in answer.items() if not right} == {"count", "2.size", "2.colour", "2.shape", "relation"}
+    assert {name for name, right in answer.items() if not right} == {
+        "count",
+        "2.size",
+        "2.colour",
+        "2.shape",
+        "relation",
+    }
 
 
 def test_things_that_changed_places_break_the_relation():
     first, second = SCENE.things
     turned = replace(SCENE, things=(replace(first, x=second.x), replace(second, x=first.x)))
-    assert [name for name, right in agree(SCENE, render([turned], 64)[0]).items() if not right] == ["relation"]
+    assert [name for name, right in agree(SCENE, render([turned], 64)[0]).items() if not right] == [
+        "relation"
+    ]
 
 
 def test_noise_shows_no_scene():

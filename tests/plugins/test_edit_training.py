@@ -1,4 +1,6 @@
-"""The editor's training, on a few tiny steps through the real classes, and editing by what it writes."""
+"""The editor's training, on a few tiny steps through the real classes, and editing by what it
+writes.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,22 @@ from imagen_flow_diffusion.pixel import editing
 from imagen_flow_embedded.training import edit as training
 from imagen_flow_embedded.world import Edit, Scene, Thing, draw_edit, is_held_out, render
 
-TINY = {"steps": 6, "reading_steps": 2, "batch_size": 2, "side": 64, "channels": (16, 16, 32), "text_width": 32, "every_s": 1000.0}
-BEFORE = Scene("black", (Thing("small", "red", "circle", 0.25, 0.5), Thing("large", "blue", "star", 0.75, 0.5)))
-AFTER = Scene("black", (Thing("small", "red", "circle", 0.25, 0.5), Thing("large", "green", "star", 0.75, 0.5)))
+TINY = {
+    "steps": 6,
+    "reading_steps": 2,
+    "batch_size": 2,
+    "side": 64,
+    "channels": (16, 16, 32),
+    "text_width": 32,
+    "every_s": 1000.0,
+}
+BEFORE = Scene(
+    "black", (Thing("small", "red", "circle", 0.25, 0.5), Thing("large", "blue", "star", 0.75, 0.5))
+)
+AFTER = Scene(
+    "black",
+    (Thing("small", "red", "circle", 0.25, 0.5), Thing("large", "green", "star", 0.75, 0.5)),
+)
 
 
 def finish(generator):
@@ -27,7 +42,10 @@ def finish(generator):
 def weights(folder):
     from safetensors.numpy import load_file
 
-    return {path.relative_to(folder).as_posix(): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+    return {
+        path.relative_to(folder).as_posix(): load_file(path)
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +61,35 @@ def parts(trained):
 
     folder = trained[1]
     return {
-        "unet": UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval(),
-        "text_encoder": T5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
+        "unet": UNet2DConditionModel.from_pretrained(
+            folder / "unet", torch_dtype=torch.float32
+        ).eval(),
+        "text_encoder": T5EncoderModel.from_pretrained(
+            folder / "text_encoder", dtype=torch.float32
+        ).eval(),
         "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
         "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler"),
     }
 
 
-def test_training_reports_its_last_step_and_writes_what_diffusers_and_transformers_load(trained, parts):
+def test_training_reports_its_last_step_and_writes_what_diffusers_and_transformers_load(
+    trained, parts
+):
     yielded, folder = trained
     assert [(done, total) for done, total, _ in yielded] == [(step, 6) for step in range(1, 7)]
-    assert sorted(path.name for path in folder.iterdir()) == ["model_index.json", "scheduler", "text_encoder", "tokenizer", "unet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model_index.json",
+        "scheduler",
+        "text_encoder",
+        "tokenizer",
+        "unet",
+    ]
     assert parts["scheduler"].config.prediction_type == "sample"
 
 
-def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(trained, tmp_path):
+def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
+    trained, tmp_path
+):
     for taken in (1, 2, 1):  # while reading, and twice while painting
         stopped = training.train_edit(tmp_path, **TINY)
         for _ in range(taken):
@@ -75,13 +107,27 @@ def test_no_training_scene_is_held_out_before_or_after():
     rng = np.random.default_rng(0)
     edits = [training._draw(rng) for _ in range(300)]
     assert not any(is_held_out(edit.before) or is_held_out(edit.after) for edit in edits)
-    assert {edit.kind for edit in edits} == {"colour", "shape", "size", "background", "remove", "nothing"}
+    assert {edit.kind for edit in edits} == {
+        "colour",
+        "shape",
+        "size",
+        "background",
+        "remove",
+        "nothing",
+    }
 
 
 def test_the_sentinels_are_asked_what_the_instruction_says():
     edit = Edit("make the blue star green", BEFORE, AFTER, "colour")
-    assert training._said(edit) == {"kind": "colour", "shape": "star", "colour": "blue", "value": "green"}
-    assert training._said(Edit("remove the star", BEFORE, Scene("black", BEFORE.things[:1]), "remove")) == {
+    assert training._said(edit) == {
+        "kind": "colour",
+        "shape": "star",
+        "colour": "blue",
+        "value": "green",
+    }
+    assert training._said(
+        Edit("remove the star", BEFORE, Scene("black", BEFORE.things[:1]), "remove")
+    ) == {
         "kind": "remove",
         "shape": "star",
         "colour": "any",
@@ -95,16 +141,23 @@ def test_every_instruction_is_known_to_the_tokenizer_and_fits_its_length():
     for _ in range(300):
         ids = tokenizer(draw_edit(rng, held_out=None).instruction)["input_ids"]
         assert tokenizer.unk_token_id not in ids and len(ids) <= training.LENGTH
-    assert tokenizer("Make the BIG star grey!")["input_ids"] == tokenizer("make the large star gray")["input_ids"]
+    assert (
+        tokenizer("Make the BIG star grey!")["input_ids"]
+        == tokenizer("make the large star gray")["input_ids"]
+    )
 
 
 def test_an_edit_reports_each_step_keeps_the_size_and_is_the_same_again(parts):
     for shape in ((64, 64), (50, 90)):
         picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-        yielded, edited = finish(editing.edit(picture, "make the star green", seed=3, num_inference_steps=4, **parts))
+        yielded, edited = finish(
+            editing.edit(picture, "make the star green", seed=3, num_inference_steps=4, **parts)
+        )
         assert yielded == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert edited.shape == picture.shape and edited.dtype == np.uint8
-        _, again = finish(editing.edit(picture, "make the star green", seed=3, num_inference_steps=4, **parts))
+        _, again = finish(
+            editing.edit(picture, "make the star green", seed=3, num_inference_steps=4, **parts)
+        )
         assert (edited == again).all()
 
 
@@ -113,10 +166,15 @@ def test_guidance_draws_the_change_longer_and_is_off_at_one(parts):
 
     import torch
 
-    unet = copy.deepcopy(parts["unet"])  # as it was trained for a few steps it changes too little to be drawn longer
+    unet = copy.deepcopy(
+        parts["unet"]
+    )  # as it was trained for a few steps it changes too little to be drawn longer
     torch.nn.init.normal_(unet.conv_out.weight, std=0.5, generator=torch.Generator().manual_seed(0))
     loud, picture = parts | {"unet": unet}, render([BEFORE], 64)[0]
-    plain, one, three = (finish(editing.edit(picture, "make the star green", seed=3, **loud, **more))[1] for more in ({}, {"guidance_scale": 1.0}, {"guidance_scale": 9.0}))
+    plain, one, three = (
+        finish(editing.edit(picture, "make the star green", seed=3, **loud, **more))[1]
+        for more in ({}, {"guidance_scale": 1.0}, {"guidance_scale": 9.0})
+    )
     assert (plain == one).all()
     assert (plain != three).any()
 

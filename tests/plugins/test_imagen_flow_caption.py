@@ -37,7 +37,11 @@ def picture(height, width, channels=3, dtype="uint8"):
 
 
 def refusal(model):
-    with ModelPool() as pool, pytest.raises(flow.ModelError) as caught, pool.lease(Captioner, model, device="cpu", dtype="float32"):
+    with (
+        ModelPool() as pool,
+        pytest.raises(flow.ModelError) as caught,
+        pool.lease(Captioner, model, device="cpu", dtype="float32"),
+    ):
         pass
     return str(caught.value)
 
@@ -53,7 +57,12 @@ def test_a_captions_words_are_those_of_the_library_by_hand(models, kind):
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        ids = model.generate(**processor(images=source.to_pil(), return_tensors="pt"), num_beams=1, do_sample=False, max_length=12)
+        ids = model.generate(
+            **processor(images=source.to_pil(), return_tensors="pt"),
+            num_beams=1,
+            do_sample=False,
+            max_length=12,
+        )
     words = caption(load(models(kind)), source, max_length=12)
     assert words == tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
     assert isinstance(words, str)
@@ -63,17 +72,25 @@ def test_a_captions_words_are_those_of_the_library_by_hand(models, kind):
 @pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 1), (3, 300, 4), (64, 64, 2)])
 def test_a_picture_of_any_size_and_kind_gets_words(models, kind, height, width, channels):
     """Grey, alpha and odd sizes are brought to what the model sees."""
-    assert isinstance(caption(load(models(kind)), picture(height, width, channels), max_length=8), str)
+    assert isinstance(
+        caption(load(models(kind)), picture(height, width, channels), max_length=8), str
+    )
 
 
 def test_equal_pictures_have_equal_words(models):
     """A picture in 16 bits is captioned as in 8, and the same picture again the same."""
     captioner = load(models("vision-encoder-decoder"))
-    assert caption(captioner, picture(20, 20)) == caption(captioner, picture(20, 20, dtype="uint16")) == caption(captioner, picture(20, 20))
+    assert (
+        caption(captioner, picture(20, 20))
+        == caption(captioner, picture(20, 20, dtype="uint16"))
+        == caption(captioner, picture(20, 20))
+    )
 
 
 def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
-    """The message says what the model is and which kinds are taken; a diffusers folder is told as such."""
+    """The message says what the model is and which kinds are taken; a diffusers folder is told as
+    such.
+    """
     shutil.copytree(models("blip").path, tmp_path / "m")
 
     def model():
@@ -82,12 +99,23 @@ def test_a_model_that_is_no_captioner_is_refused_by_name(models, tmp_path):
     takes = "and image.caption takes blip, git, vision-encoder-decoder"
     (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert refusal(model()) == f"image.caption cannot use the model './m': it is a llama, {takes}"
-    (tmp_path / "m" / "config.json").write_text(json.dumps({"model_type": "blip", "quantization_config": {"quant_method": "fetched"}}))
-    assert refusal(model()) == "image.caption cannot use the model './m': it was saved quantized, and image.caption takes plain weights"
+    (tmp_path / "m" / "config.json").write_text(
+        json.dumps({"model_type": "blip", "quantization_config": {"quant_method": "fetched"}})
+    )
+    assert (
+        refusal(model())
+        == "image.caption cannot use the model './m': it was saved quantized, and image.caption takes plain weights"
+    )
     (tmp_path / "m" / "config.json").unlink()
-    assert refusal(model()) == f"image.caption cannot use the model './m': it is a folder without config.json, {takes}"
+    assert (
+        refusal(model())
+        == f"image.caption cannot use the model './m': it is a folder without config.json, {takes}"
+    )
     (tmp_path / "m" / "model_index.json").write_text("{}")
-    assert refusal(model()) == f"image.caption cannot use the model './m': it is a diffusers checkpoint, {takes}"
+    assert (
+        refusal(model())
+        == f"image.caption cannot use the model './m': it is a diffusers checkpoint, {takes}"
+    )
     (tmp_path / "m" / "config.json").write_text("[")
     assert refusal(model()).startswith("the model './m' is damaged: config.json cannot be read (")
 
@@ -101,7 +129,10 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
     name = min(name for name in weights if name.startswith("decoder"))
     del weights[name]
     save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
-    assert refusal(resolve("./m", folder=tmp_path, embedded={}, digest=digest_file)) == f"the model './m' is not whole: it lacks 1 weights, {name} first"
+    assert (
+        refusal(resolve("./m", folder=tmp_path, embedded={}, digest=digest_file))
+        == f"the model './m' is not whole: it lacks 1 weights, {name} first"
+    )
 
 
 def test_loading_and_describing_print_nothing(models):

@@ -1,4 +1,6 @@
-"""What a plan says that models will take in memory is what they then take: with copies in halves beside the plain ones, in shards, for some parts alone, and of several checkpoints that share parts."""
+"""What a plan says that models will take in memory is what they then take: with copies in halves
+beside the plain ones, in shards, for some parts alone, and of several checkpoints that share parts.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,19 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
 
 ASKED: dict[str, Any] = {"num_inference_steps": 1, "width": 32, "height": 32, "seed": 3}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint; the same with copies in halves, and in shards; one with another denoiser; one with halves alone; and a ControlNet in both forms."""
+    """A checkpoint; the same with copies in halves, and in shards; one with another denoiser; one
+    with halves alone; and a ControlNet in both forms.
+    """
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
     from transformers import CLIPTextModel
 
@@ -49,7 +56,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def whole(model: Path, **more: Any) -> dict[str, Any]:
-    return {"type": "diffusion.text_to_image", "model": str(model), "prompt": "a red fox", **ASKED, **more}
+    return {
+        "type": "diffusion.text_to_image",
+        "model": str(model),
+        "prompt": "a red fox",
+        **ASKED,
+        **more,
+    }
 
 
 def split(model: Path) -> dict[str, Any]:
@@ -61,13 +74,25 @@ def split(model: Path) -> dict[str, Any]:
 
 
 def foreseen(nodes: dict[str, Any], settings: dict[str, Any] | None = None) -> int:
-    """What the plan says, once it has proved to be what the pool holds after the run, and what its tensors take."""
-    graph = {"imagen_flow": 1, "settings": settings or {}, "nodes": nodes, "outputs": {name: f"${{{name}}}" for name in nodes}}
+    """What the plan says, once it has proved to be what the pool holds after the run, and what its
+    tensors take.
+    """
+    graph = {
+        "imagen_flow": 1,
+        "settings": settings or {},
+        "nodes": nodes,
+        "outputs": {name: f"${{{name}}}" for name in nodes},
+    }
     said = flow.plan(graph, store=None, device="cpu").memory["cpu"]
     with ModelPool(budget_bytes=10**12) as pool:
         flow.run(graph, store=None, pool=pool, device="cpu")
         assert pool.weighs() == {"cpu": said}
-        modules = [part for resident in pool._residents.values() for part in resident.value.parts.values() if isinstance(part, torch.nn.Module)]
+        modules = [
+            part
+            for resident in pool._residents.values()
+            for part in resident.value.parts.values()
+            if isinstance(part, torch.nn.Module)
+        ]
         taken = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     assert said == pytest.approx(taken, rel=0.01)
     return said
@@ -76,34 +101,68 @@ def foreseen(nodes: dict[str, Any], settings: dict[str, Any] | None = None) -> i
 @pytest.mark.parametrize("name", ["plain", "both", "sharded", "halves"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_copy_counts_however_it_is_kept(home: Path, name: str, dtype: str) -> None:
-    """Plain, with halves beside it, in shards, or in halves alone: in memory it takes what its dtype makes of it."""
-    assert foreseen({"one": whole(home / name)}, {"dtype": dtype}) == foreseen({"one": whole(home / "plain")}, {"dtype": dtype})
+    """Plain, with halves beside it, in shards, or in halves alone: in memory it takes what its
+    dtype makes of it.
+    """
+    assert foreseen({"one": whole(home / name)}, {"dtype": dtype}) == foreseen(
+        {"one": whole(home / "plain")}, {"dtype": dtype}
+    )
 
 
 def test_what_several_nodes_share_counts_once(home: Path) -> None:
-    """Three nodes of a checkpoint, one of all of it, and one of another that has the same autoencoder and text encoder: only its denoiser is more."""
+    """Three nodes of a checkpoint, one of all of it, and one of another that has the same
+    autoencoder and text encoder: only its denoiser is more.
+    """
     alone = foreseen({"one": whole(home / "plain")})
     assert foreseen(split(home / "plain")) == alone
     assert foreseen({"one": whole(home / "plain"), **split(home / "plain")}) == alone
-    unet = foreseen({name: node for name, node in split(home / "plain").items() if name != "picture"}) - foreseen({"words": split(home / "plain")["words"]})
+    unet = foreseen(
+        {name: node for name, node in split(home / "plain").items() if name != "picture"}
+    ) - foreseen({"words": split(home / "plain")["words"]})
     assert foreseen({"one": whole(home / "plain"), "other": whole(home / "tuned")}) == alone + unet
-    assert foreseen({"one": whole(home / "plain"), "other": whole(home / "tuned", settings={"dtype": "bfloat16"})}) == alone + alone / 2
+    assert (
+        foreseen(
+            {
+                "one": whole(home / "plain"),
+                "other": whole(home / "tuned", settings={"dtype": "bfloat16"}),
+            }
+        )
+        == alone + alone / 2
+    )
 
 
 def test_a_node_of_some_parts_takes_those(home: Path) -> None:
     """What only reads words takes no denoiser."""
-    assert 0 < foreseen({"words": split(home / "plain")["words"]}) < foreseen({"one": whole(home / "plain")}) / 10
+    assert (
+        0
+        < foreseen({"words": split(home / "plain")["words"]})
+        < foreseen({"one": whole(home / "plain")}) / 10
+    )
 
 
 def test_what_stands_beside_a_checkpoint_counts_in_one_copy(home: Path) -> None:
-    """A ControlNet with halves beside it; a LoRA is read for the call alone, and its own line in the plan says what it weighs."""
+    """A ControlNet with halves beside it; a LoRA is read for the call alone, and its own line in
+    the plan says what it weighs.
+    """
     from diffusers import ControlNetModel
 
-    drawn = whole(home / "plain", controlnets=[str(home / "control")], control_images=["${edges}"], loras=[str(home / "fox.safetensors")])
-    graph = {"imagen_flow": 1, "nodes": {"edges": {"type": "image.solid", "width": 32, "height": 32}, "one": drawn}, "outputs": {"out": "${one}"}}
+    drawn = whole(
+        home / "plain",
+        controlnets=[str(home / "control")],
+        control_images=["${edges}"],
+        loras=[str(home / "fox.safetensors")],
+    )
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"edges": {"type": "image.solid", "width": 32, "height": 32}, "one": drawn},
+        "outputs": {"out": "${one}"},
+    }
     plan = flow.plan(graph, store=None, device="cpu")
     assert plan.problems == ()
     weighs = {Path(model["reference"]).name: model["memory_bytes"] for model in plan.models}
-    assert weighs["control"] == pytest.approx(4 * sum(p.numel() for p in ControlNetModel.from_pretrained(home / "control").parameters()), rel=0.01)
+    assert weighs["control"] == pytest.approx(
+        4 * sum(p.numel() for p in ControlNetModel.from_pretrained(home / "control").parameters()),
+        rel=0.01,
+    )
     assert weighs["fox.safetensors"] > 0
     assert plan.memory == {"cpu": weighs["plain"] + weighs["control"]}

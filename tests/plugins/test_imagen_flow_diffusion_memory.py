@@ -1,4 +1,6 @@
-"""Checkpoints of diffusers under settings and rungs that spare memory: the same pixels where these are declared exact, and no trace on shared parts afterwards."""
+"""Checkpoints of diffusers under settings and rungs that spare memory: the same pixels where these
+are declared exact, and no trace on shared parts afterwards.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import checkpoints
 
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +36,46 @@ def pool() -> Iterator[ModelPool]:
         yield opened
 
 
-def draw(checkpoint: str, pool: ModelPool, settings: dict[str, Any] | None = None, *, split: bool = False) -> np.ndarray:
+def draw(
+    checkpoint: str, pool: ModelPool, settings: dict[str, Any] | None = None, *, split: bool = False
+) -> np.ndarray:
     asked = {"num_inference_steps": 2, "guidance_scale": 5.0, "width": 48, "height": 64, "seed": 3}
     if split:
         nodes: dict[str, Any] = {
             "words": {"type": "text.encode", "model": checkpoint, "prompt": "a red fox"},
-            "latents": {"type": "diffusion.denoise", "model": checkpoint, "text": "${words}", **asked},
+            "latents": {
+                "type": "diffusion.denoise",
+                "model": checkpoint,
+                "text": "${words}",
+                **asked,
+            },
             "picture": {"type": "latents.decode", "model": checkpoint, "latents": "${latents}"},
         }
     else:
-        nodes = {"picture": {"type": "diffusion.text_to_image", "model": checkpoint, "prompt": "a red fox", **asked}}
-    graph = {"imagen_flow": 1, "settings": settings or {}, "nodes": nodes, "outputs": {"out": "${picture}"}}
+        nodes = {
+            "picture": {
+                "type": "diffusion.text_to_image",
+                "model": checkpoint,
+                "prompt": "a red fox",
+                **asked,
+            }
+        }
+    graph = {
+        "imagen_flow": 1,
+        "settings": settings or {},
+        "nodes": nodes,
+        "outputs": {"out": "${picture}"},
+    }
     return np.asarray(flow.run(graph, store=None, pool=pool, device="cpu")["out"].pixels)
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_layers_that_are_streamed_give_the_same_pixels(checkpoint: str, pool: ModelPool, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``offload: layers`` the weights are away and come back layer by layer, here from the host to itself; by one node and by three, the picture is the same."""
+def test_layers_that_are_streamed_give_the_same_pixels(
+    checkpoint: str, pool: ModelPool, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``offload: layers`` the weights are away and come back layer by layer, here from the
+    host to itself; by one node and by three, the picture is the same.
+    """
     plain = draw(checkpoint, pool, split=split)
     placed: list[str] = []
 
@@ -66,8 +94,12 @@ def test_layers_that_are_streamed_give_the_same_pixels(checkpoint: str, pool: Mo
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_a_picture_that_does_not_fit_is_decoded_in_tiles_where_that_is_allowed(checkpoint: str, pool: ModelPool, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without leave the step fails; with ``ladder: tile`` it steps down to tiles, and the shared autoencoder is as before."""
+def test_a_picture_that_does_not_fit_is_decoded_in_tiles_where_that_is_allowed(
+    checkpoint: str, pool: ModelPool, split: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without leave the step fails; with ``ladder: tile`` it steps down to tiles, and the shared
+    autoencoder is as before.
+    """
     from diffusers import AutoencoderKL
 
     plain = draw(checkpoint, pool, split=split)
@@ -96,7 +128,11 @@ def test_a_checkpoint_of_another_kind_is_told_when_planning(tmp_path: Path) -> N
     folder = tmp_path / "swin"
     with quiet_libraries():
         checkpoints.swin2sr(folder)
-    graph = {"imagen_flow": 1, "nodes": {"words": {"type": "text.encode", "model": str(folder), "prompt": "a fox"}}, "outputs": {"out": "${words}"}}
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"words": {"type": "text.encode", "model": str(folder), "prompt": "a fox"}},
+        "outputs": {"out": "${words}"},
+    }
     plan = flow.plan(graph, store=None, device="cpu")
     assert [problem.code for problem in plan.problems] == ["bad-model"]
     assert "text.encode cannot use the model" in plan.problems[0].message
@@ -105,7 +141,9 @@ def test_a_checkpoint_of_another_kind_is_told_when_planning(tmp_path: Path) -> N
 
 
 def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path) -> None:
-    """With halves and plain weights side by side, the loader takes what the model says, whatever the dtype."""
+    """With halves and plain weights side by side, the loader takes what the model says, whatever
+    the dtype.
+    """
     import shutil
     from dataclasses import replace
 
@@ -123,7 +161,10 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
     model = Model(tmp_path / "m", "d", "./m")
 
     def bias(model: Model, dtype: str) -> float:
-        with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype=dtype) as group:
+        with (
+            ModelPool() as pool,
+            pool.lease(DenoiserParts, model, device="cpu", dtype=dtype) as group,
+        ):
             return float(group.parts["unet"].conv_out.bias[0].detach())
 
     plain = bias(replace(model, variant=""), "float16")
@@ -131,10 +172,16 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
     assert bias(replace(model, variant=""), "float32") == pytest.approx(plain, abs=1e-2)
 
 
-def test_what_is_called_most_is_compiled_and_attention_is_as_said(checkpoint: str, pool: ModelPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``compile`` is for the denoiser alone; ``attention: math`` holds while it draws, and enters the key."""
+def test_what_is_called_most_is_compiled_and_attention_is_as_said(
+    checkpoint: str, pool: ModelPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``compile`` is for the denoiser alone; ``attention: math`` holds while it draws, and enters
+    the key.
+    """
     compiled: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__)
+    )
     seen: set[bool] = set()
     attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -151,8 +198,12 @@ def test_what_is_called_most_is_compiled_and_attention_is_as_said(checkpoint: st
     assert np.abs(drawn.astype(int) - plain.astype(int)).max() <= 1
 
 
-def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(checkpoint: str, tmp_path: Path) -> None:
-    """Without leave the part is refused and nothing of it is imported; with leave for that reference its class is used."""
+def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    """Without leave the part is refused and nothing of it is imported; with leave for that
+    reference its class is used.
+    """
     import json
     import shutil
 
@@ -162,27 +213,45 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(checkpo
 
     shutil.copytree(checkpoint, tmp_path / "m")
     index = json.loads((tmp_path / "m" / "model_index.json").read_text())
-    (tmp_path / "m" / "model_index.json").write_text(json.dumps({**index, "unet": ["my_unet", "MyUNet"]}))
+    (tmp_path / "m" / "model_index.json").write_text(
+        json.dumps({**index, "unet": ["my_unet", "MyUNet"]})
+    )
     (tmp_path / "m" / "unet" / "my_unet.py").write_text(
         "import pathlib\nfrom diffusers import UNet2DConditionModel\npathlib.Path(__file__).with_name('ran').mkdir(exist_ok=True)\n\nclass MyUNet(UNet2DConditionModel):\n    pass\n"
     )
 
     def loaded(*trusted: str) -> str:
-        model = resolve("./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(remote_code=trusted))
-        with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group:
+        model = resolve(
+            "./m",
+            folder=tmp_path,
+            embedded={},
+            digest=digest_file,
+            terms=Terms(remote_code=trusted),
+        )
+        with (
+            ModelPool() as pool,
+            pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group,
+        ):
             return type(group.parts["unet"]).__name__
 
     for trusted in ((), ("./other",)):
         with pytest.raises(flow.ModelError) as caught:
             loaded(*trusted)
-        assert str(caught.value) == "the model './m' comes with code of its own (unet/my_unet.py), which runs only if you say --trust-remote-code ./m"
+        assert (
+            str(caught.value)
+            == "the model './m' comes with code of its own (unet/my_unet.py), which runs only if you say --trust-remote-code ./m"
+        )
     assert not (tmp_path / "m" / "unet" / "ran").exists()
     assert loaded("./m") == "MyUNet"
     assert (tmp_path / "m" / "unet" / "ran").exists()
 
 
-def test_a_pickle_that_the_user_named_is_loaded_through_the_library(checkpoint: str, tmp_path: Path) -> None:
-    """A part whose weights are a pickle is refused, and loads with the same numbers once it is named."""
+def test_a_pickle_that_the_user_named_is_loaded_through_the_library(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    """A part whose weights are a pickle is refused, and loads with the same numbers once it is
+    named.
+    """
     import shutil
 
     from safetensors.torch import load_file
@@ -198,11 +267,19 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(checkpoint: 
     file.unlink()
 
     def bias(*pickles: str) -> torch.Tensor:
-        model = resolve("./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(pickles=pickles))
-        with ModelPool() as pool, pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group:
+        model = resolve(
+            "./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(pickles=pickles)
+        )
+        with (
+            ModelPool() as pool,
+            pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group,
+        ):
             return group.parts["unet"].conv_out.bias.clone()
 
     with pytest.raises(flow.ModelError) as caught:
         bias()
-    assert str(caught.value) == "a part of the model './m' has its weights only as pickles (unet/diffusion_pytorch_model.bin)"
+    assert (
+        str(caught.value)
+        == "a part of the model './m' has its weights only as pickles (unet/diffusion_pytorch_model.bin)"
+    )
     assert torch.equal(bias("./m/unet/diffusion_pytorch_model.bin"), tensors["conv_out.bias"])

@@ -1,4 +1,6 @@
-"""Checkpoints and LoRAs whose files are overwritten in place while a process keeps them loaded draw as what they hold, and as nothing else."""
+"""Checkpoints and LoRAs whose files are overwritten in place while a process keeps them loaded draw
+as what they hold, and as nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,17 @@ from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy and torch.
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"), pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
 
 
 @pytest.fixture
 def overwrite() -> Iterator[Callable[[Path], None]]:
-    """Write the numbers of a file of weights halved into it, as training tools do: the file stays, its content is another."""
+    """Write the numbers of a file of weights halved into it, as training tools do: the file stays,
+    its content is another.
+    """
     from safetensors import safe_open
     from safetensors.torch import save
 
@@ -37,17 +44,36 @@ def overwrite() -> Iterator[Callable[[Path], None]]:
 
 
 def drawing(model: Path, **more: Any) -> dict[str, Any]:
-    return {"type": "diffusion.text_to_image", "model": str(model), "prompt": "a fox", "num_inference_steps": 2, "seed": 3, "width": 32, "height": 32, **more}
+    return {
+        "type": "diffusion.text_to_image",
+        "model": str(model),
+        "prompt": "a fox",
+        "num_inference_steps": 2,
+        "seed": 3,
+        "width": 32,
+        "height": 32,
+        **more,
+    }
 
 
 def draw(pool: ModelPool | None, store: Path | None, model: Path, **more: Any) -> Any:
-    graph = {"imagen_flow": 1, "nodes": {"one": drawing(model, **more)}, "outputs": {"out": "${one}"}}
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"one": drawing(model, **more)},
+        "outputs": {"out": "${one}"},
+    }
     return flow.run(graph, store=store, pool=pool, device="cpu")["out"].pixels
 
 
-@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"])
-def test_an_overwritten_part_changes_no_other_folder_of_equal_weights(tmp_path: Path, overwrite: Callable[[Path], None], part: str) -> None:
-    """The overwritten folder draws what it holds now; the untouched one, in the same process and from the store, what it always held."""
+@pytest.mark.parametrize(
+    "part", ["unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"]
+)
+def test_an_overwritten_part_changes_no_other_folder_of_equal_weights(
+    tmp_path: Path, overwrite: Callable[[Path], None], part: str
+) -> None:
+    """The overwritten folder draws what it holds now; the untouched one, in the same process and
+    from the store, what it always held.
+    """
     one, two, store = tmp_path / "one", tmp_path / "two", tmp_path / "store"
     with quiet_libraries():
         checkpoints.stable_diffusion(one)
@@ -59,11 +85,18 @@ def test_an_overwritten_part_changes_no_other_folder_of_equal_weights(tmp_path: 
         changed = draw(pool, store, one)
     assert not np.array_equal(changed, before)
     assert np.array_equal(draw(None, None, one), changed)
-    assert [np.array_equal(draw(None, store, folder), pixels) for folder, pixels in ((one, changed), (two, before))] == [True, True]
+    assert [
+        np.array_equal(draw(None, store, folder), pixels)
+        for folder, pixels in ((one, changed), (two, before))
+    ] == [True, True]
 
 
-def test_an_overwritten_lora_changes_no_kept_layers(tmp_path: Path, overwrite: Callable[[Path], None]) -> None:
-    """Layers that are kept on a loaded base are those of the file as it was; another file of equal weights draws with them."""
+def test_an_overwritten_lora_changes_no_kept_layers(
+    tmp_path: Path, overwrite: Callable[[Path], None]
+) -> None:
+    """Layers that are kept on a loaded base are those of the file as it was; another file of equal
+    weights draws with them.
+    """
     base, one, two = tmp_path / "base", tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     with quiet_libraries():
         checkpoints.stable_diffusion(base)

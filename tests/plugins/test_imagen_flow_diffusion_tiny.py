@@ -32,16 +32,32 @@ def said(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str
     return int(left.value.code or 0), out, err
 
 
-def test_a_graph_runs_offline_on_small_models(tmp_path: Path, capsys: pytest.CaptureFixture[str], own_home: Path) -> None:
-    """Without the model the graph cannot run, with `--tiny` it does; the small model is kept for the next time, and planning then loads no library."""
+def test_a_graph_runs_offline_on_small_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_home: Path
+) -> None:
+    """Without the model the graph cannot run, with `--tiny` it does; the small model is kept for
+    the next time, and planning then loads no library.
+    """
     (tmp_path / "graph.yaml").write_text(GRAPH)
     graph = str(tmp_path / "graph.yaml")
     code, _, err = said(capsys, "plan", graph, "--no-store")
     assert (code, "is not on this machine" in err) == (1, True)
-    code, _, err = said(capsys, "run", graph, "--tiny", "--no-store", "--device", "cpu", "--out", str(tmp_path / "out"))
+    code, _, err = said(
+        capsys,
+        "run",
+        graph,
+        "--tiny",
+        "--no-store",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert (code, err.splitlines()[-1].startswith("done")) == (0, True)
     assert (tmp_path / "out" / "picture.png").is_file()
-    kept = list((own_home / ".cache").rglob("model_index.json")) or list(own_home.rglob("model_index.json"))
+    kept = list((own_home / ".cache").rglob("model_index.json")) or list(
+        own_home.rglob("model_index.json")
+    )
     assert len(kept) == 1
     code = (
         "import sys\nfrom imagen_flow import _cli as cli\n"
@@ -53,7 +69,9 @@ def test_a_graph_runs_offline_on_small_models(tmp_path: Path, capsys: pytest.Cap
     assert "3 steps" in ran.stdout
 
 
-def test_a_model_whose_kind_cannot_be_told_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_whose_kind_cannot_be_told_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No plugin knows the name: the plan says so, and how to go on."""
     (tmp_path / "graph.yaml").write_text(GRAPH.replace("stable-diffusion-v1-5", "thing"))
     code, out, err = said(capsys, "plan", str(tmp_path / "graph.yaml"), "--tiny", "--no-store")
@@ -63,10 +81,22 @@ def test_a_model_whose_kind_cannot_be_told_is_said(tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("kind", ["aura-flow", "lumina", "sd3", "z-image"])
 def test_a_tiny_model_draws_at_the_size_of_the_true_one(kind: str, tmp_path: Path) -> None:
-    """A graph that says 1024 pixels, and many words, is tried as it is: no table of places ends before."""
+    """A graph that says 1024 pixels, and many words, is tried as it is: no table of places ends
+    before.
+    """
     path = MAKERS[kind](tmp_path / kind)
-    given = {"prompt": "a fox on a hill, " * 100, "width": 1024, "height": 1024, "num_inference_steps": 1, "seed": 1}
-    graph = {"imagen_flow": 1, "nodes": {"one": {"type": "diffusion.text_to_image", "model": str(path), **given}}, "outputs": {"out": "${one}"}}
+    given = {
+        "prompt": "a fox on a hill, " * 100,
+        "width": 1024,
+        "height": 1024,
+        "num_inference_steps": 1,
+        "seed": 1,
+    }
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"one": {"type": "diffusion.text_to_image", "model": str(path), **given}},
+        "outputs": {"out": "${one}"},
+    }
     assert flow.run(graph, store=None, device="cpu")["out"].pixels.shape == (1024, 1024, 3)
 
 

@@ -1,4 +1,6 @@
-"""The measurement at true size: its networks are those of the real checkpoints, its code runs without a GPU on small ones, and on a GPU both ways draw the same pictures."""
+"""The measurement at true size: its networks are those of the real checkpoints, its code runs
+without a GPU on small ones, and on a GPU both ways draw the same pictures.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from types import ModuleType
 
 import pytest
 
-pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/true_size.py"
 
@@ -29,15 +34,28 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ("name", "weights"),
     [
         ("sd15", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
-        ("sdxl", {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}),
+        (
+            "sdxl",
+            {
+                "unet": 2_567_463_684,
+                "vae": 83_653_863,
+                "text_encoder": 123_060_480,
+                "text_encoder_2": 694_659_840,
+            },
+        ),
     ],
 )
-def test_the_networks_have_the_sizes_of_the_real_ones(name: str, weights: dict[str, int], script: ModuleType) -> None:
+def test_the_networks_have_the_sizes_of_the_real_ones(
+    name: str, weights: dict[str, int], script: ModuleType
+) -> None:
     """Number by number, as the published checkpoints have them."""
     import torch
 
     with torch.device("meta"):
-        made = {part: sum(weight.numel() for weight in network().parameters()) for part, network in script.NETWORKS[name]().items()}
+        made = {
+            part: sum(weight.numel() for weight in network().parameters())
+            for part, network in script.NETWORKS[name]().items()
+        }
     assert made == weights
 
 
@@ -51,7 +69,9 @@ def run(*arguments: str) -> str:
 def test_small_models_are_measured_on_any_machine() -> None:
     """The same code, so that it runs when a GPU is first at hand."""
     said = run("--tiny", "--device", "cpu", "--pictures", "1", "--steps", "1")
-    assert [line.split(" | ")[1] for line in said.splitlines() if line.startswith(("| sd15", "| sdxl"))] == ["through the graph", "by hand"] * 2
+    assert [
+        line.split(" | ")[1] for line in said.splitlines() if line.startswith(("| sd15", "| sdxl"))
+    ] == ["through the graph", "by hand"] * 2
 
 
 @pytest.mark.gpu

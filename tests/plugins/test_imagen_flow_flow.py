@@ -28,7 +28,9 @@ def refusal(node: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def test_the_first_value_that_is_present_is_given() -> None:
-    """False, 0 and empty text are values; an absent one is none. Where none is present, what is given is absent."""
+    """False, 0 and empty text are values; an absent one is none. Where none is present, what is
+    given is absent.
+    """
     assert choosing.first(None, "b", "c") == "b"
     assert choosing.first(c=False, d=True) is False
     assert choosing.first(b=0, c=1) == 0
@@ -41,8 +43,13 @@ def test_a_choice_gives_one_of_two() -> None:
 
 
 def test_what_is_chosen_may_flow_anywhere() -> None:
-    """An output of any kind fits every port, and every output fits a port of any kind; a list of such likewise."""
-    chosen, listed = NODES["flow.first"].type.outputs["value"].type, NODES["flow.list"].type.outputs["value"].type
+    """An output of any kind fits every port, and every output fits a port of any kind; a list of
+    such likewise.
+    """
+    chosen, listed = (
+        NODES["flow.first"].type.outputs["value"].type,
+        NODES["flow.list"].type.outputs["value"].type,
+    )
     for node in NODES.values():
         for port in node.type.inputs.values():
             assert fits(chosen, port.type)
@@ -56,7 +63,9 @@ def test_a_sum_may_flow_into_a_port_for_numbers() -> None:
     total = NODES["math.add"].type.outputs["value"].type
     assert fits(total, NODES["math.multiply"].type.inputs["a"].type)
     assert not fits(total, NODES["list.get"].type.inputs["index"].type)
-    assert fits(NODES["math.round"].type.outputs["value"].type, NODES["list.get"].type.inputs["index"].type)
+    assert fits(
+        NODES["math.round"].type.outputs["value"].type, NODES["list.get"].type.inputs["index"].type
+    )
 
 
 def test_lists_are_made_and_taken_apart() -> None:
@@ -103,7 +112,9 @@ def test_arithmetic_is_pythons_and_keeps_whole_numbers(a: float, b: float) -> No
 @given(numbers_, st.integers(1, 1000))
 def test_rounding_gives_the_nearest_multiple(value: float, multiple: int) -> None:
     """Floor is at most the value, ceil at least, and round the nearer of them, halves up."""
-    low, high, near = (node(value, multiple=multiple) for node in (numbers.floor, numbers.ceil, numbers.round_))
+    low, high, near = (
+        node(value, multiple=multiple) for node in (numbers.floor, numbers.ceil, numbers.round_)
+    )
     assert low <= value <= high
     assert (low % multiple, high % multiple, near % multiple) == (0, 0, 0)
     assert high - low in (0, multiple)
@@ -113,11 +124,36 @@ def test_rounding_gives_the_nearest_multiple(value: float, multiple: int) -> Non
 
 def test_numbers_are_computed() -> None:
     """The rest of the arithmetic, by example."""
-    assert (numbers.divide(6, 3), numbers.divide(7, 2), numbers.modulo(-7, 3), numbers.modulo(7.5, 2)) == (2, 3.5, 2, 1.5)
-    assert (numbers.power(2, 10), numbers.power(2, -1), numbers.power(9, 0.5), numbers.power(-2, 3), numbers.power(0, 0)) == (1024, 0.5, 3.0, -8, 1)
-    assert (numbers.smaller(1, 2.5), numbers.larger(1, 2.5), numbers.clamp(7, low=0, high=5), numbers.clamp(-0.5, low=0, high=5)) == (1, 2.5, 5, 0)
-    assert (numbers.round_(2.5), numbers.round_(-2.5), numbers.round_(0.49999999999999994), numbers.round_(517, multiple=8)) == (3, -2, 0, 520)
-    assert (numbers.to_text(0.1), numbers.to_text(3), numbers.to_text(2, digits=2)) == ("0.1", "3", "2.00")
+    assert (
+        numbers.divide(6, 3),
+        numbers.divide(7, 2),
+        numbers.modulo(-7, 3),
+        numbers.modulo(7.5, 2),
+    ) == (2, 3.5, 2, 1.5)
+    assert (
+        numbers.power(2, 10),
+        numbers.power(2, -1),
+        numbers.power(9, 0.5),
+        numbers.power(-2, 3),
+        numbers.power(0, 0),
+    ) == (1024, 0.5, 3.0, -8, 1)
+    assert (
+        numbers.smaller(1, 2.5),
+        numbers.larger(1, 2.5),
+        numbers.clamp(7, low=0, high=5),
+        numbers.clamp(-0.5, low=0, high=5),
+    ) == (1, 2.5, 5, 0)
+    assert (
+        numbers.round_(2.5),
+        numbers.round_(-2.5),
+        numbers.round_(0.49999999999999994),
+        numbers.round_(517, multiple=8),
+    ) == (3, -2, 0, 520)
+    assert (numbers.to_text(0.1), numbers.to_text(3), numbers.to_text(2, digits=2)) == (
+        "0.1",
+        "3",
+        "2.00",
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,12 +163,42 @@ def test_numbers_are_computed() -> None:
         (numbers.divide, 1.5, 0.0, "port 'b' is 0, and 1.5 cannot be divided by 0"),
         (numbers.modulo, 1, 0, "port 'b' is 0, and 1 cannot be divided by 0"),
         (numbers.power, 0, -1, "port 'a' is 0, and 0 has no power -1"),
-        (numbers.power, -4, 0.5, "port 'a' is -4, and a negative number has no real power 0.5; give a positive one"),
-        (numbers.power, 10, 10**12, "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308"),
-        (numbers.power, 10.0, 400, "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308"),
-        (numbers.multiply, 1e200, 1e200, "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308"),
-        (numbers.multiply, 2**62, 2, "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308"),
-        (numbers.add, 10**400, 0.5, "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308"),
+        (
+            numbers.power,
+            -4,
+            0.5,
+            "port 'a' is -4, and a negative number has no real power 0.5; give a positive one",
+        ),
+        (
+            numbers.power,
+            10,
+            10**12,
+            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+        ),
+        (
+            numbers.power,
+            10.0,
+            400,
+            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+        ),
+        (
+            numbers.multiply,
+            1e200,
+            1e200,
+            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+        ),
+        (
+            numbers.multiply,
+            2**62,
+            2,
+            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+        ),
+        (
+            numbers.add,
+            10**400,
+            0.5,
+            "the result is too large; whole numbers reach to 2**63 - 1, others to about 1.8e308",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused(node: Any, a: float, b: float, words: str) -> None:
@@ -142,7 +208,10 @@ def test_what_cannot_be_computed_is_refused(node: Any, a: float, b: float, words
 
 def test_bounds_the_wrong_way_round_are_refused() -> None:
     """The message shows both."""
-    assert refusal(numbers.clamp, 1, low=3, high=2) == "port 'low' is 3, above port 'high', which is 2; swap them"
+    assert (
+        refusal(numbers.clamp, 1, low=3, high=2)
+        == "port 'low' is 3, above port 'high', which is 2; swap them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,24 +271,62 @@ def test_templates_are_filled(template: str, values: dict[str, Any], result: str
 @pytest.mark.parametrize(
     ("template", "values", "words"),
     [
-        ("{b}", {"a": 1}, "port 'template': the field '{b}' has no value (there are: a); give one, or write '{{' for a brace"),
-        ("{}", {}, "port 'template': the field '{}' has no value (there are: none); give one, or write '{{' for a brace"),
-        ("{a.__class__}", {"a": 1}, "port 'template': the field '{a.__class__}' has no value (there are: a); give one, or write '{{' for a brace"),
-        ("{a[0]}", {"a": "x"}, "port 'template': the field '{a[0]}' has no value (there are: a); give one, or write '{{' for a brace"),
+        (
+            "{b}",
+            {"a": 1},
+            "port 'template': the field '{b}' has no value (there are: a); give one, or write '{{' for a brace",
+        ),
+        (
+            "{}",
+            {},
+            "port 'template': the field '{}' has no value (there are: none); give one, or write '{{' for a brace",
+        ),
+        (
+            "{a.__class__}",
+            {"a": 1},
+            "port 'template': the field '{a.__class__}' has no value (there are: a); give one, or write '{{' for a brace",
+        ),
+        (
+            "{a[0]}",
+            {"a": "x"},
+            "port 'template': the field '{a[0]}' has no value (there are: a); give one, or write '{{' for a brace",
+        ),
         ("x } y", {}, "port 'template': a '}' stands alone at letter 3; write '}}' for a brace"),
         (
             "{a:9999999d}",
             {"a": 1},
             "port 'template': '{a:9999999d}' cannot write 1; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
         ),
-        ("{a:d}", {"a": "x"}, "port 'template': '{a:d}' cannot write 'x'; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others"),
-        ("{a:d}", {"a": 1.5}, "port 'template': '{a:d}' cannot write 1.5; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others"),
-        ("{x}", {"fields": {"x": [1]}}, "the field '{x}' is neither text, number nor truth value; take a part of it with json.get"),
-        ("{a}", {"a": 1, "fields": {"a": 2}}, "the field 'a' is given twice: by port 'a' and in port 'fields'; drop one"),
-        ("{a}", {"fields": [1]}, "port 'fields' takes a mapping from names to values, for example {animal: cat}"),
+        (
+            "{a:d}",
+            {"a": "x"},
+            "port 'template': '{a:d}' cannot write 'x'; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
+        ),
+        (
+            "{a:d}",
+            {"a": 1.5},
+            "port 'template': '{a:d}' cannot write 1.5; write for example '{a:03d}' for whole numbers or '{a:.2f}' for others",
+        ),
+        (
+            "{x}",
+            {"fields": {"x": [1]}},
+            "the field '{x}' is neither text, number nor truth value; take a part of it with json.get",
+        ),
+        (
+            "{a}",
+            {"a": 1, "fields": {"a": 2}},
+            "the field 'a' is given twice: by port 'a' and in port 'fields'; drop one",
+        ),
+        (
+            "{a}",
+            {"fields": [1]},
+            "port 'fields' takes a mapping from names to values, for example {animal: cat}",
+        ),
     ],
 )
-def test_a_template_that_cannot_be_filled_is_refused(template: str, values: dict[str, Any], words: str) -> None:
+def test_a_template_that_cannot_be_filled_is_refused(
+    template: str, values: dict[str, Any], words: str
+) -> None:
     """Nothing but a name and how to write a number may stand in a field."""
     assert refusal(text.format_, template, **values) == words
 
@@ -242,26 +349,56 @@ def test_text_is_worked_on() -> None:
     """The rest of the text nodes, by example."""
     assert text.split(" one \n\n two\n") == ["one", "two"]
     assert text.replace("a cat, a cat", find="cat", replacement="dog") == "a dog, a dog"
-    assert (text.contains("A Catalogue", find="cat"), text.contains("A Catalogue", find="cat", whole_words=True)) == (True, False)
-    assert (text.contains("The cat.", find="CAT", whole_words=True), text.contains("cat", find="Cat", match_case=True)) == (True, False)
-    assert (text.length("猫 two\nx"), text.length("猫 two\nx", unit="words"), text.length("猫 two\nx", unit="lines")) == (7, 3, 2)
-    assert [text.case("don't STOP", form=form) for form in ("lower", "upper", "title", "sentence")] == ["don't stop", "DON'T STOP", "Don't Stop", "Don't STOP"]
-    assert [text.to_number(word) for word in (" 12 ", "-3.5", "1e-4", "+7", ".5")] == [12, -3.5, 1e-4, 7, 0.5]
+    assert (
+        text.contains("A Catalogue", find="cat"),
+        text.contains("A Catalogue", find="cat", whole_words=True),
+    ) == (True, False)
+    assert (
+        text.contains("The cat.", find="CAT", whole_words=True),
+        text.contains("cat", find="Cat", match_case=True),
+    ) == (True, False)
+    assert (
+        text.length("猫 two\nx"),
+        text.length("猫 two\nx", unit="words"),
+        text.length("猫 two\nx", unit="lines"),
+    ) == (7, 3, 2)
+    assert [
+        text.case("don't STOP", form=form) for form in ("lower", "upper", "title", "sentence")
+    ] == ["don't stop", "DON'T STOP", "Don't Stop", "Don't STOP"]
+    assert [text.to_number(word) for word in (" 12 ", "-3.5", "1e-4", "+7", ".5")] == [
+        12,
+        -3.5,
+        1e-4,
+        7,
+        0.5,
+    ]
     assert type(text.to_number("12")) is int
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: text.split("a", separator=""), "port 'separator' is empty; write what stands between the parts, for example ','"),
+        (
+            lambda: text.split("a", separator=""),
+            "port 'separator' is empty; write what stands between the parts, for example ','",
+        ),
         (lambda: text.replace("a", find=""), "port 'find' is empty; write the text to replace"),
         (
             lambda: text.replace("a" * 100_000, find="a", replacement="b" * 1000),
             "the result would have 100,000,000 letters, more than a text may have (10,000,000)",
         ),
-        (lambda: text.to_number("12 cats"), "port 'text': '12 cats' is no number; write for example 12, -3.5 or 1e-4"),
-        (lambda: text.to_number("nan"), "port 'text': 'nan' is no number; write for example 12, -3.5 or 1e-4"),
-        (lambda: text.to_number("1e999"), "port 'text': '1e999' is no number; write for example 12, -3.5 or 1e-4"),
+        (
+            lambda: text.to_number("12 cats"),
+            "port 'text': '12 cats' is no number; write for example 12, -3.5 or 1e-4",
+        ),
+        (
+            lambda: text.to_number("nan"),
+            "port 'text': 'nan' is no number; write for example 12, -3.5 or 1e-4",
+        ),
+        (
+            lambda: text.to_number("1e999"),
+            "port 'text': '1e999' is no number; write for example 12, -3.5 or 1e-4",
+        ),
     ],
 )
 def test_odd_text_is_refused(call: Any, words: str) -> None:
@@ -274,7 +411,13 @@ PEOPLE = {"people": [{"name": "Ada", "age": 36}, {"name": "Bob"}], "count": 2, "
 
 @pytest.mark.parametrize(
     ("path", "found"),
-    [("count", 2), ("people[0].name", "Ada"), ("people[-1]", {"name": "Bob"}), ("none", None), ("people", PEOPLE["people"])],
+    [
+        ("count", 2),
+        ("people[0].name", "Ada"),
+        ("people[-1]", {"name": "Bob"}),
+        ("none", None),
+        ("people", PEOPLE["people"]),
+    ],
 )
 def test_a_part_of_data_is_found(path: str, found: Any) -> None:
     """Names are joined by points, places stand in brackets."""
@@ -285,10 +428,22 @@ def test_a_part_of_data_is_found(path: str, found: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("size", "port 'path': 'size' is not in the data, which is a mapping with count, none, people; mend the path or give a default"),
-        ("people[2]", "port 'path': [2] is not in 'people', which is a list of 2; mend the path or give a default"),
-        ("people[0].name.x", "port 'path': 'x' is not in 'people[0].name', which is the value \"Ada\"; mend the path or give a default"),
-        ("none.x", "port 'path': 'x' is not in 'none', which is null; mend the path or give a default"),
+        (
+            "size",
+            "port 'path': 'size' is not in the data, which is a mapping with count, none, people; mend the path or give a default",
+        ),
+        (
+            "people[2]",
+            "port 'path': [2] is not in 'people', which is a list of 2; mend the path or give a default",
+        ),
+        (
+            "people[0].name.x",
+            "port 'path': 'x' is not in 'people[0].name', which is the value \"Ada\"; mend the path or give a default",
+        ),
+        (
+            "none.x",
+            "port 'path': 'x' is not in 'none', which is null; mend the path or give a default",
+        ),
         ("people[x]", "port 'path': 'people[x]' cannot be read; write for example people[0].name"),
         ("", "port 'path': '' cannot be read; write for example people[0].name"),
         (".count", "port 'path': '.count' cannot be read; write for example people[0].name"),
@@ -304,16 +459,29 @@ def test_a_part_that_is_not_there_is_refused(path: str, words: str) -> None:
 def test_data_is_changed_in_a_copy() -> None:
     """What was given stays as it was; missing mappings are made."""
     before = digest_value(PEOPLE)
-    assert data.set_(PEOPLE, "people[1].name", value="Eve")["people"] == [{"name": "Ada", "age": 36}, {"name": "Eve"}]
+    assert data.set_(PEOPLE, "people[1].name", value="Eve")["people"] == [
+        {"name": "Ada", "age": 36},
+        {"name": "Eve"},
+    ]
     assert data.set_({}, "a.b", value=1) == {"a": {"b": 1}}
     assert data.set_(PEOPLE, "none.x", value=1)["none"] == {"x": 1}
-    assert refusal(data.set_, PEOPLE, "people[2]", value=1) == "port 'path': [2] leads nowhere in what is a list of 2"
-    assert refusal(data.set_, PEOPLE, "count.x", value=1) == "port 'path': 'x' leads nowhere in what is the value 2"
+    assert (
+        refusal(data.set_, PEOPLE, "people[2]", value=1)
+        == "port 'path': [2] leads nowhere in what is a list of 2"
+    )
+    assert (
+        refusal(data.set_, PEOPLE, "count.x", value=1)
+        == "port 'path': 'x' leads nowhere in what is the value 2"
+    )
     assert digest_value(PEOPLE) == before
 
 
 json_ = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda t: st.lists(t) | st.dictionaries(st.text(), t),
 )
 
@@ -328,7 +496,10 @@ def test_written_data_is_read_back(value: Any) -> None:
 @pytest.mark.parametrize(
     ("word", "words"),
     [
-        ("{'a': 1}", "port 'text' is not JSON: expecting property name enclosed in double quotes at line 1, column 2"),
+        (
+            "{'a': 1}",
+            "port 'text' is not JSON: expecting property name enclosed in double quotes at line 1, column 2",
+        ),
         ("[NaN]", "port 'text': NaN is no JSON number"),
         ("[" * 200_000, "port 'text' is nested too deeply to be read"),
     ],
@@ -379,7 +550,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "json.to_text": {"data": PEOPLE},
     "seed.derive": {"seed": 1, "label": "x"},
     "seed.list": {"seed": 1, "count": 2},
-    **{f"math.{name}": {"a": 5, "b": 3} for name in ("add", "subtract", "multiply", "divide", "power", "modulo", "min", "max")},
+    **{
+        f"math.{name}": {"a": 5, "b": 3}
+        for name in ("add", "subtract", "multiply", "divide", "power", "modulo", "min", "max")
+    },
     **{f"math.{name}": {"value": 2.5} for name in ("round", "floor", "ceil")},
     **{f"compare.{name}": {"a": 5, "b": 3} for name in ("less", "at_most", "greater", "at_least")},
     **{f"logic.{name}": {"a": True, "b": False} for name in ("and", "or")},
@@ -393,7 +567,9 @@ def test_every_node_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_every_node_conforms(name: str) -> None:
-    """Help begins with a sentence, inputs stay as they were, the same inputs give the same value, and it fits the output's type."""
+    """Help begins with a sentence, inputs stay as they were, the same inputs give the same value,
+    and it fits the output's type.
+    """
     node, arguments = NODES[name], CALLS[name]
     assert node.type.doc[0].isupper()
     assert ". " in f"{node.type.doc.splitlines()[0]} " or ": " in node.type.doc.splitlines()[0]

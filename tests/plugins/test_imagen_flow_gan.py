@@ -1,4 +1,6 @@
-"""GANs draw by their generators in ONNX files: with latents of the seed, as onnxruntime called by hand, and nothing of a stranger's file reaches further than its own numbers."""
+"""GANs draw by their generators in ONNX files: with latents of the seed, as onnxruntime called by
+hand, and nothing of a stranger's file reaches further than its own numbers.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,22 @@ TINY = Path(str(imagen_flow_tiny("any.onnx", None, Path()))).parent
 FLOAT = TensorProto.FLOAT
 
 
-def build(nodes: Sequence[Any], inputs: dict[str, tuple[int, Sequence[Any]]], outputs: dict[str, Sequence[Any]], constants: dict[str, np.ndarray]) -> ModelProto:
-    """Put a network together: inputs by name with dtype and shape, outputs (floats) with their shapes."""
+def build(
+    nodes: Sequence[Any],
+    inputs: dict[str, tuple[int, Sequence[Any]]],
+    outputs: dict[str, Sequence[Any]],
+    constants: dict[str, np.ndarray],
+) -> ModelProto:
+    """Put a network together: inputs by name with dtype and shape, outputs (floats) with their
+    shapes.
+    """
     graph = helper.make_graph(
-        list(nodes), "network", [helper.make_tensor_value_info(name, *port) for name, port in inputs.items()],
-        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()], [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
+        list(nodes),
+        "network",
+        [helper.make_tensor_value_info(name, *port) for name, port in inputs.items()],
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -36,12 +48,16 @@ def save(model: ModelProto, path: Path) -> str:
 
 
 def _drawing(latents: str) -> tuple[list[Any], dict[str, np.ndarray]]:
-    """Nodes that make a picture of 64 × 32 of 512 numbers: two convolutions with an enlargement between them."""
+    """Nodes that make a picture of 64 × 32 of 512 numbers: two convolutions with an enlargement
+    between them.
+    """
     drawn = np.random.RandomState(0)
     constants = {
-        "grid": np.array([1, 2, 32, 8], np.int64), "scales": np.array([1, 1, 2, 4], np.float32),
-        "first": drawn.randn(4, 2, 3, 3).astype(np.float32) / 3, "second": drawn.randn(3, 4, 3, 3).astype(np.float32) / 4,
-    }  # fmt: skip
+        "grid": np.array([1, 2, 32, 8], np.int64),
+        "scales": np.array([1, 1, 2, 4], np.float32),
+        "first": drawn.randn(4, 2, 3, 3).astype(np.float32) / 3,
+        "second": drawn.randn(3, 4, 3, 3).astype(np.float32) / 4,
+    }
     nodes = [
         helper.make_node("Reshape", [latents, "grid"], ["small"]),
         helper.make_node("Conv", ["small", "first"], ["wide"], pads=[1, 1, 1, 1]),
@@ -59,21 +75,34 @@ def generator() -> ModelProto:
 
 
 def mapping() -> ModelProto:
-    """The first half of one like StyleGAN: latents, drawn towards the middle by psi, for each of 16 layers."""
+    """The first half of one like StyleGAN: latents, drawn towards the middle by psi, for each of 16
+    layers.
+    """
     nodes = [
         helper.make_node("Gather", ["z", "turn"], ["turned"], axis=1),
         helper.make_node("Mul", ["turned", "psi"], ["near"]),
         helper.make_node("Unsqueeze", ["near", "axis"], ["row"]),
         helper.make_node("Expand", ["row", "layers"], ["w"]),
     ]
-    constants = {"turn": np.arange(512, dtype=np.int64)[::-1].copy(), "axis": np.array([1], np.int64), "layers": np.array([1, 16, 512], np.int64)}
-    return build(nodes, {"z": (FLOAT, [1, 512]), "psi": (FLOAT, [1])}, {"w": [1, 16, 512]}, constants)
+    constants = {
+        "turn": np.arange(512, dtype=np.int64)[::-1].copy(),
+        "axis": np.array([1], np.int64),
+        "layers": np.array([1, 16, 512], np.int64),
+    }
+    return build(
+        nodes, {"z": (FLOAT, [1, 512]), "psi": (FLOAT, [1])}, {"w": [1, 16, 512]}, constants
+    )
 
 
 def synthesis() -> ModelProto:
     """The second half: from latents of each layer to a picture."""
     nodes, constants = _drawing("mean")
-    return build([helper.make_node("ReduceMean", ["w"], ["mean"], axes=[1], keepdims=0), *nodes], {"w": (FLOAT, [1, 16, 512])}, {"img": [1, 3, 64, 32]}, constants)
+    return build(
+        [helper.make_node("ReduceMean", ["w"], ["mean"], axes=[1], keepdims=0), *nodes],
+        {"w": (FLOAT, [1, 16, 512])},
+        {"img": [1, 3, 64, 32]},
+        constants,
+    )
 
 
 BUILT = {"generator": generator, "mapping": mapping, "synthesis": synthesis}
@@ -85,7 +114,11 @@ def at(name: str) -> str:
 
 
 def draw(model: str, *, seed: int = 3, **more: Any) -> flow.Image:
-    graph = {"imagen_flow": 1, "nodes": {"one": {"type": "gan.sample", "model": model, "seed": seed, **more}}, "outputs": {"out": "${one}"}}
+    graph = {
+        "imagen_flow": 1,
+        "nodes": {"one": {"type": "gan.sample", "model": model, "seed": seed, **more}},
+        "outputs": {"out": "${one}"},
+    }
     return flow.run(graph, store=None, device="cpu")["out"]
 
 
@@ -101,7 +134,9 @@ def refused(model: str, **more: Any) -> str:
 
 
 def by_hand(model: str, **given: np.ndarray) -> np.ndarray:
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, given)[0]
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, given)[
+        0
+    ]
 
 
 def pixels(found: np.ndarray) -> np.ndarray:
@@ -116,9 +151,20 @@ def latents(seed: int = 3, *shape: int) -> np.ndarray:
 def saved(tmp_path: Path) -> Callable[..., str]:
     """Save a network that gives one of its inputs as the picture, and has others besides."""
 
-    def network(shape: list[Any] | None = None, *, of: str = "z", inputs: dict[str, Any] | None = None, extra: list[Any] | None = None) -> str:
+    def network(
+        shape: list[Any] | None = None,
+        *,
+        of: str = "z",
+        inputs: dict[str, Any] | None = None,
+        extra: list[Any] | None = None,
+    ) -> str:
         ports = inputs or {of: (FLOAT, shape or [1, 3, 4, 4])}
-        model = build([helper.make_node("Identity", [of], ["picture"]), *(extra or [])], ports, {"picture": ports[of][1]}, {})
+        model = build(
+            [helper.make_node("Identity", [of], ["picture"]), *(extra or [])],
+            ports,
+            {"picture": ports[of][1]},
+            {},
+        )
         return save(model, tmp_path / "odd.onnx")
 
     return network
@@ -132,7 +178,9 @@ def test_what_comes_along_is_what_is_built_here(name: str) -> None:
 
 
 def test_a_picture_is_that_of_the_generator_called_by_hand() -> None:
-    """The latents are StyleGAN's own for the seed, and the pixels the generator's from -1 to 1; the same again, and others for another seed."""
+    """The latents are StyleGAN's own for the seed, and the pixels the generator's from -1 to 1; the
+    same again, and others for another seed.
+    """
     ours = draw(at("generator"))
     assert np.array_equal(ours.pixels, pixels(by_hand(at("generator"), z=latents())[0]))
     assert (ours.pixels.shape, ours.pixels.std() > 20) == ((64, 32, 3), True)
@@ -144,14 +192,20 @@ def test_a_picture_is_that_of_the_generator_called_by_hand() -> None:
 
 @pytest.mark.parametrize("psi", [None, 0.5])
 def test_two_networks_draw_as_one_after_the_other(psi: float | None) -> None:
-    """A mapping makes styles of the latents, truncated by its own input, and the synthesis a picture of the styles."""
+    """A mapping makes styles of the latents, truncated by its own input, and the synthesis a
+    picture of the styles.
+    """
     w = by_hand(at("mapping"), z=latents(), psi=np.array([1.0 if psi is None else psi], np.float32))
     theirs = by_hand(at("synthesis"), w=w)[0]
-    assert np.array_equal(draw(at("synthesis"), mapping=at("mapping"), truncation=psi).pixels, pixels(theirs))
+    assert np.array_equal(
+        draw(at("synthesis"), mapping=at("mapping"), truncation=psi).pixels, pixels(theirs)
+    )
 
 
 def test_without_an_input_for_it_truncation_draws_again(saved: Callable[..., str]) -> None:
-    """No latent is further out than the threshold, those within it stay as they were drawn, and none is cut to it."""
+    """No latent is further out than the threshold, those within it stay as they were drawn, and
+    none is cut to it.
+    """
     path = saved([1, 3, 32, 32])
     plain = latents(3, 1, 3, 32, 32)[0].transpose(1, 2, 0)
     cut = draw(path, truncation=0.5, values="0 to 1").pixels / 255
@@ -163,79 +217,168 @@ def test_without_an_input_for_it_truncation_draws_again(saved: Callable[..., str
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shape", "wanted"), [(TensorProto.INT64, [1], [4]), (TensorProto.INT32, [], 4), (FLOAT, ["n", 6], [[0, 0, 0, 0, 1, 0]])]
+    ("dtype", "shape", "wanted"),
+    [
+        (TensorProto.INT64, [1], [4]),
+        (TensorProto.INT32, [], 4),
+        (FLOAT, ["n", 6], [[0, 0, 0, 0, 1, 0]]),
+    ],
 )
-def test_a_class_is_given_as_the_generator_takes_it(dtype: int, shape: list[Any], wanted: Any, tmp_path: Path) -> None:
+def test_a_class_is_given_as_the_generator_takes_it(
+    dtype: int, shape: list[Any], wanted: Any, tmp_path: Path
+) -> None:
     """As a number or as a one among zeros; the picture here is what came in."""
     nodes = [
-        helper.make_node("Cast", ["label"], ["number"], to=TensorProto.FLOAT), helper.make_node("Reshape", ["number", "row"], ["flat"]), helper.make_node("Expand", ["flat", "size"], ["picture"]),
-    ]  # fmt: skip
+        helper.make_node("Cast", ["label"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["number", "row"], ["flat"]),
+        helper.make_node("Expand", ["flat", "size"], ["picture"]),
+    ]
     count = np.asarray(wanted).size
-    constants = {"row": np.array([1, 1, 1, -1], np.int64), "size": np.array([1, 3, 5, count], np.int64)}
-    model = build(nodes, {"z": (FLOAT, [1, 8]), "label": (dtype, shape)}, {"picture": [1, 3, 5, count]}, constants)
+    constants = {
+        "row": np.array([1, 1, 1, -1], np.int64),
+        "size": np.array([1, 3, 5, count], np.int64),
+    }
+    model = build(
+        nodes,
+        {"z": (FLOAT, [1, 8]), "label": (dtype, shape)},
+        {"picture": [1, 3, 5, count]},
+        constants,
+    )
     path = save(model, tmp_path / "classes.onnx")
-    assert np.array_equal(draw(path, label=4, values="0 to 255").pixels[0, :, 0], np.asarray(wanted).reshape(-1))
+    assert np.array_equal(
+        draw(path, label=4, values="0 to 255").pixels[0, :, 0], np.asarray(wanted).reshape(-1)
+    )
     assert "say which by 'label'" in refused(path)
     if shape == ["n", 6]:
         assert refused(path, label=6) == "there is no class 6: the generator has 6, from 0"
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [([1, 3, 4, 5], (4, 5, 3)), ([1, 4, 5, 3], (4, 5, 3)), ([1, 1, 4, 5], (4, 5, 1)), ([2, 4, 5, 1], (4, 5, 1))]
+    ("shape", "size"),
+    [
+        ([1, 3, 4, 5], (4, 5, 3)),
+        ([1, 4, 5, 3], (4, 5, 3)),
+        ([1, 1, 4, 5], (4, 5, 1)),
+        ([2, 4, 5, 1], (4, 5, 1)),
+    ],
 )
-def test_pictures_come_in_any_order_of_axes(shape: list[int], size: tuple[int, ...], saved: Callable[..., str]) -> None:
+def test_pictures_come_in_any_order_of_axes(
+    shape: list[int], size: tuple[int, ...], saved: Callable[..., str]
+) -> None:
     """Channels first or last, grey or RGB; of a batch the first is taken."""
     ours = draw(saved(shape), values="0 to 1").pixels
     assert ours.shape == size
     first = latents(3, *shape)[0]
-    assert np.array_equal(ours, np.rint((first if size == first.shape else first.transpose(1, 2, 0)).clip(0, 1) * 255))
+    assert np.array_equal(
+        ours, np.rint((first if size == first.shape else first.transpose(1, 2, 0)).clip(0, 1) * 255)
+    )
 
 
 def test_a_picture_among_several_outputs(tmp_path: Path) -> None:
     """The first that can be a picture is taken, or the one that is named."""
-    nodes = [helper.make_node("Flatten", ["z"], ["features"]), helper.make_node("Identity", ["z"], ["rgb"]), helper.make_node("Neg", ["z"], ["raw"])]
+    nodes = [
+        helper.make_node("Flatten", ["z"], ["features"]),
+        helper.make_node("Identity", ["z"], ["rgb"]),
+        helper.make_node("Neg", ["z"], ["raw"]),
+    ]
     shape = [1, 3, 4, 4]
-    path = save(build(nodes, {"z": (FLOAT, shape)}, {"features": [1, 48], "rgb": shape, "raw": shape}, {}), tmp_path / "several.onnx")
+    path = save(
+        build(nodes, {"z": (FLOAT, shape)}, {"features": [1, 48], "rgb": shape, "raw": shape}, {}),
+        tmp_path / "several.onnx",
+    )
     assert np.array_equal(draw(path).pixels, pixels(latents(3, *shape)[0]))
     assert np.array_equal(draw(path, output="raw").pixels, pixels(-latents(3, *shape)[0]))
-    assert refused(path, output="rbg").startswith("there is no output 'rbg'; there are 'features' (1 × 48, float32), 'rgb'")
-    assert refused(path, output="features").startswith("the generator gave 1 × 48 numbers, which is no picture")
+    assert refused(path, output="rbg").startswith(
+        "there is no output 'rbg'; there are 'features' (1 × 48, float32), 'rgb'"
+    )
+    assert refused(path, output="features").startswith(
+        "the generator gave 1 × 48 numbers, which is no picture"
+    )
 
 
 def test_other_inputs_are_named(saved: Callable[..., str]) -> None:
     """An input that nothing is known of is asked for, and gets its numbers by name."""
-    path = saved(of="z", inputs={"z": (FLOAT, [1, 3, 4, 4]), "strength": (FLOAT, [1, 2])}, extra=[helper.make_node("Identity", ["strength"], ["unused"])])
+    path = saved(
+        of="z",
+        inputs={"z": (FLOAT, [1, 3, 4, 4]), "strength": (FLOAT, [1, 2])},
+        extra=[helper.make_node("Identity", ["strength"], ["unused"])],
+    )
     said = refused(path)
-    assert said == "it cannot be told what the generator's inputs 'z' (1 × 3 × 4 × 4, float32), 'strength' (1 × 2, float32) get: name 'strength' (1 × 2, float32) in 'arguments'"
+    assert (
+        said
+        == "it cannot be told what the generator's inputs 'z' (1 × 3 × 4 × 4, float32), 'strength' (1 × 2, float32) get: name 'strength' (1 × 2, float32) in 'arguments'"
+    )
     assert draw(path, arguments={"strength": [1, 0.5]}).pixels.shape == (4, 4, 3)
-    assert refused(path, arguments={"strength": [1, 2, 3]}).startswith("the input 'strength' (1 × 2, float32) does not take what 'arguments' gives it")
-    assert refused(path, arguments={"power": 1}).startswith("the generator has no input power; its inputs are 'z'")
+    assert refused(path, arguments={"strength": [1, 2, 3]}).startswith(
+        "the input 'strength' (1 × 2, float32) does not take what 'arguments' gives it"
+    )
+    assert refused(path, arguments={"power": 1}).startswith(
+        "the generator has no input power; its inputs are 'z'"
+    )
     white = draw(path, arguments={"strength": 1, "z": 1}).pixels
     assert (white == 255).all()
 
 
 def test_networks_that_do_not_belong_together_are_told(saved: Callable[..., str]) -> None:
-    """A mapping of another generator, a label that is not taken, latents without a size, no picture at all."""
-    assert refused(saved(), mapping=at("mapping")) == "the mapping gives 1 × 16 × 512 numbers, and the generator's input is 'z' (1 × 3 × 4 × 4, float32): they are not of one generator"
-    assert refused(at("generator"), label=1) == "the generator takes no label; its inputs are 'z' (? × 512, float32)"
-    assert refused(saved([1, 3, "height", 4])) == "the input 'z' (1 × 3 × ? × 4, float32) does not say how many numbers its latents are: export the generator with that size, or give them in 'arguments'"
-    assert refused(at("mapping")) == "no output of the generator is a picture of 1 or 3 channels: there are 'w' (1 × 16 × 512, float32)"
+    """A mapping of another generator, a label that is not taken, latents without a size, no picture
+    at all.
+    """
+    assert (
+        refused(saved(), mapping=at("mapping"))
+        == "the mapping gives 1 × 16 × 512 numbers, and the generator's input is 'z' (1 × 3 × 4 × 4, float32): they are not of one generator"
+    )
+    assert (
+        refused(at("generator"), label=1)
+        == "the generator takes no label; its inputs are 'z' (? × 512, float32)"
+    )
+    assert (
+        refused(saved([1, 3, "height", 4]))
+        == "the input 'z' (1 × 3 × ? × 4, float32) does not say how many numbers its latents are: export the generator with that size, or give them in 'arguments'"
+    )
+    assert (
+        refused(at("mapping"))
+        == "no output of the generator is a picture of 1 or 3 channels: there are 'w' (1 × 16 × 512, float32)"
+    )
 
 
 def _outside(location: str) -> bytes:
     """A network whose weights are said to lie elsewhere."""
-    weights = TensorProto(name="weights", data_type=TensorProto.FLOAT, dims=[1, 3, 2, 2], data_location=TensorProto.EXTERNAL)
+    weights = TensorProto(
+        name="weights",
+        data_type=TensorProto.FLOAT,
+        dims=[1, 3, 2, 2],
+        data_location=TensorProto.EXTERNAL,
+    )
     for key, value in {"location": location, "offset": "0", "length": "48"}.items():
         weights.external_data.add(key=key, value=value)
     shape = [1, 3, 2, 2]
-    model = build([helper.make_node("Add", ["z", "weights"], ["picture"])], {"z": (FLOAT, shape)}, {"picture": shape}, {})
+    model = build(
+        [helper.make_node("Add", ["z", "weights"], ["picture"])],
+        {"z": (FLOAT, shape)},
+        {"picture": shape},
+        {},
+    )
     model.graph.initializer.append(weights)
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("location", ["beside.bin", "sub/beside.bin", "../secret.bin", "{folder}/secret.bin", "/etc/passwd", "*/_ORT_MEM_ADDR_/*"])
-def test_a_network_reads_no_other_file(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights in other files are refused wherever these lie: they would not be in the model's digest, and the path is a stranger's."""
+@pytest.mark.parametrize(
+    "location",
+    [
+        "beside.bin",
+        "sub/beside.bin",
+        "../secret.bin",
+        "{folder}/secret.bin",
+        "/etc/passwd",
+        "*/_ORT_MEM_ADDR_/*",
+    ],
+)
+def test_a_network_reads_no_other_file(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights in other files are refused wherever these lie: they would not be in the model's
+    digest, and the path is a stranger's.
+    """
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     for place in (folder / "beside.bin", folder / "sub" / "beside.bin", tmp_path / "secret.bin"):
@@ -263,10 +406,18 @@ def test_a_broken_file_is_told(content: bytes, said: str, tmp_path: Path) -> Non
 
 
 def test_what_is_too_large_is_refused(saved: Callable[..., str], tmp_path: Path) -> None:
-    """A declared port of billions of numbers is refused before any is made; what grows inside fails as a node does."""
-    assert refused(saved([1, 3, 2**20, 2**20])).endswith("numbers, which no generator of pictures has")
+    """A declared port of billions of numbers is refused before any is made; what grows inside fails
+    as a node does.
+    """
+    assert refused(saved([1, 3, 2**20, 2**20])).endswith(
+        "numbers, which no generator of pictures has"
+    )
     size = np.array([10**13], np.int64)
-    nodes = [helper.make_node("ConstantOfShape", ["size"], ["many"]), helper.make_node("ReduceSum", ["many"], ["sum"], keepdims=0), helper.make_node("Add", ["z", "sum"], ["picture"])]
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["many"]),
+        helper.make_node("ReduceSum", ["many"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["z", "sum"], ["picture"]),
+    ]
     model = build(nodes, {"z": (FLOAT, [1, 3, 2, 2])}, {"picture": [1, 3, 2, 2]}, {"size": size})
     assert "fails: " in refused(save(model, tmp_path / "grows.onnx"))
 
@@ -274,7 +425,12 @@ def test_what_is_too_large_is_refused(saved: Callable[..., str], tmp_path: Path)
 def test_operators_from_elsewhere_are_not_loaded(tmp_path: Path) -> None:
     """A network that wants an operator of its own is refused: there is no way to bring one along."""
     shape = [1, 3, 2, 2]
-    model = build([helper.make_node("Run", ["z"], ["picture"], domain="strange")], {"z": (FLOAT, shape)}, {"picture": shape}, {})
+    model = build(
+        [helper.make_node("Run", ["z"], ["picture"], domain="strange")],
+        {"z": (FLOAT, shape)},
+        {"picture": shape},
+        {},
+    )
     model.opset_import.append(helper.make_opsetid("strange", 1))
     assert "cannot be loaded" in refused(save(model, tmp_path / "own.onnx"))
 
@@ -282,7 +438,12 @@ def test_operators_from_elsewhere_are_not_loaded(tmp_path: Path) -> None:
 def test_nan_is_told(tmp_path: Path) -> None:
     """NaN is said, not drawn."""
     shape = [1, 3, 4, 4]
-    roots = build([helper.make_node("Sqrt", ["z"], ["picture"])], {"z": (FLOAT, shape)}, {"picture": shape}, {})
+    roots = build(
+        [helper.make_node("Sqrt", ["z"], ["picture"])],
+        {"z": (FLOAT, shape)},
+        {"picture": shape},
+        {},
+    )
     assert refused(save(roots, tmp_path / "roots.onnx")) == "the generator gave NaN"
 
 
@@ -293,8 +454,14 @@ def test_another_model_is_refused_when_planning(tmp_path: Path) -> None:
 
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "folder" / "model.safetensors")
     for path in (tmp_path / "folder", tmp_path / "folder" / "model.safetensors"):
-        graph = {"imagen_flow": 1, "nodes": {"one": {"type": "gan.sample", "model": str(path), "seed": 1}}, "outputs": {"out": "${one}"}}
-        assert [p.message for p in flow.plan(graph, store=None).problems] == [f"gan.sample cannot use the model '{path}': it takes a generator in one .onnx file"]
+        graph = {
+            "imagen_flow": 1,
+            "nodes": {"one": {"type": "gan.sample", "model": str(path), "seed": 1}},
+            "outputs": {"out": "${one}"},
+        }
+        assert [p.message for p in flow.plan(graph, store=None).problems] == [
+            f"gan.sample cannot use the model '{path}': it takes a generator in one .onnx file"
+        ]
 
 
 def test_the_number_of_threads_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""Pictures are worked on as Pillow does it, in their own depth, with alpha weighed, and never beyond the limits."""
+"""Pictures are worked on as Pillow does it, in their own depth, with alpha weighed, and never
+beyond the limits.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,22 @@ NODES = {node.type.name: node for node in imagen_flow_image.imagen_flow_nodes()}
 DEPTHS = ("uint8", "uint16", "float32")
 
 
-def picture(height: int = 12, width: int = 17, channels: int = 3, dtype: str = "uint8", seed: int = 0) -> Image:
+def picture(
+    height: int = 12, width: int = 17, channels: int = 3, dtype: str = "uint8", seed: int = 0
+) -> Image:
     """A smooth picture with a hard edge in it."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width].astype("float32")
-    planes = [0.5 + 0.45 * np.sin(rows * random.uniform(0.1, 0.5) + columns * random.uniform(0.1, 0.5) + random.uniform(0, 6)) for _ in range(channels)]
+    planes = [
+        0.5
+        + 0.45
+        * np.sin(
+            rows * random.uniform(0.1, 0.5)
+            + columns * random.uniform(0.1, 0.5)
+            + random.uniform(0, 6)
+        )
+        for _ in range(channels)
+    ]
     planes[0][height // 2 :, width // 2 :] = 0.95
     return Image(in_depth(np.stack(planes, axis=2), dtype))
 
@@ -63,7 +76,10 @@ def test_resizing_is_pillows(resample: str, size: tuple[int, int], channels: int
     """Opaque 8-bit pictures come out as Pillow makes them, bit for bit."""
     image = picture(channels=channels)
     done = geometry.resize(image, width=size[0], height=size[1], resample=resample)
-    assert np.array_equal(done.pixels, Image.from_pil(pil(image).resize(size, PIL.Image.Resampling[resample.upper()])).pixels)
+    assert np.array_equal(
+        done.pixels,
+        Image.from_pil(pil(image).resize(size, PIL.Image.Resampling[resample.upper()])).pixels,
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,20 +104,41 @@ def test_sizes_follow_what_is_given(options: dict[str, Any], size: tuple[int, in
 def test_covering_is_pillows_fit(size: tuple[int, int]) -> None:
     """What hangs over is cut off on both sides alike."""
     done = geometry.resize(picture(), width=size[0], height=size[1], fit="cover")
-    assert np.array_equal(done.pixels, np.array(ImageOps.fit(pil(picture()), size, PIL.Image.Resampling.LANCZOS)))
+    assert np.array_equal(
+        done.pixels, np.array(ImageOps.fit(pil(picture()), size, PIL.Image.Resampling.LANCZOS))
+    )
 
 
 @pytest.mark.parametrize("dtype", DEPTHS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", ["image.resize", "image.rotate", "image.blur", "image.sharpen", "image.adjust", "image.normalise", "image.pad"])
-def test_depth_and_channels_are_kept_and_depth_changes_no_look(name: str, dtype: str, channels: int) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image.resize",
+        "image.rotate",
+        "image.blur",
+        "image.sharpen",
+        "image.adjust",
+        "image.normalise",
+        "image.pad",
+    ],
+)
+def test_depth_and_channels_are_kept_and_depth_changes_no_look(
+    name: str, dtype: str, channels: int
+) -> None:
     """What is done in 16 bits or float is what is done in 8 bits, but for rounding."""
     options: dict[str, dict[str, Any]] = {
         "image.resize": {"width": 11, "height": 20},
         "image.rotate": {"degrees": 30.0, "colour": "black"},
         "image.blur": {"radius": 2.3},
         "image.sharpen": {"amount": 0.5},
-        "image.adjust": {"brightness": 1.05, "contrast": 0.9, "saturation": 0.5, "hue": 50.0, "gamma": 1.2},
+        "image.adjust": {
+            "brightness": 1.05,
+            "contrast": 0.9,
+            "saturation": 0.5,
+            "hue": 50.0,
+            "gamma": 1.2,
+        },
         "image.normalise": {"cutoff": 1.0},
         "image.pad": {"border": 3, "colour": "white"},
     }
@@ -128,12 +165,21 @@ def test_resizing_weighs_colours_by_alpha() -> None:
 def test_a_16_bit_gradient_keeps_its_steps() -> None:
     """Enlarging makes tones between, which 8 bits do not have."""
     ramp = Image(np.arange(0, 512, 2, dtype="uint16").reshape(1, 256, 1))
-    assert len(np.unique(geometry.resize(ramp, width=512, height=1, resample="bilinear").pixels)) > 400
+    assert (
+        len(np.unique(geometry.resize(ramp, width=512, height=1, resample="bilinear").pixels)) > 400
+    )
 
 
 def test_scaling_multiplies_both_sides() -> None:
     """And never goes below one pixel."""
-    assert [(i.width, i.height) for i in (geometry.scale(picture(), 2.0), geometry.scale(picture(), 0.5), geometry.scale(picture(), 0.001))] == [
+    assert [
+        (i.width, i.height)
+        for i in (
+            geometry.scale(picture(), 2.0),
+            geometry.scale(picture(), 0.5),
+            geometry.scale(picture(), 0.001),
+        )
+    ] == [
         (34, 24),
         (8, 6),
         (1, 1),
@@ -143,19 +189,46 @@ def test_scaling_multiplies_both_sides() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda i: geometry.resize(i), "neither port 'width' nor port 'height' is given; give one of them or both"),
-        (lambda i: geometry.scale(i, 1000.0), "the result would have 17,000 x 12,000 pixels, more than 134,217,728; ask for a smaller one"),
-        (lambda i: geometry.resize(i, width=16384, height=16384), "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one"),
+        (
+            lambda i: geometry.resize(i),
+            "neither port 'width' nor port 'height' is given; give one of them or both",
+        ),
+        (
+            lambda i: geometry.scale(i, 1000.0),
+            "the result would have 17,000 x 12,000 pixels, more than 134,217,728; ask for a smaller one",
+        ),
+        (
+            lambda i: geometry.resize(i, width=16384, height=16384),
+            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one",
+        ),
         (
             lambda i: geometry.crop(i, width=20, height=5),
             "ports 'width' and 'height' ask for 20 x 5, but the picture is 17 x 12; ask for less, or enlarge it first by image.resize or image.pad",
         ),
-        (lambda i: geometry.crop(i, width=10, height=5, x=8), "port 'x' is 8, so the rectangle ends at 18, but the picture at 17; x is at most 7"),
-        (lambda i: geometry.pad(i, width=10), "port 'width' is 10, but the picture has 17; padding never cuts: use image.crop or image.resize first"),
-        (lambda i: geometry.pad(i, width=20, border=2), "port 'border' and a size are both given; give either the border or 'width' and 'height'"),
-        (lambda i: geometry.pad(i, border=8192), "the result would have 16,401 x 16,396 pixels, more than 134,217,728; ask for a smaller one"),
-        (lambda i: sources.solid(16384, 16384), "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one"),
-        (lambda i: geometry.pad(i, border=1, colour="blak"), "port 'colour': 'blak' is no colour; did you mean 'black'?"),
+        (
+            lambda i: geometry.crop(i, width=10, height=5, x=8),
+            "port 'x' is 8, so the rectangle ends at 18, but the picture at 17; x is at most 7",
+        ),
+        (
+            lambda i: geometry.pad(i, width=10),
+            "port 'width' is 10, but the picture has 17; padding never cuts: use image.crop or image.resize first",
+        ),
+        (
+            lambda i: geometry.pad(i, width=20, border=2),
+            "port 'border' and a size are both given; give either the border or 'width' and 'height'",
+        ),
+        (
+            lambda i: geometry.pad(i, border=8192),
+            "the result would have 16,401 x 16,396 pixels, more than 134,217,728; ask for a smaller one",
+        ),
+        (
+            lambda i: sources.solid(16384, 16384),
+            "the result would have 16,384 x 16,384 pixels, more than 134,217,728; ask for a smaller one",
+        ),
+        (
+            lambda i: geometry.pad(i, border=1, colour="blak"),
+            "port 'colour': 'blak' is no colour; did you mean 'black'?",
+        ),
         (
             lambda i: sources.solid(1, 1, colour="#12345"),
             "port 'colour': '#12345' is no colour; write a name such as orange, #ff8800, rgb(255, 136, 0), hsl(32, 100%, 50%) or transparent",
@@ -172,8 +245,14 @@ def test_scaling_multiplies_both_sides() -> None:
             lambda i: masks.apply(i, a_mask(12, 20)),
             "port 'mask' is 20 x 12 and port 'image' is 17 x 12; they must be of one size: use mask.resize or image.crop",
         ),
-        (lambda i: sheets.grid([]), "port 'images' is an empty list; a sheet needs at least one picture"),
-        (lambda i: sheets.grid([i], labels=["a", "b"]), "port 'labels' has 2 texts for 1 pictures; give one label a picture"),
+        (
+            lambda i: sheets.grid([]),
+            "port 'images' is an empty list; a sheet needs at least one picture",
+        ),
+        (
+            lambda i: sheets.grid([i], labels=["a", "b"]),
+            "port 'labels' has 2 texts for 1 pictures; give one label a picture",
+        ),
         (
             lambda i: tones.convert(picture(channels=4), channels="rgb", background="#ff000080"),
             "port 'background': '#ff000080' is not opaque; write an opaque colour, or keep alpha by channels: rgba",
@@ -188,10 +267,16 @@ def test_what_cannot_be_done_is_refused(call: Any, words: str) -> None:
 def test_crops_are_cut_where_asked() -> None:
     """By a corner, by an anchor, or one of each."""
     pixels = picture().pixels
-    assert np.array_equal(geometry.crop(picture(), width=5, height=4, x=2, y=3).pixels, pixels[3:7, 2:7])
+    assert np.array_equal(
+        geometry.crop(picture(), width=5, height=4, x=2, y=3).pixels, pixels[3:7, 2:7]
+    )
     assert np.array_equal(geometry.crop(picture(), width=5, height=4).pixels, pixels[4:8, 6:11])
-    assert np.array_equal(geometry.crop(picture(), width=5, height=4, anchor="bottom_right").pixels, pixels[8:, 12:])
-    assert np.array_equal(geometry.crop(picture(), width=5, height=4, x=0, anchor="bottom").pixels, pixels[8:, :5])
+    assert np.array_equal(
+        geometry.crop(picture(), width=5, height=4, anchor="bottom_right").pixels, pixels[8:, 12:]
+    )
+    assert np.array_equal(
+        geometry.crop(picture(), width=5, height=4, x=0, anchor="bottom").pixels, pixels[8:, :5]
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -200,19 +285,31 @@ def test_turning_and_flipping_back_gives_the_picture(channels: int, dtype: str) 
     """Quarter turns and mirrors lose nothing."""
     image = picture(channels=channels, dtype=dtype)
     for there, back in ((90.0, -90.0), (180.0, 180.0), (270.0, 90.0), (360.0, 0.0)):
-        assert np.array_equal(geometry.rotate(geometry.rotate(image, there), back).pixels, image.pixels)
+        assert np.array_equal(
+            geometry.rotate(geometry.rotate(image, there), back).pixels, image.pixels
+        )
     for direction in ("horizontal", "vertical", "both"):
-        assert np.array_equal(geometry.flip(geometry.flip(image, direction=direction), direction=direction).pixels, image.pixels)
+        assert np.array_equal(
+            geometry.flip(geometry.flip(image, direction=direction), direction=direction).pixels,
+            image.pixels,
+        )
 
 
 def test_rotating_is_clockwise() -> None:
     """A quarter turn brings the left side up; other angles are Pillow's."""
     image = picture()
-    assert np.array_equal(geometry.rotate(image, 90.0).pixels, np.array(pil(image).transpose(PIL.Image.Transpose.ROTATE_270)))
-    wanted = pil(image).rotate(-30, PIL.Image.Resampling.BICUBIC, expand=True, fillcolor=(255, 255, 255))
+    assert np.array_equal(
+        geometry.rotate(image, 90.0).pixels,
+        np.array(pil(image).transpose(PIL.Image.Transpose.ROTATE_270)),
+    )
+    wanted = pil(image).rotate(
+        -30, PIL.Image.Resampling.BICUBIC, expand=True, fillcolor=(255, 255, 255)
+    )
     assert apart(geometry.rotate(image, 30.0, colour="white"), Image.from_pil(wanted)) <= 1.01
     assert np.array_equal(geometry.flip(image).pixels, np.array(ImageOps.mirror(pil(image))))
-    assert np.array_equal(geometry.flip(image, direction="vertical").pixels, np.array(ImageOps.flip(pil(image))))
+    assert np.array_equal(
+        geometry.flip(image, direction="vertical").pixels, np.array(ImageOps.flip(pil(image)))
+    )
 
 
 def test_corners_come_into_view_transparent() -> None:
@@ -222,20 +319,44 @@ def test_corners_come_into_view_transparent() -> None:
     assert turned.shape[2] == 4
     assert turned[0, 0, 3] == 0
     assert (turned[turned[:, :, 3] > 0][:, :3] == (255, 0, 0)).all()
-    assert geometry.rotate(red, 45.0, expand=False, colour="blue").pixels[0, 0].tolist() == [0, 0, 255]
+    assert geometry.rotate(red, 45.0, expand=False, colour="blue").pixels[0, 0].tolist() == [
+        0,
+        0,
+        255,
+    ]
     grey = Image(np.full((9, 9), 7, dtype="uint8"))
-    assert (geometry.rotate(grey, 10.0, colour="white").channels, geometry.rotate(grey, 10.0, colour="red").channels) == (1, 3)
+    assert (
+        geometry.rotate(grey, 10.0, colour="white").channels,
+        geometry.rotate(grey, 10.0, colour="red").channels,
+    ) == (1, 3)
 
 
 def test_pads_show_what_was_asked() -> None:
     """A colour, the outermost pixels, or the picture mirrored."""
     image = Image(np.array([[1, 2, 3]], dtype="uint8"))
-    assert geometry.pad(image, width=6, fill="edge", anchor="left").pixels[0, :, 0].tolist() == [1, 2, 3, 3, 3, 3]
-    assert geometry.pad(image, width=6, fill="reflect", anchor="right").pixels[0, :, 0].tolist() == [2, 3, 2, 1, 2, 3]
-    assert geometry.pad(image, width=5, colour="white").pixels[0, :, 0].tolist() == [255, 1, 2, 3, 255]
+    assert geometry.pad(image, width=6, fill="edge", anchor="left").pixels[0, :, 0].tolist() == [
+        1,
+        2,
+        3,
+        3,
+        3,
+        3,
+    ]
+    assert geometry.pad(image, width=6, fill="reflect", anchor="right").pixels[
+        0, :, 0
+    ].tolist() == [2, 3, 2, 1, 2, 3]
+    assert geometry.pad(image, width=5, colour="white").pixels[0, :, 0].tolist() == [
+        255,
+        1,
+        2,
+        3,
+        255,
+    ]
     assert geometry.pad(image, border=1, colour="transparent").pixels.shape == (3, 5, 2)
     assert geometry.pad(image, border=1, colour="red").pixels[0, 0].tolist() == [255, 0, 0]
-    assert geometry.pad(picture(dtype="uint16"), border=1, colour="#800000").pixels[0, 0].tolist() == [128 * 257, 0, 0]
+    assert geometry.pad(picture(dtype="uint16"), border=1, colour="#800000").pixels[
+        0, 0
+    ].tolist() == [128 * 257, 0, 0]
 
 
 # Tones
@@ -247,23 +368,37 @@ def test_8_bits_survive_16_and_float(values: list[int]) -> None:
     deep = Image(np.array([values], dtype="uint16"))
     flat = Image((deep.pixels >> 8).astype("uint8"))
     for depth in (16, "float"):
-        assert np.array_equal(tones.convert(tones.convert(flat, depth=depth), depth=8).pixels, flat.pixels)
-    assert np.array_equal(tones.convert(tones.convert(deep, depth="float"), depth=16).pixels, deep.pixels)
+        assert np.array_equal(
+            tones.convert(tones.convert(flat, depth=depth), depth=8).pixels, flat.pixels
+        )
+    assert np.array_equal(
+        tones.convert(tones.convert(deep, depth="float"), depth=16).pixels, deep.pixels
+    )
 
 
 def test_grey_is_pillows_luminance() -> None:
     """In 8 bits exactly; in other depths the same weights."""
     image = picture(40, 50)
-    assert np.array_equal(tones.convert(image, channels="grey").pixels[:, :, 0], np.array(pil(image).convert("L")))
+    assert np.array_equal(
+        tones.convert(image, channels="grey").pixels[:, :, 0], np.array(pil(image).convert("L"))
+    )
     for dtype in DEPTHS[1:]:
-        assert apart(tones.convert(picture(40, 50, dtype=dtype), channels="grey"), tones.convert(image, channels="grey")) <= 1
+        assert (
+            apart(
+                tones.convert(picture(40, 50, dtype=dtype), channels="grey"),
+                tones.convert(image, channels="grey"),
+            )
+            <= 1
+        )
 
 
 def test_channels_are_added_and_laid_down() -> None:
     """Added alpha is opaque; dropped alpha is laid over the background."""
     clear = Image(np.array([[[200, 100, 0, 51], [10, 20, 30, 255]]], dtype="uint8"))
     assert tones.convert(clear, channels="rgb").pixels.tolist() == [[[40, 20, 0], [10, 20, 30]]]
-    assert tones.convert(clear, channels="rgb", background="white").pixels.tolist() == [[[244, 224, 204], [10, 20, 30]]]
+    assert tones.convert(clear, channels="rgb", background="white").pixels.tolist() == [
+        [[244, 224, 204], [10, 20, 30]]
+    ]
     assert tones.convert(clear, channels="grey_alpha").pixels[0, :, 1].tolist() == [51, 255]
     grey = Image(np.array([[[8]]], dtype="uint16"))
     assert tones.convert(grey, channels="rgba").pixels.tolist() == [[[8, 8, 8, 65535]]]
@@ -288,23 +423,40 @@ def test_neutral_settings_change_nothing() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.7])
 @pytest.mark.parametrize(
-    ("port", "enhance"), [("brightness", ImageEnhance.Brightness), ("contrast", ImageEnhance.Contrast), ("saturation", ImageEnhance.Color)]
+    ("port", "enhance"),
+    [
+        ("brightness", ImageEnhance.Brightness),
+        ("contrast", ImageEnhance.Contrast),
+        ("saturation", ImageEnhance.Color),
+    ],
 )
 def test_adjusting_is_pillows(port: str, enhance: Any, factor: float) -> None:
     """The same as ImageEnhance, within rounding."""
     image = picture(30, 40)
-    assert apart(tones.adjust(image, **{port: factor}), Image.from_pil(enhance(pil(image)).enhance(factor))) <= 2
+    assert (
+        apart(
+            tones.adjust(image, **{port: factor}),
+            Image.from_pil(enhance(pil(image)).enhance(factor)),
+        )
+        <= 2
+    )
 
 
 def test_hues_turn_and_gamma_bends() -> None:
     """120 degrees make red green; a full circle changes nothing; gamma is a power."""
-    colours = Image(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 128, 0], [90, 90, 90]]], dtype="uint8"))
+    colours = Image(
+        np.array(
+            [[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 128, 0], [90, 90, 90]]], dtype="uint8"
+        )
+    )
     turned = [[[0, 255, 0], [0, 0, 255], [255, 0, 0], [0, 255, 128], [90, 90, 90]]]
     assert tones.adjust(colours, hue=120.0).pixels.tolist() == turned
     assert tones.adjust(colours, hue=-240.0).pixels.tolist() == turned
     many = picture(30, 40)
     assert apart(tones.adjust(tones.adjust(many, hue=77.0), hue=-77.0), many) <= 2
-    assert tones.adjust(Image(np.array([[64, 255]], dtype="uint8")), gamma=2.0).pixels[0, :, 0].tolist() == [128, 255]
+    assert tones.adjust(Image(np.array([[64, 255]], dtype="uint8")), gamma=2.0).pixels[
+        0, :, 0
+    ].tolist() == [128, 255]
 
 
 def test_tones_are_stretched_as_pillow_does() -> None:
@@ -314,11 +466,15 @@ def test_tones_are_stretched_as_pillow_does() -> None:
         wanted = Image.from_pil(ImageOps.autocontrast(pil(dull), preserve_tone=together))
         assert apart(tones.normalise(dull, channels=channels), wanted) <= 2
     even = tones.normalise(dull, channels="each")
-    assert [(even.pixels[:, :, c].min(), even.pixels[:, :, c].max()) for c in range(3)] == [(0, 255)] * 3
+    assert [(even.pixels[:, :, c].min(), even.pixels[:, :, c].max()) for c in range(3)] == [
+        (0, 255)
+    ] * 3
     flat = sources.solid(4, 4, colour="#336699")
     for method in ("stretch", "equalise"):
         for channels in ("together", "each"):
-            assert np.array_equal(tones.normalise(flat, method=method, channels=channels).pixels, flat.pixels)
+            assert np.array_equal(
+                tones.normalise(flat, method=method, channels=channels).pixels, flat.pixels
+            )
 
 
 def test_cutting_off_leaves_out_outliers() -> None:
@@ -333,7 +489,12 @@ def test_cutting_off_leaves_out_outliers() -> None:
 def test_equalising_is_pillows() -> None:
     """Tones become about equally frequent."""
     grey = tones.convert(picture(64, 64), channels="grey")
-    assert apart(tones.normalise(grey, method="equalise"), Image.from_pil(ImageOps.equalize(pil(grey)))) <= 8
+    assert (
+        apart(
+            tones.normalise(grey, method="equalise"), Image.from_pil(ImageOps.equalize(pil(grey)))
+        )
+        <= 8
+    )
     deep = tones.normalise(tones.convert(grey, depth=16), method="equalise")
     assert apart(deep, tones.normalise(grey, method="equalise")) <= 2
 
@@ -346,10 +507,17 @@ def test_equalising_is_pillows() -> None:
 def test_blurring_is_pillows_in_every_depth(radius: float, kind: str) -> None:
     """8 bits are Pillow's own; 16 bits and float are the same but finer."""
     image = picture(30, 40)
-    wanted = Image.from_pil(pil(image).filter(ImageFilter.GaussianBlur(radius) if kind == "gaussian" else ImageFilter.BoxBlur(radius)))
+    wanted = Image.from_pil(
+        pil(image).filter(
+            ImageFilter.GaussianBlur(radius) if kind == "gaussian" else ImageFilter.BoxBlur(radius)
+        )
+    )
     assert np.array_equal(filters.blur(image, radius=radius, kind=kind).pixels, wanted.pixels)
     for depth in (16, "float"):
-        assert apart(filters.blur(tones.convert(image, depth=depth), radius=radius, kind=kind), wanted) <= 3
+        assert (
+            apart(filters.blur(tones.convert(image, depth=depth), radius=radius, kind=kind), wanted)
+            <= 3
+        )
 
 
 @pytest.mark.parametrize("radius", [0.3, 1.0, 2.5, 7.0, 40.0])
@@ -382,14 +550,18 @@ def test_sharpening_is_pillows_unsharp_mask() -> None:
     """Within rounding, with and without a threshold; alpha stays."""
     image = picture(30, 40)
     for amount, threshold in ((1.0, 0), (0.5, 5)):
-        wanted = Image.from_pil(pil(image).filter(ImageFilter.UnsharpMask(2, int(amount * 100), threshold)))
+        wanted = Image.from_pil(
+            pil(image).filter(ImageFilter.UnsharpMask(2, int(amount * 100), threshold))
+        )
         assert apart(filters.sharpen(image, amount=amount, threshold=threshold / 255), wanted) <= 4
     clear = picture(channels=4)
     assert np.array_equal(filters.sharpen(clear).pixels[:, :, 3], clear.pixels[:, :, 3])
 
 
 def test_edges_are_white_where_black_meets_white() -> None:
-    """A straight edge at full contrast is white, an even picture black; the threshold makes it all or nothing."""
+    """A straight edge at full contrast is white, an even picture black; the threshold makes it all
+    or nothing.
+    """
     pixels = np.zeros((9, 10), dtype="uint8")
     pixels[:, 5:] = 255
     drawn = filters.edges(Image(pixels), radius=0.0).pixels[:, :, 0]
@@ -406,7 +578,13 @@ def test_edges_are_white_where_black_meets_white() -> None:
 def test_crossing_over_is_pillows_blend(amount: float) -> None:
     """Within rounding."""
     a, b = picture(), picture(seed=1)
-    assert apart(layers.blend(a, b, amount=amount), Image.from_pil(PIL.Image.blend(pil(a), pil(b), amount))) <= 1.01
+    assert (
+        apart(
+            layers.blend(a, b, amount=amount),
+            Image.from_pil(PIL.Image.blend(pil(a), pil(b), amount)),
+        )
+        <= 1.01
+    )
 
 
 @pytest.mark.parametrize(
@@ -424,7 +602,10 @@ def test_crossing_over_is_pillows_blend(amount: float) -> None:
         (
             "soft_light",
             lambda a, b: np.where(
-                b <= 0.5, a - (1 - 2 * b) * a * (1 - a), a + (2 * b - 1) * (np.where(a <= 0.25, ((16 * a - 12) * a + 4) * a, np.sqrt(a)) - a)
+                b <= 0.5,
+                a - (1 - 2 * b) * a * (1 - a),
+                a
+                + (2 * b - 1) * (np.where(a <= 0.25, ((16 * a - 12) * a + 4) * a, np.sqrt(a)) - a),
             ),
         ),
     ],
@@ -432,7 +613,9 @@ def test_crossing_over_is_pillows_blend(amount: float) -> None:
 def test_modes_are_those_of_the_standard(mode: str, wanted: Any) -> None:
     """Each by its formula."""
     a, b = picture(dtype="float32"), picture(dtype="float32", seed=1)
-    assert np.allclose(layers.blend(a, b, amount=1.0, mode=mode).pixels, wanted(a.pixels, b.pixels), atol=1e-5)
+    assert np.allclose(
+        layers.blend(a, b, amount=1.0, mode=mode).pixels, wanted(a.pixels, b.pixels), atol=1e-5
+    )
 
 
 @given(st.integers(-20, 20), st.integers(-20, 20))
@@ -455,16 +638,27 @@ def test_compositing_on_alpha_is_pillows() -> None:
 
 
 def test_modes_mix_only_where_both_are_seen() -> None:
-    """Two half transparent greys: a third of what is seen is the source alone, a third the mixture, a third the backdrop alone."""
-    back, front = Image(np.array([[[0.8, 0.5]]], dtype="float32")), Image(np.array([[[0.5, 0.5]]], dtype="float32"))
+    """Two half transparent greys: a third of what is seen is the source alone, a third the mixture,
+    a third the backdrop alone.
+    """
+    back, front = (
+        Image(np.array([[[0.8, 0.5]]], dtype="float32")),
+        Image(np.array([[[0.5, 0.5]]], dtype="float32")),
+    )
     done = layers.composite(back, front, mode="multiply").pixels[0, 0]
     assert done.tolist() == pytest.approx([(0.5 + 0.8 * 0.5 + 0.8) / 3, 0.75])
 
 
 def test_pasting_through_a_mask_changes_what_is_inside_alone() -> None:
     """White shows the foreground, black the background, grey half of each."""
-    back, front, mask = sources.solid(17, 12, colour="black"), sources.solid(17, 12, colour="white"), a_mask()
-    assert np.array_equal(layers.composite(back, front, mask=mask).pixels[:, :, 0], mask.pixels[:, :, 0])
+    back, front, mask = (
+        sources.solid(17, 12, colour="black"),
+        sources.solid(17, 12, colour="white"),
+        a_mask(),
+    )
+    assert np.array_equal(
+        layers.composite(back, front, mask=mask).pixels[:, :, 0], mask.pixels[:, :, 0]
+    )
     assert layers.composite(back, front, mask=mask, opacity=0.5).pixels.max() == 128
 
 
@@ -474,7 +668,10 @@ def test_compositing_takes_the_deeper_depth_and_colour() -> None:
     front = Image(np.array([[[1, 2, 3]]], dtype="uint16"))
     done = layers.composite(back, front, anchor="bottom_right")
     assert (done.pixels.dtype, done.channels) == ("uint16", 3)
-    assert (done.pixels[0, 0].tolist(), done.pixels[3, 3].tolist()) == ([2570, 2570, 2570], [1, 2, 3])
+    assert (done.pixels[0, 0].tolist(), done.pixels[3, 3].tolist()) == (
+        [2570, 2570, 2570],
+        [1, 2, 3],
+    )
 
 
 # Sheets
@@ -485,7 +682,11 @@ def test_sheets_lay_pictures_out_in_reading_order() -> None:
     images = [sources.solid(4, 4, colour=colour) for colour in ("red", "lime", "blue")]
     sheet = sheets.grid([*images, sources.solid(2, 2, colour="black")], columns=2, gap=1).pixels
     assert sheet.shape == (11, 11, 3)
-    assert [sheet[3, 3].tolist(), sheet[3, 8].tolist(), sheet[8, 3].tolist()] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert [sheet[3, 3].tolist(), sheet[3, 8].tolist(), sheet[8, 3].tolist()] == [
+        [255, 0, 0],
+        [0, 255, 0],
+        [0, 0, 255],
+    ]
     assert (sheet[6, 6].tolist(), sheet[7, 7].tolist()) == ([255, 255, 255], [0, 0, 0])
     assert (sheet[0] == 255).all()
 
@@ -495,7 +696,12 @@ def test_sheets_hold_labels_thumbnails_and_depth() -> None:
     images = [picture(40, 60, channels=1), picture(60, 40, channels=1, dtype="uint16")]
     plain, labelled = (
         sheets.grid(images, thumbnail=30, gap=0),
-        sheets.grid(images, thumbnail=30, gap=0, labels=["one", "a label much longer than its picture is wide"]),
+        sheets.grid(
+            images,
+            thumbnail=30,
+            gap=0,
+            labels=["one", "a label much longer than its picture is wide"],
+        ),
     )
     assert (plain.width, plain.height, plain.channels, plain.pixels.dtype) == (60, 30, 1, "uint16")
     assert labelled.height > 40
@@ -513,7 +719,9 @@ def test_pictures_of_one_colour() -> None:
     """Alpha only if the colour is not opaque."""
     assert sources.solid(2, 1, colour="#ff8800").pixels.tolist() == [[[255, 136, 0]] * 2]
     assert sources.solid(1, 1, colour="transparent").pixels.tolist() == [[[0, 0, 0, 0]]]
-    assert [read_colour(c) for c in ("hsl(120, 100%, 50%)", " Black ", "#f80c", "rgb(1, 2, 3)")] == [
+    assert [
+        read_colour(c) for c in ("hsl(120, 100%, 50%)", " Black ", "#f80c", "rgb(1, 2, 3)")
+    ] == [
         (0, 255, 0, 255),
         (0, 0, 0, 255),
         (255, 136, 0, 204),
@@ -523,22 +731,36 @@ def test_pictures_of_one_colour() -> None:
 
 def test_noise_is_seeded() -> None:
     """One seed, one noise; another, another; its mean and spread are as asked."""
-    one, same, other = (sources.noise(64, 64, seed=seed, depth="float", deviation=0.1) for seed in (1, 1, 2))
+    one, same, other = (
+        sources.noise(64, 64, seed=seed, depth="float", deviation=0.1) for seed in (1, 1, 2)
+    )
     assert np.array_equal(one.pixels, same.pixels)
     assert not np.array_equal(one.pixels, other.pixels)
     assert abs(one.pixels.mean() - 0.5) < 0.01
     assert abs(one.pixels.std() - 0.1) < 0.01
-    assert sources.noise(8, 8, seed=2**63 - 1, kind="uniform", colour=False, depth=16).pixels.dtype == "uint16"
+    assert (
+        sources.noise(8, 8, seed=2**63 - 1, kind="uniform", colour=False, depth=16).pixels.dtype
+        == "uint16"
+    )
 
 
 def test_equal_pictures_do_not_differ() -> None:
     """And black against white differs by all."""
     assert measures.difference(picture(), picture())[1:] == (0.0, 0.0, 0.0)
-    assert measures.difference(sources.solid(3, 3), sources.solid(3, 3, colour="white"))[1:] == (1.0, 1.0, 1.0)
-    told = measures.difference(Image(np.array([[0, 0]], dtype="uint8")), Image(np.array([[0, 51]], dtype="uint8")))
+    assert measures.difference(sources.solid(3, 3), sources.solid(3, 3, colour="white"))[1:] == (
+        1.0,
+        1.0,
+        1.0,
+    )
+    told = measures.difference(
+        Image(np.array([[0, 0]], dtype="uint8")), Image(np.array([[0, 51]], dtype="uint8"))
+    )
     assert told[1:] == (0.1, 0.2, round(0.2 / 2**0.5, 8))
     assert told.image.pixels[0, :, 0].tolist() == [0, 51]
-    clear = measures.difference(sources.solid(1, 1, colour="transparent"), Image(np.array([[[255, 0, 0, 0]]], dtype="uint8")))
+    clear = measures.difference(
+        sources.solid(1, 1, colour="transparent"),
+        Image(np.array([[[255, 0, 0, 0]]], dtype="uint8")),
+    )
     assert clear.mean == 0
 
 
@@ -564,18 +786,33 @@ def test_statistics_tell_size_depth_and_tones() -> None:
 
 def test_masks_are_found_by_colour() -> None:
     """Within the tolerance, with or without a soft edge."""
-    image = Image(np.array([[[0, 255, 0], [20, 255, 0], [60, 255, 0], [255, 255, 255]]], dtype="uint8"))
-    assert masks.from_colour(image, "lime", tolerance=20 / 255).pixels[0, :, 0].tolist() == [255, 255, 0, 0]
-    assert masks.from_colour(image, "lime", tolerance=20 / 255, softness=80 / 255).pixels[0, :, 0].tolist() == [255, 255, 128, 0]
+    image = Image(
+        np.array([[[0, 255, 0], [20, 255, 0], [60, 255, 0], [255, 255, 255]]], dtype="uint8")
+    )
+    assert masks.from_colour(image, "lime", tolerance=20 / 255).pixels[0, :, 0].tolist() == [
+        255,
+        255,
+        0,
+        0,
+    ]
+    assert masks.from_colour(image, "lime", tolerance=20 / 255, softness=80 / 255).pixels[
+        0, :, 0
+    ].tolist() == [255, 255, 128, 0]
 
 
 def test_masks_are_found_by_light_and_alpha() -> None:
     """Transparent pixels count as black."""
-    image = Image(np.array([[[255, 0, 0, 255], [255, 255, 255, 0], [255, 255, 255, 200]]], dtype="uint8"))
+    image = Image(
+        np.array([[[255, 0, 0, 255], [255, 255, 255, 0], [255, 255, 255, 200]]], dtype="uint8")
+    )
     assert masks.from_luminance(image).pixels[0, :, 0].tolist() == [76, 0, 200]
     assert masks.from_alpha(image).pixels[0, :, 0].tolist() == [255, 0, 200]
     assert masks.threshold(image, level=0.5).pixels[0, :, 0].tolist() == [0, 0, 255]
-    assert masks.threshold(masks.from_alpha(image), level=1.0).pixels[0, :, 0].tolist() == [255, 0, 0]
+    assert masks.threshold(masks.from_alpha(image), level=1.0).pixels[0, :, 0].tolist() == [
+        255,
+        0,
+        0,
+    ]
     assert masks.from_alpha(picture(dtype="uint16")).pixels.min() == 65535
 
 
@@ -584,10 +821,17 @@ def test_masks_follow_the_laws_of_sets(dtype: str) -> None:
     """De Morgan's, and back by inverting twice."""
     a, b = a_mask(dtype=dtype), Mask(np.roll(a_mask(dtype=dtype).pixels, 3, axis=1))
     both = masks.combine(a, b, mode="intersection")
-    assert np.array_equal(masks.invert(both).pixels, masks.combine(masks.invert(a), masks.invert(b)).pixels)
+    assert np.array_equal(
+        masks.invert(both).pixels, masks.combine(masks.invert(a), masks.invert(b)).pixels
+    )
     assert np.array_equal(masks.invert(masks.invert(a)).pixels, a.pixels)
-    assert np.array_equal(masks.combine(a, b, mode="difference").pixels, masks.combine(a, masks.invert(b), mode="intersection").pixels)
-    one = masks.combine(masks.combine(a, b, mode="difference"), masks.combine(b, a, mode="difference"))
+    assert np.array_equal(
+        masks.combine(a, b, mode="difference").pixels,
+        masks.combine(a, masks.invert(b), mode="intersection").pixels,
+    )
+    one = masks.combine(
+        masks.combine(a, b, mode="difference"), masks.combine(b, a, mode="difference")
+    )
     assert np.array_equal(masks.combine(a, b, mode="exclusive").pixels, one.pixels)
     assert both.pixels.dtype == dtype
 
@@ -608,7 +852,9 @@ def test_masks_cut_out() -> None:
     image = Image(np.array([[[1, 2, 3, 100], [4, 5, 6, 200]]], dtype="uint8"))
     mask = Mask(np.array([[255, 0]], dtype="uint8"))
     assert masks.apply(image, mask).pixels.tolist() == [[[1, 2, 3, 100], [4, 5, 6, 0]]]
-    assert masks.apply(image, mask, mode="replace").pixels.tolist() == [[[1, 2, 3, 255], [4, 5, 6, 0]]]
+    assert masks.apply(image, mask, mode="replace").pixels.tolist() == [
+        [[1, 2, 3, 255], [4, 5, 6, 0]]
+    ]
     assert masks.apply(picture(dtype="uint16"), a_mask()).pixels.shape == (12, 17, 4)
 
 
@@ -665,7 +911,9 @@ def test_every_node_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_every_node_conforms(name: str) -> None:
-    """Help begins with a sentence, inputs stay as they were, the same inputs give the same value, and it fits the output's type."""
+    """Help begins with a sentence, inputs stay as they were, the same inputs give the same value,
+    and it fits the output's type.
+    """
     node, arguments = NODES[name], CALLS[name]
     first = node.type.doc.splitlines()[0]
     assert first[0].isupper()
@@ -675,20 +923,33 @@ def test_every_node_conforms(name: str) -> None:
         node.type.inputs[port].type.check(value)
     results = [node(**arguments) for _ in range(2)]
     outputs = [list(result) if node.type.named_outputs else [result] for result in results]
-    assert [digest_value(value) for value in outputs[0]] == [digest_value(value) for value in outputs[1]]
+    assert [digest_value(value) for value in outputs[0]] == [
+        digest_value(value) for value in outputs[1]
+    ]
     for port, value in zip(node.type.outputs.values(), outputs[0], strict=True):
         port.type.check(value)
     assert {port: digest_value(value) for port, value in arguments.items()} == before
 
 
-@pytest.mark.parametrize("name", sorted(name for name, call in CALLS.items() if any(isinstance(v, Image) for v in call.values())))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name for name, call in CALLS.items() if any(isinstance(v, Image) for v in call.values())
+    ),
+)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", DEPTHS)
-def test_every_node_takes_every_form_down_to_one_pixel(name: str, channels: int, dtype: str) -> None:
+def test_every_node_takes_every_form_down_to_one_pixel(
+    name: str, channels: int, dtype: str
+) -> None:
     """Any channels, any depth, any size."""
     for size in ((12, 17), (1, 1), (1, 9)):
         arguments = {
-            port: picture(*size, channels, dtype) if isinstance(v, Image) else a_mask(*size, dtype) if isinstance(v, Mask) else v
+            port: picture(*size, channels, dtype)
+            if isinstance(v, Image)
+            else a_mask(*size, dtype)
+            if isinstance(v, Mask)
+            else v
             for port, v in CALLS[name].items()
         }
         if name == "image.crop":

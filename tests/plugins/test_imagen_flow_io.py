@@ -1,4 +1,6 @@
-"""Files of every usual kind come into a graph in one stated form, or are refused with words that help."""
+"""Files of every usual kind come into a graph in one stated form, or are refused with words that
+help.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,32 @@ def a_file(folder: Path, name: str, content: bytes) -> File:
 
 def saved(folder: Path, name: str, picture: PIL.Image.Image, **options: Any) -> File:
     stream = io.BytesIO()
-    picture.save(stream, format={"jpg": "JPEG", "tif": "TIFF", "ppm": "PPM"}.get(name.split(".")[1], name.split(".")[1].upper()), **options)
+    picture.save(
+        stream,
+        format={"jpg": "JPEG", "tif": "TIFF", "ppm": "PPM"}.get(
+            name.split(".")[1], name.split(".")[1].upper()
+        ),
+        **options,
+    )
     return a_file(folder, name, stream.getvalue())
 
 
-def colourful(height: int = 5, width: int = 7, channels: int = 3, dtype: str = "uint8") -> np.ndarray:
+def colourful(
+    height: int = 5, width: int = 7, channels: int = 3, dtype: str = "uint8"
+) -> np.ndarray:
     most = np.iinfo(dtype).max
-    return np.random.default_rng(1).integers(0, most, (height, width, channels), dtype=dtype, endpoint=True)
+    return np.random.default_rng(1).integers(
+        0, most, (height, width, channels), dtype=dtype, endpoint=True
+    )
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def png16(pixels: np.ndarray, *extra: bytes, filtered: bool = False) -> bytes:
@@ -54,30 +71,52 @@ def png16(pixels: np.ndarray, *extra: bytes, filtered: bool = False) -> bytes:
         rows = np.concatenate([rows[:, :step], rows[:, step:] - rows[:, :-step]], axis=1)
     body = b"".join((b"\1" if filtered else b"\0") + row.tobytes() for row in rows)
     head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(extra) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + b"".join(extra)
+        + chunk(b"IDAT", zlib.compress(body))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.ppm"])
 def test_a_lossless_8_bit_picture_comes_as_it_is(tmp_path: Path, name: str) -> None:
     """What was saved without loss is loaded bit for bit."""
     pixels = colourful()
-    assert np.array_equal(load_image(saved(tmp_path, name, PIL.Image.fromarray(pixels))).pixels, pixels)
+    assert np.array_equal(
+        load_image(saved(tmp_path, name, PIL.Image.fromarray(pixels))).pixels, pixels
+    )
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.jpg", {}), ("a.webp", {}), ("a.gif", {}), ("a.avif", {})])
-def test_a_lossy_picture_comes_as_pillow_decodes_it(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.jpg", {}), ("a.webp", {}), ("a.gif", {}), ("a.avif", {})]
+)
+def test_a_lossy_picture_comes_as_pillow_decodes_it(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
     """Pillow does the decoding."""
     file = saved(tmp_path, name, PIL.Image.fromarray(colourful(16, 16)), **options)
-    assert np.array_equal(load_image(file).pixels, np.array(PIL.Image.open(io.BytesIO(file.read_bytes())).convert("RGB")))
+    assert np.array_equal(
+        load_image(file).pixels,
+        np.array(PIL.Image.open(io.BytesIO(file.read_bytes())).convert("RGB")),
+    )
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("1", 1), ("P", 3)])
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4), ("1", 1), ("P", 3)]
+)
 def test_channels_follow_the_mode(tmp_path: Path, mode: str, channels: int) -> None:
     """Grey stays grey, 1-bit too; a palette becomes RGB; alpha is kept."""
     picture = PIL.Image.fromarray(colourful(channels=4 if "A" in mode else 3)).convert(mode)
     loaded = load_image(saved(tmp_path, "a.png", picture))
     assert (loaded.channels, loaded.pixels.dtype) == (channels, "uint8")
-    assert np.array_equal(loaded.pixels, np.array(picture.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels])).reshape(5, 7, channels))
+    assert np.array_equal(
+        loaded.pixels,
+        np.array(picture.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels])).reshape(
+            5, 7, channels
+        ),
+    )
 
 
 def test_a_transparent_palette_colour_becomes_alpha(tmp_path: Path) -> None:
@@ -85,13 +124,17 @@ def test_a_transparent_palette_colour_becomes_alpha(tmp_path: Path) -> None:
     picture = PIL.Image.new("P", (2, 1))
     picture.putpalette([255, 0, 0, 0, 255, 0])
     picture.putdata([0, 1])
-    assert load_image(saved(tmp_path, "a.png", picture, transparency=1)).pixels.tolist() == [[[255, 0, 0, 255], [0, 255, 0, 0]]]
+    assert load_image(saved(tmp_path, "a.png", picture, transparency=1)).pixels.tolist() == [
+        [[255, 0, 0, 255], [0, 255, 0, 0]]
+    ]
 
 
 def test_a_transparent_grey_becomes_alpha(tmp_path: Path) -> None:
     """A grey picture whose PNG names one grey as transparent gives grey with alpha."""
     picture = PIL.Image.fromarray(np.array([[10, 20]], dtype="uint8"))
-    assert load_image(saved(tmp_path, "a.png", picture, transparency=20)).pixels.tolist() == [[[10, 255], [20, 0]]]
+    assert load_image(saved(tmp_path, "a.png", picture, transparency=20)).pixels.tolist() == [
+        [[10, 255], [20, 0]]
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -105,10 +148,14 @@ def test_a_16_bit_png_keeps_every_bit(tmp_path: Path, channels: int, filtered: b
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_transparent_colour_of_a_16_bit_png_is_told_by_all_its_bits(tmp_path: Path, channels: int) -> None:
+def test_a_transparent_colour_of_a_16_bit_png_is_told_by_all_its_bits(
+    tmp_path: Path, channels: int
+) -> None:
     """Two colours that differ in the lowest bit alone are kept apart."""
     pixels = np.array([[[256] * channels, [257] * channels]], dtype="uint16")
-    loaded = load_image(a_file(tmp_path, "a.png", png16(pixels, chunk(b"tRNS", struct.pack(">H", 257) * channels))))
+    loaded = load_image(
+        a_file(tmp_path, "a.png", png16(pixels, chunk(b"tRNS", struct.pack(">H", 257) * channels)))
+    )
     assert loaded.pixels.tolist() == [[[256] * channels + [65535], [257] * channels + [0]]]
 
 
@@ -117,7 +164,14 @@ def tiff(pixels: np.ndarray, order: str, compression: int = 1, extra: int | None
     height, width, channels = pixels.shape
     body = pixels.astype(f"{order}u2").tobytes()
     body = zlib.compress(body) if compression == 8 else body
-    entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, None), (259, 3, 1, compression), (262, 3, 1, 2), (273, 4, 1, 8)]
+    entries = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, channels, None),
+        (259, 3, 1, compression),
+        (262, 3, 1, 2),
+        (273, 4, 1, 8),
+    ]
     entries += [(277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(body))]
     entries += [(338, 3, 1, extra)] if extra is not None else []
     at = 8 + len(body) + len(body) % 2
@@ -127,17 +181,27 @@ def tiff(pixels: np.ndarray, order: str, compression: int = 1, extra: int | None
         field = (
             struct.pack(f"{order}I", tail)
             if value is None
-            else struct.pack(f"{order}HH" if kind == 3 else f"{order}I", *([value, 0] if kind == 3 else [value]))
+            else struct.pack(
+                f"{order}HH" if kind == 3 else f"{order}I", *([value, 0] if kind == 3 else [value])
+            )
         )
         directory += struct.pack(f"{order}HHI", tag, kind, count) + field
     directory += struct.pack(f"{order}I", 0) + struct.pack(f"{order}{channels}H", *[16] * channels)
-    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at) + body + b"\0" * (len(body) % 2) + directory
+    return (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(f"{order}I", at)
+        + body
+        + b"\0" * (len(body) % 2)
+        + directory
+    )
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [1, 8])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_a_16_bit_colour_tiff_keeps_every_bit(tmp_path: Path, order: str, compression: int, channels: int) -> None:
+def test_a_16_bit_colour_tiff_keeps_every_bit(
+    tmp_path: Path, order: str, compression: int, channels: int
+) -> None:
     """Either byte order, compressed or not, with alpha or without."""
     pixels = colourful(channels=channels, dtype="uint16")
     file = a_file(tmp_path, "a.tif", tiff(pixels, order, compression, 2 if channels == 4 else None))
@@ -163,7 +227,9 @@ def test_nan_pixels_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
 def test_orientation_is_honoured(tmp_path: Path, orientation: int, name: str) -> None:
-    """Each of EXIF's eight orientations gives the upright picture that Pillow's exif_transpose gives."""
+    """Each of EXIF's eight orientations gives the upright picture that Pillow's exif_transpose
+    gives.
+    """
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     file = saved(tmp_path, name, PIL.Image.fromarray(colourful(16, 24)), exif=exif)
@@ -193,19 +259,28 @@ def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
     """sRGB is the stated form already, so every bit stays."""
     pixels = colourful()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.array_equal(load_image(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=profile)).pixels, pixels)
+    assert np.array_equal(
+        load_image(
+            saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=profile)
+        ).pixels,
+        pixels,
+    )
 
 
 def test_an_srgb_profile_keeps_16_bits(tmp_path: Path) -> None:
     """Where there is nothing to convert, depth stays."""
     pixels = colourful(dtype="uint16")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    loaded = load_image(a_file(tmp_path, "a.png", png16(pixels, chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)))))
+    loaded = load_image(
+        a_file(tmp_path, "a.png", png16(pixels, chunk(b"iCCP", b"x\0\0" + zlib.compress(profile))))
+    )
     assert np.array_equal(loaded.pixels, pixels)
 
 
 def gamma_profile(gamma: float) -> bytes:
-    """Write a matrix profile with the primaries of sRGB (adapted to D50) and a plain gamma: what lcms must undo is known exactly."""
+    """Write a matrix profile with the primaries of sRGB (adapted to D50) and a plain gamma: what
+    lcms must undo is known exactly.
+    """
 
     def s15(number: float) -> bytes:
         return struct.pack(">i", round(number * 65536))
@@ -230,7 +305,17 @@ def gamma_profile(gamma: float) -> bytes:
         content += b"\0" * (-len(content) % 4)
         table += name + struct.pack(">II", at + len(body), len(content))
         body += content
-    head = struct.pack(">I4sI4s4s4s12s4s", at + len(body), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ", struct.pack(">6H", 2020, 1, 1, 0, 0, 0), b"acsp")
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s",
+        at + len(body),
+        b"lcms",
+        0x02100000,
+        b"mntr",
+        b"RGB ",
+        b"XYZ ",
+        struct.pack(">6H", 2020, 1, 1, 0, 0, 0),
+        b"acsp",
+    )
     head += b"\0" * (68 - len(head)) + b"".join(map(s15, (0.9642, 1, 0.8249)))
     return head + b"\0" * (128 - len(head)) + table + body
 
@@ -242,7 +327,9 @@ def srgb_of(linear: np.ndarray) -> np.ndarray:
 def test_an_embedded_profile_is_applied(tmp_path: Path) -> None:
     """A picture in gamma 1.8 comes out in sRGB's own curve."""
     pixels = np.repeat(np.arange(0, 256, 15, dtype="uint8")[None, :, None], 3, axis=2)
-    loaded = load_image(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=gamma_profile(1.8)))
+    loaded = load_image(
+        saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=gamma_profile(1.8))
+    )
     wanted = srgb_of((pixels / 255) ** 1.8) * 255
     assert np.abs(loaded.pixels - wanted).max() <= 1.5
     assert np.abs(pixels - wanted).max() > 5
@@ -251,7 +338,9 @@ def test_an_embedded_profile_is_applied(tmp_path: Path) -> None:
 def test_a_profile_leaves_alpha_alone(tmp_path: Path) -> None:
     """Alpha is no colour."""
     pixels = colourful(channels=4)
-    loaded = load_image(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=gamma_profile(1.8)))
+    loaded = load_image(
+        saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=gamma_profile(1.8))
+    )
     assert np.array_equal(loaded.pixels[:, :, 3], pixels[:, :, 3])
     assert not np.array_equal(loaded.pixels, pixels)
 
@@ -262,13 +351,21 @@ def test_a_16_bit_picture_keeps_its_depth_through_a_profile(tmp_path: Path) -> N
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(gamma_profile(1.8)))
     loaded = load_image(a_file(tmp_path, "a.png", png16(pixels, profile)))
     assert loaded.pixels.dtype == "uint16"
-    assert np.abs(loaded.pixels - srgb_of((pixels / 65535) ** (round(1.8 * 256) / 256)) * 65535).max() <= 8
+    assert (
+        np.abs(loaded.pixels - srgb_of((pixels / 65535) ** (round(1.8 * 256) / 256)) * 65535).max()
+        <= 8
+    )
 
 
 def test_a_broken_profile_is_passed_over(tmp_path: Path) -> None:
     """A profile that cannot be read is as good as none."""
     pixels = colourful()
-    assert np.array_equal(load_image(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=b"no profile")).pixels, pixels)
+    assert np.array_equal(
+        load_image(
+            saved(tmp_path, "a.png", PIL.Image.fromarray(pixels), icc_profile=b"no profile")
+        ).pixels,
+        pixels,
+    )
 
 
 def header_only(width: int, height: int) -> bytes:
@@ -283,7 +380,11 @@ def header_only(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("width", "height", "words"),
     [
-        (50_000, 50_000, "'a.png' has 2,500,000,000 pixels, more than max_pixels allows (100,000,000); make the picture smaller, or cut it into parts"),
+        (
+            50_000,
+            50_000,
+            "'a.png' has 2,500,000,000 pixels, more than max_pixels allows (100,000,000); make the picture smaller, or cut it into parts",
+        ),
         (
             11_000,
             10_000,
@@ -291,7 +392,9 @@ def header_only(width: int, height: int) -> bytes:
         ),
     ],
 )
-def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, width: int, height: int, words: str) -> None:
+def test_too_many_pixels_are_refused_from_the_header(
+    tmp_path: Path, width: int, height: int, words: str
+) -> None:
     """The picture is not decoded: its pixels are not even there."""
     with pytest.raises(ValueError) as refused:
         load_image(a_file(tmp_path, "a.png", header_only(width, height)))
@@ -316,7 +419,9 @@ def test_a_damaged_picture_says_what_to_do(tmp_path: Path) -> None:
     whole = saved(tmp_path, "a.jpg", PIL.Image.fromarray(colourful(64, 64))).read_bytes()
     with pytest.raises(ValueError) as refused:
         load_image(a_file(tmp_path, "a.jpg", whole[: len(whole) // 2]))
-    assert str(refused.value).startswith("'a.jpg' is a damaged JPEG picture (image file is truncated")
+    assert str(refused.value).startswith(
+        "'a.jpg' is a damaged JPEG picture (image file is truncated"
+    )
     assert str(refused.value).endswith("); copy or export it again")
 
 
@@ -344,46 +449,86 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes, words: st
 def test_a_mask_is_alpha_where_there_is_some(tmp_path: Path) -> None:
     """Alpha that hides something is taken; else the luminance."""
     pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 10]]], dtype="uint8")
-    assert load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels))).pixels.tolist() == [[[255], [10]]]
+    assert load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels))).pixels.tolist() == [
+        [[255], [10]]
+    ]
     opaque = np.array([[[255, 0, 0, 255], [255, 255, 255, 255]]], dtype="uint8")
-    assert load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(opaque))).pixels.tolist() == [[[76], [255]]]
-    assert load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(pixels)), channel="luminance").pixels.tolist() == [[[76], [76]]]
+    assert load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(opaque))).pixels.tolist() == [
+        [[76], [255]]
+    ]
+    assert load_mask(
+        saved(tmp_path, "a.png", PIL.Image.fromarray(pixels)), channel="luminance"
+    ).pixels.tolist() == [[[76], [76]]]
 
 
 def test_a_mask_of_an_alpha_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """The message offers the other channel."""
     with pytest.raises(ValueError) as refused:
         load_mask(saved(tmp_path, "a.png", PIL.Image.fromarray(colourful())), channel="alpha")
-    assert str(refused.value) == "port 'channel' asks for alpha, and 'a.png' has none; write channel: luminance, or give a picture with alpha"
+    assert (
+        str(refused.value)
+        == "port 'channel' asks for alpha, and 'a.png' has none; write channel: luminance, or give a picture with alpha"
+    )
 
 
-def gif(screen: tuple[int, int], frame: tuple[int, int, int, int], indices: list[int], clear: int | None = None) -> bytes:
+def gif(
+    screen: tuple[int, int],
+    frame: tuple[int, int, int, int],
+    indices: list[int],
+    clear: int | None = None,
+) -> bytes:
     """Write a GIF of four colours, whose frame is a part of its screen."""
     bits = ""  # from the last code to the first
-    for count, index in enumerate(indices):  # codes of three bits; 4 clears the table before they grow
+    for count, index in enumerate(
+        indices
+    ):  # codes of three bits; 4 clears the table before they grow
         bits = f"{index:03b}" + ("100" if count % 2 == 0 else "") + bits
     bits = "101" + bits
     packed = int(bits, 2).to_bytes(-(-len(bits) // 8), "little")
     control = b"!\xf9\x04" + bytes([clear is not None, 0, 0, clear or 0, 0])
-    head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x81, 2, 0) + bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
-    return head + control + b"," + struct.pack("<HHHHB", *frame, 0) + bytes([2, len(packed)]) + packed + b"\0;"
+    head = (
+        b"GIF89a"
+        + struct.pack("<HHBBB", *screen, 0x81, 2, 0)
+        + bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])
+    )
+    return (
+        head
+        + control
+        + b","
+        + struct.pack("<HHHHB", *frame, 0)
+        + bytes([2, len(packed)])
+        + packed
+        + b"\0;"
+    )
 
 
 def test_what_the_first_frame_of_a_gif_leaves_open_is_transparent(tmp_path: Path) -> None:
     """As every browser shows it; Pillow paints it with the first colour."""
     red, green, blue, clear = [255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255], [255, 0, 0, 0]
-    assert load_image(a_file(tmp_path, "a.gif", gif((2, 2), (0, 0, 2, 2), [0, 1, 2, 2]))).pixels.tolist() == [[red[:3], green[:3]], [blue[:3]] * 2]
-    assert load_image(a_file(tmp_path, "b.gif", gif((3, 2), (1, 1, 1, 1), [1]))).pixels.tolist() == [[clear] * 3, [clear, green, clear]]
+    assert load_image(
+        a_file(tmp_path, "a.gif", gif((2, 2), (0, 0, 2, 2), [0, 1, 2, 2]))
+    ).pixels.tolist() == [[red[:3], green[:3]], [blue[:3]] * 2]
+    assert load_image(
+        a_file(tmp_path, "b.gif", gif((3, 2), (1, 1, 1, 1), [1]))
+    ).pixels.tolist() == [[clear] * 3, [clear, green, clear]]
     shown = load_image(a_file(tmp_path, "c.gif", gif((2, 2), (0, 1, 2, 1), [1, 3], clear=3))).pixels
     assert shown[:, :, 3].tolist() == [[0, 0], [255, 0]]
 
 
 def bmp(bits: int, data: bytes, *masks: int, profile: bytes = b"") -> bytes:
     """Write a bitmap of 2 x 1 pixels with the fifth header."""
-    head = struct.pack("<IiiHHIIiiII", 124, 2, 1, 1, bits, 3 if masks else 0, len(data), 0, 0, 0, 0) + struct.pack("<4I", *masks, *[0] * (4 - len(masks)))
+    head = struct.pack(
+        "<IiiHHIIiiII", 124, 2, 1, 1, bits, 3 if masks else 0, len(data), 0, 0, 0, 0
+    ) + struct.pack("<4I", *masks, *[0] * (4 - len(masks)))
     head += b"DEBM" if profile else b" niW"
     head = head.ljust(112, b"\0") + struct.pack("<II", 124 + len(data), len(profile)) + b"\0" * 4
-    return b"BM" + struct.pack("<IHHI", 138 + len(data) + len(profile), 0, 0, 138) + head + data + profile
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 138 + len(data) + len(profile), 0, 0, 138)
+        + head
+        + data
+        + profile
+    )
 
 
 @pytest.mark.parametrize(
@@ -391,12 +536,29 @@ def bmp(bits: int, data: bytes, *masks: int, profile: bytes = b"") -> bytes:
     [
         (24, bytes([1, 2, 3, 4, 5, 6, 0, 0]), (), [[3, 2, 1], [6, 5, 4]]),
         (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (), [[3, 2, 1], [6, 5, 4]]),
-        (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (0xFF0000, 0xFF00, 0xFF, 0xFF000000), [[3, 2, 1, 77], [6, 5, 4, 0]]),
-        (32, bytes([1, 2, 3, 77, 4, 5, 6, 0]), (0xFF, 0xFF00, 0xFF0000, 0xFF000000), [[1, 2, 3, 77], [4, 5, 6, 0]]),
-        (16, struct.pack("<HH", 0xF81F, 0x07E0), (0xF800, 0x07E0, 0x1F), [[255, 0, 255], [0, 255, 0]]),
+        (
+            32,
+            bytes([1, 2, 3, 77, 4, 5, 6, 0]),
+            (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+            [[3, 2, 1, 77], [6, 5, 4, 0]],
+        ),
+        (
+            32,
+            bytes([1, 2, 3, 77, 4, 5, 6, 0]),
+            (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
+            [[1, 2, 3, 77], [4, 5, 6, 0]],
+        ),
+        (
+            16,
+            struct.pack("<HH", 0xF81F, 0x07E0),
+            (0xF800, 0x07E0, 0x1F),
+            [[255, 0, 255], [0, 255, 0]],
+        ),
     ],
 )
-def test_the_fields_of_a_bitmap_are_read(tmp_path: Path, bits: int, data: bytes, masks: tuple[int, ...], shown: list[list[int]]) -> None:
+def test_the_fields_of_a_bitmap_are_read(
+    tmp_path: Path, bits: int, data: bytes, masks: tuple[int, ...], shown: list[list[int]]
+) -> None:
     """Alpha counts where a mask says that there is some."""
     assert load_image(a_file(tmp_path, "a.bmp", bmp(bits, data, *masks))).pixels.tolist() == [shown]
 
@@ -410,7 +572,11 @@ def test_the_profile_of_a_bitmap_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.bmp", bmp(32, b"\0" * 8, 0x3FF00000, 0xFFC00, 0x3FF), "is of a kind that cannot be read (Unsupported BMP bitfields layout); save it as PNG"),
+        (
+            "a.bmp",
+            bmp(32, b"\0" * 8, 0x3FF00000, 0xFFC00, 0x3FF),
+            "is of a kind that cannot be read (Unsupported BMP bitfields layout); save it as PNG",
+        ),
         (
             "a.jpg",
             imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), "uint16"), bitspersample=12),
@@ -418,7 +584,9 @@ def test_the_profile_of_a_bitmap_is_applied(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_sound_picture_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_a_sound_picture_that_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
     """The message says what it is and how to save it otherwise."""
     with pytest.raises(ValueError) as refused:
         load_image(a_file(tmp_path, name, content))
@@ -429,21 +597,34 @@ def test_inks_of_a_jpeg_are_those_that_its_program_means(tmp_path: Path) -> None
     """Programs write CMYK turned round in a JPEG."""
     inks = np.zeros((16, 16, 4), "uint8")
     inks[:, :, 1] = 200
-    file = saved(tmp_path, "a.jpg", PIL.Image.frombytes("CMYK", (16, 16), inks.tobytes()), quality=95)
+    file = saved(
+        tmp_path, "a.jpg", PIL.Image.frombytes("CMYK", (16, 16), inks.tobytes()), quality=95
+    )
     assert np.abs(load_image(file).pixels[8, 8].astype(int) - [255, 55, 255]).max() <= 3
 
 
 @pytest.mark.parametrize(("code", "shown"), [((1, 13), 55), ((1, 8), 128)])
-def test_the_code_points_of_an_avif_are_applied(tmp_path: Path, code: tuple[int, int], shown: int) -> None:
+def test_the_code_points_of_an_avif_are_applied(
+    tmp_path: Path, code: tuple[int, int], shown: int
+) -> None:
     """They stand in its box of colour information."""
-    content = imagecodecs.avif_encode(np.full((16, 16, 3), 55, "uint8"), level=100, primaries=code[0], transfer=code[1], matrix=6)
-    assert np.abs(load_image(a_file(tmp_path, "a.avif", content)).pixels.astype(int) - shown).max() <= 1
+    content = imagecodecs.avif_encode(
+        np.full((16, 16, 3), 55, "uint8"), level=100, primaries=code[0], transfer=code[1], matrix=6
+    )
+    assert (
+        np.abs(load_image(a_file(tmp_path, "a.avif", content)).pixels.astype(int) - shown).max()
+        <= 1
+    )
 
 
 def test_an_avif_of_high_dynamic_range_is_refused(tmp_path: Path) -> None:
     """As a PNG is."""
-    content = imagecodecs.avif_encode(np.full((16, 16, 3), 55, "uint8"), primaries=9, transfer=16, matrix=9)
-    with pytest.raises(ValueError, match="'a.avif' is a picture of high dynamic range .PQ.*tone-map it"):
+    content = imagecodecs.avif_encode(
+        np.full((16, 16, 3), 55, "uint8"), primaries=9, transfer=16, matrix=9
+    )
+    with pytest.raises(
+        ValueError, match="'a.avif' is a picture of high dynamic range .PQ.*tone-map it"
+    ):
         load_image(a_file(tmp_path, "a.avif", content))
 
 
@@ -452,20 +633,37 @@ def test_exif_that_makes_no_sense_is_passed_over(tmp_path: Path, name: str) -> N
     """No pixel depends on it."""
     picture = PIL.Image.fromarray(colourful(16, 16))
     plain = saved(tmp_path, name, picture)
-    for exif in (b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01junk", b"Exif\0\0", b"junk", b"Exif\0\0MM\0*\xff\xff\xff\xff"):
-        assert np.array_equal(load_image(saved(tmp_path, "b" + name[1:], picture, exif=exif)).pixels, load_image(plain).pixels)
+    for exif in (
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01junk",
+        b"Exif\0\0",
+        b"junk",
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+    ):
+        assert np.array_equal(
+            load_image(saved(tmp_path, "b" + name[1:], picture, exif=exif)).pixels,
+            load_image(plain).pixels,
+        )
 
 
 def test_text_comes_without_its_byte_order_mark(tmp_path: Path) -> None:
     """Any script, any line ends."""
-    assert load_text(a_file(tmp_path, "ä 图.txt", b"\xef\xbb\xbf" + "猫 🐈\r\nend\r".encode())) == "猫 🐈\nend\n"
+    assert (
+        load_text(a_file(tmp_path, "ä 图.txt", b"\xef\xbb\xbf" + "猫 🐈\r\nend\r".encode()))
+        == "猫 🐈\nend\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"abc\xff", "'a.txt' is not UTF-8 text (byte 4 is odd); save it as UTF-8, or is it another kind of file?"),
-        (b"a" * 11, "'a.txt' has 11 bytes, more than max_bytes allows (10); raise max_bytes or give a shorter file"),
+        (
+            b"abc\xff",
+            "'a.txt' is not UTF-8 text (byte 4 is odd); save it as UTF-8, or is it another kind of file?",
+        ),
+        (
+            b"a" * 11,
+            "'a.txt' has 11 bytes, more than max_bytes allows (10); raise max_bytes or give a shorter file",
+        ),
     ],
 )
 def test_odd_text_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -478,7 +676,14 @@ def test_odd_text_is_refused(tmp_path: Path, content: bytes, words: str) -> None
 def test_json_comes_as_data(tmp_path: Path) -> None:
     """A byte order mark is dropped."""
     data = {"a": [1, 2.5, None, True], "ä": {"猫": "🐈"}}
-    assert load_json(a_file(tmp_path, "a.json", b"\xef\xbb\xbf" + json.dumps(data, ensure_ascii=False).encode())) == data
+    assert (
+        load_json(
+            a_file(
+                tmp_path, "a.json", b"\xef\xbb\xbf" + json.dumps(data, ensure_ascii=False).encode()
+            )
+        )
+        == data
+    )
 
 
 @pytest.mark.parametrize(
@@ -486,7 +691,10 @@ def test_json_comes_as_data(tmp_path: Path) -> None:
     [
         (b'{"a": }', "'a.json' is not JSON: expecting value at line 1, column 7; mend the file"),
         (b'{"a": NaN}', "'a.json' cannot be used: NaN is no JSON number; mend the file"),
-        (b'{"a": 1, "a": 2}', "'a.json' cannot be used: the key 'a' stands twice in one mapping; mend the file"),
+        (
+            b'{"a": 1, "a": 2}',
+            "'a.json' cannot be used: the key 'a' stands twice in one mapping; mend the file",
+        ),
         (b"[" * 200_000, "'a.json' is nested too deeply to be read; flatten the data"),
     ],
 )
@@ -508,10 +716,18 @@ PHOTOS = ("b.PNG", "a.png", "notes.txt", "sub/c.jpg", "sub/deep/d.png", "sub.png
 @pytest.mark.parametrize(
     ("pattern", "recursive", "names"),
     [
-        ("*", True, ["[x].png", "a.png", "b.PNG", "notes.txt", "sub/c.jpg", "sub/deep/d.png", "sub.png"]),
+        (
+            "*",
+            True,
+            ["[x].png", "a.png", "b.PNG", "notes.txt", "sub/c.jpg", "sub/deep/d.png", "sub.png"],
+        ),
         ("*.png", True, ["[x].png", "a.png", "b.PNG", "sub/deep/d.png", "sub.png"]),
         ("*.png", False, ["[x].png", "a.png", "b.PNG", "sub.png"]),
-        ("*.png, *.jpg", True, ["[x].png", "a.png", "b.PNG", "sub/c.jpg", "sub/deep/d.png", "sub.png"]),
+        (
+            "*.png, *.jpg",
+            True,
+            ["[x].png", "a.png", "b.PNG", "sub/c.jpg", "sub/deep/d.png", "sub.png"],
+        ),
         ("[ab].png", True, ["a.png", "b.PNG"]),
         ("[!ab].png", True, ["sub/deep/d.png"]),
         ("?.jpg", True, ["sub/c.jpg"]),
@@ -522,27 +738,45 @@ PHOTOS = ("b.PNG", "a.png", "notes.txt", "sub/c.jpg", "sub/deep/d.png", "sub.png
         ("[[]x].png", True, ["[x].png"]),
     ],
 )
-def test_a_folder_is_listed_by_patterns(tmp_path: Path, pattern: str, recursive: bool, names: list[str]) -> None:
+def test_a_folder_is_listed_by_patterns(
+    tmp_path: Path, pattern: str, recursive: bool, names: list[str]
+) -> None:
     """Files come sorted by their relative names, folder by folder."""
     listed = list_files(a_folder(tmp_path, *PHOTOS), pattern=pattern, recursive=recursive)
     assert sorted(file.path.relative_to(tmp_path).as_posix() for file in listed) == sorted(names)
-    assert [file.path.relative_to(tmp_path).parts for file in listed] == sorted(file.path.relative_to(tmp_path).parts for file in listed)
+    assert [file.path.relative_to(tmp_path).parts for file in listed] == sorted(
+        file.path.relative_to(tmp_path).parts for file in listed
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pattern": "../*"}, "port 'pattern': '../*' leads out of the folder; patterns are relative to it, for example '*.png' or 'photos/*.png'"),
-        ({"pattern": "/etc/*"}, "port 'pattern': '/etc/*' leads out of the folder; patterns are relative to it, for example '*.png' or 'photos/*.png'"),
-        ({"pattern": " , "}, "port 'pattern' is empty; write '*' for all files, or for example '*.png, *.jpg'"),
-        ({"limit": 2}, "7 files fit '*', more than limit allows (2); narrow the pattern or raise limit"),
+        (
+            {"pattern": "../*"},
+            "port 'pattern': '../*' leads out of the folder; patterns are relative to it, for example '*.png' or 'photos/*.png'",
+        ),
+        (
+            {"pattern": "/etc/*"},
+            "port 'pattern': '/etc/*' leads out of the folder; patterns are relative to it, for example '*.png' or 'photos/*.png'",
+        ),
+        (
+            {"pattern": " , "},
+            "port 'pattern' is empty; write '*' for all files, or for example '*.png, *.jpg'",
+        ),
+        (
+            {"limit": 2},
+            "7 files fit '*', more than limit allows (2); narrow the pattern or raise limit",
+        ),
         (
             {"pattern": "*.gif"},
             "none of the 7 files of 'photos' fits '*.gif' (there are .jpg, .png, .txt); mend the pattern, or say empty: true if no file is right",
         ),
     ],
 )
-def test_a_listing_that_cannot_be_right_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+def test_a_listing_that_cannot_be_right_is_refused(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
     """The message says what is there."""
     with pytest.raises(ValueError) as refused:
         list_files(a_folder(tmp_path / "photos", *PHOTOS), **options)
@@ -572,5 +806,8 @@ def test_every_node_conforms(tmp_path: Path) -> None:
     nodes = {node.type.name: node for node in imagen_flow_io.imagen_flow_nodes()}
     assert nodes.keys() == calls.keys()
     for name, node in nodes.items():
-        assert node.type.doc.split("\n")[0].endswith((".", ":")) or ". " in node.type.doc.split("\n")[0], name
+        assert (
+            node.type.doc.split("\n")[0].endswith((".", ":"))
+            or ". " in node.type.doc.split("\n")[0]
+        ), name
         assert digest_value(node(*calls[name])) == digest_value(node(*calls[name])), name

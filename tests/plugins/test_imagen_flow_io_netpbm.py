@@ -27,7 +27,9 @@ HEIGHT, WIDTH = 5, 11
 
 
 def samples_of(channels: int, most: int) -> np.ndarray:
-    found = np.random.default_rng(1).integers(0, most, (HEIGHT, WIDTH, channels), "uint16", endpoint=True)
+    found = np.random.default_rng(1).integers(
+        0, most, (HEIGHT, WIDTH, channels), "uint16", endpoint=True
+    )
     found[0, 0], found[0, 1] = 0, most
     return found
 
@@ -40,11 +42,17 @@ def meant(samples: np.ndarray, most: int) -> np.ndarray:
 @pytest.mark.parametrize("most", [1, 7, 100, 255, 256, 1023, 4095, 65535])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("text", [False, True])
-def test_every_greatest_value_is_white(tmp_path: Path, most: int, channels: int, text: bool) -> None:
+def test_every_greatest_value_is_white(
+    tmp_path: Path, most: int, channels: int, text: bool
+) -> None:
     """PGM and PPM, in text and binary; above 255 the picture has 16 bits."""
     samples = samples_of(channels, most)
     head = f"P{(2 if text else 5) + (channels == 3)}\n# a comment\n{WIDTH} # another\n{HEIGHT}\n{most}\n".encode()
-    body = b"\n".join(b" ".join(b"%d" % v for v in row.reshape(-1)) for row in samples) if text else samples.astype("u1" if most < 256 else ">u2").tobytes()
+    body = (
+        b"\n".join(b" ".join(b"%d" % v for v in row.reshape(-1)) for row in samples)
+        if text
+        else samples.astype("u1" if most < 256 else ">u2").tobytes()
+    )
     found = load(tmp_path, head + body)
     wanted = meant(samples, most)
     assert found.dtype == wanted.dtype
@@ -61,11 +69,23 @@ def test_in_a_bitmap_1_is_black(tmp_path: Path, kind: str) -> None:
         if kind == "P4"
         else b"# here\n" + b"\n".join(close.join(b"%d" % v for v in row) for row in samples)
     )
-    assert np.array_equal(load(tmp_path, f"{kind[:2]} {WIDTH} {HEIGHT}\n".encode() + body)[:, :, 0], 255 - samples * 255)
+    assert np.array_equal(
+        load(tmp_path, f"{kind[:2]} {WIDTH} {HEIGHT}\n".encode() + body)[:, :, 0],
+        255 - samples * 255,
+    )
 
 
 @pytest.mark.parametrize(
-    ("tuples", "channels"), [("GRAYSCALE", 1), ("RGB", 3), ("GRAYSCALE_ALPHA", 2), ("RGB_ALPHA", 4), ("BLACKANDWHITE", 1), ("BLACKANDWHITE_ALPHA", 2), ("", 3)]
+    ("tuples", "channels"),
+    [
+        ("GRAYSCALE", 1),
+        ("RGB", 3),
+        ("GRAYSCALE_ALPHA", 2),
+        ("RGB_ALPHA", 4),
+        ("BLACKANDWHITE", 1),
+        ("BLACKANDWHITE_ALPHA", 2),
+        ("", 3),
+    ],
 )
 @pytest.mark.parametrize("most", [1, 255, 65535])
 def test_a_pam_has_alpha(tmp_path: Path, tuples: str, channels: int, most: int) -> None:
@@ -73,7 +93,10 @@ def test_a_pam_has_alpha(tmp_path: Path, tuples: str, channels: int, most: int) 
     samples = samples_of(channels, most)
     named = f"TUPLTYPE {tuples}\n" if tuples else ""
     head = f"P7\n# by hand\nWIDTH {WIDTH}\nHEIGHT {HEIGHT}\nDEPTH {channels}\nMAXVAL {most}\n{named}ENDHDR\n".encode()
-    assert np.array_equal(load(tmp_path, head + samples.astype("u1" if most < 256 else ">u2").tobytes()), meant(samples, most))
+    assert np.array_equal(
+        load(tmp_path, head + samples.astype("u1" if most < 256 else ">u2").tobytes()),
+        meant(samples, most),
+    )
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -91,7 +114,11 @@ def test_a_pfm_comes_as_it_stands(tmp_path: Path, channels: int, order: str) -> 
 def test_what_pillow_writes_is_read(tmp_path: Path, mode: str) -> None:
     """PBM, PGM and PPM."""
     grey = samples_of(1, 65535)[:, :, 0]
-    picture = PIL.Image.fromarray(grey) if mode == "I;16" else PIL.Image.fromarray((grey >> 8).astype("uint8")).convert(mode)
+    picture = (
+        PIL.Image.fromarray(grey)
+        if mode == "I;16"
+        else PIL.Image.fromarray((grey >> 8).astype("uint8")).convert(mode)
+    )
     stream = io.BytesIO()
     picture.save(stream, "PPM")
     wanted = np.array(picture) * 255 if mode == "1" else np.array(picture)
@@ -102,20 +129,62 @@ def test_what_pillow_writes_is_read(tmp_path: Path, mode: str) -> None:
     ("content", "words"),
     [
         (b"P6\n", "is a damaged Netpbm picture (its header has no width); copy or export it again"),
-        (b"P6 3 x 255\n", "is a damaged Netpbm picture (its header has no height); copy or export it again"),
-        (b"P6 3 3 0\n", "is a damaged Netpbm picture (its greatest value is 0, and can be 1 to 65535); copy or export it again"),
-        (b"P6 3 3 70000\n", "is a damaged Netpbm picture (its greatest value is 70000, and can be 1 to 65535); copy or export it again"),
-        (b"P6 3 3 255\n" + b"a" * 26, "is a damaged Netpbm picture (its pixels take 27 bytes, and 26 are there); copy or export it again"),
-        (b"P5 1 1 9\n\x0a", "is a damaged Netpbm picture (it has a value of 10, and says that 9 is the greatest); copy or export it again"),
-        (b"P2 9 1 9\n1", "is a damaged Netpbm picture (it has 9 samples, and 2 bytes are left for them); copy or export it again"),
-        (b"P2 2 1 9\n1   \n", "is a damaged Netpbm picture (it has 2 samples, and 1 are there); copy or export it again"),
-        (b"P2 2 1 9\n1 -2", "is a damaged Netpbm picture ('-2' is not a sample); copy or export it again"),
-        (b"P1 2 1\n1 2", "is a damaged Netpbm picture ('2' is not a sample); copy or export it again"),
-        (b"P7\nWIDTH 1\n", "is a damaged Netpbm picture (its header has no end); copy or export it again"),
-        (b"P7\nWIDTH 1\nENDHDR\n", "is a damaged Netpbm picture (its header has no HEIGHT); copy or export it again"),
-        (b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 5\nMAXVAL 1\nENDHDR\n12345", "is a PAM of 5 channels of the kind ''; save it as grey or RGB, with or without alpha"),
-        (b"Pf 1 1 0\n1234", "is a damaged Netpbm picture (its header has no scale); copy or export it again"),
-        (b"P5 0 1 9\n", "is a damaged Netpbm picture (it has 0 x 1 pixels); copy or export it again"),
+        (
+            b"P6 3 x 255\n",
+            "is a damaged Netpbm picture (its header has no height); copy or export it again",
+        ),
+        (
+            b"P6 3 3 0\n",
+            "is a damaged Netpbm picture (its greatest value is 0, and can be 1 to 65535); copy or export it again",
+        ),
+        (
+            b"P6 3 3 70000\n",
+            "is a damaged Netpbm picture (its greatest value is 70000, and can be 1 to 65535); copy or export it again",
+        ),
+        (
+            b"P6 3 3 255\n" + b"a" * 26,
+            "is a damaged Netpbm picture (its pixels take 27 bytes, and 26 are there); copy or export it again",
+        ),
+        (
+            b"P5 1 1 9\n\x0a",
+            "is a damaged Netpbm picture (it has a value of 10, and says that 9 is the greatest); copy or export it again",
+        ),
+        (
+            b"P2 9 1 9\n1",
+            "is a damaged Netpbm picture (it has 9 samples, and 2 bytes are left for them); copy or export it again",
+        ),
+        (
+            b"P2 2 1 9\n1   \n",
+            "is a damaged Netpbm picture (it has 2 samples, and 1 are there); copy or export it again",
+        ),
+        (
+            b"P2 2 1 9\n1 -2",
+            "is a damaged Netpbm picture ('-2' is not a sample); copy or export it again",
+        ),
+        (
+            b"P1 2 1\n1 2",
+            "is a damaged Netpbm picture ('2' is not a sample); copy or export it again",
+        ),
+        (
+            b"P7\nWIDTH 1\n",
+            "is a damaged Netpbm picture (its header has no end); copy or export it again",
+        ),
+        (
+            b"P7\nWIDTH 1\nENDHDR\n",
+            "is a damaged Netpbm picture (its header has no HEIGHT); copy or export it again",
+        ),
+        (
+            b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 5\nMAXVAL 1\nENDHDR\n12345",
+            "is a PAM of 5 channels of the kind ''; save it as grey or RGB, with or without alpha",
+        ),
+        (
+            b"Pf 1 1 0\n1234",
+            "is a damaged Netpbm picture (its header has no scale); copy or export it again",
+        ),
+        (
+            b"P5 0 1 9\n",
+            "is a damaged Netpbm picture (it has 0 x 1 pixels); copy or export it again",
+        ),
     ],
 )
 def test_what_a_header_gets_wrong_is_said(tmp_path: Path, content: bytes, words: str) -> None:
@@ -127,7 +196,13 @@ def test_what_a_header_gets_wrong_is_said(tmp_path: Path, content: bytes, words:
 
 def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
     """A header alone takes no memory, and text takes little more than its samples."""
-    for content in (b"P6 9999 9999 65535\n", b"P3 9999 9999 65535\n1 2 3", b"P4 9999 9999\n", b"PF 9999 9999 -1\n", b"P2 3 3 9\n" + b"1" * 3_000_000):
+    for content in (
+        b"P6 9999 9999 65535\n",
+        b"P3 9999 9999 65535\n1 2 3",
+        b"P4 9999 9999\n",
+        b"PF 9999 9999 -1\n",
+        b"P2 3 3 9\n" + b"1" * 3_000_000,
+    ):
         tracemalloc.start()
         with pytest.raises(ValueError):
             load(tmp_path, content)
@@ -153,6 +228,10 @@ def test_a_damaged_file_is_a_picture_or_a_message(tmp_path: Path) -> None:
         content = bytearray(draw.choice(whole))
         content[draw.randrange(len(content))] = draw.randrange(256)
         try:
-            load(tmp_path, bytes(content[: draw.choice([len(content), draw.randrange(2, len(content))])]), max_pixels=1000)
+            load(
+                tmp_path,
+                bytes(content[: draw.choice([len(content), draw.randrange(2, len(content))])]),
+                max_pixels=1000,
+            )
         except ValueError as refused:
             assert str(refused).startswith("'a.ppm' ")

@@ -1,4 +1,6 @@
-"""Every kind of PNG comes as its chunks mean, or is refused in words: a table of all kinds, written here, with libpng (in imagecodecs) as the other reader."""
+"""Every kind of PNG comes as its chunks mean, or is refused in words: a table of all kinds, written
+here, with libpng (in imagecodecs) as the other reader.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def load(folder: Path, content: bytes, name: str = "a.png", **options: Any) -> n
 
 
 def chunk(kind: bytes, body: bytes, *, wrong: bool = False) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ wrong)
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(kind + body) ^ wrong)
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ def rows_of(samples: np.ndarray, kind: Kind) -> bytes:
     elif kind.depth == 8:
         rows = samples.astype("uint8").reshape(len(samples), -1)
     else:
-        bits = samples.reshape(len(samples), -1)[:, :, None] >> np.arange(kind.depth - 1, -1, -1) & 1
+        bits = (
+            samples.reshape(len(samples), -1)[:, :, None] >> np.arange(kind.depth - 1, -1, -1) & 1
+        )
         rows = np.packbits(bits.reshape(len(samples), -1).astype("uint8"), axis=1)
     step = max(1, CHANNELS[kind.colour] * kind.depth // 8)
     wide = rows.astype("int64")
@@ -70,16 +79,52 @@ def rows_of(samples: np.ndarray, kind: Kind) -> bytes:
     distances = np.stack([np.abs(guess - left), np.abs(guess - above), np.abs(guess - corner)])
     nearest = np.choose(distances.argmin(axis=0), [left, above, corner])
     filtered = wide - [np.zeros_like(wide), left, above, (left + above) // 2, nearest][kind.filter]
-    return b"".join(bytes([kind.filter]) + row.tobytes() for row in (filtered & 255).astype("uint8"))
+    return b"".join(
+        bytes([kind.filter]) + row.tobytes() for row in (filtered & 255).astype("uint8")
+    )
 
 
-def written(samples: np.ndarray, kind: Kind, *before: bytes, after: bytes = b"", pieces: int = 1) -> bytes:
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)] if kind.interlaced else [(0, 0, 1, 1)]
-    raw = b"".join(rows_of(part, kind) for x, y, dx, dy in passes if (part := samples[y::dy, x::dx]).size)
+def written(
+    samples: np.ndarray, kind: Kind, *before: bytes, after: bytes = b"", pieces: int = 1
+) -> bytes:
+    passes = (
+        [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
+        if kind.interlaced
+        else [(0, 0, 1, 1)]
+    )
+    raw = b"".join(
+        rows_of(part, kind) for x, y, dx, dy in passes if (part := samples[y::dy, x::dx]).size
+    )
     body = zlib.compress(raw)
-    parts = [body[i : i + -(-len(body) // pieces)] for i in range(0, len(body), -(-len(body) // pieces))]
-    head = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], kind.depth, kind.colour, 0, 0, kind.interlaced)
-    return SIGNATURE + chunk(b"IHDR", head) + b"".join(before) + b"".join(chunk(b"IDAT", part) for part in parts) + after + chunk(b"IEND", b"")
+    parts = [
+        body[i : i + -(-len(body) // pieces)] for i in range(0, len(body), -(-len(body) // pieces))
+    ]
+    head = struct.pack(
+        ">IIBBBBB",
+        samples.shape[1],
+        samples.shape[0],
+        kind.depth,
+        kind.colour,
+        0,
+        0,
+        kind.interlaced,
+    )
+    return (
+        SIGNATURE
+        + chunk(b"IHDR", head)
+        + b"".join(before)
+        + b"".join(chunk(b"IDAT", part) for part in parts)
+        + after
+        + chunk(b"IEND", b"")
+    )
 
 
 PALETTE = np.random.default_rng(5).integers(0, 255, (256, 3), "uint8", endpoint=True)
@@ -90,19 +135,30 @@ def everything() -> list[Kind]:
     return [
         Kind(colour, depth, clear, interlaced, filtering)
         for colour in depths
-        for depth, clear, interlaced, filtering in itertools.product(depths[colour], (False, True), (False, True), range(5))
+        for depth, clear, interlaced, filtering in itertools.product(
+            depths[colour], (False, True), (False, True), range(5)
+        )
         if not (clear and colour in (4, 6))
     ]
 
 
 def samples_of(kind: Kind, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, kind.most, (HEIGHT, WIDTH, CHANNELS[kind.colour]), "uint16", endpoint=True)
+    return np.random.default_rng(seed).integers(
+        0, kind.most, (HEIGHT, WIDTH, CHANNELS[kind.colour]), "uint16", endpoint=True
+    )
 
 
 def extra_of(kind: Kind, samples: np.ndarray) -> list[bytes]:
     made = [chunk(b"PLTE", PALETTE[: 1 << kind.depth].tobytes())] if kind.colour == 3 else []
     if kind.clear:
-        made.append(chunk(b"tRNS", bytes(range(0, 200, 50))[: 1 << kind.depth] if kind.colour == 3 else samples[5, 5].astype(">u2").tobytes()))
+        made.append(
+            chunk(
+                b"tRNS",
+                bytes(range(0, 200, 50))[: 1 << kind.depth]
+                if kind.colour == 3
+                else samples[5, 5].astype(">u2").tobytes(),
+            )
+        )
     return made
 
 
@@ -143,7 +199,9 @@ def test_every_kind_shows_what_its_samples_mean(tmp_path: Path, colour: int) -> 
     assert wrong == {}
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 9), (9, 1), (2, 3), (3, 5), (8, 8), (4, 4)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 1), (1, 9), (9, 1), (2, 3), (3, 5), (8, 8), (4, 4)]
+)
 def test_small_interlaced_pictures_are_read(tmp_path: Path, width: int, height: int) -> None:
     """Some of the seven passes are empty."""
     for colour, depth in ((0, 1), (0, 16), (2, 16), (4, 16), (6, 16), (2, 8)):
@@ -152,7 +210,8 @@ def test_small_interlaced_pictures_are_read(tmp_path: Path, width: int, height: 
         assert np.array_equal(load(tmp_path, written(samples, kind)), meant(samples, kind))
 
 
-# -- check sums and metadata ---------------------------------------------------------------------------------------------------------
+# -- check sums and metadata
+# ---------------------------------------------------------------------------------------------------------
 
 RGB = Kind(2, 8)
 SAMPLES = samples_of(RGB)
@@ -170,39 +229,89 @@ def packed_rows(kind: Kind = RGB) -> bytes:
 
 def with_pixels(*parts: bytes) -> bytes:
     """A picture whose IDAT chunks are given as they are to stand in the file."""
-    return SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)) + b"".join(parts) + chunk(b"IEND", b"")
+    return (
+        SIGNATURE
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0))
+        + b"".join(parts)
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda: with_pixels(chunk(b"IDAT", packed_rows(), wrong=True)), "the check sum of its chunk IDAT is wrong"),
+        (
+            lambda: with_pixels(chunk(b"IDAT", packed_rows(), wrong=True)),
+            "the check sum of its chunk IDAT is wrong",
+        ),
         (
             lambda: with_pixels(chunk(b"IDAT", packed_rows()[:-1] + b"\0")),
             "its compressed pixels are damaged: -3 while decompressing data: incorrect data check",
         ),
-        (lambda: with_pixels(chunk(b"IDAT", packed_rows()[:-40])), "its pixels take 440 bytes, and 4"),
-        (lambda: with_pixels(chunk(b"IDAT", packed_rows())[:-30]), "it ends in the middle of its chunk IDAT"),
-        (lambda: with_pixels(chunk(b"IDAT", packed_rows()))[:-60], "it ends in the middle of its chunk IDAT"),
+        (
+            lambda: with_pixels(chunk(b"IDAT", packed_rows()[:-40])),
+            "its pixels take 440 bytes, and 4",
+        ),
+        (
+            lambda: with_pixels(chunk(b"IDAT", packed_rows())[:-30]),
+            "it ends in the middle of its chunk IDAT",
+        ),
+        (
+            lambda: with_pixels(chunk(b"IDAT", packed_rows()))[:-60],
+            "it ends in the middle of its chunk IDAT",
+        ),
         (lambda: with_pixels(), "it has no pixels"),
-        (lambda: with_pixels(chunk(b"IDAT", zlib.compress(bytes([9] + [0] * WIDTH * 3) * HEIGHT))), "unrecognized data stream contents"),
-        (lambda: with_pixels(chunk(b"tRNS", b"\0" * 6, wrong=True), chunk(b"IDAT", packed_rows())), "the check sum of its chunk tRNS is wrong"),
-        (lambda: with_pixels(chunk(b"iCCP", b"x\0\0", wrong=True), chunk(b"IDAT", packed_rows())), "the check sum of its chunk iCCP is wrong"),
-        (lambda: with_pixels(chunk(b"IDAT", zlib.compress(b"\0" * 40_000_000))), "it has more pixels than its header says"),
         (
-            lambda: SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 5, 4, 2, 0, 0, 0)) + chunk(b"IDAT", packed_rows()) + chunk(b"IEND", b""),
+            lambda: with_pixels(
+                chunk(b"IDAT", zlib.compress(bytes([9] + [0] * WIDTH * 3) * HEIGHT))
+            ),
+            "unrecognized data stream contents",
+        ),
+        (
+            lambda: with_pixels(
+                chunk(b"tRNS", b"\0" * 6, wrong=True), chunk(b"IDAT", packed_rows())
+            ),
+            "the check sum of its chunk tRNS is wrong",
+        ),
+        (
+            lambda: with_pixels(
+                chunk(b"iCCP", b"x\0\0", wrong=True), chunk(b"IDAT", packed_rows())
+            ),
+            "the check sum of its chunk iCCP is wrong",
+        ),
+        (
+            lambda: with_pixels(chunk(b"IDAT", zlib.compress(b"\0" * 40_000_000))),
+            "it has more pixels than its header says",
+        ),
+        (
+            lambda: (
+                SIGNATURE
+                + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 5, 4, 2, 0, 0, 0))
+                + chunk(b"IDAT", packed_rows())
+                + chunk(b"IEND", b"")
+            ),
             "its header makes no sense",
         ),
         (
-            lambda: SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)) + chunk(b"IDAT", packed_rows()) + chunk(b"IEND", b""),
+            lambda: (
+                SIGNATURE
+                + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0))
+                + chunk(b"IDAT", packed_rows())
+                + chunk(b"IEND", b"")
+            ),
             "its header makes no sense",
         ),
-        (lambda: written(samples_of(Kind(3, 8)), Kind(3, 8)), "its palette is missing or makes no sense"),
+        (
+            lambda: written(samples_of(Kind(3, 8)), Kind(3, 8)),
+            "its palette is missing or makes no sense",
+        ),
         (lambda: SIGNATURE + b"\0" * 30, "a chunk makes no sense"),
     ],
 )
 def test_damage_that_shows_is_refused(tmp_path: Path, content: Any, words: str) -> None:
-    """Check sums of all that decides how the picture looks, and of the compressed pixels as a whole; the message says which is wrong."""
+    """Check sums of all that decides how the picture looks, and of the compressed pixels as a
+    whole; the message says which is wrong.
+    """
     said = refusal(tmp_path, content())
     assert said.startswith(f"'a.png' is a damaged PNG picture ({words}")
     assert said.endswith("); copy or export it again")
@@ -235,7 +344,15 @@ def test_one_changed_bit_of_the_pixels_is_noticed(tmp_path: Path) -> None:
         chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile")),
         chunk(b"iCCP", b"x\0\0" + b"not compressed"),
         chunk(b"iCCP", b"x" * 200),
-        chunk(b"iCCP", b"x\0\0" + zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"RGB XYZ ", b"\xffGB XYZ "))),
+        chunk(
+            b"iCCP",
+            b"x\0\0"
+            + zlib.compress(
+                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+                .tobytes()
+                .replace(b"RGB XYZ ", b"\xffGB XYZ ")
+            ),
+        ),
         chunk(b"gAMA", b"\0"),
         chunk(b"cHRM", b"\0"),
         chunk(b"sRGB", b""),
@@ -263,7 +380,9 @@ def test_a_chunk_that_no_reader_may_pass_over_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, written(SAMPLES, RGB, chunk(b"XYZa", b""))) == (
         "'a.png' is a PNG with a chunk XYZa that no reader may pass over and that is not known; save it as a plain PNG"
     )
-    assert "Apple's own form (CgBI)" in refusal(tmp_path, SIGNATURE + chunk(b"CgBI", b"\0\0\0\0") + written(SAMPLES, RGB)[8:])
+    assert "Apple's own form (CgBI)" in refusal(
+        tmp_path, SIGNATURE + chunk(b"CgBI", b"\0\0\0\0") + written(SAMPLES, RGB)[8:]
+    )
 
 
 def test_pixels_that_are_whole_are_taken_though_the_end_is_missing(tmp_path: Path) -> None:
@@ -272,7 +391,9 @@ def test_pixels_that_are_whole_are_taken_though_the_end_is_missing(tmp_path: Pat
     for cut in (1, 12, 13, 60):
         assert np.array_equal(load(tmp_path, content[:-cut]), SAMPLES)
     bare = written(SAMPLES, RGB)
-    for cut in range(1, 17):  # the end, and the check sum of the last pixels, which have another in themselves
+    for cut in range(
+        1, 17
+    ):  # the end, and the check sum of the last pixels, which have another in themselves
         assert np.array_equal(load(tmp_path, bare[:-cut]), SAMPLES)
     assert "it ends in the middle of its chunk IDAT" in refusal(tmp_path, bare[:-17])
     for behind in (b"\0" * 40, b"junk" * 9, chunk(b"IEND", b"", wrong=True)):
@@ -293,7 +414,11 @@ def test_orientation_is_found_wherever_programs_write_it(tmp_path: Path, where: 
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     plain = exif.tobytes()
-    text = b"\nexif\n%8d\n" % len(plain) + b"\n".join(plain.hex()[i : i + 72].encode() for i in range(0, len(plain) * 2, 72)) + b"\n"
+    text = (
+        b"\nexif\n%8d\n" % len(plain)
+        + b"\n".join(plain.hex()[i : i + 72].encode() for i in range(0, len(plain) * 2, 72))
+        + b"\n"
+    )
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     extra = {
         "eXIf": chunk(b"eXIf", plain[6:]),
@@ -307,15 +432,24 @@ def test_orientation_is_found_wherever_programs_write_it(tmp_path: Path, where: 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_file_is_the_picture_or_a_message(tmp_path: Path, seed: int) -> None:
-    """Whatever bytes are changed or cut off: never other pixels, unless a check sum was made to fit."""
+    """Whatever bytes are changed or cut off: never other pixels, unless a check sum was made to
+    fit.
+    """
     draw = random.Random(seed)
     exif = PIL.Image.Exif()
     exif[0x0112] = 1
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    more = [chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)), chunk(b"eXIf", exif.tobytes()[6:]), chunk(b"zTXt", b"a\0\0" + zlib.compress(b"text"))]
+    more = [
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(profile)),
+        chunk(b"eXIf", exif.tobytes()[6:]),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(b"text")),
+    ]
     for kind in draw.sample(everything(), 40):
         samples = samples_of(kind)
-        whole, wanted = written(samples, kind, *more, *extra_of(kind, samples)), meant(samples, kind)
+        whole, wanted = (
+            written(samples, kind, *more, *extra_of(kind, samples)),
+            meant(samples, kind),
+        )
         for _ in range(6):
             content = bytearray(whole)
             for _ in range(draw.randint(1, 3)):
@@ -326,17 +460,27 @@ def test_a_damaged_file_is_the_picture_or_a_message(tmp_path: Path, seed: int) -
             except ValueError as refused:
                 assert str(refused).startswith("'a.png' ")
             else:
-                assert np.array_equal(found, wanted) or b"PLTE" not in content or b"tRNS" not in content or b"iCCP" not in content
+                assert (
+                    np.array_equal(found, wanted)
+                    or b"PLTE" not in content
+                    or b"tRNS" not in content
+                    or b"iCCP" not in content
+                )
 
 
 def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
-    """A header alone, a profile that unpacks to gigabytes, pixels without end: none of them costs memory."""
+    """A header alone, a profile that unpacks to gigabytes, pixels without end: none of them costs
+    memory.
+    """
     bomb = zlib.compress(b"\0" * 200_000_000)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9_999, 9_999, 16, 6, 0, 0, 0))
     for content in (
         SIGNATURE + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""),
         with_pixels(chunk(b"IDAT", bomb)),
-        with_pixels(chunk(b"iCCP", b"x\0\0" + zlib.compress(b"\0" * 60_000_000)), chunk(b"IDAT", packed_rows()[:-9])),
+        with_pixels(
+            chunk(b"iCCP", b"x\0\0" + zlib.compress(b"\0" * 60_000_000)),
+            chunk(b"IDAT", packed_rows()[:-9]),
+        ),
     ):
         tracemalloc.start()
         with pytest.raises(ValueError):
@@ -345,12 +489,25 @@ def test_claims_are_checked_before_memory_is_taken(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-# -- colour --------------------------------------------------------------------------------------------------------------------------
+# -- colour
+# --------------------------------------------------------------------------------------------------------------------------
 
 GAMUTS = {
-    "sRGB": ((0.4360747, 0.2225045, 0.0139322), (0.3850649, 0.7168786, 0.0971045), (0.1430804, 0.0606169, 0.7141733)),
-    "P3": ((0.515102, 0.241182, -0.001050), (0.291965, 0.692236, 0.041882), (0.157153, 0.066582, 0.784378)),
-    "ProPhoto": ((0.797675, 0.288040, 0.0), (0.135192, 0.711874, 0.0), (0.031353, 0.000086, 0.825210)),
+    "sRGB": (
+        (0.4360747, 0.2225045, 0.0139322),
+        (0.3850649, 0.7168786, 0.0971045),
+        (0.1430804, 0.0606169, 0.7141733),
+    ),
+    "P3": (
+        (0.515102, 0.241182, -0.001050),
+        (0.291965, 0.692236, 0.041882),
+        (0.157153, 0.066582, 0.784378),
+    ),
+    "ProPhoto": (
+        (0.797675, 0.288040, 0.0),
+        (0.135192, 0.711874, 0.0),
+        (0.031353, 0.000086, 0.825210),
+    ),
 }
 
 
@@ -361,7 +518,8 @@ def s15(*numbers: float) -> bytes:
 CURVES = {
     "linear": b"curv\0\0\0\0" + struct.pack(">I", 0),
     "gamma": b"curv\0\0\0\0" + struct.pack(">IH", 1, 0x0233),
-    "table": b"curv\0\0\0\0" + struct.pack(">I33H", 33, *[round(65535 * (i / 32) ** 1.5) for i in range(33)]),
+    "table": b"curv\0\0\0\0"
+    + struct.pack(">I33H", 33, *[round(65535 * (i / 32) ** 1.5) for i in range(33)]),
     "para0": b"para\0\0\0\0\0\0\0\0" + s15(1.8),
     "para1": b"para\0\0\0\0\0\1\0\0" + s15(2.0, 0.9, 0.1),
     "para2": b"para\0\0\0\0\0\2\0\0" + s15(2.0, 0.9, 0.05, 0.01),
@@ -373,7 +531,10 @@ CURVES = {
 def icc(gamut: str, curve: str, *, name: str = "some colours", grey: bool = False) -> bytes:
     """Write a profile of curves and a matrix."""
     text = name.encode() + b"\0"
-    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78, b"wtpt": b"XYZ \0\0\0\0" + s15(0.9642, 1, 0.8249)}
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78,
+        b"wtpt": b"XYZ \0\0\0\0" + s15(0.9642, 1, 0.8249),
+    }
     if grey:
         tags[b"kTRC"] = CURVES[curve]
     else:
@@ -386,7 +547,13 @@ def icc(gamut: str, curve: str, *, name: str = "some colours", grey: bool = Fals
         table += tag + struct.pack(">II", at + len(body), len(content))
         body += content
     head = struct.pack(
-        ">I4sI4s4s4s", at + len(body), b"lcms", 0x04300000 if curve.startswith("para") else 0x02400000, b"mntr", b"GRAY" if grey else b"RGB ", b"XYZ "
+        ">I4sI4s4s4s",
+        at + len(body),
+        b"lcms",
+        0x04300000 if curve.startswith("para") else 0x02400000,
+        b"mntr",
+        b"GRAY" if grey else b"RGB ",
+        b"XYZ ",
     )
     head += struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp")
     head = head.ljust(68, b"\0") + s15(0.9642, 1, 0.8249)
@@ -397,15 +564,30 @@ def icc_of_tables(gamma: float) -> bytes:
     """Write a profile of sRGB's gamut whose curves and corners stand in tables (A2B0)."""
     curve = [round(65535 * (i / 255) ** gamma) for i in range(256)]
     corners = np.array(list(itertools.product((0, 1), repeat=3))) @ np.array(GAMUTS["sRGB"])
-    body = b"mft2\0\0\0\0" + bytes([3, 3, 2, 0]) + s15(1, 0, 0, 0, 1, 0, 0, 0, 1) + struct.pack(">HH", 256, 2)
-    body += struct.pack(">768H", *curve * 3) + np.round(corners * 32768).astype(">u2").tobytes() + struct.pack(">6H", *[0, 65535] * 3)
+    body = (
+        b"mft2\0\0\0\0"
+        + bytes([3, 3, 2, 0])
+        + s15(1, 0, 0, 0, 1, 0, 0, 0, 1)
+        + struct.pack(">HH", 256, 2)
+    )
+    body += (
+        struct.pack(">768H", *curve * 3)
+        + np.round(corners * 32768).astype(">u2").tobytes()
+        + struct.pack(">6H", *[0, 65535] * 3)
+    )
     text = b"tables\0"
-    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78, b"wtpt": b"XYZ \0\0\0\0" + s15(0.9642, 1, 0.8249), b"A2B0": body}
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + b"\0" * 78,
+        b"wtpt": b"XYZ \0\0\0\0" + s15(0.9642, 1, 0.8249),
+        b"A2B0": body,
+    }
     table, contents, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for tag, content in tags.items():
         table += tag + struct.pack(">II", at + len(contents), len(content))
         contents += content + b"\0" * (-len(content) % 4)
-    head = struct.pack(">I4sI4s4s4s", at + len(contents), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ") + struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp")
+    head = struct.pack(
+        ">I4sI4s4s4s", at + len(contents), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ "
+    ) + struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp")
     return (head.ljust(68, b"\0") + s15(0.9642, 1, 0.8249)).ljust(128, b"\0") + table + contents
 
 
@@ -419,27 +601,45 @@ def light(srgb: np.ndarray) -> np.ndarray:
 
 
 def by_lcms(samples: np.ndarray, profile: bytes, space: str) -> np.ndarray:
-    """Convert as littleCMS does in floating point. In 16 bits it interpolates, and is some thousands of levels off in places."""
+    """Convert as littleCMS does in floating point. In 16 bits it interpolates, and is some
+    thousands of levels off in places.
+    """
     values = np.ascontiguousarray(samples.squeeze()) / 65535
-    found = imagecodecs.cms_transform(values, profile, imagecodecs.cms_profile("srgb"), intent=1, colorspace=space, outcolorspace="rgb", outdtype="float64")
+    found = imagecodecs.cms_transform(
+        values,
+        profile,
+        imagecodecs.cms_profile("srgb"),
+        intent=1,
+        colorspace=space,
+        outcolorspace="rgb",
+        outdtype="float64",
+    )
     return np.clip(found, 0, 1)
 
 
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("gamut", GAMUTS)
 def test_a_profile_is_applied_to_all_16_bits(tmp_path: Path, gamut: str, curve: str) -> None:
-    """Every kind of curve, colours inside and outside of sRGB, as littleCMS computes them; alpha is no colour."""
+    """Every kind of curve, colours inside and outside of sRGB, as littleCMS computes them; alpha is
+    no colour.
+    """
     kind = Kind(6, 16)
     samples = samples_of(kind)
-    samples[0, :, :3] = np.linspace(0, 900, WIDTH)[:, None]  # the shadows, where linear light has its steps
+    samples[0, :, :3] = np.linspace(0, 900, WIDTH)[
+        :, None
+    ]  # the shadows, where linear light has its steps
     profile = icc(gamut, curve)
     found = load(tmp_path, written(samples, kind, iccp(profile)))
     assert found.dtype == "uint16"
     assert np.array_equal(found[:, :, 3], samples[:, :, 3])
     if (gamut, curve) == ("sRGB", "para3"):
         assert np.array_equal(found, samples)
-    apart = np.abs(light(found[:, :, :3] / 65535) - light(by_lcms(samples[:, :, :3], profile, "rgb")))
-    assert apart.max() < 6e-4  # the white of a profile is rounded; what is white there is white here to the last bit
+    apart = np.abs(
+        light(found[:, :, :3] / 65535) - light(by_lcms(samples[:, :, :3], profile, "rgb"))
+    )
+    assert (
+        apart.max() < 6e-4
+    )  # the white of a profile is rounded; what is white there is white here to the last bit
     assert apart[0, :, 1].max() < 1e-5
 
 
@@ -451,23 +651,35 @@ def test_a_grey_profile_is_applied_to_all_16_bits(tmp_path: Path, colour: int, c
     samples = samples_of(kind)
     profile = icc("", curve, grey=True)
     found = load(tmp_path, written(samples, kind, iccp(profile)))
-    assert np.abs(found[:, :, 0] - by_lcms(samples[:, :, :1], profile, "gray")[:, :, 1] * 65535).max() < 8
+    assert (
+        np.abs(found[:, :, 0] - by_lcms(samples[:, :, :1], profile, "gray")[:, :, 1] * 65535).max()
+        < 8
+    )
     assert np.array_equal(found[:, :, 1:], samples[:, :, 1:])
 
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_what_a_profile_does_counts_and_not_its_name(tmp_path: Path, depth: int) -> None:
-    """A linear profile named after sRGB is applied; a profile of another name that is sRGB changes nothing."""
+    """A linear profile named after sRGB is applied; a profile of another name that is sRGB changes
+    nothing.
+    """
     kind = Kind(2, depth)
     samples = np.full((1, 1, 3), 55 * kind.most // 255, "uint16")
-    linear = load(tmp_path, written(samples, kind, iccp(icc("sRGB", "linear", name="Linear sRGB IEC61966-2.1"))))
+    linear = load(
+        tmp_path,
+        written(samples, kind, iccp(icc("sRGB", "linear", name="Linear sRGB IEC61966-2.1"))),
+    )
     assert abs(int(linear[0, 0, 0]) * 255 // kind.most - 128) <= 1
     samples = samples_of(kind)
-    assert np.array_equal(load(tmp_path, written(samples, kind, iccp(icc("sRGB", "para3", name="camera")))), samples)
+    assert np.array_equal(
+        load(tmp_path, written(samples, kind, iccp(icc("sRGB", "para3", name="camera")))), samples
+    )
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_a_grey_picture_goes_through_the_rgb_profile_of_its_document(tmp_path: Path, depth: int) -> None:
+def test_a_grey_picture_goes_through_the_rgb_profile_of_its_document(
+    tmp_path: Path, depth: int
+) -> None:
     """Programs keep it though the picture is grey."""
     kind = Kind(0, depth)
     samples = np.full((1, 1, 1), 55 * kind.most // 255, "uint16")
@@ -480,7 +692,9 @@ def test_a_transparent_colour_is_told_before_the_profile(tmp_path: Path) -> None
     """It names samples of the file; depth and transparency stay."""
     kind = Kind(2, 16, clear=True)
     samples = samples_of(kind)
-    found = load(tmp_path, written(samples, kind, iccp(icc("P3", "gamma")), *extra_of(kind, samples)))
+    found = load(
+        tmp_path, written(samples, kind, iccp(icc("P3", "gamma")), *extra_of(kind, samples))
+    )
     assert (found.shape[2], found.dtype) == (4, "uint16")
     assert np.array_equal(found[:, :, 3], meant(samples, kind)[:, :, 3])
 
@@ -498,7 +712,9 @@ def test_a_grey_profile_says_nothing_of_an_rgb_picture(tmp_path: Path, depth: in
     """It is of another kind of picture."""
     kind = Kind(2, depth)
     samples = samples_of(kind)
-    assert np.array_equal(load(tmp_path, written(samples, kind, iccp(icc("", "linear", grey=True)))), samples)
+    assert np.array_equal(
+        load(tmp_path, written(samples, kind, iccp(icc("", "linear", grey=True)))), samples
+    )
 
 
 @pytest.mark.parametrize(
@@ -514,7 +730,9 @@ def test_a_grey_profile_says_nothing_of_an_rgb_picture(tmp_path: Path, depth: in
         b"",
     ],
 )
-def test_a_curve_that_makes_no_sense_ends_in_a_picture_or_a_message(tmp_path: Path, curve: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curve_that_makes_no_sense_ends_in_a_picture_or_a_message(
+    tmp_path: Path, curve: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A profile that cannot be applied is as good as none; numbers without end are no warning."""
     monkeypatch.setitem(CURVES, "strange", curve)
     for kind in (Kind(2, 16), Kind(0, 16), Kind(2, 8)):
@@ -533,7 +751,9 @@ def test_a_profile_of_tables_gives_8_bits(tmp_path: Path, depth: int) -> None:
     samples = samples_of(kind)
     found = load(tmp_path, written(samples, kind, iccp(icc_of_tables(1.8))))
     linear = (samples / kind.most) ** 1.8
-    wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    wanted = 255 * np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
+    )
     assert found.dtype == "uint8"
     assert np.abs(found - wanted).max() <= 3
 
@@ -544,7 +764,9 @@ def test_16_bits_of_linear_light_in_a_profile_of_tables_are_refused(tmp_path: Pa
     assert refusal(tmp_path, written(samples_of(kind), kind, iccp(icc_of_tables(1.0)))) == (
         "'a.png' is a picture of 16 bits whose colour profile is made of tables for linear light, which 8 bits cannot hold; convert it to sRGB or to another profile first"
     )
-    assert load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(icc_of_tables(1.0))))[0, 0, 0] in (127, 128, 129)
+    assert load(tmp_path, written(np.full((1, 1, 3), 55, "uint16"), RGB, iccp(icc_of_tables(1.0))))[
+        0, 0, 0
+    ] in (127, 128, 129)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -560,13 +782,35 @@ def test_gamma_chunks_are_not_applied(tmp_path: Path, depth: int, gamma: int) ->
     ]
     assert np.array_equal(load(tmp_path, written(samples, kind, *chunks)), samples)
     profile = iccp(icc("P3", "gamma"))
-    assert np.array_equal(load(tmp_path, written(samples, kind, *chunks[:2], profile)), load(tmp_path, written(samples, kind, profile)))
+    assert np.array_equal(
+        load(tmp_path, written(samples, kind, *chunks[:2], profile)),
+        load(tmp_path, written(samples, kind, profile)),
+    )
 
 
-@pytest.mark.parametrize(("code", "value", "shown"), [((1, 13), 100, 100), ((1, 8), 55, 128), ((1, 4), 128, 128), ((1, 1), 77, 77), ((12, 13), 128, 128)])
-def test_code_points_are_applied(tmp_path: Path, code: tuple[int, int], value: int, shown: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "value", "shown"),
+    [
+        ((1, 13), 100, 100),
+        ((1, 8), 55, 128),
+        ((1, 4), 128, 128),
+        ((1, 1), 77, 77),
+        ((12, 13), 128, 128),
+    ],
+)
+def test_code_points_are_applied(
+    tmp_path: Path, code: tuple[int, int], value: int, shown: int
+) -> None:
     """They go before a profile; greys are greys in all primaries."""
-    found = load(tmp_path, written(np.full((1, 1, 3), value, "uint16"), RGB, iccp(icc("sRGB", "gamma")), chunk(b"cICP", bytes([*code, 0, 1]))))
+    found = load(
+        tmp_path,
+        written(
+            np.full((1, 1, 3), value, "uint16"),
+            RGB,
+            iccp(icc("sRGB", "gamma")),
+            chunk(b"cICP", bytes([*code, 0, 1])),
+        ),
+    )
     assert np.abs(found.astype(int) - shown).max() <= 1
 
 
@@ -581,4 +825,7 @@ def test_the_red_of_display_p3_is_beyond_srgb(tmp_path: Path) -> None:
 def test_high_dynamic_range_is_refused(tmp_path: Path, transfer: int, name: str) -> None:
     """No clipping without a word."""
     said = refusal(tmp_path, written(SAMPLES, RGB, chunk(b"cICP", bytes([9, transfer, 0, 1]))))
-    assert said == f"'a.png' is a picture of high dynamic range ({name}), which sRGB cannot hold; tone-map it to sRGB first"
+    assert (
+        said
+        == f"'a.png' is a picture of high dynamic range ({name}), which sRGB cannot hold; tone-map it to sRGB first"
+    )

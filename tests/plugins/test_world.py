@@ -25,7 +25,10 @@ from imagen_flow_embedded.world import (
     render,
 )
 
-RED_LEFT_OF_BLUE = Scene("black", (Thing("large", "red", "circle", 0.255, 0.5), Thing("small", "blue", "square", 0.745, 0.5)))
+RED_LEFT_OF_BLUE = Scene(
+    "black",
+    (Thing("large", "red", "circle", 0.255, 0.5), Thing("small", "blue", "square", 0.745, 0.5)),
+)
 
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -39,7 +42,10 @@ def test_the_same_seed_draws_the_same_scenes():
 
 
 def test_a_scene_is_said_in_the_canonical_words():
-    assert caption(RED_LEFT_OF_BLUE) == "a large red circle left of a small blue square on a black background"
+    assert (
+        caption(RED_LEFT_OF_BLUE)
+        == "a large red circle left of a small blue square on a black background"
+    )
 
 
 def test_a_vowel_takes_an():
@@ -70,9 +76,14 @@ def test_a_combination_is_the_same_whichever_thing_is_named_first():
 
 
 def test_a_combination_ignores_places_but_not_facts():
-    moved = replace(RED_LEFT_OF_BLUE, things=(replace(RED_LEFT_OF_BLUE.things[0], x=0.24), RED_LEFT_OF_BLUE.things[1]))
+    moved = replace(
+        RED_LEFT_OF_BLUE,
+        things=(replace(RED_LEFT_OF_BLUE.things[0], x=0.24), RED_LEFT_OF_BLUE.things[1]),
+    )
     assert combination(moved) == combination(RED_LEFT_OF_BLUE)
-    assert combination(replace(RED_LEFT_OF_BLUE, background="white")) != combination(RED_LEFT_OF_BLUE)
+    assert combination(replace(RED_LEFT_OF_BLUE, background="white")) != combination(
+        RED_LEFT_OF_BLUE
+    )
 
 
 def test_one_combination_in_ten_is_held_out():
@@ -89,7 +100,10 @@ def test_only_the_asked_part_of_the_combinations_is_drawn(held_out: bool):
 def test_things_lie_inside_the_picture_and_do_not_touch():
     side = 256
     for scene in scenes(100):
-        alone = [render([Scene("black", (replace(thing, colour="yellow"),))], side)[0].any(-1) for thing in scene.things]
+        alone = [
+            render([Scene("black", (replace(thing, colour="yellow"),))], side)[0].any(-1)
+            for thing in scene.things
+        ]
         for mask in alone:
             assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
         if len(alone) == 2:
@@ -111,7 +125,9 @@ def test_a_small_picture_is_the_large_one_averaged():
 
 
 def test_no_two_shapes_look_alike():
-    pictures = render([Scene("black", (Thing("small", "yellow", shape, 0.5, 0.5),)) for shape in SHAPES], 32).astype(float)
+    pictures = render(
+        [Scene("black", (Thing("small", "yellow", shape, 0.5, 0.5),)) for shape in SHAPES], 32
+    ).astype(float)
     for one, other in combinations(pictures, 2):
         assert np.abs(one - other).sum() > 0.1 * min(one.sum(), other.sum())
 
@@ -131,20 +147,34 @@ def test_an_edit_changes_what_it_says_and_nothing_else(kind: str):
         assert not is_held_out(edit.before) and not is_held_out(edit.after)
         before, after = attributes(edit.before), attributes(edit.after)
         if kind == "remove":
-            assert len(edit.before.things) == 2 and len(edit.after.things) == 1 and edit.after.things[0] in edit.before.things
+            assert (
+                len(edit.before.things) == 2
+                and len(edit.after.things) == 1
+                and edit.after.things[0] in edit.before.things
+            )
             continue
         changed = {name for name in before if before[name] != after[name]}
         assert {name.split(".")[-1] for name in changed} == {kind} and len(changed) == 1
-        assert [(thing.x, thing.y) for thing in edit.after.things] == [(thing.x, thing.y) for thing in edit.before.things]
+        assert [(thing.x, thing.y) for thing in edit.after.things] == [
+            (thing.x, thing.y) for thing in edit.before.things
+        ]
         new = after[changed.pop()]
-        assert new in edit.instruction or {"small": "smaller", "large": "larger"}.get(new, "?") in edit.instruction
+        assert (
+            new in edit.instruction
+            or {"small": "smaller", "large": "larger"}.get(new, "?") in edit.instruction
+        )
 
 
 def test_an_instruction_names_one_thing_only():
     rng = np.random.default_rng(0)
     for _ in range(500):
         edit = draw_edit(rng, held_out=None)
-        named = [thing for thing in edit.before.things if f"the {thing.shape}" in edit.instruction or f"the {thing.colour} {thing.shape}" in edit.instruction]
+        named = [
+            thing
+            for thing in edit.before.things
+            if f"the {thing.shape}" in edit.instruction
+            or f"the {thing.colour} {thing.shape}" in edit.instruction
+        ]
         assert len(named) == (0 if edit.kind == "background" else 1), edit.instruction
 
 

@@ -1,4 +1,6 @@
-"""Find the class of a part, by what the checkpoint says: only models, tokenizers, processors and samplers of diffusers and transformers, since it comes from a stranger."""
+"""Find the class of a part, by what the checkpoint says: only models, tokenizers, processors and
+samplers of diffusers and transformers, since it comes from a stranger.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from .processors import words_alone
 if TYPE_CHECKING:
     from imagen_flow import Model
 
-RENAMED = {"CLIPFeatureExtractor": "CLIPImageProcessor", "DPTFeatureExtractor": "DPTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
+RENAMED = {
+    "CLIPFeatureExtractor": "CLIPImageProcessor",
+    "DPTFeatureExtractor": "DPTImageProcessor",
+    "ViTFeatureExtractor": "ViTImageProcessor",
+}
 """Classes of transformers that checkpoints still name, by what they are now called."""
 
 
@@ -26,7 +32,14 @@ def component_of(model: Model) -> Any:
     Raises:
         ModelError: as `component_class`.
     """
-    return component_class(model, "", ["diffusers" if "_class_name" in read_json(model, "config.json") else "transformers", what_is(model)])
+    return component_class(
+        model,
+        "",
+        [
+            "diffusers" if "_class_name" in read_json(model, "config.json") else "transformers",
+            what_is(model),
+        ],
+    )
 
 
 def component_class(model: Model, name: str, entry: list[str]) -> Any:
@@ -57,7 +70,11 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         kind = what_is(model)
         pipeline = getattr(diffusers, kind, None) if kind.isidentifier() else None
         cls = getattr(sys.modules.get(getattr(pipeline, "__module__", "")), word, None)
-    if getattr(cls, "_backends", None) == ["torchvision"] and word.endswith("Processor") and not word.endswith("ImageProcessor"):
+    if (
+        getattr(cls, "_backends", None) == ["torchvision"]
+        and word.endswith("Processor")
+        and not word.endswith("ImageProcessor")
+    ):
         cls = words_alone(word)
     kinds = (
         ModelMixin,
@@ -69,34 +86,51 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         transformers.feature_extraction_utils.FeatureExtractionMixin,
     )
     if lacking := getattr(cls, "_backends", None):
-        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which needs {' and '.join(lacking)}: install what is missing")
+        raise flow.ModelError(
+            f"the model '{model.reference}' wants {library}.{word} for its {name}, which needs"
+            f" {' and '.join(lacking)}: install what is missing"
+        )
     if not isinstance(cls, type) or not issubclass(cls, kinds):
-        raise flow.ModelError(f"the model '{model.reference}' wants {library}.{word} for its {name}, which diffusers and transformers do not have")
+        raise flow.ModelError(
+            f"the model '{model.reference}' wants {library}.{word} for its {name}, which diffusers"
+            " and transformers do not have"
+        )
     if word == "IFSafetyChecker":
         return _finished(cls)
     return cls
 
 
 def _own_code(model: Model, name: str) -> Any:
-    """Import code that comes with a checkpoint, as diffusers lays it out: beside the weights of the part that it is for.
+    """Import code that comes with a checkpoint, as diffusers lays it out: beside the weights of the
+    part that it is for.
 
     Raises:
         ModelError: the user did not say that it may run, or it fails.
     """
     if not model.remote_code:
-        raise flow.ModelError(f"the model '{model.reference}' comes with code of its own ({name}), which runs only if you say --trust-remote-code {model.reference}")
-    made = spec_from_file_location(f"imagen_flow_remote_{model.digest[:16]}_{Path(name).stem}", model.path / name)
+        raise flow.ModelError(
+            f"the model '{model.reference}' comes with code of its own ({name}), which runs only if"
+            f" you say --trust-remote-code {model.reference}"
+        )
+    made = spec_from_file_location(
+        f"imagen_flow_remote_{model.digest[:16]}_{Path(name).stem}", model.path / name
+    )
     assert made is not None and made.loader is not None
     module = module_from_spec(made)
     try:
         made.loader.exec_module(module)
     except Exception as failed:  # a stranger's code may raise anything
-        raise flow.ModelError(f"the code that comes with the model '{model.reference}' ({name}) fails: {type(failed).__name__}: {failed}") from failed
+        raise flow.ModelError(
+            f"the code that comes with the model '{model.reference}' ({name}) fails:"
+            f" {type(failed).__name__}: {failed}"
+        ) from failed
     return module
 
 
 def _finished(cls: Any) -> Any:
-    """Give a class of diffusers the call that transformers 5 wants at the end of a model's making; without it no checkpoint of it loads."""
+    """Give a class of diffusers the call that transformers 5 wants at the end of a model's making;
+    without it no checkpoint of it loads.
+    """
 
     def made(self: Any, config: Any) -> None:
         cls.__init__(self, config)

@@ -1,4 +1,6 @@
-"""Say in words why weights and a configuration make no network: which tensor is missing, of another shape, or holds no numbers. The libraries say so in texts of their own, or not at all."""
+"""Say in words why weights and a configuration make no network: which tensor is missing, of another
+shape, or holds no numbers. The libraries say so in texts of their own, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,28 @@ _ABOVE = re.compile(r"^(text_model|transformer|model)\.")
 
 
 def misfit(cls: Any, config: Mapping[str, Any], held: Mapping[str, Sequence[int]]) -> str:
-    """Compare the tensors of a file with those that a class makes of a configuration; nothing if nothing is found.
+    """Compare the tensors of a file with those that a class makes of a configuration; nothing if
+    nothing is found.
 
     Params:
         held: the shapes of the file's tensors by name, in the names of the class.
     """
     try:
-        wanted = {_ABOVE.sub("", name): list(tensor.shape) for name, tensor in _empty(cls, config).state_dict().items()}
+        wanted = {
+            _ABOVE.sub("", name): list(tensor.shape)
+            for name, tensor in _empty(cls, config).state_dict().items()
+        }
     except Exception as odd:  # the libraries raise anything for a configuration that makes no sense
         return f"its config.json makes no {cls.__name__} ({plain(odd)})"
     found = {_ABOVE.sub("", name): list(shape) for name, shape in held.items()}
-    if other := sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name]):
+    if other := sorted(
+        name for name in wanted.keys() & found.keys() if wanted[name] != found[name]
+    ):
         more = f", the first of {len(other)}" if len(other) > 1 else ""
-        return f"its {other[0]} has the shape {found[other[0]]}, where config.json makes {wanted[other[0]]}{more}"
+        return (
+            f"its {other[0]} has the shape {found[other[0]]}, where config.json makes"
+            f" {wanted[other[0]]}{more}"
+        )
     lacking = sorted(wanted.keys() - found.keys())
     if lacking and 2 * len(lacking) < len(wanted):
         return f"it lacks {len(lacking)} weights, {lacking[0]} first"
@@ -40,20 +51,40 @@ def translated(cls: Any, config: Mapping[str, Any], held: Mapping[str, Any]) -> 
     if translate is None:
         return ""
     try:
-        return misfit(cls, config, {name: list(tensor.shape) for name, tensor in translate(config=config, checkpoint=dict(held)).items()})
+        return misfit(
+            cls,
+            config,
+            {
+                name: list(tensor.shape)
+                for name, tensor in translate(config=config, checkpoint=dict(held)).items()
+            },
+        )
     except KeyError as lacking:
-        return f"it lacks {lacking.args[0]}" if isinstance(lacking.args[0], str) and "." in lacking.args[0] else ""
+        return (
+            f"it lacks {lacking.args[0]}"
+            if isinstance(lacking.args[0], str) and "." in lacking.args[0]
+            else ""
+        )
     except Exception:  # a file of another kind may do anything to it
         return ""
 
 
 def without_numbers(networks: Mapping[str, Any]) -> str:
-    """Name the first weight of these networks that holds something else than numbers; nothing if none does."""
+    """Name the first weight of these networks that holds something else than numbers; nothing if
+    none does.
+    """
     import torch
 
     for part, network in networks.items():
-        for name, weight in network.named_parameters() if isinstance(network, torch.nn.Module) else ():
-            if weight.is_floating_point() and weight.dtype.itemsize > 1 and weight.device.type != "meta" and not bool(torch.isfinite(weight).all()):
+        for name, weight in (
+            network.named_parameters() if isinstance(network, torch.nn.Module) else ()
+        ):
+            if (
+                weight.is_floating_point()
+                and weight.dtype.itemsize > 1
+                and weight.device.type != "meta"
+                and not bool(torch.isfinite(weight).all())
+            ):
                 return f"{name} of its {part}"
     return ""
 
@@ -61,7 +92,11 @@ def without_numbers(networks: Mapping[str, Any]) -> str:
 def plain(odd: BaseException) -> str:
     """Give what a library says, without its advice on calling it otherwise."""
     said = " ".join(str(odd).split())
-    return re.sub(r"torch\.Size\((\[[\d, ]*\])\)", r"\1", re.split(r"\. (?:If you want|For more information|Please)|For details look", said)[0])[:200]
+    return re.sub(
+        r"torch\.Size\((\[[\d, ]*\])\)",
+        r"\1",
+        re.split(r"\. (?:If you want|For more information|Please)|For details look", said)[0],
+    )[:200]
 
 
 def _names(cls: Any, config: Mapping[str, Any]) -> Sequence[str]:
@@ -76,4 +111,8 @@ def _empty(cls: Any, config: Mapping[str, Any]) -> Any:
     import torch
 
     with torch.device("meta"):
-        return cls.from_config(dict(config)) if hasattr(cls, "from_config") else cls(cls.config_class.from_dict(dict(config)))
+        return (
+            cls.from_config(dict(config))
+            if hasattr(cls, "from_config")
+            else cls(cls.config_class.from_dict(dict(config)))
+        )

@@ -1,6 +1,7 @@
 """Read what a checkpoint's folder holds, and load one part of it through the library's own class.
 
-Parts are named by us, not by the checkpoint: a ``model_index.json`` may name any class of any module, and it comes from a stranger.
+Parts are named by us, not by the checkpoint: a ``model_index.json`` may name any class of any
+    module, and it comes from a stranger.
 """
 
 from __future__ import annotations
@@ -40,10 +41,21 @@ def what_is(model: Model) -> str:
         if model.base is None:
             return kind_of_file(model.path)
         raise flow.UnresolvedModel(
-            f"unresolved: '{model.reference}' is weights alone, and what completes it is not on this machine",
-            why=f"its configurations and tokenizers{''.join(f', its {name}' for name in model.base.lacks)} come from {model.base.reference}; {model.incomplete}", fix=f"run `imagen-flow models pull {model.reference}`",
-        )  # fmt: skip
-    for name, key in (("model_index.json", "_class_name"), ("modular_model_index.json", "_class_name"), ("config.json", "_class_name"), ("config.json", "architectures")):
+            f"unresolved: '{model.reference}' is weights alone, and what completes it is not on"
+            " this machine",
+            why=(
+                "its configurations and"
+                f" tokenizers{''.join(f', its {name}' for name in model.base.lacks)} come from"
+                f" {model.base.reference}; {model.incomplete}"
+            ),
+            fix=f"run `imagen-flow models pull {model.reference}`",
+        )
+    for name, key in (
+        ("model_index.json", "_class_name"),
+        ("modular_model_index.json", "_class_name"),
+        ("config.json", "_class_name"),
+        ("config.json", "architectures"),
+    ):
         config = read_json(model, name)
         named = config.get(key)
         named = named[0] if isinstance(named, list) and named else named
@@ -72,28 +84,55 @@ def read_json(model: Model, name: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} cannot be read ({error})") from error
+        raise flow.ModelError(
+            f"the model '{model.reference}' is damaged: {name} cannot be read ({error})"
+        ) from error
     if not isinstance(content, dict):
         raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} is no mapping")
     return content
 
 
 def index_of(model: Model) -> dict[str, Any]:
-    """Read what a checkpoint's parts are. One that is a single file does without the safety checker of the checkpoint that completes it, as in diffusers; of a modular one those count that lie in it."""
+    """Read what a checkpoint's parts are. One that is a single file does without the safety checker
+    of the checkpoint that completes it, as in diffusers; of a modular one those count that lie in
+    it.
+    """
     index = read_json(model, "model_index.json")
     if not index:
         entries = read_json(model, "modular_model_index.json")
-        index = {name: entry[:2] if isinstance(entry, list) and len(entry) == 3 and (model.folder / name).is_dir() else entry for name, entry in entries.items()}
-    return index if model.base is None or "safety_checker" not in index else {**index, "safety_checker": [None, None]}
+        index = {
+            name: (
+                entry[:2]
+                if isinstance(entry, list) and len(entry) == 3 and (model.folder / name).is_dir()
+                else entry
+            )
+            for name, entry in entries.items()
+        }
+    return (
+        index
+        if model.base is None or "safety_checker" not in index
+        else {**index, "safety_checker": [None, None]}
+    )
 
 
 def folder_of(model: Model, part: str) -> str:
-    """Say where in a checkpoint the files of a part lie: in a folder of its name, or in early checkpoints, as diffusers has it, beside those of the other parts."""
+    """Say where in a checkpoint the files of a part lie: in a folder of its name, or in early
+    checkpoints, as diffusers has it, beside those of the other parts.
+    """
     return part if (model.folder / part).is_dir() else "."
 
 
-def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
-    """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say so, and refuse it if weights are missing.
+def load_part(
+    cls: Any,
+    model: Model,
+    part: str,
+    *,
+    device: str,
+    dtype: str,
+    settings: flow.Loading | None = None,
+) -> Any:
+    """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say
+    so, and refuse it if weights are missing.
 
     Both libraries fill missing weights with random numbers and only warn.
     """
@@ -106,28 +145,50 @@ def load_part(cls: Any, model: Model, part: str, *, device: str, dtype: str, set
     config = read_json(model, f"{place}/config.json")
     _check_counts(model, f"{place}/config.json", config)
     if method := saved_as(config):
-        check_saved(model, part or model.path.name, cls.__module__.partition(".")[0], method, device)
+        check_saved(
+            model, part or model.path.name, cls.__module__.partition(".")[0], method, device
+        )
     else:
         refuse_scaled(model, part)
     try:
         with quiet():
             module, info = cls.from_pretrained(
-                str(folder), dtype=getattr(torch, dtype), use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles), local_files_only=True, output_loading_info=True,
-                **_variant(model, part, dtype), **arguments(cls, config, device=device, dtype=dtype, settings=settings),
+                str(folder),
+                dtype=getattr(torch, dtype),
+                use_safetensors=not any(name.startswith(f"{part}/") for name in model.pickles),
+                local_files_only=True,
+                output_loading_info=True,
+                **_variant(model, part, dtype),
+                **arguments(cls, config, device=device, dtype=dtype, settings=settings),
             )
     except Exception as odd:
         files = sorted(folder.glob("*.safetensors"))
-        if saved_as(config) or not (why := misfit(cls, config, {name: entry["shape"] for file in files for name, entry in header_of(file).items()})):
+        if saved_as(config) or not (
+            why := misfit(
+                cls,
+                config,
+                {name: entry["shape"] for file in files for name, entry in header_of(file).items()},
+            )
+        ):
             raise
-        raise flow.ModelError(f"the {part or 'network'} of the model '{model.reference}' cannot be loaded from {files[0].name if files else place}: {why}") from odd
+        raise flow.ModelError(
+            f"the {part or 'network'} of the model '{model.reference}' cannot be loaded from"
+            f" {files[0].name if files else place}: {why}"
+        ) from odd
     if missing := sorted(info["missing_keys"]):
-        raise flow.ModelError(f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights, {missing[0]} first")
-    # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none torch multiplies in another order, and the last bits differ.
+        raise flow.ModelError(
+            f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights,"
+            f" {missing[0]} first"
+        )
+    # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none
+    # torch multiplies in another order, and the last bits differ.
     return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
 
 
 def refuse_scaled(model: Model, part: str) -> None:
-    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them, or of whole numbers: the libraries read the numbers as they are, unless a configuration says what they are.
+    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them, or of
+    whole numbers: the libraries read the numbers as they are, unless a configuration says what they
+    are.
 
     Raises:
         ModelError: it is such a part; the message names the file.
@@ -136,44 +197,82 @@ def refuse_scaled(model: Model, part: str) -> None:
         found = file.stat()
         sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if what := _quantized_in(file, *sign):
-            raise flow.ModelError(f"the {part or 'weights'} of the model '{model.reference}' cannot be read: {file.name} holds {what}, and no quantization_config says so; take it in 16 bits, or as one file of weights")
+            raise flow.ModelError(
+                f"the {part or 'weights'} of the model '{model.reference}' cannot be read:"
+                f" {file.name} holds {what}, and no quantization_config says so; take it in 16"
+                " bits, or as one file of weights"
+            )
 
 
 @lru_cache(maxsize=1024)
 def _quantized_in(file: Path, *_sign: int) -> str:
     header = header_of(file)
-    if whole := next((name for name, entry in header.items() if name.endswith(".weight") and len(entry["shape"]) > 1 and str(entry["dtype"])[0] in "IU"), ""):
+    if whole := next(
+        (
+            name
+            for name, entry in header.items()
+            if name.endswith(".weight")
+            and len(entry["shape"]) > 1
+            and str(entry["dtype"])[0] in "IU"
+        ),
+        "",
+    ):
         return f"weights of whole numbers ({whole})"
-    scale = scale_among(header) if any(str(entry["dtype"]).startswith("F8") for entry in header.values()) else ""
+    scale = (
+        scale_among(header)
+        if any(str(entry["dtype"]).startswith("F8") for entry in header.values())
+        else ""
+    )
     return f"8-bit floats with scales beside them ({scale})" if scale else ""
 
 
 def _check_counts(model: Model, name: str, config: Any) -> None:
-    """Refuse a configuration whose layers nobody could have trained: making them, even without weights, would never end."""
+    """Refuse a configuration whose layers nobody could have trained: making them, even without
+    weights, would never end.
+    """
     for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             _check_counts(model, name, value)
         for count in value if isinstance(value, list) else [value]:
             if _COUNTS.search(key) and type(count) is int and not 0 <= count <= MOST_LAYERS:
-                raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} says {key} = {count}")
+                raise flow.ModelError(
+                    f"the model '{model.reference}' is damaged: {name} says {key} = {count}"
+                )
 
 
 def device_of(module: Any) -> Any:
     """Say on which device a module runs: where it is, or where it comes to in its turn."""
     if hasattr(module, "_hf_hook"):
         for part in module.modules():
-            if (device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)) is not None:
+            if (
+                device := getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            ) is not None:
                 return device
     weight = next(module.parameters(), None)
     return module.device if weight is None else weight.device
 
 
 def dtype_of(module: Any) -> Any:
-    """Say in which dtype a module computes, as its ``dtype`` does by going through all that is in it. Of quantized weights some say the dtype that they were quantized from: what was left as it is tells."""
+    """Say in which dtype a module computes, as its ``dtype`` does by going through all that is in
+    it. Of quantized weights some say the dtype that they were quantized from: what was left as it
+    is tells.
+    """
     if getattr(module, "hf_quantizer", None) is not None:
-        return next((weight.dtype for weight in module.parameters() if weight.is_floating_point() and not hasattr(weight, "__tensor_flatten__")), module.dtype)
+        return next(
+            (
+                weight.dtype
+                for weight in module.parameters()
+                if weight.is_floating_point() and not hasattr(weight, "__tensor_flatten__")
+            ),
+            module.dtype,
+        )
     weight = next(module.parameters(), None)
-    if weight is None or weight.dtype.itemsize < 2 or not weight.is_floating_point() or getattr(module, "_keep_in_fp32_modules", None):
+    if (
+        weight is None
+        or weight.dtype.itemsize < 2
+        or not weight.is_floating_point()
+        or getattr(module, "_keep_in_fp32_modules", None)
+    ):
         return module.dtype
     return weight.dtype
 
@@ -189,12 +288,21 @@ def quiet() -> Iterator[None]:
 
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
-    """Take the files that the model's lock names; else half-precision files where they are wanted, or the only ones."""
+    """Take the files that the model's lock names; else half-precision files where they are wanted,
+    or the only ones.
+    """
     files = [path.name for path in (model.folder / folder_of(model, part)).glob("*.safetensors")]
     if model.variant is not None:
-        return {"variant": model.variant} if model.variant and any(f".{model.variant}." in name or f".{model.variant}-" in name for name in files) else {}
+        return (
+            {"variant": model.variant}
+            if model.variant
+            and any(f".{model.variant}." in name or f".{model.variant}-" in name for name in files)
+            else {}
+        )
     halves = [name for name in files if ".fp16." in name]
-    return {"variant": "fp16"} if halves and (dtype == "float16" or len(halves) == len(files)) else {}
+    return (
+        {"variant": "fp16"} if halves and (dtype == "float16" or len(halves) == len(files)) else {}
+    )
 
 
 def load_scheduler(model: Model, part: str) -> Any:
@@ -204,16 +312,35 @@ def load_scheduler(model: Model, part: str) -> Any:
 
     config = read_json(model, f"{folder_of(model, part)}/scheduler_config.json")
     name = config.get("_class_name")
-    cls = getattr(diffusers.schedulers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    cls = (
+        getattr(diffusers.schedulers, name, None)
+        if isinstance(name, str) and name.isidentifier()
+        else None
+    )
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise flow.ModelError(f"the model '{model.reference}' names no sampler of diffusers in {part}, but {name!r}")
+        raise flow.ModelError(
+            f"the model '{model.reference}' names no sampler of diffusers in {part}, but {name!r}"
+        )
     sampler: Any = cls
     try:
         return sampler.from_config(config)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError, ArithmeticError, LookupError, AttributeError) as odd:
-        raise flow.ModelError(f"the model '{model.reference}' is damaged: {part}/scheduler_config.json makes no {name} ({plain(odd)})") from odd
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+    ) as odd:
+        raise flow.ModelError(
+            f"the model '{model.reference}' is damaged: {part}/scheduler_config.json makes no"
+            f" {name} ({plain(odd)})"
+        ) from odd
 
 
 def fresh(scheduler: Any) -> Any:
-    """Make a sampler of one's own: a sampler keeps state while it runs, and loaded models are shared."""
+    """Make a sampler of one's own: a sampler keeps state while it runs, and loaded models are
+    shared.
+    """
     return type(scheduler).from_config(scheduler.config)

@@ -1,4 +1,6 @@
-"""Modular pipelines of diffusers, which are put together of blocks: what they take, make themselves and give, as of all other pipelines."""
+"""Modular pipelines of diffusers, which are put together of blocks: what they take, make themselves
+and give, as of all other pipelines.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,33 @@ def taken_by(cls: Any) -> Mapping[str, inspect.Parameter]:
     if not is_modular(cls):
         return inspect.signature(cls.__call__).parameters
     return {
-        one.name: inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type_hint or Any)
-        for one in cls().blocks.inputs if one.name and one.name.isidentifier()
-    }  # fmt: skip
+        one.name: inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.default,
+            annotation=one.type_hint or Any,
+        )
+        for one in cls().blocks.inputs
+        if one.name and one.name.isidentifier()
+    }
 
 
 def of_parts(cls: Any, parts: Mapping[str, Any]) -> Any:
-    """Make a modular pipeline of a checkpoint's parts; processors and guiders that are no parts of one it makes itself."""
+    """Make a modular pipeline of a checkpoint's parts; processors and guiders that are no parts of
+    one it makes itself.
+    """
     pipeline = cls()
-    pipeline.update_components(**{name: part for name, part in parts.items() if name in pipeline.component_names})
+    pipeline.update_components(
+        **{name: part for name, part in parts.items() if name in pipeline.component_names}
+    )
     _silence(pipeline._blocks)
     return pipeline
 
 
 def _silence(blocks: Any) -> None:
-    """Keep blocks of any depth from drawing progress bars: what the pipeline's own setting reaches is the first level."""
+    """Keep blocks of any depth from drawing progress bars: what the pipeline's own setting reaches
+    is the first level.
+    """
     for block in getattr(blocks, "sub_blocks", {}).values():
         if hasattr(block, "set_progress_bar_config"):
             block.set_progress_bar_config(disable=True)
@@ -38,6 +52,16 @@ def _silence(blocks: Any) -> None:
 
 
 def given_by(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
-    """Call a pipeline and give what it gives by name; of the state of a modular one, what was not given to it."""
+    """Call a pipeline and give what it gives by name; of the state of a modular one, what was not
+    given to it.
+    """
     output = pipeline(**arguments)
-    return output if not is_modular(type(pipeline)) else {name: value for name, value in output.values.items() if name not in taken_by(type(pipeline))}
+    return (
+        output
+        if not is_modular(type(pipeline))
+        else {
+            name: value
+            for name, value in output.values.items()
+            if name not in taken_by(type(pipeline))
+        }
+    )

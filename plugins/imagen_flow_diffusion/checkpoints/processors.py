@@ -1,7 +1,10 @@
-"""Make the processors of models that read words and pictures, the same with torchvision and without.
+"""Make the processors of models that read words and pictures, the same with torchvision and
+without.
 
-transformers makes most of them only where torchvision is, because they read films too, and there lets torchvision resize the pictures, to other pixels than Pillow. Nothing that draws
-a picture reads a film: here a processor does without its part for films where that cannot be had, and pictures are resized by Pillow everywhere.
+transformers makes most of them only where torchvision is, because they read films too, and there
+lets torchvision resize the pictures, to other pixels than Pillow. Nothing that draws
+a picture reads a film: here a processor does without its part for films where that cannot be had,
+    and pictures are resized by Pillow everywhere.
 """
 
 from __future__ import annotations
@@ -15,26 +18,47 @@ def load_processor(cls: Any, folder: Path) -> Any:
 
     Source: ``ProcessorMixin.from_pretrained``, part by part.
     """
-    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, TokenizersBackend
+    from transformers import (
+        AutoFeatureExtractor,
+        AutoImageProcessor,
+        AutoTokenizer,
+        AutoVideoProcessor,
+        TokenizersBackend,
+    )
     from transformers.utils import is_torchvision_available
 
     def part(name: str) -> Any:
         if "tokenizer" in name:
             # Pixtral's says that it is Llama's, which would read it as sentence pieces.
-            return (TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            return (
+                TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer
+            ).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         if "image_processor" in name:
-            return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True, trust_remote_code=False)
+            return AutoImageProcessor.from_pretrained(
+                str(folder), backend="pil", local_files_only=True, trust_remote_code=False
+            )
         if "video_processor" in name:
-            films = is_torchvision_available() and (folder / "video_preprocessor_config.json").is_file()
-            return AutoVideoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False) if films else None
-        return AutoFeatureExtractor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            films = (
+                is_torchvision_available() and (folder / "video_preprocessor_config.json").is_file()
+            )
+            return (
+                AutoVideoProcessor.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                )
+                if films
+                else None
+            )
+        return AutoFeatureExtractor.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
 
     settings, _ = cls.get_processor_dict(str(folder), local_files_only=True)
     return _lenient(cls).from_args_and_dict([part(name) for name in cls.get_attributes()], settings)
 
 
 def words_alone(name: str) -> Any:
-    """Make a class in the place of a processor that transformers has only with torchvision: it reads words as that does, and refuses pictures.
+    """Make a class in the place of a processor that transformers has only with torchvision: it
+    reads words as that does, and refuses pictures.
 
     Raises:
         ImportError: when called with pictures.
@@ -53,13 +77,28 @@ def words_alone(name: str) -> Any:
 
 
 def _lenient(cls: Any) -> Any:
-    """Let a processor be made without some of its parts, and take from pipelines what transformers takes too, but warns of at every call."""
+    """Let a processor be made without some of its parts, and take from pipelines what transformers
+    takes too, but warns of at every call.
+    """
 
     def check(self: Any, name: str, part: Any) -> Any:
         return None if part is None else cls.check_argument_for_proper_class(self, name, part)
 
     def apply_chat_template(self: Any, conversation: Any, **given: Any) -> Any:
-        named = {name: given.pop(name) for name in ("max_length", "padding", "truncation") if name in given}
-        return cls.apply_chat_template(self, conversation, processor_kwargs={**named, **(given.pop("processor_kwargs", None) or {})}, **given)
+        named = {
+            name: given.pop(name)
+            for name in ("max_length", "padding", "truncation")
+            if name in given
+        }
+        return cls.apply_chat_template(
+            self,
+            conversation,
+            processor_kwargs={**named, **(given.pop("processor_kwargs", None) or {})},
+            **given,
+        )
 
-    return type(cls.__name__, (cls,), {"check_argument_for_proper_class": check, "apply_chat_template": apply_chat_template})
+    return type(
+        cls.__name__,
+        (cls,),
+        {"check_argument_for_proper_class": check, "apply_chat_template": apply_chat_template},
+    )

@@ -1,11 +1,17 @@
-"""Weights of 8-bit floats with scales beside them: the numbers of a matrix mean nothing without the factor that they were divided by, and the libraries read them without it.
+"""Weights of 8-bit floats with scales beside them: the numbers of a matrix mean nothing without the
+factor that they were divided by, and the libraries read them without it.
 
-============================================  ==================================================================================
-``X.scale_weight``, ``X.weight_scale``        a factor for all of ``X.weight``, or one for each of its rows
+============================================
+==================================================================================
+``X.scale_weight``, ``X.weight_scale``        a factor for all of ``X.weight``, or one for each of
+its rows
 ``X.weight_scale_inv``                        a factor for each square of 128 × 128
-``X.scale_input``, ``X.input_scale``          for kernels that multiply in 8 bits; not needed where the weights are made floats
-``X.comfy_quant``, ``scaled_fp8``             say how it was done; ``X.weight_scale_2`` says that there are two levels of scales
-============================================  ==================================================================================
+``X.scale_input``, ``X.input_scale``          for kernels that multiply in 8 bits; not needed where
+the weights are made floats
+``X.comfy_quant``, ``scaled_fp8``             say how it was done; ``X.weight_scale_2`` says that
+there are two levels of scales
+============================================
+==================================================================================
 """
 
 from __future__ import annotations
@@ -27,28 +33,47 @@ def scale_among(names: Iterable[str]) -> str:
 
 
 def unscaled(tensors: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """Multiply 8-bit weights by the scales that lie beside them, in float32, and leave the scales out.
+    """Multiply 8-bit weights by the scales that lie beside them, in float32, and leave the scales
+    out.
 
     Raises:
-        ValueError: a weight is of whole numbers, which the libraries would take for floats; a scale is of no known shape, or belongs to no weight of 8-bit floats.
+        ValueError: a weight is of whole numbers, which the libraries would take for floats; a scale
+            is of no known shape, or belongs to no weight of 8-bit floats.
     """
     import torch
 
-    found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _MARKS}
+    found = {
+        name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _MARKS
+    }
     for name in [name for name in found if name.endswith("weight") and not name.endswith(SCALES)]:
         layer, weight = name.removesuffix("weight"), found[name]
         if not weight.is_floating_point():
-            raise ValueError(f"{name} holds {str(weight.dtype).removeprefix('torch.')}: numbers of a quantization that is not read from one file of weights")
-        scale = next((found.pop(f"{layer}{ending}") for ending in SCALES if f"{layer}{ending}" in found), None)
+            raise ValueError(
+                f"{name} holds {str(weight.dtype).removeprefix('torch.')}: numbers of a"
+                " quantization that is not read from one file of weights"
+            )
+        scale = next(
+            (found.pop(f"{layer}{ending}") for ending in SCALES if f"{layer}{ending}" in found),
+            None,
+        )
         if scale is None:
             continue
-        if weight.dtype not in (torch.float8_e4m3fn, torch.float8_e5m2) or f"{layer}weight_scale_2" in found:
-            raise ValueError(f"{name} has a scale beside it and is of {str(weight.dtype).removeprefix('torch.')}: only 8-bit floats with one scale are read")
+        if (
+            weight.dtype not in (torch.float8_e4m3fn, torch.float8_e5m2)
+            or f"{layer}weight_scale_2" in found
+        ):
+            raise ValueError(
+                f"{name} has a scale beside it and is of"
+                f" {str(weight.dtype).removeprefix('torch.')}: only 8-bit floats with one scale are"
+                " read"
+            )
         found[name] = (weight.float() * _spread(scale.float(), weight.shape, name)).to(dtype)
         for ending in _INPUTS:
             found.pop(f"{layer}{ending}", None)
     if alone := scale_among(found):
-        raise ValueError(f"{alone} is a scale, and there is no weight of 8-bit floats that it is for")
+        raise ValueError(
+            f"{alone} is a scale, and there is no weight of 8-bit floats that it is for"
+        )
     return found
 
 
@@ -58,6 +83,12 @@ def _spread(scale: Any, shape: Any, name: str) -> Any:
         return scale.reshape(())
     if scale.numel() == shape[0]:
         return scale.reshape(-1, *[1] * (len(shape) - 1))
-    if len(shape) == scale.ndim == 2 and all(-(-side // _SQUARE) == squares for side, squares in zip(shape, scale.shape, strict=True)):
-        return scale.repeat_interleave(_SQUARE, 0).repeat_interleave(_SQUARE, 1)[: shape[0], : shape[1]]
-    raise ValueError(f"the scale of {name} has the shape {list(scale.shape)}, and the weight {list(shape)}")
+    if len(shape) == scale.ndim == 2 and all(
+        -(-side // _SQUARE) == squares for side, squares in zip(shape, scale.shape, strict=True)
+    ):
+        return scale.repeat_interleave(_SQUARE, 0).repeat_interleave(_SQUARE, 1)[
+            : shape[0], : shape[1]
+        ]
+    raise ValueError(
+        f"the scale of {name} has the shape {list(scale.shape)}, and the weight {list(shape)}"
+    )

@@ -1,6 +1,7 @@
 """Know what a single file of weights is by the names and shapes in its header.
 
-The community trades whole checkpoints as one file, in the names of the models' first authors. Such a file has weights only: of which repository the configurations are, is told here.
+The community trades whole checkpoints as one file, in the names of the models' first authors. Such
+a file has weights only: of which repository the configurations are, is told here.
 """
 
 from __future__ import annotations
@@ -18,13 +19,25 @@ Header = Mapping[str, Any]
 
 _UNET = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.", "vae.")}
 _SD = {**_UNET, "text_encoder": ("cond_stage_model.",)}
-_XL = {**_UNET, "text_encoder": ("conditioner.embedders.0.",), "text_encoder_2": ("conditioner.embedders.1.",)}
+_XL = {
+    **_UNET,
+    "text_encoder": ("conditioner.embedders.0.",),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
 _REFINER = {**_UNET, "text_encoder_2": ("conditioner.embedders.0.",)}
 _SD3 = {
-    "transformer": ("model.diffusion_model.", ""), "vae": ("first_stage_model.", "vae."),
-    "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.clip_g.",), "text_encoder_3": ("text_encoders.t5xxl.",),
-}  # fmt: skip
-_FLUX = {"transformer": _SD3["transformer"], "vae": _SD3["vae"], "text_encoder": ("text_encoders.clip_l.",), "text_encoder_2": ("text_encoders.t5xxl.",)}
+    "transformer": ("model.diffusion_model.", ""),
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("text_encoders.clip_l.",),
+    "text_encoder_2": ("text_encoders.clip_g.",),
+    "text_encoder_3": ("text_encoders.t5xxl.",),
+}
+_FLUX = {
+    "transformer": _SD3["transformer"],
+    "vae": _SD3["vae"],
+    "text_encoder": ("text_encoders.clip_l.",),
+    "text_encoder_2": ("text_encoders.t5xxl.",),
+}
 
 BASES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "v1": ("stable-diffusion-v1-5/stable-diffusion-v1-5", _SD),
@@ -53,10 +66,22 @@ _ALONE = (
     (r"^(control_model|controlnet_\w+|input_hint_block)\.", "ControlNet in one file"),
     (r"^(image_proj|ip_adapter)\.", "IP-Adapter"),
     (r"^(adapter\.)?body\.\d+\.(in_conv|resnets|block1)", "T2I-Adapter in one file"),
-    (r"^(model\.)?(\w+\.)*(conv_first|conv_body|RDB1|rdb1)\.|^model\.0\.weight$", "enlarging network"),
-    (r"^(first_stage_model\.|vae\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up|mid))", "autoencoder alone"),
-    (r"^(model\.diffusion_model\.)?(input_blocks|down_blocks|double_blocks|joint_blocks|transformer_blocks|blocks|layers)\.", "denoiser alone"),
-    (r"^(text_model|encoder\.block|token_embedding|transformer\.resblocks|embeddings\.(token|position)_embedding|encoder\.layers|(language_)?model\.(layers|embed_tokens))\b|^shared\.weight$", "text encoder alone"),
+    (
+        r"^(model\.)?(\w+\.)*(conv_first|conv_body|RDB1|rdb1)\.|^model\.0\.weight$",
+        "enlarging network",
+    ),
+    (
+        r"^(first_stage_model\.|vae\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up|mid))",
+        "autoencoder alone",
+    ),
+    (
+        r"^(model\.diffusion_model\.)?(input_blocks|down_blocks|double_blocks|joint_blocks|transformer_blocks|blocks|layers)\.",
+        "denoiser alone",
+    ),
+    (
+        r"^(text_model|encoder\.block|token_embedding|transformer\.resblocks|embeddings\.(token|position)_embedding|encoder\.layers|(language_)?model\.(layers|embed_tokens))\b|^shared\.weight$",
+        "text encoder alone",
+    ),
 )
 """What else a file may be, by the names of its tensors."""
 
@@ -67,19 +92,36 @@ _ALONE_IN_GGUF = ((r"^(enc\.)?blk\.\d|^token_embd\.", "text encoder alone"),)
 def base_of(header: Header) -> flow.Base | None:
     """Say what completes a checkpoint that is one file; None for what is none.
 
-    Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads the tensors themselves.
+    Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads
+        the tensors themselves.
     """
     kind = kind_of(header)
     if not kind:
         return None
     reference, parts = BASES[kind]
-    found = {part: next((beginning for beginning in beginnings if any(name.startswith(beginning) for name in header)), None) for part, beginnings in parts.items()}
+    found = {
+        part: next(
+            (
+                beginning
+                for beginning in beginnings
+                if any(name.startswith(beginning) for name in header)
+            ),
+            None,
+        )
+        for part, beginnings in parts.items()
+    }
     holds = tuple((part, beginning) for part, beginning in found.items() if beginning is not None)
-    return flow.Base(f"hf:{reference}", holds, tuple(part for part, beginning in found.items() if beginning is None))
+    return flow.Base(
+        f"hf:{reference}",
+        holds,
+        tuple(part for part, beginning in found.items() if beginning is None),
+    )
 
 
 def kind_of(header: Header) -> str:
-    """Name the kind of checkpoint that a file is, as diffusers does; nothing for a file that is none."""
+    """Name the kind of checkpoint that a file is, as diffusers does; nothing for a file that is
+    none.
+    """
 
     def shape(name: str) -> list[int]:
         said = (header.get(f"model.diffusion_model.{name}") or header.get(name) or {}).get("shape")
@@ -89,11 +131,19 @@ def kind_of(header: Header) -> str:
         return any(name.startswith(beginning) for name in header)
 
     if "model.diffusion_model.input_blocks.0.0.weight" in header:
-        filling, editing = (shape("input_blocks.0.0.weight")[1:2] == [channels] for channels in (9, 8))
+        filling, editing = (
+            shape("input_blocks.0.0.weight")[1:2] == [channels] for channels in (9, 8)
+        )
         if has("model.diffusion_model.label_emb.0."):
             if has("conditioner.embedders.0.model.") or shape("label_emb.0.0.weight")[1:] == [2560]:
                 return "xl_refiner"
-            return "xl_inpaint" if filling else "playground-v2-5" if "edm_mean" in header else "xl_base"
+            return (
+                "xl_inpaint"
+                if filling
+                else "playground-v2-5"
+                if "edm_mean" in header
+                else "xl_base"
+            )
         if shape("input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight")[-1:] == [1024]:
             return "inpainting_v2" if filling else "v2"
         if shape("input_blocks.10.0.skip_connection.bias"):
@@ -103,7 +153,11 @@ def kind_of(header: Header) -> str:
         if shape("joint_blocks.37.x_block.mlp.fc1.weight"):
             return "sd35_large"
         return "sd35_medium" if shape("pos_embed")[1:2] == [147456] else "sd3"
-    if shape("double_blocks.0.img_attn.norm.key_norm.scale") and not shape("distilled_guidance_layer.in_proj.bias") and not shape("single_stream_modulation.lin.weight"):
+    if (
+        shape("double_blocks.0.img_attn.norm.key_norm.scale")
+        and not shape("distilled_guidance_layer.in_proj.bias")
+        and not shape("single_stream_modulation.lin.weight")
+    ):
         if not shape("guidance_in.in_layer.bias"):
             return "flux-schnell"
         reads = shape("img_in.weight")[1:2]
@@ -112,9 +166,12 @@ def kind_of(header: Header) -> str:
 
 
 PREDICTIONS = {
-    **dict.fromkeys(("epsilon", "eps", "noise"), "epsilon"), **dict.fromkeys(("v", "v_pred", "v-pred", "v_prediction", "v-prediction", "velocity"), "v_prediction"),
+    **dict.fromkeys(("epsilon", "eps", "noise"), "epsilon"),
+    **dict.fromkeys(
+        ("v", "v_pred", "v-pred", "v_prediction", "v-prediction", "velocity"), "v_prediction"
+    ),
     **dict.fromkeys(("sample", "x0"), "sample"),
-}  # fmt: skip
+}
 """How a file may say what its denoiser predicts (``modelspec.prediction_type``), and how diffusers does."""
 
 CONTINUOUS = {"sigma_max": "edm_vpred.sigma_max", "sigma_min": "edm_vpred.sigma_min"}
@@ -122,7 +179,8 @@ CONTINUOUS = {"sigma_max": "edm_vpred.sigma_max", "sigma_min": "edm_vpred.sigma_
 
 
 def predicts(path: Path) -> dict[str, Any]:
-    """Give the settings of a sampler that a file of weights says: in the tensors ``v_pred`` and ``ztsnr``, which hold nothing, in those of `CONTINUOUS`, or in ``modelspec.prediction_type``.
+    """Give the settings of a sampler that a file of weights says: in the tensors ``v_pred`` and
+    ``ztsnr``, which hold nothing, in those of `CONTINUOUS`, or in ``modelspec.prediction_type``.
 
     Raises:
         ModelError: it says a prediction that none of diffusers' samplers follows.
@@ -134,19 +192,37 @@ def predicts(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="numpy") as held:
             names, metadata = set(held.keys()), held.metadata() or {}
-            continuous = {setting: float(held.get_tensor(name).reshape(-1)[0]) for setting, name in CONTINUOUS.items() if name in names and CONTINUOUS["sigma_max"] in names}
+            continuous = {
+                setting: float(held.get_tensor(name).reshape(-1)[0])
+                for setting, name in CONTINUOUS.items()
+                if name in names and CONTINUOUS["sigma_max"] in names
+            }
     except (OSError, SafetensorError, IndexError, TypeError):
         return {}  # whoever loads the file says so
     if continuous:
         return {"prediction_type": "v_prediction", **continuous}
-    said = "v" if "v_pred" in names else str(metadata.get("modelspec.prediction_type", "")).strip().lower()
+    said = (
+        "v"
+        if "v_pred" in names
+        else str(metadata.get("modelspec.prediction_type", "")).strip().lower()
+    )
     if said and said not in PREDICTIONS:
-        if metadata.get("modelspec.architecture", "").startswith(("stable-diffusion-v", "stable-diffusion-xl")):
-            raise flow.ModelError(f"{path.name} says that it predicts '{said[:40]}' (modelspec.prediction_type), and samplers follow {', '.join(sorted(set(PREDICTIONS.values())))}")
+        if metadata.get("modelspec.architecture", "").startswith(
+            ("stable-diffusion-v", "stable-diffusion-xl")
+        ):
+            raise flow.ModelError(
+                f"{path.name} says that it predicts '{said[:40]}' (modelspec.prediction_type), and"
+                f" samplers follow {', '.join(sorted(set(PREDICTIONS.values())))}"
+            )
         return {}
     prediction = PREDICTIONS.get(said, "")
-    # Where there is no signal, noise tells nothing of the picture: the mark means something for those that predict a velocity alone. Its pictures are those of steps that begin there.
-    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in names and prediction == "v_prediction" else {}
+    # Where there is no signal, noise tells nothing of the picture: the mark means something for
+    # those that predict a velocity alone. Its pictures are those of steps that begin there.
+    zero = (
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if "ztsnr" in names and prediction == "v_prediction"
+        else {}
+    )
     return {"prediction_type": prediction, **zero} if prediction else {}
 
 
@@ -157,22 +233,49 @@ def kind_of_file(path: Path) -> str:
             if find_spec("gguf") is None:
                 return "GGUF file (which is read once you say pip install 'imagen-flow[gguf]')"
             names = header_of(path)
-            return next((f"{kind} as GGUF" for pattern, kind in (*_ALONE_IN_GGUF, *_ALONE) if kind != "denoiser alone" and any(re.search(pattern, name) for name in names)), "GGUF file")
-        return "pickle (convert it to safetensors: what a pickle holds is not known before it is loaded)"
+            return next(
+                (
+                    f"{kind} as GGUF"
+                    for pattern, kind in (*_ALONE_IN_GGUF, *_ALONE)
+                    if kind != "denoiser alone" and any(re.search(pattern, name) for name in names)
+                ),
+                "GGUF file",
+            )
+        return (
+            "pickle (convert it to safetensors: what a pickle holds is not known before it is"
+            " loaded)"
+        )
     names = header_of(path)
-    return next((kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)), "single file of weights")
+    return next(
+        (kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)),
+        "single file of weights",
+    )
 
 
 def header_of(path: Path) -> Header:
-    """Read names and shapes in a file of weights, as a header has them; nothing of one that makes no sense, which is said when it is loaded."""
+    """Read names and shapes in a file of weights, as a header has them; nothing of one that makes
+    no sense, which is said when it is loaded.
+    """
     from safetensors import SafetensorError, safe_open
 
     if path.suffix.lower() == ".gguf":
         import gguf
 
-        return {str(tensor.name): {"dtype": tensor.tensor_type.name, "shape": [int(side) for side in reversed(tensor.shape)]} for tensor in gguf.GGUFReader(path).tensors}
+        return {
+            str(tensor.name): {
+                "dtype": tensor.tensor_type.name,
+                "shape": [int(side) for side in reversed(tensor.shape)],
+            }
+            for tensor in gguf.GGUFReader(path).tensors
+        }
     try:
         with safe_open(path, framework="numpy") as held:
-            return {name: {"dtype": held.get_slice(name).get_dtype(), "shape": held.get_slice(name).get_shape()} for name in held.keys()}  # noqa: SIM118  # it is no mapping
+            return {
+                name: {
+                    "dtype": held.get_slice(name).get_dtype(),
+                    "shape": held.get_slice(name).get_shape(),
+                }
+                for name in held.keys()  # noqa: SIM118 - it is not a mapping
+            }
     except SafetensorError:
         return {}

@@ -47,7 +47,16 @@ class Adapter:
             return path
         inside = (p.relative_to(path) for p in path.rglob("*.safetensors"))
         # What is hidden is no part of the model: its digest does not know of it.
-        every = sorted({*(p.as_posix() for p in inside if not any(part.startswith(".") for part in p.parts)), *self.model.pickles})
+        every = sorted(
+            {
+                *(
+                    p.as_posix()
+                    for p in inside
+                    if not any(part.startswith(".") for part in p.parts)
+                ),
+                *self.model.pickles,
+            }
+        )
         found = [file for file in every if name or "/" not in file]
         if name is None and "pytorch_lora_weights.safetensors" in found:
             name = "pytorch_lora_weights.safetensors"
@@ -55,7 +64,10 @@ class Adapter:
             name = found[0]
         if name not in found:
             why = f"has no file '{name}'" if name else f"has {len(found) or 'no'} files of weights"
-            raise ValueError(f"the model '{self.model.reference}' {why}; {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}")
+            raise ValueError(
+                f"the model '{self.model.reference}' {why};"
+                f" {'these are there: ' + ', '.join(found[:8]) if found else 'name a .safetensors file'}"
+            )
         return path / str(name)
 
     @property
@@ -66,14 +78,19 @@ class Adapter:
     def read(self, name: str | None = None) -> dict[str, Any]:
         """Read its weights by name."""
         file = self.file(name)
-        return flow.read_weights(self.model, "" if file == self.model.path else file.relative_to(self.model.path).as_posix())
+        return flow.read_weights(
+            self.model,
+            "" if file == self.model.path else file.relative_to(self.model.path).as_posix(),
+        )
 
     def metadata(self) -> dict[str, str]:
         """Read what a safetensors file says of itself."""
         return (self.header() or ([], {}))[1]
 
     def header(self) -> tuple[list[str], dict[str, str]] | None:
-        """Read the names of the tensors in a safetensors file, and what it says of itself. Nothing of a pickle, or where there is no one file: that is told when it is put on."""
+        """Read the names of the tensors in a safetensors file, and what it says of itself. Nothing
+        of a pickle, or where there is no one file: that is told when it is put on.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -1,6 +1,7 @@
 """Change a loaded checkpoint for the length of one call: LoRA, textual inversion, IP-Adapter.
 
-Loaded models are shared, so what is put on is taken off again, and the base's own weights are never written to: the next call finds them as they were loaded.
+Loaded models are shared, so what is put on is taken off again, and the base's own weights are never
+written to: the next call finds them as they were loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """A LoRA or an IP-Adapter: a file of weights that is put on a checkpoint. Files of equal content under two names are two adapters, with what was loaded beside them in common."""
+    """A LoRA or an IP-Adapter: a file of weights that is put on a checkpoint. Files of equal
+    content under two names are two adapters, with what was loaded beside them in common.
+    """
 
     takes_file = True
 
@@ -50,7 +53,9 @@ class LoRA(Weights):
             if (header := Adapter(model).header()) is not None:
                 lora_files.foresee(*header)
         except lora_files.NotLoRA as other:
-            raise flow.ModelError(f"the LoRA '{model.reference}' cannot be put on: {other}") from other
+            raise flow.ModelError(
+                f"the LoRA '{model.reference}' cannot be put on: {other}"
+            ) from other
 
 
 class Embedding(Weights):
@@ -67,7 +72,9 @@ class Embedding(Weights):
 
 
 class IPAdapter(Weights):
-    """An IP-Adapter, whole by its header where it is one file; of a collection the node says which is meant."""
+    """An IP-Adapter, whole by its header where it is one file; of a collection the node says which
+    is meant.
+    """
 
     @staticmethod
     def check(model: Model) -> None:
@@ -79,14 +86,18 @@ class IPAdapter(Weights):
 
 
 class ImageEncoder:
-    """What reads a picture for an IP-Adapter that does not bring its own: a folder with CLIP's image encoder, alone or with its text encoder."""
+    """What reads a picture for an IP-Adapter that does not bring its own: a folder with CLIP's
+    image encoder, alone or with its text encoder.
+    """
 
     TAKES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 
     @staticmethod
     def check(model: Model) -> None:
         if (kind := what_is(model)) not in ImageEncoder.TAKES:
-            raise problem_of(model, "the port 'ip_encoder'", kind, f"one of {', '.join(ImageEncoder.TAKES)}")
+            raise problem_of(
+                model, "the port 'ip_encoder'", kind, f"one of {', '.join(ImageEncoder.TAKES)}"
+            )
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Any:
@@ -116,30 +127,54 @@ class Worn:
 
 @contextmanager
 def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[str, Any]]:
-    """Put adapters on a pipeline and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
+    """Put adapters on a pipeline and take them off at the end, whatever happens. Whoever calls
+    holds the checkpoint alone.
 
-    Outputs: further arguments of the call. What of the adapters is not put on is added to the notes of `worn`.
+    Outputs: further arguments of the call. What of the adapters is not put on is added to the notes
+        of `worn`.
     Raises:
         ValueError: an adapter does not fit, or too little or too much is given.
     """
     _check(worn)
     arguments: dict[str, Any] = {}
-    changed = list(checkpoint.parts.values()) if worn.loras or worn.embeddings or worn.ip_adapters else []
-    streamed = any(getattr(getattr(layer, "_hf_hook", None), "offload", False) for part in changed if hasattr(part, "modules") for layer in part.modules())
+    changed = (
+        list(checkpoint.parts.values()) if worn.loras or worn.embeddings or worn.ip_adapters else []
+    )
+    streamed = any(
+        getattr(getattr(layer, "_hf_hook", None), "offload", False)
+        for part in changed
+        if hasattr(part, "modules")
+        for layer in part.modules()
+    )
     off = ExitStack()
     try:
         with flow.at_rest(changed):
             if worn.loras:
                 need("peft", "a LoRA")
-                worn.notes.extend(off.enter_context(with_loras(pipeline, checkpoint, worn.loras, worn.lora_weights, streamed=streamed)))
+                worn.notes.extend(
+                    off.enter_context(
+                        with_loras(
+                            pipeline, checkpoint, worn.loras, worn.lora_weights, streamed=streamed
+                        )
+                    )
+                )
             for embedding in worn.embeddings or []:
                 off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
             if worn.ip_adapters:
-                on = with_ip_adapters(pipeline, checkpoint, worn.ip_adapters, names=worn.ip_files, scales=worn.ip_scales, encoder=worn.ip_encoder)
+                on = with_ip_adapters(
+                    pipeline,
+                    checkpoint,
+                    worn.ip_adapters,
+                    names=worn.ip_files,
+                    scales=worn.ip_scales,
+                    encoder=worn.ip_encoder,
+                )
                 worn.notes.extend(off.enter_context(on))
                 pictures = [to_pil(image) for image in worn.ip_images or []]
                 # Several pictures for one adapter are a list in a list.
-                arguments["ip_adapter_image"] = pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
+                arguments["ip_adapter_image"] = (
+                    pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
+                )
         yield arguments
     finally:
         with flow.at_rest(changed):
@@ -147,23 +182,45 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
 
 
 def _check(worn: Worn) -> None:
-    loras, adapters, images = len(worn.loras or []), len(worn.ip_adapters or []), len(worn.ip_images or [])
+    loras, adapters, images = (
+        len(worn.loras or []),
+        len(worn.ip_adapters or []),
+        len(worn.ip_images or []),
+    )
     if worn.lora_weights and len(worn.lora_weights) != loras:
-        raise ValueError(f"its 'loras' are {loras}, and 'lora_weights' holds {len(worn.lora_weights)}: they must agree")
+        raise ValueError(
+            f"its 'loras' are {loras}, and 'lora_weights' holds {len(worn.lora_weights)}: they must"
+            " agree"
+        )
     if images != adapters and not (adapters == 1 and images):
-        raise ValueError(f"its 'ip_adapters' are {adapters}, and 'ip_adapter_images' holds {images}: one for each, or several for one adapter alone")
-    for name, values in (("ip_adapter_scales", worn.ip_scales), ("ip_adapter_files", worn.ip_files)):
+        raise ValueError(
+            f"its 'ip_adapters' are {adapters}, and 'ip_adapter_images' holds {images}: one for"
+            " each, or several for one adapter alone"
+        )
+    for name, values in (
+        ("ip_adapter_scales", worn.ip_scales),
+        ("ip_adapter_files", worn.ip_files),
+    ):
         if values and len(values) != adapters:
-            raise ValueError(f"its 'ip_adapters' are {adapters}, and '{name}' holds {len(values)}: they must agree")
+            raise ValueError(
+                f"its 'ip_adapters' are {adapters}, and '{name}' holds {len(values)}: they must"
+                " agree"
+            )
     if worn.ip_encoder is not None and not adapters:
         raise ValueError("its 'ip_encoder' reads pictures for 'ip_adapters', and there are none")
     words = [token_of(embedding.model) for embedding in worn.embeddings or []]
-    if twice := sorted({word for word in words if [other.lower() for other in words].count(word.lower()) > 1}):
-        raise ValueError(f"two of its 'embeddings' are called {', '.join(twice)}, and a prompt could not tell them apart: rename one's file")
+    if twice := sorted(
+        {word for word in words if [other.lower() for other in words].count(word.lower()) > 1}
+    ):
+        raise ValueError(
+            f"two of its 'embeddings' are called {', '.join(twice)}, and a prompt could not tell"
+            " them apart: rename one's file"
+        )
 
 
 def spelt(worn: Worn, texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the words of embeddings in texts as they are put on: without capitals. A word that is in none is noted.
+    """Write the words of embeddings in texts as they are put on: without capitals. A word that is
+    in none is noted.
 
     Params:
         texts: arguments of a call by name; what is no prompt stays as it is.
@@ -175,12 +232,20 @@ def spelt(worn: Worn, texts: Mapping[str, Any]) -> dict[str, Any]:
         spelling = re.compile(r"\s+".join(map(re.escape, token.split(" "))), re.IGNORECASE)
         composed = {name: unicodedata.normalize("NFC", found[name]) for name in prompts}
         if not any(spelling.search(text) for text in composed.values()):
-            worn.notes.append(f"the embedding '{embedding.name}' changes nothing: its word {token} is in no prompt")
-        found |= {name: token.lower().join(spelling.split(text)) for name, text in composed.items() if spelling.search(text)}
+            worn.notes.append(
+                f"the embedding '{embedding.name}' changes nothing: its word {token} is in no"
+                " prompt"
+            )
+        found |= {
+            name: token.lower().join(spelling.split(text))
+            for name, text in composed.items()
+            if spelling.search(text)
+        }
     return found
 
 
-# --- textual inversion -----------------------------------------------------------------------------------------------------------
+# --- textual inversion
+# -----------------------------------------------------------------------------------------------------------
 
 
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
@@ -191,26 +256,43 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 def _with_embedding(pipeline: Any, checkpoint: Checkpoint, embedding: Adapter) -> Iterator[None]:
     if not hasattr(pipeline, "load_textual_inversion"):
         raise ValueError(f"{type(pipeline).__name__} takes no textual inversion")
-    # CLIP's tokenizers read no capitals, and diffusers looks for the second vector on under the word that they read.
+    # CLIP's tokenizers read no capitals, and diffusers looks for the second vector on under the
+    # word that they read.
     token = token_of(embedding.model).lower()
     with ExitStack() as off:
         for (encoder, tokenizer), vectors in _vectors(embedding, checkpoint).items():
             module, reader = checkpoint.parts[encoder], checkpoint.parts[tokenizer]
             width = module.get_input_embeddings().weight.shape[-1]
             if vectors.ndim not in (1, 2) or not len(vectors) or not vectors.is_floating_point():
-                what = f"{str(vectors.dtype).removeprefix('torch.')} of shape {tuple(vectors.shape)}"
-                raise ValueError(f"the embedding '{embedding.model.reference}' is damaged, or no textual inversion: for {encoder} it holds {what}, and vectors are rows of floating-point numbers")
+                what = (
+                    f"{str(vectors.dtype).removeprefix('torch.')} of shape {tuple(vectors.shape)}"
+                )
+                raise ValueError(
+                    f"the embedding '{embedding.model.reference}' is damaged, or no textual"
+                    f" inversion: for {encoder} it holds {what}, and vectors are rows of"
+                    " floating-point numbers"
+                )
             if vectors.shape[-1] != width:
-                raise ValueError(f"{_other_base(embedding, checkpoint)}: its vectors have {vectors.shape[-1]} numbers, and {encoder}'s {width}")
+                raise ValueError(
+                    f"{_other_base(embedding, checkpoint)}: its vectors have {vectors.shape[-1]}"
+                    f" numbers, and {encoder}'s {width}"
+                )
             if token in reader.get_vocab() or token in map(str.lower, reader.added_tokens_encoder):
-                raise ValueError(f"the model '{checkpoint.model.reference}' knows the word {token_of(embedding.model)} already: rename the file of the embedding '{embedding.model.reference}'")
+                raise ValueError(
+                    f"the model '{checkpoint.model.reference}' knows the word"
+                    f" {token_of(embedding.model)} already: rename the file of the embedding"
+                    f" '{embedding.model.reference}'"
+                )
             off.enter_context(_forgetting(pipeline, module, reader, token))
-            pipeline.load_textual_inversion(vectors, token=token, tokenizer=reader, text_encoder=module)
+            pipeline.load_textual_inversion(
+                vectors, token=token, tokenizer=reader, text_encoder=module
+            )
         yield
 
 
 def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str], Any]:
-    """Give an embedding's vectors by the encoder and tokenizer of a checkpoint that they are for, of any of the formats in use: SDXL's, diffusers' own, Automatic1111's.
+    """Give an embedding's vectors by the encoder and tokenizer of a checkpoint that they are for,
+    of any of the formats in use: SDXL's, diffusers' own, Automatic1111's.
 
     Raises:
         ValueError: it is none of them, or has none for one of SDXL's encoders.
@@ -219,7 +301,11 @@ def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str]
     wanted = {name: parts for name, parts in ENCODERS.items() if parts[0] in checkpoint.parts}
     if "StableDiffusionXL" not in checkpoint.kind:
         old = state.get("string_to_param")
-        found = old.get("*") if isinstance(old, dict) else state.get("emb_params", state.get("clip_l") if "clip_g" not in state else None)
+        found = (
+            old.get("*")
+            if isinstance(old, dict)
+            else state.get("emb_params", state.get("clip_l") if "clip_g" not in state else None)
+        )
         if found is None and len(state) == 1:
             ((_, found),) = state.items()
         vectors = {ENCODERS["clip_l"]: found}
@@ -228,7 +314,10 @@ def _vectors(embedding: Adapter, checkpoint: Checkpoint) -> dict[tuple[str, str]
     if any(not hasattr(found, "shape") for found in vectors.values()):
         names = sorted(map(str, state))
         _refuse_other(embedding.model, names)
-        raise ValueError(f"{_other_base(embedding, checkpoint)}: it holds {', '.join(names[:4])}, and not the vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}")
+        raise ValueError(
+            f"{_other_base(embedding, checkpoint)}: it holds {', '.join(names[:4])}, and not the"
+            f" vectors of one word for each of {', '.join(sorted(parts[0] for parts in vectors))}"
+        )
     return vectors
 
 
@@ -241,22 +330,34 @@ def _refuse_other(model: Model, names: Sequence[str]) -> None:
     if any(".lora" in name or ".hada_" in name or ".lokr_" in name for name in names):
         raise flow.ModelError(f"the embedding '{model.reference}' is a LoRA: give it to 'loras'")
     if not {"emb_params", "string_to_param", "clip_l", "clip_g"} & set(names) and len(names) != 1:
-        raise flow.ModelError(f"the embedding '{model.reference}' is no textual inversion: it holds {', '.join(sorted(names)[:4]) or 'nothing'}")
+        raise flow.ModelError(
+            f"the embedding '{model.reference}' is no textual inversion: it holds"
+            f" {', '.join(sorted(names)[:4]) or 'nothing'}"
+        )
 
 
 def _other_base(adapter: Adapter, checkpoint: Checkpoint) -> str:
-    return f"the embedding '{adapter.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind})"
+    return (
+        f"the embedding '{adapter.model.reference}' was made for another base than"
+        f" '{checkpoint.model.reference}' ({checkpoint.kind})"
+    )
 
 
 @contextmanager
 def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator[None]:
-    """Let an encoder and its tokenizer forget a word at the end, and put the rows of words that were there before back: new words are added to a copy, in the same table."""
+    """Let an encoder and its tokenizer forget a word at the end, and put the rows of words that
+    were there before back: new words are added to a copy, in the same table.
+    """
     table = module.get_input_embeddings()
     rows = table.weight.data
     try:
         yield
     finally:
-        tokens = [added.content for added in reader.added_tokens_decoder.values() if added.content == token or added.content.startswith(f"{token}_")]
+        tokens = [
+            added.content
+            for added in reader.added_tokens_decoder.values()
+            if added.content == token or added.content.startswith(f"{token}_")
+        ]
         if tokens:
             pipeline.unload_textual_inversion(tokens=tokens, tokenizer=reader, text_encoder=module)
         table.weight.data = rows
@@ -265,11 +366,22 @@ def _forgetting(pipeline: Any, module: Any, reader: Any, token: str) -> Iterator
 
 
 def token_of(model: Model) -> str:
-    """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle brackets, with letters and spaces as CLIP's tokenizers read them."""
+    """The word that stands for an embedding in a prompt: its file's name, or its folder's, in angle
+    brackets, with letters and spaces as CLIP's tokenizers read them.
+    """
     reference = model.reference.removesuffix(" (tiny)")
     # Of a repository the revision comes before the file; in paths of one's own an @ is a letter.
-    repository, _, inside = reference.partition("@") if reference.startswith("hf:") else (reference, "", "")
-    named = next((path for path in map(Path, (inside, repository)) if path.suffix in (".safetensors", ".pt", ".bin")), None)
+    repository, _, inside = (
+        reference.partition("@") if reference.startswith("hf:") else (reference, "", "")
+    )
+    named = next(
+        (
+            path
+            for path in map(Path, (inside, repository))
+            if path.suffix in (".safetensors", ".pt", ".bin")
+        ),
+        None,
+    )
     word = unicodedata.normalize("NFC", named.stem if named else Path(repository).name)
     return re.sub(r"\s+", " ", f"<{word}>")
 
@@ -279,20 +391,31 @@ def need(library: str, what: str, *, extra: str = "adapters") -> None:
     from importlib.util import find_spec
 
     if find_spec(library) is None:
-        raise flow.ModelError(f"{what} needs the library {library}, which is not installed: pip install 'imagen-flow[{extra}]'")
+        raise flow.ModelError(
+            f"{what} needs the library {library}, which is not installed: pip install"
+            f" 'imagen-flow[{extra}]'"
+        )
 
 
 def _refuse_all_skipped(checkpoint: Checkpoint, clip_skip: int) -> None:
-    layers = [part.config.num_hidden_layers for name, part in checkpoint.parts.items() if name in ("text_encoder", "text_encoder_2") and type(part).__name__.startswith("CLIPText")]
+    layers = [
+        part.config.num_hidden_layers
+        for name, part in checkpoint.parts.items()
+        if name in ("text_encoder", "text_encoder_2") and type(part).__name__.startswith("CLIPText")
+    ]
     # Families with two encoders leave the last layer out of themselves.
     most = min(layers, default=clip_skip + 1) - ("text_encoder_2" in checkpoint.parts)
     if clip_skip > most:
-        raise ValueError(f"its 'clip_skip' is {clip_skip}, and of the text encoder of '{checkpoint.model.reference}' at most {most} layers can be left out")
+        raise ValueError(
+            f"its 'clip_skip' is {clip_skip}, and of the text encoder of"
+            f" '{checkpoint.model.reference}' at most {most} layers can be left out"
+        )
 
 
 @contextmanager
 def skipping(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
-    """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5 took away the level that it lay below. Whoever calls holds the checkpoint alone.
+    """Let Stable Diffusion's pipelines find CLIP's last norm where they look for it: transformers 5
+    took away the level that it lay below. Whoever calls holds the checkpoint alone.
 
     Raises:
         ValueError: no layer would be left.
@@ -300,7 +423,12 @@ def skipping(checkpoint: Checkpoint, clip_skip: int | None) -> Iterator[None]:
     encoder = checkpoint.parts.get("text_encoder")
     if clip_skip is not None:
         _refuse_all_skipped(checkpoint, clip_skip)
-    if clip_skip is None or encoder is None or hasattr(encoder, "text_model") or not hasattr(encoder, "final_layer_norm"):
+    if (
+        clip_skip is None
+        or encoder is None
+        or hasattr(encoder, "text_model")
+        or not hasattr(encoder, "final_layer_norm")
+    ):
         yield
         return
     # Not as a submodule: a module that held itself could not be walked.

@@ -1,7 +1,9 @@
 """DeepFloyd IF, the open Imagen, through diffusers' own pipelines.
 
-Each call makes a pipeline of its own from the shared parts, for a pipeline and its sampler keep state while they run. Pictures are those of
-``output_type="np"``: the safety checker runs where the checkpoint brings one, and no watermark is stamped between the stages.
+Each call makes a pipeline of its own from the shared parts, for a pipeline and its sampler keep
+state while they run. Pictures are those of
+``output_type="np"``: the safety checker runs where the checkpoint brings one, and no watermark is
+stamped between the stages.
 """
 
 from __future__ import annotations
@@ -42,15 +44,33 @@ class Base:
         return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
 
     def draw(
-        self, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None
+        self,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
     ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
-        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns float32 (height, width, 3), 0 to 1."""
+        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns float32
+        (height, width, 3), 0 to 1.
+        """
         from diffusers import IFPipeline
 
-        pipeline = _pipeline(IFPipeline, tokenizer=None, text_encoder=None, unet=self.unet, scheduler=fresh(self.scheduler), **self.safety)
+        pipeline = _pipeline(
+            IFPipeline,
+            tokenizer=None,
+            text_encoder=None,
+            unet=self.unet,
+            scheduler=fresh(self.scheduler),
+            **self.safety,
+        )
         return _run(
-            pipeline, text, seed, num_inference_steps or 100, guidance_scale=7.0 if guidance_scale is None else guidance_scale,
-        )  # fmt: skip
+            pipeline,
+            text,
+            seed,
+            num_inference_steps or 100,
+            guidance_scale=7.0 if guidance_scale is None else guidance_scale,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,12 +87,21 @@ class Enlarger:
     def of(cls, checkpoint: Checkpoint) -> Enlarger:
         """Take what the stage needs of a checkpoint's parts."""
         parts = checkpoint.parts
-        return cls(parts["unet"], parts["scheduler"], parts["image_noising_scheduler"], _safety(parts))
+        return cls(
+            parts["unet"], parts["scheduler"], parts["image_noising_scheduler"], _safety(parts)
+        )
 
     text_width = Base.text_width
 
     def draw(
-        self, picture: np.ndarray, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None, noise_level: int | None
+        self,
+        picture: np.ndarray,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
     ) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
         """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
         import torch
@@ -88,9 +117,14 @@ class Enlarger:
             **self.safety,
         )
         return _run(
-            pipeline, text, seed, num_inference_steps or 50, guidance_scale=4.0 if guidance_scale is None else guidance_scale,
-            image=torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] * 2 - 1, noise_level=250 if noise_level is None else noise_level,
-        )  # fmt: skip
+            pipeline,
+            text,
+            seed,
+            num_inference_steps or 50,
+            guidance_scale=4.0 if guidance_scale is None else guidance_scale,
+            image=torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] * 2 - 1,
+            noise_level=250 if noise_level is None else noise_level,
+        )
 
 
 def _safety(parts: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +137,9 @@ def _pipeline(cls: Any, **parts: Any) -> Any:
     return pipeline
 
 
-def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
+def _run(
+    pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any
+) -> Generator[tuple[int, int, torch.Tensor], None, np.ndarray]:
     import torch
 
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -124,5 +160,8 @@ def _run(pipeline: Any, text: torch.Tensor, seed: int, steps: int, **given: Any)
     # diffusers blackens such a picture and only logs it.
     for hits, what in ((unsafe, "unsafe"), (watermarked, "watermarked")):
         if hits and any(hits):
-            raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
+            raise RuntimeError(
+                f"the checkpoint's safety checker found the picture {what} and blackened it; try"
+                " another seed or prompt"
+            )
     return pictures[0]

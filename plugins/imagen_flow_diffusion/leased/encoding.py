@@ -29,10 +29,14 @@ class Encoder:
         return self.checkpoint.model.digest
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
-        """Say what of the words is not read; nothing if all is. Of words with embeddings `encode` notes it, which knows how many each of them is."""
+        """Say what of the words is not read; nothing if all is. Of words with embeddings `encode`
+        notes it, which knows how many each of them is.
+        """
         import diffusers
 
-        return unread_by(getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, prompt, negative_prompt)
+        return unread_by(
+            getattr(diffusers, self.checkpoint.kind), self.checkpoint.parts, prompt, negative_prompt
+        )
 
     def encode(
         self,
@@ -52,33 +56,83 @@ class Encoder:
         if negative_prompt and not {"negative_prompt", "negative_prompt_embeds"} & takes.keys():
             raise ValueError(f"{self.checkpoint.kind} takes no negative prompt")
         if negative_prompt is None:
-            # What the pipeline's own call takes for none: some read an empty prompt, some put zeros.
-            negative_prompt = takes["negative_prompt"].default if "negative_prompt" in takes else "" if "negative_prompt_embeds" in takes else None
+            # What the pipeline's own call takes for none: some read an empty prompt, some put
+            # zeros.
+            negative_prompt = (
+                takes["negative_prompt"].default
+                if "negative_prompt" in takes
+                else ""
+                if "negative_prompt_embeds" in takes
+                else None
+            )
         texts = spelt(worn, {"prompt": prompt, "negative_prompt": negative_prompt})
         prompt, negative_prompt = texts["prompt"], texts["negative_prompt"]
         pipeline = self.checkpoint.pipeline(cls)
-        with self.checkpoint.alone(), adapted(pipeline, self.checkpoint, worn), skipping(self.checkpoint, clip_skip), torch.no_grad():
+        with (
+            self.checkpoint.alone(),
+            adapted(pipeline, self.checkpoint, worn),
+            skipping(self.checkpoint, clip_skip),
+            torch.no_grad(),
+        ):
             if worn.embeddings and weighting == "none":
-                worn.notes.append(unread_by(cls, self.checkpoint.parts, prompt, negative_prompt, convert=pipeline.maybe_convert_prompt))
+                worn.notes.append(
+                    unread_by(
+                        cls,
+                        self.checkpoint.parts,
+                        prompt,
+                        negative_prompt,
+                        convert=pipeline.maybe_convert_prompt,
+                    )
+                )
             if weighting != "none":
                 return _weighted(pipeline, self, prompt, negative_prompt or "", clip_skip)
             if "negative_prompt" in inspect.signature(cls.encode_prompt).parameters:
-                return self._call(pipeline, prompt, clip_skip, negative_prompt=negative_prompt, do_classifier_free_guidance=True)
+                return self._call(
+                    pipeline,
+                    prompt,
+                    clip_skip,
+                    negative_prompt=negative_prompt,
+                    do_classifier_free_guidance=True,
+                )
             found = self._call(pipeline, prompt, clip_skip)
             if negative_prompt is not None:
-                found |= {f"negative_{name}": tensor for name, tensor in self._call(pipeline, negative_prompt, clip_skip).items()}
+                found |= {
+                    f"negative_{name}": tensor
+                    for name, tensor in self._call(pipeline, negative_prompt, clip_skip).items()
+                }
             return found
 
-    def _call(self, pipeline: Any, prompt: str, clip_skip: int | None, **given: Any) -> dict[str, Any]:
+    def _call(
+        self, pipeline: Any, prompt: str, clip_skip: int | None, **given: Any
+    ) -> dict[str, Any]:
         import torch
 
         takes = inspect.signature(pipeline.encode_prompt).parameters
         if clip_skip is not None and "clip_skip" not in takes:
             raise ValueError(f"{type(pipeline).__name__} has no clip_skip")
-        offered = {**given, "clean_caption": False, **_defaults(pipeline), "prompt_2": None, "prompt_3": None, "clip_skip": clip_skip, "num_images_per_prompt": 1, "device": self.checkpoint.device}
+        offered = {
+            **given,
+            "clean_caption": False,
+            **_defaults(pipeline),
+            "prompt_2": None,
+            "prompt_3": None,
+            "clip_skip": clip_skip,
+            "num_images_per_prompt": 1,
+            "device": self.checkpoint.device,
+        }
         # A pipeline that encodes by one of its encoders at a time is called for both.
-        which: list[dict[str, Any]] = [{"text_encoder_index": place} for place in (0, 1)] if "text_encoder_index" in takes else [{}]
-        found = [value for one in which for value in pipeline.encode_prompt(prompt, **{name: value for name, value in offered.items() if name in takes}, **one)]
+        which: list[dict[str, Any]] = (
+            [{"text_encoder_index": place} for place in (0, 1)]
+            if "text_encoder_index" in takes
+            else [{}]
+        )
+        found = [
+            value
+            for one in which
+            for value in pipeline.encode_prompt(
+                prompt, **{name: value for name, value in offered.items() if name in takes}, **one
+            )
+        ]
         named: dict[str, Any] = {}
         for name, value in zip(self.split.encoded, found, strict=True):
             if isinstance(value, list):
@@ -100,7 +154,12 @@ class DiffusersText:
     def parts(model: Model) -> dict[str, Any]:
         kind = what_is(model)
         if family_of(kind) not in SPLIT:
-            raise problem_of(model, "text.encode", kind, f"an ImagenCascade and checkpoints of the families {', '.join(sorted(SPLIT))}")
+            raise problem_of(
+                model,
+                "text.encode",
+                kind,
+                f"an ImagenCascade and checkpoints of the families {', '.join(sorted(SPLIT))}",
+            )
         return some_groups(model, "text")
 
     @staticmethod
@@ -112,30 +171,67 @@ class DiffusersText:
 def _defaults(pipeline: Any) -> dict[str, Any]:
     """What the pipeline's own call would encode with, where encoding alone has another default."""
     called = inspect.signature(type(pipeline).__call__).parameters
-    return {name: called[name].default for name in ("complex_human_instruction", "max_sequence_length") if name in called}
+    return {
+        name: called[name].default
+        for name in ("complex_human_instruction", "max_sequence_length")
+        if name in called
+    }
 
 
-def _weighted(pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None) -> dict[str, Any]:
+def _weighted(
+    pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None
+) -> dict[str, Any]:
     """Encode words with weights, ``a (red)1.3 fox``, by the library compel."""
     need("compel", "prompt weighting")
     from compel import Compel, ReturnedEmbeddingsType
 
     if clip_skip is not None or encoder.family not in ("StableDiffusion", "StableDiffusionXL"):
-        raise ValueError("prompt weighting works with Stable Diffusion 1, 2 and SDXL, and without clip_skip")
+        raise ValueError(
+            "prompt weighting works with Stable Diffusion 1, 2 and SDXL, and without clip_skip"
+        )
     parts = encoder.checkpoint.parts
     # compel does not know of words that are several vectors.
-    prompt, negative_prompt = (pipeline.maybe_convert_prompt(text, parts["tokenizer"] if "tokenizer" in parts else parts["tokenizer_2"]) for text in (prompt, negative_prompt))
+    prompt, negative_prompt = (
+        pipeline.maybe_convert_prompt(
+            text, parts["tokenizer"] if "tokenizer" in parts else parts["tokenizer_2"]
+        )
+        for text in (prompt, negative_prompt)
+    )
     if encoder.family == "StableDiffusion":
-        compel = Compel(tokenizer=parts["tokenizer"], text_encoder=parts["text_encoder"], truncate_long_prompts=False)
-        states = compel.pad_conditioning_tensors_to_same_length([compel(prompt), compel(negative_prompt)])
+        compel = Compel(
+            tokenizer=parts["tokenizer"],
+            text_encoder=parts["text_encoder"],
+            truncate_long_prompts=False,
+        )
+        states = compel.pad_conditioning_tensors_to_same_length(
+            [compel(prompt), compel(negative_prompt)]
+        )
         return dict(zip(encoder.split.encoded, states, strict=True))
-    pairs = [(parts[f"tokenizer{n}"], parts[f"text_encoder{n}"], n == "_2") for n in ("", "_2") if f"text_encoder{n}" in parts]
+    pairs = [
+        (parts[f"tokenizer{n}"], parts[f"text_encoder{n}"], n == "_2")
+        for n in ("", "_2")
+        if f"text_encoder{n}" in parts
+    ]
     tokenizers, encoders, pooled = (list(column) for column in zip(*pairs, strict=True))
     compel = Compel(
-        tokenizer=tokenizers, text_encoder=encoders, returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
-        requires_pooled=pooled, truncate_long_prompts=False,
-    )  # fmt: skip
-    (positive, positive_pooled), (negative, negative_pooled) = compel(prompt), compel(negative_prompt)
+        tokenizer=tokenizers,
+        text_encoder=encoders,
+        returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED,
+        requires_pooled=pooled,
+        truncate_long_prompts=False,
+    )
+    (positive, positive_pooled), (negative, negative_pooled) = (
+        compel(prompt),
+        compel(negative_prompt),
+    )
     # Of several encoders compel does not find the states of no words by itself.
-    positive, negative = compel.pad_conditioning_tensors_to_same_length([positive, negative], precomputed_padding=compel("")[0])
-    return dict(zip(encoder.split.encoded, (positive, negative, positive_pooled, negative_pooled), strict=True))
+    positive, negative = compel.pad_conditioning_tensors_to_same_length(
+        [positive, negative], precomputed_padding=compel("")[0]
+    )
+    return dict(
+        zip(
+            encoder.split.encoded,
+            (positive, negative, positive_pooled, negative_pooled),
+            strict=True,
+        )
+    )

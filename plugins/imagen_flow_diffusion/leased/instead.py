@@ -1,4 +1,6 @@
-"""A part in the place of the checkpoint's own: a folder as ``save_pretrained`` writes one, the part of another checkpoint, or one file of weights; a denoiser also as GGUF."""
+"""A part in the place of the checkpoint's own: a folder as ``save_pretrained`` writes one, the part
+of another checkpoint, or one file of weights; a denoiser also as GGUF.
+"""
 
 from __future__ import annotations
 
@@ -48,24 +50,57 @@ class OtherAutoencoder:
     @staticmethod
     def check(model: Model) -> None:
         if model.path.suffix.lower() == ".gguf":
-            raise flow.ModelError(f"the port 'autoencoder' cannot use the model '{model.reference}': GGUF holds denoisers")
+            raise flow.ModelError(
+                f"the port 'autoencoder' cannot use the model '{model.reference}': GGUF holds"
+                " denoisers"
+            )
 
     parts = OtherDenoiser.parts
     assemble = OtherDenoiser.assemble
 
 
-def load_instead(cls: Any, other: Model, model: Model, part: str, *, device: str, dtype: str, settings: flow.Loading | None = None) -> Any:
-    """Load a part of another model for a checkpoint, with the configuration that comes with it or else with the checkpoint's."""
+def load_instead(
+    cls: Any,
+    other: Model,
+    model: Model,
+    part: str,
+    *,
+    device: str,
+    dtype: str,
+    settings: flow.Loading | None = None,
+) -> Any:
+    """Load a part of another model for a checkpoint, with the configuration that comes with it or
+    else with the checkpoint's.
+    """
     refuse_misfit(model, part, other)
     if other.path.is_dir():
-        return load_part(cls, other, part if index_of(other) else "", device=device, dtype=dtype, settings=settings)
+        return load_part(
+            cls,
+            other,
+            part if index_of(other) else "",
+            device=device,
+            dtype=dtype,
+            settings=settings,
+        )
     OtherDenoiser.check(other)
     beginning = dict(other.base.holds).get(part, "") if other.base is not None else ""
-    return load_from_file(cls, other.path, beginning, like=model.folder, part=part, of=model.reference, device=device, dtype=dtype, settings=settings)
+    return load_from_file(
+        cls,
+        other.path,
+        beginning,
+        like=model.folder,
+        part=part,
+        of=model.reference,
+        device=device,
+        dtype=dtype,
+        settings=settings,
+    )
 
 
 def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
-    """Refuse, when planning, parts at these ports that cannot stand in the place of a checkpoint's own."""
+    """Refuse, when planning, parts at these ports that cannot stand in the place of a checkpoint's
+    own.
+    """
     from .components import joined
 
     model = models.get("model")
@@ -75,7 +110,8 @@ def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
 
 
 def refuse_misfit(model: Model, part: str, other: Model) -> None:
-    """Look by configurations and headers whether a part of another model can stand in the place of a checkpoint's own.
+    """Look by configurations and headers whether a part of another model can stand in the place of
+    a checkpoint's own.
 
     Raises:
         ModelError: it is of another class, or for other states or latents; the message says which.
@@ -85,11 +121,29 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
     if not other.path.is_dir():
         kind = "" if other.base is not None else what_is(other)
         wanted = "autoencoder alone" if own_kind.startswith("Autoencoder") else "denoiser alone"
-        if kind and kind not in (wanted, "single file of weights") and not kind.startswith("GGUF file"):
+        if (
+            kind
+            and kind not in (wanted, "single file of weights")
+            and not kind.startswith("GGUF file")
+        ):
             raise flow.ModelError(f"{what}: it is {article(kind)}")
         pattern = BLOCKS.get(own_kind)
-        if pattern and (names := header_of(other.path) if find_spec("gguf") or other.path.suffix != ".gguf" else {}) and not any(re.match(rf"(model\.diffusion_model\.)?({pattern})\.\d", name) for name in names):
-            raise flow.ModelError(f"{what}: it is no {own_kind}, by the names in it ({sorted(names)[0]} is the first)")
+        if (
+            pattern
+            and (
+                names := (
+                    header_of(other.path)
+                    if find_spec("gguf") or other.path.suffix != ".gguf"
+                    else {}
+                )
+            )
+            and not any(
+                re.match(rf"(model\.diffusion_model\.)?({pattern})\.\d", name) for name in names
+            )
+        ):
+            raise flow.ModelError(
+                f"{what}: it is no {own_kind}, by the names in it ({sorted(names)[0]} is the first)"
+            )
         return
     index = index_of(other)
     if (kind := (index.get(part) or [None, what_is(other)])[1]) != own_kind:
@@ -102,12 +156,22 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
 
 
 BLOCKS = {
-    "FluxTransformer2DModel": "double_blocks|transformer_blocks", "SD3Transformer2DModel": "joint_blocks|transformer_blocks", "UNet2DConditionModel": "input_blocks|down_blocks",
-}  # fmt: skip
+    "FluxTransformer2DModel": "double_blocks|transformer_blocks",
+    "SD3Transformer2DModel": "joint_blocks|transformer_blocks",
+    "UNet2DConditionModel": "input_blocks|down_blocks",
+}
 """What the blocks of a denoiser are called, by its authors and by diffusers."""
 
 SHAPES: dict[str, Any] = {
-    "cross_attention_dim": None, "joint_attention_dim": None, "caption_channels": None, "pooled_projection_dim": None, "projection_class_embeddings_input_dim": None, "out_channels": None,
-    "latent_channels": None, "z_dim": None, "scaling_factor": 0.18215, "shift_factor": None,
-}  # fmt: skip
+    "cross_attention_dim": None,
+    "joint_attention_dim": None,
+    "caption_channels": None,
+    "pooled_projection_dim": None,
+    "projection_class_embeddings_input_dim": None,
+    "out_channels": None,
+    "latent_channels": None,
+    "z_dim": None,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+}
 """What of a part's configuration the rest of a checkpoint goes by, and what holds where it says nothing."""

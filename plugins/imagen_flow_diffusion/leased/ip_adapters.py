@@ -1,6 +1,8 @@
-"""Put IP-Adapters on a shared checkpoint for the length of one call, with what reads their pictures, and off again.
+"""Put IP-Adapters on a shared checkpoint for the length of one call, with what reads their
+pictures, and off again.
 
-An adapter's tensors are read, copied and looked at here: diffusers leaves what a file lacks on no device, and keeps LoRAs that come with some on the base.
+An adapter's tensors are read, copied and looked at here: diffusers leaves what a file lacks on no
+device, and keeps LoRAs that come with some on the base.
 """
 
 from __future__ import annotations
@@ -21,40 +23,81 @@ if TYPE_CHECKING:
     from .adapter_files import Adapter
 
 _LAYER = re.compile(r"(?P<number>\d+)\.to_(?P<letter>[kv])_ip\.(?P<end>weight|bias)\Z")
-_RENAMED = (("ip_adapter_double_stream_k_proj", "to_k_ip"), ("ip_adapter_double_stream_v_proj", "to_v_ip"), ("processor.", ""))
+_RENAMED = (
+    ("ip_adapter_double_stream_k_proj", "to_k_ip"),
+    ("ip_adapter_double_stream_v_proj", "to_v_ip"),
+    ("processor.", ""),
+)
 """What the authors of FLUX's call what diffusers calls otherwise."""
 
-_BEGINNINGS = {"image_proj": "image_proj", "ip_adapter_proj_model": "image_proj", "ip_adapter": "ip_adapter", "double_blocks": "ip_adapter"}
+_BEGINNINGS = {
+    "image_proj": "image_proj",
+    "ip_adapter_proj_model": "image_proj",
+    "ip_adapter": "ip_adapter",
+    "double_blocks": "ip_adapter",
+}
 """The two halves of an adapter by the first word of a tensor's name."""
 
 
 @contextmanager
 def with_ip_adapters(
-    pipeline: Any, checkpoint: Checkpoint, adapters: Sequence[Adapter], *, names: Sequence[str] | None, scales: Sequence[float] | None, encoder: Any
+    pipeline: Any,
+    checkpoint: Checkpoint,
+    adapters: Sequence[Adapter],
+    *,
+    names: Sequence[str] | None,
+    scales: Sequence[float] | None,
+    encoder: Any,
 ) -> Iterator[list[str]]:
-    """Put IP-Adapters on a pipeline and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
+    """Put IP-Adapters on a pipeline and take them off at the end, whatever happens. Whoever calls
+    holds the checkpoint alone.
 
     Params:
         names: the file of each in its folder.
-        encoder: what reads the pictures, and its processor; None takes the pipeline's own, or what comes with the adapters.
+        encoder: what reads the pictures, and its processor; None takes the pipeline's own, or what
+            comes with the adapters.
     Outputs: notes on what of them is not put on.
     Raises:
-        ValueError: the pipeline takes none, or one is not whole, of another kind or made for another base.
+        ValueError: the pipeline takes none, or one is not whole, of another kind or made for
+            another base.
     """
-    if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith("StableDiffusion3"):
-        raise ValueError(f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do")
-    files = [adapter.file(names[number] if names else None) for number, adapter in enumerate(adapters)]
+    if not hasattr(pipeline, "load_ip_adapter") or type(pipeline).__name__.startswith(
+        "StableDiffusion3"
+    ):
+        raise ValueError(
+            f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1"
+            " and 2, SDXL and FLUX.1 do"
+        )
+    files = [
+        adapter.file(names[number] if names else None) for number, adapter in enumerate(adapters)
+    ]
     if encoder is None and getattr(pipeline, "image_encoder", None) is None:
         encoder = _brought_encoder(pipeline, checkpoint, list(zip(adapters, files, strict=True)))
     notes: list[str] = []
-    states = [_read(adapter, names[number] if names else None, checkpoint, notes) for number, adapter in enumerate(adapters)]
+    states = [
+        _read(adapter, names[number] if names else None, checkpoint, notes)
+        for number, adapter in enumerate(adapters)
+    ]
     if encoder is not None:
-        pipeline.register_modules(image_encoder=encoder[0], feature_extractor=getattr(pipeline, "feature_extractor", None) or encoder[1])
+        pipeline.register_modules(
+            image_encoder=encoder[0],
+            feature_extractor=getattr(pipeline, "feature_extractor", None) or encoder[1],
+        )
     network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-    reads, kind = getattr(network, "encoder_hid_proj", None), getattr(network.config, "encoder_hid_dim_type", None)
+    reads, kind = (
+        getattr(network, "encoder_hid_proj", None),
+        getattr(network.config, "encoder_hid_dim_type", None),
+    )
     with unchanged([network]):
         try:
-            _load(pipeline, network, states, [float(scale) for scale in scales or [1.0] * len(files)], adapters, checkpoint)
+            _load(
+                pipeline,
+                network,
+                states,
+                [float(scale) for scale in scales or [1.0] * len(files)],
+                adapters,
+                checkpoint,
+            )
             yield notes
         finally:
             pipeline.unload_ip_adapter()
@@ -71,24 +114,39 @@ def foresee_adapter(what: str, names: Iterable[str]) -> None:
     _layers(what, _sort(what, names)[0]["ip_adapter"])
 
 
-def _read(adapter: Adapter, name: str | None, checkpoint: Checkpoint, notes: list[str]) -> dict[str, dict[str, Any]]:
+def _read(
+    adapter: Adapter, name: str | None, checkpoint: Checkpoint, notes: list[str]
+) -> dict[str, dict[str, Any]]:
     """Read an adapter's two halves, off the mapped file, and note what else the file holds.
 
     Raises:
-        ValueError: it is no IP-Adapter, one that reads faces by another network, not whole, or made for another base.
+        ValueError: it is no IP-Adapter, one that reads faces by another network, not whole, or made
+            for another base.
     """
     state = adapter.read(name)
     what = f"the IP-Adapter '{adapter.model.reference}'"
-    flat = {f"{half}.{key}": tensor for half, held in state.items() for key, tensor in held.items()} if all(isinstance(held, dict) for held in state.values()) else state
+    flat = (
+        {f"{half}.{key}": tensor for half, held in state.items() for key, tensor in held.items()}
+        if all(isinstance(held, dict) for held in state.values())
+        else state
+    )
     halves, others = _sort(what, [key for key, tensor in flat.items() if hasattr(tensor, "shape")])
     _refuse_other_base(what, _layers(what, halves["ip_adapter"]), checkpoint)
     if others:
-        notes.append(f"{len(others)} of {len(flat)} tensors of '{adapter.name}' belong to no IP-Adapter and are left out: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}")
-    return {half: {rest: flat[key].clone() for rest, key in held.items()} for half, held in halves.items()}
+        notes.append(
+            f"{len(others)} of {len(flat)} tensors of '{adapter.name}' belong to no IP-Adapter and"
+            f" are left out: {', '.join(others[:2])}{', …' if len(others) > 2 else ''}"
+        )
+    return {
+        half: {rest: flat[key].clone() for rest, key in held.items()}
+        for half, held in halves.items()
+    }
 
 
 def _sort(what: str, names: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Sort names into the two halves of an adapter, each by the name that diffusers has for it, and others."""
+    """Sort names into the two halves of an adapter, each by the name that diffusers has for it, and
+    others.
+    """
     found: dict[str, dict[str, str]] = {"image_proj": {}, "ip_adapter": {}}
     others = []
     for key in sorted(names):
@@ -101,11 +159,18 @@ def _sort(what: str, names: Iterable[str]) -> tuple[dict[str, dict[str, str]], l
         found[_BEGINNINGS[half]][rest] = key
     if not any(found.values()):
         raise ValueError(f"{what} is none: it holds {', '.join(others[:3]) or 'nothing'}")
-    if any("lora" in key for key in found["ip_adapter"]) or ("proj.0.weight" in found["image_proj"] and "proj.3.weight" not in found["image_proj"]):
-        raise ValueError(f"{what} reads faces by a network of their own (FaceID), and nothing here gives what that tells; take one that reads pictures")
+    if any("lora" in key for key in found["ip_adapter"]) or (
+        "proj.0.weight" in found["image_proj"] and "proj.3.weight" not in found["image_proj"]
+    ):
+        raise ValueError(
+            f"{what} reads faces by a network of their own (FaceID), and nothing here gives what"
+            " that tells; take one that reads pictures"
+        )
     for half, held in found.items():
         if not held:
-            raise ValueError(f"{what} is not whole: it holds no tensors of {half}; download it again")
+            raise ValueError(
+                f"{what} is not whole: it holds no tensors of {half}; download it again"
+            )
     return found, others
 
 
@@ -118,51 +183,103 @@ def _layers(what: str, held: Iterable[str]) -> list[int]:
     layers: dict[int, set[str]] = {}
     for key in held:
         if (layer := _LAYER.match(key)) is None:
-            raise ValueError(f"{what} is of a kind that diffusers does not read: it holds ip_adapter.{key}")
+            raise ValueError(
+                f"{what} is of a kind that diffusers does not read: it holds ip_adapter.{key}"
+            )
         layers.setdefault(int(layer["number"]), set()).add(f"{layer['letter']}.{layer['end']}")
     every = set().union(*layers.values())
     numbers = sorted(layers)
     step = 2 if numbers[0] == 1 else 1
     wanted = range(numbers[0], min(numbers[-1], MOST_LAYERS) + 1, step)
-    lacking = [f"{number}.to_{end.replace('.', '_ip.')}" for number in wanted for end in sorted(every | {"k.weight", "v.weight"}) if end not in layers.get(number, ())]
+    lacking = [
+        f"{number}.to_{end.replace('.', '_ip.')}"
+        for number in wanted
+        for end in sorted(every | {"k.weight", "v.weight"})
+        if end not in layers.get(number, ())
+    ]
     if numbers[0] not in (0, 1):
         lacking = ["1.to_k_ip.weight", *lacking]
     if lacking:
-        raise ValueError(f"{what} is not whole: it lacks '{lacking[0]}'{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; download it again")
+        raise ValueError(
+            f"{what} is not whole: it lacks"
+            f" '{lacking[0]}'{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''};"
+            " download it again"
+        )
     return numbers
 
 
 def _refuse_other_base(what: str, numbers: Sequence[int], checkpoint: Checkpoint) -> None:
     network: Any = checkpoint.parts.get("unet", checkpoint.parts.get("transformer"))
-    wanted = sum(not name.endswith("attn1.processor") and not name.startswith("single_transformer_blocks") for name in network.attn_processors)
+    wanted = sum(
+        not name.endswith("attn1.processor") and not name.startswith("single_transformer_blocks")
+        for name in network.attn_processors
+    )
     if len(numbers) != wanted:
-        raise ValueError(f"{what} was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): it is for {len(numbers)} layers that read words, and the base has {wanted}")
+        raise ValueError(
+            f"{what} was made for another base than '{checkpoint.model.reference}'"
+            f" ({checkpoint.kind}): it is for {len(numbers)} layers that read words, and the base"
+            f" has {wanted}"
+        )
 
 
-def _load(pipeline: Any, network: Any, states: Sequence[dict[str, dict[str, Any]]], scales: list[float], adapters: Sequence[Adapter], checkpoint: Checkpoint) -> None:
+def _load(
+    pipeline: Any,
+    network: Any,
+    states: Sequence[dict[str, dict[str, Any]]],
+    scales: list[float],
+    adapters: Sequence[Adapter],
+    checkpoint: Checkpoint,
+) -> None:
     names = " and ".join(f"'{adapter.model.reference}'" for adapter in adapters)
     # FLUX has another name for where the encoder would be fetched from.
-    nowhere = {"image_encoder_folder": None} if hasattr(pipeline, "unet") else {"image_encoder_pretrained_model_name_or_path": None}
+    nowhere = (
+        {"image_encoder_folder": None}
+        if hasattr(pipeline, "unet")
+        else {"image_encoder_pretrained_model_name_or_path": None}
+    )
     try:
-        pipeline.load_ip_adapter(list(states), subfolder=[""] * len(states), weight_name=[""] * len(states), **nowhere)
+        pipeline.load_ip_adapter(
+            list(states), subfolder=[""] * len(states), weight_name=[""] * len(states), **nowhere
+        )
         pipeline.set_ip_adapter_scale(scales)
-        empty = [name for name, weight in network.named_parameters() if weight.is_meta and name.startswith("encoder_hid_proj")]
-        empty += [name for name, processor in network.attn_processors.items() for weight in getattr(processor, "parameters", list)() if weight.is_meta]
+        empty = [
+            name
+            for name, weight in network.named_parameters()
+            if weight.is_meta and name.startswith("encoder_hid_proj")
+        ]
+        empty += [
+            name
+            for name, processor in network.attn_processors.items()
+            for weight in getattr(processor, "parameters", list)()
+            if weight.is_meta
+        ]
         if empty:
             raise NotImplementedError(empty[0])
     except (NotImplementedError, KeyError) as lacking:
-        raise ValueError(f"the IP-Adapter {names} is not whole: {_lacked(lacking)}; download it again") from lacking
+        raise ValueError(
+            f"the IP-Adapter {names} is not whole: {_lacked(lacking)}; download it again"
+        ) from lacking
     except (ValueError, RuntimeError, AttributeError, TypeError, IndexError) as refused:
         said = " ".join(str(refused).split())
-        raise ValueError(f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from refused
+        raise ValueError(
+            f"the IP-Adapter {names} was made for another base than '{checkpoint.model.reference}'"
+            f" ({checkpoint.kind}): {said[:200]}"
+        ) from refused
 
 
 def _lacked(error: Exception) -> str:
-    return f"it lacks '{error.args[0]}'" if isinstance(error, KeyError) and error.args else "weights of image_proj, which makes words of a picture, are missing"
+    return (
+        f"it lacks '{error.args[0]}'"
+        if isinstance(error, KeyError) and error.args
+        else "weights of image_proj, which makes words of a picture, are missing"
+    )
 
 
-def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tuple[Adapter, Path]]) -> tuple[Any, Any]:
-    """Load the image encoder that comes with adapters, once: beside a file or, for the adapters that say so in their name, the smaller one of the same collection.
+def _brought_encoder(
+    pipeline: Any, checkpoint: Checkpoint, found: Sequence[tuple[Adapter, Path]]
+) -> tuple[Any, Any]:
+    """Load the image encoder that comes with adapters, once: beside a file or, for the adapters
+    that say so in their name, the smaller one of the same collection.
 
     Raises:
         ValueError: none comes with them, or each wants another.
@@ -170,21 +287,39 @@ def _brought_encoder(pipeline: Any, checkpoint: Checkpoint, found: Sequence[tupl
     homes = {}
     for adapter, file in found:
         # What lies beside a file that is the whole model is no part of it: no key knows of that.
-        places = [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"] if file != adapter.model.path else []
+        places = (
+            [file.parent / "image_encoder", adapter.model.path / "models" / "image_encoder"]
+            if file != adapter.model.path
+            else []
+        )
         if "vit-h" in file.name:
             places.reverse()
-        if (folder := next((place for place in places if (place / "config.json").is_file()), None)) is not None:
+        if (
+            folder := next((place for place in places if (place / "config.json").is_file()), None)
+        ) is not None:
             homes[folder] = adapter
     if not homes:
         names = " nor ".join(f"the IP-Adapter '{adapter.model.reference}'" for adapter, _ in found)
-        raise ValueError(f"neither the model '{checkpoint.model.reference}' nor {names} has an image encoder: name one as 'ip_encoder'")
+        raise ValueError(
+            f"neither the model '{checkpoint.model.reference}' nor {names} has an image encoder:"
+            " name one as 'ip_encoder'"
+        )
     if len(homes) > 1:
-        raise ValueError(f"its 'ip_adapters' read pictures through different encoders, {' and '.join(sorted(folder.parent.name + '/' + folder.name for folder in homes))}, and a pipeline has one")
+        raise ValueError(
+            "its 'ip_adapters' read pictures through different encoders,"
+            f" {' and '.join(sorted(folder.parent.name + '/' + folder.name for folder in homes))},"
+            " and a pipeline has one"
+        )
     ((folder, adapter),) = homes.items()
     with adapter.beside.lock:
         part = folder.relative_to(adapter.model.path).as_posix()
         if part not in adapter.beside.encoders:
-            adapter.beside.encoders[part] = load_encoder(adapter.model, part, device=str(checkpoint.device), dtype=str(pipeline.dtype).removeprefix("torch."))
+            adapter.beside.encoders[part] = load_encoder(
+                adapter.model,
+                part,
+                device=str(checkpoint.device),
+                dtype=str(pipeline.dtype).removeprefix("torch."),
+            )
         encoder: tuple[Any, Any] = adapter.beside.encoders[part]
     return encoder
 
@@ -195,4 +330,6 @@ def load_encoder(model: Model, part: str, *, device: str, dtype: str) -> tuple[A
 
     encoder = load_part(CLIPVisionModelWithProjection, model, part, device=device, dtype=dtype)
     side = encoder.config.image_size
-    return encoder, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return encoder, CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )

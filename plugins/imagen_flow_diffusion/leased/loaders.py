@@ -1,4 +1,5 @@
-"""Load what a node draws with: each loader looks at what a checkpoint says it is and hands on to the class for it.
+"""Load what a node draws with: each loader looks at what a checkpoint says it is and hands on to
+the class for it.
 
 The classes of one stage have the same methods, so that a node knows no family.
 """
@@ -41,11 +42,19 @@ class TextEncoder:
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
-        return {"text": CascadeText} if what_is(model) == "ImagenCascade" else DiffusersText.parts(model)
+        return (
+            {"text": CascadeText}
+            if what_is(model) == "ImagenCascade"
+            else DiffusersText.parts(model)
+        )
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
-        return parts["text"] if what_is(model) == "ImagenCascade" else DiffusersText.assemble(model, parts)
+        return (
+            parts["text"]
+            if what_is(model) == "ImagenCascade"
+            else DiffusersText.assemble(model, parts)
+        )
 
 
 class CascadeBase:
@@ -83,7 +92,9 @@ class BaseDenoiser:
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
-        return _stage(model, {"ImagenCascade": CascadeBase, "IFPipeline": None}, by="diffusion.base")
+        return _stage(
+            model, {"ImagenCascade": CascadeBase, "IFPipeline": None}, by="diffusion.base"
+        )
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
@@ -99,7 +110,11 @@ class Enlarger:
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
-        return _stage(model, {"ImagenCascade": CascadeEnlarger, "IFSuperResolutionPipeline": None}, by="diffusion.super_resolution")
+        return _stage(
+            model,
+            {"ImagenCascade": CascadeEnlarger, "IFSuperResolutionPipeline": None},
+            by="diffusion.super_resolution",
+        )
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
@@ -109,10 +124,16 @@ class Enlarger:
 
 
 def _stage(model: Model, kinds: dict[str, Any], *, by: str) -> dict[str, Any]:
-    """Name what a stage of a cascade is made of: a loader for the project's own kind, the groups of a checkpoint of diffusers."""
+    """Name what a stage of a cascade is made of: a loader for the project's own kind, the groups of
+    a checkpoint of diffusers.
+    """
     if (kind := what_is(model)) not in kinds:
         raise problem_of(model, by, kind, " or ".join(sorted(kinds)))
-    return {"own": kinds[kind]} if kinds[kind] is not None else some_groups(model, "denoiser", "sampler", "other")
+    return (
+        {"own": kinds[kind]}
+        if kinds[kind] is not None
+        else some_groups(model, "denoiser", "sampler", "other")
+    )
 
 
 class EmbeddedEditor:
@@ -159,4 +180,10 @@ class Editor:
 
 
 def _no_editor(model: Model) -> ModelError:
-    return problem_of(model, "image.edit", what_is(model), "InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, which diffusers edits with by words alone")
+    return problem_of(
+        model,
+        "image.edit",
+        what_is(model),
+        "InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, which diffusers"
+        " edits with by words alone",
+    )

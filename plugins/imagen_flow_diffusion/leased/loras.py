@@ -1,4 +1,5 @@
-"""Put LoRAs on a shared checkpoint for the length of one call, and off again; the layers of those that were last on are kept, and go on again at once.
+"""Put LoRAs on a shared checkpoint for the length of one call, and off again; the layers of those
+that were last on are kept, and go on again at once.
 
 What is kept hangs on the leased parts, so it goes when they are evicted.
 """
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 
 class Layers(NamedTuple):
-    """Layers that LoRAs put in the place of a module's own, each with its place: the layer above, its name there, and what was there before."""
+    """Layers that LoRAs put in the place of a module's own, each with its place: the layer above,
+    its name there, and what was there before.
+    """
 
     config: Any
     names: frozenset[str]
     swaps: Sequence[tuple[Any, str, Any, Any]]
-    #: Names of the base's weights that peft stops asking for gradients: of layers that come and go the weights themselves are others each time.
+    # : Names of the base's weights that peft stops asking for gradients: of layers that come and go
+    # the weights themselves are others each time.
     silent: Sequence[str]
     #: By LoRA: what of it is not put on.
     notes: Sequence[Sequence[str]] = ()
@@ -40,13 +44,23 @@ class Layers(NamedTuple):
         """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        swaps = [(above, name, layer, layer.get_base_layer()) for above in module.modules() for name, layer in above.named_children() if isinstance(layer, BaseTunerLayer)]
+        swaps = [
+            (above, name, layer, layer.get_base_layer())
+            for above in module.modules()
+            for name, layer in above.named_children()
+            if isinstance(layer, BaseTunerLayer)
+        ]
         config = getattr(module, "peft_config", None) or {}
-        quiet = {name.replace(".base_layer.", ".") for name, weight in module.named_parameters() if not weight.requires_grad}
+        quiet = {
+            name.replace(".base_layer.", ".")
+            for name, weight in module.named_parameters()
+            if not weight.requires_grad
+        }
         return Layers(config, frozenset(config), swaps, [name for name in asking if name in quiet])
 
     def put_on(self, module: Any) -> None:
-        # peft stops those of the base asking for gradients, and torch then multiplies otherwise on the CPU: pictures are those of LoRAs freshly loaded.
+        # peft stops those of the base asking for gradients, and torch then multiplies otherwise on
+        # the CPU: pictures are those of LoRAs freshly loaded.
         self._ask(module, ask=False)
         for above, name, layer, _ in self.swaps:
             setattr(above, name, layer)
@@ -67,27 +81,52 @@ class Layers(NamedTuple):
 
 
 @contextmanager
-def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], weights: Sequence[float] | None, *, streamed: bool = False) -> Iterator[list[str]]:
-    """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end, whatever happens. Whoever calls holds the checkpoint alone.
+def with_loras(
+    pipeline: Any,
+    checkpoint: Checkpoint,
+    loras: Sequence[Adapter],
+    weights: Sequence[float] | None,
+    *,
+    streamed: bool = False,
+) -> Iterator[list[str]]:
+    """Put LoRAs on those parts of a checkpoint that are leased, and take them off at the end,
+    whatever happens. Whoever calls holds the checkpoint alone.
 
     Params:
         streamed: whether the layers of these parts come to their device in turn.
     Outputs: notes on what of them is not put on.
     Raises:
-        ValueError: the pipeline takes none, or one is not whole, of another kind or made for another base; nothing is left of any.
+        ValueError: the pipeline takes none, or one is not whole, of another kind or made for
+            another base; nothing is left of any.
     """
     if not hasattr(pipeline, "lora_state_dict"):
         raise ValueError(f"{type(pipeline).__name__} takes no LoRA")
     wanted = tuple((lora.model.digest, lora.file().name) for lora in loras)
-    modules = {name: checkpoint.parts[name] for name in pipeline._lora_loadable_modules if hasattr(checkpoint.parts.get(name), "named_children")}
-    asking = {name: [name for name, weight in module.named_parameters() if weight.requires_grad] for name, module in modules.items()}
-    kept = {name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None}
+    modules = {
+        name: checkpoint.parts[name]
+        for name in pipeline._lora_loadable_modules
+        if hasattr(checkpoint.parts.get(name), "named_children")
+    }
+    asking = {
+        name: [name for name, weight in module.named_parameters() if weight.requires_grad]
+        for name, module in modules.items()
+    }
+    kept = {
+        name: layers for name in modules if (layers := checkpoint.worn(name, wanted)) is not None
+    }
     try:
         if len(kept) < len(modules):
             kept = {}
-            notes = [_load(pipeline, checkpoint, lora, number, modules, streamed=streamed) for number, lora in enumerate(loras)]
+            notes = [
+                _load(pipeline, checkpoint, lora, number, modules, streamed=streamed)
+                for number, lora in enumerate(loras)
+            ]
             for name, module in modules.items():
-                layers = Layers.of(module, asking[name]) if getattr(module, "peft_config", None) else Layers(None, frozenset(), (), ())
+                layers = (
+                    Layers.of(module, asking[name])
+                    if getattr(module, "peft_config", None)
+                    else Layers(None, frozenset(), (), ())
+                )
                 kept[name] = layers._replace(notes=notes)
                 checkpoint.wear(name, wanted, kept[name])
         else:
@@ -95,8 +134,15 @@ def with_loras(pipeline: Any, checkpoint: Checkpoint, loras: Sequence[Adapter], 
                 if layers.names:
                     layers.put_on(modules[name])
         if names := sorted({name for layers in kept.values() for name in layers.names}):
-            pipeline.set_adapters(names, [float(weights[_number(name)]) if weights else 1.0 for name in names])
-        yield [note.replace("{name}", lora.name) for layers in list(kept.values())[:1] for lora, notes in zip(loras, layers.notes, strict=True) for note in notes]
+            pipeline.set_adapters(
+                names, [float(weights[_number(name)]) if weights else 1.0 for name in names]
+            )
+        yield [
+            note.replace("{name}", lora.name)
+            for layers in list(kept.values())[:1]
+            for lora, notes in zip(loras, layers.notes, strict=True)
+            for note in notes
+        ]
     finally:
         for name, module in modules.items():
             # What failed half-way is taken off as what was whole.
@@ -110,20 +156,48 @@ def _number(adapter: str) -> int:
     return int(adapter.removeprefix("lora").partition("_")[0])
 
 
-def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, modules: Mapping[str, Any], *, streamed: bool) -> list[str]:
+def _load(
+    pipeline: Any,
+    checkpoint: Checkpoint,
+    lora: Adapter,
+    number: int,
+    modules: Mapping[str, Any],
+    *,
+    streamed: bool,
+) -> list[str]:
     """Put a LoRA on those of these modules that it concerns, and say what of it is not put on."""
     try:
         file = lora_files.read(lora.read(), lora.metadata())
-        if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(norm in name for names in file.others.values() for name in names for norm in (*control, "query_norm", "key_norm")):
-            raise NotLoRA("it is a control LoRA, which makes another network of the base; take a checkpoint that was made to be held to drawings")
+        if (control := getattr(pipeline, "_control_lora_supported_norm_keys", ())) and any(
+            norm in name
+            for names in file.others.values()
+            for name in names
+            for norm in (*control, "query_norm", "key_norm")
+        ):
+            raise NotLoRA(
+                "it is a control LoRA, which makes another network of the base; take a checkpoint"
+                " that was made to be held to drawings"
+            )
         if streamed and any(pair.magnitude is not None for pair in file.pairs.values()):
-            raise NotLoRA("it is a DoRA, which is computed with the weights of each layer, and with offload: layers these come to the device for the layer alone; say offload: model, or none")
+            raise NotLoRA(
+                "it is a DoRA, which is computed with the weights of each layer, and with offload:"
+                " layers these come to the device for the layer alone; say offload: model, or none"
+            )
     except NotLoRA as other:
         raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
     try:
-        unet = pipeline.unet.config if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet") else None
+        unet = (
+            pipeline.unet.config
+            if hasattr(pipeline, "text_encoder_2") and hasattr(pipeline, "unet")
+            else None
+        )
         found = lora_files.translate(file, pipeline, unet)
-        if strange := sorted(part for part in found if part not in pipeline._lora_loadable_modules or (part not in checkpoint.parts and part not in checkpoint.index)):
+        if strange := sorted(
+            part
+            for part in found
+            if part not in pipeline._lora_loadable_modules
+            or (part not in checkpoint.parts and part not in checkpoint.index)
+        ):
             raise ValueError(f"its weights are for {', '.join(strange[:3])}")
         notes = left_out(file)
         total = 0
@@ -132,10 +206,23 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, mod
             if part in modules:
                 fitting, missing = _fitting(modules[part], layers, pipeline, part)
                 if len(missing) == len(layers) and not part.startswith("text_encoder"):
-                    raise ValueError(f"none of its {len(missing)} layers for {part} exists there ({part}.{missing[0]})")
+                    raise ValueError(
+                        f"none of its {len(missing)} layers for {part} exists there"
+                        f" ({part}.{missing[0]})"
+                    )
                 total += len(layers)
                 lost += [f"{part}.{layer}" for layer in missing]
-                for ending, chosen in (("", {name: pair for name, pair in fitting.items() if pair.magnitude is None}), ("_dora", {name: pair for name, pair in fitting.items() if pair.magnitude is not None})):
+                for ending, chosen in (
+                    ("", {name: pair for name, pair in fitting.items() if pair.magnitude is None}),
+                    (
+                        "_dora",
+                        {
+                            name: pair
+                            for name, pair in fitting.items()
+                            if pair.magnitude is not None
+                        },
+                    ),
+                ):
                     if chosen:
                         _attach(modules[part], chosen, f"lora{number}{ending}")
             elif checkpoint.index.get(part) == [None, None]:
@@ -144,16 +231,32 @@ def _load(pipeline: Any, checkpoint: Checkpoint, lora: Adapter, number: int, mod
         if total and len(lost) == total:
             raise ValueError(f"none of its {total} layers exists there ({lost[0]})")
         if lost:
-            notes.append(f"{len(lost)} of {total} layers of '{{name}}' do not exist in the base: {', '.join(lost[:2])}{', …' if len(lost) > 2 else ''}")
+            notes.append(
+                f"{len(lost)} of {total} layers of '{{name}}' do not exist in the base:"
+                f" {', '.join(lost[:2])}{', …' if len(lost) > 2 else ''}"
+            )
         return notes
     except NotLoRA as other:
         raise ValueError(f"the LoRA '{lora.model.reference}' cannot be put on: {other}") from other
-    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as refused:
+    except (
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        NotImplementedError,
+    ) as refused:
         said = " ".join(str(refused).split())
-        raise ValueError(f"the LoRA '{lora.model.reference}' was made for another base than '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}") from refused
+        raise ValueError(
+            f"the LoRA '{lora.model.reference}' was made for another base than"
+            f" '{checkpoint.model.reference}' ({checkpoint.kind}): {said[:200]}"
+        ) from refused
 
 
-def _fitting(module: Any, layers: Mapping[str, Pair], pipeline: Any, part: str) -> tuple[dict[str, Pair], list[str]]:
+def _fitting(
+    module: Any, layers: Mapping[str, Pair], pipeline: Any, part: str
+) -> tuple[dict[str, Pair], list[str]]:
     """Take the layers that a module has, by its own names; name those that it has not.
 
     Raises:
@@ -165,7 +268,14 @@ def _fitting(module: Any, layers: Mapping[str, Pair], pipeline: Any, part: str) 
     found, missing = {}, []
     for given, pair in sorted(layers.items()):
         # transformers 5 took away a level of one of CLIP's classes.
-        layer = next((name for name in (given, given.removeprefix("text_model."), f"text_model.{given}") if name in own), given)
+        layer = next(
+            (
+                name
+                for name in (given, given.removeprefix("text_model."), f"text_model.{given}")
+                if name in own
+            ),
+            given,
+        )
         base: Any = own.get(layer)
         base = base.get_base_layer() if hasattr(base, "get_base_layer") else base
         if isinstance(base, torch.nn.Linear):
@@ -175,12 +285,23 @@ def _fitting(module: Any, layers: Mapping[str, Pair], pipeline: Any, part: str) 
         else:
             missing.append(given)
             continue
-        found[layer] = _shaped(given, pair, reads, gives, window, padded=part == "transformer" and hasattr(pipeline, "_maybe_expand_lora_state_dict"))
+        found[layer] = _shaped(
+            given,
+            pair,
+            reads,
+            gives,
+            window,
+            padded=part == "transformer" and hasattr(pipeline, "_maybe_expand_lora_state_dict"),
+        )
     return found, missing
 
 
-def _shaped(layer: str, pair: Pair, reads: int, gives: int, window: tuple[int, ...], *, padded: bool) -> Pair:
-    """Give a pair's matrices the shapes that peft has for a layer: some trainers write those of linear layers as windows of one pixel, and the reverse."""
+def _shaped(
+    layer: str, pair: Pair, reads: int, gives: int, window: tuple[int, ...], *, padded: bool
+) -> Pair:
+    """Give a pair's matrices the shapes that peft has for a layer: some trainers write those of
+    linear layers as windows of one pixel, and the reverse.
+    """
     import torch
 
     down, up = pair.down, pair.up
@@ -190,13 +311,21 @@ def _shaped(layer: str, pair: Pair, reads: int, gives: int, window: tuple[int, .
         # FLUX's checkpoints that read more than noise take LoRAs made for those that do not.
         down = torch.nn.functional.pad(down, (0, reads - down.shape[1]))
     wide = (rank, reads, *window)
-    if down.numel() != torch.Size(wide).numel() or up.shape[0] != gives or (pair.magnitude is not None and pair.magnitude.numel() != gives):
-        raise ValueError(f"its layer '{layer}' goes from {down[0].numel()} to {up.shape[0]} numbers, and the base's from {torch.Size(wide[1:]).numel()} to {gives}")
+    if (
+        down.numel() != torch.Size(wide).numel()
+        or up.shape[0] != gives
+        or (pair.magnitude is not None and pair.magnitude.numel() != gives)
+    ):
+        raise ValueError(
+            f"its layer '{layer}' goes from {down[0].numel()} to {up.shape[0]} numbers, and the"
+            f" base's from {torch.Size(wide[1:]).numel()} to {gives}"
+        )
     return replace(pair, down=down.reshape(wide), up=up.reshape(gives, rank, *[1] * len(window)))
 
 
 def _attach(module: Any, layers: Mapping[str, Pair], adapter: str) -> None:
-    """Put pairs of matrices on a module as an adapter of peft, every one at its full strength, and see that all arrived and nothing else.
+    """Put pairs of matrices on a module as an adapter of peft, every one at its full strength, and
+    see that all arrived and nothing else.
 
     Raises:
         RuntimeError: peft left some of them out.
@@ -207,21 +336,53 @@ def _attach(module: Any, layers: Mapping[str, Pair], adapter: str) -> None:
     ranks = {layer: pair.down.shape[0] for layer, pair in layers.items() if pair.down is not None}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     other = {f"^{re.escape(layer)}": its for layer, its in ranks.items() if its != rank}
-    biased, scaled = (any(getattr(pair, what) is not None for pair in layers.values()) for what in ("bias", "magnitude"))
+    biased, scaled = (
+        any(getattr(pair, what) is not None for pair in layers.values())
+        for what in ("bias", "magnitude")
+    )
     state: dict[str, Any] = {}
     for layer, pair in layers.items():
+        assert pair.down is not None and pair.up is not None  # the callers leave out the rest
         state |= {f"{layer}.lora_A.weight": pair.down, f"{layer}.lora_B.weight": pair.up}
         if biased:
-            state[f"{layer}.lora_B.bias"] = pair.bias if pair.bias is not None else pair.up.new_zeros(pair.up.shape[0])  # type: ignore[union-attr]
+            state[f"{layer}.lora_B.bias"] = (
+                pair.bias if pair.bias is not None else pair.up.new_zeros(pair.up.shape[0])
+            )
         if scaled and pair.magnitude is not None:
-            state[f"{layer}.lora_magnitude_vector"] = pair.magnitude if pair.down.ndim == 2 else pair.magnitude.reshape(1, -1, *[1] * (pair.down.ndim - 2))  # type: ignore[union-attr]
-    config = LoraConfig(r=rank, lora_alpha=rank, rank_pattern=other, alpha_pattern=dict(other), target_modules=sorted(layers), use_dora=scaled, lora_bias=biased)
-    # The names of the state choose the layers: by the config's alone, 'proj_out' would choose all that end so.
-    inject_adapter_in_model(config, module, adapter_name=adapter, low_cpu_mem_usage=True, state_dict=state)
+            state[f"{layer}.lora_magnitude_vector"] = (
+                pair.magnitude
+                if pair.down.ndim == 2
+                else pair.magnitude.reshape(1, -1, *[1] * (pair.down.ndim - 2))
+            )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        rank_pattern=other,
+        alpha_pattern=dict(other),
+        target_modules=sorted(layers),
+        use_dora=scaled,
+        lora_bias=biased,
+    )
+    # The names of the state choose the layers: by the config's alone, 'proj_out' would choose all
+    # that end so.
+    inject_adapter_in_model(
+        config, module, adapter_name=adapter, low_cpu_mem_usage=True, state_dict=state
+    )
     module._hf_peft_config_loaded = True
     set_peft_model_state_dict(module, state, adapter_name=adapter, low_cpu_mem_usage=True)
-    put: dict[str, Any] = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer) and adapter in layer.scaling}
+    put: dict[str, Any] = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, LoraLayer) and adapter in layer.scaling
+    }
     strengths = {layer.scaling[adapter] for layer in put.values()}
-    empty = [name for name, layer in put.items() for weight_name, weight in layer.named_parameters() if f".{adapter}" in weight_name and weight.is_meta and not weight_name.startswith("base_layer")]
+    empty = [
+        name
+        for name, layer in put.items()
+        for weight_name, weight in layer.named_parameters()
+        if f".{adapter}" in weight_name
+        and weight.is_meta
+        and not weight_name.startswith("base_layer")
+    ]
     if put.keys() != layers.keys() or strengths != {1.0} or empty:
         raise RuntimeError(f"peft put on {len(put) - len(empty)} of {len(layers)} layers")

@@ -1,6 +1,8 @@
-"""The spaces that latents are in: their names, and the way from pixels into them and back, as the pipelines of diffusers go it.
+"""The spaces that latents are in: their names, and the way from pixels into them and back, as the
+pipelines of diffusers go it.
 
-Latents are (1, channels, height, width), scaled to what a denoiser works on. Autoencoders for films see a picture as a film of one.
+Latents are (1, channels, height, width), scaled to what a denoiser works on. Autoencoders for films
+see a picture as a film of one.
 """
 
 from __future__ import annotations
@@ -31,12 +33,22 @@ KNOWN: dict[tuple[Any, ...], str] = {
 
 
 def space_of(model: Model) -> str:
-    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so that equal spaces have one name."""
-    config = next((config for name in AUTOENCODERS if (config := read_json(model, f"{name}/config.json"))), None)
+    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so
+    that equal spaces have one name.
+    """
+    config = next(
+        (config for name in AUTOENCODERS if (config := read_json(model, f"{name}/config.json"))),
+        None,
+    )
     if config is None:
         return "pixels"
     channels = config.get("latent_channels", config.get("z_dim", 4))
-    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult") or [0]
+    levels = (
+        config.get("block_out_channels")
+        or config.get("encoder_block_out_channels")
+        or config.get("dim_mult")
+        or [0]
+    )
     size = f"{channels} channels of 1/{2 ** (len(levels) - 1)}"
     scale, shift = config.get("scaling_factor"), config.get("shift_factor") or None
     if scale is None and "z_dim" not in config:
@@ -48,7 +60,9 @@ def space_of(model: Model) -> str:
     if shift:
         ways.append(f"shifted by {shift:g}")
     if config.get("latents_mean") and config.get("latents_std"):
-        numbers = " ".join(f"{number:.9g}" for key in ("latents_mean", "latents_std") for number in config[key])
+        numbers = " ".join(
+            f"{number:.9g}" for key in ("latents_mean", "latents_std") for number in config[key]
+        )
         named = ""
         ways.append(f"normalised ({sha256(numbers.encode()).hexdigest()[:8]})")
     return f"{named}{', '.join([size, *ways])}"
@@ -58,12 +72,17 @@ def to_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Decode latents to (1, 3, height, width), -1 to 1."""
     films = _films(vae)
     values = latents.to(vae.dtype)
-    found: torch.Tensor = vae.decode(_unscaled(values.unsqueeze(2) if films else values, vae), return_dict=False)[0]
+    found: torch.Tensor = vae.decode(
+        _unscaled(values.unsqueeze(2) if films else values, vae), return_dict=False
+    )[0]
     return found[:, :, 0] if films else found
 
 
-def to_latents(vae: Any, pixels: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, bool]:
-    """Encode (1, 3, height, width), -1 to 1, to latents of the same dtype; and say whether the generator was drawn from.
+def to_latents(
+    vae: Any, pixels: torch.Tensor, generator: torch.Generator | None
+) -> tuple[torch.Tensor, bool]:
+    """Encode (1, 3, height, width), -1 to 1, to latents of the same dtype; and say whether the
+    generator was drawn from.
 
     Params:
         generator: of the sample of the autoencoder's distribution; None takes its mean.
@@ -87,7 +106,11 @@ def scaled(values: torch.Tensor, vae: Any) -> torch.Tensor:
     config = vae.config
     mean, std = _statistics(values, config)
     if mean is not None and std is not None:
-        return (values - mean) * (1 / std) if _scale(config) is None else (values - mean) * config.scaling_factor / std
+        return (
+            (values - mean) * (1 / std)
+            if _scale(config) is None
+            else (values - mean) * config.scaling_factor / std
+        )
     shift = getattr(config, "shift_factor", None)
     return (values if shift is None else values - shift) * _scale(config)
 
@@ -100,7 +123,11 @@ def _unscaled(values: torch.Tensor, vae: Any) -> torch.Tensor:
     mean, std = _statistics(values, config)
     if mean is not None and std is not None:
         # Multiplied and divided in the order of the pipelines: another one rounds otherwise.
-        return values / (1 / std) + mean if _scale(config) is None else values * std / config.scaling_factor + mean
+        return (
+            values / (1 / std) + mean
+            if _scale(config) is None
+            else values * std / config.scaling_factor + mean
+        )
     values = values / _scale(config)
     shift = getattr(config, "shift_factor", None)
     return values if shift is None else values + shift
@@ -108,7 +135,11 @@ def _unscaled(values: torch.Tensor, vae: Any) -> torch.Tensor:
 
 def channels_of(config: Any) -> int:
     """How many channels the latents of an autoencoder have."""
-    return int(config.z_dim if _scale(config) is None and hasattr(config, "z_dim") else config.latent_channels)
+    return int(
+        config.z_dim
+        if _scale(config) is None and hasattr(config, "z_dim")
+        else config.latent_channels
+    )
 
 
 def _scale(config: Any) -> Any:
@@ -121,12 +152,21 @@ def _statistics(values: torch.Tensor, config: Any) -> tuple[Any, Any]:
 
     found = [getattr(config, name, None) for name in ("latents_mean", "latents_std")]
     shape = (1, -1, *[1] * (values.ndim - 2))
-    mean, std = (None if numbers is None else torch.tensor(numbers).view(shape).to(values.device, values.dtype) for numbers in found)
+    mean, std = (
+        (
+            None
+            if numbers is None
+            else torch.tensor(numbers).view(shape).to(values.device, values.dtype)
+        )
+        for numbers in found
+    )
     return mean, std
 
 
 def normalises(vae: Any) -> bool:
-    """Whether an autoencoder keeps statistics of its latents, of each place of patches of 2 × 2: FLUX.2's."""
+    """Whether an autoencoder keeps statistics of its latents, of each place of patches of 2 × 2:
+    FLUX.2's.
+    """
     return getattr(vae.config, "batch_norm_eps", None) is not None
 
 
@@ -139,11 +179,16 @@ class Form:
 
 
 def without_statistics(vae: Any) -> Form:
-    """Give the form of such an autoencoder with statistics that change nothing: a pipeline that undoes them gives the latents as the denoiser made them."""
+    """Give the form of such an autoencoder with statistics that change nothing: a pipeline that
+    undoes them gives the latents as the denoiser made them.
+    """
     import torch
 
     channels = 4 * channels_of(vae.config)
-    return Form(SimpleNamespace(**{**vae.config, "batch_norm_eps": 0.0}), SimpleNamespace(running_mean=torch.zeros(channels), running_var=torch.ones(channels)))
+    return Form(
+        SimpleNamespace(**{**vae.config, "batch_norm_eps": 0.0}),
+        SimpleNamespace(running_mean=torch.zeros(channels), running_var=torch.ones(channels)),
+    )
 
 
 def unpatched(values: torch.Tensor) -> torch.Tensor:
@@ -163,7 +208,9 @@ def _own_statistics(values: torch.Tensor, vae: Any) -> tuple[torch.Tensor, torch
     import torch
 
     std = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps)
-    return vae.bn.running_mean.view(1, -1, 1, 1).to(values.device, values.dtype), std.to(values.device, values.dtype)
+    return vae.bn.running_mean.view(1, -1, 1, 1).to(values.device, values.dtype), std.to(
+        values.device, values.dtype
+    )
 
 
 def _films(vae: Any) -> bool:
@@ -173,7 +220,9 @@ def _films(vae: Any) -> bool:
 
 @contextmanager
 def upcast(vae: Any, wanted: bool) -> Iterator[None]:
-    """Let an autoencoder compute in float32, if that is wanted and it says that it needs it. Whoever calls holds it alone."""
+    """Let an autoencoder compute in float32, if that is wanted and it says that it needs it.
+    Whoever calls holds it alone.
+    """
     import torch
 
     own = vae.dtype

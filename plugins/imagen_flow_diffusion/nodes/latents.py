@@ -1,6 +1,8 @@
-"""Draw in three nodes that share the parts of a checkpoint: words to states (text.encode), noise to latents, latents to pixels; and pixels to latents.
+"""Draw in three nodes that share the parts of a checkpoint: words to states (text.encode), noise to
+latents, latents to pixels; and pixels to latents.
 
-Latents cross an edge as a Tensor (1, channels, height, width) tagged with the space they are in, so that a decoder of another space refuses them.
+Latents cross an edge as a Tensor (1, channels, height, width) tagged with the space they are in, so
+that a decoder of another space refuses them.
 """
 
 # mypy: disable-error-code="type-arg,attr-defined,arg-type"
@@ -20,8 +22,26 @@ from ..leased.adapters import ImageEncoder, IPAdapter, LoRA, Worn, adapted
 from ..leased.components import Autoencoder, Denoiser, sparing
 from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
 from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..leased.spaces import channels_of, normalises, scaled, space_of, to_latents, to_pixels, unpatched, upcast, without_statistics
-from ..pipelines.calling import also, call, explaining_nan, read_encoded, refuse_nan, to_pil, unwrap_image
+from ..leased.spaces import (
+    channels_of,
+    normalises,
+    scaled,
+    space_of,
+    to_latents,
+    to_pixels,
+    unpatched,
+    upcast,
+    without_statistics,
+)
+from ..pipelines.calling import (
+    also,
+    call,
+    explaining_nan,
+    read_encoded,
+    refuse_nan,
+    to_pil,
+    unwrap_image,
+)
 from ..pipelines.families import SPLIT, family_of, foresee_text, pipeline_for, split_of
 from ..pipelines.samplers import choose
 from ..pipelines.sizes import foresee_size, refuse_latents, refuse_size
@@ -69,17 +89,25 @@ def denoise(
     """Make latents of noise, or of other latents, as encoded text says.
 
     Inputs:
-        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1, FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, Hunyuan-DiT, PixArt, Sana, LCM.
+        model: a checkpoint of a family that can be split: Stable Diffusion, SDXL, SD 3, FLUX.1,
+            FLUX.2, Qwen-Image, Z-Image, Chroma, Lumina 2, AuraFlow, CogView 4, Hunyuan-DiT, PixArt,
+            Sana, LCM.
         text: from text.encode with a model of the same family.
-        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Hunyuan-DiT, Lumina 2, PixArt and Sana begin with noise alone.
-        mask: white where to draw, of any size: elsewhere the latents stay as they are. Not for Chroma and Z-Image, and not for checkpoints that were made for filling in: these want the picture.
-        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a checkpoint of the same family.
+        latents: where to begin; noise if left out. AuraFlow, CogView 4, FLUX.2, Hunyuan-DiT, Lumina
+            2, PixArt and Sana begin with noise alone.
+        mask: white where to draw, of any size: elsewhere the latents stay as they are. Not for
+            Chroma and Z-Image, and not for checkpoints that were made for filling in: these want
+            the picture.
+        autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a
+            checkpoint of the same family.
         (controlnets to denoiser as for diffusion.text_to_image)
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
-        denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL models share it: the base to 0.8, the refiner from 0.8.
+        denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL
+            models share it: the base to 0.8, the refiner from 0.8.
         width, height: in pixels, where no latents are given. Left out: the model's own size.
-        seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same seed, the noise is what comes next, as in the family's own image to image.
+        seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same
+            seed, the noise is what comes next, as in the family's own image to image.
         (the rest as for diffusion.text_to_image)
     Outputs: latents (1, channels, height, width), tagged with their space.
     Raises: ValueError if text or latents are of another family.
@@ -88,23 +116,51 @@ def denoise(
     by = "diffusion.denoise"
     split_of(model.model, model.kind, by)
     if denoising_end == 0:
-        raise ValueError("its 'denoising_end' is 0, where nothing is denoised, and which diffusers takes for none given: leave it out, or say a part above 0")
+        raise ValueError(
+            "its 'denoising_end' is 0, where nothing is denoised, and which diffusers takes for"
+            " none given: leave it out, or say a part above 0"
+        )
     if mask is not None and latents is None:
-        raise ValueError("its 'mask' says where to draw in latents, and there are none: take them from latents.encode or diffusion.denoise")
-    if latents is None and (idle := [name for name, value in (("strength", strength), ("denoising_start", denoising_start)) if value is not None]):
-        raise ValueError(f"its '{idle[0]}' says how to go on with latents, and there are none: take them from latents.encode or diffusion.denoise")
+        raise ValueError(
+            "its 'mask' says where to draw in latents, and there are none: take them from"
+            " latents.encode or diffusion.denoise"
+        )
+    if latents is None and (
+        idle := [
+            name
+            for name, value in (("strength", strength), ("denoising_start", denoising_start))
+            if value is not None
+        ]
+    ):
+        raise ValueError(
+            f"its '{idle[0]}' says how to go on with latents, and there are none: take them from"
+            " latents.encode or diffusion.denoise"
+        )
     task = "text_to_image" if latents is None else "image_to_image" if mask is None else "inpaint"
     space = space_of(model.model)
     refuse_size(model.model, {"width": width, "height": height}, binned=False)
-    given: dict[str, Any] = {"width": width, "height": height, "strength": strength, "denoising_start": denoising_start, "denoising_end": denoising_end}
-    given |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
+    given: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "strength": strength,
+        "denoising_start": denoising_start,
+        "denoising_end": denoising_end,
+    }
+    given |= {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+    }
     given = also(given, arguments) | {"output_type": "latent"}
     network = next(part for part in model.parts.values() if hasattr(part, "device"))
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)
-    controls = Controls(controlnets, control_images, control_scales, control_starts, control_ends, control_modes)
+    controls = Controls(
+        controlnets, control_images, control_scales, control_starts, control_ends, control_modes
+    )
     cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
-    # A network that was made for filling in reads the picture that is masked, and latents cannot be masked for it.
+    # A network that was made for filling in reads the picture that is masked, and latents cannot be
+    # masked for it.
     refuse_other_denoiser(model, "text_to_image", by)
     lent, given = controlled(model, cls, given, controls, autoencoder)
     made = lent.pipeline(cls)
@@ -114,7 +170,9 @@ def denoise(
     takes = inspect.signature(cls.__call__).parameters
     before = None
     if latents is not None:
-        given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(device_of(network), network.dtype)
+        given["image"] = _checked(latents, space, by, "diffusion.denoise's model").to(
+            device_of(network), network.dtype
+        )
         # Some pipelines would take latents of more than four channels for pixels.
         made.image_processor.register_to_config(vae_latent_channels=given["image"].shape[1])
         sides = _sides(made, given["image"], factor, {"width": width, "height": height})
@@ -128,14 +186,36 @@ def denoise(
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
     lost = choose(made, sampler, sampler_settings)
-    worn = Worn(loras, lora_weights, None, ip_adapters, ip_adapter_images, ip_adapter_scales, ip_adapter_files, ip_encoder)
+    worn = Worn(
+        loras,
+        lora_weights,
+        None,
+        ip_adapters,
+        ip_adapter_images,
+        ip_adapter_scales,
+        ip_adapter_files,
+        ip_encoder,
+    )
     with lent.alone(), adapted(made, lent, worn) as more:
-        output = yield from call(made, {**given, **more}, seed=seed, note="; ".join(filter(None, (lost, *worn.notes))), before=before, without=("prompt", "negative_prompt"))
+        output = yield from call(
+            made,
+            {**given, **more},
+            seed=seed,
+            note="; ".join(filter(None, (lost, *worn.notes))),
+            before=before,
+            without=("prompt", "negative_prompt"),
+        )
     found = output["images"]
     if found.ndim == 3:
         # Rows of patches.
-        sides = [given.get(side) or made.default_sample_size * factor for side in ("height", "width")]
-        found = unpatched(found.mT.unflatten(2, [side // (2 * factor) for side in sides])) if normalises(made.vae) else made._unpack_latents(found, *sides, factor)
+        sides = [
+            given.get(side) or made.default_sample_size * factor for side in ("height", "width")
+        ]
+        found = (
+            unpatched(found.mT.unflatten(2, [side // (2 * factor) for side in sides]))
+            if normalises(made.vae)
+            else made._unpack_latents(found, *sides, factor)
+        )
     if found.ndim == 5:
         # A film of one picture.
         found = found[:, :, 0]
@@ -145,17 +225,27 @@ def denoise(
 
 
 @flow.node("latents.decode", version=2, uses=LIBRARIES)
-def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherAutoencoder] | None = None, *, tiled: bool = False, rungs: Rungs = ()) -> Image:
+def decode(
+    model: Model[Autoencoder],
+    latents: Tensor,
+    autoencoder: Model[OtherAutoencoder] | None = None,
+    *,
+    tiled: bool = False,
+    rungs: Rungs = (),
+) -> Image:
     """Turn latents into a picture.
 
     Inputs:
         model: a checkpoint whose latents are of the same space.
         latents: from diffusion.denoise or latents.encode.
-        autoencoder: in the place of the checkpoint's own, of the same space: a part's folder, or one file of its weights.
+        autoencoder: in the place of the checkpoint's own, of the same space: a part's folder, or
+            one file of its weights.
     Params:
-        tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels a little.
+        tiled: decode tile by tile, for pictures that do not fit in memory whole. It changes pixels
+            a little.
     Outputs: a picture of 8 bits.
-    Raises: ValueError for latents of another space, or for tiles with an autoencoder that has none; RuntimeError if the checkpoint's safety checker blackens the picture.
+    Raises: ValueError for latents of another space, or for tiles with an autoencoder that has none;
+        RuntimeError if the checkpoint's safety checker blackens the picture.
     Source: the end of the family's own pipeline.
     """
     import torch
@@ -166,31 +256,51 @@ def decode(model: Model[Autoencoder], latents: Tensor, autoencoder: Model[OtherA
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     vae = made.vae
     if tiled and not hasattr(vae, "use_tiling"):
-        raise ValueError(f"the autoencoder of '{model.model.reference}', {article(type(vae).__name__)}, cannot work tile by tile")
+        raise ValueError(
+            f"the autoencoder of '{model.model.reference}', {article(type(vae).__name__)}, cannot"
+            " work tile by tile"
+        )
     # Pipelines decode in float32 for float16 alone, but encode in it for all that is shorter.
-    with model.alone(), torch.no_grad(), upcast(vae, split.upcast and vae.dtype == torch.float16), sparing(vae, ("tile", *rungs) if tiled else rungs):
+    with (
+        model.alone(),
+        torch.no_grad(),
+        upcast(vae, split.upcast and vae.dtype == torch.float16),
+        sparing(vae, ("tile", *rungs) if tiled else rungs),
+    ):
         picture = to_pixels(vae, values.to(device_of(vae)))
     unsafe = None
     if getattr(made, "safety_checker", None) is not None:
         picture, unsafe = made.run_safety_checker(picture, device_of(vae), vae.dtype)
     if unsafe and any(unsafe):
-        raise RuntimeError("the checkpoint's safety checker found the picture unsafe and blackened it; try another seed or prompt")
+        raise RuntimeError(
+            "the checkpoint's safety checker found the picture unsafe and blackened it; try another"
+            " seed or prompt"
+        )
     with explaining_nan(model.parts):
         return unwrap_image(made.image_processor.postprocess(picture, output_type="np")[0])
 
 
 @flow.node("latents.encode", version=2, uses=LIBRARIES)
-def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAutoencoder] | None = None, *, seed: Seed | None = None) -> Steps[Tensor]:
+def encode(
+    model: Model[Autoencoder],
+    image: Image,
+    autoencoder: Model[OtherAutoencoder] | None = None,
+    *,
+    seed: Seed | None = None,
+) -> Steps[Tensor]:
     """Turn a picture into latents.
 
     Inputs:
         model: a checkpoint whose latents are wanted.
-        image: of any size; it is resized to a multiple of what the autoencoder can halve, and the run says so. Alpha is laid over black.
+        image: of any size; it is resized to a multiple of what the autoencoder can halve, and the
+            run says so. Alpha is laid over black.
         autoencoder: in the place of the checkpoint's own, as for latents.decode.
     Params:
-        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its mean is taken. With the same seed in diffusion.denoise,
+        seed: of the sample of the autoencoder's distribution, as pipelines take one; left out, its
+            mean is taken. With the same seed in diffusion.denoise,
             the two give what the family's own image to image gives of that seed.
-    Outputs: latents (1, channels, height, width), tagged with their space, and with the seed that they were ``sampled`` by.
+    Outputs: latents (1, channels, height, width), tagged with their space, and with the seed that
+        they were ``sampled`` by.
     Source: ``AutoencoderKL.encode`` and the scaling of the family's own pipeline.
     """
     import torch
@@ -206,14 +316,30 @@ def encode(model: Model[Autoencoder], image: Image, autoencoder: Model[OtherAuto
     with explaining_nan(model.parts):
         refuse_nan(values, "the autoencoder gave")
     height, width = pixels.shape[-2:]
-    resized = "" if (width, height) == (image.width, image.height) else f"the picture is {image.width} x {image.height}, and its latents are of {width} x {height}"
+    resized = (
+        ""
+        if (width, height) == (image.width, image.height)
+        else (
+            f"the picture is {image.width} x {image.height}, and its latents are of {width} x"
+            f" {height}"
+        )
+    )
     yield Progress(1, 1, resized)
-    return Tensor(values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})})
+    return Tensor(
+        values, {"latents": space_of(model.model), **({"sampled": str(seed)} if sampled else {})}
+    )
 
 
 @flow.node("latents.noise", version=2, uses=LIBRARIES)
-def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], height: Annotated[int, Range(8, 16384)], seed: Seed) -> Tensor:
-    """Draw latents from the normal distribution that an autoencoder was trained towards: decoded, they are samples of the autoencoder itself.
+def noise(
+    model: Model[Autoencoder],
+    *,
+    width: Annotated[int, Range(8, 16384)],
+    height: Annotated[int, Range(8, 16384)],
+    seed: Seed,
+) -> Tensor:
+    """Draw latents from the normal distribution that an autoencoder was trained towards: decoded,
+    they are samples of the autoencoder itself.
 
     Inputs:
         model: a checkpoint whose latents are wanted.
@@ -228,12 +354,20 @@ def noise(model: Model[Autoencoder], *, width: Annotated[int, Range(8, 16384)], 
     refuse_latents(model.model, {"width": width, "height": height})
     made = model.pipeline(pipeline_for(model.model, model.kind, "text_to_image", by=by))
     factor, channels = int(made.vae_scale_factor), channels_of(made.vae.config)
-    drawn = torch.randn((1, channels, *(side // factor for side in (height, width))), generator=torch.Generator("cpu").manual_seed(seed))
+    drawn = torch.randn(
+        (1, channels, *(side // factor for side in (height, width))),
+        generator=torch.Generator("cpu").manual_seed(seed),
+    )
     return Tensor(scaled(drawn, made.vae), {"latents": space_of(model.model)})
 
 
 @flow.node("latents.resize", version=1, uses=("torch",))
-def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: Literal["nearest-exact", "bilinear", "bicubic"] = "nearest-exact") -> Tensor:
+def resize(
+    latents: Tensor,
+    *,
+    scale: Annotated[float, Range(0.05, 16)],
+    mode: Literal["nearest-exact", "bilinear", "bicubic"] = "nearest-exact",
+) -> Tensor:
     """Resize latents, to be denoised once more at the new size.
 
     Params:
@@ -247,7 +381,10 @@ def resize(latents: Tensor, *, scale: Annotated[float, Range(0.05, 16)], mode: L
         raise ValueError("these are no latents: they come from diffusion.denoise or latents.encode")
     sides = [max(2, round(side * scale / 2) * 2) for side in latents.shape[-2:]]
     more = {} if mode == "nearest-exact" else {"antialias": True}
-    return Tensor(torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more), {"latents": latents.tags["latents"]})
+    return Tensor(
+        torch.nn.functional.interpolate(latents.torch(), size=sides, mode=mode, **more),
+        {"latents": latents.tags["latents"]},
+    )
 
 
 @decode.foresee
@@ -258,7 +395,9 @@ def _decodable(models: Mapping[str, Any], fed: Mapping[str, Any]) -> None:
 
 
 @noise.foresee
-def _samplable(models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _samplable(
+    models: Mapping[str, Any], _fed: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     if (model := models.get("model")) is not None:
         refuse_latents(model, given)
 
@@ -269,19 +408,34 @@ def _encodable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
 
 
 @denoise.foresee
-def _denoisable(models: Mapping[str, Any], fed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse, before anything runs, a size that the model does not draw, latents of another space, or of any where the family begins with noise alone, and text that was encoded for another family."""
+def _denoisable(
+    models: Mapping[str, Any], fed: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Refuse, before anything runs, a size that the model does not draw, latents of another space,
+    or of any where the family begins with noise alone, and text that was encoded for another
+    family.
+    """
     foresee_size(models, given, binned=False)
     foresee_controls(models)
     foresee_parts(models, "denoiser")
     foresee_text(models, fed, "diffusion.denoise")
     model = models.get("model")
     family = family_of(what_is(model)) if model is not None else ""
-    task, does, port = ("inpaint", "fill in", "mask") if "mask" in fed else ("image_to_image", "begin with", "latents")
-    if model is not None and "latents" in fed and family in SPLIT and task not in SPLIT[family].again:
+    task, does, port = (
+        ("inpaint", "fill in", "mask")
+        if "mask" in fed
+        else ("image_to_image", "begin with", "latents")
+    )
+    if (
+        model is not None
+        and "latents" in fed
+        and family in SPLIT
+        and task not in SPLIT[family].again
+    ):
         raise flow.ModelError(
-            f"diffusion.denoise cannot {does} latents with the model '{model.reference}': diffusers has no pipeline of the family {family} that does; "
-            f"leave '{port}' out, or use a model of another family"
+            f"diffusion.denoise cannot {does} latents with the model '{model.reference}': diffusers"
+            f" has no pipeline of the family {family} that does; leave '{port}' out, or use a model"
+            " of another family"
         )
     _foresee_space(model, fed.get("latents"), "diffusion.denoise", "its model")
 
@@ -294,7 +448,9 @@ def _foresee_space(model: Any, latents: Any, by: str, whose: str) -> None:
     came, space = space_of(latents.models["model"]), space_of(model)
     if came != space:
         raise flow.ModelError(
-            f"the latents come from '{latents.models['model'].reference}' ({came}), and {whose} in {by}, '{model.reference}', reads {space}: use the checkpoint that they were made with"
+            f"the latents come from '{latents.models['model'].reference}' ({came}), and {whose} in"
+            f" {by}, '{model.reference}', reads {space}: use the checkpoint that they were made"
+            " with"
         )
 
 
@@ -302,13 +458,18 @@ def _checked(latents: Tensor, space: str, by: str, whose: str) -> torch.Tensor:
     came = latents.tags.get("latents", "")
     if came != space:
         said = f"the latents are of another space ({came})" if came else "what came are no latents"
-        raise ValueError(f"{said}, and {whose} reads {space}: {'use the checkpoint that they were made with' if came else 'take them from diffusion.denoise or latents.encode'}")
+        raise ValueError(
+            f"{said}, and {whose} reads {space}:"
+            f" {'use the checkpoint that they were made with' if came else 'take them from diffusion.denoise or latents.encode'}"
+        )
     values: torch.Tensor = latents.torch()
     refuse_nan(values, "the latents hold")
     return values
 
 
-def _sides(pipeline: Any, values: torch.Tensor, factor: int, said: Mapping[str, int | None]) -> list[int]:
+def _sides(
+    pipeline: Any, values: torch.Tensor, factor: int, said: Mapping[str, int | None]
+) -> list[int]:
     """Give the height and the width of the picture that latents stand for.
 
     Raises:
@@ -316,19 +477,41 @@ def _sides(pipeline: Any, values: torch.Tensor, factor: int, said: Mapping[str, 
     """
     sides = [side * factor for side in values.shape[-2:]]
     size, grid = f"{sides[1]} x {sides[0]}", int(pipeline.image_processor.config.vae_scale_factor)
-    if any(said[name] not in (None, side) for name, side in zip(("height", "width"), sides, strict=True)):
-        raise ValueError(f"its 'latents' stand for a picture of {size}, which is drawn in that size: leave 'width' and 'height' out, or resize the latents (latents.resize)")
+    if any(
+        said[name] not in (None, side)
+        for name, side in zip(("height", "width"), sides, strict=True)
+    ):
+        raise ValueError(
+            f"its 'latents' stand for a picture of {size}, which is drawn in that size: leave"
+            " 'width' and 'height' out, or resize the latents (latents.resize)"
+        )
     if any(side % grid for side in sides):
-        raise ValueError(f"its 'latents' stand for a picture of {size}, and the model draws multiples of {grid}: resize them (latents.resize), or the picture before it is encoded")
+        raise ValueError(
+            f"its 'latents' stand for a picture of {size}, and the model draws multiples of {grid}:"
+            " resize them (latents.resize), or the picture before it is encoded"
+        )
     return sides
 
 
 def _refuse_other_width(network: Any, given: dict[str, Any], by: str) -> None:
-    names = ("caption_channels", "joint_attention_dim", "cross_attention_dim", "cap_feat_dim", "text_embed_dim")
+    names = (
+        "caption_channels",
+        "joint_attention_dim",
+        "cross_attention_dim",
+        "cap_feat_dim",
+        "text_embed_dim",
+    )
     wanted = next((width for name in names if (width := getattr(network.config, name, None))), None)
     came = given.get("prompt_embeds")
     came = came[0] if isinstance(came, list) else came
     if came is None:
         raise ValueError("its 'text' holds no encoded prompt: take it from text.encode")
-    if isinstance(wanted, int) and came.shape[-1] != wanted and getattr(network.config, "encoder_hid_dim", None) is None:
-        raise ValueError(f"the text's states are {came.shape[-1]} wide, and {by}'s model reads {wanted}: encode the text with the same model")
+    if (
+        isinstance(wanted, int)
+        and came.shape[-1] != wanted
+        and getattr(network.config, "encoder_hid_dim", None) is None
+    ):
+        raise ValueError(
+            f"the text's states are {came.shape[-1]} wide, and {by}'s model reads {wanted}: encode"
+            " the text with the same model"
+        )

@@ -40,19 +40,28 @@ class Segmenting:
         return Segmenter(
             load_part(CLIPSegForImageSegmentation, model, "", device=device, dtype=dtype),
             CLIPTokenizer.from_pretrained(str(model.path), local_files_only=True),
-            AutoImageProcessor.from_pretrained(str(model.path), backend="pil", local_files_only=True, trust_remote_code=False),
+            AutoImageProcessor.from_pretrained(
+                str(model.path), backend="pil", local_files_only=True, trust_remote_code=False
+            ),
         )
 
 
 @flow.node("mask.find", version=1, uses=("torch", "transformers"))
-def find(model: Model[Segmenting], image: Image, words: str, *, threshold: Annotated[float, Range(0, 1)] | None = 0.4) -> Mask:
+def find(
+    model: Model[Segmenting],
+    image: Image,
+    words: str,
+    *,
+    threshold: Annotated[float, Range(0, 1)] | None = 0.4,
+) -> Mask:
     """Mark in a picture what words name: ``the dog``.
 
     Inputs:
         model: a CLIPSeg checkpoint, e.g. hf:CIDAS/clipseg-rd64-refined.
         image: alpha is laid over black.
     Params:
-        threshold: from which likelihood on a pixel is inside, 0 to 1; null leaves the likelihoods as they are.
+        threshold: from which likelihood on a pixel is inside, 0 to 1; null leaves the likelihoods
+            as they are.
     Outputs: a mask of the picture's size, 8 bits.
     Source: CLIPSeg (arXiv:2112.10003), ``transformers.CLIPSegForImageSegmentation``.
     """
@@ -60,16 +69,28 @@ def find(model: Model[Segmenting], image: Image, words: str, *, threshold: Annot
     import PIL.Image
     import torch
 
-    length = min(model.tokenizer.model_max_length, model.network.config.text_config.max_position_embeddings)
-    text = model.tokenizer([words], return_tensors="pt", truncation=True, padding=True, max_length=length)
+    length = min(
+        model.tokenizer.model_max_length, model.network.config.text_config.max_position_embeddings
+    )
+    text = model.tokenizer(
+        [words], return_tensors="pt", truncation=True, padding=True, max_length=length
+    )
     pixels = model.processor(images=[to_pil(image)], return_tensors="pt")["pixel_values"]
     network = model.network
     with torch.no_grad():
-        given = network(input_ids=text["input_ids"].to(network.device), attention_mask=text["attention_mask"].to(network.device), pixel_values=pixels.to(network.device, network.dtype))
+        given = network(
+            input_ids=text["input_ids"].to(network.device),
+            attention_mask=text["attention_mask"].to(network.device),
+            pixel_values=pixels.to(network.device, network.dtype),
+        )
     likely = torch.sigmoid(given.logits.float()).cpu().numpy().reshape(given.logits.shape[-2:])
     if not np.isfinite(likely).all():
         with explaining_nan({"network": network}):
             raise NoNumberError("the model gave")
-    large = np.asarray(PIL.Image.fromarray(likely).resize((image.width, image.height), PIL.Image.Resampling.BILINEAR))
+    large = np.asarray(
+        PIL.Image.fromarray(likely).resize(
+            (image.width, image.height), PIL.Image.Resampling.BILINEAR
+        )
+    )
     inside = large if threshold is None else (large >= threshold).astype("float32")
     return Mask((np.clip(inside, 0, 1) * 255).round().astype(np.uint8))

@@ -41,26 +41,48 @@ def encode(
 ) -> Steps[List[Tensor]]:
     """Turn a prompt into what a model's denoisers read.
 
-    A prompt of any length is taken; what the encoder does not read, because it is too long or in words that it does not know, is said in the progress.
+    A prompt of any length is taken; what the encoder does not read, because it is too long or in
+    words that it does not know, is said in the progress.
 
     Inputs:
-        model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that can be split: see diffusion.denoise.
-        loras, embeddings: as for diffusion.text_to_image; of a LoRA, what concerns the text encoders.
+        model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that
+            can be split: see diffusion.denoise.
+        loras, embeddings: as for diffusion.text_to_image; of a LoRA, what concerns the text
+            encoders.
     Params:
         negative_prompt: what guidance leads away from. Left out: what the family takes for none.
         clip_skip: layers of CLIP to leave out, from the last.
-        weighting: ``compel`` reads weights in the prompt, ``a (red)1.3 fox``, and prompts of any length (Stable Diffusion and SDXL).
+        weighting: ``compel`` reads weights in the prompt, ``a (red)1.3 fox``, and prompts of any
+            length (Stable Diffusion and SDXL).
         lora_weights: how much of each LoRA; left out: all of it.
-    Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with ``family``, and with ``encoder``, the model's fingerprint.
+    Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with
+        ``family``, and with ``encoder``, the model's fingerprint.
     """
     note = "" if embeddings else model.unread(prompt, negative_prompt or "")
     worn = Worn(loras, lora_weights, embeddings)
-    tensors = model.encode(prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn)
-    with explaining_nan(model.checkpoint.parts if hasattr(model, "checkpoint") else {"text_encoder": model.text_encoder}):
+    tensors = model.encode(
+        prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn
+    )
+    with explaining_nan(
+        model.checkpoint.parts
+        if hasattr(model, "checkpoint")
+        else {"text_encoder": model.text_encoder}
+    ):
         for tensor in tensors.values():
             refuse_nan(tensor, "the text encoder gave")
     if weighting == "compel":
-        note = "; ".join(filter(None, (foreign(text, what=what, weighting=weighting) for what, text in (("the prompt", prompt), ("the negative prompt", negative_prompt or "")))))
+        note = "; ".join(
+            filter(
+                None,
+                (
+                    foreign(text, what=what, weighting=weighting)
+                    for what, text in (
+                        ("the prompt", prompt),
+                        ("the negative prompt", negative_prompt or ""),
+                    )
+                ),
+            )
+        )
     yield Progress(1, 1, "; ".join(filter(None, (note, *worn.notes))))
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
@@ -80,7 +102,8 @@ def base(
         model: an Imagen cascade (embedded/imagen) or the first stage of DeepFloyd IF.
         text: from ``text.encode`` with a model of the same family.
     Params:
-        guidance_scale: how far to go beyond the unguided picture; 1 is off. Left out: what suits the model (IF: 7).
+        guidance_scale: how far to go beyond the unguided picture; 1 is off. Left out: what suits
+            the model (IF: 7).
         num_inference_steps: denoising steps. Left out: what suits the model (IF: 100).
         seed: of the noise, which is drawn on the CPU.
     Outputs: the picture at the model's own size (embedded: 32 px, 8 bits; IF: 64 px, float).
@@ -88,7 +111,9 @@ def base(
     Source: Imagen (arXiv:2205.11487); for IF, ``diffusers.IFPipeline``.
     """
     states = _states(text, model, "diffusion.base")
-    steps = model.draw(states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    steps = model.draw(
+        states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
     with explaining_nan({"unet": model.unet}):
         return Image((yield from _progress(steps)))
 
@@ -108,21 +133,29 @@ def super_resolution(
 
     Inputs:
         model: an Imagen cascade (embedded/imagen) or the second stage of DeepFloyd IF.
-        image: of the size that the stage before draws; another is resized to it (Lanczos). Alpha is laid over black.
+        image: of the size that the stage before draws; another is resized to it (Lanczos). Alpha is
+            laid over black.
         text: from ``text.encode`` with a model of the same family.
     Params:
         guidance_scale: 1 is off. Left out: what suits the model (IF: 4).
         num_inference_steps: denoising steps. Left out: what suits the model (IF: 50).
-        noise_level: step of the noise schedule, of 1000, to which the small picture is blurred, so that its faults are not believed. Left out: what suits the
+        noise_level: step of the noise schedule, of 1000, to which the small picture is blurred, so
+            that its faults are not believed. Left out: what suits the
             model (IF: 250).
         seed: of the noise, which is drawn on the CPU.
     Outputs: the picture at the model's own size (embedded: 128 px, 8 bits; IF: 256 px, float).
     Raises: RuntimeError if IF's safety checker blackens the picture.
-    Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation; for IF, ``diffusers.IFSuperResolutionPipeline``.
+    Source: Imagen (arXiv:2205.11487), noise-conditioning augmentation; for IF,
+        ``diffusers.IFSuperResolutionPipeline``.
     """
     states = _states(text, model, "diffusion.super_resolution")
     steps = model.draw(
-        image.rgb().as_float().pixels, states, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, noise_level=noise_level
+        image.rgb().as_float().pixels,
+        states,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        noise_level=noise_level,
     )
     with explaining_nan({"unet": model.unet}):
         return Image((yield from _progress(steps)))
@@ -151,29 +184,41 @@ def edit(
     """Change a picture as an instruction says: ``make the circle green``.
 
     Inputs:
-        model: embedded/edit, or a checkpoint that edits by words alone: InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
+        model: embedded/edit, or a checkpoint that edits by words alone: InstructPix2Pix, FLUX
+            Kontext, FLUX.2, Qwen-Image-Edit and others that diffusers has a pipeline for.
         image: of any size; 16-bit and float pictures are edited in 8 bits. Alpha is kept as it is.
         instruction: in the words of the model; what it does not know is said in the progress.
-        references: further pictures that the instruction speaks of: ``dress the man of the first picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them, and
+        references: further pictures that the instruction speaks of: ``dress the man of the first
+            picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them,
+            and
             some others; their alpha is laid over black.
-        loras, denoiser, autoencoder: as for diffusion.text_to_image; the embedded editor takes none.
+        loras, denoiser, autoencoder: as for diffusion.text_to_image; the embedded editor takes
+            none.
     Params:
-        guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the model (InstructPix2Pix: 7.5).
+        guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the
+            model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
         num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
         sampler, sampler_settings, lora_weights: as for diffusion.text_to_image.
-        arguments: any other argument of a checkpoint's pipeline, by its own name: ``{true_cfg_scale: 4, negative_prompt: blurred}``.
+        arguments: any other argument of a checkpoint's pipeline, by its own name:
+            ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
-    Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's, bit for bit.
-    Raises: ValueError if the model sees no references, or does not take an argument; RuntimeError if the checkpoint's safety checker blackens the picture.
-    Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they name.
+    Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model
+        draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's,
+        bit for bit.
+    Raises: ValueError if the model sees no references, or does not take an argument; RuntimeError
+        if the checkpoint's safety checker blackens the picture.
+    Source: InstructPix2Pix (arXiv:2211.09800); for checkpoints, the pipeline of diffusers that they
+        name.
     """
     import numpy as np
 
     source = image.as_uint8().pixels
     alpha = source[:, :, -1:] if image.has_alpha else None
     colours = source[:, :, : image.channels - image.has_alpha]
-    colours = np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
+    colours = np.ascontiguousarray(
+        np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+    )
     given = arguments or {}
     if not isinstance(given, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
@@ -181,13 +226,41 @@ def edit(
     worn = Worn(loras, lora_weights)
     if isinstance(model, Instructed):
         seen = [picture.rgb().as_uint8().pixels for picture in references or []]
-        more = {"arguments": given, "references": seen, "worn": worn, "sampler": sampler, "sampler_settings": sampler_settings, "rungs": rungs}
-    elif strange := [name for name, value in (("arguments", given), ("loras", loras), ("references", references), ("sampler", sampler or sampler_settings)) if value]:
-        raise ValueError(f"the embedded editor takes no {' and no '.join(strange)}: these are for checkpoints")
+        more = {
+            "arguments": given,
+            "references": seen,
+            "worn": worn,
+            "sampler": sampler,
+            "sampler_settings": sampler_settings,
+            "rungs": rungs,
+        }
+    elif strange := [
+        name
+        for name, value in (
+            ("arguments", given),
+            ("loras", loras),
+            ("references", references),
+            ("sampler", sampler or sampler_settings),
+        )
+        if value
+    ]:
+        raise ValueError(
+            f"the embedded editor takes no {' and no '.join(strange)}: these are for checkpoints"
+        )
     steps = model.edit(
-        colours, instruction, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, **more
+        colours,
+        instruction,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        image_guidance_scale=image_guidance_scale,
+        **more,
     )
-    unread = model.unread(instruction, given, sampler) if isinstance(model, Instructed) else model.unread(instruction, given)
+    unread = (
+        model.unread(instruction, given, sampler)
+        if isinstance(model, Instructed)
+        else model.unread(instruction, given)
+    )
     edited = yield from _progress(steps, [unread], worn.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
@@ -208,19 +281,30 @@ def _editable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
 
 
 def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:
-    """Check that states fit a denoiser, and bring them to where it is: (2, tokens, width), of the prompt and of the negative prompt."""
+    """Check that states fit a denoiser, and bring them to where it is: (2, tokens, width), of the
+    prompt and of the negative prompt.
+    """
     import torch
 
     found = read_encoded(text, family=model.family, by=by, like=model.unet)
     pair = [found.get(name) for name in ("prompt_embeds", "negative_prompt_embeds")]
-    if any(states is None or states.ndim != 3 or states.shape[2] != model.text_width for states in pair):
+    if any(
+        states is None or states.ndim != 3 or states.shape[2] != model.text_width for states in pair
+    ):
         shapes = ", ".join(str(tensor.shape) for tensor in text)
-        raise ValueError(f"the text's states are of shape {shapes}, and {by}'s model reads two of (1, tokens, {model.text_width}): encode the text with the same model")
+        raise ValueError(
+            f"the text's states are of shape {shapes}, and {by}'s model reads two of (1, tokens,"
+            f" {model.text_width}): encode the text with the same model"
+        )
     return torch.cat([states for states in pair if states is not None])
 
 
-def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], *notes: Sequence[str]) -> Generator[Progress, None, np.ndarray]:
-    """Yield a sampler's steps as Progress, with a preview at each quarter if the sampler shows its picture; return the picture. Notes may be added until the first step."""
+def _progress(
+    steps: Generator[tuple[Any, ...], None, np.ndarray], *notes: Sequence[str]
+) -> Generator[Progress, None, np.ndarray]:
+    """Yield a sampler's steps as Progress, with a preview at each quarter if the sampler shows its
+    picture; return the picture. Notes may be added until the first step.
+    """
     with closing(steps):
         while True:
             try:
@@ -230,10 +314,17 @@ def _progress(steps: Generator[tuple[Any, ...], None, np.ndarray], *notes: Seque
             if shown and done == total:
                 refuse_nan(shown[0], "the model gave")
             quarter = done < total and done * 4 // total > (done - 1) * 4 // total
-            yield Progress(done, total, "; ".join(note for some in notes for note in some if note), _preview(shown[0]) if shown and quarter else None)
+            yield Progress(
+                done,
+                total,
+                "; ".join(note for some in notes for note in some if note),
+                _preview(shown[0]) if shown and quarter else None,
+            )
 
 
 def _preview(x: torch.Tensor) -> Image:
     """Show a picture in the making: float (1, 3, height, width), -1 to 1 and noise beyond."""
-    pixels: np.ndarray = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels: np.ndarray = (
+        ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    )
     return Image(pixels)

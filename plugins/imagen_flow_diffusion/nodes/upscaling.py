@@ -1,4 +1,6 @@
-"""Enlarge pictures: by diffusion under a prompt (Stable Diffusion x4, the latent upscaler), or by a network that looks at pixels alone (Swin2SR, the ESRGAN family)."""
+"""Enlarge pictures: by diffusion under a prompt (Stable Diffusion x4, the latent upscaler), or by a
+network that looks at pixels alone (Swin2SR, the ESRGAN family).
+"""
 
 # mypy: disable-error-code="type-arg,attr-defined,arg-type"
 # A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
@@ -29,7 +31,9 @@ DRAWING = ("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeli
 
 @dataclass(frozen=True)
 class Network:
-    """A network from pixels to more pixels: `run` takes and gives float (1, 3, height, width), 0 to 1, of any size; tiles whose sides are multiples of `multiple` meet best."""
+    """A network from pixels to more pixels: `run` takes and gives float (1, 3, height, width), 0 to
+    1, of any size; tiles whose sides are multiples of `multiple` meet best.
+    """
 
     module: Any
     scale: int
@@ -51,9 +55,17 @@ class Swin2SR:
 
         def run(pixels: torch.Tensor) -> torch.Tensor:
             height, width = pixels.shape[-2:]
-            # The library's processor mirrors a picture to the next whole window, and one that ends with a window by one more.
-            rows, columns = (torch.from_numpy(np.pad(np.arange(side), (0, window - side % window), "symmetric")).to(pixels.device) for side in (height, width))
-            return module(pixels[:, :, rows][:, :, :, columns]).reconstruction[..., : height * scale, : width * scale]
+            # The library's processor mirrors a picture to the next whole window, and one that ends
+            # with a window by one more.
+            rows, columns = (
+                torch.from_numpy(
+                    np.pad(np.arange(side), (0, window - side % window), "symmetric")
+                ).to(pixels.device)
+                for side in (height, width)
+            )
+            return module(pixels[:, :, rows][:, :, :, columns]).reconstruction[
+                ..., : height * scale, : width * scale
+            ]
 
         return Network(module, scale, window, run)
 
@@ -69,21 +81,39 @@ class PixelFile:
         try:
             from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
         except ImportError as lacking:
-            raise flow.ModelError(f"an upscaler in one file needs {lacking.name}, which is not installed: pip install 'imagen-flow[upscalers]'") from lacking
+            raise flow.ModelError(
+                f"an upscaler in one file needs {lacking.name}, which is not installed: pip install"
+                " 'imagen-flow[upscalers]'"
+            ) from lacking
         state = flow.read_weights(model)
         if scale := scale_among(state):
-            raise flow.ModelError(f"the model '{model.reference}' cannot be read: it holds 8-bit numbers with scales beside them ({scale}), which spandrel reads without the scales; take it in 16 or 32 bits")
+            raise flow.ModelError(
+                f"the model '{model.reference}' cannot be read: it holds 8-bit numbers with scales"
+                f" beside them ({scale}), which spandrel reads without the scales; take it in 16 or"
+                " 32 bits"
+            )
         try:
             with quiet():
                 found = ModelLoader(device="cpu").load_from_state_dict(state)
         except UnsupportedModelError as unknown:
-            raise flow.ModelError(f"the model '{model.reference}' is no upscaler that spandrel knows") from unknown
-        if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "FaceSR", "Restoration") or found.input_channels != 3:
-            raise flow.ModelError(f"image.upscale cannot use the model '{model.reference}': it is a network of {found.architecture.name} for {found.purpose}")
+            raise flow.ModelError(
+                f"the model '{model.reference}' is no upscaler that spandrel knows"
+            ) from unknown
+        if (
+            not isinstance(found, ImageModelDescriptor)
+            or found.purpose not in ("SR", "FaceSR", "Restoration")
+            or found.input_channels != 3
+        ):
+            raise flow.ModelError(
+                f"image.upscale cannot use the model '{model.reference}': it is a network of"
+                f" {found.architecture.name} for {found.purpose}"
+            )
         wanted = getattr(torch, dtype)
         halves = {"float16": found.supports_half, "bfloat16": found.supports_bfloat16}
         found.to(torch.device(device), wanted if halves.get(dtype, True) else torch.float32)
-        return Network(found.model, int(found.scale), int(found.size_requirements.multiple_of or 1), found)
+        return Network(
+            found.model, int(found.scale), int(found.size_requirements.multiple_of or 1), found
+        )
 
 
 class Upscaler:
@@ -100,7 +130,12 @@ class Upscaler:
             return {"network": Swin2SR}
         if model.path.is_file() and model.base is None:
             return {"network": PixelFile}
-        raise problem_of(model, "image.upscale", kind, f"{', '.join(DRAWING)}, Swin2SRForImageSuperResolution and files of the ESRGAN family")
+        raise problem_of(
+            model,
+            "image.upscale",
+            kind,
+            f"{', '.join(DRAWING)}, Swin2SRForImageSuperResolution and files of the ESRGAN family",
+        )
 
     @staticmethod
     def assemble(model: Model, parts: dict[str, Any]) -> Any:
@@ -125,28 +160,63 @@ def upscale(
     """Enlarge a picture by as much as the model does: two, four or eight times.
 
     Inputs:
-        model: Stable Diffusion x4 or the latent upscaler, Swin2SR, or a ``.safetensors`` file of the ESRGAN family.
+        model: Stable Diffusion x4 or the latent upscaler, Swin2SR, or a ``.safetensors`` file of
+            the ESRGAN family.
         image: alpha is laid over black.
         prompt: what is in the picture, for the models that draw; the others read none.
     Params:
-        negative_prompt, num_inference_steps, guidance_scale, noise_level: for the models that draw. Left out: what suits the model.
-        tile: work on squares of this many pixels of the picture, for pictures that do not fit in memory whole; for the models that do not draw.
-        overlap: of the squares, in pixels; there are no seams if it is as wide as what a pixel of the result sees of the picture. Both are rounded to what the model works in.
+        negative_prompt, num_inference_steps, guidance_scale, noise_level: for the models that draw.
+        Left out: what suits the model.
+        tile: work on squares of this many pixels of the picture, for pictures that do not fit in
+            memory whole; for the models that do not draw.
+        overlap: of the squares, in pixels; there are no seams if it is as wide as what a pixel of
+            the result sees of the picture. Both are rounded to what the model works in.
         seed: of the noise, for the models that draw; they need one.
     Outputs: a picture of 8 bits.
-    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens the picture.
-    Source: ``diffusers.StableDiffusionUpscalePipeline`` and its like; Swin2SR (arXiv:2209.11345) in transformers; spandrel.
+    Raises: ValueError for what the model does not take; RuntimeError if its safety checker blackens
+        the picture.
+    Source: ``diffusers.StableDiffusionUpscalePipeline`` and its like; Swin2SR (arXiv:2209.11345) in
+        transformers; spandrel.
     """
     if isinstance(model, Checkpoint):
-        return (yield from _drawn(model, image, prompt, negative_prompt, num_inference_steps, guidance_scale, noise_level, tile, seed, rungs))
-    drawing = {"prompt": prompt or None, "negative_prompt": negative_prompt, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+        return (
+            yield from _drawn(
+                model,
+                image,
+                prompt,
+                negative_prompt,
+                num_inference_steps,
+                guidance_scale,
+                noise_level,
+                tile,
+                seed,
+                rungs,
+            )
+        )
+    drawing = {
+        "prompt": prompt or None,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "noise_level": noise_level,
+    }
     if asked := [name for name, value in drawing.items() if value is not None]:
         raise ValueError(f"this model reads pixels alone: it has no {' and no '.join(asked)}")
-    return (yield from _enlarged(model, image, tile or (TILE if "tile" in rungs else None), overlap))
+    return (
+        yield from _enlarged(model, image, tile or (TILE if "tile" in rungs else None), overlap)
+    )
 
 
 def _drawn(
-    model: Checkpoint, image: Image, prompt: str, negative_prompt: str | None, steps: int | None, guidance_scale: float | None, noise_level: int | None, tile: int | None, seed: int | None,
+    model: Checkpoint,
+    image: Image,
+    prompt: str,
+    negative_prompt: str | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    noise_level: int | None,
+    tile: int | None,
+    seed: int | None,
     rungs: Sequence[str],
 ) -> Generator[Progress, None, Image]:
     import diffusers
@@ -156,15 +226,26 @@ def _drawn(
     if tile is not None:
         raise ValueError("this model draws the picture as a whole: it has no 'tile'")
     pipeline = model.pipeline(getattr(diffusers, model.kind))
-    given = {"prompt": prompt, "image": to_pil(image), "negative_prompt": negative_prompt, "num_inference_steps": steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+    given = {
+        "prompt": prompt,
+        "image": to_pil(image),
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "noise_level": noise_level,
+    }
     with model.alone(), sparing(getattr(pipeline, "vae", None), rungs):
         output = yield from call(pipeline, {**given, "output_type": "np"}, seed=seed)
     with explaining_nan(model.parts):
         return pictures(output)[0]
 
 
-def _enlarged(model: Network, image: Image, tile: int | None, overlap: int) -> Generator[Progress, None, Image]:
-    """Run a network over a picture, whole or square by square: of each, the overlap is worked on and thrown away. Beside the pictures no more is held than a square."""
+def _enlarged(
+    model: Network, image: Image, tile: int | None, overlap: int
+) -> Generator[Progress, None, Image]:
+    """Run a network over a picture, whole or square by square: of each, the overlap is worked on
+    and thrown away. Beside the pictures no more is held than a square.
+    """
     import numpy as np
     import torch
 
@@ -179,12 +260,27 @@ def _enlarged(model: Network, image: Image, tile: int | None, overlap: int) -> G
     for number, (top, left) in enumerate(places):
         bottom, right = min(top + side, height), min(left + side, width)
         above, before = min(overlap, top), min(overlap, left)
-        seen = Image(pixels[top - above : bottom + overlap, left - before : right + overlap]).as_float().pixels
+        seen = (
+            Image(pixels[top - above : bottom + overlap, left - before : right + overlap])
+            .as_float()
+            .pixels
+        )
         with torch.no_grad():
-            found = model.run(torch.from_numpy(seen.copy()).permute(2, 0, 1)[None].to(like.device, like.dtype))[0].float().cpu()
+            found = (
+                model.run(
+                    torch.from_numpy(seen.copy()).permute(2, 0, 1)[None].to(like.device, like.dtype)
+                )[0]
+                .float()
+                .cpu()
+            )
         y, x = above * model.scale, before * model.scale
         tall, wide = (bottom - top) * model.scale, (right - left) * model.scale
-        kept = unwrap_image(found[:, y : y + tall, x : x + wide].permute(1, 2, 0).clamp(0, 1).numpy())
-        enlarged[top * model.scale : top * model.scale + tall, left * model.scale : left * model.scale + wide] = kept.pixels
+        kept = unwrap_image(
+            found[:, y : y + tall, x : x + wide].permute(1, 2, 0).clamp(0, 1).numpy()
+        )
+        enlarged[
+            top * model.scale : top * model.scale + tall,
+            left * model.scale : left * model.scale + wide,
+        ] = kept.pixels
         yield Progress(number + 1, len(places))
     return Image(enlarged)

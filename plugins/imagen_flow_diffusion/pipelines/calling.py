@@ -1,4 +1,6 @@
-"""Call a pipeline of diffusers as a long node does: step by step, with its faults told in the words of the graph."""
+"""Call a pipeline of diffusers as a long node does: step by step, with its faults told in the words
+of the graph.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,44 @@ if TYPE_CHECKING:
     import torch
 
 
-def call(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, note: str = "", before: Sequence[int] | None = None, without: Sequence[str] = ()) -> Generator[Progress, None, Any]:
+def call(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    *,
+    seed: int | None,
+    note: str = "",
+    before: Sequence[int] | None = None,
+    without: Sequence[str] = (),
+) -> Generator[Progress, None, Any]:
     """Call a pipeline as `counted` does, and yield its steps as Progress with a note."""
-    return (yield from follow(counted(pipeline, arguments, seed=seed, before=before, without=without), note))
+    return (
+        yield from follow(
+            counted(pipeline, arguments, seed=seed, before=before, without=without), note
+        )
+    )
 
 
-def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, before: Sequence[int] | None = None, without: Sequence[str] = ()) -> Generator[tuple[int, int], None, Any]:
+def counted(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    *,
+    seed: int | None,
+    before: Sequence[int] | None = None,
+    without: Sequence[str] = (),
+) -> Generator[tuple[int, int], None, Any]:
     """Call a pipeline, yield (steps done, steps) after each, and return its output.
 
     Params:
         arguments: those that are None are left to the pipeline's own defaults.
-        seed: of the noise, which is drawn on the CPU, by a generator of its own; None gives the pipeline none.
-        before: the shape of what another has drawn by the same seed already: the pipeline gets what comes next.
+        seed: of the noise, which is drawn on the CPU, by a generator of its own; None gives the
+            pipeline none.
+        before: the shape of what another has drawn by the same seed already: the pipeline gets what
+            comes next.
         without: arguments that are None although the pipeline has another default.
     Raises:
         ValueError: the pipeline does not take an argument, or lacks one, or has no step left to do.
-        RuntimeError: its safety checker blackened the picture. diffusers returns the black picture and only logs it.
+        RuntimeError: its safety checker blackened the picture. diffusers returns the black picture
+            and only logs it.
     """
     import torch
 
@@ -49,10 +73,14 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
         if before is not None:
             torch.randn(before, generator=given["generator"])
     given |= {name: None for name in without if name in takes}
-    steps = given.get("num_inference_steps") or (takes["num_inference_steps"].default if "num_inference_steps" in takes else 1)
+    steps = given.get("num_inference_steps") or (
+        takes["num_inference_steps"].default if "num_inference_steps" in takes else 1
+    )
 
     def run(report: Any) -> Any:
-        def after_step(inner: Any, step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        def after_step(
+            inner: Any, step: int, _time: Any, _tensors: dict[str, Any]
+        ) -> dict[str, Any]:
             report((step + 1, getattr(inner, "_num_timesteps", None) or steps))
             return {}
 
@@ -73,12 +101,19 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
                 if not _by_sampler(odd):
                     raise
                 said = " ".join(str(odd).split())[:200]
-                raise ValueError(f"the sampler {type(pipeline.scheduler).__name__} does not work in {type(pipeline).__name__} with these settings{f': {said}' if said else ''}") from odd
+                raise ValueError(
+                    f"the sampler {type(pipeline.scheduler).__name__} does not work in"
+                    f" {type(pipeline).__name__} with these settings{f': {said}' if said else ''}"
+                ) from odd
             except NameError as lacking:
                 if isinstance(lacking, UnboundLocalError):
                     raise
-                # diffusers imports some packages only where they are installed, and uses them all the same.
-                raise RuntimeError(f"{type(pipeline).__name__} wants '{lacking.name}', which is there only with a package that is not installed, as ftfy or torchvision") from lacking
+                # diffusers imports some packages only where they are installed, and uses them all
+                # the same.
+                raise RuntimeError(
+                    f"{type(pipeline).__name__} wants '{lacking.name}', which is there only with a"
+                    " package that is not installed, as ftfy or torchvision"
+                ) from lacking
 
     output = yield from stepping(run)
     _refuse_blackened(output)
@@ -87,23 +122,37 @@ def counted(pipeline: Any, arguments: Mapping[str, Any], *, seed: int | None, be
 
 
 def _by_sampler(odd: BaseException) -> bool:
-    """Whether a sampler of diffusers raised something, or refused the steps that a pipeline wanted of it."""
+    """Whether a sampler of diffusers raised something, or refused the steps that a pipeline wanted
+    of it.
+    """
     import traceback
     from pathlib import PurePath
 
-    frames = [(PurePath(frame.filename).parts[-3:-1], frame.name) for frame in traceback.extract_tb(odd.__traceback__)]
-    return any(name == "retrieve_timesteps" or folders == ("diffusers", "schedulers") for folders, name in frames)
+    frames = [
+        (PurePath(frame.filename).parts[-3:-1], frame.name)
+        for frame in traceback.extract_tb(odd.__traceback__)
+    ]
+    return any(
+        name == "retrieve_timesteps" or folders == ("diffusers", "schedulers")
+        for folders, name in frames
+    )
 
 
 @contextmanager
 def _drawing_by(seed: int | None, device: Any) -> Iterator[None]:
-    """Let a device's own generator draw by a seed for a while: some pipelines draw from it besides the one that they are given, and a picture is to be one of its seed."""
+    """Let a device's own generator draw by a seed for a while: some pipelines draw from it besides
+    the one that they are given, and a picture is to be one of its seed.
+    """
     import torch
 
     if seed is None or device.type not in ("cpu", "cuda"):
         yield
         return
-    own = torch.random.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
+    own = (
+        torch.random.default_generator
+        if device.type == "cpu"
+        else torch.cuda.default_generators[device.index or 0]
+    )
     before = own.get_state()
     own.manual_seed(seed)
     try:
@@ -112,7 +161,9 @@ def _drawing_by(seed: int | None, device: Any) -> Iterator[None]:
         own.set_state(before)
 
 
-def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Generator[Progress, None, Any]:
+def follow(
+    steps: Generator[tuple[int, int], None, Any], note: str = ""
+) -> Generator[Progress, None, Any]:
     """Yield a call's steps as Progress and return its result."""
     furthest = 0
     with closing(steps):
@@ -126,7 +177,9 @@ def follow(steps: Generator[tuple[int, int], None, Any], note: str = "") -> Gene
             yield Progress(furthest, max(total, furthest), note)
 
 
-def followed(steps: Generator[Progress, None, Any]) -> Generator[Progress, None, tuple[Any, Progress | None]]:
+def followed(
+    steps: Generator[Progress, None, Any],
+) -> Generator[Progress, None, tuple[Any, Progress | None]]:
     """Go through the steps of a call; return what it gave, and its last step."""
     last = None
     with closing(steps):
@@ -149,26 +202,48 @@ def also(given: Mapping[str, Any], arguments: Any) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
     if twice := sorted(name for name in arguments if given.get(name) is not None):
-        raise ValueError(f"its 'arguments' names {' and '.join(twice)}, which a port of the node says already: say it once")
+        raise ValueError(
+            f"its 'arguments' names {' and '.join(twice)}, which a port of the node says already:"
+            " say it once"
+        )
     if ours := sorted({*_OURS, "output_type"} & arguments.keys()):
-        raise ValueError(f"its 'arguments' names {' and '.join(ours)}, which is no user's here: the node says it")
+        raise ValueError(
+            f"its 'arguments' names {' and '.join(ours)}, which is no user's here: the node says it"
+        )
     if arguments.get("num_images_per_prompt", 1) != 1:
-        raise ValueError("its 'arguments' asks for several pictures, and the node draws one: give 'seed' a list by 'each', or call diffusion.pipeline")
+        raise ValueError(
+            "its 'arguments' asks for several pictures, and the node draws one: give 'seed' a list"
+            " by 'each', or call diffusion.pipeline"
+        )
     return {**given, **arguments}
 
 
 def check_arguments(cls: Any, given: Mapping[str, Any]) -> None:
     """Refuse arguments that a pipeline does not take; it would ignore some of them in silence."""
-    takes = [name for name, p in taken_by(cls).items() if name != "self" and p.kind is not p.VAR_KEYWORD]
+    takes = [
+        name for name, p in taken_by(cls).items() if name != "self" and p.kind is not p.VAR_KEYWORD
+    ]
     if strange := sorted(given.keys() - set(takes)):
-        raise ValueError(f"{cls.__name__} takes no {' and no '.join(strange)}; it takes: {', '.join(name for name in takes if name not in _OURS)}")
+        raise ValueError(
+            f"{cls.__name__} takes no {' and no '.join(strange)}; it takes:"
+            f" {', '.join(name for name in takes if name not in _OURS)}"
+        )
 
 
-_OURS = ("generator", "callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs", "return_dict")
+_OURS = (
+    "generator",
+    "callback",
+    "callback_steps",
+    "callback_on_step_end",
+    "callback_on_step_end_tensor_inputs",
+    "return_dict",
+)
 """Arguments of pipelines that are no user's."""
 
 
-_NONE_LEFT = "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+_NONE_LEFT = (
+    "no step of denoising is left: a larger 'strength', or more 'num_inference_steps', leaves some"
+)
 
 
 def _refuse_none(output: Any) -> None:
@@ -179,10 +254,17 @@ def _refuse_none(output: Any) -> None:
 
 
 def _refuse_blackened(output: Any) -> None:
-    for name, what in (("nsfw_content_detected", "unsafe"), ("nsfw_detected", "unsafe"), ("watermark_detected", "watermarked")):
+    for name, what in (
+        ("nsfw_content_detected", "unsafe"),
+        ("nsfw_detected", "unsafe"),
+        ("watermark_detected", "watermarked"),
+    ):
         hits = output.get(name) if isinstance(output, Mapping) else None
         if any(hits if isinstance(hits, Sequence) else [hits]):
-            raise RuntimeError(f"the checkpoint's safety checker found the picture {what} and blackened it; try another seed or prompt")
+            raise RuntimeError(
+                f"the checkpoint's safety checker found the picture {what} and blackened it; try"
+                " another seed or prompt"
+            )
 
 
 DRAWN = ("images", "frames", "image", "video", "videos", "rgb")
@@ -193,20 +275,29 @@ ESTIMATED = ("depth", "prediction")
 
 
 def pictures(output: Any) -> list[Image]:
-    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8 bits as in diffusers, and estimates stay as they are.
+    """Take the pictures out of what a pipeline gave, those of a film one by one; floats become 8
+    bits as in diffusers, and estimates stay as they are.
 
     Raises:
         ValueError: it gave none; the message says what it gave.
     """
     import numpy as np
 
-    given = {name: value for name, value in output.items() if value is not None} if isinstance(output, Mapping) else {type(output).__name__: output}
+    given = (
+        {name: value for name, value in output.items() if value is not None}
+        if isinstance(output, Mapping)
+        else {type(output).__name__: output}
+    )
     images = [image for name in DRAWN if name in given for image in _drawn(given[name])]
     for values in [np.asarray(given[name], np.float32) for name in ESTIMATED if name in given]:
         # The directions of normals go from -1 to 1, all other estimates from 0 to 1.
-        images += [Image((one + 1) / 2 if "Normals" in type(output).__name__ else one) for one in values]
+        images += [
+            Image((one + 1) / 2 if "Normals" in type(output).__name__ else one) for one in values
+        ]
     if not images:
-        raise ValueError(f"the pipeline gave no pictures but {', '.join(sorted(given)) or 'nothing'}")
+        raise ValueError(
+            f"the pipeline gave no pictures but {', '.join(sorted(given)) or 'nothing'}"
+        )
     return images
 
 
@@ -239,25 +330,41 @@ def to_pil(value: Image | Mask, *, alpha: bool = False) -> Any:
 
 
 class NoNumberError(ValueError):
-    """Something computed NaN. The message says what helps where it is not known in what it was computed."""
+    """Something computed NaN. The message says what helps where it is not known in what it was
+    computed.
+    """
 
     def __init__(self, what: str, dtype: str = "") -> None:
-        hint = "a setting is out of bounds (a guidance_scale, a strength, the weight of an adapter), or what came in was" if dtype == "float32" else "say dtype: float32 (or bfloat16), half precision is too narrow for it"
+        hint = (
+            "a setting is out of bounds (a guidance_scale, a strength, the weight of an adapter),"
+            " or what came in was"
+            if dtype == "float32"
+            else "say dtype: float32 (or bfloat16), half precision is too narrow for it"
+        )
         super().__init__(f"{what} NaN; {hint}")
         self.what = what
 
 
 @contextmanager
 def explaining_nan(networks: Mapping[str, Any]) -> Iterator[None]:
-    """Say of NaN what is known of its cause by the networks that were computed with: their weights, and their dtype."""
+    """Say of NaN what is known of its cause by the networks that were computed with: their weights,
+    and their dtype.
+    """
     import torch
 
     try:
         yield
     except NoNumberError as odd:
         if broken := without_numbers(networks):
-            raise ValueError(f"{odd.what} NaN, for its weights hold some: {broken}; copy or download the model again") from odd
-        computed = {dtype_of(network) for network in networks.values() if isinstance(network, torch.nn.Module)}
+            raise ValueError(
+                f"{odd.what} NaN, for its weights hold some: {broken}; copy or download the model"
+                " again"
+            ) from odd
+        computed = {
+            dtype_of(network)
+            for network in networks.values()
+            if isinstance(network, torch.nn.Module)
+        }
         raise (NoNumberError(odd.what, "float32") if computed == {torch.float32} else odd) from None
 
 
@@ -274,11 +381,19 @@ def refuse_nan(values: torch.Tensor, what: str) -> None:
 
 
 def encoded(tensors: Mapping[str, Any], tags: Mapping[str, str]) -> list[Tensor]:
-    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it is, or the item of one: ``prompt_embeds[0]``."""
-    return [Tensor(tensor, {**tags, "is": name}) for name, tensor in tensors.items() if tensor is not None]
+    """Pack what text was encoded to: each tensor tagged with the argument of the pipeline that it
+    is, or the item of one: ``prompt_embeds[0]``.
+    """
+    return [
+        Tensor(tensor, {**tags, "is": name})
+        for name, tensor in tensors.items()
+        if tensor is not None
+    ]
 
 
-def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = None) -> dict[str, Any]:
+def read_encoded(
+    text: Sequence[Tensor], *, family: str, by: str, like: Any = None
+) -> dict[str, Any]:
     """Unpack what text was encoded to, on the device and in the dtype of a module.
 
     Raises:
@@ -291,7 +406,10 @@ def read_encoded(text: Sequence[Tensor], *, family: str, by: str, like: Any = No
         came = tensor.tags.get("family", "")
         if came != family or "is" not in tensor.tags:
             said = f"were encoded for {came}" if came else "do not come from text.encode"
-            raise ValueError(f"the text's states {said}, and {by}'s model is of the family {family}: encode the text with the same model")
+            raise ValueError(
+                f"the text's states {said}, and {by}'s model is of the family {family}: encode the"
+                " text with the same model"
+            )
         values = tensor.torch(device)
         if dtype is not None and values.is_floating_point():
             values = values.to(dtype)
@@ -314,12 +432,21 @@ def unwrap_image(pixels: np.ndarray) -> Image:
 
 
 def problem_of(model: Any, by: str, kind: str, takes: str, *, home: str = "") -> flow.ModelError:
-    """Say that a node cannot use a model, what the model is, and which node takes it: `home`, where none is made for its kind."""
+    """Say that a node cannot use a model, what the model is, and which node takes it: `home`, where
+    none is made for its kind.
+    """
     from ..checkpoints.folder import article
 
-    home = TAKEN_BY.get(kind, home or ("diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else ""))
+    home = TAKEN_BY.get(
+        kind,
+        home
+        or ("diffusion.text_to_image or diffusion.pipeline" if kind.endswith("Pipeline") else ""),
+    )
     other = f"; {home} takes it" if home and home != by else ""
-    return flow.ModelError(f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes {takes}{other}")
+    return flow.ModelError(
+        f"{by} cannot use the model '{model.reference}': it is {article(kind)}, and {by} takes"
+        f" {takes}{other}"
+    )
 
 
 TAKEN_BY = {
@@ -343,7 +470,16 @@ TAKEN_BY = {
     "enlarging network": "image.upscale",
     "textual inversion": "the port 'embeddings' of diffusion.text_to_image",
     **dict.fromkeys(
-        ("ControlNet in one file", "ControlNetModel", "ControlNetUnionModel", "FluxControlNetModel", "QwenImageControlNetModel", "SD3ControlNetModel", "SanaControlNetModel", "T2IAdapter"),
+        (
+            "ControlNet in one file",
+            "ControlNetModel",
+            "ControlNetUnionModel",
+            "FluxControlNetModel",
+            "QwenImageControlNetModel",
+            "SD3ControlNetModel",
+            "SanaControlNetModel",
+            "T2IAdapter",
+        ),
         "the port 'controlnets' of diffusion.text_to_image",
     ),
 }

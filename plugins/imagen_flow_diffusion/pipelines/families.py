@@ -1,7 +1,9 @@
 """What a checkpoint can do, by the class of pipeline that it says it is.
 
-diffusers names its classes by family, help and task: StableDiffusionXL, ControlNet, Inpaint. So the class for another task is found by its name, and only that one is imported: its
-own tables of families would import them all. A family whose text, latents and pixels can be split over three nodes has an entry in `SPLIT`; all others are drawn by one node.
+diffusers names its classes by family, help and task: StableDiffusionXL, ControlNet, Inpaint. So the
+    class for another task is found by its name, and only that one is imported: its
+own tables of families would import them all. A family whose text, latents and pixels can be split
+over three nodes has an entry in `SPLIT`; all others are drawn by one node.
 """
 
 from __future__ import annotations
@@ -21,24 +23,38 @@ from .reading import foreign, unread
 if TYPE_CHECKING:
     from imagen_flow import Model
 
-TASKS = {"text_to_image": ("",), "image_to_image": ("Img2Img",), "inpaint": ("Inpaint", "Inpainting")}
+TASKS = {
+    "text_to_image": ("",),
+    "image_to_image": ("Img2Img",),
+    "inpaint": ("Inpaint", "Inpainting"),
+}
 """How diffusers spells a task in the name of a class."""
 
-_NAME = re.compile(r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined|Decoder)?Pipeline\Z")
+_NAME = re.compile(
+    r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined|Decoder)?Pipeline\Z"
+)
 
 _STATES = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_STATES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 _PAIRED = (*_STATES, "prompt_attention_mask", "negative_prompt_attention_mask")
-_MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+_MASKED = (
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
 
 
 @dataclass(frozen=True)
 class Split:
     """How a family's work is split.
 
-    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the
-    call does not say, and `before` the family's own words before the prompt and before the negative prompt, where these take of the tokens. `again` names what diffusers has classes of
-    the family for that begin with latents. `upcast` says that its pipelines let the autoencoder compute in float32 where half precision would overflow.
+    `encoded` names what ``encode_prompt`` returns, as arguments of the call; an empty name is
+    dropped. `reads` is the tokenizer that reads furthest, `length` how many tokens where the
+    call does not say, and `before` the family's own words before the prompt and before the negative
+    prompt, where these take of the tokens. `again` names what diffusers has classes of
+    the family for that begin with latents. `upcast` says that its pipelines let the autoencoder
+    compute in float32 where half precision would overflow.
     """
 
     encoded: tuple[str, ...]
@@ -49,21 +65,37 @@ class Split:
     upcast: bool = False
 
 
-_LUMINA = "You are an assistant designed to generate superior images with the superior degree of image-text alignment based on textual prompts or user prompts. <Prompt Start> "
+_LUMINA = (
+    "You are an assistant designed to generate superior images with the superior degree of"
+    " image-text alignment based on textual prompts or user prompts. <Prompt Start> "
+)
 _CHAT = "<|im_start|>user\n"
 _FLUX_2 = (
-    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on object relationships, object\nattribution and actions without speculation."
-    "[/SYSTEM_PROMPT][INST]"
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured"
+    " responses focusing on object relationships, object\nattribution and actions without"
+    " speculation.[/SYSTEM_PROMPT][INST]"
 )
 
 SPLIT = {
     "AuraFlow": Split(_MASKED, again=(), upcast=True),
-    "Chroma": Split(("prompt_embeds", "", "prompt_attention_mask", "negative_prompt_embeds", "", "negative_prompt_attention_mask"), again=("image_to_image",)),
+    "Chroma": Split(
+        (
+            "prompt_embeds",
+            "",
+            "prompt_attention_mask",
+            "negative_prompt_embeds",
+            "",
+            "negative_prompt_attention_mask",
+        ),
+        again=("image_to_image",),
+    ),
     "CogView4": Split(_STATES, again=()),
     "Flux": Split(("prompt_embeds", "pooled_prompt_embeds", ""), reads="tokenizer_2"),
     "Flux2": Split(("prompt_embeds", ""), before=(_FLUX_2, ""), again=()),
     "Flux2Klein": Split(("prompt_embeds", ""), before=(_CHAT, _CHAT), again=()),
-    "HunyuanDiT": Split((*_PAIRED, *(f"{name}_2" for name in _PAIRED)), reads="tokenizer_2", length=256, again=()),
+    "HunyuanDiT": Split(
+        (*_PAIRED, *(f"{name}_2" for name in _PAIRED)), reads="tokenizer_2", length=256, again=()
+    ),
     "IF": Split(_STATES, again=()),
     "LatentConsistencyModel": Split(("prompt_embeds", ""), again=("image_to_image",)),
     "Lumina2": Split(_MASKED, before=(_LUMINA, ""), again=()),
@@ -79,7 +111,15 @@ SPLIT = {
 }
 """By diffusers' name of the family."""
 
-OPTIONAL_IMAGE = ("BriaFibo2Pipeline", "Flux2KleinKVPipeline", "Flux2KleinPipeline", "Flux2Pipeline", "GlmImagePipeline", "QwenImage21Pipeline", "ZImageOmniPipeline")
+OPTIONAL_IMAGE = (
+    "BriaFibo2Pipeline",
+    "Flux2KleinKVPipeline",
+    "Flux2KleinPipeline",
+    "Flux2Pipeline",
+    "GlmImagePipeline",
+    "QwenImage21Pipeline",
+    "ZImageOmniPipeline",
+)
 """Pipelines that draw from text alone or from text and pictures."""
 
 PICTURES = ("image", "images")
@@ -90,7 +130,9 @@ _OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")
 
 
 def family_of(kind: str) -> str:
-    """Give diffusers' name of the family that a class of pipeline belongs to: ``Flux`` of ``FluxInpaintPipeline``."""
+    """Give diffusers' name of the family that a class of pipeline belongs to: ``Flux`` of
+    ``FluxInpaintPipeline``.
+    """
     found = _NAME.match(kind)
     return found["family"] if found else ""
 
@@ -99,13 +141,18 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
     """Find the class that does a task with a checkpoint of some kind.
 
     Params:
-        help: what diffusers calls the networks that are lent to the checkpoint: ``ControlNet``, ``Adapter``.
+        help: what diffusers calls the networks that are lent to the checkpoint: ``ControlNet``,
+            ``Adapter``.
     Raises:
         ModelError: none does; the message says what the checkpoint is and which node takes it.
     """
     import diffusers
 
-    own = getattr(diffusers, kind, None) if kind.isidentifier() and kind.endswith("Pipeline") else None
+    own = (
+        getattr(diffusers, kind, None)
+        if kind.isidentifier() and kind.endswith("Pipeline")
+        else None
+    )
     if kind not in TAKEN_BY or (task, TAKEN_BY[kind]) == ("inpaint", "image.edit"):
         for word in TASKS[task]:
             for ending in ("Pipeline", "CombinedPipeline"):
@@ -116,48 +163,84 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
         if own is not None and not help and _does(own, task):
             return own
     if own is None and kind.endswith("Pipeline"):
-        raise flow.ModelError(f"{by} cannot use the model '{model.reference}': it says that it is {article(kind)}, and diffusers {diffusers.__version__} has no class of that name")
+        raise flow.ModelError(
+            f"{by} cannot use the model '{model.reference}': it says that it is {article(kind)},"
+            f" and diffusers {diffusers.__version__} has no class of that name"
+        )
     what = f"for {task.replace('_', ' ')}{f' with a {help}' if help else ''}"
-    does = [by] if help else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)] or ["image.edit"] * (own is not None and bool(edits(own)))
-    raise problem_of(model, by, kind, f"checkpoints that diffusers has a class for, {what}", home=" or ".join(does) or "diffusion.pipeline" * (own is not None))
+    does = (
+        [by]
+        if help
+        else [f"diffusion.{other}" for other in TASKS if own is not None and _does(own, other)]
+        or ["image.edit"] * (own is not None and bool(edits(own)))
+    )
+    raise problem_of(
+        model,
+        by,
+        kind,
+        f"checkpoints that diffusers has a class for, {what}",
+        home=" or ".join(does) or "diffusion.pipeline" * (own is not None),
+    )
 
 
 def _own(kind: str) -> str:
-    """Give the word for what a checkpoint was made to read beside the prompt: ``Control`` of ``FluxControlPipeline``, ``Fill`` of ``FluxFillPipeline``."""
+    """Give the word for what a checkpoint was made to read beside the prompt: ``Control`` of
+    ``FluxControlPipeline``, ``Fill`` of ``FluxFillPipeline``.
+    """
     found = _NAME.match(kind)
     return (found["own"] or "") if found else ""
 
 
 def _does(cls: Any, task: str) -> bool:
-    """Whether a pipeline does a task, by what its call takes: all draw from a prompt, and want nothing else besides pictures, as the decoder of a prior does."""
+    """Whether a pipeline does a task, by what its call takes: all draw from a prompt, and want
+    nothing else besides pictures, as the decoder of a prior does.
+    """
     takes = inspect.signature(cls.__call__).parameters
     either = cls.__name__ in OPTIONAL_IMAGE
-    wanted = {name for name, taken in takes.items() if taken.default is taken.empty and taken.kind is not taken.VAR_KEYWORD}
+    wanted = {
+        name
+        for name, taken in takes.items()
+        if taken.default is taken.empty and taken.kind is not taken.VAR_KEYWORD
+    }
     if "prompt" not in takes or wanted - {"self", "prompt", "image", "mask_image", "control_image"}:
         return False
     return {
         "text_to_image": "image" not in takes or either,
-        "image_to_image": "image" in takes and "mask_image" not in takes and ("strength" in takes or either),
+        "image_to_image": (
+            "image" in takes and "mask_image" not in takes and ("strength" in takes or either)
+        ),
         "inpaint": "mask_image" in takes,
     }[task]
 
 
 def edits(cls: Any) -> str:
-    """Name the argument of a pipeline's call that is the picture to edit; nothing if it does not edit by words alone, by what its call takes."""
+    """Name the argument of a pipeline's call that is the picture to edit; nothing if it does not
+    edit by words alone, by what its call takes.
+    """
     takes = inspect.signature(cls.__call__).parameters
     otherwise = any(name in _OTHERWISE or name.endswith("conditioning_scale") for name in takes)
-    return next((name for name in PICTURES if name in takes), "") if "prompt" in takes and not otherwise else ""
+    return (
+        next((name for name in PICTURES if name in takes), "")
+        if "prompt" in takes and not otherwise
+        else ""
+    )
 
 
 def split_of(model: Model, kind: str, by: str) -> Split:
     """Say how a checkpoint's work is split over three nodes.
 
     Raises:
-        ModelError: it is of a family that cannot be split; the message says what it is and which node takes it.
+        ModelError: it is of a family that cannot be split; the message says what it is and which
+            node takes it.
     """
     family = family_of(kind)
     if kind in TAKEN_BY or family not in SPLIT or family == "IF":
-        raise problem_of(model, by, kind, f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'IF'}))}")
+        raise problem_of(
+            model,
+            by,
+            kind,
+            f"checkpoints of the families {', '.join(sorted(SPLIT.keys() - {'IF'}))}",
+        )
     return SPLIT[family]
 
 
@@ -177,57 +260,108 @@ def foresee_text(models: Mapping[str, Any], fed: Mapping[str, Any], by: str) -> 
         ModelError: the two families are not one; the message names both.
     """
     model, text = models.get("model"), fed.get("text")
-    read_by = text.models.get("model") if text is not None and text.type_name == "text.encode" else None
+    read_by = (
+        text.models.get("model") if text is not None and text.type_name == "text.encode" else None
+    )
     if model is None or read_by is None:
         return
     ours, theirs = (family_of(kind) or kind for kind in (what_is(model), what_is(read_by)))
     if ours != theirs:
         raise flow.ModelError(
-            f"the text comes from '{read_by.reference}', of the family {theirs}, and {by}'s model '{model.reference}' is of the family {ours}: encode the text with the same model"
+            f"the text comes from '{read_by.reference}', of the family {theirs}, and {by}'s model"
+            f" '{model.reference}' is of the family {ours}: encode the text with the same model"
         )
 
 
 def unread_by(
-    cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None = None, *, what: str = "the prompt", convert: Callable[[str, Any], str] | None = None
+    cls: Any,
+    parts: Mapping[str, Any],
+    prompt: str,
+    negative_prompt: str | None,
+    length: int | None = None,
+    *,
+    what: str = "the prompt",
+    convert: Callable[[str, Any], str] | None = None,
 ) -> str:
-    """Say what of a prompt a pipeline will not read, where that is known of its family, and what it reads otherwise than other programs; nothing if it reads all.
+    """Say what of a prompt a pipeline will not read, where that is known of its family, and what it
+    reads otherwise than other programs; nothing if it reads all.
 
     Params:
         parts: the checkpoint's, its tokenizers among them.
         length: tokens that are read, where the user wants another number than the family's.
         what: names the prompt in the note.
-        convert: writes words that are several vectors as that many words, of a text for a tokenizer.
+        convert: writes words that are several vectors as that many words, of a text for a
+            tokenizer.
     """
-    others = [foreign(prompt, what=what), foreign(negative_prompt or "", what="the negative prompt")]
-    return "; ".join(filter(None, (_cut(cls, parts, prompt, negative_prompt, length, what, convert), *others)))
+    others = [
+        foreign(prompt, what=what),
+        foreign(negative_prompt or "", what="the negative prompt"),
+    ]
+    return "; ".join(
+        filter(None, (_cut(cls, parts, prompt, negative_prompt, length, what, convert), *others))
+    )
 
 
-def _cut(cls: Any, parts: Mapping[str, Any], prompt: str, negative_prompt: str | None, length: int | None, what: str, convert: Callable[[str, Any], str] | None) -> str:
+def _cut(
+    cls: Any,
+    parts: Mapping[str, Any],
+    prompt: str,
+    negative_prompt: str | None,
+    length: int | None,
+    what: str,
+    convert: Callable[[str, Any], str] | None,
+) -> str:
     family = family_of(cls.__name__)
     split = SPLIT.get(READS_AS.get(family, family))
-    name = next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None) if split is not None else None
+    name = (
+        next((name for name in (split.reads, "tokenizer", "tokenizer_2") if name in parts), None)
+        if split is not None
+        else None
+    )
     if split is None or name is None:
         return ""
     takes = inspect.signature(cls.__call__).parameters
     if name != split.reads:
         length = 77
     elif length is None:
-        length = takes["max_sequence_length"].default if "max_sequence_length" in takes else split.length
+        length = (
+            takes["max_sequence_length"].default if "max_sequence_length" in takes else split.length
+        )
     # An instruction before the prompt is read besides, but counted with one mark too many.
     short = int("complex_human_instruction" in takes)
     # Of a model that reads pictures too, the tokenizer is one of the parts of its processor.
     tokenizer = getattr(parts[name], "tokenizer", parts[name])
     if convert is not None:
-        prompt, negative_prompt = convert(prompt, tokenizer), convert(negative_prompt or "", tokenizer)
-    texts = ((what, prompt, length - short, split.before[0]), ("the negative prompt", negative_prompt or "", length, split.before[1]))
-    return "; ".join(filter(None, (unread(tokenizer, text, most, what=what, before=before) for what, text, most, before in texts)))
+        prompt, negative_prompt = (
+            convert(prompt, tokenizer),
+            convert(negative_prompt or "", tokenizer),
+        )
+    texts = (
+        (what, prompt, length - short, split.before[0]),
+        ("the negative prompt", negative_prompt or "", length, split.before[1]),
+    )
+    return "; ".join(
+        filter(
+            None,
+            (
+                unread(tokenizer, text, most, what=what, before=before)
+                for what, text, most, before in texts
+            ),
+        )
+    )
 
 
 def unguided_by(cls: Any, given: Mapping[str, Any]) -> str:
-    """Say of a negative prompt that a pipeline will not be led by it: those that guide by ``true_cfg_scale`` do so above 1 alone."""
+    """Say of a negative prompt that a pipeline will not be led by it: those that guide by
+    ``true_cfg_scale`` do so above 1 alone.
+    """
     takes = inspect.signature(cls.__call__).parameters
     if not given.get("negative_prompt") or "true_cfg_scale" not in takes:
         return ""
     scale = given.get("true_cfg_scale")
     scale = takes["true_cfg_scale"].default if scale is None else scale
-    return "" if scale > 1 else "the negative prompt changes nothing: that takes arguments: {true_cfg_scale: 4}"
+    return (
+        ""
+        if scale > 1
+        else "the negative prompt changes nothing: that takes arguments: {true_cfg_scale: 4}"
+    )

@@ -1,10 +1,14 @@
 """Choose a sampler by the name that diffusers gives it.
 
-Made from another sampler's configuration, a class of diffusers drops in silence what it has no setting for, takes its own defaults for what the configuration does not say, and knows no other
-name for a setting. So it is worked out here which classes end at the picture that the model predicts, what of the checkpoint's own settings goes over, and what is lost.
+Made from another sampler's configuration, a class of diffusers drops in silence what it has no
+setting for, takes its own defaults for what the configuration does not say, and knows no other
+name for a setting. So it is worked out here which classes end at the picture that the model
+predicts, what of the checkpoint's own settings goes over, and what is lost.
 
-Measured with a model whose prediction is exact, on all classes (the tests have the table): the last step ends at the picture, or off by the noise of the schedule's first step (0.035 at most) where a
-class ends there; for a flow within 0.005. `DEISMultistepScheduler` and `SASolverScheduler` leave a quarter of the noise of 4 steps in what a flow model draws, for they never reach sigma 0 there.
+Measured with a model whose prediction is exact, on all classes (the tests have the table): the last
+step ends at the picture, or off by the noise of the schedule's first step (0.035 at most) where a
+class ends there; for a flow within 0.005. `DEISMultistepScheduler` and `SASolverScheduler` leave a
+quarter of the noise of 4 steps in what a flow model draws, for they never reach sigma 0 there.
 """
 
 from __future__ import annotations
@@ -21,33 +25,62 @@ FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 UNFINISHED = ("DEISMultistepScheduler", "SASolverScheduler")
 """Samplers of both kinds that leave noise in what a flow model draws."""
 
-READS_NO_SAMPLE = ("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler")
+READS_NO_SAMPLE = (
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+)
 """Samplers that cannot follow a model which predicts the clean picture."""
 
 TRAINED = (
-    "beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "prediction_type", "rescale_betas_zero_snr", "thresholding", "clip_sample", "clip_sample_range",
-    "use_dynamic_shifting", "time_shift_type", "shift_terminal", "base_shift", "max_shift", "invert_sigmas",
-)  # fmt: skip
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "num_train_timesteps",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "thresholding",
+    "clip_sample",
+    "clip_sample_range",
+    "use_dynamic_shifting",
+    "time_shift_type",
+    "shift_terminal",
+    "base_shift",
+    "max_shift",
+    "invert_sigmas",
+)
 """What a checkpoint was trained with, and holds for every sampler, said or left to the default of the checkpoint's own."""
 
 OFF: dict[str, Any] = {"clip_sample": False, "snr_shift_scale": 1.0}
 """What classes do by default that a checkpoint does not know of, and how they are told not to."""
 
 MISSED: dict[str, Any] = {
-    "rescale_betas_zero_snr": False, "clip_sample": False, "thresholding": False, "timestep_spacing": None, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-    "shift_terminal": None, "stochastic_sampling": False,
-}  # fmt: skip
+    "rescale_betas_zero_snr": False,
+    "clip_sample": False,
+    "thresholding": False,
+    "timestep_spacing": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+}
 """Settings of a checkpoint that are said to be lost where a sampler has none of the name, and the values at which nothing is."""
 
 
 def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) -> str:
-    """Give a pipeline another sampler, or its own with other settings, made from its own sampler's configuration; say which of the checkpoint's settings are lost.
+    """Give a pipeline another sampler, or its own with other settings, made from its own sampler's
+    configuration; say which of the checkpoint's settings are lost.
 
     Params:
-        sampler: a class of diffusers, with or without ``Scheduler``: ``EulerAncestralDiscrete``; None keeps the checkpoint's.
+        sampler: a class of diffusers, with or without ``Scheduler``: ``EulerAncestralDiscrete``;
+            None keeps the checkpoint's.
         settings: of its configuration: ``{use_karras_sigmas: true}``.
     Raises:
-        ValueError: there is none of that name, it does not fit the model, it has no such setting, or it needs a library that is missing; or the settings are no mapping.
+        ValueError: there is none of that name, it does not fit the model, it has no such setting,
+            or it needs a library that is missing; or the settings are no mapping.
     """
     if settings is not None and not isinstance(settings, dict):
         raise ValueError("its 'sampler_settings' takes a mapping of names to values")
@@ -57,21 +90,28 @@ def choose(pipeline: Any, sampler: str | None, settings: dict[str, Any] | None) 
     cls = _named(sampler, own, settings, type(pipeline)) if sampler else type(own)
     known = cls._get_init_keys(cls)
     if strange := sorted(settings.keys() - set(known)):
-        raise ValueError(f"{cls.__name__} has no setting {' and no '.join(strange)}; it has: {', '.join(sorted(known - {'self', 'kwargs'}))}")
+        raise ValueError(
+            f"{cls.__name__} has no setting {' and no '.join(strange)}; it has:"
+            f" {', '.join(sorted(known - {'self', 'kwargs'}))}"
+        )
     if cls is type(own):
         pipeline.scheduler = cls.from_config(own.config, **settings)
         return ""
     # What the class does not know is left out, or diffusers warns of it.
-    said = {name: value for name, value in own.config.items() if name in known or name.startswith("_")}
+    said = {
+        name: value for name, value in own.config.items() if name in known or name.startswith("_")
+    }
     pipeline.scheduler = cls.from_config(said, **{**carried(cls, own), **settings})
     return _lost(cls, own)
 
 
 def as_trained(own: Any, said: Mapping[str, Any]) -> Any:
-    """Give a checkpoint's sampler with what the file of its denoiser says of how it was trained; one that has no setting for a schedule down to no signal is replaced by DDIM.
+    """Give a checkpoint's sampler with what the file of its denoiser says of how it was trained;
+    one that has no setting for a schedule down to no signal is replaced by DDIM.
 
     Params:
-        said: settings of samplers; ``sigma_max`` among them says that the denoiser sees any noise up to it (CosXL).
+        said: settings of samplers; ``sigma_max`` among them says that the denoiser sees any noise
+            up to it (CosXL).
     """
     if not said or _is_flow(own):
         return own
@@ -79,23 +119,38 @@ def as_trained(own: Any, said: Mapping[str, Any]) -> Any:
 
     if "sigma_max" in said:
         # Source: how diffusers' documentation loads CosXL.
-        return diffusers.EDMEulerScheduler(**{"sigma_min": 0.002, "sigma_data": 1.0, "sigma_schedule": "exponential", **said})
+        return diffusers.EDMEulerScheduler(
+            **{"sigma_min": 0.002, "sigma_data": 1.0, "sigma_schedule": "exponential", **said}
+        )
     known = own._get_init_keys(type(own))
     if not said.get("rescale_betas_zero_snr") or "rescale_betas_zero_snr" in known:
-        return type(own).from_config(own.config, **{name: value for name, value in said.items() if name in known})
-    config = {name: value for name, value in own.config.items() if name in diffusers.DDIMScheduler._get_init_keys(diffusers.DDIMScheduler) or name.startswith("_")}
-    return diffusers.DDIMScheduler.from_config(config, **{**carried(diffusers.DDIMScheduler, own), **said})
+        return type(own).from_config(
+            own.config, **{name: value for name, value in said.items() if name in known}
+        )
+    config = {
+        name: value
+        for name, value in own.config.items()
+        if name in diffusers.DDIMScheduler._get_init_keys(diffusers.DDIMScheduler)
+        or name.startswith("_")
+    }
+    return diffusers.DDIMScheduler.from_config(
+        config, **{**carried(diffusers.DDIMScheduler, own), **said}
+    )
 
 
 def lost_by(sampler: str | None, own: Any) -> str:
-    """Say which settings of a checkpoint another sampler has none for; nothing if it keeps its own, or names none that there is."""
+    """Say which settings of a checkpoint another sampler has none for; nothing if it keeps its own,
+    or names none that there is.
+    """
     every = _samplers()
     cls = (every.get(sampler) or every.get(f"{sampler}Scheduler")) if sampler else None
     return "" if cls is None or cls is type(own) or hasattr(cls, "_backends") else _lost(cls, own)
 
 
 def carried(cls: Any, own: Any) -> dict[str, Any]:
-    """Give what of a checkpoint's own sampler holds for another class besides what diffusers hands over: what the model was trained with, under the name that the class has for it."""
+    """Give what of a checkpoint's own sampler holds for another class besides what diffusers hands
+    over: what the model was trained with, under the name that the class has for it.
+    """
     known, config = cls._get_init_keys(cls), own.config
     found = {name: config[name] for name in TRAINED if name in known and name in config}
     found |= {name: value for name, value in OFF.items() if name in known and name not in config}
@@ -105,7 +160,11 @@ def carried(cls: Any, own: Any) -> dict[str, Any]:
     if _is_flow(own) and _flows(cls):
         found |= FLOW
     algorithm = inspect.signature(cls.__init__).parameters.get("algorithm_type")
-    if algorithm is not None and "algorithm_type" in config and "DPMSolver" not in f"{cls.__name__} {type(own).__name__}":
+    if (
+        algorithm is not None
+        and "algorithm_type" in config
+        and "DPMSolver" not in f"{cls.__name__} {type(own).__name__}"
+    ):
         found["algorithm_type"] = algorithm.default
     elif algorithm is not None and ("SASolver" in cls.__name__ or "SASolver" in type(own).__name__):
         found["algorithm_type"] = algorithm.default
@@ -116,75 +175,136 @@ def _lost(cls: Any, own: Any) -> str:
     """Say which settings of a checkpoint another sampler has none for."""
     unsaid = own.config.get("_use_default_values") or ()
     lost = [
-        f"{name}: {str(value).lower() if isinstance(value, bool) else value}" for name, off in MISSED.items()
-        if name not in cls._get_init_keys(cls) and (value := own.config.get(name, off)) != off and name not in unsaid
-    ]  # fmt: skip
-    return f"{cls.__name__} has no setting for what the checkpoint's own sampler says: {', '.join(lost)}; the picture may differ from what the model was trained for" if lost else ""
+        f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
+        for name, off in MISSED.items()
+        if name not in cls._get_init_keys(cls)
+        and (value := own.config.get(name, off)) != off
+        and name not in unsaid
+    ]
+    return (
+        f"{cls.__name__} has no setting for what the checkpoint's own sampler says:"
+        f" {', '.join(lost)}; the picture may differ from what the model was trained for"
+        if lost
+        else ""
+    )
 
 
 def _named(sampler: str, own: Any, settings: Mapping[str, Any], asks: Any) -> Any:
     every = _samplers()
     found = every.get(sampler) or every.get(f"{sampler}Scheduler")
     if lacking := [library for library in getattr(found, "_backends", ()) if library != "torch"]:
-        raise ValueError(f"'{sampler}' needs {' and '.join(lacking)}, which is not installed: pip install {' '.join(lacking)}")
+        raise ValueError(
+            f"'{sampler}' needs {' and '.join(lacking)}, which is not installed: pip install"
+            f" {' '.join(lacking)}"
+        )
     if found is not None and _fits(found, own, settings, asks):
         return found
-    fitting = sorted(name for name, cls in every.items() if not hasattr(cls, "_backends") and _fits(cls, own, settings, asks))
+    fitting = sorted(
+        name
+        for name, cls in every.items()
+        if not hasattr(cls, "_backends") and _fits(cls, own, settings, asks)
+    )
     hint = f"these do: {', '.join(fitting)}"
     if found is not None:
-        why = " and would leave noise in the picture, for it never reaches sigma 0" if _is_flow(own) and found.__name__ in UNFINISHED else ""
-        raise ValueError(f"'{sampler}' does not fit a model made for {type(own).__name__}{why}; {hint}")
+        why = (
+            " and would leave noise in the picture, for it never reaches sigma 0"
+            if _is_flow(own) and found.__name__ in UNFINISHED
+            else ""
+        )
+        raise ValueError(
+            f"'{sampler}' does not fit a model made for {type(own).__name__}{why}; {hint}"
+        )
     stems = {name.removesuffix("Scheduler").lower(): name for name in fitting}
     said = "".join(c for c in sampler.lower().removesuffix("scheduler") if c.isalnum())
-    begun = [stem for stem in stems if stem.startswith(said)] or [stem for stem in stems if said in stem]
+    begun = [stem for stem in stems if stem.startswith(said)] or [
+        stem for stem in stems if said in stem
+    ]
     close = sorted(begun, key=len)[:1] if said else []
     close = close or difflib.get_close_matches(said, stems, n=1, cutoff=0.7)
-    raise ValueError(f"'{sampler}' is no sampler of diffusers; " + (f"did you mean '{stems[close[0]]}'?" if close else hint))
+    raise ValueError(
+        f"'{sampler}' is no sampler of diffusers; "
+        + (f"did you mean '{stems[close[0]]}'?" if close else hint)
+    )
 
 
 def _samplers() -> dict[str, Any]:
-    """Give the samplers that diffusers exports, by name; those that lack a library say so in ``_backends``."""
+    """Give the samplers that diffusers exports, by name; those that lack a library say so in
+    ``_backends``.
+    """
     import diffusers.schedulers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    found = {name: getattr(diffusers.schedulers, name) for name in dir(diffusers.schedulers) if name.endswith("Scheduler")}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type) and (issubclass(cls, SchedulerMixin) or hasattr(cls, "_backends"))}
+    found = {
+        name: getattr(diffusers.schedulers, name)
+        for name in dir(diffusers.schedulers)
+        if name.endswith("Scheduler")
+    }
+    return {
+        name: cls
+        for name, cls in found.items()
+        if isinstance(cls, type) and (issubclass(cls, SchedulerMixin) or hasattr(cls, "_backends"))
+    }
 
 
 def _fits(cls: Any, own: Any, settings: Mapping[str, Any], asks: Any = None) -> bool:
-    """Whether a sampler can take the place of a checkpoint's own, with these settings, and takes the steps that a class of pipelines gives it."""
+    """Whether a sampler can take the place of a checkpoint's own, with these settings, and takes
+    the steps that a class of pipelines gives it.
+    """
     if cls is type(own):
         return True
     if not _steps(cls) or not _takes_steps(cls, own, asks):
         return False
     if _is_flow(own):
         wanted = {name: settings.get(name, value) for name, value in FLOW.items()}
-        return cls.__name__.startswith("FlowMatch") or (_flows(cls) and wanted == FLOW and cls.__name__ not in UNFINISHED)
+        return cls.__name__.startswith("FlowMatch") or (
+            _flows(cls) and wanted == FLOW and cls.__name__ not in UNFINISHED
+        )
     known, config = cls._get_init_keys(cls), own.config
-    if "EDM" in f"{cls.__name__} {type(own).__name__}" or (config.get("snr_shift_scale", 1.0) != 1.0 and "snr_shift_scale" not in known):
+    if "EDM" in f"{cls.__name__} {type(own).__name__}" or (
+        config.get("snr_shift_scale", 1.0) != 1.0 and "snr_shift_scale" not in known
+    ):
         return False  # the model sees its input scaled otherwise, or noise of another schedule
     if config.get("prediction_type") == "sample" and cls.__name__ in READS_NO_SAMPLE:
         return False
-    # Either says that it can take the other's configuration, or both have noise schedules of betas: some say nothing.
+    # Either says that it can take the other's configuration, or both have noise schedules of betas:
+    # some say nothing.
     named = cls.__name__ in own._compatibles or type(own).__name__ in cls._compatibles
-    return named or all({"beta_schedule", "beta_start"} <= set(one._get_init_keys(one)) for one in (cls, type(own)))
+    return named or all(
+        {"beta_schedule", "beta_start"} <= set(one._get_init_keys(one)) for one in (cls, type(own))
+    )
 
 
 def _steps(cls: Any) -> bool:
-    """Whether a sampler goes from noise to a picture by steps as pipelines take them: of itself, what the model gave, the time and what it saw. Some want more, some have none."""
+    """Whether a sampler goes from noise to a picture by steps as pipelines take them: of itself,
+    what the model gave, the time and what it saw. Some want more, some have none.
+    """
     step = getattr(cls, "step", None)
     if step is None or "Inverse" in cls.__name__:
         return False
-    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in inspect.signature(step).parameters.values()) == 4
+    return (
+        sum(
+            p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            for p in inspect.signature(step).parameters.values()
+        )
+        == 4
+    )
 
 
 def _takes_steps(cls: Any, own: Any, asks: Any) -> bool:
-    """Whether a sampler takes what the pipelines of a class have it made its steps of: sigmas of their own, and a shift that goes by the picture's size (``mu``)."""
-    if not _is_flow(own) or cls.__name__ in ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"):
+    """Whether a sampler takes what the pipelines of a class have it made its steps of: sigmas of
+    their own, and a shift that goes by the picture's size (``mu``).
+    """
+    if not _is_flow(own) or cls.__name__ in (
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchLCMScheduler",
+    ):
         return True
     takes = inspect.signature(cls.set_timesteps).parameters
     by_size = own.config.get("use_dynamic_shifting")
-    if by_size and ("mu" not in takes or (own.config.get("time_shift_type") == "linear" and "DPMSolver" in cls.__name__)):
+    if by_size and (
+        "mu" not in takes
+        or (own.config.get("time_shift_type") == "linear" and "DPMSolver" in cls.__name__)
+    ):
         return False
     try:
         source = re.sub(r"(?m)^ *#.*$", "", inspect.getsource(asks))
@@ -192,20 +312,33 @@ def _takes_steps(cls: Any, own: Any, asks: Any) -> bool:
         return True
     if "scheduler.scale_noise(" in source and not hasattr(cls, "scale_noise"):
         return False
-    gives_sigmas = re.search(r"\bsigmas = .*(np\.linspace|get_default)", source) is not None and not (_flows(cls) and "use_flow_sigmas" in source)
-    gives_more = re.search(r"timesteps, sigmas, mu=mu|sigmas = get_default", source) is not None  # times besides, or a list where an array is wanted
+    gives_sigmas = re.search(
+        r"\bsigmas = .*(np\.linspace|get_default)", source
+    ) is not None and not (_flows(cls) and "use_flow_sigmas" in source)
+    gives_more = (
+        re.search(r"timesteps, sigmas, mu=mu|sigmas = get_default", source) is not None
+    )  # times besides, or a list where an array is wanted
     if gives_more or (gives_sigmas and "sigmas" not in takes):
         return False
-    # Classes that take a shift by size refuse one where the checkpoint says nothing of it, save for those that take sigmas too.
+    # Classes that take a shift by size refuse one where the checkpoint says nothing of it, save for
+    # those that take sigmas too.
     always = re.search(r"\bmu=mu\b", source) is not None
     return not always or bool(by_size) or "sigmas" in takes
 
 
 def _is_flow(own: Any) -> bool:
     """Whether a checkpoint's own sampler says that its model predicts a flow."""
-    return type(own).__name__.startswith("FlowMatch") or own.config.get("prediction_type") == "flow_prediction"
+    return (
+        type(own).__name__.startswith("FlowMatch")
+        or own.config.get("prediction_type") == "flow_prediction"
+    )
 
 
 def _flows(cls: Any) -> bool:
     """Whether a sampler serves models of both kinds."""
-    return not hasattr(cls, "_backends") and _steps(cls) and {"use_flow_sigmas", "beta_schedule", "use_karras_sigmas"} <= set(cls._get_init_keys(cls))
+    return (
+        not hasattr(cls, "_backends")
+        and _steps(cls)
+        and {"use_flow_sigmas", "beta_schedule", "use_karras_sigmas"}
+        <= set(cls._get_init_keys(cls))
+    )

@@ -1,6 +1,8 @@
-"""Know which sizes a checkpoint draws: by its autoencoder and its family, so that planning can refuse others, which many pipelines change without a word.
+"""Know which sizes a checkpoint draws: by its autoencoder and its family, so that planning can
+refuse others, which many pipelines change without a word.
 
-The sides are multiples of how often the autoencoder halves, and for transformers of the squares that they see besides. Measured on every family with pictures of many sizes (the tests do so).
+The sides are multiples of how often the autoencoder halves, and for transformers of the squares
+that they see besides. Measured on every family with pictures of many sizes (the tests do so).
 """
 
 from __future__ import annotations
@@ -18,8 +20,28 @@ if TYPE_CHECKING:
     from imagen_flow import Model
 
 SQUARES = {
-    **dict.fromkeys(("StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel", "Sana", "SanaSprint"), 1),
-    **dict.fromkeys(("AuraFlow", "Chroma", "CogView4", "Flux", "Flux2", "Flux2Klein", "HunyuanDiT", "Lumina2", "PixArtAlpha", "PixArtSigma", "QwenImage", "QwenImage21", "StableDiffusion3", "ZImage"), 2),
+    **dict.fromkeys(
+        ("StableDiffusion", "StableDiffusionXL", "LatentConsistencyModel", "Sana", "SanaSprint"), 1
+    ),
+    **dict.fromkeys(
+        (
+            "AuraFlow",
+            "Chroma",
+            "CogView4",
+            "Flux",
+            "Flux2",
+            "Flux2Klein",
+            "HunyuanDiT",
+            "Lumina2",
+            "PixArtAlpha",
+            "PixArtSigma",
+            "QwenImage",
+            "QwenImage21",
+            "StableDiffusion3",
+            "ZImage",
+        ),
+        2,
+    ),
 }
 """How many numbers of latents a side of what the network sees has, by family."""
 
@@ -29,7 +51,20 @@ LEAST = {"Sana": 32, "SanaSprint": 32}
 HALVED_AGAIN = ("Kandinsky", "KandinskyV22", "Kandinsky3")
 """Families whose pipelines halve as often again, and go up to the next multiple."""
 
-SHAPES = {"HunyuanDiT": ((1024, 1024), (1280, 1280), (1024, 768), (1152, 864), (1280, 960), (768, 1024), (864, 1152), (960, 1280), (1280, 768), (768, 1280))}
+SHAPES = {
+    "HunyuanDiT": (
+        (1024, 1024),
+        (1280, 1280),
+        (1024, 768),
+        (1152, 864),
+        (1280, 960),
+        (768, 1024),
+        (864, 1152),
+        (960, 1280),
+        (1280, 768),
+        (768, 1280),
+    )
+}
 """Widths and heights that a family was trained at, where its pipeline draws the nearest of them and says so in a log alone."""
 
 BINNED = ("PixArtAlpha", "PixArtSigma", "Sana", "SanaSprint")
@@ -39,7 +74,8 @@ SIDES = ("width", "height")
 
 
 def grid_of(model: Model, *, binned: bool = True) -> int:
-    """Say of what number the sides of a checkpoint's pictures are multiples; 1 where any will do, or where it is not known.
+    """Say of what number the sides of a checkpoint's pictures are multiples; 1 where any will do,
+    or where it is not known.
 
     Params:
         binned: whether the pipeline may draw at another size and resize the picture.
@@ -48,31 +84,52 @@ def grid_of(model: Model, *, binned: bool = True) -> int:
     if binned and family in BINNED:
         return 1
     halves = _halves(model)
-    return halves**2 if family in HALVED_AGAIN else math.lcm(halves * SQUARES[family], LEAST.get(family, 1)) if family in SQUARES else 1
+    return (
+        halves**2
+        if family in HALVED_AGAIN
+        else math.lcm(halves * SQUARES[family], LEAST.get(family, 1))
+        if family in SQUARES
+        else 1
+    )
 
 
 def refuse_latents(model: Model, given: Mapping[str, Any]) -> None:
-    """Refuse a width or a height that a checkpoint's autoencoder has no latents for, whatever its denoiser draws.
+    """Refuse a width or a height that a checkpoint's autoencoder has no latents for, whatever its
+    denoiser draws.
 
     Raises:
         ModelError: a side is no multiple of what the autoencoder halves, and normalises by squares.
     """
-    _refuse_uneven(model, given, _halves(model) * (2 if "batch_norm_eps" in _autoencoder(model) else 1), "decodes")
+    _refuse_uneven(
+        model,
+        given,
+        _halves(model) * (2 if "batch_norm_eps" in _autoencoder(model) else 1),
+        "decodes",
+    )
 
 
 def _autoencoder(model: Model) -> Mapping[str, Any]:
-    return next((config for name in ("vae", "movq") if (config := read_json(model, f"{name}/config.json"))), {})
+    return next(
+        (config for name in ("vae", "movq") if (config := read_json(model, f"{name}/config.json"))),
+        {},
+    )
 
 
 def _halves(model: Model) -> int:
     """How many times smaller the latents of a checkpoint's autoencoder are."""
     config = _autoencoder(model)
-    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or config.get("dim_mult") or [0]
+    levels = (
+        config.get("block_out_channels")
+        or config.get("encoder_block_out_channels")
+        or config.get("dim_mult")
+        or [0]
+    )
     return int(2 ** (len(levels) - 1))
 
 
 def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) -> None:
-    """Refuse a width or a height that a checkpoint does not draw, with the two nearest that it does.
+    """Refuse a width or a height that a checkpoint does not draw, with the two nearest that it
+    does.
 
     Raises:
         ModelError: a side is no multiple of what the family draws.
@@ -84,18 +141,33 @@ def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) 
     if binned and shapes and len(sides) == 2:
         width, height = sides.values()
         if (width, height) not in shapes:
-            near = sorted(shapes, key=lambda shape: (abs(shape[0] / shape[1] - width / height), abs(shape[0] * shape[1] - width * height)))[:2]
+            near = sorted(
+                shapes,
+                key=lambda shape: (
+                    abs(shape[0] / shape[1] - width / height),
+                    abs(shape[0] * shape[1] - width * height),
+                ),
+            )[:2]
             raise flow.ModelError(
-                f"the model '{model.reference}' ({kind}) would draw another size than {width} x {height}: say {' or '.join(f'{a} x {b}' for a, b in near)}, or arguments: {{use_resolution_binning: false}}"
+                f"the model '{model.reference}' ({kind}) would draw another size than {width} x"
+                f" {height}: say {' or '.join(f'{a} x {b}' for a, b in near)}, or arguments:"
+                " {use_resolution_binning: false}"
             )
         return
     _refuse_uneven(model, sides, grid_of(model, binned=binned), "draws")
 
 
 def _refuse_uneven(model: Model, given: Mapping[str, Any], grid: int, does: str) -> None:
-    uneven = [f"its '{name}' is {side}: say {nearest(side, grid)}" for name in SIDES if type(side := given.get(name)) is int and side % grid]
+    uneven = [
+        f"its '{name}' is {side}: say {nearest(side, grid)}"
+        for name in SIDES
+        if type(side := given.get(name)) is int and side % grid
+    ]
     if uneven:
-        raise flow.ModelError(f"the model '{model.reference}' ({what_is(model)}) {does} multiples of {grid} pixels, and {'; '.join(uneven)}")
+        raise flow.ModelError(
+            f"the model '{model.reference}' ({what_is(model)}) {does} multiples of {grid} pixels,"
+            f" and {'; '.join(uneven)}"
+        )
 
 
 def nearest(side: int, grid: int) -> str:
@@ -104,24 +176,38 @@ def nearest(side: int, grid: int) -> str:
     return f"{below} or {below + grid}" if below else str(grid)
 
 
-def foresee_size(models: Mapping[str, Any], given: Mapping[str, Any], *, binned: bool = True) -> None:
+def foresee_size(
+    models: Mapping[str, Any], given: Mapping[str, Any], *, binned: bool = True
+) -> None:
     """Refuse, when planning, what is known of a picture's size and that the model does not draw.
 
     Params:
-        given: the values of the node's ports that are known; what its `arguments` say goes for as much.
+        given: the values of the node's ports that are known; what its `arguments` say goes for as
+            much.
     """
     model = models.get("model")
     if model is not None:
         more = given.get("arguments")
-        refuse_size(model, {**{name: given.get(name) for name in SIDES}, **(more if isinstance(more, dict) else {})}, binned=binned)
+        refuse_size(
+            model,
+            {
+                **{name: given.get(name) for name in SIDES},
+                **(more if isinstance(more, dict) else {}),
+            },
+            binned=binned,
+        )
 
 
 def refuse_other_size(model: Model, drawn: Any, given: Mapping[str, Any]) -> None:
-    """Say that a pipeline drew another size than it was asked for, where that was not known of its family.
+    """Say that a pipeline drew another size than it was asked for, where that was not known of its
+    family.
 
     Raises:
         ValueError: a side is another; the message has both sizes.
     """
     if any(given.get(name) not in (None, getattr(drawn, name)) for name in SIDES):
         asked = " x ".join(str(given.get(name) or getattr(drawn, name)) for name in SIDES)
-        raise ValueError(f"the model '{model.reference}' ({what_is(model)}) drew {drawn.width} x {drawn.height} where {asked} was asked for: say a size that it draws")
+        raise ValueError(
+            f"the model '{model.reference}' ({what_is(model)}) drew {drawn.width} x {drawn.height}"
+            f" where {asked} was asked for: say a size that it draws"
+        )

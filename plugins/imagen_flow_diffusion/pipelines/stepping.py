@@ -1,6 +1,8 @@
-"""Turn a library call that reports each step to a callback into a generator, so that a long node can yield its progress and be stopped.
+"""Turn a library call that reports each step to a callback into a generator, so that a long node
+can yield its progress and be stopped.
 
-Pipelines run their loop inside one call. Here the call runs in a thread of its own, at most one step ahead of whoever listens; closing the generator ends
+Pipelines run their loop inside one call. Here the call runs in a thread of its own, at most one
+step ahead of whoever listens; closing the generator ends
 the call at its next step.
 """
 
@@ -15,7 +17,9 @@ T = TypeVar("T")
 
 
 class _Stopped(BaseException):
-    """Raised inside the call to end it. Not an Exception, so that no library mistakes it for a fault of its own."""
+    """Raised inside the call to end it. Not an Exception, so that no library mistakes it for a
+    fault of its own.
+    """
 
 
 def stepping(call: Callable[[Callable[[Any], None]], T]) -> Generator[Any, None, T]:
@@ -59,6 +63,7 @@ def stepping(call: Callable[[Callable[[Any], None]], T]) -> Generator[Any, None,
         stop.set()
         worker.join()
     if failure:
-        # Popped, for a frame that holds its own traceback would keep the tensors of a failed call alive.
+        # Popped, for a frame that holds its own traceback would keep the tensors of a failed call
+        # alive.
         raise failure.pop()
     return result.pop()

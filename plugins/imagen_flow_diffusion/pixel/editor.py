@@ -32,13 +32,20 @@ class PixelEditor:
         return cls(
             load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
             load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
-            AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(
+                str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False
+            ),
             load_scheduler(model, "scheduler"),
         )
 
     def unread(self, instruction: str, _arguments: Mapping[str, Any]) -> str:
         """Say what of the instruction is not read; nothing if all is."""
-        return unread(self.tokenizer, instruction, int(self.tokenizer.model_max_length), what="the instruction")
+        return unread(
+            self.tokenizer,
+            instruction,
+            int(self.tokenizer.model_max_length),
+            what="the instruction",
+        )
 
     def edit(
         self,
@@ -50,12 +57,20 @@ class PixelEditor:
         guidance_scale: float | None,
         image_guidance_scale: float | None,
     ) -> Generator[tuple[int, int], None, np.ndarray]:
-        """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps done, steps)."""
+        """Edit uint8 (height, width, 3) of any size; the result has the same size. Yields (steps
+        done, steps).
+        """
         if image_guidance_scale is not None:
-            raise ValueError("this model has no image_guidance_scale: it keeps the source's own pixels where nothing changes")
+            raise ValueError(
+                "this model has no image_guidance_scale: it keeps the source's own pixels where"
+                " nothing changes"
+            )
         from . import editing
 
-        given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        given: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
         return editing.edit(
             picture,
             instruction,

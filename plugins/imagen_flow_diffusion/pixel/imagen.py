@@ -33,22 +33,44 @@ class Text:
     def load(cls, model: Model, *, device: str, dtype: str) -> Text:
         from transformers import AutoTokenizer, T5EncoderModel
 
-        tokenizer = AutoTokenizer.from_pretrained(str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False)
-        return cls(tokenizer, load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype), model.digest)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False
+        )
+        return cls(
+            tokenizer,
+            load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
+            model.digest,
+        )
 
     def unread(self, prompt: str, negative_prompt: str) -> str:
         """Say what of the words is not read; nothing if all is."""
         texts = (("the prompt", prompt), ("the negative prompt", negative_prompt))
-        return "; ".join(filter(None, (unread(self.tokenizer, text, int(self.tokenizer.model_max_length), what=what) for what, text in texts)))
+        return "; ".join(
+            filter(
+                None,
+                (
+                    unread(self.tokenizer, text, int(self.tokenizer.model_max_length), what=what)
+                    for what, text in texts
+                ),
+            )
+        )
 
-    def encode(self, prompt: str, negative_prompt: str | None, *, worn: Any, **asked: Any) -> dict[str, torch.Tensor]:
-        """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there is no word."""
+    def encode(
+        self, prompt: str, negative_prompt: str | None, *, worn: Any, **asked: Any
+    ) -> dict[str, torch.Tensor]:
+        """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there
+        is no word.
+        """
         from . import cascade
 
         asked |= {name: getattr(worn, name) for name in ("embeddings", "lora_weights", "loras")}
         if other := sorted(name for name, value in asked.items() if value not in (None, "none")):
             raise ValueError(f"the embedded cascade has no {' and no '.join(other)}")
-        states = cascade.encode([prompt, negative_prompt or ""], tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+        states = cascade.encode(
+            [prompt, negative_prompt or ""],
+            tokenizer=self.tokenizer,
+            text_encoder=self.text_encoder,
+        )
         return {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
 
 
@@ -65,21 +87,40 @@ class Base:
     def load(cls, model: Model, *, device: str, dtype: str) -> Base:
         from diffusers import UNet2DConditionModel
 
-        return cls(load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype), load_scheduler(model, "scheduler"), _load_plan(model))
+        return cls(
+            load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
+            load_scheduler(model, "scheduler"),
+            _load_plan(model),
+        )
 
     @property
     def text_width(self) -> int:
         return int(self.unet.config.encoder_hid_dim or self.unet.config.cross_attention_dim)
 
     def draw(
-        self, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None
+        self,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
     ) -> Generator[tuple[Any, ...], None, np.ndarray]:
-        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns uint8 (height, width, 3)."""
+        """Draw a picture. Yields (steps done, steps, the noisy picture so far); returns uint8
+        (height, width, 3).
+        """
         from . import cascade
 
-        given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        given: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+        }
         return cascade.base(
-            text, unet=self.unet, scheduler=self.scheduler, plan=self.plan, seed=seed, **{name: value for name, value in given.items() if value is not None}
+            text,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            plan=self.plan,
+            seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
 
@@ -94,7 +135,9 @@ def _load_plan(model: Model) -> tuple[torch.Tensor, torch.Tensor] | None:
         tensors = load_file(model.path / "plan" / "model.safetensors")
         return tensors["weight"], tensors["bias"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise flow.ModelError(f"the model '{model.reference}' is damaged: its plan cannot be read ({error})") from error
+        raise flow.ModelError(
+            f"the model '{model.reference}' is damaged: its plan cannot be read ({error})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -109,18 +152,36 @@ class Enlarger:
     def load(cls, model: Model, *, device: str, dtype: str) -> Enlarger:
         from diffusers import UNet2DConditionModel
 
-        unet = load_part(UNet2DConditionModel, model, "super_resolution", device=device, dtype=dtype)
+        unet = load_part(
+            UNet2DConditionModel, model, "super_resolution", device=device, dtype=dtype
+        )
         return cls(unet, load_scheduler(model, "super_resolution_scheduler"))
 
     text_width = Base.text_width
 
     def draw(
-        self, picture: np.ndarray, text: torch.Tensor, *, seed: int, num_inference_steps: int | None, guidance_scale: float | None, noise_level: int | None
+        self,
+        picture: np.ndarray,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
     ) -> Generator[tuple[Any, ...], None, np.ndarray]:
         """Enlarge float32 (height, width, 3), 0 to 1. Yields and returns as `Base.draw`."""
         from . import cascade
 
-        given: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "noise_level": noise_level}
+        given: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "noise_level": noise_level,
+        }
         return cascade.super_resolution(
-            picture, text, unet=self.unet, scheduler=self.scheduler, seed=seed, **{name: value for name, value in given.items() if value is not None}
+            picture,
+            text,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
         )

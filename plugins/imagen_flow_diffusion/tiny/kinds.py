@@ -34,16 +34,22 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
     "hunyuan-dit": checkpoints.hunyuan_dit,
     "if-1": checkpoints.deepfloyd,
     "if-2": partial(checkpoints.deepfloyd, stage=2),
-    "inpainting": partial(checkpoints.stable_diffusion, class_name="StableDiffusionInpaintPipeline", reads=9),
+    "inpainting": partial(
+        checkpoints.stable_diffusion, class_name="StableDiffusionInpaintPipeline", reads=9
+    ),
     "instruct-pix2pix": checkpoints.instruct_pix2pix,
     "instruct-pix2pix-xl": partial(checkpoints.stable_diffusion_xl, edits=True),
     "ip-adapter": beside.ip_adapter,
     "ip-adapter-flux": beside.flux_ip_adapter,
     "kandinsky": checkpoints.kandinsky,
     "kandinsky-3": unclip.kandinsky_3,
-    "kandinsky-control": partial(unclip.kandinsky_decoder, class_name="KandinskyV22ControlnetPipeline"),
+    "kandinsky-control": partial(
+        unclip.kandinsky_decoder, class_name="KandinskyV22ControlnetPipeline"
+    ),
     "kandinsky-decoder": partial(checkpoints.kandinsky, half="decoder"),
-    "kandinsky-inpaint": partial(unclip.kandinsky_decoder, class_name="KandinskyV22InpaintPipeline"),
+    "kandinsky-inpaint": partial(
+        unclip.kandinsky_decoder, class_name="KandinskyV22InpaintPipeline"
+    ),
     "kandinsky-prior": partial(checkpoints.kandinsky, half="prior"),
     "kontext": partial(checkpoints.flux, class_name="FluxKontextPipeline"),
     "latent-consistency": checkpoints.latent_consistency,

@@ -1,4 +1,6 @@
-"""Say which tiny model stands for another: by what it says it is where it lies on this machine, else by its name; and keep those that were made."""
+"""Say which tiny model stands for another: by what it says it is where it lies on this machine,
+else by its name; and keep those that were made.
+"""
 
 from __future__ import annotations
 
@@ -154,9 +156,24 @@ BY_CLASS = {
 
 
 BY_FILE = {
-    "flux-depth": "flux-control", "flux-dev": "flux", "flux-fill": "flux-fill", "flux-schnell": "flux", "inpainting": "inpainting", "inpainting_v2": "inpainting", "instruct-pix2pix": "instruct-pix2pix",
-    "playground-v2-5": "sdxl", "sd3": "sd3", "sd35_large": "sd3", "sd35_medium": "sd3", "upscale": "upscaler", "v1": "sd", "v2": "sd", "xl_base": "sdxl", "xl_inpaint": "sdxl", "xl_refiner": "sdxl-refiner",
-}  # fmt: skip
+    "flux-depth": "flux-control",
+    "flux-dev": "flux",
+    "flux-fill": "flux-fill",
+    "flux-schnell": "flux",
+    "inpainting": "inpainting",
+    "inpainting_v2": "inpainting",
+    "instruct-pix2pix": "instruct-pix2pix",
+    "playground-v2-5": "sdxl",
+    "sd3": "sd3",
+    "sd35_large": "sd3",
+    "sd35_medium": "sd3",
+    "upscale": "upscaler",
+    "v1": "sd",
+    "v2": "sd",
+    "xl_base": "sdxl",
+    "xl_inpaint": "sdxl",
+    "xl_refiner": "sdxl-refiner",
+}
 """Kinds by what a checkpoint in one file is by its header, in diffusers' words."""
 
 
@@ -164,16 +181,31 @@ def kind_of(reference: str, at: Path | None) -> str:
     """Say what kind of model a reference means; nothing if that cannot be told."""
     if at is not None and at.is_dir():
         index, config = _read(at / "model_index.json"), _read(at / "config.json")
-        named = index.get("_class_name") or config.get("_class_name") or next(iter(config.get("architectures") or []), "")
+        named = (
+            index.get("_class_name")
+            or config.get("_class_name")
+            or next(iter(config.get("architectures") or []), "")
+        )
         if named == "ControlNetModel":
-            return "controlnet-xl" if config.get("addition_embed_type") == "text_time" else "controlnet"
+            return (
+                "controlnet-xl"
+                if config.get("addition_embed_type") == "text_time"
+                else "controlnet"
+            )
         if named == "T2IAdapter":
             return "t2i-xl" if str(config.get("adapter_type")).endswith("_xl") else "t2i"
-        if named == "StableDiffusionPipeline" and _read(at / "unet" / "config.json").get("in_channels") == 9:
+        if (
+            named == "StableDiffusionPipeline"
+            and _read(at / "unet" / "config.json").get("in_channels") == 9
+        ):
             return "inpainting"
         if named in BY_CLASS:
             return BY_CLASS[str(named)]
-    if at is not None and at.suffix == ".safetensors" and (of_file := single_file.kind_of(single_file.header_of(at))):
+    if (
+        at is not None
+        and at.suffix == ".safetensors"
+        and (of_file := single_file.kind_of(single_file.header_of(at)))
+    ):
         return BY_FILE[of_file]
     return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
 
@@ -187,22 +219,34 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def stand_in(reference: str, at: Path | None, folder: Path) -> Path | None:
-    """Give the tiny model that stands for another, made now if it is not kept yet; None if its kind is not known."""
+    """Give the tiny model that stands for another, made now if it is not kept yet; None if its kind
+    is not known.
+    """
     kind = kind_of(reference, at)
     if not kind:
         return None
-    kept = folder / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}" / kind
+    kept = (
+        folder
+        / f"{MAKE}-diffusers-{version('diffusers')}-transformers-{version('transformers')}"
+        / kind
+    )
     place = _inside(kept)
     if not kept.is_dir():
         _make(kind, kept)
-    within = reference.partition("@")[2].partition("/")[2]  # a folder of a repository, or a file, where the tiny one has it too
+    within = reference.partition("@")[2].partition("/")[
+        2
+    ]  # a folder of a repository, or a file, where the tiny one has it too
     return place / within if within and (place / within).exists() else place
 
 
 def _inside(kept: Path) -> Path:
     """Where a kind's model lies in its folder: some are folders, some a file in it."""
     kind = kept.name
-    return kept / f"{kind}.safetensors" if kind.startswith("lora") or kind in ("embedding", "esrgan") else kept
+    return (
+        kept / f"{kind}.safetensors"
+        if kind.startswith("lora") or kind in ("embedding", "esrgan")
+        else kept
+    )
 
 
 def _make(kind: str, kept: Path) -> None:

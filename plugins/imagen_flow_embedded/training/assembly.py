@@ -1,4 +1,6 @@
-"""Say what the folder of a cascade holds, so that the parts that three trainings write make one model when they are joined."""
+"""Say what the folder of a cascade holds, so that the parts that three trainings write make one
+model when they are joined.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""The captioner's training: a small vision transformer reads a picture, a small causal decoder writes its words.
+"""The captioner's training: a small vision transformer reads a picture, a small causal decoder
+writes its words.
 
-A picture has one caption (the left or the upper thing is named first), so that reading is a function. Beside the words, every patch of the encoder is asked
-what covers it: without that lesson a transformer of this size stays on the plateau of the commonest caption for long.
+A picture has one caption (the left or the upper thing is named first), so that reading is a
+function. Beside the words, every patch of the encoder is asked
+what covers it: without that lesson a transformer of this size stays on the plateau of the commonest
+    caption for long.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ import numpy as np
 from imagen_flow_embedded.checker import agree, describe
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, bend, cells, ordered, wear
-from imagen_flow_embedded.world import attributes, caption, draw_scene, is_held_out, read_caption, render
+from imagen_flow_embedded.world import (
+    attributes,
+    caption,
+    draw_scene,
+    is_held_out,
+    read_caption,
+    render,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -43,13 +53,16 @@ def train_captioner(
     start: Path | None = None,
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
-    """Train a captioner on rendered scenes, none of them held out, and write it as transformers does.
+    """Train a captioner on rendered scenes, none of them held out, and write it as transformers
+    does.
 
     Inputs:
-        scratch: a folder that is kept between runs; training goes on from the checkpoint found there.
+        scratch: a folder that is kept between runs; training goes on from the checkpoint found
+            there.
     Params:
         width: of both transformers.
-        made: pictures that other models made, uint8 (RENDERED, RENDERED, 3), with what they show; a third of each batch is of these.
+        made: pictures that other models made, uint8 (RENDERED, RENDERED, 3), with what they show; a
+            third of each batch is of these.
         start: a captioner that this wrote before, to go on from; its size is then this one's.
         every_s: seconds between checkpoints.
     Outputs: yields (steps done, steps, losses); returns the folder of the model.
@@ -59,24 +72,48 @@ def train_captioner(
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = load_model(start) if start else build_model(tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    model = (
+        load_model(start)
+        if start
+        else build_model(
+            tokenizer, width=width, encoder_layers=encoder_layers, decoder_layers=decoder_layers
+        )
+    )
     width = model.config.encoder.hidden_size
     heads = torch.nn.ModuleDict({fact: torch.nn.Linear(width, CLASSES[fact]) for fact in FACTS})
     learner = torch.nn.ModuleDict({"model": model, "heads": heads})
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    settings = {"what": "captioner", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "made": len(made), "start": start.name if start else None}
+    optimizer = torch.optim.AdamW(
+        learner.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    settings = {
+        "what": "captioner",
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "made": len(made),
+        "start": start.name if start else None,
+    }
     keeper = Keeper(scratch, learner, optimizer, settings, decay=0.999, every_s=every_s)
     model.train()
 
     def losses(step: int) -> dict[str, Any]:
-        pixels, words, grids = _batch(np.random.default_rng((seed, step)), batch_size, tokenizer, made)
+        pixels, words, grids = _batch(
+            np.random.default_rng((seed, step)), batch_size, tokenizer, made
+        )
         seen = model.encoder(pixel_values=pixels)
-        spoken = model(encoder_outputs=seen, labels=words.masked_fill(words == tokenizer.pad_token_id, -100))
+        spoken = model(
+            encoder_outputs=seen, labels=words.masked_fill(words == tokenizer.pad_token_id, -100)
+        )
         patches = seen.last_hidden_state[:, 1:]
-        covered = 1 + 5 * (grids["shape"].flatten() > 0)  # few patches are, and they are what is hard to read
+        covered = 1 + 5 * (
+            grids["shape"].flatten() > 0
+        )  # few patches are, and they are what is hard to read
         dense = torch.zeros(())
         for fact in FACTS:
-            each = F.cross_entropy(heads[fact](patches).flatten(0, 1), grids[fact].flatten(), reduction="none")
+            each = F.cross_entropy(
+                heads[fact](patches).flatten(0, 1), grids[fact].flatten(), reduction="none"
+            )
             dense = dense + (each * covered).sum() / covered.sum()
         return {"words": spoken.loss, "patches": 0.5 * dense}
 
@@ -85,9 +122,14 @@ def train_captioner(
 
 
 def _batch(
-    rng: np.random.Generator, count: int, tokenizer: PreTrainedTokenizerFast, made: Sequence[tuple[np.ndarray, Scene]]
+    rng: np.random.Generator,
+    count: int,
+    tokenizer: PreTrainedTokenizerFast,
+    made: Sequence[tuple[np.ndarray, Scene]],
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Give pixels (N, 3, SIDE, SIDE) in -1..1, token ids (N, L) and the grids of what covers each patch."""
+    """Give pixels (N, 3, SIDE, SIDE) in -1..1, token ids (N, L) and the grids of what covers each
+    patch.
+    """
     import torch
 
     shown = [made[int(place)] for place in rng.integers(len(made), size=count // 3)] if made else []
@@ -97,12 +139,22 @@ def _batch(
         sharp = np.concatenate([sharp, shrink(np.stack([picture for picture, _ in shown]))])
         scenes += [ordered(scene) for _, scene in shown]
     pixels = bend(normalise(wear(sharp, rng)), rng, (0, 0, 0.5, 1))
-    words = tokenizer([caption(scene) for scene in scenes], return_tensors="pt", padding=True)["input_ids"]
-    return pixels, words, {fact: torch.from_numpy(grid) for fact, grid in cells(scenes, SIDE // PATCH).items()}
+    words = tokenizer([caption(scene) for scene in scenes], return_tensors="pt", padding=True)[
+        "input_ids"
+    ]
+    return (
+        pixels,
+        words,
+        {fact: torch.from_numpy(grid) for fact, grid in cells(scenes, SIDE // PATCH).items()},
+    )
 
 
-def shown_rightly(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> list[tuple[np.ndarray, Scene]]:
-    """Pick the made pictures that show what was asked for, each with its things where the checker finds them; they are brought to RENDERED."""
+def shown_rightly(
+    pictures: Sequence[np.ndarray], scenes: Sequence[Scene]
+) -> list[tuple[np.ndarray, Scene]]:
+    """Pick the made pictures that show what was asked for, each with its things where the checker
+    finds them; they are brought to RENDERED.
+    """
     from PIL import Image
 
     picked = []
@@ -110,12 +162,23 @@ def shown_rightly(pictures: Sequence[np.ndarray], scenes: Sequence[Scene]) -> li
         found = describe(picture)
         seen = found.as_scene()
         if seen is not None and all(agree(scene, found).values()):
-            picked.append((np.asarray(Image.fromarray(picture).resize((RENDERED, RENDERED), Image.Resampling.LANCZOS)), seen))
+            picked.append(
+                (
+                    np.asarray(
+                        Image.fromarray(picture).resize(
+                            (RENDERED, RENDERED), Image.Resampling.LANCZOS
+                        )
+                    ),
+                    seen,
+                )
+            )
     return picked
 
 
 def _draw(rng: np.random.Generator) -> Scene:
-    """Draw a scene that is not held out; now and then a thing stands alone where another was removed."""
+    """Draw a scene that is not held out; now and then a thing stands alone where another was
+    removed.
+    """
     while True:
         scene = draw_scene(rng, held_out=False)
         if len(scene.things) == 2 and rng.random() < 0.12:
@@ -125,7 +188,9 @@ def _draw(rng: np.random.Generator) -> Scene:
 
 
 def shrink(pictures: np.ndarray) -> np.ndarray:
-    """Reduce uint8 (N, H, W, 3) to the encoder's side, as the image processor does (Pillow's bilinear, antialiased)."""
+    """Reduce uint8 (N, H, W, 3) to the encoder's side, as the image processor does (Pillow's
+    bilinear, antialiased).
+    """
     import torch
     from torch.nn import functional as F
 
@@ -149,22 +214,65 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES
 
     special = ["<pad>", "<s>", "</s>", "<unk>"]
-    words = sorted({"a", "an", "on", "background", *BACKGROUNDS, *COLOURS, *SHAPES, *SIZES, *(word for relation in RELATIONS for word in relation.split())})
+    words = sorted(
+        {
+            "a",
+            "an",
+            "on",
+            "background",
+            *BACKGROUNDS,
+            *COLOURS,
+            *SHAPES,
+            *SIZES,
+            *(word for relation in RELATIONS for word in relation.split()),
+        }
+    )
     vocabulary = {word: number for number, word in enumerate(special + words)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=32)
+    inner.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=32,
+    )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, encoder_layers: int, decoder_layers: int) -> Any:
-    """Give an untrained ``VisionEncoderDecoderModel`` of a ViT and a BERT decoder with cross-attention."""
-    from transformers import BertGenerationConfig, BertGenerationDecoder, VisionEncoderDecoderModel, ViTConfig, ViTModel
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, width: int, encoder_layers: int, decoder_layers: int
+) -> Any:
+    """Give an untrained ``VisionEncoderDecoderModel`` of a ViT and a BERT decoder with
+    cross-attention.
+    """
+    from transformers import (
+        BertGenerationConfig,
+        BertGenerationDecoder,
+        VisionEncoderDecoderModel,
+        ViTConfig,
+        ViTModel,
+    )
 
-    shared = {"hidden_size": width, "num_attention_heads": max(1, width // 32), "intermediate_size": 3 * width}
+    shared = {
+        "hidden_size": width,
+        "num_attention_heads": max(1, width // 32),
+        "intermediate_size": 3 * width,
+    }
     steady = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    encoder = ViTModel(ViTConfig(image_size=SIDE, patch_size=PATCH, num_hidden_layers=encoder_layers, **shared, **steady))
-    numbers = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    encoder = ViTModel(
+        ViTConfig(
+            image_size=SIDE, patch_size=PATCH, num_hidden_layers=encoder_layers, **shared, **steady
+        )
+    )
+    numbers = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     decoder = BertGenerationDecoder(
         BertGenerationConfig(
             vocab_size=len(tokenizer),
@@ -202,12 +310,23 @@ def write(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     mean = [0.5, 0.5, 0.5]
-    ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=2, image_mean=mean, image_std=mean).save_pretrained(folder)
+    ViTImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, resample=2, image_mean=mean, image_std=mean
+    ).save_pretrained(folder)
     return folder
 
 
-def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, *, count: int = 100, seed: int = 1, worn: bool = False) -> dict[str, float]:
-    """Say which part of the attributes of held-out pictures the captioner names, by kind, and of which part of the pictures all."""
+def accuracy(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    count: int = 100,
+    seed: int = 1,
+    worn: bool = False,
+) -> dict[str, float]:
+    """Say which part of the attributes of held-out pictures the captioner names, by kind, and of
+    which part of the pictures all.
+    """
     import torch
 
     rng = np.random.default_rng((seed, 20_000))
@@ -216,12 +335,17 @@ def accuracy(model: Any, tokenizer: PreTrainedTokenizerFast, *, count: int = 100
     if worn:
         pictures = wear(pictures, rng, untouched=0)
     with torch.no_grad():
-        said = tokenizer.batch_decode(model.generate(pixel_values=normalise(shrink(pictures)), num_beams=1, do_sample=False), skip_special_tokens=True)
+        said = tokenizer.batch_decode(
+            model.generate(pixel_values=normalise(shrink(pictures)), num_beams=1, do_sample=False),
+            skip_special_tokens=True,
+        )
     right: dict[str, list[bool]] = {}
     for scene, text in zip(scenes, said, strict=True):
         asked, named = attributes(scene), read_caption(text)
         for name, value in asked.items():
             for kind in (name.rpartition(".")[2], "words"):
                 right.setdefault(kind, []).append(named.get(name) == value)
-        right.setdefault("all right", []).append(all(named.get(name) == value for name, value in asked.items()))
+        right.setdefault("all right", []).append(
+            all(named.get(name) == value for name, value in asked.items())
+        )
     return {kind: float(np.mean(values)) for kind, values in right.items()}

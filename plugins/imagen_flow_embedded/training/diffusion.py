@@ -1,13 +1,18 @@
 """Train the base diffusion model: captions to pictures of 32 px.
 
-The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use there (``SimpleCrossAttn…``): pixels attend to the words,
-to the encoder's plan of the picture and to one another in one go, and pooled text joins the time embedding. The plan, laid out place by place, is also added
-at the coarsest level, and the sketch that a linear head draws from it comes in beside the noise: attention alone was still putting things at random places
+The network is diffusers' ``UNet2DConditionModel`` built of the blocks that Imagen-like models use
+there (``SimpleCrossAttn…``): pixels attend to the words,
+to the encoder's plan of the picture and to one another in one go, and pooled text joins the time
+embedding. The plan, laid out place by place, is also added
+at the coarsest level, and the sketch that a linear head draws from it comes in beside the noise:
+attention alone was still putting things at random places
 when these had them right. It sees the picture
-pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture ("sample"); noise levels are drawn a little
+pixel-unshuffled to 12 x 16 x 16 with two channels of coordinates, and predicts the clean picture
+("sample"); noise levels are drawn a little
 towards the noisy end, where the text alone decides.
 
-Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for guidance of arXiv:2207.12598.
+Source: Imagen (arXiv:2205.11487); the cosine schedule of arXiv:2102.09672; caption drop-out for
+    guidance of arXiv:2207.12598.
 """
 
 from __future__ import annotations
@@ -42,9 +47,17 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128))
         out_channels=3 * FOLD * FOLD,
         block_out_channels=tuple(channels),
         layers_per_block=1,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+        down_block_types=(
+            "ResnetDownsampleBlock2D",
+            "SimpleCrossAttnDownBlock2D",
+            "SimpleCrossAttnDownBlock2D",
+        ),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        up_block_types=(
+            "SimpleCrossAttnUpBlock2D",
+            "SimpleCrossAttnUpBlock2D",
+            "ResnetUpsampleBlock2D",
+        ),
         attention_head_dim=32,
         norm_num_groups=16,
         cross_attention_dim=text_width,
@@ -55,10 +68,12 @@ def build_base_unet(text_width: int, *, channels: Sequence[int] = (64, 96, 128))
 
 
 def build_scheduler(*, most: float = 1.0) -> Any:
-    """Make the sampler that is saved beside a denoiser: DDIM on the cosine schedule, with Imagen's dynamic thresholding.
+    """Make the sampler that is saved beside a denoiser: DDIM on the cosine schedule, with Imagen's
+    dynamic thresholding.
 
     Params:
-        most: how large the threshold may grow. Above 1 what guidance overdrives is divided by it, at 1 it is cut off.
+        most: how large the threshold may grow. Above 1 what guidance overdrives is divided by it,
+            at 1 it is cut off.
     """
     from diffusers import DDIMScheduler
 
@@ -78,16 +93,26 @@ def load_text(folder: Path) -> tuple[Any, Any]:
     """Load a trained tokenizer and text encoder; the encoder is frozen."""
     from transformers import AutoTokenizer, T5EncoderModel
 
-    return AutoTokenizer.from_pretrained(folder / "tokenizer"), T5EncoderModel.from_pretrained(folder / "text_encoder").float().eval().requires_grad_(False)
+    return AutoTokenizer.from_pretrained(folder / "tokenizer"), T5EncoderModel.from_pretrained(
+        folder / "text_encoder"
+    ).float().eval().requires_grad_(False)
 
 
 def encode(tokenizer: Any, encoder: Any, captions: Sequence[str]) -> tuple[Any, Any]:
     """Turn captions into states (n, tokens, width), zero at padding, and their mask (n, tokens)."""
     import torch
 
-    tokens = tokenizer(list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    tokens = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
     with torch.no_grad():
-        states = encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        states = encoder(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).last_hidden_state
     return states * tokens.attention_mask[..., None], tokens.attention_mask
 
 
@@ -96,19 +121,30 @@ def load_head(text: Path) -> Any:
     import torch
     from safetensors.torch import load_file
 
-    tensors = {name: value.float() for name, value in load_file(text / "plan" / "model.safetensors").items()}
-    head = torch.nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0]).requires_grad_(False)
+    tensors = {
+        name: value.float()
+        for name, value in load_file(text / "plan" / "model.safetensors").items()
+    }
+    head = torch.nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0]).requires_grad_(
+        False
+    )
     head.load_state_dict(tensors)
     return head
 
 
 def sketch(states: Any, head: Any) -> Any:
-    """Draw the plan as the head reads it, pixel-unshuffled: float (n, 3 * FOLD * FOLD, height, width)."""
+    """Draw the plan as the head reads it, pixel-unshuffled: float (n, 3 * FOLD * FOLD, height,
+    width).
+    """
     from torch.nn import functional as F
 
     cell = PLAN_SIDE // GRID
-    cells = head(states[:, :PLACES]).unflatten(2, (cell, cell, 3)).unflatten(1, (GRID, GRID))  # n, row, column, y, x, rgb
-    return F.pixel_unshuffle(cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, PLAN_SIDE, PLAN_SIDE).clamp(-1, 1), FOLD)
+    cells = (
+        head(states[:, :PLACES]).unflatten(2, (cell, cell, 3)).unflatten(1, (GRID, GRID))
+    )  # n, row, column, y, x, rgb
+    return F.pixel_unshuffle(
+        cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, PLAN_SIDE, PLAN_SIDE).clamp(-1, 1), FOLD
+    )
 
 
 def with_places(x: Any) -> Any:
@@ -122,7 +158,9 @@ def with_places(x: Any) -> Any:
 
 
 def laid_out(states: Any, network: Any) -> dict[str, Any]:
-    """Lay the encoder's plan out as a picture of the network's coarsest level, and give it as what a ControlNet adds there: no more weights."""
+    """Lay the encoder's plan out as a picture of the network's coarsest level, and give it as what
+    a ControlNet adds there: no more weights.
+    """
     side = network.config.sample_size >> (len(network.config.block_out_channels) - 1)
     plan = states[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
     return {"mid_block_additional_residual": plan, "down_block_additional_residuals": repeat(0.0)}
@@ -132,11 +170,15 @@ def to_tensor(pictures: np.ndarray) -> Any:
     """Bring uint8 pictures (n, height, width, 3) to float (n, 3, height, width), -1 to 1."""
     import torch
 
-    return torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    )
 
 
 def weighted_error(guess: Any, clean: Any, kept: Any) -> Any:
-    """Give the mean squared error of guesses at clean pictures, weighted by their noise level; ``kept`` (n) is the part of variance that is signal."""
+    """Give the mean squared error of guesses at clean pictures, weighted by their noise level;
+    ``kept`` (n) is the part of variance that is signal.
+    """
     weights = (1 / (1 - kept)).clamp(max=MOST_WEIGHT).view(-1, 1, 1, 1)  # SNR + 1
     return (weights * (guess - clean) ** 2).mean()
 
@@ -152,7 +194,8 @@ def train_diffusion(
     channels: Sequence[int] = (64, 96, 128),
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
-    """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and ``scheduler/`` into ``scratch/imagen``.
+    """Train the base denoiser on the text encoder in the folder ``text`` and write ``unet/`` and
+    ``scheduler/`` into ``scratch/imagen``.
 
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
@@ -162,9 +205,20 @@ def train_diffusion(
     tokenizer, encoder = load_text(text)
     head = load_head(text)
     network = build_base_unet(encoder.config.d_model, channels=channels)
-    scheduler = build_scheduler(most=1.1)  # the grounds are pure black and white: a larger one grays them
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    settings = {"what": "diffusion", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "channels": list(channels)}
+    scheduler = build_scheduler(
+        most=1.1
+    )  # the grounds are pure black and white: a larger one grays them
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    settings = {
+        "what": "diffusion",
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "channels": list(channels),
+    }
     keeper = Keeper(scratch, network, optimizer, settings, decay=0.998, every_s=every_s)
 
     def losses(step: int) -> dict[str, Any]:
@@ -175,7 +229,13 @@ def train_diffusion(
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
         times = torch.from_numpy((TIMES * rng.random(batch_size) ** 0.85).astype(np.int64))
         noisy = scheduler.add_noise(clean, noise, times)
-        guess = network(with_places(torch.cat([noisy, sketch(states, head)], 1)), times, states, encoder_attention_mask=mask, **laid_out(states, network)).sample
+        guess = network(
+            with_places(torch.cat([noisy, sketch(states, head)], 1)),
+            times,
+            states,
+            encoder_attention_mask=mask,
+            **laid_out(states, network),
+        ).sample
         return {"loss": weighted_error(guess, clean, scheduler.alphas_cumprod[times])}
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))

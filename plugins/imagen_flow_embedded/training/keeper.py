@@ -1,7 +1,10 @@
-"""Take the steps of a training run, and keep it across kills: weights, their running average and the optimizer's state as safetensors, the rest as JSON.
+"""Take the steps of a training run, and keep it across kills: weights, their running average and
+the optimizer's state as safetensors, the rest as JSON.
 
-A checkpoint is written aside and renamed, so a kill leaves the one before it or the new one. All random numbers of a step come from its seed
-and number, so no generator's state needs keeping. A run that is cancelled between two steps saves first.
+A checkpoint is written aside and renamed, so a kill leaves the one before it or the new one. All
+random numbers of a step come from its seed
+and number, so no generator's state needs keeping. A run that is cancelled between two steps saves
+first.
 """
 
 from __future__ import annotations
@@ -22,25 +25,57 @@ NOTED = 10
 
 
 class Keeper:
-    """Owns the checkpoint in a scratch folder: restores what is there and saves every ``every_s`` seconds.
+    """Owns the checkpoint in a scratch folder: restores what is there and saves every ``every_s``
+    seconds.
 
-    The average of the weights is exponential with ``decay``, shorter in the first steps; without a decay none is kept.
+    The average of the weights is exponential with ``decay``, shorter in the first steps; without a
+    decay none is kept.
     ``log`` holds the mean losses of every ten steps.
     Raises: ValueError if the checkpoint was made with other settings.
     """
 
-    def __init__(self, scratch: Path, network: Any, optimizer: Any, settings: dict[str, Any], *, decay: float | None = None, every_s: float = 150) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        network: Any,
+        optimizer: Any,
+        settings: dict[str, Any],
+        *,
+        decay: float | None = None,
+        every_s: float = 150,
+    ) -> None:
         self.path = scratch / "checkpoint.safetensors"
-        self.network, self.optimizer, self.settings, self.decay, self.every_s = network, optimizer, settings, decay, every_s
-        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()} if decay else {}
+        self.network, self.optimizer, self.settings, self.decay, self.every_s = (
+            network,
+            optimizer,
+            settings,
+            decay,
+            every_s,
+        )
+        self.average = (
+            {name: value.detach().clone() for name, value in network.state_dict().items()}
+            if decay
+            else {}
+        )
         self.log: list[dict[str, float]] = []
-        self.step, self.spent_s, self._since, self._saved_at = 0, 0.0, time.monotonic(), time.monotonic()
+        self.step, self.spent_s, self._since, self._saved_at = (
+            0,
+            0.0,
+            time.monotonic(),
+            time.monotonic(),
+        )
         scratch.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._restore()
 
-    def train(self, steps: int, losses: Callable[[int], Mapping[str, torch.Tensor]], rate: Callable[[int], float]) -> Generator[tuple[int, int, str], None, None]:
-        """Train from the step that was reached up to ``steps``; the network then holds the average of its weights, if one is kept.
+    def train(
+        self,
+        steps: int,
+        losses: Callable[[int], Mapping[str, torch.Tensor]],
+        rate: Callable[[int], float],
+    ) -> Generator[tuple[int, int, str], None, None]:
+        """Train from the step that was reached up to ``steps``; the network then holds the average
+        of its weights, if one is kept.
 
         Params:
             losses: given the number of a step, the losses whose sum it lowers, by name.
@@ -55,8 +90,12 @@ class Keeper:
                 self._learn(found, rate(step))
                 recent.append({name: value.item() for name, value in found.items()})
                 if self.step % NOTED == 0 or self.step == steps:
-                    means = {name: fmean(each[name] for each in recent if name in each) for name in found}
-                    self.log.append({"step": self.step, **means, "seconds": round(self._elapsed_s(), 1)})
+                    means = {
+                        name: fmean(each[name] for each in recent if name in each) for name in found
+                    }
+                    self.log.append(
+                        {"step": self.step, **means, "seconds": round(self._elapsed_s(), 1)}
+                    )
                     note = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
                     recent.clear()
                 yield self.step, steps, note
@@ -92,10 +131,22 @@ class Keeper:
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         for index, parameter in enumerate(self._parameters()):
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
-        notes = {"step": self.step, "settings": self.settings, "spent_s": self._elapsed_s(), "log": self.log}
+            tensors |= {
+                f"optimizer.{index}.{key}": value
+                for key, value in self.optimizer.state.get(parameter, {}).items()
+            }
+        notes = {
+            "step": self.step,
+            "settings": self.settings,
+            "spent_s": self._elapsed_s(),
+            "log": self.log,
+        }
         aside = self.path.with_suffix(".new")
-        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, aside, {"notes": json.dumps(notes)})
+        save_file(
+            {name: value.contiguous().clone() for name, value in tensors.items()},
+            aside,
+            {"notes": json.dumps(notes)},
+        )
         aside.replace(self.path)
         self._saved_at = time.monotonic()
 
@@ -105,13 +156,26 @@ class Keeper:
         with safe_open(self.path, "pt") as file:
             notes = json.loads(file.metadata()["notes"])
             if notes["settings"] != self.settings:
-                raise ValueError(f"the checkpoint in {self.path.parent} was made with other settings: {notes['settings']}")
+                raise ValueError(
+                    f"the checkpoint in {self.path.parent} was made with other settings:"
+                    f" {notes['settings']}"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        self.network.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+        self.network.load_state_dict(
+            {
+                name.removeprefix("model."): value
+                for name, value in tensors.items()
+                if name.startswith("model.")
+            }
+        )
         for name in self.average:
             self.average[name] = tensors[f"average.{name}"]
         for index, parameter in enumerate(self._parameters()):
-            state = {key: tensors[f"optimizer.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{index}.{key}" in tensors}
+            state = {
+                key: tensors[f"optimizer.{index}.{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{index}.{key}" in tensors
+            }
             if state:
                 self.optimizer.state[parameter] = state
         self.step, self.spent_s, self.log = notes["step"], notes["spent_s"], notes["log"]
@@ -128,4 +192,6 @@ def rate_at(step: int, steps: int, peak: float, *, warm_up: int = 100) -> float:
     """Give the learning rate of a step: linear warm-up, then a cosine down to nothing."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
+    return (
+        peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
+    )

@@ -1,7 +1,10 @@
-"""What the trainers of the captioner and of the editor are shown: worn pictures, and grids of what stands where.
+"""What the trainers of the captioner and of the editor are shown: worn pictures, and grids of what
+stands where.
 
-Both models read pictures that another model made, so sharp renderings alone would teach them too little: ``wear`` gives a picture the faults of a
-generated one. ``cells`` says of every cell of a grid what covers it, a dense lesson that makes small encoders see long before captions or pixels would.
+Both models read pictures that another model made, so sharp renderings alone would teach them too
+little: ``wear`` gives a picture the faults of a
+generated one. ``cells`` says of every cell of a grid what covers it, a dense lesson that makes
+small encoders see long before captions or pixels would.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ def ordered(scene: Scene) -> Scene:
 def cells(scenes: Sequence[Scene], side: int) -> dict[str, np.ndarray]:
     """Say what covers each cell of a square grid.
 
-    Outputs: by fact, int64 (N, side, side): 0 for the background, else 1 + the place of the word among the world's.
+    Outputs: by fact, int64 (N, side, side): 0 for the background, else 1 + the place of the word
+        among the world's.
     """
     centres = (np.arange(side) + 0.5) / side
     grids = {fact: np.zeros((len(scenes), side, side), np.int64) for fact in FACTS}
@@ -53,7 +57,8 @@ def cells(scenes: Sequence[Scene], side: int) -> dict[str, np.ndarray]:
 
 
 def wear(pictures: np.ndarray, rng: np.random.Generator, *, untouched: float = 0.3) -> np.ndarray:
-    """Give pictures the faults of generated ones: enlarged from 32 px, blurred, tinted, blotched, noisy, compressed.
+    """Give pictures the faults of generated ones: enlarged from 32 px, blurred, tinted, blotched,
+    noisy, compressed.
 
     Inputs:
         pictures: uint8 (N, side, side, 3), the side a multiple of 32.
@@ -64,8 +69,11 @@ def wear(pictures: np.ndarray, rng: np.random.Generator, *, untouched: float = 0
     return wear_alike(pictures, pictures, rng, untouched=untouched)[0]
 
 
-def wear_alike(pictures: np.ndarray, others: np.ndarray, rng: np.random.Generator, *, untouched: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
-    """Wear pictures, and give the same tint, but no other fault, to the picture that belongs to each.
+def wear_alike(
+    pictures: np.ndarray, others: np.ndarray, rng: np.random.Generator, *, untouched: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wear pictures, and give the same tint, but no other fault, to the picture that belongs to
+    each.
 
     What an editor adds to a worn picture is to be sharp, yet in that picture's light.
     Outputs: the worn pictures and the tinted others, uint8.
@@ -85,23 +93,40 @@ def wear_alike(pictures: np.ndarray, others: np.ndarray, rng: np.random.Generato
     if len(coarse):
         small = F.avg_pool2d(x[coarse], side // 32)
         x[coarse] = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
-    width = np.where(touched & (chance[:, 1] < 0.4), np.ceil(strength[:, 1] * 4), 0).astype(int)  # quarters of the widest blur
+    width = np.where(touched & (chance[:, 1] < 0.4), np.ceil(strength[:, 1] * 4), 0).astype(
+        int
+    )  # quarters of the widest blur
     for step in range(1, 5):
         chosen = np.flatnonzero(width == step)
         if len(chosen):
             x[chosen] = _blur(x[chosen], step * side / 256)
     tinted = touched & (chance[:, 2] < 0.5)
-    gained = torch.from_numpy(np.where(tinted[:, None], gain, 1).astype(np.float32))[:, :, None, None]
-    shifted = torch.from_numpy(np.where(tinted[:, None], shift, 0).astype(np.float32))[:, :, None, None]
+    gained = torch.from_numpy(np.where(tinted[:, None], gain, 1).astype(np.float32))[
+        :, :, None, None
+    ]
+    shifted = torch.from_numpy(np.where(tinted[:, None], shift, 0).astype(np.float32))[
+        :, :, None, None
+    ]
     x = x * gained + shifted
     alike = torch.from_numpy(others).permute(0, 3, 1, 2).float() * gained + shifted
     blotched = np.where(touched & (chance[:, 3] < 0.4), strength[:, 3] * 12, 0).astype(np.float32)
-    x = x + F.interpolate(torch.from_numpy(blotches * blotched[:, None, None, None]), size=(side, side), mode="bilinear", align_corners=False)
+    x = x + F.interpolate(
+        torch.from_numpy(blotches * blotched[:, None, None, None]),
+        size=(side, side),
+        mode="bilinear",
+        align_corners=False,
+    )
     noisy = np.flatnonzero(touched & (chance[:, 4] < 0.4))
     if len(noisy):
         grain = torch.from_numpy(rng.standard_normal((len(noisy), 3, side, side), np.float32))
-        x[noisy] += grain * torch.from_numpy(strength[noisy, 4].astype(np.float32) * 12)[:, None, None, None]
-    worn, alike = (pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy().copy() for pixels in (x, alike))
+        x[noisy] += (
+            grain
+            * torch.from_numpy(strength[noisy, 4].astype(np.float32) * 12)[:, None, None, None]
+        )
+    worn, alike = (
+        pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy().copy()
+        for pixels in (x, alike)
+    )
     for number in np.flatnonzero(touched & (rng.random(count) < 0.15)):
         worn[number] = _compressed(worn[number], int(rng.integers(40, 95)))
     return worn, alike
@@ -112,17 +137,28 @@ def bend(x: torch.Tensor, rng: np.random.Generator, reach: Sequence[float]) -> t
 
     Inputs:
         x: float (N, channels, side, side).
-        reach: how far places move, in pixels; one of these is drawn for each picture, and 0 leaves it as it is.
+        reach: how far places move, in pixels; one of these is drawn for each picture, and 0 leaves
+            it as it is.
     """
     import torch
     from torch.nn import functional as F
 
     count, side = len(x), x.shape[-1]
-    moved = torch.from_numpy(rng.standard_normal((count, 2, 5, 5), np.float32)) * torch.from_numpy(rng.choice(reach, (count, 1, 1, 1)).astype(np.float32))
+    moved = torch.from_numpy(rng.standard_normal((count, 2, 5, 5), np.float32)) * torch.from_numpy(
+        rng.choice(reach, (count, 1, 1, 1)).astype(np.float32)
+    )
     moved = F.interpolate(moved, (side, side), mode="bicubic", align_corners=True) * (2 / side)
     axis = (torch.arange(side) + 0.5) * 2 / side - 1
-    grid = torch.stack([axis.view(1, -1).expand(side, side), axis.view(-1, 1).expand(side, side)], -1)
-    warped = F.grid_sample(x, grid[None] + moved.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack(
+        [axis.view(1, -1).expand(side, side), axis.view(-1, 1).expand(side, side)], -1
+    )
+    warped = F.grid_sample(
+        x,
+        grid[None] + moved.permute(0, 2, 3, 1),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
     return torch.where(moved.abs().amax((1, 2, 3), keepdim=True) > 0, warped, x)
 
 
@@ -134,7 +170,9 @@ def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     taps = (taps / taps.sum()).repeat(3, 1)
     x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), taps[:, None, None, :], groups=3)
-    return F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), taps[:, None, :, None], groups=3)
+    return F.conv2d(
+        F.pad(x, (0, 0, reach, reach), mode="replicate"), taps[:, None, :, None], groups=3
+    )
 
 
 def _compressed(picture: np.ndarray, quality: int) -> np.ndarray:

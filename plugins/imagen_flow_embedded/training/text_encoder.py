@@ -1,12 +1,18 @@
-"""Train the text encoder: a small T5 encoder that turns a caption into a plan of the picture, place by place.
+"""Train the text encoder: a small T5 encoder that turns a caption into a plan of the picture, place
+by place.
 
-What a small diffusion model is slowest to learn from text is *binding*: which colour belongs to which shape, and where. So the tokenizer puts
-sixteen sentinels (``<extra_id_0>`` … ``<extra_id_15>``, as T5 has them) before each prompt, one for each place of a 4 x 4 grid, and the encoder
-learns to put at sentinel k what the caption says about place k: a linear head reads that part of the scene's 32 px picture, its things
-at their mean places. The encoder and the head are then frozen, as the text encoder is in Imagen. The denoisers attend to words and plan alike, and the
+What a small diffusion model is slowest to learn from text is *binding*: which colour belongs to
+which shape, and where. So the tokenizer puts
+sixteen sentinels (``<extra_id_0>`` … ``<extra_id_15>``, as T5 has them) before each prompt, one for
+each place of a 4 x 4 grid, and the encoder
+learns to put at sentinel k what the caption says about place k: a linear head reads that part of
+the scene's 32 px picture, its things
+at their mean places. The encoder and the head are then frozen, as the text encoder is in Imagen.
+The denoisers attend to words and plan alike, and the
 base sees the sketch that the head draws.
 
-Source: T5 (arXiv:1910.10683), its encoder and relative positions; a frozen text encoder in Imagen (arXiv:2205.11487).
+Source: T5 (arXiv:1910.10683), its encoder and relative positions; a frozen text encoder in Imagen
+    (arXiv:2205.11487).
 """
 
 from __future__ import annotations
@@ -20,7 +26,18 @@ import numpy as np
 
 from imagen_flow_embedded.training.assembly import write_index
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
-from imagen_flow_embedded.world import BACKGROUNDS, COLOURS, FAR, NEAR, SHAPES, SIZES, Scene, caption, draw_scene, render
+from imagen_flow_embedded.world import (
+    BACKGROUNDS,
+    COLOURS,
+    FAR,
+    NEAR,
+    SHAPES,
+    SIZES,
+    Scene,
+    caption,
+    draw_scene,
+    render,
+)
 
 GRID = 4
 PLACES = GRID * GRID
@@ -29,7 +46,23 @@ LENGTH = 40
 PLAN_SIDE = 32
 
 WORDS = (
-    *("a", "an", "the", "on", "of", "to", "background", "left", "right", "above", "below", "over", "under", "and", "with"),
+    *(
+        "a",
+        "an",
+        "the",
+        "on",
+        "of",
+        "to",
+        "background",
+        "left",
+        "right",
+        "above",
+        "below",
+        "over",
+        "under",
+        "and",
+        "with",
+    ),
     *COLOURS,
     *BACKGROUNDS,
     *SHAPES,
@@ -38,7 +71,9 @@ WORDS = (
 
 
 def build_tokenizer() -> Any:
-    """Make the word-level tokenizer: lower-case words, ``grey`` as ``gray``, all else between them ignored, the sentinels in front."""
+    """Make the word-level tokenizer: lower-case words, ``grey`` as ``gray``, all else between them
+    ignored, the sentinels in front.
+    """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -47,14 +82,25 @@ def build_tokenizer() -> Any:
     vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z]+"), " "), normalizers.Replace("grey", "gray")]
+        [
+            normalizers.NFKC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex("[^a-z]+"), " "),
+            normalizers.Replace("grey", "gray"),
+        ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=" ".join([*sentinels, "$A", "</s>"]), special_tokens=[(word, vocabulary[word]) for word in ("</s>", *sentinels)]
+        single=" ".join([*sentinels, "$A", "</s>"]),
+        special_tokens=[(word, vocabulary[word]) for word in ("</s>", *sentinels)],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", extra_special_tokens=sentinels, model_max_length=LENGTH
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=sentinels,
+        model_max_length=LENGTH,
     )
 
 
@@ -81,8 +127,16 @@ def settle(scene: Scene) -> Scene:
     """Move the things of a scene to the mean places of its relation: what a caption can know."""
     if len(scene.things) == 1:
         return replace(scene, things=(replace(scene.things[0], x=0.5, y=0.5),))
-    places = {"left of": ((NEAR, 0.5), (FAR, 0.5)), "right of": ((FAR, 0.5), (NEAR, 0.5)), "above": ((0.5, NEAR), (0.5, FAR)), "below": ((0.5, FAR), (0.5, NEAR))}
-    moved = (replace(thing, x=x, y=y) for thing, (x, y) in zip(scene.things, places[str(scene.relation)], strict=True))
+    places = {
+        "left of": ((NEAR, 0.5), (FAR, 0.5)),
+        "right of": ((FAR, 0.5), (NEAR, 0.5)),
+        "above": ((0.5, NEAR), (0.5, FAR)),
+        "below": ((0.5, FAR), (0.5, NEAR)),
+    }
+    moved = (
+        replace(thing, x=x, y=y)
+        for thing, (x, y) in zip(scene.things, places[str(scene.relation)], strict=True)
+    )
     return replace(scene, things=tuple(moved))
 
 
@@ -93,7 +147,9 @@ def plan_of(scenes: Sequence[Scene]) -> np.ndarray:
     """
     cell = PLAN_SIDE // GRID
     pictures = render([settle(scene) for scene in scenes], PLAN_SIDE).astype(np.float32) / 127.5 - 1
-    cells = pictures.reshape(-1, GRID, cell, GRID, cell, 3).transpose(0, 1, 3, 2, 4, 5)  # n, row, column, y, x, rgb
+    cells = pictures.reshape(-1, GRID, cell, GRID, cell, 3).transpose(
+        0, 1, 3, 2, 4, 5
+    )  # n, row, column, y, x, rgb
     return cells.reshape(len(scenes), PLACES, cell * cell * 3)
 
 
@@ -102,13 +158,24 @@ def save_head(folder: Path, head: Any) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": head.weight.detach().half().contiguous(), "bias": head.bias.detach().half()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {"weight": head.weight.detach().half().contiguous(), "bias": head.bias.detach().half()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
 
 
-def draw_captions(rng: np.random.Generator, count: int, *, dropped: float) -> tuple[list[Scene], list[str]]:
-    """Draw scenes that are not held out and captions for them, a part ``dropped`` of the captions empty."""
+def draw_captions(
+    rng: np.random.Generator, count: int, *, dropped: float
+) -> tuple[list[Scene], list[str]]:
+    """Draw scenes that are not held out and captions for them, a part ``dropped`` of the captions
+    empty.
+    """
     scenes = [draw_scene(rng) for _ in range(count)]
-    return scenes, ["" if rng.random() < dropped else caption(scene, rng if rng.random() < 0.7 else None) for scene in scenes]
+    return scenes, [
+        "" if rng.random() < dropped else caption(scene, rng if rng.random() < 0.7 else None)
+        for scene in scenes
+    ]
 
 
 def train_text_encoder(
@@ -122,7 +189,8 @@ def train_text_encoder(
     layers: int = 4,
     every_s: float = 150,
 ) -> Generator[tuple[int, int, str], None, Path]:
-    """Train the text encoder and write ``tokenizer/``, ``text_encoder/`` and ``plan/``, the head, into ``scratch/imagen``.
+    """Train the text encoder and write ``tokenizer/``, ``text_encoder/`` and ``plan/``, the head,
+    into ``scratch/imagen``.
 
     Outputs: yields (steps done, steps in all, a note) after each step; returns the folder.
     """
@@ -133,16 +201,38 @@ def train_text_encoder(
     encoder = build_text_encoder(tokenizer, width=width, layers=layers)
     head = torch.nn.Linear(width, (PLAN_SIDE // GRID) ** 2 * 3)
     network = torch.nn.ModuleDict({"encoder": encoder, "head": head})
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    settings = {"what": "text_encoder", "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "width": width, "layers": layers}
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    settings = {
+        "what": "text_encoder",
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "width": width,
+        "layers": layers,
+    }
     keeper = Keeper(scratch, network, optimizer, settings, every_s=every_s)
 
     def losses(step: int) -> dict[str, Any]:
-        scenes, captions = draw_captions(np.random.default_rng((seed, step)), batch_size, dropped=0.03)
-        tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-        length = int(tokens.attention_mask.sum(1).max())  # the rest is padding: the same result, sooner
-        states = encoder(input_ids=tokens.input_ids[:, :length], attention_mask=tokens.attention_mask[:, :length]).last_hidden_state
-        return {"loss": torch.nn.functional.mse_loss(head(states[:, :PLACES]), torch.from_numpy(plan_of(scenes)))}
+        scenes, captions = draw_captions(
+            np.random.default_rng((seed, step)), batch_size, dropped=0.03
+        )
+        tokens = tokenizer(
+            captions, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+        )
+        length = int(
+            tokens.attention_mask.sum(1).max()
+        )  # the rest is padding: the same result, sooner
+        states = encoder(
+            input_ids=tokens.input_ids[:, :length], attention_mask=tokens.attention_mask[:, :length]
+        ).last_hidden_state
+        return {
+            "loss": torch.nn.functional.mse_loss(
+                head(states[:, :PLACES]), torch.from_numpy(plan_of(scenes))
+            )
+        }
 
     yield from keeper.train(steps, losses, lambda step: rate_at(step, steps, learning_rate))
     folder = scratch / "imagen"
