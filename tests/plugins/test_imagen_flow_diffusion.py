@@ -14,10 +14,10 @@ import imagen_flow as flow
 import imagen_flow_diffusion.nodes.stages as nodes
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
-from imagen_flow_diffusion.leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from imagen_flow_diffusion.pipelines.families import SPLIT
 from imagen_flow_diffusion.pipelines.reading import unread
 from imagen_flow_diffusion.pipelines.stepping import stepping
+from imagen_flow_diffusion.stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 
 
 @pytest.fixture(scope="module")
@@ -534,7 +534,7 @@ def test_a_half_precision_copy_is_taken_where_it_is_the_only_one(models, tmp_pat
 def test_loading_is_silent(models):
     """No library prints a progress bar of its own over the run's display."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow._models import ModelPool\nfrom imagen_flow_diffusion.leased.loaders import TextEncoder, BaseDenoiser\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow._models import ModelPool\nfrom imagen_flow_diffusion.stages.loaders import TextEncoder, BaseDenoiser\n"
         f"model = Model(Path({str(models('if-1').path)!r}), 'x', 'x')\n"
         "pool = ModelPool()\n"
         "for loader in (TextEncoder, BaseDenoiser):\n    with pool.lease(loader, model, device='cpu', dtype='float32'): pass\n"

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from imagen_flow._models import quiet_libraries
-from imagen_flow_diffusion.leased import controls
+from imagen_flow_diffusion.adapters import controls
 from imagen_flow_diffusion.pipelines import calling
 from imagen_flow_diffusion.tiny import beside, checkpoints
 

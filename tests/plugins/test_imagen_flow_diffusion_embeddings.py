@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.leased.loaders import TextEncoder
+from imagen_flow_diffusion.stages.loaders import TextEncoder
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.

@@ -178,7 +178,7 @@ def test_latents_of_another_space_are_refused(
     """Where planning cannot know, since a model comes as a value, a decoder names the space that it
     reads and the one that came.
     """
-    from imagen_flow_diffusion.leased.components import Autoencoder
+    from imagen_flow_diffusion.loading.components import Autoencoder
     from imagen_flow_diffusion.nodes import latents
 
     made = latents.Tensor(
@@ -585,7 +585,7 @@ def test_a_folder_of_what_a_tiny_model_stands_for(tmp_path: Path) -> None:
 )
 def test_an_embeddings_word_is_its_files_name(reference: str, token: str) -> None:
     """Or its repository's, where no file is named."""
-    from imagen_flow_diffusion.leased.adapters import token_of
+    from imagen_flow_diffusion.adapters.attached import token_of
 
     assert token_of(flow.Model(Path("x"), "digest", reference)) == token
 

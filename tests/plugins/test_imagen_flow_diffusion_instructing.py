@@ -20,9 +20,9 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
-from imagen_flow_diffusion.leased.instructing import sides_of
-from imagen_flow_diffusion.leased.loaders import Editor
 from imagen_flow_diffusion.pipelines.families import edits
+from imagen_flow_diffusion.stages.instruction_editing import sides_of
+from imagen_flow_diffusion.stages.loaders import Editor
 
 #: diffusers warns of what it itself does with numpy, torch and its own pipelines.
 pytestmark = [

@@ -26,7 +26,7 @@ from imagen_flow._settings import devices
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.values import Loading, Model
 from imagen_flow_diffusion.checkpoints import quantizing
-from imagen_flow_diffusion.leased.components import (
+from imagen_flow_diffusion.loading.components import (
     AutoencoderParts,
     DenoiserParts,
     Drawing,

@@ -259,7 +259,7 @@ def edit(hand: Hand, args: Args) -> Any:
     """An edited picture has its source's size, whatever the model works at."""
     import PIL.Image
 
-    from imagen_flow_diffusion.leased.instructing import LARGEST, SEVERAL
+    from imagen_flow_diffusion.stages.instruction_editing import LARGEST, SEVERAL
 
     loaded, kept = hand.load(args["model"]), called(args, "image", "references")
     pictures = [picture.rgb().to_pil() for picture in (args["image"], *args.get("references", []))]

@@ -20,7 +20,7 @@ import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow_diffusion.checkpoints import single_file
-from imagen_flow_diffusion.leased import components
+from imagen_flow_diffusion.loading import components
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
 pytestmark = [

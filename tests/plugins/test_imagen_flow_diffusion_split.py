@@ -19,7 +19,7 @@ import torch
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool
-from imagen_flow_diffusion.leased.spaces import space_of
+from imagen_flow_diffusion.loading.latent_spaces import space_of
 from imagen_flow_diffusion.nodes import latents
 from imagen_flow_diffusion.pipelines.families import SPLIT
 

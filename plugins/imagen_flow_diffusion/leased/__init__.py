@@ -1,1 +1,1 @@
-"""What nodes lease of a checkpoint, whole or in groups of parts, and what is put on it for a while."""
+"""The former home of `imagen_flow_diffusion.loading`, for plugins that still import from it."""

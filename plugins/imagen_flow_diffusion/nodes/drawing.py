@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
 
-from ..checkpoints.folder import article
-from ..leased.adapters import (
+from ..adapters.attached import (
     Embedding,
     ImageEncoder,
     IPAdapter,
@@ -27,9 +26,10 @@ from ..leased.adapters import (
     skipping,
     spelt,
 )
-from ..leased.components import Checkpoint, Drawing, Filling, Whole, sparing
-from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
-from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
+from ..checkpoints.folder import article
+from ..loading.components import Checkpoint, Drawing, Filling, Whole, foresee_parts, sparing
+from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import also, call, explaining_nan, followed, pictures, to_pil
 from ..pipelines.families import pipeline_for, unguided_by, unread_by
 from ..pipelines.samplers import choose

@@ -19,8 +19,8 @@ from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, S
 from ..checkpoints.classes import component_of
 from ..checkpoints.folder import article, load_part, what_is
 from ..checkpoints.modular import taken_by
-from ..leased.components import HEEDS, Checkpoint, Whole, sparing, unchanged
-from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
+from ..loading.components import HEEDS, Checkpoint, Whole, foresee_parts, sparing, unchanged
+from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import (
     call,
     encoded,

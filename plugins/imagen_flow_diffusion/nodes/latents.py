@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
+from ..adapters.attached import ImageEncoder, IPAdapter, LoRA, Worn, adapted
+from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
 from ..checkpoints.folder import article, device_of, what_is
-from ..leased.adapters import ImageEncoder, IPAdapter, LoRA, Worn, adapted
-from ..leased.components import Autoencoder, Denoiser, sparing
-from ..leased.controls import ControlNet, Controls, controlled, foresee_controls
-from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..leased.spaces import (
+from ..loading.components import Autoencoder, Denoiser, foresee_parts, sparing
+from ..loading.latent_spaces import (
     channels_of,
     normalises,
     scaled,
@@ -33,6 +32,7 @@ from ..leased.spaces import (
     upcast,
     without_statistics,
 )
+from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import (
     also,
     call,

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
 
-from ..leased.adapters import Embedding, LoRA, Worn
-from ..leased.instead import OtherAutoencoder, OtherDenoiser, foresee_parts
-from ..leased.instructing import Instructed
-from ..leased.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from ..adapters.attached import Embedding, LoRA, Worn
+from ..loading.components import foresee_parts
+from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import encoded, explaining_nan, read_encoded, refuse_nan
 from ..pipelines.families import foresee_text
 from ..pipelines.reading import foreign
+from ..stages.instruction_editing import Instructed
+from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 
 if TYPE_CHECKING:
     import numpy as np

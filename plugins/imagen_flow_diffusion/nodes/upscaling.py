@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
 
+from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, quiet, what_is
 from ..checkpoints.scales import scale_among
-from ..leased.adapters import need
-from ..leased.components import Checkpoint, Whole, sparing
+from ..loading.components import Checkpoint, Whole, sparing
 from ..pipelines.calling import call, explaining_nan, pictures, problem_of, to_pil, unwrap_image
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class PixelFile:
 
     @staticmethod
     def load(model: Model, *, device: str, dtype: str) -> Network:
-        need("spandrel", "an upscaler in one file", extra="upscalers")
+        require_library("spandrel", "an upscaler in one file", extra="upscalers")
         import torch
 
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from .components import Checkpoint
+    from ..loading.components import Checkpoint
 
 FAMILY = "IF"
 

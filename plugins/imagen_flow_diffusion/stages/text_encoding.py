@@ -6,11 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.attached import Worn, adapted, skipping, spelt
+from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
+from ..loading.components import Checkpoint, TextParts, some_groups
 from ..pipelines.calling import problem_of
 from ..pipelines.families import SPLIT, Split, family_of, unread_by
-from .adapters import Worn, adapted, need, skipping, spelt
-from .components import Checkpoint, TextParts, some_groups
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -182,7 +183,7 @@ def _weighted(
     pipeline: Any, encoder: Encoder, prompt: str, negative_prompt: str, clip_skip: int | None
 ) -> dict[str, Any]:
     """Encode words with weights, ``a (red)1.3 fox``, by the library compel."""
-    need("compel", "prompt weighting")
+    require_library("compel", "prompt weighting")
     from compel import Compel, ReturnedEmbeddingsType
 
     if clip_skip is not None or encoder.family not in ("StableDiffusion", "StableDiffusionXL"):

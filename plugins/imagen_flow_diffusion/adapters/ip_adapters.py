@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.folder import MOST_LAYERS, load_part
-from .components import Checkpoint, unchanged
+from ..loading.components import Checkpoint, unchanged
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from imagen_flow import Model
 
-    from .adapter_files import Adapter
+    from .files import Adapter
 
 _LAYER = re.compile(r"(?P<number>\d+)\.to_(?P<letter>[kv])_ip\.(?P<end>weight|bias)\Z")
 _RENAMED = (

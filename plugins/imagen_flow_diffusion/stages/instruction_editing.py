@@ -13,11 +13,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.attached import Worn, adapted
+from ..loading.components import Checkpoint, sparing
 from ..pipelines.calling import also, counted, explaining_nan, pictures
 from ..pipelines.families import edits, unread_by
 from ..pipelines.samplers import choose, lost_by
-from .adapters import Worn, adapted
-from .components import Checkpoint, sparing
 
 if TYPE_CHECKING:
     import numpy as np

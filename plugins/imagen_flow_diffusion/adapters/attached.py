@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
+from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
+from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
-from .adapter_files import Adapter, Beside
-from .components import Checkpoint
+from .files import Adapter, Beside
 from .ip_adapters import foresee_adapter, load_encoder, with_ip_adapters
 from .loras import with_loras
 
@@ -150,7 +151,7 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     try:
         with flow.at_rest(changed):
             if worn.loras:
-                need("peft", "a LoRA")
+                require_library("peft", "a LoRA")
                 worn.notes.extend(
                     off.enter_context(
                         with_loras(
@@ -384,17 +385,6 @@ def token_of(model: Model) -> str:
     )
     word = unicodedata.normalize("NFC", named.stem if named else Path(repository).name)
     return re.sub(r"\s+", " ", f"<{word}>")
-
-
-def need(library: str, what: str, *, extra: str = "adapters") -> None:
-    """Say which library to install where one is missing."""
-    from importlib.util import find_spec
-
-    if find_spec(library) is None:
-        raise flow.ModelError(
-            f"{what} needs the library {library}, which is not installed: pip install"
-            f" 'imagen-flow[{extra}]'"
-        )
 
 
 def _refuse_all_skipped(checkpoint: Checkpoint, clip_skip: int) -> None:

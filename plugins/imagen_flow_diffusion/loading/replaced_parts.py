@@ -5,12 +5,12 @@ of another checkpoint, or one file of weights; a denoiser also as GGUF.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
+from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import article, index_of, load_part, read_json, what_is
 from ..checkpoints.single_file import header_of
 from ..checkpoints.translation import load_from_file
@@ -28,9 +28,7 @@ class OtherDenoiser:
     @staticmethod
     def check(model: Model) -> None:
         if model.path.suffix.lower() == ".gguf":
-            from .adapters import need
-
-            need("gguf", "a denoiser as GGUF", extra="gguf")
+            require_library("gguf", "a denoiser as GGUF", extra="gguf")
 
     @staticmethod
     def parts(model: Model) -> dict[str, Any]:
@@ -95,18 +93,6 @@ def load_instead(
         dtype=dtype,
         settings=settings,
     )
-
-
-def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
-    """Refuse, when planning, parts at these ports that cannot stand in the place of a checkpoint's
-    own.
-    """
-    from .components import joined
-
-    model = models.get("model")
-    if model is not None and (model.folder / "model_index.json").is_file():
-        for part, other in joined(model, models, ports).instead:
-            refuse_misfit(model, part, other)
 
 
 def refuse_misfit(model: Model, part: str, other: Model) -> None:

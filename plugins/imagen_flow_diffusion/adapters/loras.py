@@ -17,8 +17,8 @@ from . import lora_files
 from .lora_files import NotLoRA, Pair, left_out
 
 if TYPE_CHECKING:
-    from .adapter_files import Adapter
-    from .components import Checkpoint
+    from ..loading.components import Checkpoint
+    from .files import Adapter
 
 
 class Layers(NamedTuple):

@@ -12,9 +12,9 @@ import imagen_flow as flow
 
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
 from ..checkpoints.folder import load_part, read_json, what_is
+from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from ..pipelines.families import family_of
-from .components import Checkpoint
 
 if TYPE_CHECKING:
     from imagen_flow import Image, Model

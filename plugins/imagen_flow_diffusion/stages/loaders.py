@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import imagen_flow as flow
 
 from ..checkpoints.folder import what_is
+from ..loading.components import TextParts, Whole, some_groups
 from ..pipelines.calling import TAKEN_BY, problem_of
 from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits, family_of
-from .components import TextParts, Whole, some_groups
-from .encoding import DiffusersText
-from .instructing import Instructed
+from .instruction_editing import Instructed
+from .text_encoding import DiffusersText
 
 if TYPE_CHECKING:
     from imagen_flow import Model, ModelError
