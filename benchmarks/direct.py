@@ -11,8 +11,8 @@ Twice: each way in a process of its own, as a program uses one or the other; and
 each with its OpenMP team, and GNU's OpenMP slows both down: see `imagen_flow._models.run_threads`.
 
 And what it saves to load once: several graphs in one process with one pool, against as many scripts
-    that each load what they draw with, and against a script that loads for each picture or once for
-    all.
+that each load what they draw with, and against a script that loads for each picture or once for
+all.
 
     python benchmarks/direct.py [--pairs 40] [--steps 20] [--graphs 8] [--rounds 5] [--only
     pairs|loading] [--record]

@@ -2,7 +2,7 @@
 called directly: with random weights, so that nothing need be fetched.
 
 Each way draws in a process of its own: its first picture with all loading, then the rest; the
-    memory is the most that it took. The pictures of both must be equal.
+memory is the most that it took. The pictures of both must be equal.
 
     python benchmarks/true_size.py [--models sd15,sdxl] [--pictures 10] [--steps 20] [--device cuda]
     [--record]

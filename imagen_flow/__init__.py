@@ -1,11 +1,11 @@
 """imagen_flow: the build system for generative pictures.
 
 This is the one front door: what a plugin or a script may import stands here. Names are imported
-    when they are first used, so that ``import imagen_flow``
-costs a few milliseconds and never loads torch.
+when they are first used, so that ``import imagen_flow`` costs a few milliseconds and never loads
+torch.
 
 For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the
-    types of ports.
+types of ports.
 """
 
 from __future__ import annotations

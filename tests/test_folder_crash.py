@@ -2,10 +2,9 @@
 may leave is made, and a restart on it must end as if nothing had happened.
 
 The model of the disk: bytes of a file are certain once it was synced, before that it may be whole,
-    empty or torn; a name (made, renamed, removed) is certain once its folder was synced, a rename
-    across
-folders once both were; before that any of the changes may be there or not, in whatever order they
-came. A commit of the journal is certain: it is synced. A kill is the state in which nothing is
+empty or torn; a name (made, renamed, removed) is certain once its folder was synced, a rename
+across folders once both were; before that any of the changes may be there or not, in whatever order
+they came. A commit of the journal is certain: it is synced. A kill is the state in which nothing is
 lost.
 """
 

@@ -422,7 +422,7 @@ class Live:
     """What runs now, with bars and the time left, below a log of what ran.
 
     Quick steps of a large run are counted, not listed: the log has a line for each only while it
-        can be read.
+    can be read.
     """
 
     #: Above this many steps, only those that took this long get a line.

@@ -265,8 +265,8 @@ def status(files: tuple[Path, ...], as_json: bool) -> int:
     """Show how lines stand: who works on them, what waits, and what failed last.
 
     Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for
-        trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a
-        line file or a journal is at fault.
+    trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a
+    line file or a journal is at fault.
     """
     from .._hotfolder import read_line
     from .._hotfolder import status as status_of

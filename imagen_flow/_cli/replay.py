@@ -42,8 +42,7 @@ def replay(
     """Run the graph that a picture carries.
 
     A picture is not trusted: what would run is shown, and nothing runs or is read before you agree.
-        Files that its graph names are taken from the store, by their content, or from where --set
-        says.
+    Files that its graph names are taken from the store, by their content, or from where --set says.
     """
     from .._replay.replay import prepare
     from .._settings import config

@@ -86,9 +86,9 @@ def watch(
     """Run graphs, and again whenever what they depend on changes.
 
     That is: a graph, a graph that it includes, a file, folder or local model that it reads, the
-        settings, or the code of a local plugin. Only what a change touches is computed. A graph
-        that cannot be run is reported, and waits for a fix;
-    its last outputs stay. Ctrl-C stops (exit code 130), and so does SIGTERM (143).
+    settings, or the code of a local plugin. Only what a change touches is computed. A graph that
+    cannot be run is reported, and waits for a fix; its last outputs stay. Ctrl-C stops (exit code
+    130), and so does SIGTERM (143).
     """
     from .._watch import watch_graphs
     from ..errors import GraphError

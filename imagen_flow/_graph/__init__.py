@@ -8,10 +8,10 @@ the bindings of the ports: a `DiGraph` would merge two
 edges between the same nodes.
 
 The modules, from the ground up: `bindings` (what a port may be given) and `graph` (what a resolved
-    graph is made of) are values; `suggestions` words what might be meant instead of
-what was written; `binder` binds the words of one file to ports; on it stand `inputs` and `nodes`,
-which read what a graph declares, and `order`; `expansion` counts how many steps a graph comes to;
-`resolver` is the whole, for a file and those it includes.
+graph is made of) are values; `suggestions` words what might be meant instead of what was written;
+`binder` binds the words of one file to ports; on it stand `inputs` and `nodes`, which read what a
+graph declares, and `order`; `expansion` counts how many steps a graph comes to; `resolver` is the
+whole, for a file and those it includes.
 """
 
 from .bindings import (

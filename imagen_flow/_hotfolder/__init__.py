@@ -31,10 +31,10 @@ item. What only a new process
 can mend (a journal that cannot be written) ends the process, with an exit code of its own.
 
 The modules, from the ground up: `ignore` (names that are never work); `disk` (the operations on
-    files, to be recorded in tests); `config` (text to Line); `journal`; `log` and `notify`;
-    `intake` (which files, and what tells one form from another); `ticket`;
-`publish` (outputs and originals, durably and in order); `recipe` (a line together with its graph);
-`worker` (one item from beginning to end); `service` (threads); `admin` (status and retry).
+files, to be recorded in tests); `config` (text to Line); `journal`; `log` and `notify`; `intake`
+(which files, and what tells one form from another); `ticket`; `publish` (outputs and originals,
+durably and in order); `recipe` (a line together with its graph); `worker` (one item from beginning
+to end); `service` (threads); `admin` (status and retry).
 """
 
 from .admin import is_named, retry, status

@@ -32,7 +32,7 @@ def status(line: Line) -> dict[str, Any]:
     worked on, and what failed last.
 
     Its `state` in a word: ``running``; ``waiting`` for trouble to pass, for its folder, or for a
-        process that says nothing; ``stopped``, with nobody to run it.
+    process that says nothing; ``stopped``, with nobody to run it.
 
     Raises:
         JournalError: its journal cannot be read.

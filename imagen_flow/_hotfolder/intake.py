@@ -19,7 +19,7 @@ picture settles together with its ticket: once both have stood still. A ticket a
 takes to settle itself: drop the ticket first.
 
 An empty file is a promise of one: many programs create the name first and write later. It settles
-    only after `empty_s`, unless a sentinel says that it is complete.
+only after `empty_s`, unless a sentinel says that it is complete.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 is.
 
 WAL, synchronous FULL: what is committed is on the disk. One row an item; a path has at most one
-    that is not at its end. States and what takes an item from one to the next:
+that is not at its end. States and what takes an item from one to the next:
 
 ::
 
@@ -19,11 +19,10 @@ whoever finds it finishes the work without running anything. `gone` is a file th
 before its turn.
 
 Whose a row is: the token of a worker process, which holds a lock of the operating system for as
-    long as it lives, and a lease that it renews. When the lock is free or the lease is over, the
-    row is anyone's. Whoever
-has lost a row so finds its next change refused (`Lost`). Times that decide anything are the
-monotonic clock's, which all processes of a host share until it starts again; then they count as
-over.
+long as it lives, and a lease that it renews. When the lock is free or the lease is over, the row is
+anyone's. Whoever has lost a row so finds its next change refused (`Lost`). Times that decide
+anything are the monotonic clock's, which all processes of a host share until it starts again; then
+they count as over.
 """
 
 from __future__ import annotations
@@ -497,7 +496,7 @@ class Journal:
         have settled.
 
         An item that a process has died of before is worked on alone: it is not given while this
-            process is `busy`, nor is any after it.
+        process is `busy`, nor is any after it.
 
         Params:
             order: oldest, newest or name.

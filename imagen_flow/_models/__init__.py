@@ -5,12 +5,12 @@ the network. `ModelPool` holds what is loaded: each model once,
 leased to whoever runs, dropped in the order in which the plan needs it last.
 
 The modules, from the ground up: `references` (how a model is written), `files` (which of its files
-    count) and `weights` (what their headers say); `cache` (where the hub's libraries keep
-theirs) and `lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers`
-(what its files name must be among them), `locate` (from a reference to a `Model`), `hub` (the only
-part that uses the network) and `estimates` (what it weighs); `oom` (when memory runs out), `quiet`,
-`placement` (where a module runs, and where it waits), `attention` (which kernels it runs with) and
-`tensors`; `pool`; `leasing` (what a step is given, and what happens when memory runs out under it).
+count) and `weights` (what their headers say); `cache` (where the hub's libraries keep theirs) and
+`lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers` (what its files
+name must be among them), `locate` (from a reference to a `Model`), `hub` (the only part that uses
+the network) and `estimates` (what it weighs); `oom` (when memory runs out), `quiet`, `placement`
+(where a module runs, and where it waits), `attention` (which kernels it runs with) and `tensors`;
+`pool`; `leasing` (what a step is given, and what happens when memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache

@@ -2,8 +2,8 @@
 compute otherwise, and its result would be kept as the unchanged model's.
 
 What is looked at is cheap: which modules there are and how they are set, their hooks and replaced
-    methods, how they attend, the configurations, a few numbers of each weight, the words of
-tokenizers. What a loader keeps beside what it loaded may grow.
+methods, how they attend, the configurations, a few numbers of each weight, the words of tokenizers.
+What a loader keeps beside what it loaded may grow.
 """
 
 from __future__ import annotations

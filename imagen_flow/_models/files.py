@@ -2,7 +2,7 @@
 and which of several copies of them are needed.
 
 A repository often holds the same weights several times: in halves (``model.fp16.safetensors``), in
-    one piece beside the parts, as pickles, for other libraries. One copy is needed.
+one piece beside the parts, as pickles, for other libraries. One copy is needed.
 """
 
 from __future__ import annotations

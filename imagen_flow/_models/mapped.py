@@ -1,9 +1,9 @@
 """Take loaded weights off the files that they are mapped from.
 
 safetensors and GGUF files are not read but mapped: while a model stays loaded, whoever writes to
-    its file writes to its weights, and whoever shortens the file kills the process.
-A copy takes the memory that computing would have taken anyway (on the host all weights are read at
-every step), and a part of the time of one step, once.
+its file writes to its weights, and whoever shortens the file kills the process. A copy takes the
+memory that computing would have taken anyway (on the host all weights are read at every step), and
+a part of the time of one step, once.
 
 Source: proc(5), ``/proc/self/maps``. Where there is none, all weights on the host are copied.
 """

@@ -266,8 +266,8 @@ class ModelPool:
         lasts.
 
         A loader with parts loads nothing itself: each part is leased as it would be alone, and they
-            are put together for this lease. So whoever needs some parts shares them with whoever
-        needs all. `loading` is told if the model, or a part of it, is not loaded yet.
+        are put together for this lease. So whoever needs some parts shares them with whoever needs
+        all. `loading` is told if the model, or a part of it, is not loaded yet.
 
         What is given back otherwise than it was lent (its weights, hooks, processors,
         configuration) is dropped, and `left_changed` told of what is not as it was; the next lease

@@ -7,16 +7,15 @@ as far as digests are known; beyond a step that must run it can only say *waits*
 one runs depends on what comes out.
 
 A **plan** is a value: nothing of a run is written into it. What is known (steps, outputs, frames:
-    one for each graph used as a node, by element and repetition) is a `State`. Planning settles
-    every node once; a
-run goes on with a copy of the state, runs what `demands` says is needed, and settles again.
+one for each graph used as a node, by element and repetition) is a `State`. Planning settles every
+node once; a run goes on with a copy of the state, runs what `demands` says is needed, and settles
+again.
 
 The modules, from the ground up: `step` is what a plan is made of; `values` gives what bindings
-    give; `keys` says what computes a step; `keying` makes one step; `elements` says for which
-    elements a node runs; `state` settles nodes; `demand` says what must be
-known before an output can be; `waiting` looks at the models of nodes that wait; `explain` says what
-becomes of steps and why; `edges` gives a graph's edges by name; `inputs` takes what a graph is
-given; `plan` is the whole.
+give; `keys` says what computes a step; `keying` makes one step; `elements` says for which elements
+a node runs; `state` settles nodes; `demand` says what must be known before an output can be;
+`waiting` looks at the models of nodes that wait; `explain` says what becomes of steps and why;
+`edges` gives a graph's edges by name; `inputs` takes what a graph is given; `plan` is the whole.
 """
 
 from .demand import demands, outputs_of

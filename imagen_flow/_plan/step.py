@@ -2,7 +2,7 @@
 known yet.
 
 A slot is what a binding gives: an artifact, `ABSENT`, `FAILED`, or `Unknown` as long as a node that
-    it comes from has not run.
+it comes from has not run.
 """
 
 from __future__ import annotations

@@ -503,7 +503,7 @@ class Values:
         whether those that a step reads are others now.
 
         All, since files of equal content are one value: which of them has changed, a step cannot
-            tell. One that is gone stays as it was: who reads it says so.
+        tell. One that is gone stays as it was: who reads it says so.
         """
         known: set[str] = set()
         for named, model in list(self.models.items()):

@@ -1,14 +1,13 @@
 """The provenance document: its shape, and how one is read that nobody vouches for.
 
 A document says how one output came to be: the graph as written (with every file it includes) and as
-    resolved, the values of its inputs, seeds, the fingerprints of models,
-the versions of plugins and libraries, and of each step that the output was made by: its key, what
-went into it and what came out, by digest. It holds no
-times, no absolute paths of its own making, no environment and no secrets. At level ``keys`` the
-graph, the inputs and the file names are left out.
+resolved, the values of its inputs, seeds, the fingerprints of models, the versions of plugins and
+libraries, and of each step that the output was made by: its key, what went into it and what came
+out, by digest. It holds no times, no absolute paths of its own making, no environment and no
+secrets. At level ``keys`` the graph, the inputs and the file names are left out.
 
 `_run.recorder` writes documents. Here they are parsed: strictly, with bounds, and with an error in
-    words for whatever is odd.
+words for whatever is odd.
 """
 
 from __future__ import annotations

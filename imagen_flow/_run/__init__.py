@@ -10,9 +10,9 @@ A run's state (steps, values, frames) is its own, a copy of what the plan knows:
 written to, and may be carried out by several runs at once.
 
 The modules, from the ground up: `value_cache` holds values in memory; `event_queue` is what a run
-    says; `model_lookahead` knows which models will be needed; `call` calls a node's
-function; `step_runner` carries out one step; `output_delivery` hands over outputs; `scheduler` goes
-through the plan; `execution` is the whole.
+says; `model_lookahead` knows which models will be needed; `call` calls a node's function;
+`step_runner` carries out one step; `output_delivery` hands over outputs; `scheduler` goes through
+the plan; `execution` is the whole.
 """
 
 from .execution import Run, execute

@@ -2,8 +2,8 @@
 and which local plugins are trusted.
 
 A setting is taken from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the
-    default. The file is looked for upward from the graph (or
-from the working directory where there is none); paths in it start from its own folder.
+default. The file is looked for upward from the graph (or from the working directory where there is
+none); paths in it start from its own folder.
 
 The file comes with whatever folder the user has fetched, so it is believed only in part. Local
 files of nodes that it names are imported after ``imagen-flow trust`` for their present form: what

@@ -11,20 +11,20 @@ A folder::
     locks, pins/     claims among processes
 
 **Nothing wrong is ever served**: whatever is read is digested again. What is missing or damaged is
-    forgotten together with the steps that gave it, and `Damaged` is raised, so that they run again.
+forgotten together with the steps that gave it, and `Damaged` is raised, so that they run again.
 
 **Nothing waits for the disk**: a record is handed to one writer thread, which encodes and writes;
-    until it is written, it is served from memory.
+until it is written, it is served from memory.
 
 **Several processes may share it** on a local disk. A key in the making is claimed by `lease`, what
 a run is going to read by `pin`; both end with their process, however it ends.
 
 The modules, from the ground up: `index` (the database), `objects` (content in files) and `locks`
-    (claims among processes) each know one thing on the disk, `records` the words of the index
-for what a step gave; `opening` says whether a folder can be a store, and opens it; `pins` is what
-runs hold against clean-up; `folders` keeps files, folders and models; `values` keeps values
-of every kind, on the index, objects and folders; `writer` brings records there in a thread of its
-own; `maintenance` cleans, verifies and counts; `store` is the whole.
+(claims among processes) each know one thing on the disk, `records` the words of the index for what
+a step gave; `opening` says whether a folder can be a store, and opens it; `pins` is what runs hold
+against clean-up; `folders` keeps files, folders and models; `values` keeps values of every kind, on
+the index, objects and folders; `writer` brings records there in a thread of its own; `maintenance`
+cleans, verifies and counts; `store` is the whole.
 """
 
 from .maintenance import Cleaned, Verified

@@ -1,9 +1,9 @@
 """Open SQLite files that may be damaged, hostile, or on a file system without locks.
 
 Nothing in such a file is trusted: text that is not UTF-8 can be read (its bytes come as
-    surrogates), no function or table is called because the schema says so, and `is_ours` tells
-whether the schema is exactly the one that this program made, before any table is touched: a view or
-a trigger in the place of a table can do anything.
+surrogates), no function or table is called because the schema says so, and `is_ours` tells whether
+the schema is exactly the one that this program made, before any table is touched: a view or a
+trigger in the place of a table can do anything.
 """
 
 from __future__ import annotations

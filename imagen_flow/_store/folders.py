@@ -1,10 +1,10 @@
 """Keep the files, folders and models that nodes made.
 
 One that lies in a scratch folder is moved in: the content of each file becomes an object, and a
-    folder or a model is laid out again from them in ``trees/DIGEST``, after the
-list of its files in ``trees/DIGEST.json``. One that lies elsewhere belongs to the user: it is kept
-as a reference (path, size, digest), never copied; if it is no longer there
-with the same content, what depends on it is damaged.
+folder or a model is laid out again from them in ``trees/DIGEST``, after the list of its files in
+``trees/DIGEST.json``. One that lies elsewhere belongs to the user: it is kept as a reference (path,
+size, digest), never copied; if it is no longer there with the same content, what depends on it is
+damaged.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 values lie.
 
 Journal in WAL mode, synchronous NORMAL: a kill loses nothing that was committed, a power cut may
-    lose the last commits but damages nothing. One connection reads, guarded by a lock (a
-look-up takes microseconds, so threads hardly meet), one writes. Rows are inserted many to a
-statement, since each statement that is stepped from Python lets go of the interpreter
-lock and must win it back from a busy thread.
+lose the last commits but damages nothing. One connection reads, guarded by a lock (a look-up takes
+microseconds, so threads hardly meet), one writes. Rows are inserted many to a statement, since each
+statement that is stepped from Python lets go of the interpreter lock and must win it back from a
+busy thread.
 
 Any row may be rubbish: what comes out of here is of the types that it should be, and a step's row
-    is sealed, so that neither its key nor its outputs or provenance can be another's.
-A file that proves to be damaged is put aside at once, and the index begins anew.
+is sealed, so that neither its key nor its outputs or provenance can be another's. A file that
+proves to be damaged is put aside at once, and the index begins anew.
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 operating system.
 
 A claim needs no heartbeat and never grows stale: the system drops it when its process ends, however
-    it ends. It costs a microsecond or two and writes nothing.
-On Linux claims belong to the open file (so two stores in one process keep each other out as well),
-elsewhere to the process; there,
-closing a second store on the same folder in the same process drops the claims of the first. That is
+it ends. It costs a microsecond or two and writes nothing. On Linux claims belong to the open file
+(so two stores in one process keep each other out as well), elsewhere to the process; there, closing
+a second store on the same folder in the same process drops the claims of the first. That is
 harmless: a claim only saves double work.
 
 Some file systems have no such locks, or refuse them. There the folder belongs to one process at a

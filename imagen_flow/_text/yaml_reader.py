@@ -8,7 +8,7 @@ aliases, recurses, and drops what comes twice. Scalars are resolved here, becaus
 References are words too, so ``${…}`` is read here and has a mark of its own.
 
 Nothing here raises for bad text: what cannot be read becomes a problem, and a Word whose value is
-    UNREADABLE stands in its place.
+UNREADABLE stands in its place.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Turn values into bytes and back, exactly, and without pickle.
 
 Every kind has one encoding: plain data is canonical JSON; an 8-bit picture is a PNG; deeper
-    pictures, tensors and sound are safetensors (with
-at most one metadata key, since the library writes several in no fixed order). A plugin's own type
-brings a `Codec`.
+pictures, tensors and sound are safetensors (with at most one metadata key, since the library writes
+several in no fixed order). A plugin's own type brings a `Codec`.
 
 Bytes that come back are not trusted: whatever is odd about them raises ValueError, and no more
-    memory is taken than the bytes can justify. Whether
-they are the *right* bytes is for the store to say: it digests what was decoded.
+memory is taken than the bytes can justify. Whether they are the *right* bytes is for the store to
+say: it digests what was decoded.
 
 A file, a folder or a model is encoded as where it lies, its size and its digest, not as its
 content. Below `root` (the store's folder) places are written
@@ -50,9 +49,8 @@ class Codec:
     """How a plugin's own type of value is kept.
 
     `encode` must be canonical: equal values give equal bytes, always, since the value's digest is
-        over `kind` and these bytes. `decode` gets untrusted bytes
-    and raises ValueError when they are odd. `kind` names the type in stores and messages
-    (``module.Class`` by custom).
+    over `kind` and these bytes. `decode` gets untrusted bytes and raises ValueError when they are
+    odd. `kind` names the type in stores and messages (``module.Class`` by custom).
     """
 
     kind: str

@@ -171,8 +171,8 @@ class PortType:
         the refusal.
 
         Takes literals and live values alike: ints become floats where the port is a float, members
-            of an enum become their values. Lists and mappings come back as copies, so
-        that a node that changes what it was handed changes no other's.
+        of an enum become their values. Lists and mappings come back as copies, so that a node that
+        changes what it was handed changes no other's.
         """
         if value is None:
             if self.optional or self.kind in ("json", "any"):

@@ -2,8 +2,8 @@
 true.
 
 The modules, from the ground up: `settled` gives changes once things are quiet; `events` is what
-    watching says; `dependencies` names what a graph depends on; `reload` takes the code of plugins
-    anew; `session` is the whole.
+watching says; `dependencies` names what a graph depends on; `reload` takes the code of plugins
+anew; `session` is the whole.
 """
 
 from .events import (

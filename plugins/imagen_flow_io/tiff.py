@@ -7,7 +7,7 @@ PackBits, Zstandard), and decodes what is a picture of its own, JPEG and fax, wh
 says that it can.
 
 No number of the directory is believed: whatever is read lies inside the file, and what a picture
-    takes in memory is checked before it is taken.
+takes in memory is checked before it is taken.
 
 Source: TIFF 6.0 (Adobe, 1992) by its sections; Adobe's TIFF Technical Notes 1 to 3 (floating-point
     predictor in Note 3); BigTIFF as libtiff describes it.

@@ -2,9 +2,9 @@
 that call's picture, bit for bit.
 
 What it takes: ``make test-checkpoints``, which pulls what the graphs name and runs this; the README
-    says how much that is. A graph whose checkpoints are not in the hub's cache is skipped.
-That this module itself works is held true without them, by tiny checkpoints that a local hub serves
-under the real names.
+says how much that is. A graph whose checkpoints are not in the hub's cache is skipped. That this
+module itself works is held true without them, by tiny checkpoints that a local hub serves under the
+real names.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 configuration would say is told by the shapes of its tensors.
 
 Two things are not: how many heads its attention has, which goes by the two kinds of Stable
-    Diffusion, and whether it pools its conditions, as that for shuffled pictures does (take that
-    one as a folder).
+Diffusion, and whether it pools its conditions, as that for shuffled pictures does (take that one as
+a folder).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read what a checkpoint's folder holds, and load one part of it through the library's own class.
 
 Parts are named by us, not by the checkpoint: a ``model_index.json`` may name any class of any
-    module, and it comes from a stranger.
+module, and it comes from a stranger.
 """
 
 from __future__ import annotations

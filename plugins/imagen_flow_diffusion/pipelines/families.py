@@ -1,9 +1,9 @@
 """What a checkpoint can do, by the class of pipeline that it says it is.
 
 diffusers names its classes by family, help and task: StableDiffusionXL, ControlNet, Inpaint. So the
-    class for another task is found by its name, and only that one is imported: its
-own tables of families would import them all. A family whose text, latents and pixels can be split
-over three nodes has an entry in `SPLIT`; all others are drawn by one node.
+class for another task is found by its name, and only that one is imported: its own tables of
+families would import them all. A family whose text, latents and pixels can be split over three
+nodes has an entry in `SPLIT`; all others are drawn by one node.
 """
 
 from __future__ import annotations

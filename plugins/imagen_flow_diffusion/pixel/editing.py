@@ -2,7 +2,7 @@
 noise, and gives half the difference from it.
 
 What the instruction does not touch is not repainted: where the edited picture agrees with the
-    source, the source's own pixels are kept, bit for bit.
+source, the source's own pixels are kept, bit for bit.
 """
 
 from __future__ import annotations
