@@ -24,7 +24,15 @@ from ._graph import Graph, resolve
 from ._models import ModelPool
 from ._outputs.writer import OutFolder
 from ._plan import Plan
-from ._plan.request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
+from ._plan.request import (
+    USERS_STORE,
+    Options,
+    Request,
+    given_path,
+    open_store,
+    plugin_files,
+    prepare,
+)
 from ._plugins.registry import Registry, discover
 from ._run import execute
 from ._settings import config
@@ -184,6 +192,7 @@ def run(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
+    folder = OutFolder(given_path("out", out), replace=replace or None) if out is not None else None
     with ExitStack() as stack:
         request = _request(graph, options, {**(inputs or {}), **more})
         if request.store is not None:
@@ -193,7 +202,7 @@ def run(
         failure: Exception | None = None
         for event in execute(
             made,
-            out=OutFolder(Path(out), replace=replace or None) if out is not None else None,
+            out=folder,
             pool=pool,
         ):
             if on_event:

@@ -413,3 +413,16 @@ def test_settings_hold_in_python_too(
         ).dtype
         == "float16"
     )
+
+
+@pytest.mark.parametrize("name", ["out", "store", "plugins"])
+@pytest.mark.parametrize("function", [flow.run, flow.watch])
+def test_an_empty_path_is_refused(
+    function: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty path is refused; it does not mean the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g.yaml").write_text("imagen_flow: 1\noutputs: {}\n")
+    with pytest.raises(GraphError, match=f"the path for '{name}' is empty"):
+        function("g.yaml", **{name: ""})
+    assert [path.name for path in tmp_path.iterdir()] == ["g.yaml"]

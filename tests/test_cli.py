@@ -1344,3 +1344,27 @@ def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -
     first, *more = err.getvalue().splitlines()
     assert first == "  n[0]: loading hf:a/b"
     assert re.fullmatch(r"  … 0 of 2 steps · 0:00 · 0 ran · n\[0\] 3/40(, 0:00 left)?", more[0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "g.yaml", "--out", ""],
+        ["run", "g.yaml", "--store", ""],
+        ["run", "g.yaml", "--plugin", ""],
+        ["run", ""],
+        ["replay", ""],
+        ["watch", ""],
+        ["folder", "run", ""],
+        ["trust", ""],
+        ["demo", "--out", ""],
+        ["store", "info", "--store", ""],
+    ],
+)
+def test_an_empty_path_is_refused(folder: Path, call: Call, words: list[str]) -> None:
+    """An empty path is a mistake on the command line, not the working directory."""
+    before = sorted(folder.iterdir())
+    result = call(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith(": the path is empty; name one, such as .\n")
+    assert sorted(folder.iterdir()) == before

@@ -2358,7 +2358,7 @@ def test_status_drain_and_retry(yard: Yard) -> None:
     failed files another try.
     """
     yard.drop(a="one", bad="fail")
-    yard.line("priority: name\n")
+    line = yard.line("priority: name\n")
     process = launch(yard, "run", "line.yaml")
     until(lambda: len(yard.found("done", "failed")) == 3)
     until(lambda: working(yard, process.pid))
@@ -2384,6 +2384,7 @@ def test_status_drain_and_retry(yard: Yard) -> None:
     assert drained.communicate(timeout=30)[0] == "1 told to finish and stop\n"
     assert (drained.returncode, process.wait(30)) == (0, 0)
     process.communicate()
+    assert status(line)["draining"] is False
     yard.drop(later="four")
     shown = subprocess.run(
         [sys.executable, "-m", "imagen_flow", "folder", "retry", "line.yaml"],

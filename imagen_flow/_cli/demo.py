@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import planned, planning_options, set_option, traceback_option
+from .session import PathType, planned, planning_options, set_option, traceback_option
 
 if TYPE_CHECKING:
     from .._plan.request import Options
@@ -21,7 +21,7 @@ __all__ = ["demo"]
 @traceback_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file_okay=False),
     metavar="DIR",
     help="The folder for outputs. [default: ./out]",
 )

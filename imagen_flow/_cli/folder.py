@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import planning_options
+from .session import PathType, planning_options
 
 if TYPE_CHECKING:
     from .._hotfolder import Line, RunningLine
@@ -24,9 +24,9 @@ __all__ = ["folder"]
 AGAIN = 75
 
 lines_argument = click.argument(
-    "files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "files", metavar="LINE...", nargs=-1, required=True, type=PathType()
 )
-line_argument = click.argument("file", metavar="LINE", type=click.Path(path_type=Path))
+line_argument = click.argument("file", metavar="LINE", type=PathType())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 said_option = click.option(
     "--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line."

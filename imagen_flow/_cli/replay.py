@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import out_option, planning_options, replace_option, set_option, traceback_option
+from .session import (
+    PathType,
+    out_option,
+    planning_options,
+    replace_option,
+    set_option,
+    traceback_option,
+)
 
 if TYPE_CHECKING:
     from .._plan.request import Options
@@ -17,7 +24,7 @@ __all__ = ["replay"]
 
 
 @click.command()
-@click.argument("picture", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("picture", type=PathType(exists=True, dir_okay=False))
 @set_option
 @click.option(
     "--verify",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Misused",
+    "PathType",
     "find_plugins",
     "graph_argument",
     "missing_plugin",
@@ -56,7 +57,22 @@ def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dic
     return pairs
 
 
-_PATH = click.Path(path_type=Path)
+class PathType(click.Path):
+    """A path; an empty one, which would mean the working directory, is refused."""
+
+    def __init__(
+        self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True
+    ) -> None:
+        super().__init__(exists, file_okay, dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty; name one, such as .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_PATH = PathType()
+
 
 graph_argument = click.argument("graph", type=_PATH)
 store_option = click.option(
@@ -91,7 +107,7 @@ set_option = click.option(
 )
 out_option = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(file_okay=False),
     metavar="DIR",
     help="The folder for outputs. [default: imagen-flow.toml, else ./out]",
 )

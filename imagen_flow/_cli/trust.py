@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from .session import PathType
+
 __all__ = ["trust"]
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.argument("file", type=PathType(exists=True))
 def trust(file: Path) -> None:
     """Let imagen-flow.toml load the local plugins that it names.
 

@@ -14,6 +14,7 @@ import click
 
 from .interrupt import INTERRUPTED
 from .session import (
+    PathType,
     missing_plugin,
     out_option,
     planning_options,
@@ -38,7 +39,7 @@ LISTED = 4
 
 
 @click.command()
-@click.argument("graphs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("graphs", type=PathType(), nargs=-1, required=True)
 @set_option
 @planning_options
 @out_option

@@ -85,7 +85,7 @@ def _from_journal(journal: Journal, line: Line, said: dict[str, Any]) -> set[str
     workers = journal.workers()
     tokens = {worker.pop("token") for worker in workers}
     said["workers"] = workers
-    said["draining"] = bool(journal.note("drain"))
+    said["draining"] = bool(workers) and bool(journal.note("drain"))
     said["counts"] = journal.counts()
     said["unready"] = journal.unready()
     said["waiting"] = sum(said["counts"].get(state, 0) for state in ("seen", "settled"))

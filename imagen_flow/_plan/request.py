@@ -22,10 +22,19 @@ from .._settings.config import Settings
 from .._store import Store
 from .._store.file_digests import FileMemo
 from .._types.codec import Codecs
-from ..errors import Problem
+from ..errors import GraphError, Problem
 from . import Plan, make_plan
 
-__all__ = ["USERS_STORE", "Options", "Request", "listed", "open_store", "plugin_files", "prepare"]
+__all__ = [
+    "USERS_STORE",
+    "Options",
+    "Request",
+    "given_path",
+    "listed",
+    "open_store",
+    "plugin_files",
+    "prepare",
+]
 
 #: The store in the user's cache folder, or wherever the environment or settings say.
 USERS_STORE: Final = "user"
@@ -80,8 +89,8 @@ class Options:
             device,
             dtype,
             tuple(listed(force)),
-            store,
-            tuple(map(Path, listed(plugins))),
+            given_path("store", store) if store == "" else store,
+            tuple(given_path("plugins", path) for path in listed(plugins)),
             locked,
             tiny,
             tuple(listed(allow_pickle)),
@@ -183,6 +192,19 @@ def open_store(
         if on_demand
         else Store.open(folder, codecs, seals=seals)
     )
+
+
+def given_path(name: str, path: str | Path) -> Path:
+    """Return a path that a Python function was given as its argument `name`.
+
+    Raises:
+        GraphError: the path is empty, which would mean the working directory.
+    """
+    if path == "":
+        raise GraphError(
+            [Problem("bad-path", f"the path for '{name}' is empty", fix="name one, such as '.'")]
+        )
+    return Path(path)
 
 
 def listed(given: Iterable[str | Path] | str | Path) -> list[str]:

@@ -39,7 +39,15 @@ from .._graph import RANDOM, Given, Graph, resolve
 from .._models import ModelPool, find_lock
 from .._outputs.writer import OutFolder
 from .._plan import Plan
-from .._plan.request import USERS_STORE, Options, Request, open_store, plugin_files, prepare
+from .._plan.request import (
+    USERS_STORE,
+    Options,
+    Request,
+    given_path,
+    open_store,
+    plugin_files,
+    prepare,
+)
 from .._plugins import registry as plugins
 from .._plugins.code import is_source
 from .._plugins.registry import Registry
@@ -132,7 +140,7 @@ def watch(
         options,
         inputs=inputs or {},
         texts=texts or {},
-        out=Path(out) if out is not None else None,
+        out=given_path("out", out) if out is not None else None,
         may_replace=replace,
         on_change=on_change,
         settle_s=settle_s,
