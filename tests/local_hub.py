@@ -25,7 +25,7 @@ class Repository:
 
     revisions: dict[str, dict[str, bytes]]
     license: str = "apache-2.0"
-    # : Whether its owners must have let one in: to see it at all, or as on the real hub only to its
+    #: Whether its owners must have let one in: to see it at all, or as on the real hub only to its
     # ``files``.
     gated: bool | str = False
     token: str = ""

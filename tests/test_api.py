@@ -15,8 +15,7 @@ import imagen_flow as flow
 from imagen_flow import GraphError, List, NodeError, OutputError, events
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._settings import config
-from imagen_flow._store import Store
-from imagen_flow._store import file_digests as filememo
+from imagen_flow._store import Store, file_digests
 from imagen_flow._types.codec import Codecs
 from imagen_flow.errors import StoreError
 
@@ -108,9 +107,9 @@ def test_a_file_is_digested_once_without_a_store_too(
     os.utime(file, (1, 1))
     read: list[int] = []
     monkeypatch.setattr(
-        filememo, "digest_stream", lambda stream, **_: read.append(1) or "blake2b:0"
+        file_digests, "digest_stream", lambda stream, **_: read.append(1) or "blake2b:0"
     )
-    monkeypatch.setattr(filememo, "SETTLE_S", 0.0)
+    monkeypatch.setattr(file_digests, "SETTLE_S", 0.0)
     graph = flow.load(
         {
             "imagen_flow": 1,

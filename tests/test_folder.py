@@ -47,7 +47,7 @@ from imagen_flow._hotfolder.journal import Seen
 from imagen_flow._hotfolder.publish import free_name, sweep
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
-from imagen_flow._store.file_digests import FileMemo
+from imagen_flow._store.file_digests import FileDigests
 from imagen_flow._text.spec import read
 from imagen_flow.errors import GraphError, StoreError
 
@@ -1568,7 +1568,7 @@ def test_time_beyond_64_bits(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Non
     yard.drop(a="one")
     yard.work()
     assert yard.found() == {"out/a.txt": "ONE\n", "done/a.txt": "one"}
-    with contextlib.closing(FileMemo(yard.root)) as memo:
+    with contextlib.closing(FileDigests(yard.root)) as memo:
         assert memo.digest_file(yard.root / "done/a.txt") == memo.digest_file(
             yard.root / "done/a.txt"
         )

@@ -137,7 +137,7 @@ def test_a_graph_runs(name: str, quick: Path, store: Store, tmp_path: Path) -> N
     assert again.keys() == outputs.keys()
 
 
-# : What makes the graphs of real checkpoints soon done: few steps and, where they are inputs, small
+#: What makes the graphs of real checkpoints soon done: few steps and, where they are inputs, small
 # sides.
 SOON: dict[str, Any] = {
     "steps": 2,

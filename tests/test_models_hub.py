@@ -50,7 +50,7 @@ def weights(count: int = 4000, fill: float = 1.0) -> bytes:
     return struct.pack("<Q", len(header)) + header + struct.pack(f"<{count}f", *[fill] * count)
 
 
-# : A repository as they are: parts, halves, a single file, pickles, documents, other libraries'
+#: A repository as they are: parts, halves, a single file, pickles, documents, other libraries'
 # formats.
 FILES = {
     "model_index.json": json.dumps(

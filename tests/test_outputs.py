@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from imagen_flow._outputs.writer import Fault, OutFolder, Writer, Written, check_template, fill
 from imagen_flow._provenance.embedding import SIDECAR, read_label
-from imagen_flow._store.file_digests import FileMemo
+from imagen_flow._store.file_digests import FileDigests
 from imagen_flow._system import processes
 from imagen_flow._types.digest import digest_bytes, digest_value
 from imagen_flow._types.ports import PortType
@@ -805,7 +805,7 @@ def test_a_folder_and_a_model_are_written_whole(tmp_path: Path, said: str | None
     (made / "a.txt").write_text("a")
     (made / "deep/b.txt").write_text("b")
     out = tmp_path / "out"
-    folder = FileMemo().folder_value(made)
+    folder = FileDigests().folder_value(made)
     assert write(out, "it", folder, provenance=said).changed
     assert {k: v for k, v in tree(out).items() if not k.endswith(SIDECAR)} == {
         "it/a.txt": b"a",
@@ -813,7 +813,7 @@ def test_a_folder_and_a_model_are_written_whole(tmp_path: Path, said: str | None
     }
     assert not write(out, "it", folder, provenance=said).changed
     (made / "a.txt").write_text("new")
-    model = Model(made, FileMemo().model_digest(made), "./made")
+    model = Model(made, FileDigests().model_digest(made), "./made")
     if said is None:
         with pytest.raises(OutputError, match="another file"):
             write(out, "it", model, provenance=None)

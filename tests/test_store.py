@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagen_flow._store import Damaged, Store
-from imagen_flow._store import opening as place
+from imagen_flow._store import Damaged, Store, opening
 from imagen_flow._store.opening import network_file_system
 from imagen_flow._types.artifact import Artifact
 from imagen_flow._types.codec import Codec, Codecs
@@ -89,7 +88,7 @@ def test_every_kind_comes_back_after_a_restart(folder: Path, name: str) -> None:
         assert record is not None
         assert record.outputs == {"value": artifact}
         assert record.provenance == {"node": "n"}
-        assert store.has_object(artifact)
+        assert store.has_value(artifact)
         assert CODECS.digest(store.load(artifact)) == artifact.digest
         assert store.take_warnings() == []
 
@@ -180,7 +179,7 @@ def test_a_damaged_object_is_forgotten_with_the_steps_that_gave_it(
             Damaged, match=f"{artifact.kind} {artifact.digest[:8]} is (damaged|missing)"
         ):
             store.load(artifact)
-        assert (store.lookup("k"), store.lookup("listed"), store.has_object(artifact)) == (
+        assert (store.lookup("k"), store.lookup("listed"), store.has_value(artifact)) == (
             None,
             None,
             False,
@@ -676,7 +675,7 @@ def test_without_locks_a_store_serves_one_process_at_a_time(
         assert not store.lease("other")
         store.pin("run", ["k"])
         assert store.info()["pinned"] == 1
-        monkeypatch.setattr(place, "PATIENCE_S", 0)
+        monkeypatch.setattr(opening, "PATIENCE_S", 0)
         with pytest.raises(
             StoreError,
             match=rf"one process at a time can use it, and process {os.getpid()} of .* does\n  = fix: let it end first",
@@ -688,7 +687,7 @@ def test_without_locks_a_store_serves_one_process_at_a_time(
         [
             sys.executable,
             "-c",
-            f"from imagen_flow._store.locks import _Owner; from pathlib import Path; import os; _Owner(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)",
+            f"from imagen_flow._store.locks import _OwnerFile; from pathlib import Path; import os; _OwnerFile(Path({str(folder / 'locks.owner')!r}), 0); os._exit(9)",
         ],
         check=False,
     )
@@ -727,7 +726,7 @@ def test_another_hosts_process_is_taken_to_live(
     (folder / "locks.owner").write_text(
         '{"process": "00000000_00000000_7_0", "host": "far", "pid": 7}'
     )
-    monkeypatch.setattr(place, "PATIENCE_S", 0)
+    monkeypatch.setattr(opening, "PATIENCE_S", 0)
     with pytest.raises(
         StoreError,
         match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)",

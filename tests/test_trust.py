@@ -326,14 +326,16 @@ def test_a_raw_file_replaces_nothing_that_is_not_ours(
 
 def test_a_folder_replaces_no_folder_of_others(tmp_path: Path) -> None:
     """A folder that no run wrote, with all in it, stays."""
-    from imagen_flow._store.file_digests import FileMemo
+    from imagen_flow._store.file_digests import FileDigests
 
     (tmp_path / "made").mkdir()
     (tmp_path / "made/a").write_text("a")
     (tmp_path / "out/x").mkdir(parents=True)
     (tmp_path / "out/x/mine").write_text("mine")
     with pytest.raises(OutputError, match="another file"):
-        write(tmp_path / "out", "x", FileMemo().folder_value(tmp_path / "made"), exists="replace")
+        write(
+            tmp_path / "out", "x", FileDigests().folder_value(tmp_path / "made"), exists="replace"
+        )
     assert (tmp_path / "out/x/mine").read_text() == "mine"
 
 
@@ -382,7 +384,7 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
     """Between the look at a folder and the write into it a link may take its place, or that of a
     folder above it: then nothing is written.
     """
-    from imagen_flow._store.file_digests import FileMemo
+    from imagen_flow._store.file_digests import FileDigests
 
     outside = tmp_path / "outside"
     (outside / "a/b").mkdir(parents=True)
@@ -390,7 +392,7 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
     (tmp_path / "out/a/b").mkdir(parents=True)
     (tmp_path / "made").mkdir()
     (tmp_path / "made/x").write_text("x")
-    value = RED if what == "file" else FileMemo().folder_value(tmp_path / "made")
+    value = RED if what == "file" else FileDigests().folder_value(tmp_path / "made")
     writer = Writer(tmp_path / "out", hands=Swapping(tmp_path / swapped, outside))
     with pytest.raises(OutputError):
         writer.write(

@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from .._store.databases import connect
-from .._store.locks import Claims, InUse, number_of
+from .._store.locks import Claims, InUse, lock_number
 from .._store.opening import network_file_system
 from ..errors import StoreError
 
@@ -233,7 +233,9 @@ class Journal:
                 "make it writable, or name another with 'journal:'",
             ) from odd
         try:
-            self._db = connect(folder / "journal.sqlite", busy_s=30, alone=self._claims.alone)
+            self._db = connect(
+                folder / "journal.sqlite", busy_s=30, exclusive=self._claims.exclusive
+            )
             self._prepare(boot or _boot())
         except sqlite3.Error as odd:
             self._claims.close()
@@ -322,7 +324,7 @@ class Journal:
 
     def enter(self) -> None:
         """Say that this process works on the line."""
-        self._claims.claim(number_of(self.token))
+        self._claims.claim(lock_number(self.token))
         with self.change() as db:
             for (token,) in db.execute("SELECT token FROM worker").fetchall():
                 if not self.lives(token):
@@ -348,7 +350,7 @@ class Journal:
 
     def lives(self, token: str) -> bool:
         """Whether the process of a token is alive."""
-        return token == self.token or not self._claims.is_free(number_of(token))
+        return token == self.token or not self._claims.is_free(lock_number(token))
 
     def workers(self) -> list[dict[str, Any]]:
         """Give the living processes, each with for how long it has said nothing: longer than a

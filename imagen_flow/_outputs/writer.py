@@ -61,7 +61,7 @@ FIELDS = ("graph", "output", "item", "index", "digest8")
 #: How long a field's text may be, in characters.
 FIELD_LIMIT = 80
 
-# : How long a name in a path may be, in bytes: what file systems hold (255), less what a number and
+#: How long a name in a path may be, in bytes: what file systems hold (255), less what a number and
 # a sidecar add to it.
 NAME_LIMIT = 255 - len("-9999") - len(SIDECAR)
 

@@ -12,7 +12,7 @@ from .._graph import Binding, FromInput, Graph
 from .._plugins.registry import Registry
 from .._settings import devices
 from .._store import Damaged, Store
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.values import Model
 from ..errors import GraphError, Problem, as_texts, nearest
@@ -203,7 +203,7 @@ def make_plan(
     dtype: str | None = None,
     force: Iterable[str] = (),
     base: Path | None = None,
-    files: FileMemo | None = None,
+    files: FileDigests | None = None,
     terms: models.Terms = models.STRICT,
 ) -> Plan:
     """Plan a graph for these values of its inputs.
@@ -233,7 +233,7 @@ def make_plan(
     held = Values(
         registry,
         store,
-        files or (store.files if store else FileMemo()),
+        files or (store.files if store else FileDigests()),
         base=base,
         terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))),
     )

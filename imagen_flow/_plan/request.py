@@ -20,7 +20,7 @@ from .._models import Terms, find_lock, read_lock
 from .._settings import config
 from .._settings.config import Settings
 from .._store import Store
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._types.codec import Codecs
 from ..errors import GraphError, Problem
 from . import Plan, make_plan
@@ -120,7 +120,7 @@ class Request:
     texts: Mapping[str, str] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     store: Store | None = None
-    files: FileMemo | None = None
+    files: FileDigests | None = None
     base: Path | None = None
     folder: Path | None = None
 
@@ -146,8 +146,8 @@ def prepare(request: Request) -> Plan:
         if request.store is not None:
             stack.enter_context(request.store.in_use())
         elif files is None:
-            files = FileMemo(config.files_memo())
-            stack.callback(files.rest)
+            files = FileDigests(config.files_memo())
+            stack.callback(files.suspend)
         return make_plan(
             graph,
             request.values,

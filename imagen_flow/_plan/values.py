@@ -31,7 +31,7 @@ from .._graph import (
 from .._plugins.registry import Registry
 from .._settings.devices import Policy
 from .._store import Damaged, Store
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.codec import Codecs
 from .._types.ports import BadValue, Port, PortType
@@ -92,7 +92,7 @@ class Values:
         self,
         registry: Registry,
         store: Store | None,
-        files: FileMemo,
+        files: FileDigests,
         *,
         base: Path,
         terms: models.Terms = models.STRICT,

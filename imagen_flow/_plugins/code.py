@@ -30,7 +30,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from typing import Any
 
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._system.regular_files import open_regular
 from .._types.digest import digest_bytes, digest_stream, tagged
 
@@ -179,7 +179,7 @@ def _walk(
 class Code:
     """Digests of files that count as source, each taken once; of large ones `memo` remembers them."""
 
-    memo: FileMemo = field(default_factory=FileMemo)
+    memo: FileDigests = field(default_factory=FileDigests)
     digests: dict[str, str] = field(default_factory=dict)
 
     def part(self, file: Path) -> bytes:
@@ -223,7 +223,7 @@ class LocalCode:
         self._others = others
         #: What its module is called, which says nothing to its keys.
         self.module = MODULE + tagged("path", str(self.path).encode())[:12]
-        # : Modules and packages beside the file that count as its source: a module's file, a
+        #: Modules and packages beside the file that count as its source: a module's file, a
         # package's ``__init__.py``, or the folder of a package without one.
         self.helpers: dict[str, Path] = {}
         #: Files of data beside it that it names.
@@ -232,7 +232,7 @@ class LocalCode:
         self.is_open = False
         self._look()
 
-    def take(self, memo: FileMemo) -> None:
+    def take(self, memo: FileDigests) -> None:
         """Digest the files; what is imported from now on is held against it.
 
         Params:
@@ -260,10 +260,10 @@ class LocalCode:
         #: The digest of the source, and the same of what lies in its own folder.
         self.digest = self.inner = tagged("source", *parts)
         self.digests: Mapping[str, str] = code.digests
-        # : Modules from folders outside of its own that the plugin has added to the path: their
+        #: Modules from folders outside of its own that the plugin has added to the path: their
         # files, with digests.
         self.outside: dict[str, str] = {}
-        # : Where else Python looked when this was taken: what is found there is no business of
+        #: Where else Python looked when this was taken: what is found there is no business of
         # ours, though it may lie in our folder.
         self.elsewhere = tuple(os.path.realpath(place or ".") for place in sys.path)
 
@@ -548,7 +548,7 @@ def _parsed(source: bytes) -> Text | None:
 
 
 def installed_digest(
-    target: str, distribution: Any, memo: FileMemo, *, without: Iterable[Path] = ()
+    target: str, distribution: Any, memo: FileDigests, *, without: Iterable[Path] = ()
 ) -> str:
     """Digest the source of an installed plugin that is imported: its package with all in it, or its
     module; of a package without ``__init__.py`` the folder that it lies in; and what these import

@@ -85,7 +85,7 @@ class Finder:
     """
 
     def __init__(self) -> None:
-        # : The plugins, the last one first. Each is held by its module, so what nobody can call any
+        #: The plugins, the last one first. Each is held by its module, so what nobody can call any
         # more is forgotten.
         self.known: list[weakref.ref[LocalCode]] = []
         self._real: dict[str, str] = {}

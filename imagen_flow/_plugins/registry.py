@@ -29,7 +29,7 @@ from typing import Any
 
 import pluggy
 
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._system.regular_files import read_regular
 from .._types.codec import Codec, Codecs
 from .._types.digest import tagged
@@ -75,7 +75,7 @@ class Registry:
 
     plugins: dict[str, Plugin]
     #: Remembers the digests of large files that come with plugins.
-    files: FileMemo = field(default_factory=FileMemo)
+    files: FileDigests = field(default_factory=FileDigests)
     _types: dict[str, NodeType] = field(default_factory=dict)
     _models: dict[str, Path] = field(default_factory=dict)
     _codecs: list[Codec] = field(default_factory=list)
@@ -229,7 +229,7 @@ class Registry:
                 try:
                     code.take(self.files)
                 finally:
-                    self.files.rest()
+                    self.files.suspend()
                 plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
@@ -293,7 +293,7 @@ class Registry:
                         )
                     )
                 finally:
-                    self.files.rest()
+                    self.files.suspend()
             return digested[0]
 
         for hook, take in (
@@ -406,7 +406,7 @@ def discover(
             plugin.node_names = tuple(known["nodes"])
             plugin.model_names = tuple(known["models"])
             plugin.has_codecs = known["codecs"]
-    registry = Registry(plugins, FileMemo(memo.parent) if memo is not None else FileMemo())
+    registry = Registry(plugins, FileDigests(memo.parent) if memo is not None else FileDigests())
     fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
     for plugin in fresh:
         registry.load(plugin)

@@ -143,7 +143,7 @@ class Provenance(_Shape):
     made_with: list[MadeWith]
     models: list[ModelSeen]
     plugins: list[PluginSeen]
-    # : What steps really ran on (libraries, threads, GPU); steps say which by its place in this
+    #: What steps really ran on (libraries, threads, GPU); steps say which by its place in this
     # list.
     conditions: list[dict[str, Any]] = []
     seeds: dict[str, Annotated[int, Field(ge=0, le=2**63 - 1)]] = {}

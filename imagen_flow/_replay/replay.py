@@ -62,7 +62,7 @@ from .._run import Run
 from .._run.recorder import file_name, place_name
 from .._settings import devices
 from .._store import Store
-from .._store.file_digests import FileMemo, folder_digest
+from .._store.file_digests import FileDigests, folder_digest
 from .._text import spec
 from .._text.spec import GraphSpec
 from .._types.artifact import Artifact
@@ -267,7 +267,7 @@ def prepare(
         device, dtype = "auto", "auto"
     maker.refuse()
     # It stands in the place of the memo that it asks: what it does not know of, no plan reads.
-    files = cast(FileMemo, maker.files)
+    files = cast(FileDigests, maker.files)
     if tiny and not options.tiny:
         notes.append("it was made with --tiny, so small models with random weights are taken again")
     chosen = replace(options, device=device, dtype=dtype, tiny=tiny)
@@ -292,7 +292,7 @@ class _AtHand:
     those the store holds, or what stands in for them. No others are opened.
     """
 
-    def __init__(self, memo: FileMemo) -> None:
+    def __init__(self, memo: FileDigests) -> None:
         self.memo = memo
         self.known: dict[Path, File | Folder] = {}
         #: Where the user says that a path leads; what the user named leads to itself.
@@ -319,8 +319,8 @@ class _AtHand:
         """Digest a file of a model: which models are looked for is settled before."""
         return self.memo.digest_file(path, check=check)
 
-    def rest(self) -> None:
-        self.memo.rest()
+    def suspend(self) -> None:
+        self.memo.suspend()
 
     def _led(self, path: Path) -> Path:
         if path not in self.leads:
@@ -352,7 +352,7 @@ class _Maker:
         self.used: set[str] = set()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self.files = _AtHand(store.files if store else FileMemo())
+        self.files = _AtHand(store.files if store else FileDigests())
         #: What stands in for things that are not at hand, by the digest of its value.
         self.absent: dict[str, set[Missing]] = {}
         self.made: dict[int, Graph] = {}

@@ -26,7 +26,7 @@ from ..events import Event
 
 __all__ = ["FailedFast", "Report", "words"]
 
-# : How often whoever reads the events looks for new ones. Waking them up at each would cost a
+#: How often whoever reads the events looks for new ones. Waking them up at each would cost a
 # trivial step more than its work.
 READ_S = 0.02
 

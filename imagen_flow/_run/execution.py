@@ -196,7 +196,7 @@ class _Work:
             live = LiveValues()
             state = self.state = plan.state.copy(store, live)
             stack.callback(setattr, state.values, "store", plan.store)
-            stack.callback(state.values.files.rest)
+            stack.callback(state.values.files.suspend)
             pin = f"run {id(self)}"
             stack.callback(store.unpin, pin)
             steps = Steps(
@@ -242,7 +242,7 @@ class _Work:
         """
         delivery.close(cancelled=self.cancel.is_set())
         if delivery.gave_from(store.folder):
-            store.outlive()
+            store.keep_until_exit()
 
     def _let_go(self, state: State, accounts: Accounts, steps: Steps) -> None:
         """Hold the values that were made no longer: whoever keeps the run may still ask for the

@@ -81,7 +81,7 @@ class Steps:
         )
         self._constants = state.values.constants.by_digest
         self._lost = state.keying.lost
-        # : What steps gave in this run, by key; of those that are not kept by name too, since each
+        #: What steps gave in this run, by key; of those that are not kept by name too, since each
         # is one for itself.
         self._made: dict[str, dict[str, Artifact]] = {}
         self._failed: dict[str, _Failure] = {}

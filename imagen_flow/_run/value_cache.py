@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["LIVE_BYTES", "LiveValues"]
 
-# : How much of the values that steps gave stays in memory; beyond that the least recently used are
+#: How much of the values that steps gave stays in memory; beyond that the least recently used are
 # read from the store again.
 LIVE_BYTES = 1 << 30
 

@@ -48,11 +48,11 @@ __all__ = [
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-# : Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says
+#: Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says
 # otherwise.
 PIXEL_EXACT = ("evict", "offload", "stream")
 
-# : How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken
+#: How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken
 # in this order.
 LADDERS = {
     "none": (),
@@ -104,7 +104,7 @@ class Machine:
 
     system: str
     processor: str
-    # : ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu``
+    #: ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu``
     # here: Metal is part of every one.)
     torch_build: str
     cuda_devices: Callable[[], int]

@@ -27,9 +27,17 @@ the index, objects and folders; `writer` brings records there in a thread of its
 cleans, verifies and counts; `store` is the whole.
 """
 
-from .maintenance import Cleaned, Verified
+from .maintenance import CleanupReport, VerificationReport
 from .records import LONGEST_NOTE, MOST_NOTES, Record
 from .store import Store
 from .values import Damaged
 
-__all__ = ["LONGEST_NOTE", "MOST_NOTES", "Cleaned", "Damaged", "Record", "Store", "Verified"]
+__all__ = [
+    "LONGEST_NOTE",
+    "MOST_NOTES",
+    "CleanupReport",
+    "Damaged",
+    "Record",
+    "Store",
+    "VerificationReport",
+]

@@ -1,9 +1,9 @@
 """Open SQLite files that may be damaged, hostile, or on a file system without locks.
 
 Nothing in such a file is trusted: text that is not UTF-8 can be read (its bytes come as
-surrogates), no function or table is called because the schema says so, and `is_ours` tells whether
-the schema is exactly the one that this program made, before any table is touched: a view or a
-trigger in the place of a table can do anything.
+surrogates), the schema cannot call functions or virtual tables, and `has_schema` tells whether the
+schema is exactly the one that this program creates, before any table is used: a view or a trigger
+that replaces a table could do anything.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ import sqlite3
 import stat
 from pathlib import Path
 
-__all__ = ["FAULTS", "connect", "is_damage", "is_irregular", "is_ours", "parts_of"]
+__all__ = [
+    "DATABASE_ERRORS",
+    "connect",
+    "is_damage",
+    "is_irregular",
+    "has_schema",
+    "database_files",
+]
 
 #: What SQLite raises for whatever is wrong.
-FAULTS = (sqlite3.Error, UnicodeDecodeError)
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
-# : What SQLite says of a file that is no database, is damaged, or does not have the tables that it
+#: What SQLite says of a file that is no database, is damaged, or does not have the tables that it
 # should (see `is_damage`).
 _DAMAGE = frozenset(
     {
@@ -34,7 +41,7 @@ _DAMAGE = frozenset(
 )
 
 
-def connect(path: Path, *, busy_s: float, alone: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, busy_s: float, exclusive: bool = False) -> sqlite3.Connection:
     """Open a database.
 
     Params:
@@ -42,17 +49,17 @@ def connect(path: Path, *, busy_s: float, alone: bool = False) -> sqlite3.Connec
         alone: the file system has no locks, and nobody else has the file open. There may be no
             second connection.
     """
-    words, is_uri = (
+    name, is_uri = (
         (f"{path.absolute().as_uri()}?vfs=unix-none", True)
-        if alone and os.name == "posix"
+        if exclusive and os.name == "posix"
         else (str(path), False)
     )
     db = sqlite3.connect(
-        words, uri=is_uri, isolation_level=None, check_same_thread=False, timeout=busy_s
+        name, uri=is_uri, isolation_level=None, check_same_thread=False, timeout=busy_s
     )
     db.text_factory = _text
     try:
-        if alone:
+        if exclusive:
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute("PRAGMA trusted_schema=OFF")
         db.execute("PRAGMA cell_size_check=ON")
@@ -66,7 +73,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def is_ours(db: sqlite3.Connection, schema: str) -> bool:
+def has_schema(db: sqlite3.Connection, schema: str) -> bool:
     """Tell whether a database has exactly the tables that `schema` makes (statements that each end
     with ``;`` and a line break), and nothing else.
     """
@@ -88,7 +95,7 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGE
 
 
-def parts_of(path: Path) -> list[Path]:
+def database_files(path: Path) -> list[Path]:
     """Give the files that a database consists of."""
     return [Path(f"{path}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
 
@@ -97,7 +104,7 @@ def is_irregular(path: Path) -> bool:
     """Tell whether one of these files is there and is not a regular file: a link leads elsewhere, a
     fifo is waited for.
     """
-    for part in parts_of(path):
+    for part in database_files(path):
         try:
             if not stat.S_ISREG(os.lstat(part).st_mode):
                 return True

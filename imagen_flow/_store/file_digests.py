@@ -20,24 +20,24 @@ from .._system.regular_files import open_regular
 from .._system.seals import Seals
 from .._types.digest import digest_stream, tagged
 from .._types.values import File, FileChanged, Folder
-from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
+from .databases import DATABASE_ERRORS, connect, database_files, has_schema, is_damage, is_irregular
 
-__all__ = ["FileMemo", "TooManyFiles"]
+__all__ = ["FileDigests", "TooManyFiles"]
 
 #: How old a file's last change must be before its digest is remembered.
 SETTLE_S = 2.0
 
 #: More files than this are taken for a mistake (a home folder, a root).
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 
-_Sign = tuple[str, str, int, int, int]
+_FileStatus = tuple[str, str, int, int, int]
 
 
 class TooManyFiles(ValueError):
     """A folder holds more files than a folder that is an input may."""
 
 
-class FileMemo:
+class FileDigests:
     """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there,
     without it in memory only.
 
@@ -50,36 +50,36 @@ class FileMemo:
         folder: Path | None = None,
         *,
         seals: Seals | None = None,
-        alone: bool = False,
+        exclusive: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._seals = seals or Seals()
-        self._alone = alone
+        self._exclusive = exclusive
         self._lock = threading.Lock()
-        self._known: dict[_Sign, str] = {}
-        self._new: list[_Sign] = []
+        self._known: dict[_FileStatus, str] = {}
+        self._new: list[_FileStatus] = []
         self._file = folder / "files.sqlite" if folder is not None else None
         #: Where it is to be opened, until it has been tried.
-        self._place = self._file
+        self._unopened = self._file
         self._db: sqlite3.Connection | None = None
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         """Write what is new and let go of the file, until it is needed again."""
         with self._lock:
             self._write()
             if self._db is not None:
                 self._db.close()
                 self._db = None
-                self._place = self._file
+                self._unopened = self._file
 
     def close(self) -> None:
         """Write what is new and let go of the file for good; what is digested later is remembered
         in memory only.
         """
-        self.rest()
+        self.suspend()
         with self._lock:
-            self._place = None
+            self._unopened = None
 
     def digest_file(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
         """Digest the content of a file; `check` is called between blocks and may raise."""
@@ -104,7 +104,9 @@ class FileMemo:
         Raises:
             TooManyFiles: it holds more than 100,000.
         """
-        files = tuple(self.file_value(place, name, check=check) for name, place in walk(path))
+        files = tuple(
+            self.file_value(file_path, name, check=check) for name, file_path in walk(path)
+        )
         return Folder(path, folder_digest(files), files)
 
     def model_digest(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
@@ -113,7 +115,9 @@ class FileMemo:
         """
         if not path.is_dir():
             return self.digest_file(path, check=check)
-        return model_digest(self.file_value(place, name, check=check) for name, place in walk(path))
+        return model_digest(
+            self.file_value(file_path, name, check=check) for name, file_path in walk(path)
+        )
 
     def _digest(self, path: Path, check: Callable[[], None] | None) -> tuple[str, int]:
         found = os.stat(path)
@@ -121,8 +125,8 @@ class FileMemo:
             if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(21, "it is a folder, not a file", str(path))
             raise OSError(22, "it is not a regular file", str(path))
-        sign = _sign(found)
-        known = self._recall(sign)
+        status = _status_of(found)
+        known = self._recall(status)
         if known is not None:
             return known, found.st_size
         for _ in range(3):
@@ -131,47 +135,47 @@ class FileMemo:
                 before = os.fstat(stream.fileno())
                 digest = digest_stream(stream, check=check)
                 after = os.fstat(stream.fileno())
-            if _sign(before) == _sign(after):
+            if _status_of(before) == _status_of(after):
                 if max(after.st_mtime, after.st_ctime) < began - SETTLE_S:
-                    self._remember(_sign(after), digest)
+                    self._remember(_status_of(after), digest)
                 return digest, after.st_size
         raise FileChanged(f"{path} is being written to")
 
-    def _recall(self, sign: _Sign) -> str | None:
-        known = self._known.get(sign)
-        if known is not None or (self._db is None and self._place is None):
+    def _recall(self, status: _FileStatus) -> str | None:
+        known = self._known.get(status)
+        if known is not None or (self._db is None and self._unopened is None):
             return known
         with self._lock:
-            if self._place is not None:
-                self._db, self._place = _open(self._place, self._alone), None
+            if self._unopened is not None:
+                self._db, self._unopened = _open(self._unopened, self._exclusive), None
             if self._db is None:
                 return None
             try:
                 row = self._db.execute(
                     "SELECT digest, seal FROM file WHERE device=? AND inode=? AND size=? AND"
                     " mtime=? AND ctime=?",
-                    sign,
+                    status,
                 ).fetchone()
-            except (*FAULTS, OverflowError) as error:
-                self._drop(error)
+            except (*DATABASE_ERRORS, OverflowError) as error:
+                self._drop_if_damaged(error)
                 return None
-        if row is None or not self._seals.holds(row[1], *_sealed(sign), row[0]):
+        if row is None or not self._seals.is_trusted(row[1], *_seal_parts(status), row[0]):
             return None
-        self._known[sign] = row[0]
+        self._known[status] = row[0]
         return str(row[0])
 
-    def _drop(self, error: Exception) -> None:
+    def _drop_if_damaged(self, error: Exception) -> None:
         """Remove the file if it proves to be damaged; the next memo begins anew."""
         if self._db is not None and self._file is not None and is_damage(error):
             self._db.close()
             self._db = None
             _remove(self._file)
 
-    def _remember(self, sign: _Sign, digest: str) -> None:
+    def _remember(self, status: _FileStatus, digest: str) -> None:
         with self._lock:
-            self._known[sign] = digest
+            self._known[status] = digest
             if self._db is not None:
-                self._new.append(sign)
+                self._new.append(status)
                 if len(self._new) >= 256:
                     self._write()
 
@@ -185,17 +189,17 @@ class FileMemo:
             self._db.executemany(
                 "INSERT OR REPLACE INTO file VALUES (?,?,?,?,?,?,?)",
                 [
-                    (*sign, digest, seal(*_sealed(sign), digest))
-                    for sign in new
-                    for digest in [self._known[sign]]
+                    (*status, digest, seal(*_seal_parts(status), digest))
+                    for status in new
+                    for digest in [self._known[status]]
                 ],
             )
             self._db.execute("COMMIT")
-        except (*FAULTS, OverflowError) as error:
+        except (*DATABASE_ERRORS, OverflowError) as error:
             with contextlib.suppress(sqlite3.Error):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            self._drop(error)
+            self._drop_if_damaged(error)
 
 
 _SCHEMA = """
@@ -203,7 +207,7 @@ CREATE TABLE file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime I
 """
 
 
-def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
+def _open(path: Path, exclusive: bool) -> sqlite3.Connection | None:
     """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is
     no more than a memo.
     """
@@ -216,9 +220,9 @@ def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
         try:
             if is_irregular(path):
                 raise sqlite3.DatabaseError("it is not a regular file")
-            db = connect(path, busy_s=5, alone=alone)
+            db = connect(path, busy_s=5, exclusive=exclusive)
             (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if count and not is_ours(db, _SCHEMA):
+            if count and not has_schema(db, _SCHEMA):
                 raise sqlite3.DatabaseError("its tables are others")
             # Losing it costs reading some files again, so nothing waits for the disk.
             db.execute("PRAGMA journal_mode=WAL")
@@ -226,7 +230,7 @@ def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
             if not count:
                 db.execute(_SCHEMA.strip().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
             return db
-        except FAULTS as error:
+        except DATABASE_ERRORS as error:
             if db is not None:
                 db.close()
             if isinstance(error, sqlite3.OperationalError) and not is_damage(error):
@@ -236,7 +240,7 @@ def _open(path: Path, alone: bool) -> sqlite3.Connection | None:
 
 
 def _remove(path: Path) -> None:
-    for part in parts_of(path):
+    for part in database_files(path):
         with contextlib.suppress(OSError):
             if part.is_dir() and not part.is_symlink():
                 part.rmdir()
@@ -244,11 +248,11 @@ def _remove(path: Path) -> None:
                 part.unlink(missing_ok=True)
 
 
-def _sealed(sign: _Sign) -> tuple[str, ...]:
-    return tuple(map(str, sign))
+def _seal_parts(status: _FileStatus) -> tuple[str, ...]:
+    return tuple(map(str, status))
 
 
-def _sign(found: os.stat_result) -> _Sign:
+def _status_of(found: os.stat_result) -> _FileStatus:
     # As text: on Windows these two are larger than SQLite's integers.
     return (
         str(found.st_dev),
@@ -277,8 +281,8 @@ def walk(folder: Path) -> Iterator[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     pending = [("", str(folder))]
     while pending:
-        prefix, place = pending.pop()
-        with os.scandir(place) as entries:
+        prefix, folder_path = pending.pop()
+        with os.scandir(folder_path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
@@ -290,8 +294,8 @@ def walk(folder: Path) -> Iterator[tuple[str, Path]]:
                     or Path(os.path.realpath(entry.path)).is_relative_to(root)
                 ):
                     found.append((name, Path(entry.path)))
-                    if len(found) > MOST_FILES:
-                        raise TooManyFiles(f"{folder} holds more than {MOST_FILES} files")
+                    if len(found) > MAX_FILES:
+                        raise TooManyFiles(f"{folder} holds more than {MAX_FILES} files")
     return iter(sorted(found))
 
 

@@ -19,19 +19,19 @@ from typing import Any
 
 from .._types.codec import inside
 from .._types.values import File, FileChanged, Folder, Model
-from .file_digests import FileMemo, folder_digest, model_digest, walk
-from .objects import Objects, is_place, is_whole, lay_out, remove, size_of
+from .file_digests import FileDigests, folder_digest, model_digest, walk
+from .objects import Objects, is_intact, is_location, link_or_copy, remove, size_of
 
-__all__ = ["Trees"]
+__all__ = ["FolderStore"]
 
 
 _IN_TREE = re.compile(r"trees/[0-9a-f]{40}/.")
 
 
-class Trees:
+class FolderStore:
     """Files, folders and models in a store: `objects` has their content, `files` digests them."""
 
-    def __init__(self, objects: Objects, files: FileMemo) -> None:
+    def __init__(self, objects: Objects, files: FileDigests) -> None:
         self._folder = objects.root / "trees"
         self._root = objects.root
         self._scratch = objects.root / "scratch"
@@ -60,8 +60,8 @@ class Trees:
 
     def find(self, digest: str) -> Folder | None:
         """Give a folder that was laid out here and still has the content that its digest says."""
-        place = self._folder / digest
-        found = self._files.folder_value(place) if place.is_dir() else None
+        location = self._folder / digest
+        found = self._files.folder_value(location) if location.is_dir() else None
         return found if found is not None and found.digest == digest else None
 
     def _is_ours(self, path: Path) -> bool:
@@ -94,8 +94,8 @@ class Trees:
                 return replace(value, digest=self._files.model_digest(value.path))
             return self._files.folder_value(value.path)
         single = not value.path.is_dir()
-        places = [(value.path.name, value.path)] if single else list(walk(value.path))
-        files = tuple(self._files.file_value(place, name) for name, place in places)
+        locations = [(value.path.name, value.path)] if single else list(walk(value.path))
+        files = tuple(self._files.file_value(location, name) for name, location in locations)
         if isinstance(value, Model):
             digest = files[0].digest if single else model_digest(iter(files))
         else:
@@ -126,7 +126,7 @@ class Trees:
         if isinstance(value, File):
             if ours:
                 self._check_place(value)
-                if not is_whole(value.path, value.size, value.digest):
+                if not is_intact(value.path, value.size, value.digest):
                     value.path.unlink(missing_ok=True)
                     raise ValueError(f"the content of {value.name} is missing or damaged")
             elif self._files.digest_file(value.path) != value.digest:
@@ -139,7 +139,7 @@ class Trees:
         elif self._files.folder_value(value.path).digest != value.digest:
             raise ValueError(f"{value.path} has another content now")
 
-    def stands_on(self, value: File | Folder | Model) -> tuple[tuple[str, int], ...]:
+    def stored_content(self, value: File | Folder | Model) -> tuple[tuple[str, int], ...]:
         """Give the places in the store that a value stands on, each with its size; none if it lies
         outside.
 
@@ -154,14 +154,14 @@ class Trees:
         return (
             (f"trees/{value.digest}.json", 0),
             (f"trees/{value.digest}", 0),
-            *((place, file.size) for file, place in self._manifest(value)[1]),
+            *((location, file.size) for file, location in self._manifest(value)[1]),
         )
 
     def _check_place(self, value: File) -> None:
         """Raise unless a file in the store lies where files do: under its own digest, or in a tree."""
-        place = value.path.relative_to(self._root).as_posix()
-        if not is_place(place, value.digest) and not _IN_TREE.match(place):
-            raise ValueError(f"{place!a} is no place of a file")
+        location = value.path.relative_to(self._root).as_posix()
+        if not is_location(location, value.digest) and not _IN_TREE.match(location):
+            raise ValueError(f"{location!a} is no place of a file")
 
     def _lay_out(self, value: Folder | Model, digest: str) -> Folder | Model:
         """Make sure that the tree of a digest stands in full, with nothing else in it, and give the
@@ -175,20 +175,20 @@ class Trees:
         tree.mkdir(exist_ok=True)
         root = Path(os.path.realpath(tree))
         files = []
-        for file, place in listed:
+        for file, location in listed:
             target = tree.joinpath(*inside(file.name))
             if not Path(os.path.realpath(target.parent)).is_relative_to(root) or (
                 os.path.lexists(target.parent) and not target.parent.is_dir()
             ):
                 remove(tree)
                 raise ValueError("it is not as it was laid out")
-            if target.is_symlink() or not is_whole(target, file.size, file.digest):
-                source = self._objects.path(place)
-                if not is_whole(source, file.size, file.digest):
+            if target.is_symlink() or not is_intact(target, file.size, file.digest):
+                source = self._objects.path(location)
+                if not is_intact(source, file.size, file.digest):
                     with contextlib.suppress(OSError):
                         source.unlink(missing_ok=True)
                     raise ValueError(f"its file {file.name} is missing or damaged")
-                lay_out(source, target)
+                link_or_copy(source, target)
             files.append(replace(file, path=target))
         for name in {name for name, _ in walk(tree)} - {file.name for file in files}:
             (tree / name).unlink(missing_ok=True)
@@ -209,14 +209,14 @@ class Trees:
             said = json.loads(path.read_bytes())
             single = said["single"]
             listed = [
-                (File(path, digest, size, name), place)
-                for name, digest, size, place in said["files"]
+                (File(path, digest, size, name), location)
+                for name, digest, size, location in said["files"]
             ]
             files = tuple(file for file, _ in listed)
-            for file, place in listed:
+            for file, location in listed:
                 if (
                     type(file.size) is not int
-                    or not is_place(place, file.digest)
+                    or not is_location(location, file.digest)
                     or not inside(file.name)
                 ):
                     raise ValueError("it names what is no file here")

@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._system.seals import Seals
-from .databases import FAULTS, connect, is_damage, is_irregular, is_ours, parts_of
-from .objects import is_place
+from .databases import DATABASE_ERRORS, connect, database_files, has_schema, is_damage, is_irregular
+from .objects import is_location
 
 __all__ = ["DamagedRow", "ForeignRow", "Index", "NewerFormat", "StepEntry", "ValueEntry"]
 
-# : The format of the index and of the folder around it. Another format has another schema, be it by
+#: The format of the index and of the folder around it. Another format has another schema, be it by
 # a comment in it: the number alone may be rubbish.
 FORMAT = 2
 
 #: Marks the file as ours ("flow").
-_APPLICATION = 0x666C6F77
+_APPLICATION_ID = 0x666C6F77
 
 _SCHEMA = """
 CREATE TABLE step (key TEXT PRIMARY KEY, outputs TEXT NOT NULL, provenance TEXT NOT NULL, used INTEGER NOT NULL, seal BLOB NOT NULL, told BLOB NOT NULL);
@@ -43,15 +43,15 @@ CREATE TABLE value (digest TEXT PRIMARY KEY, kind TEXT NOT NULL, size INTEGER NO
 CREATE TABLE history (name TEXT PRIMARY KEY, steps TEXT NOT NULL, used INTEGER NOT NULL);
 """
 
-_ROWS = 64
+_ROWS_PER_STATEMENT = 64
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z")
 
 #: A last use so much later than now is rubbish.
-_AHEAD_S = 86400
+_CLOCK_SKEW_S = 86400
 
-# : A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty:
+#: A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty:
 # here), and the bytes or None.
 ValueRow = tuple[str, str, int, str, "bytes | None"]
 #: What is to be kept of a step: its key, outputs, provenance, last use.
@@ -73,7 +73,7 @@ class ValueEntry(NamedTuple):
     digest: str
     kind: str
     size: int
-    place: str
+    location: str
 
 
 class NewerFormat(Exception):
@@ -107,33 +107,33 @@ class Index:
         *,
         seals: Seals | None = None,
         busy_s: float = 30.0,
-        alone: bool = False,
+        exclusive: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
         self.seals = seals or Seals()
         self.warn = warn or (lambda words: None)
         self._busy_s = busy_s
-        self._alone = alone
+        self._exclusive = exclusive
         self._writing = threading.RLock()
-        self._reading = self._writing if alone else threading.RLock()
+        self._reading = self._writing if exclusive else threading.RLock()
         #: Which file it is that is open: those before it were put aside.
         self._generation = 0
         self._inode = (0, 0)
         try:
             self._open()
-        except FAULTS as error:
+        except DATABASE_ERRORS as error:
             if not is_damage(error):
                 raise
-            self._renew(self._generation, error)
+            self._replace_damaged(self._generation, error)
 
     def _open(self) -> None:
         if is_irregular(self.path):
             raise _damage("it is not a regular file")
-        writer = connect(self.path, busy_s=self._busy_s, alone=self._alone)
+        writer = connect(self.path, busy_s=self._busy_s, exclusive=self._exclusive)
         try:
             _prepare(writer)
-            self._reader = writer if self._alone else connect(self.path, busy_s=self._busy_s)
+            self._reader = writer if self._exclusive else connect(self.path, busy_s=self._busy_s)
             self._writer = writer
             self._cursor = self._reader.cursor()
         except BaseException:
@@ -142,14 +142,14 @@ class Index:
         found = os.stat(self.path)
         self._inode = (found.st_dev, found.st_ino)
 
-    def _renew(self, generation: int, error: BaseException) -> None:
+    def _replace_damaged(self, generation: int, error: BaseException) -> None:
         """Put the file aside that proved to be damaged, and begin anew."""
         with self._writing, self._reading:
             if self._generation != generation:
                 return
             for name in ("_reader", "_writer"):
                 if (open_ := getattr(self, name, None)) is not None:
-                    with contextlib.suppress(*FAULTS):
+                    with contextlib.suppress(*DATABASE_ERRORS):
                         open_.close()
             self._generation += 1
             aside = None
@@ -177,37 +177,37 @@ class Index:
         with self._writing:
             self._writer.close()
 
-    def _read(self, words: str, given: Sequence[Any] = ()) -> list[Any]:
+    def _read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         for again in (False, True):
             with self._reading:
                 generation = self._generation
                 try:
-                    return self._cursor.execute(words, given).fetchall()
-                except FAULTS as error:
+                    return self._cursor.execute(sql, parameters).fetchall()
+                except DATABASE_ERRORS as error:
                     if again or not is_damage(error):
                         raise
                     damage: BaseException = error
-            self._renew(generation, damage)
+            self._replace_damaged(generation, damage)
         raise AssertionError("the second try returns or raises")
 
-    def _write(self, do: Callable[[sqlite3.Connection], object]) -> None:
+    def _write(self, statements: Callable[[sqlite3.Connection], object]) -> None:
         """Do something in one transaction."""
         for again in (False, True):
             with self._writing:
                 generation = self._generation
                 try:
                     self._writer.execute("BEGIN IMMEDIATE")
-                    do(self._writer)
+                    statements(self._writer)
                     self._writer.execute("COMMIT")
                     return
                 except BaseException as error:
-                    with contextlib.suppress(*FAULTS):
+                    with contextlib.suppress(*DATABASE_ERRORS):
                         if self._writer.in_transaction:
                             self._writer.execute("ROLLBACK")
                     if again or not is_damage(error):
                         raise
                     damage = error
-            self._renew(generation, damage)
+            self._replace_damaged(generation, damage)
 
     # ---- one row
 
@@ -229,15 +229,15 @@ class Index:
         rows = self._read("SELECT provenance, told FROM step WHERE key=?", (key,))
         return (
             rows[0][0]
-            if rows and self.seals.holds(rows[0][1], "provenance", key, rows[0][0])
+            if rows and self.seals.is_trusted(rows[0][1], "provenance", key, rows[0][0])
             else None
         )
 
     def _check(self, seal: object, *parts: object) -> None:
-        if not self.seals.holds(seal, *parts):
+        if not self.seals.is_trusted(seal, *parts):
             raise (
                 ForeignRow("was written by somebody else")
-                if self.seals.is_whole(seal, *parts)
+                if self.seals.is_intact(seal, *parts)
                 else DamagedRow("is not what was written")
             )
 
@@ -250,17 +250,17 @@ class Index:
         rows = self._read("SELECT kind, size, place, body FROM value WHERE digest=?", (digest,))
         if not rows:
             return None
-        kind, size, place, body = rows[0]
-        if not _is_value(digest, kind, size, place) or (
-            type(body) is not bytes or len(body) != size if place == "" else body is not None
+        kind, size, location, body = rows[0]
+        if not _is_valid_value(digest, kind, size, location) or (
+            type(body) is not bytes or len(body) != size if location == "" else body is not None
         ):
             raise DamagedRow("its row in the index makes no sense")
-        return kind, size, place, body
+        return kind, size, location, body
 
-    def place(self, digest: str) -> tuple[str, int] | None:
+    def location(self, digest: str) -> tuple[str, int] | None:
         """Give a value's place and size, its body unread; None if there is none that makes sense."""
         rows = self._read("SELECT kind, size, place FROM value WHERE digest=?", (digest,))
-        return (rows[0][2], rows[0][1]) if rows and _is_value(digest, *rows[0]) else None
+        return (rows[0][2], rows[0][1]) if rows and _is_valid_value(digest, *rows[0]) else None
 
     def history(self, name: str) -> str | None:
         rows = self._read("SELECT steps FROM history WHERE name=?", (name,))
@@ -335,7 +335,7 @@ class Index:
 
     def shrink(self) -> None:
         """Give back the pages that are no longer needed."""
-        with self._writing, contextlib.suppress(*FAULTS):
+        with self._writing, contextlib.suppress(*DATABASE_ERRORS):
             self._writer.execute("PRAGMA incremental_vacuum").fetchall()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -347,29 +347,29 @@ class Index:
         with self._reading:
             generation = self._generation
             try:
-                words = str(self._reader.execute("PRAGMA integrity_check(1)").fetchone()[0])
-                damage = None if words == "ok" else _damage(words)
-            except FAULTS as error:
+                result = str(self._reader.execute("PRAGMA integrity_check(1)").fetchone()[0])
+                damage = None if result == "ok" else _damage(result)
+            except DATABASE_ERRORS as error:
                 if not is_damage(error):
                     raise
                 damage = error
         if damage is not None:
-            self._renew(generation, damage)
+            self._replace_damaged(generation, damage)
 
-    def take_rubbish(self) -> int:
+    def remove_invalid_rows(self) -> int:
         """Remove the rows that make no sense or whose seal is broken, and say how many there were."""
         steps = [
             rowid
-            for rowid, key, outputs, seal, provenance, told in self._all(
+            for rowid, key, outputs, seal, provenance, provenance_seal in self._all(
                 "SELECT rowid, key, outputs, seal, provenance, told FROM step"
             )
-            if not self._is_step(key, outputs, seal)
-            or not self.seals.is_whole(told, "provenance", key, provenance)
+            if not self._is_valid_step(key, outputs, seal)
+            or not self.seals.is_intact(provenance_seal, "provenance", key, provenance)
         ]
         values = [
             rowid
             for rowid, *row in self._all("SELECT rowid, digest, kind, size, place FROM value")
-            if not _is_value(*row)
+            if not _is_valid_value(*row)
         ]
         if steps or values:
 
@@ -380,25 +380,25 @@ class Index:
             self._write(delete)
         return len(steps) + len(values)
 
-    def _is_step(self, key: object, outputs: object, seal: object) -> bool:
+    def _is_valid_step(self, key: object, outputs: object, seal: object) -> bool:
         return (
             isinstance(key, str)
             and _KEY.match(key) is not None
-            and self.seals.is_whole(seal, "step", key, outputs)
+            and self.seals.is_intact(seal, "step", key, outputs)
         )
 
     def all_steps(self) -> list[StepEntry]:
         """Give each step that makes sense, longest unused first. A last use that makes no sense is
         long ago.
         """
-        late = time.time() + _AHEAD_S
+        latest = time.time() + _CLOCK_SKEW_S
         found = [
-            StepEntry(key, outputs, used if type(used) is int and 0 <= used <= late else 0, size)
+            StepEntry(key, outputs, used if type(used) is int and 0 <= used <= latest else 0, size)
             for key, outputs, used, size, seal in self._all(
                 "SELECT key, outputs, used, length(key) + length(outputs) + length(provenance),"
                 " seal FROM step ORDER BY rowid"
             )
-            if self._is_step(key, outputs, seal) and type(size) is int
+            if self._is_valid_step(key, outputs, seal) and type(size) is int
         ]
         return sorted(found, key=lambda entry: entry.used)
 
@@ -407,19 +407,19 @@ class Index:
         return [
             ValueEntry(*row)
             for row in self._all("SELECT digest, kind, size, place FROM value ORDER BY digest")
-            if _is_value(*row)
+            if _is_valid_value(*row)
         ]
 
-    def _all(self, words: str) -> list[Any]:
+    def _all(self, sql: str) -> list[Any]:
         """Give all rows; a tree of pages that is damaged in a circle gives more than the file can
         hold.
         """
-        size = sum(part.stat().st_size for part in parts_of(self.path) if part.is_file())
+        size = sum(part.stat().st_size for part in database_files(self.path) if part.is_file())
         most = size // 8 + 10_000
         generation = self._generation
-        rows = self._read(f"{words} LIMIT {most + 1}")
+        rows = self._read(f"{sql} LIMIT {most + 1}")
         if len(rows) > most:
-            self._renew(generation, _damage("it has more rows than it can hold"))
+            self._replace_damaged(generation, _damage("it has more rows than it can hold"))
             return []
         return rows
 
@@ -429,7 +429,7 @@ class Index:
         ((oldest, newest),) = self._read(
             "SELECT min(used), max(used) FROM step WHERE typeof(used)='integer' AND used BETWEEN 0"
             " AND ?",
-            (int(time.time()) + _AHEAD_S,),
+            (int(time.time()) + _CLOCK_SKEW_S,),
         )
         ((values, inline, outside),) = self._read(
             "SELECT count(*), total(CASE WHEN place='' THEN size END), total(CASE WHEN place<>''"
@@ -457,12 +457,12 @@ def _prepare(db: sqlite3.Connection) -> None:
     (version,), (application,) = (
         db.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")
     )
-    if count and not is_ours(db, _SCHEMA):
-        if application == _APPLICATION and FORMAT < version < 1000:
+    if count and not has_schema(db, _SCHEMA):
+        if application == _APPLICATION_ID and FORMAT < version < 1000:
             raise NewerFormat(version)
         raise _damage(
             "it is of an older format"
-            if application == _APPLICATION and 0 < version < FORMAT
+            if application == _APPLICATION_ID and 0 < version < FORMAT
             else "its tables are not those of a store"
         )
     if not count:
@@ -474,16 +474,16 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError(f"the journal cannot be kept beside it (mode {mode})")
     if not count:
         db.executescript(
-            f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION};PRAGMA"
+            f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION_ID};PRAGMA"
             f" user_version={FORMAT};COMMIT;"
         )
-    elif (version, application) != (FORMAT, _APPLICATION):
-        db.executescript(f"PRAGMA application_id={_APPLICATION};PRAGMA user_version={FORMAT};")
+    elif (version, application) != (FORMAT, _APPLICATION_ID):
+        db.executescript(f"PRAGMA application_id={_APPLICATION_ID};PRAGMA user_version={FORMAT};")
     db.execute("PRAGMA synchronous=NORMAL")
 
 
-def _damage(words: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(words)
+def _damage(message: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(message)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
 
@@ -491,16 +491,16 @@ def _damage(words: str) -> sqlite3.DatabaseError:
 def _set_aside(path: Path) -> Path:
     """Rename a damaged index, with what belongs to it, and say how it is called now."""
     number, aside = 1, path.with_name("index.damaged-1.sqlite")
-    while any(os.path.lexists(part) for part in parts_of(aside)):
+    while any(os.path.lexists(part) for part in database_files(aside)):
         number += 1
         aside = path.with_name(f"index.damaged-{number}.sqlite")
-    for part, there in zip(parts_of(path), parts_of(aside), strict=True):
+    for part, there in zip(database_files(path), database_files(aside), strict=True):
         with contextlib.suppress(FileNotFoundError):
             os.replace(part, there)
     return aside
 
 
-def _is_value(digest: object, kind: object, size: object, place: object) -> bool:
+def _is_valid_value(digest: object, kind: object, size: object, location: object) -> bool:
     """Tell whether a row says something that can be so; above all, an object lies under its own
     digest and nowhere else.
     """
@@ -511,18 +511,20 @@ def _is_value(digest: object, kind: object, size: object, place: object) -> bool
         and kind.isprintable()
         and type(size) is int
         and 0 <= size < 2**62
-        and isinstance(place, str)
+        and isinstance(location, str)
     ):
         return False
-    return place == "" or is_place(place, digest)
+    return location == "" or is_location(location, digest)
 
 
 def _insert(db: sqlite3.Connection, head: str, width: int, rows: Sequence[tuple[Any, ...]]) -> None:
     one = f"({','.join('?' * width)})"
-    whole = len(rows) - len(rows) % _ROWS
+    whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
     if whole:
-        many = head + ",".join([one] * _ROWS)
-        for start in range(0, whole, _ROWS):
-            db.execute(many, [cell for row in rows[start : start + _ROWS] for cell in row])
+        many = head + ",".join([one] * _ROWS_PER_STATEMENT)
+        for start in range(0, whole, _ROWS_PER_STATEMENT):
+            db.execute(
+                many, [cell for row in rows[start : start + _ROWS_PER_STATEMENT] for cell in row]
+            )
     if rows[whole:]:
         db.executemany(head + one, rows[whole:])

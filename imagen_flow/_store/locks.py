@@ -8,7 +8,7 @@ a second store on the same folder in the same process drops the claims of the fi
 harmless: a claim only saves double work.
 
 Some file systems have no such locks, or refuse them. There the folder belongs to one process at a
-time (`Claims.alone`): a file beside says which.
+time (`Claims.exclusive`): a file beside says which.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
-from .._system.processes import lives, own_name
+from .._system.processes import is_alive, process_name
 
-__all__ = ["OPENING", "Claims", "InUse", "number_of"]
+__all__ = ["OPENING", "Claims", "InUse", "lock_number"]
 
 #: Names are claimed by a number below this.
 _NAMES = 2**47
@@ -57,7 +57,7 @@ class InUse(OSError):
         self.fix = f"let it end first (if it has, remove '{file}')"
 
 
-def number_of(name: str) -> int:
+def lock_number(name: str) -> int:
     """Give the number by which a name (a key, a pin) is claimed."""
     return (
         int.from_bytes(
@@ -89,37 +89,39 @@ class Claims:
             | functools.reduce(operator.or_, (getattr(os, flag, 0) for flag in flags)),
             0o666,
         )
-        self._owner: _Owner | None = None
+        self._owner: _OwnerFile | None = None
         try:
-            found = next((means for means in _means() if _works(means, self._fd)), None)
-            if found is None:
-                self._owner = _Owner(path.with_name(f"{path.name}.owner"), wait_s)
+            functions = next(
+                (kind for kind in _lock_kinds() if _is_supported(kind, self._fd)), None
+            )
+            if functions is None:
+                self._owner = _OwnerFile(path.with_name(f"{path.name}.owner"), wait_s)
         except BaseException:
             os.close(self._fd)
             raise
-        self._system = found or (lambda fd, number: True, lambda fd, number: None)
+        self._functions = functions or (lambda fd, number: True, lambda fd, number: None)
 
     @property
-    def alone(self) -> bool:
+    def exclusive(self) -> bool:
         """Whether this process has the folder for itself, for want of locks."""
         return self._owner is not None
 
     def claim(self, number: int) -> bool:
         """Claim a number; False if another holds it (be it another thread here)."""
-        return self._claim(number, otherwise=True)
+        return self._claim(number, if_refused=True)
 
-    def _claim(self, number: int, *, otherwise: bool) -> bool:
-        """Claim a number; give `otherwise` where locks are refused that worked before (the system
+    def _claim(self, number: int, *, if_refused: bool) -> bool:
+        """Claim a number; give `if_refused` where locks are refused that worked before (the system
         ran out of them): a claim only saves double work.
         """
         with self._lock:
             if self._fd < 0 or number in self._held:
                 return False
             try:
-                if not self._system[0](self._fd, number):
+                if not self._functions[0](self._fd, number):
                     return False
             except OSError:
-                return otherwise
+                return if_refused
             self._held.add(number)
             return True
 
@@ -145,11 +147,11 @@ class Claims:
             if number in self._held:
                 self._held.discard(number)
                 with contextlib.suppress(OSError):
-                    self._system[1](self._fd, number)
+                    self._functions[1](self._fd, number)
 
     def is_free(self, number: int) -> bool:
         """Tell whether nobody holds a number, here or elsewhere."""
-        if self._claim(number, otherwise=False):
+        if self._claim(number, if_refused=False):
             self.release(number)
             return True
         return False
@@ -162,40 +164,40 @@ class Claims:
                 self._fd = -1
                 self._held.clear()
                 if self._owner is not None:
-                    self._owner.leave()
+                    self._owner.remove()
 
 
-class _Owner:
+class _OwnerFile:
     """A file that says which process a folder belongs to. It is put in place whole, and one that a
     process left which has ended counts for nothing.
     """
 
     def __init__(self, path: Path, wait_s: float) -> None:
         self._path = path
-        self._words = json.dumps(
+        self._content = json.dumps(
             {
-                "process": own_name(),
+                "process": process_name(),
                 "host": platform.node(),
                 "pid": os.getpid(),
                 "token": os.urandom(8).hex(),
             }
         )
         until = time.monotonic() + wait_s
-        while not self._enter():
+        while not self._take():
             if time.monotonic() > until:
-                raise InUse(_shown(_read(path)), path)
+                raise InUse(_describe(_read(path)), path)
             time.sleep(0.02)
 
-    def _enter(self) -> bool:
+    def _take(self) -> bool:
         """Take the folder, unless it belongs to a process that lives."""
-        there = _read(self._path)
-        if there is not None:
-            if _lives(there):
+        current = _read(self._path)
+        if current is not None:
+            if _has_living_owner(current):
                 return False
             aside = self._path.with_name(f".{self._path.name}-{os.urandom(8).hex()}")
             try:
                 os.rename(self._path, aside)
-                if _read(aside) != there:
+                if _read(aside) != current:
                     # Another was faster, and this is its file.
                     os.rename(aside, self._path)
                     return False
@@ -209,12 +211,12 @@ class _Owner:
         except FileExistsError:
             return False
         with open(handle, "w", encoding="ascii") as out:
-            out.write(self._words)
-        return _read(self._path) == self._words
+            out.write(self._content)
+        return _read(self._path) == self._content
 
-    def leave(self) -> None:
+    def remove(self) -> None:
         with contextlib.suppress(OSError):
-            if _read(self._path) == self._words:
+            if _read(self._path) == self._content:
                 self._path.unlink()
 
 
@@ -223,39 +225,39 @@ def _read(path: Path) -> str | None:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return ""
-        with open(path, encoding="utf-8", errors="replace") as said:
-            return said.read(1000)
+        with open(path, encoding="utf-8", errors="replace") as owner:
+            return owner.read(1000)
     except OSError:
         return None
 
 
-def _lives(words: str) -> bool:
+def _has_living_owner(content: str) -> bool:
     """Tell whether the process lives that a file speaks of. Of another host's this cannot be told:
     it is taken to live. A file of no sense counts for nothing.
     """
     try:
-        said = json.loads(words)
+        owner = json.loads(content)
         return (
-            isinstance(said["process"], str)
-            and type(said["pid"]) is int
-            and lives(said["process"]) is not False
+            isinstance(owner["process"], str)
+            and type(owner["pid"]) is int
+            and is_alive(owner["process"]) is not False
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def _shown(words: str | None) -> str:
+def _describe(content: str | None) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        said = json.loads(words or "")
-        return f"process {int(said['pid'])} of {ascii(said['host'])[:80]}"
+        owner = json.loads(content or "")
+        return f"process {int(owner['pid'])} of {ascii(owner['host'])[:80]}"
     return "another"
 
 
-def _works(means: tuple[_Lock, _Unlock], fd: int) -> bool:
+def _is_supported(kind: tuple[_Lock, _Unlock], fd: int) -> bool:
     """Tell whether there are locks of this kind, by a number that nobody else can hold: EACCES says
     "another holds it" as well as "no".
     """
-    lock, unlock = means
+    lock, unlock = kind
     number = _NAMES + 2 + int.from_bytes(os.urandom(5), "little")
     try:
         if not lock(fd, number):
@@ -266,7 +268,7 @@ def _works(means: tuple[_Lock, _Unlock], fd: int) -> bool:
     return True
 
 
-def _means() -> Iterator[tuple[_Lock, _Unlock]]:
+def _lock_kinds() -> Iterator[tuple[_Lock, _Unlock]]:
     """Give the kinds of locks that there may be, best first."""
     if os.name == "nt":
         yield _windows()
@@ -302,7 +304,7 @@ def _linux() -> tuple[_Lock, _Unlock]:
     flock = struct.Struct("@hhqqi0q")
 
     def lock(fd: int, number: int) -> bool:
-        return _tried(
+        return _try_lock(
             lambda: fcntl.fcntl(
                 fd, fcntl.F_OFD_SETLK, flock.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
             )
@@ -318,7 +320,7 @@ def _posix() -> tuple[_Lock, _Unlock]:
     import fcntl
 
     def lock(fd: int, number: int) -> bool:
-        return _tried(lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number))
+        return _try_lock(lambda: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number))
 
     def unlock(fd: int, number: int) -> None:
         fcntl.lockf(fd, fcntl.LOCK_UN, 1, number)
@@ -326,7 +328,7 @@ def _posix() -> tuple[_Lock, _Unlock]:
     return lock, unlock
 
 
-def _tried(call: Callable[[], object]) -> bool:
+def _try_lock(call: Callable[[], object]) -> bool:
     try:
         call()
     except OSError as refused:

@@ -1,7 +1,7 @@
 """Look after a store: remove what was not used for long, read everything again, say how large it
 is.
 
-Each function expects that what was kept is written (`Writer.flush`).
+Each function expects that what was kept is written (`RecordWriter.flush`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 from .._types.artifact import Artifact
 from ..errors import StoreError
-from .locks import Claims, number_of
+from .locks import Claims, lock_number
 from .objects import remove, size_of
 from .pins import Pins
-from .records import digests_named
-from .values import PLACED, Damaged, Shelf
+from .records import referenced_digests
+from .values import FILE_KINDS, Damaged, ValueStore
 
-__all__ = ["Cleaned", "Verified", "clean", "clear", "info", "verify"]
+__all__ = ["CleanupReport", "VerificationReport", "clean", "clear", "info", "verify"]
 
-# : An object that no record names may be about to get one: clean-up lets it be until it is this
+#: An object that no record names may be about to get one: clean-up lets it be until it is this
 # old. So with the scratch folders of steps that never ended.
 ORPHAN_S = 3600
 SCRATCH_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class CleanupReport:
     """What a clean-up did."""
 
     steps_removed: int
@@ -42,7 +42,7 @@ class Cleaned:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerificationReport:
     """What a verification found: how many values were read, and what was damaged (and is now
     forgotten).
     """
@@ -51,12 +51,12 @@ class Verified:
     damaged: tuple[str, ...]
 
 
-def info(folder: Path, shelf: Shelf, pins: Pins) -> dict[str, Any]:
+def info(folder: Path, value_store: ValueStore, pins: Pins) -> dict[str, Any]:
     """Say where the store is, how much it holds and how large it is."""
     disk = sum(size_of(path) for path in _every_file(folder))
     return {
         "folder": str(folder),
-        **shelf.index.summary(),
+        **value_store.index.summary(),
         "disk_bytes": disk,
         "pinned": len(pins.pinned()),
     }
@@ -64,32 +64,37 @@ def info(folder: Path, shelf: Shelf, pins: Pins) -> dict[str, Any]:
 
 def clean(
     folder: Path,
-    shelf: Shelf,
+    value_store: ValueStore,
     pins: Pins,
     claims: Claims,
     *,
     now: float,
     max_size: int | None,
     older_than_s: float | None,
-) -> Cleaned:
+) -> CleanupReport:
     """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none
     unused for `older_than_s`.
 
     Values go with the last step that gave them. What living runs have pinned stays.
     """
     pinned = pins.pinned()
-    rubbish = shelf.index.take_rubbish()
-    rows = {digest: (kind, size, place) for digest, kind, size, place in shelf.index.all_values()}
+    invalid = value_store.index.remove_invalid_rows()
+    rows = {
+        digest: (kind, size, location)
+        for digest, kind, size, location in value_store.index.all_values()
+    }
     content = {
-        digest: shelf.stands_on(digest) for digest, (kind, _, _) in rows.items() if kind in PLACED
+        digest: value_store.stored_content(digest)
+        for digest, (kind, _, _) in rows.items()
+        if kind in FILE_KINDS
     }
     weights = {
         digest: size + sum(n for _, n in content.get(digest, ()))
         for digest, (_, size, _) in rows.items()
     }
     steps = [
-        (key, digests_named(outputs), used, size)
-        for key, outputs, used, size in shelf.index.all_steps()
+        (key, referenced_digests(outputs), used, size)
+        for key, outputs, used, size in value_store.index.all_steps()
     ]
     uses = Counter(digest for _, digests, _, _ in steps for digest in digests)
     total = sum(size for *_, size in steps) + sum(weights.get(digest, 0) for digest in uses)
@@ -110,71 +115,78 @@ def clean(
             if uses[digest] == 0:
                 total -= weights.get(digest, 0)
     values = [digest for digest in rows if not uses[digest] and digest not in pinned]
-    shelf.index.remove(
+    value_store.index.remove(
         steps=gone, values=values, history_before=0 if older_than_s is None else now - older_than_s
     )
     dropped = set(values)
     wanted: set[str] = set()
     loose: set[str] = set()
-    for digest, (_, _, place) in rows.items():
+    for digest, (_, _, location) in rows.items():
         (loose if digest in dropped else wanted).update(
-            (place, *(p for p, _ in content.get(digest, ())))
+            (location, *(p for p, _ in content.get(digest, ())))
         )
-    _sweep(folder, shelf, claims, wanted, loose - wanted, now)
-    shelf.index.shrink()
-    return Cleaned(len(gone) + rubbish, len(values), before - total, total, held)
+    _sweep(folder, value_store, claims, wanted, loose - wanted, now)
+    value_store.index.shrink()
+    return CleanupReport(len(gone) + invalid, len(values), before - total, total, held)
 
 
 def _sweep(
-    folder: Path, shelf: Shelf, claims: Claims, wanted: set[str], loose: set[str], now: float
+    folder: Path,
+    value_store: ValueStore,
+    claims: Claims,
+    wanted: set[str],
+    loose: set[str],
+    now: float,
 ) -> None:
     """Remove loose places, and whatever nobody wants and is old enough not to be about to be
     wanted.
     """
-    for place in sorted(loose - {""}):
+    for location in sorted(loose - {""}):
         with contextlib.suppress(ValueError):
-            remove(shelf.objects.path(place))
-    for place, path in shelf.objects.walk():
-        if place not in wanted and now - _changed(path) > ORPHAN_S:
+            remove(value_store.objects.path(location))
+    for location, path in value_store.objects.walk():
+        if location not in wanted and now - _changed(path) > ORPHAN_S:
             remove(path)
     for path in sorted((folder / "trees").iterdir()):
         if f"trees/{path.name}" not in wanted and now - _changed(path) > ORPHAN_S:
             remove(path)
     for path in sorted((folder / "scratch").iterdir()):
-        if now - _changed(path) > SCRATCH_S and claims.is_free(number_of(path.name)):
+        if now - _changed(path) > SCRATCH_S and claims.is_free(lock_number(path.name)):
             remove(path)
 
 
-def verify(shelf: Shelf, progress: Callable[[int, int], None] | None = None) -> Verified:
+def verify(
+    value_store: ValueStore, progress: Callable[[int, int], None] | None = None
+) -> VerificationReport:
     """Read everything again. What is damaged or missing is forgotten together with the steps that
     gave it.
     """
-    shelf.index.check()
+    value_store.index.check()
     damaged = (
-        [f"{rubbish} rows of the index make no sense"]
-        if (rubbish := shelf.index.take_rubbish())
+        [f"{invalid} rows of the index make no sense"]
+        if (invalid := value_store.index.remove_invalid_rows())
         else []
     )
-    rows = shelf.index.all_values()
+    rows = value_store.index.all_values()
     for done, (digest, kind, _, _) in enumerate(rows, 1):
         try:
-            shelf.read(Artifact(digest, kind), of_anybody=True)
+            value_store.read(Artifact(digest, kind), of_anybody=True)
         except Damaged as found:
             damaged.append(str(found))
         if progress:
             progress(done, len(rows))
-    there = {digest for digest, *_ in shelf.index.all_values()}
+    there = {digest for digest, *_ in value_store.index.all_values()}
     lost = [
         key
-        for key, outputs, _, _ in shelf.index.all_steps()
-        if not there.issuperset(digests_named(outputs))
+        for key, outputs, _, _ in value_store.index.all_steps()
+        if not there.issuperset(referenced_digests(outputs))
     ]
-    shelf.index.remove(steps=lost)
+    value_store.index.remove(steps=lost)
     damaged += [f"step {key[:8]} has lost a value" for key in lost]
-    return Verified(len(rows), tuple(damaged))
+    return VerificationReport(len(rows), tuple(damaged))
 
 
-def clear(folder: Path, shelf: Shelf, pins: Pins) -> None:
+def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
     """Remove everything kept.
 
     Raises:
@@ -184,7 +196,7 @@ def clear(folder: Path, shelf: Shelf, pins: Pins) -> None:
         raise StoreError(
             f"the store {folder} is in use by a run\n  = fix: let the run end, then clear"
         )
-    shelf.index.clear()
+    value_store.index.clear()
     for path in [
         path
         for name in ("objects", "trees", "scratch")
@@ -193,7 +205,7 @@ def clear(folder: Path, shelf: Shelf, pins: Pins) -> None:
         remove(path)
     for path in sorted(folder.glob("index.damaged-*")):
         remove(path)
-    shelf.index.shrink()
+    value_store.index.shrink()
 
 
 def _every_file(folder: Path) -> Iterator[Path]:

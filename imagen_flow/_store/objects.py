@@ -19,7 +19,7 @@ from pathlib import Path
 from .._types.codec import inside
 from .._types.digest import digest_file
 
-__all__ = ["Objects", "is_place", "is_whole", "lay_out", "remove", "size_of"]
+__all__ = ["Objects", "is_location", "is_intact", "link_or_copy", "remove", "size_of"]
 
 
 _SUFFIX = re.compile(r"(\.[a-z0-9]{1,12})?\Z")
@@ -34,16 +34,16 @@ class Objects:
         self.root = root
         self._count = itertools.count()
 
-    def path(self, place: str) -> Path:
+    def path(self, location: str) -> Path:
         """Say where a place is that was read back; ValueError if it does not lie in the store."""
-        return self.root.joinpath(*inside(place))
+        return self.root.joinpath(*inside(location))
 
     def put(self, digest: str, suffix: str, data: bytes) -> str:
         """Keep bytes under a digest, and give their place; nothing is written if they are there."""
-        place = place_of(digest, suffix)
-        target = self.root / place
+        location = location_of(digest, suffix)
+        target = self.root / location
         if size_of(target) == len(data):
-            return place
+            return location
         temporary = self._temporary(target)
         try:
             with open(temporary, "xb") as out:
@@ -53,17 +53,17 @@ class Objects:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        return place
+        return location
 
     def take(self, digest: str, suffix: str, source: Path) -> str:
         """Move a file here under its digest, and give its place. It becomes read-only: it is handed
         out by its path.
         """
-        place = place_of(digest, suffix)
-        target = self.root / place
+        location = location_of(digest, suffix)
+        target = self.root / location
         if size_of(target) == source.stat().st_size:
             source.unlink()
-            return place
+            return location
         temporary = self._temporary(target)
         import shutil
 
@@ -71,13 +71,13 @@ class Objects:
         if os.name != "nt":  # there, what is read-only cannot be removed
             temporary.chmod(0o444)
         _rename(temporary, target)
-        return place
+        return location
 
-    def read(self, place: str, size: int) -> bytes:
+    def read(self, location: str, size: int) -> bytes:
         """Give the content of a place. Raises ValueError if it is not as long as it was, OSError if
         it cannot be read.
         """
-        path = self.path(place)
+        path = self.path(location)
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("its file is not a regular file")
@@ -90,9 +90,9 @@ class Objects:
 
     def find(self, digest: str, size: int) -> Path | None:
         """Give a file here that has this content, whatever its suffix; digested again."""
-        shelf = self.root / "objects" / digest[:2]
-        found = sorted(shelf.glob(f"{digest[2:]}*")) if shelf.is_dir() else []
-        return next((path for path in found if is_whole(path, size, digest)), None)
+        value_store = self.root / "objects" / digest[:2]
+        found = sorted(value_store.glob(f"{digest[2:]}*")) if value_store.is_dir() else []
+        return next((path for path in found if is_intact(path, size, digest)), None)
 
     def walk(self) -> Iterator[tuple[str, Path]]:
         """Give the place and the path of every object, and of temporary files too."""
@@ -113,20 +113,20 @@ class Objects:
         return target.with_name(f".{target.name[:8]}-{os.getpid()}-{next(self._count)}.tmp")
 
 
-def place_of(digest: str, suffix: str) -> str:
+def location_of(digest: str, suffix: str) -> str:
     """Say where in a store the content of a digest lies."""
     return f"objects/{digest[:2]}/{digest[2:]}{suffix}"
 
 
-def is_place(place: str, digest: str) -> bool:
+def is_location(location: str, digest: str) -> bool:
     """Tell whether content of this digest may lie at a place that was read back: under its own
     digest and nowhere else.
     """
-    start = place_of(digest, "")
-    return place.startswith(start) and _SUFFIX.match(place[len(start) :]) is not None
+    start = location_of(digest, "")
+    return location.startswith(start) and _SUFFIX.match(location[len(start) :]) is not None
 
 
-def lay_out(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy of it where the file system has no hard
     links.
     """
@@ -146,7 +146,7 @@ def lay_out(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def is_whole(path: Path, size: int, digest: str) -> bool:
+def is_intact(path: Path, size: int, digest: str) -> bool:
     """Tell whether a file is there and has the content that its digest says."""
     try:
         found = os.stat(path)

@@ -77,22 +77,24 @@ def open_folder(folder: Path, seals: Seals) -> tuple[Path, Index, Claims, list[s
         ):
             remove(folder / "locks")
         claims = Claims(folder / "locks", wait_s=PATIENCE_S)
-    except InUse as taken:
-        raise _unusable(folder, taken.strerror or "", f"{taken.fix}, or {_OTHER}") from taken
-    except OSError as odd:
-        raise _unusable(folder, f"{odd.strerror or odd}", f"make it writable, or {_OTHER}") from odd
+    except InUse as in_use:
+        raise _unusable(folder, in_use.strerror or "", f"{in_use.fix}, or {_OTHER}") from in_use
+    except OSError as error:
+        raise _unusable(
+            folder, f"{error.strerror or error}", f"make it writable, or {_OTHER}"
+        ) from error
     try:
         patience = time.monotonic() + PATIENCE_S
         while not claims.claim(OPENING) and time.monotonic() < patience:
             time.sleep(0.002)
         try:
-            index, warnings = _open_index(folder, seals=seals, alone=claims.alone)
+            index, warnings = _open_index(folder, seals=seals, exclusive=claims.exclusive)
         finally:
             claims.release(OPENING)
     except BaseException:
         claims.close()
         raise
-    if claims.alone:
+    if claims.exclusive:
         warnings.append(
             f"the file system of the store {folder} has no locks: one process at a time can use it"
         )
@@ -121,8 +123,10 @@ def _check(folder: Path) -> None:
                     f"it is no store and is not empty (it holds '{strange[0]}')",
                     f"{_OTHER}, one that is new or empty",
                 )
-    except OSError as odd:
-        raise _unusable(folder, f"{odd.strerror or odd}", f"make it readable, or {_OTHER}") from odd
+    except OSError as error:
+        raise _unusable(
+            folder, f"{error.strerror or error}", f"make it readable, or {_OTHER}"
+        ) from error
 
 
 def network_file_system(folder: Path, mounts: str | None = None) -> str:
@@ -148,12 +152,12 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str:
     return kind if _NETWORK.match(kind) else ""
 
 
-def _open_index(folder: Path, *, seals: Seals, alone: bool) -> tuple[Index, list[str]]:
+def _open_index(folder: Path, *, seals: Seals, exclusive: bool) -> tuple[Index, list[str]]:
     """Open the index, and give it with what is to be said of it: a damaged one was put aside."""
     warnings: list[str] = []
     try:
         return (
-            Index(folder / "index.sqlite", seals=seals, alone=alone, warn=warnings.append),
+            Index(folder / "index.sqlite", seals=seals, exclusive=exclusive, warn=warnings.append),
             warnings,
         )
     except NewerFormat as newer:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .locks import Claims, number_of
+from .locks import Claims, lock_number
 from .objects import remove
 
 __all__ = ["Pins"]
@@ -58,13 +58,13 @@ class Pins:
 
     def _begin(self) -> _Pin:
         pin = _Pin(f"{os.getpid()}-{os.urandom(8).hex()}")
-        self._claims.claim(number_of(pin.file))
+        self._claims.claim(lock_number(pin.file))
         try:
             pin.out = os.open(
                 self._folder / pin.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
             )
-        except OSError as odd:
-            self._give_up(pin, odd)
+        except OSError as error:
+            self._give_up(pin, error)
         return pin
 
     def _add(self, pin: _Pin, names: set[str]) -> None:
@@ -73,15 +73,15 @@ class Pins:
         if pin.out is not None and new:
             try:
                 os.write(pin.out, "".join(f"{name}\n" for name in new).encode("ascii"))
-            except OSError as odd:
-                self._give_up(pin, odd)
+            except OSError as error:
+                self._give_up(pin, error)
 
-    def _give_up(self, pin: _Pin, odd: OSError) -> None:
+    def _give_up(self, pin: _Pin, error: OSError) -> None:
         if pin.out is not None:
             os.close(pin.out)
             pin.out = None
         self._warn(
-            f"the store {self._folder.parent} cannot be written ({odd.strerror}); a clean-up"
+            f"the store {self._folder.parent} cannot be written ({error.strerror}); a clean-up"
             " meanwhile may cost work"
         )
 
@@ -95,7 +95,7 @@ class Pins:
                 os.close(pin.out)
         with contextlib.suppress(OSError):
             (self._folder / pin.file).unlink(missing_ok=True)
-        self._claims.release(number_of(pin.file))
+        self._claims.release(lock_number(pin.file))
 
     def close(self) -> None:
         """Give up what every run of this store had pinned."""
@@ -118,7 +118,7 @@ class Pins:
             with contextlib.suppress(OSError):
                 if not stat.S_ISREG(os.lstat(path).st_mode):
                     remove(path)
-                elif self._claims.is_free(number_of(path.name)):
+                elif self._claims.is_free(lock_number(path.name)):
                     path.unlink(missing_ok=True)
                 else:
                     living.append(path)

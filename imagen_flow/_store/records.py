@@ -12,7 +12,7 @@ __all__ = [
     "LONGEST_NOTE",
     "MOST_NOTES",
     "Record",
-    "digests_named",
+    "referenced_digests",
     "leaves",
     "read_outputs",
     "write_json",
@@ -88,7 +88,7 @@ def read_outputs(text: str) -> dict[str, Artifact]:
     return outputs
 
 
-def digests_named(outputs: str) -> list[str]:
+def referenced_digests(outputs: str) -> list[str]:
     """Give the digests of all values that a record names, those of lists' elements but not of
     lists; none if it is damaged.
     """

@@ -20,22 +20,22 @@ from .._types.artifact import Artifact
 from .._types.codec import Codecs
 from .._types.values import Folder
 from ..errors import StoreError
-from . import maintenance as upkeep
-from .file_digests import FileMemo
-from .folders import Trees
+from . import maintenance as maintenance
+from .file_digests import FileDigests
+from .folders import FolderStore
 from .index import ForeignRow, Index
-from .locks import Claims, number_of
-from .maintenance import Cleaned, Verified
+from .locks import Claims, lock_number
+from .maintenance import CleanupReport, VerificationReport
 from .objects import Objects, remove
 from .opening import open_folder
 from .pins import Pins
 from .records import Record, leaves, read_outputs, write_json
-from .values import Shelf
-from .writer import Writer
+from .values import ValueStore
+from .writer import RecordWriter
 
 __all__ = ["Store"]
 
-# : A last use is written down again only when the one on record is older than this: clean-up is no
+#: A last use is written down again only when the one on record is older than this: clean-up is no
 # finer.
 USE_S = 600
 
@@ -58,21 +58,21 @@ class Store:
         self.folder = folder
         self.codecs = codecs
         #: The memo of digests of files outside.
-        self.files = FileMemo(folder, seals=index.seals, alone=claims.alone, clock=clock)
+        self.files = FileDigests(folder, seals=index.seals, exclusive=claims.exclusive, clock=clock)
         self._seals = index.seals
         self._lock = threading.Lock()
         self._temporary = False
         self._warnings: dict[str, bool] = {}
         self._clock = clock
         self._queue_bytes = queue_bytes
-        # : Whether it is open only while somebody uses it, and by how many it is used (see
+        #: Whether it is open only while somebody uses it, and by how many it is used (see
         # `in_use`).
         self._on_demand = False
         self._users = 0
         self._using = threading.Lock()
-        self._start(index, claims)
+        self._connect(index, claims)
 
-    def _start(self, index: Index, claims: Claims) -> None:
+    def _connect(self, index: Index, claims: Claims) -> None:
         """Put together what works while the folder is open."""
         self._closed = False
         folder, codecs = self.folder, self.codecs
@@ -81,10 +81,10 @@ class Store:
         self._claims = claims
         self._pins = Pins(folder / "pins", claims, warn=self._warn)
         self._objects = Objects(folder)
-        self._trees = Trees(self._objects, self.files)
-        self._shelf = Shelf(index, self._objects, self._trees, codecs, warn=self._warn)
-        self._writer = Writer(
-            folder, self._shelf, clock=self._clock, limit=self._queue_bytes, warn=self._warn
+        self._folders = FolderStore(self._objects, self.files)
+        self._values = ValueStore(index, self._objects, self._folders, codecs, warn=self._warn)
+        self._writer = RecordWriter(
+            folder, self._values, clock=self._clock, limit=self._queue_bytes, warn=self._warn
         )
         self._pending = self._writer.pending
         self._live = self._writer.live
@@ -140,7 +140,7 @@ class Store:
         with self._using:
             if self._on_demand and self._users == 0:
                 _, index, claims, warnings = open_folder(self.folder, self._seals)
-                self._start(index, claims)
+                self._connect(index, claims)
                 self._warn(*warnings)
             self._users += 1
         try:
@@ -174,7 +174,7 @@ class Store:
         self._closed = True
         self._pins.close()
         if self._on_demand:
-            self.files.rest()
+            self.files.suspend()
         else:
             self.files.close()
         self._index.close()
@@ -182,7 +182,7 @@ class Store:
         if self._temporary:
             remove(self.folder)
 
-    def outlive(self) -> None:
+    def keep_until_exit(self) -> None:
         """Let the folder of a temporary store stay until the program ends: files in it are in use
         elsewhere. Any other store stays anyway.
         """
@@ -197,15 +197,15 @@ class Store:
     def take_warnings(self) -> list[str]:
         """Give what could not be done since the last call. The same words are given once."""
         with self._lock:
-            new = [words for words, told in self._warnings.items() if not told]
-            for words in new:
-                self._warnings[words] = True
+            new = [message for message, given in self._warnings.items() if not given]
+            for message in new:
+                self._warnings[message] = True
         return new
 
     def _warn(self, *warnings: str) -> None:
         with self._lock:
-            for words in warnings:
-                self._warnings.setdefault(words, False)
+            for message in warnings:
+                self._warnings.setdefault(message, False)
 
     # ---- records
 
@@ -244,12 +244,12 @@ class Store:
     def _read_provenance(self, key: str) -> Mapping[str, Any]:
         try:
             text = self._index.provenance(key)
-            said = json.loads(text) if text else None
+            document = json.loads(text) if text else None
         except (sqlite3.Error, ValueError, RecursionError) as error:
-            said = None
+            document = None
             self._warn(f"the store {self.folder} cannot be read ({error})")
-        if isinstance(said, dict):
-            return said
+        if isinstance(document, dict):
+            return document
         self._warn(
             f"the store {self.folder} has lost how a step came to be; it runs again next time"
         )
@@ -276,12 +276,12 @@ class Store:
         """Give the keys that a graph's steps had when it last ran, as `remember` was told."""
         try:
             text = self._index.history(name)
-            said = json.loads(text) if text else {}
+            document = json.loads(text) if text else {}
         except (sqlite3.Error, ValueError, RecursionError):
             return {}
         return (
-            {step: key for step, key in said.items() if isinstance(key, str)}
-            if isinstance(said, dict)
+            {step: key for step, key in document.items() if isinstance(key, str)}
+            if isinstance(document, dict)
             else {}
         )
 
@@ -304,12 +304,12 @@ class Store:
         if artifact.items is not None:
             return [self.load(item) for item in artifact.items]
         cell = self._live.get(artifact.digest)
-        return cell[1] if cell is not None else self._shelf.read(artifact)
+        return cell[1] if cell is not None else self._values.read(artifact)
 
-    def has_object(self, artifact: Artifact) -> bool:
+    def has_value(self, artifact: Artifact) -> bool:
         """Tell cheaply whether a value is there (not whether it is whole)."""
         return all(
-            leaf.digest in self._live or self._shelf.has(leaf.digest)
+            leaf.digest in self._live or self._values.has(leaf.digest)
             for leaf, _ in leaves(artifact, None)
         )
 
@@ -326,7 +326,7 @@ class Store:
             OSError: a file that the node named is not there.
             FileChanged: a file outside has another content than its digest says.
         """
-        return self._trees.adopt(value)
+        return self._folders.adopt(value)
 
     # ---- what a run claims
 
@@ -336,7 +336,7 @@ class Store:
 
     def find_folder(self, digest: str) -> Folder | None:
         """Give a folder that a node made, by its content, if the store has it."""
-        return self._trees.find(digest)
+        return self._folders.find(digest)
 
     def scratch(self, key: str) -> Path:
         """Give a step's own folder; what an interrupted run left in it is still there."""
@@ -363,11 +363,11 @@ class Store:
         Whoever had to wait should look the key up again.
         """
         self._check_open()
-        return self._claims.wait(number_of(key), wait_s, cancel)
+        return self._claims.wait(lock_number(key), wait_s, cancel)
 
     def release(self, key: str) -> None:
         """Let a key go, once its record is written, so that whoever waits for it finds it."""
-        self._writer.when_settled(key, lambda _: self._claims.release(number_of(key)))
+        self._writer.when_settled(key, lambda _: self._claims.release(lock_number(key)))
 
     def pin(self, run: str, names: Iterable[str]) -> None:
         """Keep steps (by key) and values (by digest) from clean-up for as long as this process
@@ -385,9 +385,11 @@ class Store:
     def info(self) -> dict[str, Any]:
         """Say where the store is, how much it holds and how large it is."""
         self.flush()
-        return upkeep.info(self.folder, self._shelf, self._pins)
+        return maintenance.info(self.folder, self._values, self._pins)
 
-    def gc(self, *, max_size: int | None = None, older_than_s: float | None = None) -> Cleaned:
+    def gc(
+        self, *, max_size: int | None = None, older_than_s: float | None = None
+    ) -> CleanupReport:
         """Remove steps, longest unused first, until the store holds at most `max_size` bytes and
         none unused for `older_than_s`.
 
@@ -395,9 +397,9 @@ class Store:
         are known to ten minutes.
         """
         self.flush()
-        return upkeep.clean(
+        return maintenance.clean(
             self.folder,
-            self._shelf,
+            self._values,
             self._pins,
             self._claims,
             now=self._clock(),
@@ -405,12 +407,12 @@ class Store:
             older_than_s=older_than_s,
         )
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> Verified:
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerificationReport:
         """Read everything again. What is damaged or missing is forgotten together with the steps
         that gave it.
         """
         self.flush()
-        return upkeep.verify(self._shelf, progress)
+        return maintenance.verify(self._values, progress)
 
     def clear(self) -> None:
         """Remove everything kept.
@@ -419,4 +421,4 @@ class Store:
             StoreError: a run is using it.
         """
         self.flush()
-        upkeep.clear(self.folder, self._shelf, self._pins)
+        maintenance.clear(self.folder, self._values, self._pins)

@@ -21,18 +21,18 @@ from .._types.artifact import Artifact
 from ..errors import StoreError
 from .index import StepRow, ValueRow
 from .records import leaves, write_json, write_outputs
-from .values import SMALL, Shelf
+from .values import PLAIN_KINDS, ValueStore
 
-__all__ = ["Kept", "Writer"]
+__all__ = ["PendingRecord", "RecordWriter"]
 
 #: A group of records is committed when it is this old or this large.
 GROUP_S = 0.05
 GROUP_STEPS = 256
 
-_Cell = tuple[Artifact, Any]
+_Leaf = tuple[Artifact, Any]
 
 
-class Kept:
+class PendingRecord:
     """A record on its way to the disk, with its live values."""
 
     __slots__ = ("cells", "failed", "key", "outputs", "provenance", "then", "weight")
@@ -42,7 +42,7 @@ class Kept:
         key: str,
         outputs: dict[str, Artifact],
         provenance: Mapping[str, Any],
-        cells: list[_Cell],
+        cells: list[_Leaf],
         weight: int,
     ) -> None:
         self.key = key
@@ -56,7 +56,7 @@ class Kept:
         self.then: list[Callable[[bool], None]] = []
 
 
-class Writer:
+class RecordWriter:
     """The queue of records and the thread that writes them.
 
     `pending` holds by key the records, and `live` by digest the values, that are not written (yet,
@@ -66,37 +66,37 @@ class Writer:
     def __init__(
         self,
         folder: Path,
-        shelf: Shelf,
+        value_store: ValueStore,
         *,
         clock: Callable[[], float],
         limit: int,
         warn: Callable[[str], None],
     ) -> None:
-        self.pending: dict[str, Kept] = {}
-        self.live: dict[str, _Cell] = {}
+        self.pending: dict[str, PendingRecord] = {}
+        self.live: dict[str, _Leaf] = {}
         #: The weight of what is queued: at most `limit`, but for a single record that is larger.
         self.queued_bytes = 0
         self._folder = folder
-        self._shelf = shelf
+        self._values = value_store
         self._clock = clock
         self._limit = limit
         self._warn = warn
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._queue: deque[Kept] = deque()
+        self._queue: deque[PendingRecord] = deque()
         self._writing = 0
         self._hurry = False
         self._closing = False
-        self._unwritten: deque[Kept] = deque()
+        self._unwritten: deque[PendingRecord] = deque()
         self._unwritten_bytes = 0
         self._used: dict[str, int] = {}
 
     # ---- for any thread
 
-    def keep(self, key: str, outputs: Mapping[str, _Cell], provenance: Mapping[str, Any]) -> None:
+    def keep(self, key: str, outputs: Mapping[str, _Leaf], provenance: Mapping[str, Any]) -> None:
         """Queue a record; wait while the queue is full."""
         artifacts: dict[str, Artifact] = {}
-        cells: list[_Cell] = []
+        cells: list[_Leaf] = []
         weight = 500
         for port, pair in outputs.items():
             artifact = pair[0]
@@ -108,7 +108,7 @@ class Writer:
                 for cell in leaves(artifact, pair[1]):
                     cells.append(cell)
                     weight += _weight(cell)
-        kept = Kept(key, artifacts, provenance, cells, weight)
+        kept = PendingRecord(key, artifacts, provenance, cells, weight)
         with self._change:
             if self._closing:
                 raise StoreError(f"the store {self._folder} is closed")
@@ -185,20 +185,22 @@ class Writer:
                         self._hurry = False
                     self._change.notify_all()
 
-    def _write_group(self, group: list[Kept]) -> None:
+    def _write_group(self, group: list[PendingRecord]) -> None:
         now = int(self._clock())
         until = time.monotonic() + GROUP_S
-        done: list[Kept] = []
+        done: list[PendingRecord] = []
         steps: list[StepRow] = []
         values: dict[str, ValueRow] = {}
         for kept in group:
             try:
-                own = {row[0]: row for cell in kept.cells if (row := self._shelf.encode(*cell))}
+                own = {row[0]: row for cell in kept.cells if (row := self._values.encode(*cell))}
                 steps.append(
                     (kept.key, write_outputs(kept.outputs), write_json(kept.provenance), now)
                 )
-            except Exception as odd:  # whatever cannot be encoded or written must not stop the run
-                self._fail([kept], odd)
+            except (
+                Exception
+            ) as error:  # whatever cannot be encoded or written must not stop the run
+                self._fail([kept], error)
                 continue
             values.update(own)
             done.append(kept)
@@ -209,11 +211,13 @@ class Writer:
         if done:
             self._commit(done, steps, list(values.values()))
 
-    def _commit(self, done: list[Kept], steps: list[StepRow], values: list[ValueRow]) -> None:
+    def _commit(
+        self, done: list[PendingRecord], steps: list[StepRow], values: list[ValueRow]
+    ) -> None:
         try:
-            self._shelf.index.write(steps=steps, values=values, used=self._take_used())
-        except sqlite3.Error as odd:
-            self._fail(done, odd)
+            self._values.index.write(steps=steps, values=values, used=self._take_used())
+        except sqlite3.Error as error:
+            self._fail(done, error)
             return
         with self._change:
             for kept in done:
@@ -222,11 +226,11 @@ class Writer:
             self._change.notify_all()
         self._settle(done, written=True)
 
-    def _fail(self, group: list[Kept], odd: BaseException) -> None:
+    def _fail(self, group: list[PendingRecord], error: BaseException) -> None:
         """Keep in memory what could not be written, as much as the queue may hold; the oldest is
         dropped.
         """
-        said = (odd.strerror or str(odd)) if isinstance(odd, OSError) else f"{odd}"
+        said = (error.strerror or str(error)) if isinstance(error, OSError) else f"{error}"
         self._warn(
             f"the store {self._folder} cannot keep what was made: {said}; it stays in memory until"
             " the run ends"
@@ -244,7 +248,7 @@ class Writer:
             self._change.notify_all()
         self._settle(group, written=False)
 
-    def _let_go(self, kept: Kept) -> None:
+    def _let_go(self, kept: PendingRecord) -> None:
         """Serve a record from memory no longer, unless a later one took its place."""
         if self.pending.get(kept.key) is kept:
             del self.pending[kept.key]
@@ -252,7 +256,7 @@ class Writer:
             if self.live.get(cell[0].digest) is cell:
                 del self.live[cell[0].digest]
 
-    def _settle(self, group: list[Kept], *, written: bool) -> None:
+    def _settle(self, group: list[PendingRecord], *, written: bool) -> None:
         for kept in group:
             for do in kept.then:
                 do(written)
@@ -261,9 +265,9 @@ class Writer:
         used = self._take_used()
         if used:
             try:
-                self._shelf.index.write(used=used)
-            except sqlite3.Error as odd:
-                self._warn(f"the store {self._folder} cannot be written ({odd})")
+                self._values.index.write(used=used)
+            except sqlite3.Error as error:
+                self._warn(f"the store {self._folder} cannot be written ({error})")
 
     def _take_used(self) -> list[tuple[int, str]]:
         used, self._used = self._used, {}
@@ -271,7 +275,7 @@ class Writer:
         return [(at, key) for key, at in list(used.items())]
 
 
-def _weight(cell: _Cell) -> int:
+def _weight(cell: _Leaf) -> int:
     """Say about how many bytes a live value holds."""
     artifact, value = cell
     kind = artifact.kind
@@ -283,4 +287,4 @@ def _weight(cell: _Cell) -> int:
         return int(value.samples.nbytes)
     if kind == "text":
         return 100 + 4 * len(value)
-    return 100 if kind in SMALL else 2000
+    return 100 if kind in PLAIN_KINDS else 2000

@@ -17,9 +17,9 @@ import time
 from hashlib import blake2b
 from pathlib import Path
 
-__all__ = ["lives", "own_name", "sweep", "temporary_name"]
+__all__ = ["is_alive", "process_name", "sweep", "temporary_name"]
 
-# : How long the writing of a file may take on another host, whose processes cannot be seen from
+#: How long the writing of a file may take on another host, whose processes cannot be seen from
 # here.
 STALE_S = 24 * 3600
 
@@ -30,12 +30,12 @@ _TEMPORARY = re.compile(
 )
 
 
-def own_name() -> str:
+def process_name() -> str:
     """Name this process, for file names and the like."""
     return f"{_host()}_{_boot()}_{os.getpid()}_{_start(os.getpid())}"
 
 
-def lives(name: str) -> bool | None:
+def is_alive(name: str) -> bool | None:
     """Tell whether the process of a name lives; None if it is one of another host, if that cannot
     be seen (Windows), or if the name makes no sense.
     """
@@ -58,7 +58,7 @@ def lives(name: str) -> bool | None:
 
 def temporary_name(ending: str = ".tmp") -> str:
     """Name a file that this process writes and then renames or removes, by which `sweep` knows it."""
-    return f".imagen_flow-{own_name()}_{os.urandom(4).hex()}{ending}"
+    return f".imagen_flow-{process_name()}_{os.urandom(4).hex()}{ending}"
 
 
 def sweep(folder: Path) -> None:
@@ -73,7 +73,7 @@ def sweep(folder: Path) -> None:
             ):
                 continue
             with contextlib.suppress(OSError):
-                alive = lives(found["process"]) if found["process"] else None
+                alive = is_alive(found["process"]) if found["process"] else None
                 if alive is True or (
                     alive is None
                     and time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE_S

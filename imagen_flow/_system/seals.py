@@ -1,9 +1,8 @@
-"""Bind a row of a database to what it stands for, so that one that was changed, or that stands in
-the place of another, is noticed.
+"""Seal database rows, so that a row that was changed or exchanged for another is noticed.
 
-A seal is a digest over all that belongs together (a key, and what it gave). With the user's own
-secret there is a second part, which nobody else can make: a store that came along
-with a folder from elsewhere is believed only as far as this user wrote it.
+A seal is a digest over everything that belongs together (a key and its outputs). With the user's
+own secret it has a second part that nobody else can make: in a store that came with a folder from
+elsewhere, only the rows that this user wrote are trusted.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class Seals:
-    """How rows are sealed, and which seals hold.
+    """Make and check the seals of rows.
 
     Params:
-        secret: the user's own; empty makes seals that only find damage.
-        only_own: believe nothing but what was sealed with this secret.
+        secret: the user's own secret; without one, seals only detect damage.
+        only_own: trust only rows that were sealed with this secret.
     """
 
     secret: bytes = field(default=b"", repr=False)
@@ -34,52 +33,48 @@ class Seals:
     def make(self, *parts: str | bytes) -> bytes:
         """Seal parts that belong together."""
         seal = _digest(parts)
-        return (
-            seal + blake2b(seal, key=self.secret, digest_size=_SIZE).digest()
-            if self.secret
-            else seal
-        )
+        assert seal is not None
+        return seal + self._signature(seal) if self.secret else seal
 
-    def holds(self, seal: object, *parts: object) -> bool:
-        """Tell whether parts, of whatever type they are, belong together as they did when they were
-        sealed.
+    def is_trusted(self, seal: object, *parts: object) -> bool:
+        """Tell whether a seal matches these parts, of whatever type they are, and was made by
+        somebody who is trusted.
         """
-        return self.is_whole(seal, *parts) and (not self.only_own or self.is_own(seal))
+        return self.is_intact(seal, *parts) and (not self.only_own or self.is_own(seal))
 
-    def is_whole(self, seal: object, *parts: object) -> bool:
-        """Tell whether a seal, anybody's, is over these parts."""
-        for part in parts:
-            if type(part) is not str and type(part) is not bytes:
-                return False
-        return type(seal) is bytes and seal[:_SIZE] == _digest(parts)  # type: ignore[arg-type]
+    def is_intact(self, seal: object, *parts: object) -> bool:
+        """Tell whether a seal matches these parts, whoever made it."""
+        return type(seal) is bytes and seal[:_SIZE] == _digest(parts)
 
     def is_own(self, seal: object) -> bool:
         """Tell whether a seal was made with this secret."""
         return (
             bool(self.secret)
             and type(seal) is bytes
-            and hmac.compare_digest(
-                seal[_SIZE:], blake2b(seal[:_SIZE], key=self.secret, digest_size=_SIZE).digest()
-            )
+            and hmac.compare_digest(seal[_SIZE:], self._signature(seal[:_SIZE]))
         )
 
+    def _signature(self, digest: bytes) -> bytes:
+        return blake2b(digest, key=self.secret, digest_size=_SIZE).digest()
 
-def _digest(parts: tuple[str | bytes, ...]) -> bytes:
-    # At one stroke: this is done for every step that is looked up.
-    text = "".join(
-        [
-            f"b{len(part)}:{part.decode('latin-1')}"
-            if isinstance(part, bytes)
-            else f"{len(part)}:{part}"
-            for part in parts
-        ]
-    )
+
+def _digest(parts: tuple[object, ...]) -> bytes | None:
+    """Digest parts with their types and lengths; None if one is neither text nor bytes."""
+    # One pass and one hash: this runs for every step that is looked up.
+    text = ""
+    for part in parts:
+        if type(part) is str:
+            text += f"{len(part)}:{part}"
+        elif type(part) is bytes:
+            text += f"b{len(part)}:{part.decode('latin-1')}"
+        else:
+            return None
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_SIZE).digest()
 
 
 def read_secret(path: Path) -> bytes:
-    """Give the secret that lies in a file that is the user's alone; it is drawn when there is none.
-    Empty if that cannot be.
+    """Read the user's secret from a file that only the user can access; create it if it is missing.
+    Returns no bytes if that is impossible.
     """
     for _ in range(2):
         try:
@@ -87,34 +82,34 @@ def read_secret(path: Path) -> bytes:
                 path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             )
         except FileNotFoundError:
-            _draw(path)
+            _create_secret(path)
             continue
         except OSError:
             return b""
         with open(handle, "rb") as stream:
-            found = os.fstat(handle)
-            # One that others could have read or put there is nobody's secret.
-            if os.name == "posix" and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+            status = os.fstat(handle)
+            # A file that others could have read or planted holds no secret.
+            if os.name == "posix" and (status.st_uid != os.geteuid() or status.st_mode & 0o077):
                 return b""
             secret = stream.read(33)
         return secret if len(secret) == 32 else b""
     return b""
 
 
-def _draw(path: Path) -> None:
-    aside = path.with_name(f".{path.name}-{os.urandom(8).hex()}")
+def _create_secret(path: Path) -> None:
+    temporary = path.with_name(f".{path.name}-{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(
-            aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
         )
         with open(handle, "wb") as stream:
             stream.write(os.urandom(32))
         try:
-            os.link(aside, path)  # the first that gets there wins
+            os.link(temporary, path)  # the first process wins
         except OSError:
             if not os.path.lexists(path):
-                os.replace(aside, path)
-        aside.unlink(missing_ok=True)
+                os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)
     except OSError:
         return

@@ -34,7 +34,7 @@ __all__ = [
     "read_words",
 ]
 
-# : Limits that no graph of a person reaches, and that keep a hostile one from costing more than
+#: Limits that no graph of a person reaches, and that keep a hostile one from costing more than
 # some seconds.
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 64
@@ -42,7 +42,7 @@ MAX_WORDS = 200_000
 MAX_PROBLEMS = 100
 MAX_DIGITS = 1_000
 
-# : What may stand for a name in ``${name.port}``, and so what a node, an input or an output may be
+#: What may stand for a name in ``${name.port}``, and so what a node, an input or an output may be
 # called.
 NAME = re.compile(r"[^\W\d][\w-]*")
 

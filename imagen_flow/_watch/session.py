@@ -56,7 +56,7 @@ from .._run import Run, execute
 from .._settings import config
 from .._settings.config import Settings
 from .._store import Store
-from .._store.file_digests import FileMemo
+from .._store.file_digests import FileDigests
 from .._system.regular_files import read_regular
 from .._text import spec as spec_
 from .._text.spec import GraphSpec
@@ -309,7 +309,7 @@ class _Session:
         self.texts = _Texts()
         # : Digests of files where no store remembers them: plans follow one another, and a model is
         # some gigabytes.
-        self.digests = FileMemo()
+        self.digests = FileDigests()
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
         self.fresh = plugins.AsWritten({})

@@ -153,7 +153,7 @@ class Evaluation:
     outputs: dict[str, Any]
     must: list[Call] = field(default_factory=list)
     may: list[Call] = field(default_factory=list)
-    # : Whether a node whose steps could not be worked out (bounds, lists of unequal length) is
+    #: Whether a node whose steps could not be worked out (bounds, lists of unequal length) is
     # certainly, or perhaps, asked for.
     must_refuse: bool = False
     may_refuse: bool = False

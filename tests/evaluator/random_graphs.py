@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["Case", "draw", "edited"]
 
-# : Node types by how often they are drawn, with their ports (a `?` marks those that may be left
+#: Node types by how often they are drawn, with their ports (a `?` marks those that may be left
 # out) and outputs.
 _SIGNATURES: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
     "t.int": (2, {"value": "int"}, {"": "int"}),

@@ -77,7 +77,7 @@ def same(ours: flow.Image, theirs: Any) -> bool:
     return np.array_equal(ours.pixels, np.asarray(theirs))
 
 
-# : What each family is asked for besides a prompt, as arguments of the node and as others of the
+#: What each family is asked for besides a prompt, as arguments of the node and as others of the
 # pipeline.
 ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sd15": (

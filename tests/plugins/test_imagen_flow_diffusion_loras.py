@@ -18,7 +18,7 @@ from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.loading.components import Whole
 from imagen_flow_diffusion.tiny import beside, checkpoints
 
-# : diffusers warns of what it itself does with numpy, torch and its own pipelines; peft of a second
+#: diffusers warns of what it itself does with numpy, torch and its own pipelines; peft of a second
 # LoRA.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),

@@ -989,7 +989,7 @@ def test_a_class_of_transformers_that_has_another_name_now_is_found(
 
 # --- every class ---
 
-# : What annotations name in the place of classes that checkpoints name; what comes with a package
+#: What annotations name in the place of classes that checkpoints name; what comes with a package
 # of its own; and what is no module with weights in safetensors.
 OTHERWISE = (
     "KarrasDiffusionSchedulers",

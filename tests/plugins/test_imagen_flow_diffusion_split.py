@@ -53,7 +53,7 @@ def three(model: str, words: dict[str, Any] | None = None, **asked: Any) -> dict
     }
 
 
-# : What each family is asked for besides a prompt, as parameters of nodes and as arguments of the
+#: What each family is asked for besides a prompt, as parameters of nodes and as arguments of the
 # pipeline alone.
 ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aura-flow": ({"guidance_scale": 4.0}, {}),
@@ -318,7 +318,7 @@ def test_pictures_are_decoded_one_by_one_on_the_ladder(
 # --- how far a prompt is read ---
 
 
-# : All that read a prompt each in a way of their own, and those that read a negative prompt in
+#: All that read a prompt each in a way of their own, and those that read a negative prompt in
 # another way.
 READ = (
     "aura-flow",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow._store import file_digests as filememo
-from imagen_flow._store.file_digests import FileMemo, TooManyFiles
+from imagen_flow._store import file_digests
+from imagen_flow._store.file_digests import FileDigests, TooManyFiles
 from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.values import File, FileChanged
 
@@ -20,10 +20,10 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def reads(memo: FileMemo, path: Path) -> int:
+def reads(digests: FileDigests, path: Path) -> int:
     """Count the blocks that a digest reads: 0 if it is remembered."""
     calls: list[int] = []
-    memo.digest_file(path, check=lambda: calls.append(1))
+    digests.digest_file(path, check=lambda: calls.append(1))
     return len(calls)
 
 
@@ -31,21 +31,21 @@ def reads(memo: FileMemo, path: Path) -> int:
 def test_a_settled_file_is_read_once(tmp_path: Path, kept: bool) -> None:
     """A digest is remembered for as long as the file system says that the file is the same."""
     path = written(tmp_path / "a.txt", b"hello")
-    memo = FileMemo(tmp_path if kept else None, clock=lambda: LATER)
-    assert memo.digest_file(path) == digest_bytes(b"hello")
-    assert reads(memo, path) == 0
+    digests = FileDigests(tmp_path if kept else None, clock=lambda: LATER)
+    assert digests.digest_file(path) == digest_bytes(b"hello")
+    assert reads(digests, path) == 0
     path.write_bytes(b"other")
-    assert memo.digest_file(path) == digest_bytes(b"other")
-    memo.close()
+    assert digests.digest_file(path) == digest_bytes(b"other")
+    digests.close()
 
 
 def test_digests_are_remembered_across_processes(tmp_path: Path) -> None:
-    """What one memo wrote the next one knows, in the same folder."""
+    """Digests that one instance wrote are known to the next one in the same folder."""
     path = written(tmp_path / "a.txt", b"hello")
-    first = FileMemo(tmp_path, clock=lambda: LATER)
+    first = FileDigests(tmp_path, clock=lambda: LATER)
     assert reads(first, path) == 1
     first.close()
-    second = FileMemo(tmp_path, clock=lambda: LATER)
+    second = FileDigests(tmp_path, clock=lambda: LATER)
     assert reads(second, path) == 0
     second.close()
 
@@ -56,10 +56,10 @@ def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
     """
     path = written(tmp_path / "a.txt", b"hello")
     changed = os.stat(path).st_ctime
-    memo = FileMemo(clock=lambda: changed + 1.9)
-    assert (reads(memo, path), reads(memo, path)) == (1, 1)
-    memo = FileMemo(clock=lambda: changed + 2.1)
-    assert (reads(memo, path), reads(memo, path)) == (1, 0)
+    digests = FileDigests(clock=lambda: changed + 1.9)
+    assert (reads(digests, path), reads(digests, path)) == (1, 1)
+    digests = FileDigests(clock=lambda: changed + 2.1)
+    assert (reads(digests, path), reads(digests, path)) == (1, 0)
 
 
 def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path: Path) -> None:
     """
     path = written(tmp_path / "a.txt", b"hello")
     before = os.stat(path)
-    memo = FileMemo(clock=lambda: LATER)
-    memo.digest_file(path)
+    digests = FileDigests(clock=lambda: LATER)
+    digests.digest_file(path)
     path.write_bytes(b"jello")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert memo.digest_file(path) == digest_bytes(b"jello")
+    assert digests.digest_file(path) == digest_bytes(b"jello")
 
 
 def test_a_file_that_is_being_written_is_no_value(tmp_path: Path) -> None:
@@ -84,28 +84,28 @@ def test_a_file_that_is_being_written_is_no_value(tmp_path: Path) -> None:
             out.write(b"!")
 
     with pytest.raises(FileChanged, match="is being written to"):
-        FileMemo().digest_file(path, check=grow)
+        FileDigests().digest_file(path, check=grow)
 
 
 def test_a_file_as_a_value_has_the_name_that_the_user_knows(tmp_path: Path) -> None:
     """The name is for messages; without one it is the file's own."""
     path = written(tmp_path / "圖.PNG", b"hello")
-    assert FileMemo().file_value(path, "in/圖.PNG") == File(
+    assert FileDigests().file_value(path, "in/圖.PNG") == File(
         path, digest_bytes(b"hello"), 5, "in/圖.PNG"
     )
-    assert FileMemo().file_value(path).suffix == ".png"
+    assert FileDigests().file_value(path).suffix == ".png"
 
 
 def test_what_is_no_file_says_so(tmp_path: Path) -> None:
     """A folder, a pipe and nothing at all are told apart."""
     with pytest.raises(IsADirectoryError):
-        FileMemo().file_value(tmp_path)
+        FileDigests().file_value(tmp_path)
     with pytest.raises(FileNotFoundError):
-        FileMemo().file_value(tmp_path / "none")
+        FileDigests().file_value(tmp_path / "none")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="not a regular file"):
-            FileMemo().file_value(tmp_path / "pipe")
+            FileDigests().file_value(tmp_path / "pipe")
 
 
 def test_a_folder_is_its_names_and_contents(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_a_folder_is_its_names_and_contents(tmp_path: Path) -> None:
     written(tmp_path / "two" / ".DS_Store", b"x")
     written(tmp_path / "two" / ".git" / "config", b"x")
     (tmp_path / "two" / "empty").mkdir()
-    memo = FileMemo()
-    one, two = memo.folder_value(tmp_path / "one"), memo.folder_value(tmp_path / "two")
+    digests = FileDigests()
+    one, two = digests.folder_value(tmp_path / "one"), digests.folder_value(tmp_path / "two")
     assert [f.name for f in one] == ["a/c.txt", "b.txt"]
     assert one.digest == two.digest == "daa5967a381ec841a857693a17beb45c663d5c00"
     os.rename(tmp_path / "two" / "b.txt", tmp_path / "two" / "d.txt")
-    assert memo.folder_value(tmp_path / "two").digest != one.digest
+    assert digests.folder_value(tmp_path / "two").digest != one.digest
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
@@ -133,67 +133,70 @@ def test_links_are_followed_only_inside_the_folder(tmp_path: Path) -> None:
     (tmp_path / "in" / "outside.txt").symlink_to("../secret")
     (tmp_path / "in" / "nothing.txt").symlink_to("none")
     (tmp_path / "in" / "loop").symlink_to(".")
-    assert [f.name for f in FileMemo().folder_value(tmp_path / "in")] == ["inside.txt", "real.txt"]
+    assert [f.name for f in FileDigests().folder_value(tmp_path / "in")] == [
+        "inside.txt",
+        "real.txt",
+    ]
 
 
 def test_a_folder_of_too_many_files_is_taken_for_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Naming a home folder by mistake ends early."""
-    monkeypatch.setattr(filememo, "MOST_FILES", 2)
+    monkeypatch.setattr(file_digests, "MAX_FILES", 2)
     for i in range(3):
         written(tmp_path / f"{i}", b"")
     with pytest.raises(TooManyFiles, match="more than 2 files"):
-        FileMemo().folder_value(tmp_path)
+        FileDigests().folder_value(tmp_path)
 
 
 def test_words_about_a_model_are_no_part_of_it(tmp_path: Path) -> None:
     """A better model card is not another model; a config is. A single file is its content."""
     written(tmp_path / "m" / "model.safetensors", b"weights")
     written(tmp_path / "m" / "config.json", b"{}")
-    memo = FileMemo()
-    before = memo.model_digest(tmp_path / "m")
+    digests = FileDigests()
+    before = digests.model_digest(tmp_path / "m")
     written(tmp_path / "m" / "README.md", b"# words")
-    assert memo.model_digest(tmp_path / "m") == before
+    assert digests.model_digest(tmp_path / "m") == before
     written(tmp_path / "m" / "config.json", b"{ }")
-    assert memo.model_digest(tmp_path / "m") != before
-    assert memo.model_digest(tmp_path / "m" / "model.safetensors") == digest_bytes(b"weights")
+    assert digests.model_digest(tmp_path / "m") != before
+    assert digests.model_digest(tmp_path / "m" / "model.safetensors") == digest_bytes(b"weights")
 
 
 @pytest.mark.parametrize(
     "damage", [b"not a database at all, but long enough to be read as one", b""]
 )
-def test_a_damaged_memo_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
-    """A memo is no more than a memo."""
+def test_a_damaged_database_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    """If the database of digests is damaged, files are digested again."""
     path = written(tmp_path / "a.txt", b"hello")
     written(tmp_path / "files.sqlite", damage)
     for expected in (1, 0):
-        memo = FileMemo(tmp_path, clock=lambda: LATER)
-        assert reads(memo, path) == expected
-        memo.close()
+        digests = FileDigests(tmp_path, clock=lambda: LATER)
+        assert reads(digests, path) == expected
+        digests.close()
 
 
-def test_a_memo_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    """Where the memo's file cannot be, files are read again, and that is all."""
+def test_a_database_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
+    """Where no database can be written, files are digested again each time."""
     path = written(tmp_path / "a.txt", b"hello")
     (tmp_path / "files.sqlite").mkdir()
-    memo = FileMemo(tmp_path, clock=lambda: LATER)
-    assert memo.digest_file(path) == digest_bytes(b"hello")
-    memo.close()
+    digests = FileDigests(tmp_path, clock=lambda: LATER)
+    assert digests.digest_file(path) == digest_bytes(b"hello")
+    digests.close()
 
 
-def test_threads_share_a_memo(tmp_path: Path) -> None:
+def test_threads_share_digests(tmp_path: Path) -> None:
     """Several threads may ask at once."""
     paths = [written(tmp_path / f"{i}", str(i).encode()) for i in range(300)]
-    memo = FileMemo(tmp_path, clock=lambda: LATER)
+    digests = FileDigests(tmp_path, clock=lambda: LATER)
     found: list[list[str]] = []
     threads = [
-        threading.Thread(target=lambda: found.append([memo.digest_file(p) for p in paths]))
+        threading.Thread(target=lambda: found.append([digests.digest_file(p) for p in paths]))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    memo.close()
+    digests.close()
     assert found == [[digest_bytes(str(i).encode()) for i in range(300)]] * 4
