@@ -536,7 +536,7 @@ def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(
     """Where not all can be looked through, nothing but that can be imported; a plugin that does not
     say what it imports needs a folder of its own.
     """
-    monkeypatch.setattr(plugin_code, "MOST_FILES", 10)
+    monkeypatch.setattr(plugin_code, "MAX_FILES", 10)
     for i in range(20):
         write_text(plugin.parent / f"more/m{i}.py", "")
     trust(call)

@@ -110,7 +110,7 @@ class Lock:
         """
         text = self.text()
         try:
-            if read_regular(self.path, most=_MOST_BYTES).decode("utf-8") == text:
+            if read_regular(self.path, max_bytes=_MOST_BYTES).decode("utf-8") == text:
                 return False
         except (OSError, UnicodeDecodeError):
             if not self.models:
@@ -180,7 +180,7 @@ def read_lock(path: Path) -> Lock:
     """
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        source = Source(shown, read_regular(path, most=_MOST_BYTES).decode("utf-8"))
+        source = Source(shown, read_regular(path, max_bytes=_MOST_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return Lock(path)
     except (OSError, UnicodeDecodeError) as failed:

@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 #: More entries of a folder, or files of code, than this are not looked through.
-MOST_ENTRIES = 200_000
-MOST_FILES = 20_000
+MAX_ENTRIES = 200_000
+MAX_FILES = 20_000
 
 #: Files above this size enter a digest by their own digest, so that they are never held whole.
 _LARGE = 1 << 20
@@ -112,7 +112,7 @@ def importable(folder: Path) -> list[Path]:
     Raises:
         Unfit: there is too much to look through.
     """
-    return list(_walk(folder, _is_code, most=MOST_ENTRIES))
+    return list(_walk(folder, _is_code, most=MAX_ENTRIES))
 
 
 def _is_code(name: str) -> bool:
@@ -156,7 +156,7 @@ def _walk(
         with os.scandir(place) as found:
             for entry in found:
                 entries += 1
-                if most is not None and (entries > most or files > MOST_FILES):
+                if most is not None and (entries > most or files > MAX_FILES):
                     raise Unfit(
                         f"{folder} holds too many files to look through; put the plugin into a"
                         " folder of its own"
@@ -298,7 +298,7 @@ class LocalCode:
 
     def _all_code(self) -> list[Path]:
         try:
-            return sorted(_walk(self.folder, _is_code, most=MOST_ENTRIES // 10))
+            return sorted(_walk(self.folder, _is_code, most=MAX_ENTRIES // 10))
         except Unfit:
             return []  # then only what the text names can be imported
 

@@ -438,7 +438,7 @@ def _read_memo(memo: Path | None) -> dict[str, Any]:
     if memo is None:
         return {}
     try:
-        remembered = json.loads(read_regular(memo, most=64 << 20))
+        remembered = json.loads(read_regular(memo, max_bytes=64 << 20))
     except (OSError, ValueError):
         return {}
     return (

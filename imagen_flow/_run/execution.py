@@ -30,7 +30,7 @@ __all__ = ["Run", "execute"]
 CANCEL_S = 0.7
 
 #: For how many nodes it is looked up how long they took, and what is believed of that.
-MOST_TIMES, LONGEST_STEP_S = 200, 30 * 86_400
+MAX_TIMES, MAX_STEP_S = 200, 30 * 86_400
 
 
 def execute(
@@ -69,7 +69,7 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
     for step in plan.steps:
         if step.status not in ("runs", "waits") or step.name in took:
             continue
-        if len(took) == MOST_TIMES:
+        if len(took) == MAX_TIMES:
             break
         # The first of several elements waited for the model; of a list that is not known yet, it
         # was there if any was.
@@ -80,7 +80,7 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
         key = next(filter(None, keys), None)
         record = store.lookup(key) if key else None
         last_s = record.provenance.get("took_s") if record is not None else None
-        if isinstance(last_s, int | float) and 0 <= last_s < LONGEST_STEP_S:
+        if isinstance(last_s, int | float) and 0 <= last_s < MAX_STEP_S:
             took[step.name] = float(last_s)
     return took
 

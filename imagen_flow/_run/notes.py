@@ -5,7 +5,7 @@ was cut). They are kept with the result, and said again when it comes from the s
 from __future__ import annotations
 
 from .._plan import Step
-from .._store import LONGEST_NOTE, MOST_NOTES, Store
+from .._store import MAX_NOTE_LENGTH, MAX_NOTES, Store
 from .._types.node import NodeType
 
 __all__ = ["Notes", "kept_notes"]
@@ -20,8 +20,8 @@ class Notes:
     def add(self, note: object) -> str | None:
         """Take a note; give it as it is kept if it is new."""
         text = " ".join(str(note).split())
-        text = text if len(text) <= LONGEST_NOTE else text[: LONGEST_NOTE - 1] + "…"
-        if not text or text in self.said or len(self.said) == MOST_NOTES:
+        text = text if len(text) <= MAX_NOTE_LENGTH else text[: MAX_NOTE_LENGTH - 1] + "…"
+        if not text or text in self.said or len(self.said) == MAX_NOTES:
             return None
         self.said[text] = None
         return text

@@ -26,7 +26,7 @@ from .value_cache import LiveValues
 __all__ = ["Rekey", "Steps"]
 
 #: How long a retry waits at most, however often the wait was doubled.
-LONGEST_WAIT_S = 86_400
+MAX_WAIT_S = 86_400
 
 #: How long the store is waited for at a time while another process has a step in the making.
 LEASE_S = 0.2
@@ -275,7 +275,7 @@ class Steps:
                 self.report.say(
                     StepRetried(step.name, step.item, attempt + 1, words(failed), self.report.now())
                 )
-            if self.cancel.wait(min(node.backoff_s * 2**attempt, LONGEST_WAIT_S)):
+            if self.cancel.wait(min(node.backoff_s * 2**attempt, MAX_WAIT_S)):
                 raise Cancelled
         raise AssertionError("the last attempt returns or raises")
 

@@ -62,7 +62,7 @@ NAME = "imagen-flow.toml"
 _KEYS = ("device", "dtype", "out", "plugins", "store")
 
 #: More than any file of settings has.
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -141,7 +141,7 @@ def read(path: Path) -> Settings:
         owner = _stranger(path)
         if owner is not None:
             return Settings(path=path, ignored=_ignored(shown, owner))
-        source = Source(shown, read_regular(path, most=_MOST_BYTES).decode("utf-8"))
+        source = Source(shown, read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8"))
     except OSError as failed:
         raise GraphError(
             [Problem("unreadable", f"{shown} cannot be read: {failed.strerror}")]
@@ -468,7 +468,7 @@ def _why_not(path: Path, known: Mapping[str, str]) -> str | None:
 
 def _trusted() -> dict[str, str]:
     try:
-        known = json.loads(read_regular(trusted_path(), most=64 << 20))
+        known = json.loads(read_regular(trusted_path(), max_bytes=64 << 20))
     except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -1,40 +1,40 @@
-"""Keep what steps gave: values by their digest, and by a step's key which values it gave and how.
+"""Keep the results of steps: values by digest, and for each step's key its outputs and provenance.
 
 A folder::
 
     index.sqlite     keys, provenance, and every value whose encoding takes at most 64 KiB
-    objects/ab/cd…   larger values, and the content of files that nodes made, under their digests
-    trees/…          folders and models that nodes made, laid out again from objects (hard links, or
-    copies)
-    scratch/KEY/     a running step's own folder
-    files.sqlite     digests of files outside, remembered (see filememo)
-    locks, pins/     claims among processes
+    objects/ab/cd…   larger values and files that nodes made, content-addressed
+    trees/…          folders and models that nodes made, rebuilt from objects (hard links or copies)
+    scratch/KEY/     the working folder of a running step
+    files.sqlite     cached digests of files outside the store (see `file_digests`)
+    locks, pins/     claims of processes
 
-**Nothing wrong is ever served**: whatever is read is digested again. What is missing or damaged is
-forgotten together with the steps that gave it, and `Damaged` is raised, so that they run again.
+**A wrong value is never served**: everything that is read is digested again. If a value is missing
+or damaged, it is removed together with the steps that produced it, and `Damaged` is raised, so that
+these steps run again.
 
-**Nothing waits for the disk**: a record is handed to one writer thread, which encodes and writes;
-until it is written, it is served from memory.
+**Nothing waits for the disk**: records are queued for one writer thread, which encodes and writes
+them; until a record is written, it is served from memory.
 
-**Several processes may share it** on a local disk. A key in the making is claimed by `lease`, what
-a run is going to read by `pin`; both end with their process, however it ends.
+**Several processes may share a store** on a local disk. `lease` claims a key that is being
+computed, `pin` protects what a run is going to read; both end with their process.
 
-The modules, from the ground up: `index` (the database), `objects` (content in files) and `locks`
-(claims among processes) each know one thing on the disk, `records` the words of the index for what
-a step gave; `opening` says whether a folder can be a store, and opens it; `pins` is what runs hold
-against clean-up; `folders` keeps files, folders and models; `values` keeps values of every kind, on
-the index, objects and folders; `writer` brings records there in a thread of its own; `maintenance`
-cleans, verifies and counts; `store` is the whole.
+The modules, bottom up: `index` (the database), `objects` (content in files) and `locks` (claims of
+processes) each handle one thing on the disk; `records` is the text form of a step's outputs;
+`opening` checks whether a folder can be a store, and opens it; `pins` protects entries from garbage
+collection; `folders` keeps files, folders and models; `values` keeps values of every kind, using
+the index, the objects and the folders; `writer` writes records in a thread of its own;
+`maintenance` collects garbage, verifies and reports sizes; `store` combines all of them.
 """
 
 from .maintenance import CleanupReport, VerificationReport
-from .records import LONGEST_NOTE, MOST_NOTES, Record
+from .records import MAX_NOTE_LENGTH, MAX_NOTES, Record
 from .store import Store
 from .values import Damaged
 
 __all__ = [
-    "LONGEST_NOTE",
-    "MOST_NOTES",
+    "MAX_NOTE_LENGTH",
+    "MAX_NOTES",
     "CleanupReport",
     "Damaged",
     "Record",

@@ -9,8 +9,8 @@ from typing import Any
 from .._types.artifact import Artifact
 
 __all__ = [
-    "LONGEST_NOTE",
-    "MOST_NOTES",
+    "MAX_NOTE_LENGTH",
+    "MAX_NOTES",
     "Record",
     "referenced_digests",
     "leaves",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 #: How many notes are kept with a step, and how much of each.
-MOST_NOTES, LONGEST_NOTE = 20, 1000
+MAX_NOTES, MAX_NOTE_LENGTH = 20, 1000
 
 #: Write JSON data without spaces. Made once: json.dumps would make an encoder for every call.
 write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -54,7 +54,7 @@ class Record:
         """
         found = self.provenance.get("notes")
         return (
-            tuple(note[:LONGEST_NOTE] for note in found[:MOST_NOTES] if isinstance(note, str))
+            tuple(note[:MAX_NOTE_LENGTH] for note in found[:MAX_NOTES] if isinstance(note, str))
             if isinstance(found, list)
             else ()
         )

@@ -1,8 +1,7 @@
-"""Say which process something on the disk belongs to, and remove what processes left that have
-ended.
+"""Tell which process a temporary file belongs to, and remove the files of processes that ended.
 
-A process is named by its host, the host's start, its number and its own start, so that a later one
-with the same number is another. Nothing that runs goes by these names.
+A process name consists of the host, the boot id, the process id and the start time, so that a later
+process with the same id has another name.
 """
 
 from __future__ import annotations
@@ -19,31 +18,30 @@ from pathlib import Path
 
 __all__ = ["is_alive", "process_name", "sweep", "temporary_name"]
 
-#: How long the writing of a file may take on another host, whose processes cannot be seen from
-# here.
+#: How long another host, whose processes are not visible here, may take to write a file.
 STALE_S = 24 * 3600
 
 _NAME = re.compile(r"([0-9a-f]{8})_([0-9a-f]{8})_(\d{1,10})_(\d{1,20})\Z")
-# Without a dash: a dash stands behind the token of a hot folder's worker, which sweeps for itself.
+# No dash: file names with a dash belong to hot folder workers, which clean up for themselves.
 _TEMPORARY = re.compile(
     r"\.imagen_flow-(?:(?P<process>[0-9a-f]{8}_[0-9a-f]{8}_\d{1,10}_\d{1,20})_)?[0-9a-f]{8,16}\.(tmp|old)\Z"
 )
 
 
 def process_name() -> str:
-    """Name this process, for file names and the like."""
-    return f"{_host()}_{_boot()}_{os.getpid()}_{_start(os.getpid())}"
+    """Give the name of this process, for use in file names."""
+    return f"{_host()}_{_boot_id()}_{os.getpid()}_{_start_time(os.getpid())}"
 
 
 def is_alive(name: str) -> bool | None:
-    """Tell whether the process of a name lives; None if it is one of another host, if that cannot
-    be seen (Windows), or if the name makes no sense.
+    """Tell whether the named process is running; None if it is unknown: the process belongs to
+    another host, the system cannot tell (Windows), or the name is invalid.
     """
     found = _NAME.match(name)
     if found is None or found[1] != _host() or os.name == "nt":
         return None
     pid = int(found[3])
-    if found[2] != _boot() or not 0 < pid < 2**31:
+    if found[2] != _boot_id() or not 0 < pid < 2**31:
         return False
     try:
         os.kill(pid, 0)
@@ -53,18 +51,18 @@ def is_alive(name: str) -> bool | None:
         if gone.errno in (errno.ESRCH, errno.EINVAL):
             return False
         return None
-    return _start(pid) == int(found[4])
+    return _start_time(pid) == int(found[4])
 
 
 def temporary_name(ending: str = ".tmp") -> str:
-    """Name a file that this process writes and then renames or removes, by which `sweep` knows it."""
+    """Name a file that this process writes and then renames or removes, so that `sweep` can
+    recognise it.
+    """
     return f".imagen_flow-{process_name()}_{os.urandom(4).hex()}{ending}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that have ended left in a folder while they wrote there. What cannot be
-    removed stays.
-    """
+    """Remove the temporary files that ended processes left in a folder. Failures are ignored."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if (
@@ -86,18 +84,18 @@ def sweep(folder: Path) -> None:
 
 
 def _host() -> str:
-    return _short(platform.node())
+    return _short_digest(platform.node())
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     try:
-        return _short(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        return _short_digest(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
     except (OSError, ValueError):
         return "0" * 8
 
 
-def _start(pid: int) -> int:
-    """When a process began, in the system's own measure; 0 where that cannot be seen."""
+def _start_time(pid: int) -> int:
+    """Give a process's start time in the system's own unit; 0 if it is unknown."""
     try:
         return int(
             Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
@@ -106,5 +104,5 @@ def _start(pid: int) -> int:
         return 0
 
 
-def _short(text: str) -> str:
+def _short_digest(text: str) -> str:
     return blake2b(text.encode("utf-8", "replace"), digest_size=4).hexdigest()

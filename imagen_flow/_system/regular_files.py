@@ -1,9 +1,9 @@
-"""Open files that others name: regular ones only.
+"""Open files that come from untrusted input, regular files only.
 
-A fifo, a terminal or a device makes whoever opens it wait, or does something by being opened; what
-lies in ``/proc`` and ``/sys`` looks like a file of no bytes and has no end. None of them is ever a
-graph, a picture, a setting or a model, so they are refused before a byte is read. What a path leads
-to is looked at again once it is open: it may have been replaced in between.
+Opening a fifo, a terminal or a device may block or have side effects; files in ``/proc`` and
+``/sys`` report a size of zero but can be endless. None of them is ever a graph, a picture, a
+settings file or a model, so they are refused before a byte is read. The type is checked again after
+opening, because the file may have been replaced in between.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _FLAGS = (
     | getattr(os, "O_BINARY", 0)
 )
 
-_KERNELS = ("/proc/", "/sys/")
+_KERNEL_FOLDERS = ("/proc/", "/sys/")
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading.
 
     Raises:
-        OSError: as the system says it, or because it is not a regular file.
+        OSError: the system's error, or the file is not a regular file.
     """
     _check(os.stat(path).st_mode, path)
     handle = os.open(path, _FLAGS)
     try:
         _check(os.fstat(handle).st_mode, path)
-        if _lies_in_kernel(handle):
+        if _is_kernel_file(handle):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         return open(handle, "rb")
     except BaseException:
@@ -44,21 +44,21 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         raise
 
 
-def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
-    """Read a regular file of at most so many bytes.
+def read_regular(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """Read a regular file of at most `max_bytes`.
 
     Raises:
-        OSError: as `open_regular`, or because it is larger.
+        OSError: as `open_regular`, or the file is larger.
     """
     with open_regular(path) as stream:
-        data = stream.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", os.fspath(path))
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"is larger than {max_bytes:,} bytes", os.fspath(path))
     return data
 
 
 def is_regular(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a regular file that `open_regular` opens."""
+    """Tell whether `open_regular` opens this path."""
     try:
         open_regular(path).close()
     except (OSError, ValueError):
@@ -73,8 +73,8 @@ def _check(mode: int, path: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
-def _lies_in_kernel(handle: int) -> bool:
+def _is_kernel_file(handle: int) -> bool:
     try:
-        return os.readlink(f"/proc/self/fd/{handle}").startswith(_KERNELS)
+        return os.readlink(f"/proc/self/fd/{handle}").startswith(_KERNEL_FOLDERS)
     except OSError:
-        return False  # there is no /proc, so nothing lies in it
+        return False  # there is no /proc

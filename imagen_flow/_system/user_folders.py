@@ -1,5 +1,5 @@
-"""Know the folders of this user on this machine: what can be made again (`cache_folder`), and what
-was decided (`config_folder`).
+"""Locate the user's folders: one for data that can be recreated (`cache_folder`) and one for the
+user's decisions (`config_folder`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ __all__ = ["cache_folder", "config_folder"]
 
 
 def cache_folder() -> Path:
-    """Say where stores, memos and small models are kept."""
+    """Give the folder of stores, caches and tiny models."""
     import platformdirs
 
     return platformdirs.user_cache_path("imagen-flow", appauthor=False)
 
 
 def config_folder() -> Path:
-    """Say where it is kept what the user trusts."""
+    """Give the folder of the list of trusted folders."""
     import platformdirs
 
     return platformdirs.user_config_path("imagen-flow", appauthor=False)

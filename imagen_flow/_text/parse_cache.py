@@ -30,7 +30,7 @@ KEEP = 128
 MAX_BYTES = 256 << 10
 
 #: A memo is some ten times as long as its text; one that is longer than this is no memo.
-MOST_MEMO_BYTES = 64 << 20
+MAX_MEMO_BYTES = 64 << 20
 
 
 def read_words(text: str | bytes, *, name: str, folder: Path | None) -> Written:
@@ -75,7 +75,7 @@ def _reader() -> bytes:
 def _remembered(place: Path, data: bytes, name: str) -> Written | None:
     try:
         found = os.stat(place)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_MEMO_BYTES:
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_MEMO_BYTES:
             return None
         digest, _, body = place.read_bytes().partition(b"\n")
         if digest != _seal(place, body):

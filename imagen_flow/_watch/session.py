@@ -896,7 +896,7 @@ class _Texts:
     def read(self, path: Path, name: str) -> GraphSpec:
         with self.lock:
             try:
-                data = read_regular(path, most=MAX_BYTES)
+                data = read_regular(path, max_bytes=MAX_BYTES)
             except OSError:
                 data = None
             if data is None:

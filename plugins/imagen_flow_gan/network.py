@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from imagen_flow import Model
 
-MOST_NUMBERS = 2**26
+MAX_NUMBERS = 2**26
 """That an input or an output may hold: a picture of 4096 × 4096, and latents of far more than any generator reads."""
 
 _DTYPES = {
@@ -145,7 +145,7 @@ def _ports(model: Model, declared: Any) -> tuple[Port, ...]:
     ports = []
     for port in declared:
         shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in port.shape)
-        if math.prod(size for size in shape if size is not None) > MOST_NUMBERS:
+        if math.prod(size for size in shape if size is not None) > MAX_NUMBERS:
             raise flow.ModelError(
                 f"the model '{model.reference}' declares '{port.name}' of"
                 f" {' × '.join(map(str, shape))} numbers, which no generator of pictures has"

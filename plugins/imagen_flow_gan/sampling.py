@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imagen_flow import Image, Json, Model, Range, Seed, node
 
-from .network import MOST_NUMBERS, Generator, Network, Port
+from .network import MAX_NUMBERS, Generator, Network, Port
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,7 +189,7 @@ def _draw(port: Port, seed: int, truncation: float | None) -> np.ndarray:
             f"the input {port} does not say how many numbers its latents are: export the generator"
             " with that size, or give them in 'arguments'"
         )
-    if math.prod(port.one) > MOST_NUMBERS:
+    if math.prod(port.one) > MAX_NUMBERS:
         raise ValueError(f"the input {port} is larger than any generator's latents")
     # The seeds of numpy's own kind end at 32 bits; a longer one is two.
     drawn = np.random.RandomState(seed if seed < 2**32 else [seed & 0xFFFFFFFF, seed >> 32])
@@ -241,7 +241,7 @@ def _picture(found: np.ndarray, values: str) -> Image:
     import numpy as np
 
     axes = _axes(found.shape)
-    if axes is None or found.size > MOST_NUMBERS:
+    if axes is None or found.size > MAX_NUMBERS:
         raise ValueError(
             f"the generator gave {' × '.join(map(str, found.shape))} numbers, which is no picture"
             " of 1 or 3 channels"

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
-MOST_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 27
 """Pixels that a result may have, so that a graph cannot exhaust the memory."""
 
 
 def refuse_too_large(width: int, height: int) -> None:
     """Raise if a result of this size would be too large; called before it is made."""
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ValueError(
-            f"the result would have {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}; ask"
+            f"the result would have {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}; ask"
             " for a smaller one"
         )
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 """What Pillow decodes, in its names. A closed list: what decodes a stranger's file is chosen, not whatever is installed."""
 
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 """Where Pillow itself refuses; no port can ask for more."""
 
 
 @node("image.load", version=2, uses=("pillow",))
 def load_image(
-    file: File, *, max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000
+    file: File, *, max_pixels: Annotated[int, Range(1, MAX_PIXELS)] = 100_000_000
 ) -> Image:
     """Load a picture from a file: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.
 
@@ -63,7 +63,7 @@ def load_mask(
     file: File,
     *,
     channel: Literal["auto", "luminance", "alpha"] = "auto",
-    max_pixels: Annotated[int, Range(1, MOST_PIXELS)] = 100_000_000,
+    max_pixels: Annotated[int, Range(1, MAX_PIXELS)] = 100_000_000,
 ) -> Mask:
     """Load a mask from a picture file: white is inside, black is outside.
 
@@ -146,7 +146,7 @@ def _read(content: bytes, name: str, max_pixels: int) -> Decoded:
                     name,
                     width * height,
                     max_pixels,
-                    f" ({width:,} x {height:,})" if width * height <= MOST_PIXELS else "",
+                    f" ({width:,} x {height:,})" if width * height <= MAX_PIXELS else "",
                 )
             )
 
@@ -189,7 +189,7 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     except PIL.Image.DecompressionBombError as bomb:
         count = re.search(r"\d+", str(bomb))
         raise ValueError(
-            _too_many(name, int(count[0]) if count else MOST_PIXELS + 1, max_pixels)
+            _too_many(name, int(count[0]) if count else MAX_PIXELS + 1, max_pixels)
         ) from bomb
     except MemoryError:
         raise
@@ -216,7 +216,7 @@ def _opened(content: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
 def _too_many(name: str, count: int, max_pixels: int, size: str = "") -> str:
     fix = (
         "raise max_pixels or make the picture smaller"
-        if count <= MOST_PIXELS
+        if count <= MAX_PIXELS
         else "make the picture smaller, or cut it into parts"
     )
     return (

@@ -24,10 +24,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_MOST_CHUNKS = 100_000
+_MAX_CHUNKS = 100_000
 """Besides those that hold pixels."""
-_MOST_PROFILE = 64 << 20
-_MOST_TEXT = 16 << 20
+_MAX_PROFILE = 64 << 20
+_MAX_TEXT = 16 << 20
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"iCCP", b"cICP")
 """Chunks that decide how the picture looks: damage in one of them is not passed over."""
 
@@ -151,8 +151,8 @@ def _chunks(content: bytes) -> tuple[dict[bytes, bytes], list[memoryview], bool]
             pixels.append(view[at + 8 : at + 8 + length])
         else:
             others += 1
-            if others > _MOST_CHUNKS:
-                raise Damaged(f"it has more than {_MOST_CHUNKS:,} chunks that hold no pixels")
+            if others > _MAX_CHUNKS:
+                raise Damaged(f"it has more than {_MAX_CHUNKS:,} chunks that hold no pixels")
             if kind == b"CgBI":
                 raise Unsupported(
                     "a PNG in Apple's own form (CgBI), which other programs cannot read; save it as"
@@ -259,7 +259,7 @@ def _samples(whole: bytes, depth: int, kind: int) -> np.ndarray:
 def _profile(body: bytes) -> bytes:
     """Unpack an ICC profile; what cannot be unpacked is as good as none."""
     name, _, packed = body.partition(b"\0")
-    return _inflated(packed[1:], _MOST_PROFILE) if len(name) <= 79 and packed[:1] == b"\0" else b""
+    return _inflated(packed[1:], _MAX_PROFILE) if len(name) <= 79 and packed[:1] == b"\0" else b""
 
 
 def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
@@ -269,7 +269,7 @@ def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
         for keyword in (b"Raw profile type exif", b"Raw profile type APP1"):
             text = chunks.get(b"tEXt " + keyword, b"").partition(b"\0")[2]
             packed = chunks.get(b"zTXt " + keyword, b"").partition(b"\0")[2]
-            text = text or _inflated(packed[1:], _MOST_TEXT)
+            text = text or _inflated(packed[1:], _MAX_TEXT)
             # A name, a length, then the bytes in hexadecimal.
             try:
                 exif = exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
@@ -278,7 +278,7 @@ def _metadata(chunks: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     body = chunks.get(b"iTXt XML:com.adobe.xmp", b"").partition(b"\0")[2]
     xmp = body[2:].split(b"\0", 2)[-1]
     if body[:1] == b"\1":
-        xmp = _inflated(xmp, _MOST_TEXT)
+        xmp = _inflated(xmp, _MAX_TEXT)
     return exif.removeprefix(b"Exif\0\0"), xmp
 
 

@@ -83,7 +83,7 @@ _SIGNED = (
     "a TIFF of signed integers, for which no value is agreed to be white; save it as unsigned"
     " integers or as floating point"
 )
-_MOST_SAMPLES = 32
+_MAX_SAMPLES = 32
 _BYTES_A_PIXEL = 16
 """What a picture may take, in bytes for each pixel that is allowed: RGBA as float32."""
 
@@ -195,9 +195,9 @@ def read_tiff(content: bytes, check_size: CheckSize, max_pixels: int) -> Decoded
     _refuse_raw(directory)
 
     samples = directory.number(277, 1)
-    if not 1 <= samples <= _MOST_SAMPLES:
+    if not 1 <= samples <= _MAX_SAMPLES:
         raise Unsupported(
-            f"a TIFF of {samples} channels, and up to {_MOST_SAMPLES} can be read; save it as grey"
+            f"a TIFF of {samples} channels, and up to {_MAX_SAMPLES} can be read; save it as grey"
             " or RGB"
         )
     bits = _equal(directory.numbers(258), 1, samples, "bits")
