@@ -412,7 +412,7 @@ def test_a_limit_on_the_size_of_files(call: Call, folder: Path) -> None:
     assert "output 'large' cannot be written to out/large.png" in said.err
     assert "= why: file too large" in said.err
     assert re.search(
-        r"warning: the store .* cannot keep what was made: File too large; it stays in memory until the run ends",
+        r"warning: the store .* cannot write results: File too large; they stay in memory until the run ends",
         said.err,
     )
     assert listed(folder / "out") == []
@@ -654,7 +654,7 @@ def test_a_store_that_cannot_be_used(
         == f"error: the store '{folder / 'file'}' cannot be used\n  = why: it is a file, not a folder\n  = fix: name another folder with --store or IMAGEN_FLOW_STORE\n"
     )
     said = call("run", "g.yaml", "--store", "photos")
-    assert (said.code, "it is no store and is not empty (it holds 'cat.jpg')" in said.err) == (
+    assert (said.code, "it is not a store and not empty (it contains 'cat.jpg')" in said.err) == (
         2,
         True,
     )
@@ -693,7 +693,7 @@ def test_a_damaged_index(call: Call, folder: Path) -> None:
     assert said.code == 0
     assert "1 step ran, 0 from the store" in said.err
     assert re.search(
-        r"warning: the store's index was damaged \(file is not a database\): it lies in .*index\.damaged-1\.sqlite now, and everything runs again",
+        r"warning: the store's index was damaged \(file is not a database\); it was moved to .*index\.damaged-1\.sqlite, and all steps run again",
         said.err,
     )
     assert (folder / "store" / "index.damaged-1.sqlite").read_bytes().startswith(b"garbage")

@@ -270,7 +270,9 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_in_it_is_no_store(tmp_path: Path) -> None:
     """A home folder named by mistake is not filled, let alone cleared."""
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(StoreError, match=r"is no store and is not empty \(it holds 'thesis.txt'\)"):
+    with pytest.raises(
+        StoreError, match=r"is not a store and not empty \(it contains 'thesis.txt'\)"
+    ):
         opened(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -282,7 +284,7 @@ def test_a_store_of_a_newer_format_is_left_alone(folder: Path) -> None:
     db.executescript("PRAGMA user_version=99; CREATE TABLE newer (x)")
     db.close()
     before = (folder / "index.sqlite").read_bytes()
-    with pytest.raises(StoreError, match=r"made by a newer imagen_flow \(format 99\)"):
+    with pytest.raises(StoreError, match=r"created by a newer imagen_flow \(format 99\)"):
         opened(folder)
     assert (folder / "index.sqlite").read_bytes() == before
 
@@ -318,7 +320,7 @@ def test_a_value_that_cannot_be_written_stays_in_memory(folder: Path) -> None:
         assert store.load(artifact) is value
         assert store.lookup("k") is not None
         (warning,) = store.take_warnings()
-        assert "cannot keep what was made" in warning
+        assert "cannot write results" in warning
         assert store.take_warnings() == []
         assert store.lease("k")
         store.release("k")
@@ -668,7 +670,7 @@ def test_without_locks_a_store_serves_one_process_at_a_time(
     """
     with opened(folder) as store:
         assert store.take_warnings() == [
-            f"the file system of the store {folder} has no locks: one process at a time can use it"
+            f"the file system of the store {folder} has no locks: only one process at a time can use it"
         ]
         artifact = keep(store, "k", Image(NOISE))
         assert store.lease("other")
@@ -678,7 +680,7 @@ def test_without_locks_a_store_serves_one_process_at_a_time(
         monkeypatch.setattr(opening, "PATIENCE_S", 0)
         with pytest.raises(
             StoreError,
-            match=rf"one process at a time can use it, and process {os.getpid()} of .* does\n  = fix: let it end first",
+            match=rf"one process at a time can use it, and process {os.getpid()} of .* is using it\n  = fix: wait for it to end",
         ):
             opened(folder)
     with opened(folder) as store:
@@ -729,7 +731,7 @@ def test_another_hosts_process_is_taken_to_live(
     monkeypatch.setattr(opening, "PATIENCE_S", 0)
     with pytest.raises(
         StoreError,
-        match=r"process 7 of 'far' does\n  = fix: let it end first \(if it has, remove '.*locks.owner'\)",
+        match=r"process 7 of 'far' is using it\n  = fix: wait for it to end \(if it has ended, remove '.*locks.owner'\)",
     ):
         opened(folder)
 
@@ -813,7 +815,7 @@ def test_a_users_file_is_kept_by_reference(folder: Path, tmp_path: Path) -> None
         assert list((folder / "objects").iterdir()) == []
         assert store.load(artifact)[0].path == path
         path.write_bytes(b"y")
-        with pytest.raises(Damaged, match="has another content now"):
+        with pytest.raises(Damaged, match="has changed"):
             store.load(artifact)
         with pytest.raises(FileChanged):
             store.adopt(File(path, digest_bytes(b"z"), 1, "photo.jpg"))
@@ -887,7 +889,7 @@ def test_scratch_outlives_a_failed_try(folder: Path) -> None:
         store.drop_scratch("k")
         store.flush()
         assert not (folder / "scratch" / "k").exists()
-        with pytest.raises(ValueError, match="is no key"):
+        with pytest.raises(ValueError, match="is not a key"):
             store.scratch("../k")
 
 
@@ -895,8 +897,8 @@ def test_the_keys_of_a_graphs_last_run_are_remembered(folder: Path) -> None:
     """So that a plan can say what changed since."""
     with opened(folder) as store:
         assert store.history("g.yaml") == {}
-        store.remember("g.yaml", {"base": "k1", "large": "k2"})
-        store.remember("g.yaml", {"base": "k3"})
+        store.record_history("g.yaml", {"base": "k1", "large": "k2"})
+        store.record_history("g.yaml", {"base": "k3"})
     with opened(folder) as store:
         assert store.history("g.yaml") == {"base": "k3"}
 

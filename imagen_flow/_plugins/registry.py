@@ -233,9 +233,8 @@ class Registry:
                 plugin.module = _import_file(code)
             else:
                 plugin.module = importlib.import_module(plugin.target)
-        except (
-            Exception
-        ) as failed:  # a plugin may raise anything; it must not take the others with it
+        except Exception as failed:
+            # a plugin may raise anything; it must not take the others with it
             plugin.fault = f"cannot be imported: {type(failed).__name__}: {failed}"
             return
         except SystemExit as failed:

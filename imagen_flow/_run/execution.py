@@ -257,4 +257,4 @@ class _Work:
         keys = self.report.keys
         if any(state.history.get(name) != key for name, key in keys.items()):
             store.flush()
-            store.remember(history_name(self.plan.graph), {**state.history, **keys})
+            store.record_history(history_name(self.plan.graph), {**state.history, **keys})

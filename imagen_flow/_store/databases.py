@@ -22,11 +22,11 @@ __all__ = [
     "database_files",
 ]
 
-#: What SQLite raises for whatever is wrong.
+#: What sqlite3 raises for any fault of a database.
 DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
-#: What SQLite says of a file that is no database, is damaged, or does not have the tables that it
-# should (see `is_damage`).
+#: The error codes of a file that is not a database, is damaged, or lacks the expected tables (see
+#: `is_damage`).
 _DAMAGE = frozenset(
     {
         sqlite3.SQLITE_ERROR,
@@ -46,8 +46,8 @@ def connect(path: Path, *, busy_s: float, exclusive: bool = False) -> sqlite3.Co
 
     Params:
         busy_s: how long to wait for other processes.
-        alone: the file system has no locks, and nobody else has the file open. There may be no
-            second connection.
+        exclusive: the file system has no locks, and no other process has the file open. There may
+            be no second connection.
     """
     name, is_uri = (
         (f"{path.absolute().as_uri()}?vfs=unix-none", True)
@@ -74,11 +74,11 @@ def _text(data: bytes) -> str:
 
 
 def has_schema(db: sqlite3.Connection, schema: str) -> bool:
-    """Tell whether a database has exactly the tables that `schema` makes (statements that each end
-    with ``;`` and a line break), and nothing else.
+    """Tell whether a database has exactly the tables of `schema` (statements that each end with
+    ``;`` and a line break), and nothing else.
     """
     wanted = {statement.strip().removesuffix(";") for statement in schema.strip().split(";\n")}
-    # Statistics and the indexes behind primary keys are SQLite's own.
+    # Statistics and the indexes of primary keys are created by SQLite itself.
     found = db.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'"
     ).fetchall()
@@ -88,21 +88,23 @@ def has_schema(db: sqlite3.Connection, schema: str) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Tell whether the file is at fault, and not the disk, its permissions or another process."""
+    """Tell whether the file is damaged, as opposed to a fault of the disk, the permissions or
+    another process.
+    """
     if isinstance(error, UnicodeDecodeError):
-        return True  # an error's own text names what is not UTF-8
+        return True  # SQLite's message quotes text that is not UTF-8
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGE
 
 
 def database_files(path: Path) -> list[Path]:
-    """Give the files that a database consists of."""
+    """List the files of a database."""
     return [Path(f"{path}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
 
 
 def is_irregular(path: Path) -> bool:
-    """Tell whether one of these files is there and is not a regular file: a link leads elsewhere, a
-    fifo is waited for.
+    """Tell whether one of a database's files exists and is not a regular file: a link leads
+    elsewhere, a fifo blocks.
     """
     for part in database_files(path):
         try:

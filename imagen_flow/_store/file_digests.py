@@ -1,8 +1,8 @@
-"""Digest files, and remember the digests for as long as the files stay as they are.
+"""Digest files, and cache the digests for as long as the files do not change.
 
-A digest is remembered under what the file system says of the file: device, inode, size and the
-times of its last change. A file that changed less than two seconds
-before it was read is digested anew each time, since a second change might carry the same time.
+A digest is cached under the file's status: device, inode, size and the times of its last change. A
+file that changed less than two seconds before it was read is digested anew each time, because
+another change might leave the same times.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from .databases import DATABASE_ERRORS, connect, database_files, has_schema, is_
 
 __all__ = ["FileDigests", "TooManyFiles"]
 
-#: How old a file's last change must be before its digest is remembered.
+#: How old a file's last change must be before its digest is cached.
 SETTLE_S = 2.0
 
-#: More files than this are taken for a mistake (a home folder, a root).
+#: A folder with more files is taken for a mistake (a home folder, a root).
 MAX_FILES = 100_000
 
 _FileStatus = tuple[str, str, int, int, int]
 
 
 class TooManyFiles(ValueError):
-    """A folder holds more files than a folder that is an input may."""
+    """A folder holds more files than a folder value may."""
 
 
 class FileDigests:
-    """Digests of files. With `folder` (a store's) they are remembered in ``files.sqlite`` there,
-    without it in memory only.
+    """Cached digests of files. With a `folder` (of a store) they are kept in ``files.sqlite``
+    there, without one in memory only.
 
-    May be used by several threads. The file is opened when it is first needed. What cannot be
-    remembered (a full or read-only disk) is digested again next time, and nothing is said.
+    Any thread may use it. The database is opened when it is first needed. If it cannot be written
+    (a full or read-only disk), files are digested again next time, without a warning.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class FileDigests:
         self._known: dict[_FileStatus, str] = {}
         self._new: list[_FileStatus] = []
         self._file = folder / "files.sqlite" if folder is not None else None
-        #: Where it is to be opened, until it has been tried.
+        #: The database, until opening it has been tried.
         self._unopened = self._file
         self._db: sqlite3.Connection | None = None
 
     def suspend(self) -> None:
-        """Write what is new and let go of the file, until it is needed again."""
+        """Write new digests and close the database until it is needed again."""
         with self._lock:
             self._write()
             if self._db is not None:
@@ -74,8 +74,8 @@ class FileDigests:
                 self._unopened = self._file
 
     def close(self) -> None:
-        """Write what is new and let go of the file for good; what is digested later is remembered
-        in memory only.
+        """Write new digests and close the database for good; later digests are cached in memory
+        only.
         """
         self.suspend()
         with self._lock:
@@ -88,18 +88,18 @@ class FileDigests:
     def file_value(
         self, path: Path, name: str | None = None, *, check: Callable[[], None] | None = None
     ) -> File:
-        """Give the file as a value. `name` is how the user knows it (default: its own name).
+        """Give the file as a value. `name` is its name for the user (default: its own name).
 
         Raises:
-            FileNotFoundError, IsADirectoryError, PermissionError: as the system says it.
+            FileNotFoundError, IsADirectoryError, PermissionError: as the system raises them.
             FileChanged: it is being written to.
         """
         digest, size = self._digest(path, check)
         return File(path, digest, size, path.name if name is None else name)
 
     def folder_value(self, path: Path, *, check: Callable[[], None] | None = None) -> Folder:
-        """Give the folder as a value: all regular files below it, sorted by relative name; hidden
-        ones and links out of it are left out.
+        """Give the folder as a value: all regular files in it, sorted by relative name, without
+        hidden ones and links that lead out of it.
 
         Raises:
             TooManyFiles: it holds more than 100,000.
@@ -110,8 +110,8 @@ class FileDigests:
         return Folder(path, folder_digest(files), files)
 
     def model_digest(self, path: Path, *, check: Callable[[], None] | None = None) -> str:
-        """Fingerprint a model: the digest of a single file, or of a folder's files but for hidden
-        ones and words about it (``.md``).
+        """Digest a model: the digest of a single file, or of a folder's files without hidden ones
+        and documents (``.md``).
         """
         if not path.is_dir():
             return self.digest_file(path, check=check)
@@ -165,7 +165,7 @@ class FileDigests:
         return str(row[0])
 
     def _drop_if_damaged(self, error: Exception) -> None:
-        """Remove the file if it proves to be damaged; the next memo begins anew."""
+        """Remove the database if it is damaged; the next instance creates a new one."""
         if self._db is not None and self._file is not None and is_damage(error):
             self._db.close()
             self._db = None
@@ -208,9 +208,7 @@ CREATE TABLE file (device TEXT, inode TEXT, size INTEGER, mtime INTEGER, ctime I
 
 
 def _open(path: Path, exclusive: bool) -> sqlite3.Connection | None:
-    """Open the memo; a damaged one is begun anew, and where there can be none there is none: it is
-    no more than a memo.
-    """
+    """Open the database; a damaged one is replaced. None if there can be none: it is only a cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -223,8 +221,8 @@ def _open(path: Path, exclusive: bool) -> sqlite3.Connection | None:
             db = connect(path, busy_s=5, exclusive=exclusive)
             (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if count and not has_schema(db, _SCHEMA):
-                raise sqlite3.DatabaseError("its tables are others")
-            # Losing it costs reading some files again, so nothing waits for the disk.
+                raise sqlite3.DatabaseError("its tables are not ours")
+            # Losing it costs reading some files again, so don't wait for the disk.
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=OFF")
             if not count:
@@ -253,7 +251,7 @@ def _seal_parts(status: _FileStatus) -> tuple[str, ...]:
 
 
 def _status_of(found: os.stat_result) -> _FileStatus:
-    # As text: on Windows these two are larger than SQLite's integers.
+    # As text: on Windows these numbers exceed SQLite's integers.
     return (
         str(found.st_dev),
         str(found.st_ino),
@@ -264,18 +262,18 @@ def _status_of(found: os.stat_result) -> _FileStatus:
 
 
 def _as_long(number: int) -> int:
-    """Fit a time in nanoseconds into SQLite's 64 bits, which end with the year 2262 and some file
-    systems' times do not.
+    """Fit a time in nanoseconds into SQLite's 64 bits, which end in 2262, unlike the times of some
+    file systems.
     """
     return (number + 2**63) % 2**64 - 2**63
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give the relative name (with ``/``) and place of each regular file below a folder, sorted by
+    """Yield the relative name (with ``/``) and path of each regular file in a folder, sorted by
     name.
 
-    Hidden files and folders are left out. A link is followed only where it leads to a file inside
-    the folder; linked folders are not entered.
+    Hidden files and folders are skipped. A link is followed only if it leads to a file inside the
+    folder; linked folders are not entered.
     """
     root = os.path.realpath(folder)
     found: list[tuple[str, Path]] = []
@@ -300,12 +298,12 @@ def walk(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def folder_digest(files: tuple[File, ...]) -> str:
-    """Digest a folder by its sorted relative names and contents."""
+    """Digest a folder by the sorted relative names and contents of its files."""
     return tagged("folder", *_parts(files))
 
 
 def model_digest(files: Iterator[File]) -> str:
-    """Digest a model's folder, words about it left out."""
+    """Digest a model's folder without its documents."""
     return tagged(
         "model-files", *_parts(tuple(f for f in files if not f.name.lower().endswith(".md")))
     )

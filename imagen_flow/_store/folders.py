@@ -1,9 +1,9 @@
 """Keep the files, folders and models that nodes made.
 
-One that lies in a scratch folder is moved in: the content of each file becomes an object, and a
-folder or a model is laid out again from them in ``trees/DIGEST``, after the list of its files in
-``trees/DIGEST.json``. One that lies elsewhere belongs to the user: it is kept as a reference (path,
-size, digest), never copied; if it is no longer there with the same content, what depends on it is
+What is in a scratch folder is moved into the store: the content of each file becomes an object,
+``trees/DIGEST.json`` lists the files, and a folder or model is rebuilt from its objects in
+``trees/DIGEST``. What is elsewhere belongs to the user: the store keeps a reference (path, size,
+digest) and never a copy; if the path no longer has this content, the values that refer to it are
 damaged.
 """
 
@@ -25,11 +25,13 @@ from .objects import Objects, is_intact, is_location, link_or_copy, remove, size
 __all__ = ["FolderStore"]
 
 
-_IN_TREE = re.compile(r"trees/[0-9a-f]{40}/.")
+_IN_FOLDER = re.compile(r"trees/[0-9a-f]{40}/.")
 
 
 class FolderStore:
-    """Files, folders and models in a store: `objects` has their content, `files` digests them."""
+    """The files, folders and models of a store: `objects` keeps their content, `files` digests
+    them.
+    """
 
     def __init__(self, objects: Objects, files: FileDigests) -> None:
         self._folder = objects.root / "trees"
@@ -38,20 +40,20 @@ class FolderStore:
         self._objects = objects
         self._files = files
 
-    # ---- taking in
+    # === # ---- moving in
 
     def adopt(self, value: Any) -> Any:
-        """Move in what lies in a scratch folder, digest what lies outside, in lists too, and give
-        the value as it is to be passed on.
+        """Move what is in a scratch folder into the store and digest what is outside, in lists too;
+        return the value with its new paths.
 
         Raises:
-            OSError: a file that the node named is not there.
-            FileChanged: a file outside has another content than its digest says, or is gone.
+            OSError: a file that the node named does not exist.
+            FileChanged: a file outside has other content than its digest says, or is gone.
         """
         if isinstance(value, File):
             return self._adopt_file(value)
         if isinstance(value, Folder | Model):
-            return self._adopt_tree(value)
+            return self._adopt_folder(value)
         if type(value) in (list, tuple) and any(
             isinstance(item, File | Folder | Model | list | tuple) for item in value
         ):
@@ -59,20 +61,20 @@ class FolderStore:
         return value
 
     def find(self, digest: str) -> Folder | None:
-        """Give a folder that was laid out here and still has the content that its digest says."""
-        location = self._folder / digest
-        found = self._files.folder_value(location) if location.is_dir() else None
-        return found if found is not None and found.digest == digest else None
+        """Find a folder that was rebuilt here and still has the content of this digest."""
+        path = self._folder / digest
+        folder = self._files.folder_value(path) if path.is_dir() else None
+        return folder if folder is not None and folder.digest == digest else None
 
-    def _is_ours(self, path: Path) -> bool:
+    def _is_in_store(self, path: Path) -> bool:
         return path.is_relative_to(self._root)
 
     def _in_scratch(self, path: Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(self._scratch)
 
     def _adopt_file(self, value: File) -> File:
-        made = self._in_scratch(value.path)
-        if self._is_ours(value.path) and not made:
+        in_scratch = self._in_scratch(value.path)
+        if self._is_in_store(value.path) and not in_scratch:
             return value
         try:
             found = self._files.file_value(value.path, value.name or value.path.name)
@@ -80,15 +82,15 @@ class FolderStore:
             if not value.digest:
                 raise
             raise FileChanged(f"{value.name or value.path} is gone") from gone
-        if made:
-            return replace(found, path=self._objects.path(self._take(found)))
+        if in_scratch:
+            return replace(found, path=self._objects.path(self._move_in(found)))
         if value.digest and value.digest != found.digest:
             raise FileChanged(f"{value.name or value.path} has changed")
         return found
 
-    def _adopt_tree(self, value: Folder | Model) -> Folder | Model:
+    def _adopt_folder(self, value: Folder | Model) -> Folder | Model:
         if not self._in_scratch(value.path):
-            if self._is_ours(value.path) or value.digest:
+            if self._is_in_store(value.path) or value.digest:
                 return value
             if isinstance(value, Model):
                 return replace(value, digest=self._files.model_digest(value.path))
@@ -100,7 +102,7 @@ class FolderStore:
             digest = files[0].digest if single else model_digest(iter(files))
         else:
             digest = folder_digest(files)
-        manifest = [[file.name, file.digest, file.size, self._take(file)] for file in files]
+        manifest = [[file.name, file.digest, file.size, self._move_in(file)] for file in files]
         text = json.dumps({"single": single, "files": manifest}).encode()
         temporary = self._folder / f".{digest[:8]}-{os.urandom(4).hex()}.tmp"
         temporary.write_bytes(text)
@@ -108,48 +110,48 @@ class FolderStore:
         if manifest_path.is_dir() and not manifest_path.is_symlink():
             remove(manifest_path)
         os.replace(temporary, manifest_path)
-        return self._lay_out(value, digest)
+        return self._rebuild(value, digest)
 
-    def _take(self, file: File) -> str:
+    def _move_in(self, file: File) -> str:
         return self._objects.take(file.digest, _suffix(file.name), file.path)
 
     # ---- reading
 
     def check(self, value: File | Folder | Model) -> None:
-        """Raise unless a file, folder or model has the content that its digest says; a tree of ours
-        is mended first if its objects are whole.
+        """Raise unless a file, folder or model has the content of its digest; a folder in the store
+        is repaired first if its objects are intact.
 
         Raises:
-            ValueError, OSError, FileChanged: says in what it differs.
+            ValueError, OSError, FileChanged: says what differs.
         """
-        ours = self._is_ours(value.path)
+        in_store = self._is_in_store(value.path)
         if isinstance(value, File):
-            if ours:
-                self._check_place(value)
+            if in_store:
+                self._check_location(value)
                 if not is_intact(value.path, value.size, value.digest):
                     value.path.unlink(missing_ok=True)
                     raise ValueError(f"the content of {value.name} is missing or damaged")
             elif self._files.digest_file(value.path) != value.digest:
-                raise ValueError(f"{value.path} has another content now")
-        elif ours:
-            self._lay_out(value, value.digest)
+                raise ValueError(f"{value.path} has changed")
+        elif in_store:
+            self._rebuild(value, value.digest)
         elif isinstance(value, Model):
             if self._files.model_digest(value.path) != value.digest:
-                raise ValueError(f"{value.path} has another content now")
+                raise ValueError(f"{value.path} has changed")
         elif self._files.folder_value(value.path).digest != value.digest:
-            raise ValueError(f"{value.path} has another content now")
+            raise ValueError(f"{value.path} has changed")
 
     def stored_content(self, value: File | Folder | Model) -> tuple[tuple[str, int], ...]:
-        """Give the places in the store that a value stands on, each with its size; none if it lies
-        outside.
+        """List the locations in the store that a value depends on, each with its size; empty if the
+        value is outside the store.
 
         Raises:
             ValueError, OSError: its list of files cannot be read.
         """
-        if not self._is_ours(value.path):
+        if not self._is_in_store(value.path):
             return ()
         if isinstance(value, File):
-            self._check_place(value)
+            self._check_location(value)
             return ((value.path.relative_to(self._root).as_posix(), value.size),)
         return (
             (f"trees/{value.digest}.json", 0),
@@ -157,31 +159,33 @@ class FolderStore:
             *((location, file.size) for file, location in self._manifest(value)[1]),
         )
 
-    def _check_place(self, value: File) -> None:
-        """Raise unless a file in the store lies where files do: under its own digest, or in a tree."""
+    def _check_location(self, value: File) -> None:
+        """Raise unless a file in the store is where files may be: under its own digest, or in a
+        folder of ``trees``.
+        """
         location = value.path.relative_to(self._root).as_posix()
-        if not is_location(location, value.digest) and not _IN_TREE.match(location):
-            raise ValueError(f"{location!a} is no place of a file")
+        if not is_location(location, value.digest) and not _IN_FOLDER.match(location):
+            raise ValueError(f"{location!a} is not a location of a file")
 
-    def _lay_out(self, value: Folder | Model, digest: str) -> Folder | Model:
-        """Make sure that the tree of a digest stands in full, with nothing else in it, and give the
-        value that lies in it.
+    def _rebuild(self, value: Folder | Model, digest: str) -> Folder | Model:
+        """Rebuild the folder of a digest so that it is complete and has nothing else in it, and
+        return the value with its path.
         """
         value = replace(value, digest=digest)
         single, listed = self._manifest(value)
-        tree = self._folder / digest
-        if tree.is_symlink() or (os.path.lexists(tree) and not tree.is_dir()):
-            tree.unlink()  # what is laid out there would be elsewhere
-        tree.mkdir(exist_ok=True)
-        root = Path(os.path.realpath(tree))
+        folder = self._folder / digest
+        if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
+            folder.unlink()  # following the link would write elsewhere
+        folder.mkdir(exist_ok=True)
+        real_folder = Path(os.path.realpath(folder))
         files = []
         for file, location in listed:
-            target = tree.joinpath(*inside(file.name))
-            if not Path(os.path.realpath(target.parent)).is_relative_to(root) or (
+            target = folder.joinpath(*inside(file.name))
+            if not Path(os.path.realpath(target.parent)).is_relative_to(real_folder) or (
                 os.path.lexists(target.parent) and not target.parent.is_dir()
             ):
-                remove(tree)
-                raise ValueError("it is not as it was laid out")
+                remove(folder)
+                raise ValueError("its folder was changed")
             if target.is_symlink() or not is_intact(target, file.size, file.digest):
                 source = self._objects.path(location)
                 if not is_intact(source, file.size, file.digest):
@@ -190,27 +194,28 @@ class FolderStore:
                     raise ValueError(f"its file {file.name} is missing or damaged")
                 link_or_copy(source, target)
             files.append(replace(file, path=target))
-        for name in {name for name, _ in walk(tree)} - {file.name for file in files}:
-            (tree / name).unlink(missing_ok=True)
+        for name in {name for name, _ in walk(folder)} - {file.name for file in files}:
+            (folder / name).unlink(missing_ok=True)
         if isinstance(value, Model):
-            return replace(value, path=files[0].path if single else tree)
-        return Folder(tree, digest, tuple(files))
+            return replace(value, path=files[0].path if single else folder)
+        return Folder(folder, digest, tuple(files))
 
     def _manifest(self, value: Folder | Model) -> tuple[bool, list[tuple[File, str]]]:
-        """Give whether a tree is a single file, and its files, each with the place of its content.
+        """Read the list of files of a folder or model: whether it is a single file, and the files,
+        each with the location of its content.
 
         Raises:
-            ValueError, OSError: the list cannot be read, or is another's.
+            ValueError, OSError: the list cannot be read or belongs to another digest.
         """
         path = self._folder / f"{value.digest}.json"
         if size_of(path) < 0:
             raise FileNotFoundError(2, "it is gone", str(path))
         try:
-            said = json.loads(path.read_bytes())
-            single = said["single"]
+            manifest = json.loads(path.read_bytes())
+            single = manifest["single"]
             listed = [
                 (File(path, digest, size, name), location)
-                for name, digest, size, location in said["files"]
+                for name, digest, size, location in manifest["files"]
             ]
             files = tuple(file for file, _ in listed)
             for file, location in listed:
@@ -219,7 +224,7 @@ class FolderStore:
                     or not is_location(location, file.digest)
                     or not inside(file.name)
                 ):
-                    raise ValueError("it names what is no file here")
+                    raise ValueError("it lists something that is not a file of the store")
             digest = (
                 folder_digest(files)
                 if isinstance(value, Folder)
@@ -230,11 +235,11 @@ class FolderStore:
         except (TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError("its list of files is damaged") from error
         if digest != value.digest:
-            raise ValueError("its list of files is another's")
+            raise ValueError("its list of files belongs to another digest")
         return bool(single), listed
 
 
 def _suffix(name: str) -> str:
-    """Give a file's ending in a form that is safe in any file name."""
+    """Give a file name's suffix if it is safe in any file name, else nothing."""
     ending = os.path.splitext(name)[1].lower()
     return ending if re.fullmatch(r"\.[a-z0-9]{1,12}", ending) else ""

@@ -1,15 +1,15 @@
-"""The store's index: an SQLite file that maps keys to what they gave, and digests to where the
-values lie.
+"""The store's index: a SQLite file that maps keys to outputs, and digests to the locations of
+values.
 
-Journal in WAL mode, synchronous NORMAL: a kill loses nothing that was committed, a power cut may
-lose the last commits but damages nothing. One connection reads, guarded by a lock (a look-up takes
-microseconds, so threads hardly meet), one writes. Rows are inserted many to a statement, since each
-statement that is stepped from Python lets go of the interpreter lock and must win it back from a
-busy thread.
+The journal is in WAL mode with synchronous NORMAL: a kill loses nothing that was committed, a power
+cut may lose the last commits but damages nothing. One connection reads, guarded by a lock (a lookup
+takes microseconds, so threads rarely wait), another one writes. Many rows are inserted per
+statement, because each statement that Python steps releases the interpreter lock and has to win it
+back from a busy thread.
 
-Any row may be rubbish: what comes out of here is of the types that it should be, and a step's row
-is sealed, so that neither its key nor its outputs or provenance can be another's. A file that
-proves to be damaged is put aside at once, and the index begins anew.
+Any row may be invalid: everything that is returned from here has the types that it should have, and
+a step's row is sealed, so that neither its key nor its outputs or provenance can belong to another.
+A file that proves to be damaged is set aside at once and replaced by an empty index.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .objects import is_location
 
 __all__ = ["DamagedRow", "ForeignRow", "Index", "NewerFormat", "StepEntry", "ValueEntry"]
 
-#: The format of the index and of the folder around it. Another format has another schema, be it by
-# a comment in it: the number alone may be rubbish.
+#: The format of the index and of the folder around it. A new format needs a new schema, if only by
+#: a comment in it: the number alone may be damaged.
 FORMAT = 2
 
-#: Marks the file as ours ("flow").
+#: SQLite's application id of a store's index ("flow").
 _APPLICATION_ID = 0x666C6F77
 
 _SCHEMA = """
@@ -48,18 +48,18 @@ _ROWS_PER_STATEMENT = 64
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{40}\Z")
 
-#: A last use so much later than now is rubbish.
+#: A last use further in the future than this is invalid.
 _CLOCK_SKEW_S = 86400
 
-#: A row of `value`: digest, kind, size of the encoded bytes, where they lie in the store (empty:
-# here), and the bytes or None.
+#: A row of `value`: digest, kind, size of the encoded bytes, their location in the store (empty if
+#: they are in the row), and the bytes or None.
 ValueRow = tuple[str, str, int, str, "bytes | None"]
-#: What is to be kept of a step: its key, outputs, provenance, last use.
+#: A step to be written: its key, outputs, provenance and last use.
 StepRow = tuple[str, str, str, int]
 
 
 class StepEntry(NamedTuple):
-    """A step on record, without its provenance; `size` is what the row takes."""
+    """A step without its provenance; `size` is the size of its row."""
 
     key: str
     outputs: str
@@ -68,7 +68,7 @@ class StepEntry(NamedTuple):
 
 
 class ValueEntry(NamedTuple):
-    """A value on record, without its body."""
+    """A value without its body."""
 
     digest: str
     kind: str
@@ -77,7 +77,7 @@ class ValueEntry(NamedTuple):
 
 
 class NewerFormat(Exception):
-    """The index was made by a newer version."""
+    """The index was created by a newer version."""
 
 
 class DamagedRow(ValueError):
@@ -85,7 +85,7 @@ class DamagedRow(ValueError):
 
 
 class ForeignRow(ValueError):
-    """A row was written by somebody else, who is not believed here."""
+    """A row was written by another user, who is not trusted here."""
 
 
 class Index:
@@ -93,12 +93,11 @@ class Index:
 
     Params:
         busy_s: how long to wait for other processes.
-        alone: the file system has no locks, and no other process has the store open.
-        warn: told once an index that proved to be damaged has been put aside.
+        exclusive: the file system has no locks, and no other process has the store open.
+        warn: called with a message when a damaged index has been set aside.
 
     Raises:
-        NewerFormat: it is of a later format.
-        sqlite3.Error: it cannot be opened or written.
+        NewerFormat: it has a later format. sqlite3.Error: it cannot be opened or written.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Index:
         self._exclusive = exclusive
         self._writing = threading.RLock()
         self._reading = self._writing if exclusive else threading.RLock()
-        #: Which file it is that is open: those before it were put aside.
+        #: Counts the files that were opened: all but the last were set aside.
         self._generation = 0
         self._inode = (0, 0)
         try:
@@ -143,32 +142,32 @@ class Index:
         self._inode = (found.st_dev, found.st_ino)
 
     def _replace_damaged(self, generation: int, error: BaseException) -> None:
-        """Put the file aside that proved to be damaged, and begin anew."""
+        """Set a damaged file aside and start an empty index."""
         with self._writing, self._reading:
             if self._generation != generation:
                 return
             for name in ("_reader", "_writer"):
-                if (open_ := getattr(self, name, None)) is not None:
+                if (connection := getattr(self, name, None)) is not None:
                     with contextlib.suppress(*DATABASE_ERRORS):
-                        open_.close()
+                        connection.close()
             self._generation += 1
-            aside = None
+            new_path = None
             try:
                 found = os.lstat(self.path)
                 if self._inode in ((0, 0), (found.st_dev, found.st_ino)):
-                    aside = _set_aside(self.path)
+                    new_path = _set_aside(self.path)
             except FileNotFoundError:
                 pass
             except OSError as refused:
                 raise sqlite3.OperationalError(
-                    f"it is damaged ({error}) and cannot be put aside: {refused}"
+                    f"it is damaged ({error}) and cannot be moved aside: {refused}"
                 ) from error
             self._inode = (0, 0)
             self._open()
-        if aside is not None:
+        if new_path is not None:
             self.warn(
-                f"the store's index was damaged ({ascii(str(error))[1:-1][:200]}): it lies in"
-                f" {aside} now, and everything runs again"
+                f"the store's index was damaged ({ascii(str(error))[1:-1][:200]}); it was moved to"
+                f" {new_path}, and all steps run again"
             )
 
     def close(self) -> None:
@@ -191,7 +190,7 @@ class Index:
         raise AssertionError("the second try returns or raises")
 
     def _write(self, statements: Callable[[sqlite3.Connection], object]) -> None:
-        """Do something in one transaction."""
+        """Run statements in one transaction."""
         for again in (False, True):
             with self._writing:
                 generation = self._generation
@@ -212,10 +211,10 @@ class Index:
     # ---- one row
 
     def step(self, key: str) -> tuple[str, int] | None:
-        """Give a step's outputs, as written, and when it was last used (0 if that makes no sense).
+        """Give a step's outputs, as written, and when it was last used (0 if that is invalid).
 
         Raises:
-            DamagedRow, ForeignRow: it is not to be believed.
+            DamagedRow, ForeignRow: the row cannot be trusted.
         """
         rows = self._read("SELECT outputs, used, seal FROM step WHERE key=?", (key,))
         if not rows:
@@ -225,7 +224,7 @@ class Index:
         return outputs, used if type(used) is int else 0
 
     def provenance(self, key: str) -> str | None:
-        """Give how a step came to be, as written; None if that is lost."""
+        """Give a step's provenance, as written; None if it is lost."""
         rows = self._read("SELECT provenance, told FROM step WHERE key=?", (key,))
         return (
             rows[0][0]
@@ -236,16 +235,16 @@ class Index:
     def _check(self, seal: object, *parts: object) -> None:
         if not self.seals.is_trusted(seal, *parts):
             raise (
-                ForeignRow("was written by somebody else")
+                ForeignRow("was written by another user")
                 if self.seals.is_intact(seal, *parts)
                 else DamagedRow("is not what was written")
             )
 
     def value(self, digest: str) -> tuple[str, int, str, bytes | None] | None:
-        """Give a value's kind, size, place and body.
+        """Give a value's kind, size, location and body.
 
         Raises:
-            DamagedRow: they cannot be so.
+            DamagedRow: the row is invalid.
         """
         rows = self._read("SELECT kind, size, place, body FROM value WHERE digest=?", (digest,))
         if not rows:
@@ -254,11 +253,11 @@ class Index:
         if not _is_valid_value(digest, kind, size, location) or (
             type(body) is not bytes or len(body) != size if location == "" else body is not None
         ):
-            raise DamagedRow("its row in the index makes no sense")
+            raise DamagedRow("its row in the index is invalid")
         return kind, size, location, body
 
     def location(self, digest: str) -> tuple[str, int] | None:
-        """Give a value's place and size, its body unread; None if there is none that makes sense."""
+        """Give a value's location and size without reading its body; None if there is no valid row."""
         rows = self._read("SELECT kind, size, place FROM value WHERE digest=?", (digest,))
         return (rows[0][2], rows[0][1]) if rows and _is_valid_value(digest, *rows[0]) else None
 
@@ -268,7 +267,7 @@ class Index:
 
     # ---- writing
 
-    def remember(self, name: str, steps: str, used: int) -> None:
+    def record_history(self, name: str, steps: str, used: int) -> None:
         self._write(
             lambda db: db.execute(
                 "INSERT OR REPLACE INTO history VALUES (?,?,?)", (name, steps, used)
@@ -282,8 +281,8 @@ class Index:
         values: Sequence[ValueRow] = (),
         used: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """Insert rows in one transaction; a step replaces the one of the same key, and so does a
-        value.
+        """Insert rows in one transaction; a step or value replaces the one with the same key or
+        digest.
         """
         seal = self.seals.make
         rows = [
@@ -306,7 +305,7 @@ class Index:
         self._write(insert)
 
     def forget(self, digest: str) -> None:
-        """Remove a value, and every step that gave it, alone or in a list."""
+        """Remove a value and every step that produced it, alone or in a list."""
 
         def delete(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM value WHERE digest=?", (digest,))
@@ -334,7 +333,7 @@ class Index:
         self._write(delete)
 
     def shrink(self) -> None:
-        """Give back the pages that are no longer needed."""
+        """Release unused pages."""
         with self._writing, contextlib.suppress(*DATABASE_ERRORS):
             self._writer.execute("PRAGMA incremental_vacuum").fetchall()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -342,7 +341,7 @@ class Index:
     # ---- all rows
 
     def check(self) -> None:
-        """Look whether the file is in order, from end to end; one that is not is put aside."""
+        """Check the whole file; a damaged one is set aside."""
         damage: Exception | None
         with self._reading:
             generation = self._generation
@@ -357,7 +356,7 @@ class Index:
             self._replace_damaged(generation, damage)
 
     def remove_invalid_rows(self) -> int:
-        """Remove the rows that make no sense or whose seal is broken, and say how many there were."""
+        """Remove the rows that are invalid or whose seal is broken, and return their number."""
         steps = [
             rowid
             for rowid, key, outputs, seal, provenance, provenance_seal in self._all(
@@ -388,9 +387,7 @@ class Index:
         )
 
     def all_steps(self) -> list[StepEntry]:
-        """Give each step that makes sense, longest unused first. A last use that makes no sense is
-        long ago.
-        """
+        """List each valid step, least recently used first; an invalid last use counts as long ago."""
         latest = time.time() + _CLOCK_SKEW_S
         found = [
             StepEntry(key, outputs, used if type(used) is int and 0 <= used <= latest else 0, size)
@@ -403,7 +400,7 @@ class Index:
         return sorted(found, key=lambda entry: entry.used)
 
     def all_values(self) -> list[ValueEntry]:
-        """Give each value that makes sense, by digest."""
+        """List each valid value by digest."""
         return [
             ValueEntry(*row)
             for row in self._all("SELECT digest, kind, size, place FROM value ORDER BY digest")
@@ -411,20 +408,20 @@ class Index:
         ]
 
     def _all(self, sql: str) -> list[Any]:
-        """Give all rows; a tree of pages that is damaged in a circle gives more than the file can
-        hold.
+        """Read all rows. A damaged B-tree with a cycle would yield more rows than the file can
+        hold: then the index is set aside.
         """
         size = sum(part.stat().st_size for part in database_files(self.path) if part.is_file())
         most = size // 8 + 10_000
         generation = self._generation
         rows = self._read(f"{sql} LIMIT {most + 1}")
         if len(rows) > most:
-            self._replace_damaged(generation, _damage("it has more rows than it can hold"))
+            self._replace_damaged(generation, _damage("it has more rows than fit into the file"))
             return []
         return rows
 
     def summary(self) -> dict[str, Any]:
-        """Count and add up what makes sense."""
+        """Count the valid rows and add up their sizes."""
         ((steps,),) = self._read("SELECT count(*) FROM step")
         ((oldest, newest),) = self._read(
             "SELECT min(used), max(used) FROM step WHERE typeof(used)='integer' AND used BETWEEN 0"
@@ -447,11 +444,10 @@ class Index:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    """Make the tables, or see that they are those that we made.
+    """Create the tables, or check that they are those of this program.
 
     Raises:
-        NewerFormat: a newer version made them.
-        sqlite3.Error: they are damaged, or nobody's that is known here.
+        NewerFormat: a newer version created them. sqlite3.Error: they are damaged or unknown.
     """
     (count,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (version,), (application,) = (
@@ -461,17 +457,17 @@ def _prepare(db: sqlite3.Connection) -> None:
         if application == _APPLICATION_ID and FORMAT < version < 1000:
             raise NewerFormat(version)
         raise _damage(
-            "it is of an older format"
+            "it has an older format"
             if application == _APPLICATION_ID and 0 < version < FORMAT
             else "its tables are not those of a store"
         )
     if not count:
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        # Nothing to lose yet; the disk need not be waited for.
+        # There is nothing to lose yet, so don't wait for the disk.
         db.execute("PRAGMA synchronous=OFF")
     mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
-        raise sqlite3.OperationalError(f"the journal cannot be kept beside it (mode {mode})")
+        raise sqlite3.OperationalError(f"the write-ahead log cannot be used (journal mode {mode})")
     if not count:
         db.executescript(
             f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA application_id={_APPLICATION_ID};PRAGMA"
@@ -489,21 +485,19 @@ def _damage(message: str) -> sqlite3.DatabaseError:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename a damaged index, with what belongs to it, and say how it is called now."""
-    number, aside = 1, path.with_name("index.damaged-1.sqlite")
-    while any(os.path.lexists(part) for part in database_files(aside)):
+    """Rename a damaged index together with its journal files, and return its new path."""
+    number, new_path = 1, path.with_name("index.damaged-1.sqlite")
+    while any(os.path.lexists(part) for part in database_files(new_path)):
         number += 1
-        aside = path.with_name(f"index.damaged-{number}.sqlite")
-    for part, there in zip(database_files(path), database_files(aside), strict=True):
+        new_path = path.with_name(f"index.damaged-{number}.sqlite")
+    for part, target in zip(database_files(path), database_files(new_path), strict=True):
         with contextlib.suppress(FileNotFoundError):
-            os.replace(part, there)
-    return aside
+            os.replace(part, target)
+    return new_path
 
 
 def _is_valid_value(digest: object, kind: object, size: object, location: object) -> bool:
-    """Tell whether a row says something that can be so; above all, an object lies under its own
-    digest and nowhere else.
-    """
+    """Tell whether a row can be valid; above all, an object may only be under its own digest."""
     if not (
         isinstance(digest, str)
         and _DIGEST.match(digest)
@@ -518,13 +512,14 @@ def _is_valid_value(digest: object, kind: object, size: object, location: object
 
 
 def _insert(db: sqlite3.Connection, head: str, width: int, rows: Sequence[tuple[Any, ...]]) -> None:
-    one = f"({','.join('?' * width)})"
-    whole = len(rows) - len(rows) % _ROWS_PER_STATEMENT
-    if whole:
-        many = head + ",".join([one] * _ROWS_PER_STATEMENT)
-        for start in range(0, whole, _ROWS_PER_STATEMENT):
+    placeholders = f"({','.join('?' * width)})"
+    grouped = len(rows) - len(rows) % _ROWS_PER_STATEMENT
+    if grouped:
+        statement = head + ",".join([placeholders] * _ROWS_PER_STATEMENT)
+        for start in range(0, grouped, _ROWS_PER_STATEMENT):
             db.execute(
-                many, [cell for row in rows[start : start + _ROWS_PER_STATEMENT] for cell in row]
+                statement,
+                [cell for row in rows[start : start + _ROWS_PER_STATEMENT] for cell in row],
             )
-    if rows[whole:]:
-        db.executemany(head + one, rows[whole:])
+    if rows[grouped:]:
+        db.executemany(head + placeholders, rows[grouped:])

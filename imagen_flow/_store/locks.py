@@ -1,14 +1,13 @@
-"""Claims among processes that share a folder: locks on single bytes of a file, held by the
-operating system.
+"""Claims among processes that share a folder: byte locks on one file, held by the operating system.
 
-A claim needs no heartbeat and never grows stale: the system drops it when its process ends, however
-it ends. It costs a microsecond or two and writes nothing. On Linux claims belong to the open file
-(so two stores in one process keep each other out as well), elsewhere to the process; there, closing
-a second store on the same folder in the same process drops the claims of the first. That is
-harmless: a claim only saves double work.
+A claim needs no heartbeat and never goes stale, because the system releases it when the process
+ends, however it ends. It costs a microsecond or two and writes nothing. On Linux claims belong to
+the open file, so that two stores in one process exclude each other as well; elsewhere they belong
+to the process, and closing a second store on the same folder in the same process releases the
+claims of the first. That is harmless: a claim only avoids duplicate work.
 
-Some file systems have no such locks, or refuse them. There the folder belongs to one process at a
-time (`Claims.exclusive`): a file beside says which.
+Some file systems have no such locks, or refuse them. There only one process at a time can use the
+folder (`Claims.exclusive`), and an owner file names it.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from .._system.processes import is_alive, process_name
 
 __all__ = ["OPENING", "Claims", "InUse", "lock_number"]
 
-#: Names are claimed by a number below this.
+#: Names map to lock numbers below this.
 _NAMES = 2**47
 
-#: Claimed by whoever opens the store.
+#: The lock number of opening the store.
 OPENING = _NAMES + 1
 
 _Lock = Callable[[int, int], bool]
@@ -44,21 +43,21 @@ _Unlock = Callable[[int, int], None]
 
 
 class InUse(OSError):
-    """The folder can serve one process at a time, and another has it. The text says which, and what
-    to do.
+    """Another process uses a folder that only one process at a time can use. The message names the
+    process and `fix` says what to do.
     """
 
     def __init__(self, owner: str, file: Path) -> None:
         super().__init__(
             errno.EBUSY,
-            f"its file system has no locks, so that one process at a time can use it, and {owner}"
-            " does",
+            f"its file system has no locks, so only one process at a time can use it, and {owner}"
+            " is using it",
         )
-        self.fix = f"let it end first (if it has, remove '{file}')"
+        self.fix = f"wait for it to end (if it has ended, remove '{file}')"
 
 
 def lock_number(name: str) -> int:
-    """Give the number by which a name (a key, a pin) is claimed."""
+    """Map a name (a key, a pin) to its lock number."""
     return (
         int.from_bytes(
             blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
@@ -68,10 +67,10 @@ def lock_number(name: str) -> int:
 
 
 class Claims:
-    """Byte locks on one file. Each number can be claimed by one holder at a time.
+    """Byte locks on one file. Each number has at most one holder.
 
     Params:
-        wait_s: how long to wait for another process to leave the folder, where there are no locks.
+        wait_s: how long to wait for another process to leave a folder without locks.
 
     Raises:
         InUse: there are no locks, and another process uses the folder.
@@ -103,16 +102,16 @@ class Claims:
 
     @property
     def exclusive(self) -> bool:
-        """Whether this process has the folder for itself, for want of locks."""
+        """Whether this process has the folder to itself, because there are no locks."""
         return self._owner is not None
 
     def claim(self, number: int) -> bool:
-        """Claim a number; False if another holds it (be it another thread here)."""
+        """Claim a number; False if another process or thread holds it."""
         return self._claim(number, if_refused=True)
 
     def _claim(self, number: int, *, if_refused: bool) -> bool:
-        """Claim a number; give `if_refused` where locks are refused that worked before (the system
-        ran out of them): a claim only saves double work.
+        """Claim a number; return `if_refused` if the system refuses a lock although locks worked
+        before (it ran out of them): a claim only avoids duplicate work.
         """
         with self._lock:
             if self._fd < 0 or number in self._held:
@@ -126,7 +125,9 @@ class Claims:
             return True
 
     def wait(self, number: int, wait_s: float, cancel: threading.Event | None = None) -> bool:
-        """Claim a number; wait up to `wait_s` for another to let it go, or until `cancel`."""
+        """Claim a number; wait up to `wait_s` for its holder to release it, or until `cancel` is
+        set.
+        """
         if self.claim(number):
             return True
         until = time.monotonic() + wait_s
@@ -142,7 +143,7 @@ class Claims:
         return False
 
     def release(self, number: int) -> None:
-        """Let a number go; one that is not held is let be."""
+        """Release a number; does nothing if it is not held."""
         with self._lock:
             if number in self._held:
                 self._held.discard(number)
@@ -150,14 +151,14 @@ class Claims:
                     self._functions[1](self._fd, number)
 
     def is_free(self, number: int) -> bool:
-        """Tell whether nobody holds a number, here or elsewhere."""
+        """Tell whether nobody holds a number, here or in another process."""
         if self._claim(number, if_refused=False):
             self.release(number)
             return True
         return False
 
     def close(self) -> None:
-        """Let everything go."""
+        """Release everything."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -168,8 +169,8 @@ class Claims:
 
 
 class _OwnerFile:
-    """A file that says which process a folder belongs to. It is put in place whole, and one that a
-    process left which has ended counts for nothing.
+    """A file that names the process that uses a folder. It appears whole, and is ignored once its
+    process has ended.
     """
 
     def __init__(self, path: Path, wait_s: float) -> None:
@@ -189,7 +190,7 @@ class _OwnerFile:
             time.sleep(0.02)
 
     def _take(self) -> bool:
-        """Take the folder, unless it belongs to a process that lives."""
+        """Take the folder, unless a running process owns it."""
         current = _read(self._path)
         if current is not None:
             if _has_living_owner(current):
@@ -198,7 +199,7 @@ class _OwnerFile:
             try:
                 os.rename(self._path, aside)
                 if _read(aside) != current:
-                    # Another was faster, and this is its file.
+                    # Another process was faster, and this is its file.
                     os.rename(aside, self._path)
                     return False
                 aside.unlink()
@@ -221,19 +222,19 @@ class _OwnerFile:
 
 
 def _read(path: Path) -> str | None:
-    """Give what such a file says; None if there is none."""
+    """Read an owner file; None if there is none."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return ""
-        with open(path, encoding="utf-8", errors="replace") as owner:
-            return owner.read(1000)
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(1000)
     except OSError:
         return None
 
 
 def _has_living_owner(content: str) -> bool:
-    """Tell whether the process lives that a file speaks of. Of another host's this cannot be told:
-    it is taken to live. A file of no sense counts for nothing.
+    """Tell whether the process that an owner file names is running; a process of another host is
+    assumed to run. An invalid file has no owner.
     """
     try:
         owner = json.loads(content)
@@ -250,12 +251,12 @@ def _describe(content: str | None) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         owner = json.loads(content or "")
         return f"process {int(owner['pid'])} of {ascii(owner['host'])[:80]}"
-    return "another"
+    return "another process"
 
 
 def _is_supported(kind: tuple[_Lock, _Unlock], fd: int) -> bool:
-    """Tell whether there are locks of this kind, by a number that nobody else can hold: EACCES says
-    "another holds it" as well as "no".
+    """Tell whether locks of this kind work, with a number that nobody else can hold: EACCES means
+    "held by another" as well as "not supported".
     """
     lock, unlock = kind
     number = _NAMES + 2 + int.from_bytes(os.urandom(5), "little")
@@ -269,7 +270,7 @@ def _is_supported(kind: tuple[_Lock, _Unlock], fd: int) -> bool:
 
 
 def _lock_kinds() -> Iterator[tuple[_Lock, _Unlock]]:
-    """Give the kinds of locks that there may be, best first."""
+    """Yield the kinds of locks that the system may have, best first."""
     if os.name == "nt":
         yield _windows()
     else:

@@ -1,7 +1,6 @@
-"""Look after a store: remove what was not used for long, read everything again, say how large it
-is.
+"""Maintain a store: collect garbage, verify all values, report its size.
 
-Each function expects that what was kept is written (`RecordWriter.flush`).
+Each function expects that all kept records are written (`RecordWriter.flush`).
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from .values import FILE_KINDS, Damaged, ValueStore
 
 __all__ = ["CleanupReport", "VerificationReport", "clean", "clear", "info", "verify"]
 
-#: An object that no record names may be about to get one: clean-up lets it be until it is this
-# old. So with the scratch folders of steps that never ended.
+#: An object that no record refers to may be about to get one: it is kept until it has this age. The
+#: same holds for the scratch folders of unfinished steps.
 ORPHAN_S = 3600
 SCRATCH_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class CleanupReport:
-    """What a clean-up did."""
+    """What a garbage collection did."""
 
     steps_removed: int
     values_removed: int
@@ -43,8 +42,8 @@ class CleanupReport:
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What a verification found: how many values were read, and what was damaged (and is now
-    forgotten).
+    """What a verification found: how many values were read, and which were damaged (and are now
+    removed).
     """
 
     checked: int
@@ -52,8 +51,8 @@ class VerificationReport:
 
 
 def info(folder: Path, value_store: ValueStore, pins: Pins) -> dict[str, Any]:
-    """Say where the store is, how much it holds and how large it is."""
-    disk = sum(size_of(path) for path in _every_file(folder))
+    """Report where the store is, how much it holds and how large it is."""
+    disk = sum(size_of(path) for path in _all_files(folder))
     return {
         "folder": str(folder),
         **value_store.index.summary(),
@@ -72,24 +71,25 @@ def clean(
     max_size: int | None,
     older_than_s: float | None,
 ) -> CleanupReport:
-    """Remove steps, longest unused first, until the store holds at most `max_size` bytes and none
-    unused for `older_than_s`.
+    """Remove steps, least recently used first, until the store holds at most `max_size` bytes and
+    no step unused for `older_than_s`.
 
-    Values go with the last step that gave them. What living runs have pinned stays.
+    Values are removed with the last step that produced them. What running processes have pinned
+    stays.
     """
     pinned = pins.pinned()
-    invalid = value_store.index.remove_invalid_rows()
+    invalid_rows = value_store.index.remove_invalid_rows()
     rows = {
         digest: (kind, size, location)
         for digest, kind, size, location in value_store.index.all_values()
     }
-    content = {
+    stored = {
         digest: value_store.stored_content(digest)
         for digest, (kind, _, _) in rows.items()
         if kind in FILE_KINDS
     }
     weights = {
-        digest: size + sum(n for _, n in content.get(digest, ()))
+        digest: size + sum(location_size for _, location_size in stored.get(digest, ()))
         for digest, (_, size, _) in rows.items()
     }
     steps = [
@@ -97,104 +97,112 @@ def clean(
         for key, outputs, used, size in value_store.index.all_steps()
     ]
     uses = Counter(digest for _, digests, _, _ in steps for digest in digests)
-    total = sum(size for *_, size in steps) + sum(weights.get(digest, 0) for digest in uses)
-    before = total
-    gone: list[str] = []
-    held = 0
+    total_bytes = sum(size for *_, size in steps) + sum(weights.get(digest, 0) for digest in uses)
+    total_before = total_bytes
+    removed: list[str] = []
+    pinned_steps = 0
     for key, digests, used, size in steps:
-        old = older_than_s is not None and now - used > older_than_s
-        if not old and (max_size is None or total <= max_size):
+        expired = older_than_s is not None and now - used > older_than_s
+        if not expired and (max_size is None or total_bytes <= max_size):
             continue
         if key in pinned or not pinned.isdisjoint(digests):
-            held += 1
+            pinned_steps += 1
             continue
-        gone.append(key)
-        total -= size
+        removed.append(key)
+        total_bytes -= size
         for digest in digests:
             uses[digest] -= 1
             if uses[digest] == 0:
-                total -= weights.get(digest, 0)
+                total_bytes -= weights.get(digest, 0)
     values = [digest for digest in rows if not uses[digest] and digest not in pinned]
     value_store.index.remove(
-        steps=gone, values=values, history_before=0 if older_than_s is None else now - older_than_s
+        steps=removed,
+        values=values,
+        history_before=0 if older_than_s is None else now - older_than_s,
     )
-    dropped = set(values)
-    wanted: set[str] = set()
-    loose: set[str] = set()
+    removed_values = set(values)
+    referenced: set[str] = set()
+    unreferenced: set[str] = set()
     for digest, (_, _, location) in rows.items():
-        (loose if digest in dropped else wanted).update(
-            (location, *(p for p, _ in content.get(digest, ())))
+        (unreferenced if digest in removed_values else referenced).update(
+            (location, *(stored_location for stored_location, _ in stored.get(digest, ())))
         )
-    _sweep(folder, value_store, claims, wanted, loose - wanted, now)
+    _sweep(folder, value_store, claims, referenced, unreferenced - referenced, now)
     value_store.index.shrink()
-    return CleanupReport(len(gone) + invalid, len(values), before - total, total, held)
+    return CleanupReport(
+        len(removed) + invalid_rows,
+        len(values),
+        total_before - total_bytes,
+        total_bytes,
+        pinned_steps,
+    )
 
 
 def _sweep(
     folder: Path,
     value_store: ValueStore,
     claims: Claims,
-    wanted: set[str],
-    loose: set[str],
+    referenced: set[str],
+    unreferenced: set[str],
     now: float,
 ) -> None:
-    """Remove loose places, and whatever nobody wants and is old enough not to be about to be
-    wanted.
+    """Remove the unreferenced locations, and whatever nothing refers to and is old enough not to be
+    in the making.
     """
-    for location in sorted(loose - {""}):
+    for location in sorted(unreferenced - {""}):
         with contextlib.suppress(ValueError):
             remove(value_store.objects.path(location))
     for location, path in value_store.objects.walk():
-        if location not in wanted and now - _changed(path) > ORPHAN_S:
+        if location not in referenced and now - _change_time(path) > ORPHAN_S:
             remove(path)
     for path in sorted((folder / "trees").iterdir()):
-        if f"trees/{path.name}" not in wanted and now - _changed(path) > ORPHAN_S:
+        if f"trees/{path.name}" not in referenced and now - _change_time(path) > ORPHAN_S:
             remove(path)
     for path in sorted((folder / "scratch").iterdir()):
-        if now - _changed(path) > SCRATCH_S and claims.is_free(lock_number(path.name)):
+        if now - _change_time(path) > SCRATCH_S and claims.is_free(lock_number(path.name)):
             remove(path)
 
 
 def verify(
     value_store: ValueStore, progress: Callable[[int, int], None] | None = None
 ) -> VerificationReport:
-    """Read everything again. What is damaged or missing is forgotten together with the steps that
-    gave it.
+    """Read all values again. What is damaged or missing is removed together with the steps that
+    produced it.
     """
     value_store.index.check()
     damaged = (
-        [f"{invalid} rows of the index make no sense"]
-        if (invalid := value_store.index.remove_invalid_rows())
+        [f"{invalid_rows} rows of the index are invalid"]
+        if (invalid_rows := value_store.index.remove_invalid_rows())
         else []
     )
     rows = value_store.index.all_values()
     for done, (digest, kind, _, _) in enumerate(rows, 1):
         try:
-            value_store.read(Artifact(digest, kind), of_anybody=True)
+            value_store.read(Artifact(digest, kind), trust_any=True)
         except Damaged as found:
             damaged.append(str(found))
         if progress:
             progress(done, len(rows))
-    there = {digest for digest, *_ in value_store.index.all_values()}
-    lost = [
+    present = {digest for digest, *_ in value_store.index.all_values()}
+    incomplete = [
         key
         for key, outputs, _, _ in value_store.index.all_steps()
-        if not there.issuperset(referenced_digests(outputs))
+        if not present.issuperset(referenced_digests(outputs))
     ]
-    value_store.index.remove(steps=lost)
-    damaged += [f"step {key[:8]} has lost a value" for key in lost]
+    value_store.index.remove(steps=incomplete)
+    damaged += [f"step {key[:8]} lacks a value" for key in incomplete]
     return VerificationReport(len(rows), tuple(damaged))
 
 
 def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
-    """Remove everything kept.
+    """Remove everything.
 
     Raises:
-        StoreError: a run is using it.
+        StoreError: a run is using the store.
     """
-    if pins.living():
+    if pins.active():
         raise StoreError(
-            f"the store {folder} is in use by a run\n  = fix: let the run end, then clear"
+            f"the store {folder} is in use by a run\n  = fix: wait for the run to end, then clear it"
         )
     value_store.index.clear()
     for path in [
@@ -208,7 +216,7 @@ def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
     value_store.index.shrink()
 
 
-def _every_file(folder: Path) -> Iterator[Path]:
+def _all_files(folder: Path) -> Iterator[Path]:
     pending = [str(folder)]
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
@@ -219,7 +227,7 @@ def _every_file(folder: Path) -> Iterator[Path]:
                     yield Path(entry.path)
 
 
-def _changed(path: Path) -> float:
+def _change_time(path: Path) -> float:
     try:
         return os.lstat(path).st_ctime
     except OSError:

@@ -1,4 +1,6 @@
-"""What a step gave, and the text by which the index remembers it: a line for each output."""
+"""Describe a step's results, and the text in which the index keeps its outputs: one line per
+output.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,17 @@ __all__ = [
     "write_outputs",
 ]
 
-#: How many notes are kept with a step, and how much of each.
+#: How many notes of a step are kept, and how many characters of each.
 MAX_NOTES, MAX_NOTE_LENGTH = 20, 1000
 
-#: Write JSON data without spaces. Made once: json.dumps would make an encoder for every call.
+#: Write JSON without spaces. Created once, because json.dumps would create an encoder per call.
 write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Record:
-    """What a step gave: `outputs` by port, and how, in `provenance` (read only when asked for)."""
+    """What a step produced: `outputs` by port, and its `provenance`, which is read only when
+    needed.
+    """
 
     __slots__ = ("_provenance", "key", "outputs")
 
@@ -49,8 +53,8 @@ class Record:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the node had to say of its result, as warnings. Anything may stand in a record: what
-        is no note is passed over.
+        """The node's notes on its result, shown as warnings. A record may hold anything: whatever
+        is not a note is ignored.
         """
         found = self.provenance.get("notes")
         return (
@@ -61,7 +65,7 @@ class Record:
 
 
 def write_outputs(outputs: Mapping[str, Artifact]) -> str:
-    """Write outputs a line each: port, kind, digest, and for a list its elements as JSON."""
+    """Write outputs, one line each: port, kind, digest, and for a list its elements as JSON."""
     lines = []
     for port, artifact in outputs.items():
         line = f"{port} {artifact.kind} {artifact.digest}"
@@ -72,7 +76,7 @@ def write_outputs(outputs: Mapping[str, Artifact]) -> str:
 
 
 def read_outputs(text: str) -> dict[str, Artifact]:
-    """Read what `write_outputs` wrote. Raises ValueError for anything else."""
+    """Read the text of `write_outputs`; ValueError for anything else."""
     outputs = {}
     try:
         for line in text.split("\n"):
@@ -89,8 +93,8 @@ def read_outputs(text: str) -> dict[str, Artifact]:
 
 
 def referenced_digests(outputs: str) -> list[str]:
-    """Give the digests of all values that a record names, those of lists' elements but not of
-    lists; none if it is damaged.
+    """List the digests of all values that a record refers to: the elements of lists, not the lists
+    themselves; none if the record is damaged.
     """
     try:
         return [
@@ -103,18 +107,20 @@ def referenced_digests(outputs: str) -> list[str]:
 
 
 def leaves(artifact: Artifact, value: Any) -> Iterator[tuple[Artifact, Any]]:
-    """Give what a list holds, lists in lists gone through, each with its live value (None if there
-    is none).
+    """Yield the elements of nested lists, or the artifact itself if it is not a list, each with its
+    live value (None if there is none).
     """
     pending = [(artifact, value)]
     while pending:
-        here, live = pending.pop()
-        if here.items is None:
-            yield here, live
+        current, live = pending.pop()
+        if current.items is None:
+            yield current, live
         else:
             pending.extend(
                 zip(
-                    here.items, live if live is not None else (None,) * len(here.items), strict=True
+                    current.items,
+                    live if live is not None else (None,) * len(current.items),
+                    strict=True,
                 )
             )
 

@@ -1,5 +1,5 @@
-"""The whole of a store: opening and closing, records, values, and what runs claim of it. See the
-package for how it lies on the disk.
+"""The store: opening and closing, records, values, and the claims of runs. The package's docstring
+describes its files.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from .writer import RecordWriter
 
 __all__ = ["Store"]
 
-#: A last use is written down again only when the one on record is older than this: clean-up is no
-# finer.
+#: A last use is recorded again only if the recorded one is older than this; garbage collection is
+#: no more precise.
 USE_S = 600
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}\Z")
 
 
 class Store:
-    """An open store. Any thread may use it; `close` it, or use it in a `with`."""
+    """An open store. Any thread may use it. Close it with `close`, or use it in a `with` statement."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Store:
     ) -> None:
         self.folder = folder
         self.codecs = codecs
-        #: The memo of digests of files outside.
+        #: The cached digests of files outside the store.
         self.files = FileDigests(folder, seals=index.seals, exclusive=claims.exclusive, clock=clock)
         self._seals = index.seals
         self._lock = threading.Lock()
@@ -65,15 +65,14 @@ class Store:
         self._warnings: dict[str, bool] = {}
         self._clock = clock
         self._queue_bytes = queue_bytes
-        #: Whether it is open only while somebody uses it, and by how many it is used (see
-        # `in_use`).
+        #: Whether it is open only while in use, and by how many (see `in_use`).
         self._on_demand = False
         self._users = 0
         self._using = threading.Lock()
         self._connect(index, claims)
 
     def _connect(self, index: Index, claims: Claims) -> None:
-        """Put together what works while the folder is open."""
+        """Create the parts that work while the folder is open."""
         self._closed = False
         folder, codecs = self.folder, self.codecs
         self._index = index
@@ -87,7 +86,7 @@ class Store:
             folder, self._values, clock=self._clock, limit=self._queue_bytes, warn=self._warn
         )
         self._pending = self._writer.pending
-        self._live = self._writer.live
+        self._live_values = self._writer.live
 
     # ---- opening and closing
 
@@ -101,14 +100,15 @@ class Store:
         clock: Callable[[], float] = time.time,
         queue_bytes: int = 512 << 20,
     ) -> Store:
-        """Open the store in `folder`; make it if there is none.
+        """Open the store in `folder`; create it if there is none.
 
-        `seals` says how records are sealed, and whose are believed; without, anybody's.
+        `seals` says how rows are sealed and whose rows are trusted; without it, everybody's.
 
-        A damaged index is put aside (``index.damaged-N.sqlite``) and begun anew, with a warning.
+        A damaged index is moved aside (``index.damaged-N.sqlite``) and replaced by an empty one,
+        with a warning.
 
         Raises:
-            StoreError: it cannot be used; says why, and how to mend it.
+            StoreError: it cannot be used; the message says why and how to fix it.
         """
         seals = seals or Seals()
         folder, index, claims, warnings = open_folder(folder, seals)
@@ -118,11 +118,10 @@ class Store:
 
     @classmethod
     def on_demand(cls, folder: Path, codecs: Codecs, *, seals: Seals | None = None) -> Store:
-        """Give a store that is open only while somebody uses it (see `in_use`). It need not be
-        closed.
+        """Give a store that is open only while it is in use (see `in_use`). It need not be closed.
 
         Raises:
-            StoreError: it cannot be used; says why, and how to mend it.
+            StoreError: it cannot be used; the message says why and how to fix it.
         """
         store = cls.open(folder, codecs, seals=seals)
         store._on_demand = True
@@ -131,11 +130,11 @@ class Store:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Store]:
-        """Have the store open within a `with`. One that is open on demand is opened for its first
+        """Keep the store open within a `with` statement. A store on demand is opened for its first
         user and closed after its last; any other is simply used.
 
         Raises:
-            StoreError: it cannot be used any more; says why, and how to mend it.
+            StoreError: it can no longer be used; the message says why and how to fix it.
         """
         with self._using:
             if self._on_demand and self._users == 0:
@@ -153,7 +152,7 @@ class Store:
 
     @classmethod
     def temporary(cls, codecs: Codecs) -> Store:
-        """Open a store that is removed when it is closed: for a run that keeps nothing."""
+        """Open a store that is removed when it is closed, for a run that keeps nothing."""
         import tempfile
 
         store = cls.open(Path(tempfile.mkdtemp(prefix="imagen-flow-")), codecs)
@@ -167,7 +166,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Write what is queued and let go of everything."""
+        """Write what is queued and release everything."""
         if self._closed:
             return
         self._writer.close()
@@ -183,19 +182,19 @@ class Store:
             remove(self.folder)
 
     def keep_until_exit(self) -> None:
-        """Let the folder of a temporary store stay until the program ends: files in it are in use
+        """Keep the folder of a temporary store until the program ends, because files in it are used
         elsewhere. Any other store stays anyway.
         """
         if self._temporary:
             self._temporary = False
             atexit.register(remove, self.folder)
 
-    def _check_open(self) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise StoreError(f"the store {self.folder} is closed")
 
     def take_warnings(self) -> list[str]:
-        """Give what could not be done since the last call. The same words are given once."""
+        """Give the new warnings since the last call. The same text is given only once."""
         with self._lock:
             new = [message for message, given in self._warnings.items() if not given]
             for message in new:
@@ -210,24 +209,24 @@ class Store:
     # ---- records
 
     def lookup(self, key: str) -> Record | None:
-        """Give what the step of this key gave, or None. The values are not read."""
-        kept = self._pending.get(key)
-        if kept is not None:
-            return Record(key, kept.outputs, kept.provenance)
+        """Look up the result of a step by its key; None if there is none. The values are not read."""
+        pending_record = self._pending.get(key)
+        if pending_record is not None:
+            return Record(key, pending_record.outputs, pending_record.provenance)
         try:
             row = self._index.step(key)
             if row is None:
                 return None
             outputs = read_outputs(row[0])
         except sqlite3.Error as error:
-            self._check_open()
+            self._require_open()
             self._warn(f"the store {self.folder} cannot be read ({error}); steps run again")
             return None
         except ForeignRow:
             self._warn(
-                f"the store {self.folder} came with its folder, and what others put there is not"
-                " believed: its steps run again\n  = fix: if you know where it comes from, name it"
-                " with --store or IMAGEN_FLOW_STORE"
+                f"the store {self.folder} came with its folder and holds results of other users,"
+                " which are not trusted: these steps run again\n  = fix: if you trust their"
+                " origin, name the store with --store or IMAGEN_FLOW_STORE"
             )
             return None
         except ValueError as error:
@@ -238,7 +237,7 @@ class Store:
         now = self._clock()
         if not 0 <= now - row[1] <= USE_S:
             self._writer.note_use(key, int(now))
-        self._pins.note(key)
+        self._pins.add_to_all(key)
         return Record(key, outputs, self._read_provenance)
 
     def _read_provenance(self, key: str) -> Mapping[str, Any]:
@@ -251,7 +250,7 @@ class Store:
         if isinstance(document, dict):
             return document
         self._warn(
-            f"the store {self.folder} has lost how a step came to be; it runs again next time"
+            f"the store {self.folder} has lost the provenance of a step; it runs again next time"
         )
         with contextlib.suppress(sqlite3.Error):
             self._index.remove(steps=[key])
@@ -260,20 +259,20 @@ class Store:
     def keep(
         self, key: str, outputs: Mapping[str, tuple[Artifact, Any]], provenance: Mapping[str, Any]
     ) -> None:
-        """Record what a step gave: by port, the artifact and its live value (see `adopt`). Returns
-        at once, unless the queue is full.
+        """Record what a step produced: by port, the artifact and its live value (see `adopt`).
+        Returns at once unless the queue is full.
 
-        `provenance` is JSON data; neither it nor the values may change any more.
+        `provenance` is JSON data; neither it nor the values may change afterwards.
         """
-        self._pins.note(key)
+        self._pins.add_to_all(key)
         self._writer.keep(key, outputs, provenance)
 
     def flush(self) -> None:
-        """Wait until everything kept so far is written (or has failed to be)."""
+        """Wait until everything that was kept so far is written or has failed."""
         self._writer.flush()
 
     def history(self, name: str) -> dict[str, str]:
-        """Give the keys that a graph's steps had when it last ran, as `remember` was told."""
+        """Give the keys that a graph's steps had when it last ran (see `record_history`)."""
         try:
             text = self._index.history(name)
             document = json.loads(text) if text else {}
@@ -285,64 +284,64 @@ class Store:
             else {}
         )
 
-    def remember(self, name: str, keys: Mapping[str, str]) -> None:
-        """Note the keys of a graph's steps, so that a later plan can say what changed since. What
-        cannot be noted is let go.
+    def record_history(self, name: str, keys: Mapping[str, str]) -> None:
+        """Record the keys of a graph's steps, so that a later plan can say what has changed.
+        Failures are ignored.
         """
         with contextlib.suppress(sqlite3.Error):
-            self._index.remember(name, write_json(dict(keys)), int(self._clock()))
+            self._index.record_history(name, write_json(dict(keys)), int(self._clock()))
 
     # ---- values
 
     def load(self, artifact: Artifact) -> Any:
-        """Give the value of an artifact, read anew and digested, or the live one if it is still on
-        its way to the disk.
+        """Read the value of an artifact and check its digest, or give the live value while it is
+        being written.
 
         Raises:
-            Damaged: it is missing or is not what it was; what gave it is forgotten.
+            Damaged: the value is missing or damaged; it and the steps that produced it have been
+                removed.
         """
         if artifact.items is not None:
             return [self.load(item) for item in artifact.items]
-        cell = self._live.get(artifact.digest)
-        return cell[1] if cell is not None else self._values.read(artifact)
+        live = self._live_values.get(artifact.digest)
+        return live[1] if live is not None else self._values.read(artifact)
 
     def has_value(self, artifact: Artifact) -> bool:
-        """Tell cheaply whether a value is there (not whether it is whole)."""
+        """Tell cheaply whether a value is there, without checking its content."""
         return all(
-            leaf.digest in self._live or self._values.has(leaf.digest)
+            leaf.digest in self._live_values or self._values.has(leaf.digest)
             for leaf, _ in leaves(artifact, None)
         )
 
     def adopt(self, value: Any) -> Any:
-        """Take in what a node made in its scratch folder, and give the value as it is to be passed
+        """Move what a node made in its scratch folder into the store, and return the value to pass
         on.
 
-        Files, folders and models that lie in `scratch` are moved into the store, digested, and come
-        back with their new place; elsewhere they stay where they are, and
-        are digested if they have no digest yet. Lists are gone through; every other value comes
-        back as it is.
+        Files, folders and models in `scratch` are moved into the store, digested, and returned with
+        their new paths; elsewhere they stay where they are and are digested if they have no digest
+        yet. The elements of lists are treated likewise; every other value is returned unchanged.
 
         Raises:
-            OSError: a file that the node named is not there.
-            FileChanged: a file outside has another content than its digest says.
+            OSError: a file that the node named does not exist.
+            FileChanged: a file outside has other content than its digest says.
         """
         return self._folders.adopt(value)
 
-    # ---- what a run claims
+    # === # ---- claims of runs
 
     def find_file(self, digest: str, size: int) -> Path | None:
-        """Give where the content of a file lies, if the store has it; digested again."""
+        """Find a file with this content in the store; its content is digested again."""
         return self._objects.find(digest, size)
 
     def find_folder(self, digest: str) -> Folder | None:
-        """Give a folder that a node made, by its content, if the store has it."""
+        """Find a folder with this content that a node made."""
         return self._folders.find(digest)
 
     def scratch(self, key: str) -> Path:
-        """Give a step's own folder; what an interrupted run left in it is still there."""
+        """Give a step's scratch folder; what an interrupted run left in it is still there."""
         path = self._scratch(key)
         if path.is_symlink() or (path.exists() and not path.is_dir()):
-            path.unlink()  # what is written there would be elsewhere
+            path.unlink()  # following the link would write elsewhere
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -353,48 +352,48 @@ class Store:
 
     def _scratch(self, key: str) -> Path:
         if not _KEY.match(key):
-            raise ValueError(f"'{key}' is no key")
+            raise ValueError(f"'{key}' is not a key")
         return self.folder / "scratch" / key
 
     def lease(
         self, key: str, *, wait_s: float = 0.0, cancel: threading.Event | None = None
     ) -> bool:
-        """Claim the making of a key; wait up to `wait_s` for another to end, or until `cancel`.
-        Whoever had to wait should look the key up again.
+        """Claim a key before computing it; wait up to `wait_s` for another holder, or until
+        `cancel` is set. Whoever had to wait should look the key up again.
         """
-        self._check_open()
+        self._require_open()
         return self._claims.wait(lock_number(key), wait_s, cancel)
 
     def release(self, key: str) -> None:
-        """Let a key go, once its record is written, so that whoever waits for it finds it."""
+        """Release a key once its record is written, so that whoever waits for it finds the result."""
         self._writer.when_settled(key, lambda _: self._claims.release(lock_number(key)))
 
     def pin(self, run: str, names: Iterable[str]) -> None:
-        """Keep steps (by key) and values (by digest) from clean-up for as long as this process
-        lives, or until `unpin`; and with them the steps that are kept or found meanwhile.
+        """Protect steps (by key) and values (by digest) from garbage collection until `unpin` or
+        until this process ends, and with them the steps that are kept or found meanwhile.
         """
-        self._check_open()
+        self._require_open()
         self._pins.pin(run, names)
 
     def unpin(self, run: str) -> None:
-        """Give up what a run had pinned."""
+        """Remove a run's pin."""
         self._pins.unpin(run)
 
-    # ---- upkeep
+    # === # ---- maintenance
 
     def info(self) -> dict[str, Any]:
-        """Say where the store is, how much it holds and how large it is."""
+        """Report where the store is, how much it holds and how large it is."""
         self.flush()
         return maintenance.info(self.folder, self._values, self._pins)
 
     def gc(
         self, *, max_size: int | None = None, older_than_s: float | None = None
     ) -> CleanupReport:
-        """Remove steps, longest unused first, until the store holds at most `max_size` bytes and
-        none unused for `older_than_s`.
+        """Remove steps, least recently used first, until the store holds at most `max_size` bytes
+        and no step unused for `older_than_s`.
 
-        Values go with the last step that gave them. What living runs have pinned stays. Last uses
-        are known to ten minutes.
+        Values are removed with the last step that produced them. What running processes have pinned
+        stays. Last uses are precise to ten minutes.
         """
         self.flush()
         return maintenance.clean(
@@ -408,17 +407,17 @@ class Store:
         )
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> VerificationReport:
-        """Read everything again. What is damaged or missing is forgotten together with the steps
-        that gave it.
+        """Read all values again. What is damaged or missing is removed together with the steps that
+        produced it.
         """
         self.flush()
         return maintenance.verify(self._values, progress)
 
     def clear(self) -> None:
-        """Remove everything kept.
+        """Remove everything.
 
         Raises:
-            StoreError: a run is using it.
+            StoreError: a run is using the store.
         """
         self.flush()
         maintenance.clear(self.folder, self._values, self._pins)

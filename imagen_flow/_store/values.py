@@ -1,5 +1,5 @@
-"""Where values lie: encoded, small ones in the index, larger ones in an object; and read back,
-digested again.
+"""Store values: encode them into the index, or into an object if they are large, and read them back
+with their digest checked.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .objects import Objects, size_of
 
 __all__ = ["FILE_KINDS", "PLAIN_KINDS", "Damaged", "ValueStore"]
 
-#: Encoded values up to this size lie in the index.
+#: Encoded values up to this size are stored in the index.
 MAX_INLINE_BYTES = 64 * 1024
 
-#: Kinds whose encoding says where their content lies.
+#: Kinds whose encoding refers to files.
 FILE_KINDS = frozenset({"file", "folder", "model"})
 
-#: Kinds that are plain data: written again sooner than asked whether they are there.
+#: Kinds of small plain data: writing them again costs less than asking whether they are there.
 PLAIN_KINDS = frozenset({"bool", "int", "float", "text", "json", "absent"})
 
 
 class Damaged(StoreError):
-    """A kept value is missing or is not what it was. It and the steps that gave it are forgotten."""
+    """A stored value is missing or damaged. It and the steps that produced it have been removed."""
 
     def __init__(self, artifact: Artifact, why: str) -> None:
         self.artifact = artifact
@@ -37,7 +37,7 @@ class Damaged(StoreError):
 
 
 class ValueStore:
-    """The values of a store that are written. Lists are no values here: their elements are."""
+    """The values of a store that are written. Lists are not values here, their elements are."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class ValueStore:
         self._warn = warn
 
     def encode(self, artifact: Artifact, value: Any) -> ValueRow | None:
-        """Encode a value and put it in place, and give its row for the index; None if it is there
-        already.
+        """Encode a value, write its object if it is large, and return its row for the index; None
+        if the value is there already.
         """
         if (
             artifact.kind not in PLAIN_KINDS
@@ -67,7 +67,7 @@ class ValueStore:
             return None
         kind, suffix, data = self._codecs.encode(value, self._root)
         if kind in FILE_KINDS:
-            # The digest is over the content alone; the seal is over its name and place too.
+            # The digest covers the content alone; the seal covers its name and location too.
             data = (
                 self.index.seals.make("value", artifact.digest, kind, data).hex().encode()
                 + b"\n"
@@ -84,7 +84,7 @@ class ValueStore:
         )
 
     def has(self, digest: str) -> bool:
-        """Tell cheaply whether a value is there (not whether it is whole)."""
+        """Tell cheaply whether a value is there, without checking its content."""
         try:
             row = self.index.location(digest)
         except sqlite3.Error:
@@ -94,12 +94,13 @@ class ValueStore:
         location, size = row
         return not location or size_of(self._root / location) == size
 
-    def read(self, artifact: Artifact, *, of_anybody: bool = False) -> Any:
-        """Give a value, digested again; `of_anybody`, also where only the user's own records are
-        believed.
+    def read(self, artifact: Artifact, *, trust_any: bool = False) -> Any:
+        """Read a value and check its digest. With `trust_any`, accept values that others sealed
+        even where only the user's own are trusted.
 
         Raises:
-            Damaged: it is missing or is not what it was; what gave it is forgotten.
+            Damaged: the value is missing or damaged; it and the steps that produced it have been
+                removed.
         """
         try:
             row = self.index.value(artifact.digest)
@@ -109,8 +110,8 @@ class ValueStore:
             self._forget(artifact, "")
             raise Damaged(artifact, f"is damaged: {error}") from error
         if row is None:
-            # It may have been committed between the look at what is live and the look at the index,
-            # but never the other way round.
+            # A value leaves memory only after it was committed, so one that is in neither is really
+            # missing.
             self._forget(artifact, "")
             raise Damaged(artifact, "is missing")
         kind, size, location, body = row
@@ -119,35 +120,34 @@ class ValueStore:
                 artifact.digest,
                 kind,
                 self.objects.read(location, size) if body is None else body,
-                of_anybody,
+                trust_any,
             )
             if kind in FILE_KINDS:
                 self.folders.check(value)
             if self._codecs.digest(value) != artifact.digest:
-                raise ValueError("is not what was kept")
+                raise ValueError("its content has changed")
         except FileNotFoundError as gone:
             self._forget(artifact, location)
             raise Damaged(artifact, f"is missing ({gone.filename})") from gone
-        except (
-            Exception
-        ) as error:  # whatever rubbish makes a decoder or a digest stumble, the value is at fault
+        except Exception as error:
+            # a decoder or a digest may fail in any way on damaged data
             self._forget(artifact, location)
             raise Damaged(artifact, f"is damaged: {error}") from error
         return value
 
-    def _decode(self, digest: str, kind: str, data: bytes, of_anybody: bool) -> Any:
+    def _decode(self, digest: str, kind: str, data: bytes, trust_any: bool) -> Any:
         if kind in FILE_KINDS:
             seal, _, data = data.partition(b"\n")
             seals = self.index.seals
-            if not (seals.is_intact if of_anybody else seals.is_trusted)(
+            if not (seals.is_intact if trust_any else seals.is_trusted)(
                 bytes.fromhex(seal.decode()), "value", digest, kind, data
             ):
-                raise ValueError("it is not what was written here")
+                raise ValueError("its seal does not match")
         return self._codecs.decode(kind, data, self._root)
 
     def stored_content(self, digest: str) -> tuple[tuple[str, int], ...]:
-        """Give the places in the store (and sizes) that a file, folder or model stands on, beside
-        its own encoding.
+        """List the locations in the store, with their sizes, that a file, folder or model depends
+        on beside its own encoding.
         """
         try:
             row = self.index.value(digest)
@@ -159,7 +159,7 @@ class ValueStore:
                     digest, kind, self.objects.read(location, size) if body is None else body, True
                 )
             )
-        except Exception:  # as in reading
+        except Exception:  # as in `read`
             return ()
 
     def _forget(self, artifact: Artifact, location: str) -> None:
