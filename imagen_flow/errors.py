@@ -78,8 +78,8 @@ class Mark:
         return f"{self.source.name}:{self.line}:{self.column}"
 
 
-# : Every problem code, and what it means in one line. The gallery in tests/problems/ has a broken
-# graph for each.
+#: Every problem code, and what it means in one line. The gallery in tests/problems/ has a broken
+#: graph for each.
 CODES: dict[str, str] = {
     "syntax": "the text is neither YAML 1.2 nor JSON",
     "unquoted-reference": "a reference in a flow mapping needs quotes",
@@ -284,8 +284,8 @@ class Cancelled(ImagenFlowError):
     """The run was asked to stop."""
 
 
-# : Control characters but for tabs and line ends; and what reorders a line of text, or ends it
-# where no line end is seen.
+#: Control characters but for tabs and line ends; and what reorders a line of text, or ends it where
+#: no line end is seen.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
 )

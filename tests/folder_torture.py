@@ -152,7 +152,6 @@ class Torture:
         return int(self.nursery.stdout.readline())
 
     # -- dropping
-    # ----------------------------------------------------------------------------------------------------------------
 
     def drop(self, chance: random.Random, number: int) -> None:
         """Drop a file in one of the ways in which people and programs do."""
@@ -206,7 +205,6 @@ class Torture:
         return f"begin {word} {'x' * chance.choice([0, 10, 5000])} end".encode()
 
     # -- killing
-    # -----------------------------------------------------------------------------------------------------------------
 
     def kill_one(self, chance: random.Random) -> None:
         """Kill a process at a random instant, and launch another; or only stop it for a while."""
@@ -300,7 +298,6 @@ class Torture:
         raise AssertionError(f"{left} files are left: {sorted((self.root / 'in').rglob('*'))[:5]}")
 
     # -- counting
-    # ----------------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Account for every file."""

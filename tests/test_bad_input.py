@@ -922,7 +922,9 @@ def test_replay_asks_first(call: Call, folder: Path) -> None:
     call("run", "g.yaml")
     said = call("replay", "out/o.png", "--out", "again")
     assert (said.code, listed(folder / "again")) == (2, [])
-    assert said.err.endswith("Error: there is nobody to ask; pass --yes\n")
+    assert said.err.endswith(
+        "Error: cannot ask for confirmation: the session is not interactive; pass --yes\n"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", png(2, 2)])

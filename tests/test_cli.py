@@ -22,7 +22,8 @@ import pytest
 
 from imagen_flow import _cli as cli
 from imagen_flow import events
-from imagen_flow._cli.text import bytes_, safe, seconds
+from imagen_flow._cli.text import format_bytes, format_seconds
+from imagen_flow.errors import printable
 
 NODES = '''
 """Toy nodes."""
@@ -123,7 +124,6 @@ def timeless(text: str) -> str:
 
 
 # --- help
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_help_is_the_commands_own() -> None:
@@ -218,7 +218,7 @@ def test_commands_of_plugins(folder: Path) -> None:
     assert said.code == 1
     assert "RuntimeError: a slip" in said.err
     assert said.err.endswith(
-        "This is a fault of imagen_flow itself, not of your graph. Please report it with the lines above.\n"
+        "This is a bug in imagen_flow, not in your graph. Please report it with the lines above.\n"
     )
     assert (
         call("broken").err
@@ -227,7 +227,6 @@ def test_commands_of_plugins(folder: Path) -> None:
 
 
 # --- run
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_run(call: Call, folder: Path) -> None:
@@ -323,7 +322,7 @@ g.yaml:4:3: error[missing-input]: input 't' (text) is given nothing
 """
     )
     assert call("run", "g.yaml", "--set", "n").err.endswith(
-        "Error: Invalid value for '--set': wants name=value, not 'n'\n"
+        "Error: Invalid value for '--set': expected name=value, got 'n'\n"
     )
 
 
@@ -374,7 +373,7 @@ def test_failure(call: Call, folder: Path) -> None:
     3 |   bad: {type: toy.fail, text: x}
       |   ^^^
       = why: raised at nodes.py:22 in fail: raise ValueError(f"cannot do '{text}'")
-      = fix: --traceback shows how it came to that
+      = fix: pass --traceback to see the calls that led to it
 - after skipped: what gives its 'text' failed
 ✓ good  T s
 failed in T s: 1 step ran, 0 from the store, 1 failed
@@ -439,7 +438,7 @@ def test_drawn_seed(call: Call, folder: Path) -> None:
     )
     said = call("run", "g.yaml").out
     drawn = re.fullmatch(
-        r"o          lucky (\d+)\nseed seed  \1 \(drawn; --set seed=\1 gives the same again\)\n",
+        r"o          lucky (\d+)\nseed seed  \1 \(drawn at random; --set seed=\1 reproduces it\)\n",
         said,
     )
     assert drawn is not None
@@ -457,13 +456,13 @@ def test_a_seed_that_an_included_graph_draws(call: Call, folder: Path) -> None:
     )
     graph(folder, 'nodes: {n: {type: ./inner.yaml}}\noutputs: {o: "${n}"}\n')
     assert re.search(
-        r"^seed n/seed: (\d+) \(drawn; 'seed: \1' at node 'n' keeps it\)$",
+        r"^seed n/seed: (\d+) \(drawn at random; 'seed: \1' at node 'n' reproduces it\)$",
         call("plan", "g.yaml").out,
         re.MULTILINE,
     )
     assert json.loads(call("plan", "g.yaml", "--json").out)["seeds"].keys() == {"n/seed"}
     drawn = re.fullmatch(
-        r"o            lucky (\d+)\nseed n/seed  \1 \(drawn; 'seed: \1' at node 'n' gives the same again\)\n",
+        r"o            lucky (\d+)\nseed n/seed  \1 \(drawn at random; 'seed: \1' at node 'n' reproduces it\)\n",
         call("run", "g.yaml").out,
     )
     assert drawn is not None
@@ -520,7 +519,6 @@ print("imported:", *sorted(heavy & sys.modules.keys()))
 
 
 # --- interrupts
-# ----------------------------------------------------------------------------------------------------------------
 
 
 def start(folder: Path, type_: str) -> subprocess.Popen[str]:
@@ -615,7 +613,6 @@ def test_reader_goes_away(folder: Path) -> None:
 
 
 # --- plan
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_plan(call: Call) -> None:
@@ -627,7 +624,7 @@ def test_plan(call: Call) -> None:
     assert (
         said.out
         == """\
-g.yaml on cpu in float32: 2 steps, 1 to run, 1 waiting for what runs
+g.yaml on cpu in float32: 2 steps, 1 to run, 1 waiting for other steps
   first   toy.loud  runs because it has not run before
   second  toy.loud  runs unless first comes out the same
 writes
@@ -746,7 +743,6 @@ def test_unknown_device(call: Call) -> None:
 
 
 # --- replay
-# --------------------------------------------------------------------------------------------------------------------
 
 
 PICTURE = """inputs: {colour: red, seed: {type: seed, default: random}}
@@ -771,7 +767,9 @@ def test_replay(call: Call, folder: Path) -> None:
     said = call("replay", "out/picture.png", "--verify")
     assert said.code == 2
     assert "both   image.blend" in said.err
-    assert said.err.endswith("Error: there is nobody to ask; pass --yes\n")
+    assert said.err.endswith(
+        "Error: cannot ask for confirmation: the session is not interactive; pass --yes\n"
+    )
 
     said = call("replay", "out/picture.png", "--verify", "--yes")
     assert (said.code, said.out) == (0, "identical\n")
@@ -809,7 +807,7 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
         ),
         (
             ("nodes", "my.own"),
-            "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: `imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE\n",
+            "error[unknown-node-type]: no plugin offers the node type 'my.own'\n  = fix: run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE\n",
         ),
         (
             ("nodes", "--plugin", "graphs"),
@@ -821,11 +819,11 @@ def test_replay_of_nothing(call: Call, folder: Path) -> None:
         ),
         (
             ("plan", "graphs"),
-            "error[unreadable]: 'graphs' is a folder, not a graph file\n  = fix: graphs in it are: graphs/inner.yaml\n",
+            "error[unreadable]: 'graphs' is a folder, not a graph file\n  = fix: graphs in it: graphs/inner.yaml\n",
         ),
         (
             ("plan", "empty"),
-            "error[unreadable]: 'empty' is a folder, not a graph file\n  = fix: graphs beside it are: g.yaml\n",
+            "error[unreadable]: 'empty' is a folder, not a graph file\n  = fix: graphs beside it: g.yaml\n",
         ),
     ],
 )
@@ -849,7 +847,7 @@ def test_what_is_named_wrongly_on_the_command_line(
     [
         ("n\n", 1, "nothing was done\n"),
         ("\n", 1, "nothing was done\n"),
-        ("", 2, "Error: there is nobody to ask; pass --yes\n"),
+        ("", 2, "Error: cannot ask for confirmation: the session is not interactive; pass --yes\n"),
     ],
 )
 def test_a_no_is_not_an_interrupt(
@@ -868,7 +866,6 @@ def test_a_no_is_not_an_interrupt(
 
 
 # --- nodes
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_nodes(call: Call, folder: Path) -> None:
@@ -950,7 +947,6 @@ def test_nodes_json(call: Call) -> None:
 
 
 # --- store
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_store(call: Call, own_home: Path) -> None:
@@ -969,7 +965,7 @@ def test_store(call: Call, own_home: Path) -> None:
     said = call("store", "clear")
     assert (said.code, said.err.splitlines()[-1]) == (
         2,
-        "Error: there is nobody to ask; pass --yes",
+        "Error: cannot ask for confirmation: the session is not interactive; pass --yes",
     )
     assert json.loads(call("store", "info", "--json").out)["steps"] == 2
     assert call("store", "clear", "--yes").code == 0
@@ -979,14 +975,14 @@ def test_store(call: Call, own_home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "say --max-size, --older-than, or both"),
+        ((), "pass --max-size, --older-than, or both"),
         (
             ("--max-size", "big"),
             "Invalid value for '--max-size': 'big' is not a size; write it like 500MB, 10GB or 2GiB",
         ),
         (
             ("--older-than", "30"),
-            "Invalid value for '--older-than': '30' is not a length of time; write it like 12h, 30d or 8w",
+            "Invalid value for '--older-than': '30' is not a time span; write it like 12h, 30d or 8w",
         ),
     ],
 )
@@ -1000,9 +996,9 @@ def test_bad_gc(call: Call, arguments: tuple[str, ...], words: str) -> None:
     ("name", "words"),
     [
         ("folder.yaml", "'folder.yaml' is a folder, not a graph file"),
-        ("loop.yaml", "'loop.yaml' is a link that leads nowhere (to 'loop.yaml')"),
-        ("dangling.yaml", "'dangling.yaml' is a link that leads nowhere (to 'gone.yaml')"),
-        ("pipe.yaml", "'pipe.yaml' is not a file that can be read as a graph"),
+        ("loop.yaml", "'loop.yaml' is a broken link (to 'loop.yaml')"),
+        ("dangling.yaml", "'dangling.yaml' is a broken link (to 'gone.yaml')"),
+        ("pipe.yaml", "'pipe.yaml' is not a regular file"),
         ("h.yaml", "'h.yaml' does not exist"),
     ],
 )
@@ -1018,7 +1014,7 @@ def test_what_is_no_file(call: Call, folder: Path, name: str, words: str) -> Non
     assert (said.code, said.err.splitlines()[0]) == (2, f"error[unreadable]: {words}")
     assert said.err.splitlines()[1:] in (
         ["  = fix: did you mean 'g.yaml'?"],
-        ["  = fix: graphs beside it are: g.yaml"],
+        ["  = fix: graphs beside it: g.yaml"],
     )
 
 
@@ -1027,7 +1023,7 @@ def test_a_graph_in_place_of_a_command(call: Call) -> None:
     said = call("g.yaml")
     assert (said.code, said.err.splitlines()[-1]) == (
         2,
-        "Error: there is no command 'g.yaml'; to run a graph, say: imagen-flow run g.yaml",
+        "Error: there is no command 'g.yaml'; to run a graph: imagen-flow run g.yaml",
     )
 
 
@@ -1086,7 +1082,6 @@ def test_store_of_no_use(call: Call, folder: Path) -> None:
 
 
 # --- trust
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_trust(call: Call, folder: Path) -> None:
@@ -1119,17 +1114,16 @@ def test_nothing_to_trust(call: Call, folder: Path) -> None:
     (folder / "imagen-flow.toml").write_text("")
     assert (
         call("trust", ".").out
-        == "imagen-flow.toml names no plugins, and no place outside its folder: there is nothing to trust\n"
+        == "there is nothing to trust: imagen-flow.toml names no plugins and no folder outside its own\n"
     )
 
 
 # --- words and display
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_and_times() -> None:
     """Sizes and times are short and keep their unit."""
-    assert [bytes_(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == [
+    assert [format_bytes(n) for n in (0, 999, 1000, 2_449_000, 123_456_789, 10**13)] == [
         "0 B",
         "999 B",
         "1.0 kB",
@@ -1137,7 +1131,7 @@ def test_sizes_and_times() -> None:
         "123 MB",
         "10.0 TB",
     ]
-    assert [seconds(t) for t in (0.004, 0.5, 12.34, 125, 3725)] == [
+    assert [format_seconds(t) for t in (0.004, 0.5, 12.34, 125, 3725)] == [
         "0.00 s",
         "0.50 s",
         "12.3 s",
@@ -1148,7 +1142,7 @@ def test_sizes_and_times() -> None:
 
 def test_control_characters() -> None:
     """What a model or a file says cannot steer the terminal."""
-    assert safe("a\x1b[2Jb\x07\tc\nd") == "a\ufffd[2Jb\ufffd\tc\nd"
+    assert printable("a\x1b[2Jb\x07\tc\nd") == "a\ufffd[2Jb\ufffd\tc\nd"
 
 
 def test_live_display() -> None:
@@ -1175,7 +1169,7 @@ def test_live_display() -> None:
     live.show(events.StepFinished("second", "", 1.25, 1.25))
     live.show(events.StepStarted("third", "[2]", "it is new", 1.25))
     live.show(events.StepProgress("third", "[2]", 10, 40, "denoising", 3.0))
-    live.progress.began = time.monotonic() - 21.25
+    live.progress.started_at = time.monotonic() - 21.25
     shown = StringIO()
     Console(file=shown, width=80, height=20, color_system=None).print(live)
     live.close()
@@ -1210,7 +1204,7 @@ def test_the_live_display_cuts_nothing_that_matters(width: int) -> None:
     live.show(events.StepProgress(name, "[1]", 10, 40, "a note that is shown elsewhere", 3735.0))
     live.show(events.StepStarted("other", "", "it is new", 3725.0))
     live.show(events.StepLoading("other", "", "hf:org/a-model-with-a-long-name@main", 3725.0))
-    live.progress.began = time.monotonic() - 3745.25
+    live.progress.started_at = time.monotonic() - 3745.25
     shown = StringIO()
     Console(file=shown, width=width, height=20, color_system=None).print(live)
     live.close()
@@ -1229,10 +1223,10 @@ def test_the_first_step_says_what_it_waits_for(tmp_path: Path) -> None:
 
     progress = Progress()
     for event in (events.StepStarted("n", "", "", 0.0), events.StepLoading("n", "", "hf:a/b", 0.0)):
-        progress.see(event)
-    assert progress.running["n"].words(12.0) == ["0:12", "loading hf:a/b"]
-    progress.see(events.StepProgress("n", "", 2, 4, "", 10.0))
-    assert progress.running["n"].words(12.0) == ["2/4", "0:12 left"]
+        progress.update(event)
+    assert progress.running["n"].summary(12.0) == ["0:12", "loading hf:a/b"]
+    progress.update(events.StepProgress("n", "", 2, 4, "", 10.0))
+    assert progress.running["n"].summary(12.0) == ["2/4", "0:12 left"]
 
 
 def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call) -> None:
@@ -1249,9 +1243,9 @@ def test_steps_of_lists_are_counted_once_they_are_known(folder: Path, call: Call
     )
     progress, counts = Progress(), []
     for event in flow.execute(flow.plan("g.yaml", plugins="nodes.py", store=None)):
-        progress.see(event)
+        progress.update(event)
         if isinstance(event, events.StepFinished):
-            counts.append(progress.count())
+            counts.append(progress.counts())
     assert counts == [
         (1, 3),
         (2, 5),
@@ -1273,22 +1267,22 @@ def test_the_time_that_is_left_is_guessed_from_what_equal_steps_took() -> None:
     from imagen_flow._cli.display import Progress
 
     progress = Progress()
-    progress.see(events.RunStarted("g", 1, 1, "cpu", 0.0, {"g[0]/n": 5, "g[1]/n": 5}))
-    assert progress.left(0.0) is None
+    progress.update(events.RunStarted("g", 1, 1, "cpu", 0.0, {"g[0]/n": 5, "g[1]/n": 5}))
+    assert progress.remaining(0.0) is None
     for i in range(3):
-        progress.see(events.StepFinished("g[0]/n", f"[{i}]", 2.0, 2.0 * i))
+        progress.update(events.StepFinished("g[0]/n", f"[{i}]", 2.0, 2.0 * i))
     for event in (
         events.StepStarted("g[0]/n", "[9]", "", 6.0),
         events.StepLoading("g[0]/n", "[9]", "hf:a/b", 6.0),
         events.StepFinished("g[0]/n", "[9]", 90.0, 6.0),
     ):
-        progress.see(event)  # it waited for its model, as no other will
-    progress.see(events.StepsKnown("g[0]/n", 6, 6.0))
-    progress.see(events.StepStarted("g[0]/n", "[3]", "", 6.0))
-    assert progress.left(6.5) == (6 * 2.0 + 1.5, True)
-    progress.see(events.StepsKnown("m", 1, 6.5))
-    assert progress.left(6.5) == (6 * 2.0 + 1.5, False)
-    assert progress.summary(now=6.5) == [
+        progress.update(event)  # it waited for its model, as no other will
+    progress.update(events.StepsKnown("g[0]/n", 6, 6.0))
+    progress.update(events.StepStarted("g[0]/n", "[3]", "", 6.0))
+    assert progress.remaining(6.5) == (6 * 2.0 + 1.5, True)
+    progress.update(events.StepsKnown("m", 1, 6.5))
+    assert progress.remaining(6.5) == (6 * 2.0 + 1.5, False)
+    assert progress.summary(elapsed=6.5) == [
         "4 of 12 steps",
         "at least 0:14 left",
         "0:06",
@@ -1313,10 +1307,12 @@ def test_the_time_that_is_left_is_known_from_the_last_run(folder: Path, call: Ca
     )
     assert started.took.keys() == {"w", "l"}
     progress = Progress()
-    progress.see(events.RunStarted("g", 2, 2, "cpu", 0.0, {"w": 1, "l": 1}, {"w": 3.0, "l": 2.0}))
-    assert progress.left(0.0) == (5.0, True)
-    progress.see(events.StepsKnown("l", 3, 3.0))
-    assert progress.left(0.0) == (9.0, True)
+    progress.update(
+        events.RunStarted("g", 2, 2, "cpu", 0.0, {"w": 1, "l": 1}, {"w": 3.0, "l": 2.0})
+    )
+    assert progress.remaining(0.0) == (5.0, True)
+    progress.update(events.StepsKnown("l", 3, 3.0))
+    assert progress.remaining(0.0) == (9.0, True)
 
 
 def test_piped_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,6 @@ class Project:
         return self.call("run", graph, "--plugin", "nodes.py", "--no-store", *more)
 
     # -- a way for each kind of text to be shown
-    # ---------------------------------------------------------------------------------
 
     def graph_name(self) -> str:
         return self.call(
@@ -314,7 +313,6 @@ def test_commands_print_by_one_function() -> None:
 
 
 # --- standard output is for results
-# ----------------------------------------------------------------------------------------------
 
 
 def test_what_nodes_print_goes_to_standard_error(project: Project) -> None:

@@ -246,7 +246,6 @@ def refusing(number: int, *places: Path, writes_only: bool = False) -> Iterator[
 
 
 # -- the line file
-# ------------------------------------------------------------------------------------------------------------------
 
 
 def problems(text: str, folder: Path) -> list[str]:
@@ -464,7 +463,6 @@ def test_lines_together(tmp_path: Path) -> None:
 
 
 # -- what becomes of files
-# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_goes_through(yard: Yard) -> None:
@@ -565,7 +563,7 @@ def test_graph_for_line(yard: Yard, whole: bool, capsys: pytest.CaptureFixture[s
     ]
     with pytest.raises(SystemExit):
         main(["folder", str(line.path)])
-    assert f"to run a line, say: imagen-flow folder run {line.path}" in capsys.readouterr().err
+    assert f"to run a line: imagen-flow folder run {line.path}" in capsys.readouterr().err
 
 
 def test_reasons_steer_no_terminal(yard: Yard) -> None:
@@ -1091,7 +1089,6 @@ def test_priority(yard: Yard, priority: str, order: list[str]) -> None:
 
 
 # -- tickets
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_tickets(yard: Yard) -> None:
@@ -1478,7 +1475,6 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
 
 
 # -- settling
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 def journal_at(folder: Path, clock: list[float], **options: Any) -> Journal:
@@ -1971,7 +1967,6 @@ def test_an_original_that_cannot_move(yard: Yard) -> None:
 
 
 # -- workers
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_two_workers(yard: Yard) -> None:
@@ -2132,7 +2127,6 @@ def test_a_lost_journal(yard: Yard) -> None:
 
 
 # -- notices
-# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_notify(yard: Yard) -> None:
@@ -2194,7 +2188,6 @@ def test_log(yard: Yard) -> None:
 
 
 # -- the command line
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def launch(yard: Yard, *words: str) -> subprocess.Popen[str]:
@@ -2436,7 +2429,6 @@ print(sorted({{"torch", "diffusers", "transformers"}} & sys.modules.keys()))
 
 
 # -- what is said of it
-# -------------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parent.parent
 

@@ -222,7 +222,7 @@ def test_what_a_node_raises_has_its_place_in_the_plugin(monkeypatch: pytest.Monk
         "    2 | nodes: {n: {type: my.bug}}\n"
         "      |         ^\n"
         '      = why: raised at nodes.py:5 in inner: return known["missing"]\n'
-        "      = fix: --traceback shows how it came to that\n"
+        "      = fix: pass --traceback to see the calls that led to it\n"
     )
     assert '      = why: raised at nodes.py:13 in value: return str(int("a word"))\n' in run(
         monkeypatch, "my.value"

@@ -503,7 +503,10 @@ def test_nobody_to_ask(
     flow("models", "pull", f"hf:{NAME}")
     monkeypatch.setattr("sys.stdin", StringIO(""))
     code, _, err = flow("models", "rm", f"hf:{NAME}")
-    assert (code, err.splitlines()[-1]) == (2, "Error: there is nobody to ask; pass --yes")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "Error: cannot ask for confirmation: the session is not interactive; pass --yes",
+    )
     assert flow("models", "list")[1].endswith("here\n")
 
 

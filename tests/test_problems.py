@@ -21,7 +21,7 @@ GALLERY = Path(__file__).parent / "problems"
 PAGES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".yaml", ".json"))
 
 #: Codes whose file cannot lie in a repository as text, or is no graph; `test_spec.py` and
-# `test_config.py` make the file and compare the whole problem.
+#: `test_config.py` make the file and compare the whole problem.
 MADE = {"not-utf8", "unreadable", "too-large", "untrusted-plugin", "untrusted-setting"}
 
 

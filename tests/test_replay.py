@@ -137,7 +137,6 @@ SIMPLE = 'imagen_flow: 1\ninputs: {seed: {type: seed, default: 3}, text: hello}\
 
 
 # -- running again
-# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> None:
@@ -330,7 +329,6 @@ def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
 
 
 # -- files: never by the name in the picture
-# -----------------------------------------------------------------------------------------
 
 
 WITH_FILES = """\
@@ -568,7 +566,6 @@ def test_a_forged_document_is_refused_in_words(make: Make, old: str, new: str, w
 
 
 # -- what drifted
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_newer_node_type_is_named(make: Make) -> None:

@@ -161,7 +161,6 @@ class Project:
         return out.getvalue() + err.getvalue()
 
     # -- the ways in: each gives all that came of it
-    # ------------------------------------------------------------------------------
 
     def cli_plan(self, options: dict[str, Any]) -> str:
         return self.call("plan", "graph.yaml", *words_of(options))

@@ -140,8 +140,8 @@ def test_a_place_outside_is_used_once_it_is_trusted(
     (fetched / "imagen-flow.toml").write_text('out = "../a"\nstore = "../kept"\n')
     graph("{graph}.bin")
     assert call("trust", ".")[1].splitlines() == [
-        f"trusted: outputs go in {tmp_path / 'a'}",
-        f"trusted: the store lies in {tmp_path / 'kept'}",
+        f"trusted: outputs are written to {tmp_path / 'a'}",
+        f"trusted: the store is {tmp_path / 'kept'}",
     ]
     (fetched / "imagen-flow.toml").write_text('device = "cpu"\nout = "../a"\nstore = "../kept"\n')
     assert call("run", "g.yaml")[0] == 0
@@ -767,7 +767,7 @@ TEXTUAL = 'imagen_flow: 1\ninputs: {f: {type: file, default: ./f.txt}}\nnodes: {
 @pytest.mark.parametrize(
     ("place", "command", "words"),
     [
-        ("g.yaml", "run g.yaml", "regular|is not a file that can be read as a graph"),
+        ("g.yaml", "run g.yaml", "regular"),
         ("inner.yaml", "plan including.yaml", "it is not a regular file|is no graph file"),
         ("p.png", "replay p.png --yes", "it is not a regular file"),
         ("p.jpg.provenance.json", "replay p.jpg --yes", "it is not a regular file"),

@@ -356,7 +356,6 @@ def test_a_node_that_fails_is_waited_out(tmp_path: Path, watch: Any) -> None:
 
 
 # --- changes during a run
-# --------------------------------------------------------------------------------------------------------
 
 SLOW = graph(
     """
@@ -472,7 +471,6 @@ def test_whoever_stops_iterating_stops_it(tmp_path: Path, watch: Any) -> None:
 
 
 # --- several graphs, and own outputs
-# ---------------------------------------------------------------------------------------------
 
 
 def test_graphs_that_share_an_input(tmp_path: Path, watch: Any) -> None:
@@ -616,7 +614,6 @@ def test_a_seed_is_drawn_once(watch: Any) -> None:
 
 
 # --- plugins
-# ---------------------------------------------------------------------------------------------------------------------
 
 GREET = """
 from imagen_flow import Text, node
@@ -830,7 +827,6 @@ def test_models_stay_loaded_until_their_loader_changes(tmp_path: Path, watch: An
 
 
 # --- settings
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_settings_count(tmp_path: Path, watch: Any) -> None:

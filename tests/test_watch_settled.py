@@ -477,7 +477,6 @@ def test_cancel_ends_it_and_leaves_nothing(
 
 
 # --- when the observer fails
-# -----------------------------------------------------------------------------------------------------
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="about inotify")
 

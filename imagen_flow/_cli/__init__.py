@@ -1,11 +1,11 @@
-"""The command line: the only part that prints and that chooses exit codes.
+"""The command line. Only this package prints and chooses exit codes.
 
-0 done · 1 the graph or a node is at fault · 2 the command line is · 130 interrupted.
+Exit codes: 0 success, 1 the graph or a node failed, 2 wrong usage, 130 interrupted.
 
-Importing this package imports click and nothing else; a command's module is imported when it is
-called, and what it needs when it needs it. Other distributions add commands by the
-entry-point group ``imagen_flow.commands``: help lists them from metadata, and the module is
-    imported on call.
+Importing this package imports click and nothing else. A command's module is imported when the
+command is called, and its dependencies when they are needed. Other distributions add commands
+through the entry-point group ``imagen_flow.commands``: help lists them from package metadata, and
+their modules are imported on call.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# : Command, and what help says of it: the first line of the command's own help, copied here so that
-# help imports no command.
+#: Each command with its summary: the first line of the command's own help, repeated here so that
+#: ``--help`` does not import the commands.
 COMMANDS = {
-    "run": "Run a graph; what the store already holds is not computed again.",
-    "watch": "Run graphs, and again whenever what they depend on changes.",
-    "plan": "Show what a run would do, and why. Nothing runs.",
-    "nodes": "List node types, or show one of them.",
-    "models": "Fetch the models that graphs name, pin them, list and remove them.",
-    "replay": "Run the graph that a picture carries.",
-    "store": "Look after the store.",
-    "folder": "Run hot folders: files in, a graph, finished assets out.",
-    "trust": "Let imagen-flow.toml load the local plugins that it names.",
+    "run": "Run a graph. Results that are already in the store are reused.",
+    "watch": "Run graphs, and run them again whenever something they depend on changes.",
+    "plan": "Show what a run would do, and why, without running anything.",
+    "nodes": "List node types, or describe one of them.",
+    "models": "Download, pin, list and remove the models that graphs use.",
+    "replay": "Run the graph that is embedded in a picture.",
+    "store": "Inspect, verify and clean up the store.",
+    "folder": "Run hot folders: put each file that arrives in a folder through a graph.",
+    "trust": "Trust the plugins and folders that an imagen-flow.toml names.",
     "demo": "Draw, enlarge, edit and describe a picture with the bundled models.",
 }
 
-#: Codes of problems that lie in what was given to a graph, even if they point into the graph.
-_GIVEN = frozenset({"bad-input", "missing-input", "unknown-input"})
+#: Problems of the values given to a graph, even if they point into the graph file.
+_INPUT_PROBLEMS = frozenset({"bad-input", "missing-input", "unknown-input"})
 
 
 class _Commands(click.Group):
-    """Commands by name: ours, then those of other distributions."""
+    """Our commands, then those of other distributions."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_others().keys() - COMMANDS.keys())]
+        return [*COMMANDS, *sorted(_plugin_commands().keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
-        elif entry := _others().get(cmd_name):
+        elif entry := _plugin_commands().get(cmd_name):
             try:
                 command = entry.load()
-            except Exception as failed:  # another distribution's code may raise anything
+            except Exception as error:  # another distribution's code may raise anything
                 raise click.ClickException(
-                    f"the command '{cmd_name}' of {_owner(entry)} cannot be loaded:"
-                    f" {type(failed).__name__}: {failed}"
-                ) from failed
+                    f"the command '{cmd_name}' of {_distribution(entry)} cannot be loaded:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
         else:
             return None
         assert isinstance(command, click.Command)
@@ -70,9 +70,7 @@ class _Commands(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             if name.endswith((".yaml", ".yml", ".json")):
-                ctx.fail(
-                    f"there is no command '{name}'; to run a graph, say: imagen-flow run {name}"
-                )
+                ctx.fail(f"there is no command '{name}'; to run a graph: imagen-flow run {name}")
             ctx.fail(
                 f"there is no command '{name}';"
                 f" {nearest(name, self.list_commands(ctx), what='commands are')}"
@@ -82,28 +80,28 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
-        others = [
-            (name, f"From {_owner(entry)}.")
-            for name, entry in sorted(_others().items())
+        plugin_commands = [
+            (name, f"From {_distribution(entry)}.")
+            for name, entry in sorted(_plugin_commands().items())
             if name not in COMMANDS
         ]
-        if others:
+        if plugin_commands:
             with formatter.section("Commands of plugins"):
-                formatter.write_dl(others)
+                formatter.write_dl(plugin_commands)
 
 
-def _others() -> dict[str, EntryPoint]:
+def _plugin_commands() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     return {entry.name: entry for entry in entry_points(group="imagen_flow.commands")}
 
 
-def _owner(entry: EntryPoint) -> str:
+def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
-def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
-    if asked:
+def _print_version(ctx: click.Context, _: click.Parameter, requested: bool) -> None:
+    if requested:
         from .. import __version__
         from .text import echo
 
@@ -120,71 +118,72 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_version,
+    callback=_print_version,
     help="Show the version and exit.",
 )
 def commands() -> None:
     """The build system for generative pictures.
 
-    A graph is a text file; a run is a function of that file, its inputs and its models. What has
-    not changed is never computed twice.
+    A graph is a text file. A run is a function of that file, its inputs and its models, and nothing
+    that has not changed is ever computed twice.
     """
 
 
 def main(arguments: Sequence[str] | None = None, *, prog_name: str = "imagen-flow") -> NoReturn:
-    """Carry out a command line, report what goes wrong, and exit."""
+    """Run a command line, report errors, and exit."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a caption may be in any language, the terminal's encoding may not
+            errors="backslashreplace"  # the terminal's encoding may lack a caption's characters
+        )
     try:
-        code = commands.main(arguments, prog_name=prog_name, standalone_mode=False) or 0
+        exit_code = commands.main(arguments, prog_name=prog_name, standalone_mode=False) or 0
         sys.stdout.flush()
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
-        code = 130
-    except click.ClickException as fault:
-        from .text import show_fault
+        exit_code = 130
+    except click.ClickException as error:
+        from .text import show_click_error
 
-        show_fault(fault)
-        code = fault.exit_code
+        show_click_error(error)
+        exit_code = error.exit_code
     except BrokenPipeError:
-        _abandon_output()
-        code = 1
-    except Exception as fault:
-        code = _report(fault)
-    sys.exit(code)
+        _discard_output()
+        exit_code = 1
+    except Exception as error:
+        exit_code = _report_error(error)
+    sys.exit(exit_code)
 
 
-def _abandon_output() -> None:
-    """Whoever read our output has gone; point it nowhere, so that the interpreter does not complain
-    when it flushes.
+def _discard_output() -> None:
+    """Redirect standard output to the null device after its reader has closed the pipe, so that
+    the interpreter can flush it at exit.
     """
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _report(fault: Exception) -> int:
-    """Show what went wrong and say whose fault it is."""
+def _report_error(error: Exception) -> int:
+    """Print an unhandled error and return the exit code."""
     from ..errors import GraphError, ImagenFlowError
     from .text import echo
 
-    if isinstance(fault, GraphError):
+    if isinstance(error, GraphError):
         from .text import show_problems
 
-        show_problems(fault.problems)
-        wrong = [p for p in fault.problems if p.severity == "error"]
-        return 2 if wrong and all(p.mark is None or p.code in _GIVEN for p in wrong) else 1
-    if isinstance(fault, ImagenFlowError):
-        echo(f"error: {fault}", err=True)
+        show_problems(error.problems)
+        errors = [p for p in error.problems if p.severity == "error"]
+        return (
+            2 if errors and all(p.mark is None or p.code in _INPUT_PROBLEMS for p in errors) else 1
+        )
+    if isinstance(error, ImagenFlowError):
+        echo(f"error: {error}", err=True)
         return 1
     import traceback
 
-    echo("".join(traceback.format_exception(fault)), err=True, nl=False)
+    echo("".join(traceback.format_exception(error)), err=True, nl=False)
     echo(
-        "\nThis is a fault of imagen_flow itself, not of your graph. Please report it with the"
-        " lines above.",
+        "\nThis is a bug in imagen_flow, not in your graph. Please report it with the lines above.",
         err=True,
     )
     return 1

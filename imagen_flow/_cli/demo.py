@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import PathType, planned, planning_options, set_option, traceback_option
+from .session import PathType, open_plan, planning_options, set_option, traceback_option
 
 if TYPE_CHECKING:
     from .._plan.request import Options
@@ -23,27 +23,25 @@ __all__ = ["demo"]
     "--out",
     type=PathType(file_okay=False),
     metavar="DIR",
-    help="The folder for outputs. [default: ./out]",
+    help="The output folder. [default: ./out]",
 )
 def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | None) -> int:
     """Draw, enlarge, edit and describe a picture with the bundled models.
 
-    It needs no download and no GPU. Try --set prompt="a large green star on a white background".
+    Needs no download and no GPU. Try --set prompt="a large green star on a white background".
     """
     from .._settings.config import out_place
-    from .run import carry_out
+    from .run import execute_plan
     from .text import echo
 
-    graph = _graphs() / "imagen.yaml"
+    graph = _graphs_folder() / "imagen.yaml"
     echo(f"imagen-flow run {graph}", err=True)
-    with planned(graph, options, values) as (plan, _):
-        return carry_out(plan, out=out_place(out), traceback=traceback)
+    with open_plan(graph, options, values) as (plan, _):
+        return execute_plan(plan, out=out_place(out), traceback=traceback)
 
 
-def _graphs() -> Path:
-    """The graphs that come along: in an installed wheel inside the package, in a checkout beside
-    it.
-    """
+def _graphs_folder() -> Path:
+    """Return the folder of bundled graphs: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "graphs"
     return inside if inside.is_dir() else package.parent / "graphs"

@@ -1,8 +1,8 @@
-"""Show a run while it goes: live on a terminal, plain lines elsewhere, JSON lines for other
-programs.
+"""Show a run while it goes on: live on a terminal, as plain lines elsewhere, or as JSON lines for
+other programs.
 
 Progress goes to standard error and results to standard output, so that a run can be piped. A
-display is fed every event and closed at the end.
+display receives every event and is closed at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..errors import printable
 from ..events import (
     Event,
     OutputFailed,
@@ -33,7 +34,17 @@ from ..events import (
     as_json,
 )
 from .streams import NodeOutput, results
-from .text import Painted, clock, echo, echo_json, one_line, paint, plural, safe, seconds, shorten
+from .text import (
+    Painted,
+    echo,
+    echo_json,
+    format_clock,
+    format_seconds,
+    one_line,
+    paint,
+    plural,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -42,18 +53,18 @@ __all__ = ["Display", "JsonLines", "Lines", "Live", "Quiet"]
 
 
 class Display(Protocol):
-    """What shows events."""
+    """Something that shows the events of a run."""
 
     def show(self, event: Event) -> None: ...
 
     def stopping(self) -> None:
-        """The user has asked the run to stop."""
+        """Show that the user has asked the run to stop."""
 
     def close(self) -> None: ...
 
 
 class JsonLines:
-    """One JSON object a line on standard output, for other programs."""
+    """One JSON object per line on standard output, for other programs."""
 
     def __init__(self) -> None:
         self.stream = results()
@@ -85,8 +96,8 @@ class Quiet:
         pass
 
 
-class Repeated:
-    """Notes that many elements of a node have in common: shown once, then counted."""
+class RepeatedNotes:
+    """Notes that several elements of a node have in common: printed once, then counted."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str], int] = {}
@@ -96,10 +107,10 @@ class Repeated:
         self.counts[key] = self.counts.get(key, 0) + 1
         return self.counts[key] == 1
 
-    def take(self) -> list[tuple[str | Painted, ...]]:
-        """Give a line for each that came more than once."""
+    def take_summary(self) -> list[tuple[str | Painted, ...]]:
+        """Return a line for each note that came more than once, and reset the counts."""
         lines: list[tuple[str | Painted, ...]] = [
-            (paint(_glyph("!"), "yellow"), f" {node}: {message} (of {count:,} elements)")
+            (paint(_printable_symbol("!"), "yellow"), f" {node}: {message} (of {count:,} elements)")
             for (node, message), count in self.counts.items()
             if count > 1
         ]
@@ -108,158 +119,162 @@ class Repeated:
 
 
 class Progress:
-    """How far a run has come, from its events: for what is drawn live, and for the line that is
-    printed now and then.
-    """
+    """The progress of a run, derived from its events."""
 
     def __init__(self) -> None:
-        self.head = ""
-        self.began: float | None = None
-        # : How many steps each node has, how many of them are over, and how many of these ran and
-        # how long.
-        self.expected: dict[str, int] = {}
-        self.over: dict[str, int] = {}
-        self.took: dict[str, tuple[int, float]] = {}
-        #: How long a step of a node took when the graph was run last.
-        self.before: dict[str, float] = {}
-        #: What runs: since when, how far it has come, and what it waits for.
-        self.running: dict[str, Running] = {}
-        self.ran = self.cached = self.wrong = 0
+        self.title = ""
+        self.started_at: float | None = None
+        #: By node: how many steps it has and how many of them have ended.
+        self.total_steps: dict[str, int] = {}
+        self.finished_steps: dict[str, int] = {}
+        #: How many steps of a node ran, and their seconds altogether.
+        self.durations: dict[str, tuple[int, float]] = {}
+        #: Seconds per step in the previous run, by node.
+        self.previous_durations: dict[str, float] = {}
+        #: The steps that are running, by name.
+        self.running: dict[str, RunningStep] = {}
+        self.ran = self.cached = self.failed = 0
 
-    def see(self, event: Event) -> None:
-        """Take an event in."""
+    def update(self, event: Event) -> None:
+        """Update the counts from an event."""
         if isinstance(event, RunStarted):
-            self.began = _monotonic()
-            self.head = f"{one_line(event.graph)} on {event.device}"
-            self.expected = dict(event.nodes) or {"": event.steps}
-            self.before = {_kind(node): took_s for node, took_s in event.took.items()}
+            self.started_at = _monotonic()
+            self.title = f"{one_line(event.graph)} on {event.device}"
+            self.total_steps = dict(event.nodes) or {"": event.steps}
+            self.previous_durations = {
+                _without_indices(node): took_s for node, took_s in event.took.items()
+            }
         elif isinstance(event, StepsKnown):
-            self.expected[event.node] = event.steps
+            self.total_steps[event.node] = event.steps
         elif isinstance(event, StepStarted):
-            self.running[_name(event)] = Running(event.node, event.at_s)
+            self.running[_name(event)] = RunningStep(event.node, event.at_s)
         elif isinstance(event, StepProgress | StepLoading):
-            at = self.running.setdefault(_name(event), Running(event.node, event.at_s))
+            step = self.running.setdefault(_name(event), RunningStep(event.node, event.at_s))
             self.running[_name(event)] = (
-                at._replace(progress=event)
+                step._replace(progress=event)
                 if isinstance(event, StepProgress)
-                else at._replace(loading=event.what)
+                else step._replace(loading=event.what)
             )
         elif isinstance(event, StepCached | StepFinished | StepFailed | StepSkipped | StepAbsent):
-            ran = self.running.pop(_name(event), None)
-            self.over[event.node] = self.over.get(event.node, 0) + 1
+            ended = self.running.pop(_name(event), None)
+            self.finished_steps[event.node] = self.finished_steps.get(event.node, 0) + 1
             self.cached += isinstance(event, StepCached)
-            self.wrong += isinstance(event, StepFailed | StepSkipped)
+            self.failed += isinstance(event, StepFailed | StepSkipped)
             if isinstance(event, StepFinished):
                 self.ran += 1
-            # One that waited for a model to be loaded says nothing of the next.
-            if isinstance(event, StepFinished) and not (ran and ran.loading):
-                kind = _kind(event.node)
-                count, took_s = self.took.get(kind, (0, 0.0))
-                self.took[kind] = (count + 1, took_s + event.took_s)
+            # A step that waited for a model to load does not predict the next one.
+            if isinstance(event, StepFinished) and not (ended and ended.loading):
+                node = _without_indices(event.node)
+                count, took_s = self.durations.get(node, (0, 0.0))
+                self.durations[node] = (count + 1, took_s + event.took_s)
 
-    def now(self) -> float:
-        return _monotonic() - (self.began if self.began is not None else _monotonic())
+    def elapsed(self) -> float:
+        """Return how many seconds the run has been going on."""
+        return _monotonic() - self.started_at if self.started_at is not None else 0.0
 
-    def count(self) -> tuple[int, int]:
-        """How many steps are over, and how many there are as far as is known."""
-        over = sum(self.over.values())
-        return over, max(over + len(self.running), sum(self.expected.values()))
+    def counts(self) -> tuple[int, int]:
+        """Return how many steps have ended, and how many there are as far as is known."""
+        ended = sum(self.finished_steps.values())
+        return ended, max(ended + len(self.running), sum(self.total_steps.values()))
 
-    def left(self, now: float) -> tuple[float, bool] | None:
-        """Guess how long it will take, by how long steps of a node took in this run or the last;
-        and say whether that is all. None where nothing can be said.
+    def remaining(self, elapsed: float) -> tuple[float, bool] | None:
+        """Estimate the seconds left, from how long steps of each node took in this run or in the
+        previous one. The second value is False if some nodes could not be estimated, so that it
+        will take longer; None if none could be.
         """
-        left_s, is_all, says = 0.0, True, False
+        estimates: list[float | None] = []
         waiting: dict[str, int] = {}
-        for node, steps in self.expected.items():
-            waiting[_kind(node)] = (
-                waiting.get(_kind(node), 0) + steps - min(steps, self.over.get(node, 0))
-            )
-        for running in self.running.values():
-            kind = _kind(running.node)
-            waiting[kind] = waiting.get(kind, 0) - 1
-            if (guess := running.left(now)) is None and (usual_s := self.usual(kind)) is not None:
-                guess = max(0.0, usual_s - (now - running.since))
-            if guess is None:
-                is_all = False
-            else:
-                left_s, says = left_s + guess, True
-        for kind, steps in waiting.items():
+        for name, steps in self.total_steps.items():
+            node = _without_indices(name)
+            ended = min(steps, self.finished_steps.get(name, 0))
+            waiting[node] = waiting.get(node, 0) + steps - ended
+        for step in self.running.values():
+            node = _without_indices(step.node)
+            waiting[node] = waiting.get(node, 0) - 1
+            estimate, typical_s = step.remaining(elapsed), self.typical_step_s(node)
+            if estimate is None and typical_s is not None:
+                estimate = max(0.0, typical_s - (elapsed - step.started_at))
+            estimates.append(estimate)
+        for node, steps in waiting.items():
             if steps > 0:
-                if (usual_s := self.usual(kind)) is not None:
-                    left_s, says = left_s + steps * usual_s, True
-                else:
-                    is_all = False
-        return (left_s, is_all) if says else None
+                typical_s = self.typical_step_s(node)
+                estimates.append(None if typical_s is None else steps * typical_s)
+        known = [estimate for estimate in estimates if estimate is not None]
+        return (sum(known), len(known) == len(estimates)) if known else None
 
-    def usual(self, kind: str) -> float | None:
-        """How long a step of this kind takes: as in this run, else as in the last."""
-        if kind in self.took:
-            count, took_s = self.took[kind]
+    def typical_step_s(self, node: str) -> float | None:
+        """Return how long a step of a node takes: on average in this run, else in the previous."""
+        if node in self.durations:
+            count, took_s = self.durations[node]
             return took_s / count
-        return self.before.get(kind)
+        return self.previous_durations.get(node)
 
-    def summary(self, *, now: float | None = None) -> list[str]:
-        """Say how far it has come, what matters most first: what does not fit is cut."""
-        now = self.now() if now is None else now
-        over, steps = self.count()
-        said = [f"{over:,} of {plural(steps, 'step')}"]
-        left = self.left(now)
-        if left is not None and left[0] >= 1:
-            said.append(f"{'about' if left[1] else 'at least'} {clock(left[0])} left")
-        said.append(clock(now))
-        if self.wrong:
-            said.append(f"{self.wrong:,} failed or skipped")
-        said.append(
+    def summary(self, *, elapsed: float | None = None) -> list[str]:
+        """Describe the progress, the most important parts first: what does not fit is cut."""
+        elapsed = self.elapsed() if elapsed is None else elapsed
+        ended, steps = self.counts()
+        parts = [f"{ended:,} of {plural(steps, 'step')}"]
+        remaining = self.remaining(elapsed)
+        if remaining is not None and remaining[0] >= 1:
+            left_s, is_complete = remaining
+            parts.append(f"{'about' if is_complete else 'at least'} {format_clock(left_s)} left")
+        parts.append(format_clock(elapsed))
+        if self.failed:
+            parts.append(f"{self.failed:,} failed or skipped")
+        parts.append(
             f"{self.ran:,} ran" + (f", {self.cached:,} from the store" if self.cached else "")
         )
-        return [*said, self.head]
+        return [*parts, self.title]
 
 
-class Running(NamedTuple):
-    """A step that runs."""
+class RunningStep(NamedTuple):
+    """A step that is running, and what is known of its progress."""
 
     node: str
-    since: float
+    started_at: float
     progress: StepProgress | None = None
     loading: str = ""
 
-    def left(self, now: float) -> float | None:
-        """Guess how long it will take by how far it has come."""
-        said = self.progress
-        # The first step also loads the model, so a guess after it alone would frighten.
-        if said is None or said.total <= 0 or said.done <= 0 or (said.done == 1 and said.total > 1):
+    def remaining(self, elapsed: float) -> float | None:
+        """Estimate the seconds left from the step's own progress."""
+        progress = self.progress
+        if progress is None or progress.total <= 0 or progress.done <= 0:
             return None
-        ran_s = now - self.since
-        return max(0.0, ran_s / min(1.0, said.done / said.total) - ran_s)
+        # The first step also loads the model, so an estimate from it alone would be far too long.
+        if progress.done == 1 and progress.total > 1:
+            return None
+        ran_s = elapsed - self.started_at
+        return max(0.0, ran_s / min(1.0, progress.done / progress.total) - ran_s)
 
-    def words(self, now: float) -> list[str]:
-        """Say how far it has come, what matters most first."""
-        said = self.progress
-        if said is None or said.total <= 0:
-            return [
-                clock(now - self.since),
-                *([f"loading {one_line(self.loading)}"] if self.loading and said is None else []),
-            ]
-        left = self.left(now)
-        return [f"{said.done}/{said.total}", *([f"{clock(left)} left"] if left is not None else [])]
+    def summary(self, elapsed: float) -> list[str]:
+        """Describe the step's progress, the most important parts first."""
+        progress = self.progress
+        if progress is None or progress.total <= 0:
+            parts = [format_clock(elapsed - self.started_at)]
+            if self.loading and progress is None:
+                parts.append(f"loading {one_line(self.loading)}")
+            return parts
+        parts = [f"{progress.done}/{progress.total}"]
+        if (left_s := self.remaining(elapsed)) is not None:
+            parts.append(f"{format_clock(left_s)} left")
+        return parts
 
 
-def _kind(node: str) -> str:
-    """What steps take about as long as one another: those of a node, in whichever element of the
-    graph around it.
+def _without_indices(node: str) -> str:
+    """Return a node's name without the indices of the elements around it: these take about as long
+    as one another.
     """
     return re.sub(r"\[\d+\]", "", node)
 
 
 class Lines:
-    """A line for each step that ran, and one for all that did not need to; and while nothing ends,
-    now and then one that says how far it has come.
+    """A line for each step that ran and one line for all cached steps. If nothing ends for a while,
+    a progress line is printed now and then.
 
     Params:
-        silence_s: how long nothing is printed at first; twice as long after each such line, up to
-            `LONGEST_S`.
-        traceback: show all of what a node raised.
+        silence_s: how long nothing is printed before the first progress line; the wait doubles
+            after each, up to `LONGEST_S`.
+        traceback: print the traceback of a failed node.
     """
 
     LONGEST_S = 300.0
@@ -267,90 +282,92 @@ class Lines:
     def __init__(self, *, silence_s: float = 15.0, traceback: bool = False) -> None:
         self.traceback = traceback
         self.cached = 0
-        self.repeated = Repeated()
+        self.repeated_notes = RepeatedNotes()
         self.progress = Progress()
         self.silence_s = silence_s
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._over = False
+        self._closed = False
         self._printed = 0
-        self._told: dict[str, str] = {}
+        self._announced_models: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def show(self, event: Event) -> None:
         with self._lock:
-            self.progress.see(event)
+            self.progress.update(event)
             if isinstance(event, RunStarted):
                 self._thread = threading.Thread(
-                    target=self._watch, name="imagen_flow progress", daemon=True
+                    target=self._print_progress, name="imagen_flow progress", daemon=True
                 )
                 self._thread.start()
             elif isinstance(event, StepCached):
                 self.cached += 1
             elif isinstance(event, StepNote):
-                if self.repeated.is_new(event) and (noted := _line(event)) is not None:
+                if self.repeated_notes.is_new(event) and (line := _line(event)) is not None:
                     self._printed += 1
-                    echo(*noted, err=True)
+                    echo(*line, err=True)
             elif isinstance(event, StepLoading):
-                if self._told.get(event.what) is None:
-                    self._told[event.what] = event.node
+                if event.what not in self._announced_models:
+                    self._announced_models.add(event.what)
                     self.print(f"  {_name(event)}: loading {event.what}")
             elif line := _line(event, traceback=self.traceback):
                 self.print(*line)
             elif isinstance(event, RunFinished):
-                self.tell_cached()
-                for line in self.repeated.take():
+                self.print_cached()
+                for line in self.repeated_notes.take_summary():
                     self.print(*line)
         if isinstance(event, RunFinished):
             self.close()
 
     def print(self, *line: str | Painted) -> None:
-        self.tell_cached()
+        self.print_cached()
         self._printed += 1
         echo(*line, err=True)
 
-    def tell_cached(self) -> None:
+    def print_cached(self) -> None:
         if self.cached:
             self._printed += 1
             echo(f"  {plural(self.cached, 'step')} from the store", err=True)
             self.cached = 0
 
-    def _watch(self) -> None:
-        """Print how far it has come whenever nothing has been printed for a while."""
+    def _print_progress(self) -> None:
+        """Print the progress whenever nothing has been printed for a while."""
         silence_s, printed = self.silence_s, self._printed
         while not self._wake.wait(silence_s):
             with self._lock:
-                if self._over:
+                if self._closed:
                     return
                 if self._printed != printed:
                     silence_s, printed = self.silence_s, self._printed
                     continue
-                now = self.progress.now()
-                # The last that began is the likeliest to be waited for.
+                elapsed = self.progress.elapsed()
+                # The step that started last is most likely the one being waited for.
                 running = [
-                    f"{one_line(name)} {', '.join(one.words(now))}"
-                    for name, one in list(self.progress.running.items())[-1:]
+                    f"{one_line(name)} {', '.join(step.summary(elapsed))}"
+                    for name, step in list(self.progress.running.items())[-1:]
                 ]
-                self.print("  … ", " · ".join([*self.progress.summary(now=now)[:-1], *running]))
+                self.print(
+                    "  … ", " · ".join([*self.progress.summary(elapsed=elapsed)[:-1], *running])
+                )
                 silence_s, printed = min(self.LONGEST_S, 2 * silence_s), self._printed
 
     def stopping(self) -> None:
-        echo("stopping … (once more to exit at once)", err=True)
+        echo("stopping … (interrupt again to exit at once)", err=True)
 
     def close(self) -> None:
         with self._lock:
-            self._over = True
+            self._closed = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
 
-#: Mark, colour and words of the events that leave a line behind.
+#: Symbol, colour and text of each event that is printed.
 _LINES: dict[type, tuple[str, str, Callable[[Any], str]]] = {
     StepNote: ("!", "yellow", lambda e: f"{_name(e)}: {e.message}"),
-    StepFinished: ("✓", "green", lambda e: f"{_name(e)}  {seconds(e.took_s)}"),
-    StepFailed: ("✗", "red", lambda e: f"{_name(e)} failed:\n{_indented(_failure(e))}"),
+    StepFinished: ("✓", "green", lambda e: f"{_name(e)}  {format_seconds(e.took_s)}"),
+    StepFailed: ("✗", "red", lambda e: f"{_name(e)} failed:\n{_indented(_describe_failure(e))}"),
     StepSkipped: ("-", "yellow", lambda e: f"{_name(e)} skipped: {e.because}"),
     StepAbsent: ("-", "", lambda e: f"{_name(e)} absent: {e.because}"),
     StepDamaged: ("!", "yellow", lambda e: f"{_name(e)} runs again: {e.message}"),
@@ -371,20 +388,20 @@ _QUIET = (StepFailed, OutputFailed)
 def _line(
     event: Event, *, quiet: bool = False, traceback: bool = False
 ) -> tuple[str | Painted, ...] | None:
-    found = _LINES.get(type(event))
-    if found is None or (quiet and type(event) not in _QUIET):
+    style = _LINES.get(type(event))
+    if style is None or (quiet and type(event) not in _QUIET):
         return None
-    mark, hue, words = found
-    more = ""
+    symbol, hue, describe = style
+    details = ""
     if isinstance(event, StepFailed) and traceback:
-        more = f"\n{_indented(_traced(event.error))}"
+        details = f"\n{_indented(_format_traceback(event.error))}"
     elif isinstance(event, StepFailed) and event.error.place:
-        more = "\n      = fix: --traceback shows how it came to that"
-    return paint(_glyph(mark), hue or None), f" {words(event)}{more}"
+        details = "\n      = fix: pass --traceback to see the calls that led to it"
+    return paint(_printable_symbol(symbol), hue or None), f" {describe(event)}{details}"
 
 
-def _traced(error: BaseException) -> str:
-    """Show all of what a node raised."""
+def _format_traceback(error: BaseException) -> str:
+    """Format the exception that a node raised, with its causes."""
     import traceback
 
     cause = error.__cause__ or error
@@ -395,8 +412,8 @@ def _name(event: Any) -> str:
     return f"{event.node}{event.item}"
 
 
-def _failure(event: StepFailed) -> str:
-    """Show a failure with its place in the graph where it has one."""
+def _describe_failure(event: StepFailed) -> str:
+    """Describe a failure, with its position in the graph if it has one."""
     problem = getattr(event.error, "problem", None)
     if problem is None or problem.mark is None:
         return event.message + (
@@ -409,24 +426,23 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.split("\n"))
 
 
-def _glyph(mark: str) -> str:
-    """Fall back to plain letters where the terminal's encoding has no better."""
+def _printable_symbol(symbol: str) -> str:
+    """Return a symbol, or an ASCII letter if the terminal's encoding lacks it."""
     try:
-        mark.encode(sys.stderr.encoding or "ascii")
+        symbol.encode(sys.stderr.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return {"✓": "+", "✗": "x"}.get(mark, mark)
-    return mark
+        return {"✓": "+", "✗": "x"}.get(symbol, symbol)
+    return symbol
 
 
 class Live:
-    """What runs now, with bars and the time left, below a log of what ran.
+    """The running steps with progress bars and the time left, below a log of the steps that ran.
 
-    Quick steps of a large run are counted, not listed: the log has a line for each only while it
-    can be read.
+    In a large run, quick steps are counted but not logged, so that the log stays readable.
     """
 
-    #: Above this many steps, only those that took this long get a line.
-    MANY = 60
+    #: In runs of more steps than this, only those that took at least `LONG_S` are logged.
+    MANY_STEPS = 60
     LONG_S = 0.5
 
     def __init__(self, console: Console | None = None, *, traceback: bool = False) -> None:
@@ -436,8 +452,8 @@ class Live:
         self.traceback = traceback
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.progress = Progress()
-        self.repeated = Repeated()
-        self.stops = False
+        self.repeated_notes = RepeatedNotes()
+        self.is_stopping = False
         self.live = RichLive(
             self,
             console=self.console,
@@ -448,87 +464,91 @@ class Live:
         )
 
     def show(self, event: Event) -> None:
-        self.progress.see(event)
+        self.progress.update(event)
         if isinstance(event, RunStarted):
             if isinstance(sys.stdout, NodeOutput):
-                sys.stdout.print_above(lambda line: self.print((line,)))
+                sys.stdout.set_line_printer(lambda line: self.print((line,)))
             self.live.start()
         elif isinstance(event, RunFinished):
-            for counted in self.repeated.take():
-                self.print(counted)
+            for note in self.repeated_notes.take_summary():
+                self.print(note)
             self.close()
         elif (
             isinstance(event, StepFinished | StepAbsent)
-            and self.progress.count()[1] > self.MANY
+            and self.progress.counts()[1] > self.MANY_STEPS
             and getattr(event, "took_s", 0) < self.LONG_S
         ):
             return
-        elif isinstance(event, StepNote) and not self.repeated.is_new(event):
+        elif isinstance(event, StepNote) and not self.repeated_notes.is_new(event):
             return
         elif line := _line(event, traceback=self.traceback):
             self.print(line)
 
     def print(self, line: tuple[str | Painted, ...]) -> None:
-        """Print a line above the part that moves."""
+        """Print a line above the live part."""
         from rich.text import Text
 
         self.console.print(
             Text.assemble(
                 *(
-                    (safe(part), "") if isinstance(part, str) else (safe(part.text), part.hue or "")
+                    (printable(part), "")
+                    if isinstance(part, str)
+                    else (printable(part.text), part.hue or "")
                     for part in line
                 )
             )
         )
 
     def stopping(self) -> None:
-        self.stops = True
+        self.is_stopping = True
 
     def close(self) -> None:
         if isinstance(sys.stdout, NodeOutput):
-            sys.stdout.print_above(None)
+            sys.stdout.set_line_printer(None)
         self.live.stop()
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Draw the part that moves: a bar for each running step (the first few), then how far all
-        have come.
+        """Draw the live part: a bar for each of the first running steps, then the progress of the
+        run.
         """
         from rich.text import Text
 
-        now = self.progress.now()
+        elapsed = self.progress.elapsed()
         width = options.max_width
-        room = max(3, min(8, options.size.height - 4))
+        max_steps = max(3, min(8, options.size.height - 4))
         running = list(self.progress.running.items())
-        names = max(8, min(28, width // 3, max([8, *(len(name) for name, _ in running)])))
-        for name, one in running[:room]:
+        name_width = max(8, min(28, width // 3, max([8, *(len(name) for name, _ in running)])))
+        for name, step in running[:max_steps]:
             yield Text.assemble(
                 "  ",
-                (shorten(one_line(name), names).ljust(names), "bold"),
+                (shorten(one_line(name), name_width).ljust(name_width), "bold"),
                 "  ",
-                *_bar(one, now, width - names - 4),
+                *_bar(step, elapsed, width - name_width - 4),
                 no_wrap=True,
             )
-        if len(running) > room:
-            yield Text(f"  and {len(running) - room} more")
+        if len(running) > max_steps:
+            yield Text(f"  and {len(running) - max_steps} more")
         text = (
-            "stopping … (once more to exit at once)"
-            if self.stops
-            else _fitted(self.progress.summary(now=now), width - 2)
+            "stopping … (interrupt again to exit at once)"
+            if self.is_stopping
+            else _join_to_width(self.progress.summary(elapsed=elapsed), width - 2)
         )
         yield Text(
-            "  " + shorten(text, width - 2), style="yellow" if self.stops else "dim", no_wrap=True
+            "  " + shorten(text, width - 2),
+            style="yellow" if self.is_stopping else "dim",
+            no_wrap=True,
         )
 
 
-def _fitted(parts: list[str], width: int) -> str:
-    """Join what fits, the first parts first; the last of them may be cut if enough of it is left."""
+def _join_to_width(parts: list[str], width: int) -> str:
+    """Join the parts that fit, from the first on; the last part may be cut if enough of it remains."""
     text = parts[0]
     for part in parts[1:]:
-        room = width - len(text) - 3
-        if len(part) > room:
-            return f"{text} · {shorten(part, room)}" if part is parts[-1] and room >= 8 else text
+        space = width - len(text) - 3
+        if len(part) > space:
+            return f"{text} · {shorten(part, space)}" if part is parts[-1] and space >= 8 else text
         text = f"{text} · {part}"
     return text
 
@@ -539,16 +559,16 @@ def _monotonic() -> float:
     return time.monotonic()
 
 
-def _bar(running: Running, now: float, width: int) -> list[Any]:
-    """Draw a bar, its count and the time left, in this width; without progress, how long it has
-    been running and what it waits for.
+def _bar(running: RunningStep, elapsed: float, width: int) -> list[Any]:
+    """Draw a step's bar, count and time left in this width; without progress, how long it has been
+    running and what it waits for.
     """
-    words = "  ".join(running.words(now))
-    said = running.progress
-    if said is None or said.total <= 0:
-        return [(shorten(words, width), "dim")]
-    cells = min(32, width - len(words) - 2)
+    summary = "  ".join(running.summary(elapsed))
+    progress = running.progress
+    if progress is None or progress.total <= 0:
+        return [(shorten(summary, width), "dim")]
+    cells = min(32, width - len(summary) - 2)
     if cells < 4:
-        return [shorten(words, width)]
-    full = round(min(1.0, max(0.0, said.done / said.total)) * cells)
-    return [("━" * full, "cyan"), ("━" * (cells - full), "bright_black"), f"  {words}"]
+        return [shorten(summary, width)]
+    full = round(min(1.0, max(0.0, progress.done / progress.total)) * cells)
+    return [("━" * full, "cyan"), ("━" * (cells - full), "bright_black"), f"  {summary}"]

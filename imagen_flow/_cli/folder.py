@@ -39,15 +39,14 @@ class _Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0].endswith((".yaml", ".yml", ".json")):
             ctx.fail(
-                f"there is no command '{args[0]}'; to run a line, say: imagen-flow folder run"
-                f" {args[0]}"
+                f"there is no command '{args[0]}'; to run a line: imagen-flow folder run {args[0]}"
             )
         return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Commands)
 def folder() -> None:
-    """Run hot folders: files in, a graph, finished assets out.
+    """Run hot folders: put each file that arrives in a folder through a graph.
 
     LINE is a file that says which folder is watched, which graph each file goes through, and where
     things go.
@@ -126,7 +125,7 @@ def _temporary_failures() -> Iterator[Callable[[], int]]:
     """
     from .._hotfolder import may_pass
     from ..errors import GraphError, ImagenFlowError
-    from .text import echo, show_fault, show_problems
+    from .text import echo, show_click_error, show_problems
 
     code: list[int] = []
     try:
@@ -139,7 +138,7 @@ def _temporary_failures() -> Iterator[Callable[[], int]]:
         if isinstance(failed, GraphError):
             show_problems(failed.problems)
         elif isinstance(failed, click.ClickException):
-            show_fault(failed)
+            show_click_error(failed)
         else:
             echo(f"error: {_in_words(failed) if isinstance(failed, OSError) else failed}", err=True)
         code.append(AGAIN)
@@ -220,7 +219,7 @@ def _json_lines() -> Callable[[dict[str, Any]], None]:
 
 def _plain_lines() -> Callable[[dict[str, Any]], None]:
     from .streams import results
-    from .text import Painted, echo, one_line, paint, seconds
+    from .text import Painted, echo, format_seconds, one_line, paint
 
     stream = results()
 
@@ -247,7 +246,7 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
         if "item" in said:
             more.append(str(said["item"]))
         if "took_s" in said:
-            more.append(seconds(said["took_s"]))
+            more.append(format_seconds(said["took_s"]))
         if "reason" in said:
             more.append(str(said["reason"]).partition("\n")[0])
         with contextlib.suppress(OSError, ValueError):

@@ -1,9 +1,8 @@
-"""Take the first interrupt as *stop cleanly*, the second as *exit at once*.
+"""Handle interrupts: the first stops cleanly, the second exits at once.
 
 The first sets the run's `cancel`. The second has to work whatever the main thread is doing, so a
-thread of its own waits for signals at the end of a socket that the
-interpreter's C code writes to, which does not depend on Python code being able to run in the main
-thread.
+thread waits for signals at the end of a socket. The interpreter's C code writes to it, even if no
+Python code can run in the main thread.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ INTERRUPTED = 130
 
 @contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Within this block, the first SIGINT or SIGTERM calls `stop` (in another thread) and the
-    second ends the process with exit code 130. Gives the list of the signals that came.
+    """Within this block, the first SIGINT or SIGTERM calls `stop` in another thread, and the second
+    ends the process with exit code 130. Yields the list of received signals.
     """
-    heard: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield heard
+        yield received
         return
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
     signals = [
         s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN
     ]
-    before = {s: signal.signal(s, lambda *_: None) for s in signals}
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    previous_handlers = {s: signal.signal(s, lambda *_: None) for s in signals}
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
-        while said := ours.recv(1):
-            if said[0] not in signals:
+        while data := reader.recv(1):
+            if data[0] not in signals:
                 continue
-            heard.append(said[0])
-            if len(heard) == 1:
+            received.append(data[0])
+            if len(received) == 1:
                 stop()
             else:
                 if sys.stderr.isatty():
@@ -53,11 +52,11 @@ def interruptible(stop: Callable[[], None]) -> Iterator[list[int]]:
     listener = threading.Thread(target=listen, name="imagen_flow signals", daemon=True)
     listener.start()
     try:
-        yield heard
+        yield received
     finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
-        theirs.close()
+        writer.close()
         listener.join(1)
-        ours.close()
+        reader.close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import Misused, pickle_option, plugin_option
+from .session import UsageFault, pickle_option, plugin_option
 from .text import echo
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _GRAPHS = (".yaml", ".yml", ".json")
 
 @click.group()
 def models() -> None:
-    """Fetch the models that graphs name, pin them, list and remove them.
+    """Download, pin, list and remove the models that graphs use.
 
     A checkpoint that is one file is completed by configurations and tokenizers of the repository
     that it is of: they are fetched for it, wherever the file lies.
@@ -107,7 +107,7 @@ def pull(
     Without names, all that the lock names is fetched. A pull that was stopped goes on where it was.
     """
     from .._models import Hub
-    from .text import bytes_, paint
+    from .text import format_bytes, paint
 
     found = _named(named, plugins, resumed=not named)
     work = _Work(found, Hub())
@@ -139,7 +139,7 @@ def pull(
                     begun.end(reference)
                     path = work.hub.pull(model, report=watch(model))
                     work.named.complete(model, work.hub)
-                    done.append(f" {reference}: {bytes_(model.size)} in {path}")
+                    done.append(f" {reference}: {format_bytes(model.size)} in {path}")
     finally:
         for line in done:
             echo(paint("pulled", "green"), line)
@@ -153,7 +153,7 @@ def pull(
 def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> int:
     """List what the lock names, or a graph, and what the hub's cache holds besides."""
     from .._models import Hub, cached
-    from .text import bytes_, echo_json, table
+    from .text import echo_json, format_bytes, table
 
     found, hub = _named(named, plugins, needed=False), Hub()
     rows: list[dict[str, Any]] = []
@@ -201,7 +201,7 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                     (
                         r["reference"],
                         (r["commit"] or "")[:7],
-                        bytes_(r["bytes"]) if r["bytes"] is not None else "",
+                        format_bytes(r["bytes"]) if r["bytes"] is not None else "",
                         r["license"] or "",
                         r["state"],
                     )
@@ -220,7 +220,7 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                     (
                         f"hf:{name}@{refs.partition(', ')[0] or commit[:12]}",
                         commit[:7],
-                        bytes_(size),
+                        format_bytes(size),
                     )
                     for name, commit, refs, size in besides
                 ]
@@ -233,12 +233,12 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
 
 @models.command()
 @click.argument("named", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @click.option("--keep-files", is_flag=True, help="Remove it from the lock only.")
 def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
     """Remove models of the hub: from the lock, and from the cache what nothing else there needs."""
     from .._models import Hub, cached, commit_of
-    from .text import bytes_, confirm
+    from .text import confirm, format_bytes
 
     found, hub = _named(named, (), completed=False), Hub()
     if found.others:
@@ -262,7 +262,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 continue
             if not yes:
                 confirm(
-                    f"remove {reference}{f' ({bytes_(size)})' if size and not keep_files else ''}?"
+                    f"remove {reference}{f' ({format_bytes(size)})' if size and not keep_files else ''}?"
                 )
             others = [
                 other
@@ -276,7 +276,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             )
             work.change(methodcaller("lacking", [reference]))
-            echo(f"removed {reference}: {bytes_(freed)} freed")
+            echo(f"removed {reference}: {format_bytes(freed)} freed")
     work.write()
     return work.end()
 
@@ -481,7 +481,7 @@ class _Work:
                 if self.lock.write():
                     echo(f"wrote {path}", err=True)
             except OSError as odd:
-                raise Misused(
+                raise UsageFault(
                     f"the lock {path} cannot be written: {odd.strerror}\n  = fix: run it where you"
                     " may write, or make the folder writable"
                 ) from odd
@@ -638,7 +638,7 @@ def _texts(
 
 
 def _print_locked(found: list[LockedModel]) -> None:
-    from .text import bytes_, plural, table
+    from .text import format_bytes, plural, table
 
     if found:
         echo(
@@ -647,7 +647,7 @@ def _print_locked(found: list[LockedModel]) -> None:
                     (
                         str(m.reference),
                         m.commit[:7],
-                        f"{bytes_(m.size)} in {plural(len(m.files), 'file')}",
+                        f"{format_bytes(m.size)} in {plural(len(m.files), 'file')}",
                         m.license or "no licence named",
                     )
                     for m in found
@@ -699,7 +699,7 @@ def _progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], No
 
 
 def _lines(model: LockedModel) -> Callable[[str, int, int], None]:
-    from .text import bytes_
+    from .text import format_bytes
 
     told: set[str] = set()
 
@@ -707,7 +707,7 @@ def _lines(model: LockedModel) -> Callable[[str, int, int], None]:
         if done >= total and name not in told:
             told.add(name)
             echo(
-                f"{model.reference}: {name} ({bytes_(total)}) {len(told)} of {len(model.files)}",
+                f"{model.reference}: {name} ({format_bytes(total)}) {len(told)} of {len(model.files)}",
                 err=True,
             )
 

@@ -23,19 +23,19 @@ __all__ = ["nodes"]
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
-    """List node types, or show one of them.
+    """List node types, or describe one of them.
 
-    TYPE is the name of a node type, as image.resize, or its beginning, as image.
+    TYPE is the name of a node type, such as image.resize, or its first part, such as image.
     """
     from .._plan.request import Options
     from .._settings import config
 
-    registry = find_plugins(Options(plugins=plugins), config.load(Path.cwd()), broken_too=True)
+    registry = find_plugins(Options(plugins=plugins), config.load(Path.cwd()), allow_broken=True)
     if type is not None and (found := registry.find(type)):
         if as_json:
-            _echo_json(_described(found, registry))
+            _echo_json(_as_dict(found, registry))
         else:
-            _show(found, registry)
+            _print_type(found, registry)
         return 0
     registry.load_all()
     shown = [
@@ -44,21 +44,19 @@ def nodes(type: str | None, plugins: tuple[Path, ...], as_json: bool) -> int:
         if type is None or name.startswith(f"{type.rstrip('.*')}.")
     ]
     if type is not None and not shown:
-        return _refuse(type, registry)
+        return _report_unknown_type(type, registry)
     if as_json:
         broken = [
             {"plugin": p.name, "fault": p.fault} for p in registry.plugins.values() if p.fault
         ]
-        _echo_json({"nodes": [_described(t, registry) for t in shown], "broken": broken})
+        _echo_json({"nodes": [_as_dict(t, registry) for t in shown], "broken": broken})
     else:
-        _list(shown, registry, everything=type is None)
+        _print_list(shown, registry, with_broken=type is None)
     return 0
 
 
-def _refuse(type: str, registry: Registry) -> int:
-    """Say that there is no such node type: because its plugin is broken, or because of its
-    spelling.
-    """
+def _report_unknown_type(type: str, registry: Registry) -> int:
+    """Report a missing node type: its plugin is broken, or the name is misspelled."""
     from ..errors import Problem
     from .text import show_problems
 
@@ -74,48 +72,48 @@ def _refuse(type: str, registry: Registry) -> int:
             "unknown-node-type",
             f"no plugin offers the node type '{type}'",
             why="; ".join(registry.faults),
-            fix=_nearest_type(type, registry.names()),
+            fix=_suggest_type(type, registry.names()),
         )
     show_problems([problem])
     return 2
 
 
-def _nearest_type(type: str, names: Iterable[str]) -> str:
-    """Name the types that end in this word, else the nearest; else where they are listed."""
+def _suggest_type(type: str, names: Iterable[str]) -> str:
+    """Suggest the types that end in this word, else the most similar, else where they are listed."""
     from ..errors import nearest
 
     known = sorted(names)
-    if kin := [f"'{name}'" for name in known if name.rpartition(".")[2] == type]:
-        return f"did you mean {' or '.join(kin)}?"
-    near = nearest(type, known)
+    if same_ending := [f"'{name}'" for name in known if name.rpartition(".")[2] == type]:
+        return f"did you mean {' or '.join(same_ending)}?"
+    suggestion = nearest(type, known)
     return (
-        near
-        if near.startswith("did")
-        else "`imagen-flow nodes` lists the node types; those of a Python file need --plugin FILE"
+        suggestion
+        if suggestion.startswith("did")
+        else "run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE"
     )
 
 
-def _list(shown: list[NodeType], registry: Registry, *, everything: bool) -> None:
-    """Print node types by plugin, one line each; then the plugins that cannot be used."""
+def _print_list(shown: list[NodeType], registry: Registry, *, with_broken: bool) -> None:
+    """Print one line per node type, grouped by plugin, then the plugins that cannot be used."""
     from .text import echo, paint, table
 
     width = max((len(t.name) for t in shown), default=0)
     for plugin in registry.plugins.values():
-        offered = [t for t in shown if t.plugin == plugin.name]
-        if offered:
+        types = [t for t in shown if t.plugin == plugin.name]
+        if types:
             echo(paint(f"{plugin.name} {plugin.version}".rstrip(), bold=True))
-            echo(table([(t.name.ljust(width), _summary(t)) for t in offered]))
-    if everything:
+            echo(table([(t.name.ljust(width), _first_sentence(t)) for t in types]))
+    if with_broken:
         for fault in registry.faults:
             echo(paint("broken", "red"), f" {fault}", err=True)
 
 
-def _summary(type_: NodeType) -> str:
+def _first_sentence(type_: NodeType) -> str:
     return type_.doc.partition("\n\n")[0].replace("\n", " ").rstrip(".")
 
 
-def _show(type_: NodeType, registry: Registry) -> None:
-    """Print everything about a node type that its signature and docstring say."""
+def _print_type(type_: NodeType, registry: Registry) -> None:
+    """Print everything that a node type's signature and docstring say."""
     from .._types.values import Loading
     from .text import echo, paint, table
 
@@ -124,7 +122,7 @@ def _show(type_: NodeType, registry: Registry) -> None:
     echo(f"  {first.replace(chr(10), ' ')}\n")
     echo("inputs")
     echo(
-        table((p.name, _default(p), str(p.type)) for p in type_.inputs.values())
+        table((p.name, _describe_default(p), str(p.type)) for p in type_.inputs.values())
         if type_.inputs
         else "  none"
     )
@@ -138,19 +136,19 @@ def _show(type_: NodeType, registry: Registry) -> None:
         ("version", str(type_.version)),
         ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
         ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
-        ("heeds", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
+        ("settings", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
         ("file", f"{type_.file}:{type_.line}"),
     ]
     echo(table([fact for fact in facts if fact[1]], indent=""))
 
 
-def _default(port: Port) -> str:
+def _describe_default(port: Port) -> str:
     if port.required:
         return "required"
-    return "optional" if port.default is None else f"default {_plain(port.default)}"
+    return "optional" if port.default is None else f"default {_as_json_text(port.default)}"
 
 
-def _plain(value: Any) -> str:
+def _as_json_text(value: Any) -> str:
     import enum
     import json
 
@@ -161,7 +159,7 @@ def _plain(value: Any) -> str:
         return str(value)
 
 
-def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
+def _as_dict(type_: NodeType, registry: Registry) -> dict[str, Any]:
     import enum
 
     def default(port: Port) -> Any:
@@ -190,7 +188,7 @@ def _described(type_: NodeType, registry: Registry) -> dict[str, Any]:
     }
 
 
-def _echo_json(said: Any) -> None:
+def _echo_json(data: Any) -> None:
     from .text import echo_json
 
-    echo_json(said, indent=1)
+    echo_json(data, indent=1)

@@ -12,9 +12,9 @@ import click
 
 from .session import (
     graph_argument,
+    open_plan,
     out_folder,
     out_option,
-    planned,
     planning_options,
     replace_option,
     set_option,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .._plan import Plan, Status, Step
     from .._plan.request import Options
 
-__all__ = ["kept_by", "plan", "print_plan"]
+__all__ = ["drawn_seeds", "plan", "print_plan"]
 
-#: More files than this are counted, not listed.
-LISTED = 20
+#: At most this many files are listed; the rest are counted.
+MAX_LISTED = 20
 
 
 @click.command()
@@ -46,8 +46,8 @@ def plan(
     may_replace: bool,
     as_json: bool,
 ) -> int:
-    """Show what a run would do, and why. Nothing runs."""
-    with planned(graph, options, values) as (made, settings):
+    """Show what a run would do, and why, without running anything."""
+    with open_plan(graph, options, values) as (result, settings):
         folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:
             from .._run import foretell
@@ -55,69 +55,75 @@ def plan(
 
             writes = [
                 {"output": w.output, "path": w.path, "fate": w.fate}
-                for w in foretell(made, folder, most=LISTED)
+                for w in foretell(result, folder, most=MAX_LISTED)
             ]
-            echo_json({**made.to_json(), "writes": writes}, indent=1)
+            echo_json({**result.to_json(), "writes": writes}, indent=1)
         else:
-            print_plan(made, folder)
-    return 1 if any(p.severity == "error" for p in made.problems) else 0
+            print_plan(result, folder)
+    return 1 if any(p.severity == "error" for p in result.problems) else 0
 
 
-def _print_writes(made: Plan, folder: OutFolder, *, err: bool) -> None:
-    """Print which files a run would write, and what becomes of what lies there."""
+def _print_writes(plan: Plan, folder: OutFolder, *, err: bool) -> None:
+    """Print which files a run would write, and what happens to files that exist already."""
     from .._run import foretell
     from .text import echo, plural, table
 
-    writes = list(foretell(made, folder, most=LISTED))
+    writes = list(foretell(plan, folder, most=MAX_LISTED))
     if writes:
         echo("writes", err=err)
-        echo(table((w.output, w.path, w.fate) for w in writes[:LISTED]), err=err)
-        if len(writes) > LISTED:
-            echo(f"  and {plural(len(writes) - LISTED, 'more file')}", err=err)
+        echo(table((w.output, w.path, w.fate) for w in writes[:MAX_LISTED]), err=err)
+        if len(writes) > MAX_LISTED:
+            echo(f"  and {plural(len(writes) - MAX_LISTED, 'more file')}", err=err)
 
 
-def kept_by(name: str, seed: int) -> str:
-    """Say what keeps a seed that the graph in a node drew for itself."""
-    node, _, port = name.rpartition("/")
-    return f"'{port}: {seed}' at node '{node}'"
+def drawn_seeds(plan: Plan) -> dict[str, tuple[int, str]]:
+    """Return the seeds that were drawn for a plan, by ``seed NAME``, each with its value and with
+    the setting that reproduces it.
+    """
+    seeds = {f"seed {name}": (seed, f"--set {name}={seed}") for name, seed in plan.seeds.items()}
+    for name, seed in plan.drawn.items():  # drawn by a graph that is used as a node
+        node, _, port = name.rpartition("/")
+        seeds[f"seed {name}"] = (seed, f"'{port}: {seed}' at node '{node}'")
+    return seeds
 
 
-def print_plan(made: Plan, folder: OutFolder | None, *, err: bool = False) -> None:
-    """Print steps, models, files to be written to `folder`, and problems of a plan (to standard
-    error if `err`); steps of one node that fare alike share a line.
+def print_plan(plan: Plan, folder: OutFolder | None, *, err: bool = False) -> None:
+    """Print a plan: its steps, models, problems, and the files it would write to `folder`.
+    Consecutive steps of a node with the same status share a line.
+
+    Params:
+        err: print to standard error.
     """
     from .text import echo, one_line, plural, show_problems, table
 
-    known = [step for step in made.steps if not step.is_open]
+    known = [step for step in plan.steps if not step.is_open]
     counts = Counter(step.status for step in known)
-    said = [f"{'at least ' if made.at_least else ''}{plural(len(known), 'step')}"]
-    said += [
-        f"{count:,} {words}" for status, words in _COUNTED.items() if (count := counts[status])
+    summary = [f"{'at least ' if plan.at_least else ''}{plural(len(known), 'step')}"]
+    summary += [
+        f"{count:,} {label}" for status, label in _COUNT_LABELS.items() if (count := counts[status])
     ]
     echo(
-        f"{one_line(made.graph.spec.source.name)} on {made.device} in {made.dtype}:"
-        f" {', '.join(said)}",
+        f"{one_line(plan.graph.spec.source.name)} on {plan.device} in {plan.dtype}:"
+        f" {', '.join(summary)}",
         err=err,
     )
-    if made.steps:
-        echo(table(_rows(made.steps)), err=err)
-    _print_models(made, err=err)
+    if plan.steps:
+        echo(table(_rows(plan.steps)), err=err)
+    _print_models(plan, err=err)
     if folder is not None:
-        _print_writes(made, folder, err=err)
-    for name, seed in made.seeds.items():
-        echo(f"seed {name}: {seed} (drawn; --set {name}={seed} keeps it)", err=err)
-    for name, seed in made.drawn.items():
-        echo(f"seed {name}: {seed} (drawn; {kept_by(name, seed)} keeps it)", err=err)
-    if made.problems:
+        _print_writes(plan, folder, err=err)
+    for name, (seed, setting) in drawn_seeds(plan).items():
+        echo(f"{name}: {seed} (drawn at random; {setting} reproduces it)", err=err)
+    if plan.problems:
         echo(err=True)
-        show_problems(made.problems)
+        show_problems(plan.problems)
 
 
-#: How each status is counted in the first line, in this order.
-_COUNTED: dict[Status, str] = {
+#: How the first line counts each status, in this order.
+_COUNT_LABELS: dict[Status, str] = {
     "cached": "cached",
     "runs": "to run",
-    "waits": "waiting for what runs",
+    "waits": "waiting for other steps",
     "absent": "absent",
     "idle": "not needed",
     "unresolved": "unresolved",
@@ -125,7 +131,7 @@ _COUNTED: dict[Status, str] = {
     "skipped": "skipped",
 }
 
-_FATES: dict[Status, str] = {
+_STATUS_TEXTS: dict[Status, str] = {
     "cached": "cached",
     "runs": "runs because {reason}",
     "waits": "runs {reason}",
@@ -139,42 +145,45 @@ _FATES: dict[Status, str] = {
 
 
 def _rows(steps: Iterable[Step]) -> Iterable[tuple[str, ...]]:
-    for (name, type_name, fate), alike in groupby(
-        steps, key=lambda s: (s.name, s.type_name, _fate(s))
+    for (name, type_name, status), group in groupby(
+        steps, key=lambda s: (s.name, s.type_name, _status_text(s))
     ):
-        items = [step.item for step in alike]
+        items = [step.item for step in group]
         if len(items) == 1:
-            shown = name + items[0].removesuffix("[?]")
+            label = name + items[0].removesuffix("[?]")
         else:
-            shown = f"{name} × {len(items):,}"
-        yield shown, type_name, fate
+            label = f"{name} × {len(items):,}"
+        yield label, type_name, status
 
 
-def _fate(step: Step) -> str:
+def _status_text(step: Step) -> str:
     if step.is_open:
         return f"? ({step.reason})"
-    return _FATES[step.status].format(reason=step.reason)
+    return _STATUS_TEXTS[step.status].format(reason=step.reason)
 
 
-def _print_models(made: Plan, *, err: bool) -> None:
-    from .text import bytes_, echo, table
+def _print_models(plan: Plan, *, err: bool) -> None:
+    from .text import echo, format_bytes, table
 
-    if made.models:
+    if plan.models:
         echo("models", err=err)
         echo(
             table(
                 (
                     m["reference"],
                     m["fault"]
-                    or f"{bytes_(m['size_bytes'])} on disk, {bytes_(m['memory_bytes'])} in memory",
+                    or f"{format_bytes(m['size_bytes'])} on disk,"
+                    f" {format_bytes(m['memory_bytes'])} in memory",
                 )
-                for m in made.models
+                for m in plan.models
             ),
             err=err,
         )
-        if len(made.models) > 1 and (memory := made.memory):
+        if len(plan.models) > 1 and (memory := plan.memory):
             echo(
-                "  together"
-                f" {', '.join(f'{bytes_(size)} in memory on {device}' for device, size in memory.items())}",
+                "  together "
+                + ", ".join(
+                    f"{format_bytes(size)} in memory on {device}" for device, size in memory.items()
+                ),
                 err=err,
             )

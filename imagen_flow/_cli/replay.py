@@ -29,9 +29,9 @@ __all__ = ["replay"]
 @click.option(
     "--verify",
     is_flag=True,
-    help="Compute everything again, write nothing, and say whether the same comes out.",
+    help="Compute everything again without writing, and report whether the result is identical.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @out_option
 @replace_option
 @planning_options
@@ -46,47 +46,47 @@ def replay(
     options: Options,
     traceback: bool,
 ) -> int:
-    """Run the graph that a picture carries.
+    """Run the graph that is embedded in a picture.
 
-    A picture is not trusted: what would run is shown, and nothing runs or is read before you agree.
-    Files that its graph names are taken from the store, by their content, or from where --set says.
+    Pictures are not trusted: you see what would run, and nothing runs or is read before you agree.
+    Files that the graph names are found in the store by their content, or where --set says.
     """
     from .._replay.replay import prepare
     from .._settings import config
     from .plan import print_plan
-    from .run import carry_out
+    from .run import execute_plan
     from .session import find_plugins, open_store, out_folder
     from .text import confirm, echo, one_line
 
     settings = config.load(Path.cwd())
     registry = find_plugins(options, settings)
-    with open_store(options, settings, registry) as opened:
-        again = prepare(
+    with open_store(options, settings, registry) as opened_store:
+        replayed = prepare(
             picture,
             options,
             registry=registry,
-            store=opened,
+            store=opened_store,
             values=values,
             fresh=verify,
             may_replace=may_replace,
         )
-        for line in again.words():
+        for line in replayed.words():
             echo(one_line(line), err=True)
-        again.check()
+        replayed.check()
         folder = None if verify else out_folder(out, settings, may_replace=may_replace)
         if not yes:
-            print_plan(again.plan, folder, err=True)
+            print_plan(replayed.plan, folder, err=True)
             confirm("run it?")
         if not verify:
-            return carry_out(again.plan, out=folder, traceback=traceback)
-        compared: list[Comparison] = []
-        code = carry_out(
-            again.plan,
+            return execute_plan(replayed.plan, out=folder, traceback=traceback)
+        comparisons: list[Comparison] = []
+        code = execute_plan(
+            replayed.plan,
             out=None,
             traceback=traceback,
-            then=lambda run: compared.append(again.verify(run)),
+            then=lambda run: comparisons.append(replayed.verify(run)),
         )
         if code:
             return code
-    echo(str(compared[0]))
-    return 0 if compared[0].identical else 1
+    echo(str(comparisons[0]))
+    return 0 if comparisons[0].identical else 1

@@ -12,8 +12,8 @@ import click
 
 from .session import (
     graph_argument,
+    open_plan,
     out_option,
-    planned,
     planning_options,
     replace_option,
     set_option,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..events import OutputAbsent, OutputWritten, RunFinished
     from .display import Display
 
-__all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
+__all__ = ["execute_plan", "display_for", "print_outputs", "print_totals", "run"]
 
 
 @click.command()
@@ -38,9 +38,7 @@ __all__ = ["carry_out", "display_for", "print_outputs", "print_totals", "run"]
 @out_option
 @replace_option
 @click.option("--fail-fast", is_flag=True, help="Stop at the first step that fails.")
-@click.option(
-    "--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else."
-)
+@click.option("--json-events", is_flag=True, help="Print events as JSON lines, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 @traceback_option
 def run(
@@ -54,11 +52,11 @@ def run(
     quiet: bool,
     traceback: bool,
 ) -> int:
-    """Run a graph; what the store already holds is not computed again."""
+    """Run a graph. Results that are already in the store are reused."""
     from .session import out_folder
 
-    with planned(graph, options, values) as (plan, settings):
-        return carry_out(
+    with open_plan(graph, options, values) as (plan, settings):
+        return execute_plan(
             plan,
             out=out_folder(out, settings, may_replace=may_replace),
             fail_fast=fail_fast,
@@ -68,7 +66,7 @@ def run(
         )
 
 
-def carry_out(
+def execute_plan(
     plan: Plan,
     *,
     out: OutFolder | None,
@@ -78,8 +76,11 @@ def carry_out(
     traceback: bool = False,
     then: Callable[[Run], None] | None = None,
 ) -> int:
-    """Execute a plan before the user's eyes, print its outputs unless none are wanted (no `out`),
-    and return the exit code. `then` is called with the run if it came to its end without a failure.
+    """Execute a plan, showing its events, and return the exit code.
+
+    Params:
+        out: where outputs are written; None prints and writes none.
+        then: called with the run if it finishes without a failure.
     """
     from .._run import execute
     from ..events import OutputAbsent, OutputWritten, RunFinished
@@ -92,7 +93,7 @@ def carry_out(
         echo(err=True)
     cancel = threading.Event()
     display = display_for(json_events=json_events, quiet=quiet, traceback=traceback)
-    given: list[OutputWritten | OutputAbsent] = []
+    outputs: list[OutputWritten | OutputAbsent] = []
     finished: RunFinished | None = None
 
     def stop() -> None:
@@ -105,7 +106,7 @@ def carry_out(
             for event in run:
                 display.show(event)
                 if isinstance(event, OutputWritten | OutputAbsent):
-                    given.append(event)
+                    outputs.append(event)
                 elif isinstance(event, RunFinished):
                     finished = event
         finally:
@@ -113,7 +114,7 @@ def carry_out(
     assert finished is not None
     if not json_events:
         if out is not None:
-            print_outputs(plan, given)
+            print_outputs(plan, outputs)
         if not quiet:
             print_totals(finished)
     if finished.status == "cancelled":
@@ -124,7 +125,7 @@ def carry_out(
 
 
 def display_for(*, json_events: bool, quiet: bool, traceback: bool = False) -> Display:
-    """Choose what shows a run: JSON lines, failures only, live on a terminal, or plain lines."""
+    """Choose a display: JSON lines, failures only, live on a terminal, or plain lines."""
     from . import display
 
     if json_events:
@@ -138,40 +139,36 @@ def display_for(*, json_events: bool, quiet: bool, traceback: bool = False) -> D
     )
 
 
-def print_outputs(plan: Plan, given: list[OutputWritten | OutputAbsent]) -> None:
-    """Print what came of each output, in the order of the graph; the seeds that were drawn; and say
-    what is missing.
-    """
+def print_outputs(plan: Plan, outputs: list[OutputWritten | OutputAbsent]) -> None:
+    """Print each output's value or path in the order of the graph, then the seeds that were drawn."""
     from ..events import OutputWritten
-    from .plan import kept_by
-    from .text import echo, one_line, paint, value
+    from .plan import drawn_seeds
+    from .text import describe_value, echo, one_line, paint
 
-    places = {name: i for i, name in enumerate(plan.graph.outputs)}
-    given = sorted(given, key=lambda e: places.get(e.output.partition("[")[0], -1))
-    names = [e.output + getattr(e, "item", "") for e in given] + [
-        f"seed {name}" for name in (*plan.seeds, *plan.drawn)
-    ]
-    width = max(map(len, names), default=0)
-    for event, name in zip(given, names, strict=False):
+    order = {name: i for i, name in enumerate(plan.graph.outputs)}
+    outputs = sorted(outputs, key=lambda e: order.get(e.output.partition("[")[0], -1))
+    drawn = drawn_seeds(plan)
+    names = [e.output + getattr(e, "item", "") for e in outputs]
+    width = max(map(len, [*names, *drawn]), default=0)
+    for event, name in zip(outputs, names, strict=True):
         if isinstance(event, OutputWritten):
-            said = one_line(_shown(event.path)) if event.path is not None else value(event.value)
+            text = (
+                one_line(_relative_path(event.path))
+                if event.path is not None
+                else describe_value(event.value)
+            )
         else:
-            said = f"absent: {event.because}"
-        echo(paint(name.ljust(width), bold=True), f"  {said}", data=True)
-    for name, seed in plan.seeds.items():
+            text = f"absent: {event.because}"
+        echo(paint(name.ljust(width), bold=True), f"  {text}", data=True)
+    for name, (seed, setting) in drawn.items():
         echo(
-            paint(f"seed {name}".ljust(width), bold=True),
-            f"  {seed} (drawn; --set {name}={seed} gives the same again)",
-        )
-    for name, seed in plan.drawn.items():
-        echo(
-            paint(f"seed {name}".ljust(width), bold=True),
-            f"  {seed} (drawn; {kept_by(name, seed)} gives the same again)",
+            paint(name.ljust(width), bold=True),
+            f"  {seed} (drawn at random; {setting} reproduces it)",
         )
 
 
-def _shown(path: str) -> str:
-    """A path as the user can use it from here: relative where it is below the working directory."""
+def _relative_path(path: str) -> str:
+    """Return a path relative to the working directory if it lies below it."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except ValueError:
@@ -180,11 +177,13 @@ def _shown(path: str) -> str:
 
 def print_totals(finished: RunFinished) -> None:
     """Print how a run ended, how long it took, and how many of its steps ran."""
-    from .text import echo, paint, plural, seconds
+    from .text import echo, format_seconds, paint, plural
 
-    said = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]
+    counts = [f"{plural(finished.ran, 'step')} ran", f"{finished.cached:,} from the store"]
     if finished.failed:
-        said.append(f"{finished.failed:,} failed")
-    head = {"done": "done", "failed": "failed", "cancelled": "interrupted"}[finished.status]
-    hue = {"done": "green", "failed": "red", "cancelled": "yellow"}[finished.status]
-    echo(paint(head, hue), f" in {seconds(finished.at_s)}: {', '.join(said)}", err=True)
+        counts.append(f"{finished.failed:,} failed")
+    status = {"done": "done", "failed": "failed", "cancelled": "interrupted"}[finished.status]
+    colour = {"done": "green", "failed": "red", "cancelled": "yellow"}[finished.status]
+    echo(
+        paint(status, colour), f" in {format_seconds(finished.at_s)}: {', '.join(counts)}", err=True
+    )

@@ -1,6 +1,4 @@
-"""What several commands begin with: settings, plugins, a graph, a store, and a plan of them. And
-the options that choose these.
-"""
+"""What the graph commands share: their options, and the steps from these options to a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .streams import results_apart
+from .streams import separate_results
 from .text import echo, show_problems
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from ..errors import Problem
 
 __all__ = [
-    "Misused",
+    "UsageFault",
     "PathType",
     "find_plugins",
     "graph_argument",
@@ -37,7 +35,7 @@ __all__ = [
     "out_folder",
     "out_option",
     "pickle_option",
-    "planned",
+    "open_plan",
     "planning_options",
     "plugin_option",
     "replace_option",
@@ -47,18 +45,18 @@ __all__ = [
 ]
 
 
-def _pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+def _parse_pairs(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise click.BadParameter(f"wants name=value, not '{text}'")
+            raise click.BadParameter(f"expected name=value, got '{text}'")
         pairs[name.strip()] = value
     return pairs
 
 
 class PathType(click.Path):
-    """A path; an empty one, which would mean the working directory, is refused."""
+    """A path. An empty one is refused: it would mean the working directory."""
 
     def __init__(
         self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True
@@ -79,7 +77,7 @@ store_option = click.option(
     "--store",
     type=_PATH,
     metavar="DIR",
-    help="The store to use. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]",
+    help="The store folder. [default: IMAGEN_FLOW_STORE, then imagen-flow.toml, then your cache folder]",
 )
 plugin_option = click.option(
     "--plugin",
@@ -87,52 +85,51 @@ plugin_option = click.option(
     type=_PATH,
     multiple=True,
     metavar="FILE",
-    help="A Python file of nodes to load; may be repeated.",
+    help="A Python file of node types to load; may be repeated.",
 )
 pickle_option = click.option(
     "--allow-pickle",
     multiple=True,
     metavar="FILE",
     help=(
-        "Load this pickle, by path or as hf:org/name@main/FILE, after scanning it; may be repeated."
+        "Allow loading this pickle file, after a scan; a path or hf:org/name@main/FILE; may be repeated."
     ),
 )
 set_option = click.option(
     "--set",
     "values",
     multiple=True,
-    callback=_pairs,
+    callback=_parse_pairs,
     metavar="NAME=VALUE",
-    help="A value for an input of the graph, a list as a,b or as JSON; may be repeated.",
+    help="Set an input of the graph; write a list as a,b or as JSON; may be repeated.",
 )
 out_option = click.option(
     "--out",
     type=PathType(file_okay=False),
     metavar="DIR",
-    help="The folder for outputs. [default: imagen-flow.toml, else ./out]",
+    help="The output folder. [default: imagen-flow.toml, then ./out]",
 )
 replace_option = click.option(
     "--replace",
     "may_replace",
     is_flag=True,
     help=(
-        "Where the graph says 'exists: replace', let files, folders and models also replace what no"
-        " run wrote."
+        "Where the graph says 'exists: replace', also overwrite files, folders and models that no run wrote."
     ),
 )
 
 traceback_option = click.option(
-    "--traceback", is_flag=True, help="Show the calls that led to a node's failure."
+    "--traceback", is_flag=True, help="Show the traceback of a failed node."
 )
 
-# : The options of every command that plans: each fills the field of `Options` that it is named
-# after, but for --no-store, which empties `store`.
+#: The options of every command that plans. Each fills the field of `Options` with its name, except
+#: for --no-store, which clears `store`.
 _OPTIONS = (
     click.option(
         "--force",
         multiple=True,
         metavar="NODE",
-        help="Run this node even if the store holds it; may be repeated.",
+        help="Run this node even if its result is in the store; may be repeated.",
     ),
     click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps."),
     click.option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16."),
@@ -140,38 +137,37 @@ _OPTIONS = (
     click.option("--no-store", is_flag=True, help="Don't read from or write to the store."),
     plugin_option,
     click.option(
-        "--locked", is_flag=True, help="Use only the models of the hub that imagen-flow.lock pins."
+        "--locked", is_flag=True, help="Use only hub models that are pinned in imagen-flow.lock."
     ),
     pickle_option,
     click.option(
         "--trust-remote-code",
         multiple=True,
         metavar="MODEL",
-        help="Run the code that comes with this model; may be repeated.",
+        help="Allow running the code that comes with this model; may be repeated.",
     ),
     click.option(
         "--tiny",
         is_flag=True,
         help=(
-            "Use small models with random weights in place of all but the embedded ones, to try a"
-            " graph offline in seconds."
+            "Replace all but the embedded models with small random ones, to try a graph offline in seconds."
         ),
     ),
 )
 
 
-def out_folder(asked: Path | None, settings: Settings, *, may_replace: bool) -> OutFolder:
-    """Say where outputs go, and whether they may replace whatever lies there if the graph says so."""
+def out_folder(requested: Path | None, settings: Settings, *, may_replace: bool) -> OutFolder:
+    """Return the output folder, and whether outputs may overwrite files that no run wrote."""
     from dataclasses import replace
 
     from .._settings import config
 
-    place = config.out_place(asked, settings)
-    return replace(place, replace=True) if may_replace else place
+    folder = config.out_place(requested, settings)
+    return replace(folder, replace=True) if may_replace else folder
 
 
-class Misused(click.ClickException):
-    """What the command line names cannot be used: it is at fault, not the graph."""
+class UsageFault(click.ClickException):
+    """Something named on the command line cannot be used; no usage text is printed."""
 
     exit_code = 2
 
@@ -183,30 +179,33 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that decide how a graph is planned, as one argument `options`."""
 
     @wraps(command)
-    def gathered(**given: Any) -> Any:
+    def wrapper(**arguments: Any) -> Any:
         from .._plan.request import USERS_STORE, Options
 
-        chosen = {name: given.pop(name) for name in Options.__slots__}
-        chosen["store"] = None if given.pop("no_store") else chosen["store"] or USERS_STORE
-        with results_apart():
-            return command(options=Options(**chosen), **given)
+        chosen = {name: arguments.pop(name) for name in Options.__slots__}
+        chosen["store"] = None if arguments.pop("no_store") else chosen["store"] or USERS_STORE
+        with separate_results():
+            return command(options=Options(**chosen), **arguments)
 
     for option in reversed(_OPTIONS):
-        gathered = option(gathered)
-    return gathered
+        wrapper = option(wrapper)
+    return wrapper
 
 
 def missing_plugin(path: Path) -> Problem:
-    """Say that --plugin names what is not a file."""
+    """Return the problem of a --plugin that is not a file."""
     from ..errors import Problem
 
-    what = f"'{path}' is a folder, not a file" if path.is_dir() else f"there is no file '{path}'"
-    return Problem("missing-file", what, fix="--plugin takes a Python file of nodes")
+    message = f"'{path}' is a folder, not a file" if path.is_dir() else f"there is no file '{path}'"
+    return Problem("missing-file", message, fix="--plugin takes a Python file of nodes")
 
 
-def find_plugins(options: Options, settings: Settings, *, broken_too: bool = False) -> Registry:
-    """Find installed plugins, the files named by option (which are to be of use, or `broken_too`),
-    and those that the settings name and the user trusts.
+def find_plugins(options: Options, settings: Settings, *, allow_broken: bool = False) -> Registry:
+    """Discover the installed plugins, the files named by --plugin, and those that the settings name
+    and the user trusts.
+
+    Params:
+        allow_broken: accept files named by --plugin that cannot be loaded.
     """
     from .._plan.request import plugin_files
     from .._plugins import registry as plugins
@@ -220,24 +219,24 @@ def find_plugins(options: Options, settings: Settings, *, broken_too: bool = Fal
     if refused:
         show_problems(refused)
         echo(err=True)
-    found = plugins.discover(files, memo=config.plugins_memo())
-    faults = {
+    registry = plugins.discover(files, memo=config.plugins_memo())
+    broken = {
         path: plugin.fault
         for path in options.plugins
-        if (plugin := found.plugins.get(str(path))) is not None and plugin.fault
+        if (plugin := registry.plugins.get(str(path))) is not None and plugin.fault
     }
-    if faults and not broken_too:
+    if broken and not allow_broken:
         raise GraphError(
             [
                 Problem("broken-plugin", f"the plugin '{path}' cannot be used", why=fault)
-                for path, fault in faults.items()
+                for path, fault in broken.items()
             ]
         )
-    return found
+    return registry
 
 
-def _graphs_in(folder: Path) -> list[str]:
-    """List the files of a folder that may be graphs; nothing if it is not a folder."""
+def _graph_files(folder: Path) -> list[str]:
+    """List the files in a folder that may be graphs; empty if it is not a folder."""
     return (
         [
             (folder / p.name).as_posix()
@@ -258,49 +257,45 @@ def open_graph(path: Path, registry: Registry) -> Graph:
 
     if not path.is_file():
         if path.is_dir():
-            what = "is a folder, not a graph file"
+            fault = "is a folder, not a graph file"
         elif path.is_symlink() and not path.exists():
-            what = f"is a link that leads nowhere (to '{path.readlink()}')"
+            fault = f"is a broken link (to '{path.readlink()}')"
         else:
-            what = (
-                "is not a file that can be read as a graph" if path.exists() else "does not exist"
-            )
-        inside, beside = _graphs_in(path), _graphs_in(path.parent)
+            fault = "is not a regular file" if path.exists() else "does not exist"
+        files_inside, files_beside = _graph_files(path), _graph_files(path.parent)
         raise GraphError(
             [
                 Problem(
                     "unreadable",
-                    f"'{path}' {what}",
+                    f"'{path}' {fault}",
                     fix=nearest(
                         path.as_posix(),
-                        inside or beside,
-                        what="graphs in it are" if inside else "graphs beside it are",
+                        files_inside or files_beside,
+                        what="graphs in it" if files_inside else "graphs beside it",
                     ),
                 )
             ]
         )
-    read_again = partial(read, memo=config.words_memo())
+    read_cached = partial(read, memo=config.words_memo())
     return resolve(
-        read_again(path, name=str(path)),
+        read_cached(path, name=str(path)),
         registry,
-        read=lambda path, name: read_again(path, name=name),
+        read=lambda path, name: read_cached(path, name=name),
     )
 
 
 @contextmanager
 def open_store(options: Options, settings: Settings, registry: Registry) -> Iterator[Store | None]:
-    """Open the store that is asked for, or the usual one; at the end close it, and print what it
-    warned of.
-    """
+    """Open the requested or the default store; on exit, close it and print its warnings."""
     from .._plan import request
     from ..errors import StoreError
 
     try:
         store = request.open_store(options, settings, registry.codecs)
-    except StoreError as unfit:
+    except StoreError as error:
         if not isinstance(options.store, Path):
             raise
-        raise Misused(str(unfit)) from unfit
+        raise UsageFault(str(error)) from error
     if store is None:
         yield None
         return
@@ -308,15 +303,17 @@ def open_store(options: Options, settings: Settings, registry: Registry) -> Iter
         yield store
     finally:
         store.close()
-        for words in store.take_warnings():
-            echo(f"warning: {words}", err=True)
+        for warning in store.take_warnings():
+            echo(f"warning: {warning}", err=True)
 
 
 @contextmanager
-def planned(
+def open_plan(
     path: Path, options: Options, values: Mapping[str, str]
 ) -> Iterator[tuple[Plan, Settings]]:
-    """Plan a graph as the command line asks; the store is closed at the end."""
+    """Plan a graph as the command line asks, and yield the plan and the settings. The store is
+    closed on exit.
+    """
     from .._plan.request import Request, prepare
     from .._settings import config
 

@@ -56,32 +56,30 @@ class _Age(click.ParamType[float]):
     ) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhdw])", str(value).strip())
         if found is None:
-            self.fail(
-                f"'{value}' is not a length of time; write it like 12h, 30d or 8w", param, ctx
-            )
+            self.fail(f"'{value}' is not a time span; write it like 12h, 30d or 8w", param, ctx)
         return float(found[1]) * _AGES[found[2]]
 
 
 @click.group()
 def store() -> None:
-    """Look after the store.
+    """Inspect, verify and clean up the store.
 
-    The store keeps what steps gave, so that nothing is computed twice. All of it can be made again.
+    The store keeps the results of steps, so that nothing is computed twice. Everything in it can be
+    recomputed.
     """
 
 
 @contextmanager
-def _opened(place: Path | None) -> Iterator[Store]:
-    """Open the store, with the codecs of all plugins, so that every kind of value can be read."""
+def _open_store(folder: Path | None) -> Iterator[Store]:
+    """Open the store with the codecs of all plugins, so that every kind of value can be read."""
     from .._plan.request import USERS_STORE, Options
     from .._settings import config
     from .session import find_plugins, open_store
 
-    if place is not None and not place.exists():
-        raise click.UsageError(
-            f"there is no store at '{place}'"
-        )  # a store is made by what fills it, not by a slip in its name
-    options, settings = Options(store=place or USERS_STORE), config.load(Path.cwd())
+    if folder is not None and not folder.exists():
+        # Only a run creates a store: a mistyped name should not.
+        raise click.UsageError(f"there is no store at '{folder}'")
+    options, settings = Options(store=folder or USERS_STORE), config.load(Path.cwd())
     with open_store(options, settings, find_plugins(options, settings)) as opened:
         assert opened is not None
         yield opened
@@ -94,32 +92,34 @@ def info(store: Path | None, as_json: bool) -> None:
     """Show where the store is, what it holds and how large it is."""
     import time
 
-    from .text import bytes_, echo, echo_json, plural, table
+    from .text import echo, echo_json, format_bytes, plural, table
 
-    with _opened(store) as opened:
-        said = opened.info()
+    with _open_store(store) as opened:
+        facts = opened.info()
     if as_json:
-        echo_json(said, indent=1)
+        echo_json(facts, indent=1)
         return
     rows = [
-        ("store", said["folder"]),
-        ("holds", f"{plural(said['steps'], 'step')}, {plural(said['values'], 'value')}"),
-        ("on disk", bytes_(said["disk_bytes"])),
+        ("store", facts["folder"]),
+        ("holds", f"{plural(facts['steps'], 'step')}, {plural(facts['values'], 'value')}"),
+        ("on disk", format_bytes(facts["disk_bytes"])),
     ]
-    if said["oldest_use"]:
-        oldest, newest = (_ago(time.time() - said[which]) for which in ("oldest_use", "newest_use"))
+    if facts["oldest_use"]:
+        oldest, newest = (
+            _format_age(time.time() - facts[which]) for which in ("oldest_use", "newest_use")
+        )
         rows.append(
             (
                 "last used",
                 f"{newest} ago" if oldest == newest else f"between {oldest} and {newest} ago",
             )
         )
-    if said["pinned"]:
-        rows.append(("in use", f"{said['pinned']:,} by runs going on now"))
+    if facts["pinned"]:
+        rows.append(("in use", f"{facts['pinned']:,} by current runs"))
     echo(table(rows, indent=""))
 
 
-def _ago(age_s: float) -> str:
+def _format_age(age_s: float) -> str:
     for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if age_s >= unit:
             count = int(age_s // unit)
@@ -132,55 +132,59 @@ def _ago(age_s: float) -> str:
 @click.option(
     "--max-size",
     type=_Size(),
-    help="Remove what was longest unused until the store is this small, as 10GB.",
+    help="Remove the least recently used entries until the store is at most this large, such as 10GB.",
 )
-@click.option("--older-than", type=_Age(), help="Remove what was not used for this long, as 30d.")
+@click.option(
+    "--older-than",
+    type=_Age(),
+    help="Remove entries that were not used for this long, such as 30d.",
+)
 def gc(store: Path | None, max_size: int | None, older_than: float | None) -> None:
-    """Clean up: by size, by age, or by both."""
-    from .text import bytes_, echo, plural
+    """Remove old entries, by total size, by age, or by both."""
+    from .text import echo, format_bytes, plural
 
     if max_size is None and older_than is None:
-        raise click.UsageError("say --max-size, --older-than, or both")
-    with _opened(store) as opened:
-        done = opened.gc(max_size=max_size, older_than_s=older_than)
+        raise click.UsageError("pass --max-size, --older-than, or both")
+    with _open_store(store) as opened:
+        removed = opened.gc(max_size=max_size, older_than_s=older_than)
     echo(
-        f"removed {plural(done.steps_removed, 'step')} and {plural(done.values_removed, 'value')}:"
-        f" {bytes_(done.bytes_freed)} freed, {bytes_(done.bytes_left)} left"
+        f"removed {plural(removed.steps_removed, 'step')} and {plural(removed.values_removed, 'value')}:"
+        f" {format_bytes(removed.bytes_freed)} freed, {format_bytes(removed.bytes_left)} left"
     )
-    if done.steps_pinned:
-        echo(f"{plural(done.steps_pinned, 'step')} kept because runs are using them")
+    if removed.steps_pinned:
+        echo(f"{plural(removed.steps_pinned, 'step')} kept because runs are using them")
 
 
 @store.command()
 @store_option
 def verify(store: Path | None) -> int:
-    """Read everything back, and drop what is damaged so that it is computed again."""
+    """Read every value back, and remove damaged ones so that they are computed again."""
     from .text import echo, plural
 
-    with _opened(store) as opened:
-        found = opened.verify()
-    for damage in found.damaged:
+    with _open_store(store) as opened:
+        report = opened.verify()
+    for damage in report.damaged:
         echo(damage)
     echo(
-        f"{plural(found.checked, 'value')} read, {len(found.damaged) or 'none'} damaged"
-        + (" and forgotten" if found.damaged else "")
+        f"{plural(report.checked, 'value')} read, {len(report.damaged) or 'none'} damaged"
+        + (" and removed" if report.damaged else "")
     )
-    return 1 if found.damaged else 0
+    return 1 if report.damaged else 0
 
 
 @store.command()
 @store_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 def clear(store: Path | None, yes: bool) -> None:
-    """Remove everything that the store keeps."""
-    from .text import bytes_, confirm, echo, plural
+    """Remove everything from the store."""
+    from .text import confirm, echo, format_bytes, plural
 
-    with _opened(store) as opened:
-        said = opened.info()
+    with _open_store(store) as opened:
+        facts = opened.info()
         if not yes:
             confirm(
-                f"remove {plural(said['steps'], 'step')} ({bytes_(said['disk_bytes'])}) from"
-                f" {said['folder']}?"
+                f"remove {plural(facts['steps'], 'step')} ({format_bytes(facts['disk_bytes'])}) from"
+                f" {facts['folder']}?"
             )
         opened.clear()
-    echo(f"cleared {said['folder']}")
+    echo(f"cleared {facts['folder']}")

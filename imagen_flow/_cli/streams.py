@@ -1,5 +1,5 @@
-"""Keep standard output for results: whatever else writes to it while a command runs (a node, a
-library, a program that a node starts) goes to standard error.
+"""Keep standard output for results: everything else that writes to it while a command runs (nodes,
+libraries, programs started by nodes) goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from typing import Any, TextIO
 
 from ..errors import printable
 
-__all__ = ["NodeOutput", "results", "results_apart"]
+__all__ = ["NodeOutput", "results", "separate_results"]
 
 
 class NodeOutput(io.TextIOBase):
-    """Stands for standard output while nodes may print. `results` is where results go."""
+    """Replaces standard output while nodes may print. `results` is where results go."""
 
     def __init__(self, results: TextIO) -> None:
         self.results = results
-        #: Prints a line above a display that moves, while there is one.
-        self.above: Callable[[str], None] | None = None
-        self._begun = ""
-        #: Whether what was printed last has not ended its line.
-        self._is_open = False
+        #: Prints a line above the live display, while there is one.
+        self.print_line: Callable[[str], None] | None = None
+        self._partial_line = ""
+        #: Whether the last text did not end with a newline.
+        self._line_is_open = False
 
     def write(self, text: str) -> int:
-        above = self.above
-        if above is None:
+        print_line = self.print_line
+        if print_line is None:
             if sys.stderr is not None:  # it may be closed
                 sys.stderr.write(printable(text))
                 sys.stderr.flush()
-                self._is_open = self._is_open if not text else not text.endswith("\n")
+                self._line_is_open = self._line_is_open if not text else not text.endswith("\n")
             return len(text)
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, self._partial_line = (self._partial_line + text).split("\n")
         for line in lines:
-            above(printable(line))
+            print_line(printable(line))
         return len(text)
 
     def end_line(self) -> None:
-        """End a line that a node has only begun, so that what comes next has one to itself."""
-        if self._is_open and self.above is None:
+        """End an unfinished line of a node, so that the next text starts on its own line."""
+        if self._line_is_open and self.print_line is None:
             self.write("\n")
 
-    def print_above(self, above: Callable[[str], None] | None) -> None:
-        """Begin or end printing above a display; a line that has only begun is ended."""
+    def set_line_printer(self, print_line: Callable[[str], None] | None) -> None:
+        """Start printing above a live display, or stop (None). An unfinished line is ended first."""
         self.end_line()
-        if above is None and self._begun:
+        if print_line is None and self._partial_line:
             self.write("\n")
-        self.above = above
+        self.print_line = print_line
 
     def flush(self) -> None:
         if sys.stderr is not None:
@@ -68,57 +68,55 @@ class NodeOutput(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """Where a node writes bytes."""
+        """The stream for nodes that write bytes."""
         return sys.stderr.buffer
 
 
 def results() -> TextIO | None:
-    """Where results are printed; None for standard output as it is. To be asked before nodes run,
-    by whoever prints while they do: a node may put something of its own in the place of standard
-    output.
+    """Return the stream that results are printed to, or None for standard output itself. Call it
+    before nodes run: a node may replace `sys.stdout`.
     """
     return sys.stdout.results if isinstance(sys.stdout, NodeOutput) else None
 
 
 @contextmanager
-def results_apart() -> Iterator[None]:
+def separate_results() -> Iterator[None]:
     """Within this block, only what is printed to `results` reaches standard output."""
-    before = sys.stdout
-    if isinstance(before, NodeOutput) or before is None:
+    stdout = sys.stdout
+    if isinstance(stdout, NodeOutput) or stdout is None:
         yield
         return
-    with _descriptor_apart(before) as own:
-        sys.stdout = NodeOutput(own)
+    with _redirect_descriptor(stdout) as output:
+        sys.stdout = NodeOutput(output)
         try:
             yield
-            own.flush()
+            output.flush()
         finally:
-            sys.stdout = before
+            sys.stdout = stdout
 
 
 @contextmanager
-def _descriptor_apart(stream: TextIO) -> Iterator[TextIO]:
-    """Give a stream of its own for the descriptor of standard output, which leads to standard error
-    meanwhile: what is not Python's, and programs that nodes start, write to that.
+def _redirect_descriptor(stream: TextIO) -> Iterator[TextIO]:
+    """Redirect the descriptor of standard output to standard error, for code outside Python and for
+    programs that nodes start, and yield a stream that still leads to standard output.
     """
-    kept = -1
-    with suppress(
-        OSError, ValueError
-    ):  # it is no file (io.UnsupportedOperation), or standard error is closed
+    saved = -1
+    # It may not be a file (io.UnsupportedOperation), and standard error may be closed.
+    with suppress(OSError, ValueError):
         if stream.fileno() == 1:
             stream.flush()
-            kept = os.dup(1)
+            saved = os.dup(1)
             os.dup2(2, 1)
-    if kept < 0:
+    if saved < 0:
         yield stream
         return
-    own = open(  # noqa: SIM115 - closed below, once the descriptor is back
-        kept, "w", encoding=stream.encoding, errors="backslashreplace", buffering=1, closefd=False
+    output = open(  # noqa: SIM115 - closed below, after the descriptor is restored
+        saved, "w", encoding=stream.encoding, errors="backslashreplace", buffering=1, closefd=False
     )
     try:
-        yield own
+        yield output
     finally:
-        os.dup2(kept, 1)
-        with suppress(OSError):  # whoever read it has gone
-            own.close()
-        os.close(kept)
+        os.dup2(saved, 1)
+        with suppress(OSError):  # the reader has closed the pipe
+            output.close()
+        os.close(saved)

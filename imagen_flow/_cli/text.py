@@ -1,8 +1,8 @@
-"""Words, sizes and times as the terminal shows them, and problems with their colours.
+"""Format text, sizes, times and problems for the terminal.
 
-All that a command prints goes through `echo` (or `echo_json`): it escapes every part, so that no
-text from a graph, a file, a model or a plugin can steer the terminal, and colours are added after
-that.
+Everything that a command prints goes through `echo` or `echo_json`. They escape control characters,
+so that no text from a graph, a file, a model or a plugin can control the terminal, and add colours
+afterwards.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ from .streams import NodeOutput, results
 
 __all__ = [
     "Painted",
-    "bytes_",
-    "colour",
+    "format_bytes",
+    "use_colour",
     "confirm",
     "echo",
     "echo_json",
     "one_line",
     "paint",
     "plural",
-    "safe",
-    "seconds",
+    "format_seconds",
     "shorten",
-    "show_fault",
+    "show_click_error",
     "show_problems",
     "table",
-    "value",
+    "describe_value",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """Text in a colour, bold or dim: for `echo`, which escapes it first."""
+    """Text with a colour or style, for `echo`, which escapes it first."""
 
     text: str
     hue: str | None = None
@@ -52,7 +51,7 @@ class Painted:
 
     def __str__(self) -> str:
         return click.style(
-            safe(self.text), fg=self.hue, bold=self.bold or None, dim=self.dim or None
+            printable(self.text), fg=self.hue, bold=self.bold or None, dim=self.dim or None
         )
 
 
@@ -67,22 +66,24 @@ def echo(
     data: bool = False,
     stream: TextIO | None = None,
 ) -> None:
-    """Print to standard output, or to standard error, or to a stream. Each part is escaped; a
-    painted one is coloured if the terminal can show it. Of `data`, text is left as it is where no
-    terminal shows it.
+    """Print to standard output, standard error or a stream, escaping each part.
+
+    Params:
+        data: print text unescaped unless the stream is a terminal.
     """
     if err and isinstance(sys.stdout, NodeOutput):
         sys.stdout.end_line()
     stream = stream or (None if err else results() or sys.stdout)
-    as_it_is = data and stream is not None and not stream.isatty()
-    shown = "".join(
-        (part if as_it_is else safe(part)) if isinstance(part, str) else str(part) for part in parts
+    is_raw = data and stream is not None and not stream.isatty()
+    text = "".join(
+        (part if is_raw else printable(part)) if isinstance(part, str) else str(part)
+        for part in parts
     )
-    click.echo(shown, file=stream, err=err, nl=nl, color=colour())
+    click.echo(text, file=stream, err=err, nl=nl, color=use_colour())
 
 
 def echo_json(data: Any, *, indent: int | None = None, stream: TextIO | None = None) -> None:
-    """Print data as JSON on standard output, or to a stream."""
+    """Print data as JSON to standard output or to a stream."""
     text = json.dumps(data, indent=indent, ensure_ascii=False, default=str)
     click.echo(
         _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text),
@@ -91,31 +92,31 @@ def echo_json(data: Any, *, indent: int | None = None, stream: TextIO | None = N
     )
 
 
-#: What JSON leaves as it is, and a terminal may obey.
+#: Characters that JSON leaves unescaped and a terminal may act on.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
-def show_fault(fault: click.ClickException) -> None:
-    """Print what is wrong with a command line."""
-    words = StringIO()
-    fault.show(file=words)
-    echo(words.getvalue(), err=True, nl=False)
+def show_click_error(error: click.ClickException) -> None:
+    """Print an error of the command line."""
+    buffer = StringIO()
+    error.show(file=buffer)
+    echo(buffer.getvalue(), err=True, nl=False)
 
 
-def colour() -> bool | None:
-    """Whether to colour: None lets click look at the terminal."""
+def use_colour() -> bool | None:
+    """Return whether to use colours; None lets click inspect the terminal."""
     return False if os.environ.get("NO_COLOR") else None
 
 
 def show_problems(problems: Iterable[Problem]) -> None:
-    """Print problems whole, in the order given, and how many there are."""
-    every = list(problems)
-    shown, rest = first_problems(every)
+    """Print problems in the order given, and their number."""
+    all_problems = list(problems)
+    shown, rest = first_problems(all_problems)
     parts: list[str | Painted] = []
     for problem in shown:
         parts += ["\n\n" if parts else "", *_painted(str(problem), problem.severity)]
     echo(*parts, err=True)
-    errors = sum(p.severity == "error" for p in every)
+    errors = sum(p.severity == "error" for p in all_problems)
     if rest:
         echo(f"\n{rest}", err=True)
     if errors > 1:
@@ -137,7 +138,7 @@ def _painted(text: str, severity: str) -> Iterable[str | Painted]:
 
 
 class Declined(click.ClickException):
-    """The user answered no: nothing was done."""
+    """The user answered no, and nothing was done."""
 
     exit_code = 1
 
@@ -149,54 +150,53 @@ class Declined(click.ClickException):
 
 
 def confirm(question: str) -> None:
-    """Ask before something is done that cannot be undone.
+    """Ask before doing something that cannot be undone.
 
     Raises:
         Declined: the answer is no.
-        Abort: an interrupt.
-        UsageError: there is nobody to answer.
+        Abort: the user interrupted.
+        UsageError: the session is not interactive.
     """
     try:
-        agreed = click.confirm(one_line(question), err=True)
-    except (click.Abort, OSError, RuntimeError) as odd:
-        if isinstance(odd, click.Abort) and not isinstance(odd.__context__, EOFError):
+        confirmed = click.confirm(one_line(question), err=True)
+    except (
+        click.Abort,
+        OSError,
+        RuntimeError,
+    ) as error:  # standard input may be closed  # stdin may be at its end or closed
+        if isinstance(error, click.Abort) and not isinstance(error.__context__, EOFError):
             raise
         echo(err=True)
         raise click.UsageError(
-            "there is nobody to ask; pass --yes"
-        ) from None  # standard input is at its end, closed, or not there
-    if not agreed:
+            "cannot ask for confirmation: the session is not interactive; pass --yes"
+        ) from None
+    if not confirmed:
         raise Declined
 
 
-def safe(text: str) -> str:
-    """Escape text for the terminal; see `printable`."""
-    return printable(text)
-
-
 def one_line(text: str) -> str:
-    """Escape text that has one line, or part of one, to itself: with line ends of its own it could
-    pass for more.
+    """Escape text that is printed on one line: a line end in it could make it look like something
+    else.
     """
     return re.sub(r"\s*\n\s*", " ", printable(text))
 
 
-def seconds(time_s: float) -> str:
+def format_seconds(time_s: float) -> str:
     """``0.04 s``, ``12.3 s``, ``2:05``, ``1:00:00``."""
     if time_s < 60:
         return f"{time_s:.2f} s" if time_s < 1 else f"{time_s:.1f} s"
-    return clock(time_s)
+    return format_clock(time_s)
 
 
-def clock(time_s: float) -> str:
+def format_clock(time_s: float) -> str:
     """``0:07``, ``2:05``, ``1:00:00``."""
     whole = round(time_s)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def bytes_(count: int) -> str:
-    """``812 B``, ``2.4 MB``: in powers of ten, as disks and hubs count."""
+def format_bytes(count: int) -> str:
+    """``812 B``, ``2.4 MB``: powers of ten, as disks and model hubs count."""
     if count < 1000:
         return f"{count} B"
     size = float(count)
@@ -213,44 +213,48 @@ def plural(count: int, word: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut text to a width; the cut is seen."""
+    """Cut text to a width and mark the cut with an ellipsis."""
     return text if len(text) <= width else text[: max(1, width - 1)] + "…"
 
 
-def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", wide: int = 48) -> str:
-    """Set rows in columns; the last column is as long as it likes, the others at most `wide`."""
-    kept = [(*(shorten(one_line(c), wide) for c in row[:-1]), one_line(row[-1])) for row in rows]
-    widths = [max(map(len, column)) for column in list(zip(*kept, strict=True))[:-1]]
+def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", max_width: int = 48) -> str:
+    """Lay out rows in columns. The last column is not limited, the others are cut at `max_width`."""
+    cells = [
+        (*(shorten(one_line(c), max_width) for c in row[:-1]), one_line(row[-1])) for row in rows
+    ]
+    widths = [max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1]]
     return "\n".join(
         (
             indent + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]])
         ).rstrip()
-        for row in kept
+        for row in cells
     )
 
 
-def value(given: Any) -> str:
-    """Show an output's value: text as it is, data as JSON, the rest by what it is."""
+def describe_value(content: Any) -> str:
+    """Describe an output's value: text as it is, data as JSON, anything else by its kind."""
     from .._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
 
-    if isinstance(given, str):
-        return given
-    if isinstance(given, Image | Mask):
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Image | Mask):
         return (
-            f"{'a picture' if isinstance(given, Image) else 'a mask'} of {given.width} ×"
-            f" {given.height} (no path: not written)"
+            f"{'a picture' if isinstance(content, Image) else 'a mask'} of {content.width} ×"
+            f" {content.height} (no path: not written)"
         )
-    if isinstance(given, Tensor):
-        return f"a tensor of {' × '.join(map(str, given.shape)) or 'one number'}, {given.dtype}"
-    if isinstance(given, Audio):
-        return f"{given.samples.shape[1] / given.rate:.1f} s of sound"
-    if isinstance(given, File | Folder | Model):
-        return str(given.path)
-    if isinstance(given, Absent):
+    if isinstance(content, Tensor):
+        return f"a tensor of shape {' × '.join(map(str, content.shape)) or '()'}, {content.dtype}"
+    if isinstance(content, Audio):
+        return f"{content.samples.shape[1] / content.rate:.1f} s of audio"
+    if isinstance(content, File | Folder | Model):
+        return str(content.path)
+    if isinstance(content, Absent):
         return "absent"
     try:
-        return json.dumps(given, ensure_ascii=False)
+        return json.dumps(content, ensure_ascii=False)
     except (TypeError, ValueError):
-        if isinstance(given, list | tuple):
-            return f"a list of {len(given)}" + (f": {value(given[0])}, …" if given else "")
-        return f"a value of type {type(given).__name__}"
+        if isinstance(content, list | tuple):
+            return f"a list of {len(content)}" + (
+                f": {describe_value(content[0])}, …" if content else ""
+            )
+        return f"a value of type {type(content).__name__}"

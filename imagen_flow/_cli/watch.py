@@ -66,9 +66,7 @@ LISTED = 4
     is_flag=True,
     help="Poll every second instead of waiting for events, as network shares need.",
 )
-@click.option(
-    "--json-events", is_flag=True, help="Print events as JSON, one a line, and nothing else."
-)
+@click.option("--json-events", is_flag=True, help="Print events as JSON lines, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
 @traceback_option
 def watch(
@@ -84,7 +82,7 @@ def watch(
     quiet: bool,
     traceback: bool,
 ) -> int:
-    """Run graphs, and again whenever what they depend on changes.
+    """Run graphs, and run them again whenever something they depend on changes.
 
     That is: a graph, a graph that it includes, a file, folder or local model that it reads, the
     settings, or the code of a local plugin. Only what a change touches is computed. A graph that

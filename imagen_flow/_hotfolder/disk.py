@@ -147,8 +147,8 @@ def _sync(path: Path, mode: int) -> None:
         os.close(handle)
 
 
-# : Errors that come from an item's own name; all others (no space, no permission, a share that is
-# gone) would meet every item.
+#: Errors that come from an item's own name; all others (no space, no permission, a share that is
+#: gone) would meet every item.
 _OF_THE_ITEM = frozenset(
     {
         errno.ENAMETOOLONG,
@@ -203,8 +203,8 @@ _OF_THE_NETWORK = _numbers(
     "EINTR",
 )
 
-# : Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error,
-# another process in the way.
+#: Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error,
+#: another process in the way.
 _OF_A_DATABASE = frozenset(
     {
         sqlite3.SQLITE_BUSY,

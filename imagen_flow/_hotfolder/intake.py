@@ -55,15 +55,15 @@ _TICKETS = (".yaml", ".yml", ".json")
 OURS = ".imagen_flow-"
 
 
-# : What an integer of SQLite can hold. XFS, ZFS and others keep times beyond the years 1677 to
-# 2262, in nanoseconds.
+#: What an integer of SQLite can hold. XFS, ZFS and others keep times beyond the years 1677 to 2262,
+#: in nanoseconds.
 _LONG = 2**63
 
 #: In the place of a size: the ticket is a link, a pipe or another thing that is not read.
 _NOT_PLAIN = -1
 
-# : How old the last change of a folder must be before its names are remembered, and of how many
-# folders they are.
+#: How old the last change of a folder must be before its names are remembered, and of how many
+#: folders they are.
 _SETTLED_S = 2.0
 _FOLDERS = 256
 
@@ -199,7 +199,6 @@ class Intake:
         self._listed: dict[str, tuple[tuple[int, int, int], _Listing]] = {}
 
     # -- which files count
-    # -------------------------------------------------------------------------------------------------------
 
     def counts(self, name: str) -> bool:
         """Whether a file of this name is for the line, unless it is ignored."""
@@ -347,7 +346,6 @@ class Intake:
             yield seen
 
     # -- one file
-    # ----------------------------------------------------------------------------------------------------------------
 
     def place(self, path: str) -> Path:
         return Path(self.root, *path.split("/"))
@@ -435,7 +433,6 @@ class Intake:
         return None
 
     # -- tickets
-    # -----------------------------------------------------------------------------------------------------------------
 
     def tickets(self, path: str, names: Names | None = None) -> list[str]:
         """Give the names of the tickets beside a file that are meant for it: one or none, or all

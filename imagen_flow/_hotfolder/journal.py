@@ -311,7 +311,6 @@ class Journal:
                 raise JournalError(f"the journal {self.folder} cannot be read: {odd}") from odd
 
     # -- notes and workers
-    # -------------------------------------------------------------------------------------------------------
 
     def note(self, name: str) -> str:
         """Give a note of the line, or nothing."""
@@ -376,7 +375,6 @@ class Journal:
             db.execute("UPDATE item SET lease=? WHERE owner=?", (now + self.lease_s, self.token))
 
     # -- intake
-    # ------------------------------------------------------------------------------------------------------------------
 
     def look(self, found: Iterable[Seen], *, settled: bool = False) -> list[str]:
         """Take in files as they were found: new ones, and those that have changed since. Gives the
@@ -489,7 +487,6 @@ class Journal:
         return None if rows[0][0] is None else max(0.0, rows[0][0] - self.clock())
 
     # -- work
-    # --------------------------------------------------------------------------------------------------------------------
 
     def claim(
         self, order: str, *, kills: int, busy: bool, only_finish: bool = False
@@ -725,7 +722,6 @@ class Journal:
         )
 
     # -- what is shown
-    # -----------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Count items by state."""

@@ -35,8 +35,8 @@ from .journal import Journal, JournalError
 
 __all__ = ["Staged", "apply", "free_name", "is_applied", "move", "put_text", "sweep"]
 
-# : How many bytes of a name are ours to fill, so that a number, a ticket's ending and that of a
-# reason still fit.
+#: How many bytes of a name are ours to fill, so that a number, a ticket's ending and that of a
+#: reason still fit.
 _NAME = 200
 
 _count = itertools.count(1)
@@ -75,8 +75,8 @@ class Staged:
     ) -> None:
         self.root = root
         self.steps: list[dict[str, Any]] = []
-        # : The first fault of the file system, which tells the line's troubles from an item's, and
-        # the first of the journal, which is never an item's.
+        #: The first fault of the file system, which tells the line's troubles from an item's, and
+        #: the first of the journal, which is never an item's.
         self.trouble: OSError | None = None
         self.fault: JournalError | None = None
         self._mounted = mounted
@@ -280,7 +280,6 @@ def sweep(journal: Journal, disk: Disk) -> int:
 
 
 # -- originals
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def free_name(folder: Path, path: str, endings: list[str], is_kept: Callable[[str], bool]) -> str:

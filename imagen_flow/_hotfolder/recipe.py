@@ -22,8 +22,8 @@ from .ticket import read_value
 
 __all__ = ["Recipe", "clashes", "prepare"]
 
-# : The field of a path that stands for the ending of the file, beside those that every graph may
-# use.
+#: The field of a path that stands for the ending of the file, beside those that every graph may
+#: use.
 ENDING = "ending"
 
 

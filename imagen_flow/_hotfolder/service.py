@@ -159,7 +159,6 @@ class RunningLine:
         self._others: list[threading.Thread] = []
 
     # -- from outside
-    # ------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin."""
@@ -243,7 +242,6 @@ class RunningLine:
         self.journal.close()
 
     # -- threads
-    # -----------------------------------------------------------------------------------------------------------------
 
     def _guarded(self, body: Callable[[], None]) -> None:
         """Run a thread; if it cannot go on, neither can the line, and whoever supervises the

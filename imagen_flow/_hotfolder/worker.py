@@ -154,7 +154,6 @@ class Shop:
             return self._fail(item, _Failed(_traced(odd), again=True), None, time.monotonic())
 
     # -- running
-    # -----------------------------------------------------------------------------------------------------------------
 
     def _run(self, item: Item, cancel: threading.Event) -> str:
         began = time.monotonic()
@@ -455,7 +454,6 @@ class Shop:
         return find
 
     # -- putting in place and away
-    # -------------------------------------------------------------------------------------------------
 
     def _place(
         self, item: Item, steps: list[dict[str, Any]], *, began: float | None = None, **about: Any

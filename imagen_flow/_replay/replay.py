@@ -73,8 +73,8 @@ from ..errors import GraphError, Mark, Problem, ProvenanceError, Source, nearest
 
 __all__ = ["Comparison", "Drift", "Missing", "Replay", "compare", "prepare", "read"]
 
-# : Where graphs from pictures are said to lie: deep in a folder that is not there, so that a path
-# in them that climbs stays inside.
+#: Where graphs from pictures are said to lie: deep in a folder that is not there, so that a path in
+#: them that climbs stays inside.
 _NOWHERE = Path("/imagen_flow-replay")
 _DEPTH = 32
 
@@ -358,7 +358,6 @@ class _Maker:
         self.made: dict[int, Graph] = {}
 
     # -- the graph
-    # ---------------------------------------------------------------------------------------------------------------
 
     def graph(self, *, may_replace: bool) -> tuple[Graph, Output]:
         """Resolve the graph from the document, keep of its outputs the one in question, and bind
@@ -550,7 +549,6 @@ class _Maker:
         return None if place is None else File(place, seen.digest, seen.size, seen.name)
 
     # -- models that are named by text
-    # -------------------------------------------------------------------------------------------
 
     def check_models(self, node: Node, inner: Graph, file: str) -> None:
         """Refuse places on the disk that come to a model port of an included graph as text."""
@@ -577,7 +575,6 @@ class _Maker:
                     )
 
     # -- inputs
-    # ------------------------------------------------------------------------------------------------------------------
 
     def inputs(self, graph: Graph) -> dict[str, Any]:
         """Give the inputs their values: the user's, else the document's."""
@@ -627,7 +624,6 @@ class _Maker:
         return found if seen.type.startswith("list") else found[0] if found else None
 
     # -- the end
-    # -----------------------------------------------------------------------------------------------------------------
 
     def refuse(self) -> None:
         if self.problems:
@@ -691,7 +687,6 @@ def _unneeded(graph: Graph, output: Output) -> frozenset[str]:
 
 
 # -- comparing
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 def compare(then: Provenance, now: Provenance) -> Comparison:

@@ -307,8 +307,8 @@ class _Session:
             notice=self.noticed,
         )
         self.texts = _Texts()
-        # : Digests of files where no store remembers them: plans follow one another, and a model is
-        # some gigabytes.
+        #: Digests of files where no store remembers them: plans follow one another, and a model is
+        #: some gigabytes.
         self.digests = FileDigests()
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow reads ahead")
         self.benches: dict[Path | None, _Bench] = {}
@@ -383,7 +383,6 @@ class _Session:
             self.close_store(bench)
 
     # -- what a change touches
-    # --------------------------------------------------------------------------------------------------
 
     def is_kept(self, path: Path) -> bool:
         """Whether a path lies in a store that lies in what is watched."""
@@ -458,7 +457,6 @@ class _Session:
         )
 
     # -- a graph anew
-    # -----------------------------------------------------------------------------------------------------------
 
     def renew(self, target: _Target) -> Iterator[Happening | _Target]:
         """Plan a graph and run it. Gives what is said, and the graphs that have to be renewed after
@@ -610,7 +608,6 @@ class _Session:
         return keys.issuperset(steps), []
 
     # -- from files to a plan
-    # ---------------------------------------------------------------------------------------------------
 
     def reload(self, target: _Target) -> Iterator[Happening]:
         """Bring settings and plugins up to date. Where that fails what was before stays, and it is
@@ -838,7 +835,6 @@ class _Session:
             self.followed = wanted
 
     # -- what is doubtful
-    # -------------------------------------------------------------------------------------------------------
 
     def doubts(self, target: _Target) -> list[Problem]:
         store = (

@@ -66,9 +66,9 @@ from .._store.opening import network_file_system
 
 __all__ = ["Changes", "changes", "is_temporary"]
 
-# : What counts. Opening and closing a file that is read are no changes, and a folder's own time
-# changes with everything in it. One filter for all watches: two masks on one folder would replace
-# each other.
+#: What counts. Opening and closing a file that is read are no changes, and a folder's own time
+#: changes with everything in it. One filter for all watches: two masks on one folder would replace
+#: each other.
 _COUNTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileModifiedEvent,
@@ -81,8 +81,8 @@ _COUNTS: list[type[FileSystemEvent]] = [
     DirDeletedEvent,
 ]
 
-# : Names that programs give to what is only on its way. Hidden files, most editors' choice, are
-# none of a folder's content anyway (as for `Folder`).
+#: Names that programs give to what is only on its way. Hidden files, most editors' choice, are none
+#: of a folder's content anyway (as for `Folder`).
 _TEMPORARY = re.compile(
     "|".join(
         fnmatch.translate(name)
@@ -111,14 +111,14 @@ _TEMPORARY = re.compile(
     re.IGNORECASE,
 )
 
-# : How often places are looked at; how small a part of the time that may take, and how seldom it
-# may become for that.
+#: How often places are looked at; how small a part of the time that may take, and how seldom it may
+#: become for that.
 _LOOK_S = 0.5
 _LOOK_PART = 0.02
 _LOOK_LONGEST_S = 10.0
 
-# : How often the heartbeat is written, how long it may stay unheard, and how often that may happen
-# in how long before polling takes over.
+#: How often the heartbeat is written, how long it may stay unheard, and how often that may happen
+#: in how long before polling takes over.
 _BEAT_S = 5.0
 _BEAT_LOST_S = 10.0
 _DEATHS, _DEATHS_S = 3, 120.0
@@ -332,7 +332,6 @@ class Changes:
         raise StopIteration
 
     # -- what was said
-    # ----------------------------------------------------------------------------------------------------------
 
     def _patience(self, now: float) -> float:
         """How long to wait for the next event."""
@@ -404,7 +403,6 @@ class Changes:
             self._pending[path] = (self._pending.get(path, (now,))[0], now)
 
     # -- what is watched
-    # --------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Look whether every place is what is watched for it, and the observer alive; mend what is
