@@ -62,6 +62,17 @@ def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
     assert (reads(digests, path), reads(digests, path)) == (1, 0)
 
 
+def test_a_file_with_an_old_time_is_as_young_as_its_last_change(tmp_path: Path) -> None:
+    """A copy that kept the time of its original was written just now, and may be written again
+    within the same tick of the clock.
+    """
+    path = written(tmp_path / "a.txt", b"hello")
+    os.utime(path, ns=(0, 0))
+    changed = os.stat(path).st_ctime
+    memo = FileDigests(clock=lambda: changed + 1.9)
+    assert (reads(memo, path), reads(memo, path)) == (1, 1)
+
+
 def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path: Path) -> None:
     """Setting the time back does not hide a change: the time of the last change of status betrays
     it.

@@ -2008,6 +2008,60 @@ def test_leases(tmp_path: Path) -> None:
     two.close()
 
 
+def test_a_long_item_keeps_its_lease(yard: Yard) -> None:
+    """A worker that is busy for longer than its lease renews it while there is still time."""
+    gate, now = yard.root / "gate", [1000.0]
+    yard.drop(a="one")
+    line = yard.line("lease_s: 30\n", graph=gated(gate))
+    running = yard.start(line, clock=lambda: now[0])
+    until(Path(f"{gate}.reached").exists)
+
+    def lease() -> float:
+        with contextlib.closing(sqlite3.connect(line.journal / "journal.sqlite")) as db:
+            return float(db.execute("SELECT lease FROM item").fetchone()[0])
+
+    assert lease() == 1030
+    for later in (1011, 1022, 1033):
+        now[0] = later
+        until(lambda: lease() == now[0] + 30)
+    gate.touch()
+    until(lambda: yard.events("done"))
+    running.close()
+
+
+def test_what_no_event_told_of_is_found_by_a_look_at_the_folder(yard: Yard) -> None:
+    """Every minute the folder is looked through, whatever the system has said of it."""
+    now = [1000.0]
+    yard.drop(a="one")
+    running = yard.start(yard.line("poll: true\npoll_s: 86400\n"), clock=lambda: now[0])
+    until(lambda: yard.events("done") == [("done", "a.txt")])
+    yard.drop(b="two")
+    now[0] += 61
+    until(lambda: yard.events("done") == [("done", "a.txt"), ("done", "b.txt")])
+    running.close()
+
+
+def test_the_wait_for_a_trouble_to_pass_doubles_up_to_half_a_minute(yard: Yard) -> None:
+    """While the folder for outputs is gone the line tries again after ever longer waits; the next
+    trouble begins with the shortest.
+    """
+    now, waits = [1000.0], [0.5, 1, 2, 4, 8, 16, 30, 30]
+    running = yard.start(yard.line(), clock=lambda: now[0])
+    expected: list[float] = []
+    for name in ("a", "b"):
+        os.rename(yard.root / "out", yard.root / "away")
+        yard.put(f"{name}.txt", name)
+        for wait_s in waits:
+            expected.append(wait_s)
+            now[0] += 31
+            until(lambda: len(yard.events("waiting")) == len(expected))
+        os.rename(yard.root / "away", yard.root / "out")
+        now[0] += 31
+        until(lambda name=name: ("done", f"{name}.txt") in yard.events())
+    running.close()
+    assert [said["wait_s"] for said in yard.log if said["event"] == "waiting"] == expected
+
+
 def test_restarted_host(tmp_path: Path) -> None:
     """After a restart of the host, whose clock begins anew, nothing that was timed by the old one
     still counts.

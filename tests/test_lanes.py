@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,31 @@ def test_beside_one_another_is_a_thread_each() -> None:
     assert where(lanes) is last
     release.set()
     assert all(over.wait(10) for over in overs)
+    lanes.close()
+
+
+def test_the_lane_used_last_is_taken_first() -> None:
+    """Of several idle lanes, a run gets the one that became idle last, whose thread still has its
+    team of OpenMP threads; the others may end.
+    """
+    lanes = Lanes()
+    found: dict[str, threading.Thread] = {}
+    gates = {name: threading.Event() for name in "abc"}
+    overs = {name: threading.Event() for name in "abc"}
+    began = threading.Barrier(4)
+
+    def work(name: str) -> None:
+        found[name] = threading.current_thread()
+        began.wait(10)
+        gates[name].wait(10)
+
+    for name in "abc":
+        lanes.start(partial(work, name), overs[name])
+    began.wait(10)
+    for name in "bca":
+        gates[name].set()
+        assert overs[name].wait(10)
+    assert where(lanes) is found["a"]
     lanes.close()
 
 

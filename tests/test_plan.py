@@ -512,6 +512,18 @@ def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> No
     )
 
 
+def test_another_device_or_dtype_is_named_as_the_cause(store: Store) -> None:
+    """A step that computes with torch runs again in another dtype, and the plan says that this is
+    why.
+    """
+    text = '{nodes: {x: {type: t.torch}}, outputs: {x: "${x}"}}'
+    carry_out(plan_of(text, store=store, dtype="float32"))
+    assert fates(plan_of(text, store=store, dtype="float32")) == ["x cached"]
+    assert fates(plan_of(text, store=store, dtype="bfloat16")) == [
+        "x runs: the device or dtype changed"
+    ]
+
+
 def test_a_list_that_is_not_known_leaves_a_question(store: Store) -> None:
     """The plan has at least so many steps."""
     text = '{nodes: {c: {type: t.count, to: 2}, n: {type: t.number, each: {value: "${c}"}}, t: {type: t.total, values: "${n}"}}, outputs: {t: "${t}"}}'

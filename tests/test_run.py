@@ -45,6 +45,7 @@ from imagen_flow._models import ModelPool
 from imagen_flow._plan import make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._run import execute
+from imagen_flow._run.value_cache import LiveValues
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
@@ -245,6 +246,45 @@ def test_what_was_computed_is_not_computed_again_after_a_restart(
             said = carry_out(graph, values, store=store)
         assert toys.take() == ran
         assert given(said) == {"c": values.get("start", 1) + 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CHAIN,
+        '{nodes: {a: {type: toy.number, value: 1}, b: {type: toy.broken, value: "${a}"}},'
+        ' outputs: {b: "${b}"}}',
+    ],
+    ids=["done", "failed"],
+)
+def test_a_run_that_is_over_holds_nothing_back_from_a_clean_up(
+    toys: Toys, store: Store, text: str
+) -> None:
+    """What a run has made and found is pinned until it ends, be it by a failure, and no longer."""
+    graph = toys.graph(text)
+    carry_out(graph, store=store)
+    carry_out(graph, store=store)
+    assert store.info()["pinned"] == 0
+    cleaned = store.gc(max_size=0)
+    assert (cleaned.steps_removed > 0, cleaned.steps_pinned) == (True, 0)
+
+
+def test_values_in_memory_are_bounded_and_those_used_last_stay() -> None:
+    """What goes beyond the limit is dropped, longest unused first: being made and being read both
+    count as use. A value that is larger than the limit is kept alone.
+    """
+    live = LiveValues(limit=300)
+    for digest in "abc":
+        live.put(digest, "x" * 100)
+    live.put("a", "x" * 100)
+    assert live["b"] == "x" * 100
+    live.put("d", "x" * 100)
+    assert sorted(live) == ["a", "b", "d"]
+    live.put("large", "x" * 1000)
+    assert list(live) == ["large"]
+    live.put("e", "x" * 100)
+    live.put("f", "x" * 100)
+    assert (sorted(live), live.total) == (["e", "f"], 200)
 
 
 def test_a_node_that_comes_out_the_same_stops_the_rerun(toys: Toys, store: Store) -> None:
@@ -1049,6 +1089,30 @@ def test_a_retry_tries_again_and_says_so(toys: Toys) -> None:
         "output f",
         "done: 1 ran, 0 cached, 0 failed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("backoff_s", "waited_s"), [(3, [3, 6, 12, 24]), (50_000, [50_000, 86_400, 86_400, 86_400])]
+)
+def test_the_wait_before_a_retry_doubles_up_to_a_day(
+    toys: Toys, backoff_s: float, waited_s: list[float]
+) -> None:
+    """The wait begins at `backoff_s`, doubles with every try, and is never longer than a day."""
+    waits: list[float | None] = []
+
+    class Impatient(threading.Event):
+        """Writes down how long it is waited for, and lets nobody wait."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return self.is_set()
+
+    graph = toys.graph(
+        f"{{nodes: {{f: {{type: toy.broken, retry: {{times: 4, backoff_s: {backoff_s}}}}}}},"
+        ' outputs: {f: "${f}"}}'
+    )
+    carry_out(graph, cancel=Impatient())
+    assert waits == waited_s
 
 
 def test_a_retry_gives_up(toys: Toys) -> None:

@@ -80,6 +80,8 @@ class RunningLine:
         once: end when nothing is left to do.
         drain: take in nothing, and end when nothing is left to do.
         listen: is told what the log is told, in whichever thread says it.
+        clock: monotonic; says when leases are renewed, the folder is looked through again and a
+            trouble is over.
     Raises:
         JournalError: its journal cannot be used.
         GraphError: one of its folders cannot be created.
@@ -94,6 +96,7 @@ class RunningLine:
         drain: bool = False,
         disk: Disk | None = None,
         listen: Callable[[dict[str, Any]], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         line = self.line = recipe.line
         for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
@@ -119,7 +122,8 @@ class RunningLine:
                     ]
                 ) from failed
         self.disk = disk or LocalDisk()
-        self.journal = Journal(line.journal, lease_s=line.lease_s)
+        self.clock = clock
+        self.journal = Journal(line.journal, clock=clock, lease_s=line.lease_s)
         self.log = Log(line.log, line=line.name, listen=listen)
         self.intake = Intake(line)
         self.notifier = Notifier(line.notify, self.log)
@@ -362,7 +366,7 @@ class RunningLine:
     def _keep(self) -> None:
         """Settle files, renew leases, notice a drain, rescan."""
         line, journal = self.line, self.journal
-        renewed = rescanned = time.monotonic()
+        renewed = rescanned = self.clock()
         while not self._stopping.is_set() or not self.ended:
             if why := self.mounted.lacks(line.inbox):
                 # Files that cannot be seen are not gone for all that.
@@ -375,7 +379,7 @@ class RunningLine:
                     line.settle_s, partial(self.intake.look, names=Names()), self.intake.wants
                 ):
                     self._rouse()
-            now = time.monotonic()
+            now = self.clock()
             if now - renewed > line.lease_s / 3:
                 journal.renew()
                 renewed = now
@@ -395,7 +399,7 @@ class RunningLine:
     def _work(self) -> None:
         line, journal = self.line, self.journal
         while not self._stopping.is_set():
-            wait_s = self._trouble_until - time.monotonic()
+            wait_s = self._trouble_until - self.clock()
             with self._wake:
                 # One that has killed a process before is alone, so that no other is blamed.
                 item = (
@@ -457,7 +461,7 @@ class RunningLine:
         with self._wake:
             wait_s = min(_WAIT_S * 2**self._troubles, _LONGEST_WAIT_S)
             self._troubles += 1
-            self._trouble_until = time.monotonic() + wait_s
+            self._trouble_until = self.clock() + wait_s
         self.log.say("waiting", reason=reason, wait_s=wait_s)
         self._note(TROUBLE, reason)
 

@@ -21,6 +21,11 @@ class LiveValues(dict[str, Any]):
         self.total = 0
         self.sizes: OrderedDict[str, int] = OrderedDict()
 
+    def __getitem__(self, digest: str) -> Any:
+        value = super().__getitem__(digest)
+        self.sizes.move_to_end(digest)
+        return value
+
     def put(self, digest: str, value: Any) -> None:
         if digest in self.sizes:
             self.sizes.move_to_end(digest)
