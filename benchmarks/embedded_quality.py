@@ -1,10 +1,12 @@
-"""Measure what the embedded models can do on held-out combinations: pictures from prompts, edits,
-captions, and the whole loop.
+"""Measure what the embedded models can do on held-out combinations, and what they do where they
+ought to do nothing.
 
-    python benchmarks/embedded_quality.py [--count 200] [--seed 2024]
+    python benchmarks/embedded_quality.py [--count 40] [--seed 2024] [--rows words,seeds,…]
+                                          [--photographs FOLDER]
 
 The judge is `imagen_flow_embedded.checker`, which renders and matches and is none of the models.
-The figures are written into RESULTS.md as they are.
+The figures are written into RESULTS.md as they are. Photographs come from a folder that you name;
+without one, textures that are drawn on the spot stand for them alone.
 """
 
 from __future__ import annotations
@@ -13,117 +15,568 @@ import argparse
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image as Picture
+
 import imagen_flow as flow
+from imagen_flow.models import ModelPool
+from imagen_flow_embedded import checker, world
 
 sys.path.insert(0, str(Path(__file__).parent))
+from _phrasings import PHRASINGS
 from _results import record
 
-GRAPH = Path(__file__).parent.parent / "graphs" / "training" / "evaluate.yaml"
-KINDS = ("background", "colour", "shape", "size", "relation")
+KINDS = ("background", "colour", "shape", "size", "relation", "count")
+SIDE = 128
+LARGE = {"type": "diffusion.super_resolution", "model": "embedded/imagen", "text": "${text}"}
+TEXT = {"type": "text.encode", "model": "embedded/imagen", "prompt": "${prompt}"}
+BASE = {"type": "diffusion.base", "model": "embedded/imagen", "text": "${text}", "seed": "${seed}"}
+DRAW = {
+    "imagen_flow": 1,
+    "inputs": {"prompt": {"type": "text"}, "seed": {"type": "seed"}},
+    "nodes": {
+        "text": TEXT,
+        "base": BASE,
+        "large": {**LARGE, "image": "${base}", "seed": "${seed}"},
+    },
+    "outputs": {"base": "${base}", "large": "${large}"},
+}
+ENLARGE = {
+    "imagen_flow": 1,
+    "inputs": {"prompt": {"type": "text"}, "seed": {"type": "seed"}, "picture": {"type": "file"}},
+    "nodes": {
+        "text": TEXT,
+        "loaded": {"type": "image.load", "file": "${picture}"},
+        "large": {**LARGE, "image": "${loaded}", "seed": "${seed}"},
+    },
+    "outputs": {"large": "${large}"},
+}
+EDIT = {
+    "imagen_flow": 1,
+    "inputs": {
+        "picture": {"type": "file"},
+        "instruction": {"type": "text"},
+        "seed": {"type": "seed"},
+    },
+    "nodes": {
+        "loaded": {"type": "image.load", "file": "${picture}"},
+        "edited": {
+            "type": "image.edit",
+            "model": "embedded/edit",
+            "image": "${loaded}",
+            "instruction": "${instruction}",
+            "seed": "${seed}",
+        },
+    },
+    "outputs": {"edited": "${edited}"},
+}
+CAPTION = {
+    "imagen_flow": 1,
+    "inputs": {"picture": {"type": "file"}},
+    "nodes": {
+        "loaded": {"type": "image.load", "file": "${picture}"},
+        "words": {"type": "image.caption", "model": "embedded/caption", "image": "${loaded}"},
+    },
+    "outputs": {"words": "${words}"},
+}
+
+
+class Bench:
+    """Runs graphs with models kept between runs, and numbers the pictures that it writes."""
+
+    def __init__(self, folder: Path, count: int, seed: int, photographs: Path | None) -> None:
+        self.folder, self.count, self.seed, self.photographs = folder, count, seed, photographs
+        self.pool = ModelPool()
+        self.written = 0
+
+    def run(self, graph: Mapping[str, Any], **inputs: Any) -> Any:
+        """Run a graph without a store; the outputs, with their notes."""
+        return flow.run(graph, inputs, store=None, device="cpu", pool=self.pool)
+
+    def draw(self, prompt: str, seed: int, **base: Any) -> dict[str, np.ndarray]:
+        """Draw a picture; more arguments go to the base."""
+        nodes = DRAW["nodes"] | {"base": BASE | base}  # type: ignore[operator]
+        found = self.run({**DRAW, "nodes": nodes}, prompt=prompt, seed=seed)
+        return {name: pixels(found[name]) for name in ("base", "large")}
+
+    def file(self, picture: np.ndarray) -> str:
+        """Write a picture and give its path."""
+        self.written += 1
+        path = self.folder / f"{self.written}.png"
+        Picture.fromarray(picture).save(path)
+        return str(path)
+
+    def scenes(self, count: int, part: int, **wanted: Any) -> list[world.Scene]:
+        """Draw held-out scenes; `wanted` attributes are those of the first thing."""
+        rng = np.random.default_rng((self.seed, part))
+        found: list[world.Scene] = []
+        while len(found) < count:
+            scene = world.draw_scene(rng, held_out=True)
+            if wanted:
+                scene = replace(
+                    scene, things=(replace(scene.things[0], **wanted), *scene.things[1:])
+                )
+                if not world.is_held_out(scene):
+                    continue
+            found.append(scene)
+        return found
+
+
+def words(bench: Bench) -> list[str]:
+    """Words right: the enlarger without a base, the base alone, base and enlarger."""
+    scenes = bench.scenes(bench.count, 1)
+    flat = bench.file(np.full((64, 64, 3), 128, np.uint8))
+    answers: dict[str, list[dict[str, bool]]] = {
+        "enlarger alone, from a grey picture": [],
+        "base": [],
+        "base + enlarger": [],
+    }
+    for number, scene in enumerate(scenes):
+        prompt = world.caption(scene)
+        drawn = bench.draw(prompt, number)
+        alone = pixels(bench.run(ENLARGE, prompt=prompt, seed=number, picture=flat)["large"])
+        for row, picture in zip(answers, (alone, drawn["base"], drawn["large"]), strict=True):
+            answers[row].append(checker.agree(scene, picture))
+    rows = [[name, *by_kind(found)] for name, found in answers.items()]
+    head = ["held-out combinations", "all words", "wanted", *KINDS, "all right a picture"]
+    return markdown(head, [[row[0], row[1], "≥ 97 %", *row[2:]] for row in rows])
+
+
+def seeds(bench: Bench) -> list[str]:
+    """How far two seeds of one prompt differ, and how far things move."""
+    many = 4
+    difference, along, across, right = [], [], [], []
+    for scene in bench.scenes(max(4, bench.count // 5), 2):
+        pictures, places = [], []
+        for seed in range(many):
+            picture = bench.draw(world.caption(scene), seed)["large"]
+            pictures.append(picture.astype(np.float32) / 255)
+            right.append(checker.agree(scene, picture))
+            places.append(_places(scene, picture))
+        difference += [
+            float(np.abs(a - b).mean()) for n, a in enumerate(pictures) for b in pictures[:n]
+        ]
+        known = [place for place in places if place is not None]
+        if len(known) > 1 and scene.relation:
+            spread = np.std(np.stack(known), 0) * SIDE  # things, xy
+            first = scene.relation in ("left of", "right of")
+            along += list(spread[:, 0 if first else 1])
+            across += list(spread[:, 1 if first else 0])
+    return markdown(
+        ["two seeds of one prompt", "measured", "wanted"],
+        [
+            ["mean difference", f"{100 * np.mean(difference):.1f} % of full range", "≥ 3 %"],
+            ["places along the relation vary by", f"{np.mean(along):.1f} px of 128", "≥ 2"],
+            ["places across it vary by", f"{np.mean(across):.1f} px of 128", "≥ 5"],
+            ["words right", by_kind(right)[0], "≥ 97 %"],
+        ],
+    )
+
+
+def _places(scene: world.Scene, picture: np.ndarray) -> np.ndarray | None:
+    """Give the places of a scene's things in a picture, or None if one is not found."""
+    found = checker.describe(picture).things
+    places = []
+    for thing in scene.things:
+        near = [f for f in found if (f.colour, f.shape) == (thing.colour, thing.shape)]
+        if len(near) != 1:
+            return None
+        places.append((near[0].x, near[0].y))
+    return np.array(places)
+
+
+def steps_and_guidance(bench: Bench) -> list[str]:
+    """Words right of the base at other steps and other guidance than the defaults."""
+    scenes = bench.scenes(max(8, bench.count // 2), 3)
+    rows = []
+    for name, values in (
+        ("num_inference_steps", (4, 8, 20, 50)),
+        ("guidance_scale", (1, 3, 5, 7.5)),
+    ):
+        for value in values:
+            answers = [
+                checker.agree(scene, bench.draw(world.caption(scene), n, **{name: value})["large"])
+                for n, scene in enumerate(scenes)
+            ]
+            shapes = by_kind(answers)[1 + KINDS.index("shape")]
+            rows.append([f"{name} {value:g}", by_kind(answers)[0], shapes, "≥ 95 %"])
+    return markdown(["base at", "words right after enlarging", "shapes", "wanted"], rows)
+
+
+def phrasings(bench: Bench) -> list[str]:
+    """What a person would type: all right, wrong with a note, wrong without a word."""
+    right, noted, silent = 0, 0, []
+    for number, (prompt, asked) in enumerate(PHRASINGS):
+        graph = {**DRAW, "outputs": {"large": "${large}"}}
+        found = bench.run(graph, prompt=prompt, seed=number)
+        if all(_shows(asked, pixels(found["large"]))):
+            right += 1
+        elif found.notes:
+            noted += 1
+        else:
+            silent.append(prompt)
+    return [
+        *markdown(
+            [f"{len(PHRASINGS)} phrasings", "measured", "wanted"],
+            [
+                ["all right", str(right), "≥ 57"],
+                ["wrong, with a note", str(noted), "the others"],
+                ["wrong without a word", str(len(silent)), "0"],
+            ],
+        ),
+        *(["", "Wrong without a word: " + "; ".join(silent) + "."] if silent else []),
+    ]
+
+
+def _shows(asked: Mapping[str, str], picture: np.ndarray) -> list[bool]:
+    """Compare what a prompt asks for with a picture; what it leaves out is not judged. Keys are
+    those of `world.attributes`.
+    """
+    found = checker.describe(picture)
+    best: list[bool] = [False]
+    for things in (found.things, found.things[::-1]):
+        places = tuple(world.Thing("", "", "", thing.x, thing.y) for thing in things)
+        shown: dict[str, Any] = {"background": found.background, "count": str(len(things))}
+        for number, thing in enumerate(things, 1):
+            for fact in ("size", "colour", "shape"):
+                shown[f"{number}.{fact}"] = getattr(thing, fact)
+        shown["relation"] = world.Scene("", places).relation if len(places) == 2 else None
+        answer = [shown.get(name) == value for name, value in asked.items()]
+        best = max(best, answer, key=lambda each: (all(each), sum(each)))
+    return best
+
+
+def edits(bench: Bench) -> list[str]:
+    """Edits by kind: carried out, and the changed pixels that are off from the ideal picture."""
+    rows = []
+    for kind in world.EDIT_KINDS:
+        rng = np.random.default_rng((bench.seed, 5))
+        done, off, outline = [], [], []
+        for number in range(max(6, bench.count // 4)):
+            edit = world.draw_edit(rng, held_out=True, kind=kind)
+            before, ideal = world.render([edit.before, edit.after], SIDE)
+            found = bench.run(
+                EDIT, picture=bench.file(before), instruction=edit.instruction, seed=number
+            )
+            after = pixels(found["edited"])
+            error = np.abs(after.astype(int) - ideal).max(2)
+            changed = np.abs(before.astype(int) - ideal).max(2) > 0
+            done.append(all(checker.agree(edit.after, after).values()))
+            off.append(float((error[changed] > 25).mean()))
+            edge = changed & _edges(before)
+            if edge.any():
+                outline.append(float(np.percentile(error[edge], 90)))
+        rows.append(
+            [
+                kind,
+                percent(float(np.mean(done))),
+                percent(float(np.mean(off))),
+                "≤ 8 %",
+                f"{np.mean(outline):.0f}" if outline else "-",
+            ]
+        )
+    return markdown(
+        [
+            "edits",
+            "carried out",
+            "changed pixels off by more than 25 of 255",
+            "wanted",
+            "error on the old outline (90th percentile)",
+        ],
+        rows,
+    )
+
+
+def _edges(picture: np.ndarray) -> np.ndarray:
+    """Mark the pixels whose right or lower neighbour differs much."""
+    whole = picture.astype(int)
+    found = np.zeros(picture.shape[:2], bool)
+    found[:, :-1] |= np.abs(np.diff(whole, axis=1)).max(2) > 40
+    found[:-1] |= np.abs(np.diff(whole, axis=0)).max(2) > 40
+    return found
+
+
+def no_edits(bench: Bench) -> list[str]:
+    """Instructions that ask for nothing: no words, or a thing that is not there."""
+    rng = np.random.default_rng((bench.seed, 6))
+    shapes = [
+        world.draw_edit(rng, held_out=True, kind="colour") for _ in range(max(4, bench.count // 8))
+    ]
+    cases: dict[str, list[tuple[np.ndarray, str]]] = {"empty, shapes": [], "absent, shapes": []}
+    for edit in shapes:
+        picture = world.render([edit.before], SIDE)[0]
+        absent = next(s for s in world.SHAPES if s not in {t.shape for t in edit.before.things})
+        cases["empty, shapes"].append((picture, ""))
+        cases["absent, shapes"].append((picture, f"make the {absent} pink"))
+    photographs = foreign(bench)["photographs and textures"]
+    cases["empty, photographs"] = [(picture, "") for picture in photographs]
+    cases["absent, photographs"] = [(picture, "make the circle pink") for picture in photographs]
+    rows = []
+    for name, given in cases.items():
+        changed, noted = [], 0
+        for number, (picture, instruction) in enumerate(given):
+            found = bench.run(
+                EDIT, picture=bench.file(picture), instruction=instruction, seed=number
+            )
+            changed.append(float((pixels(found["edited"]) != picture).any(2).mean()))
+            noted += bool(found.notes)
+        rows.append(
+            [name, percent(float(np.mean(changed))), "0 %", f"{noted} of {len(given)}", "all"]
+        )
+    return markdown(["instruction", "pixels changed", "wanted", "with a note", "wanted"], rows)
+
+
+def captions(bench: Bench) -> list[str]:
+    """Captions of known pictures, and of pictures that are none of the world."""
+    scenes = bench.scenes(bench.count, 7)
+    known = {
+        "rendered": list(world.render(scenes, SIDE)),
+        "drawn by embedded/imagen": [
+            bench.draw(world.caption(scene), n)["large"] for n, scene in enumerate(scenes)
+        ],
+    }
+    rows = []
+    for name, pictures in known.items():
+        answers, refused = [], 0
+        for scene, picture in zip(scenes, pictures, strict=True):
+            text = bench.run(CAPTION, picture=bench.file(picture))["words"]
+            text = str(plain(text))
+            refused += _refused(text)
+            shown = checker.describe(picture).as_scene() or scene
+            answers.append(_named(text, shown))
+        wanted = "≥ 99 %" if name == "rendered" else "≥ 97 %"
+        told = 1 - refused / len(pictures)
+        rows.append([name, f"{percent(told)} described", wanted, by_kind(answers)[0]])
+    for name, pictures in foreign(bench).items():
+        refused = sum(
+            _refused(str(plain(bench.run(CAPTION, picture=bench.file(picture))["words"])))
+            for picture in pictures
+        )
+        share = percent(refused / len(pictures))
+        rows.append([name, f"{share} of {len(pictures)} refused", "≥ 95 %", "-"])
+    return markdown(["pictures to the captioner", "measured", "wanted", "words right"], rows)
+
+
+def _named(text: str, scene: world.Scene) -> dict[str, bool]:
+    """Say which facts of a scene a caption names, in the order of things that serves it best."""
+    claimed = world.read_caption(text)
+    orders = [replace(scene, things=things) for things in {scene.things, scene.things[::-1]}]
+    answers = [
+        {name: claimed.get(name) == value for name, value in world.attributes(order).items()}
+        for order in orders
+    ]
+    return max(answers, key=lambda answer: sum(answer.values()))
+
+
+def _refused(text: str) -> bool:
+    return not world.read_caption(text).get("1.shape")
+
+
+def edges(bench: Bench) -> list[str]:
+    """Edges of drawn circles, and small stars."""
+    rows = []
+    for name, radius, transition in (("rendered", [], []), ("drawn", [], [])):
+        scenes = bench.scenes(max(6, bench.count // 4), 8, shape="circle")
+        scenes = [replace(scene, things=scene.things[:1]) for scene in scenes]
+        for number, scene in enumerate(scenes):
+            picture = (
+                world.render([scene], SIDE)[0]
+                if name == "rendered"
+                else bench.draw(world.caption(scene), number)["large"]
+            )
+            spread, soft = _roundness(picture)
+            radius.append(spread)
+            transition.append(soft)
+        wanted = "≤ 1.8 px, ≤ 1.6" if name == "drawn" else ""
+        rows.append(
+            [f"circles, {name}", f"{np.mean(radius):.2f} px, {np.mean(transition):.2f}", wanted]
+        )
+    scenes = bench.scenes(max(18, bench.count // 2), 9, shape="star", size="small")
+    stars = []
+    for number, scene in enumerate(scenes):
+        answer = checker.agree(scene, bench.draw(world.caption(scene), number)["large"])
+        stars.append(answer["1.shape"] and answer["1.size"])
+    rows.append(["small stars right", f"{sum(stars)} of {len(stars)}", "≥ 95 %"])
+    head = ["edges", "spread of the radius, transition pixels an edge pixel", "wanted"]
+    return markdown(head, rows)
+
+
+def _roundness(picture: np.ndarray) -> tuple[float, float]:
+    """Measure the one circle of a picture: the largest less the smallest radius of its outline, in
+    pixels, and the pixels between its colour and the ground's, for each pixel of outline.
+    """
+    whole = picture.astype(np.float32)
+    ground = np.median(np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]]), 0)
+    distance = np.linalg.norm(whole - ground, axis=2)
+    top = np.percentile(distance[distance > 0.5 * distance.max()], 60)
+    cover = np.clip(distance / top, 0, 1)
+    rows, columns = np.nonzero(cover > 0.5)
+    y, x = rows.mean(), columns.mean()
+    radii = []
+    for angle in np.linspace(0, 2 * np.pi, 90, endpoint=False):
+        ray = np.arange(2, 45, 0.1)
+        at = _bilinear(cover, y + ray * np.sin(angle), x + ray * np.cos(angle))
+        below = np.flatnonzero(at < 0.5)
+        radii.append(ray[below[0]] if len(below) else ray[-1])
+    soft = float(((cover > 0.1) & (cover < 0.9)).sum()) / (2 * np.pi * float(np.mean(radii)))
+    return float(np.ptp(radii)), soft
+
+
+def _bilinear(values: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    y, x = np.clip(y, 0, len(values) - 1.001), np.clip(x, 0, values.shape[1] - 1.001)
+    row, column = y.astype(int), x.astype(int)
+    v, u = y - row, x - column
+    upper = values[row, column] * (1 - u) + values[row, column + 1] * u
+    lower = values[row + 1, column] * (1 - u) + values[row + 1, column + 1] * u
+    found: np.ndarray = upper * (1 - v) + lower * v
+    return found
+
+
+def foreign(bench: Bench) -> dict[str, list[np.ndarray]]:
+    """Draw pictures that are none of the world, and load the photographs."""
+    rng = np.random.default_rng((bench.seed, 10))
+    textures = [_texture(rng) for _ in range(8)]
+    photographs = []
+    for path in sorted(bench.photographs.iterdir()) if bench.photographs else []:
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
+            with Picture.open(path) as opened:
+                photographs.append(np.asarray(opened.convert("RGB").resize((SIDE, SIDE))))
+    noise = [rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(4)]
+    noise += [
+        np.asarray(Picture.fromarray(each[:16, :16]).resize((SIDE, SIDE))) for each in noise[:4]
+    ]
+    return {
+        "photographs and textures": photographs + textures,
+        "noise": noise,
+        "three shapes": [_three(rng) for _ in range(8)],
+        "rings": [_ring(rng) for _ in range(8)],
+    }
+
+
+def _texture(rng: np.random.Generator) -> np.ndarray:
+    """Draw a picture with the spectrum of photographs, 1 / frequency, in a few hues."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE)))
+    frequency[0, 0] = 1
+    power = rng.uniform(1.0, 1.8)
+    layers = []
+    for _ in range(3):
+        spectrum = np.fft.fft2(rng.standard_normal((SIDE, SIDE))) / frequency**power
+        layer = np.fft.ifft2(spectrum).real
+        layers.append((layer - layer.mean()) / layer.std())
+    mix = rng.normal(0, 1, (3, 3)) * 25 + np.array([45.0, 0, 0])[:, None]
+    picture = np.stack(layers, 2) @ mix + rng.uniform(80, 180, 3)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _three(rng: np.random.Generator) -> np.ndarray:
+    """Render three shapes in a row or in a triangle."""
+    ground = list(world.BACKGROUNDS)[int(rng.integers(4))]
+    places = [(0.2, 0.25), (0.5, 0.75), (0.8, 0.25)]
+    scene = world.Scene(
+        ground,
+        tuple(
+            world.Thing(
+                "small",
+                list(world.COLOURS)[int(rng.integers(8))],
+                world.SHAPES[number * 2 + int(rng.integers(2))],
+                x,
+                y,
+            )
+            for number, (x, y) in enumerate(places)
+        ),
+    )
+    return world.render([scene], SIDE)[0]
+
+
+def _ring(rng: np.random.Generator) -> np.ndarray:
+    """Render a ring: a disc with a hole of the background's colour."""
+    scene = world.Scene(
+        list(world.BACKGROUNDS)[int(rng.integers(4))],
+        (world.Thing("large", list(world.COLOURS)[int(rng.integers(8))], "circle", 0.5, 0.5),),
+    )
+    picture = world.render([scene], SIDE)[0].copy()
+    axis = np.arange(SIDE) + 0.5 - SIDE / 2
+    hole = np.hypot(axis[None], axis[:, None]) < rng.uniform(11, 17)
+    picture[hole] = world.BACKGROUNDS[scene.background]
+    return picture
+
+
+ROWS: dict[str, Callable[[Bench], list[str]]] = {
+    "words": words,
+    "seeds": seeds,
+    "steps": steps_and_guidance,
+    "phrasings": phrasings,
+    "edits": edits,
+    "no_edits": no_edits,
+    "captions": captions,
+    "edges": edges,
+}
 
 
 def main() -> None:
-    """Run the graph, print the table and record it."""
+    """Measure the rows asked for, print them and, if all were asked for, record them."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--count", type=int, default=200)
+    options.add_argument("--count", type=int, default=40)
     options.add_argument("--seed", type=int, default=2024)
+    options.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
+    options.add_argument("--photographs", type=Path, help="a folder of pictures")
     asked = options.parse_args()
+    chosen = [name for name in asked.rows.split(",") if name]
+    if unknown := [name for name in chosen if name not in ROWS]:
+        options.error(f"no rows named {', '.join(unknown)}; there are {', '.join(ROWS)}")
     started = time.monotonic()
+    parts = []
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "evaluate.yaml"
-        graph.write_text(
-            GRAPH.read_text(encoding="utf-8").rstrip()
-            + '\n  scenes: "${drawn_from.scenes}"\n  expected: "${asked.expected}"\n',
-            encoding="utf-8",
-        )
-        found = flow.run(
-            graph, count=asked.count, seed=asked.seed, store=Path(folder) / "store", device="cpu"
-        )
-    text = table(found, asked.count, asked.seed, time.monotonic() - started)
-    print(text)
-    record("Embedded models", text)
+        bench = Bench(Path(folder), asked.count, asked.seed, asked.photographs)
+        for name in chosen:
+            parts.append("\n".join(ROWS[name](bench)))
+            print(parts[-1] + "\n", flush=True)
+    if chosen == list(ROWS):
+        seconds = time.monotonic() - started
+        head = f"{asked.count} held-out combinations, seed {asked.seed}; {seconds:.0f} s in all."
+        record("Embedded models", "\n\n".join([head, *parts]))
 
 
-def table(found: Mapping[str, Any], count: int, seed: int, seconds: float) -> str:
-    """Lay the four reports out as Markdown."""
-    reports = {name: plain(found[name]) for name in ("drawing", "editing", "captioning", "loop")}
-    scenes, expected = plain(found["scenes"]), plain(found["expected"])
-    rows = [
-        row("base + super-resolution: words right", reports["drawing"], scenes, "90 %"),
-        row("captioner, on rendered pictures", reports["captioning"], scenes, "97 %"),
-        row("whole loop: prompt, edit, caption", reports["loop"], expected, "80 %"),
-    ]
-    head = ["measured", "all words", "wanted", *KINDS, "(count)", "all right a picture"]
-    lines = [
-        f"{count} held-out combinations, seed {seed}; {seconds:.0f} s for everything.",
-        "",
-        *markdown(head, rows),
-        "",
-    ]
-    editing = reports["editing"]
-    edits = {
-        kind: f"{percent(part['carried_out'])} of {part['count']}"
-        for kind, part in editing["kinds"].items()
-    }
-    head = ["measured", "all", "wanted", *edits, "mean difference outside"]
-    lines += markdown(
-        head,
-        [
-            [
-                "edits carried out, nothing else changed",
-                percent(editing["carried_out"]),
-                "85 %",
-                *edits.values(),
-                f"{editing['outside']:.4f}",
-            ]
-        ],
-    )
-    return "\n".join(lines)
-
-
-def row(
-    name: str, report: Mapping[str, Any], scenes: Sequence[Mapping[str, Any]], wanted: str
-) -> list[str]:
-    """Give a line of the table; the count of things, which no word says, is shown but left out of
-    the words.
+def by_kind(answers: Sequence[Mapping[str, bool]]) -> list[str]:
+    """Give the share of all words that are right, that of each kind, and that of pictures in which
+    all are. The count, which no word says, is shown but left out of the words.
     """
-    words = Counter({"background": len(scenes)})
-    for scene in scenes:
-        words.update({kind: len(scene["things"]) for kind in ("colour", "shape", "size")})
-        words["relation"] += len(scene["things"]) - 1
-    kinds = report["kinds"]
-    share = sum(kinds.get(kind, 0) * words[kind] for kind in KINDS) / sum(
-        words[kind] for kind in KINDS
-    )
-    return [
-        name,
-        percent(share),
-        wanted,
-        *[percent(kinds[kind]) if kind in kinds else "-" for kind in KINDS],
-        percent(kinds["count"]),
-        percent(report["all_right"]),
-    ]
+    kinds: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    for answer in answers:
+        for name, right in answer.items():
+            kinds[name.rpartition(".")[2]].append(right)
+    every = [right for kind, found in kinds.items() if kind != "count" for right in found]
+    whole = [all(answer.values()) for answer in answers]
+    return [share(every), *[share(found) for found in kinds.values()], share(whole)]
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def share(found: Sequence[bool]) -> str:
+    return percent(sum(found) / len(found)) if found else "-"
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
+def pixels(value: Any) -> np.ndarray:
+    """Give the pixels of a picture that a run returned: uint8 (height, width, 3)."""
+    found: np.ndarray = value.rgb().as_uint8().pixels
+    return found
+
+
 def plain(value: Any) -> Any:
     """Take what a run returns out of its wrapping."""
-    if isinstance(value, (list, tuple)):
-        return [plain(element) for element in value]
     return getattr(value, "data", getattr(value, "value", value))
 
 
