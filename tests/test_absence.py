@@ -568,6 +568,25 @@ def test_a_plan_right_after_a_run_knows_what_it_kept(run: Run) -> None:
         assert [run(drawn, store="store").planned["a"] for _ in range(2)] == ["runs", "cached"]
 
 
+def test_an_output_of_a_graph_that_only_a_condition_reads_is_there(run: Run) -> None:
+    """What is left out of an included graph, since nothing asks for it, is not what `when` reads."""
+    inner = graph(
+        {"e": {"type": "t.even", "n": 4}, "a": {"type": "t.int", "value": 5}},
+        {"flag": "${e}", "value": "${a}"},
+    )
+    ran = run(
+        graph(
+            {
+                "g": {"type": "./i.yaml"},
+                "b": {"type": "t.add", "a": "${g.value}", "when": "${g.flag}"},
+            },
+            {"b": "${b}"},
+        ),
+        {"./i.yaml": inner},
+    )
+    assert (ran.outputs, ran.status) == ({"b": 6}, "done")
+
+
 @pytest.mark.parametrize(
     "output",
     [

@@ -382,8 +382,14 @@ def test_a_list_is_named_with_its_elements() -> None:
 
 
 def test_lists_that_nest_without_end_are_refused() -> None:
-    """A list that holds itself has no digest."""
+    """Lists nest 32 deep and no deeper, so a list that holds itself has no digest."""
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(ValueError, match="nest deeper than 32"):
         CODECS.artifact(endless)
+    nested: list[object] = []
+    for _ in range(31):
+        nested = [nested]
+    assert CODECS.artifact(nested).kind == "list"
+    with pytest.raises(ValueError, match="nest deeper than 32"):
+        CODECS.artifact([nested])

@@ -198,6 +198,13 @@ def test_equal_digests_mean_equal_canonical_text(one: object, other: object) -> 
     )
 
 
+@pytest.mark.parametrize("data", [{1: 2}, {"a": {1: 2}}, [{"a": [{None: 2}]}]])
+def test_keys_that_are_not_text_have_no_digest_at_any_depth(data: object) -> None:
+    """Written as JSON the key 1 would be the text "1", and two values would have one digest."""
+    with pytest.raises(TypeError, match="a key of JSON data is text"):
+        digest_value(data if isinstance(data, dict) else {"data": data})
+
+
 def test_a_list_is_digested_by_its_elements() -> None:
     """A list's digest needs no values, only the digests of its elements."""
     assert digest_list([digest_value(1), digest_value("a")]) == digest_value([1, "a"])

@@ -191,6 +191,20 @@ def test_an_input_may_name_a_model_as_text() -> None:
     assert said == ["3:78 type-mismatch: ${s} is text, and port 'model' of t.model takes model"]
 
 
+def test_one_of_several_choices_is_no_text_with_values_inside_it() -> None:
+    """What a text comes to is not known before running, so it cannot be seen to be a choice."""
+    assert problems(
+        """
+        nodes:
+          n: {type: t.number}
+          s: {type: t.say, words: a, mood: "loud${n}"}
+        outputs: {s: "${s}"}
+        """
+    ) == [
+        "5:36 type-mismatch: port 'mood' of t.say takes one of 'calm', 'loud', not text with values inside it"
+    ]
+
+
 def test_inputs_are_typed_by_their_spelling_or_their_default() -> None:
     """A bare value is its own default and type; bounds and choices narrow, those of lists their
     elements.
@@ -388,11 +402,12 @@ def test_nodes_keep_the_order_in_which_they_are_written_where_they_may() -> None
 
 
 def test_what_no_output_needs_is_known() -> None:
-    """Conditions and lists of `each` count as needs."""
+    """Conditions and lists of `each` count as needs, and so do the needs of what is needed."""
     graph = graph_of("""
         nodes:
           f: {type: t.flag}
-          a: {type: t.number}
+          n: {type: t.number}
+          a: {type: t.add, a: "${n}"}
           b: {type: t.add, each: {a: ["${a}"]}, when: "${f}"}
           lonely: {type: t.add, a: "${a}"}
         outputs: {b: "${b}"}
@@ -430,6 +445,19 @@ def test_each_cycle_is_printed_closed_once() -> None:
         "nodes wait for each other: c -> d -> c",
         "nodes wait for each other: e -> e",
     ]
+
+
+def test_a_cycle_begins_with_the_node_that_is_written_first() -> None:
+    """Also where the search for it came to another of its nodes first."""
+    (said,) = problems("""
+        nodes:
+          a: {type: t.add, a: "${d}"}
+          b: {type: t.add, a: "${c}"}
+          c: {type: t.add, a: "${a}", b: "${b}"}
+          d: {type: t.add, a: "${c}"}
+        outputs: {d: "${d}"}
+        """)
+    assert said.endswith("nodes wait for each other: b -> c -> b")
 
 
 # -- graphs in graphs
