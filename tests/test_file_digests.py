@@ -62,15 +62,19 @@ def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
     assert (reads(digests, path), reads(digests, path)) == (1, 0)
 
 
-def test_a_file_with_an_old_time_is_as_young_as_its_last_change(tmp_path: Path) -> None:
-    """A copy that kept the time of its original was written just now, and may be written again
-    within the same tick of the clock.
+@pytest.mark.parametrize("mtime_s", [0, 60], ids=["a copy", "a clock ahead"])
+def test_a_file_is_as_young_as_the_later_of_its_times(tmp_path: Path, mtime_s: int) -> None:
+    """A copy that kept the time of its original was written just now; and what has a time to come
+    has not settled before that.
     """
     path = written(tmp_path / "a.txt", b"hello")
-    os.utime(path, ns=(0, 0))
     changed = os.stat(path).st_ctime
-    memo = FileDigests(clock=lambda: changed + 1.9)
-    assert (reads(memo, path), reads(memo, path)) == (1, 1)
+    os.utime(path, (0, mtime_s and changed + mtime_s))
+    later = max(changed + mtime_s, os.stat(path).st_ctime)
+    digests = FileDigests(clock=lambda: later + 1.9)
+    assert (reads(digests, path), reads(digests, path)) == (1, 1)
+    digests = FileDigests(clock=lambda: later + 2.1)
+    assert (reads(digests, path), reads(digests, path)) == (1, 0)
 
 
 def test_a_change_that_keeps_size_and_mtime_is_seen(tmp_path: Path) -> None:

@@ -463,6 +463,17 @@ def test_a_stale_part_is_thrown_away(server: Any, hub: Hub) -> None:
     ]
 
 
+def test_a_part_that_is_longer_than_its_file_is_begun_anew(server: Any, hub: Hub) -> None:
+    """Nothing is asked for beyond the end of a file."""
+    model = hub.resolve(REFERENCE)
+    file = next(f for f in model.files if f.name == UNET)
+    part = cache(hub) / "blobs" / f"{file.sha256}.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(FILES[UNET] + b"?")
+    assert (hub.pull(model) / UNET).read_bytes() == FILES[UNET]
+    assert [range_ for path, range_ in server.transfers() if path.endswith(UNET)] == [""]
+
+
 def test_a_file_that_was_damaged_on_the_disk_is_fetched_anew(server: Any, hub: Hub) -> None:
     """Pulling checks what is here."""
     model = hub.resolve(REFERENCE)
@@ -660,6 +671,16 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
     other.unlink()
     other.symlink_to(link)
     assert found(hub, terms=Terms(lock)).path == snapshot
+
+
+def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
+    """A blob that still has the name of its content, but not its size, is told when planning."""
+    model = hub.resolve(REFERENCE)
+    blob = (hub.pull(model) / "vae/config.json").resolve()
+    blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(UnresolvedModel, match="is not what the lock says") as caught:
+        found(hub, terms=Terms(Lock(Path("l")).having([model])))
+    assert caught.value.why == "vae/config.json is another file"
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "a/../../b", "a\\\\b", "."])
