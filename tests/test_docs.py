@@ -96,7 +96,7 @@ def test_links(page: Path) -> None:
 
 def test_pictures_are_small_and_shown() -> None:
     """The pictures of the documents come to less than 300 KB, and each is shown on some page."""
-    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    pictures = sorted(p for p in (ROOT / "docs" / "images").iterdir() if p.suffix != ".py")
     assert pictures
     assert sum(p.stat().st_size for p in pictures) < 300_000
     text = "\n".join(page.read_text("utf-8") for page in PAGES)
@@ -309,3 +309,85 @@ def test_the_reference_of_the_format_is_whole() -> None:
     assert dict(
         re.findall(r"^\| `([\w-]+)` \| (.+) \|$", text.split("## Problem codes")[1], re.M)
     ) == (CODES)
+
+
+def sections(text: str) -> dict[str, str]:
+    """A page's text by heading, each up to the next heading of any level."""
+    parts = re.split(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def listed_options(text: str) -> set[str]:
+    """The options that the tables of a section have a row for."""
+    rows = re.findall(r"^\| (`-.*?`) \|", text.replace("\\|", "¦"), re.MULTILINE)
+    return {word for row in rows for word in re.findall(r"`(--?[\w-]+)", row)}
+
+
+def test_the_reference_of_the_command_line_is_whole() -> None:
+    """Each command has a section in docs/cli.md with just the options that it has, and docs/cli.md has no
+    other sections of commands.
+    """
+    told = sections((ROOT / "docs" / "cli.md").read_text("utf-8"))
+    planning = listed_options(told["Planning options"])
+    assert {name for name in told if name.startswith("imagen-flow ")} == {
+        f"imagen-flow {' '.join(path)}" for path in COMMANDS
+    }
+    for path, command in COMMANDS.items():
+        text = told[f"imagen-flow {' '.join(path)}"]
+        shown = listed_options(text) | (planning if "(#planning-options)" in text else set())
+        assert shown == options(command) - {"-h", "--help"}, path
+
+
+def test_the_reference_of_settings_is_whole() -> None:
+    """docs/settings.md mentions each key of imagen-flow.toml, each environment variable that the code
+    reads, and each setting of a graph.
+    """
+    from imagen_flow._graph import resolver
+    from imagen_flow._settings import config
+
+    text = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    variables = {
+        name
+        for folder in ("imagen_flow", "plugins")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(
+            r"""environ(?:\.get\(|\[|\.setdefault\()\s*"([A-Z_]+)""", path.read_text("utf-8")
+        )
+    }
+    assert variables >= {"IMAGEN_FLOW_STORE", "NO_COLOR", "HF_ENDPOINT"}
+    wanted = {*config._KEYS, *resolver._SETTINGS, *variables}
+    assert sorted(wanted - inline_code(text)) == []
+
+
+def test_the_reference_of_python_is_whole() -> None:
+    """Every public name is mentioned in docs/python.md or docs/plugins.md, and so is every event."""
+    from imagen_flow import _watch, events
+
+    text = "".join(
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("python.md", "plugins.md")
+    )
+    told = set(re.findall(r"\w+", " ".join(inline_code(text)))) | {
+        name
+        for page in ("python.md", "plugins.md")
+        for block in blocks(ROOT / "docs" / page)
+        for name in re.findall(r"\w+", block.text)
+    }
+    kinds = {
+        kind.__name__
+        for kind in (*events.Event.__args__, *_watch.Happening.__args__)
+        if isinstance(kind, type)
+    }
+    assert sorted(({*flow.__all__} | kinds) - told) == []
+
+
+def test_the_floors_in_the_document_are_those_of_the_contract() -> None:
+    """The table of floors in docs/architecture.md has the floors of the import contract, in its order."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    assert contract["containers"] == ["imagen_flow"]
+    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    text = sections((ROOT / "docs" / "architecture.md").read_text("utf-8"))["Floors"]
+    rows = re.findall(r"^\|[^|`]*\| (`[^|]*) \|", text, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == floors

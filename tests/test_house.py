@@ -4,7 +4,6 @@ true.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -12,10 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import grimp
-import pytest
 
 import imagen_flow as flow
-from imagen_flow import _cli as cli
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -153,56 +150,3 @@ def test_types(tmp_path: Path) -> None:
         check=False,
     )
     assert said.returncode == 0, said.stdout
-
-
-# --- documents
-# -----------------------------------------------------------------------------------------------------------------
-
-README = (ROOT / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def test_readme_names_every_command() -> None:
-    """The README says of every command what help says."""
-    told = dict(re.findall(r"^\| `imagen-flow (\w+)[^|]*` \| (.+?) \|$", README, re.MULTILINE))
-    assert told.keys() == cli.COMMANDS.keys()
-
-
-def test_readme_links() -> None:
-    """Every file that the README points to is there."""
-    targets = [t for t in re.findall(r"\]\(([^)#]+)", README) if "://" not in t] + re.findall(
-        r"`(graphs/[\w./]+)`", README
-    )
-    assert targets
-    assert [t for t in targets if not (ROOT / t).exists()] == []
-
-
-def test_readme_yaml(tmp_path: Path) -> None:
-    """The graphs in the README resolve without a warning."""
-    from imagen_flow._graph import resolve
-    from imagen_flow._plugins.registry import discover
-    from imagen_flow._text.spec import parse
-
-    graphs = [b for b in blocks("yaml") if "imagen_flow: 1" in b]
-    assert graphs
-    registry = discover()
-    for text in graphs:
-        assert (
-            resolve(parse(text, name="README.md", path=tmp_path / "graph.yaml"), registry).warnings
-            == ()
-        )
-
-
-def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python in the README runs, from top to bottom, as in a notebook."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "graphs").symlink_to(ROOT / "graphs")
-    shown: dict[str, object] = {"__name__": "readme"}
-    for number, block in enumerate(blocks("python")):
-        if "# my_nodes.py" in block:
-            (tmp_path / "my_nodes.py").write_text(block)
-        else:
-            exec(compile(block, f"README.md, Python block {number}", "exec"), shown)
