@@ -45,7 +45,7 @@ from imagen_flow._models import ModelPool
 from imagen_flow._plan import make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._run import execute
-from imagen_flow._run.value_cache import LiveValues
+from imagen_flow._run.value_cache import ValueCache
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
@@ -273,18 +273,18 @@ def test_values_in_memory_are_bounded_and_those_used_last_stay() -> None:
     """What goes beyond the limit is dropped, longest unused first: being made and being read both
     count as use. A value that is larger than the limit is kept alone.
     """
-    live = LiveValues(limit=300)
+    cache = ValueCache(max_bytes=300)
     for digest in "abc":
-        live.put(digest, "x" * 100)
-    live.put("a", "x" * 100)
-    assert live["b"] == "x" * 100
-    live.put("d", "x" * 100)
-    assert sorted(live) == ["a", "b", "d"]
-    live.put("large", "x" * 1000)
-    assert list(live) == ["large"]
-    live.put("e", "x" * 100)
-    live.put("f", "x" * 100)
-    assert (sorted(live), live.total) == (["e", "f"], 200)
+        cache.add(digest, "x" * 100)
+    cache.add("a", "x" * 100)
+    assert cache["b"] == "x" * 100
+    cache.add("d", "x" * 100)
+    assert sorted(cache) == ["a", "b", "d"]
+    cache.add("large", "x" * 1000)
+    assert list(cache) == ["large"]
+    cache.add("e", "x" * 100)
+    cache.add("f", "x" * 100)
+    assert (sorted(cache), cache.total_bytes) == (["e", "f"], 200)
 
 
 def test_a_node_that_comes_out_the_same_stops_the_rerun(toys: Toys, store: Store) -> None:

@@ -50,12 +50,12 @@ def plan(
     with open_plan(graph, options, values) as (result, settings):
         folder = out_folder(out, settings, may_replace=may_replace)
         if as_json:
-            from .._run import foretell
+            from .._run import planned_writes
             from .text import echo_json
 
             writes = [
-                {"output": w.output, "path": w.path, "fate": w.fate}
-                for w in foretell(result, folder, most=MAX_LISTED)
+                {"output": w.output, "path": w.path, "fate": w.effect}
+                for w in planned_writes(result, folder, limit=MAX_LISTED)
             ]
             echo_json({**result.to_json(), "writes": writes}, indent=1)
         else:
@@ -65,13 +65,13 @@ def plan(
 
 def _print_writes(plan: Plan, folder: OutFolder, *, err: bool) -> None:
     """Print which files a run would write, and what happens to files that exist already."""
-    from .._run import foretell
+    from .._run import planned_writes
     from .text import echo, plural, table
 
-    writes = list(foretell(plan, folder, most=MAX_LISTED))
+    writes = list(planned_writes(plan, folder, limit=MAX_LISTED))
     if writes:
         echo("writes", err=err)
-        echo(table((w.output, w.path, w.fate) for w in writes[:MAX_LISTED]), err=err)
+        echo(table((w.output, w.path, w.effect) for w in writes[:MAX_LISTED]), err=err)
         if len(writes) > MAX_LISTED:
             echo(f"  and {plural(len(writes) - MAX_LISTED, 'more file')}", err=err)
 

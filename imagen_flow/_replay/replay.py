@@ -59,7 +59,7 @@ from .._plugins.registry import Registry
 from .._provenance import embedding as labels
 from .._provenance.document import FileSeen, InputSeen, Provenance, parse
 from .._run import Run
-from .._run.recorder import file_name, place_name
+from .._run.recorder import file_name, portable_name
 from .._settings import devices
 from .._store import Store
 from .._store.file_digests import FileDigests, folder_digest
@@ -504,7 +504,8 @@ class _Maker:
                 at, reference=f"./{posixpath.basename(at.reference.rstrip('/'))}", folder=_NOWHERE
             )
         known = next(
-            (m.fingerprint for m in self.said.models if m.reference == place_name(at.reference)), ""
+            (m.fingerprint for m in self.said.models if m.reference == portable_name(at.reference)),
+            "",
         )
         model = models.called(at.loader, Model(_ABSENT, known or "unresolved", at.reference))
         self.absent.setdefault(self.registry.codecs.digest(model), set()).add(

@@ -16,6 +16,6 @@ the plan; `execution` is the whole.
 """
 
 from .execution import Run, execute
-from .output_delivery import Write, foretell
+from .output_delivery import PlannedWrite, planned_writes
 
-__all__ = ["Run", "Write", "execute", "foretell"]
+__all__ = ["Run", "PlannedWrite", "execute", "planned_writes"]

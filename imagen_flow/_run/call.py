@@ -21,21 +21,21 @@ from .._types.node import NodeType
 from .._types.ports import BadValue
 from .._types.values import Model, Progress
 from ..errors import Cancelled, ImagenFlowError
-from .event_queue import Report
-from .model_lookahead import Ahead
+from .anonymous_files import AnonymousFiles
+from .event_queue import EventQueue
+from .model_lookahead import ModelLookahead
 from .notes import Notes
-from .unnamed import Unnamed
 
-__all__ = ["Called", "Caller"]
+__all__ = ["CallResult", "Caller"]
 
 
-class Called(NamedTuple):
+class CallResult(NamedTuple):
     """What a call gave, what it took of the memory ladder, how long, what the node noted, and what
     it ran on.
     """
 
     result: Any
-    rungs: tuple[str, ...]
+    memory_levels: tuple[str, ...]
     took_s: float
     notes: tuple[str, ...] = ()
     #: What it ran on.
@@ -55,25 +55,25 @@ class Caller:
         keys: Keys,
         store: Store,
         pool: ModelPool,
-        report: Report,
+        queue: EventQueue,
         *,
         value: Callable[[Artifact], Any],
-        ahead: Ahead,
+        lookahead: ModelLookahead,
         cancel: threading.Event,
     ) -> None:
         self.keys = keys
         self.store = store
         self.pool = pool
-        self.report = report
+        self.queue = queue
         self.value = value
-        self.ahead = ahead
+        self.lookahead = lookahead
         self.cancel = cancel
         #: What steps run on; empty until one that uses torch has run.
         self.conditions: dict[str, Any] = {}
-        self.unnamed = Unnamed()
-        self._checked: set[str] = set()
+        self.anonymous = AnonymousFiles()
+        self._checked_devices: set[str] = set()
 
-    def call(self, frame: Frame, step: Step) -> Called:
+    def call(self, frame: Frame, step: Step) -> CallResult:
         """Call a step's function with live values.
 
         Raises:
@@ -85,7 +85,7 @@ class Caller:
         """
         type_ = step.node.type
         assert isinstance(type_, NodeType) and step.slots is not None
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         began = time.monotonic()
         notes = Notes()
         leased: dict[str, tuple[Any, Any]] = {}
@@ -94,7 +94,7 @@ class Caller:
             loader = type_.loaders.get(name)
             value = self.value(slot)
             if loader is None or not isinstance(value, Model | list):
-                value = self.unnamed.hide(value)
+                value = self.anonymous.anonymize(value)
                 try:
                     value = port.check(value)
                 except BadValue as error:
@@ -103,37 +103,43 @@ class Caller:
                     value = port.hand(value)
             else:
                 leased[name] = (loader, value)
-            given[name] = value
-        for name, what in type_.injected.items():
-            if what == "scratch":
-                given[name] = self.store.scratch(step.key or "")
-            elif what == "device":
-                given[name] = self._place(step)
+            arguments[name] = value
+        for name, injected in type_.injected.items():
+            if injected == "scratch":
+                arguments[name] = self.store.scratch(step.key or "")
+            elif injected == "device":
+                arguments[name] = self._device(step)
         if type_.uses_torch:
-            self._place(step)
-        ran_on = self.conditions
+            self._device(step)
+        conditions = self.conditions
 
-        def changed(names: list[str], now: dict[str, Any]) -> None:
-            nonlocal ran_on
-            if "number of threads" in names and ran_on:
-                ran_on = {**ran_on, "threads": now["number of threads"]}
-            self.report.note(
+        def changed(settings: list[str], current: dict[str, Any]) -> None:
+            nonlocal conditions
+            if "number of threads" in settings and conditions:
+                conditions = {**conditions, "threads": current["number of threads"]}
+            self.queue.note(
                 step,
-                f"{type_.name} changed torch's {' and '.join(names)} for all that comes after it;"
+                f"{type_.name} changed torch's {' and '.join(settings)} for all that comes after it;"
                 " put back",
             )
 
         with devices.switches_held(changed):
-            result, rungs = self._lent(step, type_, given, leased, frame, notes)
-        return Called(
-            self.unnamed.show(result), rungs, time.monotonic() - began, tuple(notes.said), ran_on
+            result, memory_levels = self._call_with_models(
+                step, type_, arguments, leased, frame, notes
+            )
+        return CallResult(
+            self.anonymous.restore(result),
+            memory_levels,
+            time.monotonic() - began,
+            tuple(notes.notes),
+            conditions,
         )
 
-    def _lent(
+    def _call_with_models(
         self,
         step: Step,
         type_: NodeType,
-        given: dict[str, Any],
+        arguments: dict[str, Any],
         leased: dict[str, tuple[Any, Any]],
         frame: Frame,
         notes: Notes,
@@ -143,78 +149,82 @@ class Caller:
         """
         if type_.uses_torch:
             if leased:
-                beside = {port: one for port, (_, one) in leased.items() if isinstance(one, Model)}
+                companions = {
+                    port: model for port, (_, model) in leased.items() if isinstance(model, Model)
+                }
                 leased.update(
-                    (port, (leased[port][0], joined(leased[port][0], port, beside)))
-                    for port in beside
+                    (port, (leased[port][0], joined(leased[port][0], port, companions)))
+                    for port in companions
                 )
-                self.pool.plan_ahead(self.ahead.identities(frame, step.node), of=self)
+                self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)
             policy = self.keys.policy(step.node)
-            told = [name for name, what in type_.injected.items() if what == "rungs"]
+            level_ports = [name for name, what in type_.injected.items() if what == "rungs"]
             return lend_and_call(
                 self.pool,
                 leased,
-                lambda lent, taken: self._once(
-                    step, type_, {**given, **lent, **dict.fromkeys(told, taken)}, notes
+                lambda lent, taken: self._call_function(
+                    step, type_, {**arguments, **lent, **dict.fromkeys(level_ports, taken)}, notes
                 ),
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
                 rungs=policy.rungs,
                 steps_down=type_.steps_down,
-                loading=lambda what: self.report.loading(step, what),
-                left_changed=lambda what: self.report.note(
+                loading=lambda what: self.queue.loading(step, what),
+                left_changed=lambda what: self.queue.note(
                     step, f"{type_.name} left {what} changed; other steps load it anew"
                 ),
             )
-        return self._once(step, type_, given, notes), ()
+        return self._call_function(step, type_, arguments, notes), ()
 
-    def _place(self, step: Step) -> str:
+    def _device(self, step: Step) -> str:
         """Give a step's device, once torch has agreed to it."""
         device, dtype = self.keys.place(step.node)
-        if device not in self._checked:
+        if device not in self._checked_devices:
             if "torch" not in sys.modules:
-                self.report.loading(step, "torch")
+                self.queue.loading(step, "torch")
             devices.check(device, dtype)
-            self._checked.add(device)
+            self._checked_devices.add(device)
             self.conditions = devices.conditions(device)
         return device
 
-    def _once(self, step: Step, type_: NodeType, given: dict[str, Any], notes: Notes) -> Any:
+    def _call_function(
+        self, step: Step, type_: NodeType, arguments: dict[str, Any], notes: Notes
+    ) -> Any:
         limit = step.node.timeout_s
         began = time.monotonic()
         try:
-            result = type_.function(**given)
+            result = type_.function(**arguments)
             if type_.is_generator:
-                result = self._follow(step, result, notes, began, limit)
-        except SystemExit as left:
+                result = self._run_generator(step, result, notes, began, limit)
+        except SystemExit as error:
             raise ImagenFlowError(
-                f"it called exit({left.code if left.code is not None else ''})"
-            ) from left
+                f"it called exit({error.code if error.code is not None else ''})"
+            ) from error
         except Exception as error:
-            self.unnamed.tell(error, given)
+            self.anonymous.restore_names(error, arguments)
             raise
         _check_time(began, limit)
         return result
 
-    def _follow(
+    def _run_generator(
         self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None
     ) -> Any:
         """Go through what a long node yields, and give what it returns."""
         try:
             while True:
                 try:
-                    said = next(steps)
+                    progress = next(steps)
                 except StopIteration as stop:
                     return stop.value
-                if not isinstance(said, Progress):
-                    raise ImagenFlowError(f"it yielded {type(said).__name__}, not Progress")
+                if not isinstance(progress, Progress):
+                    raise ImagenFlowError(f"it yielded {type(progress).__name__}, not Progress")
                 if self.cancel.is_set():
                     raise Cancelled
                 _check_time(began, limit)
-                if said.note and (note := notes.add(said.note)) is not None:
-                    self.report.note(step, note)
-                self.report.progress(step, said)
+                if progress.note and (note := notes.add(progress.note)) is not None:
+                    self.queue.note(step, note)
+                self.queue.progress(step, progress)
         finally:
             with suppress(Exception):  # what it does when it is stopped must not hide why it is
                 steps.close()

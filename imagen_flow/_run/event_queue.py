@@ -24,18 +24,18 @@ from .._types.values import FileChanged, Progress
 from ..errors import ImagenFlowError, NodeError
 from ..events import Event
 
-__all__ = ["FailedFast", "Report", "words"]
+__all__ = ["FailFast", "EventQueue", "describe_error"]
 
 #: How often whoever reads the events looks for new ones. Waking them up at each would cost a
 # trivial step more than its work.
-READ_S = 0.02
+POLL_S = 0.02
 
 
-class FailedFast(Exception):
+class FailFast(Exception):
     """A step failed and the user wants no other to run."""
 
 
-class Report:
+class EventQueue:
     """What has been said of each step, how many ran, and with which keys.
 
     Params:
@@ -56,13 +56,13 @@ class Report:
         self._latest: dict[str, events.StepProgress] = {}
         self._lock = threading.Lock()
         #: What has been said of steps: what became of them.
-        self._said: dict[str, str] = {}
+        self._outcomes: dict[str, str] = {}
         #: How many steps each node has, as far as it is known.
-        self._expected: dict[str, int] = {}
+        self._step_counts: dict[str, int] = {}
         self._loading: dict[str, str] = {}
-        self._noted: set[tuple[str, str]] = set()
+        self._given_notes: set[tuple[str, str]] = set()
         #: Say an event, or, as the last thing, what the run died of.
-        self.say = self._queue.append
+        self.put = self._queue.append
 
     def now(self) -> float:
         return time.monotonic() - self._began
@@ -70,79 +70,85 @@ class Report:
     # -- what happens
     # ------------------------------------------------------------------------------------------------------------
 
-    def known(self, steps: list[Step]) -> None:
+    def add_cached(self, steps: list[Step]) -> None:
         """Say of steps that the store has them, before anything runs."""
-        at_s = self.now()
+        now_s = self.now()
         for step in steps:
-            self.say(events.StepCached(step.name, step.item, at_s))
-            self._again(step)
+            self.put(events.StepCached(step.name, step.item, now_s))
+            self._repeat_notes(step)
         self.cached += len(steps)
         self.keys.update([(s.name + s.item, s.key or "") for s in steps])
-        self._said.update(dict.fromkeys(self.keys, "cached"))
+        self._outcomes.update(dict.fromkeys(self.keys, "cached"))
 
     def settled(self, step: Step) -> None:
         """Say of a step, once, that it need not run or cannot."""
         name = step.name + step.item
-        if name in self._said or step.status not in ("cached", "absent", "skipped", "failed"):
+        if name in self._outcomes or step.status not in ("cached", "absent", "skipped", "failed"):
             return
-        self._said[name] = step.status
+        self._outcomes[name] = step.status
         if step.status == "cached":
             self.cached += 1
-            self.say(events.StepCached(step.name, step.item, self.now()))
-            self._again(step)
+            self.put(events.StepCached(step.name, step.item, self.now()))
+            self._repeat_notes(step)
             self.keys[name] = step.key or ""
         elif step.status == "absent":
-            self.say(events.StepAbsent(step.name, step.item, step.reason, self.now()))
+            self.put(events.StepAbsent(step.name, step.item, step.reason, self.now()))
         elif step.status == "failed":
             self.fail(step, ImagenFlowError(step.reason))
         else:
-            self.say(events.StepSkipped(step.name, step.item, step.reason, self.now()))
+            self.put(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
-    def has_said(self, step: Step) -> bool:
+    def has_outcome(self, step: Step) -> bool:
         """Whether it has been said what became of a step."""
-        return step.name + step.item in self._said
+        return step.name + step.item in self._outcomes
 
-    def _came(self, name: str, to: str) -> None:
+    def _set_outcome(self, name: str, to: str) -> None:
         """Note what became of a step. One that was found in the store but runs again is counted as
         what it comes to.
         """
-        if self._said.get(name) == "cached":
+        if self._outcomes.get(name) == "cached":
             self.cached -= 1
-        self._said[name] = to
+        self._outcomes[name] = to
 
     def damaged(self, step: Step, damage: Exception) -> None:
         """Say that a step runs although it was found in the store."""
-        self.say(events.StepDamaged(step.name, step.item, str(damage), self.now()))
+        self.put(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
     def started(self, step: Step) -> None:
         self.begun[step.name + step.item] = step.key or ""
-        self.say(events.StepStarted(step.name, step.item, step.reason, self.now()))
+        self.put(events.StepStarted(step.name, step.item, step.reason, self.now()))
 
-    def progress(self, step: Step, said: Progress) -> None:
+    def progress(self, step: Step, progress: Progress) -> None:
         """Queue progress; an older one of the same step that nobody has read yet is replaced."""
         name = step.name + step.item
         event = events.StepProgress(
-            step.name, step.item, said.done, said.total, said.note, self.now(), said.preview
+            step.name,
+            step.item,
+            progress.done,
+            progress.total,
+            progress.note,
+            self.now(),
+            progress.preview,
         )
         with self._lock:
             if name not in self._latest:
                 self._queue.append(name)
             self._latest[name] = event
 
-    def expect(self, plan_steps: Iterable[Step]) -> dict[str, int]:
+    def count_steps(self, plan_steps: Iterable[Step]) -> dict[str, int]:
         """Count the steps that are planned and may be needed, by node."""
         for step in plan_steps:
             if step.status != "idle":
-                self._expected[step.name] = self._expected.get(step.name, 0) + 1
-        return dict(self._expected)
+                self._step_counts[step.name] = self._step_counts.get(step.name, 0) + 1
+        return dict(self._step_counts)
 
-    def expects(self, node: str, steps: int, *, at_least: bool = False) -> None:
+    def set_step_count(self, node: str, steps: int, *, at_least: bool = False) -> None:
         """Say how many steps a node has, if that is news."""
-        known = self._expected.get(node)
-        if known == steps or (at_least and known is not None):
+        add_cached = self._step_counts.get(node)
+        if add_cached == steps or (at_least and add_cached is not None):
             return
-        self._expected[node] = steps
-        self.say(events.StepsKnown(node, steps, self.now()))
+        self._step_counts[node] = steps
+        self.put(events.StepsKnown(node, steps, self.now()))
 
     def loading(self, step: Step, what: str) -> None:
         """Say what a step waits for; of the parts of a model, once."""
@@ -150,26 +156,26 @@ class Report:
         if self._loading.get(name) == what:
             return
         self._loading[name] = what
-        self.say(events.StepLoading(step.name, step.item, what, self.now()))
+        self.put(events.StepLoading(step.name, step.item, what, self.now()))
 
     def note(self, step: Step, message: str) -> None:
         """Say what a step has to say of its result, once."""
-        if (step.name + step.item, message) in self._noted:
+        if (step.name + step.item, message) in self._given_notes:
             return
-        self._noted.add((step.name + step.item, message))
-        self.say(events.StepNote(step.name, step.item, message, self.now()))
+        self._given_notes.add((step.name + step.item, message))
+        self.put(events.StepNote(step.name, step.item, message, self.now()))
 
-    def _again(self, step: Step) -> None:
+    def _repeat_notes(self, step: Step) -> None:
         """Say the notes of a step that the store has."""
         for message in self.kept_notes(step):
             self.note(step, message)
 
     def finished(self, step: Step, took_s: float) -> None:
         name = step.name + step.item
-        self._came(name, "ran")
+        self._set_outcome(name, "ran")
         self.ran += 1
         self.keys[name] = step.key or ""
-        self.say(events.StepFinished(step.name, step.item, took_s, self.now()))
+        self.put(events.StepFinished(step.name, step.item, took_s, self.now()))
 
     def fail(self, step: Step, cause: Exception) -> None:
         """Say that a step failed.
@@ -182,70 +188,70 @@ class Report:
             if isinstance(cause, NodeError)
             else NodeError(
                 step.name,
-                words(cause),
+                describe_error(cause),
                 mark=step.node.mark,
                 item=step.item,
-                place=place_of(cause, step.node.type),
+                place=error_location(cause, step.node.type),
             )
         )
         error.__cause__ = cause if error is not cause else cause.__cause__
         self.failed += 1
-        self._came(step.name + step.item, "failed")
-        self.say(events.StepFailed(step.name, step.item, words(cause), error, self.now()))
+        self._set_outcome(step.name + step.item, "failed")
+        self.put(events.StepFailed(step.name, step.item, describe_error(cause), error, self.now()))
         if self.fail_fast:
-            raise FailedFast
+            raise FailFast
 
-    def over(self, status: str) -> events.RunFinished:
+    def finished_event(self, status: str) -> events.RunFinished:
         return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
 
     # -- the other end
     # -----------------------------------------------------------------------------------------------------------
 
     def read(
-        self, over: threading.Event, cancel: threading.Event, patience_s: float
+        self, finished: threading.Event, cancel: threading.Event, grace_s: float
     ) -> Generator[Event, None, bool]:
-        """Give what is said until the run is over; or, once cancelled, for `patience_s` more: then
+        """Give what is said until the run is over; or, once cancelled, for `grace_s` more: then
         it is left behind, and the last event is said for it. Returns whether it was.
         """
         is_over = False
         while not is_over:
-            is_over = over.wait(READ_S)
+            is_over = finished.wait(POLL_S)
             while self._queue:
-                said = self._queue.popleft()
-                if type(said) is str:
+                item = self._queue.popleft()
+                if type(item) is str:
                     with self._lock:
-                        said = self._latest.pop(said)
-                if isinstance(said, BaseException):
-                    raise said
-                yield said
+                        item = self._latest.pop(item)
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
             if cancel.is_set() and not is_over:
-                patience_s -= READ_S
-                if patience_s < 0:
+                grace_s -= POLL_S
+                if grace_s < 0:
                     # A node that cannot be interrupted (an import, a load) goes on, and finds the
                     # store closed.
-                    yield self.over("cancelled")
+                    yield self.finished_event("cancelled")
                     return True
         return False
 
 
-def place_of(failed: BaseException, type_: NodeType | Graph) -> str:
+def error_location(error: BaseException, type_: NodeType | Graph) -> str:
     """Say where in a node's own code an exception was raised: file, line, function and the line's
     text. Nothing for what an installed plugin raises on purpose, whose message says all.
     """
     if not isinstance(type_, NodeType) or (
-        _is_on_purpose(failed) and not type_.plugin.endswith(".py")
+        _is_deliberate(error) and not type_.plugin.endswith(".py")
     ):
         return ""
     frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
-        for frame, line in traceback.walk_tb(failed.__traceback__)
+        for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    own = [one for one in frames if one[0] == type_.file] or [
-        one for one in frames if one[0].startswith(os.path.dirname(type_.file) + os.sep)
+    own_frames = [frame for frame in frames if frame[0] == type_.file] or [
+        frame for frame in frames if frame[0].startswith(os.path.dirname(type_.file) + os.sep)
     ]
-    if not own:
+    if not own_frames:
         return ""
-    file, line, function = own[-1]
+    file, line, function = own_frames[-1]
     text = linecache.getline(file, line).strip()
     return (
         f"{os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file}:{line} in"
@@ -253,17 +259,17 @@ def place_of(failed: BaseException, type_: NodeType | Graph) -> str:
     )
 
 
-def words(failed: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Say an exception in words: its message alone where it was raised on purpose, else with its
     name.
     """
-    message = str(failed).strip()
-    if _is_on_purpose(failed):
+    message = str(error).strip()
+    if _is_deliberate(error):
         return message
-    return f"{type(failed).__name__}: {message}" if message else type(failed).__name__
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-def _is_on_purpose(failed: BaseException) -> bool:
+def _is_deliberate(error: BaseException) -> bool:
     return isinstance(
-        failed, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError
-    ) and bool(str(failed).strip())
+        error, ValueError | ImagenFlowError | TimeoutError | FileChanged | OSError
+    ) and bool(str(error).strip())

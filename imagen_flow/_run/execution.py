@@ -16,13 +16,13 @@ from .._store import Store
 from .._types.artifact import Artifact
 from ..errors import Cancelled, GraphError
 from ..events import Event, RunStarted
-from .event_queue import FailedFast, Report
+from .event_queue import EventQueue, FailFast
 from .notes import kept_notes
-from .output_delivery import Delivery
-from .recorder import Accounts
-from .scheduler import Walk
-from .step_runner import Steps
-from .value_cache import LiveValues
+from .output_delivery import OutputDelivery
+from .recorder import ProvenanceRecorder
+from .scheduler import Scheduler
+from .step_runner import StepRunner
+from .value_cache import ValueCache
 
 __all__ = ["Run", "execute"]
 
@@ -55,21 +55,21 @@ def execute(
     Raises:
         GraphError: the plan has unresolved problems. Nothing has run.
     """
-    wrong = [p for p in plan.problems if p.severity == "error"]
-    if wrong:
-        raise GraphError(wrong)
+    errors = [p for p in plan.problems if p.severity == "error"]
+    if errors:
+        raise GraphError(errors)
     return Run(plan, out, cancel or threading.Event(), fail_fast, pool)
 
 
-def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
+def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
     """Say how long a step of each node took when the graph was run last, for those that are going
     to run; of very many nodes, for some.
     """
-    took: dict[str, float] = {}
+    durations: dict[str, float] = {}
     for step in plan.steps:
-        if step.status not in ("runs", "waits") or step.name in took:
+        if step.status not in ("runs", "waits") or step.name in durations:
             continue
-        if len(took) == MAX_TIMES:
+        if len(durations) == MAX_TIMES:
             break
         # The first of several elements waited for the model; of a list that is not known yet, it
         # was there if any was.
@@ -81,8 +81,8 @@ def _took(state: State, store: Store, plan: Plan) -> dict[str, float]:
         record = store.lookup(key) if key else None
         last_s = record.provenance.get("took_s") if record is not None else None
         if isinstance(last_s, int | float) and 0 <= last_s < MAX_STEP_S:
-            took[step.name] = float(last_s)
-    return took
+            durations[step.name] = float(last_s)
+    return durations
 
 
 class Run:
@@ -100,8 +100,8 @@ class Run:
     ) -> None:
         self.plan = plan
         # The thread of the run holds the work alone: so the events end with the last reader.
-        self._work = _Work(plan, out, cancel, fail_fast, pool)
-        self._events = _events(self._work)
+        self._thread = _RunThread(plan, out, cancel, fail_fast, pool)
+        self._events = _read_events(self._thread)
 
     def __iter__(self) -> Run:
         return self
@@ -115,14 +115,14 @@ class Run:
 
     def key(self, name: str, item: str) -> str | None:
         """Give the key of a step that has begun, or None."""
-        return self._work.report.begun.get(name + item)
+        return self._thread.queue.begun.get(name + item)
 
     def provenance(self, output: Output, element: int | None = None) -> str | None:
         """Write the provenance of an output that was given, or of an element of one that is a list;
         None if it has no value.
         """
-        state, accounts = self._work.state, self._work.accounts
-        if state is None or accounts is None:
+        state, recorder = self._thread.state, self._thread.recorder
+        if state is None or recorder is None:
             return None
         slot = state.values.bind(state.top, output.source)
         if isinstance(slot, Artifact) and element is not None:
@@ -133,23 +133,23 @@ class Run:
             )
         if isinstance(slot, Unknown) or slot.kind in ("absent", "failed"):
             return None
-        return accounts.of(output, slot, element)
+        return recorder.document(output, slot, element)
 
 
-def _events(work: _Work) -> Generator[Event, None, None]:
+def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
     """Begin the work, and give what it says until it is over."""
-    over = threading.Event()
-    is_left = False
-    work.pool.lanes.start(work.carry_out, over)
+    is_over = threading.Event()
+    is_abandoned = False
+    thread.pool.lanes.start(thread.run, is_over)
     try:
-        is_left = yield from work.report.read(over, work.cancel, CANCEL_S)
+        is_abandoned = yield from thread.queue.read(is_over, thread.cancel, CANCEL_S)
     finally:
-        if not over.is_set() and not is_left:
-            work.cancel.set()
-            over.wait(CANCEL_S)
+        if not is_over.is_set() and not is_abandoned:
+            thread.cancel.set()
+            is_over.wait(CANCEL_S)
 
 
-class _Work:
+class _RunThread:
     """What a run does, in a thread of its own. What it learns is its own; the plan stays as it is."""
 
     def __init__(
@@ -165,96 +165,98 @@ class _Work:
         self.cancel = cancel
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
-        self.report = Report(fail_fast=fail_fast)
+        self.queue = EventQueue(fail_fast=fail_fast)
         #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
         self.inputs = dict(plan.inputs)
         #: What the run knows, and the provenance of what it gives; None before it begins.
         self.state: State | None = None
-        self.accounts: Accounts | None = None
+        self.recorder: ProvenanceRecorder | None = None
 
-    def carry_out(self) -> None:
+    def run(self) -> None:
         """Do it. Whatever happens, the last thing said is RunFinished or an exception."""
         try:
             status = self._run()
-        except FailedFast:
+        except FailFast:
             status = "failed"
         except Cancelled:
             status = "cancelled"
         except BaseException as error:
-            self.report.say(error)
+            self.queue.put(error)
             return
-        self.report.say(self.report.over(status))
+        self.queue.put(self.queue.finished_event(status))
 
     def _run(self) -> str:
-        plan, report = self.plan, self.report
+        plan, queue = self.plan, self.queue
         with ExitStack() as stack:
             if plan.store is None:
                 store = stack.enter_context(Store.temporary(plan.values.codecs))
             else:
                 store = stack.enter_context(plan.store.in_use())
-            report.kept_notes = partial(kept_notes, store)
-            live = LiveValues()
-            state = self.state = plan.state.copy(store, live)
+            queue.kept_notes = partial(kept_notes, store)
+            cache = ValueCache()
+            state = self.state = plan.state.copy(store, cache)
             stack.callback(setattr, state.values, "store", plan.store)
             stack.callback(state.values.files.suspend)
             pin = f"run {id(self)}"
             stack.callback(store.unpin, pin)
-            steps = Steps(
-                state, store, self.pool, report, inputs=self.inputs, live=live, cancel=self.cancel
+            runner = StepRunner(
+                state, store, self.pool, queue, inputs=self.inputs, cache=cache, cancel=self.cancel
             )
-            stack.callback(self.pool.plan_ahead, (), of=steps.caller)
-            stack.callback(steps.caller.unnamed.close)
-            state.values.fetch = steps.value
+            stack.callback(self.pool.plan_ahead, (), of=runner.caller)
+            stack.callback(runner.caller.anonymous.close)
+            state.values.fetch = runner.value
             stack.callback(setattr, state.values, "fetch", state.values.load)
-            stack.callback(self._remember, state, store)
+            stack.callback(self._record_history, state, store)
             if self.own_pool:
                 stack.callback(self.pool.close)
-            accounts = self.accounts = Accounts(
-                plan, state, self.inputs, conditions=lambda: steps.caller.conditions
+            recorder = self.recorder = ProvenanceRecorder(
+                plan, state, self.inputs, conditions=lambda: runner.caller.conditions
             )
-            delivery = Delivery(
-                plan, state, self.inputs, self.out, report, value=steps.value, accounts=accounts
+            delivery = OutputDelivery(
+                plan, state, self.inputs, self.out, queue, value=runner.value, recorder=recorder
             )
-            stack.callback(self._let_go, state, accounts, steps)
+            stack.callback(self._release_values, state, recorder, runner)
             stack.callback(self._close, delivery, store)
             todo = sum(s.status in ("runs", "waits") for s in plan.steps)
-            report.say(
+            queue.put(
                 RunStarted(
                     plan.graph.spec.source.name,
                     len(plan.steps),
                     todo,
                     plan.device,
                     0.0,
-                    report.expect(plan.steps),
-                    _took(state, store, plan),
+                    queue.count_steps(plan.steps),
+                    _last_durations(state, store, plan),
                 )
             )
             cached = [s for s in plan.steps if s.status == "cached"]
-            report.known(cached)
+            queue.add_cached(cached)
             store.pin(pin, (s.key or "" for s in cached))
-            Walk(state, steps, delivery, report, cancel=self.cancel).go()
+            Scheduler(state, runner, delivery, queue, cancel=self.cancel).run()
             delivery.wait()
-        return "failed" if report.failed else "done"
+        return "failed" if queue.failed else "done"
 
-    def _close(self, delivery: Delivery, store: Store) -> None:
+    def _close(self, delivery: OutputDelivery, store: Store) -> None:
         """Let queued writes end. A store of this run's own goes with it, but not the files in it
         that were handed out.
         """
         delivery.close(cancelled=self.cancel.is_set())
-        if delivery.gave_from(store.folder):
+        if delivery.has_delivered_from(store.folder):
             store.keep_until_exit()
 
-    def _let_go(self, state: State, accounts: Accounts, steps: Steps) -> None:
+    def _release_values(
+        self, state: State, recorder: ProvenanceRecorder, runner: StepRunner
+    ) -> None:
         """Hold the values that were made no longer: whoever keeps the run may still ask for the
         provenance of its outputs.
         """
-        conditions = steps.caller.conditions
-        accounts.conditions = lambda: conditions
+        conditions = runner.caller.conditions
+        recorder.conditions = lambda: conditions
         state.values.live = {}
 
-    def _remember(self, state: State, store: Store) -> None:
+    def _record_history(self, state: State, store: Store) -> None:
         """Write down what the next plan compares with, once what it names is kept."""
-        keys = self.report.keys
+        keys = self.queue.keys
         if any(state.history.get(name) != key for name, key in keys.items()):
             store.flush()
             store.record_history(history_name(self.plan.graph), {**state.history, **keys})

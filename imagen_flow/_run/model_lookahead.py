@@ -16,10 +16,10 @@ from .._types.node import NodeType
 from .._types.values import Model
 from ..errors import ModelError
 
-__all__ = ["Ahead"]
+__all__ = ["ModelLookahead"]
 
 
-class Ahead:
+class ModelLookahead:
     """The models that nodes which have not run yet will lease, as far as the plan knows them.
 
     Looked at when the first model is leased, and again when one is leased that was not foreseen (a
@@ -28,28 +28,28 @@ class Ahead:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._needs: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
+        self._uses: dict[Identity, deque[tuple[int, Frame, Node]]] = {}
         self._seen: set[tuple[int, str]] = set()
 
-    def identities(self, frame: Frame, node: Node) -> list[Identity]:
+    def upcoming(self, frame: Frame, node: Node) -> list[Identity]:
         """List what will be needed, each once, by when that is; `node` is the one that leases now."""
         if (id(frame), node.name) not in self._seen:
-            self._look()
-        firsts: list[tuple[int, Identity]] = []
-        for identity, needs in self._needs.items():
-            while needs and _is_known(needs[0][1], needs[0][2]):
-                needs.popleft()
-            if needs:
-                firsts.append((needs[0][0], identity))
-        return [identity for _, identity in sorted(firsts)]
+            self._scan()
+        next_uses: list[tuple[int, Identity]] = []
+        for identity, uses in self._uses.items():
+            while uses and _is_known(uses[0][1], uses[0][2]):
+                uses.popleft()
+            if uses:
+                next_uses.append((uses[0][0], identity))
+        return [identity for _, identity in sorted(next_uses)]
 
-    def _look(self) -> None:
-        self._needs.clear()
+    def _scan(self) -> None:
+        self._uses.clear()
         self._seen.clear()
-        for place, (frame, node) in enumerate(_in_demand(self.state)):
+        for position, (frame, node) in enumerate(_remaining_nodes(self.state)):
             self._seen.add((id(frame), node.name))
             for identity in self._leased(frame, node):
-                self._needs.setdefault(identity, deque()).append((place, frame, node))
+                self._uses.setdefault(identity, deque()).append((position, frame, node))
 
     def _leased(self, frame: Frame, node: Node) -> Iterator[Identity]:
         """Give the models that a node will lease, if they are known yet."""
@@ -61,25 +61,25 @@ class Ahead:
             if name in node.type.loaders:
                 binding = node.bindings.get(name)
                 slot = values.bind(frame, binding) if binding is not None else default
-                known = (
+                models_ = (
                     leaves(values.named(frame, binding, slot, node, node.type.loaders[name]))
                     if isinstance(slot, Artifact)
                     else ()
                 )
                 named[name] = [
                     model
-                    for leaf in known
+                    for leaf in models_
                     if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
                 ]
         policy = keys.policy(node)
-        beside = {name: found[0] for name, found in named.items() if len(found) == 1}
-        for name, found in named.items():
-            for model in found:
+        companions = {name: models[0] for name, models in named.items() if len(models) == 1}
+        for name, models in named.items():
+            for model in models:
                 with suppress(ModelError):  # it is said when the node runs
                     loader = node.type.loaders[name]
                     yield from identities_of(
                         loader,
-                        joined(loader, name, {**beside, name: model}),
+                        joined(loader, name, {**companions, name: model}),
                         device=policy.device,
                         dtype=policy.dtype,
                         settings=policy.settings,
@@ -92,24 +92,24 @@ def _is_known(frame: Frame, node: Node) -> bool:
     return known is not None and bool(known.outputs)
 
 
-def _in_demand(state: State) -> list[tuple[Frame, Node]]:
+def _remaining_nodes(state: State) -> list[tuple[Frame, Node]]:
     """List the nodes that a run has yet to bring to their outputs, in the order in which it comes
     to them: each after what it needs, from the outputs back.
     """
     found: list[tuple[Frame, Node]] = []
     seen: set[tuple[int, str, str]] = set()
-    stack: list[tuple[Place, bool]] = [(place, False) for place in outputs_of(state.top)][::-1]
+    stack: list[tuple[Place, bool]] = [(target, False) for target in outputs_of(state.top)][::-1]
     while stack:
-        place, is_open = stack.pop()
-        frame, node, port = place
-        at = (id(frame), node.name, port)
+        target, is_open = stack.pop()
+        frame, node, port = target
+        identity = (id(frame), node.name, port)
         known = frame.states.get(node.name)
         if is_open:
             found.append((frame, node))
-        elif at not in seen and (known is None or port not in known.outputs):
-            seen.add(at)
-            stack.append((place, True))
+        elif identity not in seen and (known is None or port not in known.outputs):
+            seen.add(identity)
+            stack.append((target, True))
             later: list[Place] = []
             now = demands(state, frame, node, port, later=later)
-            stack += [(p, False) for p in (*now, *later)][::-1]
+            stack += [(t, False) for t in (*now, *later)][::-1]
     return found

@@ -15,15 +15,15 @@ class Notes:
     """The notes of one call of a node, each once."""
 
     def __init__(self) -> None:
-        self.said: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
 
     def add(self, note: object) -> str | None:
         """Take a note; give it as it is kept if it is new."""
         text = " ".join(str(note).split())
         text = text if len(text) <= MAX_NOTE_LENGTH else text[: MAX_NOTE_LENGTH - 1] + "…"
-        if not text or text in self.said or len(self.said) == MAX_NOTES:
+        if not text or text in self.notes or len(self.notes) == MAX_NOTES:
             return None
-        self.said[text] = None
+        self.notes[text] = None
         return text
 
 

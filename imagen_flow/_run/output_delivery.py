@@ -16,13 +16,13 @@ from .._types.artifact import Artifact
 from .._types.values import File, Folder, Model
 from ..errors import ImagenFlowError
 from ..events import OutputAbsent, OutputFailed, OutputWritten
-from .event_queue import Report, words
-from .recorder import Accounts
+from .event_queue import EventQueue, describe_error
+from .recorder import ProvenanceRecorder
 
-__all__ = ["Delivery", "Write", "foretell"]
+__all__ = ["OutputDelivery", "PlannedWrite", "planned_writes"]
 
 
-class Delivery:
+class OutputDelivery:
     """Gives the outputs of one run.
 
     Params:
@@ -39,22 +39,22 @@ class Delivery:
         state: State,
         inputs: Mapping[str, Any],
         out: Path | OutFolder | Writer | None,
-        report: Report,
+        queue: EventQueue,
         *,
         value: Callable[[Artifact], Any],
-        accounts: Accounts,
+        recorder: ProvenanceRecorder,
     ) -> None:
         self.plan = plan
         self.inputs = inputs
-        self.report = report
+        self.queue = queue
         self._value = value
-        self._accounts = accounts
+        self._recorder = recorder
         self._writer = (
             Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self._writes: list[Future[None]] = []
-        self._places: list[Path] = []
+        self._paths: list[Path] = []
 
     def wait(self) -> None:
         """Wait until every file is written."""
@@ -67,11 +67,11 @@ class Delivery:
         """
         self._thread.shutdown(wait=True, cancel_futures=cancelled)
 
-    def gave_from(self, folder: Path) -> bool:
+    def has_delivered_from(self, folder: Path) -> bool:
         """Tell whether files, folders or models that lie in a folder were handed over."""
-        return any(place.is_relative_to(folder) for place in self._places)
+        return any(path.is_relative_to(folder) for path in self._paths)
 
-    def give(self, output: Output, slot: Artifact) -> None:
+    def deliver(self, output: Output, slot: Artifact) -> None:
         """Hand over an output."""
         if slot.kind in ("absent", "failed"):
             why = (
@@ -79,15 +79,13 @@ class Delivery:
                 if slot.kind == "absent"
                 else "what it comes from failed"
             )
-            self.report.say(OutputAbsent(output.name, why, self.report.now()))
+            self.queue.put(OutputAbsent(output.name, why, self.queue.now()))
             return
         try:
             if output.path is None or self._writer is None or slot.items == ():
                 value = self.value(slot)
-                self._places += _places(value)
-                self.report.say(
-                    OutputWritten(output.name, "", None, False, value, self.report.now())
-                )
+                self._paths += _paths(value)
+                self.queue.put(OutputWritten(output.name, "", None, False, value, self.queue.now()))
                 return
             elements = (
                 [(slot, "", 0)]
@@ -96,23 +94,23 @@ class Delivery:
             )
             for artifact, item, index in elements:
                 if artifact.kind in ("absent", "failed"):
-                    self.report.say(
+                    self.queue.put(
                         OutputAbsent(
                             output.name + item,
                             f"what it comes from is {artifact.kind}",
-                            self.report.now(),
+                            self.queue.now(),
                         )
                     )
                     continue
                 value = self.value(artifact)
-                self._places += _places(value)
-                account = self._accounts.of(output, artifact, index if item else None)
+                self._paths += _paths(value)
+                document = self._recorder.document(output, artifact, index if item else None)
                 self._writes.append(
-                    self._thread.submit(self._write, output, artifact, item, index, value, account)
+                    self._thread.submit(self._write, output, artifact, item, index, value, document)
                 )
         except Damaged as damaged:
-            self.report.failed += 1
-            self.report.say(OutputFailed(output.name, "", str(damaged), self.report.now()))
+            self.queue.failed += 1
+            self.queue.put(OutputFailed(output.name, "", str(damaged), self.queue.now()))
 
     def value(self, slot: Artifact) -> Any:
         """Give a live value; in a list, at any depth, None stands for what is absent or failed."""
@@ -127,7 +125,7 @@ class Delivery:
         item: str,
         index: int,
         value: Any,
-        account: str | None,
+        document: str | None,
     ) -> None:
         assert self._writer is not None and output.path is not None
         fields = _fields(self.plan, self.inputs, output, index=index, digest8=artifact.digest[:8])
@@ -139,18 +137,18 @@ class Delivery:
                 output=output.name,
                 item=item,
                 exists=output.exists,
-                provenance=account,
+                provenance=document,
                 digest=artifact.digest,
             )
-            self.report.say(
+            self.queue.put(
                 OutputWritten(
-                    output.name, item, str(written.path), written.changed, value, self.report.now()
+                    output.name, item, str(written.path), written.changed, value, self.queue.now()
                 )
             )
-        except Exception as failed:
-            self.report.failed += 1
-            said = str(failed) if isinstance(failed, ImagenFlowError) else words(failed)
-            self.report.say(OutputFailed(output.name, item, said, self.report.now()))
+        except Exception as error:
+            self.queue.failed += 1
+            message = str(error) if isinstance(error, ImagenFlowError) else describe_error(error)
+            self.queue.put(OutputFailed(output.name, item, message, self.queue.now()))
 
 
 def _fields(
@@ -168,18 +166,18 @@ def _fields(
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class PlannedWrite:
     """A file that a run would write: for which output, where, and what becomes of what lies there.
     Fields of the path that are not known yet stand in it as they are.
     """
 
     output: str
     path: str
-    fate: str
+    effect: str
 
 
-def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
-    """Say which files a run of a plan would write, and of the first ones, at `most` so many, what
+def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[PlannedWrite]:
+    """Say which files a run of a plan would write, and of the first ones, at `limit` so many, what
     becomes of what lies there. Nothing is written.
     """
     writer = Writer(folder)
@@ -188,8 +186,10 @@ def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
         if output.path is None:
             continue
         slot = plan.values.bind(plan.state.top, output.source)
-        many = output.type.kind == "list"
-        artifacts: list[tuple[Artifact | Unknown, int | str]] = [(slot, "{index}" if many else 0)]
+        is_list = output.type.kind == "list"
+        artifacts: list[tuple[Artifact | Unknown, int | str]] = [
+            (slot, "{index}" if is_list else 0)
+        ]
         if isinstance(slot, Artifact):
             artifacts = (
                 [(slot, 0)]
@@ -203,24 +203,24 @@ def foretell(plan: Plan, folder: OutFolder, *, most: int) -> Iterator[Write]:
             path = writer.relative(
                 output.path,
                 _fields(plan, plan.inputs, output, index=index, digest8=digest8),
-                element=many,
+                element=is_list,
             )
             count += 1
-            is_known = count <= most and (
-                isinstance(artifact, Artifact) or not (many or "{digest8}" in path)
+            is_known = count <= limit and (
+                isinstance(artifact, Artifact) or not (is_list or "{digest8}" in path)
             )
-            name = f"{output.name}[{index}]" if many and isinstance(index, int) else output.name
-            yield Write(
+            name = f"{output.name}[{index}]" if is_list and isinstance(index, int) else output.name
+            yield PlannedWrite(
                 name,
                 str(folder.path / path),
                 writer.foretell(path, type=output.type, exists=output.exists) if is_known else "",
             )
 
 
-def _places(value: Any) -> Iterator[Path]:
+def _paths(value: Any) -> Iterator[Path]:
     """Say where a value lies, if it is one that does not hold its content."""
     if isinstance(value, list):
         for item in value:
-            yield from _places(item)
+            yield from _paths(item)
     elif isinstance(value, File | Folder | Model):
         yield value.path

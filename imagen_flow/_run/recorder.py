@@ -1,7 +1,7 @@
 """Give an account of how outputs came to be: a plan that was carried out, turned into provenance
 documents.
 
-What is the same for every output of a run is written once (see `Accounts`); what differs are the
+What is the same for every output of a run is written once (see `ProvenanceRecorder`); what differs are the
 steps an output was made by, found by going back from it through the graph: of a
 list's element only those that it comes from. `provenance` says the document's shape.
 """
@@ -36,10 +36,10 @@ from .._types.digest import canonical
 from .._types.node import NodeType
 from .._types.values import File, Folder, Model
 
-__all__ = ["Accounts", "file_name", "graphs_of", "place_name"]
+__all__ = ["ProvenanceRecorder", "file_name", "graphs_of", "portable_name"]
 
 
-class Accounts:
+class ProvenanceRecorder:
     """Writes the provenance of a run's outputs.
 
     ::
@@ -67,20 +67,20 @@ class Accounts:
         self.values = state.values
         self.inputs = inputs
         self.conditions = conditions or dict
-        self._shared: str | None = None
+        self._run_text: str | None = None
         self._names: dict[int, list[str]] = {}
         for name, graph in _all_named(plan.graph):
             self._names.setdefault(id(graph), []).append(name)
 
-    def of(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
+    def document(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
         """Write the document of an output, or of element `index` of one that is a list."""
         level = output.provenance
         if level == "none":
             return None
-        if self._shared is None and level == "full":
-            self._shared = self._text(self._full())
-        steps, used = self._walk(output, index)
-        said = {
+        if self._run_text is None and level == "full":
+            self._run_text = self._text(self._describe_run())
+        steps, used = self._trace(output, index)
+        document = {
             "imagen_flow": FORMAT,
             "version": __version__,
             "provenance": level,
@@ -91,12 +91,12 @@ class Accounts:
                 "index": index,
             },
             "settings": {"device": self.plan.device, "dtype": self.plan.dtype},
-            **self._made(steps, level),
+            **self._describe_steps(steps, level),
         }
-        if level == "keys" or self._shared is None:
-            return self._text(said)
-        said |= {"seeds": self._seeds(used), "files": self._files(used)}
-        return f"{self._text(said)[:-1]},{self._shared[1:]}"
+        if level == "keys" or self._run_text is None:
+            return self._text(document)
+        document |= {"seeds": self._seeds(used), "files": self._files(used)}
+        return f"{self._text(document)[:-1]},{self._run_text[1:]}"
 
     @staticmethod
     def _text(data: Any) -> str:
@@ -112,7 +112,7 @@ class Accounts:
     # -- what a run has in common
     # ------------------------------------------------------------------------------------------------
 
-    def _full(self) -> dict[str, Any]:
+    def _describe_run(self) -> dict[str, Any]:
         graphs = graphs_of(self.plan.graph)
         main = next(iter(graphs))
         return {
@@ -121,30 +121,32 @@ class Accounts:
                 "file": main,
                 "files": {name: g.spec.source.text for name, g in graphs.items()},
             },
-            "resolved": {name: _resolved(g, name) for name, g in graphs.items()},
-            "inputs": {name: self._input(name, value) for name, value in self.inputs.items()},
+            "resolved": {name: _describe_graph(g, name) for name, g in graphs.items()},
+            "inputs": {
+                name: self._describe_input(name, value) for name, value in self.inputs.items()
+            },
         }
 
-    def _input(self, name: str, value: Any) -> dict[str, Any]:
+    def _describe_input(self, name: str, value: Any) -> dict[str, Any]:
         type_ = self.plan.graph.inputs[name].type
-        seen: dict[str, Any] = {"type": str(type_)}
+        described: dict[str, Any] = {"type": str(type_)}
         if isinstance(value, File | Folder):
-            return seen | {"files": [_file(value)]}
+            return described | {"files": [_describe_file(value)]}
         if (
             isinstance(value, list | tuple)
             and value
             and all(isinstance(v, File | Folder) for v in value)
         ):
-            return seen | {"files": [_file(v) for v in value]}
+            return described | {"files": [_describe_file(v) for v in value]}
         if (
             isinstance(value, str)
             and _is_absolute(value)
             and any(value == reference for reference, _ in self.values.models)
         ):
-            return seen | {"model": place_name(value)}
-        return seen | {"value": _plain(value)}
+            return described | {"model": portable_name(value)}
+        return described | {"value": _plain(value)}
 
-    def _seeds(self, used: list[_Used]) -> dict[str, int]:
+    def _seeds(self, used: list[_UsedBinding]) -> dict[str, int]:
         """Seeds by input; those that an included graph drew for itself by its file and input."""
         seeds = {
             name: self.inputs[name]
@@ -156,23 +158,25 @@ class Accounts:
                 name
                 and graph.inputs[name].type.seed
                 and isinstance(binding, Given)
-                and (held := self._held(binding)) is not None
+                and (known := self._known_value(binding)) is not None
             ):
                 seeds |= {
-                    f"{file}#{name}": self.values.value(held) for file in self._names[id(graph)]
+                    f"{file}#{name}": self.values.value(known) for file in self._names[id(graph)]
                 }
         return seeds
 
-    def _files(self, used: list[_Used]) -> dict[str, Any]:
+    def _files(self, used: list[_UsedBinding]) -> dict[str, Any]:
         """Files that the graph names, by name."""
         files: dict[str, Any] = {}
         for graph, _, binding in used:
-            if isinstance(binding, FileAt) and (held := self._held(binding)) is not None:
-                seen = _file(self.values.constants.by_digest[held.digest])
-                files |= {file_name(file, binding.path): seen for file in self._names[id(graph)]}
+            if isinstance(binding, FileAt) and (known := self._known_value(binding)) is not None:
+                described = _describe_file(self.values.constants.by_digest[known.digest])
+                files |= {
+                    file_name(file, binding.path): described for file in self._names[id(graph)]
+                }
         return files
 
-    def _held(self, binding: Binding | None) -> Artifact | None:
+    def _known_value(self, binding: Binding | None) -> Artifact | None:
         """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw
         a seed, where none was needed.
         """
@@ -181,13 +185,13 @@ class Accounts:
     # -- what an output was made by
     # ----------------------------------------------------------------------------------------------
 
-    def _made(self, steps: list[Step], level: str) -> dict[str, Any]:
+    def _describe_steps(self, steps: list[Step], level: str) -> dict[str, Any]:
         made: dict[str, int] = {}
         made_with: list[dict[str, Any]] = []
         conditions: list[dict[str, Any]] = []
         models: dict[str, str] = {}
         plugins: dict[str, str] = {}
-        told = []
+        steps_json = []
         for step in steps:
             type_ = step.node.type
             assert isinstance(type_, NodeType) and step.outputs is not None
@@ -206,8 +210,8 @@ class Accounts:
                     else None
                 )
                 if isinstance(model, Model):
-                    models[place_name(model.reference)] = model.digest
-            one: dict[str, Any] = {
+                    models[portable_name(model.reference)] = model.digest
+            entry: dict[str, Any] = {
                 "node": step.name,
                 "item": step.item,
                 "key": step.key,
@@ -222,47 +226,47 @@ class Accounts:
                 else None
             )
             if record is not None and record.notes and level == "full":
-                one["notes"] = list(record.notes)
+                entry["notes"] = list(record.notes)
             if type_.uses_torch:
                 kept = record.provenance if record is not None else {}
-                ran_on = kept.get("conditions") or self.conditions()
-                if ran_on:
-                    if ran_on not in conditions:
-                        conditions.append(ran_on)
-                    one["conditions"] = conditions.index(ran_on)
-                one["rungs"] = list(kept.get("rungs", ()))
-            told.append(one)
+                step_conditions = kept.get("conditions") or self.conditions()
+                if step_conditions:
+                    if step_conditions not in conditions:
+                        conditions.append(step_conditions)
+                    entry["conditions"] = conditions.index(step_conditions)
+                entry["rungs"] = list(kept.get("rungs", ()))
+            steps_json.append(entry)
         return {
-            "steps": told,
+            "steps": steps_json,
             "made_with": made_with,
             "conditions": conditions,
             "models": [{"reference": r, "fingerprint": f} for r, f in sorted(models.items())],
             "plugins": [{"name": n, "version": v} for n, v in sorted(plugins.items())],
         }
 
-    def _walk(self, output: Output, index: int | None) -> tuple[list[Step], list[_Used]]:
+    def _trace(self, output: Output, index: int | None) -> tuple[list[Step], list[_UsedBinding]]:
         """List the steps that an output was made by, each after those that it needs, and what of
         the graph's own they used. The walk has a stack of its own.
         """
         found: dict[int, Step] = {}
-        used: dict[int, _Used] = {}
-        seen: set[tuple[Any, ...]] = set()
-        stack: list[tuple[_Place, bool]] = [((self.state.top, output.source, index), False)]
+        used: dict[int, _UsedBinding] = {}
+        described: set[tuple[Any, ...]] = set()
+        stack: list[tuple[_SourceAt, bool]] = [((self.state.top, output.source, index), False)]
         while stack:
-            place, is_done = stack.pop()
-            frame, source, element = place
-            at = (id(frame), source, element)
+            source_at, is_done = stack.pop()
+            frame, source, element = source_at
+            identity = (id(frame), source, element)
             if is_done:
-                found.update((id(s), s) for s in self._own(frame, source, element))
-            elif at not in seen:
-                seen.add(at)
-                stack.append((place, True))
-                for graph, name, binding in self._uses(frame, source):
+                found.update((id(s), s) for s in self._steps_at(frame, source, element))
+            elif identity not in described:
+                described.add(identity)
+                stack.append((source_at, True))
+                for graph, name, binding in self._bindings_at(frame, source):
                     used[id(binding)] = (graph, name, binding)
-                stack += [(p, False) for p in self._needs(frame, source, element)][::-1]
+                stack += [(p, False) for p in self._dependencies(frame, source, element)][::-1]
         return list(found.values()), list(used.values())
 
-    def _uses(self, frame: Frame, source: FromNode | FromInput) -> Iterator[_Used]:
+    def _bindings_at(self, frame: Frame, source: FromNode | FromInput) -> Iterator[_UsedBinding]:
         """What a node is bound to in its own graph, or an input of an included graph by default."""
         if isinstance(source, FromNode):
             for binding in frame.graph.nodes[source.node].bindings.values():
@@ -273,7 +277,9 @@ class Accounts:
                 for leaf in _leaves(frame.graph.inputs[source.name].default)
             )
 
-    def _own(self, frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
+    def _steps_at(
+        self, frame: Frame, source: FromNode | FromInput, element: int | None
+    ) -> list[Step]:
         state = frame.states.get(source.node) if isinstance(source, FromNode) else None
         if state is None or not isinstance(source, FromNode):
             return []
@@ -288,14 +294,14 @@ class Accounts:
             if s.key is not None and s.outputs is not None and s.status in ("cached", "ran")
         ]
 
-    def _needs(
+    def _dependencies(
         self, frame: Frame, source: FromNode | FromInput, element: int | None
-    ) -> Iterator[_Place]:
+    ) -> Iterator[_SourceAt]:
         if isinstance(source, FromInput):
             if frame.parent is not None:
                 outer, node = frame.parent
                 if source.name in node.bindings:
-                    yield from _places(
+                    yield from _sources(
                         outer,
                         node.bindings[source.name],
                         frame.element if source.name in node.each else element,
@@ -303,10 +309,10 @@ class Accounts:
             return
         node = frame.graph.nodes[source.node]
         if node.when is not None:
-            yield from _places(frame, node.when, None)
+            yield from _sources(frame, node.when, None)
         if isinstance(node.type, NodeType):
             for name, binding in node.bindings.items():
-                yield from _places(frame, binding, element if name in node.each else None)
+                yield from _sources(frame, binding, element if name in node.each else None)
             return
         below = [
             child
@@ -332,24 +338,24 @@ class Accounts:
             )
 
 
-_Place = tuple[Frame, "FromNode | FromInput", "int | None"]
+_SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
 #: A graph, which of its inputs' defaults this is (if it is one), and the binding.
-_Used = tuple[Graph, str, Binding]
+_UsedBinding = tuple[Graph, str, Binding]
 
 
-def _places(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_Place]:
+def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_SourceAt]:
     """What a binding reads; of a list that is written out, only the element in question."""
     if isinstance(binding, FromNode | FromInput):
         yield frame, binding, element
     elif isinstance(binding, Joined):
         for part in binding.parts:
-            yield from _places(frame, part, None)
+            yield from _sources(frame, part, None)
     elif isinstance(binding, Listed):
         for item in binding.items if element is None else binding.items[element : element + 1]:
-            yield from _places(frame, item, None)
+            yield from _sources(frame, item, None)
     elif isinstance(binding, Mapped):
         for _, item in binding.items:
-            yield from _places(frame, item, None)
+            yield from _sources(frame, item, None)
 
 
 def graphs_of(graph: Graph) -> dict[str, Graph]:
@@ -405,12 +411,12 @@ def _is_absolute(path: str) -> bool:
     )
 
 
-def place_name(reference: str) -> str:
+def portable_name(reference: str) -> str:
     """A reference that is an absolute path tells its last name only: the rest is about one machine."""
     return PurePath(reference.replace("\\", "/")).name if _is_absolute(reference) else reference
 
 
-def _file(value: Any) -> dict[str, Any]:
+def _describe_file(value: Any) -> dict[str, Any]:
     if isinstance(value, Folder):
         return {
             "kind": "folder",
@@ -421,13 +427,13 @@ def _file(value: Any) -> dict[str, Any]:
     return {
         "kind": "file",
         "digest": value.digest,
-        "name": place_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2],
+        "name": portable_name((value.name or value.path.name).rstrip("/")).rpartition("/")[2],
         "size": value.size,
     }
 
 
 def _plugin(type_: NodeType) -> str:
-    return place_name(type_.plugin)
+    return portable_name(type_.plugin)
 
 
 def _plain(value: Any) -> Any:
@@ -456,20 +462,20 @@ def _leaves(binding: Binding | None) -> Iterator[Binding]:
             yield binding
 
 
-def _resolved(graph: Graph, name: str) -> dict[str, Any]:
+def _describe_graph(graph: Graph, name: str) -> dict[str, Any]:
     """A graph as resolved: types, bindings and defaults, without marks."""
     return {
         "inputs": {
             i.name: {
                 "type": str(i.type),
-                "default": None if i.default is None else _spelt(i.default),
+                "default": None if i.default is None else _describe_binding(i.default),
             }
             for i in graph.inputs.values()
         },
-        "nodes": {node.name: _node(graph, node, name) for node in graph.nodes.values()},
+        "nodes": {node.name: _describe_node(graph, node, name) for node in graph.nodes.values()},
         "outputs": {
             o.name: {
-                "from": _spelt(o.source),
+                "from": _describe_binding(o.source),
                 "type": str(o.type),
                 "path": o.path,
                 "exists": o.exists,
@@ -481,40 +487,40 @@ def _resolved(graph: Graph, name: str) -> dict[str, Any]:
     }
 
 
-def _node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
+def _describe_node(graph: Graph, node: Node, name: str) -> dict[str, Any]:
     if isinstance(node.type, Graph):
         type_: dict[str, Any] = {
             "graph": file_name(name, str(graph.spec.nodes[node.name].type.value))
         }
     else:
         type_ = {"type": node.type.name, "version": node.type.version}
-    ports = {port: _spelt(binding) for port, binding in node.bindings.items()}
+    ports = {port: _describe_binding(binding) for port, binding in node.bindings.items()}
     defaults = {
         port.name: _plain(port.default)
         for port in node.inputs.values()
         if port.name not in ports and not port.required
     }
-    words: dict[str, Any] = {
+    describe_error: dict[str, Any] = {
         "each": list(node.each),
         "retries": node.retries,
         "timeout_s": node.timeout_s,
         "device": node.device,
         "dtype": node.dtype,
     }
-    words |= {"when": _spelt(node.when) if node.when is not None else None}
-    words |= {
+    describe_error |= {"when": _describe_binding(node.when) if node.when is not None else None}
+    describe_error |= {
         "repeat": {"times": node.repeat.times, "best": node.repeat.best} if node.repeat else None
     }
-    words |= {"cache": None if node.cache else False}
+    describe_error |= {"cache": None if node.cache else False}
     return {
         **type_,
         "ports": ports,
         "defaults": defaults,
-        **{k: v for k, v in words.items() if v not in (None, [], 0) or v is False},
+        **{k: v for k, v in describe_error.items() if v not in (None, [], 0) or v is False},
     }
 
 
-def _spelt(binding: Binding | str) -> Any:
+def _describe_binding(binding: Binding | str) -> Any:
     if isinstance(binding, FromNode):
         return {"node": binding.node, "port": binding.port}
     if isinstance(binding, FromInput):
@@ -522,13 +528,13 @@ def _spelt(binding: Binding | str) -> Any:
     if isinstance(binding, Given):
         return {"value": _plain(binding.value)}
     if isinstance(binding, Joined):
-        return {"text": [p if isinstance(p, str) else _spelt(p) for p in binding.parts]}
+        return {"text": [p if isinstance(p, str) else _describe_binding(p) for p in binding.parts]}
     if isinstance(binding, Listed):
-        return {"list": [_spelt(i) for i in binding.items]}
+        return {"list": [_describe_binding(i) for i in binding.items]}
     if isinstance(binding, Mapped):
-        return {"map": {k: _spelt(i) for k, i in binding.items}}
+        return {"map": {k: _describe_binding(i) for k, i in binding.items}}
     if isinstance(binding, FileAt):
         return {binding.kind: binding.path}
     if isinstance(binding, ModelAt):
-        return {"model": place_name(binding.reference)}
+        return {"model": portable_name(binding.reference)}
     return binding

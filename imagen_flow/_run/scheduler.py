@@ -23,39 +23,39 @@ from .._plan import (
 from .._store import Damaged
 from .._types.node import NodeType
 from ..errors import Cancelled, GraphError, ImagenFlowError
-from .event_queue import Report
-from .output_delivery import Delivery
-from .step_runner import Rekey, Steps
+from .event_queue import EventQueue
+from .output_delivery import OutputDelivery
+from .step_runner import Rekey, StepRunner
 
-__all__ = ["Walk"]
+__all__ = ["Scheduler"]
 
 #: How often steps are keyed anew because a file changes under one, or a value is another each time.
 REKEYS = 5
 
 
-class Walk:
+class Scheduler:
     """One walk through a graph."""
 
     def __init__(
         self,
         state: State,
-        steps: Steps,
-        delivery: Delivery,
-        report: Report,
+        runner: StepRunner,
+        delivery: OutputDelivery,
+        queue: EventQueue,
         *,
         cancel: threading.Event,
     ) -> None:
         self.state = state
-        self.steps = steps
+        self.runner = runner
         self.delivery = delivery
-        self.report = report
+        self.queue = queue
         self.cancel = cancel
         #: The outputs that have not been given yet, by what they come from.
-        self._waiting: dict[FromNode, list[Output]] = {}
+        self._pending_outputs: dict[FromNode, list[Output]] = {}
         #: Outputs of nodes of which it has been said what became of them.
-        self._arrived: set[tuple[int, str, str]] = set()
+        self._reported: set[tuple[int, str, str]] = set()
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Bring every output to its value.
 
         Raises:
@@ -64,16 +64,16 @@ class Walk:
         top = self.state.top
         for output in top.graph.outputs.values():
             if isinstance(output.source, FromNode):
-                self._waiting.setdefault(output.source, []).append(output)
+                self._pending_outputs.setdefault(output.source, []).append(output)
             else:
-                self.delivery.give(output, top.inputs[output.source.name])
-        for source in list(self._waiting):
-            self._reach((top, top.graph.nodes[source.node], source.port))
+                self.delivery.deliver(output, top.inputs[output.source.name])
+        for source in list(self._pending_outputs):
+            self._evaluate((top, top.graph.nodes[source.node], source.port))
 
-    def _reach(self, goal: Place) -> None:
+    def _evaluate(self, target: Place) -> None:
         """Bring a node to an output, and before it whatever it needs."""
-        stack = [goal]
-        tries: dict[str, int] = {}
+        stack = [target]
+        attempts: dict[str, int] = {}
         while stack:
             if self.cancel.is_set():
                 raise Cancelled
@@ -81,7 +81,7 @@ class Walk:
             state = frame.states.get(node.name)
             try:
                 if state is not None and port in state.outputs:
-                    self._arrive(stack[-1], state)
+                    self._deliver(stack[-1], state)
                     stack.pop()
                     continue
                 needs = demands(self.state, frame, node, port)
@@ -89,8 +89,8 @@ class Walk:
                     before = state
                     state = self.state.settle(frame, node)
                     if not node.is_single:
-                        self._count(frame, node, state)
-                    self.steps.learned(frame, state.steps)
+                        self._report_step_count(frame, node, state)
+                    self.runner.index_outputs(frame, state.steps)
                     if port in state.outputs:
                         continue
                     if isinstance(node.type, Graph):
@@ -103,20 +103,20 @@ class Walk:
                     )
                 stack += reversed(needs)
             except (Rekey, Damaged) as error:
-                which = str(error)
-                tries[which] = tries.get(which, 0) + 1
-                if tries[which] > REKEYS:
+                subject = str(error)
+                attempts[subject] = attempts.get(subject, 0) + 1
+                if attempts[subject] > REKEYS:
                     why = (
-                        which
+                        subject
                         if isinstance(error, Damaged)
-                        else f"{which} comes out otherwise each time, or its files keep changing"
+                        else f"{subject} comes out otherwise each time, or its files keep changing"
                     )
                     frame.states[node.name] = self.state.failed(frame, node, why)
                     continue
                 if isinstance(error, Damaged):
                     self.state.keying.lost.add(error.artifact.digest)
-                self.steps.restart()
-                self._arrived.clear()
+                self.runner.restart()
+                self._reported.clear()
                 del stack[1:]
 
     def _run(self, frame: Frame, node: Node, state: NodeState, *, fresh: bool) -> bool:
@@ -133,8 +133,8 @@ class Walk:
             if self.cancel.is_set():
                 raise Cancelled
             ran = True
-            done = self.steps.run(frame, step, fresh=fresh)
-            self.steps.learned(frame, (done,))
+            done = self.runner.run(frame, step, fresh=fresh)
+            self.runner.index_outputs(frame, (done,))
             if state.many:
                 state.steps[i] = done
             else:
@@ -142,68 +142,68 @@ class Walk:
                 frame.states[node.name] = NodeState([done], done.outputs)
         return ran
 
-    def _count(self, frame: Frame, node: Node, state: NodeState) -> None:
+    def _report_step_count(self, frame: Frame, node: Node, state: NodeState) -> None:
         """Say how many steps there are, where only now a value says it."""
         name = frame.full(node.name)
         if isinstance(node.type, NodeType):
             if state.steps:
-                self.report.expects(name, len(state.steps))
+                self.queue.set_step_count(name, len(state.steps))
         elif below := frame.below.get(node.name):
-            self.report.expects(name, 0)
+            self.queue.set_step_count(name, 0)
             for child in below.values():
                 for inner in child.graph.nodes:
                     if inner not in child.graph.unneeded:
-                        self.report.expects(child.full(inner), 1, at_least=True)
+                        self.queue.set_step_count(child.full(inner), 1, at_least=True)
 
     # -- a node has an output
     # ----------------------------------------------------------------------------------------------------
 
-    def _arrive(self, place: Place, state: NodeState) -> None:
+    def _deliver(self, target: Place, state: NodeState) -> None:
         """Say what has not been said of a node that has an output, and give the outputs that the
         graph asks for.
         """
-        frame, node, _ = place
+        frame, node, _ = target
         if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
-            self.report.settled(state.steps[0])
+            self.queue.settled(state.steps[0])
         else:
-            self._say(place)
+            self._report_outcomes(target)
         if frame is self.state.top:
             for port, slot in state.outputs.items():
-                asked = self._waiting.get(FromNode(node.name, port))
-                while asked:
-                    self.delivery.give(asked[0], slot)
-                    asked.pop(0)
+                pending = self._pending_outputs.get(FromNode(node.name, port))
+                while pending:
+                    self.delivery.deliver(pending[0], slot)
+                    pending.pop(0)
 
-    def _say(self, place: Place) -> None:
+    def _report_outcomes(self, target: Place) -> None:
         """Say what became of a node's steps, after those that they are absent, skipped or failed
         because of: these may have been known when the run began.
         """
-        stack = [(place, False)]
+        stack = [(target, False)]
         while stack:
-            place, is_open = stack.pop()
-            frame, node, _ = place
-            at = (id(frame), node.name, place[2])
+            target, is_open = stack.pop()
+            frame, node, _ = target
+            identity = (id(frame), node.name, target[2])
             known = frame.states.get(node.name)
-            if known is None or (at in self._arrived and not is_open):
+            if known is None or (identity in self._reported and not is_open):
                 continue
-            self._arrived.add(at)
+            self._reported.add(identity)
             if is_open or all(
                 step.status in ("cached", "ran")
                 for step in known.steps
                 if isinstance(node.type, NodeType)
             ):
                 for step in known.steps:
-                    self.report.settled(step)
+                    self.queue.settled(step)
                 if is_open or not isinstance(node.type, Graph):
                     continue
-            stack.append((place, True))
-            stack += [(source, False) for source in self._reasons(place)][::-1]
+            stack.append((target, True))
+            stack += [(source, False) for source in self._causes(target)][::-1]
 
-    def _reasons(self, place: Place) -> Iterator[Place]:
+    def _causes(self, target: Place) -> Iterator[Place]:
         """Name what a node's output was worked out from: what `demands` asks for, in its stages.
         What nobody needed has no say, also if it is known.
         """
-        frame, node, port = place
+        frame, node, port = target
         if node.when is not None:
             yield from _sources(frame, readings(node.when))
             if is_off(self.state.values, frame, node):
@@ -212,24 +212,24 @@ class Walk:
             if not isinstance(node.bindings[name], Listed):
                 yield from _sources(frame, readings(node.bindings[name]))
         try:
-            found = elements(self.state.values, frame, node)
+            expanded = elements(self.state.values, frame, node)
         except (GraphError, ValueError):
             return
-        if not isinstance(found, Elements) or found.size == len(found.off):
+        if not isinstance(expanded, Elements) or expanded.size == len(expanded.off):
             return
         for name, binding in node.bindings.items():
             if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
                 continue
             if name in node.each and isinstance(binding, Listed):
                 for i, item in enumerate(binding.items):
-                    if i not in found.off:
+                    if i not in expanded.off:
                         yield from _sources(frame, readings(item))
             else:
                 yield from _sources(frame, readings(binding))
         if isinstance(node.type, Graph):
-            yield from self._reasons_inside(frame, node, node.type, port)
+            yield from self._causes_inside(frame, node, node.type, port)
 
-    def _reasons_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
+    def _causes_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
         """Name what the output of an included graph comes from in it: with `keep` the scores, and
         then the best repetition alone.
         """
@@ -239,9 +239,9 @@ class Walk:
                 yield from _sources(child, (inner.outputs[port].source,))
             return
         groups: dict[int, list[Frame]] = {}
-        for place, child in children:
+        for index, child in children:
             yield from _sources(child, (inner.outputs[node.repeat.best].source,))
-            groups.setdefault(place // node.repeat.times, []).append(child)
+            groups.setdefault(index // node.repeat.times, []).append(child)
         for group in groups.values():
             try:
                 best = self.state.best(node, group)

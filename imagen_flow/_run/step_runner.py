@@ -18,12 +18,12 @@ from .._types.ports import BadValue
 from .._types.values import Absent, FileChanged
 from ..errors import Cancelled, ImagenFlowError
 from ..events import StepRetried
-from .call import Called, Caller
-from .event_queue import Report, words
-from .model_lookahead import Ahead
-from .value_cache import LiveValues
+from .call import Caller, CallResult
+from .event_queue import EventQueue, describe_error
+from .model_lookahead import ModelLookahead
+from .value_cache import ValueCache
 
-__all__ = ["Rekey", "Steps"]
+__all__ = ["Rekey", "StepRunner"]
 
 #: How long a retry waits at most, however often the wait was doubled.
 MAX_WAIT_S = 86_400
@@ -32,7 +32,7 @@ MAX_WAIT_S = 86_400
 LEASE_S = 0.2
 
 #: Reasons for which a step runs whatever the store holds.
-_DAMAGED = "the store's copy is damaged"
+_DAMAGED_REASON = "the store's copy is damaged"
 
 
 class Rekey(Exception):
@@ -51,7 +51,7 @@ class _Failure(NamedTuple):
     timeout_s: float | None
 
 
-class Steps:
+class StepRunner:
     """Runs the steps of one run, and gives their values. Steps of equal key are one: it runs once,
     whether it is forced, fails or both; those that say `cache: false` each for itself.
 
@@ -64,29 +64,35 @@ class Steps:
         state: State,
         store: Store,
         pool: ModelPool,
-        report: Report,
+        queue: EventQueue,
         *,
         inputs: dict[str, Any],
-        live: LiveValues,
+        cache: ValueCache,
         cancel: threading.Event,
     ) -> None:
         self.state = state
         self.store = store
-        self.report = report
+        self.queue = queue
         self.inputs = inputs
-        self.live = live
+        self.cache = cache
         self.cancel = cancel
         self.caller = Caller(
-            state.keys, store, pool, report, value=self.value, ahead=Ahead(state), cancel=cancel
+            state.keys,
+            store,
+            pool,
+            queue,
+            value=self.value,
+            lookahead=ModelLookahead(state),
+            cancel=cancel,
         )
         self._constants = state.values.constants.by_digest
-        self._lost = state.keying.lost
+        self._lost_digests = state.keying.lost
         #: What steps gave in this run, by key; of those that are not kept by name too, since each
         # is one for itself.
-        self._made: dict[str, dict[str, Artifact]] = {}
-        self._failed: dict[str, _Failure] = {}
+        self._results: dict[str, dict[str, Artifact]] = {}
+        self._failures: dict[str, _Failure] = {}
         #: Which step gives a value; made when the first is damaged.
-        self._makers: dict[str, tuple[Frame, Step]] | None = None
+        self._producers: dict[str, tuple[Frame, Step]] | None = None
 
     # -- values
     # ------------------------------------------------------------------------------------------------------------------
@@ -104,46 +110,48 @@ class Steps:
         digest = artifact.digest
         if digest in self._constants:
             return self._constants[digest]
-        if digest in self.live:
-            return self.live[digest]
+        if digest in self.cache:
+            return self.cache[digest]
         try:
             value = self.store.load(artifact)
-        except Damaged as damaged:
-            value = self._remake(artifact, damaged)
-        self.live.put(digest, value)
+        except Damaged as error:
+            value = self._recompute(artifact, error)
+        self.cache.add(digest, value)
         return value
 
-    def _remake(self, artifact: Artifact, damaged: Damaged) -> Any:
+    def _recompute(self, artifact: Artifact, damaged: Damaged) -> Any:
         """Run again the step whose kept value is damaged, and before it those whose values it needs
         and that are damaged too.
         """
         pending = [(artifact, damaged)]
         while True:
-            lost, damage = pending[-1]
-            self._lost.add(lost.digest)
-            if self._makers is None:
-                self._makers = self.state.makers()
-            frame, step = self._makers.get(lost.digest, (None, None))
+            current, current_error = pending[-1]
+            self._lost_digests.add(current.digest)
+            if self._producers is None:
+                self._producers = self.state.makers()
+            frame, step = self._producers.get(current.digest, (None, None))
             if frame is None or step is None or step.slots is None:
-                raise damage
+                raise current_error
             for slot in (leaf for s in step.slots.values() for leaf in leaves(s)):
-                if slot.digest in self._constants or slot.digest in self.live:
+                if slot.digest in self._constants or slot.digest in self.cache:
                     continue
                 try:
-                    self.live.put(slot.digest, self.store.load(slot))
-                except Damaged as also:
-                    pending.append((slot, also))
+                    self.cache.add(slot.digest, self.store.load(slot))
+                except Damaged as also_damaged:
+                    pending.append((slot, also_damaged))
                     break
             else:
-                self.report.damaged(step, damage)
-                again = self.run(frame, step._replace(status="runs", reason=_DAMAGED, outputs=None))
-                if lost.digest not in self.live:
+                self.queue.damaged(step, current_error)
+                rerun_step = self.run(
+                    frame, step._replace(status="runs", reason=_DAMAGED_REASON, outputs=None)
+                )
+                if current.digest not in self.cache:
                     # It came out otherwise this time, or not at all: whoever asked for the old
                     # value is keyed anew.
-                    raise Rekey(again.name + again.item)
+                    raise Rekey(rerun_step.name + rerun_step.item)
                 pending.pop()
                 if not pending:
-                    return self.live[lost.digest]
+                    return self.cache[current.digest]
 
     # -- one step
     # ----------------------------------------------------------------------------------------------------------------
@@ -160,25 +168,25 @@ class Steps:
         """
         key = step.key
         assert key is not None
-        shared = key if step.node.cache else f"{key} {step.name}{step.item}"
-        is_again = step.reason == _DAMAGED
-        if not is_again:
-            if (made := self._made.get(shared)) is not None and not self._lacks(made):
-                return self._found(step, made)
-            if (failure := self._failed.get(shared)) is not None and _is_final(failure, step):
-                if not self.report.has_said(step):
-                    self.report.fail(step, failure.cause)
-                return _failed(step, failure.cause)
+        run_key = key if step.node.cache else f"{key} {step.name}{step.item}"
+        is_remake = step.reason == _DAMAGED_REASON
+        if not is_remake:
+            if (made := self._results.get(run_key)) is not None and not self._is_lost(made):
+                return self._reuse(step, made)
+            if (failure := self._failures.get(run_key)) is not None and _is_final(failure, step):
+                if not self.queue.has_outcome(step):
+                    self.queue.fail(step, failure.cause)
+                return _as_failed(step, failure.cause)
         if (
             step.node.cache
             and (
-                found := self._claim(
-                    step, key, look_up=not is_again and step.reason != FORCED, fresh=fresh
+                existing := self._claim(
+                    step, key, look_up=not is_remake and step.reason != FORCED, fresh=fresh
                 )
             )
             is not None
         ):
-            return self._found(step, found)
+            return self._reuse(step, existing)
         if not step.reason:
             step = Step(
                 step.name,
@@ -192,21 +200,21 @@ class Steps:
             )
         if step.reason == FORCED:
             self.state.keying.forced.add(key)
-        self.report.started(step)
+        self.queue.started(step)
         began = time.monotonic()
         try:
-            outputs = self._attempt(frame, step, shared)
+            outputs = self._run_with_retries(frame, step, run_key)
         except (Cancelled, Rekey, Damaged):
             raise
-        except Exception as failed:
-            self.report.fail(step, failed)
-            return _failed(step, failed)
+        except Exception as error:
+            self.queue.fail(step, error)
+            return _as_failed(step, error)
         finally:
             if step.node.cache:
                 self.store.release(key)
-        self._made[shared] = outputs
-        self._failed.pop(shared, None)
-        self.report.finished(step, time.monotonic() - began)
+        self._results[run_key] = outputs
+        self._failures.pop(run_key, None)
+        self.queue.finished(step, time.monotonic() - began)
         return Step(
             step.name,
             step.item,
@@ -219,15 +227,17 @@ class Steps:
             outputs,
         )
 
-    def _found(self, step: Step, outputs: dict[str, Artifact]) -> Step:
+    def _reuse(self, step: Step, outputs: dict[str, Artifact]) -> Step:
         """Say of a step that it need not run: one of equal key has, in this run or another."""
         found = step._replace(status="cached", outputs=outputs)
-        self.report.settled(found)
+        self.queue.settled(found)
         return found
 
-    def _lacks(self, outputs: dict[str, Artifact]) -> bool:
-        return bool(self._lost) and any(
-            leaf.digest in self._lost for artifact in outputs.values() for leaf in leaves(artifact)
+    def _is_lost(self, outputs: dict[str, Artifact]) -> bool:
+        return bool(self._lost_digests) and any(
+            leaf.digest in self._lost_digests
+            for artifact in outputs.values()
+            for leaf in leaves(artifact)
         )
 
     def _claim(
@@ -251,16 +261,18 @@ class Steps:
             return found
         return None
 
-    def _attempt(self, frame: Frame, step: Step, shared: str) -> dict[str, Artifact]:
+    def _run_with_retries(self, frame: Frame, step: Step, run_key: str) -> dict[str, Artifact]:
         """Run a step as often as its `retry` allows; give its outputs."""
         node = step.node
-        before = self._failed.get(shared)
+        earlier_failure = self._failures.get(run_key)
         for attempt in range(
-            before.attempts if before is not None and node.timeout_s == before.timeout_s else 0,
+            earlier_failure.attempts
+            if earlier_failure is not None and node.timeout_s == earlier_failure.timeout_s
+            else 0,
             node.retries + 1,
         ):
             try:
-                return self._take(step, self.caller.call(frame, step))
+                return self._keep_result(step, self.caller.call(frame, step))
             except (Cancelled, Rekey, Damaged):
                 raise
             except FileChanged as changed:
@@ -268,24 +280,26 @@ class Steps:
                     raise ValueError(str(changed)) from changed
                 self.inputs.update(self.state.values.given)
                 raise Rekey(step.name + step.item) from changed
-            except Exception as failed:
+            except Exception as error:
                 if attempt == node.retries:
-                    self._failed[shared] = _Failure(failed, attempt + 1, node.timeout_s)
+                    self._failures[run_key] = _Failure(error, attempt + 1, node.timeout_s)
                     raise
-                self.report.say(
-                    StepRetried(step.name, step.item, attempt + 1, words(failed), self.report.now())
+                self.queue.put(
+                    StepRetried(
+                        step.name, step.item, attempt + 1, describe_error(error), self.queue.now()
+                    )
                 )
             if self.cancel.wait(min(node.backoff_s * 2**attempt, MAX_WAIT_S)):
                 raise Cancelled
         raise AssertionError("the last attempt returns or raises")
 
-    def _take(self, step: Step, called: Called) -> dict[str, Artifact]:
+    def _keep_result(self, step: Step, call: CallResult) -> dict[str, Artifact]:
         """Check, digest and keep what a node gave."""
-        type_ = step.node.type
-        assert isinstance(type_, NodeType) and step.key is not None
-        names = list(type_.outputs)
-        result = called.result
-        if type_.named_outputs:
+        node_type = step.node.type
+        assert isinstance(node_type, NodeType) and step.key is not None
+        names = list(node_type.outputs)
+        result = call.result
+        if node_type.named_outputs:
             if not isinstance(result, tuple) or len(result) != len(names):
                 raise ImagenFlowError(
                     f"it gave {type(result).__name__}, not its outputs {', '.join(names)}"
@@ -293,31 +307,36 @@ class Steps:
             values = dict(zip(names, result, strict=True))
         else:
             values = {names[0]: result}
-        kept = {name: self._taken(type_, name, value) for name, value in values.items()}
+        outputs_with_values = {
+            name: self._check_output(node_type, name, value) for name, value in values.items()
+        }
         if step.node.cache:
             inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
             provenance: dict[str, Any] = {
                 "made_with": self.state.keys.computes_with(step.node),
                 "inputs": inputs,
-                "took_s": round(called.took_s, 6),
+                "took_s": round(call.took_s, 6),
             }
-            if type_.uses_torch:
-                provenance |= {"conditions": dict(called.conditions), "rungs": list(called.rungs)}
-            if called.notes:
-                provenance["notes"] = list(called.notes)
-            self.store.keep(step.key, kept, provenance)
-        outputs = {name: artifact for name, (artifact, _) in kept.items()}
-        if self._lost:
-            self._lost.difference_update(
+            if node_type.uses_torch:
+                provenance |= {
+                    "conditions": dict(call.conditions),
+                    "rungs": list(call.memory_levels),
+                }
+            if call.notes:
+                provenance["notes"] = list(call.notes)
+            self.store.keep(step.key, outputs_with_values, provenance)
+        outputs = {name: artifact for name, (artifact, _) in outputs_with_values.items()}
+        if self._lost_digests:
+            self._lost_digests.difference_update(
                 leaf.digest for artifact in outputs.values() for leaf in leaves(artifact)
             )
-        if "scratch" in type_.injected.values():
+        if "scratch" in node_type.injected.values():
             if step.node.cache:
                 self.store.flush()
             self.store.drop_scratch(step.key)
         return outputs
 
-    def _taken(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
+    def _check_output(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
         """Check and digest one output, and hold it in memory."""
         if value is Absent or value is Absent.value:
             return ABSENT, Absent.value
@@ -332,31 +351,33 @@ class Steps:
         value = self.store.adopt(value)
         artifact = self.state.values.codecs.artifact(value)
         if artifact.items is None:
-            self.live.put(artifact.digest, value)
+            self.cache.add(artifact.digest, value)
         else:
             for leaf, item in zip(leaves(artifact), _flat(artifact, value), strict=True):
-                self.live.put(leaf.digest, item)
+                self.cache.add(leaf.digest, item)
         return artifact, value
 
-    def learned(self, frame: Frame, steps: Iterable[Step]) -> None:
+    def index_outputs(self, frame: Frame, steps: Iterable[Step]) -> None:
         """Note which steps give values, where that is asked already."""
-        if self._makers is not None:
+        if self._producers is not None:
             for step in steps:
                 for artifact in (step.outputs or {}).values():
                     for leaf in leaves(artifact):
-                        self._makers.setdefault(leaf.digest, (frame, step))
+                        self._producers.setdefault(leaf.digest, (frame, step))
 
     def restart(self) -> None:
         """Let everything be settled again: something that steps were keyed by is another now. What
         ran does not run again unless it is another step now.
         """
         self.state.restart()
-        self._makers = None
+        self._producers = None
 
 
-def _failed(step: Step, cause: Exception) -> Step:
+def _as_failed(step: Step, cause: Exception) -> Step:
     return step._replace(
-        status="failed", reason=words(cause), outputs=dict.fromkeys(step.node.type.outputs, FAILED)
+        status="failed",
+        reason=describe_error(cause),
+        outputs=dict.fromkeys(step.node.type.outputs, FAILED),
     )
 
 

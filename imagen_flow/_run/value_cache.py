@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-__all__ = ["LIVE_BYTES", "LiveValues"]
+__all__ = ["CACHE_BYTES", "ValueCache"]
 
 #: How much of the values that steps gave stays in memory; beyond that the least recently used are
 # read from the store again.
-LIVE_BYTES = 1 << 30
+CACHE_BYTES = 1 << 30
 
 
-class LiveValues(dict[str, Any]):
+class ValueCache(dict[str, Any]):
     """Values in memory by digest, least recently used first, bounded by their size."""
 
-    def __init__(self, limit: int = LIVE_BYTES) -> None:
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         super().__init__()
-        self.limit = limit
-        self.total = 0
+        self.max_bytes = max_bytes
+        self.total_bytes = 0
         self.sizes: OrderedDict[str, int] = OrderedDict()
 
     def __getitem__(self, digest: str) -> Any:
@@ -26,18 +26,18 @@ class LiveValues(dict[str, Any]):
         self.sizes.move_to_end(digest)
         return value
 
-    def put(self, digest: str, value: Any) -> None:
+    def add(self, digest: str, value: Any) -> None:
         if digest in self.sizes:
             self.sizes.move_to_end(digest)
             return
         size = _size(value)
         self[digest] = value
         self.sizes[digest] = size
-        self.total += size
-        while self.total > self.limit and len(self.sizes) > 1:
+        self.total_bytes += size
+        while self.total_bytes > self.max_bytes and len(self.sizes) > 1:
             oldest, freed = self.sizes.popitem(last=False)
             del self[oldest]
-            self.total -= freed
+            self.total_bytes -= freed
 
 
 def _size(value: Any) -> int:
