@@ -364,7 +364,7 @@ def test_failure(call: Call, folder: Path) -> None:
         'outputs: {never: "${after}", well: "${good}"}\n',
     )
     said = call("run", "g.yaml")
-    assert (said.code, said.out) == (1, "never  absent: what it comes from failed\nwell   Y\n")
+    assert (said.code, said.out) == (1, "never  absent: its source failed\nwell   Y\n")
     assert (
         timeless(said.err)
         == """\
@@ -484,7 +484,7 @@ def test_lists_and_absent(call: Call, folder: Path) -> None:
     assert said.code == 0
     assert (
         said.out
-        == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: what it comes from is absent\n'
+        == f'files[0]  {Path("out", "0.txt")}\nfiles[1]  {Path("out", "1.txt")}\nall       ["A", "B"]\nnone      absent: its source is absent\n'
     )
 
 

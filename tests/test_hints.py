@@ -216,7 +216,7 @@ def run(monkeypatch: pytest.MonkeyPatch, node: str, *more: str) -> str:
 def test_what_a_node_raises_has_its_place_in_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """File, line and function of the plugin, and the line's text."""
     assert run(monkeypatch, "my.bug").startswith(
-        "o  absent: what it comes from failed\n"
+        "o  absent: its source failed\n"
         "x n failed:\n"
         "    g.yaml:2:9: error[node-failed]: n: KeyError: 'missing'\n"
         "    2 | nodes: {n: {type: my.bug}}\n"

@@ -325,7 +325,7 @@ def test_what_a_node_does_to_torch_ends_with_it(
         )
     assert str(SWITCHES[which][1]()) == before
     assert [event.message for event in told if isinstance(event, flow.events.StepNote)] == [
-        f"toy.switch changed torch's {SWITCHES[which][2]} for all that comes after it; put back"
+        f"toy.switch changed torch's {SWITCHES[which][2]} for the whole process; they were restored"
     ]
     if which == "threads" and not fails:
         with Store.open(tmp_path / "store", registry.codecs) as store:

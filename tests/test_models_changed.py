@@ -392,7 +392,7 @@ def test_a_model_that_a_node_leaves_changed_is_loaded_anew_and_told(
         assert (resident in pool._residents.values()) == (how in HARMLESS)
     assert [
         event.message.startswith(f"toy.change left the model '{model}' (")
-        and event.message.endswith(") changed; other steps load it anew")
+        and event.message.endswith(") modified; it is reloaded for other steps")
         for event in told
     ] == [True] * (how in WAYS)
 

@@ -350,7 +350,7 @@ def test_what_only_a_skipped_node_needs_does_not_run(toys: Toys, store: Store) -
     said = carry_out(graph, store=store)
     assert toys.take() == ["is_even 3", "either None 5"]
     assert "absent used: its 'when' is false" in words(said)
-    assert "no output used: what it comes from is absent" in words(said)
+    assert "no output used: its source is absent" in words(said)
     assert given(said) == {"end": 5}
     carry_out(graph, store=store)
     assert toys.take() == []
@@ -831,7 +831,7 @@ def test_what_does_not_depend_on_a_failure_goes_on(toys: Toys) -> None:
         "failed bad: it does not like 3",
         "skipped after: what gives its 'a' failed",
         "skipped last: what gives its 'a' failed",
-        "no output last: what it comes from failed",
+        "no output last: its source failed",
         "started good",
         "finished good",
         "output good",
@@ -886,7 +886,7 @@ def test_one_failing_element_leaves_the_others(toys: Toys, store: Store) -> None
         "failed o[1]: it is even",
         "output o",
         "skipped t: what gives its 'values' failed",
-        "no output t: what it comes from failed",
+        "no output t: its source failed",
         "failed: 2 ran, 0 cached, 1 failed",
     ]
     toys.take()
@@ -914,7 +914,7 @@ def test_lists_of_unequal_length_fail_their_node_alone(toys: Toys, store: Store)
         ] == [
             "failed sum: the lists of 'each' differ in length: 'a' has 2, 'b' has 3",
             "skipped total: what gives its 'values' failed",
-            "no output total: what it comes from failed",
+            "no output total: its source failed",
             "output good",
             f"failed: {3 - cached} ran, {cached} cached, 1 failed",
         ]
@@ -1148,7 +1148,7 @@ def test_a_timeout_acts_when_the_node_yields(toys: Toys) -> None:
         graph = toys.add(slow, late).graph(
             f'{{nodes: {{s: {{type: toy.{name}, timeout: 0.01}}}}, outputs: {{s: "${{s}}"}}}}'
         )
-        assert "s, and its timeout is 0.01 s" in words(carry_out(graph))[1]
+        assert "s, longer than its timeout of 0.01 s" in words(carry_out(graph))[1]
 
 
 class Pair(NamedTuple):
@@ -1218,8 +1218,8 @@ def bad_nodes() -> dict[str, tuple[Any, str]]:
         "kind": (kind, "its output 'value' must be a whole number, not the text 'text'"),
         "picture": (number, "its output 'value' must be image, not 3"),
         "nothing": (nothing, "its output 'value' must be a whole number, not nothing"),
-        "length": (length, "it gave tuple, not its outputs first, second"),
-        "single": (single, "it gave int, not its outputs first, second"),
+        "length": (length, "it returned tuple instead of its outputs first, second"),
+        "single": (single, "it returned int instead of its outputs first, second"),
         "yield": (junk, "it yielded int, not Progress"),
         "nan": (nan, "its output 'value' must be a number, not nan"),
         "range": (too_large, "its output 'value' must be a whole number from 0 to 9, not 10"),
@@ -1652,7 +1652,7 @@ def test_a_node_may_give_an_absent_output(toys: Toys, store: Store) -> None:
         said = carry_out(graph, store=store)
         assert given(said) == {"can": 4}
         assert "absent need: its 'a' is absent" in words(said)
-        assert "no output second: what it comes from is absent" in words(said)
+        assert "no output second: its source is absent" in words(said)
         assert words(said)[-1] == last
         store.flush()
 
@@ -1700,8 +1700,8 @@ def test_absence_goes_through_included_graphs(toys: Toys, tmp_path: Path) -> Non
     said = carry_out(graph)
     assert given(said) == {"can": 6, "each": [None, 2, None]}
     assert [w for w in words(said) if w.startswith("no output")] == [
-        "no output need: what it comes from is absent",
-        "no output off: what it comes from is absent",
+        "no output need: its source is absent",
+        "no output off: its source is absent",
     ]
 
 
@@ -1905,7 +1905,7 @@ def test_a_list_is_written_one_file_an_element(toys: Toys, tmp_path: Path) -> No
         """)
     said = carry_out(graph, out=tmp_path / "out")
     assert given(said) == {"n[0]": 0, "n[2]": 2}
-    assert "no output n[1]: what it comes from is absent" in words(said)
+    assert "no output n[1]: its source is absent" in words(said)
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".txt") == [
         "0.txt",
         "2.txt",

@@ -128,8 +128,7 @@ class OutFolder:
     replace: bool | None = None
 
 
-# -- templates
-# -----------------------------------------------------------------------------------------------------------------------
+# ---- templates
 
 
 def check_template(template: str, *, fields: Collection[str], type: PortType) -> Fault | None:
@@ -405,8 +404,7 @@ def _safe_name(name: str) -> str:
     return stem + ending
 
 
-# -- writing
-# -------------------------------------------------------------------------------------------------------------------------
+# ---- writing
 
 
 class Hands(Protocol):
@@ -1044,8 +1042,7 @@ def _wav(sound: Audio) -> bytes:
     return out.getvalue()
 
 
-# -- words
-# ---------------------------------------------------------------------------------------------------------------------------
+# ---- words
 
 _FREE = "free some space, or choose another folder by --out"
 _ELSEWHERE = "choose another folder by --out, or change its permissions"

@@ -67,8 +67,7 @@ class Unfit(ValueError):
     """A folder whose code can be neither trusted nor named."""
 
 
-# -- what can be trusted
-# -------------------------------------------------------------------------------------------------------------
+# ---- what can be trusted
 
 
 def form(path: Path) -> str:
@@ -171,8 +170,7 @@ def _walk(
                     yield Path(entry.path)
 
 
-# -- a plugin's files
-# ----------------------------------------------------------------------------------------------------------------
+# ---- a plugin's files
 
 
 @dataclass
@@ -543,8 +541,7 @@ def _parsed(source: bytes) -> Text | None:
     return Text(frozenset(names), frozenset(strings), reads_files, is_open)
 
 
-# -- installed plugins
-# ---------------------------------------------------------------------------------------------------------------
+# ---- installed plugins
 
 
 def installed_digest(

@@ -1,18 +1,19 @@
-"""Carry out a plan: run what must run, keep what it gives, write the outputs, and say what happens
-as it happens.
+"""Execute a plan: run the steps that must run, store their results, write the outputs, and report
+events while it happens.
 
-`execute` is an iterator of events. The work goes on in a thread of its own and does not wait for
-whoever reads: results queue up, progress is coalesced to the latest of each
-step. Execution is driven by demand, from the outputs back: a step runs when something that runs
-    needs its value, and a kept value that nobody needs is never read.
+`execute` returns an iterator of events. The work happens in a thread of its own and never waits for
+the reader: results queue up, progress is coalesced to the latest of each step. Execution is driven
+by demand, from the outputs back: a step runs when something that runs needs its value, and a stored
+value that nothing needs is never read.
 
-A run's state (steps, values, frames) is its own, a copy of what the plan knows: the plan is not
-written to, and may be carried out by several runs at once.
+A run's state (steps, values, frames) is a copy of what the plan knows. The plan is not modified, so
+several runs may execute it at once.
 
-The modules, from the ground up: `value_cache` holds values in memory; `event_queue` is what a run
-says; `model_lookahead` knows which models will be needed; `call` calls a node's function;
-`step_runner` carries out one step; `output_delivery` hands over outputs; `scheduler` goes through
-the plan; `execution` is the whole.
+The modules, bottom up: `value_cache` holds values in memory; `notes` are a node's remarks;
+`anonymous_files` hides file names from nodes; `event_queue` holds the events of a run; `recorder`
+writes provenance; `model_lookahead` predicts which models will be needed; `call` calls a node's
+function; `step_runner` runs one step; `output_delivery` delivers outputs; `scheduler` decides what
+runs next; `execution` combines all of them.
 """
 
 from .execution import Run, execute

@@ -1,8 +1,8 @@
-"""Hand files and folders to nodes without their names: a key knows of their content alone, so that
-a result must not depend on what they are called.
+"""Pass files and folders to nodes without their names: a key covers only their content, so a result
+must not depend on their names.
 
-A node gets each under a name that is made of its content, through a link; what it gives back is the
-file again, and what it raises speaks of it by its name.
+A node gets each file through a link that is named after its content. In what it returns the
+original file is restored, and in what it raises the original name.
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ from .._types.values import File, Folder
 
 __all__ = ["AnonymousFiles"]
 
-#: Digits of a digest in a name: enough to tell files apart, and to be taken for no name.
+#: Digits of the digest in a name: enough to tell files apart, and recognisable as no real name.
 NAME_DIGITS = 16
 
-#: Bytes of an ending that is kept.
+#: The longest suffix, in bytes, that is kept.
 MAX_SUFFIX_BYTES = 32
 
 
 class AnonymousFiles:
-    """Links to the files and folders of a run, in a folder of its own. May be used by several
-    threads.
-    """
+    """Links to the files and folders of a run, in a temporary folder. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        #: Links by what they lead to, and what was handed out under each.
+        #: Links by target and name, and the original value of each.
         self._links: dict[tuple[str, str], Path] = {}
         self._originals: dict[Path, File | Folder] = {}
 
@@ -47,7 +45,7 @@ class AnonymousFiles:
                 folder.cleanup()
 
     def anonymize(self, value: Any) -> Any:
-        """Give a value with every file and folder in it under a name made of its content."""
+        """Replace every file and folder in a value by a link that is named after its content."""
         if isinstance(value, File):
             link = self._link(
                 value,
@@ -73,7 +71,7 @@ class AnonymousFiles:
         return value
 
     def restore(self, value: Any) -> Any:
-        """Give what a node gave with every file and folder that it was given as it is called."""
+        """Replace every link in a node's result by the original file or folder."""
         if not self._originals:
             return value
         if isinstance(value, File | Folder):
@@ -95,7 +93,7 @@ class AnonymousFiles:
         return value
 
     def restore_names(self, error: BaseException, given: Mapping[str, Any]) -> None:
-        """Let an error speak of the files that a node was given by their names."""
+        """Replace the names of links in an exception's text by the original names."""
         names: dict[str, str] = {}
         for value in given.values():
             self._collect_names(value, names)
@@ -114,7 +112,7 @@ class AnonymousFiles:
                     setattr(error, attribute, restored(getattr(error, attribute)))
 
     def _collect_names(self, hidden: Any, names: dict[str, str]) -> None:
-        """Note what hidden files and folders are called; whole paths before names."""
+        """Map the names of links to the original names; whole paths before names."""
         if isinstance(hidden, File | Folder):
             original = self._originals.get(hidden.path)
             if original is not None:
@@ -149,7 +147,7 @@ class AnonymousFiles:
                 try:
                     link.symlink_to(target)
                 except OSError:
-                    # Where links are not allowed, a second name for the same file does it.
+                    # Where symbolic links are not allowed, use a hard link.
                     try:
                         os.link(target, link)
                     except OSError:

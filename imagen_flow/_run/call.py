@@ -1,5 +1,5 @@
-"""Call a node's function: with checked values, leased models, its scratch folder; in time, and
-again when memory ran out.
+"""Call a node's function with checked values, leased models and its scratch folder; enforce its
+timeout, and fall back when memory runs out.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["CallResult", "Caller"]
 
 
 class CallResult(NamedTuple):
-    """What a call gave, what it took of the memory ladder, how long, what the node noted, and what
-    it ran on.
+    """What a call returned, which memory fallback levels it needed, its duration, and the node's
+    notes.
     """
 
     result: Any
     memory_levels: tuple[str, ...]
     took_s: float
     notes: tuple[str, ...] = ()
-    #: What it ran on.
+    #: The hardware and library settings that it ran with.
     conditions: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -47,7 +47,7 @@ class Caller:
 
     Params:
         value: gives the live value of an artifact.
-        ahead: knows which models will be needed after this one.
+        lookahead: predicts which models will be needed later.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Caller:
         self.value = value
         self.lookahead = lookahead
         self.cancel = cancel
-        #: What steps run on; empty until one that uses torch has run.
+        #: The hardware and library settings that steps run with; empty until one that uses torch
+        #: has run.
         self.conditions: dict[str, Any] = {}
         self.anonymous = AnonymousFiles()
         self._checked_devices: set[str] = set()
@@ -79,8 +80,8 @@ class Caller:
         Raises:
             Cancelled: the run was cancelled, and the node yielded.
             TimeoutError: it took longer than its `timeout`.
-            ValueError: a value that came on an edge does not fit its port.
-            ImagenFlowError: the node yields what is no progress, or calls exit.
+            ValueError: a value from an edge does not fit its port.
+            ImagenFlowError: the node yields something other than Progress, or calls exit.
             Exception: whatever the node raises.
         """
         type_ = step.node.type
@@ -119,8 +120,8 @@ class Caller:
                 conditions = {**conditions, "threads": current["number of threads"]}
             self.queue.note(
                 step,
-                f"{type_.name} changed torch's {' and '.join(settings)} for all that comes after it;"
-                " put back",
+                f"{type_.name} changed torch's {' and '.join(settings)} for the whole process;"
+                " they were restored",
             )
 
         with devices.switches_held(changed):
@@ -144,8 +145,8 @@ class Caller:
         frame: Frame,
         notes: Notes,
     ) -> tuple[Any, tuple[str, ...]]:
-        """Call a step's function with the models that it leases; give what it gave, and the rungs
-        of the memory ladder that were taken.
+        """Call a step's function with the models that it leases; return its result and the memory
+        fallback levels that were needed.
         """
         if type_.uses_torch:
             if leased:
@@ -172,13 +173,13 @@ class Caller:
                 steps_down=type_.steps_down,
                 loading=lambda what: self.queue.loading(step, what),
                 left_changed=lambda what: self.queue.note(
-                    step, f"{type_.name} left {what} changed; other steps load it anew"
+                    step, f"{type_.name} left {what} modified; it is reloaded for other steps"
                 ),
             )
         return self._call_function(step, type_, arguments, notes), ()
 
     def _device(self, step: Step) -> str:
-        """Give a step's device, once torch has agreed to it."""
+        """Give a step's device, once torch has confirmed it."""
         device, dtype = self.keys.place(step.node)
         if device not in self._checked_devices:
             if "torch" not in sys.modules:
@@ -210,7 +211,7 @@ class Caller:
     def _run_generator(
         self, step: Step, steps: Any, notes: Notes, began: float, limit: float | None
     ) -> Any:
-        """Go through what a long node yields, and give what it returns."""
+        """Consume what a long-running node yields, and return its result."""
         try:
             while True:
                 try:
@@ -226,10 +227,12 @@ class Caller:
                     self.queue.note(step, note)
                 self.queue.progress(step, progress)
         finally:
-            with suppress(Exception):  # what it does when it is stopped must not hide why it is
+            with suppress(
+                Exception
+            ):  # an error while stopping must not hide the reason for stopping
                 steps.close()
 
 
 def _check_time(began: float, limit: float | None) -> None:
     if limit is not None and (took := time.monotonic() - began) > limit:
-        raise TimeoutError(f"it took {took:.1f} s, and its timeout is {limit:g} s")
+        raise TimeoutError(f"it took {took:.1f} s, longer than its timeout of {limit:g} s")

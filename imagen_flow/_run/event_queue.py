@@ -1,8 +1,7 @@
-"""What a run has to say: its events on their way to whoever reads them, and what has been said
-already.
+"""Queue the events of a run for its reader, and remember the outcome of each step.
 
-One thread runs and says, another reads. The run does not wait for the reader: results queue up,
-progress is coalesced to the latest of each step.
+One thread runs and puts events, another one reads them. The run does not wait for the reader:
+results queue up, progress is coalesced to the latest of each step.
 """
 
 from __future__ import annotations
@@ -26,52 +25,52 @@ from ..events import Event
 
 __all__ = ["FailFast", "EventQueue", "describe_error"]
 
-#: How often whoever reads the events looks for new ones. Waking them up at each would cost a
-# trivial step more than its work.
+#: How often the reader looks for new events. Waking it for each event would cost a trivial step
+#: more than its work.
 POLL_S = 0.02
 
 
 class FailFast(Exception):
-    """A step failed and the user wants no other to run."""
+    """A step failed and the user wants the run to stop then."""
 
 
 class EventQueue:
-    """What has been said of each step, how many ran, and with which keys.
+    """The events of a run that are not read yet; what has been reported of each step, how many ran,
+    and with which keys.
 
     Params:
-        fail_fast: the first failure that is said raises FailedFast.
+        fail_fast: reporting the first failure raises FailFast.
     """
 
     def __init__(self, *, fail_fast: bool = False) -> None:
         self.fail_fast = fail_fast
-        #: Gives the notes that are kept with a step that the store has.
+        #: Gives the stored notes of a cached step.
         self.kept_notes: Callable[[Step], tuple[str, ...]] = lambda step: ()
         self.ran = self.cached = self.failed = 0
-        #: The keys of what ran or was cached, by step.
+        #: The keys of steps that ran or were cached, by step.
         self.keys: dict[str, str] = {}
-        #: The keys of steps that have begun.
+        #: The keys of steps that have started.
         self.begun: dict[str, str] = {}
         self._began = time.monotonic()
         self._queue: deque[Any] = deque()
         self._latest: dict[str, events.StepProgress] = {}
         self._lock = threading.Lock()
-        #: What has been said of steps: what became of them.
+        #: The reported outcome of each step.
         self._outcomes: dict[str, str] = {}
-        #: How many steps each node has, as far as it is known.
+        #: The number of steps of each node, as far as it is known.
         self._step_counts: dict[str, int] = {}
         self._loading: dict[str, str] = {}
         self._given_notes: set[tuple[str, str]] = set()
-        #: Say an event, or, as the last thing, what the run died of.
+        #: Adds an event, or, as the last item, the exception that ended the run.
         self.put = self._queue.append
 
     def now(self) -> float:
         return time.monotonic() - self._began
 
-    # -- what happens
-    # ------------------------------------------------------------------------------------------------------------
+    # ---- what happens
 
     def add_cached(self, steps: list[Step]) -> None:
-        """Say of steps that the store has them, before anything runs."""
+        """Report the steps that are cached before anything runs."""
         now_s = self.now()
         for step in steps:
             self.put(events.StepCached(step.name, step.item, now_s))
@@ -81,7 +80,7 @@ class EventQueue:
         self._outcomes.update(dict.fromkeys(self.keys, "cached"))
 
     def settled(self, step: Step) -> None:
-        """Say of a step, once, that it need not run or cannot."""
+        """Report, once, that a step need not or cannot run."""
         name = step.name + step.item
         if name in self._outcomes or step.status not in ("cached", "absent", "skipped", "failed"):
             return
@@ -99,19 +98,19 @@ class EventQueue:
             self.put(events.StepSkipped(step.name, step.item, step.reason, self.now()))
 
     def has_outcome(self, step: Step) -> bool:
-        """Whether it has been said what became of a step."""
+        """Tell whether a step's outcome has been reported."""
         return step.name + step.item in self._outcomes
 
     def _set_outcome(self, name: str, to: str) -> None:
-        """Note what became of a step. One that was found in the store but runs again is counted as
-        what it comes to.
+        """Set a step's outcome. A step that was reported as cached but runs after all is counted by
+        its new outcome.
         """
         if self._outcomes.get(name) == "cached":
             self.cached -= 1
         self._outcomes[name] = to
 
     def damaged(self, step: Step, damage: Exception) -> None:
-        """Say that a step runs although it was found in the store."""
+        """Report that a step runs although the store had its key."""
         self.put(events.StepDamaged(step.name, step.item, str(damage), self.now()))
 
     def started(self, step: Step) -> None:
@@ -119,7 +118,7 @@ class EventQueue:
         self.put(events.StepStarted(step.name, step.item, step.reason, self.now()))
 
     def progress(self, step: Step, progress: Progress) -> None:
-        """Queue progress; an older one of the same step that nobody has read yet is replaced."""
+        """Queue progress; it replaces older progress of the same step that is not read yet."""
         name = step.name + step.item
         event = events.StepProgress(
             step.name,
@@ -136,14 +135,14 @@ class EventQueue:
             self._latest[name] = event
 
     def count_steps(self, plan_steps: Iterable[Step]) -> dict[str, int]:
-        """Count the steps that are planned and may be needed, by node."""
+        """Count the planned steps that may be needed, by node."""
         for step in plan_steps:
             if step.status != "idle":
                 self._step_counts[step.name] = self._step_counts.get(step.name, 0) + 1
         return dict(self._step_counts)
 
     def set_step_count(self, node: str, steps: int, *, at_least: bool = False) -> None:
-        """Say how many steps a node has, if that is news."""
+        """Report how many steps a node has, if that is new."""
         add_cached = self._step_counts.get(node)
         if add_cached == steps or (at_least and add_cached is not None):
             return
@@ -151,7 +150,7 @@ class EventQueue:
         self.put(events.StepsKnown(node, steps, self.now()))
 
     def loading(self, step: Step, what: str) -> None:
-        """Say what a step waits for; of the parts of a model, once."""
+        """Report what a step waits for; the same text only once in a row."""
         name = step.name + step.item
         if self._loading.get(name) == what:
             return
@@ -159,14 +158,14 @@ class EventQueue:
         self.put(events.StepLoading(step.name, step.item, what, self.now()))
 
     def note(self, step: Step, message: str) -> None:
-        """Say what a step has to say of its result, once."""
+        """Report a step's note on its result, once."""
         if (step.name + step.item, message) in self._given_notes:
             return
         self._given_notes.add((step.name + step.item, message))
         self.put(events.StepNote(step.name, step.item, message, self.now()))
 
     def _repeat_notes(self, step: Step) -> None:
-        """Say the notes of a step that the store has."""
+        """Report the notes of a step that is cached."""
         for message in self.kept_notes(step):
             self.note(step, message)
 
@@ -178,10 +177,10 @@ class EventQueue:
         self.put(events.StepFinished(step.name, step.item, took_s, self.now()))
 
     def fail(self, step: Step, cause: Exception) -> None:
-        """Say that a step failed.
+        """Report that a step failed.
 
         Raises:
-            FailedFast: the user wants no other step to run then.
+            FailFast: the user wants the run to stop then.
         """
         error = (
             cause
@@ -204,14 +203,14 @@ class EventQueue:
     def finished_event(self, status: str) -> events.RunFinished:
         return events.RunFinished(status, self.ran, self.cached, self.failed, self.now())
 
-    # -- the other end
-    # -----------------------------------------------------------------------------------------------------------
+    # ---- the other end
 
     def read(
         self, finished: threading.Event, cancel: threading.Event, grace_s: float
     ) -> Generator[Event, None, bool]:
-        """Give what is said until the run is over; or, once cancelled, for `grace_s` more: then
-        it is left behind, and the last event is said for it. Returns whether it was.
+        """Yield events until the run is finished; once it is cancelled, for at most `grace_s` more:
+        then it is abandoned, and RunFinished is yielded on its behalf. Returns whether it was
+        abandoned.
         """
         is_over = False
         while not is_over:
@@ -227,7 +226,7 @@ class EventQueue:
             if cancel.is_set() and not is_over:
                 grace_s -= POLL_S
                 if grace_s < 0:
-                    # A node that cannot be interrupted (an import, a load) goes on, and finds the
+                    # A node that cannot be interrupted (an import, a load) goes on and finds the
                     # store closed.
                     yield self.finished_event("cancelled")
                     return True
@@ -235,8 +234,9 @@ class EventQueue:
 
 
 def error_location(error: BaseException, type_: NodeType | Graph) -> str:
-    """Say where in a node's own code an exception was raised: file, line, function and the line's
-    text. Nothing for what an installed plugin raises on purpose, whose message says all.
+    """Give the location in a node's own code where an exception was raised: file, line, function
+    and source text. Empty for exceptions that an installed plugin raises deliberately, because
+    their message is sufficient.
     """
     if not isinstance(type_, NodeType) or (
         _is_deliberate(error) and not type_.plugin.endswith(".py")
@@ -260,8 +260,8 @@ def error_location(error: BaseException, type_: NodeType | Graph) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Say an exception in words: its message alone where it was raised on purpose, else with its
-    name.
+    """Describe an exception: its message alone if it was raised deliberately, else preceded by its
+    type.
     """
     message = str(error).strip()
     if _is_deliberate(error):

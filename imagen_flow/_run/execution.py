@@ -1,4 +1,4 @@
-"""Put a run together: what it has open while it goes, the thread that it works in, and how it ends."""
+"""Execute a plan: open what a run needs, start its thread, and end it cleanly."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .value_cache import ValueCache
 
 __all__ = ["Run", "execute"]
 
-#: How long a cancelled run may take to stop by itself before it is left behind.
+#: How long a cancelled run may take to stop by itself before it is abandoned.
 CANCEL_S = 0.7
 
-#: For how many nodes it is looked up how long they took, and what is believed of that.
+#: For how many nodes the last duration is looked up, and the longest duration that is plausible.
 MAX_TIMES, MAX_STEP_S = 200, 30 * 86_400
 
 
@@ -41,19 +41,19 @@ def execute(
     fail_fast: bool = False,
     pool: ModelPool | None = None,
 ) -> Run:
-    """Carry out a plan and yield its events; the last is RunFinished.
+    """Execute a plan and yield its events; the last one is RunFinished.
 
     Params:
-        out: the folder that outputs with a path are written to, or what writes them; None writes
-            nothing.
-        cancel: set it, from any thread or signal handler, and the run stops at the next yield,
+        out: the folder for outputs with a path, or a writer; None writes no files.
+        cancel: set it, from any thread or signal handler, to stop the run at the next yield,
             denoising step or node.
-        fail_fast: stop at the first step that fails; else what does not depend on it goes on.
-        pool: loaded models to share with other runs, and the threads to compute in; default: the
-            run's own.
+        fail_fast: stop at the first step that fails; otherwise everything that does not depend on
+            it goes on.
+        pool: loaded models to share with other runs, and the threads to compute in; default: a pool
+            of the run's own.
 
     Raises:
-        GraphError: the plan has unresolved problems. Nothing has run.
+        GraphError: the plan has errors. Nothing has run.
     """
     errors = [p for p in plan.problems if p.severity == "error"]
     if errors:
@@ -62,8 +62,8 @@ def execute(
 
 
 def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
-    """Say how long a step of each node took when the graph was run last, for those that are going
-    to run; of very many nodes, for some.
+    """Give how long a step of each node that is going to run took when the graph last ran; with
+    very many nodes, for some of them.
     """
     durations: dict[str, float] = {}
     for step in plan.steps:
@@ -71,8 +71,8 @@ def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
             continue
         if len(durations) == MAX_TIMES:
             break
-        # The first of several elements waited for the model; of a list that is not known yet, it
-        # was there if any was.
+        # The first of several elements waited for the model, so prefer the second. In a list that
+        # is not known yet, it existed if any element did.
         keys = [
             state.history.get(step.name + step.item.replace("[?]", f"[{element}]"))
             for element in (1, 0)
@@ -86,9 +86,7 @@ def _last_durations(state: State, store: Store, plan: Plan) -> dict[str, float]:
 
 
 class Run:
-    """One run of a plan: an iterator of its events. Whoever stops reading, or drops it, stops the
-    run.
-    """
+    """One run of a plan: an iterator of its events. Closing or dropping it cancels the run."""
 
     def __init__(
         self,
@@ -99,7 +97,8 @@ class Run:
         pool: ModelPool | None,
     ) -> None:
         self.plan = plan
-        # The thread of the run holds the work alone: so the events end with the last reader.
+        # The run's thread refers to this object alone, so the events end when the last reader drops
+        # the Run.
         self._thread = _RunThread(plan, out, cancel, fail_fast, pool)
         self._events = _read_events(self._thread)
 
@@ -110,15 +109,15 @@ class Run:
         return next(self._events)
 
     def close(self) -> None:
-        """Stop reading: the run is cancelled."""
+        """Stop reading and cancel the run."""
         self._events.close()
 
     def key(self, name: str, item: str) -> str | None:
-        """Give the key of a step that has begun, or None."""
+        """Give the key of a step that has started, or None."""
         return self._thread.queue.begun.get(name + item)
 
     def provenance(self, output: Output, element: int | None = None) -> str | None:
-        """Write the provenance of an output that was given, or of an element of one that is a list;
+        """Give the provenance of an output that was delivered, or of one element of a list output;
         None if it has no value.
         """
         state, recorder = self._thread.state, self._thread.recorder
@@ -137,7 +136,7 @@ class Run:
 
 
 def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
-    """Begin the work, and give what it says until it is over."""
+    """Start the run's thread, and yield its events until it is finished."""
     is_over = threading.Event()
     is_abandoned = False
     thread.pool.lanes.start(thread.run, is_over)
@@ -150,7 +149,9 @@ def _read_events(thread: _RunThread) -> Generator[Event, None, None]:
 
 
 class _RunThread:
-    """What a run does, in a thread of its own. What it learns is its own; the plan stays as it is."""
+    """The work of a run, in a thread of its own. What it learns is its own; the plan is not
+    modified.
+    """
 
     def __init__(
         self,
@@ -166,14 +167,14 @@ class _RunThread:
         self.own_pool = pool is None
         self.pool = pool or ModelPool()
         self.queue = EventQueue(fail_fast=fail_fast)
-        #: The values of the graph's inputs; of files that changed meanwhile, as they were read.
+        #: The values of the graph's inputs; files that changed since planning are replaced.
         self.inputs = dict(plan.inputs)
-        #: What the run knows, and the provenance of what it gives; None before it begins.
+        #: What the run knows, and the recorder of its provenance; None before it starts.
         self.state: State | None = None
         self.recorder: ProvenanceRecorder | None = None
 
     def run(self) -> None:
-        """Do it. Whatever happens, the last thing said is RunFinished or an exception."""
+        """Execute the plan. The last item of the queue is always RunFinished or an exception."""
         try:
             status = self._run()
         except FailFast:
@@ -237,8 +238,8 @@ class _RunThread:
         return "failed" if queue.failed else "done"
 
     def _close(self, delivery: OutputDelivery, store: Store) -> None:
-        """Let queued writes end. A store of this run's own goes with it, but not the files in it
-        that were handed out.
+        """Finish queued writes. A temporary store is removed with its run, unless files in it were
+        delivered.
         """
         delivery.close(cancelled=self.cancel.is_set())
         if delivery.has_delivered_from(store.folder):
@@ -247,15 +248,17 @@ class _RunThread:
     def _release_values(
         self, state: State, recorder: ProvenanceRecorder, runner: StepRunner
     ) -> None:
-        """Hold the values that were made no longer: whoever keeps the run may still ask for the
-        provenance of its outputs.
+        """Release the values that were computed, because whoever keeps the Run may still ask for
+        provenance.
         """
         conditions = runner.caller.conditions
         recorder.conditions = lambda: conditions
         state.values.live = {}
 
     def _record_history(self, state: State, store: Store) -> None:
-        """Write down what the next plan compares with, once what it names is kept."""
+        """Record the keys that the next plan compares with, once the records that they refer to are
+        written.
+        """
         keys = self.queue.keys
         if any(state.history.get(name) != key for name, key in keys.items()):
             store.flush()

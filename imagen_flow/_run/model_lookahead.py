@@ -1,5 +1,5 @@
-"""Know which models the rest of a run will need, and in what order, so that the pool drops what is
-needed last.
+"""Predict which models the rest of a run will need, and in what order, so that the pool evicts the
+model that is needed last.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["ModelLookahead"]
 class ModelLookahead:
     """The models that nodes which have not run yet will lease, as far as the plan knows them.
 
-    Looked at when the first model is leased, and again when one is leased that was not foreseen (a
-    list has become known, and with it graphs for its elements).
+    Computed when the first model is leased, and again when a node leases one that was not predicted
+    (because a list has become known, and with it the graphs of its elements).
     """
 
     def __init__(self, state: State) -> None:
@@ -32,7 +32,9 @@ class ModelLookahead:
         self._seen: set[tuple[int, str]] = set()
 
     def upcoming(self, frame: Frame, node: Node) -> list[Identity]:
-        """List what will be needed, each once, by when that is; `node` is the one that leases now."""
+        """List the models that will be needed, each once, in order of first use; `node` is the one
+        that leases now.
+        """
         if (id(frame), node.name) not in self._seen:
             self._scan()
         next_uses: list[tuple[int, Identity]] = []
@@ -52,7 +54,7 @@ class ModelLookahead:
                 self._uses.setdefault(identity, deque()).append((position, frame, node))
 
     def _leased(self, frame: Frame, node: Node) -> Iterator[Identity]:
-        """Give the models that a node will lease, if they are known yet."""
+        """Yield the models that a node will lease, if they are known yet."""
         if not isinstance(node.type, NodeType) or not node.type.uses_torch:
             return
         values, keys = self.state.values, self.state.keys
@@ -75,7 +77,7 @@ class ModelLookahead:
         companions = {name: models[0] for name, models in named.items() if len(models) == 1}
         for name, models in named.items():
             for model in models:
-                with suppress(ModelError):  # it is said when the node runs
+                with suppress(ModelError):  # it is reported when the node runs
                     loader = node.type.loaders[name]
                     yield from identities_of(
                         loader,
@@ -87,14 +89,14 @@ class ModelLookahead:
 
 
 def _is_known(frame: Frame, node: Node) -> bool:
-    """Whether a plugin's node has its outputs."""
+    """Tell whether a plugin's node has its outputs."""
     known = frame.states.get(node.name)
     return known is not None and bool(known.outputs)
 
 
 def _remaining_nodes(state: State) -> list[tuple[Frame, Node]]:
-    """List the nodes that a run has yet to bring to their outputs, in the order in which it comes
-    to them: each after what it needs, from the outputs back.
+    """List the nodes that a run has not evaluated yet, in the order in which it will: each after
+    its dependencies, from the outputs back.
     """
     found: list[tuple[Frame, Node]] = []
     seen: set[tuple[int, str, str]] = set()

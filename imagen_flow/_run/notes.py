@@ -1,5 +1,5 @@
-"""Notes: what a node has to say of its result (a word that the model does not know, a prompt that
-was cut). They are kept with the result, and said again when it comes from the store.
+"""Collect notes: a node's remarks on its result (a word that the model does not know, a truncated
+prompt). They are stored with the result and repeated when it comes from the store.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ __all__ = ["Notes", "kept_notes"]
 
 
 class Notes:
-    """The notes of one call of a node, each once."""
+    """The notes of one call of a node, without duplicates."""
 
     def __init__(self) -> None:
         self.notes: dict[str, None] = {}
 
     def add(self, note: object) -> str | None:
-        """Take a note; give it as it is kept if it is new."""
+        """Add a note; return it in its stored form if it is new."""
         text = " ".join(str(note).split())
         text = text if len(text) <= MAX_NOTE_LENGTH else text[: MAX_NOTE_LENGTH - 1] + "…"
         if not text or text in self.notes or len(self.notes) == MAX_NOTES:
@@ -28,8 +28,8 @@ class Notes:
 
 
 def kept_notes(store: Store, step: Step) -> tuple[str, ...]:
-    """Give the notes that are kept with what the store holds of a step. Only nodes that yield can
-    have any, so of others nothing is read.
+    """Give the notes that are stored with a step. Only generator nodes can have any, so nothing is
+    read for others.
     """
     type_ = step.node.type
     if not isinstance(type_, NodeType) or not type_.is_generator or step.key is None:

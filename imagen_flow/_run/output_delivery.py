@@ -1,4 +1,4 @@
-"""Hand over the outputs of a run: values as events, files written in a thread of their own."""
+"""Deliver the outputs of a run: values as events, files written in a thread of their own."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ __all__ = ["OutputDelivery", "PlannedWrite", "planned_writes"]
 
 
 class OutputDelivery:
-    """Gives the outputs of one run.
+    """Delivers the outputs of one run.
 
     Params:
-        out: the folder that outputs with a path are written to, or what writes them; None writes
-            nothing.
-        inputs: the values of the graph's inputs, for the names of files.
+        out: the folder for outputs with a path, or a writer; None writes no files.
+        inputs: the values of the graph's inputs, for file names.
         value: gives the live value of an artifact.
-        accounts: writes the provenance of what is handed over.
+        recorder: writes the provenance of outputs.
     """
 
     def __init__(
@@ -62,23 +61,17 @@ class OutputDelivery:
             write.result()
 
     def close(self, *, cancelled: bool) -> None:
-        """Let the file that is being written be finished, and unless the run was cancelled those
-        that wait for it.
-        """
+        """Finish the file that is being written, and the queued ones unless the run was cancelled."""
         self._thread.shutdown(wait=True, cancel_futures=cancelled)
 
     def has_delivered_from(self, folder: Path) -> bool:
-        """Tell whether files, folders or models that lie in a folder were handed over."""
+        """Tell whether files, folders or models inside a folder were delivered."""
         return any(path.is_relative_to(folder) for path in self._paths)
 
     def deliver(self, output: Output, slot: Artifact) -> None:
-        """Hand over an output."""
+        """Deliver an output."""
         if slot.kind in ("absent", "failed"):
-            why = (
-                "what it comes from is absent"
-                if slot.kind == "absent"
-                else "what it comes from failed"
-            )
+            why = "its source is absent" if slot.kind == "absent" else "its source failed"
             self.queue.put(OutputAbsent(output.name, why, self.queue.now()))
             return
         try:
@@ -97,7 +90,7 @@ class OutputDelivery:
                     self.queue.put(
                         OutputAbsent(
                             output.name + item,
-                            f"what it comes from is {artifact.kind}",
+                            f"its source {'failed' if artifact.kind == 'failed' else 'is absent'}",
                             self.queue.now(),
                         )
                     )
@@ -167,8 +160,8 @@ def _fields(
 
 @dataclass(frozen=True, slots=True)
 class PlannedWrite:
-    """A file that a run would write: for which output, where, and what becomes of what lies there.
-    Fields of the path that are not known yet stand in it as they are.
+    """A file that a run would write: for which output, where, and what happens to an existing file.
+    Path fields whose values are not known yet are left as they are.
     """
 
     output: str
@@ -177,8 +170,8 @@ class PlannedWrite:
 
 
 def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[PlannedWrite]:
-    """Say which files a run of a plan would write, and of the first ones, at `limit` so many, what
-    becomes of what lies there. Nothing is written.
+    """List the files that a run of a plan would write, and for the first `limit` ones what happens
+    to an existing file. Nothing is written.
     """
     writer = Writer(folder)
     count = 0
@@ -218,7 +211,7 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
 
 
 def _paths(value: Any) -> Iterator[Path]:
-    """Say where a value lies, if it is one that does not hold its content."""
+    """Yield the paths of a value that refers to files."""
     if isinstance(value, list):
         for item in value:
             yield from _paths(item)

@@ -1,9 +1,8 @@
-"""Give an account of how outputs came to be: a plan that was carried out, turned into provenance
-documents.
+"""Record how outputs came to be: turn an executed plan into provenance documents.
 
-What is the same for every output of a run is written once (see `ProvenanceRecorder`); what differs are the
-steps an output was made by, found by going back from it through the graph: of a
-list's element only those that it comes from. `provenance` says the document's shape.
+What all outputs of a run share is written once (see `ProvenanceRecorder`); what differs are the
+steps that an output was made by, found by following the graph back from it, for an element of a
+list only those that it comes from. `_provenance` describes the format of a document.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ class ProvenanceRecorder:
 
     ::
 
-        accounts = Accounts(plan, state, inputs)
-        text = accounts.of(output, artifact, index)  # once the output has its value; None where the
-        graph says provenance: none
+        recorder = ProvenanceRecorder(plan, state, inputs)
+        text = recorder.document(output, artifact, index)  # None if the graph says provenance: none
 
     Params:
         state: what the run knows.
         inputs: the values of the graph's inputs.
-        conditions: what steps run on now, for steps of which the store does not say it.
+        conditions: the current hardware and library settings, for steps whose stored record has
+            none.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class ProvenanceRecorder:
             self._names.setdefault(id(graph), []).append(name)
 
     def document(self, output: Output, artifact: Artifact, index: int | None = None) -> str | None:
-        """Write the document of an output, or of element `index` of one that is a list."""
+        """Write the document of an output, or of element `index` of a list output."""
         level = output.provenance
         if level == "none":
             return None
@@ -100,8 +99,8 @@ class ProvenanceRecorder:
 
     @staticmethod
     def _text(data: Any) -> str:
-        # What is no Unicode (half of a pair of surrogates, in a text that some node made) is
-        # written as JSON's escape.
+        # Text that is not valid Unicode (a lone surrogate, in a node's output) is written as a JSON
+        # escape.
         return (
             canonical(data)
             .decode("utf-8", "surrogatepass")
@@ -109,8 +108,7 @@ class ProvenanceRecorder:
             .decode()
         )
 
-    # -- what a run has in common
-    # ------------------------------------------------------------------------------------------------
+    # === # ---- what the outputs of a run share
 
     def _describe_run(self) -> dict[str, Any]:
         graphs = graphs_of(self.plan.graph)
@@ -147,7 +145,9 @@ class ProvenanceRecorder:
         return described | {"value": _plain(value)}
 
     def _seeds(self, used: list[_UsedBinding]) -> dict[str, int]:
-        """Seeds by input; those that an included graph drew for itself by its file and input."""
+        """Give the seeds by input; those that an included graph drew for itself by its file and
+        input.
+        """
         seeds = {
             name: self.inputs[name]
             for name, i in self.plan.graph.inputs.items()
@@ -166,7 +166,7 @@ class ProvenanceRecorder:
         return seeds
 
     def _files(self, used: list[_UsedBinding]) -> dict[str, Any]:
-        """Files that the graph names, by name."""
+        """Describe the files that the graph names, by name."""
         files: dict[str, Any] = {}
         for graph, _, binding in used:
             if isinstance(binding, FileAt) and (known := self._known_value(binding)) is not None:
@@ -177,13 +177,12 @@ class ProvenanceRecorder:
         return files
 
     def _known_value(self, binding: Binding | None) -> Artifact | None:
-        """What a binding gave in this plan. Read, not asked for: asking would open a file, or draw
-        a seed, where none was needed.
+        """Give the value that a binding had in this plan. It is not evaluated: that could open a
+        file or draw a seed that was not needed.
         """
         return self.values.held(binding)
 
-    # -- what an output was made by
-    # ----------------------------------------------------------------------------------------------
+    # === # ---- the steps of one output
 
     def _describe_steps(self, steps: list[Step], level: str) -> dict[str, Any]:
         made: dict[str, int] = {}
@@ -245,8 +244,8 @@ class ProvenanceRecorder:
         }
 
     def _trace(self, output: Output, index: int | None) -> tuple[list[Step], list[_UsedBinding]]:
-        """List the steps that an output was made by, each after those that it needs, and what of
-        the graph's own they used. The walk has a stack of its own.
+        """List the steps that an output was made by, each after its dependencies, and the bindings
+        of the graph that they used. It has its own stack, so a graph may be arbitrarily deep.
         """
         found: dict[int, Step] = {}
         used: dict[int, _UsedBinding] = {}
@@ -267,7 +266,9 @@ class ProvenanceRecorder:
         return list(found.values()), list(used.values())
 
     def _bindings_at(self, frame: Frame, source: FromNode | FromInput) -> Iterator[_UsedBinding]:
-        """What a node is bound to in its own graph, or an input of an included graph by default."""
+        """Yield the bindings of a node in its own graph, or of an input of an included graph its
+        default.
+        """
         if isinstance(source, FromNode):
             for binding in frame.graph.nodes[source.node].bindings.values():
                 yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
@@ -339,12 +340,12 @@ class ProvenanceRecorder:
 
 
 _SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
-#: A graph, which of its inputs' defaults this is (if it is one), and the binding.
+#: A graph, the name of the input whose default this is (if it is one), and the binding.
 _UsedBinding = tuple[Graph, str, Binding]
 
 
 def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_SourceAt]:
-    """What a binding reads; of a list that is written out, only the element in question."""
+    """Yield what a binding reads; of a list literal only the element in question."""
     if isinstance(binding, FromNode | FromInput):
         yield frame, binding, element
     elif isinstance(binding, Joined):
@@ -359,8 +360,8 @@ def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Itera
 
 
 def graphs_of(graph: Graph) -> dict[str, Graph]:
-    """Name a graph and all that it includes by their files, relative to the main one, which comes
-    first.
+    """Give a graph and all graphs that it includes by their files, relative to the main one, which
+    comes first.
     """
     found: dict[str, Graph] = {}
     for name, current in _all_named(graph):
@@ -369,8 +370,8 @@ def graphs_of(graph: Graph) -> dict[str, Graph]:
 
 
 def _all_named(graph: Graph) -> Iterator[tuple[str, Graph]]:
-    """Give a graph and all that it includes, with the names of their files. One file may be several
-    graphs, and one graph may have several names.
+    """Yield a graph and all graphs that it includes, with the names of their files. One file may be
+    several graphs, and one graph may have several names.
     """
     seen: set[tuple[str, int]] = set()
     pending = [(PurePath(graph.spec.source.name).name or "graph", graph)]
@@ -388,8 +389,8 @@ def _all_named(graph: Graph) -> Iterator[tuple[str, Graph]]:
 
 
 def file_name(graph: str, path: str) -> str:
-    """Name a file that a graph file names, relative to the main graph file; an absolute path stays
-    as it was written.
+    """Name a file that a graph file refers to, relative to the main graph file; an absolute path is
+    returned as it is.
     """
     return (
         path
@@ -412,7 +413,9 @@ def _is_absolute(path: str) -> bool:
 
 
 def portable_name(reference: str) -> str:
-    """A reference that is an absolute path tells its last name only: the rest is about one machine."""
+    """Reduce a model reference that is an absolute path to its last name: the rest concerns only
+    this machine.
+    """
     return PurePath(reference.replace("\\", "/")).name if _is_absolute(reference) else reference
 
 
@@ -437,7 +440,7 @@ def _plugin(type_: NodeType) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Give a value as JSON data; what is none, by its name."""
+    """Give a value as JSON data; anything else by its type's name."""
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -450,7 +453,7 @@ def _plain(value: Any) -> Any:
 
 
 def _leaves(binding: Binding | None) -> Iterator[Binding]:
-    """Every binding in one that has none within it."""
+    """Yield every binding inside a binding that contains no other."""
     pending: list[Any] = [binding]
     while pending:
         binding = pending.pop()
@@ -463,7 +466,7 @@ def _leaves(binding: Binding | None) -> Iterator[Binding]:
 
 
 def _describe_graph(graph: Graph, name: str) -> dict[str, Any]:
-    """A graph as resolved: types, bindings and defaults, without marks."""
+    """Describe a resolved graph: types, bindings and defaults, without marks."""
     return {
         "inputs": {
             i.name: {

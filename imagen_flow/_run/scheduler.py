@@ -1,5 +1,5 @@
-"""Walk a graph by demand, from the outputs back: a step runs when something that runs needs its
-value. The walk's stack is its own, so a graph may be as deep as it likes.
+"""Schedule the steps of a run by demand, from the outputs back: a step runs when something that
+runs needs its value. The scheduler has its own stack, so a graph may be arbitrarily deep.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .step_runner import Rekey, StepRunner
 
 __all__ = ["Scheduler"]
 
-#: How often steps are keyed anew because a file changes under one, or a value is another each time.
+#: How often steps may be re-keyed because a file keeps changing or a value is never reproduced.
 REKEYS = 5
 
 
 class Scheduler:
-    """One walk through a graph."""
+    """Evaluates the outputs of one run."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class Scheduler:
         self.delivery = delivery
         self.queue = queue
         self.cancel = cancel
-        #: The outputs that have not been given yet, by what they come from.
+        #: The outputs that are not delivered yet, by the node output they come from.
         self._pending_outputs: dict[FromNode, list[Output]] = {}
-        #: Outputs of nodes of which it has been said what became of them.
+        #: Node outputs whose outcome has been reported.
         self._reported: set[tuple[int, str, str]] = set()
 
     def run(self) -> None:
-        """Bring every output to its value.
+        """Evaluate and deliver every output.
 
         Raises:
             Cancelled: the run was cancelled.
@@ -71,7 +71,7 @@ class Scheduler:
             self._evaluate((top, top.graph.nodes[source.node], source.port))
 
     def _evaluate(self, target: Place) -> None:
-        """Bring a node to an output, and before it whatever it needs."""
+        """Evaluate one output of a node, and before it whatever it depends on."""
         stack = [target]
         attempts: dict[str, int] = {}
         while stack:
@@ -99,7 +99,7 @@ class Scheduler:
                         continue
                 if not needs:
                     raise ImagenFlowError(
-                        f"{frame.full(node.name)} waits for nothing; this is a bug of imagen_flow"
+                        f"{frame.full(node.name)} waits for nothing; this is a bug in imagen_flow"
                     )
                 stack += reversed(needs)
             except (Rekey, Damaged) as error:
@@ -109,7 +109,7 @@ class Scheduler:
                     why = (
                         subject
                         if isinstance(error, Damaged)
-                        else f"{subject} comes out otherwise each time, or its files keep changing"
+                        else f"{subject} gives another value each time, or its files keep changing"
                     )
                     frame.states[node.name] = self.state.failed(frame, node, why)
                     continue
@@ -143,7 +143,7 @@ class Scheduler:
         return ran
 
     def _report_step_count(self, frame: Frame, node: Node, state: NodeState) -> None:
-        """Say how many steps there are, where only now a value says it."""
+        """Report how many steps a node has, if only a value that was just computed determines it."""
         name = frame.full(node.name)
         if isinstance(node.type, NodeType):
             if state.steps:
@@ -155,12 +155,11 @@ class Scheduler:
                     if inner not in child.graph.unneeded:
                         self.queue.set_step_count(child.full(inner), 1, at_least=True)
 
-    # -- a node has an output
-    # ----------------------------------------------------------------------------------------------------
+    # ---- reporting and delivering
 
     def _deliver(self, target: Place, state: NodeState) -> None:
-        """Say what has not been said of a node that has an output, and give the outputs that the
-        graph asks for.
+        """Report the outcome of a node that has an output, and deliver the graph's outputs that
+        come from it.
         """
         frame, node, _ = target
         if len(state.steps) == 1 and state.steps[0].status in ("cached", "ran"):
@@ -175,8 +174,8 @@ class Scheduler:
                     pending.pop(0)
 
     def _report_outcomes(self, target: Place) -> None:
-        """Say what became of a node's steps, after those that they are absent, skipped or failed
-        because of: these may have been known when the run began.
+        """Report the outcome of a node's steps, after the outcomes that made them absent, skipped
+        or failed: these may have been known when the run started.
         """
         stack = [(target, False)]
         while stack:
@@ -200,8 +199,8 @@ class Scheduler:
             stack += [(source, False) for source in self._causes(target)][::-1]
 
     def _causes(self, target: Place) -> Iterator[Place]:
-        """Name what a node's output was worked out from: what `demands` asks for, in its stages.
-        What nobody needed has no say, also if it is known.
+        """Yield the node outputs that determined a node's output: what `demands` asks for, stage by
+        stage. Values that nothing needed are left out, even if they are known.
         """
         frame, node, port = target
         if node.when is not None:
@@ -230,8 +229,8 @@ class Scheduler:
             yield from self._causes_inside(frame, node, node.type, port)
 
     def _causes_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
-        """Name what the output of an included graph comes from in it: with `keep` the scores, and
-        then the best repetition alone.
+        """Yield what the output of an included graph comes from in it: with `keep` the scores, and
+        then only the best repetition.
         """
         children = sorted(frame.below.get(node.name, {}).items())
         if node.repeat is None or node.repeat.best is None:
@@ -252,8 +251,8 @@ class Scheduler:
 
 
 def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
-    """Whether a node's only step was keyed, and the store asked, just now; what a plan knew may be
-    old.
+    """Tell whether a node's only step was keyed, and looked up in the store, just now; what the
+    plan knew may be outdated.
     """
     return len(state.steps) == 1 and not (
         before is not None and before.steps and before.steps[0] is state.steps[0]
@@ -261,7 +260,7 @@ def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
 
 
 def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Place]:
-    """Name the outputs of nodes that are read, beside a node or around its graph."""
+    """Yield the node outputs that are read, in the same graph or in the one around it."""
     for read in reads:
         if isinstance(read, FromNode):
             yield frame, frame.graph.nodes[read.node], read.port

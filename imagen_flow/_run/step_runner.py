@@ -1,5 +1,5 @@
-"""Carry out one step: claim its key, call its function as often as its `retry` allows, take in what
-it gives. And give values, making again what is damaged.
+"""Run one step: claim its key, call its function as often as its `retry` allows, and keep its
+result. Also read values, recomputing those that are damaged.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .value_cache import ValueCache
 
 __all__ = ["Rekey", "StepRunner"]
 
-#: How long a retry waits at most, however often the wait was doubled.
+#: The longest wait before a retry, however often it was doubled.
 MAX_WAIT_S = 86_400
 
-#: How long the store is waited for at a time while another process has a step in the making.
+#: How long to wait at a time for another process that is computing the step.
 LEASE_S = 0.2
 
-#: Reasons for which a step runs whatever the store holds.
+#: The reason of a step that runs although the store has its key.
 _DAMAGED_REASON = "the store's copy is damaged"
 
 
 class Rekey(Exception):
-    """What steps were keyed by is no longer so: settle them again. Names the step whose value or
-    file is another now.
+    """The keys of steps are outdated: settle the steps again. Names the step whose value or file
+    has changed.
     """
 
 
 class _Failure(NamedTuple):
-    """How a step failed: others of the same key fail so too, unless they may be tried more often,
-    or for longer.
+    """How a step failed. Other steps with the same key fail likewise, unless they allow more
+    attempts or more time.
     """
 
     cause: Exception
@@ -52,11 +52,11 @@ class _Failure(NamedTuple):
 
 
 class StepRunner:
-    """Runs the steps of one run, and gives their values. Steps of equal key are one: it runs once,
-    whether it is forced, fails or both; those that say `cache: false` each for itself.
+    """Runs the steps of one run, and gives their values. Steps with equal keys are one step and run
+    once, whether forced, failing or both; steps with `cache: false` each run for themselves.
 
     Params:
-        inputs: the values of the graph's inputs; files that changed are put there anew.
+        inputs: the values of the graph's inputs; files that changed are replaced here.
     """
 
     def __init__(
@@ -87,23 +87,20 @@ class StepRunner:
         )
         self._constants = state.values.constants.by_digest
         self._lost_digests = state.keying.lost
-        #: What steps gave in this run, by key; of those that are not kept by name too, since each
-        # is one for itself.
+        #: The outputs of the steps of this run, by key, or by key and name if a step is not cached.
         self._results: dict[str, dict[str, Artifact]] = {}
         self._failures: dict[str, _Failure] = {}
-        #: Which step gives a value; made when the first is damaged.
+        #: The steps that produce values, by digest; collected when the first value is damaged.
         self._producers: dict[str, tuple[Frame, Step]] | None = None
 
-    # -- values
-    # ------------------------------------------------------------------------------------------------------------------
+    #     # - === # -- values     # -
 
     def value(self, artifact: Artifact) -> Any:
-        """Give a value: from memory, else from the store; one that is damaged there is made again
-        first.
+        """Give a value from memory or from the store; recompute it if the stored one is damaged.
 
         Raises:
-            Rekey: made again it came out otherwise.
-            Damaged: nothing of this run makes it.
+            Rekey: the recomputed value is different.
+            Damaged: no step of this run produces it.
         """
         if artifact.items is not None:
             return [self.value(item) for item in artifact.items]
@@ -120,8 +117,8 @@ class StepRunner:
         return value
 
     def _recompute(self, artifact: Artifact, damaged: Damaged) -> Any:
-        """Run again the step whose kept value is damaged, and before it those whose values it needs
-        and that are damaged too.
+        """Run the step again whose stored value is damaged, and before it those whose values it
+        needs and that are damaged too.
         """
         pending = [(artifact, damaged)]
         while True:
@@ -146,24 +143,23 @@ class StepRunner:
                     frame, step._replace(status="runs", reason=_DAMAGED_REASON, outputs=None)
                 )
                 if current.digest not in self.cache:
-                    # It came out otherwise this time, or not at all: whoever asked for the old
-                    # value is keyed anew.
+                    # The value is different this time, or absent: whoever needed the old one is
+                    # keyed again.
                     raise Rekey(rerun_step.name + rerun_step.item)
                 pending.pop()
                 if not pending:
                     return self.cache[current.digest]
 
-    # -- one step
-    # ----------------------------------------------------------------------------------------------------------------
+    # ---- one step
 
     def run(self, frame: Frame, step: Step, *, fresh: bool = False) -> Step:
-        """Run a step, or take what another process has made of it since the store was asked (unless
-        that is `fresh`). Gives the step with its outputs; its failure is an event, not an
-        exception.
+        """Run a step, or use its result if another process has produced it since the store was
+        asked (unless the lookup is `fresh`). Returns the step with its outputs; a failure is an
+        event, not an exception.
 
         Raises:
             Cancelled: the run was cancelled.
-            Rekey: a file that it reads, or a value that it needs, is another now.
+            Rekey: a file that it reads, or a value that it needs, has changed.
             Damaged: a value that it needs is lost for good.
         """
         key = step.key
@@ -228,7 +224,9 @@ class StepRunner:
         )
 
     def _reuse(self, step: Step, outputs: dict[str, Artifact]) -> Step:
-        """Say of a step that it need not run: one of equal key has, in this run or another."""
+        """Report that a step need not run, because one with the same key has run, in this run or
+        another.
+        """
         found = step._replace(status="cached", outputs=outputs)
         self.queue.settled(found)
         return found
@@ -243,8 +241,8 @@ class StepRunner:
     def _claim(
         self, step: Step, key: str, *, look_up: bool, fresh: bool
     ) -> dict[str, Artifact] | None:
-        """Claim the making of a step, waiting for another process that makes it; give its outputs
-        if it has been made by then.
+        """Claim the key of a step, waiting for another process that is computing it; return the
+        outputs if they exist by then.
         """
         waited = False
         while not self.store.lease(key, wait_s=LEASE_S if waited else 0.0, cancel=self.cancel):
@@ -262,7 +260,7 @@ class StepRunner:
         return None
 
     def _run_with_retries(self, frame: Frame, step: Step, run_key: str) -> dict[str, Artifact]:
-        """Run a step as often as its `retry` allows; give its outputs."""
+        """Run a step as often as its `retry` allows; return its outputs."""
         node = step.node
         earlier_failure = self._failures.get(run_key)
         for attempt in range(
@@ -294,7 +292,7 @@ class StepRunner:
         raise AssertionError("the last attempt returns or raises")
 
     def _keep_result(self, step: Step, call: CallResult) -> dict[str, Artifact]:
-        """Check, digest and keep what a node gave."""
+        """Check, digest and store the result of a node."""
         node_type = step.node.type
         assert isinstance(node_type, NodeType) and step.key is not None
         names = list(node_type.outputs)
@@ -302,7 +300,7 @@ class StepRunner:
         if node_type.named_outputs:
             if not isinstance(result, tuple) or len(result) != len(names):
                 raise ImagenFlowError(
-                    f"it gave {type(result).__name__}, not its outputs {', '.join(names)}"
+                    f"it returned {type(result).__name__} instead of its outputs {', '.join(names)}"
                 )
             values = dict(zip(names, result, strict=True))
         else:
@@ -358,7 +356,7 @@ class StepRunner:
         return artifact, value
 
     def index_outputs(self, frame: Frame, steps: Iterable[Step]) -> None:
-        """Note which steps give values, where that is asked already."""
+        """Add steps to the index of which step produces which value, if there is one."""
         if self._producers is not None:
             for step in steps:
                 for artifact in (step.outputs or {}).values():
@@ -366,8 +364,8 @@ class StepRunner:
                         self._producers.setdefault(leaf.digest, (frame, step))
 
     def restart(self) -> None:
-        """Let everything be settled again: something that steps were keyed by is another now. What
-        ran does not run again unless it is another step now.
+        """Have all steps settled again, because something that keys depend on has changed. Steps
+        that ran do not run again unless their keys change.
         """
         self.state.restart()
         self._producers = None
@@ -382,7 +380,7 @@ def _as_failed(step: Step, cause: Exception) -> Step:
 
 
 def _is_final(failure: _Failure, step: Step) -> bool:
-    """Whether a step fails for certain where one of equal key did."""
+    """Tell whether a step is certain to fail where another one with the same key failed."""
     return step.node.retries < failure.attempts and (
         not isinstance(failure.cause, TimeoutError) or step.node.timeout_s == failure.timeout_s
     )

@@ -1,4 +1,4 @@
-"""The values that a run keeps in memory."""
+"""Keep the values of a run in memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 __all__ = ["CACHE_BYTES", "ValueCache"]
 
-#: How much of the values that steps gave stays in memory; beyond that the least recently used are
-# read from the store again.
+#: How many bytes of values stay in memory; beyond that the least recently used are read from the
+#: store again.
 CACHE_BYTES = 1 << 30
 
 
 class ValueCache(dict[str, Any]):
-    """Values in memory by digest, least recently used first, bounded by their size."""
+    """Values by digest, least recently used first, bounded by their size."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         super().__init__()

@@ -330,8 +330,7 @@ def _syntax(source: Source, message: str) -> Problem:
     return Problem("bad-setting", "the file is not TOML", mark, why=words[:1].lower() + words[1:])
 
 
-# --- places
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- places
 
 
 def store_place(asked: Path | None = None, settings: Settings | None = None) -> Path:
@@ -415,8 +414,7 @@ def files_memo() -> Path:
     return cache_folder()
 
 
-# --- trust
-# -----------------------------------------------------------------------------------------------------------------------
+# ---- trust
 
 
 def trusted_path() -> Path:

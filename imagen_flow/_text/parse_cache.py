@@ -112,8 +112,7 @@ def _surplus(folder: Path) -> Iterator[Path]:
     return (Path(path) for _, path in found[KEEP:])
 
 
-# --- words as JSON
-# ---------------------------------------------------------------------------------------------------------------
+# ---- words as JSON
 #
 # A word is [line, column, width, value]. A value is itself, a list of words in {"l": …}, a mapping
 # in {"m": [key, value, key, value, …]}, a reference in

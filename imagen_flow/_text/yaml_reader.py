@@ -313,8 +313,7 @@ class _Reader:
         self.text = self.source.text
         self.starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
 
-    # -- places and problems
-    # ---------------------------------------------------------------------------------------------------
+    # ---- places and problems
 
     def mark(self, start: int, end: int) -> Mark:
         """Mark what stands between two indexes; of several lines, what stands on the first."""
@@ -337,8 +336,7 @@ class _Reader:
         self.problems.append(Problem(code, message, self.mark(start, end), why, fix))
         return _BreaksOff()
 
-    # -- the walk
-    # ----------------------------------------------------------------------------------------------------------------
+    # ---- the walk
 
     def document(self) -> Word:
         """Read the only document."""
@@ -503,8 +501,7 @@ class _Reader:
                 fix="write the value without it; text that looks like a number is quoted",
             )
 
-    # -- scalars
-    # -----------------------------------------------------------------------------------------------------------------
+    # ---- scalars
 
     def scalar(self, event: Any, start: int, end: int, *, flow: bool) -> Any:
         """Resolve a scalar: by the core schema if it is plain, else as text; then its references."""
@@ -555,8 +552,7 @@ class _Reader:
                 fix=f'quote it: "{text}"',
             )
 
-    # -- references
-    # --------------------------------------------------------------------------------------------------------------
+    # ---- references
 
     def interpolated(self, text: str, start: int, end: int) -> Any:
         """Read the references in a text: the text itself if there are none, a Reference if there is
@@ -621,8 +617,7 @@ class _Reader:
             )
         self.say("bad-reference", message, *place, why=why, fix=fix)
 
-    # -- ruamel
-    # ------------------------------------------------------------------------------------------------------------------
+    # ---- ruamel
 
     def events(self) -> Iterator[Any]:
         """Yield ruamel's events; whatever it raises becomes a problem in the user's words."""
