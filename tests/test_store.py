@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -619,6 +620,65 @@ def test_a_value_goes_with_the_last_step_that_gave_it(folder: Path) -> None:
         cleaned = store.gc(older_than_s=1000)
         assert (cleaned.steps_removed, cleaned.values_removed) == (1, 0)
         assert store.load(artifact)[0].pixels.tolist() == NOISE.tolist()
+
+
+def test_a_store_of_just_the_size_is_left_alone(folder: Path) -> None:
+    """What is counted is what stays: a clean-up says how large the store is, and one to that size
+    removes nothing.
+    """
+    with opened(folder, clock=Clock()) as store:
+        for i in range(3):
+            keep(store, f"k{i}", [Image(NOISE), Image(np.roll(NOISE, i, axis=0))])
+        size = store.gc(max_size=10**9).bytes_left
+        assert store.gc(max_size=size).steps_removed == 0
+        cleaned = store.gc(max_size=size - 1)
+        assert cleaned.steps_removed == 1
+        assert cleaned.bytes_left == size - cleaned.bytes_freed == store.gc().bytes_left
+
+
+def test_a_value_that_is_pinned_by_its_digest_stays(folder: Path) -> None:
+    """It stays with the step that gave it, and alone where that step gives another by now."""
+    with opened(folder) as store:
+        pinned = keep(store, "pinned", Image(NOISE))
+        replaced = keep(store, "replaced", Image(NOISE[:90]))
+        keep(store, "replaced", 1)
+        keep(store, "other", 2)
+        store.flush()
+        with opened(folder) as run:
+            run.pin("run", [pinned.digest, replaced.digest])
+            cleaned = store.gc(max_size=0)
+            assert (cleaned.steps_removed, cleaned.steps_pinned) == (2, 1)
+            assert store.load(replaced).pixels.shape == (90, 200, 3)
+        cleaned = store.gc(max_size=0)
+        assert (cleaned.steps_removed, cleaned.values_removed) == (1, 2)
+
+
+def test_what_may_be_about_to_be_recorded_is_not_cleaned_up(folder: Path) -> None:
+    """An object or a folder that no record names stays for an hour; a step's scratch folder for a
+    week, and as long as the step is being made.
+    """
+    clock = Clock()
+    clock.now = time.time()
+    with opened(folder, clock=clock) as store, opened(folder) as other:
+        (folder / "objects/ab").mkdir(parents=True)
+        unnamed = folder / "objects/ab/cdef.png"
+        unnamed.write_bytes(b"x")
+        tree = folder / "trees" / ("0" * 40)
+        tree.mkdir()
+        scratch = other.scratch("step")
+        assert other.lease("step")
+
+        def left(after_s: float) -> list[bool]:
+            clock.now = time.time() + after_s
+            store.gc()
+            return [path.exists() for path in (unnamed, tree, scratch)]
+
+        assert left(3500) == [True, True, True]
+        assert left(3700) == [False, False, True]
+        assert left(8 * 86_400) == [False, False, True]
+        other.release("step")
+        assert left(6 * 86_400) == [False, False, True]
+        assert left(8 * 86_400) == [False, False, False]
 
 
 def test_clear_empties_the_store_and_nothing_else(folder: Path) -> None:
