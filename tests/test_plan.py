@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +26,11 @@ from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
 from imagen_flow._types.ports import BadValue, parse_type
 from imagen_flow.events import StepFailed
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
 
 
 class Loader:
@@ -510,6 +515,23 @@ def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> No
         why(known=before, text='{nodes: {y: {type: t.library, n: 7}}, outputs: {y: "${y}"}}')
         == "y runs: it has not run before"
     )
+
+
+def test_a_record_of_other_outputs_is_not_taken(store: Store) -> None:
+    """A node type that was given other outputs, and no other version, runs again."""
+
+    @node("t.number", version=1)
+    def renamed(value: int = 0) -> Pair: ...
+
+    text = '{nodes: {x: {type: t.number}}, outputs: {x: "${x%s}"}}'
+    before, after = registry(number), registry(renamed)
+    carry_out(plan_of(text % "", store=store, known=before))
+    one, other = (
+        plan_of(text % port, store=store, known=known)
+        for port, known in (("", before), (".first", after))
+    )
+    assert (one.steps[0].key, one.steps[0].status) == (other.steps[0].key, "cached")
+    assert other.steps[0].status == "runs"
 
 
 def test_another_device_or_dtype_is_named_as_the_cause(store: Store) -> None:

@@ -403,6 +403,38 @@ def test_what_has_no_encoding_fails_alone(folder: Path) -> None:
         assert (store.lookup("broken"), store.lookup("whole") is None) == (None, False)
 
 
+def test_a_record_that_is_replaced_while_it_is_written_is_the_later_one(folder: Path) -> None:
+    """What is on its way to the disk is served until it is there itself, not until an earlier
+    record of the same key is.
+    """
+
+    @dataclass(frozen=True)
+    class Slow:
+        number: int
+
+    reached, gates = ({number: threading.Event() for number in (1, 2)} for _ in range(2))
+
+    def encode(value: Slow) -> bytes:
+        if threading.current_thread() is not threading.main_thread():
+            reached[value.number].set()
+            assert gates[value.number].wait(10)
+        return str(value.number).encode()
+
+    codecs = Codecs([Codec("test.Slow", Slow, encode, lambda b: Slow(int(b)))])
+    with Store.open(folder, codecs) as store, Store.open(folder, codecs) as other:
+        assert store.lease("k")
+        keep(store, "k", Slow(1))
+        store.release("k")
+        assert reached[1].wait(10)
+        later = keep(store, "k", Slow(2))
+        gates[1].set()
+        assert other.lease("k", wait_s=10)  # the earlier one is on the disk
+        record = store.lookup("k")
+        assert record is not None
+        assert record.outputs == {"value": later}
+        gates[2].set()
+
+
 def test_a_full_queue_waits(folder: Path) -> None:
     """More than the queue may hold is never in memory at once, and everything arrives."""
     with opened(folder, queue_bytes=200_000) as store:
