@@ -684,6 +684,27 @@ def test_equal_forced_steps_are_one(run: Run) -> None:
         assert (ran.outputs, ran.calls) == ({"o": [2, 2, 2]}, ["add|a=1,b=1"])
 
 
+def test_what_a_run_was_forced_to_do_is_forgotten_with_it(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that comes to equal a forced one before that has run is taken from the store, also
+    when the plan is carried out again.
+    """
+    monkeypatch.chdir(tmp_path)
+    nodes = {
+        "u": {"type": "t.steps", "n": 1, "cache": False},
+        "a": {"type": "t.add", "a": "${u}"},
+        "b": {"type": "t.add", "a": "${u}"},
+    }
+    plan = flow.plan(
+        flow.load(graph(nodes, {"a": "${a}", "b": "${b}"}), registry=registry),
+        store="store",
+        force=["b"],
+    )
+    started = [[e.node for e in flow.execute(plan) if isinstance(e, StepStarted)] for _ in range(3)]
+    assert started == [["u", "a"], ["u", "b"], ["u", "b"]]
+
+
 def test_a_step_that_is_not_cached_is_never_answered_by_another(run: Run) -> None:
     """It is called for itself, beside an equal one that is kept, and beside another that is not."""
     whole = {"type": "t.int", "value": 1}

@@ -445,6 +445,17 @@ def test_a_full_queue_waits(folder: Path) -> None:
         assert all(store.lookup(f"k{i}") for i in range(12))
 
 
+def test_what_alone_is_more_than_the_queue_holds_is_kept_too(folder: Path) -> None:
+    """It does not wait for room that there will never be."""
+    with opened(folder, queue_bytes=1000) as store:
+        keeping = threading.Thread(target=keep, args=(store, "k", Image(NOISE)), daemon=True)
+        keeping.start()
+        keeping.join(20)
+        assert not keeping.is_alive()
+    with opened(folder) as store:
+        assert store.lookup("k")
+
+
 def test_a_closed_store_takes_nothing(folder: Path) -> None:
     """Closing twice is fine, keeping afterwards is not."""
     store = opened(folder)
@@ -639,6 +650,23 @@ def test_what_was_not_used_for_longest_goes_first(folder: Path) -> None:
         clock.now += 3000
         assert store.gc(older_than_s=3500).steps_removed == 1
         assert store.info()["steps"] == 1
+
+
+def test_a_use_is_written_down_every_ten_minutes_at_most(folder: Path) -> None:
+    """Clean-up is no finer than that, and a look-up need not write."""
+    clock = Clock()
+    with opened(folder, clock=clock) as store:
+        keep(store, "k", 1)
+
+        def used_after(s: float) -> float:
+            clock.now += s
+            assert store.lookup("k")
+            return float(store.info()["newest_use"]) - 1e9
+
+        assert used_after(0) == 0
+        assert used_after(590) == 0
+        assert used_after(20) == 610
+        assert used_after(-5000) == -4390  # a clock that was set back counts from there
 
 
 def test_a_value_goes_with_the_last_step_that_gave_it(folder: Path) -> None:
