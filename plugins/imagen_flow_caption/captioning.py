@@ -9,7 +9,7 @@ import numpy as np
 
 def caption(
     picture: np.ndarray, *, model: Any, image_processor: Any, tokenizer: Any, max_length: int = 32
-) -> str:
+) -> tuple[str, float]:
     """Describe a picture, greedily, so that equal pictures have equal words.
 
     Inputs:
@@ -18,6 +18,7 @@ def caption(
         image_processor, tokenizer: those saved beside it.
     Params:
         max_length: tokens at most.
+    Outputs: the words, and the probability that the model gives them, 0 to 1.
     """
     import torch
     from PIL import Image
@@ -26,7 +27,15 @@ def caption(
         "pixel_values"
     ].to(model.device, model.dtype)
     with torch.no_grad():
-        ids = model.generate(
-            pixel_values=pixels, num_beams=1, do_sample=False, max_length=max_length
+        found = model.generate(
+            pixel_values=pixels,
+            num_beams=1,
+            do_sample=False,
+            max_length=max_length,
+            output_scores=True,
+            return_dict_in_generate=True,
         )
-    return str(tokenizer.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+    # greedily, the token that was chosen is the likeliest
+    likeliest = [scores[0].float().log_softmax(-1).max() for scores in found.scores]
+    words = str(tokenizer.batch_decode(found.sequences, skip_special_tokens=True)[0]).strip()
+    return words, float(torch.stack(likeliest).sum().exp()) if likeliest else 0.0

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import imagen_flow as flow
-from imagen_flow import Image, Model, Range
+from imagen_flow import Image, Model, Progress, Range, Steps
 
 CLASSES = {
     "blip": "BlipForConditionalGeneration",
@@ -94,10 +94,15 @@ def _kind(model: flow.Model) -> str:
     return kind
 
 
-@flow.node("image.caption", version=1, uses=("torch", "transformers"))
+class Caption(NamedTuple):
+    words: str
+    confidence: float
+
+
+@flow.node("image.caption", version=2, uses=("torch", "transformers"))
 def caption(
     model: Model[Captioner], image: Image, *, max_length: Annotated[int, Range(4, 512)] = 32
-) -> str:
+) -> Steps[Caption]:
     """Describe a picture in words, the likeliest at each place, so that equal pictures have equal
     words.
 
@@ -107,14 +112,20 @@ def caption(
         image: of any size; brought to 8 bits, and alpha laid over black.
     Params:
         max_length: tokens at most.
+    Outputs:
+        words: empty, with a note, where the model says that the picture shows nothing it knows;
+            embedded/caption was taught to.
+        confidence: the probability that the model gives these words, 0 to 1.
     Source: ``transformers.GenerationMixin.generate``, greedy.
     """
     from . import captioning
 
-    return captioning.caption(
+    words, confidence = captioning.caption(
         image.rgb().as_uint8().pixels,
         model=model.model,
         image_processor=model.image_processor,
         tokenizer=model.tokenizer,
         max_length=max_length,
     )
+    yield Progress(1, 1, "" if words else "the picture shows nothing that the captioner knows")
+    return Caption(words, confidence)

@@ -219,7 +219,7 @@ def train_edit(
     )
 
 
-@node("train.captioner", version=1, uses=("diffusers", "torch", "transformers"))
+@node("train.captioner", version=2, uses=("diffusers", "torch", "transformers"))
 def train_captioner(
     scratch: Scratch,
     *,

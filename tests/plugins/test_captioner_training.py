@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from imagen_flow_caption import captioning
+from imagen_flow_embedded.checker import describe
 from imagen_flow_embedded.training import captioner
+from imagen_flow_embedded.training.foreign import draw_foreign
 from imagen_flow_embedded.training.pictures import cells, ordered, wear, wear_alike
 from imagen_flow_embedded.world import (
     SHAPES,
@@ -88,8 +90,8 @@ def test_training_reports_its_last_step_and_writes_a_folder_that_transformers_lo
         "tokenizer": AutoTokenizer.from_pretrained(folder),
     }
     picture = render([PAIR], 100)[0]
-    words = captioning.caption(picture[:90], **parts)
-    assert words == captioning.caption(picture[:90], **parts)
+    words, confidence = captioning.caption(picture[:90], **parts)
+    assert (words, confidence) == captioning.caption(picture[:90], **parts)
     assert set(words.split()) <= set(parts["tokenizer"].get_vocab())
 
 
@@ -175,13 +177,22 @@ def test_made_pictures_are_learnt_from_only_where_they_show_what_was_asked():
     assert caption(ordered(picked[0][1])) == caption(ordered(PAIR))
 
 
-def test_a_third_of_a_batch_is_of_made_pictures():
+def test_a_third_of_a_batch_is_of_made_pictures_and_a_fifth_is_foreign():
+    """A foreign picture has an empty caption, and no patch of it is covered by a thing."""
     picture = np.full((128, 128, 3), 9, np.uint8)
     tokenizer = captioner.build_tokenizer()
     _, words, grids = captioner._batch(np.random.default_rng(0), 9, tokenizer, [(picture, PAIR)])
     said = tokenizer.batch_decode(words, skip_special_tokens=True)
-    assert said[6:] == [caption(ordered(PAIR))] * 3
-    assert len(grids["shape"]) == 9
+    assert said[4:] == [caption(ordered(PAIR))] * 3 + [""] * 2
+    assert all(said[:4]) and len(grids["shape"]) == 9
+    assert not grids["shape"][7:].any() and grids["shape"][:7].any((1, 2)).all()
+
+
+def test_foreign_pictures_depend_on_the_generator_alone_and_are_read_as_no_scene():
+    drawn = [draw_foreign(np.random.default_rng(seed), 64) for seed in range(60)]
+    assert {(picture.shape, str(picture.dtype)) for picture in drawn} == {((64, 64, 3), "uint8")}
+    np.testing.assert_array_equal(drawn[7], draw_foreign(np.random.default_rng(7), 64))
+    assert sum(describe(picture).as_scene() is not None for picture in drawn) < 12
 
 
 def test_a_training_may_go_on_from_a_captioner(trained, tmp_path):

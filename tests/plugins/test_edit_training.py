@@ -161,6 +161,23 @@ def test_an_edit_reports_each_step_keeps_the_size_and_is_the_same_again(parts):
         assert (edited == again).all()
 
 
+@pytest.mark.parametrize("instruction", ["", "  ", "!?", "bitte nichts"])
+def test_an_instruction_without_a_known_word_changes_nothing_and_is_noted(parts, instruction):
+    """On any picture: what the model would paint without words is not worth having."""
+    from imagen_flow_diffusion.pixel.editor import PixelEditor
+
+    editor = PixelEditor(**parts)
+    picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
+    asked = {"num_inference_steps": 4, "guidance_scale": 2.0, "image_guidance_scale": None}
+    yielded, edited = finish(editor.edit(picture, instruction, seed=3, **asked))
+    assert yielded == [(1, 1)] and (edited == picture).all() and edited is not picture
+    note = editor.unread(instruction, {})
+    assert note.endswith(
+        "the instruction has no word that the model knows: the picture stays as it is"
+    )
+    assert editor.unread("make the star green", {}) == ""
+
+
 def test_guidance_draws_the_change_longer_and_is_off_at_one(parts):
     import copy
 

@@ -1,7 +1,9 @@
+import copy
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +48,16 @@ def refusal(model):
     return str(caught.value)
 
 
+def described(captioner, image, **params):
+    """Run the node to its end and give the notes of its steps and its outputs."""
+    steps, notes = caption(captioner, image, **params), []
+    while True:
+        try:
+            notes.append(next(steps).note)
+        except StopIteration as end:
+            return notes, end.value
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_captions_words_are_those_of_the_library_by_hand(models, kind):
     """The node's words are what transformers' greedy generate gives for the processed pixels."""
@@ -63,27 +75,57 @@ def test_a_captions_words_are_those_of_the_library_by_hand(models, kind):
             do_sample=False,
             max_length=12,
         )
-    words = caption(load(models(kind)), source, max_length=12)
-    assert words == tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
-    assert isinstance(words, str)
+    _, found = described(load(models(kind)), source, max_length=12)
+    assert found.words == tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+
+def test_the_confidence_is_the_probability_of_the_words(models):
+    """It is the product of the tokens' probabilities, as the model gives them for its own words."""
+    import torch
+
+    captioner, source = load(models("vision-encoder-decoder")), picture(40, 60)
+    _, found = described(captioner, source, max_length=12)
+    pixels = captioner.image_processor(images=source.to_pil(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        ids = captioner.model.generate(
+            pixel_values=pixels, num_beams=1, do_sample=False, max_length=12
+        )
+        logits = captioner.model(pixel_values=pixels, decoder_input_ids=ids[:, :-1]).logits
+    told = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).sum().exp()
+    assert found.confidence == pytest.approx(float(told), rel=1e-4)
+
+
+def test_a_picture_of_which_the_model_says_nothing_gets_a_note(models):
+    """A model that ends before its first word has no words for the picture."""
+    captioner = load(models("vision-encoder-decoder"))
+    tokenizer, told = captioner.tokenizer, []
+    for token in ("red", tokenizer.eos_token):
+        biased = replace(captioner, model=copy.deepcopy(captioner.model))
+        bias = biased.model.decoder.lm_head.decoder.bias.data
+        bias[tokenizer.convert_tokens_to_ids(token)] = 1e4
+        notes, found = described(biased, picture(20, 20), max_length=4)
+        told.append((notes, found.words.split()[:1]))
+    assert told == [
+        ([""], ["red"]),
+        (["the picture shows nothing that the captioner knows"], []),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 1), (3, 300, 4), (64, 64, 2)])
 def test_a_picture_of_any_size_and_kind_gets_words(models, kind, height, width, channels):
     """Grey, alpha and odd sizes are brought to what the model sees."""
-    assert isinstance(
-        caption(load(models(kind)), picture(height, width, channels), max_length=8), str
-    )
+    _, found = described(load(models(kind)), picture(height, width, channels), max_length=8)
+    assert isinstance(found.words, str) and 0 <= found.confidence <= 1
 
 
 def test_equal_pictures_have_equal_words(models):
     """A picture in 16 bits is captioned as in 8, and the same picture again the same."""
     captioner = load(models("vision-encoder-decoder"))
     assert (
-        caption(captioner, picture(20, 20))
-        == caption(captioner, picture(20, 20, dtype="uint16"))
-        == caption(captioner, picture(20, 20))
+        described(captioner, picture(20, 20))
+        == described(captioner, picture(20, 20, dtype="uint16"))
+        == described(captioner, picture(20, 20))
     )
 
 
@@ -140,7 +182,7 @@ def test_loading_and_describing_print_nothing(models):
     code = (
         "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_caption.nodes import Captioner, caption\n"
         f"model = flow.Model(Path({str(models('vision-encoder-decoder').path)!r}), 'x', 'x')\n"
-        "caption(Captioner.load(model, device='cpu', dtype='float32'), flow.Image(np.zeros((9, 9, 3), np.uint8)))\n"
+        "list(caption(Captioner.load(model, device='cpu', dtype='float32'), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("", "")

@@ -162,7 +162,7 @@ def super_resolution(
         return Image((yield from _progress(steps)))
 
 
-@flow.node("image.edit", version=2, uses=(*_LIBRARIES, "peft"))
+@flow.node("image.edit", version=3, uses=(*_LIBRARIES, "peft"))
 def edit(
     model: Model[Editor],
     image: Image,

@@ -38,7 +38,8 @@ def edit(
 
     Inputs:
         picture: uint8 (height, width, 3), any size; the model sees it at its own square size.
-        instruction: such as ``make the circle green``; an empty one asks for no change.
+        instruction: such as ``make the circle green``; one without a word that the model knows
+            changes nothing.
         unet, text_encoder, tokenizer, scheduler: the loaded parts of the model; the scheduler's
             state is not touched.
     Params:
@@ -53,6 +54,9 @@ def edit(
     import torch
     from PIL import Image
 
+    if not is_read(tokenizer, instruction):
+        yield 1, 1
+        return picture.copy()
     block = math.isqrt(unet.config.out_channels // 3)
     side = unet.config.sample_size * block
     device, dtype = unet.device, unet.dtype
@@ -71,7 +75,7 @@ def edit(
         source.shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32
     )
     x, source = noise.to(device, dtype) * sampler.init_noise_sigma, source.to(device, dtype)
-    guided = guidance_scale != 1 and bool(instruction.strip())
+    guided = guidance_scale != 1
     text, mask = _read(
         ["", instruction] if guided else [instruction], text_encoder, tokenizer, device
     )
@@ -98,6 +102,12 @@ def edit(
         .clamp(-1, 1)
     )
     return keep_source(picture, reduced, np.rint((edited.numpy() + 1) * 127.5).astype(np.uint8))
+
+
+def is_read(tokenizer: Any, instruction: str) -> bool:
+    """Say whether an instruction has a word that the model knows."""
+    ids = tokenizer(instruction, add_special_tokens=False, truncation=True)["input_ids"]
+    return any(number != tokenizer.unk_token_id for number in ids)
 
 
 def _read(

@@ -40,12 +40,18 @@ class PixelEditor:
 
     def unread(self, instruction: str, _arguments: Mapping[str, Any]) -> str:
         """Say what of the instruction is not read; nothing if all is."""
-        return unread(
+        from . import editing
+
+        note = unread(
             self.tokenizer,
             instruction,
             int(self.tokenizer.model_max_length),
             what="the instruction",
         )
+        if editing.is_read(self.tokenizer, instruction):
+            return note
+        nothing = "the instruction has no word that the model knows: the picture stays as it is"
+        return "; ".join(filter(None, (note, nothing)))
 
     def edit(
         self,

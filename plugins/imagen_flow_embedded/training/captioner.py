@@ -2,7 +2,7 @@
 writes its words.
 
 A picture has one caption (the left or the upper thing is named first), so that reading is a
-function. Beside the words, every patch of the encoder is asked
+function; a picture that shows none of the world's scenes has an empty one. Beside the words, every patch of the encoder is asked
 what covers it: without that lesson a transformer of this size stays on the plateau of the commonest
     caption for long.
 """
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagen_flow_embedded.checker import agree, describe
+from imagen_flow_embedded.training.foreign import draw_foreign
 from imagen_flow_embedded.training.keeper import Keeper, rate_at
 from imagen_flow_embedded.training.pictures import CLASSES, FACTS, bend, cells, ordered, wear
 from imagen_flow_embedded.world import (
+    Scene,
     attributes,
     caption,
     draw_scene,
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from imagen_flow_embedded.world import Scene
 
 SIDE, PATCH = 64, 8
+FOREIGN = 0.2
+"""The part of each batch that shows none of the world's scenes; its caption is empty."""
 RENDERED = 128
 """The side of the cascade's last picture, reduced to ``SIDE`` as at inference."""
 
@@ -106,9 +109,10 @@ def train_captioner(
             encoder_outputs=seen, labels=words.masked_fill(words == tokenizer.pad_token_id, -100)
         )
         patches = seen.last_hidden_state[:, 1:]
-        covered = 1 + 5 * (
-            grids["shape"].flatten() > 0
-        )  # few patches are, and they are what is hard to read
+        known = (words[:, 0] != tokenizer.eos_token_id).repeat_interleave(patches.shape[1])
+        # few patches are covered, and they are what is hard to read; of a foreign picture no patch
+        # is asked
+        covered = known * (1 + 5 * (grids["shape"].flatten() > 0))
         dense = torch.zeros(())
         for fact in FACTS:
             each = F.cross_entropy(
@@ -133,15 +137,18 @@ def _batch(
     import torch
 
     shown = [made[int(place)] for place in rng.integers(len(made), size=count // 3)] if made else []
-    scenes = [_draw(rng) for _ in range(count - len(shown))]
+    foreign = round(count * FOREIGN)
+    scenes = [_draw(rng) for _ in range(count - len(shown) - foreign)]
     sharp = render(scenes, SIDE) if rng.random() < 0.5 else shrink(render(scenes, RENDERED))
     if shown:
         sharp = np.concatenate([sharp, shrink(np.stack([picture for picture, _ in shown]))])
         scenes += [ordered(scene) for _, scene in shown]
+    strange = [draw_foreign(rng, SIDE) for _ in range(foreign)]
+    sharp = np.concatenate([sharp, *[picture[None] for picture in strange]])
+    texts = [caption(scene) for scene in scenes] + [""] * foreign
+    scenes += [Scene("black", ())] * foreign
     pixels = bend(normalise(wear(sharp, rng)), rng, (0, 0, 0.5, 1))
-    words = tokenizer([caption(scene) for scene in scenes], return_tensors="pt", padding=True)[
-        "input_ids"
-    ]
+    words = tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
     return (
         pixels,
         words,
