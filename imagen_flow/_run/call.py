@@ -85,31 +85,10 @@ class Caller:
             Exception: whatever the node raises.
         """
         type_ = step.node.type
-        assert isinstance(type_, NodeType) and step.slots is not None
-        arguments: dict[str, Any] = {}
+        assert isinstance(type_, NodeType)
         began = time.monotonic()
         notes = Notes()
-        leased: dict[str, tuple[Any, Any]] = {}
-        for name, slot in step.slots.items():
-            port = type_.inputs[name].type
-            loader = type_.loaders.get(name)
-            value = self.value(slot)
-            if loader is None or not isinstance(value, Model | list):
-                value = self.anonymous.anonymize(value)
-                try:
-                    value = port.check(value)
-                except BadValue as error:
-                    raise ValueError(f"its '{name}' {error}") from None
-                if port.has_enum:
-                    value = port.hand(value)
-            else:
-                leased[name] = (loader, value)
-            arguments[name] = value
-        for name, injected in type_.injected.items():
-            if injected == "scratch":
-                arguments[name] = self.store.scratch(step.key or "")
-            elif injected == "device":
-                arguments[name] = self._device(step)
+        arguments, leased = self._arguments(step, type_)
         if type_.uses_torch:
             self._device(step)
         conditions = self.conditions
@@ -135,6 +114,37 @@ class Caller:
             tuple(notes.notes),
             conditions,
         )
+
+    def _arguments(
+        self, step: Step, type_: NodeType
+    ) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+        """Collect the arguments of a call, checked, and of those that are models to lease the
+        loader and the model.
+        """
+        assert step.slots is not None
+        arguments: dict[str, Any] = {}
+        leased: dict[str, tuple[Any, Any]] = {}
+        for name, slot in step.slots.items():
+            port = type_.inputs[name].type
+            loader = type_.loaders.get(name)
+            value = self.value(slot)
+            if loader is None or not isinstance(value, Model | list):
+                value = self.anonymous.anonymize(value)
+                try:
+                    value = port.check(value)
+                except BadValue as error:
+                    raise ValueError(f"its '{name}' {error}") from None
+                if port.has_enum:
+                    value = port.hand(value)
+            else:
+                leased[name] = (loader, value)
+            arguments[name] = value
+        for name, injected in type_.injected.items():
+            if injected == "scratch":
+                arguments[name] = self.store.scratch(step.key or "")
+            elif injected == "device":
+                arguments[name] = self._device(step)
+        return arguments, leased
 
     def _call_with_models(
         self,

@@ -28,12 +28,13 @@ from .._graph import (
     Node,
     Output,
 )
-from .._plan import Frame, Plan, State, Step, leaves
+from .._plan import Plan, State, Step, leaves
 from .._provenance.embedding import FORMAT
 from .._types.artifact import Artifact
 from .._types.digest import canonical
 from .._types.node import NodeType
 from .._types.values import File, Folder, Model
+from .lineage import UsedBinding, trace
 
 __all__ = ["ProvenanceRecorder", "file_name", "graphs_of", "portable_name"]
 
@@ -78,7 +79,7 @@ class ProvenanceRecorder:
             return None
         if self._run_text is None and level == "full":
             self._run_text = self._text(self._describe_run())
-        steps, used = self._trace(output, index)
+        steps, used = trace(self.state, output, index)
         document = {
             "imagen_flow": FORMAT,
             "version": __version__,
@@ -144,7 +145,7 @@ class ProvenanceRecorder:
             return described | {"model": portable_name(value)}
         return described | {"value": _plain(value)}
 
-    def _seeds(self, used: list[_UsedBinding]) -> dict[str, int]:
+    def _seeds(self, used: list[UsedBinding]) -> dict[str, int]:
         """Give the seeds by input; those that an included graph drew for itself by its file and
         input.
         """
@@ -165,7 +166,7 @@ class ProvenanceRecorder:
                 }
         return seeds
 
-    def _files(self, used: list[_UsedBinding]) -> dict[str, Any]:
+    def _files(self, used: list[UsedBinding]) -> dict[str, Any]:
         """Describe the files that the graph names, by name."""
         files: dict[str, Any] = {}
         for graph, _, binding in used:
@@ -242,121 +243,6 @@ class ProvenanceRecorder:
             "models": [{"reference": r, "fingerprint": f} for r, f in sorted(models.items())],
             "plugins": [{"name": n, "version": v} for n, v in sorted(plugins.items())],
         }
-
-    def _trace(self, output: Output, index: int | None) -> tuple[list[Step], list[_UsedBinding]]:
-        """List the steps that an output was made by, each after its dependencies, and the bindings
-        of the graph that they used. It has its own stack, so a graph may be arbitrarily deep.
-        """
-        found: dict[int, Step] = {}
-        used: dict[int, _UsedBinding] = {}
-        described: set[tuple[Any, ...]] = set()
-        stack: list[tuple[_SourceAt, bool]] = [((self.state.top, output.source, index), False)]
-        while stack:
-            source_at, is_done = stack.pop()
-            frame, source, element = source_at
-            identity = (id(frame), source, element)
-            if is_done:
-                found.update((id(s), s) for s in self._steps_at(frame, source, element))
-            elif identity not in described:
-                described.add(identity)
-                stack.append((source_at, True))
-                for graph, name, binding in self._bindings_at(frame, source):
-                    used[id(binding)] = (graph, name, binding)
-                stack += [(p, False) for p in self._dependencies(frame, source, element)][::-1]
-        return list(found.values()), list(used.values())
-
-    def _bindings_at(self, frame: Frame, source: FromNode | FromInput) -> Iterator[_UsedBinding]:
-        """Yield the bindings of a node in its own graph, or of an input of an included graph its
-        default.
-        """
-        if isinstance(source, FromNode):
-            for binding in frame.graph.nodes[source.node].bindings.values():
-                yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
-        elif frame.parent is not None and source.name not in frame.parent[1].bindings:
-            yield from (
-                (frame.graph, source.name, leaf)
-                for leaf in _leaves(frame.graph.inputs[source.name].default)
-            )
-
-    def _steps_at(
-        self, frame: Frame, source: FromNode | FromInput, element: int | None
-    ) -> list[Step]:
-        state = frame.states.get(source.node) if isinstance(source, FromNode) else None
-        if state is None or not isinstance(source, FromNode):
-            return []
-        steps = (
-            state.steps[element : element + 1]
-            if element is not None and frame.graph.nodes[source.node].each
-            else state.steps
-        )
-        return [
-            s
-            for s in steps
-            if s.key is not None and s.outputs is not None and s.status in ("cached", "ran")
-        ]
-
-    def _dependencies(
-        self, frame: Frame, source: FromNode | FromInput, element: int | None
-    ) -> Iterator[_SourceAt]:
-        if isinstance(source, FromInput):
-            if frame.parent is not None:
-                outer, node = frame.parent
-                if source.name in node.bindings:
-                    yield from _sources(
-                        outer,
-                        node.bindings[source.name],
-                        frame.element if source.name in node.each else element,
-                    )
-            return
-        node = frame.graph.nodes[source.node]
-        if node.when is not None:
-            yield from _sources(frame, node.when, None)
-        if isinstance(node.type, NodeType):
-            for name, binding in node.bindings.items():
-                yield from _sources(frame, binding, element if name in node.each else None)
-            return
-        below = [
-            child
-            for child in frame.below.get(source.node, {}).values()
-            if element is None or not node.each or child.element == element
-        ]
-        if node.repeat is not None and node.repeat.best is not None:
-            for child in below:
-                yield child, node.type.outputs[node.repeat.best].source, None
-            groups = {
-                child.element: [c for c in below if c.element == child.element] for child in below
-            }
-            below = [
-                best
-                for group in groups.values()
-                if isinstance(best := self.state.best(node, group), Frame)
-            ]
-        for child in below:
-            yield (
-                child,
-                node.type.outputs[source.port].source,
-                None if node.each or node.repeat else element,
-            )
-
-
-_SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
-#: A graph, the name of the input whose default this is (if it is one), and the binding.
-_UsedBinding = tuple[Graph, str, Binding]
-
-
-def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_SourceAt]:
-    """Yield what a binding reads; of a list literal only the element in question."""
-    if isinstance(binding, FromNode | FromInput):
-        yield frame, binding, element
-    elif isinstance(binding, Joined):
-        for part in binding.parts:
-            yield from _sources(frame, part, None)
-    elif isinstance(binding, Listed):
-        for item in binding.items if element is None else binding.items[element : element + 1]:
-            yield from _sources(frame, item, None)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
-            yield from _sources(frame, item, None)
 
 
 def graphs_of(graph: Graph) -> dict[str, Graph]:
@@ -450,19 +336,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     return {"kind": type(value).__name__.lower()}
-
-
-def _leaves(binding: Binding | None) -> Iterator[Binding]:
-    """Yield every binding inside a binding that contains no other."""
-    pending: list[Any] = [binding]
-    while pending:
-        binding = pending.pop()
-        if isinstance(binding, Listed):
-            pending += binding.items
-        elif isinstance(binding, Mapped):
-            pending += [item for _, item in binding.items]
-        elif binding is not None:
-            yield binding
 
 
 def _describe_graph(graph: Graph, name: str) -> dict[str, Any]:

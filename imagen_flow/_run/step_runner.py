@@ -6,21 +6,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .._models import ModelPool
-from .._plan import ABSENT, FAILED, FORCED, Frame, State, Step, leaves, why
+from .._plan import FAILED, FORCED, Frame, State, Step, leaves, why
 from .._store import Damaged, Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
-from .._types.ports import BadValue
-from .._types.values import Absent, FileChanged
-from ..errors import Cancelled, ImagenFlowError
+from .._types.values import FileChanged
+from ..errors import Cancelled
 from ..events import StepRetried
-from .call import Caller, CallResult
+from .call import Caller
 from .event_queue import EventQueue, describe_error
 from .model_lookahead import ModelLookahead
+from .results import Results
 from .value_cache import ValueCache
 
 __all__ = ["Rekey", "StepRunner"]
@@ -85,15 +85,16 @@ class StepRunner:
             lookahead=ModelLookahead(state),
             cancel=cancel,
         )
+        self._results = Results(state, store, cache)
         self._constants = state.values.constants.by_digest
         self._lost_digests = state.keying.lost
         #: The outputs of the steps of this run, by key, or by key and name if a step is not cached.
-        self._results: dict[str, dict[str, Artifact]] = {}
+        self._outputs: dict[str, dict[str, Artifact]] = {}
         self._failures: dict[str, _Failure] = {}
         #: The steps that produce values, by digest; collected when the first value is damaged.
         self._producers: dict[str, tuple[Frame, Step]] | None = None
 
-    #     # - === # -- values     # -
+    # ---- values
 
     def value(self, artifact: Artifact) -> Any:
         """Give a value from memory or from the store; recompute it if the stored one is damaged.
@@ -165,24 +166,8 @@ class StepRunner:
         key = step.key
         assert key is not None
         run_key = key if step.node.cache else f"{key} {step.name}{step.item}"
-        is_remake = step.reason == _DAMAGED_REASON
-        if not is_remake:
-            if (made := self._results.get(run_key)) is not None and not self._is_lost(made):
-                return self._reuse(step, made)
-            if (failure := self._failures.get(run_key)) is not None and _is_final(failure, step):
-                if not self.queue.has_outcome(step):
-                    self.queue.fail(step, failure.cause)
-                return _as_failed(step, failure.cause)
-        if (
-            step.node.cache
-            and (
-                existing := self._claim(
-                    step, key, look_up=not is_remake and step.reason != FORCED, fresh=fresh
-                )
-            )
-            is not None
-        ):
-            return self._reuse(step, existing)
+        if (known := self._known_outcome(step, run_key, fresh=fresh)) is not None:
+            return known
         if not step.reason:
             step = Step(
                 step.name,
@@ -208,7 +193,7 @@ class StepRunner:
         finally:
             if step.node.cache:
                 self.store.release(key)
-        self._results[run_key] = outputs
+        self._outputs[run_key] = outputs
         self._failures.pop(run_key, None)
         self.queue.finished(step, time.monotonic() - began)
         return Step(
@@ -222,6 +207,26 @@ class StepRunner:
             step.slots,
             outputs,
         )
+
+    def _known_outcome(self, step: Step, run_key: str, *, fresh: bool) -> Step | None:
+        """Return a step whose outcome is known without running it; else claim its key."""
+        is_remake = step.reason == _DAMAGED_REASON
+        if not is_remake:
+            outputs = self._outputs.get(run_key)
+            if outputs is not None and not self._is_lost(outputs):
+                return self._reuse(step, outputs)
+            failure = self._failures.get(run_key)
+            if failure is not None and _is_final(failure, step):
+                if not self.queue.has_outcome(step):
+                    self.queue.fail(step, failure.cause)
+                return _as_failed(step, failure.cause)
+        if step.node.cache:
+            assert step.key is not None
+            look_up = not is_remake and step.reason != FORCED
+            stored = self._claim(step, step.key, look_up=look_up, fresh=fresh)
+            if stored is not None:
+                return self._reuse(step, stored)
+        return None
 
     def _reuse(self, step: Step, outputs: dict[str, Artifact]) -> Step:
         """Report that a step need not run, because one with the same key has run, in this run or
@@ -270,7 +275,7 @@ class StepRunner:
             node.retries + 1,
         ):
             try:
-                return self._keep_result(step, self.caller.call(frame, step))
+                return self._results.keep(step, self.caller.call(frame, step))
             except (Cancelled, Rekey, Damaged):
                 raise
             except FileChanged as changed:
@@ -290,70 +295,6 @@ class StepRunner:
             if self.cancel.wait(min(node.backoff_s * 2**attempt, MAX_WAIT_S)):
                 raise Cancelled
         raise AssertionError("the last attempt returns or raises")
-
-    def _keep_result(self, step: Step, call: CallResult) -> dict[str, Artifact]:
-        """Check, digest and store the result of a node."""
-        node_type = step.node.type
-        assert isinstance(node_type, NodeType) and step.key is not None
-        names = list(node_type.outputs)
-        result = call.result
-        if node_type.named_outputs:
-            if not isinstance(result, tuple) or len(result) != len(names):
-                raise ImagenFlowError(
-                    f"it returned {type(result).__name__} instead of its outputs {', '.join(names)}"
-                )
-            values = dict(zip(names, result, strict=True))
-        else:
-            values = {names[0]: result}
-        outputs_with_values = {
-            name: self._check_output(node_type, name, value) for name, value in values.items()
-        }
-        if step.node.cache:
-            inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
-            provenance: dict[str, Any] = {
-                "made_with": self.state.keys.computes_with(step.node),
-                "inputs": inputs,
-                "took_s": round(call.took_s, 6),
-            }
-            if node_type.uses_torch:
-                provenance |= {
-                    "conditions": dict(call.conditions),
-                    "rungs": list(call.memory_levels),
-                }
-            if call.notes:
-                provenance["notes"] = list(call.notes)
-            self.store.keep(step.key, outputs_with_values, provenance)
-        outputs = {name: artifact for name, (artifact, _) in outputs_with_values.items()}
-        if self._lost_digests:
-            self._lost_digests.difference_update(
-                leaf.digest for artifact in outputs.values() for leaf in leaves(artifact)
-            )
-        if "scratch" in node_type.injected.values():
-            if step.node.cache:
-                self.store.flush()
-            self.store.drop_scratch(step.key)
-        return outputs
-
-    def _check_output(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
-        """Check and digest one output, and hold it in memory."""
-        if value is Absent or value is Absent.value:
-            return ABSENT, Absent.value
-        try:
-            value = type_.outputs[name].type.check(value)
-        except BadValue as error:
-            raise ImagenFlowError(
-                f"its output '{name}' {error}".replace(
-                    "takes the output of a node that gives", "takes"
-                ).replace("takes", "must be")
-            ) from None
-        value = self.store.adopt(value)
-        artifact = self.state.values.codecs.artifact(value)
-        if artifact.items is None:
-            self.cache.add(artifact.digest, value)
-        else:
-            for leaf, item in zip(leaves(artifact), _flat(artifact, value), strict=True):
-                self.cache.add(leaf.digest, item)
-        return artifact, value
 
     def index_outputs(self, frame: Frame, steps: Iterable[Step]) -> None:
         """Add steps to the index of which step produces which value, if there is one."""
@@ -384,11 +325,3 @@ def _is_final(failure: _Failure, step: Step) -> bool:
     return step.node.retries < failure.attempts and (
         not isinstance(failure.cause, TimeoutError) or step.node.timeout_s == failure.timeout_s
     )
-
-
-def _flat(artifact: Artifact, value: Any) -> Iterator[Any]:
-    if artifact.items is None:
-        yield value
-    else:
-        for item, element in zip(artifact.items, value, strict=True):
-            yield from _flat(item, element)

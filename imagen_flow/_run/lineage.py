@@ -1,0 +1,139 @@
+"""Find the steps that an output came from, by following the graph back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .._graph import Binding, FromInput, FromNode, Graph, Joined, Listed, Mapped, Output
+from .._plan import Frame, State, Step
+from .._types.node import NodeType
+
+__all__ = ["UsedBinding", "trace"]
+
+_SourceAt = tuple[Frame, "FromNode | FromInput", "int | None"]
+#: A graph, the name of the input whose default this is (if it is one), and the binding.
+UsedBinding = tuple[Graph, str, Binding]
+
+
+def trace(state: State, output: Output, index: int | None) -> tuple[list[Step], list[UsedBinding]]:
+    """List the steps that an output was made by, each after its dependencies, and the bindings
+    of the graph that they used. It has its own stack, so a graph may be arbitrarily deep.
+    """
+    found: dict[int, Step] = {}
+    used: dict[int, UsedBinding] = {}
+    seen: set[tuple[Any, ...]] = set()
+    stack: list[tuple[_SourceAt, bool]] = [((state.top, output.source, index), False)]
+    while stack:
+        source_at, is_done = stack.pop()
+        frame, source, element = source_at
+        identity = (id(frame), source, element)
+        if is_done:
+            found.update((id(s), s) for s in _steps_at(frame, source, element))
+        elif identity not in seen:
+            seen.add(identity)
+            stack.append((source_at, True))
+            for graph, name, binding in _bindings_at(frame, source):
+                used[id(binding)] = (graph, name, binding)
+            stack += [(p, False) for p in _dependencies(state, frame, source, element)][::-1]
+    return list(found.values()), list(used.values())
+
+
+def _bindings_at(frame: Frame, source: FromNode | FromInput) -> Iterator[UsedBinding]:
+    """Yield the bindings of a node in its own graph, or of an input of an included graph its
+    default.
+    """
+    if isinstance(source, FromNode):
+        for binding in frame.graph.nodes[source.node].bindings.values():
+            yield from ((frame.graph, "", leaf) for leaf in _leaves(binding))
+    elif frame.parent is not None and source.name not in frame.parent[1].bindings:
+        yield from (
+            (frame.graph, source.name, leaf)
+            for leaf in _leaves(frame.graph.inputs[source.name].default)
+        )
+
+
+def _steps_at(frame: Frame, source: FromNode | FromInput, element: int | None) -> list[Step]:
+    node_state = frame.states.get(source.node) if isinstance(source, FromNode) else None
+    if node_state is None or not isinstance(source, FromNode):
+        return []
+    steps = (
+        node_state.steps[element : element + 1]
+        if element is not None and frame.graph.nodes[source.node].each
+        else node_state.steps
+    )
+    return [
+        s
+        for s in steps
+        if s.key is not None and s.outputs is not None and s.status in ("cached", "ran")
+    ]
+
+
+def _dependencies(
+    state: State, frame: Frame, source: FromNode | FromInput, element: int | None
+) -> Iterator[_SourceAt]:
+    if isinstance(source, FromInput):
+        if frame.parent is not None:
+            outer, node = frame.parent
+            if source.name in node.bindings:
+                yield from _sources(
+                    outer,
+                    node.bindings[source.name],
+                    frame.element if source.name in node.each else element,
+                )
+        return
+    node = frame.graph.nodes[source.node]
+    if node.when is not None:
+        yield from _sources(frame, node.when, None)
+    if isinstance(node.type, NodeType):
+        for name, binding in node.bindings.items():
+            yield from _sources(frame, binding, element if name in node.each else None)
+        return
+    below = [
+        child
+        for child in frame.below.get(source.node, {}).values()
+        if element is None or not node.each or child.element == element
+    ]
+    if node.repeat is not None and node.repeat.best is not None:
+        for child in below:
+            yield child, node.type.outputs[node.repeat.best].source, None
+        groups = {
+            child.element: [c for c in below if c.element == child.element] for child in below
+        }
+        below = [
+            best for group in groups.values() if isinstance(best := state.best(node, group), Frame)
+        ]
+    for child in below:
+        yield (
+            child,
+            node.type.outputs[source.port].source,
+            None if node.each or node.repeat else element,
+        )
+
+
+def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Iterator[_SourceAt]:
+    """Yield what a binding reads; of a list literal only the element in question."""
+    if isinstance(binding, FromNode | FromInput):
+        yield frame, binding, element
+    elif isinstance(binding, Joined):
+        for part in binding.parts:
+            yield from _sources(frame, part, None)
+    elif isinstance(binding, Listed):
+        for item in binding.items if element is None else binding.items[element : element + 1]:
+            yield from _sources(frame, item, None)
+    elif isinstance(binding, Mapped):
+        for _, item in binding.items:
+            yield from _sources(frame, item, None)
+
+
+def _leaves(binding: Binding | None) -> Iterator[Binding]:
+    """Yield every binding inside a binding that contains no other."""
+    pending: list[Any] = [binding]
+    while pending:
+        binding = pending.pop()
+        if isinstance(binding, Listed):
+            pending += binding.items
+        elif isinstance(binding, Mapped):
+            pending += [item for _, item in binding.items]
+        elif binding is not None:
+            yield binding

@@ -1,0 +1,100 @@
+"""Check, digest and store what a node returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .._plan import ABSENT, State, Step, leaves
+from .._store import Store
+from .._types.artifact import Artifact
+from .._types.node import NodeType
+from .._types.ports import BadValue
+from .._types.values import Absent
+from ..errors import ImagenFlowError
+from .call import CallResult
+from .value_cache import ValueCache
+
+__all__ = ["Results"]
+
+
+class Results:
+    """Turns the results of calls into records of the store and values in memory."""
+
+    def __init__(self, state: State, store: Store, cache: ValueCache) -> None:
+        self._state = state
+        self._store = store
+        self._cache = cache
+
+    def keep(self, step: Step, call: CallResult) -> dict[str, Artifact]:
+        """Check, digest and store the result of a node."""
+        node_type = step.node.type
+        assert isinstance(node_type, NodeType) and step.key is not None
+        names = list(node_type.outputs)
+        result = call.result
+        if node_type.named_outputs:
+            if not isinstance(result, tuple) or len(result) != len(names):
+                raise ImagenFlowError(
+                    f"it returned {type(result).__name__} instead of its outputs {', '.join(names)}"
+                )
+            values = dict(zip(names, result, strict=True))
+        else:
+            values = {names[0]: result}
+        outputs_with_values = {
+            name: self._check_output(node_type, name, value) for name, value in values.items()
+        }
+        if step.node.cache:
+            inputs = {name: slot.digest for name, slot in (step.slots or {}).items()}
+            provenance: dict[str, Any] = {
+                "made_with": self._state.keys.computes_with(step.node),
+                "inputs": inputs,
+                "took_s": round(call.took_s, 6),
+            }
+            if node_type.uses_torch:
+                provenance |= {
+                    "conditions": dict(call.conditions),
+                    "rungs": list(call.memory_levels),
+                }
+            if call.notes:
+                provenance["notes"] = list(call.notes)
+            self._store.keep(step.key, outputs_with_values, provenance)
+        outputs = {name: artifact for name, (artifact, _) in outputs_with_values.items()}
+        lost = self._state.keying.lost
+        if lost:
+            lost.difference_update(
+                leaf.digest for artifact in outputs.values() for leaf in leaves(artifact)
+            )
+        if "scratch" in node_type.injected.values():
+            if step.node.cache:
+                self._store.flush()
+            self._store.drop_scratch(step.key)
+        return outputs
+
+    def _check_output(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
+        """Check and digest one output, and hold it in memory."""
+        if value is Absent or value is Absent.value:
+            return ABSENT, Absent.value
+        try:
+            value = type_.outputs[name].type.check(value)
+        except BadValue as error:
+            raise ImagenFlowError(
+                f"its output '{name}' {error}".replace(
+                    "takes the output of a node that gives", "takes"
+                ).replace("takes", "must be")
+            ) from None
+        value = self._store.adopt(value)
+        artifact = self._state.values.codecs.artifact(value)
+        if artifact.items is None:
+            self._cache.add(artifact.digest, value)
+        else:
+            for leaf, item in zip(leaves(artifact), _flat(artifact, value), strict=True):
+                self._cache.add(leaf.digest, item)
+        return artifact, value
+
+
+def _flat(artifact: Artifact, value: Any) -> Iterator[Any]:
+    if artifact.items is None:
+        yield value
+    else:
+        for item, element in zip(artifact.items, value, strict=True):
+            yield from _flat(item, element)
