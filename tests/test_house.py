@@ -140,6 +140,18 @@ def test_ruff() -> None:
     assert (said.returncode, said.stdout) == (0, "All checks passed!\n")
 
 
+def test_format() -> None:
+    """The formatter would change nothing, neither code nor the Python in documents."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--no-cache", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
 def test_types(tmp_path: Path) -> None:
     """The types are strict and hold."""
     said = subprocess.run(
