@@ -128,7 +128,7 @@ def clean(
             (location, *(stored_location for stored_location, _ in stored.get(digest, ())))
         )
     _sweep(folder, value_store, claims, referenced, unreferenced - referenced, now)
-    value_store.index.shrink()
+    value_store.index.file.shrink()
     return CleanupReport(
         len(removed) + invalid_rows,
         len(values),
@@ -169,7 +169,7 @@ def verify(
     """Read all values again. What is damaged or missing is removed together with the steps that
     produced it.
     """
-    value_store.index.check()
+    value_store.index.file.check()
     damaged = (
         [f"{invalid_rows} rows of the index are invalid"]
         if (invalid_rows := value_store.index.remove_invalid_rows())
@@ -213,7 +213,7 @@ def clear(folder: Path, value_store: ValueStore, pins: Pins) -> None:
         remove(path)
     for path in sorted(folder.glob("index.damaged-*")):
         remove(path)
-    value_store.index.shrink()
+    value_store.index.file.shrink()
 
 
 def _all_files(folder: Path) -> Iterator[Path]:

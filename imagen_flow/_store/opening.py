@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .._system.seals import Seals
 from ..errors import StoreError
-from .index import Index, NewerFormat
+from .index import Index
+from .index_file import IndexFile, NewerFormat
 from .locks import OPENING, Claims, InUse
 from .objects import remove
 
@@ -158,10 +159,7 @@ def _open_index(folder: Path, *, seals: Seals, exclusive: bool) -> tuple[Index, 
     """Open the index. Returns it with warnings, such as that a damaged one was set aside."""
     warnings: list[str] = []
     try:
-        return (
-            Index(folder / "index.sqlite", seals=seals, exclusive=exclusive, warn=warnings.append),
-            warnings,
-        )
+        file = IndexFile(folder / "index.sqlite", exclusive=exclusive, warn=warnings.append)
     except NewerFormat as newer:
         raise _unusable(
             folder,
@@ -174,6 +172,7 @@ def _open_index(folder: Path, *, seals: Seals, exclusive: bool) -> tuple[Index, 
             f"its index cannot be opened: {refused}",
             f"make it writable, free disk space, or {_OTHER_FOLDER}",
         ) from refused
+    return Index(file, seals), warnings
 
 
 def _unusable(folder: Path, why: str, fix: str) -> StoreError:

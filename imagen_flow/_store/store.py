@@ -76,7 +76,7 @@ class Store:
         self._closed = False
         folder, codecs = self.folder, self.codecs
         self._index = index
-        index.warn = self._warn
+        index.file.warn = self._warn
         self._claims = claims
         self._pins = Pins(folder / "pins", claims, warn=self._warn)
         self._objects = Objects(folder)
@@ -176,7 +176,7 @@ class Store:
             self.files.suspend()
         else:
             self.files.close()
-        self._index.close()
+        self._index.file.close()
         self._claims.close()
         if self._temporary:
             remove(self.folder)
