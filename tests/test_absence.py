@@ -756,6 +756,23 @@ def test_lists_of_unequal_length_are_refused_where_no_node_gives_them(run: Run) 
     assert ran.failed == ["g/a: the lists of 'each' differ in length: 'a' has 3, 'b' has 2"]
 
 
+@pytest.mark.parametrize("values", [[1, 2], [1, 2, 3, 4]])
+def test_there_is_a_flag_for_each_element(run: Run, values: list[int]) -> None:
+    """A list of flags that is shorter or longer than those of `each` fails the node."""
+    ran = run(
+        graph(
+            {
+                "r": {"type": "t.range", "n": 3},
+                "e": {"type": "t.even", "each": {"n": "${r}"}},
+                "a": {"type": "t.add", "each": {"a": values}, "when": "${e}"},
+            },
+            {"o": "${a}"},
+        )
+    )
+    why = f"the lists of 'each' differ in length: 'a' has {len(values)}, 'when' has 3"
+    assert (ran.outputs, ran.failed) == ({"o": None}, [f"a: {why}"])
+
+
 def deep(levels: int, folder: Path) -> dict[str, Any]:
     """Write graphs of which each includes the next twice."""
     for i in range(levels):
