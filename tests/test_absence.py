@@ -22,6 +22,7 @@ from imagen_flow.events import (
     OutputAbsent,
     OutputWritten,
     RunFinished,
+    StepAbsent,
     StepFailed,
     StepStarted,
     as_json,
@@ -754,6 +755,21 @@ def test_lists_of_unequal_length_are_refused_where_no_node_gives_them(run: Run) 
         {"./i.yaml": inner},
     )
     assert ran.failed == ["g/a: the lists of 'each' differ in length: 'a' has 3, 'b' has 2"]
+
+
+def test_nothing_is_said_of_what_is_in_a_graph_that_is_absent(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not of what was known of it before it turned out that a required input is absent."""
+    monkeypatch.chdir(tmp_path)
+    inner = graph(
+        {"b": {"type": "t.add", "a": 1, "when": False}}, {"o": "${b}"}, x={"type": "int"}
+    )
+    Path("i.yaml").write_text(json.dumps(inner))
+    drawn = graph({"m": ABSENT, "g": {"type": "./i.yaml", "x": "${m}"}}, {"o": "${g}"})
+    plan = flow.plan(flow.load(drawn, registry=registry), store=None)
+    absent = [e.node for e in flow.execute(plan) if isinstance(e, StepAbsent)]
+    assert absent == []
 
 
 @pytest.mark.parametrize("values", [[1, 2], [1, 2, 3, 4]])
