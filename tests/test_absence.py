@@ -980,6 +980,7 @@ def test_a_plan_is_frozen_and_says_what_it_is_in_a_line(
             "e": {"type": "t.even", "n": "${n}"},
             "g": {"type": "./i.yaml", "x": "${n}"},
             "l": {"type": "t.add", "a": "${g}", "b": "${i}", "when": "${e}"},
+            "unneeded": {"type": "t.add", "a": "${n}"},
         },
         {"o": "${l}", "g": "${g}"},
         i=3,
