@@ -2062,6 +2062,40 @@ def test_the_wait_for_a_trouble_to_pass_doubles_up_to_half_a_minute(yard: Yard) 
     assert [said["wait_s"] for said in yard.log if said["event"] == "waiting"] == expected
 
 
+def test_what_a_worker_leaves_when_it_ends_is_anyones(tmp_path: Path) -> None:
+    """An item that it was still working on is begun again by the next to come, and nobody is
+    blamed for it.
+    """
+    now = [100.0]
+    one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
+    one.enter()
+    two.enter()
+    one.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    item = one.claim("oldest", kills=1, busy=False)
+    assert item is not None
+    one.close()
+    again = two.claim("oldest", kills=1, busy=False)
+    assert again is not None
+    assert (again.id, again.state, again.kills) == (item.id, "running", 0)
+    two.close()
+
+
+def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path) -> None:
+    """What it waits for may be there by now, or the line may not ask for it any more: the line
+    does not end before it has looked.
+    """
+    now, seen = [100.0], Seen("x", "[1,1,1]", 0)
+    one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
+    one.look([seen])
+    assert one.settle(0, lambda _: seen, lambda *_: False) == 0
+    assert (one.active(), one.unready()) == (0, 1)
+    two.enter()
+    assert (two.active(), two.unready()) == (1, 0)
+    assert two.settle(0, lambda _: seen, lambda *_: True) == 1
+    one.close()
+    two.close()
+
+
 def test_restarted_host(tmp_path: Path) -> None:
     """After a restart of the host, whose clock begins anew, nothing that was timed by the old one
     still counts.
