@@ -762,9 +762,7 @@ def test_nothing_is_said_of_what_is_in_a_graph_that_is_absent(
 ) -> None:
     """Also not of what was known of it before it turned out that a required input is absent."""
     monkeypatch.chdir(tmp_path)
-    inner = graph(
-        {"b": {"type": "t.add", "a": 1, "when": False}}, {"o": "${b}"}, x={"type": "int"}
-    )
+    inner = graph({"b": {"type": "t.add", "a": 1, "when": False}}, {"o": "${b}"}, x={"type": "int"})
     Path("i.yaml").write_text(json.dumps(inner))
     drawn = graph({"m": ABSENT, "g": {"type": "./i.yaml", "x": "${m}"}}, {"o": "${g}"})
     plan = flow.plan(flow.load(drawn, registry=registry), store=None)

@@ -2096,6 +2096,24 @@ def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path
     two.close()
 
 
+def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
+    """A file that is told to have changed between the look at it and the note that it has settled
+    has not.
+    """
+    now = [100.0]
+    journal = journal_at(tmp_path / "j", now, boot="b")
+    before, after = Seen("x", "[1,1,1]", 0), Seen("x", "[2,2,2]", 0)
+    journal.look([before])
+
+    def look(_: str) -> Seen:
+        journal.look([after])
+        return before
+
+    assert journal.settle(0, look, lambda *_: True) == 0
+    assert journal.settle(0, lambda _: after, lambda *_: True) == 1
+    journal.close()
+
+
 def test_restarted_host(tmp_path: Path) -> None:
     """After a restart of the host, whose clock begins anew, nothing that was timed by the old one
     still counts.
