@@ -176,12 +176,12 @@ def test_json_events(tmp_path: Path, start: Any, number: int, code: int) -> None
 def test_live_view(tmp_path: Path, start: Any) -> None:
     """On a terminal a line that moves says that watching goes on; what happened stays above it."""
     process = start("g.yaml", terminal=True)
-    process.until(r"watching \d+ paths for changes · ctrl-c stops")
+    process.until(r"watching \d+ paths for changes · press Ctrl-C to stop")
     save(tmp_path / "g.yaml", GRAPH.replace("WORD", "again"))
     said = process.until(
         r"changed: g.yaml",
         r"done in .*: 1 step ran",
-        r"watching \d+ paths for changes · ctrl-c stops",
+        r"watching \d+ paths for changes · press Ctrl-C to stop",
     )
     assert "✓ a" in said
     assert process.end(signal.SIGINT) == 130

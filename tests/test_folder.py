@@ -32,18 +32,18 @@ from imagen_flow._cli import main
 from imagen_flow._hotfolder import (
     Journal,
     JournalError,
+    Resources,
     RunningLine,
-    Tools,
     check_together,
-    may_pass,
-    prepare,
+    is_temporary_error,
+    make_recipe,
     read_line,
     retry,
     status,
 )
 from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
-from imagen_flow._hotfolder.journal import Seen
+from imagen_flow._hotfolder.journal import FoundFile
 from imagen_flow._hotfolder.publish import free_name, sweep
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
@@ -150,7 +150,10 @@ class Yard:
 
     def start(self, line: Any, **options: Any) -> RunningLine:
         running = RunningLine(
-            prepare(line, self.registry), Tools(store=self.store), listen=self.log.append, **options
+            make_recipe(line, self.registry),
+            Resources(store=self.store),
+            on_event=self.log.append,
+            **options,
         )
         running.start()
         return running
@@ -334,7 +337,7 @@ notify: {command: [cat], url: "https://example.org/x", on: failed, timeout_s: 3}
         ("failed",),
         3.0,
     )
-    recipe = prepare(line, yard.registry)
+    recipe = make_recipe(line, yard.registry)
     assert (recipe.values, recipe.allowed, recipe.graph.outputs["loud"].path) == (
         {"times": 2},
         frozenset({"word"}),
@@ -350,15 +353,15 @@ def test_problems_of_a_line(tmp_path: Path) -> None:
         tmp_path,
     )
     assert said == [
-        "line.yaml:2:8: error[missing-file]: there is no graph 'g.yaml'\n2 | graph: ./g.yaml\n  |        ^^^^^^^^\n  = why: it was looked for as g.yaml",
-        "line.yaml:4:6: error[bad-path]: 'out' is the folder that is watched\n4 | out: ./in\n  |      ^^^^\n  = why: the line would take what it puts there for new\n"
-        "  = fix: give it a folder of its own; it may lie inside 'in'",
+        "line.yaml:2:8: error[missing-file]: there is no graph 'g.yaml'\n2 | graph: ./g.yaml\n  |        ^^^^^^^^\n  = why: expected at g.yaml",
+        "line.yaml:4:6: error[bad-path]: 'out' is the watched folder\n4 | out: ./in\n  |      ^^^^\n  = why: the line would take its own files as new ones\n"
+        "  = fix: use a separate folder; it may lie inside 'in'",
         f"line.yaml:5:1: error[unknown-key]: a line has no key 'donne'\n5 | donne: ./x\n  | ^^^^^\n  = why: its keys are: {', '.join(KEYS)}\n  = fix: did you mean 'done'?",
         "line.yaml:6:11: error[bad-literal]: 'settle_s' is a number from 0 to 86400, not 'soon'\n6 | settle_s: soon\n  |           ^^^^\n"
-        "  = why: how long size and time of a file must have stood still",
-        "line.yaml:7:11: error[bad-literal]: 'priority' is one of oldest, newest, name, not 'fast'\n7 | priority: fast\n  |           ^^^^\n  = why: which item is next: oldest, newest or name",
+        "  = why: how long a file's size and time must be unchanged, in seconds",
+        "line.yaml:7:11: error[bad-literal]: 'priority' is one of oldest, newest, name, not 'fast'\n7 | priority: fast\n  |           ^^^^\n  = why: the order of items: oldest, newest or name",
         "line.yaml:8:9: error[unknown-key]: 'retry' has no key 'time'\n8 | retry: {time: 2}\n  |         ^^^^\n  = why: its keys are: times, backoff_s\n  = fix: did you mean 'times'?",
-        "line.yaml:9:10: error[bad-reference]: 'set' of a line cannot refer to anything\n9 | set: {a: '${b}'}\n  |          ^^^^^^\n  = why: a line has no nodes\n"
+        "line.yaml:9:10: error[bad-reference]: 'set' in a line cannot contain references\n9 | set: {a: '${b}'}\n  |          ^^^^^^\n  = why: a line has no nodes\n"
         "  = fix: write '$${' for the characters themselves",
     ]
 
@@ -404,7 +407,7 @@ def test_a_line_and_its_graph(yard: Yard) -> None:
         "input: tims\nset: {times: 99, nothing: 1}\nticket: sidecar\nallow: [file, wordd]\noutputs: {lout: x, loud: ../x.txt}\n"
     )
     with pytest.raises(GraphError) as raised:
-        prepare(line, yard.registry)
+        make_recipe(line, yard.registry)
     assert [(p.code, p.message, p.fix) for p in raised.value.problems] == [
         ("unknown-input", "the graph has no input 'tims'", "did you mean 'times'?"),
         ("bad-input", "input 'times' takes a whole number from 1 to 9, not 99", ""),
@@ -437,9 +440,11 @@ outputs:
         .split("  inner:")[0]
         + 'outputs:\n  words: "${words}"\n'
     )
-    assert prepare(yard.line("ticket: sidecar\n", graph=graph), yard.registry).allowed == {"note"}
+    assert make_recipe(yard.line("ticket: sidecar\n", graph=graph), yard.registry).allowed == {
+        "note"
+    }
     with pytest.raises(GraphError, match="a ticket may not set 'model'"):
-        prepare(yard.line("ticket: sidecar\nallow: [model]\n", graph=graph), yard.registry)
+        make_recipe(yard.line("ticket: sidecar\nallow: [model]\n", graph=graph), yard.registry)
 
 
 def test_lines_together(tmp_path: Path) -> None:
@@ -456,7 +461,7 @@ def test_lines_together(tmp_path: Path) -> None:
         return read_line(tmp_path / f"{name}.yaml")
 
     check_together([line("a", "one", "two"), line("b", "two", "three")])
-    with pytest.raises(GraphError, match="'in' is that of"):
+    with pytest.raises(GraphError, match="'in' is also used by"):
         check_together([line("a", "one", "two"), line("b", "one", "three")])
     with pytest.raises(GraphError, match="lines feed each other: a -> b -> a"):
         check_together([line("a", "one", "two"), line("b", "two", "one")])
@@ -677,7 +682,7 @@ def test_same_names(yard: Yard) -> None:
     assert yard.found("out")["out/x.txt"] == "TWO\n"
     assert yard.found("failed")["failed/x.txt"] == "three"
     assert (
-        "it is an output of another file, a/x.txt"
+        "it is an output of another file: a/x.txt"
         in yard.found("failed")["failed/x.txt.failed.txt"]
     )
 
@@ -688,12 +693,12 @@ def test_same_names(yard: Yard) -> None:
         (
             "accept: ['*.jpg', '*.tif']\n",
             "{item}.txt",
-            "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}",
+            'outputs of x.jpg and x.tif would have the same name (loud), so the second fails; write outputs: {loud: "{item}.{ending}.txt"}',
         ),
         (
             "accept: '*'\n",
             "{item}.txt",
-            "x.jpg and x.tif would have one name in 'out' (loud), where the second fails; write outputs: {loud: \"{item}.{ending}.txt\"}",
+            'outputs of x.jpg and x.tif would have the same name (loud), so the second fails; write outputs: {loud: "{item}.{ending}.txt"}',
         ),
         ("accept: '*.txt'\n", "{item}.txt", ""),
         ("accept: '*'\n", "{ending}/{item}.txt", ""),
@@ -701,7 +706,7 @@ def test_same_names(yard: Yard) -> None:
         (
             "accept: '*.txt'\nfolders: flattened\n",
             "{item}.txt",
-            "a/x.txt and b/x.txt would have one name in 'out' (loud), where the second fails; put {digest8} into their paths, or write folders: kept",
+            "outputs of a/x.txt and b/x.txt would have the same name (loud), so the second fails; put {digest8} into their paths, or write folders: kept",
         ),
     ],
 )
@@ -938,7 +943,7 @@ def test_system_folders(yard: Yard) -> None:
     assert sorted(yard.calls) == sorted(real)
     assert sorted(yard.found("in")) == sorted(f"in/{name}" for name in names)
     running = yard.start(yard.line("accept: ['*']\n"))  # and when they come while it runs
-    until(running._scanned.is_set)
+    until(running._first_scan_done.is_set)
     for name in names:
         yard.put(name, "still no")
     yard.drop(last="one")
@@ -975,7 +980,7 @@ def test_a_name_that_is_ignored_later(yard: Yard) -> None:
     yard.drop(a="one", b="two")
     line = yard.line("sentinel: .ready\n")
     running = yard.start(line)
-    until(lambda: running.journal.counts() == {"seen": 2})
+    until(lambda: running.journal.count_by_state() == {"seen": 2})
     running.close()
     yard.work("ignore: a.*\n")
     assert yard.found() == {"in/a.txt": "one", "out/b.txt": "TWO\n", "done/b.txt": "two"}
@@ -988,7 +993,7 @@ def test_what_is_passed_over(yard: Yard) -> None:
     os.mkfifo(yard.root / "in/pipe.txt")
     (yard.root / "in/link.txt").symlink_to("notes.md")
     line = yard.work("ticket: sidecar\n")
-    words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without ending (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
+    words = "not in 'accept': 2 .md (b.MD, …), 1 .gif (c.gif), 1 without an ending (README); 1 link, and links are ignored; 1 pipe or device; 1 ticket without a file"
     assert [
         (said["reason"], said["count"]) for said in yard.log if said["event"] == "passed-over"
     ] == [(words, 7)]
@@ -1218,7 +1223,7 @@ def test_tickets_by_any_name(yard: Yard, case: str, live: bool) -> None:
     more = "ticket: sidecar\naccept: ['*.txt', '*.md']\noutputs: {loud: \"{item}.{ending}.txt\"}\n"
     running = yard.start(yard.line(more)) if live else None
     if running:
-        until(running._scanned.is_set)
+        until(running._first_scan_done.is_set)
     for name, times in tickets.items():
         yard.put(name, json.dumps({"times": times}))
     for number, name in enumerate(files):
@@ -1315,9 +1320,9 @@ def test_retry_of_nothing(yard: Yard, capsys: pytest.CaptureFixture[str]) -> Non
     yard.drop(a="bad")
     line = yard.work()
     for names, code, words in (
-        (["nothing*"], 1, "no failed file is called 'nothing*'\n  = fix: failed files are: a.txt"),
+        (["nothing*"], 1, "there is no failed file 'nothing*'\n  = fix: failed files are: a.txt"),
         (["b.txt"], 1, "did you mean 'a.txt'?"),
-        (["a.txt", "c*"], 1, "no file lies in 'failed'"),
+        (["a.txt", "c*"], 1, "there are no failed files"),
         ([], 0, "0 files moved back"),
     ):
         with pytest.raises(SystemExit) as ended:
@@ -1348,16 +1353,16 @@ def test_status_as_a_health_check(yard: Yard, capsys: pytest.CaptureFixture[str]
     os.rename(yard.root / "out", yard.root / "away")
     yard.drop(a="one")
     until(lambda: asked()[0] == 4)
-    assert "the folder for outputs is gone" in asked()[1]["trouble"]
+    assert "the output folder is missing" in asked()[1]["trouble"]
     os.rename(yard.root / "away", yard.root / "out")
     until(lambda: asked()[0] == 0)
     os.rename(yard.root / "in", yard.root / "away")
     assert (asked()[0], asked()[1]["watched"]) == (4, False)
     os.rename(yard.root / "away", yard.root / "in")
-    with running.journal.change() as db:
+    with running.journal.transaction() as db:
         db.execute("UPDATE worker SET beat=beat-1000")
     code, said = asked()
-    assert (code, said["trouble"].startswith("nothing was heard of it for ")) == (4, True)
+    assert (code, said["trouble"].startswith("its process has not responded for ")) == (4, True)
     running.close()
     assert asked()[0] == 3
 
@@ -1490,14 +1495,14 @@ def test_settling(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "j", now)
     form = {"x": "[1, 1, 1]"}
 
-    def look(path: str) -> Seen | None:
-        return Seen(path, form[path], 0) if path in form else None
+    def look(path: str) -> FoundFile | None:
+        return FoundFile(path, form[path], 0) if path in form else None
 
     def settled() -> int:
         return journal.settle(2.0, look, lambda *_: True)
 
-    journal.look([Seen("x", form["x"], 0)])
-    assert (settled(), journal.next_look(2.0)) == (0, 2.0)
+    journal.record([FoundFile("x", form["x"], 0)])
+    assert (settled(), journal.seconds_to_next_check(2.0)) == (0, 2.0)
     now[0] += 1.9
     assert settled() == 0
     form["x"] = "[2, 1, 1]"  # it grew, and nobody told
@@ -1505,17 +1510,17 @@ def test_settling(tmp_path: Path) -> None:
     assert settled() == 0
     now[0] += 1.9
     assert settled() == 0
-    journal.look([Seen("x", "[2, 2, 1]", 0)])  # its time changed
+    journal.record([FoundFile("x", "[2, 2, 1]", 0)])  # its time changed
     form["x"] = "[2, 2, 1]"
     now[0] += 1.9
     assert settled() == 0
     now[0] += 0.2
     assert settled() == 1
-    journal.look([Seen("x", "[3, 3, 1]", 0)])  # replaced while it waits
+    journal.record([FoundFile("x", "[3, 3, 1]", 0)])  # replaced while it waits
     assert journal.claim("oldest", kills=3, busy=False) is None
     form.clear()
     now[0] += 5
-    assert (settled(), journal.counts()) == (0, {"gone": 1})
+    assert (settled(), journal.count_by_state()) == (0, {"gone": 1})
     journal.close()
 
 
@@ -1602,26 +1607,26 @@ def test_many_placeholders(tmp_path: Path) -> None:
     """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now)
-    journal.look(
-        [Seen(f"{number}", "[0, 1, 1]", 0, empty=True) for number in range(600)], settled=True
+    journal.record(
+        [FoundFile(f"{number}", "[0, 1, 1]", 0, empty=True) for number in range(600)], settled=True
     )
     now[0] += 1
-    journal.look([Seen("full", "[1, 1, 1]", 0)])
+    journal.record([FoundFile("full", "[1, 1, 1]", 0)])
     now[0] += 5
 
     def settled() -> int:
         return journal.settle(
             2.0,
-            lambda path: Seen(
+            lambda path: FoundFile(
                 path, "[1, 1, 1]" if path == "full" else "[0, 1, 1]", 0, empty=path != "full"
             ),
             lambda seen, still_s: not seen.empty or still_s >= 60,
-            most=500,
+            limit=500,
         )
 
     assert settled() + settled() == 1
-    assert journal.active() == 1
-    assert journal.next_look(2.0) == 1.0
+    assert journal.count_active() == 1
+    assert journal.seconds_to_next_check(2.0) == 1.0
     now[0] += 60
     assert settled() + settled() == 600
     journal.close()
@@ -1739,7 +1744,7 @@ def test_folder_that_vanishes(yard: Yard, poll: bool) -> None:
 
 
 def test_out_that_vanishes(yard: Yard) -> None:
-    """When the folder for outputs goes no file fails: the line waits, and goes on when it is back.
+    """When the output folder goes no file fails: the line waits, and goes on when it is back.
     It is not made anew, since it may be a share that is not mounted.
     """
     line = yard.line()
@@ -1774,7 +1779,7 @@ def test_a_disk_that_fails(yard: Yard, where: str, number: int) -> None:
     no original moves to `failed`; once it is mended, everything is done.
     """
     running = yard.start(yard.line("retry: {backoff_s: 0}\nconcurrency: 2\npriority: name\n"))
-    until(lambda: running._scanned.is_set())
+    until(lambda: running._first_scan_done.is_set())
     rename = os.rename
     with refusing(
         number, yard.root / where, writes_only=number != errno.EIO and where != "in"
@@ -1878,20 +1883,20 @@ def test_what_a_new_try_may_mend(tmp_path: Path) -> None:
                 return error
         raise AssertionError(statements)
 
-    assert may_pass(
+    assert is_temporary_error(
         failing(
             "CREATE TABLE x(y)",
             "PRAGMA max_page_count=1",
             "INSERT INTO x VALUES (zeroblob(100000))",
         )
     )
-    assert may_pass(failing("PRAGMA query_only=1", "CREATE TABLE x(y)"))
-    assert not may_pass(failing("CREATE TABLE"))
+    assert is_temporary_error(failing("PRAGMA query_only=1", "CREATE TABLE x(y)"))
+    assert not is_temporary_error(failing("CREATE TABLE"))
     (tmp_path / "1.sqlite").write_bytes(
         b"no database at all, but long enough to be looked at" * 100
     )
-    assert not may_pass(failing("SELECT * FROM sqlite_master"))
-    assert not may_pass(JournalError("newer"))
+    assert not is_temporary_error(failing("SELECT * FROM sqlite_master"))
+    assert not is_temporary_error(JournalError("newer"))
 
 
 @pytest.mark.parametrize("where", ["in", "out", "done", "failed"])
@@ -1988,9 +1993,9 @@ def test_leases(tmp_path: Path) -> None:
     """
     now = [100.0]
     one, two = (journal_at(tmp_path / "j", now, lease_s=10.0, boot="b") for _ in range(2))
-    one.enter()
-    two.enter()
-    one.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    one.register()
+    two.register()
+    one.record([FoundFile("x", "[1,1,1]", 0)], settled=True)
     item = one.claim("oldest", kills=3, busy=False)
     assert item is not None
     assert two.claim("oldest", kills=3, busy=False) is None
@@ -2120,19 +2125,19 @@ def test_restarted_host(tmp_path: Path) -> None:
     """
     now = [1_000_000.0]
     journal = journal_at(tmp_path / "j", now, boot="one")
-    journal.enter()
-    journal.look([Seen("x", "[1,1,1]", 0), Seen("y", "[1,1,1]", 0)], settled=True)
-    journal.look([Seen("z", "[1,1,1]", 0)])
+    journal.register()
+    journal.record([FoundFile("x", "[1,1,1]", 0), FoundFile("y", "[1,1,1]", 0)], settled=True)
+    journal.record([FoundFile("z", "[1,1,1]", 0)])
     first = journal.claim("name", kills=3, busy=False)
     assert first is not None
-    journal.give_back(first, wait_s=500.0)
+    journal.requeue(first, wait_s=500.0)
     journal.close()
     now[0] = 5.0
     journal = journal_at(tmp_path / "j", now, boot="two")
-    journal.enter()
+    journal.register()
     again = journal.claim("name", kills=3, busy=False)
     assert again is not None and again.path == "x"
-    assert journal.next_look(2.0) == 2.0
+    assert journal.seconds_to_next_check(2.0) == 2.0
     journal.close()
 
 
@@ -2142,10 +2147,10 @@ def test_sweeping(tmp_path: Path) -> None:
     """
     journal, living = (journal_at(tmp_path / "j", [1.0], boot="b") for _ in range(2))
     for one in (journal, living):
-        one.enter()
+        one.register()
     (tmp_path / "out").mkdir()
-    journal.touch(tmp_path / "out")
-    journal.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    journal.add_temporary_folder(tmp_path / "out")
+    journal.record([FoundFile("x", "[1,1,1]", 0)], settled=True)
     item = journal.claim("name", kills=3, busy=False)
     assert item is not None
     spoken = tmp_path / "out/.imagen_flow-dead00000000-2.tmp"
@@ -2419,7 +2424,7 @@ def test_poison(yard: Yard) -> None:
             break
     assert codes == [-9, -9, -9, 1]
     found = yard.found()
-    assert "the process ended 3 times while it worked on this file" in found.pop(
+    assert "the process died 3 times while processing this file" in found.pop(
         "failed/b.txt.failed.txt"
     )
     assert found == {
@@ -2502,7 +2507,9 @@ def test_drain_without_a_process(yard: Yard) -> None:
     journal = Journal(line.journal)
     place = yard.put("a.txt", "one")
     found = place.stat()
-    journal.look([Seen("a.txt", json.dumps([found.st_size, found.st_mtime_ns, found.st_ino]), 0)])
+    journal.record(
+        [FoundFile("a.txt", json.dumps([found.st_size, found.st_mtime_ns, found.st_ino]), 0)]
+    )
     journal.close()
     yard.drop(b="two")
     process = launch(yard, "drain", "line.yaml")
@@ -2544,7 +2551,7 @@ def test_lines_that_come_along(yard: Yard, name: str) -> None:
     """The lines that ship with the project fit their graphs."""
     shutil.copytree(ROOT / "graphs", yard.root / "graphs")
     (yard.root / "graphs/lines/in").mkdir()
-    prepare(read_line(yard.root / "graphs/lines" / name), yard.registry)
+    make_recipe(read_line(yard.root / "graphs/lines" / name), yard.registry)
 
 
 def test_the_line_that_enlarges(yard: Yard) -> None:
@@ -2559,10 +2566,10 @@ def test_the_line_that_enlarges(yard: Yard) -> None:
     Image.new("RGB", (8, 6), "red").save(lines / "in/b.tif")
     (lines / "in/b.jpg.yaml").write_text("scale: 2")
     running = RunningLine(
-        prepare(read_line(lines / "enlarge.yaml"), yard.registry),
-        Tools(store=yard.store),
+        make_recipe(read_line(lines / "enlarge.yaml"), yard.registry),
+        Resources(store=yard.store),
         once=True,
-        listen=yard.log.append,
+        on_event=yard.log.append,
     )
     running.start()
     assert running.wait(60)
@@ -2659,7 +2666,7 @@ def test_the_line_of_the_service(yard: Yard) -> None:
             "/etc/imagen-flow/graphs", str(ROOT / "graphs")
         )
     )
-    prepare(read_line(yard.root / "line.yaml"), yard.registry)
+    make_recipe(read_line(yard.root / "line.yaml"), yard.registry)
 
 
 def test_documents() -> None:

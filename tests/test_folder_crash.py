@@ -23,14 +23,14 @@ from pathlib import Path
 
 import pytest
 
-from imagen_flow._hotfolder import prepare, read_line
+from imagen_flow._hotfolder import make_recipe, read_line
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.intake import Intake
 from imagen_flow._hotfolder.journal import Journal
 from imagen_flow._hotfolder.log import Log
 from imagen_flow._hotfolder.publish import sweep
 from imagen_flow._hotfolder.recipe import Recipe
-from imagen_flow._hotfolder.worker import Shop, Trouble
+from imagen_flow._hotfolder.worker import ItemProcessor, LineBlocked
 from imagen_flow._plugins.registry import discover
 from imagen_flow._store import Store
 
@@ -227,7 +227,7 @@ class Model:
                 if folders:
                     left.append((change, folders))
                 else:
-                    apply(self.names, change)
+                    apply_steps(self.names, change)
             self.pending = left
         elif kind == "journal":
             assert isinstance(what, bytes)
@@ -248,7 +248,7 @@ class Model:
                 self.pending, (*kept, *[True] * len(self.pending)), strict=False
             ):
                 if keep:
-                    apply(names, change)
+                    apply_steps(names, change)
             for torn in ("whole", "empty", "half"):
                 found = []
                 for path, what in sorted(names.items()):
@@ -279,7 +279,7 @@ TOP = ("in", "out", "done", "failed")
 SECONDS = itertools.count(1_000_000)
 
 
-def apply(names: dict[Path, int | str], change: Change) -> None:
+def apply_steps(names: dict[Path, int | str], change: Change) -> None:
     for path, what in change.names:
         if what is None:
             names.pop(path, None)
@@ -302,20 +302,20 @@ def work_off(
             journal._db.execute("PRAGMA synchronous=OFF")  # the crash is ours to make
         if trace:
             trace(journal)
-        journal.enter()
+        journal.register()
         sweep(journal, disk)  # type: ignore[arg-type]
         intake = Intake(recipe.line)
         assert list(intake.orphans(journal)) == []
-        shop = Shop(
+        processor = ItemProcessor(
             recipe, journal, intake, disk, Log(recipe.line.log, line="test"), lambda _: None, store
         )  # type: ignore[arg-type]
         for _ in range(100):
-            journal.look(sorted(intake.walk(), key=lambda s: s.path), settled=True)
-            journal.settle(0, intake.look, intake.wants)
+            journal.record(sorted(intake.walk(), key=lambda s: s.path), settled=True)
+            journal.settle(0, intake.inspect, intake.is_ready)
             item = journal.claim("name", kills=3, busy=False)
             if item is not None:
-                shop.do(item, threading.Event())
-            elif journal.active() == 0:
+                processor.process(item, threading.Event())
+            elif journal.count_active() == 0:
                 return
         raise AssertionError("it does not come to an end")
     finally:
@@ -432,7 +432,7 @@ def crashes(tmp_path: Path) -> Iterator[Callable[..., Crashes]]:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
         registry = discover([tmp_path / "toys.py"])
-        recipe = prepare(read_line(root / "line.yaml"), registry)
+        recipe = make_recipe(read_line(root / "line.yaml"), registry)
         with_stores.append(Store.open(tmp_path / "store", registry.codecs))
         return Crashes(root, with_stores[-1], recipe, Recorder(tuple(root / a for a in apart)))
 
@@ -622,7 +622,7 @@ def test_full_disk(crashes: Callable[..., Crashes]) -> None:
             try:
                 work_off(line.recipe, line.store, disk)
                 break
-            except Trouble as trouble:
+            except LineBlocked as trouble:
                 assert "no space left" in str(trouble)
                 assert not [
                     name

@@ -470,14 +470,12 @@ def test_a_broken_cache_is_listed_and_removed(
     commit = server.commit(NAME, "main")[:7]
     assert flow("models", "list") == (
         0,
-        f"in the hub's cache, and in no lock here:\n  hf:{NAME}@main  {commit}  0 B\n",
+        f"in the hub's cache, but not in a lock here:\n  hf:{NAME}@main  {commit}  0 B\n",
         "",
     )
     code, out, _ = flow("models", "rm", "--yes", f"hf:{NAME}")
     assert (code, out.startswith(f"removed hf:{NAME}@main: ")) == (0, True)
-    assert (
-        flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
-    )
+    assert flow("models", "list")[1] == "no models are locked here, and the hub's cache is empty\n"
     assert flow("models", "rm", "--yes", "hf:odd/one")[0] == 1
 
 

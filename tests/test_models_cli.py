@@ -207,7 +207,7 @@ def test_words_that_name_no_model(flow: Callable[..., tuple[int, str, str]]) -> 
     assert "write 'hf:org/tiny' for the hub" in err
     code, _, err = flow("models", "resolve")
     assert code == 2
-    assert "name a graph or a model: there is no imagen-flow.lock here" in err
+    assert "name a graph or a model: there is no imagen-flow.lock in this folder" in err
 
 
 def test_a_model_that_is_here_anyway_is_not_fetched(
@@ -219,7 +219,7 @@ def test_a_model_that_is_here_anyway_is_not_fetched(
     )
     assert code == 0
     assert err.startswith(
-        "./mine is not a model of the hub: there is nothing to fetch\nembedded/imagen is not a model of the hub: there is nothing to fetch\n"
+        "./mine is not a hub model: there is nothing to download\nembedded/imagen is not a hub model: there is nothing to download\n"
     )
     assert out.startswith("pulled hf:org/tiny@main/lora.safetensors: ")
 
@@ -249,9 +249,7 @@ def test_models_are_removed_with_what_only_they_need(
     code, _, err = flow("models", "rm", "--yes", "hf:org/tiny")
     assert code == 1
     assert "'hf:org/tiny@main' is neither in the lock nor in the hub's cache" in err
-    assert (
-        flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
-    )
+    assert flow("models", "list")[1] == "no models are locked here, and the hub's cache is empty\n"
 
 
 def test_what_another_tool_fetched_is_listed(
@@ -266,13 +264,11 @@ def test_what_another_tool_fetched_is_listed(
     commit = server.commit("org/tiny", "main")[:7]
     assert (
         flow("models", "list")[1]
-        == f"in the hub's cache, and in no lock here:\n  hf:org/tiny@main  {commit}  473 B\n"
+        == f"in the hub's cache, but not in a lock here:\n  hf:org/tiny@main  {commit}  473 B\n"
     )
     said = json.loads(flow("models", "list", "--json")[1])
     assert [(c["repository"], c["revisions"], c["bytes"]) for c in said["cached"]] == [
         ("org/tiny", "main", 473)
     ]
     assert flow("models", "rm", "--yes", "hf:org/tiny")[0] == 0
-    assert (
-        flow("models", "list")[1] == "no models are locked here, and the hub's cache holds none\n"
-    )
+    assert flow("models", "list")[1] == "no models are locked here, and the hub's cache is empty\n"

@@ -591,7 +591,7 @@ def test_the_store_starts_no_run(tmp_path: Path, watch: Any) -> None:
     watching = watch("g.yaml", store=tmp_path / "in/store", settle_s=0.0)
     said = watching.rest()
     (warned,) = [s for s in said if isinstance(s, Warned)]
-    assert warned.problems[0].message == "the store lies in in, which the graph reads"
+    assert warned.problems[0].message == "the store is in in, which the graph reads"
     assert runs(said) == ["done"]
     time.sleep(0.5)  # nothing can be awaited that is not to come
     assert watching.said.empty()

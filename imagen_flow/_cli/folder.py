@@ -1,4 +1,4 @@
-"""``imagen-flow folder``: run hot folders, and look after them."""
+"""``imagen-flow folder``: run hot folders, inspect them, and retry failed files."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["folder"]
 
-#: The exit code that asks to be started again, as sysexits.h has it: a temporary failure.
-AGAIN = 75
+#: The exit code that asks for a restart: a temporary failure (EX_TEMPFAIL of sysexits.h).
+RESTART = 75
 
 lines_argument = click.argument(
     "files", metavar="LINE...", nargs=-1, required=True, type=PathType()
 )
 line_argument = click.argument("file", metavar="LINE", type=PathType())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-said_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line."
+json_events_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print events as JSON lines."
 )
 
 
 class _Commands(click.Group):
-    """Commands; a line file in the place of one is told which it may have been meant for."""
+    """Commands. A line file in the place of a command gets a hint."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0].endswith((".yaml", ".yml", ".json")):
@@ -48,182 +48,185 @@ class _Commands(click.Group):
 def folder() -> None:
     """Run hot folders: put each file that arrives in a folder through a graph.
 
-    LINE is a file that says which folder is watched, which graph each file goes through, and where
-    things go.
+    LINE is a file that names the watched folder, the graph, and the folders for outputs, originals
+    and failures.
     """
 
 
 @folder.command()
 @lines_argument
 @click.option(
-    "--once", is_flag=True, help="Stop when nothing is left to do; exit code 1 if anything failed."
+    "--once",
+    is_flag=True,
+    help="Stop when nothing is left to do, with exit code 1 if an item failed.",
 )
 @click.option(
     "--poll",
     is_flag=True,
-    help="Poll every few seconds instead of waiting for events, as network shares need.",
+    help="Poll every few seconds instead of waiting for file system events; network shares need this.",
 )
 @planning_options
-@said_option
+@json_events_option
 def run(files: tuple[Path, ...], once: bool, poll: bool, options: Options, as_json: bool) -> int:
     """Run lines until stopped.
 
-    Ctrl-C or SIGTERM lets running items finish for a while and gives back the rest; a second one
-    ends the process at once, which loses nothing either. Exit codes: 0 stopped,
-    1 a line file is at fault (or, with --once, an item), 75 to be started again: the log says why.
+    Ctrl-C or SIGTERM lets running items finish for a while and returns the others to the queue; a
+    second one ends the process at once, and nothing is lost either way. Exit codes: 0 stopped, 1 a
+    line file is at fault (or, with --once, an item failed), 75 restart needed, for the reason in
+    the log.
     """
     from dataclasses import replace
 
     from .._hotfolder import check_together, read_line
 
-    with _temporary_failures() as failed:
+    with _handle_temporary_errors() as exit_code:
         lines = [read_line(file) for file in files]
         check_together(lines)
         if poll:
             lines = [replace(line, poll=True) for line in lines]
-        return _work(lines, options, once=once, as_json=as_json)
-    return failed()
+        return _run_lines(lines, options, once=once, as_json=as_json)
+    return exit_code()
 
 
 @folder.command()
 @line_argument
 @planning_options
-@said_option
+@json_events_option
 def drain(file: Path, options: Options, as_json: bool) -> int:
-    """Finish what is queued, take in nothing new, and stop.
+    """Finish what is queued, accept no new files, and stop.
 
-    Processes that run the line are told so and waited for; where there are none, the queue is
-    worked off here.
+    Processes that run the line are told to drain and waited for; if there are none, the queue is
+    processed here.
     """
     from .._hotfolder import Journal, read_line
     from .text import echo
 
-    with _temporary_failures() as failed:
+    with _handle_temporary_errors() as exit_code:
         line = read_line(file)
         journal = Journal(line.journal)
         try:
             journal.write_note("drain", "yes")
-            told = len(journal.workers())
-            while journal.workers() and journal.active():
+            workers = len(journal.workers())
+            while journal.workers() and journal.count_active():
                 time.sleep(0.2)
-            # What a process that was killed in the meantime has left is for us.
-            left = journal.active()
+            # Items left by a process that was killed meanwhile are processed here.
+            remaining = journal.count_active()
         finally:
             journal.close()
-        if told:
-            echo(f"{told} told to finish and stop", err=True)
-        elif not left:
+        if workers:
+            echo(f"{workers} told to finish and stop", err=True)
+        elif not remaining:
             echo("nothing is queued", err=True)
-        return _work([line], options, drain=True, as_json=as_json) if left else 0
-    return failed()
+        return _run_lines([line], options, drain=True, as_json=as_json) if remaining else 0
+    return exit_code()
 
 
 @contextlib.contextmanager
-def _temporary_failures() -> Iterator[Callable[[], int]]:
-    """Report an error of the disk that keeps a line from starting; what this gives is the exit code
-    to end with then, which asks for a restart.
+def _handle_temporary_errors() -> Iterator[Callable[[], int]]:
+    """Report a disk error that keeps a line from starting. Yields a function that returns the exit
+    code of that case, which asks for a restart.
     """
-    from .._hotfolder import may_pass
+    from .._hotfolder import is_temporary_error
     from ..errors import GraphError, ImagenFlowError
     from .text import echo, show_click_error, show_problems
 
     code: list[int] = []
     try:
         yield lambda: code[0]
-    except (ImagenFlowError, OSError, click.ClickException) as failed:
-        if not may_pass(failed):
-            if isinstance(failed, OSError):
-                raise ImagenFlowError(_in_words(failed)) from failed
+    except (ImagenFlowError, OSError, click.ClickException) as error:
+        if not is_temporary_error(error):
+            if isinstance(error, OSError):
+                raise ImagenFlowError(_describe(error)) from error
             raise
-        if isinstance(failed, GraphError):
-            show_problems(failed.problems)
-        elif isinstance(failed, click.ClickException):
-            show_click_error(failed)
+        if isinstance(error, GraphError):
+            show_problems(error.problems)
+        elif isinstance(error, click.ClickException):
+            show_click_error(error)
         else:
-            echo(f"error: {_in_words(failed) if isinstance(failed, OSError) else failed}", err=True)
-        code.append(AGAIN)
+            echo(f"error: {_describe(error) if isinstance(error, OSError) else error}", err=True)
+        code.append(RESTART)
 
 
-def _in_words(failed: OSError) -> str:
-    words = (failed.strerror or str(failed)).lower()
-    return f"{failed.filename}: {words}" if failed.filename else words
+def _describe(error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _work(
+def _run_lines(
     lines: list[Line], options: Options, *, once: bool = False, drain: bool = False, as_json: bool
 ) -> int:
     """Run lines in this process until they end or are stopped."""
-    from .._hotfolder import RunningLine, Tools, check_plan, prepare
+    from .._hotfolder import Resources, RunningLine, check_plan, make_recipe
     from .._models import ModelPool
     from .._settings import config
     from .interrupt import interruptible
     from .session import find_plugins, open_store
 
-    listen = _json_lines() if as_json else _plain_lines()
+    on_event = _json_printer() if as_json else _plain_printer()
     running: list[RunningLine] = []
     stopping = threading.Event()
     with ExitStack() as stack:
         recipes = []
         for line in lines:
             settings = config.load(line.graph.parent)
-            recipes.append((prepare(line, find_plugins(options, settings)), settings))
+            recipes.append((make_recipe(line, find_plugins(options, settings)), settings))
         pool = stack.enter_context(ModelPool())
         for recipe, settings in recipes:
-            opened = stack.enter_context(open_store(options, settings, recipe.registry))
-            check_plan(recipe, options, settings, opened)
-            tools = Tools(opened, pool, options, settings)
-            running.append(RunningLine(recipe, tools, once=once, drain=drain, listen=listen))
+            store = stack.enter_context(open_store(options, settings, recipe.registry))
+            check_plan(recipe, options, settings, store)
+            resources = Resources(store, pool, options, settings)
+            running.append(
+                RunningLine(recipe, resources, once=once, drain=drain, on_event=on_event)
+            )
 
         def stop() -> None:
             stopping.set()
-            for one in running:
-                one.stop()
+            for running_line in running:
+                running_line.stop()
 
         try:
             with interruptible(stop):
-                for one in running:
-                    one.start()
+                for running_line in running:
+                    running_line.start()
                 while not stopping.wait(0.05 if once or drain else 0.25) and not all(
-                    one.ended for one in running
+                    running_line.ended for running_line in running
                 ):
-                    if any(one.fault for one in running):
+                    if any(running_line.fault for running_line in running):
                         break
         finally:
-            _close(running)
-    if any(one.fault for one in running):
-        return AGAIN
-    return 1 if (once or drain) and any(one.failures for one in running) else 0
+            _close_lines(running)
+    if any(running_line.fault for running_line in running):
+        return RESTART
+    return 1 if (once or drain) and any(running_line.failures for running_line in running) else 0
 
 
-def _close(running: list[RunningLine]) -> None:
-    for one in running:
-        one.stop()
-    for one in running:
-        one.close()
+def _close_lines(running: list[RunningLine]) -> None:
+    for line in running:
+        line.stop()
+    for line in running:
+        line.close()
 
 
-def _json_lines() -> Callable[[dict[str, Any]], None]:
+def _json_printer() -> Callable[[dict[str, Any]], None]:
     from .streams import results
     from .text import echo_json
 
     stream = results()
 
-    def show(said: dict[str, Any]) -> None:
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # whoever read this has gone; the line goes on
-            echo_json(said, stream=stream)
+    def show(event: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the reader is gone; the line goes on
+            echo_json(event, stream=stream)
 
     return show
 
 
-def _plain_lines() -> Callable[[dict[str, Any]], None]:
+def _plain_printer() -> Callable[[dict[str, Any]], None]:
     from .streams import results
     from .text import Painted, echo, format_seconds, one_line, paint
 
     stream = results()
 
-    hues = {
+    colours = {
         "done": "green",
         "skipped": "green",
         "failed": "red",
@@ -235,23 +238,23 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
         "warning": "yellow",
     }
 
-    def show(said: dict[str, Any]) -> None:
-        event = said["event"]
-        words: list[str | Painted] = [
-            f"{said['at'][11:19]}  {one_line(said['line'])}  ",
-            paint(f"{event:9}", hues.get(event)),
+    def show(event: dict[str, Any]) -> None:
+        name = event["event"]
+        columns: list[str | Painted] = [
+            f"{event['at'][11:19]}  {one_line(event['line'])}  ",
+            paint(f"{name:9}", colours.get(name)),
             "  ",
         ]
-        more = []
-        if "item" in said:
-            more.append(str(said["item"]))
-        if "took_s" in said:
-            more.append(format_seconds(said["took_s"]))
-        if "reason" in said:
-            more.append(str(said["reason"]).partition("\n")[0])
+        details = []
+        if "item" in event:
+            details.append(str(event["item"]))
+        if "took_s" in event:
+            details.append(format_seconds(event["took_s"]))
+        if "reason" in event:
+            details.append(_first_line(str(event["reason"])))
         with contextlib.suppress(OSError, ValueError):
-            echo(*words, "  ".join(map(one_line, more)), stream=stream)
-            for note in said.get("notes", ()):
+            echo(*columns, "  ".join(map(one_line, details)), stream=stream)
+            for note in event.get("notes", ()):
                 echo("  ", paint("!", "yellow"), f" {one_line(note)}", stream=stream)
 
     return show
@@ -261,91 +264,97 @@ def _plain_lines() -> Callable[[dict[str, Any]], None]:
 @lines_argument
 @json_option
 def status(files: tuple[Path, ...], as_json: bool) -> int:
-    """Show how lines stand: who works on them, what waits, and what failed last.
+    """Show the status of lines: which processes run them, what is queued, and what failed last.
 
-    Serves as a health check. Exit codes: 0 all are run, 3 one is run by nobody, 4 one waits for
-    trouble to pass (a full disk, a share that is gone) or nothing was heard of its process, 1 a
-    line file or a journal is at fault.
+    Can be used as a health check. Exit codes: 0 all lines are running, 3 a line is not running, 4 a
+    line waits for a temporary problem to pass (a full disk, a missing share) or its process does
+    not respond, 1 a line file or a journal is at fault.
     """
     from .._hotfolder import read_line
     from .._hotfolder import status as status_of
-    from .text import echo, echo_json, plural, table
+    from .text import echo, echo_json, table
 
-    found = [status_of(read_line(file, missing="in")) for file in files]
-    states = {said["state"] for said in found}
-    code = 3 if "stopped" in states else 4 if "waiting" in states else 0
+    statuses = [status_of(read_line(file, missing="in")) for file in files]
     if as_json:
-        echo_json(found, indent=1)
-        return code
-    for number, said in enumerate(found):
-        counts = said["counts"]
-        shown = [f"{counts[state]:,} {state}" for state in counts]
-        rows = [
-            ("line", f"{said['line']} ({said['file']})"),
-            ("in", said["in"] + ("" if said["watched"] else " (it is not there)")),
+        echo_json(statuses, indent=1)
+    else:
+        for number, status in enumerate(statuses):
+            echo("\n" if number else "", table(_status_rows(status), indent=""))
+    states = {status["state"] for status in statuses}
+    return 3 if "stopped" in states else 4 if "waiting" in states else 0
+
+
+def _status_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lay out the status of a line for people."""
+    from .text import plural
+
+    counts, workers = status["counts"], status["workers"]
+    processes = ", ".join(f"process {worker['pid']}" for worker in workers)
+    rows = [
+        ("line", f"{status['line']} ({status['file']})"),
+        ("in", status["in"] + ("" if status["watched"] else " (missing)")),
+        ("run by", processes or status.get("alone") or "no process"),
+        ("items", ", ".join(f"{counts[state]:,} {state}" for state in counts) or "none yet"),
+    ]
+    if status["trouble"]:
+        rows.append(("waiting", f"until this has passed: {status['trouble']}"))
+    if unready := status.get("unready"):
+        rows.append(
             (
-                "run by",
-                ", ".join(f"process {w['pid']}" for w in said["workers"])
-                or said.get("alone")
-                or "nobody",
-            ),
-            ("items", ", ".join(shown) or "none yet"),
-        ]
-        if said["trouble"]:
-            rows.append(("waiting", f"for this to pass: {said['trouble']}"))
-        if unready := said.get("unready"):
-            rows.append(
-                (
-                    "not ready",
-                    f"{plural(unready, 'item')}: to be filled, or for a ticket or sentinel to come",
-                )
+                "not ready",
+                f"{plural(unready, 'item')}: empty, or waiting for a ticket or a sentinel",
             )
-        if said["passed_over"]:
-            rows.append(("passed over", said["passed_over"]))
-        if said.get("draining") and said["workers"]:
-            rows.append(("draining", f"{plural(said['waiting'], 'item')} left"))
-        rows += [("working on", f"{one['item']} ({one['state']})") for one in said["working"]]
-        when = "nobody runs the line" if said["state"] == "stopped" else "waits to be finished"
-        rows += [("unfinished", f"{one['item']} ({one['state']}): {when}") for one in said["left"]]
-        rows += [
-            (
-                "failed",
-                f"{one['original'] or one['item']}: {(one['reason'] or '').partition(chr(10))[0]}",
-            )
-            for one in said["failed"]
-        ]
-        rows += [
-            ("failed", f"{one['original']}: {one['reason']} (not in the journal)")
-            for one in said["unknown"]
-        ]
-        echo("\n" if number else "", table(rows, indent=""))
-    return code
+        )
+    if status["passed_over"]:
+        rows.append(("passed over", status["passed_over"]))
+    if status.get("draining"):
+        rows.append(("draining", f"{plural(status['waiting'], 'item')} left"))
+    rows += [("working on", f"{item['item']} ({item['state']})") for item in status["working"]]
+    when = "the line is not running" if status["state"] == "stopped" else "waiting to be finished"
+    rows += [("unfinished", f"{item['item']} ({item['state']}): {when}") for item in status["left"]]
+    rows += [
+        ("failed", f"{item['original'] or item['item']}: {_first_line(item['reason'] or '')}")
+        for item in status["failed"]
+    ]
+    rows += [
+        ("failed", f"{item['original']}: {item['reason']} (not in the journal)")
+        for item in status["unknown"]
+    ]
+    return rows
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 @folder.command()
 @line_argument
 @click.argument("names", nargs=-1)
 def retry(file: Path, names: tuple[str, ...]) -> int:
-    """Give failed files another try: all, or those of these NAMES in the folder for failed ones
-    (patterns may be used). Exit code 1 if one of NAMES is not there.
+    """Move failed files back to the watched folder to try them again: all, or those with these
+    NAMES in the 'failed' folder (patterns may be used). Exit code 1 if one of NAMES is not there.
     """
     from .._hotfolder import is_named, read_line
-    from .._hotfolder import retry as again
+    from .._hotfolder import retry as retry_files
     from .._hotfolder import status as status_of
     from ..errors import nearest
     from .text import echo, one_line, plural
 
     line = read_line(file)
-    moved = again(line, names)
-    for kept, back in moved:
-        echo(one_line(kept if kept == back else f"{kept} -> {back}"))
+    moved = retry_files(line, names)
+    for kept, restored in moved:
+        echo(one_line(kept if kept == restored else f"{kept} -> {restored}"))
     echo(f"{plural(len(moved), 'file')} moved back", err=True)
     missing = [name for name in names if not any(is_named(kept, name) for kept, _ in moved)]
     if not missing:
         return 0
-    said = status_of(line)
-    left = [one["original"] for one in (*said["failed"], *said["unknown"])]
+    status = status_of(line)
+    failed = [one["original"] for one in (*status["failed"], *status["unknown"])]
     for name in missing:
-        fix = nearest(name, left, what="failed files are") if left else "no file lies in 'failed'"
-        echo(f"error: no failed file is called '{name}'\n  = fix: {fix}", err=True)
+        fix = (
+            nearest(name, failed, what="failed files are")
+            if failed
+            else "there are no failed files"
+        )
+        echo(f"error: there is no failed file '{name}'\n  = fix: {fix}", err=True)
     return 1

@@ -35,13 +35,13 @@ _GRAPHS = (".yaml", ".yml", ".json")
 def models() -> None:
     """Download, pin, list and remove the models that graphs use.
 
-    A checkpoint that is one file is completed by configurations and tokenizers of the repository
-    that it is of: they are fetched for it, wherever the file lies.
+    A single-file checkpoint needs configurations and tokenizers from the repository of its base
+    model; these are downloaded with it, wherever the file is.
 
-    What `hf:org/name@revision` means is written to imagen-flow.lock, beside the graph or in a
-    folder above: the commit, the licence, and every file with its size and sha256. Plans and
-    runs hold to it, offline. Files go to the cache of the hub's own libraries (HF_HUB_CACHE);
-    HF_TOKEN or `hf auth login` let you in, HF_ENDPOINT names another hub.
+    `hf:org/name@revision` is pinned in imagen-flow.lock, beside the graph or in a folder above it:
+    the commit, the licence, and every file with its size and sha256. Plans and runs follow the
+    lock, offline. Files go to the cache of the hub's own libraries (HF_HUB_CACHE). HF_TOKEN or `hf
+    auth login` give access to private models, HF_ENDPOINT selects another hub.
     """
 
 
@@ -49,12 +49,12 @@ _named_argument = click.argument("named", nargs=-1, metavar="[GRAPH|MODEL]...")
 _variant_option = click.option(
     "--variant",
     metavar="NAME",
-    help="Use this variant of the weights, such as fp16, where there is one.",
+    help="Use this variant of the weights, such as fp16, where one exists.",
 )
 _update_option = click.option(
     "--update",
     is_flag=True,
-    help="Ask the hub again what is locked already: a branch may have moved.",
+    help="Look up locked models again: a branch may have moved.",
 )
 
 
@@ -71,22 +71,22 @@ def resolve(
     allow_pickle: tuple[str, ...],
     plugins: tuple[Path, ...],
 ) -> int:
-    """Ask the hub which commits models are at now, and write them to the lock. No weights are
-    fetched.
+    """Look up the current commits of models and write them to the lock, without downloading
+    weights.
 
-    Without names, what the lock names is looked at (with --update: asked for again).
+    Without names, the models in the lock are listed (with --update: looked up again).
     """
     from .._models import Hub
 
-    work = _Work(_named(named, plugins), Hub())
-    found = []
-    for reference in work.references:
-        with work.gathered():
-            found.append(work.lock_in(reference, variant, allow_pickle, update=update))
-            work.named.complete(found[-1], work.hub)
-    work.write()
-    _print_locked(found)
-    return work.end()
+    lock_update = _LockUpdate(_select(named, plugins), Hub())
+    locked = []
+    for reference in lock_update.references:
+        with lock_update.collect_problems():
+            locked.append(lock_update.resolve(reference, variant, allow_pickle, update=update))
+            lock_update.selection.add_base_model(locked[-1], lock_update.hub)
+    lock_update.write()
+    _print_locked(locked)
+    return lock_update.finish()
 
 
 @models.command()
@@ -102,48 +102,51 @@ def pull(
     allow_pickle: tuple[str, ...],
     plugins: tuple[Path, ...],
 ) -> int:
-    """Fetch models, check them against their digests, and lock what is not locked yet.
+    """Download models, verify their digests, and lock those that are not locked yet.
 
-    Without names, all that the lock names is fetched. A pull that was stopped goes on where it was.
+    Without names, all models in the lock are downloaded. An interrupted pull is resumed.
     """
     from .._models import Hub
     from .text import format_bytes, paint
 
-    found = _named(named, plugins, resumed=not named)
-    work = _Work(found, Hub())
-    begun = _Begun(found.lock.path)
+    selection = _select(named, plugins, with_unfinished=not named)
+    lock_update = _LockUpdate(selection, Hub())
+    unfinished = _UnfinishedPulls(selection.lock.path)
     if named:
-        begun.add(
+        unfinished.add(
             [
                 reference
-                for reference in work.references
-                if update or variant is not None or found.lock.get(reference) is None
+                for reference in lock_update.references
+                if update or variant is not None or selection.lock.get(reference) is None
             ],
-            found.files,
+            selection.files,
             variant,
             allow_pickle,
         )
-    done: list[str] = []
+    pulled: list[str] = []
     try:
-        with _progress() as watch:
-            for reference in work.references:
-                with work.gathered(), begun.ending(reference) as (asked_variant, asked_pickles):
-                    model = work.lock_in(
+        with _show_progress() as progress:
+            for reference in lock_update.references:
+                with (
+                    lock_update.collect_problems(),
+                    unfinished.resuming(reference) as (asked_variant, asked_pickles),
+                ):
+                    model = lock_update.resolve(
                         reference,
                         variant or asked_variant,
                         (*allow_pickle, *asked_pickles),
                         update=update,
                     )
-                    # before it is fetched: what a kill leaves behind is known to be not whole
-                    work.write()
-                    begun.end(reference)
-                    path = work.hub.pull(model, report=watch(model))
-                    work.named.complete(model, work.hub)
-                    done.append(f" {reference}: {format_bytes(model.size)} in {path}")
+                    # before the download: files of a killed pull are then known to be incomplete
+                    lock_update.write()
+                    unfinished.remove(reference)
+                    path = lock_update.hub.pull(model, report=progress(model))
+                    lock_update.selection.add_base_model(model, lock_update.hub)
+                    pulled.append(f" {reference}: {format_bytes(model.size)} in {path}")
     finally:
-        for line in done:
+        for line in pulled:
             echo(paint("pulled", "green"), line)
-    return work.end()
+    return lock_update.finish()
 
 
 @models.command(name="list")
@@ -151,17 +154,17 @@ def pull(
 @plugin_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> int:
-    """List what the lock names, or a graph, and what the hub's cache holds besides."""
+    """List the models in the lock or in a graph, and the other models in the hub's cache."""
     from .._models import Hub, cached
     from .text import echo_json, format_bytes, table
 
-    found, hub = _named(named, plugins, needed=False), Hub()
+    selection, hub = _select(named, plugins, required=False), Hub()
     rows: list[dict[str, Any]] = []
-    for reference in found.references:
-        model = found.lock.get(reference)
+    for reference in selection.references:
+        model = selection.lock.get(reference)
         missing = hub.missing(model) if model else []
         if model is not None and not missing:
-            found.complete(model, hub)
+            selection.add_base_model(model, hub)
         state = (
             "not locked"
             if model is None
@@ -178,17 +181,17 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                 "state": state,
             }
         )
-    locked = {(model.reference.name, model.commit) for model in found.lock.models.values()}
-    besides = [] if named else [entry for entry in cached() if entry[:2] not in locked]
+    locked = {(model.reference.name, model.commit) for model in selection.lock.models.values()}
+    unlocked = [] if named else [entry for entry in cached() if entry[:2] not in locked]
     if as_json:
         echo_json(
             {
-                "lock": str(found.lock.path) if found.lock.models else None,
+                "lock": str(selection.lock.path) if selection.lock.models else None,
                 "models": rows,
-                "other": found.others,
+                "other": selection.others,
                 "cached": [
                     dict(zip(("repository", "commit", "revisions", "bytes"), entry, strict=True))
-                    for entry in besides
+                    for entry in unlocked
                 ],
             },
             indent=1,
@@ -210,10 +213,10 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                 indent="",
             )
         )
-    if found.others:
-        echo("\n".join(found.others))
-    if besides:
-        echo("in the hub's cache, and in no lock here:")
+    if selection.others:
+        echo("\n".join(selection.others))
+    if unlocked:
+        echo("in the hub's cache, but not in a lock here:")
         echo(
             table(
                 [
@@ -222,12 +225,12 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
                         commit[:7],
                         format_bytes(size),
                     )
-                    for name, commit, refs, size in besides
+                    for name, commit, refs, size in unlocked
                 ]
             )
         )
-    if not rows and not besides and not found.others:
-        echo("no models are locked here, and the hub's cache holds none")
+    if not rows and not unlocked and not selection.others:
+        echo("no models are locked here, and the hub's cache is empty")
     return 0
 
 
@@ -236,29 +239,29 @@ def list_(named: tuple[str, ...], plugins: tuple[Path, ...], as_json: bool) -> i
 @click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @click.option("--keep-files", is_flag=True, help="Remove it from the lock only.")
 def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
-    """Remove models of the hub: from the lock, and from the cache what nothing else there needs."""
+    """Remove hub models from the lock, and from the cache the files that no other model needs."""
     from .._models import Hub, cached, commit_of
     from .text import confirm, format_bytes
 
-    found, hub = _named(named, (), completed=False), Hub()
-    if found.others:
-        raise click.UsageError(f"'{found.others[0]}' is not a model of the hub: remove it yourself")
+    selection, hub = _select(named, (), with_base_models=False), Hub()
+    if selection.others:
+        raise click.UsageError(f"'{selection.others[0]}' is not a hub model: remove it yourself")
     sizes = {(name, commit): size for name, commit, _, size in cached()}
-    work = _Work(found, hub)
-    names = {(reference.name, reference.revision or "main") for reference in found.references}
-    found.references += [
+    lock_update = _LockUpdate(selection, hub)
+    names = {(reference.name, reference.revision or "main") for reference in selection.references}
+    selection.references += [
         model.reference
-        for model in found.lock.models.values()
+        for model in selection.lock.models.values()
         if model.reference.parts is not None
         and (model.reference.name, model.reference.revision or "main") in names
     ]
-    for reference in found.references:
-        model = found.lock.get(reference)
-        with work.gathered():
+    for reference in selection.references:
+        model = selection.lock.get(reference)
+        with lock_update.collect_problems():
             commit = model.commit if model else commit_of(reference)
             size = sizes.get((reference.name, commit), 0)
             if model is None and (reference.name, commit) not in sizes:
-                work.unknown(reference)
+                lock_update.report_missing(reference)
                 continue
             if not yes:
                 confirm(
@@ -266,7 +269,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 )
             others = [
                 other
-                for other in work.lock.lacking([reference]).models.values()
+                for other in lock_update.lock.lacking([reference]).models.values()
                 if (other.reference.name, other.commit) == (reference.name, commit)
             ]
             needed = {file.name for other in others for file in other.files}
@@ -275,15 +278,19 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 if keep_files
                 else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             )
-            work.change(methodcaller("lacking", [reference]))
+            lock_update.edit_lock(methodcaller("lacking", [reference]))
             echo(f"removed {reference}: {format_bytes(freed)} freed")
-    work.write()
-    return work.end()
+    lock_update.write()
+    return lock_update.finish()
 
 
-class _Named:
-    """What a command line names: references to the hub, each once, the lock that holds for them,
-    and models of other kinds; and how to know what completes those of the hub that are one file.
+class _Selection:
+    """The models that a command line names: references to the hub, each once, with the lock that
+    applies to them, and models of other kinds.
+
+    Params:
+        files: the references that name a single-file checkpoint.
+        base_of: returns the base model of a single-file checkpoint, from its header.
     """
 
     def __init__(
@@ -300,10 +307,8 @@ class _Named:
         self.files = files
         self.base_of = base_of
 
-    def complete(self, model: LockedModel, hub: Hub) -> None:
-        """Put behind a checkpoint of the hub that is one file what completes it, as far as the file
-        is known.
-        """
+    def add_base_model(self, model: LockedModel, hub: Hub) -> None:
+        """Add the base model of a single-file checkpoint to the references, if it is known."""
         from .._models import base_reference
 
         if (
@@ -315,59 +320,55 @@ class _Named:
                 self.references.append(reference)
 
 
-class _Begun:
-    """Models that a pull has begun with and that the lock does not name yet, so that the next pull
-    takes them up: a note in the user's cache folder. Without one, nothing is taken up.
+class _UnfinishedPulls:
+    """The models that a pull has started to download but not locked yet, kept in the user's cache
+    folder so that the next pull resumes them. Without that file, nothing is resumed.
     """
 
     def __init__(self, lock: Path) -> None:
         from .._settings import config
 
-        self._note = (
-            config.pulls_memo()
-            / f"{hashlib.sha256(str(lock.absolute()).encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"
-        )
+        name = str(lock.absolute()).encode("utf-8", "surrogateescape")
+        self._path = config.pulls_memo() / f"{hashlib.sha256(name).hexdigest()[:32]}.json"
         self._models = self._read()
 
     def references(self) -> dict[str, tuple[Reference, bool]]:
-        """Give what was begun, by its spelling, and of each whether it was named as one file that
-        is completed.
-        """
+        """Return the models by their references, each with whether it is a single-file checkpoint."""
         return {
-            spelling: (reference, whole)
-            for spelling, (reference, whole, _, _) in self._models.items()
+            spelling: (reference, is_single_file)
+            for spelling, (reference, is_single_file, _, _) in self._models.items()
         }
 
     def add(
         self,
         references: Iterable[Reference],
-        whole: Collection[str],
+        single_files: Collection[str],
         variant: str | None,
         pickles: tuple[str, ...],
     ) -> None:
         new = {
-            str(reference): (reference, str(reference) in whole, variant, pickles)
+            str(reference): (reference, str(reference) in single_files, variant, pickles)
             for reference in references
         }
         if new:
             self._models |= new
             self._write()
 
-    def end(self, reference: Reference) -> None:
-        """Forget a model: the lock names it, or it cannot be had."""
+    def remove(self, reference: Reference) -> None:
+        """Forget a model: it is in the lock, or not available."""
         if self._models.pop(str(reference), None) is not None:
             self._write()
 
     @contextmanager
-    def ending(self, reference: Reference) -> Iterator[tuple[str | None, tuple[str, ...]]]:
-        """Give the variant that was asked for and the pickles that were allowed; a model that
-        proves to be of no use is forgotten.
+    def resuming(self, reference: Reference) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+        """Yield the variant and the allowed pickles that were asked for. A model that cannot be
+        used is forgotten.
         """
         _, _, variant, pickles = self._models.get(str(reference), (None, False, None, ()))
         try:
             yield variant, pickles
         except Exception:
-            self.end(reference)
+            self.remove(reference)
             raise
 
     def _read(self) -> dict[str, tuple[Reference, bool, str | None, tuple[str, ...]]]:
@@ -375,56 +376,56 @@ class _Begun:
 
         found = {}
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            for said in json.loads(self._note.read_bytes()):
-                reference = parse_reference(said["reference"])
-                if said["parts"] is not None:
-                    reference = replace(reference, parts=tuple(map(str, said["parts"])))
-                variant = said["variant"]
+            for entry in json.loads(self._path.read_bytes()):
+                reference = parse_reference(entry["reference"])
+                if entry["parts"] is not None:
+                    reference = replace(reference, parts=tuple(map(str, entry["parts"])))
+                variant = entry["variant"]
                 if reference.kind == "hf" and (variant is None or isinstance(variant, str)):
                     found[str(reference)] = (
                         reference,
-                        said["whole"] is True,
+                        entry["whole"] is True,
                         variant,
-                        tuple(map(str, said["pickles"])),
+                        tuple(map(str, entry["pickles"])),
                     )
         return found
 
     def _write(self) -> None:
-        said = [
+        entries = [
             {
                 "reference": str(replace(reference, parts=None)),
                 "parts": reference.parts,
-                "whole": whole,
+                "whole": is_single_file,
                 "variant": variant,
                 "pickles": pickles,
             }
-            for reference, whole, variant, pickles in self._models.values()
+            for reference, is_single_file, variant, pickles in self._models.values()
         ]
         with suppress(OSError):
-            if not said:
-                self._note.unlink(missing_ok=True)
+            if not entries:
+                self._path.unlink(missing_ok=True)
                 return
-            self._note.parent.mkdir(parents=True, exist_ok=True)
-            aside = self._note.with_suffix(f".{os.getpid()}")
-            aside.write_text(json.dumps(said))
-            os.replace(aside, self._note)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(entries))
+            os.replace(temporary, self._path)
 
 
-class _Work:
-    """Works on models one after the other: gathers what goes wrong, and keeps the lock."""
+class _LockUpdate:
+    """Resolves models one after the other: collects what goes wrong, and updates the lock."""
 
-    def __init__(self, named: _Named, hub: Hub) -> None:
-        self.references = named.references
-        self.named = named
-        self.lock = named.lock
+    def __init__(self, selection: _Selection, hub: Hub) -> None:
+        self.references = selection.references
+        self.selection = selection
+        self.lock = selection.lock
         self.hub = hub
         self.problems: list[Problem] = []
-        self._changes: list[Callable[[Lock], Lock]] = []
-        for other in named.others:
-            echo(f"{other} is not a model of the hub: there is nothing to fetch", err=True)
+        self._edits: list[Callable[[Lock], Lock]] = []
+        for other in selection.others:
+            echo(f"{other} is not a hub model: there is nothing to download", err=True)
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
+    def collect_problems(self) -> Iterator[None]:
         from .._models import UnresolvedModel, UnusableModel
 
         try:
@@ -432,61 +433,61 @@ class _Work:
         except (UnresolvedModel, UnusableModel) as fault:
             self.problems.append(fault.problem())
 
-    def lock_in(
+    def resolve(
         self, reference: Reference, variant: str | None, pickles: tuple[str, ...], *, update: bool
     ) -> LockedModel:
-        """Give what a reference means: by the lock, or by the hub where it does not say or
-        something else is asked for.
+        """Resolve a reference from the lock, or from the hub if it is not locked or if something
+        else is asked for.
         """
         model = self.lock.get(reference)
         if model is None or update or variant is not None:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
-            self.change(methodcaller("having", [model]))
+            self.edit_lock(lambda lock: lock.having([model]))
         return model
 
-    def change(self, do: Callable[[Lock], Lock]) -> None:
-        self.lock = do(self.lock)
-        self._changes.append(do)
+    def edit_lock(self, edit: Callable[[Lock], Lock]) -> None:
+        self.lock = edit(self.lock)
+        self._edits.append(edit)
 
-    def unknown(self, reference: Reference) -> None:
+    def report_missing(self, reference: Reference) -> None:
         from ..errors import Problem, nearest
 
         self.problems.append(
             Problem(
                 "unresolved-model",
                 f"'{reference}' is neither in the lock nor in the hub's cache",
-                fix=nearest(str(reference), self.lock.models, what="locked are"),
+                fix=nearest(str(reference), self.lock.models, what="locked models are"),
             )
         )
 
     def write(self) -> None:
-        """Write what has changed into the lock as it is by now: another command may have written to
-        it meanwhile.
+        """Apply the edits to the current lock file: another command may have written to it
+        meanwhile.
         """
         from .._models import read_lock
 
-        if not self._changes:
+        if not self._edits:
             return
         path = self.lock.path
         with ExitStack() as stack:
             try:
-                with suppress(OSError):  # a cache that cannot be written to guards nothing
+                with suppress(OSError):  # without a writable cache there is no such guard
                     stack.enter_context(
                         self.hub.alone(
                             "imagen-flow", hashlib.sha256(str(path.resolve()).encode()).hexdigest()
                         )
                     )
-                self.lock = reduce(lambda lock, do: do(lock), self._changes, read_lock(path))
-                self._changes.clear()
+                self.lock = reduce(lambda lock, edit: edit(lock), self._edits, read_lock(path))
+                self._edits.clear()
                 if self.lock.write():
                     echo(f"wrote {path}", err=True)
-            except OSError as odd:
+            except OSError as error:
                 raise UsageFault(
-                    f"the lock {path} cannot be written: {odd.strerror}\n  = fix: run it where you"
-                    " may write, or make the folder writable"
-                ) from odd
+                    f"the lock {path} cannot be written: {error.strerror}\n"
+                    "  = fix: make the folder writable"
+                ) from error
 
-    def end(self) -> int:
+    def finish(self) -> int:
         from .text import show_problems
 
         if self.problems:
@@ -494,19 +495,21 @@ class _Work:
         return 1 if self.problems else 0
 
 
-def _named(
-    words: tuple[str, ...],
+def _select(
+    names: tuple[str, ...],
     plugins: tuple[Path, ...],
     *,
-    needed: bool = True,
-    completed: bool = True,
-    resumed: bool = False,
-) -> _Named:
-    """Read what the command line names, and (if `completed`) what completes checkpoints that are
-    one file. The lock is that of the first graph, else of the working directory.
+    required: bool = True,
+    with_base_models: bool = True,
+    with_unfinished: bool = False,
+) -> _Selection:
+    """Read the names on the command line. The lock is that of the first graph, else of the working
+    directory.
 
-    Without words it is what the lock names, and (if `resumed`) what a pull that was stopped had
-    begun with.
+    Params:
+        required: refuse an empty command line if there is no lock.
+        with_base_models: add the base models of single-file checkpoints.
+        with_unfinished: without names, add the models of an interrupted pull.
     """
     from .._models import BadReference, base_reference, find_lock, parse_reference, read_lock
     from .._plan.request import Options
@@ -514,48 +517,54 @@ def _named(
     from ..errors import GraphError
     from .session import find_plugins, open_graph
 
-    graphs = [Path(word) for word in words if word.endswith(_GRAPHS) and not word.startswith("hf:")]
-    texts: dict[str, Path | None] = {word: Path() for word in words if Path(word) not in graphs}
+    graphs = [Path(word) for word in names if word.endswith(_GRAPHS) and not word.startswith("hf:")]
+    candidates: dict[str, Path | None] = {
+        word: Path() for word in names if Path(word) not in graphs
+    }
     lock = read_lock(find_lock(graphs[0].parent if graphs else Path.cwd()))
     registry = find_plugins(
         Options(plugins=plugins), config.load(graphs[0].parent if graphs else Path.cwd())
     )
     for path in graphs:
-        texts |= models_of(open_graph(path, registry))
-    references, others, files, problems = [], [], set(), []
-    for text, home in texts.items():
+        candidates |= models_of(open_graph(path, registry))
+    references, other_models, files, problems = [], [], set(), []
+    for text, folder in candidates.items():
         try:
             reference = parse_reference(text)
-        except BadReference as odd:
-            problems.append(odd.problem())
+        except BadReference as error:
+            problems.append(error.problem())
             continue
-        is_whole = (
-            completed and home is not None and text.lower().endswith((".safetensors", ".gguf"))
+        is_single_file = (
+            with_base_models
+            and folder is not None
+            and text.lower().endswith((".safetensors", ".gguf"))
         )
         if reference.kind == "hf":
             references.append(reference)
-            if is_whole:
+            if is_single_file:
                 files.add(str(reference))
         elif (
-            is_whole
-            and home is not None
-            and (base := _base_of(home / Path(text).expanduser(), registry)) is not None
+            is_single_file
+            and folder is not None
+            and (base := _base_of(folder / Path(text).expanduser(), registry)) is not None
         ):
             references.append(base_reference(base))
         else:
-            others.append(text)
+            other_models.append(text)
     if problems:
         raise GraphError(problems)
-    begun = _Begun(lock.path).references() if resumed else {}
-    if not words and needed and not lock.models and not begun:
-        raise click.UsageError("name a graph or a model: there is no imagen-flow.lock here")
-    if not words:
+    unfinished = _UnfinishedPulls(lock.path).references() if with_unfinished else {}
+    if not names and required and not lock.models and not unfinished:
+        raise click.UsageError(
+            "name a graph or a model: there is no imagen-flow.lock in this folder"
+        )
+    if not names:
         references = [
             *(model.reference for _, model in sorted(lock.models.items())),
-            *(reference for reference, _ in begun.values()),
+            *(reference for reference, _ in unfinished.values()),
         ]
-        files |= {spelling for spelling, (_, whole) in begun.items() if whole}
-    return _Named(references, lock, others, files, registry.base_of)
+        files |= {spelling for spelling, (_, whole) in unfinished.items() if whole}
+    return _Selection(references, lock, other_models, files, registry.base_of)
 
 
 def _base_of(path: Path, registry: Registry) -> Base | None:
@@ -589,14 +598,17 @@ def models_of(
         if isinstance(node.type, GraphType):
             found |= models_of(
                 node.type,
-                {name: _texts(binding, graph, held) for name, binding in node.bindings.items()},
+                {
+                    name: _references_in(binding, graph, held)
+                    for name, binding in node.bindings.items()
+                },
             )
             continue
         for port, loader in node.type.loaders.items():
             binding = node.bindings.get(port)
             default = node.type.inputs[port].default
             texts = (
-                _texts(binding, graph, held)
+                _references_in(binding, graph, held)
                 if binding is not None
                 else {default: Path()}
                 if isinstance(default, str)
@@ -609,7 +621,7 @@ def models_of(
     return found
 
 
-def _texts(
+def _references_in(
     binding: Binding | None, graph: Graph, held: dict[str, dict[str, Path]]
 ) -> dict[str, Path]:
     from .._graph import FromInput, Given, Listed, ModelAt
@@ -620,13 +632,13 @@ def _texts(
         return (
             held[binding.name]
             if binding.name in held
-            else _texts(graph.inputs[binding.name].default, graph, {})
+            else _references_in(graph.inputs[binding.name].default, graph, {})
         )
     if isinstance(binding, Listed):
         return {
             text: folder
             for item in binding.items
-            for text, folder in _texts(item, graph, held).items()
+            for text, folder in _references_in(item, graph, held).items()
         }
     if isinstance(binding, Given):
         return {
@@ -648,7 +660,7 @@ def _print_locked(found: list[LockedModel]) -> None:
                         str(m.reference),
                         m.commit[:7],
                         f"{format_bytes(m.size)} in {plural(len(m.files), 'file')}",
-                        m.license or "no licence named",
+                        m.license or "no licence given",
                     )
                     for m in found
                 ],
@@ -658,12 +670,12 @@ def _print_locked(found: list[LockedModel]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], None]]]:
+def _show_progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], None]]]:
     """Show how far fetching has come: a bar for each model, or a line for each file where there is
     no terminal.
     """
     if not sys.stderr.isatty():
-        yield _lines
+        yield _print_files
         return
     from rich.console import Console
     from rich.progress import (
@@ -698,7 +710,7 @@ def _progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int], No
         yield bar
 
 
-def _lines(model: LockedModel) -> Callable[[str, int, int], None]:
+def _print_files(model: LockedModel) -> Callable[[str, int, int], None]:
     from .text import format_bytes
 
     told: set[str] = set()

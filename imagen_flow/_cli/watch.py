@@ -26,16 +26,17 @@ from .session import (
 if TYPE_CHECKING:
     from .._plan import Plan
     from .._plan.request import Options
-    from .._watch import Happening
+    from .._watch import Waiting, WatchEvent
+    from ..events import Event
     from .display import Display
 
 __all__ = ["watch"]
 
-#: What a process that was asked to end by SIGTERM exits with, by convention.
+#: The conventional exit code after SIGTERM.
 TERMINATED = 143
 
-#: More changed paths than this are counted, not listed.
-LISTED = 4
+#: At most this many changed paths are listed; the rest are counted.
+MAX_LISTED = 4
 
 
 @click.command()
@@ -49,8 +50,8 @@ LISTED = 4
     type=click.Choice(["restart", "queue"]),
     default="restart",
     help=(
-        "What to do with a run when what it depends on changes: stop it if what it works on is no"
-        " longer wanted, or let it end. [default: restart]"
+        "What to do with a run when something it depends on changes: stop it if its current steps"
+        " are no longer wanted, or let it end. [default: restart]"
     ),
 )
 @click.option(
@@ -59,12 +60,12 @@ LISTED = 4
     type=click.FloatRange(0),
     default=0.1,
     metavar="SECONDS",
-    help="How long to wait for further changes after one. [default: 0.1]",
+    help="How long to wait for further changes after a change. [default: 0.1]",
 )
 @click.option(
     "--poll",
     is_flag=True,
-    help="Poll every second instead of waiting for events, as network shares need.",
+    help="Poll every second instead of waiting for file system events; network shares need this.",
 )
 @click.option("--json-events", is_flag=True, help="Print events as JSON lines, and nothing else.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results and failures only.")
@@ -85,9 +86,9 @@ def watch(
     """Run graphs, and run them again whenever something they depend on changes.
 
     That is: a graph, a graph that it includes, a file, folder or local model that it reads, the
-    settings, or the code of a local plugin. Only what a change touches is computed. A graph that
-    cannot be run is reported, and waits for a fix; its last outputs stay. Ctrl-C stops (exit code
-    130), and so does SIGTERM (143).
+    settings, or the code of a local plugin. Only what a change affects is computed again. If a
+    graph has errors, they are printed and the watcher waits for a fix; its last outputs stay.
+    Ctrl-C stops watching (exit code 130), and so does SIGTERM (143).
     """
     from .._watch import watch_graphs
     from ..errors import GraphError
@@ -105,7 +106,7 @@ def watch(
 
     with interruptible(stop) as signals:
         try:
-            for said in watch_graphs(
+            for event in watch_graphs(
                 graphs,
                 options,
                 texts=values,
@@ -117,31 +118,31 @@ def watch(
                 poll=poll,
                 cancel=cancel,
             ):
-                view.show(said)
+                view.show(event)
         finally:
             view.close()
-    return _code(signals)
+    return _exit_code(signals)
 
 
-def _code(signals: list[int]) -> int:
+def _exit_code(signals: list[int]) -> int:
     import signal
 
     return TERMINATED if signals[:1] == [signal.SIGTERM] else INTERRUPTED
 
 
 class _JsonView:
-    """One JSON object a line on standard output."""
+    """One JSON object per line on standard output."""
 
     def __init__(self) -> None:
         from .streams import results
 
         self.stream = results()
 
-    def show(self, said: Happening) -> None:
+    def show(self, event: WatchEvent) -> None:
         from .._watch import as_json
         from .text import echo_json
 
-        echo_json(as_json(said), stream=self.stream)
+        echo_json(as_json(event), stream=self.stream)
 
     def stopping(self) -> None:
         pass
@@ -151,86 +152,97 @@ class _JsonView:
 
 
 class _View:
-    """What changed, the run that it starts as `imagen-flow run` shows it, its outputs; and between
-    runs, on a terminal, that watching goes on.
+    """Prints changes, runs as `imagen-flow run` shows them, and outputs; between runs, on a
+    terminal, an animated line says that watching continues.
     """
 
     def __init__(self, *, quiet: bool, traceback: bool = False) -> None:
         self.quiet = quiet
         self.traceback = traceback
+        #: Shows the current run.
         self.display: Display | None = None
-        self.idle: Any = None
+        #: The animated line between runs.
+        self.idle_line: Any = None
         self.plan: Plan | None = None
-        self.given: list[Any] = []
-        self.places = 0
+        self.outputs: list[Any] = []
+        #: How many paths are watched.
+        self.watched = 0
 
-    def show(self, said: Happening) -> None:
-        """Print what was said."""
-        self.rest()
-        with self.beside(said):
-            self.tell(said)
+    def show(self, event: WatchEvent) -> None:
+        """Print an event."""
+        self.stop_idle_line()
+        with self.paused_display(event):
+            self.print_event(event)
 
-    def tell(self, said: Happening) -> None:
+    def print_event(self, event: WatchEvent) -> None:
         from .._watch import Changed, Noticed, Planned, Refused, Reloaded, Waiting, Warned
-        from ..events import OutputAbsent, OutputWritten, RunFinished
-        from .run import display_for, print_outputs, print_totals
+        from .run import display_for
         from .text import echo, one_line, plural, show_problems
 
-        if isinstance(said, Waiting | Planned) and self.display is not None:
-            self.display.close()  # its run ended in an error
+        if isinstance(event, Waiting | Planned) and self.display is not None:
+            self.display.close()  # its run ended with an error
             self.display = None
-        if isinstance(said, Waiting):
-            self.wait(said)
-        elif isinstance(said, Changed):
-            more = f" and {len(said.paths) - LISTED:,} more" if len(said.paths) > LISTED else ""
-            self.say(
-                "changed:"
-                f" {', '.join(map(one_line, said.paths[:LISTED]))}{more}{' (stopping the run)' if said.cancels else ''}",
-                hue="cyan",
+        if isinstance(event, Waiting):
+            self.print_waiting(event)
+        elif isinstance(event, Changed):
+            more = len(event.paths) - MAX_LISTED
+            self.print_line(
+                f"changed: {', '.join(map(one_line, event.paths[:MAX_LISTED]))}"
+                + (f" and {more:,} more" if more > 0 else "")
+                + (" (stopping the run)" if event.cancels else ""),
+                colour="cyan",
             )
-        elif isinstance(said, Reloaded):
-            self.say(
-                f"loaded anew: {', '.join(map(one_line, said.plugins)) or 'plugins'}"
-                + (f"; {plural(said.dropped, 'model')} dropped" if said.dropped else "")
+        elif isinstance(event, Reloaded):
+            self.print_line(
+                f"reloaded: {', '.join(map(one_line, event.plugins)) or 'plugins'}"
+                + (f"; {plural(event.dropped, 'model')} dropped" if event.dropped else "")
             )
-        elif isinstance(said, Noticed):
-            self.say(f"notice: {one_line(said.message)}", hue="yellow", always=True)
-        elif isinstance(said, Warned):
-            show_problems(said.problems)
-        elif isinstance(said, Refused):
-            if said.problems:
-                show_problems(said.problems)
+        elif isinstance(event, Noticed):
+            self.print_line(f"notice: {one_line(event.message)}", colour="yellow", always=True)
+        elif isinstance(event, Warned):
+            show_problems(event.problems)
+        elif isinstance(event, Refused):
+            if event.problems:
+                show_problems(event.problems)
             else:
-                echo(f"error: {said.error}", err=True)
-            self.say(f"{one_line(said.graph)} waits for a fix; its last outputs stay", hue="yellow")
-        elif isinstance(said, Planned):
-            self.plan, self.given = said.plan, []
+                echo(f"error: {event.error}", err=True)
+            self.print_line(
+                f"waiting for a fix of {one_line(event.graph)}; its last outputs stay",
+                colour="yellow",
+            )
+        elif isinstance(event, Planned):
+            self.plan, self.outputs = event.plan, []
             self.display = display_for(
                 json_events=False, quiet=self.quiet, traceback=self.traceback
             )
         else:
-            assert self.display is not None
-            self.display.show(said)
-            if isinstance(said, OutputWritten | OutputAbsent):
-                self.given.append(said)
-            elif isinstance(said, RunFinished):
-                self.display.close()
-                self.display = None
-                assert self.plan is not None
-                print_outputs(self.plan, self.given)
-                if not self.quiet:
-                    print_totals(said)
+            self.print_run_event(event)
+
+    def print_run_event(self, event: Event) -> None:
+        """Print an event of the current run, and its outputs at the end."""
+        from ..events import OutputAbsent, OutputWritten, RunFinished
+        from .run import print_outputs, print_totals
+
+        assert self.display is not None
+        self.display.show(event)
+        if isinstance(event, OutputWritten | OutputAbsent):
+            self.outputs.append(event)
+        elif isinstance(event, RunFinished):
+            self.display.close()
+            self.display = None
+            assert self.plan is not None
+            print_outputs(self.plan, self.outputs)
+            if not self.quiet:
+                print_totals(event)
 
     @contextmanager
-    def beside(self, said: Happening) -> Iterator[None]:
-        """Take the part of a run's display that moves off the terminal while something else is
-        printed.
-        """
+    def paused_display(self, event: WatchEvent) -> Iterator[None]:
+        """Hide the live display while an event that is not its own is printed."""
         from .._watch import Changed, Noticed, Refused, Reloaded, Warned
         from .display import Live
 
         if isinstance(self.display, Live) and isinstance(
-            said, Changed | Noticed | Refused | Reloaded | Warned
+            event, Changed | Noticed | Refused | Reloaded | Warned
         ):
             self.display.live.stop()
             yield
@@ -238,41 +250,41 @@ class _View:
         else:
             yield
 
-    def say(self, words: str, *, hue: str | None = None, always: bool = False) -> None:
+    def print_line(self, text: str, *, colour: str | None = None, always: bool = False) -> None:
         from .text import echo, paint
 
         if always or not self.quiet:
-            echo(paint(time.strftime("%H:%M:%S"), dim=True), " ", paint(words, hue), err=True)
+            echo(paint(time.strftime("%H:%M:%S"), dim=True), " ", paint(text, colour), err=True)
 
-    def wait(self, said: Any) -> None:
-        """Say that watching goes on: on a terminal in a line that goes when something happens,
-        elsewhere when there is more or less to watch.
+    def print_waiting(self, event: Waiting) -> None:
+        """Print that watching continues: on a terminal as an animated line, elsewhere whenever the
+        number of watched paths has changed.
         """
         from .text import plural
 
-        words = f"watching {plural(said.places, 'path')} for changes"
+        text = f"watching {plural(event.places, 'path')} for changes"
         if not sys.stderr.isatty():
-            if said.places != self.places:
-                self.say(words)
+            if event.places != self.watched:
+                self.print_line(text)
         elif not self.quiet:
             from rich.console import Console
 
-            self.idle = Console(stderr=True, highlight=False).status(
-                f"[dim]{words} · ctrl-c stops[/dim]", spinner="dots", refresh_per_second=2
+            self.idle_line = Console(stderr=True, highlight=False).status(
+                f"[dim]{text} · press Ctrl-C to stop[/dim]", spinner="dots", refresh_per_second=2
             )
-            self.idle.start()
-        self.places = said.places
+            self.idle_line.start()
+        self.watched = event.places
 
-    def rest(self) -> None:
-        if self.idle is not None:
-            self.idle.stop()
-            self.idle = None
+    def stop_idle_line(self) -> None:
+        if self.idle_line is not None:
+            self.idle_line.stop()
+            self.idle_line = None
 
     def stopping(self) -> None:
         if self.display is not None:
             self.display.stopping()
 
     def close(self) -> None:
-        self.rest()
+        self.stop_idle_line()
         if self.display is not None:
             self.display.close()

@@ -1,48 +1,45 @@
-"""Hot folders: a folder in, a graph, finished assets out, unattended.
+"""Hot folders: put each file that arrives in a folder through a graph, unattended.
 
-A **line** is a text file that names a folder, a graph and where things go. An **item** is one file
-in that folder, in one form: replaced, it is another item. What happens to items is kept in a
-**journal**, and nothing
-else decides: processes may be killed, and several may share a line.
+A **line** is a text file that names a folder, a graph and the folders for results. An **item** is
+one version of a file in that folder: if the file is replaced, that is another item. The state of
+every item is kept in a **journal**, and decisions depend on nothing else. Processes may be killed,
+and several may share a line.
 
 ::
 
-    in/x.png ──▶ seen ──stands still──▶ settled ──▶ running ──▶ placing ──▶ placed ──▶ done
-    out/x.png, done/x.png
-                                                       └──▶ failing ──▶ failed
-                                                       failed/x.png, failed/x.png.failed.txt
+    in/x.png ──▶ seen ──unchanged for a while──▶ settled ──▶ running
+                   ──▶ placing ──▶ placed ──▶ done      out/x.png, done/x.png
+                   ──▶ failing ──▶ failed               failed/x.png, failed/x.png.failed.txt
 
-**Exactly once, in effect.** The original stays in its folder until all is done, so the folder
-itself is the queue, and a journal that is lost costs work but no file. A run leaves nothing but
-temporary files that
-nobody sees. Only when all outputs lie there whole and durable does one commit of the journal say
-which renames make them seen; from then on whoever comes carries these out, and nothing is run
-again, however
-often it is interrupted: so it makes no difference whether a graph gives the same bytes twice. Then
-    the original moves, then the item ends. Each of these steps can be repeated, and each can tell
-    whether it has been done.
+**Exactly once, in effect.** The original stays in its folder until everything is done, so the
+folder itself is the queue, and a lost journal costs work but no file. A run writes only temporary
+files. Once all outputs are complete and durable, one commit of the journal records the renames that
+publish them. From then on any process can carry these out, and nothing is run again however often
+it is interrupted, so it does not matter whether a graph gives the same bytes twice. Then the
+original is moved, and the item ends. Each of these steps can be repeated, and each can detect
+whether it has been done.
 
-**What is trusted.** The line file is the operator's: it may name commands. Files and tickets are
-anybody's: a ticket sets what the line allows, and no name leads out of a folder.
+**Trust.** The line file belongs to the operator and may name commands. Files and tickets may come
+from anyone: a ticket sets only the inputs that the line allows, and no name leads out of a folder.
 
-**Whose fault.** What one file causes ends in `failed`, with its reason; neighbours do not notice.
-What every file would meet (a full disk, a share that is gone) makes the line wait, and costs no
-item. What only a new process
-can mend (a journal that cannot be written) ends the process, with an exit code of its own.
+**Errors.** A failure caused by one file ends in `failed`, with the reason beside the file; other
+items are not affected. A failure that every file would meet (a full disk, a missing share) makes
+the line wait, and fails no item. If only a new process can help (the journal cannot be written),
+the process ends with an exit code of its own.
 
-The modules, from the ground up: `ignore` (names that are never work); `disk` (the operations on
-files, to be recorded in tests); `config` (text to Line); `journal`; `log` and `notify`; `intake`
-(which files, and what tells one form from another); `ticket`; `publish` (outputs and originals,
-durably and in order); `recipe` (a line together with its graph); `worker` (one item from beginning
-to end); `service` (threads); `admin` (status and retry).
+The modules, from the lowest floor up: `ignore` (names that are never taken in); `disk` (file
+operations that tests can record); `config` (text to Line); `journal`; `log` and `notify`; `intake`
+(which files belong to the line, and how to tell their versions apart); `ticket`; `publish` (outputs
+and originals, durably and in order); `recipe` (a line with its resolved graph); `worker` (one item
+from start to end); `service` (threads); `admin` (status and retry).
 """
 
 from .admin import is_named, retry, status
 from .config import Line, check_together, read_line
-from .disk import may_pass
+from .disk import is_temporary_error
 from .journal import Journal, JournalError
-from .recipe import Recipe, prepare
-from .service import RunningLine, Tools
+from .recipe import Recipe, make_recipe
+from .service import Resources, RunningLine
 from .worker import check_plan
 
 __all__ = [
@@ -51,12 +48,12 @@ __all__ = [
     "Line",
     "Recipe",
     "RunningLine",
-    "Tools",
+    "Resources",
     "check_plan",
     "check_together",
     "is_named",
-    "may_pass",
-    "prepare",
+    "is_temporary_error",
+    "make_recipe",
     "read_line",
     "retry",
     "status",

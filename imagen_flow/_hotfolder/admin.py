@@ -1,4 +1,4 @@
-"""Look after a line from outside: say how it stands, and give failed items another try."""
+"""Inspect a line from outside, and retry its failed items."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from .config import Line
 from .disk import Disk, LocalDisk
 from .intake import Intake
 from .journal import TROUBLE, UNREAD, Item, Journal, JournalError
-from .publish import free_name, make_below
-from .worker import REASON, ticket_places
+from .publish import free_name, make_parents
+from .worker import REASON_SUFFIX, ticket_names
 
 __all__ = ["is_named", "retry", "status"]
 
-#: How many items of a kind are named.
-_NAMED = 20
+#: At most this many items of each kind are listed.
+_MAX_LISTED = 20
 
 
 def status(line: Line) -> dict[str, Any]:
-    """Say how a line stands: who works on it, how many items are in which state, what is being
-    worked on, and what failed last.
+    """Return the status of a line: its processes, how many items are in which state, the items
+    being worked on, and the last failures.
 
-    Its `state` in a word: ``running``; ``waiting`` for trouble to pass, for its folder, or for a
-    process that says nothing; ``stopped``, with nobody to run it.
+    `state` is ``running``, ``waiting`` (for a temporary problem or its folder, or its process does
+    not respond) or ``stopped`` (no process runs the line).
 
     Raises:
-        JournalError: its journal cannot be read.
+        JournalError: the journal cannot be read.
     """
-    said: dict[str, Any] = {
+    result: dict[str, Any] = {
         "line": line.name,
         "file": str(line.path),
         "in": str(line.inbox),
@@ -53,112 +53,112 @@ def status(line: Line) -> dict[str, Any]:
         "passed_over": "",
     }
     with contextlib.suppress(OSError):
-        said["passed_over"] = _shown(Intake(line).passed_over().words())
-    known: set[str] = set()
+        result["passed_over"] = _printable_name(Intake(line).count_passed_over().describe())
+    recorded: set[str] = set()
     if os.path.isfile(line.journal / "journal.sqlite"):
         try:
             journal = Journal(line.journal)
-        except JournalError as failed:
-            if not isinstance(failed.__cause__, InUse):
+        except JournalError as error:
+            if not isinstance(error.__cause__, InUse):
                 raise
-            # Its file system has no locks, so that whoever runs the line has the journal alone.
-            return said | {
-                "state": "running" if said["watched"] else "waiting",
-                "trouble": "" if said["watched"] else f"{line.inbox} is gone",
-                "alone": failed.__cause__.strerror,
+            # Its file system has no locks, so the process that runs the line uses it exclusively.
+            return result | {
+                "state": "running" if result["watched"] else "waiting",
+                "trouble": "" if result["watched"] else f"{line.inbox} is missing",
+                "alone": error.__cause__.strerror,
             }
         try:
-            known = _from_journal(journal, line, said)
+            recorded = _add_from_journal(journal, line, result)
         finally:
             journal.close()
-    said["unknown"] = [
-        {"original": _shown(kept), "reason": _shown(reason)}
-        for kept, reason in islice(_unknown(line, known), _NAMED)
+    result["unknown"] = [
+        {"original": _printable_name(kept), "reason": _printable_name(reason)}
+        for kept, reason in islice(_unrecorded_failures(line, recorded), _MAX_LISTED)
     ]
-    if said["workers"]:
-        said["state"] = "waiting" if said["trouble"] or not said["watched"] else "running"
-    return said
+    if result["workers"]:
+        result["state"] = "waiting" if result["trouble"] or not result["watched"] else "running"
+    return result
 
 
-def _from_journal(journal: Journal, line: Line, said: dict[str, Any]) -> set[str]:
-    """Add what the journal knows. Gives the names in `failed` that it knows."""
+def _add_from_journal(journal: Journal, line: Line, result: dict[str, Any]) -> set[str]:
+    """Add what the journal knows. Returns the names of the failed originals that it records."""
     workers = journal.workers()
     tokens = {worker.pop("token") for worker in workers}
-    said["workers"] = workers
-    said["draining"] = bool(workers) and bool(journal.note("drain"))
-    said["counts"] = journal.counts()
-    said["unready"] = journal.unready()
-    said["waiting"] = sum(said["counts"].get(state, 0) for state in ("seen", "settled"))
+    result["workers"] = workers
+    result["draining"] = bool(workers) and bool(journal.read_note("drain"))
+    result["counts"] = journal.count_by_state()
+    result["unready"] = journal.count_unready()
+    result["waiting"] = sum(result["counts"].get(state, 0) for state in ("seen", "settled"))
     for item in journal.items(("running", "placing", "placed", "failing")):
-        # A process that was killed has no hand on anything any more, whatever the journal says.
-        kind = "working" if item.owner in tokens else "left"
-        if len(said[kind]) < _NAMED:
-            said[kind].append(
+        # A killed process still owns items in the journal, but does not work on them.
+        group = "working" if item.owner in tokens else "left"
+        if len(result[group]) < _MAX_LISTED:
+            result[group].append(
                 {
-                    "item": _shown(item.path),
+                    "item": _printable_name(item.path),
                     "state": item.state,
                     "tries": item.tries,
                     "kills": item.kills,
                 }
             )
     failed = journal.items(("failed", "quarantined"))
-    said["failed"] = [
+    result["failed"] = [
         {
-            "item": _shown(item.path),
+            "item": _printable_name(item.path),
             "state": item.state,
-            "original": _shown(item.kept or ""),
+            "original": _printable_name(item.kept or ""),
             "reason": item.reason,
         }
-        for item in failed[:_NAMED]
+        for item in failed[:_MAX_LISTED]
     ]
-    for note in (TROUBLE, UNREAD):
-        told = json.loads(journal.note(note) or "{}")
-        if told.get("worker") in tokens:
-            said["trouble"] = told["reason"]
+    for name in (TROUBLE, UNREAD):
+        problem = json.loads(journal.read_note(name) or "{}")
+        if problem.get("worker") in tokens:
+            result["trouble"] = problem["reason"]
     if (
-        not said["trouble"]
+        not result["trouble"]
         and workers
         and (silent_s := min(worker["silent_s"] for worker in workers)) > line.lease_s
     ):
-        said["trouble"] = f"nothing was heard of it for {silent_s:.0f} s"
+        result["trouble"] = f"its process has not responded for {silent_s:.0f} s"
     return {item.kept for item in failed if item.kept}
 
 
-def _unknown(line: Line, known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Give originals in `failed` of which the journal knows nothing, as after it was lost, each
-    with the first line of its reason.
+def _unrecorded_failures(line: Line, recorded: Collection[str]) -> Iterator[tuple[str, str]]:
+    """List originals in `failed` that the journal does not record, as after it was lost, each with
+    the first line of its reason.
     """
-    for here, folders, names in os.walk(line.failed):
-        folders.sort()
-        present = set(names)
+    for folder, subfolders, names in os.walk(line.failed):
+        subfolders.sort()
+        names_here = set(names)
         for name in sorted(names):
-            original = name.removesuffix(REASON)
-            kept = os.path.relpath(os.path.join(here, original), line.failed).replace(os.sep, "/")
-            if original == name or original not in present or kept in known:
+            original = name.removesuffix(REASON_SUFFIX)
+            kept = os.path.relpath(os.path.join(folder, original), line.failed).replace(os.sep, "/")
+            if original == name or original not in names_here or kept in recorded:
                 continue
             try:
-                with open_regular(os.path.join(here, name)) as stream:
+                with open_regular(os.path.join(folder, name)) as stream:
                     lines = stream.read(4096).decode("utf-8", "replace").split("\n")
             except OSError:
                 lines = []
             yield kept, next((text for text in lines[1:] if text.strip()), "")
 
 
-def _shown(name: str) -> str:
+def _printable_name(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def retry(
     line: Line, names: Sequence[str] = (), *, disk: Disk | None = None
 ) -> list[tuple[str, str]]:
-    """Move failed originals back to where they are watched for, and remove their reasons. Those of
-    which the journal knows nothing go back under the name that they have in `failed`.
+    """Move failed originals back to the watched folder and delete their reasons. Originals that the
+    journal does not record go back under the name that they have in `failed`.
 
     Params:
-        names: as they are called in `failed`, or patterns; none: all.
+        names: names in `failed`, or patterns; empty means all.
 
     Returns:
-        For each, its name in `failed` and where it is now below `in`.
+        For each, its name in `failed` and its new name below `in`.
 
     Raises:
         JournalError: the journal cannot be used.
@@ -174,49 +174,55 @@ def retry(
             for item in reversed(journal.items(("failed", "quarantined")))
             if item.kept and os.path.lexists(line.failed / item.kept)
         ]
-        known: dict[str, Item | None] = {item.kept: item for item in failed if item.kept}
-        for kept, item in (known | {kept: None for kept, _ in _unknown(line, known)}).items():
+        recorded: dict[str, Item | None] = {item.kept: item for item in failed if item.kept}
+        for kept, item in (
+            recorded | {kept: None for kept, _ in _unrecorded_failures(line, recorded)}
+        ).items():
             if names and not any(is_named(kept, name) for name in names):
                 continue
             original = item.path if item else kept
-            back = free_name(line.inbox, original, [], lambda _: False)
-            make_below(line.inbox, back, disk)
-            # The tickets first: an original without its own would be worked on without it.
-            for ticket in intake.beside(line.failed / kept):
-                for to in ticket_places(line.inbox / back, os.path.basename(kept), ticket):
-                    if not os.path.lexists(to):
-                        _bring(line.failed / kept.rpartition("/")[0] / ticket, to, disk)
+            restored = free_name(line.inbox, original, [], lambda _: False)
+            make_parents(line.inbox, restored, disk)
+            # Tickets first: otherwise the original could be processed without its ticket.
+            for ticket in intake.tickets_beside(line.failed / kept):
+                for ticket_path in ticket_names(
+                    line.inbox / restored, os.path.basename(kept), ticket
+                ):
+                    if not os.path.lexists(ticket_path):
+                        _move_back(
+                            line.failed / kept.rpartition("/")[0] / ticket, ticket_path, disk
+                        )
                         break
-            _bring(line.failed / kept, line.inbox / back, disk)
+            _move_back(line.failed / kept, line.inbox / restored, disk)
             if item:
-                journal.retried(item)
-            disk.unlink(line.failed / f"{kept}{REASON}")
+                journal.mark_retried(item)
+            disk.unlink(line.failed / f"{kept}{REASON_SUFFIX}")
             disk.sync_folder((line.failed / kept).parent)
-            moved.append((kept, back))
+            moved.append((kept, restored))
         return moved
     finally:
         journal.close()
 
 
 def is_named(kept: str, name: str) -> bool:
-    """Whether a failed original is called so, or fits the pattern, in either spelling of an accent."""
+    """Return whether a failed original has this name or matches this pattern, in any Unicode form."""
     kept, name = unicodedata.normalize("NFC", kept), unicodedata.normalize("NFC", name)
     return kept == name or fnmatch.fnmatchcase(kept, name)
 
 
-def _bring(place: Path, to: Path, disk: Disk) -> None:
+def _move_back(source: Path, target: Path, disk: Disk) -> None:
     try:
-        disk.rename(place, to)
+        disk.rename(source, target)
     except OSError:
-        if not place.is_file():
+        if not source.is_file():
             raise
-        # Another file system: under a name that is not watched, until it is whole.
-        aside = to.with_name(f".{to.name[:100]}.retried")
-        disk.unlink(aside)
-        disk.copy(place, aside)
-        disk.sync_file(aside)
-        disk.rename(aside, to)
-        disk.sync_folder(to.parent)
-        disk.unlink(place)
+        # On another file system: copy to a name that is not watched, then rename.
+        temporary = target.with_name(f".{target.name[:100]}.retried")
+        disk.unlink(temporary)
+        disk.copy(source, temporary)
+        disk.sync_file(temporary)
+        disk.rename(temporary, target)
+        disk.sync_folder(target.parent)
+        disk.unlink(source)
     else:
-        disk.sync_folder(to.parent)
+        disk.sync_folder(target.parent)

@@ -1,5 +1,5 @@
-"""Read a line file: text to Line, every problem with its place. What it names is checked as far as
-that takes no graph; `recipe` does the rest.
+"""Read a line file into a `Line`, with all its problems and their positions. What it says about the
+graph is checked by `recipe`.
 """
 
 from __future__ import annotations
@@ -24,52 +24,51 @@ from .._text.yaml_reader import (
     too_large,
 )
 from ..errors import GraphError, Mark, Problem, Source, nearest
-from .ignore import fault_of
+from .ignore import pattern_error
 
 __all__ = ["Line", "Notify", "check_together", "read_line"]
 
 VERSION = 1
 
-#: Every key, and what it says in one line.
+#: Every key, with a one-line description.
 KEYS: dict[str, str] = {
-    "imagen_flow_folder": "the version of the format: 1",
-    "graph": "the graph that each file goes through",
+    "imagen_flow_folder": "the format version: 1",
+    "graph": "the graph that processes each file",
     "in": "the folder that is watched",
-    "accept": "patterns of the names that are taken; others stay where they are",
+    "accept": "patterns of the file names to take in; other files stay where they are",
     "ignore": (
-        "patterns of names and folders that are never taken, as in .gitignore, beside those of"
-        " operating systems and network drives"
+        "patterns of files and folders to ignore, as in .gitignore, in addition to those of operating systems and network drives"
     ),
-    "folders": "what becomes of sub-folders: kept, flattened or ignored",
-    "links": "symbolic links to files: ignored or followed",
-    "input": "the graph's input that receives the file",
+    "folders": "how to treat sub-folders: kept, flattened or ignored",
+    "links": "how to treat symbolic links to files: ignored or followed",
+    "input": "the input of the graph that receives the file",
     "set": "values of other inputs",
     "ticket": (
-        "a YAML or JSON file beside each that sets inputs for it alone: none, sidecar or required"
+        "a YAML or JSON file beside each file that sets inputs for it: none, sidecar or required"
     ),
     "allow": "the inputs that a ticket may set",
-    "settle_s": "how long size and time of a file must have stood still",
-    "empty_s": "how long an empty file may wait to be filled before it is taken as it is",
-    "sentinel": "the ending of a file beside each that says it is complete, such as .ready",
-    "outputs": "paths of outputs, in place of the graph's own",
-    "out": "the folder for outputs",
-    "done": "the folder that originals move to when all their outputs are in place",
-    "failed": "the folder that originals move to when they fail, each with a text that says why",
-    "retry": "how often an item is tried again, and after how long: {times: 2, backoff_s: 5}",
-    "concurrency": "how many items are worked on at once by each process",
-    "priority": "which item is next: oldest, newest or name",
-    "duplicates": "what becomes of content that was done before: both, link or skip",
-    "kills": "after how many deaths of the process an item is put aside",
-    "stop_s": "how long a running item may take to finish when the line is stopped",
-    "lease_s": "after how long without a sign of life another process takes a worker's items",
-    "poll": "look every poll_s instead of waiting for events: for network shares",
-    "poll_s": "how often to look then, in seconds",
-    "journal": "the folder of the journal, on a local disk",
-    "log": "the file of the log, a JSON object a line",
-    "notify": "what is told of each end: {command: […], url: …, on: [done, failed], timeout_s: 10}",
+    "settle_s": "how long a file's size and time must be unchanged, in seconds",
+    "empty_s": "how long to wait for an empty file to get content, in seconds",
+    "sentinel": "the ending of a file beside each that marks it as complete, such as .ready",
+    "outputs": "paths of outputs, overriding those in the graph",
+    "out": "the output folder",
+    "done": "the folder that originals are moved to when all their outputs are published",
+    "failed": "the folder that failed originals are moved to, each with a text file that says why",
+    "retry": "how often to retry a failed item, and after how long: {times: 2, backoff_s: 5}",
+    "concurrency": "how many items each process handles at the same time",
+    "priority": "the order of items: oldest, newest or name",
+    "duplicates": "what to do with content that was processed before: both, link or skip",
+    "kills": "after how many crashes of the process an item is quarantined",
+    "stop_s": "how long running items may take to finish when the line is stopped, in seconds",
+    "lease_s": "after how many seconds without a response another process takes over a worker's items",
+    "poll": "poll every poll_s instead of waiting for file system events: for network shares",
+    "poll_s": "the polling interval, in seconds",
+    "journal": "the journal folder, on a local disk",
+    "log": "the log file: JSON lines",
+    "notify": "whom to notify of finished items: {command: […], url: …, on: [done, failed], timeout_s: 10}",
 }
 _REQUIRED = ("imagen_flow_folder", "graph", "in", "out")
-#: Keys that name one of a few words; the first is the default.
+#: Keys with a fixed set of values; the first is the default.
 _CHOICES = {
     "folders": ("kept", "flattened", "ignored"),
     "links": ("ignored", "followed"),
@@ -77,7 +76,7 @@ _CHOICES = {
     "priority": ("oldest", "newest", "name"),
     "duplicates": ("both", "link", "skip"),
 }
-#: What `image.load` reads.
+#: The formats that `image.load` reads.
 _PICTURES = (
     "*.png",
     "*.apng",
@@ -104,7 +103,7 @@ _PICTURES = (
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """What is told of items that end: a command, which gets a line of JSON, and an address that it
+    """Whom to notify of finished items: a command, which receives a line of JSON, and a URL that it
     is posted to.
     """
 
@@ -116,7 +115,7 @@ class Notify:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Line:
-    """A line as written, with every path absolute. See `KEYS` for what each says."""
+    """A line as written, with absolute paths. See `KEYS` for its fields."""
 
     path: Path
     graph: Path
@@ -153,7 +152,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """What the line is called: the name of its file without ending."""
+        """The name of the line: that of its file without the ending."""
         return self.path.stem
 
 
@@ -161,39 +160,39 @@ def read_line(path: Path, *, missing: str = "") -> Line:
     """Read a line file.
 
     Params:
-        missing: a key whose folder need not be there.
+        missing: a key whose file or folder may be missing.
 
     Raises:
-        GraphError: its problems, all of them, in file order.
+        GraphError: its problems, all of them, in the order of the file.
     """
-    shown = str(path)
+    name = str(path)
     try:
         with open_regular(path) as stream:
             data = stream.read(MAX_BYTES + 1)
-    except OSError as failed:
+    except OSError as error:
         raise GraphError(
             [
                 Problem(
                     "unreadable",
-                    f"{shown} cannot be read: {(failed.strerror or str(failed)).lower()}",
+                    f"{name} cannot be read: {(error.strerror or str(error)).lower()}",
                 )
             ]
-        ) from failed
+        ) from error
     if len(data) > MAX_BYTES:
-        raise GraphError([too_large(shown)])
-    written = read_words(data, name=shown)
-    reader = _Reader(written.source, list(written.problems), path, missing)
-    line = reader.line(written.word) if written.word is not None else None
+        raise GraphError([too_large(name)])
+    parsed = read_words(data, name=name)
+    reader = _LineReader(parsed.source, list(parsed.problems), path, missing)
+    line = reader.line(parsed.word) if parsed.word is not None else None
     if reader.problems or line is None:
-        raise GraphError(reader.problems) from reader.failed
+        raise GraphError(reader.problems) from reader.os_error
     return line
 
 
 def check_together(lines: Iterable[Line]) -> None:
-    """Refuse lines that would take each other's files, or feed one another for ever.
+    """Check that lines do not take each other's files or feed each other in a cycle.
 
     Raises:
-        GraphError: says which.
+        GraphError: they do; says which.
     """
     lines = list(lines)
     problems: list[Problem] = []
@@ -203,17 +202,17 @@ def check_together(lines: Iterable[Line]) -> None:
                 ("in", line.inbox, other.inbox),
                 ("journal", line.journal, other.journal),
             ):
-                if _real(mine) == _real(theirs):
+                if _resolved(mine) == _resolved(theirs):
                     problems.append(
                         Problem(
                             "bad-path",
-                            f"'{key}' is that of {other.path} as well",
+                            f"'{key}' is also used by {other.path}",
                             line.marks.get(key, line.marks["in"]),
-                            "each file would be taken by either",
-                            "give each line its own",
+                            "both would take the same files",
+                            "give each line a folder of its own",
                         )
                     )
-    feeds = {a: [b for b in lines if b is not a and _takes_in(b, a.out)] for a in lines}
+    feeds = {a: [b for b in lines if b is not a and _feeds(b, a.out)] for a in lines}
     for line in lines:
         if cycle := _cycle(feeds, line):
             problems.append(
@@ -221,8 +220,8 @@ def check_together(lines: Iterable[Line]) -> None:
                     "bad-path",
                     f"lines feed each other: {' -> '.join(one.name for one in cycle)}",
                     line.marks["out"],
-                    "what one gives would go round for ever",
-                    "let one of them write elsewhere",
+                    "files would circulate for ever",
+                    "let one of them write to another folder",
                 )
             )
             break
@@ -230,7 +229,7 @@ def check_together(lines: Iterable[Line]) -> None:
         raise GraphError(problems)
 
 
-def _takes_in(line: Line, out: Path) -> bool:
+def _feeds(line: Line, out: Path) -> bool:
     return is_inside(out, line.inbox) and not any(
         is_inside(out, own)
         for own in (line.out, line.done, line.failed)
@@ -241,45 +240,47 @@ def _takes_in(line: Line, out: Path) -> bool:
 def _cycle(feeds: dict[Any, list[Line]], start: Line) -> list[Line]:
     stack: list[list[Line]] = [[start]]
     while stack:
-        way = stack.pop()
-        for after in feeds[way[-1]]:
-            if after is start:
-                return [*way, start]
-            if after not in way:
-                stack.append([*way, after])
+        path = stack.pop()
+        for following in feeds[path[-1]]:
+            if following is start:
+                return [*path, start]
+            if following not in path:
+                stack.append([*path, following])
     return []
 
 
-def _real(path: Path) -> str:
+def _resolved(path: Path) -> str:
     return os.path.normcase(os.path.realpath(path))
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path is a folder or lies in it, links followed."""
-    one, other = _real(path), _real(folder)
-    return one == other or one.startswith(other.rstrip(os.sep) + os.sep)
+    """Return whether a path is a folder or lies in it, after resolving links."""
+    resolved, root = _resolved(path), _resolved(folder)
+    return resolved == root or resolved.startswith(root.rstrip(os.sep) + os.sep)
 
 
 @dataclass
-class _Reader:
+class _LineReader:
     source: Source
     problems: list[Problem]
     path: Path
     missing: str = ""
-    #: An error of the file system behind one of the problems.
-    failed: OSError | None = None
+    #: The file system error behind one of the problems.
+    os_error: OSError | None = None
 
-    def say(self, code: str, message: str, mark: Mark, why: str = "", fix: str = "") -> None:
+    def add_problem(
+        self, code: str, message: str, mark: Mark, why: str = "", fix: str = ""
+    ) -> None:
         self.problems.append(Problem(code, message, mark, why, fix))
 
     def line(self, root: Word) -> Line | None:
         if not isinstance(root.value, dict):
             if root.value is not UNREADABLE:
-                self.say(
+                self.add_problem(
                     "bad-shape",
                     "a line is a mapping",
                     root.mark,
-                    fix="begin with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'",
+                    fix="start with 'imagen_flow_folder: 1', then 'graph:', 'in:' and 'out:'",
                 )
             return None
         pairs: dict[str, Pair] = root.value
@@ -289,67 +290,67 @@ class _Reader:
             and pairs.keys() & {"imagen_flow", "nodes"}
         ):
             self.problems[:] = []
-            self.say(
+            self.add_problem(
                 "bad-shape",
                 "this is a graph, not a line",
                 next(iter(pairs.values())).key.mark,
-                "a line file says which folder is watched, and which graph its files go through",
+                "a line file names the watched folder and the graph that processes its files",
                 f"run it with: imagen-flow run {self.path}",
             )
             return None
-        self.known(pairs, KEYS, "a line")
+        self.check_keys(pairs, KEYS, "a line")
         for key in _REQUIRED:
             if key not in pairs and not any(f"'{key}'" in p.fix for p in self.problems):
-                self.say(
+                self.add_problem(
                     "missing-key",
                     f"a line needs '{key}'",
                     root.mark,
                     KEYS[key],
                     f"write {key}: {'1' if key == _REQUIRED[0] else '…'}",
                 )
-        self.version(pairs)
+        self.check_version(pairs)
         folder = self.path.absolute().parent
-        take = _Taker(self, pairs)
+        fields = _Fields(self, pairs)
         found: dict[str, Any] = {
             "path": self.path.absolute(),
-            "graph": take.path("graph", folder, ""),
-            "inbox": take.path("in", folder, "./in"),
-            "out": take.path("out", folder, "./out"),
-            "done": take.path("done", folder, "./done"),
-            "failed": take.path("failed", folder, "./failed"),
-            "journal": take.path("journal", folder, f"./{self.path.stem}.journal"),
-            "accept": take.texts("accept", _PICTURES),
-            "ignore": take.texts("ignore", ()),
-            "input": take.text("input", ""),
-            "allow": take.texts("allow", None),
-            "settle_s": take.number("settle_s", 2.0, low=0, high=86_400),
-            "empty_s": take.number("empty_s", 600.0, low=0, high=31_536_000),
-            "sentinel": take.text("sentinel", ""),
-            "concurrency": take.whole("concurrency", 1, low=1, high=64),
-            "kills": take.whole("kills", 3, low=1, high=1_000_000),
-            "stop_s": take.number("stop_s", 10.0, low=0, high=86_400),
-            "lease_s": take.number("lease_s", 30.0, low=1, high=86_400),
-            "poll": take.truth("poll", False),
-            "poll_s": take.number("poll_s", 2.0, low=0.05, high=86_400),
-            "values": take.mapping("set"),
-            "outputs": take.mapping("outputs"),
-            "notify": self.notify(take.mapping("notify", ("command", "url", "on", "timeout_s"))),
+            "graph": fields.path("graph", folder, ""),
+            "inbox": fields.path("in", folder, "./in"),
+            "out": fields.path("out", folder, "./out"),
+            "done": fields.path("done", folder, "./done"),
+            "failed": fields.path("failed", folder, "./failed"),
+            "journal": fields.path("journal", folder, f"./{self.path.stem}.journal"),
+            "accept": fields.text_list("accept", _PICTURES),
+            "ignore": fields.text_list("ignore", ()),
+            "input": fields.text("input", ""),
+            "allow": fields.text_list("allow", None),
+            "settle_s": fields.number("settle_s", 2.0, low=0, high=86_400),
+            "empty_s": fields.number("empty_s", 600.0, low=0, high=31_536_000),
+            "sentinel": fields.text("sentinel", ""),
+            "concurrency": fields.integer("concurrency", 1, low=1, high=64),
+            "kills": fields.integer("kills", 3, low=1, high=1_000_000),
+            "stop_s": fields.number("stop_s", 10.0, low=0, high=86_400),
+            "lease_s": fields.number("lease_s", 30.0, low=1, high=86_400),
+            "poll": fields.boolean("poll", False),
+            "poll_s": fields.number("poll_s", 2.0, low=0.05, high=86_400),
+            "values": fields.mapping("set"),
+            "outputs": fields.mapping("outputs"),
+            "notify": self.notify(fields.mapping("notify", ("command", "url", "on", "timeout_s"))),
             "marks": {key: pair.value.mark for key, pair in pairs.items()},
-            **{key: take.choice(key, choices) for key, choices in _CHOICES.items()},
+            **{key: fields.choice(key, choices) for key, choices in _CHOICES.items()},
         }
-        found["log"] = take.path("log", folder, str(found["journal"] / "log.jsonl"))
-        retry = _Taker(self, take.mapping("retry", ("times", "backoff_s")))
+        found["log"] = fields.path("log", folder, str(found["journal"] / "log.jsonl"))
+        retry = _Fields(self, fields.mapping("retry", ("times", "backoff_s")))
         found |= {
-            "retries": retry.whole("times", 0, low=0, high=1000),
+            "retries": retry.integer("times", 0, low=0, high=1000),
             "backoff_s": retry.number("backoff_s", 5.0, low=0, high=86_400),
         }
         for key in ("set", "outputs"):
-            for pair in take.mapping(key).values():
-                self.plain(pair.value, key)
+            for pair in fields.mapping(key).values():
+                self.check_no_references(pair.value, key)
         if found["sentinel"] and (
             not found["sentinel"].startswith(".") or "/" in found["sentinel"]
         ):
-            self.say(
+            self.add_problem(
                 "bad-literal",
                 f"'sentinel' is an ending, not '{found['sentinel']}'",
                 pairs["sentinel"].value.mark,
@@ -357,16 +358,16 @@ class _Reader:
             )
         for number, pattern in enumerate(found["accept"]):
             if "/" in pattern or not pattern:
-                self.say(
+                self.add_problem(
                     "bad-literal",
-                    f"'{pattern}' is no pattern of a name",
+                    f"'{pattern}' is not a pattern for file names",
                     _mark_of(pairs["accept"], number),
-                    "it is compared with a file's name, without folders",
+                    "it is matched against the file name, without folders",
                     'write one such as "*.png"',
                 )
         for number, pattern in enumerate(found["ignore"]):
-            if fault := fault_of(pattern):
-                self.say(
+            if fault := pattern_error(pattern):
+                self.add_problem(
                     "bad-literal",
                     f"'{pattern}' cannot be used in 'ignore'",
                     _mark_of(pairs["ignore"], number),
@@ -375,14 +376,14 @@ class _Reader:
                 )
         line = Line(**found)
         if all(key in pairs for key in _REQUIRED):
-            self.places(line, root.mark)
+            self.check_folders(line, root.mark)
         return line
 
-    def known(self, pairs: dict[str, Pair], keys: Iterable[str], what: str) -> None:
+    def check_keys(self, pairs: dict[str, Pair], keys: Iterable[str], what: str) -> None:
         keys = tuple(keys)
         for key in pairs.keys() - set(keys):
             near = nearest(key, keys)
-            self.say(
+            self.add_problem(
                 "unknown-key",
                 f"{what} has no key '{key}'",
                 pairs[key].key.mark,
@@ -390,7 +391,7 @@ class _Reader:
                 near if near.startswith("did") else "",
             )
 
-    def version(self, pairs: dict[str, Pair]) -> None:
+    def check_version(self, pairs: dict[str, Pair]) -> None:
         word = pairs[_REQUIRED[0]].value if _REQUIRED[0] in pairs else None
         if (
             word is not None
@@ -399,7 +400,7 @@ class _Reader:
         ):
             newer = isinstance(word.value, int) and word.value > VERSION
             shown = f" '{word.value}'" if isinstance(word.value, str | int | float) else ""
-            self.say(
+            self.add_problem(
                 "unknown-version",
                 f"the format version{shown} is not known",
                 word.mark,
@@ -407,7 +408,7 @@ class _Reader:
                 "upgrade imagen_flow" if newer else f"write {_REQUIRED[0]}: {VERSION}",
             )
 
-    def plain(self, word: Word, key: str) -> None:
+    def check_no_references(self, word: Word, key: str) -> None:
         pending = [word]
         while pending:
             value = pending.pop().value
@@ -416,60 +417,65 @@ class _Reader:
             elif isinstance(value, tuple):
                 pending += value
             elif isinstance(value, Reference | Template):
-                self.say(
+                self.add_problem(
                     "bad-reference",
-                    f"'{key}' of a line cannot refer to anything",
+                    f"'{key}' in a line cannot contain references",
                     word.mark,
                     "a line has no nodes",
                     "write '$${' for the characters themselves",
                 )
 
     def notify(self, pairs: dict[str, Pair]) -> Notify:
-        take = _Taker(self, pairs)
-        url = take.text("url", "")
+        fields = _Fields(self, pairs)
+        url = fields.text("url", "")
         if url and not re.match(r"https?://[^/\s]", url):
-            self.say(
+            self.add_problem(
                 "bad-literal",
-                f"'{url}' is no address to post to",
+                f"'{url}' is not a URL to post to",
                 pairs["url"].value.mark,
                 fix="write one that starts with https:// or http://",
             )
-        on = take.texts("on", ("done", "failed"))
+        on = fields.text_list("on", ("done", "failed"))
         for word in set(on) - {"done", "failed"}:
-            self.say(
-                "bad-literal", f"'on' has done and failed, not '{word}'", pairs["on"].value.mark
+            self.add_problem(
+                "bad-literal", f"'on' takes done and failed, not '{word}'", pairs["on"].value.mark
             )
         return Notify(
-            take.texts("command", ()), url, on, take.number("timeout_s", 10.0, low=0.1, high=3600)
+            fields.text_list("command", ()),
+            url,
+            on,
+            fields.number("timeout_s", 10.0, low=0.1, high=3600),
         )
 
-    def places(self, line: Line, mark: Mark) -> None:
-        """Refuse folders that would feed the line its own outputs, or mix what must be told apart."""
-        places = {
+    def check_folders(self, line: Line, mark: Mark) -> None:
+        """Refuse folders that would feed the line its own outputs, or mix files that must be kept
+        apart.
+        """
+        folders = {
             "out": line.out,
             "done": line.done,
             "failed": line.failed,
             "journal": line.journal,
         }
-        for key, place in places.items():
-            here = line.marks.get(key, line.marks["in"])
-            if _real(place) == _real(line.inbox):
-                self.say(
+        for key, folder in folders.items():
+            position = line.marks.get(key, line.marks["in"])
+            if _resolved(folder) == _resolved(line.inbox):
+                self.add_problem(
                     "bad-path",
-                    f"'{key}' is the folder that is watched",
-                    here,
-                    "the line would take what it puts there for new",
-                    "give it a folder of its own; it may lie inside 'in'",
+                    f"'{key}' is the watched folder",
+                    position,
+                    "the line would take its own files as new ones",
+                    "use a separate folder; it may lie inside 'in'",
                 )
-            elif is_inside(line.inbox, place):
-                self.say(
+            elif is_inside(line.inbox, folder):
+                self.add_problem(
                     "bad-path",
                     f"'in' lies inside '{key}'",
                     line.marks["in"],
-                    "the line would take what it puts there for new",
+                    "the line would take its own files as new ones",
                     f"put 'in' beside '{key}', or '{key}' inside 'in'",
                 )
-        for one, other in (
+        for first, second in (
             ("out", "done"),
             ("out", "failed"),
             ("done", "failed"),
@@ -477,14 +483,14 @@ class _Reader:
             ("journal", "done"),
             ("journal", "failed"),
         ):
-            if _real(places[one]) == _real(places[other]):
-                here = line.marks.get(other, line.marks.get(one, mark))
-                self.say(
+            if _resolved(folders[first]) == _resolved(folders[second]):
+                position = line.marks.get(second, line.marks.get(first, mark))
+                self.add_problem(
                     "bad-path",
-                    f"'{one}' and '{other}' are one folder",
-                    here,
-                    "what lies there could not be told apart",
-                    "give each its own",
+                    f"'{first}' and '{second}' are the same folder",
+                    position,
+                    "their files could not be told apart",
+                    "use separate folders",
                 )
         for key, path, is_kind in (
             ("graph", line.graph, stat.S_ISREG),
@@ -495,46 +501,48 @@ class _Reader:
             try:
                 if is_kind(os.stat(path).st_mode):
                     continue
-            except OSError as failed:
-                if not isinstance(failed, FileNotFoundError | NotADirectoryError):
-                    self.failed = self.failed or failed
-                    self.say(
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                    self.os_error = self.os_error or error
+                    self.add_problem(
                         "unreadable",
-                        f"'{key}' cannot be read: {(failed.strerror or str(failed)).lower()}",
+                        f"'{key}' cannot be read: {(error.strerror or str(error)).lower()}",
                         line.marks[key],
                         f"it is {path}",
                     )
                     continue
             if key == "graph":
-                self.say(
+                self.add_problem(
                     "missing-file",
                     f"there is no graph '{path.name}'",
                     line.marks[key],
-                    f"it was looked for as {path}",
+                    f"expected at {path}",
                 )
             else:
-                self.say(
+                self.add_problem(
                     "missing-file",
-                    "there is no folder for 'in'",
+                    "the folder of 'in' does not exist",
                     line.marks[key],
-                    f"it would be {path}",
-                    "create it, or mount what it lies on",
+                    f"expected at {path}",
+                    "create it, or mount its file system",
                 )
 
 
 def _mark_of(pair: Pair, number: int) -> Mark:
-    """Give where an element of a list stands, or the text in place of a list."""
+    """Return the position of an element of a list, or of a single text in place of a list."""
     return pair.value.value[number].mark if isinstance(pair.value.value, tuple) else pair.value.mark
 
 
-class _Taker:
-    """Takes values from a mapping, each of its kind; what is not gets a problem and the default."""
+class _Fields:
+    """Takes typed values from a mapping. A value of another type is reported, and the default is
+    used.
+    """
 
-    def __init__(self, reader: _Reader, pairs: dict[str, Pair]) -> None:
+    def __init__(self, reader: _LineReader, pairs: dict[str, Pair]) -> None:
         self.reader = reader
         self.pairs = pairs
 
-    def take(self, key: str, fits: Callable[[Any], bool], words: str, default: Any) -> Any:
+    def take(self, key: str, fits: Callable[[Any], bool], expected: str, default: Any) -> Any:
         pair = self.pairs.get(key)
         if pair is None or pair.value.value is UNREADABLE:
             return default
@@ -543,8 +551,8 @@ class _Taker:
         shown = (
             f", not '{pair.value.value}'" if isinstance(pair.value.value, str | int | float) else ""
         )
-        self.reader.say(
-            "bad-literal", f"'{key}' is {words}{shown}", pair.value.mark, KEYS.get(key, "")
+        self.reader.add_problem(
+            "bad-literal", f"'{key}' is {expected}{shown}", pair.value.mark, KEYS.get(key, "")
         )
         return default
 
@@ -557,25 +565,27 @@ class _Taker:
         text = self.text(key, default)
         try:
             return Path(os.path.normpath(folder / Path(text).expanduser()))
-        except (RuntimeError, ValueError) as odd:
-            self.reader.say("bad-path", f"'{key}' is no path: {odd}", self.pairs[key].value.mark)
+        except (RuntimeError, ValueError) as error:
+            self.reader.add_problem(
+                "bad-path", f"'{key}' is not a path: {error}", self.pairs[key].value.mark
+            )
             return folder
 
-    def texts(self, key: str, default: Any) -> Any:
-        given = self.take(
+    def text_list(self, key: str, default: Any) -> Any:
+        value = self.take(
             key,
             lambda v: (
                 isinstance(v, str)
                 or (isinstance(v, tuple) and all(isinstance(w.value, str) for w in v))
             ),
-            "a list of texts",
+            "a list of strings",
             default,
         )
-        if isinstance(given, str):
-            return (given,)
+        if isinstance(value, str):
+            return (value,)
         return (
-            tuple(w.value if isinstance(w, Word) else w for w in given)
-            if given is not None
+            tuple(w.value if isinstance(w, Word) else w for w in value)
+            if value is not None
             else None
         )
 
@@ -591,17 +601,17 @@ class _Taker:
             )
         )
 
-    def whole(self, key: str, default: int, *, low: int, high: int) -> int:
+    def integer(self, key: str, default: int, *, low: int, high: int) -> int:
         return int(
             self.take(
                 key,
                 lambda v: type(v) is int and low <= v <= high,
-                f"a whole number from {low} to {high}",
+                f"an integer from {low} to {high}",
                 default,
             )
         )
 
-    def truth(self, key: str, default: bool) -> bool:
+    def boolean(self, key: str, default: bool) -> bool:
         return bool(self.take(key, lambda v: isinstance(v, bool), "true or false", default))
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
@@ -615,7 +625,7 @@ class _Taker:
         )
 
     def mapping(self, key: str, keys: tuple[str, ...] = ()) -> dict[str, Pair]:
-        given: dict[str, Pair] = self.take(key, lambda v: isinstance(v, dict), "a mapping", {})
+        value: dict[str, Pair] = self.take(key, lambda v: isinstance(v, dict), "a mapping", {})
         if keys:
-            self.reader.known(given, keys, f"'{key}'")
-        return given
+            self.reader.check_keys(value, keys, f"'{key}'")
+        return value

@@ -1,11 +1,9 @@
-"""Change the file system: the few operations that a line makes use of, so that a test can stand
-between and see in which order they come.
+"""Change the file system through a few operations, so that tests can observe and interrupt them.
 
-What is durable when: bytes after `sync_file`, a name (made, renamed, removed) after `sync_folder`
-    of the folder that it is in. Until then a power cut may take any of it, in any order. A rename
-    is
-one change, in one folder or across two: wholly there after a power cut, or not at all, as
-    journaling file systems keep it.
+Durability: bytes are durable after `sync_file`; a name that was created, renamed or removed is
+durable after `sync_folder` of its folder. Until then a power cut may undo any of these, in any
+order. A rename is atomic, within one folder or across two: after a power cut it has happened
+completely or not at all, as journaling file systems guarantee.
 """
 
 from __future__ import annotations
@@ -24,49 +22,49 @@ from typing import Protocol
 __all__ = [
     "Disk",
     "LocalDisk",
-    "Mounted",
-    "affects_every_item",
-    "is_of_the_item",
-    "is_there",
-    "may_pass",
+    "MountGuard",
+    "find_disk_error",
+    "affects_one_item",
+    "name_exists",
+    "is_temporary_error",
 ]
 
 _BLOCK = 1 << 20
 
 
 class Disk(Protocol):
-    """The operations. All but `copy` and `remove_tree` are one call to the system."""
+    """The file operations. All but `copy` and `remove_tree` are a single system call."""
 
     def create(self, path: Path, data: bytes) -> None:
-        """Write a new file. Its name must be free."""
+        """Write a new file. The name must not exist."""
 
     def copy(self, source: Path, path: Path) -> None:
-        """Write a new file with the bytes and times of another. Its name must be free."""
+        """Write a new file with the bytes and times of another. The name must not exist."""
 
     def sync_file(self, path: Path) -> None:
-        """Wait until a file's bytes are on the disk."""
+        """Make a file's bytes durable."""
 
     def sync_folder(self, path: Path) -> None:
-        """Wait until the names in a folder are on the disk."""
+        """Make the names in a folder durable."""
 
     def rename(self, path: Path, to: Path) -> None:
-        """Rename a file or folder; a file that has the new name goes."""
+        """Rename a file or folder, replacing a file with the new name."""
 
     def link(self, path: Path, to: Path) -> None:
-        """Give a file one more name, which must be free."""
+        """Give a file a second name, which must not exist."""
 
     def unlink(self, path: Path) -> None:
-        """Remove a file's name; one that is not there is let be."""
+        """Remove a file's name if it exists."""
 
     def mkdir(self, path: Path) -> None:
-        """Make a folder; one that is there is let be."""
+        """Create a folder unless it exists."""
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a folder and all in it."""
+        """Remove a folder and everything in it."""
 
 
 class LocalDisk:
-    """The operations, as the system offers them."""
+    """The operations on a real file system."""
 
     def create(self, path: Path, data: bytes) -> None:
         with open(_new(path), "wb") as stream:
@@ -75,17 +73,16 @@ class LocalDisk:
     def copy(self, source: Path, path: Path) -> None:
         with open(source, "rb") as read, open(_new(path), "wb") as stream:
             shutil.copyfileobj(read, stream, _BLOCK)
-        found = source.stat()
-        with contextlib.suppress(
-            OSError, OverflowError
-        ):  # not every file system has room for every time
-            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        times = source.stat()
+        # Not every file system can store every time.
+        with contextlib.suppress(OSError, OverflowError):
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def sync_file(self, path: Path) -> None:
         _sync(path, os.O_RDWR)
 
     def sync_folder(self, path: Path) -> None:
-        if os.name != "nt":  # where folders cannot be opened, and names are as durable as they get
+        if os.name != "nt":  # folders cannot be opened there, and need no sync
             _sync(path, os.O_RDONLY)
 
     def rename(self, path: Path, to: Path) -> None:
@@ -105,7 +102,7 @@ class LocalDisk:
 
 
 def _new(path: Path) -> int:
-    # Not mkstemp: it gives the file to its maker alone, and an output is as open as the umask says.
+    # Not mkstemp, which makes the file private: outputs get the permissions of the umask.
     return os.open(
         path,
         os.O_WRONLY
@@ -117,13 +114,13 @@ def _new(path: Path) -> int:
     )
 
 
-def _synchroniser() -> Callable[[int], None]:
+def _choose_fsync() -> Callable[[int], None]:
     if sys.platform != "darwin":
         return os.fsync
     import fcntl
 
     def full(handle: int) -> None:
-        # There fsync stops at the drive's cache.
+        # On macOS, fsync does not flush the drive's cache.
         try:
             fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
         except OSError:
@@ -132,24 +129,24 @@ def _synchroniser() -> Callable[[int], None]:
     return full
 
 
-_fsync = _synchroniser()
+_fsync = _choose_fsync()
 
 
 def _sync(path: Path, mode: int) -> None:
     handle = os.open(path, mode | getattr(os, "O_CLOEXEC", 0))
     try:
         _fsync(handle)
-    except OSError as refused:
-        # Some file systems know no such thing for folders.
-        if refused.errno not in (errno.EINVAL, errno.ENOTSUP) or mode != os.O_RDONLY:
+    except OSError as error:
+        # Some file systems cannot sync folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or mode != os.O_RDONLY:
             raise
     finally:
         os.close(handle)
 
 
-#: Errors that come from an item's own name; all others (no space, no permission, a share that is
-#: gone) would meet every item.
-_OF_THE_ITEM = frozenset(
+#: Errors caused by an item's own name; all others (no space, no permission, a missing share) would
+#: affect every item.
+_ITEM_ERRORS = frozenset(
     {
         errno.ENAMETOOLONG,
         errno.ENOTDIR,
@@ -163,12 +160,12 @@ _OF_THE_ITEM = frozenset(
 )
 
 
-def _numbers(*names: str) -> frozenset[int]:
+def _errnos(*names: str) -> frozenset[int]:
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-#: Errors of a disk, a mount or the process, whichever file they are reported for.
-_OF_THE_DISK = _numbers(
+#: Errors of a disk, a mount or the process, regardless of the file that they are reported for.
+_DISK_ERRORS = _errnos(
     "EIO",
     "EROFS",
     "ENOSPC",
@@ -184,7 +181,7 @@ _OF_THE_DISK = _numbers(
     "ENFILE",
     "ENOMEM",
 )
-_OF_THE_NETWORK = _numbers(
+_NETWORK_ERRORS = _errnos(
     "ENOTCONN",
     "EHOSTDOWN",
     "EHOSTUNREACH",
@@ -203,9 +200,9 @@ _OF_THE_NETWORK = _numbers(
     "EINTR",
 )
 
-#: Primary result codes of SQLite for what is not damage: a read-only or full disk, an I/O error,
-#: another process in the way.
-_OF_A_DATABASE = frozenset(
+#: Primary result codes of SQLite that may pass: a read-only or full disk, an I/O error, a lock of
+#: another process.
+_TEMPORARY_DATABASE_ERRORS = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -219,24 +216,24 @@ _OF_A_DATABASE = frozenset(
 )
 
 
-def is_there(path: Path) -> bool:
-    """Whether something has this name, be it a link that leads nowhere.
+def name_exists(path: Path) -> bool:
+    """Return whether something has this name, even a broken link.
 
     Raises:
-        OSError: the disk does not answer; `os.path.lexists` would say that nothing has.
+        OSError: the disk does not respond, where `os.path.lexists` would return False.
     """
     try:
         os.lstat(path)
-    except (OSError, ValueError) as failed:
-        if affects_every_item(failed, network=True):
+    except (OSError, ValueError) as error:
+        if find_disk_error(error, network=True):
             raise
         return False
     return True
 
 
-class Mounted:
-    """Remembers what the folders of a line were mounted on when it started. A share that is
-    unmounted leaves an empty folder in its place, which must not be taken for it.
+class MountGuard:
+    """Remembers where the folders of a line were mounted when it started. An unmounted share leaves
+    an empty folder behind, which must not be mistaken for the share.
     """
 
     def __init__(self, *folders: Path) -> None:
@@ -244,10 +241,10 @@ class Mounted:
         self._points = {folder: _mount_point(folder, points) for folder in folders}
 
     def check(self, *folders: Path) -> None:
-        """Refuse folders that do not lie on a mount any more as they did.
+        """Check that folders are still on their mounts.
 
         Raises:
-            OSError: says which mount is gone.
+            OSError: a mount is gone; says which.
         """
         points = _mount_points()
         for folder in folders:
@@ -255,84 +252,81 @@ class Mounted:
             if not before or _is_mount(before, points):
                 continue
             with contextlib.suppress(OSError):
-                os.scandir(folder).close()  # what mounts by itself does so when somebody looks
+                os.scandir(folder).close()  # triggers an automount
             if not _is_mount(before, _mount_points()):
-                raise OSError(errno.ENODEV, "nothing is mounted there any more", before)
+                raise OSError(errno.ENODEV, "it is not mounted any more", before)
 
-    def lacks(self, folder: Path) -> str:
-        """Say why a folder cannot be used now: it is not there, or not on its mount; nothing if it
-        can.
+    def why_missing(self, folder: Path) -> str:
+        """Return why a folder cannot be used now (it is missing, or not mounted), or an empty
+        string.
         """
         try:
             self.check(folder)
-        except OSError as failed:
-            return failed.strerror or str(failed)
-        return "" if os.path.isdir(folder) else "it is not there"
+        except OSError as error:
+            return error.strerror or str(error)
+        return "" if os.path.isdir(folder) else "it does not exist"
 
 
 def _mount_points() -> frozenset[str]:
-    """Give the places where something is mounted, but for the root; nothing where the system has no
-    table of them.
-    """
+    """Return the mount points except for the root; empty if the system has no mount table."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-            places = [fields[4] for line in table if len(fields := line.split()) > 4]
+            points = [fields[4] for line in table if len(fields := line.split()) > 4]
     except OSError:
         return frozenset()
     return frozenset(
-        re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place) for place in places
+        re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point) for point in points
     ) - {"/"}
 
 
-def _is_mount(place: str, points: frozenset[str]) -> bool:
-    return place in points if points else os.path.ismount(place)
+def _is_mount(folder: str, points: frozenset[str]) -> bool:
+    return folder in points if points else os.path.ismount(folder)
 
 
 def _mount_point(folder: Path, points: frozenset[str]) -> str:
-    """Give the place where what a folder lies on is mounted; nothing for the root."""
-    here = os.path.realpath(folder)
-    while (above := os.path.dirname(here)) != here:
-        if _is_mount(here, points):
-            return here
-        here = above
+    """Return the mount point that a folder lies on; empty for the root."""
+    path = os.path.realpath(folder)
+    while (parent := os.path.dirname(path)) != path:
+        if _is_mount(path, points):
+            return path
+        path = parent
     return ""
 
 
-def is_of_the_item(failed: OSError) -> bool:
-    """Whether an error of the file system concerns one item alone, so that the line can go on
+def affects_one_item(error: OSError) -> bool:
+    """Return whether a file system error concerns a single item, so that the line can continue
     without it.
     """
-    return failed.errno in _OF_THE_ITEM
+    return error.errno in _ITEM_ERRORS
 
 
-def affects_every_item(failed: BaseException | None, *, network: bool = False) -> OSError | None:
-    """Find, in an exception and its causes, an error of the disk that every other item would meet
-    as well.
+def find_disk_error(error: BaseException | None, *, network: bool = False) -> OSError | None:
+    """Find a disk error that would affect every item, in an exception and its causes.
 
     Params:
-        network: whether errors of a connection count: those of a share, not those of a service that
-            a node talks to.
+        network: include connection errors. These are relevant for a share, but not for a service
+            that a node uses.
     """
-    while failed is not None:
-        if isinstance(failed, OSError) and (
-            failed.errno in _OF_THE_DISK or (network and failed.errno in _OF_THE_NETWORK)
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.errno in _DISK_ERRORS or (network and error.errno in _NETWORK_ERRORS)
         ):
-            return failed
-        failed = failed.__cause__
+            return error
+        error = error.__cause__
     return None
 
 
-def may_pass(failed: BaseException | None) -> bool:
-    """Whether what kept a line from starting may be gone at the next try: an error of a disk or a
-    share, or another process in the way.
+def is_temporary_error(error: BaseException | None) -> bool:
+    """Return whether what kept a line from starting may have passed at the next attempt: a disk or
+    share error, or a lock of another process.
     """
-    while failed is not None:
-        if affects_every_item(failed, network=True):
+    while error is not None:
+        if find_disk_error(error, network=True):
             return True
         if (
-            isinstance(failed, sqlite3.OperationalError)
-            and getattr(failed, "sqlite_errorcode", 0) & 0xFF in _OF_A_DATABASE
+            isinstance(error, sqlite3.OperationalError)
+            and getattr(error, "sqlite_errorcode", 0) & 0xFF in _TEMPORARY_DATABASE_ERRORS
         ):
             return True
-        failed = failed.__cause__
+        error = error.__cause__
     return False

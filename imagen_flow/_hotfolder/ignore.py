@@ -1,10 +1,9 @@
-"""Names that are never work: what network drives, operating systems and programs that synchronise
+"""Names that are never taken in: files that network drives, operating systems and sync programs
 keep in a shared folder for themselves.
 
-Patterns are those of ``.gitignore``, as pathspec reads them, with two differences: they hold in any
-case and in either spelling of an accent, and in a list a ``#`` begins a name and not a comment. A
-line's own
-patterns come after these, so ``!@tmp/`` takes one back and ``!*`` all of them.
+Patterns are those of ``.gitignore``, as pathspec reads them, with two differences: they ignore case
+and Unicode form, and in a list a ``#`` starts a name and not a comment. A line's own patterns come
+after these, so ``!@tmp/`` takes one back and ``!*`` all of them.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from collections.abc import Iterable
 
 from pathspec import GitIgnoreSpec
 
-__all__ = ["SYSTEM", "Ignored", "fault_of"]
+__all__ = ["SYSTEM", "Ignored", "pattern_error"]
 
-#: Folders end with a slash. Hidden names are ignored without being listed.
+#: Folders end with a slash. Hidden names are always ignored and not listed here.
 SYSTEM = (
-    # Synology, QNAP, Asustor, TerraMaster, Buffalo, Netgear, Thecus: thumbnails, metadata, waste,
-    # snapshots
+    # Synology, QNAP, Asustor, TerraMaster, Buffalo, Netgear, Thecus: thumbnails, metadata, recycle
+    # bins, snapshots
     "@eaDir/",
     "#recycle/",
     "#snapshot/",
@@ -71,7 +70,7 @@ SYSTEM = (
     "ehthumbs.db",
     "ehthumbs_vista.db",
     "desktop.ini",
-    # macOS, and archives that it made
+    # macOS, and archives made on it
     "__MACOSX/",
     "Network Trash Folder/",
     "Temporary Items/",
@@ -80,7 +79,7 @@ SYSTEM = (
     "*.sb-????????-??????",
     "(A Document Being Saved By *)",
     "Icon[\r]",
-    # macOS, libraries that are one document to their program, and backups
+    # macOS: libraries that are a folder but one document, and backups
     "*.photoslibrary/",
     "*.photolibrary/",
     "*.migratedphotolibrary/",
@@ -96,7 +95,7 @@ SYSTEM = (
     "aquota.group",
     "quota.user",
     "quota.group",
-    # Nextcloud, Syncthing, Resilio and others that synchronise
+    # Nextcloud, Syncthing, Resilio and other sync programs
     "files_trashbin/",
     "files_versions/",
     "~syncthing~*",
@@ -109,7 +108,7 @@ SYSTEM = (
     "Adobe Bridge Cache*",
     "**/CaptureOne/Cache/",
     "**/CaptureOne/Settings*/",
-    # downloads on their way
+    # unfinished downloads
     "*.opdownload",
     "*.!qb",
     "*.!ut",
@@ -120,7 +119,7 @@ SYSTEM = (
 
 
 class Ignored:
-    """The names that a line ignores: the system's, and its own patterns after them."""
+    """The names that a line ignores: the built-in ones, then its own patterns."""
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self._folders: dict[str, bool] = {}
@@ -128,9 +127,9 @@ class Ignored:
             [_fold(line) for pattern in (*SYSTEM, *patterns) for line in _lines(pattern)]
         )
 
-    def folder(self, path: str) -> bool:
-        """Whether a folder is ignored, and with it all that lies in it. `path` is below the watched
-        folder, with ``/``.
+    def matches_folder(self, path: str) -> bool:
+        """Return whether a folder is ignored, with everything in it. `path` is relative to the
+        watched folder and uses ``/``.
         """
         if path not in self._folders:
             if len(self._folders) > 10_000:
@@ -138,33 +137,35 @@ class Ignored:
             self._folders[path] = self._spec.match_file(_fold(path) + "/")
         return self._folders[path]
 
-    def file(self, path: str) -> bool:
-        """Whether a file is ignored, by its own name or that of a folder on the way to it."""
+    def matches_file(self, path: str) -> bool:
+        """Return whether a file is ignored, by its own name or by a folder above it."""
         parts = path.split("/")
-        # Folder by folder: what lies in an ignored one cannot be taken back, as git has it.
+        # Folder by folder: as in git, files in an ignored folder cannot be taken back.
         return any(
-            self.folder("/".join(parts[:count])) for count in range(1, len(parts))
+            self.matches_folder("/".join(parts[:count])) for count in range(1, len(parts))
         ) or self._spec.match_file(_fold(path))
 
 
-def fault_of(pattern: str) -> str:
-    """Say what is wrong with a pattern, if anything."""
+def pattern_error(pattern: str) -> str:
+    """Return what is wrong with a pattern, or an empty string."""
     for line in _lines(pattern):
         if "\n" not in pattern and not line.strip():
             return "it is empty"
         if not line.strip() or line.startswith("#"):
             continue
         try:
-            made = GitIgnoreSpec.from_lines([line]).patterns
+            patterns = GitIgnoreSpec.from_lines([line]).patterns
         except ValueError:
-            return "it is not a pattern of .gitignore"
-        if not made or all(one.include is None for one in made):
+            return "it is not a valid .gitignore pattern"
+        if not patterns or all(compiled.include is None for compiled in patterns):
             return "it matches nothing"
     return ""
 
 
 def _lines(pattern: str) -> list[str]:
-    """Give the lines of a text of patterns; a single one is never a comment."""
+    """Split a text of several patterns into lines; in a single pattern, ``#`` does not start a
+    comment.
+    """
     if "\n" in pattern:
         return pattern.splitlines()
     return [f"\\{pattern}" if pattern.startswith("#") else pattern]

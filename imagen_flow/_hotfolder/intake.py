@@ -1,25 +1,19 @@
-"""Find the files of a line: which count, what tells one form of a file from another, and which
-ticket goes with which.
+"""Find the files of a line, tell their versions apart, and match tickets with them.
 
-A file counts if its name fits `accept` and no pattern of `ignore`, it is a plain file, and it lies
-neither in a folder that the line itself writes to nor under a hidden name. What is named as only
-being on its way (an
-editor's or a download's temporary name) does not count, nor does what our own outputs have beside
-them.
+A file belongs to the line if its name matches `accept` and no pattern of `ignore`, it is a regular
+file, and it lies neither in a folder that the line itself writes to nor under a hidden name. Names
+of unfinished files (of an editor or a download) and companions of our own outputs are skipped.
 
-A **ticket** of ``x.png`` is ``x.png.yaml`` (or ``.yml``, ``.json``), else ``x.yaml``, in any case
-and in either spelling of an accent, for not every system that drops files keeps them. Of two files
-that a name fits, the
-one with the same case is meant. A ticket that may be meant is read, or its file fails and says why
-it was not: two tickets for one file, one for two files (``x.png`` and ``x.jpg`` beside ``x.yaml``),
-a link, a pipe. A
-picture settles together with its ticket: once both have stood still. A ticket alone waits for its
-    picture for ever; a picture waits for its ticket where the line says ``ticket: required``, else
-    only as long as it
-takes to settle itself: drop the ticket first.
+The **ticket** of ``x.png`` is ``x.png.yaml`` (or ``.yml``, ``.json``), else ``x.yaml``, in any case
+and Unicode form, since not every system that delivers files preserves these. Of two files that fit,
+the one with the same case is meant. A ticket is never silently skipped: if it is ambiguous (two
+tickets for one file, one for ``x.png`` and ``x.jpg``), or is a link or a pipe, its file fails and
+says why. A file settles together with its ticket, once neither has changed for a while. A ticket
+without a file waits indefinitely. A file waits for its ticket only with ``ticket: required``, and
+otherwise only until it has settled itself: deliver the ticket first.
 
-An empty file is a promise of one: many programs create the name first and write later. It settles
-only after `empty_s`, unless a sentinel says that it is complete.
+An empty file is treated as unfinished, since many programs create the name first and write later.
+It settles only after `empty_s`, unless a sentinel says that it is complete.
 """
 
 from __future__ import annotations
@@ -43,82 +37,84 @@ from .._system.regular_files import open_regular
 from .._types.digest import digest_stream
 from .._watch import is_temporary
 from .config import Line
-from .disk import affects_every_item
+from .disk import find_disk_error
 from .ignore import Ignored
-from .journal import Journal, Seen
+from .journal import FoundFile, Journal
 
-__all__ = ["Intake", "Names", "OURS", "Passed", "digest_of"]
+__all__ = ["Intake", "ListingCache", "TEMPORARY_PREFIX", "PassedOver", "digest_file"]
 
 _TICKETS = (".yaml", ".yml", ".json")
 
-#: What the names of our temporary files and of originals on their way begin with.
-OURS = ".imagen_flow-"
+#: Prefix of our temporary files and of originals that are being moved.
+TEMPORARY_PREFIX = ".imagen_flow-"
 
 
-#: What an integer of SQLite can hold. XFS, ZFS and others keep times beyond the years 1677 to 2262,
-#: in nanoseconds.
-_LONG = 2**63
+#: The limit of an SQLite integer. XFS, ZFS and others can store times outside the years 1677 to
+#: 2262, in nanoseconds.
+_MAX_INTEGER = 2**63
 
-#: In the place of a size: the ticket is a link, a pipe or another thing that is not read.
-_NOT_PLAIN = -1
+#: Stands for the size of a ticket that is not read: a link, a pipe or the like.
+_NOT_REGULAR = -1
 
-#: How old the last change of a folder must be before its names are remembered, and of how many
-#: folders they are.
-_SETTLED_S = 2.0
-_FOLDERS = 256
+#: A folder's listing is cached only if its last change is at least this old; and how many listings
+#: are cached.
+_MIN_AGE_S = 2.0
+_MAX_LISTINGS = 256
 
-_AWAY = re.compile(rf"{re.escape(OURS)}([0-9a-f]+)--?(\d+)\.taken")
+_MOVING_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]+)--?(\d+)\.taken")
 
 
 @dataclass(slots=True)
-class Passed:
-    """What lies in a folder and is not for the line: how many files by ending, links, pipes and
-    devices, tickets without a file; and folders that cannot be read.
-    """
+class PassedOver:
+    """Counts of what lies in the folder but does not belong to the line."""
 
     endings: Counter[str] = field(default_factory=Counter)
-    #: A name with each ending, the first in order.
+    #: The first name with each ending, in alphabetical order.
     examples: dict[str, str] = field(default_factory=dict)
     links: int = 0
-    special: int = 0
-    tickets: int = 0
-    #: Folders that cannot be read, each with why.
-    closed: list[str] = field(default_factory=list)
+    special_files: int = 0
+    stray_tickets: int = 0
+    #: Folders that cannot be read, each with the reason.
+    unreadable: list[str] = field(default_factory=list)
 
     def count(self) -> int:
-        return self.endings.total() + self.links + self.special + self.tickets + len(self.closed)
+        return (
+            self.endings.total()
+            + self.links
+            + self.special_files
+            + self.stray_tickets
+            + len(self.unreadable)
+        )
 
-    def words(self) -> str:
-        """Say it in one line, or nothing."""
-        most = sorted(self.endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))[
-            :10
-        ]
+    def describe(self) -> str:
+        """Describe the counts on one line; empty if there is nothing."""
+        most_frequent = sorted(
+            self.endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0])
+        )[:10]
         parts = [
-            f"{count:,} {ending or 'without ending'}"
+            f"{count:,} {ending or 'without an ending'}"
             f" ({self.examples[ending]}{', …' if count > 1 else ''})"
-            for ending, count in most
+            for ending, count in most_frequent
         ]
-        if more := self.endings.total() - sum(count for _, count in most):
-            parts.append(f"{more:,} others")
-        said = [f"not in 'accept': {', '.join(parts)}"] if parts else []
-        for count, one, many in (
+        if remaining := self.endings.total() - sum(count for _, count in most_frequent):
+            parts.append(f"{remaining:,} others")
+        descriptions = [f"not in 'accept': {', '.join(parts)}"] if parts else []
+        for count, singular, plural in (
             (self.links, "link, and links are ignored", "links, and links are ignored"),
-            (self.special, "pipe or device", "pipes or devices"),
-            (self.tickets, "ticket without a file", "tickets without a file"),
+            (self.special_files, "pipe or device", "pipes or devices"),
+            (self.stray_tickets, "ticket without a file", "tickets without a file"),
         ):
             if count:
-                said.append(f"{count:,} {one if count == 1 else many}")
-        if self.closed:
-            said.append(
-                "cannot be read:"
-                f" {', '.join(sorted(self.closed)[:5])}{', …' if len(self.closed) > 5 else ''}"
-            )
-        return "; ".join(said)
+                descriptions.append(f"{count:,} {singular if count == 1 else plural}")
+        if self.unreadable:
+            shown = sorted(self.unreadable)[:5] + (["…"] if len(self.unreadable) > 5 else [])
+            descriptions.append(f"cannot be read: {', '.join(shown)}")
+        return "; ".join(descriptions)
 
 
 class _Listing:
-    """The names in one folder as of one moment: tickets by the name that they carry, files that
-    count by theirs, folded.
+    """The names in a folder at one moment. Keys are case-folded: tickets by the name of the file
+    that they name, files by their own name (`files`) and their stem (`stems`).
     """
 
     __slots__ = ("files", "sentinels", "stems", "tickets")
@@ -138,54 +134,60 @@ class _Listing:
             names.append(name)
             self.stems.setdefault(_fold(os.path.splitext(name)[0]), []).append(name)
 
-    def of_file(self, name: str) -> list[str]:
-        """Give the names of the tickets that are meant for a file: one or none, or all that may be."""
+    def tickets_for(self, name: str) -> list[str]:
+        """Return the names of a file's tickets; several if it is not clear which one is meant."""
         self.add_file(name)
-        return self._under(name, name) or self._under(os.path.splitext(name)[0], name)
-
-    def _under(self, called: str, name: str) -> list[str]:
-        """Give the tickets called so that are meant for a file."""
-        return sorted(
-            ticket
-            for ticket in self.tickets.get(_fold(called), ())
-            if name in self.of_ticket(ticket)
+        return self._tickets_named(name, name) or self._tickets_named(
+            os.path.splitext(name)[0], name
         )
 
-    def of_sentinel(self, stem: str) -> list[str]:
-        """Give the names of the files that a sentinel called so speaks of."""
-        near = self.files.get(_fold(stem), [])
-        return [stem] if stem in near else sorted(near)
+    def _tickets_named(self, stem: str, name: str) -> list[str]:
+        """Return the tickets with this stem that are meant for a file."""
+        return sorted(
+            ticket
+            for ticket in self.tickets.get(_fold(stem), ())
+            if name in self.files_for_ticket(ticket)
+        )
 
-    def of_ticket(self, ticket: str) -> list[str]:
-        """Give the names of the files that a ticket is meant for: one or none, or all that it may
-        be meant for.
+    def files_for_sentinel(self, stem: str) -> list[str]:
+        """Return the names of the files that a sentinel with this stem belongs to."""
+        candidates = self.files.get(_fold(stem), [])
+        return [stem] if stem in candidates else sorted(candidates)
+
+    def files_for_ticket(self, ticket: str) -> list[str]:
+        """Return the names of the files that a ticket is meant for; several if it is not clear
+        which.
         """
         stem = os.path.splitext(ticket)[0]
-        for kind, whole in ((self.files, True), (self.stems, False)):
-            # What has a ticket under its whole name needs no other.
-            near = [
-                name for name in kind.get(_fold(stem), ()) if whole or not self._under(name, name)
+        for index, is_full_name in ((self.files, True), (self.stems, False)):
+            # A file with a ticket for its full name needs no other.
+            candidates = [
+                name
+                for name in index.get(_fold(stem), ())
+                if is_full_name or not self._tickets_named(name, name)
             ]
             if (
                 found := [
-                    name for name in near if (name if whole else os.path.splitext(name)[0]) == stem
+                    name
+                    for name in candidates
+                    if (name if is_full_name else os.path.splitext(name)[0]) == stem
                 ]
-                or near
+                or candidates
             ):
                 return sorted(found)
         return []
 
 
-class Names:
-    """Lists each folder of a line at most once: for looks at many files in a row."""
+class ListingCache:
+    """Caches listings during a series of lookups, so that each folder is read at most once."""
 
     def __init__(self) -> None:
-        self.listings: dict[str, _Listing] = {}
+        self.by_folder: dict[str, _Listing] = {}
 
 
 class Intake:
-    """Looks at the folder of a line. Remembers nothing but the names in folders that have not
-    changed since.
+    """Inspects the watched folder of a line. Stateless, except that listings of unchanged folders
+    are cached.
     """
 
     def __init__(self, line: Line) -> None:
@@ -200,16 +202,16 @@ class Intake:
 
     # -- which files count
 
-    def counts(self, name: str) -> bool:
-        """Whether a file of this name is for the line, unless it is ignored."""
-        return not self._is_beside(name) and self._fits(name)
+    def accepts(self, name: str) -> bool:
+        """Return whether files of this name belong to the line, unless they are ignored."""
+        return not self._is_auxiliary(name) and self._matches_accept(name)
 
-    def _fits(self, name: str) -> bool:
+    def _matches_accept(self, name: str) -> bool:
         low = unicodedata.normalize("NFC", name).lower()
         return any(fnmatch.fnmatchcase(low, pattern) for pattern in self._accept)
 
-    def _is_beside(self, name: str) -> bool:
-        """Whether a name is that of something hidden, on its way, or beside a file."""
+    def _is_auxiliary(self, name: str) -> bool:
+        """Return whether a name is hidden, temporary, or that of a companion of a file."""
         return (
             is_temporary(name)
             or name.endswith(SIDECAR)
@@ -224,96 +226,100 @@ class Intake:
         return self.line.ticket != "none" and name.lower().endswith(_TICKETS)
 
     def is_own(self, path: Path) -> bool:
-        """Whether a path lies where the line itself writes."""
+        """Return whether a path lies in a folder that the line itself writes to."""
         real = os.path.realpath(path)
         return any(real == own or real.startswith(own + os.sep) for own in self._own)
 
-    def walk(self, below: str = "", *, passed: Passed | None = None) -> Iterator[Seen]:
-        """Give every file of a folder below the watched one, and of the folders in it.
+    def walk(self, below: str = "", *, skipped: PassedOver | None = None) -> Iterator[FoundFile]:
+        """Find all files of the line in a folder below the watched one, and in its sub-folders.
 
         Params:
-            passed: is told of what is not for the line.
+            skipped: receives counts of what does not belong to the line.
 
         Raises:
             OSError: the folder itself cannot be read.
         """
-        for path, names in self._paths(below, passed):
-            if seen := self.look(path, names):
+        for path, listings in self._paths(below, skipped):
+            if seen := self.inspect(path, listings):
                 yield seen
 
-    def passed_over(self) -> Passed:
-        """Count what lies in the folder and is not for the line. No file is looked at.
+    def count_passed_over(self) -> PassedOver:
+        """Count what lies in the folder but does not belong to the line, without inspecting files.
 
         Raises:
             OSError: the folder itself cannot be read.
         """
-        passed = Passed()
-        for _ in self._paths("", passed):
+        skipped = PassedOver()
+        for _ in self._paths("", skipped):
             pass
-        return passed
+        return skipped
 
-    def _paths(self, below: str, passed: Passed | None) -> Iterator[tuple[str, Names]]:
+    def _paths(self, below: str, skipped: PassedOver | None) -> Iterator[tuple[str, ListingCache]]:
         pending = [below]
-        first = True
+        is_first = True
         while pending:
-            here = pending.pop()
-            names = Names()
+            folder = pending.pop()
+            listings = ListingCache()
             files: list[str] = []
             try:
-                with os.scandir(os.path.join(self.root, here) if here else self.root) as entries:
+                with os.scandir(
+                    os.path.join(self.root, folder) if folder else self.root
+                ) as entries:
                     for entry in entries:
-                        path = f"{here}/{entry.name}" if here else entry.name
+                        path = f"{folder}/{entry.name}" if folder else entry.name
                         if entry.is_dir(follow_symlinks=False):
                             if (
                                 self.line.folders != "ignored"
                                 and not is_temporary(entry.name)
                                 and os.path.realpath(entry.path) not in self._own
-                                and not self._ignored.folder(path)
+                                and not self._ignored.matches_folder(path)
                             ):
                                 pending.append(path)
-                        elif self._ignored.file(path) or self._tell(entry, passed):
+                        elif self._ignored.matches_file(path) or self._is_skipped(entry, skipped):
                             continue
-                        elif self.counts(entry.name):
+                        elif self.accepts(entry.name):
                             files.append(path)
-            except OSError as failed:
-                if first or affects_every_item(failed, network=True):
+            except OSError as error:
+                if is_first or find_disk_error(error, network=True):
                     raise
-                if passed is not None:
-                    passed.closed.append(f"{here} ({(failed.strerror or str(failed)).lower()})")
-            first = False
+                if skipped is not None:
+                    skipped.unreadable.append(
+                        f"{folder} ({(error.strerror or str(error)).lower()})"
+                    )
+            is_first = False
             for path in files:
-                yield path, names
-            if passed is not None and self.line.ticket != "none":
-                listing = self._listing(here, names)
-                passed.tickets += sum(
-                    not listing.of_ticket(ticket)
+                yield path, listings
+            if skipped is not None and self.line.ticket != "none":
+                listing = self._listing(folder, listings)
+                skipped.stray_tickets += sum(
+                    not listing.files_for_ticket(ticket)
                     for tickets in listing.tickets.values()
                     for ticket in tickets
                 )
 
-    def _tell(self, entry: os.DirEntry[str], passed: Passed | None) -> bool:
-        """Count an entry that is none for the line."""
-        if self._is_beside(entry.name):
+    def _is_skipped(self, entry: os.DirEntry[str], skipped: PassedOver | None) -> bool:
+        """Return whether a folder entry does not belong to the line, and count it."""
+        if self._is_auxiliary(entry.name):
             return True
         if entry.is_symlink() and self.line.links != "followed":
-            if passed is not None:
-                passed.links += 1
+            if skipped is not None:
+                skipped.links += 1
             return True
         if not self._is_plain(entry):
-            if passed is not None and not os.path.isdir(entry.path):
-                passed.special += 1
+            if skipped is not None and not os.path.isdir(entry.path):
+                skipped.special_files += 1
             return True
-        if not self._fits(entry.name):
-            if passed is not None:
+        if not self._matches_accept(entry.name):
+            if skipped is not None:
                 ending = os.path.splitext(entry.name)[1].lower()
-                passed.endings[ending] += 1
-                passed.examples[ending] = min(passed.examples.get(ending, entry.name), entry.name)
+                skipped.endings[ending] += 1
+                skipped.examples[ending] = min(skipped.examples.get(ending, entry.name), entry.name)
             return True
         return False
 
-    def of_change(self, path: Path, names: Names | None = None) -> Iterator[Seen]:
-        """Give what a changed path may mean: files as they are now, be it because their ticket is
-        another.
+    def find_changed(self, path: Path, listings: ListingCache | None = None) -> Iterator[FoundFile]:
+        """Return the files that a changed path stands for, as they are now; for a ticket or a
+        sentinel, its files.
         """
         try:
             relative = path.relative_to(self.line.inbox)
@@ -322,176 +328,179 @@ class Intake:
         if self.is_own(path) or any(map(is_temporary, relative.parts)):
             return
         name = relative.as_posix()
-        if (self.line.folders == "ignored" and "/" in name) or self._ignored.file(name):
+        if (self.line.folders == "ignored" and "/" in name) or self._ignored.matches_file(name):
             return
         if (self._is_sentinel(path.name) or self.is_ticket(path.name)) and not os.path.isdir(path):
-            head, slash, beside = name.rpartition("/")
-            listing = self._listing(head, names)
+            folder, slash, companion = name.rpartition("/")
+            listing = self._listing(folder, listings)
             stem = _fold(
-                beside[: -len(self.line.sentinel)]
-                if self._is_sentinel(beside)
-                else os.path.splitext(beside)[0]
+                companion[: -len(self.line.sentinel)]
+                if self._is_sentinel(companion)
+                else os.path.splitext(companion)[0]
             )
             for file in sorted({*listing.files.get(stem, ()), *listing.stems.get(stem, ())}):
-                if seen := self.look(f"{head}{slash}{file}", names):
+                if seen := self.inspect(f"{folder}{slash}{file}", listings):
                     yield seen
             return
         if os.path.isdir(path) and not path.is_symlink():
-            if self.line.folders != "ignored" and not self._ignored.folder(name):
+            if self.line.folders != "ignored" and not self._ignored.matches_folder(name):
                 try:
                     yield from self.walk(name)
                 except OSError:
                     return
-        elif seen := self.look(name, names):
+        elif seen := self.inspect(name, listings):
             yield seen
 
     # -- one file
 
-    def place(self, path: str) -> Path:
+    def absolute(self, path: str) -> Path:
         return Path(self.root, *path.split("/"))
 
-    def look(self, path: str, names: Names | None = None) -> Seen | None:
-        """Give a file as it is now, together with its ticket; None if it is not there or is none
-        that counts.
+    def inspect(self, path: str, listings: ListingCache | None = None) -> FoundFile | None:
+        """Return a file as it is now, together with its ticket; None if it does not exist or does
+        not belong to the line.
 
         Params:
-            names: of a row of looks, in which each folder is listed once.
+            listings: shared by a series of lookups, so that each folder is read once.
         """
-        found = self.plain(self.place(path))
-        if found is None or not self.counts(path.rpartition("/")[2]) or self._ignored.file(path):
+        stat = self.stat_regular(self.absolute(path))
+        if (
+            stat is None
+            or not self.accepts(path.rpartition("/")[2])
+            or self._ignored.matches_file(path)
+        ):
             return None
-        sign: list[Any] = [found.st_size, found.st_mtime_ns, found.st_ino]
-        for ticket in self.tickets(path, names):
-            beside = self.place(path).with_name(ticket)
-            if plain := self.plain(beside):
-                sign.append([ticket, plain.st_size, plain.st_mtime_ns, plain.st_ino])
-            elif other := self._lstat(beside):
-                sign.append([ticket, _NOT_PLAIN, 0, other.st_ino])
-        whole = (
+        fingerprint: list[Any] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        for ticket in self.find_tickets(path, listings):
+            ticket_path = self.absolute(path).with_name(ticket)
+            if ticket_stat := self.stat_regular(ticket_path):
+                fingerprint.append(
+                    [ticket, ticket_stat.st_size, ticket_stat.st_mtime_ns, ticket_stat.st_ino]
+                )
+            elif special := self._lstat(ticket_path):
+                fingerprint.append([ticket, _NOT_REGULAR, 0, special.st_ino])
+        is_complete = (
             bool(self.line.sentinel)
-            and self.sentinel(path, names) is not None
-            and self._has_ticket(sign)
+            and self.find_sentinel(path, listings) is not None
+            and self._has_ticket(fingerprint)
         )
-        return Seen(
+        return FoundFile(
             path,
-            json.dumps(sign),
-            min(max(found.st_mtime_ns, -_LONG), _LONG - 1),
-            whole,
-            empty=found.st_size == 0,
+            json.dumps(fingerprint),
+            min(max(stat.st_mtime_ns, -_MAX_INTEGER), _MAX_INTEGER - 1),
+            is_complete,
+            empty=stat.st_size == 0,
         )
 
-    def plain(self, place: Path, *, strict: bool = False) -> os.stat_result | None:
-        """Give what is known of a plain file; None if there is none. A disk that does not answer
-        counts as none, or is an OSError if `strict`.
+    def stat_regular(self, path: Path, *, strict: bool = False) -> os.stat_result | None:
+        """Return the stat of a regular file, or None. If the disk does not respond, return None
+        too, or raise OSError if `strict`.
         """
         try:
-            found = os.lstat(place)
-            if stat.S_ISLNK(found.st_mode) and self.line.links == "followed":
-                found = os.stat(place)
-        except (OSError, ValueError) as failed:
-            if strict and affects_every_item(failed, network=True):
+            result = os.lstat(path)
+            if stat.S_ISLNK(result.st_mode) and self.line.links == "followed":
+                result = os.stat(path)
+        except (OSError, ValueError) as error:
+            if strict and find_disk_error(error, network=True):
                 raise
             return None
-        return found if stat.S_ISREG(found.st_mode) else None
+        return result if stat.S_ISREG(result.st_mode) else None
 
-    def _lstat(self, place: Path) -> os.stat_result | None:
+    def _lstat(self, path: Path) -> os.stat_result | None:
         try:
-            return os.lstat(place)
+            return os.lstat(path)
         except (OSError, ValueError):
             return None
 
-    def wants(self, seen: Seen, still_s: float) -> bool:
-        """Whether a file that has stood still for this long has all that it needs in it and beside
-        it.
+    def is_ready(self, seen: FoundFile, unchanged_s: float) -> bool:
+        """Return whether a file that has not changed for this long has content, and the ticket and
+        sentinel that it needs.
         """
-        if seen.empty and not seen.whole and still_s < self.line.empty_s:
+        if seen.empty and not seen.whole and unchanged_s < self.line.empty_s:
             return False
         return (
-            not self.line.sentinel or self.sentinel(seen.path) is not None
-        ) and self._has_ticket(json.loads(seen.sign))
+            not self.line.sentinel or self.find_sentinel(seen.path) is not None
+        ) and self._has_ticket(json.loads(seen.fingerprint))
 
-    def _has_ticket(self, sign: list[Any]) -> bool:
-        return self.line.ticket != "required" or len(sign) > 3
+    def _has_ticket(self, fingerprint: list[Any]) -> bool:
+        return self.line.ticket != "required" or len(fingerprint) > 3
 
-    def sentinel(self, path: str, names: Names | None = None) -> Path | None:
-        """Give the file that says that another is complete, if it is there; in any case, and in
-        either spelling of an accent.
-        """
+    def find_sentinel(self, path: str, listings: ListingCache | None = None) -> Path | None:
+        """Return the sentinel that says that a file is complete, in any case and Unicode form."""
         if not self.line.sentinel:
             return None
-        place = self.place(path + self.line.sentinel)
-        if self.plain(place):
-            return place
+        sentinel = self.absolute(path + self.line.sentinel)
+        if self.stat_regular(sentinel):
+            return sentinel
         head, _, name = path.rpartition("/")
-        listing = self._listing(head, names)
+        listing = self._listing(head, listings)
         listing.add_file(name)
         for other in listing.sentinels.get(_fold(name), ()):
-            if name in listing.of_sentinel(other[: -len(self.line.sentinel)]) and self.plain(
-                place.with_name(other)
-            ):
-                return place.with_name(other)
+            if name in listing.files_for_sentinel(
+                other[: -len(self.line.sentinel)]
+            ) and self.stat_regular(sentinel.with_name(other)):
+                return sentinel.with_name(other)
         return None
 
     # -- tickets
 
-    def tickets(self, path: str, names: Names | None = None) -> list[str]:
-        """Give the names of the tickets beside a file that are meant for it: one or none, or all
-        that may be.
-        """
+    def find_tickets(self, path: str, listings: ListingCache | None = None) -> list[str]:
+        """Return the names of a file's tickets; several if it is not clear which one is meant."""
         if self.line.ticket == "none":
             return []
         head, _, name = path.rpartition("/")
-        return self._listing(head, names).of_file(name)
+        return self._listing(head, listings).tickets_for(name)
 
-    def others(self, path: str, ticket: str) -> list[str]:
-        """Give the paths of other files that the ticket of a file may be meant for as well."""
+    def other_candidates(self, path: str, ticket: str) -> list[str]:
+        """Return the paths of other files that the ticket of a file may be meant for."""
         head, slash, name = path.rpartition("/")
         listing = self._listing(head, None)
         listing.add_file(name)
-        return [f"{head}{slash}{other}" for other in listing.of_ticket(ticket) if other != name]
+        return [
+            f"{head}{slash}{other}" for other in listing.files_for_ticket(ticket) if other != name
+        ]
 
     def _is_plain(self, entry: os.DirEntry[str]) -> bool:
         try:
             return entry.is_file(follow_symlinks=self.line.links == "followed")
-        except OSError:  # a link that leads to itself
+        except OSError:  # a link to itself
             return False
 
-    def beside(self, place: Path) -> list[str]:
-        """Give the names of the tickets beside a file anywhere, such as one in `failed`."""
+    def tickets_beside(self, path: Path) -> list[str]:
+        """Return the names of the tickets beside a file anywhere, such as one in `failed`."""
         return (
-            self._list(os.fspath(place.parent), "").of_file(place.name)
+            self._read_folder(os.fspath(path.parent), "").tickets_for(path.name)
             if self.line.ticket != "none"
             else []
         )
 
-    def _listing(self, folder: str, names: Names | None) -> _Listing:
-        if names is not None and folder in names.listings:
-            return names.listings[folder]
-        place = os.path.join(self.root, folder) if folder else self.root
+    def _listing(self, folder: str, listings: ListingCache | None) -> _Listing:
+        if listings is not None and folder in listings.by_folder:
+            return listings.by_folder[folder]
+        path = os.path.join(self.root, folder) if folder else self.root
         now = time.time()
         try:
-            found = os.stat(place)
-            sign = (found.st_dev, found.st_ino, found.st_mtime_ns)
-            known = self._listed.get(folder)
-            if known is not None and known[0] == sign:
-                listing = known[1]
+            stat = os.stat(path)
+            fingerprint = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+            cached = self._listed.get(folder)
+            if cached is not None and cached[0] == fingerprint:
+                listing = cached[1]
             else:
-                listing = self._list(place, folder)
-                if (
-                    now - found.st_mtime > _SETTLED_S
-                ):  # else a name may come without the folder's time telling
-                    if len(self._listed) > _FOLDERS:
+                listing = self._read_folder(path, folder)
+                # In a folder that has just changed, a name could appear without changing its time.
+                if now - stat.st_mtime > _MIN_AGE_S:
+                    if len(self._listed) > _MAX_LISTINGS:
                         self._listed.clear()
-                    self._listed[folder] = (sign, listing)
+                    self._listed[folder] = (fingerprint, listing)
         except OSError:
             listing = _Listing()
-        if names is not None:
-            names.listings[folder] = listing
+        if listings is not None:
+            listings.by_folder[folder] = listing
         return listing
 
-    def _list(self, place: str, folder: str) -> _Listing:
+    def _read_folder(self, path: str, folder: str) -> _Listing:
         listing = _Listing()
-        with os.scandir(place) as entries:
+        with os.scandir(path) as entries:
             for entry in entries:
                 if self._is_sentinel(entry.name):
                     listing.sentinels.setdefault(
@@ -501,65 +510,67 @@ class Intake:
                     if not os.path.isdir(entry.path):
                         listing.add_ticket(entry.name)
                 elif (
-                    self.counts(entry.name)
+                    self.accepts(entry.name)
                     and self._is_plain(entry)
-                    and not self._ignored.file(f"{folder}/{entry.name}" if folder else entry.name)
+                    and not self._ignored.matches_file(
+                        f"{folder}/{entry.name}" if folder else entry.name
+                    )
                 ):
                     listing.add_file(entry.name)
         return listing
 
-    def is_same(self, sign: str, place: Path, digest: str | None) -> bool:
-        """Whether a file is the one that a sign was taken of: by size and time, and by the file
-        itself or its content.
+    def is_unchanged(self, fingerprint: str, path: Path, digest: str | None) -> bool:
+        """Return whether a file is the version that a fingerprint was taken of: it has its size and
+        time, and its inode or its content.
 
         Raises:
-            OSError: the disk does not answer.
+            OSError: the disk does not respond.
         """
-        found = self.plain(place, strict=True)
-        if found is None:
+        stat = self.stat_regular(path, strict=True)
+        if stat is None:
             return False
-        size, mtime, inode = json.loads(sign)[:3]
-        if (size, mtime) != (found.st_size, found.st_mtime_ns):
+        size, mtime, inode = json.loads(fingerprint)[:3]
+        if (size, mtime) != (stat.st_size, stat.st_mtime_ns):
             return False
         try:
-            return inode == found.st_ino or (
+            return inode == stat.st_ino or (
                 digest is not None
-                and digest_of(place, links=self.line.links == "followed") == digest
+                and digest_file(path, links=self.line.links == "followed") == digest
             )
-        except OSError as failed:
-            if affects_every_item(failed, network=True):
+        except OSError as error:
+            if find_disk_error(error, network=True):
                 raise
             return False
 
     def orphans(self, journal: Journal) -> Iterator[Path]:
-        """Give originals and tickets that were on their way for a journal that is lost, or for an
+        """Find originals and tickets that were being moved for a journal that was lost, or for an
         item that is not moving any more.
         """
-        for here, folders, names in os.walk(self.root):
-            folders[:] = [
+        for folder, subfolders, names in os.walk(self.root):
+            subfolders[:] = [
                 f
-                for f in folders
+                for f in subfolders
                 if not f.startswith(".")
-                and os.path.realpath(os.path.join(here, f)) not in self._own
+                and os.path.realpath(os.path.join(folder, f)) not in self._own
             ]
             for name in names:
-                found = _AWAY.match(name)
-                # Asked after it was seen: an item moves before its original does.
+                found = _MOVING_NAME.match(name)
+                # Ask only now: an item changes its state before its original is renamed.
                 if found and not (found[1] == journal.name and journal.is_moving(int(found[2]))):
-                    yield Path(here, name)
+                    yield Path(folder, name)
 
 
-def digest_of(place: Path, *, links: bool) -> str:
-    """Digest a file's content; a link in its place is refused unless links are followed.
+def digest_file(path: Path, *, links: bool) -> str:
+    """Digest a file's content. A link is refused unless links are followed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if links:
-        with open_regular(place) as stream:
+        with open_regular(path) as stream:
             return digest_stream(stream)
     handle = os.open(
-        place,
+        path,
         os.O_RDONLY
         | getattr(os, "O_NOFOLLOW", 0)
         | getattr(os, "O_NONBLOCK", 0)
@@ -568,7 +579,7 @@ def digest_of(place: Path, *, links: bool) -> str:
     )
     with open(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(place))
+            raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         return digest_stream(stream)
 
 

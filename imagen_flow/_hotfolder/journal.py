@@ -1,28 +1,25 @@
-"""The journal of a line: an SQLite file that says of each item how far it has come, and whose it
-is.
+"""The journal of a line: an SQLite database with the state and the owner of every item.
 
-WAL, synchronous FULL: what is committed is on the disk. One row an item; a path has at most one
-that is not at its end. States and what takes an item from one to the next:
+WAL, synchronous FULL: what is committed is on the disk. One row per item; a path has at most one
+item that has not ended. The states and what changes them:
 
 ::
 
-    seen ──stands still──▶ settled ──claimed──▶ running ──outputs written aside──▶ placing ──all
-    renamed──▶ placed ──original moved──▶ done
-      ▲                       ▲                   │ fails for good
-      (or skipped)
-      └───── changed ─────────┴── fails, returns ─┤
-                                                  └──▶ failing ──reason written, original moved──▶
-                                                  failed (or quarantined)
+    seen ──unchanged──▶ settled ──claimed──▶ running ──outputs written──▶ placing
+      ▲                    ▲                    │     ──all renamed──▶ placed
+      └───── changed ──────┴── retry, return ───┤     ──original moved──▶ done (or skipped)
+                                                └──fails for good──▶ failing
+                                                      ──reason written, original moved──▶
+                                                      failed (or quarantined)
 
-A row in `placing` holds all that is left to do (which names are to be renamed to which), so that
-whoever finds it finishes the work without running anything. `gone` is a file that was taken away
-before its turn.
+A row in `placing` holds the remaining steps (which names are to be renamed to which), so that any
+process can finish the work without running anything. A file that was removed before its turn is
+`gone`.
 
-Whose a row is: the token of a worker process, which holds a lock of the operating system for as
-long as it lives, and a lease that it renews. When the lock is free or the lease is over, the row is
-anyone's. Whoever has lost a row so finds its next change refused (`Lost`). Times that decide
-anything are the monotonic clock's, which all processes of a host share until it starts again; then
-they count as over.
+A row is owned by the token of a worker process, which holds a lock of the operating system while it
+lives, and a lease that it renews. Once the lock is free or the lease has expired, any process may
+take the row, and the changes of its former owner are refused (`OwnershipLost`). Deadlines use the
+monotonic clock, which all processes of a host share until it restarts; then they count as expired.
 """
 
 from __future__ import annotations
@@ -53,28 +50,32 @@ __all__ = [
     "Item",
     "Journal",
     "JournalError",
-    "Lost",
-    "Seen",
+    "OwnershipLost",
+    "FoundFile",
 ]
 
 FORMAT = 1
 
-#: Marks the file as ours ("fold").
+#: The application id of the SQLite file ("fold").
 _APPLICATION = 0x666F6C64
 
-#: States of items that are not at their end.
+#: States of items that have not ended.
 ACTIVE = ("seen", "settled", "running", "placing", "placed", "failing")
 
-#: States that are somebody's work, and in which a dead worker's item has to be taken over.
-_WORK = ("running", "placing", "placed", "failing")
+#: States of items that a worker owns, and that others take over if it dies.
+_OWNED = ("running", "placing", "placed", "failing")
 
 _IN_ACTIVE = f"state IN ({', '.join(repr(s) for s in ACTIVE)})"
 
 _SCHEMA = f"""
 CREATE TABLE item (
-  id INTEGER PRIMARY KEY, path BLOB NOT NULL, state TEXT NOT NULL, sign TEXT NOT NULL, since REAL NOT NULL, arrived INTEGER NOT NULL, mtime INTEGER NOT NULL,
-  due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, kills INTEGER NOT NULL DEFAULT 0, owner TEXT, lease REAL NOT NULL DEFAULT 0,
-  digest TEXT, recipe TEXT, steps TEXT, outputs TEXT, verdict TEXT, reason TEXT, kept BLOB, seen_at REAL NOT NULL, ended_at REAL
+  id INTEGER PRIMARY KEY, path BLOB NOT NULL, state TEXT NOT NULL,
+  sign TEXT NOT NULL, since REAL NOT NULL, arrived INTEGER NOT NULL, mtime INTEGER NOT NULL,
+  due REAL NOT NULL DEFAULT 0,
+  tries INTEGER NOT NULL DEFAULT 0, kills INTEGER NOT NULL DEFAULT 0,
+  owner TEXT, lease REAL NOT NULL DEFAULT 0,
+  digest TEXT, recipe TEXT, steps TEXT, outputs TEXT, verdict TEXT, reason TEXT, kept BLOB,
+  seen_at REAL NOT NULL, ended_at REAL
 );
 CREATE UNIQUE INDEX active ON item(path) WHERE {_IN_ACTIVE};
 CREATE INDEX queue ON item(state, arrived, mtime, path);
@@ -83,9 +84,13 @@ CREATE INDEX owned ON item(owner) WHERE owner IS NOT NULL;
 CREATE INDEX twins ON item(digest) WHERE digest IS NOT NULL;
 CREATE INDEX places ON item(kept) WHERE kept IS NOT NULL;
 CREATE INDEX ended ON item(ended_at) WHERE ended_at IS NOT NULL;
-CREATE TABLE output (path TEXT PRIMARY KEY, item INTEGER NOT NULL, source BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE output (
+  path TEXT PRIMARY KEY, item INTEGER NOT NULL, source BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE touched (folder BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE worker (token TEXT PRIMARY KEY, pid INTEGER NOT NULL, began_at REAL NOT NULL, beat REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE worker (
+  token TEXT PRIMARY KEY, pid INTEGER NOT NULL, began_at REAL NOT NULL, beat REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -96,26 +101,32 @@ _ORDERS = {
 }
 
 
-#: Notes of what keeps a line waiting: whose they are and why, as JSON.
+#: Names of the notes that say why a line is waiting: JSON with the worker and the reason.
 TROUBLE, UNREAD = "trouble", "unread"
 
 
 class JournalError(StoreError):
-    """The journal cannot be used (any more)."""
+    """The journal cannot be used, or not any more."""
 
 
-class Lost(Exception):
-    """The item is another worker's by now."""
+class OwnershipLost(Exception):
+    """Another worker owns the item now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A file as it was found: its path below the folder, with ``/``, and what tells this form of it
-    from others. `whole`: that it is complete is known; `empty`: that nothing is in it yet.
+class FoundFile:
+    """A file as it was found.
+
+    Params:
+        path: below the watched folder, with ``/``.
+        fingerprint: identifies this version of the file, by its size, time and inode and those of
+            its tickets.
+        whole: it is known to be complete.
+        empty: it has no content yet.
     """
 
     path: str
-    sign: str
+    fingerprint: str
     mtime: int
     whole: bool = False
     empty: bool = False
@@ -128,7 +139,7 @@ class Item:
     id: int
     path: str
     state: str
-    sign: str
+    fingerprint: str
     tries: int
     kills: int
     digest: str | None
@@ -142,63 +153,40 @@ class Item:
 
 
 _COLUMNS = (
-    "id, path, state, sign, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept,"
+    "id, path, state, sign AS fingerprint, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept,"
     " owner"
 )
 
 
 def _item(row: Sequence[Any]) -> Item:
-    (
-        number,
-        path,
-        state,
-        sign,
-        tries,
-        kills,
-        digest,
-        recipe,
-        steps,
-        outputs,
-        verdict,
-        reason,
-        kept,
-        owner,
-    ) = row
-    name = None if kept is None else os.fsdecode(kept)
+    values = dict(zip(Item.__slots__, row, strict=True))
+    kept = values["kept"]
     return Item(
-        number,
-        os.fsdecode(path),
-        state,
-        sign,
-        tries,
-        kills,
-        digest,
-        recipe,
-        json.loads(steps or "[]"),
-        json.loads(outputs or "[]"),
-        verdict,
-        reason,
-        name,
-        owner,
+        **values
+        | {
+            "path": os.fsdecode(values["path"]),
+            "steps": json.loads(values["steps"] or "[]"),
+            "outputs": json.loads(values["outputs"] or "[]"),
+            "kept": None if kept is None else os.fsdecode(kept),
+        }
     )
 
 
-def _pack(name: str | None) -> bytes | None:
-    # A name need not be text that SQLite can hold.
+def _encode_name(name: str | None) -> bytes | None:
+    # File names may contain bytes that are not text.
     return None if name is None else os.fsencode(name)
 
 
 class Journal:
-    """An open journal. May be used by several threads, and several processes of one host may have
-    it open.
+    """An open journal, for several threads of a process and several processes of a host.
 
     Params:
-        folder: where it lies; made if it is not there. On a local disk.
-        clock: monotonic; all processes of a host must see the same.
-        boot: names the time since the host started, for that clock.
+        folder: on a local disk; created if missing.
+        clock: a monotonic clock that all processes of the host share.
+        boot: identifies the period since the host started, for that clock.
 
     Raises:
-        JournalError: it cannot be used; says why, and how to mend it.
+        JournalError: it cannot be used; says why, and how to fix it.
     """
 
     def __init__(
@@ -212,50 +200,49 @@ class Journal:
         self.folder = folder
         self.clock = clock
         self.lease_s = lease_s
-        #: Names this worker. It is also in the names of its temporary files.
+        #: Identifies this worker, also in the names of its temporary files.
         self.token = secrets.token_hex(6)
         self._lock = threading.RLock()
         if kind := network_file_system(folder):
-            raise _unusable(
+            raise _unusable_error(
                 folder,
-                f"it lies on a network file system ({kind}), where locks cannot be relied on",
+                f"it is on a network file system ({kind}), where locks are unreliable",
                 "name a folder on a local disk with 'journal:'",
             )
         try:
             folder.mkdir(exist_ok=True)
             self._claims = Claims(folder / "locks")
-        except InUse as taken:
-            raise _unusable(folder, taken.strerror or "", taken.fix) from taken
-        except OSError as odd:
-            raise _unusable(
+        except InUse as in_use:
+            raise _unusable_error(folder, in_use.strerror or "", in_use.fix) from in_use
+        except OSError as error:
+            raise _unusable_error(
                 folder,
-                (odd.strerror or str(odd)).lower(),
-                "make it writable, or name another with 'journal:'",
-            ) from odd
+                (error.strerror or str(error)).lower(),
+                "make it writable, or name another folder with 'journal:'",
+            ) from error
         try:
             self._db = connect(
                 folder / "journal.sqlite", busy_s=30, exclusive=self._claims.exclusive
             )
-            self._prepare(boot or _boot())
-        except sqlite3.Error as odd:
+            self._prepare(boot or _boot_id())
+        except sqlite3.Error as error:
             self._claims.close()
-            raise _unusable(
+            raise _unusable_error(
                 folder,
-                str(odd),
-                "free some space or make it writable; a damaged one can be moved away, and every"
-                " file in the folder is then new",
-            ) from odd
+                str(error),
+                "free some space or make it writable; a damaged journal can be moved away, and then every file in the folder counts as new",
+            ) from error
 
     def _prepare(self, boot: str) -> None:
         db = self._db
         if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise sqlite3.OperationalError("it cannot be kept as WAL there")
+            raise sqlite3.OperationalError("WAL mode is not available there")
         db.execute("PRAGMA synchronous=FULL")
-        with self.change():
+        with self.transaction():
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
                 raise sqlite3.OperationalError(
-                    f"it was made by a newer imagen_flow (format {version})"
+                    f"it was created by a newer imagen_flow (format {version})"
                 )
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
@@ -264,28 +251,28 @@ class Journal:
                 db.execute(f"PRAGMA application_id={_APPLICATION}")
                 db.execute(f"PRAGMA user_version={FORMAT}")
                 self.write_note("name", secrets.token_hex(4))
-            #: Tells this journal from one that was here before.
-            self.name = self.note("name")
-            if self.note("boot") != boot:
-                # The clock has begun anew: nothing that was timed by it still counts.
+            #: Distinguishes this journal from an earlier one in the same folder.
+            self.name = self.read_note("name")
+            if self.read_note("boot") != boot:
+                # The clock has restarted: all its times have expired.
                 db.execute("UPDATE item SET lease=0, due=0")
                 db.execute("UPDATE item SET since=? WHERE state='seen'", (self.clock(),))
                 self.write_note("boot", boot)
 
     def close(self) -> None:
-        """Let go of everything; rows that are still ours are anyone's."""
+        """Release everything; items that this worker still owns may be taken by others."""
         with self._lock, contextlib.suppress(sqlite3.Error):
-            self.leave()
+            self.unregister()
         with self._lock:
             self._db.close()
         self._claims.close()
 
     @contextlib.contextmanager
-    def change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; within another, part of it.
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; nested inside another, part of it.
 
         Raises:
-            JournalError: it cannot be carried out, and has not been.
+            JournalError: it failed and was rolled back.
         """
         with self._lock:
             if self._db.in_transaction:
@@ -300,46 +287,48 @@ class Journal:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as odd:
-                raise JournalError(f"the journal {self.folder} cannot be written: {odd}") from odd
+            except sqlite3.Error as error:
+                raise JournalError(
+                    f"the journal {self.folder} cannot be written: {error}"
+                ) from error
 
-    def _rows(self, words: str, given: Sequence[Any] = ()) -> list[Any]:
+    def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
             try:
-                return self._db.execute(words, given).fetchall()
-            except sqlite3.Error as odd:
-                raise JournalError(f"the journal {self.folder} cannot be read: {odd}") from odd
+                return self._db.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise JournalError(f"the journal {self.folder} cannot be read: {error}") from error
 
     # -- notes and workers
 
-    def note(self, name: str) -> str:
-        """Give a note of the line, or nothing."""
+    def read_note(self, name: str) -> str:
+        """Return a note of the line, or an empty string."""
         rows = self._rows("SELECT value FROM note WHERE name=?", (name,))
         return str(rows[0][0]) if rows else ""
 
     def write_note(self, name: str, value: str) -> None:
-        with self.change() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO note VALUES (?,?)", (name, value))
 
-    def enter(self) -> None:
-        """Say that this process works on the line."""
+    def register(self) -> None:
+        """Register this process as a worker of the line."""
         self._claims.claim(lock_number(self.token))
-        with self.change() as db:
+        with self.transaction() as db:
             for (token,) in db.execute("SELECT token FROM worker").fetchall():
-                if not self.lives(token):
+                if not self.is_alive(token):
                     db.execute("DELETE FROM worker WHERE token=?", (token,))
-            # What a file waited for may have come, or the line may not ask for it any more.
+            # A file's ticket or sentinel may have come, or the line may not need one any more.
             db.execute("UPDATE item SET due=0 WHERE state='seen' AND due<0")
             db.execute(
                 "INSERT OR REPLACE INTO worker VALUES (?,?,?,?)",
                 (self.token, os.getpid(), time.time(), self.clock()),
             )
 
-    def leave(self) -> None:
-        """Say that it does no longer; what it had begun is to be begun again, and what it had
-        nearly done to be finished, by anyone.
+    def unregister(self) -> None:
+        """Unregister this process. Its running items return to the queue, and others may finish
+        those that are nearly done.
         """
-        with self.change() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE item SET state='settled', owner=NULL WHERE owner=? AND state='running'",
                 (self.token,),
@@ -347,12 +336,12 @@ class Journal:
             db.execute("UPDATE item SET owner=NULL WHERE owner=?", (self.token,))
             db.execute("DELETE FROM worker WHERE token=?", (self.token,))
 
-    def lives(self, token: str) -> bool:
-        """Whether the process of a token is alive."""
+    def is_alive(self, token: str) -> bool:
+        """Return whether the process of a token is alive."""
         return token == self.token or not self._claims.is_free(lock_number(token))
 
     def workers(self) -> list[dict[str, Any]]:
-        """Give the living processes, each with for how long it has said nothing: longer than a
+        """List the living processes, each with the seconds since it last responded. Longer than a
         lease, and others may take its items.
         """
         rows = self._rows("SELECT token, pid, began_at, beat FROM worker ORDER BY began_at")
@@ -364,29 +353,29 @@ class Journal:
                 "token": token,
             }
             for token, pid, began_at, beat in rows
-            if self.lives(token)
+            if self.is_alive(token)
         ]
 
     def renew(self) -> None:
         """Renew the leases of this process."""
         now = self.clock()
-        with self.change() as db:
+        with self.transaction() as db:
             db.execute("UPDATE worker SET beat=? WHERE token=?", (now, self.token))
             db.execute("UPDATE item SET lease=? WHERE owner=?", (now + self.lease_s, self.token))
 
     # -- intake
 
-    def look(self, found: Iterable[Seen], *, settled: bool = False) -> list[str]:
-        """Take in files as they were found: new ones, and those that have changed since. Gives the
-        paths of the new.
+    def record(self, found: Iterable[FoundFile], *, settled: bool = False) -> list[str]:
+        """Record files as they were found, both new and changed ones. Returns the paths of the new
+        ones.
 
         Params:
-            settled: whether they need not stand still any longer.
+            settled: they need not wait until they settle.
         """
         new: list[str] = []
         now = self.clock()
         found = list(found)
-        known = []
+        relevant = []
         with self._lock:
             for seen in found:
                 row = self._rows(
@@ -395,16 +384,16 @@ class Journal:
                 )
                 if (
                     not row
-                    or (row[0][1] in ("seen", "settled") and row[0][2] != seen.sign)
+                    or (row[0][1] in ("seen", "settled") and row[0][2] != seen.fingerprint)
                     or (row[0][1] == "seen" and seen.whole)
                 ):
-                    known.append(seen)
-        if not known:
+                    relevant.append(seen)
+        if not relevant:
             return new
-        with self.change() as db:
-            arrived = int(self.note("arrived") or 0) + 1
+        with self.transaction() as db:
+            arrived = int(self.read_note("arrived") or 0) + 1
             self.write_note("arrived", str(arrived))
-            for seen in known:
+            for seen in relevant:
                 state = "settled" if seen.whole or (settled and not seen.empty) else "seen"
                 path = os.fsencode(seen.path)
                 row = db.execute(
@@ -414,14 +403,14 @@ class Journal:
                     db.execute(
                         "INSERT INTO item (path, state, sign, since, arrived, mtime, seen_at)"
                         " VALUES (?,?,?,?,?,?,?)",
-                        (path, state, seen.sign, now, arrived, seen.mtime, time.time()),
+                        (path, state, seen.fingerprint, now, arrived, seen.mtime, time.time()),
                     )
                     new.append(seen.path)
-                elif row[1] in ("seen", "settled") and row[2] != seen.sign:
+                elif row[1] in ("seen", "settled") and row[2] != seen.fingerprint:
                     db.execute(
                         "UPDATE item SET state=?, sign=?, since=?, mtime=?, tries=0, kills=0, due=0"
                         " WHERE id=?",
-                        (state, seen.sign, now, seen.mtime, row[0]),
+                        (state, seen.fingerprint, now, seen.mtime, row[0]),
                     )
                 elif row[1] == "seen" and seen.whole:
                     db.execute("UPDATE item SET state='settled', due=0 WHERE id=?", (row[0],))
@@ -430,44 +419,44 @@ class Journal:
     def settle(
         self,
         settle_s: float,
-        look: Callable[[str], Seen | None],
-        wants: Callable[[Seen, float], bool],
+        inspect: Callable[[str], FoundFile | None],
+        is_ready: Callable[[FoundFile, float], bool],
         *,
-        most: int = 500,
+        limit: int = 500,
     ) -> int:
-        """Look again at files that nobody has seen change for `settle_s`: those that are as they
-        were have settled. Gives how many have.
+        """Inspect files that have not changed for `settle_s` again: those that are still the same
+        have settled. Returns how many have.
 
         Params:
-            look: gives a file as it is now; None if it is gone.
-            wants: whether a file that has stood still for so many seconds has all that it needs.
+            look: returns a file as it is now; None if it is gone.
+            wants: returns whether a file that has not changed for so many seconds is ready.
         """
         now = self.clock()
-        # Of those that wait, `due` is when they are looked at again, with a minus.
+        # For files that are not ready, `due` is the negative time of the next check.
         rows = self._rows(
             "SELECT id, path, sign, since FROM item WHERE state='seen' AND since<=? AND due>=?"
             " ORDER BY since LIMIT ?",
-            (now - settle_s, -now, most),
+            (now - settle_s, -now, limit),
         )
         if not rows:
             return 0
-        found = [(row, look(os.fsdecode(row[1]))) for row in rows]
+        found = [(row, inspect(os.fsdecode(row[1]))) for row in rows]
         count = 0
-        with self.change() as db:
-            for (number, _, sign, since), seen in found:
+        with self.transaction() as db:
+            for (number, _, fingerprint, since), seen in found:
                 if seen is None:
                     db.execute(
                         "UPDATE item SET state='gone', ended_at=? WHERE id=? AND state='seen'",
                         (time.time(), number),
                     )
-                elif seen.sign != sign:
+                elif seen.fingerprint != fingerprint:
                     db.execute(
                         "UPDATE item SET sign=?, since=?, mtime=?, due=0 WHERE id=? AND"
                         " state='seen'",
-                        (seen.sign, now, seen.mtime, number),
+                        (seen.fingerprint, now, seen.mtime, number),
                     )
-                elif not wants(seen, now - since):
-                    # What it waits for is told when it comes, but what is told may be lost.
+                elif not is_ready(seen, now - since):
+                    # An event reports what it waits for, but events may be lost.
                     db.execute(
                         "UPDATE item SET due=? WHERE id=? AND state='seen'", (-(now + 1.0), number)
                     )
@@ -475,12 +464,12 @@ class Journal:
                     count += db.execute(
                         "UPDATE item SET state='settled', due=0 WHERE id=? AND state='seen' AND"
                         " sign=?",
-                        (number, sign),
+                        (number, fingerprint),
                     ).rowcount
         return count
 
-    def next_look(self, settle_s: float) -> float | None:
-        """How long until a file may have settled; None if none is waiting."""
+    def seconds_to_next_check(self, settle_s: float) -> float | None:
+        """Return how long until a file may have settled; None if none is waiting."""
         rows = self._rows(
             "SELECT min(max(since+?, -due)) FROM item WHERE state='seen'", (settle_s,)
         )
@@ -491,17 +480,17 @@ class Journal:
     def claim(
         self, order: str, *, kills: int, busy: bool, only_finish: bool = False
     ) -> Item | None:
-        """Take the next item: first those that somebody left behind nearly done, then those that
-        have settled.
+        """Claim the next item: first one that was nearly done when its worker stopped, then a
+        settled one.
 
-        An item that a process has died of before is worked on alone: it is not given while this
-        process is `busy`, nor is any after it.
+        An item that has killed a process before is processed alone: it is not claimed while this
+        process is `busy`, nor is any item after it.
 
         Params:
             order: oldest, newest or name.
-            kills: how many deaths put an item aside.
+            kills: after how many deaths of its process an item is quarantined.
         """
-        self._take_over(kills)
+        self._release_abandoned(kills)
         now = self.clock()
         with self._lock:
             row = self._first(
@@ -513,26 +502,26 @@ class Journal:
                 row = self._first("state='settled' AND due<=?", (now,), _ORDERS[order])
         if row is None or (row[5] and row[2] == "settled" and busy):
             return None
-        with self.change() as db:
-            taken = db.execute(
+        with self.transaction() as db:
+            claimed = db.execute(
                 "UPDATE item SET owner=?, lease=?, state=CASE state WHEN 'settled' THEN 'running'"
                 " ELSE state END WHERE id=? AND owner IS NULL AND state=?",
                 (self.token, now + self.lease_s, row[0], row[2]),
             ).rowcount
             return (
                 _item(db.execute(f"SELECT {_COLUMNS} FROM item WHERE id=?", (row[0],)).fetchone())
-                if taken
+                if claimed
                 else None
             )
 
-    def _first(self, where: str, given: Sequence[Any], order: str) -> Any:
+    def _first(self, where: str, values: Sequence[Any], order: str) -> Any:
         rows = self._rows(
-            f"SELECT {_COLUMNS} FROM item WHERE {where} ORDER BY {order} LIMIT 1", given
+            f"SELECT {_COLUMNS} FROM item WHERE {where} ORDER BY {order} LIMIT 1", values
         )
         return rows[0] if rows else None
 
-    def _take_over(self, kills: int) -> None:
-        """Free the items of workers that are dead, or silent for too long."""
+    def _release_abandoned(self, kills: int) -> None:
+        """Release the items of workers that are dead, or that have not responded for too long."""
         now = self.clock()
         owners = self._rows(
             "SELECT owner, max(lease) FROM item WHERE owner IS NOT NULL AND owner<>? GROUP BY"
@@ -540,81 +529,82 @@ class Journal:
             (self.token,),
         )
         for owner, lease in owners:
-            dead = not self.lives(owner)
+            dead = not self.is_alive(owner)
             if not dead and lease >= now:
                 continue
-            with self.change() as db:
+            with self.transaction() as db:
                 if dead:
                     db.execute(
                         "UPDATE item SET kills=kills+1 WHERE owner=? AND state='running'", (owner,)
                     )
-                why = (
-                    f"the process ended {kills} times while it worked on this file"
+                reason = (
+                    f"the process died {kills} times while processing this file"
                     if kills > 1
-                    else "the process ended while it worked on this file"
+                    else "the process died while processing this file"
                 )
                 db.execute(
                     "UPDATE item SET state='failing', verdict='quarantined', reason=? WHERE owner=?"
                     " AND state='running' AND kills>=?",
-                    (f"{why}, so it is put aside", owner, kills),
+                    (f"{reason}, so the file is quarantined", owner, kills),
                 )
                 db.execute(
                     "UPDATE item SET state='settled' WHERE owner=? AND state='running'", (owner,)
                 )
                 db.execute("UPDATE item SET owner=NULL WHERE owner=?", (owner,))
 
-    def _mine(self, item: Item, words: str, given: Sequence[Any]) -> None:
-        with self.change() as db:
+    def _update_owned(self, item: Item, assignments: str, values: Sequence[Any]) -> None:
+        with self.transaction() as db:
             if (
                 db.execute(
-                    f"UPDATE item SET {words} WHERE id=? AND owner=?", (*given, item.id, self.token)
+                    f"UPDATE item SET {assignments} WHERE id=? AND owner=?",
+                    (*values, item.id, self.token),
                 ).rowcount
                 == 0
             ):
-                raise Lost(item.path)
+                raise OwnershipLost(item.path)
 
-    def know(self, item: Item, digest: str, recipe: str) -> bool:
-        """Note what an item's content is. False, and nothing is noted, while another item of the
-        same content and recipe is being worked on.
+    def set_content(self, item: Item, digest: str, recipe: str) -> bool:
+        """Record an item's content. Returns False, and records nothing, while another item with the
+        same content and recipe is being processed.
         """
-        with self.change() as db:
+        with self.transaction() as db:
             if db.execute(
-                f"SELECT 1 FROM item WHERE digest=? AND recipe=? AND id<>? AND state IN {_WORK}",
+                f"SELECT 1 FROM item WHERE digest=? AND recipe=? AND id<>? AND state IN {_OWNED}",
                 (digest, recipe, item.id),
             ).fetchone():
                 return False
-            self._mine(item, "digest=?, recipe=?", (digest, recipe))
+            self._update_owned(item, "digest=?, recipe=?", (digest, recipe))
         return True
 
-    def twin(self, digest: str, recipe: str) -> Item | None:
-        """Give an item of this content and recipe that is done."""
+    def find_done(self, digest: str, recipe: str) -> Item | None:
+        """Return an item with this content and recipe that is done."""
         row = self._first("state='done' AND digest=? AND recipe=?", (digest, recipe), "id DESC")
         return _item(row) if row else None
 
-    def unsettle(self, item: Item) -> None:
-        """The file is another than it was: it has to settle again."""
-        self._mine(
+    def mark_changed(self, item: Item) -> None:
+        """The file has changed and has to settle again."""
+        self._update_owned(
             item,
             "state='seen', since=?, sign='', owner=NULL, digest=NULL, recipe=NULL, tries=0,"
             " kills=0",
             (self.clock(),),
         )
 
-    def give_back(self, item: Item, *, wait_s: float = 0.0, tried: bool = False) -> None:
-        """Put an item back into the queue; `tried` counts the try."""
-        self._mine(
+    def requeue(self, item: Item, *, wait_s: float = 0.0, tried: bool = False) -> None:
+        """Return an item to the queue; `tried` counts the attempt."""
+        self._update_owned(
             item,
             "state='settled', owner=NULL, digest=NULL, recipe=NULL,"
             f" due=?{', tries=tries+1' if tried else ''}",
             (self.clock() + wait_s,),
         )
 
-    def put_off(self, item: Item, wait_s: float) -> None:
-        """Leave an item that cannot be finished now as it is, for later."""
-        self._mine(item, "owner=NULL, due=?", (self.clock() + wait_s,))
+    def postpone(self, item: Item, wait_s: float) -> None:
+        """Keep an item that cannot be finished now in its state, for later."""
+        self._update_owned(item, "owner=NULL, due=?", (self.clock() + wait_s,))
 
-    def owner_of(self, path: str) -> tuple[str, bool] | None:
-        """Say whose an output file is: the item's path, and whether it is about to be put in place."""
+    def output_owner(self, path: str) -> tuple[str, bool] | None:
+        """Return which item an output file belongs to, and whether it is about to be published."""
         rows = self._rows(
             "SELECT output.source, item.state FROM output LEFT JOIN item ON item.id=output.item"
             " WHERE output.path=?",
@@ -622,36 +612,38 @@ class Journal:
         )
         return (os.fsdecode(rows[0][0]), rows[0][1] == "placing") if rows else None
 
-    def touch(self, folder: Path) -> None:
-        """Note that temporary files may lie in a folder."""
+    def add_temporary_folder(self, folder: Path) -> None:
+        """Record that a folder may contain temporary files."""
         name = os.fsencode(folder)
         if not self._rows("SELECT 1 FROM touched WHERE folder=?", (name,)):
-            with self.change() as db:
+            with self.transaction() as db:
                 db.execute("INSERT OR IGNORE INTO touched VALUES (?)", (name,))
 
-    def touched(self) -> list[Path]:
-        """Give the folders in which temporary files may lie."""
+    def temporary_folders(self) -> list[Path]:
+        """List the folders that may contain temporary files."""
         return [Path(os.fsdecode(name)) for (name,) in self._rows("SELECT folder FROM touched")]
 
     def is_moving(self, number: int) -> bool:
-        """Whether an item's original may be on its way."""
+        """Return whether an item's original may be in the course of moving."""
         return bool(
             self._rows(
                 "SELECT 1 FROM item WHERE id=? AND state IN ('placed', 'failing')", (number,)
             )
         )
 
-    def left_to_do(self) -> list[dict[str, Any]]:
-        """Give the steps of all items that are in `placing`."""
+    def pending_steps(self) -> list[dict[str, Any]]:
+        """List the steps of all items in `placing`."""
         return [
             step
             for (steps,) in self._rows("SELECT steps FROM item WHERE state='placing'")
             for step in json.loads(steps or "[]")
         ]
 
-    def is_kept(self, kept: str) -> bool:
-        """Whether an item that is not at its end will have this place in `done` or `failed`."""
-        return bool(self._rows(f"SELECT 1 FROM item WHERE kept=? AND {_IN_ACTIVE}", (_pack(kept),)))
+    def is_reserved(self, kept: str) -> bool:
+        """Return whether an item that has not ended will get this name in `done` or `failed`."""
+        return bool(
+            self._rows(f"SELECT 1 FROM item WHERE kept=? AND {_IN_ACTIVE}", (_encode_name(kept),))
+        )
 
     def stage(
         self,
@@ -663,73 +655,73 @@ class Journal:
         digest: str,
         recipe: str,
     ) -> bool:
-        """Note all that is left to do for an item. False, and nothing is noted, if another item
-        took one of the places in the meantime.
+        """Record the remaining steps of an item. Returns False, and records nothing, if another
+        item took one of the output names meanwhile.
         """
         source = os.fsencode(item.path)
-        with self.change() as db:
+        with self.transaction() as db:
             for path in outputs:
-                other = self.owner_of(path)
+                other = self.output_owner(path)
                 if other is not None and other[1] and other[0] != item.path:
                     return False
             db.executemany(
                 "INSERT OR REPLACE INTO output VALUES (?,?,?)",
                 ((path, item.id, source) for path in outputs),
             )
-            self._mine(
+            self._update_owned(
                 item,
                 "state='placing', verdict='done', steps=?, outputs=?, kept=?, digest=?, recipe=?",
-                (json.dumps(steps), json.dumps(list(outputs)), _pack(kept), digest, recipe),
+                (json.dumps(steps), json.dumps(list(outputs)), _encode_name(kept), digest, recipe),
             )
         return True
 
-    def placed(self, item: Item, *, verdict: str = "done", kept: str | None = None) -> None:
-        """Every output is in place."""
-        self._mine(
+    def mark_placed(self, item: Item, *, verdict: str = "done", kept: str | None = None) -> None:
+        """All outputs are published."""
+        self._update_owned(
             item,
             "state='placed', steps=NULL, verdict=?, kept=?",
-            (verdict, _pack(kept or item.kept)),
+            (verdict, _encode_name(kept or item.kept)),
         )
 
-    def failing(self, item: Item, reason: str, kept: str, *, digest: str | None) -> None:
+    def mark_failing(self, item: Item, reason: str, kept: str, *, digest: str | None) -> None:
         """The item has failed for good."""
-        self._mine(
+        self._update_owned(
             item,
             "state='failing', steps=NULL, verdict='failed', reason=?, kept=?, digest=?,"
             " tries=tries+1",
-            (reason, _pack(kept), digest),
+            (reason, _encode_name(kept), digest),
         )
 
-    def fail_waiting(self, path: str, reason: str, kept: str) -> None:
-        """Another item, which nobody works on, has failed as well."""
-        with self.change() as db:
+    def fail_queued(self, path: str, reason: str, kept: str) -> None:
+        """Another item, which nobody is processing, has failed as well."""
+        with self.transaction() as db:
             db.execute(
                 "UPDATE item SET state='failing', verdict='failed', reason=?, kept=? WHERE path=?"
                 " AND state IN ('seen', 'settled')",
-                (reason, _pack(kept), os.fsencode(path)),
+                (reason, _encode_name(kept), os.fsencode(path)),
             )
 
-    def keep_as(self, item: Item, kept: str) -> None:
-        """The original goes to another place than was noted."""
-        self._mine(item, "kept=?", (_pack(kept),))
+    def reserve(self, item: Item, kept: str) -> None:
+        """Reserve another name for the original."""
+        self._update_owned(item, "kept=?", (_encode_name(kept),))
 
-    def end(self, item: Item, state: str, *, kept: str | None) -> None:
-        """The item is at its end."""
-        self._mine(
+    def finish(self, item: Item, state: str, *, kept: str | None) -> None:
+        """End an item."""
+        self._update_owned(
             item,
             "state=?, owner=NULL, steps=NULL, kept=?, ended_at=?",
-            (state, _pack(kept), time.time()),
+            (state, _encode_name(kept), time.time()),
         )
 
     # -- what is shown
 
-    def counts(self) -> dict[str, int]:
+    def count_by_state(self) -> dict[str, int]:
         """Count items by state."""
         return dict(self._rows("SELECT state, count(*) FROM item GROUP BY state ORDER BY state"))
 
-    def active(self) -> int:
-        """Count the items that are not at their end, but for those that wait for something to be
-        put beside them.
+    def count_active(self) -> int:
+        """Count the items that have not ended, except for those that wait for a ticket, a sentinel
+        or content.
         """
         return int(
             self._rows(
@@ -737,26 +729,24 @@ class Journal:
             )[0][0]
         )
 
-    def unready(self) -> int:
-        """Count the items that have stood still and wait to be filled, or for something to be put
-        beside them.
-        """
+    def count_unready(self) -> int:
+        """Count the items that are unchanged but wait for a ticket, a sentinel or content."""
         return int(self._rows("SELECT count(*) FROM item WHERE state='seen' AND due<0")[0][0])
 
-    def items(self, states: Sequence[str], *, most: int = -1) -> list[Item]:
-        """Give items in these states, the last first."""
+    def items(self, states: Sequence[str], *, limit: int = -1) -> list[Item]:
+        """List the items in these states, the newest first."""
         marks = ", ".join("?" * len(states))
         return [
             _item(row)
             for row in self._rows(
                 f"SELECT {_COLUMNS} FROM item WHERE state IN ({marks}) ORDER BY id DESC LIMIT ?",
-                (*states, most),
+                (*states, limit),
             )
         ]
 
-    def retried(self, item: Item) -> None:
-        """A failed item's original is back where it came from."""
-        with self.change() as db:
+    def mark_retried(self, item: Item) -> None:
+        """A failed original was moved back to the watched folder."""
+        with self.transaction() as db:
             db.execute(
                 "UPDATE item SET state='retried', kept=NULL WHERE id=? AND state IN ('failed',"
                 " 'quarantined')",
@@ -764,10 +754,10 @@ class Journal:
             )
 
     def forget(self, older_than_s: float, *, keep: int) -> None:
-        """Remove items that ended long ago, but for the last `keep`, and what is known of outputs
-        that are no longer there is not removed with them.
+        """Delete items that ended long ago, except for the newest `keep`. Records of outputs are
+        kept.
         """
-        with self.change() as db:
+        with self.transaction() as db:
             db.execute(
                 "DELETE FROM item WHERE ended_at<? AND state IN ('done', 'skipped', 'gone',"
                 " 'retried') AND id<(SELECT max(id) FROM item)-?",
@@ -775,14 +765,14 @@ class Journal:
             )
 
 
-def _unusable(folder: Path, why: str, fix: str) -> JournalError:
+def _unusable_error(folder: Path, why: str, fix: str) -> JournalError:
     return JournalError(f"the journal '{folder}' cannot be used\n  = why: {why}\n  = fix: {fix}")
 
 
-def _boot() -> str:
-    """Name the time since the host started."""
+def _boot_id() -> str:
+    """Return an id for the period since the host started."""
     with contextlib.suppress(OSError):
         return re.sub(r"\s", "", Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
-    return (  # near enough: should the wall clock be set, some waits are cut short
+    return (  # an approximation: setting the wall clock cuts some waits short
         f"{(time.time() - time.monotonic()) / 60:.0f}"
     )

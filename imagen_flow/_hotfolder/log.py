@@ -1,4 +1,4 @@
-"""Say what a line does: a JSON object a line into a file, and to whoever listens."""
+"""Write the events of a line to a log file, one JSON object per line, and to a callback."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ __all__ = ["Log"]
 
 
 class Log:
-    """Appends to a file that may be rotated at any time by renaming it. What cannot be written is
-    let go: a log must not stop a line.
+    """Appends to a file, which may be rotated by renaming it at any time. Write errors are ignored:
+    logging must not stop a line.
     """
 
     def __init__(
-        self, place: Path, *, line: str, listen: Callable[[dict[str, Any]], None] | None = None
+        self, path: Path, *, line: str, on_event: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
-        self.place = place
+        self.path = path
         self._line = line
-        self._listen = listen
+        self._on_event = on_event
         self._lock = threading.Lock()
 
-    def say(self, event: str, **about: Any) -> None:
-        """Write down an event."""
-        said = {
+    def write(self, event: str, **details: Any) -> None:
+        """Write an event."""
+        entry = {
             "at": datetime.now().astimezone().isoformat(timespec="milliseconds"),
             "line": self._line,
             "event": event,
-            **about,
+            **details,
         }
         with self._lock:
             with contextlib.suppress(OSError):
-                # Never waits, should it be a pipe that nobody reads. Opened each time, so that a
-                # rotated file is let go; one write, so that the lines of several processes do not
-                # mix.
+                # Non-blocking, in case it is a pipe that nobody reads. Opened each time because of
+                # rotation, and written in one call so that the lines of several processes do not
+                # interleave.
                 handle = os.open(
-                    self.place,
+                    self.path,
                     os.O_WRONLY
                     | os.O_CREAT
                     | os.O_APPEND
@@ -50,8 +50,8 @@ class Log:
                     0o666,
                 )
                 try:
-                    os.write(handle, json.dumps(said).encode() + b"\n")
+                    os.write(handle, json.dumps(entry).encode() + b"\n")
                 finally:
                     os.close(handle)
-            if self._listen is not None:
-                self._listen(said)
+            if self._on_event is not None:
+                self._on_event(entry)

@@ -1,8 +1,8 @@
-"""Tell others of items that ended, by a command or a post, without ever holding up the line.
+"""Notify a command or a URL of finished items without ever delaying the line.
 
-A thread of its own, a queue of a thousand, a time limit each. What finds the queue full is dropped
-and counted; what fails is logged and not tried again: the log and the journal are the record, this
-is a bell.
+Notifications have a thread of their own, a bounded queue and a time limit. If the queue is full
+they are dropped and counted; if one fails it is logged and not retried. The log and the journal are
+the record.
 """
 
 from __future__ import annotations
@@ -22,63 +22,65 @@ from .log import Log
 
 __all__ = ["Notifier"]
 
-_MOST = 1000
+MAX_QUEUED = 1000
 
 
 class Notifier:
-    """Rings. `close` lets what is queued end within a few seconds, and drops the rest."""
+    """Sends notifications. `close` lets the queued ones finish for a few seconds, then drops the
+    rest.
+    """
 
-    def __init__(self, notify: Notify, log: Log) -> None:
-        self._notify = notify
+    def __init__(self, settings: Notify, log: Log) -> None:
+        self._settings = settings
         self._log = log
-        self._queue: Queue[dict[str, Any]] = Queue(_MOST)
+        self._queue: Queue[dict[str, Any]] = Queue(MAX_QUEUED)
         self._closing = threading.Event()
         self._dropped = 0
         self._thread: threading.Thread | None = None
-        if notify.command or notify.url:
+        if settings.command or settings.url:
             self._thread = threading.Thread(
                 target=self._work, name="imagen_flow notify", daemon=True
             )
             self._thread.start()
 
-    def tell(self, said: dict[str, Any]) -> None:
-        """Queue what happened to an item."""
-        if self._thread is None or said["event"] not in self._notify.on:
+    def notify(self, event: dict[str, Any]) -> None:
+        """Queue a notification about an item."""
+        if self._thread is None or event["event"] not in self._settings.on:
             return
         try:
-            self._queue.put_nowait(said)
+            self._queue.put_nowait(event)
         except Full:
             self._dropped += 1
             if self._dropped in (1, 10, 100) or self._dropped % 1000 == 0:
-                self._log.say("notify-dropped", count=self._dropped)
+                self._log.write("notify-dropped", count=self._dropped)
 
-    def close(self, patience_s: float = 5.0) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(patience_s)
+            self._thread.join(timeout_s)
 
     def _work(self) -> None:
         while True:
             try:
-                said = self._queue.get(timeout=0.2)
+                event = self._queue.get(timeout=0.2)
             except Empty:
                 if self._closing.is_set():
                     return
                 continue
-            for ring in (self._call, self._post):
+            for send in (self._run_command, self._post_to_url):
                 try:
-                    ring(json.dumps(said).encode())
-                except Exception as failed:  # whatever it is, the next one may be heard
-                    self._log.say(
+                    send(json.dumps(event).encode())
+                except Exception as error:  # the next notification may succeed
+                    self._log.write(
                         "notify-failed",
-                        about=said.get("item"),
-                        reason=f"{type(failed).__name__}: {failed}",
+                        about=event.get("item"),
+                        reason=f"{type(error).__name__}: {error}",
                     )
 
-    def _call(self, data: bytes) -> None:
-        if not self._notify.command:
+    def _run_command(self, data: bytes) -> None:
+        if not self._settings.command:
             return
-        command = list(self._notify.command)
+        command = list(self._settings.command)
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -87,10 +89,10 @@ class Notifier:
             start_new_session=True,
         ) as process:
             try:
-                process.communicate(data + b"\n", timeout=self._notify.timeout_s)
+                process.communicate(data + b"\n", timeout=self._settings.timeout_s)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(OSError):
-                    # Its children too, or they would hold it up as well.
+                    # Kill its children too, or they could delay it as well.
                     (
                         os.killpg(process.pid, signal.SIGKILL)
                         if hasattr(os, "killpg")
@@ -98,16 +100,16 @@ class Notifier:
                     )
                 process.wait()
                 raise TimeoutError(
-                    f"the command took longer than {self._notify.timeout_s:g} s"
+                    f"the command took longer than {self._settings.timeout_s:g} s"
                 ) from None
         if process.returncode:
-            raise RuntimeError(f"the command ended with {process.returncode}")
+            raise RuntimeError(f"the command exited with code {process.returncode}")
 
-    def _post(self, data: bytes) -> None:
-        if not self._notify.url:
+    def _post_to_url(self, data: bytes) -> None:
+        if not self._settings.url:
             return
         request = urllib.request.Request(
-            self._notify.url, data=data, headers={"Content-Type": "application/json"}
+            self._settings.url, data=data, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=self._notify.timeout_s) as answer:
-            answer.read(1 << 16)
+        with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as response:
+            response.read(1 << 16)

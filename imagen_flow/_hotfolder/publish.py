@@ -1,17 +1,15 @@
-"""Put outputs in place, and originals away: in an order in which whatever is lost on the way can be
-told afterwards.
+"""Publish outputs and archive originals, in an order that allows recovery from any interruption.
 
-An output is written under a temporary name in the folder that it will be in (`Staged`), and so is
-every other of the item. Then: their bytes are synced, then those folders, then the journal notes
-all renames that are left
-(`placing`), then they are carried out and the folders synced, then the journal notes that
-(`placed`), then the original moves. A temporary file that no journal speaks of is swept away.
+All outputs of an item are first written under temporary names in their final folders
+(`StagedOutputs`). Then their bytes are synced, then the folders; then the journal records the
+remaining renames (`placing`); then these are carried out and the folders synced; then the journal
+records that (`placed`); then the original is moved. Temporary files that no journal mentions are
+deleted.
 
-The original is moved by one rename where `done` is on the same file system. Elsewhere it is first
-renamed to a hidden name in its own folder, so that nobody replaces it any more, then copied under a
-temporary name, synced,
-renamed, and unlinked last. After either rename it is looked at again: if it was replaced in that
-very moment, the newer file goes back to where it was dropped.
+If `done` is on the same file system, the original is moved by one rename. Otherwise it is first
+renamed to a hidden name in its own folder, so that nobody replaces it, then copied under a
+temporary name, synced, renamed, and finally unlinked. After either rename it is checked again: if
+it was replaced at that very moment, the newer file is moved back.
 """
 
 from __future__ import annotations
@@ -29,44 +27,51 @@ from typing import Any
 from .._outputs.writer import files_of
 from .._system.regular_files import open_regular
 from .._types.values import Folder, Model
-from .disk import Disk, Mounted, affects_every_item, is_there
-from .intake import OURS
+from .disk import Disk, MountGuard, find_disk_error, name_exists
+from .intake import TEMPORARY_PREFIX
 from .journal import Journal, JournalError
 
-__all__ = ["Staged", "apply", "free_name", "is_applied", "move", "put_text", "sweep"]
+__all__ = [
+    "StagedOutputs",
+    "apply_steps",
+    "free_name",
+    "steps_are_intact",
+    "move_original",
+    "write_text",
+    "sweep",
+]
 
-#: How many bytes of a name are ours to fill, so that a number, a ticket's ending and that of a
-#: reason still fit.
-_NAME = 200
+#: The maximum length of a name in bytes, so that a number and the endings of tickets and reasons
+#: can be appended.
+_MAX_NAME_BYTES = 200
 
-_count = itertools.count(1)
+_temporary_numbers = itertools.count(1)
 
 
 def _temporary(folder: Path, token: str, ending: str = ".tmp") -> Path:
-    return folder / f"{OURS}{token}-{next(_count)}{ending}"
+    return folder / f"{TEMPORARY_PREFIX}{token}-{next(_temporary_numbers)}{ending}"
 
 
 def _digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-class Staged:
-    """The hands of a Writer that puts off what makes its outputs seen. After the run `seal` gives
-    what is left to do, or `discard` removes all traces.
+class StagedOutputs:
+    """The file operations of an output writer that postpones publishing. After the run, `seal`
+    returns the remaining steps, or `discard` removes everything.
 
     Params:
-        root: the output folder, which is there; that it has vanished is the line's trouble, not
-            something to mend by making it again.
-        mounted: what it is mounted on.
-        source: whose outputs they are: the item's path.
-        twin: gives a file that has what was written (to a temporary name, and in bytes) already and
-            may be linked to, or None.
+        root: the output folder, which exists. If it disappears, the line waits; it is not
+            recreated.
+        mounted: knows where it was mounted.
+        source: the path of the item that the outputs belong to.
+        twin: returns an existing file to link to, with the content of a temporary file; or None.
     """
 
     def __init__(
         self,
         root: Path,
-        mounted: Mounted,
+        mounted: MountGuard,
         disk: Disk,
         journal: Journal,
         source: str,
@@ -75,8 +80,8 @@ class Staged:
     ) -> None:
         self.root = root
         self.steps: list[dict[str, Any]] = []
-        #: The first fault of the file system, which tells the line's troubles from an item's, and
-        #: the first of the journal, which is never an item's.
+        #: The first error of the file system, which decides whether the line or the item is
+        #: affected, and the first of the journal, which never concerns an item.
         self.trouble: OSError | None = None
         self.fault: JournalError | None = None
         self._mounted = mounted
@@ -87,10 +92,10 @@ class Staged:
         self._lock = threading.Lock()
 
     def name(self, path: Path) -> str:
-        """What the journal calls an output: its path below the output folder."""
-        real, root = os.path.realpath(path.parent), os.path.realpath(self.root)
+        """Return the name of an output in the journal: its path below the output folder."""
+        folder, root = os.path.realpath(path.parent), os.path.realpath(self.root)
         return (
-            os.path.join(os.path.relpath(real, root), path.name)
+            os.path.join(os.path.relpath(folder, root), path.name)
             .removeprefix("." + os.sep)
             .replace(os.sep, "/")
         )
@@ -98,31 +103,29 @@ class Staged:
     def taken(self, path: Path) -> str:
         name = self.name(path)
         if any(step["to"] == str(path) for step in self.steps):
-            return "another output of this item goes there"
-        with self._journaling():
-            owner = self._journal.owner_of(name)
+            return "another output of this item has this path"
+        with self._record_journal_error():
+            owner = self._journal.output_owner(name)
         if owner is None or owner[0] == self._source or not (owner[1] or os.path.lexists(path)):
             return ""
-        return f"it is an output of another file, {owner[0]}"
+        return f"it is an output of another file: {owner[0]}"
 
     def make_folder(self, path: Path) -> None:
         try:
             if path == self.root:
                 self._mounted.check(path)
                 if not path.is_dir():
-                    raise FileNotFoundError(
-                        errno.ENOENT, "the folder for outputs is gone", str(path)
-                    )
+                    raise FileNotFoundError(errno.ENOENT, "the output folder is missing", str(path))
             elif not path.is_dir():
                 self._disk.mkdir(path)
                 self._disk.sync_folder(path.parent)
-        except OSError as failed:
-            self._note(failed)
+        except OSError as error:
+            self._record_and_raise(error)
 
     def put(self, path: Path, data: bytes) -> None:
         temporary = _temporary(path.parent, self._journal.token)
-        with self._journaling():
-            self._journal.touch(path.parent)
+        with self._record_journal_error():
+            self._journal.add_temporary_folder(path.parent)
         try:
             self._disk.create(temporary, data)
             twin = self._twin(temporary, data) if self._twin else None
@@ -131,33 +134,33 @@ class Staged:
                 self._disk.link(twin, temporary)
                 data = temporary.read_bytes()
             self._disk.sync_file(temporary)
-        except OSError as failed:
-            _drop({"do": "put", "temporary": str(temporary)}, self._disk)
-            self._note(failed)
+        except OSError as error:
+            _remove_temporary({"do": "put", "temporary": str(temporary)}, self._disk)
+            self._record_and_raise(error)
         self._add(
             {"do": "put", "temporary": str(temporary), "to": str(path), "digest": _digest(data)}
         )
 
     def put_folder(self, path: Path, value: Folder | Model) -> None:
         temporary = _temporary(path.parent, self._journal.token)
-        with self._journaling():
-            self._journal.touch(path.parent)
+        with self._record_journal_error():
+            self._journal.add_temporary_folder(path.parent)
         try:
             self._disk.mkdir(temporary)
-            made = {temporary}
+            created = {temporary}
             for name, source in files_of(value):
-                place = temporary.joinpath(*name.split("/"))
-                for folder in reversed([p for p in place.parents if p.is_relative_to(temporary)]):
-                    if folder not in made:
+                target = temporary.joinpath(*name.split("/"))
+                for folder in reversed([p for p in target.parents if p.is_relative_to(temporary)]):
+                    if folder not in created:
                         self._disk.mkdir(folder)
-                        made.add(folder)
-                self._disk.copy(source, place)
-                self._disk.sync_file(place)
-            for folder in made:
+                        created.add(folder)
+                self._disk.copy(source, target)
+                self._disk.sync_file(target)
+            for folder in created:
                 self._disk.sync_folder(folder)
-        except OSError as failed:
-            _drop({"do": "folder", "temporary": str(temporary)}, self._disk)
-            self._note(failed)
+        except OSError as error:
+            _remove_temporary({"do": "folder", "temporary": str(temporary)}, self._disk)
+            self._record_and_raise(error)
         self._add(
             {
                 "do": "folder",
@@ -171,39 +174,41 @@ class Staged:
         self._add({"do": "remove", "to": str(path)})
 
     @contextlib.contextmanager
-    def _journaling(self) -> Iterator[None]:
+    def _record_journal_error(self) -> Iterator[None]:
         try:
             yield
-        except JournalError as failed:
-            self.fault = self.fault or failed
+        except JournalError as error:
+            self.fault = self.fault or error
             raise
 
-    def refuse(self, failed: OSError) -> None:
-        if affects_every_item(failed, network=True):
-            self.trouble = self.trouble or failed
+    def refuse(self, error: OSError) -> None:
+        if find_disk_error(error, network=True):
+            self.trouble = self.trouble or error
 
     def _add(self, step: dict[str, Any]) -> None:
         with self._lock:
             self.steps.append(step)
 
-    def _note(self, failed: OSError) -> None:
-        self.trouble = self.trouble or failed
-        raise failed
+    def _record_and_raise(self, error: OSError) -> None:
+        self.trouble = self.trouble or error
+        raise error
 
     def seal(self) -> list[dict[str, Any]]:
-        """Make what was written durable, temporary names and all."""
+        """Make everything that was written durable, including the temporary names, and return the
+        remaining steps.
+        """
         for folder in sorted({Path(step["to"]).parent for step in self.steps}):
             self._disk.sync_folder(folder)
         return self.steps
 
     def discard(self) -> None:
         for step in self.steps:
-            _drop(step, self._disk)
+            _remove_temporary(step, self._disk)
 
 
-def _drop(step: dict[str, Any], disk: Disk) -> None:
-    # On a disk that has become read-only even the removal of a file that is not there is refused.
-    # What is left is swept away later.
+def _remove_temporary(step: dict[str, Any], disk: Disk) -> None:
+    # On a disk that has become read-only, even the removal of a missing file fails. Leftovers are
+    # deleted later, by `sweep`.
     with contextlib.suppress(OSError):
         if step["do"] == "folder":
             disk.remove_tree(Path(step["temporary"]))
@@ -211,14 +216,15 @@ def _drop(step: dict[str, Any], disk: Disk) -> None:
             disk.unlink(Path(step["temporary"]))
 
 
-def is_applied(steps: list[dict[str, Any]]) -> bool:
-    """Whether each step can still be carried out, or has been: nobody else has been at its files.
+def steps_are_intact(steps: list[dict[str, Any]]) -> bool:
+    """Return whether each step can still be carried out or has been: nobody else has changed its
+    files.
 
     Raises:
-        OSError: the disk does not answer.
+        OSError: the disk does not respond.
     """
     for step in steps:
-        if step["do"] == "remove" or is_there(Path(step["temporary"])):
+        if step["do"] == "remove" or name_exists(Path(step["temporary"])):
             continue
         to = Path(step["to"])
         try:
@@ -228,53 +234,53 @@ def is_applied(steps: list[dict[str, Any]]) -> bool:
                         return False
             if step["do"] == "folder" and not to.is_dir():
                 return False
-        except OSError as failed:
-            if affects_every_item(failed, network=True):
+        except OSError as error:
+            if find_disk_error(error, network=True):
                 raise
             return False
     return True
 
 
-def apply(steps: list[dict[str, Any]], disk: Disk) -> None:
-    """Carry out what is left to do, also if part of it has been done already."""
+def apply_steps(steps: list[dict[str, Any]], disk: Disk) -> None:
+    """Carry out the remaining steps. Some of them may have been carried out before."""
     for step in steps:
         to = Path(step["to"])
         if step["do"] == "remove":
             disk.unlink(to)
-        elif is_there(Path(step["temporary"])):
-            if step["do"] == "folder" and is_there(to):
+        elif name_exists(Path(step["temporary"])):
+            if step["do"] == "folder" and name_exists(to):
                 disk.rename(to, Path(step["old"]))
             disk.rename(Path(step["temporary"]), to)
     for folder in sorted({Path(step["to"]).parent for step in steps}):
         disk.sync_folder(folder)
     for step in steps:
-        if step["do"] == "folder" and is_there(Path(step["old"])):
+        if step["do"] == "folder" and name_exists(Path(step["old"])):
             disk.remove_tree(Path(step["old"]))
 
 
 def sweep(journal: Journal, disk: Disk) -> int:
-    """Remove temporary files of dead workers that no journal speaks of. Gives how many there were."""
-    kept = {step["temporary"] for step in journal.left_to_do() if "temporary" in step}
+    """Delete temporary files of dead workers that no journal mentions. Returns how many there were."""
+    pending = {step["temporary"] for step in journal.pending_steps() if "temporary" in step}
     count = 0
-    for folder in journal.touched():
+    for folder in journal.temporary_folders():
         try:
             names = [
                 e.name
                 for e in os.scandir(folder)
-                if e.name.startswith(OURS) and e.name.endswith((".tmp", ".old"))
+                if e.name.startswith(TEMPORARY_PREFIX) and e.name.endswith((".tmp", ".old"))
             ]
         except OSError:
             continue
         for name in names:
-            token, dash, _ = name.removeprefix(OURS).partition("-")
-            place = folder / name
-            if not dash or str(place) in kept or journal.lives(token):
+            token, dash, _ = name.removeprefix(TEMPORARY_PREFIX).partition("-")
+            path = folder / name
+            if not dash or str(path) in pending or journal.is_alive(token):
                 continue
-            with contextlib.suppress(OSError):  # refused now, it is swept away another time
-                if place.is_dir() and not place.is_symlink():
-                    disk.remove_tree(place)
+            with contextlib.suppress(OSError):  # deleted another time
+                if path.is_dir() and not path.is_symlink():
+                    disk.remove_tree(path)
                 else:
-                    disk.unlink(place)
+                    disk.unlink(path)
                 count += 1
     return count
 
@@ -282,143 +288,142 @@ def sweep(journal: Journal, disk: Disk) -> int:
 # -- originals
 
 
-def free_name(folder: Path, path: str, endings: list[str], is_kept: Callable[[str], bool]) -> str:
-    """Give a name below `folder` for an original, the same or with a number, that neither it nor
-    what goes with it (`endings` of its name) would take from something else.
+def free_name(
+    folder: Path, path: str, endings: list[str], is_reserved: Callable[[str], bool]
+) -> str:
+    """Return a name for an original below `folder`, the same or with a number, such that neither it
+    nor its companions (with these `endings`) replace anything.
     """
     head, slash, name = path.rpartition("/")
     stem, ending = os.path.splitext(name)
-    room = _NAME - len(os.fsencode(ending))
-    if len(os.fsencode(stem)) > room:
-        # Cut between characters, and told from what is cut alike.
-        mark = blake2b(os.fsencode(stem), digest_size=4).hexdigest()
-        stem = f"{os.fsencode(stem)[: room - 9].decode(errors='ignore')}-{mark}"
+    max_bytes = _MAX_NAME_BYTES - len(os.fsencode(ending))
+    if len(os.fsencode(stem)) > max_bytes:
+        # Cut between characters; the digest keeps it apart from other names with the same start.
+        digest = blake2b(os.fsencode(stem), digest_size=4).hexdigest()
+        stem = f"{os.fsencode(stem)[: max_bytes - 9].decode(errors='ignore')}-{digest}"
     for number in itertools.count(1):
-        called = f"{head}{slash}{stem}{'' if number == 1 else f'-{number}'}{ending}"
-        if not is_kept(called) and not any(
-            is_there(folder / f"{called}{more}") for more in ("", *endings)
+        candidate = f"{head}{slash}{stem}{'' if number == 1 else f'-{number}'}{ending}"
+        if not is_reserved(candidate) and not any(
+            name_exists(folder / f"{candidate}{suffix}") for suffix in ("", *endings)
         ):
-            return called
+            return candidate
     raise AssertionError
 
 
-def make_below(folder: Path, name: str, disk: Disk) -> None:
-    """Make the folders on the way to a name below a folder that is there.
+def make_parents(folder: Path, name: str, disk: Disk) -> None:
+    """Create the folders that a name below an existing folder needs.
 
     Raises:
-        FileNotFoundError: the folder itself is gone.
+        FileNotFoundError: the folder itself is missing.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(folder))
-    here = folder
+        raise FileNotFoundError(errno.ENOENT, "the folder is missing", str(folder))
+    path = folder
     for part in name.split("/")[:-1]:
-        here = here / part
-        if not here.is_dir():
-            disk.mkdir(here)
-            disk.sync_folder(here.parent)
+        path = path / part
+        if not path.is_dir():
+            disk.mkdir(path)
+            disk.sync_folder(path.parent)
 
 
-def put_text(place: Path, text: str, disk: Disk, journal: Journal) -> None:
-    """Put a text in place whole and durably."""
-    temporary = _temporary(place.parent, journal.token)
-    journal.touch(place.parent)
+def write_text(path: Path, text: str, disk: Disk, journal: Journal) -> None:
+    """Write a text file atomically and durably."""
+    temporary = _temporary(path.parent, journal.token)
+    journal.add_temporary_folder(path.parent)
     try:
         disk.create(temporary, text.encode("utf-8", "backslashreplace"))
         disk.sync_file(temporary)
-        disk.rename(temporary, place)
+        disk.rename(temporary, path)
     except OSError:
-        _drop({"do": "put", "temporary": str(temporary)}, disk)
+        _remove_temporary({"do": "put", "temporary": str(temporary)}, disk)
         raise
-    disk.sync_folder(place.parent)
+    disk.sync_folder(path.parent)
 
 
-def move(
+def move_original(
     source: Path,
-    to: Path,
+    target: Path,
     *,
     number: int,
-    is_same: Callable[[Path], bool],
-    holds: Callable[[Path], bool],
+    is_original: Callable[[Path], bool],
+    has_content: Callable[[Path], bool],
     disk: Disk,
     journal: Journal,
 ) -> str:
-    """Move an original, also if part of that has been done already. The folder that it goes to is
-    there.
+    """Move an original, even if that was begun before. The target folder exists.
 
     Params:
-        number: the item's, which names it while it is on its way.
-        is_same: whether a file is the item's original, in the form that was worked on.
-        holds: whether a file has its content.
+        number: the item's id, which identifies the file while it is being moved.
+        is_original: whether a file is the version of the original that was processed.
+        has_content: whether a file has its content.
 
     Returns:
-        ``moved``; ``replaced``: another file is in its place, and stays there; ``gone``: it is
-        nowhere; ``taken``: something else is where it was to go.
+        ``moved``; ``replaced``: another file is in its place, and stays there; ``gone``: it does
+            not
+        exist; ``taken``: the target name is in use.
     """
-    # In its own folder, with its ending, so that whoever finds it knows what it is.
-    away = source.with_name(
-        f"{OURS}{journal.name}-{number}.taken{source.suffix if len(os.fsencode(source.suffix)) < 100 else ''}"
-    )
-    there = holds(to)
-    if is_there(away):
-        if not there:
-            if is_there(to):
+    # In its own folder and with its ending, so that people can tell what it is.
+    ending = source.suffix if len(os.fsencode(source.suffix)) < 100 else ""
+    hidden = source.with_name(f"{TEMPORARY_PREFIX}{journal.name}-{number}.taken{ending}")
+    is_copied = has_content(target)
+    if name_exists(hidden):
+        if not is_copied:
+            if name_exists(target):
                 return "taken"
-            _copy(away, to, disk, journal)
-        disk.unlink(away)
+            _copy(hidden, target, disk, journal)
+        disk.unlink(hidden)
         disk.sync_folder(source.parent)
         return "moved"
-    if there:
+    if is_copied:
         return "moved"
-    linked = source.is_symlink()
-    if not is_there(source):
-        return "moved" if to.is_symlink() else "gone"
-    if not is_same(source):
+    is_link = source.is_symlink()
+    if not name_exists(source):
+        return "moved" if target.is_symlink() else "gone"
+    if not is_original(source):
         return "replaced"
-    if is_there(to):
+    if name_exists(target):
         return "taken"
     try:
-        disk.rename(source, to)
-        if not linked and not is_same(to):
-            _put_back(to, source, disk)
+        disk.rename(source, target)
+        if not is_link and not is_original(target):
+            _move_back(target, source, disk)
             return "replaced"
-        disk.sync_folder(to.parent)
+        disk.sync_folder(target.parent)
         disk.sync_folder(source.parent)
-    except OSError as failed:
-        if failed.errno != errno.EXDEV:
+    except OSError as error:
+        if error.errno != errno.EXDEV:
             raise
-        disk.rename(source, away)
-        if not linked and not is_same(away):
-            _put_back(away, source, disk)
+        disk.rename(source, hidden)
+        if not is_link and not is_original(hidden):
+            _move_back(hidden, source, disk)
             return "replaced"
-        # Durable before the copy is: else both could be found after a power cut.
+        # Make the rename durable before the copy: otherwise both could exist after a power cut.
         disk.sync_folder(source.parent)
-        _copy(away, to, disk, journal)
-        disk.unlink(away)
+        _copy(hidden, target, disk, journal)
+        disk.unlink(hidden)
         disk.sync_folder(source.parent)
     return "moved"
 
 
-def _copy(away: Path, to: Path, disk: Disk, journal: Journal) -> None:
-    temporary = _temporary(to.parent, journal.token)
-    journal.touch(to.parent)
+def _copy(source: Path, target: Path, disk: Disk, journal: Journal) -> None:
+    temporary = _temporary(target.parent, journal.token)
+    journal.add_temporary_folder(target.parent)
     try:
-        disk.copy(away, temporary)
+        disk.copy(source, temporary)
         disk.sync_file(temporary)
-        disk.rename(temporary, to)
+        disk.rename(temporary, target)
     except OSError:
-        _drop({"do": "put", "temporary": str(temporary)}, disk)
+        _remove_temporary({"do": "put", "temporary": str(temporary)}, disk)
         raise
-    disk.sync_folder(to.parent)
+    disk.sync_folder(target.parent)
 
 
-def _put_back(place: Path, source: Path, disk: Disk) -> None:
-    """Put a file back that came along by mistake; what is in its old place by now stays, and it
-    gets a number.
-    """
+def _move_back(path: Path, source: Path, disk: Disk) -> None:
+    """Move a file back that was moved by mistake, under a number if its old name is in use by now."""
     stem, ending = os.path.splitext(source.name)
     for count in itertools.count(1):
-        back = source if count == 1 else source.with_name(f"{stem}-{count}{ending}")
-        if not is_there(back):
-            disk.rename(place, back)
+        target = source if count == 1 else source.with_name(f"{stem}-{count}{ending}")
+        if not name_exists(target):
+            disk.rename(path, target)
             disk.sync_folder(source.parent)
             return

@@ -1,5 +1,5 @@
-"""Bring a line and its graph together: the graph resolved, what each item may set, and values for
-the rest. If it exists, it fits.
+"""Combine a line with its graph: the resolved graph, values for its inputs, and the inputs that
+tickets may set. If a `Recipe` exists, line and graph fit.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from ..errors import GraphError, Mark, Problem, nearest
 from .config import Line
 from .ticket import read_value
 
-__all__ = ["Recipe", "clashes", "prepare"]
+__all__ = ["Recipe", "describe_name_clashes", "make_recipe"]
 
-#: The field of a path that stands for the ending of the file, beside those that every graph may
-#: use.
+#: The path field for the file's ending, in addition to those that every graph may use.
 ENDING = "ending"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """What is done with each file: a graph, the input that receives it, values of others, and the
-    inputs that its ticket may set.
+    """What is done with each file: a graph, the input that receives the file, values of other
+    inputs, and the inputs that tickets may set.
     """
 
     line: Line
@@ -39,208 +38,216 @@ class Recipe:
     input: str
     values: dict[str, Any]
     allowed: frozenset[str]
-    #: Of all that decides what comes out, but for the file, its ticket, models and plugins.
+    #: Digest of everything that decides the outputs, except for the file, its ticket, models and
+    #: plugins.
     digest: str
 
 
-def prepare(line: Line, registry: Registry) -> Recipe:
+def make_recipe(line: Line, registry: Registry) -> Recipe:
     """Resolve a line's graph and check the line against it.
 
     Raises:
-        GraphError: the problems of the graph, or of what the line says of it.
+        GraphError: the problems of the graph, or of the line's use of it.
     """
     graph = resolve(read(line.graph, name=str(line.graph)), registry)
     problems: list[Problem] = []
 
-    def say(code: str, message: str, mark: Mark, why: str = "", fix: str = "") -> None:
+    def add_problem(code: str, message: str, mark: Mark, why: str = "", fix: str = "") -> None:
         problems.append(Problem(code, message, mark, why, fix))
 
-    here = line.marks["graph"]
-    files = [name for name, i in graph.inputs.items() if i.type.kind == "file"]
-    input_ = line.input or (files[0] if len(files) == 1 else "")
-    if not input_:
-        say(
+    graph_mark = line.marks["graph"]
+    files = [
+        name for name, declared_input in graph.inputs.items() if declared_input.type.kind == "file"
+    ]
+    file_input = line.input or (files[0] if len(files) == 1 else "")
+    if not file_input:
+        add_problem(
             "missing-key",
             "a line needs 'input'",
-            here,
+            graph_mark,
             f"the graph has {'no input' if not files else f'{len(files)} inputs'} of type file",
             f"write input: {files[0]}" if files else "give the graph an input of type file",
         )
-    elif input_ not in graph.inputs:
-        say(
+    elif file_input not in graph.inputs:
+        add_problem(
             "unknown-input",
-            f"the graph has no input '{input_}'",
+            f"the graph has no input '{file_input}'",
             line.marks["input"],
-            fix=nearest(input_, graph.inputs, what="its inputs are"),
+            fix=nearest(file_input, graph.inputs, what="its inputs are"),
         )
-    elif input_ not in files:
-        say(
+    elif file_input not in files:
+        add_problem(
             "type-mismatch",
-            f"input '{input_}' is {graph.inputs[input_].type}, not a file",
+            f"input '{file_input}' is {graph.inputs[file_input].type}, not a file",
             line.marks["input"],
             fix=f"inputs of type file are: {', '.join(files)}" if files else "",
         )
     values: dict[str, Any] = {}
     for name, pair in line.values.items():
         if name not in graph.inputs:
-            say(
+            add_problem(
                 "unknown-input",
                 f"the graph has no input '{name}'",
                 pair.key.mark,
                 fix=nearest(name, graph.inputs, what="its inputs are"),
             )
-        elif name == input_:
-            say(
+        elif name == file_input:
+            add_problem(
                 "bad-input",
                 f"'{name}' receives the file",
                 pair.key.mark,
-                "'input' says so",
-                "leave it out of 'set'",
+                "as 'input' says",
+                "remove it from 'set'",
             )
         else:
             try:
                 values[name] = read_value(
                     pair.value, graph.inputs[name].type, base=line.path.parent
                 )
-            except BadValue as odd:
-                say(
+            except BadValue as error:
+                add_problem(
                     "bad-input",
-                    f"input '{name}' {odd}",
+                    f"input '{name}' {error}",
                     pair.value.mark,
-                    fix=nearest(odd.given, odd.known) if odd.known else "",
+                    fix=nearest(error.given, error.known) if error.known else "",
                 )
-    choosing = set(_choosing_models(graph))
-    usual = {
+    model_inputs = set(_model_inputs(graph))
+    plain_inputs = {
         name
-        for name, i in graph.inputs.items()
-        if _is_plain(i.type) and name not in choosing and name != input_
+        for name, declared_input in graph.inputs.items()
+        if _is_plain(declared_input.type) and name not in model_inputs and name != file_input
     }
     for name in line.allow or ():
         mark = line.marks["allow"]
         if name not in graph.inputs:
-            say(
+            add_problem(
                 "unknown-input",
                 f"the graph has no input '{name}'",
                 mark,
                 fix=nearest(name, graph.inputs, what="its inputs are"),
             )
-        elif name in choosing:
-            say(
+        elif name in model_inputs:
+            add_problem(
                 "bad-input",
                 f"a ticket may not set '{name}'",
                 mark,
-                "it chooses a model, and a ticket is anybody's text",
+                "it chooses a model, and tickets are not trusted",
                 "set it in 'set'",
             )
-        elif name == input_:
-            say("bad-input", f"a ticket may not set '{name}'", mark, "it receives the file")
+        elif name == file_input:
+            add_problem("bad-input", f"a ticket may not set '{name}'", mark, "it receives the file")
     allowed = frozenset(
-        () if line.ticket == "none" else usual if line.allow is None else line.allow
+        () if line.ticket == "none" else plain_inputs if line.allow is None else line.allow
     )
-    for name, wanted in graph.inputs.items():
-        given = (
-            wanted.default is not None
-            or wanted.type.optional
+    for name, declared in graph.inputs.items():
+        has_value = (
+            declared.default is not None
+            or declared.type.optional
             or name in line.values
-            or name == input_
+            or name == file_input
             or (name in allowed and line.ticket == "required")
         )
-        if not given and (
-            input_ in files or name not in files
-        ):  # else what is wrong with 'input' has been said
-            say(
+        if not has_value and (
+            file_input in files or name not in files
+        ):  # otherwise 'input' has been reported already
+            add_problem(
                 "missing-input",
-                f"input '{name}' ({wanted.type}) of the graph is given nothing",
-                here,
-                wanted.help,
-                f"write set: {{{name}: …}}, or say 'ticket: required' and let each ticket set it",
+                f"input '{name}' ({declared.type}) of the graph has no value",
+                graph_mark,
+                declared.help,
+                f"write set: {{{name}: …}}, or write ticket: required and let each ticket set it",
             )
-    graph = _with_paths(graph, line, say)
+    graph = _with_paths(graph, line, add_problem)
     if not problems and not any(o.path for o in graph.outputs.values()):
-        say(
+        add_problem(
             "no-outputs",
-            "the graph writes no file",
-            here,
+            "the graph writes no files",
+            graph_mark,
             "none of its outputs has a path",
             f'write outputs: {{{next(iter(graph.outputs))}: "{{item}}.png"}}',
         )
     if problems:
         raise GraphError(problems)
-    texts = [
+    sources = [
         part
-        for name, one in sorted(graphs_of(graph).items())
-        for part in (name.encode(), one.spec.source.text.encode("utf-8", "surrogatepass"))
+        for name, inner in sorted(graphs_of(graph).items())
+        for part in (name.encode(), inner.spec.source.text.encode("utf-8", "surrogatepass"))
     ]
     paths = {name: output.path for name, output in graph.outputs.items()}
     digest = tagged(
         "line",
-        *texts,
-        canonical([input_, sorted((n, str(v)) for n, v in values.items()), sorted(paths.items())]),
+        *sources,
+        canonical(
+            [file_input, sorted((n, str(v)) for n, v in values.items()), sorted(paths.items())]
+        ),
     )
-    return Recipe(line, graph, registry, input_, values, allowed, digest)
+    return Recipe(line, graph, registry, file_input, values, allowed, digest)
 
 
-def _with_paths(graph: Graph, line: Line, say: Any) -> Graph:
+def _with_paths(graph: Graph, line: Line, add_problem: Any) -> Graph:
     outputs = dict(graph.outputs)
-    plain = [ENDING, *(name for name, i in graph.inputs.items() if i.type.is_scalar)]
+    fields = [ENDING, *(name for name, i in graph.inputs.items() if i.type.is_scalar)]
     for name, pair in line.outputs.items():
         path = pair.value.value
         if name not in outputs:
-            say(
+            add_problem(
                 "unknown-output",
                 f"the graph has no output '{name}'",
                 pair.key.mark,
                 fix=nearest(name, outputs, what="its outputs are"),
             )
         elif not isinstance(path, str):
-            say("bad-path", "a path is text", pair.value.mark, fix='write one such as "{item}.png"')
-        elif fault := check_template(path, fields=plain, type=outputs[name].type):
-            say("bad-path", fault.message, pair.value.mark, fault.why, fault.fix)
+            add_problem(
+                "bad-path", "a path is text", pair.value.mark, fix='write one such as "{item}.png"'
+            )
+        elif error := check_template(path, fields=fields, type=outputs[name].type):
+            add_problem("bad-path", error.message, pair.value.mark, error.why, error.fix)
         else:
             outputs[name] = replace(outputs[name], path=path)
     return replace(graph, outputs=outputs)
 
 
-def clashes(recipe: Recipe) -> str:
-    """Say in one line by which outputs two files of the line would come to one name, so that the
-    second fails or replaces the first; nothing if none can.
+def describe_name_clashes(recipe: Recipe) -> str:
+    """Describe, on one line, which outputs of two different files would have the same name, so that
+    the second fails or replaces the first; empty if none would.
     """
     line = recipe.line
     endings = {os.path.splitext(pattern)[1].lower() or pattern for pattern in line.accept}
-    alike = ""
+    example = ""
     if len(endings) > 1 or any(set(ending) & set("*?[") for ending in endings):
-        plain = sorted(
+        literal = sorted(
             (e for e in endings if e.startswith(".") and not set(e) & set("*?[")),
             key=lambda e: (e not in (".jpg", ".tif"), e),
         )
-        one, other = [*plain, *(e for e in (".jpg", ".tif") if e not in plain)][:2]
-        alike = f"x{one} and x{other}"
+        first, second = [*literal, *(e for e in (".jpg", ".tif") if e not in literal)][:2]
+        example = f"x{first} and x{second}"
     elif line.folders == "flattened":
         ending = next(iter(endings))
-        alike = f"a/x{ending} and b/x{ending}"
-    told = []
+        example = f"a/x{ending} and b/x{ending}"
+    clashing = []
     for name, output in recipe.graph.outputs.items():
         if not output.path or output.exists == "number":
             continue
         used = {field for field in (ENDING, "digest8") if f"{{{field}}}" in output.path}
         if "digest8" in used or (ENDING in used and (line.folders != "flattened")):
             continue
-        told.append(name)
-    if not alike or not told:
+        clashing.append(name)
+    if not example or not clashing:
         return ""
-    fails = all(recipe.graph.outputs[name].exists != "replace" for name in told)
+    fails = all(recipe.graph.outputs[name].exists != "replace" for name in clashing)
     paths = ", ".join(
         f'{name}: "{{item}}.{{ending}}{os.path.splitext(recipe.graph.outputs[name].path or "")[1]}"'
-        for name in told
+        for name in clashing
     )
     fix = (
         f"write outputs: {{{paths}}}"
-        if alike.startswith("x")
+        if example.startswith("x")
         else "put {digest8} into their paths, or write folders: kept"
     )
+    result = "fails" if fails else "replaces the first"
     return (
-        f"{alike} would have one name in 'out' ({', '.join(told)}), where the second"
-        f" {'fails' if fails else 'replaces the first'}; {fix}"
+        f"outputs of {example} would have the same name ({', '.join(clashing)}), so the second"
+        f" {result}; {fix}"
     )
 
 
@@ -250,10 +257,10 @@ def _is_plain(type_: PortType) -> bool:
     )
 
 
-def _choosing_models(graph: Graph) -> Iterator[str]:
-    """Name the inputs of a graph that choose a model, here or in a graph that it uses as a node."""
+def _model_inputs(graph: Graph) -> Iterator[str]:
+    """List the inputs of a graph that choose a model, here or in a graph that it uses as a node."""
     for node in graph.nodes.values():
-        inner = set(_choosing_models(node.type)) if isinstance(node.type, Graph) else set()
+        inner = set(_model_inputs(node.type)) if isinstance(node.type, Graph) else set()
         for port, binding in node.bindings.items():
             type_ = node.inputs[port].type
             if port in inner or any(

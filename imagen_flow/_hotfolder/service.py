@@ -1,15 +1,13 @@
-"""Run a line: a thread that takes in, a thread that keeps time, and as many that work as the line
-says.
+"""Run a line: an intake thread, a housekeeping thread, and as many workers as the line says.
 
 ::
 
-    intake   changes in the folder → seen                       (an observer that dies is begun
-    anew; a rescan finds what was missed)
-    keeper   seen → settled; renews leases; notices a drain; rescans now and then
-    worker   settled → running → … → done | failed
+    intake        changes in the folder → seen      (an observer that dies is restarted)
+    housekeeping  seen → settled; renews leases, notices a drain, rescans now and then
+    worker        settled → running → … → done | failed
 
-They meet in the journal alone, so it makes no difference whether they belong to one process or to
-several.
+They communicate only through the journal, so it makes no difference whether they belong to one
+process or to several.
 """
 
 from __future__ import annotations
@@ -29,43 +27,43 @@ from .._plan.request import Options
 from .._settings.config import Settings
 from .._watch import changes
 from ..errors import GraphError, Problem
-from .disk import Disk, LocalDisk, Mounted, is_there
-from .intake import Intake, Names, Passed
-from .journal import TROUBLE, UNREAD, Journal, JournalError, Lost
+from .disk import Disk, LocalDisk, MountGuard, name_exists
+from .intake import Intake, ListingCache, PassedOver
+from .journal import TROUBLE, UNREAD, Journal, JournalError, OwnershipLost
 from .log import Log
 from .notify import Notifier
 from .publish import sweep
-from .recipe import Recipe, clashes
-from .worker import Shop, Trouble
+from .recipe import Recipe, describe_name_clashes
+from .worker import ItemProcessor, LineBlocked
 
 if TYPE_CHECKING:
     from .._models import ModelPool
     from .._store import Store
 
-__all__ = ["RunningLine", "Tools"]
+__all__ = ["RunningLine", "Resources"]
 
-#: How many files are taken in in one transaction.
-_ROUND = 500
+#: How many files are recorded in one transaction.
+_BATCH = 500
 
-#: How long after the last, a rescan finds what no event told of.
+#: How often to rescan the folder for files that no event reported.
 _RESCAN_S = 60.0
 
-#: How long a worker sleeps when there is nothing to do: another process may have seen something.
+#: How long an idle worker sleeps: another process may have recorded a file.
 _IDLE_S = 0.5
 
-#: How long the line waits after a trouble: first, and at most.
-_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+#: How long a blocked line waits: at first, and at most.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
-#: How long until a dead intake is begun anew.
-_AGAIN_S = 1.0
+#: How long to wait before restarting a dead intake.
+_RESTART_DELAY_S = 1.0
 
-#: How many finished items the journal remembers, and for how long those beyond.
+#: How many finished items the journal always keeps, and for how long it keeps the others.
 _REMEMBERED, _REMEMBERED_S = 100_000, 90 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """What a line works with; the store and the pool are shared by the lines of one process."""
+class Resources:
+    """What a line works with. The lines of a process share the store and the pool."""
 
     store: Store | None = None
     pool: ModelPool | None = None
@@ -74,14 +72,14 @@ class Tools:
 
 
 class RunningLine:
-    """A line at work. `start` it, `stop` it from anywhere, and `wait` for its end.
+    """A line at work. `start` it, `stop` it from any thread, and `wait` for its end.
 
     Params:
         once: end when nothing is left to do.
-        drain: take in nothing, and end when nothing is left to do.
-        listen: is told what the log is told, in whichever thread says it.
-        clock: monotonic; says when leases are renewed, the folder is looked through again and a
-            trouble is over.
+        drain: accept no new files, and end when nothing is left to do.
+        on_event: called with each event that is logged, in the thread that logs it.
+        clock: a monotonic clock, for lease renewals, rescans and back-offs.
+
     Raises:
         JournalError: its journal cannot be used.
         GraphError: one of its folders cannot be created.
@@ -90,24 +88,24 @@ class RunningLine:
     def __init__(
         self,
         recipe: Recipe,
-        tools: Tools,
+        resources: Resources,
         *,
         once: bool = False,
         drain: bool = False,
         disk: Disk | None = None,
-        listen: Callable[[dict[str, Any]], None] | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         line = self.line = recipe.line
         for key, folder in (("out", line.out), ("done", line.done), ("failed", line.failed)):
-            # Made now or never: one that is gone later is a share that is gone.
+            # Created only now: a folder that is missing later is a missing share.
             try:
                 folder.mkdir(exist_ok=True)
-            except OSError as failed:
-                why = (
+            except OSError as error:
+                reason = (
                     "it is a file"
-                    if isinstance(failed, FileExistsError)
-                    else (failed.strerror or str(failed)).lower()
+                    if isinstance(error, FileExistsError)
+                    else (error.strerror or str(error)).lower()
                 )
                 mark = line.marks.get(key, line.marks["in"])
                 raise GraphError(
@@ -116,101 +114,101 @@ class RunningLine:
                             "bad-path",
                             f"the folder for '{key}' cannot be created",
                             mark,
-                            f"{folder}: {why}",
+                            f"{folder}: {reason}",
                             f"create it, or name another with '{key}:'",
                         )
                     ]
-                ) from failed
+                ) from error
         self.disk = disk or LocalDisk()
         self.clock = clock
         self.journal = Journal(line.journal, clock=clock, lease_s=line.lease_s)
-        self.log = Log(line.log, line=line.name, listen=listen)
+        self.log = Log(line.log, line=line.name, on_event=on_event)
         self.intake = Intake(line)
         self.notifier = Notifier(line.notify, self.log)
-        self.mounted = Mounted(line.inbox, line.out, line.done, line.failed)
-        self.shop = Shop(
+        self.mounted = MountGuard(line.inbox, line.out, line.done, line.failed)
+        self.processor = ItemProcessor(
             recipe,
             self.journal,
             self.intake,
             self.disk,
             self.log,
-            self.notifier.tell,
-            tools.store,
-            tools.pool,
-            tools.options,
-            tools.settings,
+            self.notifier.notify,
+            resources.store,
+            resources.pool,
+            resources.options,
+            resources.settings,
             mounted=self.mounted,
         )
         self.once, self.drain = once, drain
-        #: Why the line cannot go on, if it cannot.
+        #: The error that ended the line, if one did.
         self.fault: BaseException | None = None
         self.failures = 0
         self._stopping = threading.Event()
         self._cancel = threading.Event()
-        self._taking_in = threading.Event()
-        self._scanned = threading.Event()
-        self._missed = threading.Event()
-        #: What lies in the folder and is not for the line, in words.
+        self._stop_intake = threading.Event()
+        self._first_scan_done = threading.Event()
+        self._needs_rescan = threading.Event()
+        #: A description of the files that do not belong to the line.
         self._passed_over = ""
-        #: Why the folder could not be read the last time, if it could not.
-        self._unseen = ""
+        #: Why the folder could not be read the last time, if so.
+        self._unreadable = ""
         self._wake = threading.Condition()
-        self._busy = 0
-        self._alone = False
-        self._trouble_until = 0.0
-        self._troubles = 0
+        self._busy_workers = 0
+        self._exclusive = False
+        self._blocked_until = 0.0
+        self._failed_tries = 0
         self._workers: list[threading.Thread] = []
-        self._others: list[threading.Thread] = []
+        self._helpers: list[threading.Thread] = []
 
     # -- from outside
 
     def start(self) -> None:
-        """Begin."""
-        self.journal.enter()
+        """Start the threads."""
+        self.journal.register()
         if not self.drain:
             self.journal.write_note("drain", "")
         swept = sweep(self.journal, self.disk)
-        self.log.say("started", worker=self.journal.token, swept=swept)
-        if words := clashes(self.shop.recipe):
-            self.log.say("warning", reason=words)
-        self._restore()
+        self.log.write("started", worker=self.journal.token, swept=swept)
+        if words := describe_name_clashes(self.processor.recipe):
+            self.log.write("warning", reason=words)
+        self._restore_orphans()
         for number in range(self.line.concurrency):
             self._workers.append(
                 threading.Thread(
-                    target=self._guarded,
+                    target=self._run_thread,
                     args=(self._work,),
                     name=f"{self.line.name} worker {number + 1}",
                     daemon=True,
                 )
             )
-        self._others.append(
+        self._helpers.append(
             threading.Thread(
-                target=self._guarded,
-                args=(self._keep,),
+                target=self._run_thread,
+                args=(self._housekeep,),
                 name=f"{self.line.name} keeper",
                 daemon=True,
             )
         )
         if not self.drain:
-            self._others.append(
+            self._helpers.append(
                 threading.Thread(
-                    target=self._guarded,
-                    args=(self._take_in,),
+                    target=self._run_thread,
+                    args=(self._watch_folder,),
                     name=f"{self.line.name} intake",
                     daemon=True,
                 )
             )
         else:
-            self._scanned.set()
-        for thread in (*self._others, *self._workers):
+            self._first_scan_done.set()
+        for thread in (*self._helpers, *self._workers):
             thread.start()
 
     def stop(self) -> None:
-        """Ask the line to end: running items may finish for `stop_s`, then they are given back.
-        Returns at once; safe from any thread.
+        """Ask the line to end: running items may finish for `stop_s`, then they return to the
+        queue. Returns immediately; safe from any thread.
         """
         self._stopping.set()
-        self._taking_in.set()
+        self._stop_intake.set()
         with self._wake:
             self._wake.notify_all()
 
@@ -219,7 +217,7 @@ class RunningLine:
         return not any(thread.is_alive() for thread in self._workers)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the line has ended; False if it has not by then."""
+        """Wait until the line has ended; return False on timeout."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._workers:
             while thread.is_alive():
@@ -230,15 +228,15 @@ class RunningLine:
         return True
 
     def close(self) -> None:
-        """End: stop, wait, and let go of everything."""
+        """Stop, wait, and release everything."""
         self.stop()
         if not self.wait(self.line.stop_s):
             self._cancel.set()
             self.wait(5.0)
-        for thread in self._others:
+        for thread in self._helpers:
             thread.join(2.0)
         self.notifier.close()
-        self.log.say(
+        self.log.write(
             "stopped",
             worker=self.journal.token,
             **({"fault": str(self.fault)} if self.fault else {}),
@@ -247,38 +245,36 @@ class RunningLine:
 
     # -- threads
 
-    def _guarded(self, body: Callable[[], None]) -> None:
-        """Run a thread; if it cannot go on, neither can the line, and whoever supervises the
-        process begins it anew.
+    def _run_thread(self, body: Callable[[], None]) -> None:
+        """Run the body of a thread. If it fails, the line ends, and a supervisor restarts the
+        process.
         """
         try:
             body()
-        except BaseException as odd:
-            self.fault = self.fault or odd
-            self.log.say("fault", reason=f"{type(odd).__name__}: {odd}")
+        except BaseException as error:
+            self.fault = self.fault or error
+            self.log.write("fault", reason=f"{type(error).__name__}: {error}")
             self.stop()
 
-    def _restore(self) -> None:
-        """Give back originals that were on their way when their journal was lost."""
-        for place in self.intake.orphans(self.journal):
-            back = place.with_name(f"restored-{place.name.lstrip('.').replace('.taken', '')}")
+    def _restore_orphans(self) -> None:
+        """Restore originals that were being moved when their journal was lost."""
+        for path in self.intake.orphans(self.journal):
+            restored = path.with_name(f"restored-{path.name.lstrip('.').replace('.taken', '')}")
             try:
-                if not is_there(back):
-                    self.disk.rename(place, back)
-                    self.log.say("restored", item=str(back))
-            except FileNotFoundError:  # another worker has just moved it on
+                if not name_exists(restored):
+                    self.disk.rename(path, restored)
+                    self.log.write("restored", item=str(restored))
+            except FileNotFoundError:  # another worker has just moved it
                 continue
-            except OSError as failed:
-                self.log.say(
+            except OSError as error:
+                self.log.write(
                     "watching",
-                    reason=(
-                        f"{place} cannot be restored: {(failed.strerror or str(failed)).lower()}"
-                    ),
+                    reason=(f"{path} cannot be restored: {(error.strerror or str(error)).lower()}"),
                 )
 
-    def _take_in(self) -> None:
+    def _watch_folder(self) -> None:
         line = self.line
-        while not self._taking_in.is_set():
+        while not self._stop_intake.is_set():
             try:
                 for changed in changes(
                     (line.inbox,),
@@ -286,148 +282,152 @@ class RunningLine:
                     poll=line.poll,
                     poll_s=line.poll_s,
                     recursive=line.folders != "ignored",
-                    cancel=self._taking_in,
+                    cancel=self._stop_intake,
                     ignore=self.intake.is_own,
                     notice=self._notice,
                 ):
                     if line.inbox in changed:
                         self.scan()
                     else:
-                        if self.mounted.lacks(line.inbox):
-                            self._missed.set()  # what is told of now cannot be looked at
-                        names = Names()
+                        if self.mounted.why_missing(line.inbox):
+                            self._needs_rescan.set()  # the changed files cannot be inspected now
+                        names = ListingCache()
                         for path in changed:
-                            self._look(path, names)
+                            self._record_change(path, names)
                     if self.once:
                         return
             except JournalError:
                 raise
-            except Exception as odd:  # an observer that died, a folder that vanished
-                self.log.say("watching", reason=f"begun anew: {type(odd).__name__}: {odd}")
-                self._taking_in.wait(_AGAIN_S)
+            except Exception as error:  # a dead observer, a folder that disappeared
+                self.log.write("watching", reason=f"restarted: {type(error).__name__}: {error}")
+                self._stop_intake.wait(_RESTART_DELAY_S)
 
     def _notice(self, words: str) -> None:
-        self.log.say("watching", reason=words)
+        self.log.write("watching", reason=words)
 
     def scan(self) -> int:
-        """Look at everything in the folder. Gives how many files are new."""
+        """Inspect everything in the folder. Returns how many files are new."""
         count = 0
-        if why := self.mounted.lacks(self.line.inbox):
-            self._miss(why)
+        if reason := self.mounted.why_missing(self.line.inbox):
+            self._report_unreadable(reason)
             return 0
         try:
-            passed = Passed()
-            found = self.intake.walk(passed=passed)
-            while some := list(islice(found, _ROUND)):
-                count += self._seen(some)
-        except OSError as failed:
-            self._miss((failed.strerror or str(failed)).lower())
+            skipped = PassedOver()
+            found = self.intake.walk(skipped=skipped)
+            while batch := list(islice(found, _BATCH)):
+                count += self._record(batch)
+        except OSError as error:
+            self._report_unreadable((error.strerror or str(error)).lower())
         else:
-            if self._unseen:
-                self._note(UNREAD, "")
-            self._unseen = ""
-            if passed.words() != self._passed_over:
-                self._passed_over = passed.words()
-                self.log.say(
-                    "passed-over", reason=self._passed_over or "nothing", count=passed.count()
+            if self._unreadable:
+                self._write_status_note(UNREAD, "")
+            self._unreadable = ""
+            if skipped.describe() != self._passed_over:
+                self._passed_over = skipped.describe()
+                self.log.write(
+                    "passed-over", reason=self._passed_over or "nothing", count=skipped.count()
                 )
-            self._scanned.set()
+            self._first_scan_done.set()
         return count
 
-    def _miss(self, why: str) -> None:
-        """The folder cannot be read now, which is said once."""
-        self._missed.set()
+    def _report_unreadable(self, why: str) -> None:
+        """Report, once, that the folder cannot be read."""
+        self._needs_rescan.set()
         reason = f"{self.line.inbox}: {why}"
-        if reason != self._unseen:
-            self._unseen = reason
-            self.log.say("watching", reason=reason)
-            self._note(UNREAD, reason)
+        if reason != self._unreadable:
+            self._unreadable = reason
+            self.log.write("watching", reason=reason)
+            self._write_status_note(UNREAD, reason)
 
-    def _look(self, path: Path, names: Names) -> None:
-        for found in self.intake.of_change(path, names):
-            self._seen([found])
+    def _record_change(self, path: Path, names: ListingCache) -> None:
+        for file in self.intake.find_changed(path, names):
+            self._record([file])
 
-    def _seen(self, some: list[Any]) -> int:
-        new = self.journal.look(
-            some,
+    def _record(self, files: list[Any]) -> int:
+        new = self.journal.record(
+            files,
             settled=self.line.settle_s == 0
             and not self.line.sentinel
             and self.line.ticket != "required",
         )
         for path in new:
-            self.log.say("seen", item=path)
-        self._rouse()
+            self.log.write("seen", item=path)
+        self._wake_workers()
         return len(new)
 
-    def _rouse(self) -> None:
+    def _wake_workers(self) -> None:
         with self._wake:
             self._wake.notify_all()
 
-    def _keep(self) -> None:
+    def _housekeep(self) -> None:
         """Settle files, renew leases, notice a drain, rescan."""
         line, journal = self.line, self.journal
         renewed = rescanned = self.clock()
         while not self._stopping.is_set() or not self.ended:
-            if why := self.mounted.lacks(line.inbox):
-                # Files that cannot be seen are not gone for all that.
-                self._miss(why)
+            if reason := self.mounted.why_missing(line.inbox):
+                # Files that cannot be seen are not gone.
+                self._report_unreadable(reason)
             else:
-                if self._missed.is_set() and not self._taking_in.is_set():
-                    self._missed.clear()
+                if self._needs_rescan.is_set() and not self._stop_intake.is_set():
+                    self._needs_rescan.clear()
                     self.scan()
                 while journal.settle(
-                    line.settle_s, partial(self.intake.look, names=Names()), self.intake.wants
+                    line.settle_s,
+                    partial(self.intake.inspect, listings=ListingCache()),
+                    self.intake.is_ready,
                 ):
-                    self._rouse()
+                    self._wake_workers()
             now = self.clock()
             if now - renewed > line.lease_s / 3:
                 journal.renew()
                 renewed = now
-            if not self.drain and journal.note("drain"):
-                self.log.say("draining")
+            if not self.drain and journal.read_note("drain"):
+                self.log.write("draining")
                 self.drain = True
-                self._taking_in.set()
-            if now - rescanned > _RESCAN_S and not self._taking_in.is_set() and not self.once:
+                self._stop_intake.set()
+            if now - rescanned > _RESCAN_S and not self._stop_intake.is_set() and not self.once:
                 self.scan()
                 sweep(journal, self.disk)
                 journal.forget(_REMEMBERED_S, keep=_REMEMBERED)
                 rescanned = now
-            due = journal.next_look(line.settle_s)
+            next_check_s = journal.seconds_to_next_check(line.settle_s)
             with self._wake:
-                self._wake.wait(0.25 if due is None else min(max(due, 0.005), 0.25))
+                self._wake.wait(
+                    0.25 if next_check_s is None else min(max(next_check_s, 0.005), 0.25)
+                )
 
     def _work(self) -> None:
         line, journal = self.line, self.journal
         while not self._stopping.is_set():
-            wait_s = self._trouble_until - self.clock()
+            wait_s = self._blocked_until - self.clock()
             with self._wake:
-                # One that has killed a process before is alone, so that no other is blamed.
+                # An item that has killed a process before is processed alone, so that no other is
+                # blamed.
                 item = (
                     None
-                    if wait_s > 0 or self._alone
-                    else journal.claim(line.priority, kills=line.kills, busy=self._busy > 0)
+                    if wait_s > 0 or self._exclusive
+                    else journal.claim(line.priority, kills=line.kills, busy=self._busy_workers > 0)
                 )
                 if item is not None:
-                    self._busy += 1
-                    self._alone = item.kills > 0 and item.state == "running"
+                    self._busy_workers += 1
+                    self._exclusive = item.kills > 0 and item.state == "running"
             if item is None:
                 if (
                     wait_s <= 0
                     and (self.once or self.drain)
-                    and self._scanned.is_set()
-                    and not self._busy
-                    and journal.active() == 0
+                    and self._first_scan_done.is_set()
+                    and not self._busy_workers
+                    and journal.count_active() == 0
                 ):
                     with self._wake:
-                        unready = 0 if self._stopping.is_set() else journal.unready()
+                        unready = 0 if self._stopping.is_set() else journal.count_unready()
                         self._stopping.set()
                     if unready:
-                        self.log.say(
+                        self.log.write(
                             "left",
                             count=unready,
                             reason=(
-                                f"{unready:,} not ready: to be filled, or for a ticket or sentinel"
-                                " to come"
+                                f"{unready:,} not ready: empty, or waiting for a ticket or a sentinel"
                             ),
                         )
                     self.stop()
@@ -442,38 +442,38 @@ class RunningLine:
                     )
                 continue
             try:
-                result = self.shop.do(item, self._cancel)
-                self._passed()
+                result = self.processor.process(item, self._cancel)
+                self._end_back_off()
                 if result in ("failed", "quarantined"):
                     self.failures += 1
-            except Trouble as trouble:
-                self._wait(str(trouble))
-            except (Lost, JournalError):
+            except LineBlocked as blocked:
+                self._back_off(str(blocked))
+            except (OwnershipLost, JournalError):
                 raise
             finally:
                 with self._wake:
-                    self._busy -= 1
-                    self._alone = False
+                    self._busy_workers -= 1
+                    self._exclusive = False
                     self._wake.notify_all()
 
-    def _wait(self, reason: str) -> None:
-        """Wait a while before the next item is tried, the longer the more often."""
+    def _back_off(self, reason: str) -> None:
+        """Wait before the next item is tried, longer after each failure."""
         with self._wake:
-            wait_s = min(_WAIT_S * 2**self._troubles, _LONGEST_WAIT_S)
-            self._troubles += 1
-            self._trouble_until = self.clock() + wait_s
-        self.log.say("waiting", reason=reason, wait_s=wait_s)
-        self._note(TROUBLE, reason)
+            wait_s = min(_FIRST_WAIT_S * 2**self._failed_tries, _LONGEST_WAIT_S)
+            self._failed_tries += 1
+            self._blocked_until = self.clock() + wait_s
+        self.log.write("waiting", reason=reason, wait_s=wait_s)
+        self._write_status_note(TROUBLE, reason)
 
-    def _passed(self) -> None:
-        if self._troubles:
-            self._troubles = 0
-            self._note(TROUBLE, "")
-            self.log.say("resumed")
+    def _end_back_off(self) -> None:
+        if self._failed_tries:
+            self._failed_tries = 0
+            self._write_status_note(TROUBLE, "")
+            self.log.write("resumed")
 
-    def _note(self, name: str, reason: str) -> None:
-        """Let `status` know what keeps the line waiting."""
-        with contextlib.suppress(JournalError):  # it may be what is in trouble
+    def _write_status_note(self, name: str, reason: str) -> None:
+        """Tell `status` why the line is waiting."""
+        with contextlib.suppress(JournalError):  # the journal itself may be the problem
             self.journal.write_note(
                 name, json.dumps({"worker": self.journal.token, "reason": reason} if reason else {})
             )

@@ -1,9 +1,8 @@
 """Read a ticket: untrusted text that sets inputs of the graph for one item.
 
-It may set the inputs that the line allows (by default every plain one that the line itself does not
-give the file to, and that chooses no model). It is never scanned for ``${``: its texts are texts.
-Paths in it lead
-into the watched folder or nowhere, and not by a link.
+It may set the inputs that the line allows: by default, every plain input except the one that
+receives the file and those that choose a model. Text in it is not scanned for ``${``. Paths in it
+must lie in the watched folder, and not be reached through a link.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from .._text.yaml_reader import UNREADABLE, Pair, Word, read_words
 from .._types.ports import BadValue, PortType
 from ..errors import GraphError, Mark, Problem, Source, nearest
 
-__all__ = ["MOST_BYTES", "read_ticket", "read_value"]
+__all__ = ["MAX_BYTES", "read_ticket", "read_value"]
 
-#: How long a ticket may be. A prompt is short.
-MOST_BYTES = 64 << 10
+#: The maximum size of a ticket; prompts are short.
+MAX_BYTES = 64 << 10
 
 
 def read_ticket(
-    place: Path, graph: Graph, *, allowed: Collection[str], inbox: Path, links: bool = False
+    path: Path, graph: Graph, *, allowed: Collection[str], inbox: Path, links: bool = False
 ) -> dict[str, Any]:
-    """Give the values that a ticket sets.
+    """Return the values that a ticket sets.
 
     Params:
         links: whether it may be a symbolic link.
 
     Raises:
-        GraphError: its problems, all of them, in its order.
+        GraphError: its problems, all of them, in the order of the file.
         OSError: it cannot be read.
     """
-    shown = place.name
+    ticket_name = path.name
     handle = os.open(
-        place,
+        path,
         os.O_RDONLY
         | (0 if links else getattr(os, "O_NOFOLLOW", 0))
         | getattr(os, "O_NONBLOCK", 0)
@@ -49,19 +48,21 @@ def read_ticket(
     )
     with open(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise GraphError([Problem("unreadable", f"the ticket {shown} is not a regular file")])
-        data = stream.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
+            raise GraphError(
+                [Problem("unreadable", f"the ticket {ticket_name} is not a regular file")]
+            )
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise GraphError(
             [
                 Problem(
                     "too-large",
-                    f"a ticket has at most {MOST_BYTES >> 10} KiB",
-                    Mark(Source(shown, ""), 1, 1),
+                    f"a ticket may be at most {MAX_BYTES >> 10} KiB",
+                    Mark(Source(ticket_name, ""), 1, 1),
                 )
             ]
         )
-    written = read_words(data, name=shown, references=False)
+    written = read_words(data, name=ticket_name, references=False)
     problems = list(written.problems)
     values: dict[str, Any] = {}
     root = written.word
@@ -96,15 +97,15 @@ def read_ticket(
                     continue
                 try:
                     values[name] = read_value(
-                        pair.value, graph.inputs[name].type, base=place.parent, within=inbox
+                        pair.value, graph.inputs[name].type, base=path.parent, within=inbox
                     )
-                except BadValue as odd:
+                except BadValue as error:
                     problems.append(
                         Problem(
                             "bad-input",
-                            f"input '{name}' {odd}",
+                            f"input '{name}' {error}",
                             pair.value.mark,
-                            fix=nearest(odd.given, odd.known) if odd.known else "",
+                            fix=nearest(error.given, error.known) if error.known else "",
                         )
                     )
     if problems:
@@ -113,14 +114,14 @@ def read_ticket(
 
 
 def read_value(word: Word, type_: PortType, *, base: Path, within: Path | None = None) -> Any:
-    """Give what a word in a ticket or a line means for an input of this type.
+    """Convert a value in a ticket or a line to an input's type.
 
     Params:
-        base: where relative paths start.
-        within: the folder that paths may not leave; None lets them lead anywhere.
+        base: the folder that relative paths start from.
+        within: the folder that paths may not leave; None allows any path.
 
     Raises:
-        BadValue: it does not fit; the words go on from the input's name.
+        BadValue: it does not fit; the message continues after the input's name.
     """
     value = _plain(word)
     if type_.kind in ("file", "folder"):
@@ -139,7 +140,7 @@ def read_value(word: Word, type_: PortType, *, base: Path, within: Path | None =
 
 
 def _plain(word: Word) -> Any:
-    # The parser bounds the depth.
+    # The parser limits the depth.
     if isinstance(word.value, dict):
         return {key: _plain(pair.value) for key, pair in word.value.items()}
     if isinstance(word.value, tuple):
@@ -154,9 +155,9 @@ def _path(value: Any, type_: PortType, base: Path, within: Path | None) -> Path:
         raise BadValue(f"takes {type_.words}")
     if within is None:
         return base / Path(value).expanduser()
-    place = base / value
-    real, root = os.path.realpath(place), os.path.realpath(within)
-    if not real.startswith(root + os.sep):
-        raise BadValue("names a path outside the line's folder")
-    # The very place, links resolved: what is checked is what is opened.
-    return Path(real)
+    path = base / value
+    resolved, root = os.path.realpath(path), os.path.realpath(within)
+    if not resolved.startswith(root + os.sep):
+        raise BadValue("names a path outside the watched folder")
+    # With links resolved, so that the checked path is the opened path.
+    return Path(resolved)

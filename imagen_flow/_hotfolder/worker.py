@@ -1,11 +1,10 @@
-"""Work on one item: from the file in the folder to outputs in place and the original moved, or to a
-reason beside it.
+"""Process one item: from the file in the folder to published outputs and an archived original, or
+to a reason beside it.
 
-Every way out of here leaves the item in a state of the journal from which anyone can go on. An
-item's own fault (a picture that cannot be read, a node that fails, a bad ticket) ends in `failed`;
-a fault that every item
-would meet (no space, a share that is gone) is a `Trouble`: the item is put back, and the line
-waits.
+Every way out leaves the item in a state of the journal from which any process can continue. An
+item's own failure (an unreadable picture, a failing node, a bad ticket) ends in `failed`. A failure
+that every item would meet (no space, a missing share) raises `LineBlocked`: the item returns to the
+queue, and the line waits.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._outputs.writer import Writer, fill
 from .._plan.request import Options, Request, prepare
@@ -31,153 +30,219 @@ from .._settings.config import Settings
 from .._types.digest import canonical, tagged
 from .._types.values import File
 from ..errors import GraphError, ImagenFlowError, StoreError, printable
-from ..events import OutputFailed, OutputWritten, RunFinished, StepFailed, StepNote
-from .disk import Disk, Mounted, affects_every_item, is_of_the_item
-from .intake import Intake, digest_of
-from .journal import Item, Journal, JournalError, Lost, Seen
+from ..events import Event, OutputFailed, OutputWritten, RunFinished, StepFailed, StepNote
+from .disk import Disk, MountGuard, affects_one_item, find_disk_error
+from .intake import Intake, digest_file
+from .journal import FoundFile, Item, Journal, JournalError, OwnershipLost
 from .log import Log
-from .publish import Staged, apply, free_name, is_applied, make_below, move, put_text
+from .publish import (
+    StagedOutputs,
+    apply_steps,
+    free_name,
+    make_parents,
+    move_original,
+    steps_are_intact,
+    write_text,
+)
 from .recipe import Recipe
 from .ticket import read_ticket
 
 if TYPE_CHECKING:
     from .._models import ModelPool
+    from .._plan import Plan
     from .._store import Store
 
-__all__ = ["REASON", "Shop", "Trouble", "check_plan", "ticket_places"]
+__all__ = ["REASON_SUFFIX", "ItemProcessor", "LineBlocked", "check_plan", "ticket_names"]
 
-#: What the name of a reason adds to the name of its original.
-REASON = ".failed.txt"
+#: The ending of a file with a reason, after the name of its original.
+REASON_SUFFIX = ".failed.txt"
 
-#: How long an item waits that cannot be finished, and a second one for the first of its content.
-_LATER_S = 1.0
-#: How often a file is tried that cannot be read while no other is.
-_READ_TRIES = 20
+#: How long an item that cannot be finished waits, and one whose content is being processed.
+_RETRY_DELAY_S = 1.0
+#: How often to try an unreadable file while no other file is read.
+_MAX_READ_TRIES = 20
 
-#: Errors of which one file alone, or one very large picture, can be the cause.
-_OF_ONE_FILE = frozenset(
+#: Errors that a single file, or a single very large picture, can cause.
+_POSSIBLE_FILE_ERRORS = frozenset(
     {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
-_TWIN_S = 0.1
+_DUPLICATE_DELAY_S = 0.1
 
 
-class Trouble(Exception):
-    """Something that is no item's fault; the line waits until it has passed."""
+class LineBlocked(Exception):
+    """Something that is not the fault of an item; the line waits until it has passed."""
 
 
-class _Failed(Exception):
-    """The item cannot be done."""
+class _ItemFailed(Exception):
+    """The item has failed."""
 
-    def __init__(self, reason: str, *, again: bool) -> None:
+    def __init__(self, reason: str, *, retryable: bool) -> None:
         super().__init__(reason)
-        self.again = again
+        self.retryable = retryable
 
 
-class Reads:
-    """Tells a file that cannot be read from a disk that cannot be: by whether other files are read
-    in the meantime.
+class ReadHistory:
+    """Tells an unreadable file from an unreadable disk: by whether other files can be read
+    meanwhile.
 
-    The same error (EIO) stands for one bad sector, for a share whose server restarts, and for a
-    dying disk.
+    The same error (EIO) can mean one bad sector, a share whose server is restarting, or a dying
+    disk.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._passed = 0
+        self._successes = 0
         self._tries: dict[int, tuple[int, int]] = {}
 
-    def passed(self) -> None:
-        """A file was read."""
+    def add_success(self) -> None:
+        """Record that a file was read."""
         with self._lock:
-            self._passed += 1
+            self._successes += 1
 
-    def is_to_blame(self, item: Item) -> bool:
-        """Whether an item that cannot be read is at fault by itself: others were read since its
-        last try, or it has been tried many times.
+    def blames_item(self, item: Item) -> bool:
+        """Return whether an unreadable item is itself at fault: others were read since its last
+        attempt, or it was tried many times.
         """
         with self._lock:
-            passed, tries = self._tries.get(item.id, (self._passed, 0))
-            if self._passed > passed or tries >= _READ_TRIES:
+            successes, tries = self._tries.get(item.id, (self._successes, 0))
+            if self._successes > successes or tries >= _MAX_READ_TRIES:
                 self._tries.pop(item.id, None)
                 return True
-            self._tries[item.id] = (self._passed, tries + 1)
+            self._tries[item.id] = (self._successes, tries + 1)
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A node or an output of a run that failed."""
+
+    message: str
+    retryable: bool
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class _RunResult:
+    """The result of a run of an item's graph."""
+
+    #: done, failed or cancelled; empty if the run did not finish.
+    status: str = ""
+    ran: int = 0
+    cached: int = 0
+    failures: list[_Failure] = field(default_factory=list)
+    #: The paths of written outputs.
+    outputs: list[str] = field(default_factory=list)
+    #: Plain values of outputs without a file.
+    values: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def collect(cls, events: Iterable[Event]) -> _RunResult:
+        """Collect the result of a run from its events."""
+        result = cls()
+        for event in events:
+            if isinstance(event, RunFinished):
+                result.status, result.ran, result.cached = event.status, event.ran, event.cached
+            elif isinstance(event, StepNote):
+                result.notes.append(str(event))
+            elif isinstance(event, StepFailed):
+                retryable = not _is_deterministic(event.error)
+                result.failures.append(_Failure(str(event.error), retryable, event.error))
+            elif isinstance(event, OutputFailed):
+                result.failures.append(_Failure(event.message, retryable=False))
+            elif isinstance(event, OutputWritten) and event.path is not None:
+                result.outputs.append(event.path)
+            elif isinstance(event, OutputWritten) and isinstance(
+                event.value, str | int | float | bool
+            ):
+                value = event.value[:1000] if isinstance(event.value, str) else event.value
+                result.values[event.output + event.item] = value
+        return result
+
+    def details(self) -> dict[str, Any]:
+        """Return what the log says about the run."""
+        return {
+            "ran": self.ran,
+            "cached": self.cached,
+            **({"values": self.values} if self.values else {}),
+            **({"notes": self.notes} if self.notes else {}),
+        }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Shop:
-    """All that work on an item needs. Shared by a line's threads."""
+class ItemProcessor:
+    """Everything that processing an item needs. Shared by the threads of a line."""
 
     recipe: Recipe
     journal: Journal
     intake: Intake
     disk: Disk
     log: Log
-    tell: Callable[[dict[str, Any]], None]
+    on_end: Callable[[dict[str, Any]], None]
     store: Store | None = None
     pool: ModelPool | None = None
     options: Options = field(default_factory=Options)
     settings: Settings = field(default_factory=Settings)
-    reads: Reads = field(default_factory=Reads)
-    mounted: Mounted = field(default_factory=Mounted)
+    reads: ReadHistory = field(default_factory=ReadHistory)
+    mounted: MountGuard = field(default_factory=MountGuard)
 
-    def do(self, item: Item, cancel: threading.Event) -> str:
-        """Bring an item as far as it goes now. Gives what became of it.
+    def process(self, item: Item, cancel: threading.Event) -> str:
+        """Process an item as far as possible now. Returns its new state.
 
         Raises:
-            Trouble: the line has to wait. The item is anyone's again.
+            LineBlocked: the line has to wait. The item may be claimed again.
             JournalError: the journal cannot be used any more.
         """
         try:
             if item.state == "running":
                 return self._run(item, cancel)
             if item.state == "placing":
-                return self._place(item, item.steps)
-            return self._put_away(item, time.monotonic())
-        except Lost:
-            self.log.say("lost", item=item.path, reason="another worker has taken it over")
+                return self._publish(item, item.steps)
+            return self._archive_original(item, time.monotonic())
+        except OwnershipLost:
+            self.log.write("lost", item=item.path, reason="another worker has taken it over")
             return "lost"
-        except (Trouble, JournalError):
+        except (LineBlocked, JournalError):
             raise
-        except Exception as odd:
-            if trouble := affects_every_item(odd, network=True):
-                (
-                    self._give_way(item)
-                    if item.state == "running"
-                    else self.journal.put_off(item, _LATER_S)
-                )
-                raise Trouble(_words(trouble)) from odd
-            # A fault of ours. It must not end the line, which would meet the same item when it is
-            # begun anew.
+        except Exception as error:
+            if disk_error := find_disk_error(error, network=True):
+                if item.state == "running":
+                    self._requeue_later(item)
+                else:
+                    self.journal.postpone(item, _RETRY_DELAY_S)
+                raise LineBlocked(_describe(disk_error)) from error
+            # A bug of ours. It must not end the line, which would meet the same item after a
+            # restart.
             if item.state != "running":
-                return self._put_off(item, f"{type(odd).__name__}: {odd}")
-            return self._fail(item, _Failed(_traced(odd), again=True), None, time.monotonic())
+                return self._postpone(item, f"{type(error).__name__}: {error}")
+            return self._fail(
+                item, _ItemFailed(_format_traceback(error), retryable=True), None, time.monotonic()
+            )
 
     # -- running
 
     def _run(self, item: Item, cancel: threading.Event) -> str:
-        began = time.monotonic()
-        seen = self.intake.look(item.path)
-        if seen is None or seen.sign != item.sign:
-            return self._changed(item, seen)
-        place = self.intake.place(item.path)
+        started_at = time.monotonic()
+        seen = self.intake.inspect(item.path)
+        if seen is None or seen.fingerprint != item.fingerprint:
+            return self._handle_change(item, seen)
+        path = self.intake.absolute(item.path)
         digest: str | None = None
         try:
             try:
-                digest = digest_of(place, links=self.recipe.line.links == "followed")
-                values = self._values(item)
-            except OSError as failed:
-                self._wait_for_disk(item, failed, network=True)
-                raise _Failed(
-                    f"{failed.filename or item.path} cannot be read:"
-                    f" {(failed.strerror or str(failed)).lower()}",
-                    again=True,
-                ) from failed
-            except GraphError as wrong:
-                raise _Failed(str(wrong), again=False) from wrong
-            self.reads.passed()
-            # What small models made is not what the real ones make, so neither stands for the
-            # other.
+                digest = digest_file(path, links=self.recipe.line.links == "followed")
+                values = self._read_ticket(item)
+            except OSError as error:
+                self._wait_for_disk(item, error, network=True)
+                raise _ItemFailed(
+                    f"{error.filename or item.path} cannot be read:"
+                    f" {(error.strerror or str(error)).lower()}",
+                    retryable=True,
+                ) from error
+            except GraphError as error:
+                raise _ItemFailed(str(error), retryable=False) from error
+            self.reads.add_success()
+            # Outputs of tiny models and of the real ones cannot stand for each other.
             recipe = tagged(
                 "recipe",
                 self.recipe.digest.encode(),
@@ -186,68 +251,67 @@ class Shop:
             )
             twin = None
             if self.recipe.line.duplicates != "both":
-                if not self.journal.know(item, digest, recipe):
-                    self.journal.give_back(item, wait_s=_TWIN_S)
+                if not self.journal.set_content(item, digest, recipe):
+                    self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
                     return "waits"
-                twin = self.journal.twin(digest, recipe)
+                twin = self.journal.find_done(digest, recipe)
             if twin is not None and self.recipe.line.duplicates == "skip":
-                with self.journal.change():
-                    kept = self._kept(item, self.recipe.line.done)
-                    self.journal.placed(item, verdict="skipped", kept=kept)
-                return self._put_away(
+                with self.journal.transaction():
+                    kept = self._choose_name(item, self.recipe.line.done)
+                    self.journal.mark_placed(item, verdict="skipped", kept=kept)
+                return self._archive_original(
                     replace(item, state="placed", verdict="skipped", kept=kept, digest=digest),
-                    began,
+                    started_at,
                 )
-            return self._compute(item, seen, digest, recipe, values, twin, cancel, began)
-        except _Failed as failed:
-            now = self.intake.look(item.path)
-            if now != seen:
-                return self._changed(item, now)
-            return self._fail(item, failed, digest, began)
+            return self._compute(item, seen, digest, recipe, values, twin, cancel, started_at)
+        except _ItemFailed as error:
+            current = self.intake.inspect(item.path)
+            if current != seen:
+                return self._handle_change(item, current)
+            return self._fail(item, error, digest, started_at)
 
-    def _changed(self, item: Item, seen: Seen | None) -> str:
+    def _handle_change(self, item: Item, seen: FoundFile | None) -> str:
         if seen is not None:
-            self.journal.unsettle(item)
+            self.journal.mark_changed(item)
             return "changed"
-        if why := self.mounted.lacks(self.recipe.line.inbox):
-            self._give_way(item)
-            raise Trouble(f"{self.recipe.line.inbox}: {why}")
-        self.journal.end(item, "gone", kept=None)
-        self.log.say("gone", item=item.path)
+        if why := self.mounted.why_missing(self.recipe.line.inbox):
+            self._requeue_later(item)
+            raise LineBlocked(f"{self.recipe.line.inbox}: {why}")
+        self.journal.finish(item, "gone", kept=None)
+        self.log.write("gone", item=item.path)
         return "gone"
 
-    def _values(self, item: Item) -> dict[str, Any]:
-        sign = json.loads(item.sign)
-        if len(sign) < 4:
+    def _read_ticket(self, item: Item) -> dict[str, Any]:
+        fingerprint = json.loads(item.fingerprint)
+        if len(fingerprint) < 4:
             return {}
-        ticket = self.intake.place(item.path).with_name(sign[3][0])
-        own = f"{os.path.basename(item.path)}{ticket.suffix}"
-        if len(sign) > 4:
-            raise _Failed(
-                f"{' and '.join(name for name, *_ in sign[3:])} may each be the ticket of"
-                f" {item.path}\n  = fix: keep one, called {own}",
-                again=False,
+        ticket = self.intake.absolute(item.path).with_name(fingerprint[3][0])
+        own_name = f"{os.path.basename(item.path)}{ticket.suffix}"
+        if len(fingerprint) > 4:
+            raise _ItemFailed(
+                f"{' and '.join(name for name, *_ in fingerprint[3:])} may each be the ticket of {item.path}\n  = fix: keep one, named {own_name}",
+                retryable=False,
             )
-        if others := self.intake.others(item.path, ticket.name):
-            words = (
-                f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(others)}\n  ="
-                f" fix: name it {own}, say"
+        if other_files := self.intake.other_candidates(item.path, ticket.name):
+            reason = f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(other_files)}\n  = fix: for example, name it {own_name}"
+            self.journal.record(
+                [seen for path in other_files if (seen := self.intake.inspect(path))]
             )
-            self.journal.look([seen for path in others if (seen := self.intake.look(path))])
-            for path in others:
-                self.journal.fail_waiting(
-                    path, words, self._kept_name(path, self.recipe.line.failed)
+            for path in other_files:
+                self.journal.fail_queued(
+                    path, reason, self._kept_name(path, self.recipe.line.failed)
                 )
-            raise _Failed(words, again=False)
-        if sign[3][1] < 0:
-            what = "a symbolic link" if ticket.is_symlink() else "not a regular file"
+            raise _ItemFailed(reason, retryable=False)
+        if fingerprint[3][1] < 0:
+            kind = "a symbolic link" if ticket.is_symlink() else "not a regular file"
             fix = (
-                "put the file itself there, or write links: followed"
+                "replace it by the file itself, or write links: followed"
                 if ticket.is_symlink()
-                else "put a YAML or JSON file there"
+                else "replace it by a YAML or JSON file"
             )
-            raise _Failed(
-                f"the ticket {ticket.name} is {what}, and is not read\n  = fix: {fix}", again=False
+            raise _ItemFailed(
+                f"the ticket {ticket.name} is {kind}, and is not read\n  = fix: {fix}",
+                retryable=False,
             )
         return read_ticket(
             ticket,
@@ -260,107 +324,62 @@ class Shop:
     def _compute(
         self,
         item: Item,
-        seen: Seen,
+        seen: FoundFile,
         digest: str,
         recipe: str,
         values: dict[str, Any],
         twin: Item | None,
         cancel: threading.Event,
-        began: float,
+        started_at: float,
     ) -> str:
-        line, graph = self.recipe.line, self.recipe.graph
-        place = self.intake.place(item.path)
-        staged = Staged(
+        line = self.recipe.line
+        path = self.intake.absolute(item.path)
+        staged = StagedOutputs(
             line.out,
             self.mounted,
             self.disk,
             self.journal,
             item.path,
-            twin=self._twin(twin) if twin is not None and line.duplicates == "link" else None,
+            twin=self._link_finder(twin)
+            if twin is not None and line.duplicates == "link"
+            else None,
         )
-        file = File(place, digest, json.loads(item.sign)[0], place.name)
+        file = File(path, digest, json.loads(item.fingerprint)[0], path.name)
         sealed = False
         try:
-            writer = Writer(
-                line.out,
-                codecs=self.recipe.registry.codecs,
-                item=_named(item.path),
-                ending=os.path.splitext(item.path)[1].removeprefix("."),
-                below=_below(item.path) if line.folders == "kept" else "",
-                hands=staged,
+            plan, result = self._run_graph(
+                item, staged, {**values, self.recipe.input: file}, cancel
             )
-            try:
-                plan = prepare(
-                    Request(
-                        graph,
-                        self.options,
-                        {**self.recipe.values, **values, self.recipe.input: file},
-                        settings=self.settings,
-                        store=self.store,
-                        base=line.path.parent,
-                    )
-                )
-                finished, faults, outputs, shown, notes = self._follow(
-                    execute(plan, out=writer, cancel=cancel, pool=self.pool)
-                )
-            except GraphError as wrong:
-                if gone := self._missing_input():
-                    self._give_way(item)
-                    raise Trouble(_words(gone)) from wrong
-                raise _Failed(str(wrong), again=False) from wrong
-            except StoreError as failed:
-                self._give_way(item)
-                raise Trouble(str(failed)) from failed
-            except ImagenFlowError as failed:
-                self._wait_for_disk(item, failed)
-                raise _Failed(str(failed), again=True) from failed
             if staged.fault is not None:
                 raise staged.fault
-            if finished is None or finished.status == "cancelled":
-                self.journal.give_back(item)
+            if result.status in ("", "cancelled"):
+                self.journal.requeue(item)
                 return "returned"
-            if faults:
-                if staged.trouble is not None and not is_of_the_item(staged.trouble):
-                    self._give_way(item)
-                    raise Trouble(_words(staged.trouble))
-                for _, _, cause in faults:
-                    self._wait_for_disk(item, cause)
-                raise _Failed(
-                    "\n\n".join(
-                        [
-                            *(words for words, _, _ in faults),
-                            *(
-                                ["notes:\n" + "\n".join(f"  {note}" for note in notes)]
-                                if notes
-                                else []
-                            ),
-                        ]
-                    ),
-                    again=any(again for _, again, _ in faults),
-                )
-            given = plan.inputs[self.recipe.input]
-            now = self.intake.look(item.path)
-            if now != seen or not isinstance(given, File) or given.digest != digest:
-                return self._changed(item, now)
-            names = [staged.name(Path(output)) for output in outputs]
+            if result.failures:
+                self._raise_failures(item, staged, result)
+            input_file = plan.inputs[self.recipe.input]
+            current = self.intake.inspect(item.path)
+            if current != seen or not isinstance(input_file, File) or input_file.digest != digest:
+                return self._handle_change(item, current)
+            names = [staged.name(Path(output)) for output in result.outputs]
             steps = self._seal(staged, item)
-            with self.journal.change():  # so that no other worker picks the same name
-                kept = self._kept(item, line.done)
+            with self.journal.transaction():  # no other worker may choose the same name
+                kept = self._choose_name(item, line.done)
                 sealed = self.journal.stage(item, steps, names, kept, digest=digest, recipe=recipe)
             if not sealed:
-                self.journal.give_back(item, wait_s=_TWIN_S)
+                self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
                 return "waits"
-        except (_Failed, Trouble, Lost, ImagenFlowError):
+        except (_ItemFailed, LineBlocked, OwnershipLost, ImagenFlowError):
             raise
-        except OSError as failed:
-            if is_of_the_item(failed):
-                raise _Failed(_traced(failed), again=True) from failed
-            self._give_way(item)
-            raise Trouble(_words(failed)) from failed
-        except BaseException as odd:
-            # A broken plugin may raise anything, and what is meant to stop a process does not
-            # arrive in this thread by itself.
-            raise _Failed(_traced(odd), again=True) from odd
+        except OSError as error:
+            if affects_one_item(error):
+                raise _ItemFailed(_format_traceback(error), retryable=True) from error
+            self._requeue_later(item)
+            raise LineBlocked(_describe(error)) from error
+        except BaseException as error:
+            # A broken plugin may raise anything. KeyboardInterrupt and the like are not raised in
+            # this thread.
+            raise _ItemFailed(_format_traceback(error), retryable=True) from error
         finally:
             if not sealed:
                 staged.discard()
@@ -374,79 +393,89 @@ class Shop:
             digest=digest,
             recipe=recipe,
         )
-        return self._place(
-            item,
-            steps,
-            began=began,
-            ran=finished.ran,
-            cached=finished.cached,
-            **({"values": shown} if shown else {}),
-            **({"notes": notes} if notes else {}),
+        return self._publish(item, steps, started_at=started_at, **result.details())
+
+    def _run_graph(
+        self, item: Item, staged: StagedOutputs, values: dict[str, Any], cancel: threading.Event
+    ) -> tuple[Plan, _RunResult]:
+        """Plan and run the graph for an item."""
+        line = self.recipe.line
+        writer = Writer(
+            line.out,
+            codecs=self.recipe.registry.codecs,
+            item=_output_name(item.path),
+            ending=os.path.splitext(item.path)[1].removeprefix("."),
+            below=_output_subfolder(item.path) if line.folders == "kept" else "",
+            hands=staged,
+        )
+        try:
+            plan = prepare(
+                Request(
+                    self.recipe.graph,
+                    self.options,
+                    {**self.recipe.values, **values},
+                    settings=self.settings,
+                    store=self.store,
+                    base=line.path.parent,
+                )
+            )
+            run = execute(plan, out=writer, cancel=cancel, pool=self.pool)
+            return plan, _RunResult.collect(run)
+        except GraphError as error:
+            if missing := self._missing_input():
+                self._requeue_later(item)
+                raise LineBlocked(_describe(missing)) from error
+            raise _ItemFailed(str(error), retryable=False) from error
+        except StoreError as error:
+            self._requeue_later(item)
+            raise LineBlocked(str(error)) from error
+        except ImagenFlowError as error:
+            self._wait_for_disk(item, error)
+            raise _ItemFailed(str(error), retryable=True) from error
+
+    def _raise_failures(self, item: Item, staged: StagedOutputs, result: _RunResult) -> NoReturn:
+        """Raise what a failed run means: a problem of the line, or a failure of the item."""
+        if staged.trouble is not None and not affects_one_item(staged.trouble):
+            self._requeue_later(item)
+            raise LineBlocked(_describe(staged.trouble))
+        for failure in result.failures:
+            self._wait_for_disk(item, failure.error)
+        messages = [failure.message for failure in result.failures]
+        if result.notes:
+            messages.append("notes:\n" + "\n".join(f"  {note}" for note in result.notes))
+        raise _ItemFailed(
+            "\n\n".join(messages),
+            retryable=any(failure.retryable for failure in result.failures),
         )
 
-    def _follow(
-        self, said: Any
-    ) -> tuple[
-        RunFinished | None,
-        list[tuple[str, bool, Exception | None]],
-        list[str],
-        dict[str, Any],
-        list[str],
-    ]:
-        """Go through a run: how it ended; its errors, each with whether another try may help and
-        its exception; its files; plain values that have no file; and what its nodes noted.
-        """
-        finished: RunFinished | None = None
-        faults: list[tuple[str, bool, Exception | None]] = []
-        outputs: list[str] = []
-        shown: dict[str, Any] = {}
-        notes: list[str] = []
-        for event in said:
-            if isinstance(event, RunFinished):
-                finished = event
-            elif isinstance(event, StepNote):
-                notes.append(str(event))
-            elif isinstance(event, StepFailed):
-                faults.append((str(event.error), not _is_certain(event.error), event.error))
-            elif isinstance(event, OutputFailed):
-                faults.append((event.message, False, None))
-            elif isinstance(event, OutputWritten):
-                if event.path is not None:
-                    outputs.append(event.path)
-                elif isinstance(event.value, str | int | float | bool):
-                    shown[event.output + event.item] = (
-                        event.value if not isinstance(event.value, str) else event.value[:1000]
-                    )
-        return finished, faults, outputs, shown, notes
-
-    def _seal(self, staged: Staged, item: Item) -> list[dict[str, Any]]:
+    def _seal(self, staged: StagedOutputs, item: Item) -> list[dict[str, Any]]:
         try:
             return staged.seal()
-        except OSError as failed:
-            self._give_way(item)
-            raise Trouble(_words(failed)) from failed
+        except OSError as error:
+            self._requeue_later(item)
+            raise LineBlocked(_describe(error)) from error
 
-    def _twin(self, twin: Item) -> Callable[[Path, bytes], Path | None]:
+    def _link_finder(self, twin: Item) -> Callable[[Path, bytes], Path | None]:
         out = self.recipe.line.out
 
         def find(temporary: Path, data: bytes) -> Path | None:
-            """Give an output of the twin that has this value: these bytes, or a picture with this
-            digest that nobody has changed.
+            """Return an output of the twin with this value: the same bytes, or an unmodified
+            picture with the same digest.
             """
             for name in twin.outputs:
-                place = out / name
+                path = out / name
                 try:
-                    if place.stat().st_size == len(data) and place.read_bytes() == data:
-                        return place
-                    if data.startswith(b"\x89PNG") and place.suffix.lower() == ".png":
-                        mine, theirs = read_label(temporary), read_label(place)
+                    if path.stat().st_size == len(data) and path.read_bytes() == data:
+                        return path
+                    if data.startswith(b"\x89PNG") and path.suffix.lower() == ".png":
+                        own_label, label = read_label(temporary), read_label(path)
                         if (
-                            mine is not None
-                            and theirs is not None
-                            and theirs.intact
-                            and mine.digest == theirs.digest
+                            own_label is not None
+                            and label is not None
+                            and label.intact
+                            and own_label.digest == label.digest
                         ):
-                            return place
+                            return path
                 except OSError:
                     continue
             return None
@@ -455,138 +484,149 @@ class Shop:
 
     # -- putting in place and away
 
-    def _place(
-        self, item: Item, steps: list[dict[str, Any]], *, began: float | None = None, **about: Any
+    def _publish(
+        self,
+        item: Item,
+        steps: list[dict[str, Any]],
+        *,
+        started_at: float | None = None,
+        **details: Any,
     ) -> str:
         try:
             self.mounted.check(self.recipe.line.out)
-            if not is_applied(steps):
-                # Somebody has been at the files: begin anew.
-                self.journal.give_back(item)
+            if not steps_are_intact(steps):
+                # Somebody has changed the files: start again.
+                self.journal.requeue(item)
                 return "returned"
-            apply(steps, self.disk)
-        except OSError as failed:
-            return self._cannot(item, failed)
-        self.journal.placed(item)
-        return self._put_away(replace(item, state="placed"), began or time.monotonic(), **about)
+            apply_steps(steps, self.disk)
+        except OSError as error:
+            return self._defer(item, error)
+        self.journal.mark_placed(item)
+        return self._archive_original(
+            replace(item, state="placed"), started_at or time.monotonic(), **details
+        )
 
-    def _put_away(self, item: Item, began: float, **about: Any) -> str:
+    def _archive_original(self, item: Item, started_at: float, **details: Any) -> str:
         """Move an original to `done`, or to `failed` with its reason, and end the item."""
         line = self.recipe.line
-        is_done = item.state == "placed"
-        folder = line.done if is_done else line.failed
-        source = self.intake.place(item.path)
-        linked = line.links == "followed"
+        succeeded = item.state == "placed"
+        folder = line.done if succeeded else line.failed
+        source = self.intake.absolute(item.path)
+        follow_links = line.links == "followed"
 
-        def is_same(place: Path) -> bool:
-            return self.intake.is_same(item.sign, place, item.digest)
+        def is_same(path: Path) -> bool:
+            return self.intake.is_unchanged(item.fingerprint, path, item.digest)
 
-        def holds(place: Path) -> bool:
+        def holds(path: Path) -> bool:
             if item.digest is None:
-                return is_same(place)
+                return is_same(path)
             try:
                 return (
-                    place.stat().st_size == json.loads(item.sign)[0]
-                    and digest_of(place, links=linked) == item.digest
+                    path.stat().st_size == json.loads(item.fingerprint)[0]
+                    and digest_file(path, links=follow_links) == item.digest
                 )
-            except OSError as failed:
-                if affects_every_item(failed, network=True):
+            except OSError as error:
+                if find_disk_error(error, network=True):
                     raise
                 return False
 
         try:
             self.mounted.check(line.inbox, folder)
-            kept = item.kept or self._keep(item, folder)
+            kept = item.kept or self._reserve_name(item, folder)
             while True:
-                make_below(folder, kept, self.disk)
-                if not is_done:
-                    put_text(
-                        folder / f"{kept}{REASON}",
-                        self._reason(item, kept),
+                make_parents(folder, kept, self.disk)
+                if not succeeded:
+                    write_text(
+                        folder / f"{kept}{REASON_SUFFIX}",
+                        self._failure_report(item, kept),
                         self.disk,
                         self.journal,
                     )
-                result = move(
+                result = move_original(
                     source,
                     folder / kept,
                     number=item.id,
-                    is_same=is_same,
-                    holds=holds,
+                    is_original=is_same,
+                    has_content=holds,
                     disk=self.disk,
                     journal=self.journal,
                 )
-                if result in ("replaced", "gone") and not is_done:
-                    self.disk.unlink(folder / f"{kept}{REASON}")
+                if result in ("replaced", "gone") and not succeeded:
+                    self.disk.unlink(folder / f"{kept}{REASON_SUFFIX}")
                 if result != "taken":
                     break
-                before, kept = kept, self._keep(item, folder)
-                if not is_done:
-                    self.disk.unlink(folder / f"{before}{REASON}")
+                previous, kept = kept, self._reserve_name(item, folder)
+                if not succeeded:
+                    self.disk.unlink(folder / f"{previous}{REASON_SUFFIX}")
             if result == "moved":
-                self._along(item, folder, kept)
-        except OSError as failed:
-            return self._cannot(item, failed)
-        state = item.verdict or ("done" if is_done else "failed")
-        self.journal.end(
+                self._move_companions(item, folder, kept)
+        except OSError as error:
+            return self._defer(item, error)
+        state = item.verdict or ("done" if succeeded else "failed")
+        self.journal.finish(
             item,
-            state if result == "moved" or is_done else "gone",
+            state if result == "moved" or succeeded else "gone",
             kept=kept if result == "moved" else None,
         )
-        if result == "replaced" and (now := self.intake.look(item.path)):
-            self.journal.look([now])
-        if result == "gone" and not is_done:
+        if result == "replaced" and (newer := self.intake.inspect(item.path)):
+            self.journal.record([newer])
+        if result == "gone" and not succeeded:
             state = "gone"
-        said: dict[str, Any] = {
+        event: dict[str, Any] = {
             "item": item.path,
-            "took_s": round(time.monotonic() - began, 3),
-            **about,
+            "took_s": round(time.monotonic() - started_at, 3),
+            **details,
         }
-        if is_done:
-            said |= {"outputs": item.outputs}
+        if succeeded:
+            event |= {"outputs": item.outputs}
         else:
-            said |= {"reason": item.reason}
+            event |= {"reason": item.reason}
         if result != "moved":
-            said["original"] = result
+            event["original"] = result
         else:
-            said["original"] = str(folder / kept)
-        self.log.say(state, **said)
-        self.tell(
-            {"event": "done" if is_done else "failed", "state": state, "line": line.name, **said}
+            event["original"] = str(folder / kept)
+        self.log.write(state, **event)
+        self.on_end(
+            {"event": "done" if succeeded else "failed", "state": state, "line": line.name, **event}
         )
         return state
 
-    def _cannot(self, item: Item, failed: OSError) -> str:
-        """Leave an item that cannot be finished for later. Raises Trouble if that may be so for
-        all.
-        """
-        if is_of_the_item(failed):
-            return self._put_off(item, _words(failed))
-        self.journal.put_off(item, _LATER_S)
-        raise Trouble(_words(failed)) from failed
-
-    def _give_way(self, item: Item) -> None:
-        """Put an item back for a while: should the trouble be its own after all, others get their
-        turn.
-        """
-        self.journal.give_back(item, wait_s=max(_LATER_S, self.recipe.line.backoff_s))
-
-    def _wait_for_disk(
-        self, item: Item, failed: BaseException | None, *, network: bool = False
-    ) -> None:
-        """Put an item back that met an error of the disk.
+    def _defer(self, item: Item, error: OSError) -> str:
+        """Postpone an item that cannot be finished now.
 
         Raises:
-            Trouble: it did, and the item is not to blame.
+            LineBlocked: the error may affect every item.
         """
-        trouble = affects_every_item(failed, network=network)
-        if trouble is None or (trouble.errno in _OF_ONE_FILE and self.reads.is_to_blame(item)):
+        if affects_one_item(error):
+            return self._postpone(item, _describe(error))
+        self.journal.postpone(item, _RETRY_DELAY_S)
+        raise LineBlocked(_describe(error)) from error
+
+    def _requeue_later(self, item: Item) -> None:
+        """Return an item to the queue for a while, so that others get their turn if the problem is
+        its own after all.
+        """
+        self.journal.requeue(item, wait_s=max(_RETRY_DELAY_S, self.recipe.line.backoff_s))
+
+    def _wait_for_disk(
+        self, item: Item, error: BaseException | None, *, network: bool = False
+    ) -> None:
+        """Return an item to the queue if a disk error caused its failure.
+
+        Raises:
+            LineBlocked: it did, and the item is not to blame.
+        """
+        disk_error = find_disk_error(error, network=network)
+        if disk_error is None or (
+            disk_error.errno in _POSSIBLE_FILE_ERRORS and self.reads.blames_item(item)
+        ):
             return
-        self._give_way(item)
-        raise Trouble(_words(trouble)) from failed
+        self._requeue_later(item)
+        raise LineBlocked(_describe(disk_error)) from error
 
     def _missing_input(self) -> OSError | None:
-        """Find a file that the line itself gives to the graph and that is not there any more: every
-        item would fail for it.
+        """Return the error of a file that the line itself gives to the graph and that is missing:
+        every item would fail.
         """
         pending = list(self.recipe.values.values())
         while pending:
@@ -596,58 +636,58 @@ class Shop:
             elif isinstance(value, Path):
                 try:
                     os.stat(value)
-                except OSError as failed:
-                    return failed
+                except OSError as error:
+                    return error
         return None
 
-    def _put_off(self, item: Item, reason: str) -> str:
-        wait_s = max(_LATER_S, self.recipe.line.backoff_s)
-        self.journal.put_off(item, wait_s)
-        self.log.say("waiting", item=item.path, reason=reason, wait_s=wait_s)
+    def _postpone(self, item: Item, reason: str) -> str:
+        wait_s = max(_RETRY_DELAY_S, self.recipe.line.backoff_s)
+        self.journal.postpone(item, wait_s)
+        self.log.write("waiting", item=item.path, reason=reason, wait_s=wait_s)
         return "waits"
 
-    def _along(self, item: Item, folder: Path, kept: str) -> None:
-        """Move the tickets of an original along with it, and remove what said that it was complete."""
-        for name, size, mtime, _ in json.loads(item.sign)[3:]:
+    def _move_companions(self, item: Item, folder: Path, kept: str) -> None:
+        """Move the tickets of an original along with it, and delete its sentinel."""
+        for name, size, mtime, _ in json.loads(item.fingerprint)[3:]:
             if size < 0:
-                continue  # a link or a pipe: it was not read, and stays
-            ticket = self.intake.place(item.path).with_name(name)
+                continue  # a link or a pipe was not read, and stays
+            ticket = self.intake.absolute(item.path).with_name(name)
 
-            def is_same(place: Path, sign: tuple[int, int] = (size, mtime)) -> bool:
-                found = self.intake.plain(place)
-                return found is not None and (found.st_size, found.st_mtime_ns) == sign
+            def is_same(path: Path, fingerprint: tuple[int, int] = (size, mtime)) -> bool:
+                stat = self.intake.stat_regular(path)
+                return stat is not None and (stat.st_size, stat.st_mtime_ns) == fingerprint
 
-            for to in ticket_places(folder / kept, os.path.basename(item.path), name):
+            for target in ticket_names(folder / kept, os.path.basename(item.path), name):
                 if (
-                    move(
+                    move_original(
                         ticket,
-                        to,
+                        target,
                         number=-item.id,
-                        is_same=is_same,
-                        holds=is_same,
+                        is_original=is_same,
+                        has_content=is_same,
                         disk=self.disk,
                         journal=self.journal,
                     )
                     != "taken"
                 ):
                     break
-        if said := self.intake.sentinel(item.path):
-            self.disk.unlink(said)
+        if sentinel := self.intake.find_sentinel(item.path):
+            self.disk.unlink(sentinel)
 
-    def _fail(self, item: Item, failed: _Failed, digest: str | None, began: float) -> str:
+    def _fail(self, item: Item, failure: _ItemFailed, digest: str | None, started_at: float) -> str:
         line = self.recipe.line
-        if failed.again and item.tries < line.retries:
+        if failure.retryable and item.tries < line.retries:
             wait_s = min(line.backoff_s * 2**item.tries, 86_400.0)
-            self.journal.give_back(item, wait_s=wait_s, tried=True)
-            self.log.say(
-                "retry", item=item.path, tries=item.tries + 1, wait_s=wait_s, reason=str(failed)
+            self.journal.requeue(item, wait_s=wait_s, tried=True)
+            self.log.write(
+                "retry", item=item.path, tries=item.tries + 1, wait_s=wait_s, reason=str(failure)
             )
             return "retry"
-        reason = _safe(str(failed))
-        with self.journal.change():
-            kept = self._kept(item, line.failed)
-            self.journal.failing(item, reason, kept, digest=digest)
-        return self._put_away(
+        reason = _encodable(str(failure))
+        with self.journal.transaction():
+            kept = self._choose_name(item, line.failed)
+            self.journal.mark_failing(item, reason, kept, digest=digest)
+        return self._archive_original(
             replace(
                 item,
                 state="failing",
@@ -657,43 +697,42 @@ class Shop:
                 digest=digest,
                 tries=item.tries + 1,
             ),
-            began,
+            started_at,
         )
 
-    def _reason(self, item: Item, kept: str) -> str:
+    def _failure_report(self, item: Item, kept: str) -> str:
         line = self.recipe.line
         tries = f" after {item.tries} tries" if item.tries > 1 else ""
         return printable(
-            f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nTo try again,"
-            f" once the cause is mended:\n\n  imagen-flow folder retry {line.path} {kept!r}\n"
+            f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nAfter fixing the cause, retry with:\n\n  imagen-flow folder retry {line.path} {kept!r}\n"
         )
 
-    def _keep(self, item: Item, folder: Path) -> str:
-        with self.journal.change():
-            kept = self._kept(item, folder)
-            self.journal.keep_as(item, kept)
+    def _reserve_name(self, item: Item, folder: Path) -> str:
+        with self.journal.transaction():
+            kept = self._choose_name(item, folder)
+            self.journal.reserve(item, kept)
         return kept
 
-    def _kept(self, item: Item, folder: Path) -> str:
+    def _choose_name(self, item: Item, folder: Path) -> str:
         return self._kept_name(item.path, folder)
 
     def _kept_name(self, path: str, folder: Path) -> str:
-        """Choose where an original will lie; in a transaction in which that is noted, so that no
-        other worker chooses the same.
+        """Choose the name of an original in `done` or `failed`. Call it in the transaction that
+        records the name, so that no other worker chooses the same.
         """
         if self.recipe.line.folders == "flattened":
             path = path.rpartition("/")[2]
         return free_name(
             folder,
             path,
-            [REASON] if folder == self.recipe.line.failed else [],
-            self.journal.is_kept,
+            [REASON_SUFFIX] if folder == self.recipe.line.failed else [],
+            self.journal.is_reserved,
         )
 
 
-def ticket_places(kept: Path, original: str, ticket: str) -> Iterator[Path]:
-    """Give names for a ticket beside its original: its own, or where the original got another name,
-    one that goes with it; then numbered ones.
+def ticket_names(kept: Path, original: str, ticket: str) -> Iterator[Path]:
+    """Generate names for a ticket beside its original: its own, or one that matches the original's
+    new name; then numbered ones.
     """
     stem, ending = os.path.splitext(ticket)
     if kept.name != original:
@@ -703,16 +742,16 @@ def ticket_places(kept: Path, original: str, ticket: str) -> Iterator[Path]:
 
 
 def check_plan(recipe: Recipe, options: Options, settings: Settings, store: Store | None) -> None:
-    """Plan a line's graph for some file, before it takes any: what is wrong with it for every file
+    """Plan a line's graph for some file before accepting any: a problem that occurs for every file
     would move each of them to `failed`.
 
     Raises:
-        GraphError: a device that is not here, a model that is missing or not in the lock, and the
+        GraphError: a device that does not exist, a model that is missing or not locked, and the
             like.
     """
     values = {**recipe.values, recipe.input: recipe.line.path}
     try:
-        wrong = [
+        problems = [
             problem
             for problem in prepare(
                 Request(
@@ -726,19 +765,19 @@ def check_plan(recipe: Recipe, options: Options, settings: Settings, store: Stor
             ).problems
             if problem.severity == "error"
         ]
-    except GraphError as refused:
-        wrong = [problem for problem in refused.problems if problem.code not in _OF_THE_ITEM]
-    if wrong:
-        raise GraphError(wrong)
+    except GraphError as error:
+        problems = [problem for problem in error.problems if problem.code not in _ITEM_ERRORS]
+    if problems:
+        raise GraphError(problems)
 
 
-#: Problems that a ticket, or another file, may not have.
-_OF_THE_ITEM = frozenset({"bad-input", "missing-file", "missing-input"})
+#: Problems that depend on the ticket or the file.
+_ITEM_ERRORS = frozenset({"bad-input", "missing-file", "missing-input"})
 
 
-def _named(path: str) -> str:
-    """The name of an item's outputs: its file's without ending, or where that is too long for a
-    field of a path, the beginning of it and a digest.
+def _output_name(path: str) -> str:
+    """Return the name of an item's outputs: the file name without its ending, cut with a digest if
+    it is too long for a path field.
     """
     stem = os.path.splitext(path.rpartition("/")[2])[0]
     if len(stem) <= 80:
@@ -746,29 +785,29 @@ def _named(path: str) -> str:
     return f"{stem[:70]}-{blake2b(os.fsencode(stem), digest_size=4).hexdigest()}"
 
 
-def _below(path: str) -> str:
-    """The folder of an item's outputs below the output folder."""
+def _output_subfolder(path: str) -> str:
+    """Return the folder of an item's outputs below the output folder."""
     return "/".join(fill("{item}", {"item": part}) for part in path.split("/")[:-1])
 
 
-def _traced(odd: BaseException) -> str:
-    return f"{type(odd).__name__}: {odd}\n\n{''.join(traceback.format_exception(odd))}"
+def _format_traceback(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}\n\n{''.join(traceback.format_exception(error))}"
 
 
-def _is_certain(error: BaseException) -> bool:
-    """Whether a node would fail in the same way again: it was given a wrong value. Errors of the
-    system, of libraries (memory) and of services may pass.
+def _is_deterministic(error: BaseException) -> bool:
+    """Return whether a node would fail again in the same way: it was given a wrong value. Errors of
+    the system, of libraries (memory) and of services may pass.
     """
     cause = error.__cause__ or error
     return isinstance(cause, ValueError | TypeError) and not isinstance(cause, OSError)
 
 
-def _safe(text: str) -> str:
+def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _words(failed: OSError) -> str:
-    words = (failed.strerror or str(failed) or type(failed).__name__).lower()
-    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-        words = "there is no space left"
-    return f"{words}{f': {failed.filename}' if failed.filename else ''}"
+def _describe(error: OSError) -> str:
+    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = "there is no space left"
+    return f"{reason}{f': {error.filename}' if error.filename else ''}"

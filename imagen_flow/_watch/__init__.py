@@ -1,20 +1,21 @@
-"""Follow what lies on the disk: settled changes as an iterator, and graphs whose results are kept
-true.
+"""Watch files and graphs: settled changes as an iterator, and graphs that are run again whenever
+something they depend on changes.
 
-The modules, from the ground up: `settled` gives changes once things are quiet; `events` is what
-watching says; `dependencies` names what a graph depends on; `reload` takes the code of plugins
-anew; `session` is the whole.
+The modules, from the lowest floor up: `settled` yields changes once they have settled; `events` are
+what watching reports; `dependencies` lists what a graph depends on; `reload` imports changed
+plugins again; `targets` is what is watched; `environments` keeps settings, plugins and stores up to
+date; `planner` plans graphs; `session` runs them.
 """
 
 from .events import (
     Changed,
-    Happening,
     Noticed,
     Planned,
     Refused,
     Reloaded,
     Waiting,
     Warned,
+    WatchEvent,
     as_json,
 )
 from .session import watch, watch_graphs
@@ -23,7 +24,7 @@ from .settled import Changes, changes, is_temporary
 __all__ = [
     "Changed",
     "Changes",
-    "Happening",
+    "WatchEvent",
     "Noticed",
     "Planned",
     "Refused",

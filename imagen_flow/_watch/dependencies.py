@@ -1,4 +1,4 @@
-"""Say what a graph's result depends on besides the graph files: files, folders and local models,
+"""List what the result of a graph depends on besides the graph files: files, folders, local models,
 and plugins.
 """
 
@@ -16,35 +16,39 @@ from .._types.node import NodeType
 from .._types.ports import BadValue, PortType
 from .._types.values import File, Folder
 
-__all__ = ["places_of", "plugins_of"]
+__all__ = ["paths_of", "plugins_of"]
 
 
-def places_of(
+def paths_of(
     graph: Graph, values: Mapping[str, Any], texts: Mapping[str, str], base: Path
 ) -> Iterator[Path]:
-    """Name what a graph reads: the files, folders and local models that it and the graphs in it
-    name, and those given to its inputs.
+    """List what a graph reads: the files, folders and local models that it and the graphs in it
+    name, and those that are given as inputs.
 
     Params:
-        values, texts, base: what its inputs are given, as for `make_plan`.
+        values, texts, base: the values of its inputs, as for `make_plan`.
     """
-    for name, wanted in graph.inputs.items():
+    for name, declared in graph.inputs.items():
         try:
-            given = from_text(wanted.type, texts[name]) if name in texts else values.get(name)
+            value = from_text(declared.type, texts[name]) if name in texts else values.get(name)
         except BadValue:
             continue
-        if given is not None:
-            yield from _given(wanted.type, given, base)
-        elif wanted.default is not None:
-            yield from (path for leaf in _leaves(wanted.default) for path in _place(leaf))
-    yield from (path for leaf in _named(graph) for path in _place(leaf))
+        if value is not None:
+            yield from _paths_of_value(declared.type, value, base)
+        elif declared.default is not None:
+            yield from (
+                path
+                for literal in _literals_in(declared.default)
+                for path in _paths_of_literal(literal)
+            )
+    yield from (path for literal in _literals(graph) for path in _paths_of_literal(literal))
 
 
 def plugins_of(graph: Graph, registry: Registry) -> Iterator[str]:
-    """Name the plugins that have a say in what a graph gives: those of its node types, those that
-    bring its models, and those with codecs.
+    """List the plugins that affect the result of a graph: those of its node types, those that bring
+    its models, and those with codecs.
     """
-    models = {leaf.reference for leaf in _named(graph) if isinstance(leaf, ModelAt)}
+    models = {literal.reference for literal in _literals(graph) if isinstance(literal, ModelAt)}
     yield from (
         plugin.name
         for plugin in registry.plugins.values()
@@ -58,9 +62,9 @@ def plugins_of(graph: Graph, registry: Registry) -> Iterator[str]:
     )
 
 
-def _named(graph: Graph) -> Iterator[FileAt | ModelAt]:
-    """Give what a graph and those in it name; of the top one's inputs, which may be given
-    otherwise, not the defaults.
+def _literals(graph: Graph) -> Iterator[FileAt | ModelAt]:
+    """Yield the files and models that a graph and those in it name, except the defaults of the top
+    graph's inputs, which may be overridden.
     """
     for inner in graph.all():
         for node in inner.nodes.values():
@@ -68,24 +72,24 @@ def _named(graph: Graph) -> Iterator[FileAt | ModelAt]:
                 *node.bindings.values(),
                 *((node.when,) if node.when is not None else ()),
             ):
-                yield from _leaves(binding)
-        for wanted in inner.inputs.values() if inner is not graph else ():
-            if wanted.default is not None:
-                yield from _leaves(wanted.default)
+                yield from _literals_in(binding)
+        for declared in inner.inputs.values() if inner is not graph else ():
+            if declared.default is not None:
+                yield from _literals_in(declared.default)
 
 
-def _leaves(binding: Binding) -> Iterator[FileAt | ModelAt]:
+def _literals_in(binding: Binding) -> Iterator[FileAt | ModelAt]:
     if isinstance(binding, FileAt | ModelAt):
         yield binding
     elif isinstance(binding, Listed):
         for item in binding.items:
-            yield from _leaves(item)
+            yield from _literals_in(item)
     elif isinstance(binding, Mapped):
         for _, item in binding.items:
-            yield from _leaves(item)
+            yield from _literals_in(item)
 
 
-def _place(named: FileAt | ModelAt) -> Iterator[Path]:
+def _paths_of_literal(named: FileAt | ModelAt) -> Iterator[Path]:
     if isinstance(named, FileAt):
         yield from _path(named.folder, named.path)
         return
@@ -97,17 +101,17 @@ def _place(named: FileAt | ModelAt) -> Iterator[Path]:
         for path in _path(named.folder, reference.name):
             yield path
             if path.suffix.lower() in (".safetensors", ".gguf"):
-                yield path.with_suffix("")  # where what completes a checkpoint of one file may lie
+                yield path.with_suffix("")  # the folder with companions of a single-file checkpoint
 
 
-def _given(type_: PortType, value: Any, base: Path) -> Iterator[Path]:
+def _paths_of_value(type_: PortType, value: Any, base: Path) -> Iterator[Path]:
     if isinstance(value, File | Folder):
         yield value.path
     elif type_.kind in ("file", "folder") and isinstance(value, str | Path):
         yield from _path(base, str(value))
     elif type_.element is not None and isinstance(value, list | tuple):
         for item in value:
-            yield from _given(type_.element, item, base)
+            yield from _paths_of_value(type_.element, item, base)
 
 
 def _path(folder: Path, name: str) -> Iterator[Path]:

@@ -1,5 +1,5 @@
-"""What watching says besides the events of the runs: frozen values, one class a happening. Times
-are seconds since watching began; those of a run's events since the run began.
+"""The events of watching, in addition to those of the runs: frozen values, one class each. Times
+are seconds since watching began; those of a run's events are seconds since the run began.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..errors import ImagenFlowError, Problem, as_texts
 
 __all__ = [
     "Changed",
-    "Happening",
+    "WatchEvent",
     "Noticed",
     "Planned",
     "Refused",
@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Everything is as true as it can be made; so many files and folders are watched for changes."""
+    """All results are up to date, as far as possible; `places` files and folders are being watched."""
 
     graphs: tuple[str, ...]
     places: int
@@ -35,8 +35,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """These paths may have changed, and these graphs depend on them. `cancels`: a run in progress
-    is stopped for it.
+    """Paths that may have changed, and the graphs that depend on them. `cancels`: the current run
+    is stopped.
     """
 
     paths: tuple[str, ...]
@@ -47,7 +47,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A graph was read anew and its run is about to begin; `plan` is the Plan."""
+    """A graph was planned again, and its run is about to start."""
 
     graph: str
     plan: Plan
@@ -56,7 +56,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A graph cannot be run as it is now: its problems, or the error that ended its run. Its last
+    """A graph cannot be run as it is: its problems, or the error that ended its run. Its last
     outputs stay.
     """
 
@@ -68,7 +68,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """The code of these plugins was imported anew; so many of their models were dropped from
+    """The code of these plugins was imported again; `dropped` of their models were removed from
     memory.
     """
 
@@ -79,7 +79,7 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something is doubtful, or a plugin cannot be used as it is now (its code from before stays in
+    """Something is questionable, or a plugin cannot be used as it is (its previous code stays in
     use).
     """
 
@@ -89,45 +89,45 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """Watching goes on by other means, e.g. by polling."""
+    """Watching continues in another way, for example by polling."""
 
     message: str
     at_s: float
 
 
-Happening = events.Event | Waiting | Changed | Planned | Refused | Reloaded | Warned | Noticed
+WatchEvent = events.Event | Waiting | Changed | Planned | Refused | Reloaded | Warned | Noticed
 
 
-def as_json(said: Happening) -> dict[str, Any]:
-    """Return what was said as plain data: its name, then its fields without live objects; problems
-    as they are printed.
+def as_json(event: WatchEvent) -> dict[str, Any]:
+    """Return an event as plain data: its name, then its fields without live objects; problems as
+    they are printed.
     """
-    if isinstance(said, Refused | Warned):
-        graph = (
-            {"graph": said.graph, "error": None if said.error is None else str(said.error)}
-            if isinstance(said, Refused)
+    if isinstance(event, Refused | Warned):
+        graph_fields = (
+            {"graph": event.graph, "error": None if event.error is None else str(event.error)}
+            if isinstance(event, Refused)
             else {}
         )
         return {
-            "event": type(said).__name__.lower(),
-            **graph,
-            "problems": as_texts(said.problems),
-            "at_s": round(said.at_s, 4),
+            "event": type(event).__name__.lower(),
+            **graph_fields,
+            "problems": as_texts(event.problems),
+            "at_s": round(event.at_s, 4),
         }
-    if isinstance(said, Planned):
+    if isinstance(event, Planned):
         return {
             "event": "planned",
-            "graph": said.graph,
-            "counts": said.plan.counts,
-            "at_s": round(said.at_s, 4),
+            "graph": event.graph,
+            "counts": event.plan.counts,
+            "at_s": round(event.at_s, 4),
         }
-    if isinstance(said, Waiting | Changed | Reloaded | Noticed):
-        fields = {name: getattr(said, name) for name in said.__slots__}
+    if isinstance(event, Waiting | Changed | Reloaded | Noticed):
+        fields = {name: getattr(event, name) for name in event.__slots__}
         return {
-            "event": type(said).__name__.lower(),
+            "event": type(event).__name__.lower(),
             **{
                 k: list(v) if isinstance(v, tuple) else round(v, 4) if isinstance(v, float) else v
                 for k, v in fields.items()
             },
         }
-    return events.as_json(said)
+    return events.as_json(event)

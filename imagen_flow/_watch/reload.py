@@ -1,7 +1,7 @@
-"""Take the code of plugins anew while the process goes on.
+"""Reload the code of plugins while the process is running.
 
 All modules of a changed plugin are imported again into a fresh `Registry`. If that fails, the
-modules and the registry from before are what stays.
+previous modules and the previous registry stay in use.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["Reload", "code_of", "reload"]
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """What came of it: the registry to use from now on, the names of the modules that are new, and
-    what is wrong if it is the one from before.
+    """The result of a reload: the registry to use from now on, the names of the new modules, and
+    the problems if it is the previous registry.
     """
 
     registry: Registry
@@ -36,19 +36,20 @@ class Reload:
     problems: tuple[Problem, ...]
 
     def loads(self, identity: Identity) -> bool:
-        """Whether a loaded model comes from a loader that is another now."""
+        """Return whether a loaded model comes from a loader that was reloaded."""
         return any(identity.loader.startswith(module + ".") for module in self.modules)
 
 
 def reload(
     old: Registry, changed: Collection[str], files: Iterable[Path], fresh: plugins.AsWritten
 ) -> Reload:
-    """Import the plugins of these names anew, and give a registry of all there are now.
+    """Import plugins again, and return a registry of all plugins that exist now.
 
     Params:
-        files: local files of nodes, as for `discover`.
-        fresh: a finder among Python's own, which is told of the modules that it is to take as they
-            are written: now, and whatever is imported of them later.
+        changed: the names of the changed plugins.
+        files: local plugin files, as for `discover`.
+        fresh: an import finder that is told which modules to load from their current source, now
+            and whenever they are imported later.
     """
     roots = tuple(
         sorted(
@@ -60,8 +61,10 @@ def reload(
             }
         )
     )
-    before = {name: module for name, module in list(sys.modules.items()) if _below(name, roots)}
-    for name in before:
+    previous_modules = {
+        name: module for name, module in list(sys.modules.items()) if _below(name, roots)
+    }
+    for name in previous_modules:
         del sys.modules[name]
     importlib.invalidate_caches()
     fresh.names |= set(roots)
@@ -70,20 +73,22 @@ def reload(
         for plugin in list(registry.plugins.values()):
             if plugin.name in changed:
                 registry.load(plugin)
-        faults = {
+        errors = {
             p.name: p.fault
             for p in registry.plugins.values()
             if p.fault
-            and (p.name in changed or not (known := old.plugins.get(p.name)) or not known.fault)
+            and (
+                p.name in changed or not (previous := old.plugins.get(p.name)) or not previous.fault
+            )
         }
-    except OSError as odd:  # a file went while it was read
-        faults = dict.fromkeys(sorted(changed), str(odd))
+    except OSError as error:  # a file disappeared while it was being read
+        errors = dict.fromkeys(sorted(changed), str(error))
     else:
-        if not faults:
+        if not errors:
             return Reload(registry, roots, ())
     for name in [name for name in sys.modules if _below(name, roots)]:
         del sys.modules[name]
-    sys.modules.update(before)
+    sys.modules.update(previous_modules)
     return Reload(
         old,
         (),
@@ -92,30 +97,30 @@ def reload(
                 "broken-plugin",
                 f"the plugin {name} cannot be used as it is now",
                 why=fault,
-                fix="mend it; until then its code from before is used",
+                fix="fix the plugin; until then its previous code is used",
                 severity="warning",
             )
-            for name, fault in faults.items()
+            for name, fault in errors.items()
         ),
     )
 
 
 def code_of(plugin: Plugin, registry: Registry) -> tuple[Path, ...]:
-    """Name the files and folders that hold a plugin's code, where a user may be changing it: those
-    of a local file and its helpers, and of a package that is installed as editable.
+    """List the files and folders with a plugin's code, if a user may be changing it: a local file
+    and its helper modules, or a package installed in editable mode.
     """
     if plugin.is_file:
         path = Path(plugin.target).absolute()
-        places = registry.code_of(plugin).places()
+        paths = registry.code_of(plugin).places()
         missing = [
             path.resolve().parent / f"{name}.py"
             for name in re.findall(r"No module named '(\w+)'", plugin.fault)
         ]
-        return (path, *places, *missing)
+        return (path, *paths, *missing)
     distribution = plugin.name.partition(":")[0]
     try:
-        said = importlib.metadata.distribution(distribution).read_text("direct_url.json")
-        if not said or not json.loads(said).get("dir_info", {}).get("editable"):
+        direct_url = importlib.metadata.distribution(distribution).read_text("direct_url.json")
+        if not direct_url or not json.loads(direct_url).get("dir_info", {}).get("editable"):
             return ()
         spec = importlib.util.find_spec(_top(plugin.target))
     except (importlib.metadata.PackageNotFoundError, ImportError, ValueError, AttributeError):
@@ -131,7 +136,7 @@ def _top(target: str) -> str:
 
 
 def _roots(plugin: Plugin, registry: Registry) -> Iterable[str]:
-    """Name the modules that are a plugin's own; what is below them is too."""
+    """List the top modules that belong to a plugin; their submodules do too."""
     if not plugin.is_file:
         yield _top(plugin.target)
         return
