@@ -2073,9 +2073,9 @@ def test_what_a_worker_leaves_when_it_ends_is_anyones(tmp_path: Path) -> None:
     """
     now = [100.0]
     one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
-    one.enter()
-    two.enter()
-    one.look([Seen("x", "[1,1,1]", 0)], settled=True)
+    one.register()
+    two.register()
+    one.record([FoundFile("x", "[1,1,1]", 0)], settled=True)
     item = one.claim("oldest", kills=1, busy=False)
     assert item is not None
     one.close()
@@ -2089,13 +2089,13 @@ def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path
     """What it waits for may be there by now, or the line may not ask for it any more: the line
     does not end before it has looked.
     """
-    now, seen = [100.0], Seen("x", "[1,1,1]", 0)
+    now, seen = [100.0], FoundFile("x", "[1,1,1]", 0)
     one, two = (journal_at(tmp_path / "j", now, boot="b") for _ in range(2))
-    one.look([seen])
+    one.record([seen])
     assert one.settle(0, lambda _: seen, lambda *_: False) == 0
-    assert (one.active(), one.unready()) == (0, 1)
-    two.enter()
-    assert (two.active(), two.unready()) == (1, 0)
+    assert (one.count_active(), one.count_unready()) == (0, 1)
+    two.register()
+    assert (two.count_active(), two.count_unready()) == (1, 0)
     assert two.settle(0, lambda _: seen, lambda *_: True) == 1
     one.close()
     two.close()
@@ -2107,11 +2107,11 @@ def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
     """
     now = [100.0]
     journal = journal_at(tmp_path / "j", now, boot="b")
-    before, after = Seen("x", "[1,1,1]", 0), Seen("x", "[2,2,2]", 0)
-    journal.look([before])
+    before, after = FoundFile("x", "[1,1,1]", 0), FoundFile("x", "[2,2,2]", 0)
+    journal.record([before])
 
-    def look(_: str) -> Seen:
-        journal.look([after])
+    def look(_: str) -> FoundFile:
+        journal.record([after])
         return before
 
     assert journal.settle(0, look, lambda *_: True) == 0

@@ -408,7 +408,7 @@ def test_pull_fetches_what_completes_a_file(said: Any, tmp_path: Path) -> None:
     code, text, _ = said("models", "list", "./mine.safetensors")
     assert (code, "here" in text) == (0, True)
     code, text, _ = said("models", "rm", "--yes", "./mine.safetensors")
-    assert (code, "is not a model of the hub: remove it yourself" in text) == (2, True)
+    assert (code, "is not a hub model: remove it yourself" in text) == (2, True)
     code, text, _ = said("models", "rm", "--yes", f"hf:{XL}")
     assert code == 0, text
     assert (
