@@ -22,6 +22,9 @@ _LITERALS = frozenset({Given, FileAt, ModelAt})
 _FLAGS = PortType("union", members=(PortType("bool"), PortType("list", element=PortType("bool"))))
 _TIMES = PortType("int", range=Range(1, 10_000))
 
+#: Reserved words that say how a single step is computed.
+_OF_STEPS = frozenset({"retry", "timeout", "cache", "device", "settings"})
+
 DTYPE = PortType("text", choices=("auto", *DTYPES))
 
 # : Settings of a graph or a node that say how models are loaded, and how far down the memory ladder
@@ -143,6 +146,15 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
     words = written.reserved
     if not words:
         return {}
+    if isinstance(type_, Graph):
+        for word in sorted(_OF_STEPS & words.keys()):
+            binder.say(
+                "bad-setting",
+                f"'{word}' has no effect on a node whose type is a graph",
+                words[word].key.mark,
+                severity="warning",
+                fix="write it on the nodes of that graph",
+            )
     found: dict[str, Any] = {}
     flag = _FLAGS if "each" in words else PortType("bool")
     if (pair := words.get("when")) and (bound := binder.bind(pair.value, flag, "'when'")):
