@@ -1,133 +1,93 @@
 """imagen_flow: the build system for generative pictures.
 
-This is the one front door: what a plugin or a script may import stands here. Names are imported
-when they are first used, so that ``import imagen_flow`` costs a few milliseconds and never loads
-torch.
-
-For users: `load`, `plan`, `run`, `execute`, `watch`. For plugin authors: `node`, `hookimpl` and the
-types of ports.
+This is the front door: what a script or a plugin imports. For users: `load`, `plan`, `run`,
+`execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports; what loads models
+is in `imagen_flow.loaders`. Beside it, `imagen_flow.errors`, `imagen_flow.events` and
+`imagen_flow.models` are public too; modules whose name begins with an underscore are not.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# Each public name is declared once, here. Type checkers read this block as it stands. At run time
+# nothing in it is executed: `__getattr__` reads from this file's own source where a name lives, and
+# imports it when it is first used. So ``import imagen_flow`` takes milliseconds, a plugin that uses
+# `node` imports neither the watcher nor the planner, and the two can never disagree, as a second
+# table could. ``import x as x`` is how PEP 484 marks a name as exported.
 if TYPE_CHECKING:
-    from ._models.estimates import size_of
-    from ._models.placement import at_rest, place_module
-    from ._models.quiet import quiet_libraries
-    from ._models.references import UnresolvedModel
-    from ._models.tensors import read_weights
-    from ._plugins.hookspecs import hookimpl
-    from ._settings.devices import QUANTIZERS, compute_capability
-    from ._types.codec import Codec
-    from ._types.node import node
-    from ._types.values import (
-        Absent,
-        Audio,
-        Base,
-        Bool,
-        Device,
-        File,
-        Folder,
-        Image,
-        Json,
-        List,
-        Loading,
-        Mask,
-        Model,
-        Number,
-        Progress,
-        Range,
-        Rungs,
-        Scratch,
-        Seed,
-        Steps,
-        Tensor,
-        Text,
-        Value,
-    )
-    from ._watch import watch
-    from .api import execute, load, plan, run
-    from .errors import (
-        Cancelled,
-        GraphError,
-        ImagenFlowError,
-        Mark,
-        ModelError,
-        NodeError,
-        OutputError,
-        Problem,
-        ProvenanceError,
-        StoreError,
-    )
+    from ._plugins.hookspecs import hookimpl as hookimpl
+    from ._types.codec import Codec as Codec
+    from ._types.models import Model as Model
+    from ._types.node import node as node
+    from ._types.values import Absent as Absent
+    from ._types.values import Audio as Audio
+    from ._types.values import Bool as Bool
+    from ._types.values import Device as Device
+    from ._types.values import File as File
+    from ._types.values import Folder as Folder
+    from ._types.values import Image as Image
+    from ._types.values import Json as Json
+    from ._types.values import List as List
+    from ._types.values import Mask as Mask
+    from ._types.values import Number as Number
+    from ._types.values import Progress as Progress
+    from ._types.values import Range as Range
+    from ._types.values import Scratch as Scratch
+    from ._types.values import Seed as Seed
+    from ._types.values import Steps as Steps
+    from ._types.values import Tensor as Tensor
+    from ._types.values import Text as Text
+    from ._types.values import Value as Value
+    from ._watch import watch as watch
+    from .api import execute as execute
+    from .api import load as load
+    from .api import plan as plan
+    from .api import run as run
+    from .errors import Cancelled as Cancelled
+    from .errors import GraphError as GraphError
+    from .errors import ImagenFlowError as ImagenFlowError
+    from .errors import ModelError as ModelError
+    from .errors import NodeError as NodeError
+    from .errors import OutputError as OutputError
+    from .errors import Problem as Problem
+    from .errors import ProvenanceError as ProvenanceError
+    from .errors import StoreError as StoreError
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "api": ("execute", "load", "plan", "run"),
-    "_types.codec": ("Codec",),
-    "_settings.devices": ("QUANTIZERS", "compute_capability"),
-    "errors": (
-        "Cancelled",
-        "GraphError",
-        "ImagenFlowError",
-        "Mark",
-        "ModelError",
-        "NodeError",
-        "OutputError",
-        "Problem",
-        "ProvenanceError",
-        "StoreError",
-    ),
-    "_plugins.hookspecs": ("hookimpl",),
-    "_models.estimates": ("size_of",),
-    "_models.placement": ("at_rest", "place_module"),
-    "_models.quiet": ("quiet_libraries",),
-    "_models.references": ("UnresolvedModel",),
-    "_models.tensors": ("read_weights",),
-    "_types.node": ("node",),
-    "_types.values": (
-        "Absent",
-        "Audio",
-        "Base",
-        "Bool",
-        "Device",
-        "File",
-        "Folder",
-        "Image",
-        "Json",
-        "List",
-        "Loading",
-        "Mask",
-        "Model",
-        "Number",
-        "Progress",
-        "Range",
-        "Rungs",
-        "Scratch",
-        "Seed",
-        "Steps",
-        "Tensor",
-        "Text",
-        "Value",
-    ),
-    "_watch": ("watch",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted([*_HOME_OF, "__version__"])
-
 
 def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
+    homes = globals().get("_homes")
+    if homes is None:
+        homes = globals()["_homes"] = _read_homes()
+    if name == "__all__":
+        value: Any = sorted([*homes, "__version__"])
+    elif name in homes:
+        from importlib import import_module
+
+        value = getattr(import_module(homes[name], __name__), name)
+    else:
         raise AttributeError(f"module 'imagen_flow' has no attribute '{name}'")
-    value = getattr(import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__getattr__("__all__"))
+
+
+def _read_homes() -> dict[str, str]:
+    """Read from the block above which module each public name comes from."""
+    import ast
+    from pkgutil import get_data
+
+    source = get_data(__name__, "__init__.py") or b""
+    return {
+        alias.name: f".{statement.module}"
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If)
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }

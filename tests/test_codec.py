@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as arrays
 
 from imagen_flow._types.artifact import Artifact
 from imagen_flow._types.codec import Codec, Codecs
-from imagen_flow._types.digest import digest_value
-from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+from imagen_flow._types.models import Model
+from imagen_flow._types.value_digests import digest_value
+from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Tensor
 
 CODECS = Codecs()
 JSON = st.recursive(

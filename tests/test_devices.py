@@ -15,7 +15,7 @@ from imagen_flow._settings.devices import (
     resolve_device,
     resolve_dtype,
 )
-from imagen_flow._types.values import Loading
+from imagen_flow._types.models import Loading
 
 
 def machine(system="Linux", processor="x86_64", torch_build="cuda", count=0):

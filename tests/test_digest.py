@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow._types.digest import (
-    canonical,
-    digest_bytes,
-    digest_file,
-    digest_list,
-    digest_value,
-)
-from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+from imagen_flow._types.digest import canonical, digest_bytes, digest_file
+from imagen_flow._types.models import Model
+from imagen_flow._types.value_digests import digest_list, digest_value
+from imagen_flow._types.values import Absent, Audio, File, Folder, Image, Mask, Tensor
 
 CONTENT = digest_bytes(b"hello")
 

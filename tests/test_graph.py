@@ -10,7 +10,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import File, Folder, GraphError, Image, Json, List, Model, Range, Seed, Value, node
+from imagen_flow import (
+    File,
+    Folder,
+    GraphError,
+    Image,
+    Json,
+    List,
+    Model,
+    Range,
+    Seed,
+    Value,
+    loaders,
+    node,
+)
 from imagen_flow._graph import (
     FileAt,
     FromInput,
@@ -28,9 +41,10 @@ from imagen_flow._plugins.registry import Registry
 from imagen_flow._text import spec
 
 
-class Loader:
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> object: ...
+class Loader(loaders.Loader[Any]):
+    def load(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> object: ...
 
 
 class Size(NamedTuple):

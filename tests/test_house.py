@@ -93,6 +93,7 @@ def test_no_module_hides_a_function() -> None:
         "api",
         "errors",
         "events",
+        "loaders",
         "models",
     }
 

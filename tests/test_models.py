@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imagen_flow import loaders
 from imagen_flow._models import (
     BadReference,
     ModelPool,
@@ -25,7 +26,7 @@ from imagen_flow._models import (
     with_memory_ladder,
 )
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Model
+from imagen_flow._types.models import Model
 from imagen_flow.errors import ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -512,20 +513,18 @@ class Thing:
 
 
 def loader_of(log, *, fail=None, before=lambda: None):
-    class Loader:
-        @staticmethod
-        def load(model, *, device, dtype):
+    class Loader(loaders.Loader):
+        def load(self, model, *, device, dtype, settings):
             log.append(model.digest)
             before()
             if fail is not None:
                 raise fail
             return Thing(model.digest)
 
-        @staticmethod
-        def size_of(model):
+        def disk_bytes(self, model):
             return 10
 
-    return Loader
+    return Loader()
 
 
 def model(name):
@@ -562,21 +561,19 @@ def test_who_needs_all_parts_shares_them_with_who_needs_one():
     """
     log = []
     one, two = loader_of(log), loader_of(log)
-    one.__qualname__, two.__qualname__ = "One", "Two"
+    type(one).__qualname__, type(two).__qualname__ = "One", "Two"
 
-    class Whole:
-        @staticmethod
-        def parts(model):
+    class Whole(loaders.Loader):
+        def parts(self, model):
             return {"one": one, "two": two}
 
-        @staticmethod
-        def assemble(model, parts):
+        def assemble(self, model, parts):
             return model.reference, parts
 
     with ModelPool() as pool:
         with (
             pool.lease(two, model("a"), device="cpu", dtype="float32") as part,
-            pool.lease(Whole, model("a"), device="cpu", dtype="float32") as (name, parts),
+            pool.lease(Whole(), model("a"), device="cpu", dtype="float32") as (name, parts),
         ):
             assert name == model("a").reference
             assert parts["two"] is part
@@ -709,7 +706,7 @@ def test_a_load_that_fails_names_the_model_and_its_cause():
                 pass
             assert (
                 str(caught.value)
-                == f"the model './a' cannot be loaded by {loader.__qualname__}: KeyError: 'unet.conv_in'"
+                == f"the model './a' cannot be loaded by {type(loader).__qualname__}: KeyError: 'unet.conv_in'"
             )
             assert isinstance(caught.value.__cause__, KeyError)
         assert names(pool) == []
@@ -749,7 +746,9 @@ def test_threads_that_wait_for_a_failing_load_fail_alike():
         second.join(10)
     assert log == ["a"]
     assert (
-        said == [f"the model './a' cannot be loaded by {loader.__qualname__}: ValueError: torn"] * 2
+        said
+        == [f"the model './a' cannot be loaded by {type(loader).__qualname__}: ValueError: torn"]
+        * 2
     )
 
 
@@ -805,15 +804,14 @@ def test_weights_loaded_while_inferring_can_still_be_trained():
     """A model that is first leased inside inference mode is made of plain tensors."""
     import torch
 
-    class Loader:
-        @staticmethod
-        def load(model, *, device, dtype):
+    class Loader(loaders.Loader):
+        def load(self, model, *, device, dtype, settings):
             return torch.nn.Linear(2, 2)
 
     with (
         ModelPool() as pool,
         torch.inference_mode(),
-        pool.lease(Loader, model("a"), device="cpu", dtype="float32") as linear,
+        pool.lease(Loader(), model("a"), device="cpu", dtype="float32") as linear,
     ):
         assert not linear.weight.is_inference()
 
@@ -913,9 +911,8 @@ def test_a_load_that_runs_out_of_memory_evicts_idle_models():
     """
     loads = []
 
-    class Tight:
-        @staticmethod
-        def load(model, *, device, dtype):
+    class Tight(loaders.Loader):
+        def load(self, model, *, device, dtype, settings):
             loads.append(names(pool))
             if loads[-1] or model.digest == "huge":
                 raise out_of_memory()
@@ -924,10 +921,10 @@ def test_a_load_that_runs_out_of_memory_evicts_idle_models():
     with ModelPool() as pool:
         with lease(pool, loader_of([]), "idle"):
             pass
-        with lease(pool, Tight, "a") as thing:
+        with lease(pool, Tight(), "a") as thing:
             assert thing.name == "a"
         pool.evict_idle()
-        with pytest.raises(ModelError) as caught, lease(pool, Tight, "huge"):
+        with pytest.raises(ModelError) as caught, lease(pool, Tight(), "huge"):
             pass
     assert loads == [["idle"], [], [], []]
     assert str(caught.value) == "there is not enough memory on cpu for the model './huge'"

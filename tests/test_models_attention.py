@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, attention, lend_and_call
 from imagen_flow._models.attention import attending
 from imagen_flow._models.run_threads import Lanes
-from imagen_flow._types.values import Loading, Model
+from imagen_flow._types.models import Loading, Model
 
 
 def enabled() -> str:
@@ -187,13 +188,12 @@ def test_several_graphs_of_one_step_take_back_once() -> None:
     at_once(outer)
 
 
-class Attending:
+class Attending(loaders.Loader[Any]):
     """A loader of a model that attends."""
 
-    heeds = ("attention",)
+    settings = ("attention",)
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
         return torch.nn.functional.scaled_dot_product_attention
 
 
@@ -209,7 +209,7 @@ def test_a_step_beside_another_gives_what_it_gives_alone() -> None:
         def step(name: str) -> torch.Tensor:
             result, _ = lend_and_call(
                 pool,
-                {"m": (Attending, model)},
+                {"m": (Attending(), model)},
                 lambda lent, taken: torch.stack([lent["m"](*given) for _ in range(20)]),
                 device="cpu",
                 dtype="float32",

@@ -12,25 +12,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool
 from imagen_flow._models.mapped import own_tensors
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._types.values import FileChanged
 
 
-class Mapped:
+class Mapped(loaders.Loader[Any]):
     """Weights as safetensors gives them: mapped from their file."""
 
-    @staticmethod
-    def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+    def load(
+        self, model: flow.Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> dict[str, Any]:
         return load_file(model.path / "w.safetensors")
 
 
-class Later:
+class Later(loaders.Loader[Any]):
     """What reads its file only when it is used."""
 
-    @staticmethod
-    def load(model: flow.Model, *, device: str, dtype: str) -> flow.Model:
+    def load(
+        self, model: flow.Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> flow.Model:
         return model
 
 
@@ -61,7 +64,7 @@ def later(model: flow.Model[Later], turn: int = 0) -> float:
 @flow.node("toy.read", version=1)
 def read(model: flow.Model[Later], turn: int = 0) -> float:
     """Add up weights that are read by the front door's function."""
-    weights = flow.read_weights(model, "w.safetensors")
+    weights = loaders.read_weights(model, "w.safetensors")
     meanwhile()
     return float(weights["w"].double().sum())
 
@@ -180,9 +183,10 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) ->
     """Its file was of two contents, or none; the next lease tries again."""
     one = weigh(tmp_path / "one", 1)
 
-    class Slow:
-        @staticmethod
-        def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+    class Slow(loaders.Loader[Any]):
+        def load(
+            self, model: flow.Model, *, device: str, dtype: str, settings: loaders.Loading
+        ) -> dict[str, Any]:
             found = load_file(model.path / "w.safetensors")
             meanwhile()
             return found
@@ -198,12 +202,12 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_taken(tmp_path: Path) ->
     with ModelPool() as pool:
         with (
             pytest.raises(FileChanged, match="has changed since it was digested"),
-            pool.lease(Slow, model, device="cpu", dtype="float32"),
+            pool.lease(Slow(), model, device="cpu", dtype="float32"),
         ):
             pass
-        with pytest.raises(FileChanged), pool.lease(Slow, model, device="cpu", dtype="float32"):
+        with pytest.raises(FileChanged), pool.lease(Slow(), model, device="cpu", dtype="float32"):
             pass
-        with pool.lease(Slow, resolved(), device="cpu", dtype="float32") as weights:
+        with pool.lease(Slow(), resolved(), device="cpu", dtype="float32") as weights:
             assert float(weights["w"].sum()) == 2000
 
 
@@ -277,11 +281,12 @@ class Tokenizer:
         return self.added
 
 
-class Networks:
+class Networks(loaders.Loader[Any]):
     """A network and its tokenizer, whatever the files."""
 
-    @staticmethod
-    def load(model: flow.Model, *, device: str, dtype: str) -> dict[str, Any]:
+    def load(
+        self, model: flow.Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> dict[str, Any]:
         return {"net": Network(), "tokenizer": Tokenizer(), "kept": {}}
 
 
@@ -407,7 +412,7 @@ def test_a_model_is_looked_at_when_nobody_uses_it(tmp_path: Path) -> None:
 
         def lease() -> Any:
             return pool.lease(
-                Networks, model, device="cpu", dtype="float32", left_changed=told.append
+                Networks(), model, device="cpu", dtype="float32", left_changed=told.append
             )
 
         with lease() as parts:

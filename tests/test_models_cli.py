@@ -33,13 +33,12 @@ def weights(count: int) -> bytes:
 
 NODES = '''
 """Toy nodes."""
-from imagen_flow import Model, Text, node
+from imagen_flow import Model, Text, loaders, node
 
-class Named:
+class Named(loaders.Loader):
     """Loads a model as its reference."""
 
-    @staticmethod
-    def load(model, *, device, dtype):
+    def load(self, model, *, device, dtype, settings):
         return f"{model.reference}: {'a folder' if model.path.is_dir() else model.path.name}"
 
 @node("toy.draw", version=1)

@@ -7,11 +7,11 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from imagen_flow import loaders
 from imagen_flow._models import (
     Identity,
     ModelPool,
@@ -27,7 +27,7 @@ from imagen_flow._models import (
 from imagen_flow._models import pool as pool_module
 from imagen_flow._models.files import choose, variants
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Loading, Model
+from imagen_flow._types.models import Loading, Model
 from imagen_flow.errors import ModelError
 
 
@@ -38,21 +38,21 @@ class Thing:
         self.what = what
 
 
-def loader_of(log: list[Any], *, heeds: tuple[str, ...] = (), **more: Any) -> Any:
+def loader_of(
+    log: list[Any], *, settings: tuple[str, ...] = (), name: str = "Loader", **more: Any
+) -> Any:
     """A loader that writes down what it is asked for."""
 
-    class Loader:
-        @staticmethod
-        def load(
-            model: Model, *, device: str, dtype: str, settings: Loading | None = None
-        ) -> Thing:
+    class Loader(loaders.Loader):
+        def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Thing:
             log.append((model.digest, device, dtype, settings))
             return Thing(model.digest, dtype, settings)
 
-    Loader.heeds = heeds  # type: ignore[attr-defined]
-    for name, value in more.items():
-        setattr(Loader, name, staticmethod(value))
-    return Loader
+    Loader.settings = settings
+    Loader.__qualname__ = name
+    for method, value in more.items():
+        setattr(Loader, method, staticmethod(value))
+    return Loader()
 
 
 def model(name: str, **parts: str) -> Model:
@@ -68,8 +68,8 @@ def test_models_that_agree_in_what_a_loader_reads_are_one() -> None:
     part under another loader is another.
     """
     log: list[Any] = []
-    text, whole = loader_of(log, reads=lambda model: ("text_encoder",)), loader_of(log)
-    text.__qualname__, whole.__qualname__ = "Text", "Whole"
+    text = loader_of(log, name="Text", folders=lambda model: ("text_encoder",))
+    whole = loader_of(log, name="Whole")
     first, second, third = (
         model("a", text_encoder="t1", unet="u1"),
         model("b", text_encoder="t1", unet="u2"),
@@ -96,7 +96,7 @@ def test_models_that_agree_in_what_a_loader_reads_are_one() -> None:
 
 def test_a_part_whose_files_nobody_digested_is_its_models_own() -> None:
     """A model that a node trained names no parts: it is told apart by its whole fingerprint."""
-    text = loader_of([], reads=lambda model: ("text_encoder",))
+    text = loader_of([], folders=lambda model: ("text_encoder",))
     assert identity_of(text, model("a"), device="cpu", dtype="float32").fingerprint == "a"
     assert identity_of(text, model("a", unet="u"), device="cpu", dtype="float32").fingerprint == "a"
 
@@ -125,8 +125,8 @@ def test_settings_that_a_loader_does_not_heed_make_no_difference() -> None:
     makes another.
     """
     log: list[Any] = []
-    deaf, keen = loader_of(log), loader_of(log, heeds=("quantization",))
-    deaf.__qualname__, keen.__qualname__ = "Deaf", "Keen"
+    deaf = loader_of(log, name="Deaf")
+    keen = loader_of(log, name="Keen", settings=("quantization",))
     asked = Loading(quantization="int8", attention="flash")
     with ModelPool() as pool:
         with (
@@ -139,16 +139,18 @@ def test_settings_that_a_loader_does_not_heed_make_no_difference() -> None:
             pool.lease(keen, model("a"), device="cpu", dtype="float32", settings=asked) as two,
         ):
             assert one is not two
-    assert [settings for *_, settings in log] == [None, Loading(), Loading(quantization="int8")]
+    assert [settings for *_, settings in log] == [
+        Loading(),
+        Loading(),
+        Loading(quantization="int8"),
+    ]
 
 
 def test_what_a_loader_of_parts_will_lease_can_be_planned() -> None:
     """Its identities are those of its parts, in order."""
-    one, two = loader_of([], heeds=("offload",)), loader_of([])
-    one.__qualname__, two.__qualname__ = "One", "Two"
-    whole = SimpleNamespace(
-        parts=lambda model: {"one": one, "two": two}, assemble=lambda model, parts: parts
-    )
+    one = loader_of([], name="One", settings=("offload",))
+    two = loader_of([], name="Two")
+    whole = loader_of([], parts=lambda model: {"one": one, "two": two})
     named = identities_of(
         whole, model("a"), device="cpu", dtype="float32", settings=Loading(offload="model")
     )
@@ -171,7 +173,7 @@ def test_a_pool_has_a_budget_unless_it_is_given_one(monkeypatch: pytest.MonkeyPa
     assert default_budget("cuda:97") is None
     monkeypatch.setattr(pool_module, "_memory", lambda: 100)
     sizes = {"a": 30, "b": 25, "c": 20}
-    loader = loader_of([], size_of=lambda model: sizes[model.digest])
+    loader = loader_of([], disk_bytes=lambda model: sizes[model.digest])
     with ModelPool() as pool:
         for name in "abc":
             with pool.lease(loader, model(name), device="cpu", dtype="float32"):
@@ -195,8 +197,8 @@ def test_a_model_weighs_what_its_dtype_makes_of_it(tmp_path: Path) -> None:
     with ModelPool() as pool:
         for loader in (
             loader_of([]),
-            loader_of([], reads=lambda model: ("vae",)),
-            loader_of([], size_of=lambda model: said // 2),
+            loader_of([], folders=lambda model: ("vae",)),
+            loader_of([], disk_bytes=lambda model: said // 2),
         ):
             with pool.lease(loader, held, device=str(id(loader)), dtype="float16"):
                 pass
@@ -262,7 +264,7 @@ def test_the_rungs_are_taken_in_turn_and_the_models_loaded_anew_for_them() -> No
     """Others give way first, then the model itself is loaded offloaded, then the node does with
     less, then half precision; what was loaded before is gone.
     """
-    seen, result, loaded = lent(loader_of([], heeds=("offload",)), ALL, fails=6, steps_down=True)
+    seen, result, loaded = lent(loader_of([], settings=("offload",)), ALL, fails=6, steps_down=True)
     assert seen == [
         ((), ("float32", Loading())),
         (("evict",), ("float32", Loading())),
@@ -281,10 +283,14 @@ def test_the_rungs_are_taken_in_turn_and_the_models_loaded_anew_for_them() -> No
     [
         ({}, EXACT, ("evict",)),  # a loader that heeds no offload
         # the host is where it would wait
-        ({"heeds": ("offload",), "device": "cpu"}, EXACT, ("evict",)),
-        ({"heeds": ("offload",)}, (), ()),
-        ({"heeds": ("offload",), "settings": Loading(offload="model")}, EXACT, ("evict", "stream")),
-        ({"heeds": ("offload",), "settings": Loading(offload="layers")}, EXACT, ("evict",)),
+        ({"acts_on": ("offload",), "device": "cpu"}, EXACT, ("evict",)),
+        ({"acts_on": ("offload",)}, (), ()),
+        (
+            {"acts_on": ("offload",), "settings": Loading(offload="model")},
+            EXACT,
+            ("evict", "stream"),
+        ),
+        ({"acts_on": ("offload",), "settings": Loading(offload="layers")}, EXACT, ("evict",)),
         # half already, and the node itself cannot do with less
         ({"dtype": "float16"}, ALL, ("evict",)),
         ({"dtype": "float32"}, ALL, ("evict", "half")),
@@ -297,7 +303,7 @@ def test_a_rung_that_cannot_help_is_not_tried(
     """The call is repeated only when something about it is other than before; in the end its own
     error is raised.
     """
-    loader = loader_of([], heeds=given.pop("heeds", ()))
+    loader = loader_of([], settings=given.pop("acts_on", ()))
     seen, result, _ = lent(loader, rungs, fails=99, **given)
     assert result == ("OutOfMemoryError", ())
     assert [said for said, _ in seen] == [taken[:i] for i in range(len(taken) + 1)]
@@ -320,7 +326,7 @@ def test_a_plain_error_that_says_so_is_out_of_memory(message: str) -> None:
 def test_another_error_takes_no_rung() -> None:
     """Nothing is dropped or loaded anew for a fault of another kind."""
     seen, result, loaded = lent(
-        loader_of([], heeds=("offload",)), ALL, fails=1, error=ValueError("no")
+        loader_of([], settings=("offload",)), ALL, fails=1, error=ValueError("no")
     )
     assert (len(seen), result) == (1, ("ValueError", ()))
     assert {name for name, *_ in loaded} == {"a", "idle"}
@@ -330,11 +336,10 @@ def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
     """Loading itself runs out of memory: the models are loaded as the next rung that helps says."""
     log: list[Any] = []
 
-    class Tight:
-        heeds = ("offload",)
+    class Tight(loaders.Loader[Any]):
+        settings = ("offload",)
 
-        @staticmethod
-        def load(model: Model, *, device: str, dtype: str, settings: Loading) -> str:
+        def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> str:
             log.append(settings.offload)
             if settings.offload != "layers":
                 raise out_of_memory()
@@ -343,7 +348,7 @@ def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
     with ModelPool(budget_bytes=10**9) as pool:
         result = lend_and_call(
             pool,
-            {"m": (Tight, model("a"))},
+            {"m": (Tight(), model("a"))},
             lambda models, taken: models["m"],
             device="cuda:0",
             dtype="float16",
@@ -355,7 +360,7 @@ def test_a_model_that_does_not_fit_is_loaded_on_a_lower_rung() -> None:
         with pytest.raises(ModelError) as caught:
             lend_and_call(
                 pool,
-                {"m": (Tight, model("b"))},
+                {"m": (Tight(), model("b"))},
                 lambda models, taken: models["m"],
                 device="cuda:0",
                 dtype="float16",
@@ -372,11 +377,10 @@ def test_what_was_lent_is_let_go_before_it_is_loaded_anew() -> None:
     alive: list[Any] = []
     before: list[int] = []
 
-    class Loader:
-        heeds = ("offload",)
+    class Loader(loaders.Loader[Any]):
+        settings = ("offload",)
 
-        @staticmethod
-        def load(model: Model, *, device: str, dtype: str, settings: Loading) -> Thing:
+        def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Thing:
             gc.collect()
             before.append(sum(ref() is not None for ref in alive))
             thing = Thing(settings)
@@ -391,7 +395,7 @@ def test_what_was_lent_is_let_go_before_it_is_loaded_anew() -> None:
     with ModelPool(budget_bytes=10**9) as pool:
         lend_and_call(
             pool,
-            {"m": (Loader, model("a")), "list": (Loader, [model("b"), model("c")])},
+            {"m": (Loader(), model("a")), "list": (Loader(), [model("b"), model("c")])},
             call,
             device="cuda:0",
             dtype="float16",
@@ -430,11 +434,11 @@ def test_attention_is_what_the_settings_say_while_the_step_runs() -> None:
             raise ValueError("no")
 
     with ModelPool() as pool:
-        for heeds in (("attention",), ("attention",), ()):
+        for acts_on in (("attention",), ("attention",), ()):
             try:
                 lend_and_call(
                     pool,
-                    {"m": (loader_of([], heeds=heeds), model("a"))},
+                    {"m": (loader_of([], settings=acts_on), model("a"))},
                     call,
                     device="cpu",
                     dtype="float32",
@@ -450,7 +454,7 @@ def test_a_module_is_compiled_where_it_is_asked_for(monkeypatch: pytest.MonkeyPa
     """Before it is placed, whatever the device."""
     import torch
 
-    from imagen_flow import place_module
+    from imagen_flow.loaders import place_module
 
     compiled: list[str] = []
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ import pytest
 
 from imagen_flow._models import Terms, UnusableModel, read_weights, resolve
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Model
+from imagen_flow._types.models import Model
 from imagen_flow.errors import ModelError
 
 

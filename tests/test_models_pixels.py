@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagen_flow import place_module
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, lend_and_call, resolve
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Loading, Model
+from imagen_flow._types.models import Loading, Model
+from imagen_flow.loaders import place_module
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +64,13 @@ def loader(part: str, library: str, name: str) -> Any:
     can be taken on a machine without another.
     """
 
-    class Part:
-        heeds = ("offload",)
+    class Part(loaders.Loader[Any]):
+        settings = ("offload",)
 
-        @staticmethod
-        def reads(model: Model) -> tuple[str, ...]:
+        def folders(self, model: Model) -> tuple[str, ...]:
             return (part,)
 
-        @staticmethod
-        def load(model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
+        def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
             import importlib
 
             import torch
@@ -85,7 +84,7 @@ def loader(part: str, library: str, name: str) -> Any:
             return _placed(module.eval().requires_grad_(False), settings)
 
     Part.__qualname__ = name
-    return Part
+    return Part()
 
 
 def _placed(module: Any, settings: Loading) -> Any:
@@ -108,15 +107,13 @@ UNET, VAE, TEXT = (
 )
 
 
-class Whole:
+class Whole(loaders.Loader):
     """All parts, leased apart."""
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Any]:
         return {"unet": UNET, "vae": VAE, "text_encoder": TEXT}
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> dict[str, Any]:
+    def assemble(self, model: Model, parts: dict[str, Any]) -> dict[str, Any]:
         return parts
 
 
@@ -168,7 +165,7 @@ def lend(
     pool: ModelPool, model: Model, call: Any, rungs: tuple[str, ...] = (), device: str = "cuda:0"
 ) -> Any:
     return lend_and_call(
-        pool, {"m": (Whole, model)}, call, device=device, dtype="float32", rungs=rungs
+        pool, {"m": (Whole(), model)}, call, device=device, dtype="float32", rungs=rungs
     )
 
 
@@ -267,9 +264,9 @@ def test_two_checkpoints_share_the_parts_in_which_they_agree(
         tuned.conv_out.bias += 0.5
     tuned.save_pretrained(tmp_path / "tuned" / "unet")
     other = resolve("./tuned", folder=tmp_path, embedded={}, digest=digest_file)
-    with pool.lease(Whole, model, device="cpu", dtype="float32") as first:
+    with pool.lease(Whole(), model, device="cpu", dtype="float32") as first:
         alone = pool.weighs()["cpu"]
-        with pool.lease(Whole, other, device="cpu", dtype="float32") as second:
+        with pool.lease(Whole(), other, device="cpu", dtype="float32") as second:
             assert first["text_encoder"] is second["text_encoder"]
             assert first["vae"] is second["vae"]
             assert first["unet"] is not second["unet"]

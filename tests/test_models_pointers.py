@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from imagen_flow._models import UnresolvedModel, UnusableModel, resolve
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Model
+from imagen_flow._types.models import Model
 
 SHARDS = {
     "model-00001-of-00002.safetensors": ["a.weight", "a.bias"],

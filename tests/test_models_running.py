@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from imagen_flow import Loading, Model, Rungs, Text, node
+from imagen_flow import Model, Text, loaders, node
 from imagen_flow._graph import resolve
 from imagen_flow._models import Terms, UnusableModel
 from imagen_flow._plan import Plan, make_plan
@@ -17,10 +17,11 @@ from imagen_flow._store import Store
 from imagen_flow._text.spec import parse, read
 from imagen_flow._types.codec import Codecs
 from imagen_flow.events import StepFailed
+from imagen_flow.loaders import FallbackLevels, Loading
 
 
 @node("toy.tight", version=1, uses=("torch",))
-def tight(text: Text, *, rungs: Rungs) -> Text:
+def tight(text: Text, *, rungs: FallbackLevels) -> Text:
     """Run out of memory until it may tile."""
     TIGHT.append(rungs)
     if "tile" not in rungs:
@@ -62,15 +63,13 @@ def test_a_step_steps_down_as_far_as_its_key_allows(tmp_path: Path) -> None:
 # --- what a plan says of models ---
 
 
-class Picky:
+class Picky(loaders.Loader[Any]):
     """A loader that takes one kind of model."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> str:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> str:
         raise AssertionError("nothing is loaded while planning")
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if "UNet" not in (model.path / "config.json").read_text("utf-8"):
             raise UnusableModel(
                 f"toy.draw cannot use the model '{model.reference}': it is a VAE",
@@ -156,13 +155,12 @@ def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Pat
 SEEN: list[Loading] = []
 
 
-class Heeding:
+class Heeding(loaders.Loader[Any]):
     """A loader that heeds two settings."""
 
-    heeds = ("quantization", "offload")
+    settings = ("quantization", "offload")
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: Loading) -> str:
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> str:
         SEEN.append(settings)
         return "loaded"
 

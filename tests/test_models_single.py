@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from imagen_flow import Base, Model
+from imagen_flow import Model
 from imagen_flow._models import Hub, Lock, Terms, base_reference, estimate, read_lock, resolve
 from imagen_flow._types.digest import digest_file
+from imagen_flow.loaders import BaseCheckpoint
 
 _spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).parent / "local_hub.py")
 assert _spec is not None and _spec.loader is not None
@@ -71,14 +72,14 @@ CONFIGURED = [
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
-def base_of(header: Mapping[str, Any]) -> Base | None:
+def base_of(header: Mapping[str, Any]) -> BaseCheckpoint | None:
     """What a plugin would say: files with a unet are checkpoints of org/base, and some lack the
     vae.
     """
     if not any(name.startswith("unet.") for name in header):
         return None
     has_vae = any(name.startswith("vae.") for name in header)
-    return Base(
+    return BaseCheckpoint(
         "hf:org/base",
         (("unet", "unet."), *([("vae", "vae.")] if has_vae else [])),
         () if has_vae else ("vae",),
@@ -221,53 +222,44 @@ def test_a_part_in_the_place_of_another_makes_another_model(hub: Hub, file: Path
     hub.pull(hub.resolve(base_reference(base)))
     model = found(file, hub)
     (file.parent / "other.safetensors").write_bytes(weights(w=70))
-    joined = model.having("vae", found(file.parent / "other.safetensors", hub))
+    joined = model.with_part("vae", found(file.parent / "other.safetensors", hub))
     assert [name for name, digest in joined.parts if dict(model.parts)[name] != digest] == ["vae"]
     assert joined.digest != model.digest
     assert estimate(joined, "float32").parts == (("unet", 2000), ("vae", 280))
 
 
 NODES = """
-from imagen_flow import Model, Text, node
+from imagen_flow import Model, Text, loaders, node
 
-class Vae:
-    @staticmethod
-    def load(model, *, device, dtype):
-        return dict(model.instead)["vae"].path.name if model.instead else "its own"
+class Vae(loaders.Loader):
+    def load(self, model, *, device, dtype, settings):
+        return dict(model.replaced_parts)["vae"].path.name if model.replaced_parts else "its own"
 
-    @staticmethod
-    def reads(model):
+    def folders(self, model):
         return ("vae",)
 
-class Unet:
-    @staticmethod
-    def load(model, *, device, dtype):
+class Unet(loaders.Loader):
+    def load(self, model, *, device, dtype, settings):
         return "unet"
 
-    @staticmethod
-    def reads(model):
+    def folders(self, model):
         return ("unet",)
 
-class Whole:
-    @staticmethod
-    def parts(model):
-        return {"unet": Unet, "vae": Vae}
+class Whole(loaders.Loader):
+    def parts(self, model):
+        return {"unet": Unet(), "vae": Vae()}
 
-    @staticmethod
-    def assemble(model, parts):
+    def assemble(self, model, parts):
         return parts
 
-    @staticmethod
-    def joined(model, beside):
-        return model.having("vae", beside["other"]) if "other" in beside else model
+    def with_replaced_parts(self, model, beside):
+        return model.with_part("vae", beside["other"]) if "other" in beside else model
 
-class Other:
-    @staticmethod
-    def parts(model):
+class Other(loaders.Loader):
+    def parts(self, model):
         return {}
 
-    @staticmethod
-    def assemble(model, parts):
+    def assemble(self, model, parts):
         return model
 
 @node("toy.draw", version=1)
@@ -550,10 +542,12 @@ def test_a_hook_says_what_completes_a_file(tmp_path: Path) -> None:
     from imagen_flow._plugins.registry import discover
 
     (tmp_path / "own.py").write_text(
-        "import imagen_flow as flow\n\n@flow.hookimpl\ndef imagen_flow_base_of(header):\n    return flow.Base('hf:me/own', (('unet', 'own.'),)) if 'own.x' in header else None\n\n"
+        "import imagen_flow as flow\nfrom imagen_flow import loaders\n\n@flow.hookimpl\ndef imagen_flow_base_of(header):\n    return loaders.BaseCheckpoint('hf:me/own', (('unet', 'own.'),)) if 'own.x' in header else None\n\n"
         "@flow.hookimpl\ndef imagen_flow_nodes():\n    return []\n"
     )
     registry = discover([tmp_path / "own.py"])
     assert registry.faults == []
-    assert registry.base_of({"own.x": {"shape": [1]}}) == Base("hf:me/own", (("unet", "own."),))
+    assert registry.base_of({"own.x": {"shape": [1]}}) == BaseCheckpoint(
+        "hf:me/own", (("unet", "own."),)
+    )
     assert registry.base_of({"x": {"shape": [1]}}) is None

@@ -19,6 +19,7 @@ from imagen_flow import (
     Scratch,
     Seed,
     Steps,
+    loaders,
     node,
 )
 from imagen_flow._types.node import RESERVED
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from somewhere import Elsewhere  # type: ignore[import-not-found]
 
 
-class Loader:
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> object: ...
+class Loader(loaders.Loader[Any]):
+    def load(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> object: ...
 
 
 class Parts(NamedTuple):

@@ -20,9 +20,11 @@ from imagen_flow._outputs.writer import Fault, OutFolder, Writer, Written, check
 from imagen_flow._provenance.embedding import SIDECAR, read_label
 from imagen_flow._store.file_digests import FileDigests
 from imagen_flow._system import processes
-from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.digest import digest_bytes
+from imagen_flow._types.models import Model
 from imagen_flow._types.ports import PortType
-from imagen_flow._types.values import Audio, File, Image, Mask, Model, Tensor
+from imagen_flow._types.value_digests import digest_value
+from imagen_flow._types.values import Audio, File, Image, Mask, Tensor
 from imagen_flow.errors import OutputError
 
 IMAGE = PortType("image")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, node
+from imagen_flow import File, Folder, GraphError, List, Model, Number, Value, loaders, node
 from imagen_flow._graph import Graph, resolve
 from imagen_flow._plan import KEY_FORMAT, Plan, from_text, make_plan
 from imagen_flow._plugins.registry import Registry
@@ -33,9 +33,10 @@ class Pair(NamedTuple):
     second: int
 
 
-class Loader:
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> object: ...
+class Loader(loaders.Loader[Any]):
+    def load(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> object: ...
 
 
 @node("t.number", version=1)

@@ -29,8 +29,10 @@ from imagen_flow import (
     Tensor,
     Text,
     Value,
+    loaders,
 )
 from imagen_flow._types.ports import BadValue, Injected, PortType, fits, parse_type, read_annotation
+from imagen_flow.loaders import Leased
 
 
 class Colour(enum.Enum):
@@ -42,9 +44,10 @@ class Own:
     """A plugin's own type of value."""
 
 
-class Loader:
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> object: ...
+class Loader(loaders.Loader[Any]):
+    def load(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> object: ...
 
 
 def read(annotation: Any) -> PortType:
@@ -81,6 +84,7 @@ INT, FLOAT, TEXT, BOOL, NUMBER, JSON, ANY = (
         (File, "file"),
         (Folder, "folder"),
         (Model, "model"),
+        (Annotated[str, Leased(Loader)], "model"),
         (Model[Loader], "model"),
         (List[Model[Loader]], "list[model]"),
         (Seed, "seed"),
@@ -129,7 +133,7 @@ def test_some_parameters_are_no_ports() -> None:
         (List[Scratch], "a list holds values"),
         (Device | None, "a union holds values"),
         (Model[Loader] | Image, "a union holds values"),
-        (Model[Own], "Model[Own] needs a loader"),
+        (Annotated[Any, Leased(Own)], "Leased(Own) needs a loader: a subclass of"),
         (Annotated[str, Range(1, 2)], "Range narrows numbers, not text"),
         (Literal[b"x"], "a Literal holds text, numbers or truth values"),
         (enum.Enum("Odd", {"A": (1, 2)}), "the values of Odd are text, numbers or truth values"),

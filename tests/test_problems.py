@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import File, GraphError, Image, List, Model, Problem, Range, Value, node
+from imagen_flow import File, GraphError, Image, List, Model, Problem, Range, Value, loaders, node
 from imagen_flow._graph import resolve
 from imagen_flow._plan import make_plan
 from imagen_flow._plugins.registry import Plugin, Registry
@@ -25,11 +25,10 @@ PAGES = sorted(p for p in GALLERY.iterdir() if p.suffix in (".yaml", ".json"))
 MADE = {"not-utf8", "unreadable", "too-large", "untrusted-plugin", "untrusted-setting"}
 
 
-class Nothing:
+class Nothing(loaders.Loader[Model]):
     """A loader for ports that take a model."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Model:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Model:
         return model
 
 

@@ -17,8 +17,9 @@ from imagen_flow._provenance.embedding import SIDECAR, find_label, read_label, s
 from imagen_flow._replay.replay import read
 from imagen_flow._run import Run, execute
 from imagen_flow._text import spec
-from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.node import node
+from imagen_flow._types.value_digests import digest_value
 from imagen_flow._types.values import File, Image, List, Range, Seed, Text
 from imagen_flow.errors import ProvenanceError
 

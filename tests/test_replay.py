@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from imagen_flow import loaders
 from imagen_flow._graph import resolve
 from imagen_flow._plan import Plan, make_plan
 from imagen_flow._plugins.registry import Registry
@@ -24,8 +25,9 @@ from imagen_flow._run import Run, execute
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types import image_files as pictures
+from imagen_flow._types.models import Model
 from imagen_flow._types.node import node
-from imagen_flow._types.values import File, Folder, Image, Model, Seed, Text
+from imagen_flow._types.values import File, Folder, Image, Seed, Text
 from imagen_flow.errors import GraphError, ProvenanceError
 from imagen_flow.events import OutputFailed
 
@@ -56,11 +58,10 @@ def list_folder(folder: Folder) -> Text:
     return " ".join(f.read_text() for f in folder)
 
 
-class Loader:
+class Loader(loaders.Loader[Any]):
     """Loads a model for the type's sake."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> str:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> str:
         return str(load_file(model.path / "model.safetensors")["w"])
 
 

@@ -29,15 +29,14 @@ PLUGIN = '''
 """A node that tells which model it was lent."""
 from pathlib import Path
 import imagen_flow as flow
-from imagen_flow import File, Model, Text, UnresolvedModel, node
+from imagen_flow import File, Model, Text, loaders, node
+from imagen_flow.loaders import UnresolvedModel
 
-class Loader:
-    @staticmethod
-    def load(model, *, device, dtype):
+class Loader(loaders.Loader):
+    def load(self, model, *, device, dtype, settings):
         return model.reference
 
-    @staticmethod
-    def check(model):
+    def check(self, model):
         if "own-code" in model.reference and not model.remote_code:
             raise UnresolvedModel("the model brings code of its own", why="nobody trusts it", fix="")
 

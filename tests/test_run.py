@@ -38,6 +38,7 @@ from imagen_flow import (
     Steps,
     Value,
     events,
+    loaders,
     node,
 )
 from imagen_flow._graph import Graph, resolve
@@ -2060,11 +2061,10 @@ def test_only_what_must_run_runs(
             assert set(make_plan(graph, store=store).counts) == {"cached"}
 
 
-class Named:
+class Named(loaders.Loader[Any]):
     """Loads a model as its name."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> str:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> str:
         return f"{model.path.name} on {device}"
 
 
@@ -2226,14 +2226,13 @@ def test_a_node_may_run_a_graph_with_the_same_pool(toys: Toys, store: Store) -> 
     assert [found.index(thread) for thread in found] == [0, 1, 0, 1]
 
 
-class Weighed:
+class Weighed(loaders.Loader):
     """Loads a model's name, and writes it down."""
 
     loaded: ClassVar[list[str]] = []
 
-    @classmethod
-    def load(cls, model: Model, *, device: str, dtype: str) -> str:
-        cls.loaded.append(model.path.stem)
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> str:
+        self.loaded.append(model.path.stem)
         return model.path.stem
 
 

@@ -20,17 +20,8 @@ from imagen_flow._store.opening import network_file_system
 from imagen_flow._types.artifact import Artifact
 from imagen_flow._types.codec import Codec, Codecs
 from imagen_flow._types.digest import digest_bytes
-from imagen_flow._types.values import (
-    Absent,
-    Audio,
-    File,
-    FileChanged,
-    Folder,
-    Image,
-    Mask,
-    Model,
-    Tensor,
-)
+from imagen_flow._types.models import Model
+from imagen_flow._types.values import Absent, Audio, File, FileChanged, Folder, Image, Mask, Tensor
 from imagen_flow.errors import StoreError
 
 CODECS = Codecs()

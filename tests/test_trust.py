@@ -35,8 +35,9 @@ from imagen_flow._plugins.registry import discover
 from imagen_flow._provenance.embedding import SIDECAR
 from imagen_flow._settings import config
 from imagen_flow._system.regular_files import is_regular
-from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.ports import PortType
+from imagen_flow._types.value_digests import digest_value
 
 RED = Image(np.full((4, 6, 3), (255, 0, 0), "uint8"))
 

@@ -786,11 +786,10 @@ def test_a_plugin_that_no_graph_uses_starts_no_run(tmp_path: Path, watch: Any) -
 
 LOADER = """
 from pathlib import Path
-from imagen_flow import Model, Text, node
+from imagen_flow import Model, Text, loaders, node
 
-class Weights:
-    @staticmethod
-    def load(model, *, device, dtype):
+class Weights(loaders.Loader):
+    def load(self, model, *, device, dtype, settings):
         with open("loads", "a") as log:
             log.write("VERSION\\n")
         return "VERSION"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .._graph import Binding, Graph
     from .._models import Hub, Lock, LockedModel, Reference
     from .._plugins.registry import Registry
-    from .._types.values import Base
+    from .._types.models import BaseCheckpoint
     from ..errors import Problem
 
 __all__ = ["models"]
@@ -299,7 +299,7 @@ class _Selection:
         lock: Lock,
         others: Iterable[str],
         files: Collection[str],
-        base_of: Callable[[Mapping[str, Any]], Base | None],
+        base_of: Callable[[Mapping[str, Any]], BaseCheckpoint | None],
     ) -> None:
         self.references = list({str(reference): reference for reference in references}.values())
         self.lock = lock
@@ -567,7 +567,7 @@ def _select(
     return _Selection(references, lock, other_models, files, registry.base_of)
 
 
-def _base_of(path: Path, registry: Registry) -> Base | None:
+def _base_of(path: Path, registry: Registry) -> BaseCheckpoint | None:
     """Say what completes a file of weights on this machine; None where nothing does, or it is no
     whole file, which is said when it is planned.
     """
@@ -615,7 +615,7 @@ def models_of(
                 else {}
             )
             found |= {
-                text: found.get(text) if getattr(loader, "takes_file", False) else folder
+                text: found.get(text) if loader.takes_file else folder
                 for text, folder in texts.items()
             }
     return found

@@ -114,7 +114,7 @@ def _first_sentence(type_: NodeType) -> str:
 
 def _print_type(type_: NodeType, registry: Registry) -> None:
     """Print everything that a node type's signature and docstring say."""
-    from .._types.values import Loading
+    from .._types.models import Loading
     from .text import echo, paint, table
 
     first, _, rest = type_.doc.partition("\n\n")

@@ -233,7 +233,8 @@ def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", max_width: int
 
 def describe_value(content: Any) -> str:
     """Describe an output's value: text as it is, data as JSON, anything else by its kind."""
-    from .._types.values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+    from .._types.models import Model
+    from .._types.values import Absent, Audio, File, Folder, Image, Mask, Tensor
 
     if isinstance(content, str):
         return content

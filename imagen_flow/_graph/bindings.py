@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._types.models import Loader
 from ..errors import Mark
 
 __all__ = [
@@ -85,7 +86,7 @@ class ModelAt:
     reference: str
     folder: Path
     mark: Mark | None = None
-    loader: Any = None
+    loader: Loader[Any] | None = None
 
 
 Binding = Given | FromInput | FromNode | Joined | Listed | Mapped | FileAt | ModelAt

@@ -26,7 +26,8 @@ from typing import Any
 
 from .._outputs.writer import files_of
 from .._system.regular_files import open_regular
-from .._types.values import Folder, Model
+from .._types.models import Model
+from .._types.values import Folder
 from .disk import Disk, MountGuard, find_disk_error, name_exists
 from .intake import TEMPORARY_PREFIX
 from .journal import Journal, JournalError

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._types.values import Model
+from .._types.models import Model
 from .files import choose, completing, is_weights, list_files
 from .weights import bytes_in_memory, read_header
 
@@ -69,7 +69,7 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
                 if held is not None
                 else size
             )
-    for name, other in model.instead:
+    for name, other in model.replaced_parts:
         weighs = estimate(other, dtype, quantization=quantization)
         disk += weighs.disk_bytes
         parts[name] = dict(weighs.parts).get(name, weighs.memory_bytes)

@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from .._types.values import PLAIN, Loading, Model
+from .._types.models import PLAIN, Loader, Loading, Model
 from ..errors import ModelError
 from .attention import attending
 from .oom import give_back, is_out_of_memory
-from .pool import ModelPool, admit, heeded, leaves
+from .pool import ModelPool, check_support, effective_settings, leaves
 
 __all__ = ["lend_and_call"]
 
 T = TypeVar("T")
 
-#: Rungs for which models are loaded anew, and what they are loaded with.
+#: FallbackLevels for which models are loaded anew, and what they are loaded with.
 _ANEW = {"offload": "model", "stream": "layers"}
 
 
 def lend_and_call(
     pool: ModelPool,
-    wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]],
+    wanted: Mapping[str, tuple[Loader[Any], Model | Sequence[Model]]],
     call: Callable[[dict[str, Any], tuple[str, ...]], T],
     *,
     device: str,
@@ -54,7 +54,10 @@ def lend_and_call(
     attention = (
         settings.attention
         if settings != PLAIN
-        and any(heeded(loader, settings).attention != "auto" for loader, _ in _loaders(wanted))
+        and any(
+            effective_settings(loader, settings).attention != "auto"
+            for loader, _ in _loaders(wanted)
+        )
         else "auto"
     )
     while True:
@@ -105,7 +108,7 @@ def lend_and_call(
 def _lend(
     pool: ModelPool,
     leases: ExitStack,
-    wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]],
+    wanted: Mapping[str, tuple[Loader[Any], Model | Sequence[Model]]],
     device: str,
     dtype: str,
     settings: Loading,
@@ -144,7 +147,7 @@ def _telling(
 
 def _helps(
     rung: str,
-    loaders: Sequence[tuple[Any, Model]],
+    loaders: Sequence[tuple[Loader[Any], Model]],
     device: str,
     dtype: str,
     settings: Loading,
@@ -157,20 +160,23 @@ def _helps(
         return (
             device != "cpu"
             and further
-            and any(heeded(loader, offloaded) != heeded(loader, settings) for loader, _ in loaders)
-            and _admitted(loaders, device, dtype, offloaded)
+            and any(
+                effective_settings(loader, offloaded) != effective_settings(loader, settings)
+                for loader, _ in loaders
+            )
+            and _is_supported(loaders, device, dtype, offloaded)
         )
     if rung == "half":
         return dtype == "float32" and bool(loaders)
     return rung == "evict" or steps_down
 
 
-def _admitted(
-    loaders: Sequence[tuple[Any, Model]], device: str, dtype: str, settings: Loading
+def _is_supported(
+    loaders: Sequence[tuple[Loader[Any], Model]], device: str, dtype: str, settings: Loading
 ) -> bool:
     try:
         for loader, model in loaders:
-            admit(loader, model, device=device, dtype=dtype, settings=settings)
+            check_support(loader, model, device=device, dtype=dtype, settings=settings)
     except ModelError:
         return False
     return True
@@ -189,7 +195,9 @@ def _listed(models: Model | Sequence[Model]) -> Sequence[Model]:
     return [models] if isinstance(models, Model) else models
 
 
-def _loaders(wanted: Mapping[str, tuple[Any, Model | Sequence[Model]]]) -> list[tuple[Any, Model]]:
+def _loaders(
+    wanted: Mapping[str, tuple[Loader[Any], Model | Sequence[Model]]],
+) -> list[tuple[Loader[Any], Model]]:
     return [
         (leaf, model)
         for loader, models in wanted.values()

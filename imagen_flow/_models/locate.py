@@ -12,7 +12,7 @@ from typing import Any
 
 from .._system.regular_files import open_regular
 from .._types.digest import tagged
-from .._types.values import Base, Model
+from .._types.models import BaseCheckpoint, Model
 from ..errors import nearest
 from .cache import recorded, snapshot
 from .files import (
@@ -43,7 +43,7 @@ from .weights import check_weights, tensors_in
 __all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
 
 #: Says by the header of a file of weights what completes it; None for what is no whole checkpoint.
-BaseOf = Callable[[Mapping[str, Any]], Base | None]
+BaseOf = Callable[[Mapping[str, Any]], BaseCheckpoint | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _locked(reference: Reference, text: str, terms: Terms) -> LockedModel | None
     return meant
 
 
-def base_reference(base: Base) -> Reference:
+def base_reference(base: BaseCheckpoint) -> Reference:
     """Spell what completes a checkpoint of one file: a repository, and of that the configurations
     and the parts that the file lacks.
     """
@@ -269,7 +269,7 @@ def _completed(
 
 
 def _base(
-    base: Base,
+    base: BaseCheckpoint,
     model: Model,
     digest: Callable[[Path], str],
     environ: Mapping[str, str],

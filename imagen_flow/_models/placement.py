@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .._types.values import PLAIN, Loading
+from .._types.models import PLAIN, Loading
 
 __all__ = ["at_rest", "place_module"]
 

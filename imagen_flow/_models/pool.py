@@ -1,25 +1,7 @@
-"""Keep loaded models: each once, shared, counted, and dropped in the order in which the plan needs
-them last.
+"""Keep loaded models: each is loaded once, shared and counted, and the ones that the plan needs last
+are evicted first.
 
-A **loader** is a class. It has either ``load(model, *, device, dtype)``, whose result is shared by
-all who lease it, so nobody may change it; or, for what is made of parts that others use too,
-``parts(model)`` (loaders by name) and ``assemble(model, parts)``. And it may have
-
-- ``heeds``: names of those fields of `Loading` that it acts on; ``load`` then takes ``settings`` as
-  well. What a loader does not heed is as good as not set: it changes neither identity nor key.
-- ``reads(model)``: the folders directly below a model's that it reads. Two models that agree in
-  these are one to it, whatever else they hold.
-- ``joined(model, beside)``: the model to load in the place of `model`, where the node got others
-  beside it (by port): one with parts of theirs (see `Model.having`).
-- ``called(model)``: what of the model's name it goes by, where it goes by any: that becomes part of
-  the value, so that files of equal content under two names are two. `Model.called` has it.
-- ``takes_file``: that it takes a file of weights as it is: what would complete a checkpoint that is
-  one file is not wanted for it.
-- ``size_of(model)``: the bytes of the weights that it loads, on the disk; by default all that are
-  needed.
-- ``admit(model, device=…, dtype=…, settings=…)``: raises ModelError where it cannot load a model so
-  (a library is missing, the device cannot do it). It is asked when planning, so it imports nothing
-  heavy, and again before loading.
+What loads them is an `imagen_flow.loaders.Loader`.
 """
 
 from __future__ import annotations
@@ -31,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from .._types.digest import tagged
-from .._types.values import PLAIN, FileChanged, Loading, Model
+from .._types.models import PLAIN, Loader, Loading, Model, name_of
+from .._types.values import FileChanged
 from ..errors import ModelError
 from .changes import Look, differences, look_at
 from .estimates import estimate
@@ -47,24 +30,26 @@ from .signs import check_unchanged, is_unchanged
 __all__ = [
     "Identity",
     "ModelPool",
-    "admit",
-    "called",
+    "check_support",
     "default_budget",
-    "heeded",
+    "effective_settings",
     "identities_of",
     "identity_of",
-    "joined",
     "leaves",
     "weight_of",
+    "with_replaced_parts",
+    "with_significant_name",
 ]
 
-# : How much of the memory the models on one device may take, unless a budget is given: the rest is
+T = TypeVar("T")
+
+#: How much of the memory the models on one device may take, unless a budget is given: the rest is
 # for what runs and for everybody else.
 SHARE = 0.6
 SHARE_OF_GPU = 0.8
 
 
-# : The devices that torch's implementations of attention are for; those that are not named run
+#: The devices that torch's implementations of attention are for; those that are not named run
 # everywhere.
 ATTENTION_ON = {"cudnn": ("cuda",), "efficient": ("cuda",), "flash": ("cpu", "cuda")}
 
@@ -79,99 +64,95 @@ class Identity(NamedTuple):
     settings: Loading = PLAIN
 
 
-def heeded(loader: Any, settings: Loading) -> Loading:
-    """Leave of the settings what a loader acts on."""
-    heeds = getattr(loader, "heeds", ())
+def effective_settings(loader: Loader[Any], settings: Loading) -> Loading:
+    """Reset the settings that a loader does not act on to their defaults."""
     return (
         settings
         if settings == PLAIN
-        else Loading(**{name: value for name, value in settings._asdict().items() if name in heeds})
+        else Loading(
+            **{name: value for name, value in settings._asdict().items() if name in loader.settings}
+        )
     )
 
 
 def identity_of(
-    loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
+    loader: Loader[Any], model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
 ) -> Identity:
     """Name what ``lease`` would load with a loader that has no parts."""
     if not model.digest:
         raise ModelError(f"the model '{model.reference or model.path.name}' has no fingerprint")
     fingerprint = model.digest
-    if (reads := getattr(loader, "reads", None)) is not None:
-        parts, wanted = dict(model.parts), sorted(reads(model))
+    if (folders := loader.folders(model)) is not None:
+        parts, wanted = dict(model.parts), sorted(folders)
         if wanted and all(name in parts for name in wanted):
             fingerprint = tagged(
                 "model-parts", *(word.encode() for name in wanted for word in (name, parts[name]))
             )
-    if model.called and hasattr(loader, "called"):
+    if model.significant_name and loader.significant_name(model):
         fingerprint = tagged(
-            "model-called", fingerprint.encode(), model.called.encode("utf-8", "surrogatepass")
+            "model-called",
+            fingerprint.encode(),
+            model.significant_name.encode("utf-8", "surrogatepass"),
         )
     return Identity(
-        fingerprint,
-        f"{loader.__module__}.{loader.__qualname__}",
-        device,
-        dtype,
-        heeded(loader, settings),
+        fingerprint, name_of(loader), device, dtype, effective_settings(loader, settings)
     )
 
 
-def joined(loader: Any, port: str, given: Mapping[str, Model]) -> Model:
-    """Give the model that the loader of a port loads, of those that its node was given, by port.
+def with_replaced_parts(loader: Loader[Any], port: str, given: Mapping[str, Model]) -> Model:
+    """Return the model that the loader of a port loads, of those that its node was given by port.
 
     Raises:
         ModelError: they do not go together.
     """
-    model = given[port]
-    found: Model = (
-        loader.joined(model, {name: other for name, other in given.items() if name != port})
-        if hasattr(loader, "joined")
-        else model
+    return loader.with_replaced_parts(
+        given[port], {name: other for name, other in given.items() if name != port}
     )
-    return found
 
 
-def called(loader: Any, model: Model) -> Model:
-    """Give a model with what of its name a loader goes by."""
-    return replace(model, called=loader.called(model)) if hasattr(loader, "called") else model
+def with_significant_name(loader: Loader[Any] | None, model: Model) -> Model:
+    """Return a model with what of its name changes results."""
+    name = loader.significant_name(model) if loader is not None else ""
+    return replace(model, significant_name=name) if name else model
 
 
-def leaves(loader: Any, model: Model) -> Iterator[Any]:
-    """List the loaders that load something themselves: the parts', where a loader has parts."""
-    if hasattr(loader, "parts"):
-        for part in loader.parts(model).values():
-            yield from leaves(part, model)
-    else:
+def leaves(loader: Loader[Any], model: Model) -> Iterator[Loader[Any]]:
+    """List the loaders that load something themselves: those of the parts, if a loader has parts."""
+    parts = loader.parts(model)
+    if parts is None:
         yield loader
+        return
+    for part in parts.values():
+        yield from leaves(part, model)
 
 
 def identities_of(
-    loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
+    loader: Loader[Any], model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
 ) -> list[Identity]:
-    """Name all that ``lease`` would load, e.g. to plan ahead: the parts, where the loader has
-    parts.
-    """
+    """Name all that ``lease`` would load, e.g. to plan ahead: the parts, if the loader has parts."""
     return [
         identity_of(leaf, model, device=device, dtype=dtype, settings=settings)
         for leaf in leaves(loader, model)
     ]
 
 
-def admit(loader: Any, model: Model, *, device: str, dtype: str, settings: Loading = PLAIN) -> None:
-    """Ask whether all that ``lease`` would load can be loaded.
+def check_support(
+    loader: Loader[Any], model: Model, *, device: str, dtype: str, settings: Loading = PLAIN
+) -> None:
+    """Check that all that ``lease`` would load can be loaded.
 
     Raises:
         ModelError: it cannot, and why.
     """
     for leaf in leaves(loader, model):
-        asked = heeded(leaf, settings)
-        runs_on = ATTENTION_ON.get(asked.attention)
+        effective = effective_settings(leaf, settings)
+        runs_on = ATTENTION_ON.get(effective.attention)
         if runs_on and device.partition(":")[0] not in runs_on:
             raise ModelError(
-                f"attention: {asked.attention} does not run on {device}, but on"
+                f"attention: {effective.attention} does not run on {device}, but on"
                 f" {' and '.join(runs_on)}; auto and math run everywhere"
             )
-        if hasattr(leaf, "admit"):
-            leaf.admit(model, device=device, dtype=dtype, settings=asked)
+        leaf.check_support(model, device=device, dtype=dtype, settings=effective)
 
 
 def default_budget(device: str) -> int | None:
@@ -253,7 +234,7 @@ class ModelPool:
     @contextmanager
     def lease(
         self,
-        loader: Any,
+        loader: Loader[T],
         model: Model,
         *,
         device: str,
@@ -261,7 +242,7 @@ class ModelPool:
         settings: Loading = PLAIN,
         loading: Callable[[str], None] | None = None,
         left_changed: Callable[[str], object] | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """Give what a loader makes of a model, loaded at most once, for as long as the context
         lasts.
 
@@ -277,7 +258,8 @@ class ModelPool:
             ModelError: it cannot be loaded; the cause is chained. A later lease tries again.
             FileChanged: its files are not what was digested.
         """
-        if hasattr(loader, "parts"):
+        parts = loader.parts(model)
+        if parts is not None:
             with ExitStack() as leases:
                 lent = {
                     name: leases.enter_context(
@@ -291,7 +273,7 @@ class ModelPool:
                             left_changed=left_changed,
                         )
                     )
-                    for name, part in loader.parts(model).items()
+                    for name, part in parts.items()
                 }
                 yield loader.assemble(model, lent)
             return
@@ -314,8 +296,8 @@ class ModelPool:
         `identities_of`). Replaces what was said `of` that run before; none takes it back.
         """
         ahead: dict[Identity, int] = {}
-        for place, identity in enumerate(identities):
-            ahead.setdefault(identity, place)
+        for position, identity in enumerate(identities):
+            ahead.setdefault(identity, position)
         with self._lock:
             self._ahead.pop(of, None)
             if ahead:
@@ -399,9 +381,13 @@ class ModelPool:
         return [r for r in self._residents.values() if r.ready.is_set() and not r.leases]
 
     def _acquire(
-        self, identity: Identity, loader: Any, model: Model, loading: Callable[[str], None] | None
+        self,
+        identity: Identity,
+        loader: Loader[Any],
+        model: Model,
+        loading: Callable[[str], None] | None,
     ) -> _Resident:
-        folders = tuple(loader.reads(model)) if hasattr(loader, "reads") else ()
+        folders = tuple(loader.folders(model) or ())
         while True:
             with self._lock:
                 if self._closed:
@@ -435,7 +421,7 @@ class ModelPool:
                 raise ModelError(str(resident.failure)) from resident.failure.__cause__
             # The thread that was loading it was interrupted: this one tries itself.
 
-    def _load(self, resident: _Resident, loader: Any, model: Model) -> None:
+    def _load(self, resident: _Resident, loader: Loader[Any], model: Model) -> None:
         """Load into `resident`, after making room; wake whoever waits for it, whatever happens."""
         try:
             budget = (
@@ -443,7 +429,7 @@ class ModelPool:
                 if self.budget_bytes is None
                 else self.budget_bytes
             )
-            admit(
+            check_support(
                 loader,
                 model,
                 device=resident.identity.device,
@@ -478,22 +464,25 @@ class ModelPool:
         finally:
             resident.ready.set()
 
-    def _loaded(self, identity: Identity, loader: Any, model: Model) -> Any:
-        more = {"settings": identity.settings} if getattr(loader, "heeds", ()) else {}
-
+    def _loaded(self, identity: Identity, loader: Loader[Any], model: Model) -> Any:
         def load() -> Any:
             try:
                 with quiet_libraries(), _plain_tensors():
-                    return loader.load(model, device=identity.device, dtype=identity.dtype, **more)
+                    return loader.load(
+                        model,
+                        device=identity.device,
+                        dtype=identity.dtype,
+                        settings=identity.settings,
+                    )
             except ModelError:
                 raise
             except Exception as cause:
                 if is_out_of_memory(cause):
                     raise
-                said = " ".join(str(cause).split())[:300]
+                message = " ".join(str(cause).split())[:300]
                 raise ModelError(
                     f"the model '{model.reference or model.path}' cannot be loaded by"
-                    f" {loader.__qualname__}: {type(cause).__name__}{f': {said}' if said else ''}"
+                    f" {type(loader).__qualname__}: {type(cause).__name__}{f': {message}' if message else ''}"
                 ) from cause
 
         try:
@@ -540,20 +529,21 @@ class ModelPool:
         )
 
 
-def weight_of(loader: Any, model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
+def weight_of(loader: Loader[Any], model: Model, *, dtype: str, settings: Loading = PLAIN) -> int:
     """Estimate what a loader's part of a model takes in memory, in bytes; nothing where the files
     do not tell.
     """
-    said = loader.size_of(model) if hasattr(loader, "size_of") else None
+    on_disk = loader.disk_bytes(model)
     try:
-        whole = estimate(model, dtype, quantization=heeded(loader, settings).quantization)
+        whole = estimate(
+            model, dtype, quantization=effective_settings(loader, settings).quantization
+        )
     except (OSError, ValueError, KeyError, TypeError, ModelError):
-        return said or 0
-    if said is None:
-        reads = getattr(loader, "reads", None)
-        wanted = set(reads(model)) if reads is not None else None
-        return sum(size for part, size in whole.parts if wanted is None or part in wanted)
-    return said * whole.memory_bytes // whole.disk_bytes if whole.disk_bytes else int(said)
+        return on_disk or 0
+    if on_disk is None:
+        folders = loader.folders(model)
+        return sum(size for part, size in whole.parts if folders is None or part in folders)
+    return on_disk * whole.memory_bytes // whole.disk_bytes if whole.disk_bytes else on_disk
 
 
 def _plain_tensors() -> Any:

@@ -8,7 +8,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from .._types.values import FileChanged, Model
+from .._types.models import Model
+from .._types.values import FileChanged
 
 __all__ = ["Sign", "check_unchanged", "is_unchanged", "sign_of"]
 
@@ -36,7 +37,9 @@ def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
         sign_of(path) == sign
         for path, sign in model.signs
         if not folders or _is_in(path, model.folder, folders)
-    ) and all(is_unchanged(part) for name, part in model.instead if not folders or name in folders)
+    ) and all(
+        is_unchanged(part) for name, part in model.replaced_parts if not folders or name in folders
+    )
 
 
 def _is_in(path: str, home: Path, folders: Collection[str]) -> bool:

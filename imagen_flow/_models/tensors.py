@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._types.values import Model
+from .._types.models import Model
 from ..errors import ModelError
 from .mapped import own_tensors
 from .signs import check_unchanged

@@ -49,8 +49,9 @@ from .._system.processes import sweep, temporary_name
 from .._system.user_folders import config_folder
 from .._types import image_files as pictures
 from .._types.codec import Codecs
+from .._types.models import Model
 from .._types.ports import PortType
-from .._types.values import Audio, ExistsPolicy, File, Folder, Image, Mask, Model, Tensor
+from .._types.values import Audio, ExistsPolicy, File, Folder, Image, Mask, Tensor
 from ..errors import OutputError, nearest
 
 __all__ = ["Fault", "Hands", "OutFolder", "Writer", "Written", "check_template", "fill", "files_of"]

@@ -10,8 +10,8 @@ from .._graph import Binding, FromNode, Listed, ModelAt, Node
 from .._models import UnresolvedModel
 from .._types.artifact import Artifact
 from .._types.digest import SIZE
+from .._types.models import Model
 from .._types.node import Fed, NodeType
-from .._types.values import Model
 from ..errors import ModelError, Problem
 from .keys import Keys
 from .step import Frame, Slot, Step, Unknown, holds, leaves, without_value

@@ -9,9 +9,9 @@ from .._graph import Node
 from .._settings import devices
 from .._types.artifact import Artifact
 from .._types.digest import canonical
+from .._types.models import Loading
 from .._types.node import NodeType
 from .._types.ports import Port
-from .._types.values import Loading
 from ..errors import GraphError, Problem
 from .values import Values
 

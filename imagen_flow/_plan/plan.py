@@ -14,7 +14,7 @@ from .._settings import devices
 from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
-from .._types.values import Model
+from .._types.models import Loader, Model
 from ..errors import GraphError, Problem, as_texts, nearest
 from .edges import edges_of
 from .explain import explained
@@ -188,7 +188,7 @@ class Plan:
         }
 
 
-def _weight(identity: models.Identity, loader: Any, model: Model) -> int:
+def _weight(identity: models.Identity, loader: Loader[Any], model: Model) -> int:
     return models.weight_of(loader, model, dtype=identity.dtype, settings=identity.settings)
 
 

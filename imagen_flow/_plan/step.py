@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 
 from .._graph import Graph, Node
 from .._types.artifact import Artifact
-from .._types.digest import digest_value, tagged
+from .._types.digest import tagged
+from .._types.value_digests import digest_value
 from .._types.values import Absent
 
 __all__ = [

@@ -34,8 +34,9 @@ from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.codec import Codecs
+from .._types.models import Loader, Model, name_of
 from .._types.ports import BadValue, Port, PortType
-from .._types.values import Absent, File, FileChanged, Folder, Model
+from .._types.values import Absent, File, FileChanged, Folder
 from ..errors import MOST_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
 from .step import (
     ABSENT,
@@ -235,7 +236,7 @@ class Values:
         if isinstance(binding, FileAt):
             return self.constants.add(self.read_path(binding))
         return self.constants.add(
-            models.called(
+            models.with_significant_name(
                 binding.loader, self.model(binding.reference, binding.folder, binding.mark)
             )
         )
@@ -285,7 +286,7 @@ class Values:
     def unusable(
         self,
         artifact: Artifact,
-        loader: Any,
+        loader: Loader[Any],
         port: str,
         given: Mapping[str, Model],
         node: Node,
@@ -309,7 +310,7 @@ class Values:
         return self._checked[at]
 
     def _unfit(
-        self, loader: Any, port: str, given: Mapping[str, Model], node: Node, policy: Policy
+        self, loader: Loader[Any], port: str, given: Mapping[str, Model], node: Node, policy: Policy
     ) -> str:
         """Ask a loader whether it can load a model under a policy, and note what it would lease."""
         place: dict[str, Any] = {
@@ -318,8 +319,8 @@ class Values:
             "settings": policy.settings,
         }
         try:
-            fitted = models.joined(loader, port, given)
-            models.admit(loader, fitted, **place)
+            fitted = models.with_replaced_parts(loader, port, given)
+            models.check_support(loader, fitted, **place)
         except ModelError as refused:
             self.problems.append(
                 Problem(
@@ -332,25 +333,20 @@ class Values:
             )
             return "its model cannot be loaded so"
         for leaf in models.leaves(loader, fitted):
-            read = set(leaf.reads(fitted)) if fitted.instead else set()
-            of = next((other for name, other in fitted.instead if name in read), given[port])
+            read = set(leaf.folders(fitted) or ()) if fitted.replaced_parts else set()
+            of = next((other for name, other in fitted.replaced_parts if name in read), given[port])
             self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **place)] = (
                 leaf,
                 fitted,
             )
         return ""
 
-    def _of_another_kind(self, model: Model, loader: Any, node: Node) -> str:
-        check = getattr(loader, "check", None) or getattr(
-            loader, "parts", None
-        )  # which names no loaders for a checkpoint that it cannot use
-        if check is None:
-            return ""
-        at = (check, model.digest)
+    def _of_another_kind(self, model: Model, loader: Loader[Any], node: Node) -> str:
+        at = (name_of(loader), model.digest)
         if at not in self._checked:
             self._checked[at] = ""
             try:
-                check(model)
+                loader.check(model)
             except models.UnresolvedModel as missing:
                 self._checked[at] = "its model is not on this machine"
                 if all(problem.message != str(missing) for problem in self.problems):
@@ -448,12 +444,19 @@ class Values:
         if held is None:
             default = port.default
             if port.type.kind == "model" and isinstance(default, str):
-                default = models.called(port.type.loader, self.model(default, Path(), None))
+                default = models.with_significant_name(
+                    port.type.loader, self.model(default, Path(), None)
+                )
             held = self._held[id(port)] = (port, self.constants.add(default))
         return held[1]
 
     def named(
-        self, frame: Frame, binding: Binding | None, slot: Artifact, node: Node, loader: Any
+        self,
+        frame: Frame,
+        binding: Binding | None,
+        slot: Artifact,
+        node: Node,
+        loader: Loader[Any] | None,
     ) -> Artifact:
         """An input's text into a port of models names a model."""
         if slot.items is not None:
@@ -466,7 +469,7 @@ class Values:
             )
         return (
             self.constants.add(
-                models.called(
+                models.with_significant_name(
                     loader, self.model(self.value(slot), self._home(frame, binding), node.mark)
                 )
             )

@@ -10,8 +10,8 @@ from dataclasses import replace
 from .._graph import Graph, Node
 from .._store import Damaged
 from .._types.artifact import Artifact
+from .._types.models import Model
 from .._types.node import NodeType
-from .._types.values import Model
 from ..errors import GraphError, Problem
 from .state import State
 from .step import Frame, Step, leaves

@@ -20,8 +20,8 @@ import pluggy
 
 if TYPE_CHECKING:
     from .._types.codec import Codec
+    from .._types.models import BaseCheckpoint
     from .._types.node import NodeFunction
-    from .._types.values import Base
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -55,7 +55,7 @@ def imagen_flow_tiny(reference: str, at: Path | None, folder: Path) -> Path | No
 
 
 @hookspec
-def imagen_flow_base_of(header: Mapping[str, Any]) -> Base | None:
+def imagen_flow_base_of(header: Mapping[str, Any]) -> BaseCheckpoint | None:
     """Say what completes a checkpoint that is one file of weights: the repository whose
     configurations and tokenizers it is loaded with. None for what is no checkpoint: a LoRA, a part
     alone.

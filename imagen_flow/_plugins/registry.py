@@ -33,8 +33,8 @@ from .._store.file_digests import FileDigests
 from .._system.regular_files import read_regular
 from .._types.codec import Codec, Codecs
 from .._types.digest import tagged
+from .._types.models import BaseCheckpoint
 from .._types.node import NodeFunction, NodeType
-from .._types.values import Base
 from ..errors import GraphError, Problem, nearest
 from . import hookspecs
 from .code import LocalCode, installed_digest, stamp
@@ -152,12 +152,14 @@ class Registry:
         )
         return found
 
-    def base_of(self, header: Mapping[str, Any]) -> Base | None:
+    def base_of(self, header: Mapping[str, Any]) -> BaseCheckpoint | None:
         """Ask the plugins what completes a checkpoint that is one file; None if none knows it as
         one.
         """
         self.load_all()
-        found: Base | None = next(iter(self._manager.hook.imagen_flow_base_of(header=header)), None)
+        found: BaseCheckpoint | None = next(
+            iter(self._manager.hook.imagen_flow_base_of(header=header)), None
+        )
         return found
 
     @property

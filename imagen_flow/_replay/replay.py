@@ -66,9 +66,10 @@ from .._store.file_digests import FileDigests, folder_digest
 from .._text import spec
 from .._text.spec import GraphSpec
 from .._types.artifact import Artifact
+from .._types.models import Model
 from .._types.node import NodeType
 from .._types.ports import BadValue, PortType
-from .._types.values import File, Folder, Model
+from .._types.values import File, Folder
 from ..errors import GraphError, Mark, Problem, ProvenanceError, Source, nearest
 
 __all__ = ["Comparison", "Drift", "Missing", "Replay", "compare", "prepare", "read"]
@@ -507,7 +508,9 @@ class _Maker:
             (m.fingerprint for m in self.said.models if m.reference == portable_name(at.reference)),
             "",
         )
-        model = models.called(at.loader, Model(_ABSENT, known or "unresolved", at.reference))
+        model = models.with_significant_name(
+            at.loader, Model(_ABSENT, known or "unresolved", at.reference)
+        )
         self.absent.setdefault(self.registry.codecs.digest(model), set()).add(
             Missing(at.reference, "model", known)
         )

@@ -12,14 +12,15 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._models import ModelPool, joined, lend_and_call
+from .._models import ModelPool, lend_and_call, with_replaced_parts
 from .._plan import Frame, Keys, Step
 from .._settings import devices
 from .._store import Store
 from .._types.artifact import Artifact
+from .._types.models import Loader, Model
 from .._types.node import NodeType
 from .._types.ports import BadValue
-from .._types.values import Model, Progress
+from .._types.values import Progress
 from ..errors import Cancelled, ImagenFlowError
 from .anonymous_files import AnonymousFiles
 from .event_queue import EventQueue
@@ -117,13 +118,13 @@ class Caller:
 
     def _arguments(
         self, step: Step, type_: NodeType
-    ) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    ) -> tuple[dict[str, Any], dict[str, tuple[Loader[Any], Any]]]:
         """Collect the arguments of a call, checked, and of those that are models to lease the
         loader and the model.
         """
         assert step.slots is not None
         arguments: dict[str, Any] = {}
-        leased: dict[str, tuple[Any, Any]] = {}
+        leased: dict[str, tuple[Loader[Any], Any]] = {}
         for name, slot in step.slots.items():
             port = type_.inputs[name].type
             loader = type_.loaders.get(name)
@@ -151,7 +152,7 @@ class Caller:
         step: Step,
         type_: NodeType,
         arguments: dict[str, Any],
-        leased: dict[str, tuple[Any, Any]],
+        leased: dict[str, tuple[Loader[Any], Any]],
         frame: Frame,
         notes: Notes,
     ) -> tuple[Any, tuple[str, ...]]:
@@ -164,7 +165,10 @@ class Caller:
                     port: model for port, (_, model) in leased.items() if isinstance(model, Model)
                 }
                 leased.update(
-                    (port, (leased[port][0], joined(leased[port][0], port, companions)))
+                    (
+                        port,
+                        (leased[port][0], with_replaced_parts(leased[port][0], port, companions)),
+                    )
                     for port in companions
                 )
                 self.pool.plan_ahead(self.lookahead.upcoming(frame, step.node), of=self)

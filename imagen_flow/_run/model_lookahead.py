@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from .._graph import Node
-from .._models import Identity, identities_of, joined
+from .._models import Identity, identities_of, with_replaced_parts
 from .._plan import Frame, Place, State, demands, leaves, outputs_of
 from .._types.artifact import Artifact
+from .._types.models import Model
 from .._types.node import NodeType
-from .._types.values import Model
 from ..errors import ModelError
 
 __all__ = ["ModelLookahead"]
@@ -81,7 +81,7 @@ class ModelLookahead:
                     loader = node.type.loaders[name]
                     yield from identities_of(
                         loader,
-                        joined(loader, name, {**companions, name: model}),
+                        with_replaced_parts(loader, name, {**companions, name: model}),
                         device=policy.device,
                         dtype=policy.dtype,
                         settings=policy.settings,

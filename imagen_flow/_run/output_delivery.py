@@ -13,7 +13,8 @@ from .._outputs.writer import OutFolder, Writer
 from .._plan import Plan, State, Unknown, holds
 from .._store import Damaged
 from .._types.artifact import Artifact
-from .._types.values import File, Folder, Model
+from .._types.models import Model
+from .._types.values import File, Folder
 from ..errors import ImagenFlowError
 from ..events import OutputAbsent, OutputFailed, OutputWritten
 from .event_queue import EventQueue, describe_error

@@ -32,8 +32,9 @@ from .._plan import Plan, State, Step, leaves
 from .._provenance.embedding import FORMAT
 from .._types.artifact import Artifact
 from .._types.digest import canonical
+from .._types.models import Model
 from .._types.node import NodeType
-from .._types.values import File, Folder, Model
+from .._types.values import File, Folder
 from .lineage import UsedBinding, trace
 
 __all__ = ["ProvenanceRecorder", "file_name", "graphs_of", "portable_name"]

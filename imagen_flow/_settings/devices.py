@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._types.values import PLAIN, Loading
+from .._types.models import PLAIN, Loading
 from ..errors import ModelError, nearest
 
 __all__ = [

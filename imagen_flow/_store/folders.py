@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .._types.codec import inside
-from .._types.values import File, FileChanged, Folder, Model
+from .._types.models import Model
+from .._types.values import File, FileChanged, Folder
 from .file_digests import FileDigests, folder_digest, model_digest, walk
 from .objects import Objects, is_intact, is_location, link_or_copy, remove, size_of
 

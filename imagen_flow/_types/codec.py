@@ -24,8 +24,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .artifact import Artifact
-from .digest import canonical, digest_list, digest_value, kind_of, tagged
-from .values import Absent, Audio, File, Folder, Image, Mask, Model, Tensor
+from .digest import canonical, tagged
+from .models import Model
+from .value_digests import digest_list, digest_value, kind_of
+from .values import Absent, Audio, File, Folder, Image, Mask, Tensor
 
 __all__ = ["Codec", "Codecs"]
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .models import Loader
 from .ports import BadValue, Injected, Port, PortType, read_annotation
 
 __all__ = ["RESERVED", "Fed", "NodeFunction", "NodeType", "node"]
@@ -77,7 +78,7 @@ class NodeType:
         )
 
     @functools.cached_property
-    def loaders(self) -> dict[str, Any]:
+    def loaders(self) -> dict[str, Loader[Any]]:
         """The loaders of the ports that take a model, or several, by port."""
         found = {
             name: port.type.loader or (port.type.element.loader if port.type.element else None)
@@ -91,15 +92,12 @@ class NodeType:
         return "rungs" in self.injected.values()
 
     def heeds(self, setting: str) -> bool:
-        """Whether a setting of how models are loaded, or of the memory ladder, means anything to
-        this node. Of a loader with parts that does not say, it is assumed.
+        """Whether a setting of how models are loaded, or of the memory ladder, changes anything for
+        this node.
         """
         if setting == "ladder":
             return bool(self.loaders) or self.steps_down
-        return any(
-            setting in getattr(loader, "heeds", (setting,) if hasattr(loader, "parts") else ())
-            for loader in self.loaders.values()
-        )
+        return any(setting in loader.settings for loader in self.loaders.values())
 
 
 @dataclass(frozen=True, slots=True)

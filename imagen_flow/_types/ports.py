@@ -18,19 +18,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+from .models import Leased, Loader, Model
 from .values import (
     Audio,
     File,
     Folder,
     Image,
     Mask,
-    Model,
     Range,
     Tensor,
     _DeviceMarker,
+    _FallbackLevelsMarker,
     _JsonMarker,
-    _ModelMarker,
-    _RungsMarker,
     _ScratchMarker,
     _SeedMarker,
     _ValueMarker,
@@ -87,7 +86,7 @@ class PortType:
     range: Range | None = None
     seed: bool = False
     optional: bool = False
-    loader: Any = None
+    loader: Loader[Any] | None = None
     #: The enum class that choices are turned into, or a plugin's own value class.
     python: Any = field(default=None, compare=False)
 
@@ -412,17 +411,10 @@ def read_annotation(annotation: Any) -> PortType | Injected:
                 return Injected("scratch")
             if isinstance(mark, _DeviceMarker):
                 return Injected("device")
-            if isinstance(mark, _RungsMarker):
+            if isinstance(mark, _FallbackLevelsMarker):
                 return Injected("rungs")
-            if isinstance(mark, _ModelMarker):
-                if not callable(
-                    getattr(mark.loader, "load", getattr(mark.loader, "assemble", None))
-                ):
-                    raise TypeError(
-                        f"Model[{getattr(mark.loader, '__name__', mark.loader)}] needs a loader: a"
-                        " class with load(model, *, device, dtype)"
-                    )
-                return PortType("model", loader=mark.loader)
+            if isinstance(mark, Leased):
+                return PortType("model", loader=mark.loader())
             if isinstance(mark, _JsonMarker):
                 return PortType("json")
             if isinstance(mark, _ValueMarker):

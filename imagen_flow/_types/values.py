@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from .._system.regular_files import open_regular
+from .digest import digest_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Absent",
     "Audio",
-    "Base",
     "Bool",
     "Device",
     "File",
@@ -35,14 +35,11 @@ __all__ = [
     "Image",
     "Json",
     "List",
-    "Loading",
     "Mask",
-    "Model",
     "Number",
-    "PLAIN",
     "Progress",
     "Range",
-    "Rungs",
+    "FallbackLevels",
     "Scratch",
     "Seed",
     "Steps",
@@ -415,8 +412,6 @@ class File:
 
     def read_bytes(self) -> bytes:
         """Give the content, checked against the digest."""
-        from .digest import digest_bytes
-
         try:
             with open_regular(self.path) as stream:
                 content = stream.read()
@@ -445,115 +440,6 @@ class Folder:
         return iter(self.files)
 
 
-class Loading(NamedTuple):
-    """How a model is to be loaded, besides device and dtype. Each loader says which of these it
-    heeds.
-
-    `quantization` is ``none``, ``int8``, ``int4``, ``nf4`` or ``float8``. `offload` is ``none``,
-    ``model`` (models wait on the host and come to the device in turn) or ``layers`` (their layers
-    do). `attention` is ``auto`` (what torch chooses), ``math``, ``flash``, ``efficient`` or
-    ``cudnn``. `compile` compiles what is called most.
-    """
-
-    quantization: str = "none"
-    offload: str = "none"
-    attention: str = "auto"
-    compile: bool = False
-
-
-#: How models are loaded unless somebody says otherwise.
-PLAIN = Loading()
-
-
-class Base(NamedTuple):
-    """What completes a checkpoint that is one file of weights, told by its header: see the hook
-    `imagen_flow_base_of`.
-    """
-
-    #: The repository whose configurations and tokenizers it is loaded with, as ``hf:org/name``.
-    reference: str
-    # : The parts whose weights the file holds, by that repository's names of folders: what the
-    # names of their tensors begin with.
-    holds: tuple[tuple[str, str], ...]
-    # : The parts whose weights it does not hold and cannot do without: they come from the
-    # repository too.
-    lacks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model's files: what a `train.*` node returns, and what a loader gets to load from.
-
-    As an annotation, ``Model[Loader]`` is an input port whose node receives ``Loader.load(model,
-    device=…, dtype=…)``: a live object, leased from the
-    model pool for as long as the node runs. `path` is a folder or a single file; `digest` is its
-    fingerprint.
-    """
-
-    path: Path
-    digest: str = ""
-    #: The reference as the user wrote it, for messages and provenance.
-    reference: str = ""
-    # : The folders directly below and the digests of what they hold: equal parts of different
-    # models are known to be equal.
-    parts: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
-    # : Which copy of the weights is meant where a folder holds several, as ``fp16``; empty: the
-    # plain one; None: the loader may choose.
-    variant: str | None = field(default=None, compare=False)
-    # : Pickles, by relative name, that the user said may be loaded and that the scanner found
-    # harmless.
-    pickles: tuple[str, ...] = field(default=(), compare=False)
-    #: Whether the user said that code which comes with the model may run.
-    remote_code: bool = field(default=False, compare=False)
-    # : What completes a checkpoint that is one file, and the folder where that lies; without the
-    # folder it is not on this machine, and `incomplete` says why.
-    base: Base | None = field(default=None, repr=False, compare=False)
-    configurations: Path | None = field(default=None, compare=False)
-    incomplete: str = field(default="", repr=False, compare=False)
-    # : What of its name its loader goes by; it is part of the value, as the name may be another for
-    # the same files. Most go by none.
-    called: str = ""
-    #: Parts of other models that stand in the place of its own, by the names of these.
-    instead: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
-    #: What the file system said of its files when they were digested, by path.
-    signs: tuple[tuple[str, tuple[int, ...]], ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def folder(self) -> Path:
-        """Where its configurations are."""
-        return self.configurations or self.path
-
-    def having(self, name: str, part: Model) -> Model:
-        """Give the model with a part of another in the place of its own."""
-        from .digest import tagged
-
-        parts = {
-            **dict(self.parts),
-            name: tagged(
-                "model-part-instead",
-                dict(self.parts).get(name, self.digest).encode(),
-                part.digest.encode(),
-            ),
-        }
-        digest = tagged("model-instead", self.digest.encode(), name.encode(), part.digest.encode())
-        return replace(
-            self,
-            digest=digest,
-            parts=tuple(sorted(parts.items())),
-            instead=(*self.instead, (name, part)),
-        )
-
-    def __class_getitem__(cls, loader: Any) -> Any:
-        return Annotated[loader, _ModelMarker(loader)]
-
-
-@dataclass(frozen=True, slots=True)
-class _ModelMarker:
-    """Marks a port that takes a model, and holds the class that loads it."""
-
-    loader: Any
-
-
 class _ScratchMarker:
     """Marks a parameter that receives the step's scratch folder."""
 
@@ -562,7 +448,7 @@ class _DeviceMarker:
     """Marks a parameter that receives the device that the step runs on."""
 
 
-class _RungsMarker:
+class _FallbackLevelsMarker:
     """Marks a parameter that receives the rungs of the memory ladder that the step stands on."""
 
 
@@ -576,6 +462,6 @@ Device = Annotated[str, _DeviceMarker()]
 
 # : The rungs of the memory ladder taken so far, none at first. For nodes that can do with less: on
 # ``slice`` they decode one by one, on ``tile`` in tiles.
-Rungs = Annotated[tuple[str, ...], _RungsMarker()]
+FallbackLevels = Annotated[tuple[str, ...], _FallbackLevelsMarker()]
 
 ExistsPolicy = Literal["error", "number", "replace"]

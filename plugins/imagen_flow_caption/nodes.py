@@ -1,8 +1,5 @@
 """The node type that puts a picture into words, and what loads its model."""
 
-# mypy: disable-error-code="type-arg,attr-defined"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 import json
@@ -11,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import imagen_flow as flow
 from imagen_flow import Image, Model, Progress, Range, Steps
+from imagen_flow.loaders import Leased, Loader, Loading, quiet_libraries
 
 CLASSES = {
     "blip": "BlipForConditionalGeneration",
@@ -28,15 +26,18 @@ class Captioner:
     image_processor: Any
     tokenizer: Any
 
-    @classmethod
-    def load(cls, model: flow.Model, *, device: str, dtype: str) -> Captioner:
+
+class CaptionerLoader(Loader[Captioner]):
+    """A captioner's folder, as transformers saves one."""
+
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Captioner:
         kind = _kind(model)
         import torch
         import transformers
         import transformers.utils.logging
 
         folder = str(model.path)
-        with flow.quiet_libraries():
+        with quiet_libraries():
             module, info = getattr(transformers, CLASSES[kind]).from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
@@ -49,7 +50,7 @@ class Captioner:
                 f"the model '{model.reference}' is not whole: it lacks {len(missing)} weights,"
                 f" {missing[0]} first"
             )
-        return cls(
+        return Captioner(
             module.to(device).eval(),
             # Pillow's resizing whatever else is installed: pixels, and so words, must not depend on
             # torchvision being there.
@@ -101,7 +102,10 @@ class Caption(NamedTuple):
 
 @flow.node("image.caption", version=2, uses=("torch", "transformers"))
 def caption(
-    model: Model[Captioner], image: Image, *, max_length: Annotated[int, Range(4, 512)] = 32
+    model: Annotated[Captioner, Leased(CaptionerLoader)],
+    image: Image,
+    *,
+    max_length: Annotated[int, Range(4, 512)] = 32,
 ) -> Steps[Caption]:
     """Describe a picture in words, the likeliest at each place, so that equal pictures have equal
     words.

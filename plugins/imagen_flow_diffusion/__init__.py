@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 from .checkpoints import single_file
 from .nodes import drawing, generic, latents, seeing, stages, upscaling
@@ -27,7 +28,7 @@ def imagen_flow_nodes() -> Iterable[Any]:
 
 
 @flow.hookimpl
-def imagen_flow_base_of(header: Mapping[str, Any]) -> flow.Base | None:
+def imagen_flow_base_of(header: Mapping[str, Any]) -> loaders.BaseCheckpoint | None:
     return single_file.base_of(header)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow.loaders import Loader, Loading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,26 +79,24 @@ class Network:
             ) from failed
 
 
-class Generator:
+class Generator(Loader[Network]):
     """A file in the ONNX format."""
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if not (model.path.is_file() and model.path.suffix.lower() == ".onnx"):
             raise flow.ModelError(
                 f"gan.sample cannot use the model '{model.reference}': it takes a generator in one"
                 " .onnx file"
             )
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Network:
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Network:
         """Load a network for the processor, with its weights as they are.
 
         Raises:
             ModelError: onnxruntime is not installed or cannot load the file, the file refers to
                 others, or it declares what is too large.
         """
-        Generator.check(model)
+        self.check(model)
         try:
             import onnxruntime
         except ImportError as missing:
@@ -136,8 +135,7 @@ class Generator:
             _ports(model, session.get_outputs()),
         )
 
-    @staticmethod
-    def size_of(model: Model) -> int:
+    def disk_bytes(self, model: Model) -> int:
         return model.path.stat().st_size
 
 

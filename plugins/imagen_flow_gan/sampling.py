@@ -1,15 +1,13 @@
 """Sample a GAN: latents from a normal distribution, through its generator, to a picture."""
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from imagen_flow import Image, Json, Model, Range, Seed, node
+from imagen_flow import Image, Json, Range, Seed, node
+from imagen_flow.loaders import Leased
 
 from .network import MAX_NUMBERS, Generator, Network, Port
 
@@ -35,8 +33,8 @@ LABELS = (
 
 @node("gan.sample", version=1, uses=("onnxruntime", "numpy"))
 def sample(
-    model: Model[Generator],
-    mapping: Model[Generator] | None = None,
+    model: Annotated[Network, Leased(Generator)],
+    mapping: Annotated[Network, Leased(Generator)] | None = None,
     *,
     truncation: Annotated[float, Range(0.01, 10)] | None = None,
     label: Annotated[int, Range(0, 2**31 - 1)] | None = None,
@@ -72,7 +70,7 @@ def sample(
     """
     if arguments is not None and not isinstance(arguments, dict):
         raise ValueError("its 'arguments' takes a mapping of inputs to numbers")
-    networks: list[Any] = [model] if mapping is None else [mapping, model]
+    networks = [model] if mapping is None else [mapping, model]
     inputs = [port for network in networks for port in network.inputs]
     if strange := sorted((arguments or {}).keys() - {port.name for port in inputs}):
         raise ValueError(
@@ -94,6 +92,7 @@ def sample(
             )
         last = network is networks[-1]
         latents = network.run(given, _output(network, output if last else "", pictures=last))
+    assert latents is not None  # there is at least one network
     return _picture(latents, values)
 
 

@@ -11,7 +11,8 @@ import pytest
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
-from imagen_flow_caption.nodes import CLASSES, Captioner, caption
+from imagen_flow.loaders import Loading
+from imagen_flow_caption.nodes import CLASSES, CaptionerLoader, caption
 
 KINDS = sorted(CLASSES)
 
@@ -30,7 +31,7 @@ def models(tiny, tmp_path_factory):
 
 
 def load(model):
-    return Captioner.load(model, device="cpu", dtype="float32")
+    return CaptionerLoader().load(model, device="cpu", dtype="float32", settings=Loading())
 
 
 def picture(height, width, channels=3, dtype="uint8"):
@@ -42,7 +43,7 @@ def refusal(model):
     with (
         ModelPool() as pool,
         pytest.raises(flow.ModelError) as caught,
-        pool.lease(Captioner, model, device="cpu", dtype="float32"),
+        pool.lease(CaptionerLoader(), model, device="cpu", dtype="float32"),
     ):
         pass
     return str(caught.value)
@@ -180,9 +181,9 @@ def test_a_captioner_that_lacks_weights_is_refused(models, tmp_path):
 def test_loading_and_describing_print_nothing(models):
     """No library writes over the run's display."""
     code = (
-        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_caption.nodes import Captioner, caption\n"
+        "from pathlib import Path\nimport numpy as np\nimport imagen_flow as flow\nfrom imagen_flow_caption.nodes import CaptionerLoader, caption\nfrom imagen_flow.loaders import Loading\n"
         f"model = flow.Model(Path({str(models('vision-encoder-decoder').path)!r}), 'x', 'x')\n"
-        "list(caption(Captioner.load(model, device='cpu', dtype='float32'), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
+        "list(caption(CaptionerLoader().load(model, device='cpu', dtype='float32', settings=Loading()), flow.Image(np.zeros((9, 9, 3), np.uint8))))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("", "")

@@ -12,6 +12,7 @@ import torch
 
 import imagen_flow as flow
 import imagen_flow_diffusion.nodes.stages as nodes
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow_diffusion.pipelines.families import SPLIT
@@ -58,21 +59,14 @@ def drive(node):
 
 
 def load(loader, model):
-    if hasattr(loader, "parts"):
-        return loader.assemble(
-            model, {name: load(part, model) for name, part in loader.parts(model).items()}
-        )
-    return loader.load(
-        model,
-        device="cpu",
-        dtype="float32",
-        **({"settings": flow.Loading()} if getattr(loader, "heeds", ()) else {}),
-    )
+    if (parts := loader.parts(model)) is None:
+        return loader.load(model, device="cpu", dtype="float32", settings=loaders.Loading())
+    return loader.assemble(model, {name: load(part, model) for name, part in parts.items()})
 
 
 @pytest.fixture(scope="module")
 def text(models, pool):
-    with pool.lease(TextEncoder, models("if-1"), device="cpu", dtype="float32") as encoder:
+    with pool.lease(TextEncoder(), models("if-1"), device="cpu", dtype="float32") as encoder:
         return drive(nodes.encode(encoder, "A large red circle", negative_prompt="blue"))[1]
 
 
@@ -148,11 +142,11 @@ def test_the_cascade_of_if_equals_diffusers_bit_for_bit(models, pool, text):
         generator=torch.Generator().manual_seed(8),
     ).images
 
-    with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base:
         steps, ours = drive(nodes.base(base, text, guidance_scale=4, num_inference_steps=3, seed=7))
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     assert np.array_equal(ours.pixels, small[0])
-    with pool.lease(Enlarger, models("if-2"), device="cpu", dtype="float32") as enlarger:
+    with pool.lease(Enlarger(), models("if-2"), device="cpu", dtype="float32") as enlarger:
         _, ours = drive(
             nodes.super_resolution(
                 enlarger,
@@ -172,13 +166,13 @@ def test_a_node_gives_the_same_bits_again(models, pool, text):
     """Equal inputs give equal pixels, also after other calls on the same shared model and after it
     was loaded anew; another seed gives others.
     """
-    with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base:
         first, other, again = (
             drive(nodes.base(base, text, num_inference_steps=steps, seed=seed))[1].pixels
             for seed, steps in ((1, 2), (2, 3), (1, 2))
         )
     pool.evict_idle()
-    with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base:
         reloaded = drive(nodes.base(base, text, num_inference_steps=2, seed=1))[1].pixels
     assert first.tobytes() == again.tobytes() == reloaded.tobytes() != other.tobytes()
 
@@ -187,7 +181,7 @@ def test_previews_are_small_pictures_on_the_way(models, pool, text):
     """A long node shows its picture at each quarter, not at the end, where the picture itself
     comes.
     """
-    with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base:
         steps, _ = drive(nodes.base(base, text, num_inference_steps=8, seed=1))
     assert [step.done for step in steps if step.preview is not None] == [2, 4, 6]
     assert steps[1].preview.pixels.shape == (16, 16, 3)
@@ -195,7 +189,7 @@ def test_previews_are_small_pictures_on_the_way(models, pool, text):
 
 def test_a_picture_that_the_safety_checker_blackens_is_an_error(models, text):
     """diffusers returns a black picture and logs it; the node says so and returns none."""
-    base = load(BaseDenoiser, models("if-1-strict"))
+    base = load(BaseDenoiser(), models("if-1-strict"))
     with pytest.raises(RuntimeError) as caught:
         drive(nodes.base(base, text, num_inference_steps=1, seed=1))
     assert (
@@ -208,7 +202,7 @@ def test_closing_a_node_ends_its_pipeline_at_the_next_step(models, pool, text):
     """A cancelled node leaves no thread behind."""
     import threading
 
-    with pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base:
         node = nodes.base(base, text, num_inference_steps=500, seed=1)
         assert next(node).done == 1
         node.close()
@@ -220,7 +214,7 @@ def test_closing_a_node_ends_its_pipeline_at_the_next_step(models, pool, text):
 
 @pytest.fixture(scope="module")
 def cascade_text(models, pool):
-    with pool.lease(TextEncoder, models("cascade"), device="cpu", dtype="float32") as encoder:
+    with pool.lease(TextEncoder(), models("cascade"), device="cpu", dtype="float32") as encoder:
         return drive(nodes.encode(encoder, "a large red circle"))[1]
 
 
@@ -228,9 +222,9 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
     """Prompt to states, states to a small picture, that to a large one, each with the model's own
     defaults.
     """
-    with pool.lease(BaseDenoiser, models("cascade"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base:
         steps, small = drive(nodes.base(base, cascade_text, seed=7))
-    with pool.lease(Enlarger, models("cascade"), device="cpu", dtype="float32") as enlarger:
+    with pool.lease(Enlarger(), models("cascade"), device="cpu", dtype="float32") as enlarger:
         more, large = drive(nodes.super_resolution(enlarger, small, cascade_text, seed=7))
     assert [tensor.shape for tensor in cascade_text] == [(1, 24, 32)] * 2
     assert dict(cascade_text[1].tags) == {
@@ -265,14 +259,14 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
             **given,
         )
     )
-    with pool.lease(BaseDenoiser, models("cascade"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base:
         _, ours = drive(nodes.base(base, cascade_text, **given))
     assert np.array_equal(ours.pixels, theirs)
 
 
 def test_a_picture_of_another_size_is_enlarged_too(models, pool, cascade_text):
     """What was not drawn by the stage before is resized to its size, whatever its kind."""
-    with pool.lease(Enlarger, models("cascade"), device="cpu", dtype="float32") as enlarger:
+    with pool.lease(Enlarger(), models("cascade"), device="cpu", dtype="float32") as enlarger:
         _, large = drive(
             nodes.super_resolution(
                 enlarger, picture(50, 20, 4), cascade_text, num_inference_steps=1, seed=7
@@ -284,7 +278,7 @@ def test_a_picture_of_another_size_is_enlarged_too(models, pool, cascade_text):
 def test_text_of_one_cascade_does_not_fit_another(models, pool, text):
     """States of DeepFloyd IF are refused by the embedded kind, by name."""
     with (
-        pool.lease(BaseDenoiser, models("cascade"), device="cpu", dtype="float32") as base,
+        pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base,
         pytest.raises(ValueError) as caught,
     ):
         drive(nodes.base(base, text, num_inference_steps=1, seed=1))
@@ -318,7 +312,7 @@ def test_a_model_that_gives_nan_is_told(models, tmp_path, name):
     with pytest.raises(ValueError) as caught:
         drive(
             nodes.super_resolution(
-                load(Enlarger, model), picture(16, 16), states, num_inference_steps=1, seed=1
+                load(Enlarger(), model), picture(16, 16), states, num_inference_steps=1, seed=1
             )
         )
     assert re.fullmatch(
@@ -332,7 +326,7 @@ def test_an_editor_that_gives_nan_is_told(models, tmp_path):
     with pytest.raises(ValueError) as caught:
         drive(
             nodes.edit(
-                load(Editor, broken(models, tmp_path, "editor", nan_in("unet"))),
+                load(Editor(), broken(models, tmp_path, "editor", nan_in("unet"))),
                 picture(16, 16),
                 "make the circle green",
                 num_inference_steps=1,
@@ -382,7 +376,7 @@ def test_states_of_another_model_are_refused(models, pool, text, message):
     to do.
     """
     with (
-        pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base,
+        pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base,
         pytest.raises(ValueError) as caught,
     ):
         drive(nodes.base(base, text, num_inference_steps=1, seed=1))
@@ -393,7 +387,7 @@ def test_nan_in_the_states_is_told(models, pool):
     """NaN is found where it enters, not as a black picture."""
     broken = states_of("IF", 32, float("nan"))
     with (
-        pool.lease(BaseDenoiser, models("if-1"), device="cpu", dtype="float32") as base,
+        pool.lease(BaseDenoiser(), models("if-1"), device="cpu", dtype="float32") as base,
         pytest.raises(ValueError) as caught,
     ):
         drive(nodes.base(base, broken, num_inference_steps=1, seed=1))
@@ -407,18 +401,18 @@ def test_nan_in_the_states_is_told(models, pool):
     ("loader", "name", "message"),
     [
         (
-            BaseDenoiser,
+            BaseDenoiser(),
             "if-2",
             "diffusion.base cannot use the model './if-2': it is an IFSuperResolutionPipeline, and diffusion.base takes IFPipeline or ImagenCascade; diffusion.super_resolution takes it",
         ),
         (
-            Editor,
+            Editor(),
             "if-1",
             "image.edit cannot use the model './if-1': it is an IFPipeline, and image.edit takes InstructPix2Pix, FLUX Kontext, FLUX.2, Qwen-Image-Edit and their like, "
             "which diffusers edits with by words alone; diffusion.text_to_image or diffusion.pipeline takes it",
         ),
         (
-            TextEncoder,
+            TextEncoder(),
             "pix2pix",
             "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes an ImagenCascade and checkpoints of the families "
             f"{', '.join(sorted(SPLIT))}; image.edit takes it",
@@ -457,7 +451,7 @@ def without_a_weight(folder: Path):
 
 def test_a_checkpoint_that_lacks_weights_is_refused(models, tmp_path):
     """Libraries fill missing weights with random numbers and only warn; here it is an error."""
-    assert refusal(BaseDenoiser, broken(models, tmp_path, "if-1", without_a_weight)) == (
+    assert refusal(BaseDenoiser(), broken(models, tmp_path, "if-1", without_a_weight)) == (
         "the model './m' is not whole: unet lacks 1 weights, conv_in.weight first"
     )
 
@@ -471,7 +465,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(models, tmp_path):
     shutil.rmtree(tmp_path / "m")
     assert (
         refusal(
-            TextEncoder,
+            TextEncoder(),
             broken(
                 models,
                 tmp_path,
@@ -493,7 +487,7 @@ def test_only_samplers_of_diffusers_are_made(models, tmp_path):
             '{"_class_name": "SchedulerMixin.from_pretrained"}'
         )
 
-    assert refusal(BaseDenoiser, broken(models, tmp_path, "if-1", name_a_class)) == (
+    assert refusal(BaseDenoiser(), broken(models, tmp_path, "if-1", name_a_class)) == (
         "the model './m' names no sampler of diffusers in scheduler, but 'SchedulerMixin.from_pretrained'"
     )
 
@@ -516,7 +510,7 @@ def test_a_folder_of_another_library_is_named(models, tmp_path):
         (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
 
     assert "it is a LlamaForCausalLM, and" in refusal(
-        BaseDenoiser, broken(models, tmp_path, "if-1", disguise)
+        BaseDenoiser(), broken(models, tmp_path, "if-1", disguise)
     )
 
 
@@ -528,7 +522,9 @@ def test_a_half_precision_copy_is_taken_where_it_is_the_only_one(models, tmp_pat
             folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
         )
 
-    assert load(BaseDenoiser, broken(models, tmp_path, "if-1", rename)).unet.dtype == torch.float32
+    assert (
+        load(BaseDenoiser(), broken(models, tmp_path, "if-1", rename)).unet.dtype == torch.float32
+    )
 
 
 def test_loading_is_silent(models):
@@ -537,7 +533,7 @@ def test_loading_is_silent(models):
         "import sys\nfrom pathlib import Path\nfrom imagen_flow import Model\nfrom imagen_flow._models import ModelPool\nfrom imagen_flow_diffusion.stages.loaders import TextEncoder, BaseDenoiser\n"
         f"model = Model(Path({str(models('if-1').path)!r}), 'x', 'x')\n"
         "pool = ModelPool()\n"
-        "for loader in (TextEncoder, BaseDenoiser):\n    with pool.lease(loader, model, device='cpu', dtype='float32'): pass\n"
+        "for loader in (TextEncoder(), BaseDenoiser()):\n    with pool.lease(loader, model, device='cpu', dtype='float32'): pass\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("", "")
@@ -566,7 +562,7 @@ def test_what_the_encoder_does_not_read_is_said(tiny, prompt, note):
 
 def test_a_prompt_of_a_megabyte_is_cut_and_said(models, pool):
     """A very long prompt gives the states of its beginning, and a note."""
-    with pool.lease(TextEncoder, models("if-1"), device="cpu", dtype="float32") as encoder:
+    with pool.lease(TextEncoder(), models("if-1"), device="cpu", dtype="float32") as encoder:
         steps, states = drive(nodes.encode(encoder, "red " * 250_000))
         _, start = drive(nodes.encode(encoder, "red " * 100))
     assert steps == [
@@ -618,7 +614,7 @@ def test_instruct_pix2pix_equals_diffusers_bit_for_bit(models, pool):
         image_guidance_scale=1.2,
         generator=torch.Generator().manual_seed(5),
     )
-    with pool.lease(Editor, models("pix2pix"), device="cpu", dtype="float32") as editor:
+    with pool.lease(Editor(), models("pix2pix"), device="cpu", dtype="float32") as editor:
         steps, ours = drive(
             nodes.edit(
                 editor,
@@ -641,7 +637,7 @@ def test_instruct_pix2pix_equals_diffusers_bit_for_bit(models, pool):
 def test_a_picture_of_any_size_and_kind_is_edited(models, pool, name, height, width, channels):
     """The result has the source's size; alpha is kept as it is."""
     source = picture(height, width, channels)
-    with pool.lease(Editor, models(name), device="cpu", dtype="float32") as editor:
+    with pool.lease(Editor(), models(name), device="cpu", dtype="float32") as editor:
         _, edited = drive(
             nodes.edit(editor, source, "make the circle green", num_inference_steps=1, seed=1)
         )
@@ -659,7 +655,7 @@ def test_deep_pictures_are_edited_in_8_bits(models, pool, dtype):
         if dtype == "uint16"
         else source.as_float()
     )
-    with pool.lease(Editor, models("editor"), device="cpu", dtype="float32") as editor:
+    with pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor:
         ours, eight = (
             drive(
                 nodes.edit(editor, image, "make the circle green", num_inference_steps=1, seed=1)
@@ -673,7 +669,7 @@ def test_deep_pictures_are_edited_in_8_bits(models, pool, dtype):
 def test_what_a_model_does_not_have_is_refused(models, pool):
     """A parameter of another family is not silently ignored."""
     with (
-        pool.lease(Editor, models("editor"), device="cpu", dtype="float32") as editor,
+        pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor,
         pytest.raises(ValueError) as caught,
     ):
         drive(
@@ -689,7 +685,7 @@ def test_what_a_model_does_not_have_is_refused(models, pool):
 
 def test_unknown_words_of_an_instruction_are_said(models, pool):
     """The note comes with the progress."""
-    with pool.lease(Editor, models("editor"), device="cpu", dtype="float32") as editor:
+    with pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor:
         steps, _ = drive(
             nodes.edit(
                 editor, picture(16, 16), "make the zebra green", num_inference_steps=1, seed=1

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow._models import leasing as lending
-from imagen_flow._types.values import Loading
+from imagen_flow._types.models import Loading
 from imagen_flow_diffusion.pipelines import calling
 from imagen_flow_diffusion.tiny import beside
 from imagen_flow_diffusion.tiny import checkpoints as tiny
@@ -257,13 +258,13 @@ def test_what_is_put_on_comes_to_the_device_too(home: Path) -> None:
         5,
         torch.zeros(1, 7, unet.config.cross_attention_dim, device="meta"),
     )
-    flow.place_module(unet, device="meta", settings=Loading(offload="layers"))
+    loaders.place_module(unet, device="meta", settings=Loading(offload="layers"))
     with torch.no_grad():
         assert unet(*given).sample.is_meta
-        with flow.at_rest([unet]):
+        with loaders.at_rest([unet]):
             unet.load_lora_adapter(state, prefix="unet", adapter_name="fox")
         assert unet(*given).sample.is_meta
-        with flow.at_rest([unet]):
+        with loaders.at_rest([unet]):
             unet.unload_lora()
         assert unet(*given).sample.is_meta
 

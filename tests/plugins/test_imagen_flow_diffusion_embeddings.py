@@ -94,7 +94,7 @@ def words_of(pool: ModelPool, path: Path) -> dict[str, Any]:
     (model,) = flow.plan(
         {"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None
     ).values.models.values()
-    with pool.lease(TextEncoder, model, device="cpu", dtype="float32") as encoder:
+    with pool.lease(TextEncoder(), model, device="cpu", dtype="float32") as encoder:
         parts = encoder.checkpoint.parts
         tables = {
             name: part.get_input_embeddings()

@@ -191,7 +191,7 @@ def test_latents_of_another_space_are_refused(
     ).values.models
     (found,) = model.values()
     with (
-        pool.lease(Autoencoder, found, device="cpu", dtype="float32") as decoder,
+        pool.lease(Autoencoder(), found, device="cpu", dtype="float32") as decoder,
         pytest.raises(ValueError) as caught,
     ):
         latents.decode(decoder, made)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import beside, checkpoints, parts
 
@@ -387,7 +388,7 @@ def test_a_gguf_comes_and_goes_as_a_whole(
             FluxTransformer2DModel,
             Path(at("flux.gguf")),
             "",
-            settings=flow.Loading(offload=offload),
+            settings=loaders.Loading(offload=offload),
             **given,
         )
     assert placed == ["none", "model", "model"]

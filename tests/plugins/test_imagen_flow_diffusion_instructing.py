@@ -589,7 +589,7 @@ def test_a_model_that_sees_one_picture_refuses_others(
     ):
         draw(**nodes, one={**node, "model": at("qwen-edit")})
     with pytest.raises(
-        flow.NodeError, match="the embedded editor takes no references: these are for checkpoints"
+        flow.NodeError, match="this model takes no references: checkpoints of diffusers do"
     ):
         draw(**nodes, one={**node, "model": "embedded/edit"})
 
@@ -782,7 +782,7 @@ def test_what_is_cut_of_an_instruction_is_said(
     given = words_read(name, at(name), letters)
     read = max(count for count in range(1201) if letters[:count] in given)
     with pool.lease(
-        Editor, flow.Model(Path(at(name)), name, at(name)), device="cpu", dtype="float32"
+        Editor(), flow.Model(Path(at(name)), name, at(name)), device="cpu", dtype="float32"
     ) as editor:
         note = editor.unread(letters, {})
         whole = editor.unread(letters[:read], {})

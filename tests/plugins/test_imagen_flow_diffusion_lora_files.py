@@ -353,7 +353,7 @@ def saved(
 def lent(pool: ModelPool, base: Path) -> Iterator[Checkpoint]:
     """Lease all of a base."""
     model = flow.Model(base, f"digest of {base}", str(base))
-    with pool.lease(Whole, model, device="cpu", dtype="float32") as checkpoint, torch.no_grad():
+    with pool.lease(Whole(), model, device="cpu", dtype="float32") as checkpoint, torch.no_grad():
         yield checkpoint
 
 

@@ -239,7 +239,7 @@ def state_of(pool: ModelPool, path: str) -> dict[str, tuple[int, int, bool, byte
     (model,) = flow.plan(
         {"imagen_flow": 1, "nodes": {"one": drawn(path)}, "outputs": {"out": "${one}"}}, store=None
     ).values.models.values()
-    with pool.lease(Whole, model, device="cpu", dtype="float32") as base:
+    with pool.lease(Whole(), model, device="cpu", dtype="float32") as base:
         found = {}
         for part, module in base.parts.items():
             if isinstance(module, torch.nn.Module):

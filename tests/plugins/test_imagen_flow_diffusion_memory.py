@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.tiny import checkpoints
 
@@ -79,10 +80,10 @@ def test_layers_that_are_streamed_give_the_same_pixels(
     plain = draw(checkpoint, pool, split=split)
     placed: list[str] = []
 
-    def place(module: Any, *, device: str, settings: flow.Loading) -> Any:
+    def place(module: Any, *, device: str, settings: loaders.Loading) -> Any:
         from accelerate import cpu_offload
 
-        assert settings == flow.Loading(offload="layers")
+        assert settings == loaders.Loading(offload="layers")
         placed.append(type(module).__name__)
         cpu_offload(module, torch.device(device), offload_buffers=True)
         assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
@@ -149,7 +150,7 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
 
     from diffusers import UNet2DConditionModel
 
-    from imagen_flow._types.values import Model
+    from imagen_flow._types.models import Model
     from imagen_flow_diffusion.loading.components import DenoiserParts
 
     shutil.copytree(checkpoint, tmp_path / "m")
@@ -163,7 +164,7 @@ def test_the_variant_that_a_lock_names_is_loaded(checkpoint: str, tmp_path: Path
     def bias(model: Model, dtype: str) -> float:
         with (
             ModelPool() as pool,
-            pool.lease(DenoiserParts, model, device="cpu", dtype=dtype) as group,
+            pool.lease(DenoiserParts(), model, device="cpu", dtype=dtype) as group,
         ):
             return float(group.parts["unet"].conv_out.bias[0].detach())
 
@@ -230,7 +231,7 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
         )
         with (
             ModelPool() as pool,
-            pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group,
+            pool.lease(DenoiserParts(), model, device="cpu", dtype="float32") as group,
         ):
             return type(group.parts["unet"]).__name__
 
@@ -272,7 +273,7 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(
         )
         with (
             ModelPool() as pool,
-            pool.lease(DenoiserParts, model, device="cpu", dtype="float32") as group,
+            pool.lease(DenoiserParts(), model, device="cpu", dtype="float32") as group,
         ):
             return group.parts["unet"].conv_out.bias.clone()
 

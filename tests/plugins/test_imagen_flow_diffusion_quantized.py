@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import (
     ModelPool,
     heeded,
@@ -24,7 +25,7 @@ from imagen_flow._models import (
 )
 from imagen_flow._settings import devices
 from imagen_flow._types.digest import digest_file
-from imagen_flow._types.values import Loading, Model
+from imagen_flow._types.models import Loading, Model
 from imagen_flow_diffusion.checkpoints import quantizing
 from imagen_flow_diffusion.loading.components import (
     AutoencoderParts,
@@ -220,7 +221,7 @@ def test_what_is_quantized_can_be_compiled(made: Path) -> None:
         with (
             ModelPool() as pool,
             pool.lease(
-                DenoiserParts, model, device="cpu", dtype="float32", settings=settings
+                DenoiserParts(), model, device="cpu", dtype="float32", settings=settings
             ) as group,
             torch.no_grad(),
         ):
@@ -246,7 +247,13 @@ def test_only_denoisers_and_text_encoders_heed_it(made: Path, pool: ModelPool) -
     """What decodes is one object for both; keys differ only of nodes that quantize."""
     assert [
         heeded(loader, Loading("int8")).quantization
-        for loader in (TextParts, DenoiserParts, AutoencoderParts, SamplerParts, OtherParts)
+        for loader in (
+            TextParts(),
+            DenoiserParts(),
+            AutoencoderParts(),
+            SamplerParts(),
+            OtherParts(),
+        )
     ] == ["int8", "int8", "none", "none", "none"]
     keys = [
         [
@@ -314,7 +321,11 @@ def test_autoencoders_stay_as_they_are(made: Path) -> None:
     with (
         ModelPool() as pool,
         pool.lease(
-            Drawing, resolved(made / "sd"), device="cpu", dtype="float32", settings=Loading("int8")
+            Drawing(),
+            resolved(made / "sd"),
+            device="cpu",
+            dtype="float32",
+            settings=Loading("int8"),
         ) as checkpoint,
     ):
         kinds = {
@@ -354,7 +365,7 @@ def test_the_memory_that_is_foreseen_is_what_is_taken(
     """
     settings = Loading(quantization)
     for family in (*FAMILIES, "xl"):
-        for loader in (DenoiserParts, TextParts):
+        for loader in (DenoiserParts(), TextParts()):
             with (
                 ModelPool() as pool,
                 pool.lease(
@@ -393,7 +404,7 @@ def test_a_plan_counts_quantized_weights_and_shared_parts_once(made: Path) -> No
     assert saved == sum(
         weight_of(loader, model, dtype="float32")
         - weight_of(loader, model, dtype="float32", settings=Loading("int8"))
-        for loader in (DenoiserParts, TextParts)
+        for loader in (DenoiserParts(), TextParts())
     )
     both = memory({}, split=True, settings={"quantization": "int8"})
     assert both == memory({"quantization": "int8"})
@@ -482,7 +493,7 @@ def test_what_a_gpu_cannot_do_is_told_when_planning(
 
 
 @pytest.mark.parametrize("capability", [(9, 0), None])
-@pytest.mark.parametrize("quantization", flow.QUANTIZERS)
+@pytest.mark.parametrize("quantization", loaders.QUANTIZERS)
 def test_a_gpu_of_today_does_all(
     made: Path, gpu: Any, capability: tuple[int, int] | None, quantization: str
 ) -> None:
@@ -517,7 +528,7 @@ def test_what_cannot_run_is_refused_before_it_is_loaded_too(made: Path, pool: Mo
     with (
         pytest.raises(flow.ModelError) as caught,
         pool.lease(
-            DenoiserParts,
+            DenoiserParts(),
             resolved(made / "sd"),
             device="cpu",
             dtype="float32",
@@ -551,7 +562,7 @@ def test_a_rung_that_a_quantization_cannot_take_is_left_out(
     with ModelPool(budget_bytes=10**9) as pool, pytest.raises(torch.OutOfMemoryError):
         lend_and_call(
             pool,
-            {"m": (DenoiserParts, resolved(made / "sd"))},
+            {"m": (DenoiserParts(), resolved(made / "sd"))},
             call,
             device="cuda:0",
             dtype="float16",
@@ -603,7 +614,7 @@ def test_a_part_that_was_saved_quantized_is_loaded_as_it_is(saved: Path, pool: M
     assert np.array_equal(draw(pool, saved, {}), direct)
     assert np.array_equal(draw(pool, saved, {}, split=True), direct)
     with pool.lease(
-        DenoiserParts, resolved(saved), device="cpu", dtype="bfloat16", settings=Loading("float8")
+        DenoiserParts(), resolved(saved), device="cpu", dtype="bfloat16", settings=Loading("float8")
     ) as group:
         network = group.parts["transformer"]
         assert {
@@ -611,7 +622,7 @@ def test_a_part_that_was_saved_quantized_is_loaded_as_it_is(saved: Path, pool: M
         } == {"Int8Tensor"}
         taken = sum(held(p) for p in network.parameters())
     assert weight_of(
-        DenoiserParts, resolved(saved), dtype="bfloat16", settings=Loading("float8")
+        DenoiserParts(), resolved(saved), dtype="bfloat16", settings=Loading("float8")
     ) == pytest.approx(taken, rel=0.01)
 
 
@@ -789,7 +800,7 @@ def test_the_stages_of_deepfloyd_if_are_quantized_too(tmp_path: Path, pool: Mode
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["none", "model"])
-@pytest.mark.parametrize("quantization", flow.QUANTIZERS)
+@pytest.mark.parametrize("quantization", loaders.QUANTIZERS)
 def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, offload: str) -> None:
     """On a denoiser wide enough for all of them: its weights are quantized, take what was foreseen,
     and give nearly what they gave before.
@@ -829,7 +840,7 @@ def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, off
         with (
             ModelPool() as pool,
             pool.lease(
-                DenoiserParts,
+                DenoiserParts(),
                 resolved(tmp_path / "m"),
                 device="cuda:0",
                 dtype="bfloat16",
@@ -845,7 +856,7 @@ def test_every_quantization_runs_on_a_gpu(tmp_path: Path, quantization: str, off
             if quantization != "nf4":  # whose weights do not say what they are made of
                 taken = sum(held(p) for p in group.parts["transformer"].parameters())
                 assert weight_of(
-                    DenoiserParts, resolved(tmp_path / "m"), dtype="bfloat16", settings=settings
+                    DenoiserParts(), resolved(tmp_path / "m"), dtype="bfloat16", settings=settings
                 ) == pytest.approx(taken, rel=0.02)
     error = (results[quantization] - results["none"]).std() / results["none"].std()
     assert 0 < error < 0.3

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import imagen_flow as flow
+from imagen_flow import loaders
 from imagen_flow._models import ModelPool
 from imagen_flow_diffusion.loading.latent_spaces import space_of
 from imagen_flow_diffusion.nodes import latents
@@ -735,7 +736,7 @@ def test_layers_that_are_streamed_give_the_same_pixels(
         plain = run(pool, {"dtype": dtype}, nodes)
     placed: list[Any] = []
 
-    def place(module: Any, *, device: str, settings: flow.Loading) -> Any:
+    def place(module: Any, *, device: str, settings: loaders.Loading) -> Any:
         from accelerate import cpu_offload
 
         cpu_offload(module, torch.device(device), offload_buffers=True)

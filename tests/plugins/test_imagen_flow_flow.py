@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import imagen_flow_flow
 from imagen_flow import Absent
-from imagen_flow._types.digest import digest_value
 from imagen_flow._types.ports import fits
+from imagen_flow._types.value_digests import digest_value
 from imagen_flow_flow import choosing, data, lists, logic, numbers, seeds, text
 
 NODES = {node.type.name: node for node in imagen_flow_flow.imagen_flow_nodes()}

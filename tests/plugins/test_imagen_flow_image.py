@@ -15,7 +15,7 @@ from PIL import ImageEnhance, ImageFilter, ImageOps
 
 import imagen_flow_image
 from imagen_flow import Image, Mask
-from imagen_flow._types.digest import digest_value
+from imagen_flow._types.value_digests import digest_value
 from imagen_flow_image import filters, geometry, layers, masks, measures, sheets, sources, tones
 from imagen_flow_image.colours import read_colour
 from imagen_flow_image.pixels import converted, in_depth, premultiplied, unit

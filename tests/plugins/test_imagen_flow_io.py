@@ -19,7 +19,8 @@ from PIL import ImageCms, ImageOps
 
 import imagen_flow_io
 from imagen_flow import File, Folder
-from imagen_flow._types.digest import digest_bytes, digest_value
+from imagen_flow._types.digest import digest_bytes
+from imagen_flow._types.value_digests import digest_value
 from imagen_flow_io.documents import load_json, load_text
 from imagen_flow_io.folders import list_files
 from imagen_flow_io.pictures import load_image, load_mask

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
+from imagen_flow.loaders import Loader
 
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
 from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
 from . import lora_files
-from .files import Adapter, Beside
+from .files import Adapter, CompanionsLoader
 from .ip_adapters import foresee_adapter, load_encoder, with_ip_adapters
 from .loras import with_loras
 
@@ -29,27 +31,20 @@ if TYPE_CHECKING:
     from imagen_flow import Image, Model
 
 
-class Weights:
-    """A LoRA or an IP-Adapter: a file of weights that is put on a checkpoint. Files of equal
-    content under two names are two adapters, with what was loaded beside them in common.
+class LoRA(Loader[Adapter]):
+    """A LoRA, whole by its header. Files of equal content under two names are two adapters that
+    share their companions; so it is with the other adapters.
     """
 
     takes_file = True
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
-        return {"beside": Beside}
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
+        return {"companions": CompanionsLoader()}
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Beside]) -> Adapter:
-        return Adapter(model, parts["beside"])
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Adapter:
+        return Adapter(model, parts["companions"])
 
-
-class LoRA(Weights):
-    """A LoRA, whole by its header."""
-
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         try:
             if (header := Adapter(model).header()) is not None:
                 lora_files.foresee(*header)
@@ -59,26 +54,39 @@ class LoRA(Weights):
             ) from other
 
 
-class Embedding(Weights):
+class Embedding(Loader[Adapter]):
     """A textual inversion, whose name is a word of prompts."""
 
-    @staticmethod
-    def called(model: Model) -> str:
+    takes_file = True
+
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
+        return {"companions": CompanionsLoader()}
+
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Adapter:
+        return Adapter(model, parts["companions"])
+
+    def significant_name(self, model: Model) -> str:
         return token_of(model)
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if (header := Adapter(model).header()) is not None:
             _refuse_other(model, header[0])
 
 
-class IPAdapter(Weights):
+class IPAdapter(Loader[Adapter]):
     """An IP-Adapter, whole by its header where it is one file; of a collection the node says which
     is meant.
     """
 
-    @staticmethod
-    def check(model: Model) -> None:
+    takes_file = True
+
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
+        return {"companions": CompanionsLoader()}
+
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Adapter:
+        return Adapter(model, parts["companions"])
+
+    def check(self, model: Model) -> None:
         if model.path.is_file() and (header := Adapter(model).header()) is not None:
             try:
                 foresee_adapter(f"the IP-Adapter '{model.reference}'", header[0])
@@ -86,28 +94,25 @@ class IPAdapter(Weights):
                 raise flow.ModelError(str(other)) from other
 
 
-class ImageEncoder:
+class ImageEncoder(Loader[Any]):
     """What reads a picture for an IP-Adapter that does not bring its own: a folder with CLIP's
     image encoder, alone or with its text encoder.
     """
 
     TAKES = ("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection")
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if (kind := what_is(model)) not in ImageEncoder.TAKES:
             raise problem_of(
                 model, "the port 'ip_encoder'", kind, f"one of {', '.join(ImageEncoder.TAKES)}"
             )
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
-        ImageEncoder.check(model)
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
+        self.check(model)
         return load_encoder(model, "", device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "")
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
     )
     off = ExitStack()
     try:
-        with flow.at_rest(changed):
+        with loaders.at_rest(changed):
             if worn.loras:
                 require_library("peft", "a LoRA")
                 worn.notes.extend(
@@ -178,7 +183,7 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
                 )
         yield arguments
     finally:
-        with flow.at_rest(changed):
+        with loaders.at_rest(changed):
             off.close()
 
 

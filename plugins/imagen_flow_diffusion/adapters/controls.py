@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import imagen_flow as flow
+from imagen_flow import loaders
+from imagen_flow.loaders import Loader
 
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
 from ..checkpoints.folder import load_part, read_json, what_is
@@ -64,15 +66,14 @@ def _configuration_of(network: Model) -> Mapping[str, Any]:
     )
 
 
-class ControlNet:
+class ControlNet(Loader[Any]):
     """A network that holds a picture to a drawing: a folder as diffusers saves one, or a ControlNet
     of Stable Diffusion or SDXL in one file.
     """
 
     takes_file = True
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if kind_of(model) == IN_ONE_FILE:
             raise flow.ModelError(
                 f"the port 'controlnets' cannot use the model '{model.reference}': its shapes do"
@@ -84,20 +85,18 @@ class ControlNet:
                 model, "the port 'controlnets'", what_is(model), f"one of {', '.join(HELPERS)}"
             )
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
         import diffusers
 
-        ControlNet.check(model)
+        self.check(model)
         if model.path.is_file():
             return load_controlnet(
                 getattr(diffusers, kind_of(model)), model, device=device, dtype=dtype
             )
         return load_part(getattr(diffusers, kind_of(model)), model, "", device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "")
 
 
 class Controls(NamedTuple):
@@ -161,7 +160,7 @@ def controlled(
                 "this checkpoint reads its drawing through its autoencoder, which is leased apart:"
                 " name one as 'autoencoder'"
             )
-        return model.having(**parts), arguments | (
+        return model.with_parts(**parts), arguments | (
             {"control_image": to_pil(controls.images[0])} if itself and controls.images else {}
         )
     _check_networks(model, networks)
@@ -198,7 +197,7 @@ def controlled(
             [to_pil(image) for image in controls.images or []]
         )
     parts[helper.port] = networks[0] if len(networks) == 1 else networks
-    return model.having(**parts), {**arguments, **named}
+    return model.with_parts(**parts), {**arguments, **named}
 
 
 def _check_lists(controls: Controls, count: int, fills: bool, itself: bool) -> None:

@@ -7,25 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagen_flow as flow
+from imagen_flow import loaders
+from imagen_flow.loaders import Loader
 
 if TYPE_CHECKING:
     from imagen_flow import Model
 
 
 @dataclass(frozen=True)
-class Beside:
+class Companions:
     """What was loaded from an adapter's folder besides the adapter: image encoders, by folder."""
 
     encoders: dict[str, Any] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Beside:
-        return Beside()
 
-    @staticmethod
-    def size_of(model: Model) -> int:
+class CompanionsLoader(Loader[Companions]):
+    """Makes room for what is loaded beside an adapter later."""
+
+    def load(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> Companions:
+        return Companions()
+
+    def disk_bytes(self, model: Model) -> int:
         return 0
 
 
@@ -34,7 +39,7 @@ class Adapter:
     """An adapter's files, and what was loaded beside them."""
 
     model: Model
-    beside: Beside = field(default_factory=Beside)
+    companions: Companions = field(default_factory=Companions)
 
     def file(self, name: str | None = None) -> Path:
         """Find its file of weights: safetensors, or a pickle that the user allows.
@@ -78,7 +83,7 @@ class Adapter:
     def read(self, name: str | None = None) -> dict[str, Any]:
         """Read its weights by name."""
         file = self.file(name)
-        return flow.read_weights(
+        return loaders.read_weights(
             self.model,
             "" if file == self.model.path else file.relative_to(self.model.path).as_posix(),
         )

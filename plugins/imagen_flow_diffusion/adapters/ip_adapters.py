@@ -311,16 +311,16 @@ def _brought_encoder(
             " and a pipeline has one"
         )
     ((folder, adapter),) = homes.items()
-    with adapter.beside.lock:
+    with adapter.companions.lock:
         part = folder.relative_to(adapter.model.path).as_posix()
-        if part not in adapter.beside.encoders:
-            adapter.beside.encoders[part] = load_encoder(
+        if part not in adapter.companions.encoders:
+            adapter.companions.encoders[part] = load_encoder(
                 adapter.model,
                 part,
                 device=str(checkpoint.device),
                 dtype=str(pipeline.dtype).removeprefix("torch."),
             )
-        encoder: tuple[Any, Any] = adapter.beside.encoders[part]
+        encoder: tuple[Any, Any] = adapter.companions.encoders[part]
     return encoder
 
 

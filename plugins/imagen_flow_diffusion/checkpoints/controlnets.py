@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 from .diagnosing import misfit
 from .scales import unscaled
@@ -106,7 +107,7 @@ def load_controlnet(cls: Any, model: Model, *, device: str, dtype: str) -> Any:
                 )
             )
         )
-    return flow.place_module(network.eval(), device=device, settings=flow.Loading())
+    return loaders.place_module(network.eval(), device=device, settings=loaders.Loading())
 
 
 def configuration(shapes: Shapes) -> dict[str, Any]:

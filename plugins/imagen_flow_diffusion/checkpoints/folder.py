@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 from .diagnosing import misfit, plain
 from .quantizing import arguments, check_saved, saved_as
@@ -40,7 +41,7 @@ def what_is(model: Model) -> str:
     if model.configurations is None and model.path.is_file():
         if model.base is None:
             return kind_of_file(model.path)
-        raise flow.UnresolvedModel(
+        raise loaders.UnresolvedModel(
             f"unresolved: '{model.reference}' is weights alone, and what completes it is not on"
             " this machine",
             why=(
@@ -129,7 +130,7 @@ def load_part(
     *,
     device: str,
     dtype: str,
-    settings: flow.Loading | None = None,
+    settings: loaders.Loading | None = None,
 ) -> Any:
     """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say
     so, and refuse it if weights are missing.
@@ -182,7 +183,9 @@ def load_part(
         )
     # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none
     # torch multiplies in another order, and the last bits differ.
-    return flow.place_module(module.eval(), device=device, settings=settings or flow.Loading())
+    return loaders.place_module(
+        module.eval(), device=device, settings=settings or loaders.Loading()
+    )
 
 
 def refuse_scaled(model: Model, part: str) -> None:
@@ -283,7 +286,7 @@ def quiet() -> Iterator[None]:
     import diffusers.utils.logging  # noqa: F401  # only what is imported can be silenced
     import transformers.utils.logging  # noqa: F401
 
-    with flow.quiet_libraries():
+    with loaders.quiet_libraries():
         yield
 
 

@@ -33,6 +33,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -49,13 +50,13 @@ READERS = {
 """What reads a part that was saved quantized, module and distribution, by the method that its configuration names. Others may be read with code that the libraries fetch from the hub and run (nunchaku_lite)."""
 
 
-def admit(
+def check_quantizing(
     model: Model,
     parts: Mapping[str, tuple[str, Mapping[str, Any]]],
     *,
     device: str,
     dtype: str,
-    settings: flow.Loading,
+    settings: loaders.Loading,
 ) -> None:
     """Refuse what cannot be loaded, without torch.
 
@@ -107,20 +108,20 @@ def check_saved(model: Model, part: str, library: str, method: str, device: str)
         raise flow.ModelError(f"{said}, and diffusers loads that on a GPU alone")
 
 
-def _check_fresh(model: Model, device: str, dtype: str, settings: flow.Loading) -> None:
+def _check_fresh(model: Model, device: str, dtype: str, settings: loaders.Loading) -> None:
     name = settings.quantization
     kind, said = (
         device.partition(":")[0],
         f"the model '{model.reference}' cannot be loaded with quantization: {name}",
     )
-    if find_spec(flow.QUANTIZERS[name]) is None:
+    if find_spec(loaders.QUANTIZERS[name]) is None:
         raise flow.ModelError(
-            f"{said}, for the library {flow.QUANTIZERS[name]} is not installed:"
-            f" {_how(flow.QUANTIZERS[name])}"
+            f"{said}, for the library {loaders.QUANTIZERS[name]} is not installed:"
+            f" {_how(loaders.QUANTIZERS[name])}"
         )
     if name in ("int4", "nf4") and kind != "cuda":
         raise flow.ModelError(
-            f"{said} on {device}: {flow.QUANTIZERS[name]}'s kernels for it are CUDA's; int8 runs"
+            f"{said} on {device}: {loaders.QUANTIZERS[name]}'s kernels for it are CUDA's; int8 runs"
             " here"
         )
     if name == "float8" and kind == "mps":
@@ -138,7 +139,7 @@ def _check_fresh(model: Model, device: str, dtype: str, settings: flow.Loading) 
             " offload: model"
         )
     least = {"int4": (8, 0), "float8": (8, 9)}.get(name)
-    if kind == "cuda" and least and (has := flow.compute_capability(device)) and has < least:
+    if kind == "cuda" and least and (has := loaders.compute_capability(device)) and has < least:
         raise flow.ModelError(
             f"{said} on {device}: it needs a GPU of compute capability {least[0]}.{least[1]}, and"
             f" this one has {has[0]}.{has[1]}; int8 runs here"
@@ -148,13 +149,18 @@ def _check_fresh(model: Model, device: str, dtype: str, settings: flow.Loading) 
 def _how(name: str) -> str:
     return (
         "pip install 'imagen-flow[quantization]'"
-        if name in flow.QUANTIZERS.values()
+        if name in loaders.QUANTIZERS.values()
         else f"pip install {name}"
     )
 
 
 def arguments(
-    cls: Any, config: Mapping[str, Any], *, device: str, dtype: str, settings: flow.Loading | None
+    cls: Any,
+    config: Mapping[str, Any],
+    *,
+    device: str,
+    dtype: str,
+    settings: loaders.Loading | None,
 ) -> dict[str, Any]:
     """Give ``from_pretrained`` what it needs besides: how to quantize a part that is not yet, and
     where, for on a GPU it is quantized there.

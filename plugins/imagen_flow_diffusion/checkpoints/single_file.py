@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 #: A safetensors header: by tensor its dtype, shape and place.
 Header = Mapping[str, Any]
@@ -89,7 +90,7 @@ _ALONE_IN_GGUF = ((r"^(enc\.)?blk\.\d|^token_embd\.", "text encoder alone"),)
 """The same, by names that GGUF alone has."""
 
 
-def base_of(header: Header) -> flow.Base | None:
+def base_of(header: Header) -> loaders.BaseCheckpoint | None:
     """Say what completes a checkpoint that is one file; None for what is none.
 
     Source: ``infer_diffusers_model_type`` in ``diffusers.loaders.single_file_utils``, which reads
@@ -111,7 +112,7 @@ def base_of(header: Header) -> flow.Base | None:
         for part, beginnings in parts.items()
     }
     holds = tuple((part, beginning) for part, beginning in found.items() if beginning is not None)
-    return flow.Base(
+    return loaders.BaseCheckpoint(
         f"hf:{reference}",
         holds,
         tuple(part for part, beginning in found.items() if beginning is None),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
+from imagen_flow import loaders
 
 from .diagnosing import plain, translated
 from .folder import quiet
@@ -29,7 +30,7 @@ def load_from_file(
     of: str,
     device: str,
     dtype: str,
-    settings: flow.Loading | None = None,
+    settings: loaders.Loading | None = None,
 ) -> Any:
     """Load one part of a checkpoint from a file that holds it, alone or among others, as diffusers
     translates it; refuse it if weights are missing, or are of another kind of model.
@@ -116,12 +117,12 @@ def load_from_file(
         )
     # The weights go on asking for gradients, as the libraries leave them: where none does, torch
     # multiplies otherwise on the CPU, and a picture would differ from theirs by a level.
-    settings = settings or flow.Loading()
+    settings = settings or loaders.Loading()
     if file.suffix.lower() == ".gguf" and settings.offload == "layers":
         # accelerate makes layers' weights anew when they come and go, and does not know how GGUF's
         # are made.
         settings = settings._replace(offload="model")
-    return flow.place_module(module.eval(), device=device, settings=settings)
+    return loaders.place_module(module.eval(), device=device, settings=settings)
 
 
 def _configuration(like: Path, part: str) -> dict[str, Any]:

@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import imagen_flow as flow
+from imagen_flow import loaders
+from imagen_flow.loaders import Loader
 
 from ..checkpoints.classes import component_class
 from ..checkpoints.diagnosing import plain
@@ -35,7 +37,7 @@ from ..checkpoints.folder import (
 )
 from ..checkpoints.modular import is_modular, of_parts
 from ..checkpoints.processors import load_processor
-from ..checkpoints.quantizing import admit, saved_as
+from ..checkpoints.quantizing import check_quantizing, saved_as
 from ..checkpoints.single_file import predicts
 from ..checkpoints.translation import load_from_file
 from ..pipelines.calling import TAKEN_BY, problem_of
@@ -48,8 +50,9 @@ if TYPE_CHECKING:
 AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
 """Names of the parts that turn latents into pixels."""
 
-HEEDS = ("attention", "offload")
-"""The settings that all parts of a checkpoint heed; what reads the words, and what takes the noise away, can be quantized; the latter is called most, and can be compiled besides."""
+SHARED_SETTINGS = ("attention", "offload")
+"""The settings that all parts of a checkpoint act on. Text encoders and denoisers can also be
+quantized, and denoisers, which are called most, compiled."""
 
 
 MOST_TOKENS = 10**9
@@ -67,96 +70,90 @@ class Group:
     worn: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
-class TextParts:
+class TextParts(Loader[Group]):
     """Tokenizers and text encoders."""
 
-    heeds = (*HEEDS, "quantization")
+    settings = (*SHARED_SETTINGS, "quantization")
 
-    @staticmethod
-    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
-        _admit(model, "text", device, dtype, settings)
+    def check_support(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> None:
+        _check_support(model, "text", device, dtype, settings)
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "text", device, dtype, settings)
 
-    @staticmethod
-    def reads(model: Model) -> tuple[str, ...]:
+    def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "text")
 
 
-class DenoiserParts:
+class DenoiserParts(Loader[Group]):
     """The network, or networks, that take the noise away."""
 
-    heeds = (*TextParts.heeds, "compile")
+    settings = (*TextParts.settings, "compile")
 
-    @staticmethod
-    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
-        _admit(model, "denoiser", device, dtype, settings)
+    def check_support(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> None:
+        _check_support(model, "denoiser", device, dtype, settings)
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "denoiser", device, dtype, settings)
 
-    @staticmethod
-    def reads(model: Model) -> tuple[str, ...]:
+    def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "denoiser")
 
 
-class AutoencoderParts:
+class AutoencoderParts(Loader[Group]):
     """What turns pixels into latents and back."""
 
-    heeds = HEEDS
+    settings = SHARED_SETTINGS
 
-    @staticmethod
-    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+    def check_support(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> None:
         _refuse_unreadable(model, "autoencoder")
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "autoencoder", device, dtype, settings)
 
-    @staticmethod
-    def reads(model: Model) -> tuple[str, ...]:
+    def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "autoencoder")
 
 
-class SamplerParts:
+class SamplerParts(Loader[Group]):
     """Samplers: configurations, no weights."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Group:
-        return _load(model, "sampler", device, dtype)
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
+        return _load(model, "sampler", device, dtype, settings)
 
-    @staticmethod
-    def reads(model: Model) -> tuple[str, ...]:
+    def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "sampler")
 
 
-class OtherParts:
+class OtherParts(Loader[Group]):
     """Image encoders, safety checkers and processors."""
 
-    heeds = HEEDS
+    settings = SHARED_SETTINGS
 
-    @staticmethod
-    def admit(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> None:
+    def check_support(
+        self, model: Model, *, device: str, dtype: str, settings: loaders.Loading
+    ) -> None:
         _refuse_unreadable(model, "other")
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Group:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Group:
         return _load(model, "other", device, dtype, settings)
 
-    @staticmethod
-    def reads(model: Model) -> tuple[str, ...]:
+    def folders(self, model: Model) -> tuple[str, ...]:
         return folders_in(model, "other")
 
 
-GROUPS: dict[str, Any] = {
-    "text": TextParts,
-    "denoiser": DenoiserParts,
-    "autoencoder": AutoencoderParts,
-    "sampler": SamplerParts,
-    "other": OtherParts,
+GROUPS: dict[str, Loader[Group]] = {
+    "text": TextParts(),
+    "denoiser": DenoiserParts(),
+    "autoencoder": AutoencoderParts(),
+    "sampler": SamplerParts(),
+    "other": OtherParts(),
 }
 
 
@@ -196,7 +193,7 @@ class Checkpoint:
     def _group(self, part: str) -> Group:
         return [group for group in self.groups.values() if part in group.parts][-1]
 
-    def having(self, **parts: Any) -> Checkpoint:
+    def with_parts(self, **parts: Any) -> Checkpoint:
         """Give the same checkpoint with some parts more, or others in their place."""
         before = self.groups["given"].parts if "given" in self.groups else {}
         return replace(self, groups={**self.groups, "given": Group({**before, **parts})})
@@ -306,16 +303,16 @@ class Shape:
         return getattr(self._made[0], name)
 
 
-def joined(
-    model: Model, beside: Mapping[str, Any], groups: Sequence[str] = ("denoiser", "autoencoder")
+def replace_parts(
+    model: Model, others: Mapping[str, Any], groups: Sequence[str] = ("denoiser", "autoencoder")
 ) -> Model:
-    """Give the checkpoint with those parts of other models that the ports of these names give.
+    """Return the checkpoint with the parts that the ports of these names give instead of its own.
 
     Raises:
         ModelError: it has no such part, or several.
     """
     for group in groups:
-        if (other := beside.get(group)) is not None:
+        if (other := others.get(group)) is not None:
             names = [
                 name
                 for name in names_in(model, group)
@@ -326,7 +323,7 @@ def joined(
                     f"the model '{model.reference}' has {' and '.join(names) or 'none'} for its"
                     f" {group}: nothing can stand in its place"
                 )
-            model = model.having(names[0], other)
+            model = model.with_part(names[0], other)
     return model
 
 
@@ -336,96 +333,102 @@ def foresee_parts(models: Mapping[str, Any], *ports: str) -> None:
     """
     model = models.get("model")
     if model is not None and (model.folder / "model_index.json").is_file():
-        for part, other in joined(model, models, ports).instead:
+        for part, other in replace_parts(model, models, ports).replaced_parts:
             refuse_misfit(model, part, other)
 
 
-class Whole:
+class Whole(Loader[Checkpoint]):
     """All of a diffusers checkpoint."""
 
-    heeds = DenoiserParts.heeds
-    joined = staticmethod(joined)
+    settings = DenoiserParts.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others)
+
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return some_groups(model, *GROUPS)
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Group]) -> Checkpoint:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
         return Checkpoint(model, parts)
 
 
-class Drawing:
+class Drawing(Loader[Checkpoint]):
     """All of a checkpoint that draws from words, or from words and a picture."""
 
-    heeds = Whole.heeds
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)
         if kind in TAKEN_BY or not kind.endswith("Pipeline"):
             raise problem_of(model, "a node that draws", kind, "a checkpoint that draws from words")
-        return Whole.parts(model)
+        return some_groups(model, *GROUPS)
 
-    assemble = Whole.assemble
-    joined = staticmethod(joined)
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(model, parts)
+
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others)
 
 
-class Filling:
+class Filling(Loader[Checkpoint]):
     """All of a checkpoint that fills in what a mask marks, which those that edit may do too."""
 
-    heeds = Whole.heeds
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)
         edits = TAKEN_BY.get(kind) == "image.edit" and kind.endswith("Pipeline")
-        return Whole.parts(model) if edits else Drawing.parts(model)
+        return some_groups(model, *GROUPS) if edits else Drawing().parts(model)
 
-    assemble = Whole.assemble
-    joined = staticmethod(joined)
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(model, parts)
+
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others)
 
 
-class Denoiser:
+class Denoiser(Loader[Checkpoint]):
     """What takes the noise away, with its sampler."""
 
-    heeds = DenoiserParts.heeds
-    joined = staticmethod(partial(joined, groups=("denoiser",)))
+    settings = DenoiserParts.settings
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others, groups=("denoiser",))
+
+    def check(self, model: Model) -> None:
         from ..pipelines.families import split_of
 
         split_of(model, what_is(model), "diffusion.denoise")
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return some_groups(model, "denoiser", "sampler")
 
-    assemble = Whole.assemble
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(model, parts)
 
 
-class Autoencoder:
+class Autoencoder(Loader[Checkpoint]):
     """What turns pixels into latents and back, with the safety checker if there is one."""
 
-    heeds = HEEDS
-    joined = staticmethod(partial(joined, groups=("autoencoder",)))
+    settings = SHARED_SETTINGS
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others, groups=("autoencoder",))
+
+    def check(self, model: Model) -> None:
         from ..pipelines.families import split_of
 
         split_of(model, what_is(model), "latents.decode")
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         checked = _is_part(index_of(model).get("safety_checker"))
         return some_groups(model, "autoencoder", *(["other"] if checked else []))
 
-    assemble = Whole.assemble
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Checkpoint:
+        return Checkpoint(model, parts)
 
 
-def some_groups(model: Model, *groups: str) -> dict[str, Any]:
+def some_groups(model: Model, *groups: str) -> dict[str, Loader[Any]]:
     """Name the loaders of groups of a checkpoint, those that it has.
 
     Raises:
@@ -445,7 +448,7 @@ def _refuse_unreadable(model: Model, group: str) -> None:
     """
     _refuse_empty(model, group)
     _refuse_wordless(model, group)
-    elsewhere = {name for name, _ in model.instead} | dict(
+    elsewhere = {name for name, _ in model.replaced_parts} | dict(
         model.base.holds if model.base is not None else ()
     ).keys()
     for part in names_in(model, group):
@@ -517,7 +520,7 @@ def _is_empty(model: Model, part: str) -> bool:
         or not (folder / "config.json").is_file()
     ):
         return False
-    elsewhere = {name for name, _ in model.instead} | dict(
+    elsewhere = {name for name, _ in model.replaced_parts} | dict(
         model.base.holds if model.base is not None else ()
     ).keys()
     return (
@@ -547,9 +550,7 @@ def group_of(name: str) -> str:
     return "other"
 
 
-def _load(
-    model: Model, group: str, device: str, dtype: str, settings: flow.Loading | None = None
-) -> Group:
+def _load(model: Model, group: str, device: str, dtype: str, settings: loaders.Loading) -> Group:
     index = index_of(model)
     return Group(
         {
@@ -561,7 +562,9 @@ def _load(
     )
 
 
-def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loading) -> None:
+def _check_support(
+    model: Model, group: str, device: str, dtype: str, settings: loaders.Loading
+) -> None:
     _refuse_unreadable(model, group)
     if group == "denoiser":
         sampled_as(model)  # refuses what no sampler follows
@@ -569,7 +572,9 @@ def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loa
         index_of(model),
         dict(model.base.holds) if model.base is not None and model.path.suffix != ".gguf" else {},
     )
-    held |= {name: "" for name, other in model.instead if other.path.suffix == ".safetensors"}
+    held |= {
+        name: "" for name, other in model.replaced_parts if other.path.suffix == ".safetensors"
+    }
     if settings.quantization != "none" and (
         alone := sorted(held.keys() & set(names_in(model, group)))
     ):
@@ -578,7 +583,7 @@ def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loa
             " diffusers does not quantize as it loads them: say quantization: none, or take a"
             " folder or a GGUF file"
         )
-    others = {name: other for name, other in model.instead if other.path.is_dir()}
+    others = {name: other for name, other in model.replaced_parts if other.path.is_dir()}
     networks = [
         name for name in names_in(model, group) if not name.startswith(("tokenizer", "processor"))
     ]
@@ -593,7 +598,7 @@ def _admit(model: Model, group: str, device: str, dtype: str, settings: flow.Loa
         )
         for name in networks
     }
-    admit(model, parts, device=device, dtype=dtype, settings=settings)
+    check_quantizing(model, parts, device=device, dtype=dtype, settings=settings)
 
 
 def names_in(model: Model, group: str) -> tuple[str, ...]:
@@ -641,7 +646,7 @@ def load_component(
     *,
     device: str,
     dtype: str,
-    settings: flow.Loading | None = None,
+    settings: loaders.Loading | None = None,
 ) -> Any:
     """Load one part of a checkpoint with the class that its index names."""
     import torch
@@ -715,12 +720,12 @@ def load_network(
     *,
     device: str,
     dtype: str,
-    settings: flow.Loading | None = None,
+    settings: loaders.Loading | None = None,
 ) -> Any:
     """Load a network of a checkpoint from where its weights are: its folder, the one file of all,
     or another model that stands in for it.
     """
-    if (other := dict(model.instead).get(name)) is not None:
+    if (other := dict(model.replaced_parts).get(name)) is not None:
         return load_instead(cls, other, model, name, device=device, dtype=dtype, settings=settings)
     if model.base is not None and (beginning := dict(model.base.holds).get(name)) is not None:
         return load_from_file(
@@ -750,7 +755,9 @@ def sampled_as(model: Model) -> dict[str, Any]:
     checkpoint's own folder: of a file what it says itself, of another checkpoint's what its sampler
     says.
     """
-    other = next((other for name, other in model.instead if name in ("unet", "transformer")), None)
+    other = next(
+        (other for name, other in model.replaced_parts if name in ("unet", "transformer")), None
+    )
     if other is None:
         return predicts(model.path) if model.path.is_file() else {}
     config = read_json(other, "scheduler/scheduler_config.json") if index_of(other) else {}

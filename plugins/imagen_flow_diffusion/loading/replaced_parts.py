@@ -5,56 +5,53 @@ of another checkpoint, or one file of weights; a denoiser also as GGUF.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import imagen_flow as flow
+from imagen_flow import Model, loaders
+from imagen_flow.loaders import Loader
 
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import article, index_of, load_part, read_json, what_is
 from ..checkpoints.single_file import header_of
 from ..checkpoints.translation import load_from_file
 
-if TYPE_CHECKING:
-    from imagen_flow import Model
 
-
-class OtherDenoiser:
+class OtherDenoiser(Loader[Model]):
     """A denoiser for another checkpoint, which is loaded with it."""
 
-    heeds = ()
     takes_file = True
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if model.path.suffix.lower() == ".gguf":
             require_library("gguf", "a denoiser as GGUF", extra="gguf")
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return {}
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Model:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Model:
         return model
 
 
-class OtherAutoencoder:
+class OtherAutoencoder(Loader[Model]):
     """An autoencoder for another checkpoint, which is loaded with it."""
 
-    heeds = ()
     takes_file = True
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if model.path.suffix.lower() == ".gguf":
             raise flow.ModelError(
                 f"the port 'autoencoder' cannot use the model '{model.reference}': GGUF holds"
                 " denoisers"
             )
 
-    parts = OtherDenoiser.parts
-    assemble = OtherDenoiser.assemble
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
+        return {}
+
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Model:
+        return model
 
 
 def load_instead(
@@ -65,7 +62,7 @@ def load_instead(
     *,
     device: str,
     dtype: str,
-    settings: flow.Loading | None = None,
+    settings: loaders.Loading | None = None,
 ) -> Any:
     """Load a part of another model for a checkpoint, with the configuration that comes with it or
     else with the checkpoint's.
@@ -80,7 +77,7 @@ def load_instead(
             dtype=dtype,
             settings=settings,
         )
-    OtherDenoiser.check(other)
+    OtherDenoiser().check(other)
     beginning = dict(other.base.holds).get(part, "") if other.base is not None else ""
     return load_from_file(
         cls,

@@ -2,9 +2,6 @@
 open.
 """
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 import inspect
@@ -14,7 +11,8 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps
+from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import (
     Embedding,
@@ -27,6 +25,7 @@ from ..adapters.attached import (
     spelt,
 )
 from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
+from ..adapters.files import Adapter
 from ..checkpoints.folder import article
 from ..loading.components import Checkpoint, Drawing, Filling, Whole, foresee_parts, sparing
 from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
@@ -41,18 +40,18 @@ ADAPTING = (*LIBRARIES, "peft")
 
 @flow.node("diffusion.text_to_image", version=2, uses=ADAPTING)
 def text_to_image(
-    model: Model[Drawing],
+    model: Annotated[Checkpoint, Leased(Drawing)],
     prompt: str,
-    prior: Model[Whole] | None = None,
-    controlnets: List[Model[ControlNet]] | None = None,
+    prior: Annotated[Checkpoint, Leased(Whole)] | None = None,
+    controlnets: List[Annotated[Any, Leased(ControlNet)]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[IPAdapter]] | None = None,
+    ip_adapters: List[Annotated[Adapter, Leased(IPAdapter)]] | None = None,
     ip_adapter_images: List[Image] | None = None,
-    ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[LoRA]] | None = None,
-    embeddings: List[Model[Embedding]] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    ip_encoder: Annotated[Any, Leased(ImageEncoder)] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    embeddings: List[Annotated[Adapter, Leased(Embedding)]] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     negative_prompt: str | None = None,
     width: Annotated[int, Range(8, 16384)] | None = None,
@@ -72,7 +71,7 @@ def text_to_image(
     ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[Image]:
     """Draw a picture from a prompt with a whole checkpoint.
 
@@ -159,19 +158,19 @@ def text_to_image(
 
 @flow.node("diffusion.image_to_image", version=2, uses=ADAPTING)
 def image_to_image(
-    model: Model[Drawing],
+    model: Annotated[Checkpoint, Leased(Drawing)],
     image: Image,
     prompt: str,
-    prior: Model[Whole] | None = None,
-    controlnets: List[Model[ControlNet]] | None = None,
+    prior: Annotated[Checkpoint, Leased(Whole)] | None = None,
+    controlnets: List[Annotated[Any, Leased(ControlNet)]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[IPAdapter]] | None = None,
+    ip_adapters: List[Annotated[Adapter, Leased(IPAdapter)]] | None = None,
     ip_adapter_images: List[Image] | None = None,
-    ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[LoRA]] | None = None,
-    embeddings: List[Model[Embedding]] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    ip_encoder: Annotated[Any, Leased(ImageEncoder)] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    embeddings: List[Annotated[Adapter, Leased(Embedding)]] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     negative_prompt: str | None = None,
@@ -192,7 +191,7 @@ def image_to_image(
     ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[Image]:
     """Draw a picture anew from another one and a prompt.
 
@@ -251,20 +250,20 @@ def image_to_image(
 
 @flow.node("diffusion.inpaint", version=2, uses=ADAPTING)
 def inpaint(
-    model: Model[Filling],
+    model: Annotated[Checkpoint, Leased(Filling)],
     image: Image,
     mask: Mask,
     prompt: str,
-    prior: Model[Whole] | None = None,
-    controlnets: List[Model[ControlNet]] | None = None,
+    prior: Annotated[Checkpoint, Leased(Whole)] | None = None,
+    controlnets: List[Annotated[Any, Leased(ControlNet)]] | None = None,
     control_images: List[Image] | None = None,
-    ip_adapters: List[Model[IPAdapter]] | None = None,
+    ip_adapters: List[Annotated[Adapter, Leased(IPAdapter)]] | None = None,
     ip_adapter_images: List[Image] | None = None,
-    ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[LoRA]] | None = None,
-    embeddings: List[Model[Embedding]] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    ip_encoder: Annotated[Any, Leased(ImageEncoder)] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    embeddings: List[Annotated[Adapter, Leased(Embedding)]] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     padding_mask_crop: Annotated[int, Range(0, 16384)] | None = None,
@@ -287,7 +286,7 @@ def inpaint(
     ip_adapter_files: List[str] | None = None,
     arguments: Json = None,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[Image]:
     """Draw what a mask marks, so that it fits the rest of the picture and the prompt. With a padded
     picture it draws beyond its edges.
@@ -399,7 +398,7 @@ def _with(prior: Checkpoint | None, model: Checkpoint) -> Checkpoint:
     return (
         model
         if prior is None
-        else model.having(**{f"prior_{name}": part for name, part in prior.parts.items()})
+        else model.with_parts(**{f"prior_{name}": part for name, part in prior.parts.items()})
     )
 
 

@@ -2,24 +2,29 @@
 another pipeline goes on with.
 """
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 import types
 import typing
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Rungs, Seed, Steps, Tensor, Text
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Seed, Steps, Tensor, Text, loaders
+from imagen_flow.loaders import FallbackLevels, Leased, Loader
 
 from ..checkpoints.classes import component_of
 from ..checkpoints.folder import article, load_part, what_is
 from ..checkpoints.modular import taken_by
-from ..loading.components import HEEDS, Checkpoint, Whole, foresee_parts, sparing, unchanged
+from ..loading.components import (
+    SHARED_SETTINGS,
+    Checkpoint,
+    Whole,
+    foresee_parts,
+    sparing,
+    unchanged,
+)
 from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import (
     call,
@@ -45,15 +50,14 @@ UNDRAWN = ("images", "frames", "image", "latent")
 """What pipelines call latents that they give; all take them as ``latents``."""
 
 
-class Part:
+class Part(Loader[Any]):
     """One network in a folder of its own, as diffusers and transformers save it: a motion adapter,
     a ControlNet, an image encoder, a depth estimator.
     """
 
-    heeds = HEEDS
+    settings = SHARED_SETTINGS
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if model.path.is_file() or (model.path / "model_index.json").is_file():
             raise flow.ModelError(
                 f"the port 'parts' cannot use the model '{model.reference}': it is"
@@ -61,37 +65,35 @@ class Part:
                 " config.json"
             )
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str, settings: flow.Loading) -> Any:
-        Part.check(model)
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
+        self.check(model)
         return load_part(
             component_of(model), model, "", device=device, dtype=dtype, settings=settings
         )
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "")
 
 
 @flow.node("diffusion.pipeline", version=3, uses=LIBRARIES)
 def pipeline(
-    model: Model[Whole],
+    model: Annotated[Checkpoint, Leased(Whole)],
     arguments: Json = None,
     images: List[Image] | None = None,
     image_arguments: List[Text] | None = None,
     mask: Mask | None = None,
     tensors: List[Tensor] | None = None,
-    parts: List[Model[Part]] | None = None,
+    parts: List[Annotated[Any, Leased(Part)]] | None = None,
     part_names: List[Text] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     pipeline_class: str = "",
     sampler: str | None = None,
     sampler_settings: Json = None,
     tiled: bool = False,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[List[Image]]:
     """Call any pipeline that diffusers can load, by its own arguments.
 
@@ -185,16 +187,16 @@ def pipeline(
 
 @flow.node("diffusion.tensors", version=2, uses=LIBRARIES)
 def tensors(
-    model: Model[Whole],
+    model: Annotated[Checkpoint, Leased(Whole)],
     arguments: Json = None,
     images: List[Image] | None = None,
     image_arguments: List[Text] | None = None,
     mask: Mask | None = None,
     tensors: List[Tensor] | None = None,
-    parts: List[Model[Part]] | None = None,
+    parts: List[Annotated[Any, Leased(Part)]] | None = None,
     part_names: List[Text] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     names: List[Text] | None = None,
     pipeline_class: str = "",
@@ -202,7 +204,7 @@ def tensors(
     sampler_settings: Json = None,
     tiled: bool = False,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[List[Tensor]]:
     """Call a pipeline for what another one goes on with: a prior for embeddings (Kandinsky, Stable
     Cascade, FLUX Redux), or any one for latents.
@@ -401,7 +403,7 @@ def _called(
         refuse_size(model.model, given.arguments)
     # Some pipelines change their networks as soon as they are made.
     with model.alone(), unchanged([*model.parts.values(), *(parts or [])]):
-        made = model.having(
+        made = model.with_parts(
             **{name: found if len(found) > 1 else found[0] for name, found in lent.items()}
         ).pipeline(given.cls)
         lost = choose(made, sampler, sampler_settings)

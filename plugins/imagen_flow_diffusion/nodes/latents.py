@@ -5,9 +5,6 @@ Latents cross an edge as a Tensor (1, channels, height, width) tagged with the s
 that a decoder of another space refuses them.
 """
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 import inspect
@@ -15,12 +12,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Rungs, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import ImageEncoder, IPAdapter, LoRA, Worn, adapted
 from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
+from ..adapters.files import Adapter
 from ..checkpoints.folder import article, device_of, what_is
-from ..loading.components import Autoencoder, Denoiser, foresee_parts, sparing
+from ..loading.components import Autoencoder, Checkpoint, Denoiser, foresee_parts, sparing
 from ..loading.latent_spaces import (
     channels_of,
     normalises,
@@ -53,18 +52,18 @@ if TYPE_CHECKING:
 
 @flow.node("diffusion.denoise", version=2, uses=ADAPTING)
 def denoise(
-    model: Model[Denoiser],
+    model: Annotated[Checkpoint, Leased(Denoiser)],
     text: List[Tensor],
     latents: Tensor | None = None,
     mask: Mask | None = None,
-    controlnets: List[Model[ControlNet]] | None = None,
+    controlnets: List[Annotated[Any, Leased(ControlNet)]] | None = None,
     control_images: List[Image] | None = None,
-    autoencoder: Model[Autoencoder] | None = None,
-    ip_adapters: List[Model[IPAdapter]] | None = None,
+    autoencoder: Annotated[Checkpoint, Leased(Autoencoder)] | None = None,
+    ip_adapters: List[Annotated[Adapter, Leased(IPAdapter)]] | None = None,
     ip_adapter_images: List[Image] | None = None,
-    ip_encoder: Model[ImageEncoder] | None = None,
-    loras: List[Model[LoRA]] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
+    ip_encoder: Annotated[Any, Leased(ImageEncoder)] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     denoising_start: Annotated[float, Range(0, 1)] | None = None,
@@ -226,12 +225,12 @@ def denoise(
 
 @flow.node("latents.decode", version=2, uses=LIBRARIES)
 def decode(
-    model: Model[Autoencoder],
+    model: Annotated[Checkpoint, Leased(Autoencoder)],
     latents: Tensor,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     tiled: bool = False,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Image:
     """Turn latents into a picture.
 
@@ -282,9 +281,9 @@ def decode(
 
 @flow.node("latents.encode", version=2, uses=LIBRARIES)
 def encode(
-    model: Model[Autoencoder],
+    model: Annotated[Checkpoint, Leased(Autoencoder)],
     image: Image,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     seed: Seed | None = None,
 ) -> Steps[Tensor]:
@@ -332,7 +331,7 @@ def encode(
 
 @flow.node("latents.noise", version=2, uses=LIBRARIES)
 def noise(
-    model: Model[Autoencoder],
+    model: Annotated[Checkpoint, Leased(Autoencoder)],
     *,
     width: Annotated[int, Range(8, 16384)],
     height: Annotated[int, Range(8, 16384)],

@@ -1,8 +1,5 @@
 """Find in a picture what words name, as a mask: so an edit in words becomes an edit of a region."""
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,6 +7,7 @@ from typing import Annotated, Any
 
 import imagen_flow as flow
 from imagen_flow import Image, Mask, Model, Range
+from imagen_flow.loaders import Leased, Loader, Loading
 
 from ..checkpoints.folder import load_part, what_is
 from ..pipelines.calling import NoNumberError, explaining_nan, problem_of, to_pil
@@ -24,19 +22,17 @@ class Segmenter:
     processor: Any
 
 
-class Segmenting:
+class Segmenting(Loader[Segmenter]):
     """A model that finds what words name: CLIPSeg."""
 
-    @staticmethod
-    def check(model: Model) -> None:
+    def check(self, model: Model) -> None:
         if (kind := what_is(model)) != "CLIPSegForImageSegmentation":
             raise problem_of(model, "mask.find", kind, "a CLIPSegForImageSegmentation")
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Segmenter:
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Segmenter:
         from transformers import AutoImageProcessor, CLIPSegForImageSegmentation, CLIPTokenizer
 
-        Segmenting.check(model)
+        self.check(model)
         return Segmenter(
             load_part(CLIPSegForImageSegmentation, model, "", device=device, dtype=dtype),
             CLIPTokenizer.from_pretrained(str(model.path), local_files_only=True),
@@ -48,7 +44,7 @@ class Segmenting:
 
 @flow.node("mask.find", version=1, uses=("torch", "transformers"))
 def find(
-    model: Model[Segmenting],
+    model: Annotated[Segmenter, Leased(Segmenting)],
     image: Image,
     words: str,
     *,

@@ -1,8 +1,5 @@
 """Words to states, states to a picture, a picture to a larger one, and an edit by instruction."""
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
@@ -10,9 +7,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Progress, Range, Rungs, Seed, Steps, Tensor
+from imagen_flow import Image, Json, List, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import Embedding, LoRA, Worn
+from ..adapters.files import Adapter
 from ..loading.components import foresee_parts
 from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import encoded, explaining_nan, read_encoded, refuse_nan
@@ -20,6 +19,8 @@ from ..pipelines.families import foresee_text
 from ..pipelines.reading import foreign
 from ..stages.instruction_editing import Instructed
 from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from ..stages.roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder, Stage
+from ..stages.text_encoding import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +31,10 @@ _LIBRARIES = ("diffusers", "torch", "transformers")
 
 @flow.node("text.encode", version=3, uses=(*_LIBRARIES, "compel", "peft"))
 def encode(
-    model: Model[TextEncoder],
+    model: Annotated[Encoder | PromptEncoder, Leased(TextEncoder)],
     prompt: str,
-    loras: List[Model[LoRA]] | None = None,
-    embeddings: List[Model[Embedding]] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    embeddings: List[Annotated[Adapter, Leased(Embedding)]] | None = None,
     *,
     negative_prompt: str | None = None,
     clip_skip: Annotated[int, Range(1, 12)] | None = None,
@@ -61,14 +62,27 @@ def encode(
     """
     note = "" if embeddings else model.unread(prompt, negative_prompt or "")
     worn = Worn(loras, lora_weights, embeddings)
-    tensors = model.encode(
-        prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn
-    )
-    with explaining_nan(
-        model.checkpoint.parts
-        if hasattr(model, "checkpoint")
-        else {"text_encoder": model.text_encoder}
-    ):
+    if isinstance(model, Encoder):
+        tensors = model.encode(
+            prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn
+        )
+    elif given := [
+        name
+        for name, value in (
+            ("clip_skip", clip_skip),
+            ("embeddings", embeddings),
+            ("lora_weights", lora_weights),
+            ("loras", loras),
+            ("weighting", weighting != "none"),
+        )
+        if value
+    ]:
+        raise ValueError(
+            f"this model takes no {' and no '.join(given)}: checkpoints of diffusers do"
+        )
+    else:
+        tensors = model.encode(prompt, negative_prompt)
+    with explaining_nan(model.networks):
         for tensor in tensors.values():
             refuse_nan(tensor, "the text encoder gave")
     if weighting == "compel":
@@ -90,7 +104,7 @@ def encode(
 
 @flow.node("diffusion.base", version=2, uses=_LIBRARIES)
 def base(
-    model: Model[BaseDenoiser],
+    model: Annotated[BaseStage, Leased(BaseDenoiser)],
     text: List[Tensor],
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
@@ -121,7 +135,7 @@ def base(
 
 @flow.node("diffusion.super_resolution", version=2, uses=_LIBRARIES)
 def super_resolution(
-    model: Model[Enlarger],
+    model: Annotated[EnlargingStage, Leased(Enlarger)],
     image: Image,
     text: List[Tensor],
     *,
@@ -164,13 +178,13 @@ def super_resolution(
 
 @flow.node("image.edit", version=3, uses=(*_LIBRARIES, "peft"))
 def edit(
-    model: Model[Editor],
+    model: Annotated[Instructed | PictureEditor, Leased(Editor)],
     image: Image,
     instruction: str,
     references: List[Image] | None = None,
-    loras: List[Model[LoRA]] | None = None,
-    denoiser: Model[OtherDenoiser] | None = None,
-    autoencoder: Model[OtherAutoencoder] | None = None,
+    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
+    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
+    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
@@ -180,7 +194,7 @@ def edit(
     lora_weights: List[float] | None = None,
     arguments: Json = None,
     seed: Seed,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[Image]:
     """Change a picture as an instruction says: ``make the circle green``.
 
@@ -246,7 +260,7 @@ def edit(
         if value
     ]:
         raise ValueError(
-            f"the embedded editor takes no {' and no '.join(strange)}: these are for checkpoints"
+            f"this model takes no {' and no '.join(strange)}: checkpoints of diffusers do"
         )
     steps = model.edit(
         colours,
@@ -260,7 +274,7 @@ def edit(
     unread = (
         model.unread(instruction, given, sampler)
         if isinstance(model, Instructed)
-        else model.unread(instruction, given)
+        else model.unread(instruction)
     )
     edited = yield from _progress(steps, [unread], worn.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
@@ -281,7 +295,7 @@ def _editable(models: Mapping[str, Any], _fed: Mapping[str, Any]) -> None:
     foresee_parts(models, "denoiser", "autoencoder")
 
 
-def _states(text: Sequence[Tensor], model: Any, by: str) -> torch.Tensor:
+def _states(text: Sequence[Tensor], model: Stage, by: str) -> torch.Tensor:
     """Check that states fit a denoiser, and bring them to where it is: (2, tokens, width), of the
     prompt and of the negative prompt.
     """

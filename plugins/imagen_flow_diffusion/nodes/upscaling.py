@@ -2,17 +2,15 @@
 network that looks at pixels alone (Swin2SR, the ESRGAN family).
 """
 
-# mypy: disable-error-code="type-arg,attr-defined,arg-type"
-# A node with Model[Loader] gets what the loader gives; a type checker only sees Model.
-
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import Image, Model, Progress, Range, Rungs, Seed, Steps
+from imagen_flow import Image, Model, Progress, Range, Seed, Steps, loaders
+from imagen_flow.loaders import FallbackLevels, Leased, Loader
 
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import load_part, quiet, what_is
@@ -41,11 +39,10 @@ class Network:
     run: Callable[[torch.Tensor], torch.Tensor]
 
 
-class Swin2SR:
+class Swin2SR(Loader[Network]):
     """Swin2SR, a folder as transformers saves one."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Network:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Network:
         import numpy as np
         import torch
         from transformers import Swin2SRForImageSuperResolution
@@ -70,11 +67,10 @@ class Swin2SR:
         return Network(module, scale, window, run)
 
 
-class PixelFile:
+class PixelFile(Loader[Network]):
     """A file of weights of the ESRGAN family, or any other that spandrel knows to enlarge."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Network:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Network:
         require_library("spandrel", "an upscaler in one file", extra="upscalers")
         import torch
 
@@ -85,7 +81,7 @@ class PixelFile:
                 f"an upscaler in one file needs {lacking.name}, which is not installed: pip install"
                 " 'imagen-flow[upscalers]'"
             ) from lacking
-        state = flow.read_weights(model)
+        state = loaders.read_weights(model)
         if scale := scale_among(state):
             raise flow.ModelError(
                 f"the model '{model.reference}' cannot be read: it holds 8-bit numbers with scales"
@@ -116,20 +112,19 @@ class PixelFile:
         )
 
 
-class Upscaler:
+class Upscaler(Loader[Network | Checkpoint]):
     """What enlarges pictures."""
 
-    heeds = Whole.heeds
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)
         if kind in DRAWING:
-            return Whole.parts(model)
+            return Whole().parts(model)
         if kind == "Swin2SRForImageSuperResolution":
-            return {"network": Swin2SR}
+            return {"network": Swin2SR()}
         if model.path.is_file() and model.base is None:
-            return {"network": PixelFile}
+            return {"network": PixelFile()}
         raise problem_of(
             model,
             "image.upscale",
@@ -137,14 +132,13 @@ class Upscaler:
             f"{', '.join(DRAWING)}, Swin2SRForImageSuperResolution and files of the ESRGAN family",
         )
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Any:
-        return parts["network"] if "network" in parts else Whole.assemble(model, parts)
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Network | Checkpoint:
+        return parts["network"] if "network" in parts else Checkpoint(model, parts)
 
 
 @flow.node("image.upscale", version=2, uses=("diffusers", "spandrel", "torch", "transformers"))
 def upscale(
-    model: Model[Upscaler],
+    model: Annotated[Network | Checkpoint, Leased(Upscaler)],
     image: Image,
     prompt: str = "",
     *,
@@ -155,7 +149,7 @@ def upscale(
     tile: Annotated[int, Range(16, 8192)] | None = None,
     overlap: Annotated[int, Range(0, 512)] = 16,
     seed: Seed | None = None,
-    rungs: Rungs = (),
+    rungs: FallbackLevels = (),
 ) -> Steps[Image]:
     """Enlarge a picture by as much as the model does: two, four or eight times.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class PixelEditor:
             load_scheduler(model, "scheduler"),
         )
 
-    def unread(self, instruction: str, _arguments: Mapping[str, Any]) -> str:
+    def unread(self, instruction: str) -> str:
         """Say what of the instruction is not read; nothing if all is."""
         from . import editing
 

@@ -55,17 +55,16 @@ class Text:
             )
         )
 
-    def encode(
-        self, prompt: str, negative_prompt: str | None, *, worn: Any, **asked: Any
-    ) -> dict[str, torch.Tensor]:
+    @property
+    def networks(self) -> dict[str, Any]:
+        return {"text_encoder": self.text_encoder}
+
+    def encode(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
         """Give states (1, tokens, width) of the prompt and of the negative prompt, zero where there
         is no word.
         """
         from . import cascade
 
-        asked |= {name: getattr(worn, name) for name in ("embeddings", "lora_weights", "loras")}
-        if other := sorted(name for name, value in asked.items() if value not in (None, "none")):
-            raise ValueError(f"the embedded cascade has no {' and no '.join(other)}")
         states = cascade.encode(
             [prompt, negative_prompt or ""],
             tokenizer=self.tokenizer,

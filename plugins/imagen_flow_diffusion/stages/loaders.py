@@ -6,167 +6,155 @@ The classes of one stage have the same methods, so that a node knows no family.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import imagen_flow as flow
+from imagen_flow import loaders
+from imagen_flow.loaders import Loader
 
 from ..checkpoints.folder import what_is
-from ..loading.components import TextParts, Whole, some_groups
+from ..loading.components import Checkpoint, TextParts, Whole, replace_parts, some_groups
 from ..pipelines.calling import TAKEN_BY, problem_of
 from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits, family_of
 from .instruction_editing import Instructed
-from .text_encoding import DiffusersText
+from .roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder
+from .text_encoding import DiffusersText, Encoder
 
 if TYPE_CHECKING:
     from imagen_flow import Model, ModelError
 
 
-class CascadeText:
+class CascadeText(Loader[PromptEncoder]):
     """The text encoder of a cascade of the project's own kind."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
         from ..pixel.imagen import Text
 
         return Text.load(model, device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "text_encoder")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "text_encoder")
 
 
-class TextEncoder:
+class TextEncoder(Loader[Encoder | PromptEncoder]):
     """What reads the prompt: ``encode(prompt, negative_prompt, …)``."""
 
-    heeds = TextParts.heeds
+    settings = TextParts.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return (
-            {"text": CascadeText}
+            {"text": CascadeText()}
             if what_is(model) == "ImagenCascade"
-            else DiffusersText.parts(model)
+            else DiffusersText().parts(model)
         )
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
         return (
             parts["text"]
             if what_is(model) == "ImagenCascade"
-            else DiffusersText.assemble(model, parts)
+            else DiffusersText().assemble(model, parts)
         )
 
 
-class CascadeBase:
+class CascadeBase(Loader[BaseStage]):
     """The first stage of a cascade of the project's own kind."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
         from ..pixel.imagen import Base
 
         return Base.load(model, device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "unet", "plan")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "unet", "plan")
 
 
-class CascadeEnlarger:
+class CascadeEnlarger(Loader[EnlargingStage]):
     """The later stage of a cascade of the project's own kind."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
         from ..pixel.imagen import Enlarger
 
         return Enlarger.load(model, device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "super_resolution")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "super_resolution")
 
 
-class BaseDenoiser:
+class BaseDenoiser(Loader[BaseStage]):
     """The first stage of a cascade: ``draw(text, …)``."""
 
-    heeds = Whole.heeds
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return _stage(
-            model, {"ImagenCascade": CascadeBase, "IFPipeline": None}, by="diffusion.base"
+            model, {"ImagenCascade": CascadeBase(), "IFPipeline": None}, by="diffusion.base"
         )
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
         from .deepfloyd import Base
 
-        return parts["own"] if "own" in parts else Base.of(Whole.assemble(model, parts))
+        return parts["own"] if "own" in parts else Base.of(Checkpoint(model, parts))
 
 
-class Enlarger:
+class Enlarger(Loader[EnlargingStage]):
     """A later stage of a cascade: ``draw(picture, text, …)``."""
 
-    heeds = Whole.heeds
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return _stage(
             model,
-            {"ImagenCascade": CascadeEnlarger, "IFSuperResolutionPipeline": None},
+            {"ImagenCascade": CascadeEnlarger(), "IFSuperResolutionPipeline": None},
             by="diffusion.super_resolution",
         )
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
         from .deepfloyd import Enlarger
 
-        return parts["own"] if "own" in parts else Enlarger.of(Whole.assemble(model, parts))
+        return parts["own"] if "own" in parts else Enlarger.of(Checkpoint(model, parts))
 
 
-def _stage(model: Model, kinds: dict[str, Any], *, by: str) -> dict[str, Any]:
+def _stage(
+    model: Model, kinds: dict[str, Loader[Any] | None], *, by: str
+) -> dict[str, Loader[Any]]:
     """Name what a stage of a cascade is made of: a loader for the project's own kind, the groups of
     a checkpoint of diffusers.
     """
     if (kind := what_is(model)) not in kinds:
         raise problem_of(model, by, kind, " or ".join(sorted(kinds)))
-    return (
-        {"own": kinds[kind]}
-        if kinds[kind] is not None
-        else some_groups(model, "denoiser", "sampler", "other")
-    )
+    own = kinds[kind]
+    return {"own": own} if own is not None else some_groups(model, "denoiser", "sampler", "other")
 
 
-class EmbeddedEditor:
+class EmbeddedEditor(Loader[PictureEditor]):
     """The project's own editor, in pixel space."""
 
-    @staticmethod
-    def load(model: Model, *, device: str, dtype: str) -> Any:
+    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
         from ..pixel.editor import PixelEditor
 
         return PixelEditor.load(model, device=device, dtype=dtype)
 
-    @staticmethod
-    def size_of(model: Model) -> int:
-        return flow.size_of(model, "unet", "text_encoder")
+    def disk_bytes(self, model: Model) -> int:
+        return loaders.size_of(model, "unet", "text_encoder")
 
 
-class Editor:
+class Editor(Loader[Instructed | PictureEditor]):
     """A model that edits by instruction: ``edit(picture, instruction, …)``."""
 
-    heeds = Whole.heeds
-    joined = Whole.joined
+    settings = Whole.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return replace_parts(model, others)
+
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)
         home = TAKEN_BY.get(kind, "")
         draws = family_of(kind) in SPLIT and kind not in OPTIONAL_IMAGE
         if home != "image.edit" and (home or draws or not kind.endswith("Pipeline")):
             raise _no_editor(model)
-        return {"own": EmbeddedEditor} if kind == "InstructPix2Pix" else Whole.parts(model)
+        return {"own": EmbeddedEditor()} if kind == "InstructPix2Pix" else Whole().parts(model)
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
         if "own" in parts:
             return parts["own"]
         import diffusers
@@ -176,7 +164,7 @@ class Editor:
         cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
         if cls is None or not edits(cls):
             raise _no_editor(model)
-        return Instructed(Whole.assemble(model, parts))
+        return Instructed(Checkpoint(model, parts))
 
 
 def _no_editor(model: Model) -> ModelError:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from imagen_flow.loaders import Loader
 
 from ..adapters.attached import Worn, adapted, skipping, spelt
 from ..checkpoints.diagnosing import require_library
@@ -24,6 +27,10 @@ class Encoder:
     checkpoint: Checkpoint
     family: str
     split: Split
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        return self.checkpoint.parts
 
     @property
     def fingerprint(self) -> str:
@@ -146,13 +153,12 @@ class Encoder:
         return named
 
 
-class DiffusersText:
+class DiffusersText(Loader[Encoder]):
     """The text encoders of a diffusers checkpoint whose family can be split."""
 
-    heeds = TextParts.heeds
+    settings = TextParts.settings
 
-    @staticmethod
-    def parts(model: Model) -> dict[str, Any]:
+    def parts(self, model: Model) -> dict[str, Loader[Any]]:
         kind = what_is(model)
         if family_of(kind) not in SPLIT:
             raise problem_of(
@@ -163,8 +169,7 @@ class DiffusersText:
             )
         return some_groups(model, "text")
 
-    @staticmethod
-    def assemble(model: Model, parts: dict[str, Any]) -> Encoder:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Encoder:
         family = family_of(what_is(model))
         return Encoder(Checkpoint(model, parts), family, SPLIT[family])
 

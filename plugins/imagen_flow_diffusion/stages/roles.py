@@ -1,0 +1,111 @@
+"""What the nodes of single stages ask of a model, whichever plugin loads it.
+
+A plugin that has a text encoder, a stage of a cascade or an editor of its own offers a loader for
+it by the hook `imagen_flow_loaders`, under the role named at each class. What is loaded has the
+attributes and methods of that class here; nothing needs to be imported from this plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+__all__ = ["BaseStage", "EnlargingStage", "PictureEditor", "PromptEncoder", "Stage"]
+
+
+class PromptEncoder(Protocol):
+    """Role ``text encoder``: encodes prompts for `text.encode`."""
+
+    @property
+    def family(self) -> str:
+        """Names the models that read what it encodes: equal to theirs."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the model that was loaded."""
+
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        """The torch modules by name, for messages about NaN."""
+
+    def unread(self, prompt: str, negative_prompt: str) -> str:
+        """Return a note on words that are cut off or unknown; empty if there are none."""
+
+    def encode(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
+        """Return ``prompt_embeds`` and ``negative_prompt_embeds``, each (1, tokens, width)."""
+
+
+class Stage(Protocol):
+    """What both stages of a cascade have."""
+
+    @property
+    def family(self) -> str:
+        """Names the text encoders whose states it reads: equal to theirs."""
+
+    @property
+    def unet(self) -> Any:
+        """The network, with its ``device`` and ``dtype``."""
+
+    @property
+    def text_width(self) -> int:
+        """The width of the states that it reads."""
+
+
+class BaseStage(Stage, Protocol):
+    """Role ``base denoiser``: draws small pictures for `diffusion.base`."""
+
+    def draw(
+        self,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Draw a picture from states (2, tokens, width) of the prompt and the negative prompt.
+
+        Outputs: yields (steps done, steps, the picture in the making: float (1, 3, height, width),
+            -1 to 1); returns (height, width, 3), uint8 or float32 from 0 to 1.
+        """
+
+
+class EnlargingStage(Stage, Protocol):
+    """Role ``enlarger``: enlarges small pictures for `diffusion.super_resolution`."""
+
+    def draw(
+        self,
+        picture: np.ndarray,
+        text: torch.Tensor,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        noise_level: int | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Enlarge float32 (height, width, 3), 0 to 1. Otherwise as `BaseStage.draw`."""
+
+
+class PictureEditor(Protocol):
+    """Role ``editor``: edits pictures by instruction for `image.edit`."""
+
+    def unread(self, instruction: str) -> str:
+        """Return a note on words that are cut off or unknown; empty if there are none."""
+
+    def edit(
+        self,
+        picture: np.ndarray,
+        instruction: str,
+        *,
+        seed: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        image_guidance_scale: float | None,
+    ) -> Generator[tuple[Any, ...], None, np.ndarray]:
+        """Edit uint8 (height, width, 3) of any size.
+
+        Outputs: yields (steps done, steps); returns uint8 of the picture's size.
+        """
