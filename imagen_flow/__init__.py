@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._types.codec import Codec as Codec
     from ._types.models import Model as Model
     from ._types.node import node as node
+    from ._types.records import record as record
     from ._types.values import Absent as Absent
     from ._types.values import Audio as Audio
     from ._types.values import Bool as Bool

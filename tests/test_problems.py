@@ -10,7 +10,19 @@ from typing import Annotated, Literal, NamedTuple
 
 import pytest
 
-from imagen_flow import File, GraphError, Image, List, Model, Problem, Range, Value, loaders, node
+from imagen_flow import (
+    File,
+    GraphError,
+    Image,
+    List,
+    Model,
+    Problem,
+    Range,
+    Value,
+    loaders,
+    node,
+    record,
+)
 from imagen_flow._graph import resolve
 from imagen_flow._plan import make_plan
 from imagen_flow._plugins.registry import Plugin, Registry
@@ -37,6 +49,18 @@ class Size(NamedTuple):
     height: int
 
 
+@record
+class Layer:
+    picture: Image
+    opacity: Annotated[float, Range(0, 1)] = 1.0
+
+
+@record
+class Frame:
+    colour: str
+    width: int
+
+
 @node("image.solid", version=1)
 def solid(side: Annotated[int, Range(1, 64)]) -> Image: ...
 @node("image.load", version=1)
@@ -56,6 +80,8 @@ def resize(
     width: Annotated[int, Range(1, 16384)],
     resample: Literal["lanczos", "nearest"] = "lanczos",
 ) -> Image: ...
+@node("image.layers", version=1, renamed={"colours": "frame: {colour: …, width: …}"})
+def layers(layers: List[Layer], *, frame: Frame | None = None) -> Image: ...
 @node("image.tint", version=1, uses=("pilow",))
 def tint(image: Image) -> Image: ...
 @node("text.join", version=1)
@@ -81,7 +107,21 @@ def registry() -> Registry:
             )
         }
     )
-    for function in (solid, load, size, tint, shades, grid, blend, resize, join, name, add, listed):
+    for function in (
+        solid,
+        load,
+        size,
+        tint,
+        shades,
+        grid,
+        blend,
+        resize,
+        join,
+        name,
+        add,
+        listed,
+        layers,
+    ):
         made.add(function)
     return made
 

@@ -20,10 +20,11 @@ from .session import UsageFault, pickle_option, plugin_option
 from .text import echo
 
 if TYPE_CHECKING:
-    from .._graph import Binding, Graph
+    from .._graph import Binding, Graph, Node
     from .._models import Hub, Lock, LockedModel, Reference
     from .._plugins.registry import Registry
     from .._types.models import BaseCheckpoint
+    from .._types.node import NodeType
     from ..errors import Problem
 
 __all__ = ["models"]
@@ -605,15 +606,7 @@ def models_of(
             )
             continue
         for port, loader in node.type.loaders.items():
-            binding = node.bindings.get(port)
-            default = node.type.inputs[port].default
-            texts = (
-                _references_in(binding, graph, held)
-                if binding is not None
-                else {default: Path()}
-                if isinstance(default, str)
-                else {}
-            )
+            texts = _references_at(node, node.type, port, graph, held)
             found |= {
                 text: found.get(text) if loader.takes_file else folder
                 for text, folder in texts.items()
@@ -621,10 +614,33 @@ def models_of(
     return found
 
 
+def _references_at(
+    node: Node, type_: NodeType, port: str, graph: Graph, held: dict[str, dict[str, Path]]
+) -> dict[str, Path]:
+    """Give the models that a port, or a field of its records (``loras.model``), is given as text."""
+    from .._graph import fields_of
+
+    name, _, field = port.partition(".")
+    wanted, binding = type_.inputs[name], node.bindings.get(name)
+    if field:
+        wanted = type_.records[name].fields[field]
+        is_first = type_.records[name].first is wanted
+        bound = [] if binding is None else list(fields_of(binding, field, is_first=is_first))
+    else:
+        bound = [binding]
+    found: dict[str, Path] = {}
+    for one in bound:
+        if one is not None:
+            found |= _references_in(one, graph, held)
+        elif isinstance(wanted.default, str):
+            found[wanted.default] = Path()
+    return found
+
+
 def _references_in(
     binding: Binding | None, graph: Graph, held: dict[str, dict[str, Path]]
 ) -> dict[str, Path]:
-    from .._graph import FromInput, Given, Listed, ModelAt
+    from .._graph import ElementOf, FromInput, Given, Listed, ModelAt, PerElement, parts_of
 
     if isinstance(binding, ModelAt):
         return {binding.reference: binding.folder}
@@ -634,10 +650,10 @@ def _references_in(
             if binding.name in held
             else _references_in(graph.inputs[binding.name].default, graph, {})
         )
-    if isinstance(binding, Listed):
+    if isinstance(binding, Listed | ElementOf | PerElement):
         return {
             text: folder
-            for item in binding.items
+            for item in parts_of(binding)
             for text, folder in _references_in(item, graph, held).items()
         }
     if isinstance(binding, Given):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +122,7 @@ def _print_type(type_: NodeType, registry: Registry) -> None:
     echo(f"  {first.replace(chr(10), ' ')}\n")
     echo("inputs")
     echo(
-        table((p.name, _describe_default(p), str(p.type)) for p in type_.inputs.values())
-        if type_.inputs
-        else "  none"
+        table(row for p in type_.inputs.values() for row in _rows(p)) if type_.inputs else "  none"
     )
     echo("outputs")
     echo(table((p.name, str(p.type)) for p in type_.outputs.values()))
@@ -140,6 +138,14 @@ def _print_type(type_: NodeType, registry: Registry) -> None:
         ("file", f"{type_.file}:{type_.line}"),
     ]
     echo(table([fact for fact in facts if fact[1]], indent=""))
+
+
+def _rows(port: Port) -> Iterator[tuple[str, str, str]]:
+    """Describe a port, and the fields of its records below it."""
+    yield port.name, _describe_default(port), str(port.type)
+    record = port.type.innermost_record
+    for field in record.fields.values() if record is not None else ():
+        yield f"  {field.name}", _describe_default(field), str(field.type)
 
 
 def _describe_default(port: Port) -> str:
@@ -165,6 +171,16 @@ def _as_dict(type_: NodeType, registry: Registry) -> dict[str, Any]:
     def default(port: Port) -> Any:
         return port.default.value if isinstance(port.default, enum.Enum) else port.default
 
+    def described(port: Port) -> dict[str, Any]:
+        record = port.type.innermost_record
+        return {
+            "name": port.name,
+            "type": str(port.type),
+            "required": port.required,
+            **({} if port.required else {"default": default(port)}),
+            **({"fields": [described(f) for f in record.fields.values()]} if record else {}),
+        }
+
     owner = registry.plugins.get(type_.plugin)
     return {
         "type": type_.name,
@@ -172,15 +188,7 @@ def _as_dict(type_: NodeType, registry: Registry) -> dict[str, Any]:
         "plugin": type_.plugin,
         "plugin_version": owner.version if owner else "",
         "uses": {name: registry.version_of(name) for name in type_.uses},
-        "inputs": [
-            {
-                "name": p.name,
-                "type": str(p.type),
-                "required": p.required,
-                **({} if p.required else {"default": default(p)}),
-            }
-            for p in type_.inputs.values()
-        ],
+        "inputs": [described(p) for p in type_.inputs.values()],
         "outputs": [{"name": p.name, "type": str(p.type)} for p in type_.outputs.values()],
         "doc": type_.doc,
         "file": type_.file,

@@ -16,6 +16,7 @@ whole, for a file and those it includes.
 
 from .bindings import (
     Binding,
+    ElementOf,
     FileAt,
     FromInput,
     FromNode,
@@ -24,7 +25,14 @@ from .bindings import (
     Listed,
     Mapped,
     ModelAt,
+    PerElement,
+    RecordOf,
+    element_of,
+    fields_of,
+    parts_of,
     readings,
+    rebound,
+    sizing,
 )
 from .expansion import STEPS
 from .graph import RANDOM, Graph, Input, Node, Output, Repeat
@@ -34,6 +42,7 @@ __all__ = [
     "RANDOM",
     "STEPS",
     "Binding",
+    "ElementOf",
     "FileAt",
     "FromInput",
     "FromNode",
@@ -46,7 +55,14 @@ __all__ = [
     "ModelAt",
     "Node",
     "Output",
+    "PerElement",
+    "RecordOf",
     "Repeat",
+    "element_of",
+    "fields_of",
+    "parts_of",
     "readings",
+    "rebound",
     "resolve",
+    "sizing",
 ]

@@ -4,6 +4,7 @@ compared.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -12,11 +13,25 @@ from typing import Any
 from .._models import BadReference, parse_reference
 from .._text.spec import UNREADABLE, GraphSpec, Pair, Reference, Template, Word
 from .._types.node import NodeType
-from .._types.ports import BadValue, PortType, describe, fits
+from .._types.ports import BadValue, PortType, Record, describe, fits
 from ..errors import MOST_PROBLEMS, Mark, Problem, nearest
-from .bindings import Binding, FileAt, FromInput, FromNode, Given, Joined, Listed, Mapped, ModelAt
+from .bindings import (
+    Binding,
+    ElementOf,
+    FileAt,
+    FromInput,
+    FromNode,
+    Given,
+    Joined,
+    Listed,
+    Mapped,
+    ModelAt,
+    PerElement,
+    RecordOf,
+    sizing,
+)
 from .graph import Graph, Input
-from .suggestions import mend_edge, mend_literal, plain, spelt
+from .suggestions import mend_edge, mend_literal, offer, offer_record, only_near, plain, spelt
 
 __all__ = ["Binder"]
 
@@ -72,6 +87,8 @@ class Binder:
         value = word.value
         if value is UNREADABLE:
             return None  # the reader of the text has said why
+        if port.record is not None:
+            return self.record(word, port.record, port, what)
         if type(value) is Reference:
             return self.edge(value, port, what)
         if type(value) is Template:
@@ -89,6 +106,151 @@ class Binder:
                 return Mapped(tuple((k, b) for k, b in items if b is not None))
             self.scan(word)
         return self.literal(word, value, port, what)
+
+    def record(
+        self, word: Word, record: Record, port: PortType, what: str, *, per_element: bool = False
+    ) -> Binding | None:
+        """Bind a record: a mapping of its fields, or a value that stands for the first.
+
+        Params:
+            per_element: a field may be given a list, to go through with `each`.
+        """
+        value = word.value
+        if value is None and port.optional:
+            return Given(None)
+        if not isinstance(value, dict):
+            return self._bare(word, record, port, what)
+        is_whole = True
+        bound: dict[str, Binding] = {}
+        for name, pair in value.items():
+            field = record.fields.get(name)
+            if field is None:
+                is_whole = False
+                self.say(
+                    "unknown-key",
+                    f"{what} has no field '{name}'",
+                    pair.key.mark,
+                    why=f"its fields are: {', '.join(record.fields)}",
+                    fix=only_near(self.nearest(name, record.fields)),
+                )
+                self.scan(pair.value)
+                continue
+            of_field = f"field '{name}' of {what}"
+            binding: Binding | None
+            if per_element and self._goes_through(pair.value, field.type):
+                lists = self.bind(pair.value, PortType("list", element=field.type), of_field)
+                binding = None if lists is None else ElementOf(lists)
+            else:
+                binding = self.bind(pair.value, field.type, of_field)
+            is_whole = is_whole and binding is not None
+            if binding is not None:
+                bound[name] = binding
+        meant = {
+            close
+            for name in value.keys() - record.fields.keys()
+            for close in difflib.get_close_matches(name, record.fields, n=1)
+        }
+        for field in record.fields.values():
+            if field.required and field.name not in value.keys() | meant:
+                is_whole = False
+                self.say(
+                    "missing-key",
+                    f"{what} needs the field '{field.name}' ({field.type})",
+                    word.mark,
+                    why=f"its fields are: {', '.join(record.fields)}",
+                    fix=offer(field),
+                )
+        return RecordOf(tuple(sorted(bound.items()))) if is_whole else None
+
+    def _bare(self, word: Word, record: Record, port: PortType, what: str) -> Binding | None:
+        """Bind a value that stands for the first field of a record."""
+        first = record.first
+        if isinstance(word.value, tuple) and first.type.kind not in ("list", "json", "any"):
+            self.scan(word)
+            self.say(
+                "bad-literal",
+                f"{what} takes one {port.name}, not {describe(plain(word))}",
+                word.mark,
+                fix="remove the brackets"
+                if len(word.value) == 1
+                else f"write {offer_record(record)}",
+            )
+            return None
+        if not self._suffices(record, word.mark, what):
+            self.scan(word)
+            return None
+        if isinstance(word.value, Reference):
+            return self.edge(word.value, port, what)
+        bound = self.bind(word, first.type, what)
+        return None if bound is None else RecordOf(((first.name, bound),))
+
+    def _suffices(self, record: Record | None, mark: Mark | None, what: str) -> bool:
+        """Whether a value for the first field of a record is enough; says so if not."""
+        if record is None or not record.beside_first:
+            return True
+        more = " and ".join(f"'{name}'" for name in record.beside_first)
+        self.say(
+            "missing-key",
+            f"{what} needs the field{'s' if len(record.beside_first) > 1 else ''} {more} too",
+            mark,
+            why=f"a value that is not a mapping stands for the first field, '{record.first.name}'",
+            fix=f"write {offer_record(record)}",
+        )
+        return False
+
+    def _goes_through(self, word: Word, field: PortType) -> bool:
+        """Whether a field that takes no list is given one."""
+        if field.kind in ("list", "json", "any", "union"):
+            return False
+        if isinstance(word.value, tuple):
+            return True
+        if not isinstance(word.value, Reference):
+            return False
+        problems = list(self.problems)
+        found = self.look_up(word.value)
+        self.problems[:] = problems
+        return found is not None and found[1] is not None and found[1].kind == "list"
+
+    def per_element(self, word: Word, port: PortType, what: str) -> Binding | None:
+        """Bind what `each` gives to a port: a list of its values; or, for a port of records, what
+        one element gets, written once with lists for some of its fields.
+        """
+        value = word.value
+        if port.record is not None and isinstance(value, dict):
+            bound = self.record(word, port.record, port, what, per_element=True)
+        elif (
+            port.element is not None
+            and port.element.record is not None
+            and isinstance(value, tuple)
+            and value
+            and all(isinstance(item.value, dict) for item in value)
+        ):
+            items = [
+                self.record(
+                    item,
+                    port.element.record,
+                    port.element,
+                    f"element {i} of {what}",
+                    per_element=True,
+                )
+                for i, item in enumerate(value)
+            ]
+            whole = tuple([item for item in items if item is not None])
+            bound = Listed(whole) if len(whole) == len(items) else None
+        else:
+            return self.bind(word, PortType("list", element=port), what)
+        if bound is None:
+            return None
+        if not any(sizing(PerElement(bound))):
+            self.say(
+                "bad-shape",
+                f"{what} goes through no list",
+                word.mark,
+                why="the node runs for each element of a list, and no field is given one",
+                fix="write it beside 'each', or give a field a list",
+            )
+            return None
+        return PerElement(bound)
 
     def literal(self, word: Word, value: Any, port: PortType, what: str) -> Binding | None:
         if isinstance(value, str):
@@ -198,6 +360,10 @@ class Binder:
             return None
         binding, source = found
         if source is None or fits(source, port):
+            if port.element is not None and not self._suffices(
+                port.element.record, reference.mark, f"each element of {what}"
+            ):
+                return None
             return binding
         if isinstance(binding, FromInput) and fits(source, _named(port)):
             return binding  # an input may name a model, as text; a node may not
@@ -214,7 +380,7 @@ class Binder:
                 f"${{{name}}} is {source}, and {what} takes one"
                 f" {port.name if port.kind != 'list' else port}",
                 reference.mark,
-                fix=f'run the node for each element: each: {{{port_name}: "${{{name}}}"}}',
+                fix=f"run the node for each element: each: {{{_nested(port_name, name, what)}}}",
             )
             return None
         self.say(
@@ -328,8 +494,19 @@ class Binder:
                 self.scan(pair.value)
 
 
+def _nested(port: str, reference: str, what: str) -> str:
+    """Spell what `each` is given: the port itself, or a field of the record that it takes."""
+    quoted = what.split("'")
+    if what.startswith("field '") and len(quoted) > 3:
+        record = f'{{{port}: "${{{reference}}}", …}}'
+        return f"{quoted[3]}: {f'[{record}]' if ' of element ' in what else record}"
+    return f'{port}: "${{{reference}}}"'
+
+
 def _named(port: PortType) -> PortType:
     """Put texts in the place of models."""
+    if port.record is not None:
+        return _named(port.record.first.type)
     if port.kind == "list" and port.element is not None:
         return PortType("list", element=_named(port.element))
     return _TEXT if port.kind == "model" else port

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..errors import Mark
 
 __all__ = [
     "Binding",
+    "ElementOf",
     "FileAt",
     "FromInput",
     "FromNode",
@@ -20,7 +21,14 @@ __all__ = [
     "Listed",
     "Mapped",
     "ModelAt",
+    "PerElement",
+    "RecordOf",
+    "element_of",
+    "fields_of",
+    "parts_of",
     "readings",
+    "rebound",
+    "sizing",
 ]
 
 
@@ -89,22 +97,134 @@ class ModelAt:
     loader: Loader[Any] | None = None
 
 
-Binding = Given | FromInput | FromNode | Joined | Listed | Mapped | FileAt | ModelAt
+@dataclass(frozen=True, slots=True)
+class RecordOf:
+    """A record, by those of its fields that are written."""
+
+    fields: tuple[tuple[str, Binding], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ElementOf:
+    """An element of a list. In a `PerElement` it is the one that the node runs for: `index` is None."""
+
+    of: Binding
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerElement:
+    """What a port of `each` is given for one element: records some fields of which go through lists
+    (`ElementOf`).
+    """
+
+    each: Binding
+
+
+Binding = (
+    Given
+    | FromInput
+    | FromNode
+    | Joined
+    | Listed
+    | Mapped
+    | FileAt
+    | ModelAt
+    | RecordOf
+    | ElementOf
+    | PerElement
+)
+
+
+def parts_of(binding: Binding) -> tuple[Binding, ...]:
+    """Give the bindings that a binding is made of; none if it is a literal or a reference."""
+    if isinstance(binding, Listed):
+        return binding.items
+    if isinstance(binding, Mapped):
+        return tuple([item for _, item in binding.items])
+    if isinstance(binding, RecordOf):
+        return tuple([item for _, item in binding.fields])
+    if isinstance(binding, ElementOf):
+        return (binding.of,)
+    if isinstance(binding, PerElement):
+        return (binding.each,)
+    if isinstance(binding, Joined):
+        return tuple([part for part in binding.parts if not isinstance(part, str)])
+    return ()
+
+
+def rebound(binding: Binding, change: Callable[[Binding], Binding]) -> Binding:
+    """Change the bindings that a binding is made of. Values inside text stay as they are."""
+    if isinstance(binding, Listed):
+        return Listed(tuple([change(item) for item in binding.items]))
+    if isinstance(binding, Mapped):
+        return Mapped(tuple([(name, change(item)) for name, item in binding.items]))
+    if isinstance(binding, RecordOf):
+        return RecordOf(tuple([(name, change(item)) for name, item in binding.fields]))
+    if isinstance(binding, ElementOf):
+        return replace(binding, of=change(binding.of))
+    if isinstance(binding, PerElement):
+        return PerElement(change(binding.each))
+    return binding
 
 
 def readings(binding: Binding | str) -> Iterator[FromNode | FromInput]:
     """Give what a binding reads: outputs of nodes and inputs of the graph."""
     if isinstance(binding, FromNode | FromInput):
         yield binding
-    elif isinstance(binding, Listed):
-        for item in binding.items:
+    elif not isinstance(binding, str):
+        for item in parts_of(binding):
             if type(item) is FromNode:
                 yield item
             else:
                 yield from readings(item)
-    elif isinstance(binding, Joined):
-        for part in binding.parts:
-            yield from readings(part)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
-            yield from readings(item)
+
+
+def sizing(binding: Binding) -> Iterator[Binding]:
+    """Give the lists that say how many elements a port of `each` has: one for most, several for
+    records with fields that go through lists.
+    """
+    if not isinstance(binding, PerElement):
+        yield binding
+        return
+    pending = [binding.each]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, ElementOf):
+            yield one.of
+        else:
+            pending += parts_of(one)[::-1]
+
+
+def fields_of(binding: Binding, field: str, *, is_first: bool) -> Iterator[Binding | None]:
+    """Give what a field gets in the records that a port is bound to; None where it is left out.
+
+    Params:
+        is_first: whether values that are not written as records stand for this field.
+    """
+    if isinstance(binding, RecordOf):
+        yield dict(binding.fields).get(field)
+    elif isinstance(binding, Listed | PerElement):
+        for item in parts_of(binding):
+            yield from fields_of(item, field, is_first=is_first)
+    else:
+        yield binding if is_first else None
+
+
+def element_of(binding: Binding, index: int | None) -> Binding:
+    """Give what a port of `each` is bound to for one element, as far as it is written out; a
+    reference to a list stands for its elements.
+    """
+    if index is None:
+        return binding
+    if isinstance(binding, Listed):
+        return binding.items[index]
+    return _for(binding.each, index) if isinstance(binding, PerElement) else binding
+
+
+def _for(binding: Binding, index: int) -> Binding:
+    if not isinstance(binding, ElementOf):
+        return rebound(binding, lambda one: _for(one, index))
+    if isinstance(binding.of, Listed):
+        return binding.of.items[index]
+    return replace(binding, index=index)

@@ -5,7 +5,7 @@ times multiply.
 from __future__ import annotations
 
 from ..errors import Problem
-from .bindings import Given, Listed
+from .bindings import Given, Listed, sizing
 from .graph import Graph, Node
 
 __all__ = ["STEPS", "expanded_too_far"]
@@ -64,7 +64,12 @@ def expanded_too_far(graph: Graph) -> Problem | None:
 
 def _elements(node: Node) -> int:
     """Count the elements of an `each` over a list that is written out; any other is counted as one."""
-    written = [b for b in (node.bindings.get(port) for port in node.each) if b is not None]
+    written = [
+        size
+        for binding in (node.bindings.get(port) for port in node.each)
+        if binding is not None
+        for size in sizing(binding)
+    ]
     sizes = [
         len(b.items) if isinstance(b, Listed) else len(b.value)
         for b in written

@@ -45,20 +45,13 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
     label = str(written.type.value)
     bindings: dict[str, Binding] = {}
     good = type_ is not None
-    each = _each(binder, written, ports, label, known=type_ is not None)
+    each = _each(binder, written, type_, ports)
     for name, pair in written.arguments.items():
         port = ports.get(name)
         if type_ is None:
             binder.scan(pair.value)
         elif port is None:
-            binder.say(
-                "unknown-port",
-                f"{label} has no input port '{name}'",
-                pair.key.mark,
-                why=f"its ports are: {', '.join(ports)}" if ports else "it has no input ports",
-                fix=only_near(binder.nearest(name, ports)),
-            )
-            binder.scan(pair.value)
+            _refuse_port(binder, label, type_, name, pair)
         elif name in each:
             binder.say(
                 "duplicate-key",
@@ -70,7 +63,9 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
             bound = binder.bind(pair.value, port.type, f"port '{name}' of {label}")
             if bound is not None:
                 bindings[name] = bound
-    given = {*written.arguments, *each}
+    through = written.reserved.get("each")
+    lists = through.value.value if through is not None else {}
+    given = {*written.arguments, *(lists if isinstance(lists, dict) else ())}
     # A required port that is only misspelt is one fault, said once.
     meant = {
         w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)
@@ -103,9 +98,27 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
     )
 
 
+def _refuse_port(
+    binder: Binder, label: str, type_: NodeType | Graph, name: str, pair: Pair
+) -> None:
+    """Say that a node has no such port, and what to write in its place."""
+    ports = type_.inputs if isinstance(type_, NodeType) else type_.ports
+    now = type_.renamed.get(name) if isinstance(type_, NodeType) else None
+    why = f"its ports are: {', '.join(ports)}" if ports else "it has no input ports"
+    binder.say(
+        "unknown-port",
+        f"{label} has no input port '{name}'",
+        pair.key.mark,
+        why="this is written in another way now" if now else why,
+        fix=f"write {now}" if now else only_near(binder.nearest(name, ports)),
+    )
+    binder.scan(pair.value)
+
+
 def _each(
-    binder: Binder, written: NodeSpec, ports: dict[str, Port], label: str, *, known: bool
+    binder: Binder, written: NodeSpec, type_: NodeType | Graph | None, ports: dict[str, Port]
 ) -> dict[str, Binding]:
+    label = str(written.type.value)
     pair = written.reserved.get("each")
     if pair is None:
         return {}
@@ -120,21 +133,13 @@ def _each(
     bound = {}
     for name, item in pair.value.value.items():
         port = ports.get(name)
-        if not known:
+        if type_ is None:
             binder.scan(item.value)
         elif port is None:
-            binder.say(
-                "unknown-port",
-                f"{label} has no input port '{name}'",
-                item.key.mark,
-                why=f"its ports are: {', '.join(ports)}",
-                fix=only_near(binder.nearest(name, ports)),
-            )
+            _refuse_port(binder, label, type_, name, item)
         else:
-            binding = binder.bind(
-                item.value,
-                PortType("list", element=port.type),
-                f"'each' of port '{name}' of {label}",
+            binding = binder.per_element(
+                item.value, port.type, f"'each' of port '{name}' of {label}"
             )
             if binding is not None:
                 bound[name] = binding

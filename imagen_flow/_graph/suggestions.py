@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from .._text.spec import Reference, Template, Word
-from .._types.ports import Port, PortType, fits
+from .._types.ports import Port, PortType, Record, fits
 
-__all__ = ["mend_edge", "mend_literal", "offer", "only_near", "plain", "spelt"]
+__all__ = [
+    "mend_edge",
+    "mend_literal",
+    "offer",
+    "offer_record",
+    "only_near",
+    "plain",
+    "spelt",
+]
 
 
 def plain(word: Word) -> Any:
@@ -34,7 +42,21 @@ def only_near(said: str) -> str:
 
 
 def offer(port: Port) -> str:
-    kind = port.type.kind
+    """Offer a line that gives a port a value."""
+    return f"add {port.name}: {_sample(port.type)}"
+
+
+def offer_record(record: Record) -> str:
+    """Show how a record is written, with the fields that it needs."""
+    needed = [field for field in record.fields.values() if field.required] or [record.first]
+    return f"{{{', '.join(f'{field.name}: …' for field in needed)}}}"
+
+
+def _sample(type_: PortType) -> str:
+    if type_.record is not None:
+        return offer_record(type_.record)
+    if type_.element is not None and type_.element.record is not None:
+        return f"[{offer_record(type_.element.record)}]"
     sample = {
         "int": "1",
         "float": "1.0",
@@ -44,8 +66,8 @@ def offer(port: Port) -> str:
         "file": "./file",
         "folder": "./folder",
         "model": "embedded/NAME",
-    }.get(kind, '"${node}"')
-    return f"add {port.name}: {port.type.choices[0] if port.type.choices else sample}"
+    }.get(type_.kind, '"${node}"')
+    return str(type_.choices[0] if type_.choices else sample)
 
 
 def mend_literal(value: Any, port: PortType) -> str:
@@ -59,7 +81,9 @@ def mend_literal(value: Any, port: PortType) -> str:
         return "remove the quotes"
     if not isinstance(value, str | list | dict) and port.kind == "text" and not port.choices:
         return f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
-    if port.kind == "list" and not isinstance(value, list | dict):
+    if port.kind == "list" and (
+        not isinstance(value, list | dict) or port.innermost_record is not None
+    ):
         return "put it into brackets: […]"
     if isinstance(value, str) and not port.is_scalar and port.kind != "json":
         return f'refer to a node that gives {port.name}: "${{node}}"'
@@ -69,6 +93,8 @@ def mend_literal(value: Any, port: PortType) -> str:
 def mend_edge(source: PortType, port: PortType, spelt: str) -> str:
     if port.kind == "list" and port.element is not None and fits(source, port.element):
         return f'make it a list of one: ["${{{spelt}}}"]'
+    if port.record is not None and source.kind == "list":
+        return f"write a record that takes one of its elements: {offer_record(port.record)}"
     if port.kind in ("file", "folder") and source.kind == "text":
         return f"give the input the type {port.kind}: a node never takes a path as text"
     if port.kind == "int" and source.kind in ("float", "number"):

@@ -20,7 +20,7 @@ a node runs; `state` settles nodes; `demand` says what must be known before an o
 
 from .demand import demands, outputs_of
 from .elements import Elements, elements, is_off
-from .explain import why
+from .explain import plain_value, why
 from .inputs import from_text
 from .keying import FORCED
 from .keys import KEY_FORMAT, Keys
@@ -36,7 +36,9 @@ from .step import (
     Status,
     Step,
     Unknown,
+    at_port,
     holds,
+    in_records,
     leaves,
 )
 from .values import Values
@@ -59,16 +61,19 @@ __all__ = [
     "Step",
     "Unknown",
     "Values",
+    "at_port",
     "demands",
     "elements",
     "from_text",
     "history_name",
     "holds",
+    "in_records",
     "is_first",
     "is_off",
     "leaves",
     "make_plan",
     "missing_models",
     "outputs_of",
+    "plain_value",
     "why",
 ]

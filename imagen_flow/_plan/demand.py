@@ -13,7 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .._graph import FromInput, FromNode, Graph, Listed, Node, readings
+from .._graph import (
+    FromInput,
+    FromNode,
+    Graph,
+    Listed,
+    Node,
+    PerElement,
+    element_of,
+    readings,
+    sizing,
+)
 from ..errors import GraphError
 from .elements import Elements, elements, is_off
 from .state import State, is_first
@@ -51,8 +61,9 @@ def demands(
         now = [
             place
             for binding in lists
-            if not isinstance(binding, Listed)
-            for place in _missing(state, frame, readings(binding))
+            for size in sizing(binding)
+            if not isinstance(size, Listed)
+            for place in _missing(state, frame, readings(size))
         ]
     if now:
         if later is not None:
@@ -69,12 +80,12 @@ def demands(
         is_each = binding_name in node.each
         if isinstance(node.type, Graph) and not is_first(node.type.inputs[binding_name]):
             continue
-        if is_each and isinstance(binding, Listed):
+        if is_each and isinstance(binding, Listed | PerElement):
             now += [
                 place
-                for i, item in enumerate(binding.items)
+                for i in range(found.size)
                 if i not in found.off
-                for place in _missing(state, frame, readings(item))
+                for place in _missing(state, frame, readings(element_of(binding, i)))
             ]
         else:
             now += _missing(state, frame, readings(binding))
@@ -139,8 +150,8 @@ def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) 
             assert frame.parent is not None
             outer, node = frame.parent
             binding = node.bindings[read.name]
-            if read.name in node.each and isinstance(binding, Listed) and frame.element is not None:
-                binding = binding.items[frame.element]
+            if read.name in node.each:
+                binding = element_of(binding, frame.element)
             found += _missing(state, outer, readings(binding))
     return found
 

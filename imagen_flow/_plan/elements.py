@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from .._graph import Listed, Node
+from .._graph import Binding, ElementOf, Listed, Node, PerElement, RecordOf, sizing
 from .._types.artifact import Artifact
 from .._types.ports import BadValue
 from .step import Frame, Step, Unknown, without_value
@@ -47,17 +48,17 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
     sizes: dict[str, int] = {}
     waits: list[str] = []
     for port in node.each:
-        binding = node.bindings[port]
-        if isinstance(binding, Listed):
-            sizes[port] = len(binding.items)
-            continue
-        slot = values.bind(frame, binding)
-        if isinstance(slot, Unknown):
-            waits += slot.after
-        elif slot.items is not None:
-            sizes[port] = len(slot.items)
-        else:
-            kinds[port] = slot.kind
+        for place, binding in _lists(port, node.bindings[port]):
+            if isinstance(binding, Listed):
+                sizes[place] = len(binding.items)
+                continue
+            slot = values.bind(frame, binding)
+            if isinstance(slot, Unknown):
+                waits += slot.after
+            elif slot.items is not None:
+                sizes[place] = len(slot.items)
+            else:
+                kinds[place] = slot.kind
     if waits:
         return Unknown(tuple(dict.fromkeys(waits)))
     for kind in ("absent", "failed"):
@@ -71,6 +72,25 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
         lengths = ", ".join(f"'{port}' has {n}" for port, n in sorted(sizes.items()))
         raise ValueError(f"the lists of 'each' differ in length: {lengths}")
     return Elements(next(iter(sizes.values())), flags, off)
+
+
+def _lists(place: str, binding: Binding) -> Iterator[tuple[str, Binding]]:
+    """Give the lists of a port of `each`, each with where it stands: the port itself, or fields of
+    the records that it takes (``controls[0].image``).
+    """
+    if not isinstance(binding, PerElement | ElementOf | RecordOf):
+        yield place, binding
+    elif isinstance(binding, ElementOf):
+        yield place, binding.of
+    elif isinstance(binding, RecordOf):
+        for name, item in binding.fields:
+            if any(sizing(PerElement(item))):
+                yield from _lists(f"{place}.{name}", item)
+    elif isinstance(binding.each, Listed):
+        for i, item in enumerate(binding.each.items):
+            yield from _lists(f"{place}[{i}]", item)
+    else:
+        yield from _lists(place, binding.each)
 
 
 def is_off(values: Values, frame: Frame, node: Node) -> bool:

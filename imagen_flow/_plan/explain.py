@@ -4,14 +4,20 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .._types.artifact import Artifact
 from .demand import demand_of
 from .state import State
-from .step import Step
+from .step import Step, in_records
+from .values import Values
 
-__all__ = ["explained", "why"]
+__all__ = ["explained", "plain_value", "why"]
+
+#: How much of a value is shown.
+LONGEST = 40
 
 
 def why(state: State, step: Step) -> str:
@@ -42,10 +48,47 @@ def why(state: State, step: Step) -> str:
     if then.get("determinism") != now["determinism"]:
         changed.append("the device or dtype changed")
     inputs = record.provenance.get("inputs", {})
-    ports = sorted(p for p, slot in (step.slots or {}).items() if inputs.get(p) != slot.digest)
-    if ports:
-        changed.append(" and ".join(f"'{p}'" for p in ports) + " changed")
+    fields = record.provenance.get("fields", {})
+    other: list[str] = []
+    for port, slot in sorted((step.slots or {}).items()):
+        if inputs.get(port) != slot.digest:
+            told = _fields_changed(state, slot, port, fields)
+            changed += [one for one in told if ":" in one]
+            other += [one for one in told if ":" not in one]
+    if other:
+        changed.append(" and ".join(f"'{name}'" for name in other) + " changed")
     return ", ".join(changed) or "what it depends on changed"
+
+
+def _fields_changed(state: State, slot: Artifact, port: str, then: Mapping[str, Any]) -> list[str]:
+    """Name the fields of a port's records that are others than they were, with their values if these
+    are known; else the port.
+    """
+    now = dict(in_records(slot, port))
+    if now.keys() != {n for n in then if n.startswith((f"{port}.", f"{port}["))}:
+        return [port]
+    told = []
+    for name, field in now.items():
+        if then[name]["digest"] != field.digest:
+            value = plain_value(state.values, field)
+            told.append(
+                f"{name}: {_shown(then[name]['value'])} → {_shown(value)}"
+                if "value" in then[name] and value is not None
+                else name
+            )
+    return told or [port]
+
+
+def plain_value(values: Values, slot: Artifact) -> Any:
+    """Give a number, text or flag that the plan knows; None for anything else."""
+    if slot.kind not in ("int", "float", "bool", "text"):
+        return None
+    return values.constants.by_digest.get(slot.digest)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}…"
 
 
 def explained(state: State) -> Iterator[Step]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from inspect import signature
+from typing import Any
 
-from .._graph import Binding, FromNode, Listed, ModelAt, Node
+from .._graph import Binding, FromNode, Listed, ModelAt, Node, RecordOf, element_of
 from .._models import UnresolvedModel
 from .._types.artifact import Artifact
 from .._types.digest import SIZE
@@ -14,7 +15,17 @@ from .._types.models import Model
 from .._types.node import Fed, NodeType
 from ..errors import ModelError, Problem
 from .keys import Keys
-from .step import Frame, Slot, Step, Unknown, holds, leaves, without_value
+from .step import (
+    Frame,
+    Slot,
+    Step,
+    Unknown,
+    at_port,
+    holds,
+    in_records,
+    leaves,
+    without_value,
+)
 from .values import Values
 
 __all__ = ["FORCED", "Keying"]
@@ -23,6 +34,8 @@ FORCED = "it is forced"
 
 #: Kinds of values that a node type may look at when it foresees what cannot be done.
 _PLAIN = frozenset({"int", "float", "bool", "text", "json"})
+
+_UNKNOWN: Any = object()
 
 
 class Keying:
@@ -69,11 +82,7 @@ class Keying:
             binding = bindings.get(port_name)
             if elements and port_name in elements:
                 slot = elements[port_name]
-                binding = (
-                    binding.items[element]
-                    if isinstance(binding, Listed) and element is not None
-                    else binding
-                )
+                binding = binding and element_of(binding, element)
             else:
                 slot = default if binding is None else self.values.bind(frame, binding)
             if isinstance(slot, Unknown):
@@ -84,6 +93,23 @@ class Keying:
                     absent = absent or port_name
                     continue
                 slot = default
+            elif port_name in type_.records:
+                slot = self.values.in_records(frame, binding, slot, port.type, node)
+                fields = list(in_records(slot, port_name))
+                lacking = next((name for name, field in fields if field.kind == "absent"), "")
+                if lacking:
+                    absent = absent or lacking
+                    continue
+                if slot.kind == "failed" or holds(slot, "failed"):
+                    failed = failed or next(
+                        (
+                            name
+                            for name, field in fields
+                            if field.kind == "failed" or holds(field, "failed")
+                        ),
+                        port_name,
+                    )
+                    continue
             elif slot.kind == "failed" or (slot.items is not None and holds(slot, "failed")):
                 failed = failed or port_name
                 continue
@@ -186,9 +212,7 @@ class Keying:
             if port in slots
             and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)
         }
-        named = (
-            (leaf, port) for port in type_.loaders if port in slots for leaf in leaves(slots[port])
-        )
+        named = ((leaf, port) for port in type_.loaders for leaf in at_port(slots, port))
         return next(
             filter(
                 None,
@@ -211,14 +235,8 @@ class Keying:
         known = self._fed(frame, node)
         given: list[Mapping[str, object]] = []
         if len(signature(foresee).parameters) > 2:
-            constants = self.values.constants.by_digest
-            given.append(
-                {
-                    port: constants[slot.digest]
-                    for port, slot in slots.items()
-                    if slot.kind in _PLAIN and slot.digest in constants
-                }
-            )
+            found = {port: self._plain(slot) for port, slot in slots.items()}
+            given.append({port: value for port, value in found.items() if value is not _UNKNOWN})
         try:
             foresee(known.models, known.fed, *given)
         except UnresolvedModel:  # a problem of the node that names it
@@ -229,6 +247,23 @@ class Keying:
                 self.values.problems.append(problem)
             return str(refused)
         return ""
+
+    def _plain(self, slot: Artifact) -> Any:
+        """Give a plain value if it is known; of a record those of its fields that are, and its
+        models.
+        """
+        constants = self.values.constants.by_digest
+        if slot.kind == "record":
+            fields = zip(slot.fields, slot.items or (), strict=True)
+            found = {
+                name: constants.get(field.digest, _UNKNOWN)
+                for name, field in fields
+                if field.kind in (*_PLAIN, "model")
+            }
+            return {name: value for name, value in found.items() if value is not _UNKNOWN}
+        if slot.items and all(item.kind == "record" for item in slot.items):
+            return [self._plain(item) for item in slot.items]
+        return constants.get(slot.digest, _UNKNOWN) if slot.kind in _PLAIN else _UNKNOWN
 
     def _fed(self, frame: Frame, node: Node, depth: int = 8) -> Fed:
         """Gather which models a node names, and the nodes that feed it."""
@@ -250,7 +285,7 @@ class Keying:
                 else None
             )
 
-        for port, binding in node.bindings.items():
+        for port, binding in _ports(node):
             if (one := model(binding)) is not None:
                 models[port] = one
             elif isinstance(binding, Listed) and (
@@ -260,3 +295,19 @@ class Keying:
             elif isinstance(binding, FromNode) and depth:
                 fed[port] = self._fed(frame, frame.graph.nodes[binding.node], depth - 1)
         return Fed(node.type.name, models, fed)
+
+
+def _ports(node: Node) -> Iterator[tuple[str, Binding]]:
+    """Give what a node's ports are bound to, and the fields of records as ports of their own; of a
+    list of records each field as a list.
+    """
+    for port, binding in node.bindings.items():
+        yield port, binding
+        if isinstance(binding, RecordOf):
+            yield from ((f"{port}.{name}", item) for name, item in binding.fields)
+        elif isinstance(binding, Listed):
+            fields: dict[str, list[Binding]] = {}
+            for record in binding.items:
+                for name, item in record.fields if isinstance(record, RecordOf) else ():
+                    fields.setdefault(name, []).append(item)
+            yield from ((f"{port}.{name}", Listed(tuple(items))) for name, items in fields.items())

@@ -26,11 +26,15 @@ __all__ = [
     "Status",
     "Step",
     "Unknown",
+    "at_port",
     "holds",
+    "in_records",
     "leaves",
     "list_of",
     "listed",
     "present",
+    "record_of",
+    "together",
     "without_value",
 ]
 
@@ -216,6 +220,8 @@ def present(slot: Artifact) -> Artifact:
     """Leave absent elements out of a list that goes into one port, and of the lists in it."""
     if slot.items is None or not holds(slot, "absent"):
         return slot
+    if slot.kind == "record":
+        return record_of(zip(slot.fields, map(present, slot.items), strict=True))
     return list_of([present(i) for i in slot.items if i.kind != "absent"])
 
 
@@ -238,11 +244,63 @@ def list_of(items: Sequence[Artifact]) -> Artifact:
     return Artifact(tagged("list", *[bytes.fromhex(i.digest) for i in items]), "list", tuple(items))
 
 
+def record_of(fields: Iterable[tuple[str, Artifact]]) -> Artifact:
+    """Make a record of the values of its fields; in which order they come makes no difference."""
+    named = sorted(fields)
+    parts = [part for name, slot in named for part in (name.encode(), bytes.fromhex(slot.digest))]
+    return Artifact(
+        tagged("record", *parts),
+        "record",
+        tuple([slot for _, slot in named]),
+        tuple([name for name, _ in named]),
+    )
+
+
+def at_port(slots: Mapping[str, Artifact], port: str) -> Iterator[Artifact]:
+    """Give what a port receives, and of a list its elements; of a port like ``controls.model`` what
+    that field of its records receives.
+    """
+    name, _, field = port.partition(".")
+    if name in slots:
+        yield from (
+            leaf
+            for one in (_fields(slots[name], field) if field else (slots[name],))
+            for leaf in leaves(one)
+        )
+
+
+def _fields(slot: Artifact, field: str) -> Iterator[Artifact]:
+    if slot.kind == "record":
+        yield (
+            slot.items[slot.fields.index(field)] if slot.items and field in slot.fields else ABSENT
+        )
+    else:
+        for item in slot.items or ():
+            yield from _fields(item, field)
+
+
+def in_records(slot: Artifact, port: str) -> Iterator[tuple[str, Artifact]]:
+    """Give the fields of the records that a port receives, each named with where it is:
+    ``controls[1].scale``.
+    """
+    for i, item in enumerate(slot.items or ()):
+        if slot.kind == "record":
+            yield f"{port}.{slot.fields[i]}", item
+        else:
+            yield from in_records(item, f"{port}[{i}]")
+
+
 def listed(slots: Sequence[Slot]) -> Slot:
     """Make a list of what is known; one unknown element leaves it unknown."""
+    known = together(slots)
+    return known if isinstance(known, Unknown) else list_of(known)
+
+
+def together(slots: Sequence[Slot]) -> list[Artifact] | Unknown:
+    """Give values that are needed together; one that is not known leaves all of them unknown."""
     known = [slot for slot in slots if isinstance(slot, Artifact)]
     if len(known) == len(slots):
-        return list_of(known)
+        return known
     return Unknown(
         tuple(dict.fromkeys(a for s in slots if isinstance(s, Unknown) for a in s.after))
     )

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .. import _models as models
 from .._graph import (
     RANDOM,
     Binding,
+    ElementOf,
     FileAt,
     FromInput,
     FromNode,
@@ -27,6 +28,10 @@ from .._graph import (
     Mapped,
     ModelAt,
     Node,
+    PerElement,
+    RecordOf,
+    element_of,
+    parts_of,
 )
 from .._plugins.registry import Registry
 from .._settings.devices import Policy
@@ -35,6 +40,7 @@ from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.codec import Codecs
 from .._types.models import Loader, Model, name_of
+from .._types.node import NodeType
 from .._types.ports import BadValue, Port, PortType
 from .._types.values import Absent, File, FileChanged, Folder
 from ..errors import MOST_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
@@ -50,6 +56,8 @@ from .step import (
     list_of,
     listed,
     present,
+    record_of,
+    together,
 )
 
 __all__ = ["Constants", "Values", "derived_seed", "is_drawn"]
@@ -145,7 +153,8 @@ class Values:
             Damaged: the store held it and no longer does.
         """
         if artifact.items is not None:
-            return [self.value(item) for item in artifact.items]
+            items = [self.value(item) for item in artifact.items]
+            return dict(zip(artifact.fields, items, strict=True)) if artifact.fields else items
         found = self.constants.by_digest.get(artifact.digest, _MISSING)
         if found is _MISSING:
             found = self.live.get(artifact.digest, _MISSING)
@@ -176,6 +185,21 @@ class Values:
             return listed([self.bind(frame, item) for item in binding.items])
         if isinstance(binding, Mapped):
             return self._mapped(frame, binding)
+        if isinstance(binding, RecordOf):
+            fields = together([self.bind(frame, item) for _, item in binding.fields])
+            names = [name for name, _ in binding.fields]
+            return (
+                fields
+                if isinstance(fields, Unknown)
+                else record_of(zip(names, fields, strict=True))
+            )
+        if isinstance(binding, ElementOf):
+            slot = self.bind(frame, binding.of)
+            if isinstance(slot, Unknown) or slot.items is None or binding.index is None:
+                return slot
+            return slot.items[binding.index]
+        if isinstance(binding, PerElement):  # it is not known yet how many elements there are
+            return self.bind(frame, binding.each)
         # What is left depends on no frame.
         held = self._held.get(id(binding))
         if held is None:
@@ -218,8 +242,8 @@ class Values:
             return self.bind(frame, binding)
         if element is None:  # it is not known yet how many there are
             return Unknown((frame.full(node.name),))
-        if isinstance(binding, Listed):
-            return self.bind(frame, binding.items[element])
+        if isinstance(binding, Listed | PerElement):
+            return self.bind(frame, element_of(binding, element))
         slot = self.bind(frame, binding)
         return (
             slot.items[element] if isinstance(slot, Artifact) and slot.items is not None else slot
@@ -477,18 +501,92 @@ class Values:
             else slot
         )
 
+    def in_records(
+        self, frame: Frame, binding: Binding | None, slot: Artifact, port: PortType, node: Node
+    ) -> Artifact:
+        """Complete the records that a port of records receives: a value that is none is a first
+        field, and a field that is left out or absent has its default. A field that has none stays
+        absent.
+        """
+        if slot.kind in ("absent", "failed") or (port.optional and self._is_nothing(slot)):
+            return slot
+        if port.element is not None:
+            items = slot.items
+            if items is None:  # it is refused when the node is called
+                return slot
+            bindings = binding.items if isinstance(binding, Listed) else [binding] * len(items)
+            return list_of(
+                [
+                    self.in_records(frame, one, item, port.element, node)
+                    for one, item in zip(bindings, items, strict=True)
+                    if item.kind != "absent"
+                ]
+            )
+        record = port.record
+        if record is None:
+            return slot
+        if slot.kind == "record":
+            given = dict(zip(slot.fields, slot.items or (), strict=True))
+            bound = dict(binding.fields) if isinstance(binding, RecordOf) else {}
+        else:
+            given = {record.first.name: slot}
+            bound = {record.first.name: binding} if binding is not None else {}
+        fields: list[tuple[str, Artifact]] = []
+        for name, field in record.fields.items():
+            one = given.get(name, ABSENT)
+            if one.kind == "absent" and not field.required:
+                one = self.port_default(field)
+            elif one.kind != "failed":
+                if field.type.lends is not None:
+                    one = self.named(frame, bound.get(name), one, node, field.type.lends)
+                one = self.converted(one, field.type)
+            fields.append((name, one))
+        return record_of(fields)
+
+    def models_at(self, frame: Frame, node: Node, type_: NodeType, port: str) -> Artifact | None:
+        """Give what is known of a port that takes models, or records with models: as much of the
+        records as is written, whatever else of them is not known yet.
+        """
+        binding, wanted = node.bindings.get(port), type_.inputs[port]
+        if binding is None:
+            return None if wanted.required else self.port_default(wanted)
+        written: Sequence[Binding] = (binding,)
+        if port in node.each and isinstance(binding, Listed | PerElement):
+            written = parts_of(binding)
+        is_list = written == (binding,) and port in node.each
+        found: list[Artifact] = []
+        for one in written:
+            if port in type_.records:
+                one = _with_models_alone(one, wanted.type)
+            slot = self.bind(frame, one)
+            if isinstance(slot, Unknown):
+                continue
+            for item in (slot.items or ()) if is_list else (slot,):
+                if item.kind in ("absent", "failed"):
+                    continue
+                if port in type_.records:
+                    found.append(self.in_records(frame, one, item, wanted.type, node))
+                else:
+                    found.append(self.named(frame, one, item, node, type_.loaders[port]))
+        return found[0] if len(found) == 1 else list_of(found) if found else None
+
+    def _is_nothing(self, slot: Artifact) -> bool:
+        return slot.kind == "json" and self.constants.by_digest.get(slot.digest, ABSENT) is None
+
     def _home(self, frame: Frame, binding: Binding | None) -> Path:
         """The folder that a path in a text starts from: that of the graph in which it is written,
         or `base` if it was given from outside.
         """
+        while isinstance(binding, ElementOf):
+            binding = binding.of
         while isinstance(binding, FromInput) and binding.name not in frame.by_default:
             if frame.parent is None:
                 return self.base
             name, element = binding.name, frame.element
             frame, node = frame.parent
             binding = node.bindings.get(name)
-            if name in node.each and isinstance(binding, Listed) and element is not None:
-                binding = binding.items[element]
+            if name in node.each and binding is not None:
+                binding = element_of(binding, element)
         return frame.graph.folder
 
     def converted(self, slot: Artifact, port: PortType) -> Artifact:
@@ -547,6 +645,17 @@ class Values:
                 else self.files.file_value(value.path, value.name)
             )
         return value
+
+
+def _with_models_alone(binding: Binding, port: PortType) -> Binding:
+    """Leave out of written records the fields that take no model."""
+    if isinstance(binding, Listed):
+        element = port.element or port
+        return Listed(tuple([_with_models_alone(item, element) for item in binding.items]))
+    if not isinstance(binding, RecordOf) or port.record is None:
+        return binding
+    fields = port.record.fields
+    return RecordOf(tuple([(n, b) for n, b in binding.fields if fields[n].type.lends is not None]))
 
 
 def derived_seed(seed: int, label: str) -> int:

@@ -14,7 +14,7 @@ from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import GraphError, Problem
 from .state import State
-from .step import Frame, Step, leaves
+from .step import Frame, Step, at_port, leaves
 from .values import Values
 
 __all__ = ["check_waiting_models", "missing_models"]
@@ -99,22 +99,17 @@ class _Waiting:
     def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
         values, keys = self.state.values, self.state.keys
         slots: dict[str, Artifact] = {}
-        for port in type_.loaders:
-            binding = node.bindings.get(port)
-            slot = (
-                values.bind(frame, binding)
-                if binding is not None
-                else values.port_default(type_.inputs[port])
-            )
-            if isinstance(slot, Artifact) and slot.kind not in ("absent", "failed"):
-                slots[port] = values.named(frame, binding, slot, node, type_.loaders[port])
+        for port in dict.fromkeys(path.partition(".")[0] for path in type_.loaders):
+            slot = values.models_at(frame, node, type_, port)
+            if slot is not None:
+                slots[port] = slot
         given = {
             port: found
             for port, slot in slots.items()
             if isinstance(found := values.constants.by_digest.get(slot.digest), Model)
         }
-        for port, slot in slots.items():
-            for leaf in leaves(slot):
+        for port in type_.loaders:
+            for leaf in at_port(slots, port):
                 values.unusable(leaf, type_.loaders[port], port, given, node, keys.policy)
 
     def _graph(self, frame: Frame, node: Node, inner: Graph) -> None:

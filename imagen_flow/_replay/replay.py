@@ -46,10 +46,12 @@ from .._graph import (
     Input,
     Joined,
     Listed,
-    Mapped,
     ModelAt,
     Node,
     Output,
+    fields_of,
+    readings,
+    rebound,
     resolve,
 )
 from .._plan import Plan, from_text
@@ -460,11 +462,7 @@ class _Maker:
             return self.file_at(binding, file)
         if isinstance(binding, ModelAt):
             return self.model_at(binding, file)
-        if isinstance(binding, Listed):
-            return Listed(tuple(self.bind(i, file, type_) for i in binding.items))
-        if isinstance(binding, Mapped):
-            return Mapped(tuple((k, self.bind(i, file, type_)) for k, i in binding.items))
-        return binding
+        return rebound(binding, lambda one: self.bind(one, file, type_))
 
     def file_at(self, at: FileAt, file: str) -> Binding:
         """Settle what a path in a graph leads to; the binding stays as it is."""
@@ -668,17 +666,27 @@ def _model_inputs(graph: Graph) -> set[str]:
     """
     found: set[str] = set()
     for node in graph.nodes.values():
-        inner = _model_inputs(node.type) if isinstance(node.type, Graph) else set()
-        for port, binding in node.bindings.items():
-            takes = (
-                port in inner
-                if isinstance(node.type, Graph)
-                else node.inputs[port].type.kind == "model"
-            )
-            for part in binding.items if isinstance(binding, Listed) else (binding,):
-                if takes and isinstance(part, FromInput):
-                    found.add(part.name)
+        if isinstance(node.type, Graph):
+            inner = _model_inputs(node.type)
+            bound = [binding for port, binding in node.bindings.items() if port in inner]
+        else:
+            bound = list(_to_models(node, node.type))
+        found.update(
+            read.name for one in bound for read in readings(one) if isinstance(read, FromInput)
+        )
     return found
+
+
+def _to_models(node: Node, type_: NodeType) -> Iterator[Binding]:
+    """Give what is bound to ports that take models, and to such fields of records."""
+    for port, binding in node.bindings.items():
+        wanted, record = type_.inputs[port].type, type_.records.get(port)
+        if "model" in (wanted.kind, wanted.element and wanted.element.kind):
+            yield binding
+        for field in record.fields.values() if record is not None else ():
+            if "model" in (field.type.kind, field.type.element and field.type.element.kind):
+                is_first = record is not None and field is record.first
+                yield from filter(None, fields_of(binding, field.name, is_first=is_first))
 
 
 def _unneeded(graph: Graph, output: Output) -> frozenset[str]:

@@ -120,8 +120,8 @@ class AnonymousFiles:
                 names[hidden.path.name] = (
                     original.name if isinstance(original, File) else ""
                 ) or original.path.name
-        elif isinstance(hidden, list | tuple):
-            for item in hidden:
+        elif isinstance(hidden, list | tuple | dict):
+            for item in hidden.values() if isinstance(hidden, dict) else hidden:
                 self._collect_names(item, names)
 
     def _original_inside(self, path: Path) -> Path | None:

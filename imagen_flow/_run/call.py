@@ -19,7 +19,7 @@ from .._store import Store
 from .._types.artifact import Artifact
 from .._types.models import Loader, Model
 from .._types.node import NodeType
-from .._types.ports import BadValue
+from .._types.ports import BadValue, PortType, Record
 from .._types.values import Progress
 from ..errors import Cancelled, ImagenFlowError
 from .anonymous_files import AnonymousFiles
@@ -129,14 +129,11 @@ class Caller:
             port = type_.inputs[name].type
             loader = type_.loaders.get(name)
             value = self.value(slot)
+            if name in type_.records:
+                arguments[name] = self._checked_records(name, port, value, leased)
+                continue
             if loader is None or not isinstance(value, Model | list):
-                value = self.anonymous.anonymize(value)
-                try:
-                    value = port.check(value)
-                except BadValue as error:
-                    raise ValueError(f"its '{name}' {error}") from None
-                if port.has_enum:
-                    value = port.hand(value)
+                value = _checked(name, port, self.anonymous.anonymize(value))
             else:
                 leased[name] = (loader, value)
             arguments[name] = value
@@ -162,7 +159,9 @@ class Caller:
         if type_.uses_torch:
             if leased:
                 companions = {
-                    port: model for port, (_, model) in leased.items() if isinstance(model, Model)
+                    port: model
+                    for port, (_, model) in leased.items()
+                    if isinstance(model, Model) and "[" not in port
                 }
                 leased.update(
                     (
@@ -178,7 +177,7 @@ class Caller:
                 self.pool,
                 leased,
                 lambda lent, taken: self._call_function(
-                    step, type_, {**arguments, **lent, **dict.fromkeys(level_ports, taken)}, notes
+                    step, type_, {**arguments, **dict.fromkeys(level_ports, taken)}, notes, lent
                 ),
                 device=policy.device,
                 dtype=policy.dtype,
@@ -203,13 +202,41 @@ class Caller:
             self.conditions = devices.conditions(device)
         return device
 
+    def _checked_records(
+        self, name: str, port: PortType, value: Any, leased: dict[str, tuple[Any, Any]]
+    ) -> Any:
+        """Check the records of a port, which come as mappings, and note which models they lease."""
+        if value is None and port.optional:
+            return None
+        if port.element is not None and isinstance(value, list):
+            return [
+                self._checked_records(f"{name}[{i}]", port.element, item, leased)
+                for i, item in enumerate(value)
+            ]
+        if port.record is None or not isinstance(value, dict):
+            return _checked(name, port, value)
+        fields: dict[str, Any] = {}
+        for field in port.record.fields.values():
+            at, one = f"{name}.{field.name}", value[field.name]
+            if field.type.lends is not None and isinstance(one, Model | list):
+                leased[at] = (field.type.lends, one)
+            else:
+                one = _checked(at, field.type, self.anonymous.anonymize(one))
+            fields[field.name] = one
+        return fields
+
     def _call_function(
-        self, step: Step, type_: NodeType, arguments: dict[str, Any], notes: Notes
+        self,
+        step: Step,
+        type_: NodeType,
+        arguments: dict[str, Any],
+        notes: Notes,
+        lent: Mapping[str, Any] = MappingProxyType({}),
     ) -> Any:
         limit = step.node.timeout_s
         began = time.monotonic()
         try:
-            result = type_.function(**arguments)
+            result = type_.function(**_with_models(type_, arguments, lent))
             if type_.is_generator:
                 result = self._run_generator(step, result, notes, began, limit)
         except SystemExit as error:
@@ -245,6 +272,41 @@ class Caller:
                 Exception
             ):  # an error while stopping must not hide the reason for stopping
                 steps.close()
+
+
+def _checked(name: str, port: PortType, value: Any) -> Any:
+    try:
+        value = port.check(value)
+    except BadValue as error:
+        raise ValueError(f"its '{name}' {error}") from None
+    return port.hand(value) if port.has_enum else value
+
+
+def _with_models(
+    type_: NodeType, arguments: Mapping[str, Any], lent: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Complete a function's arguments: insert the leased models, make instances of records, and
+    leave out the optional ports of a group that are not given.
+    """
+    found = {
+        name: lent.get(name, value)
+        for name, value in arguments.items()
+        if value is not None or name not in type_.left_out
+    }
+    for name, record in type_.records.items():
+        if name in found:
+            found[name] = _instances(record, found[name], lent, name)
+    return found
+
+
+def _instances(record: Record, value: Any, lent: Mapping[str, Any], at: str) -> Any:
+    if isinstance(value, list):
+        return [_instances(record, item, lent, f"{at}[{i}]") for i, item in enumerate(value)]
+    if value is None:
+        return None
+    return record.cls(
+        **{record.attributes[n]: lent.get(f"{at}.{n}", field) for n, field in value.items()}
+    )
 
 
 def _check_time(began: float, limit: float | None) -> None:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .._graph import Binding, FromInput, FromNode, Graph, Joined, Listed, Mapped, Output
+from .._graph import (
+    Binding,
+    ElementOf,
+    FromInput,
+    FromNode,
+    Graph,
+    Joined,
+    Listed,
+    Mapped,
+    Output,
+    PerElement,
+    RecordOf,
+    element_of,
+    parts_of,
+)
 from .._plan import Frame, State, Step
 from .._types.node import NodeType
 
@@ -121,8 +135,12 @@ def _sources(frame: Frame, binding: Binding | str, element: int | None) -> Itera
     elif isinstance(binding, Listed):
         for item in binding.items if element is None else binding.items[element : element + 1]:
             yield from _sources(frame, item, None)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
+    elif isinstance(binding, PerElement):
+        yield from _sources(frame, element_of(binding, element), None)
+    elif isinstance(binding, ElementOf):
+        yield from _sources(frame, binding.of, binding.index)
+    elif not isinstance(binding, str):
+        for item in parts_of(binding):
             yield from _sources(frame, item, None)
 
 
@@ -131,9 +149,7 @@ def _leaves(binding: Binding | None) -> Iterator[Binding]:
     pending: list[Any] = [binding]
     while pending:
         binding = pending.pop()
-        if isinstance(binding, Listed):
-            pending += binding.items
-        elif isinstance(binding, Mapped):
-            pending += [item for _, item in binding.items]
+        if isinstance(binding, Listed | Mapped | RecordOf | ElementOf | PerElement):
+            pending += parts_of(binding)
         elif binding is not None:
             yield binding

@@ -10,8 +10,7 @@ from contextlib import suppress
 
 from .._graph import Node
 from .._models import Identity, identities_of, with_replaced_parts
-from .._plan import Frame, Place, State, demands, leaves, outputs_of
-from .._types.artifact import Artifact
+from .._plan import Frame, Place, State, at_port, demands, outputs_of
 from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import ModelError
@@ -59,20 +58,17 @@ class ModelLookahead:
             return
         values, keys = self.state.values, self.state.keys
         named: dict[str, list[Model]] = {}
-        for name, _, default in keys.ports(node.type):
-            if name in node.type.loaders:
-                binding = node.bindings.get(name)
-                slot = values.bind(frame, binding) if binding is not None else default
-                models_ = (
-                    leaves(values.named(frame, binding, slot, node, node.type.loaders[name]))
-                    if isinstance(slot, Artifact)
-                    else ()
-                )
-                named[name] = [
-                    model
-                    for leaf in models_
-                    if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
-                ]
+        slots = {
+            port: slot
+            for port in dict.fromkeys(path.partition(".")[0] for path in node.type.loaders)
+            if (slot := values.models_at(frame, node, node.type, port)) is not None
+        }
+        for path in node.type.loaders:
+            named[path] = [
+                model
+                for leaf in at_port(slots, path)
+                if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
+            ]
         policy = keys.policy(node)
         companions = {name: models[0] for name, models in named.items() if len(models) == 1}
         for name, models in named.items():

@@ -16,6 +16,7 @@ from typing import Any
 from .. import __version__
 from .._graph import (
     Binding,
+    ElementOf,
     FileAt,
     FromInput,
     FromNode,
@@ -27,6 +28,8 @@ from .._graph import (
     ModelAt,
     Node,
     Output,
+    PerElement,
+    RecordOf,
 )
 from .._plan import Plan, State, Step, leaves
 from .._provenance.embedding import FORMAT
@@ -410,6 +413,12 @@ def _describe_binding(binding: Binding | str) -> Any:
         return {"list": [_describe_binding(i) for i in binding.items]}
     if isinstance(binding, Mapped):
         return {"map": {k: _describe_binding(i) for k, i in binding.items}}
+    if isinstance(binding, RecordOf):
+        return {"record": {name: _describe_binding(item) for name, item in binding.fields}}
+    if isinstance(binding, PerElement):
+        return {"per_element": _describe_binding(binding.each)}
+    if isinstance(binding, ElementOf):
+        return {"element_of": _describe_binding(binding.of)}
     if isinstance(binding, FileAt):
         return {binding.kind: binding.path}
     if isinstance(binding, ModelAt):

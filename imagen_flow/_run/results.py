@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .._plan import ABSENT, State, Step, leaves
+from .._plan import ABSENT, State, Step, in_records, leaves, plain_value
 from .._store import Store
 from .._types.artifact import Artifact
 from .._types.node import NodeType
@@ -50,6 +50,8 @@ class Results:
                 "inputs": inputs,
                 "took_s": round(call.took_s, 6),
             }
+            if node_type.records:
+                provenance["fields"] = self._record_fields(step)
             if node_type.uses_torch:
                 provenance |= {
                     "conditions": dict(call.conditions),
@@ -69,6 +71,18 @@ class Results:
                 self._store.flush()
             self._store.drop_scratch(step.key)
         return outputs
+
+    def _record_fields(self, step: Step) -> dict[str, Any]:
+        """Describe the fields of the records that a step received, so that the next plan can name
+        those that changed.
+        """
+        found: dict[str, Any] = {}
+        for port, slot in (step.slots or {}).items():
+            for name, field in in_records(slot, port):
+                found[name] = {"digest": field.digest}
+                if (value := plain_value(self._state.values, field)) is not None:
+                    found[name]["value"] = value
+        return found
 
     def _check_output(self, type_: NodeType, name: str, value: Any) -> tuple[Artifact, Any]:
         """Check and digest one output, and hold it in memory."""

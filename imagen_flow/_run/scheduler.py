@@ -7,7 +7,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
-from .._graph import FromInput, FromNode, Graph, Listed, Node, Output, readings
+from .._graph import (
+    FromInput,
+    FromNode,
+    Graph,
+    Listed,
+    Node,
+    Output,
+    PerElement,
+    element_of,
+    readings,
+    sizing,
+)
 from .._plan import (
     Elements,
     Frame,
@@ -208,8 +219,9 @@ class Scheduler:
             if is_off(self.state.values, frame, node):
                 return
         for name in node.each:
-            if not isinstance(node.bindings[name], Listed):
-                yield from _sources(frame, readings(node.bindings[name]))
+            for size in sizing(node.bindings[name]):
+                if not isinstance(size, Listed):
+                    yield from _sources(frame, readings(size))
         try:
             expanded = elements(self.state.values, frame, node)
         except (GraphError, ValueError):
@@ -219,10 +231,10 @@ class Scheduler:
         for name, binding in node.bindings.items():
             if isinstance(node.type, Graph) and not is_first(node.type.inputs[name]):
                 continue
-            if name in node.each and isinstance(binding, Listed):
-                for i, item in enumerate(binding.items):
+            if name in node.each and isinstance(binding, Listed | PerElement):
+                for i in range(expanded.size):
                     if i not in expanded.off:
-                        yield from _sources(frame, readings(item))
+                        yield from _sources(frame, readings(element_of(binding, i)))
             else:
                 yield from _sources(frame, readings(binding))
         if isinstance(node.type, Graph):
@@ -268,10 +280,6 @@ def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Pl
             outer, node = frame.parent
             if read.name in node.bindings:
                 binding = node.bindings[read.name]
-                if (
-                    read.name in node.each
-                    and isinstance(binding, Listed)
-                    and frame.element is not None
-                ):
-                    binding = binding.items[frame.element]
+                if read.name in node.each:
+                    binding = element_of(binding, frame.element)
                 yield from _sources(outer, readings(binding))

@@ -104,7 +104,8 @@ class StepRunner:
             Damaged: no step of this run produces it.
         """
         if artifact.items is not None:
-            return [self.value(item) for item in artifact.items]
+            items = [self.value(item) for item in artifact.items]
+            return dict(zip(artifact.fields, items, strict=True)) if artifact.fields else items
         digest = artifact.digest
         if digest in self._constants:
             return self._constants[digest]

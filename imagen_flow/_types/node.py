@@ -9,6 +9,23 @@
 Parameters are input ports, defaults are defaults, the return annotation is the output (the fields
 of a NamedTuple are named outputs, the first of
 them primary), the docstring is the help. The decorated function can still be called as a function.
+
+Node types that have ports in common declare them once, as a TypedDict (PEP 692)::
+
+    class Sampling(TypedDict, total=False):
+        \"\"\"Params:
+            guidance_scale: how far to go beyond the unguided picture; 1 is off.
+        \"\"\"
+
+        guidance_scale: Annotated[float, Range(0, 100)]
+
+    @node("diffusion.text_to_image", version=1)
+    def text_to_image(prompt: str, *, seed: Seed, **sampling: Unpack[Sampling]) -> Image: ...
+
+Each field is a port. One that may be left out (``total=False``, ``NotRequired``) is missing from
+the mapping then. Several groups are combined by inheritance, and their help is added to that of the
+node. (For the help of groups that are inherited, take the TypedDict of typing_extensions before
+Python 3.12: that of `typing` forgets what it was made of.)
 """
 
 from __future__ import annotations
@@ -17,13 +34,15 @@ import collections.abc
 import functools
 import inspect
 import re
+import textwrap
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .models import Loader
-from .ports import BadValue, Injected, Port, PortType, read_annotation
+from .ports import BadValue, Injected, Port, PortType, Record, read_annotation
+from .records import port_of
 
 __all__ = ["RESERVED", "Fed", "NodeFunction", "NodeType", "node"]
 
@@ -56,6 +75,10 @@ class NodeType:
     named_outputs: bool
     file: str
     line: int
+    #: Ports that are not passed to the function when they are given nothing.
+    left_out: frozenset[str] = frozenset()
+    #: How what were ports once is written now, by the names of these.
+    renamed: Mapping[str, str] = field(default_factory=dict)
     many: Callable[..., Any] | None = None
     foresee: Callable[..., None] | None = None
     # : Where it was registered, e.g. ``imagen-flow:image``; filled in by the registry, as is the
@@ -79,12 +102,22 @@ class NodeType:
 
     @functools.cached_property
     def loaders(self) -> dict[str, Loader[Any]]:
-        """The loaders of the ports that take a model, or several, by port."""
-        found = {
-            name: port.type.loader or (port.type.element.loader if port.type.element else None)
-            for name, port in self.inputs.items()
-        }
+        """The loaders of the ports that take a model, or several, by port. A field of a record is
+        named with its port: ``loras.model``.
+        """
+        found: dict[str, Loader[Any] | None] = {}
+        for name, port in self.inputs.items():
+            record = port.type.innermost_record
+            fields = record.fields.values() if record is not None else ()
+            found[name] = port.type.lends
+            found |= {f"{name}.{f.name}": f.type.lends for f in fields}
         return {name: loader for name, loader in found.items() if loader is not None}
+
+    @functools.cached_property
+    def records(self) -> dict[str, Record]:
+        """The records of the ports that take one, or lists of them, by port."""
+        found = {name: port.type.innermost_record for name, port in self.inputs.items()}
+        return {name: record for name, record in found.items() if record is not None}
 
     @property
     def steps_down(self) -> bool:
@@ -103,7 +136,8 @@ class NodeType:
 @dataclass(frozen=True, slots=True)
 class Fed:
     """What is known, when planning, of a node whose output a port reads: its type, its models by
-    port (of a list, those that are known), and what feeds it.
+    port (of a list, those that are known), and what feeds it. A field of a record is a port like
+    ``controls.image``.
     """
 
     type_name: str
@@ -128,9 +162,10 @@ class NodeFunction:
         not do what is asked, by raising ModelError.
 
         It gets the node's models by port (without their weights: a `Model` each, or several), and
-        by port for what comes from other nodes a `Fed`; one that takes a third argument
-        gets by port the plain values that are known: numbers, texts, flags and JSON, written in the
-            graph or given to the plan.
+        by port for what comes from other nodes a `Fed`; one that takes a third argument gets by
+        port the plain values that are known: numbers, texts, flags and JSON, written in the graph
+        or given to the plan. Models in records are named ``controls.model``; in the third argument
+        a record is a mapping of those of its fields that are known, models among them.
         """
         object.__setattr__(self.type, "foresee", function)
         return function
@@ -144,7 +179,7 @@ class NodeFunction:
 
 
 def node(
-    name: str, *, version: int, uses: Sequence[str] = ()
+    name: str, *, version: int, uses: Sequence[str] = (), renamed: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., Any]], NodeFunction]:
     """Declare a node type.
 
@@ -153,6 +188,9 @@ def node(
         version: raise it when the same inputs give another result; it is part of every key.
         uses: distributions whose version the result depends on (``("pillow",)``); part of every
             key.
+        renamed: what to write in the place of ports that the node type no longer has, by their
+            names: ``{"lora_weights": "loras: [{model: …, weight: …}]"}``. A graph that uses one is
+            told.
 
     Raises:
         TypeError: the signature cannot be ports; the message names the parameter and says what may
@@ -170,7 +208,10 @@ def node(
         raise TypeError(f"{name}: uses is a list of distributions, like ('{uses}',)")
 
     def decorate(function: Callable[..., Any]) -> NodeFunction:
-        return NodeFunction(function, _read(name, version, tuple(sorted(uses)), function))
+        read = _read(name, version, tuple(sorted(uses)), function)
+        if clash := sorted((renamed or {}).keys() & read.inputs.keys()):
+            raise TypeError(f"{name}: '{clash[0]}' is said to be renamed, and is a port")
+        return NodeFunction(function, replace(read, renamed=dict(renamed or {})))
 
     return decorate
 
@@ -184,15 +225,24 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
         ) from unknown
     inputs: dict[str, Port] = {}
     injected: dict[str, str] = {}
+    left_out: set[str] = set()
+    doc = inspect.getdoc(function) or ""
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (
             parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
             parameter.POSITIONAL_ONLY,
-        ):
+        ) or (parameter.kind is parameter.VAR_KEYWORD and not _is_group(hints, parameter.name)):
             raise TypeError(
                 f"{name}: parameter '{parameter.name}' has no fixed name, so it can be no port"
             )
+        if parameter.kind is parameter.VAR_KEYWORD:
+            group = typing.get_args(hints[parameter.name])[0]
+            ports, injected_here, optional = _grouped(name, group)
+            inputs |= ports
+            injected |= injected_here
+            left_out |= optional
+            doc = with_help_of(doc, group)
+            continue
         if parameter.name not in hints:
             raise TypeError(f"{name}: parameter '{parameter.name}' says no type")
         try:
@@ -202,9 +252,11 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
             elif parameter.name in RESERVED:
                 raise TypeError("a reserved word of graph files can name no port")
             else:
-                inputs[parameter.name] = _port(parameter, read)
-        except (TypeError, BadValue) as odd:
-            raise TypeError(f"{name}: parameter '{parameter.name}': {odd}") from odd
+                inputs[parameter.name] = port_of(
+                    parameter.name, read, parameter.default, parameter.empty
+                )
+        except (TypeError, BadValue) as error:
+            raise TypeError(f"{name}: parameter '{parameter.name}': {error}") from error
     if "return" not in hints:
         raise TypeError(f"{name}: says no return type; a node returns its outputs")
     is_generator, named, outputs = _outputs(name, hints["return"])
@@ -220,7 +272,8 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
         function=function,
         inputs=inputs,
         outputs=outputs,
-        doc=inspect.getdoc(function) or "",
+        doc=doc,
+        left_out=frozenset(left_out),
         injected=injected,
         is_generator=is_generator,
         named_outputs=named,
@@ -229,16 +282,80 @@ def _read(name: str, version: int, uses: tuple[str, ...], function: Callable[...
     )
 
 
-def _port(parameter: inspect.Parameter, read: PortType) -> Port:
-    if parameter.default is parameter.empty:
-        return Port(parameter.name, read, required=not read.optional)
-    default = parameter.default
-    if default is not None or not read.optional:
-        # A model's default is its reference, as text; live values are no defaults.
-        default = (
-            default if read.kind == "model" and isinstance(default, str) else read.check(default)
-        )
-    return Port(parameter.name, read, default=default)
+def _is_group(hints: Mapping[str, Any], parameter: str) -> bool:
+    """Whether ``**parameter`` is annotated with the ports that it takes."""
+    hint = hints.get(parameter)
+    return typing.get_origin(hint) is typing.Unpack and _is_typed_dict(typing.get_args(hint)[0])
+
+
+def _is_typed_dict(group: Any) -> bool:
+    """Whether it is a TypedDict, also that of typing_extensions, which `typing` does not know."""
+    return isinstance(group, type) and hasattr(group, "__optional_keys__")
+
+
+def _grouped(name: str, group: Any) -> tuple[dict[str, Port], dict[str, str], set[str]]:
+    """Read the ports of a TypedDict, what the runner fills, and which are left out when they are
+    given nothing.
+    """
+    ports: dict[str, Port] = {}
+    injected: dict[str, str] = {}
+    left_out: set[str] = set()
+    for written, annotation in typing.get_type_hints(group, include_extras=True).items():
+        while typing.get_origin(annotation) in (typing.Required, typing.NotRequired):
+            annotation = typing.get_args(annotation)[0]
+        try:
+            read = read_annotation(annotation)
+            if isinstance(read, Injected):
+                injected[written] = read.what
+                continue
+            if written in RESERVED:
+                raise TypeError("a reserved word of graph files can name no port")
+        except TypeError as error:
+            raise TypeError(f"{name}: '{written}' of {group.__name__}: {error}") from error
+        if written in group.__optional_keys__ and not read.optional:
+            left_out.add(written)
+            read = replace(read, optional=True)
+        ports[written] = Port(written, read, required=not read.optional)
+    return ports, injected, left_out
+
+
+#: The heads of a docstring, in their order.
+_HEADS = ("Inputs:", "Params:", "Outputs:", "Raises:", "Source:")
+
+
+def with_help_of(doc: str, group: Any) -> str:
+    """Add the help of a group's ports, and of the groups that it is made of, to that of a node."""
+    summary, sections = _sections(doc)
+    pending = [group]
+    while pending:
+        one = pending.pop(0)
+        pending += [base for base in getattr(one, "__orig_bases__", ()) if _is_typed_dict(base)]
+        for head, lines in _sections(inspect.cleandoc(one.__doc__ or ""))[1].items():
+            if lines[0].startswith(" "):
+                shared = textwrap.dedent("\n".join(lines)).splitlines()
+                lines = [f"    {line}".rstrip() for line in shared]
+            sections.setdefault(head, []).extend(lines)
+    body: list[str] = []
+    for head in (head for head in _HEADS if head in sections):
+        first, *rest = sections[head]
+        body += [head, first, *rest] if first.startswith(" ") else [f"{head} {first}", *rest]
+    return "\n".join([*summary, *body]).strip()
+
+
+def _sections(doc: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Cut a docstring into what stands before its heads, and the lines under each head."""
+    summary: list[str] = []
+    sections: dict[str, list[str]] = {}
+    into = summary
+    for line in doc.splitlines():
+        head = next((head for head in _HEADS if line.startswith(head)), None)
+        if head is None:
+            into.append(line)
+        else:
+            into = sections.setdefault(head, [])
+            if rest := line.removeprefix(head).strip():
+                into.append(rest)
+    return summary, {head: lines for head, lines in sections.items() if lines}
 
 
 def _outputs(name: str, annotation: Any) -> tuple[bool, bool, dict[str, Port]]:
@@ -268,8 +385,13 @@ def _output_type(name: str, annotation: Any) -> PortType:
         )
     try:
         read = read_annotation(annotation)
-    except TypeError as odd:
-        raise TypeError(f"{name}: return type: {odd}") from odd
+    except TypeError as error:
+        raise TypeError(f"{name}: return type: {error}") from error
     if isinstance(read, Injected):
         raise TypeError(f"{name}: return type: {read.what} is no value")
+    if read.innermost_record is not None:
+        raise TypeError(
+            f"{name}: return type: a record goes into a port and comes out of none; return its"
+            " fields as outputs, by a NamedTuple"
+        )
     return read

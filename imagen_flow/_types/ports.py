@@ -35,7 +35,7 @@ from .values import (
     _ValueMarker,
 )
 
-__all__ = ["BadValue", "Port", "PortType", "fits", "parse_type", "read_annotation"]
+__all__ = ["BadValue", "Port", "PortType", "Record", "fits", "parse_type", "read_annotation"]
 
 _PLAIN: dict[Any, str] = {
     bool: "bool",
@@ -74,9 +74,8 @@ class PortType:
     """What may pass a port: a kind, and what narrows it.
 
     `kind` is one of bool, int, float, number, text, json, image, mask, tensor, audio, file, folder,
-    model, any, list, union, or the name of a
-    plugin's own kind. `element` is of a list, `members` of a union, `choices` of an enum, `loader`
-    of a leased model.
+    model, any, list, record, union, or the name of a plugin's own kind. `element` is of a list,
+    `members` of a union, `choices` of an enum, `loader` of a leased model, `record` of a record.
     """
 
     kind: str
@@ -87,6 +86,7 @@ class PortType:
     seed: bool = False
     optional: bool = False
     loader: Loader[Any] | None = None
+    record: Record | None = None
     #: The enum class that choices are turned into, or a plugin's own value class.
     python: Any = field(default=None, compare=False)
 
@@ -101,6 +101,8 @@ class PortType:
             return f"list[{self.element}]"
         if self.kind == "union":
             return " or ".join(m.name for m in self.members)
+        if self.record is not None:
+            return f"{{{', '.join(self.record.fields)}}}"
         if self.choices:
             return " | ".join(str(c) for c in self.choices)
         return "seed" if self.seed else self.kind + self._bounds
@@ -125,6 +127,8 @@ class PortType:
             return f"a list of {self.element.name}"
         if self.kind == "union":
             return " or ".join(m.words for m in self.members)
+        if self.record is not None:
+            return self.name
         if self.choices:
             return "one of " + ", ".join(
                 f"'{c}'" if isinstance(c, str) else str(c) for c in self.choices
@@ -211,6 +215,8 @@ class PortType:
                         known=odd.known,
                     ) from None
             return taken
+        if self.record is not None:  # its fields are checked one by one
+            raise BadValue(f"takes {self.words}, not {describe(value)}")
         if self.choices:
             chosen = value.value if isinstance(value, enum.Enum) else value
             for choice in self.choices:
@@ -242,6 +248,16 @@ class PortType:
         if wanted is not None and not isinstance(value, wanted):
             raise BadValue(f"takes {self.words}, not {describe(value)}")
         return value
+
+    @property
+    def lends(self) -> Loader[Any] | None:
+        """The loader of a model of this type, or of those in a list of them."""
+        return self.element.loader if self.element is not None else self.loader
+
+    @cached_property
+    def innermost_record(self) -> Record | None:
+        """The record that a value of this type is, or that the lists in it hold."""
+        return self.element.innermost_record if self.element is not None else self.record
 
     @cached_property
     def has_enum(self) -> bool:
@@ -332,11 +348,36 @@ class Port:
     help: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A group of fields that makes one port: read off a frozen dataclass (see `records.record`).
+
+    `fields` are by the names that graphs use, in the order of the class; `attributes` says how each
+    is called in Python. A value that is not a mapping stands for the first field.
+    """
+
+    cls: type
+    fields: dict[str, Port]
+    attributes: dict[str, str]
+    doc: str = ""
+
+    @property
+    def first(self) -> Port:
+        """The field that a value which is not a mapping stands for."""
+        return next(iter(self.fields.values()))
+
+    @property
+    def beside_first(self) -> list[str]:
+        """The required fields without which a bare value is not enough."""
+        return [f.name for f in self.fields.values() if f.required and f is not self.first]
+
+
 def fits(source: PortType, target: PortType) -> bool:
     """Whether a value of type `source` may flow into a port of type `target`.
 
-    A whole number fits a number, not the other way. Ranges, choices and what an output of any kind
-    gives are checked on the value, when it is known.
+    A whole number fits a number, not the other way. Into a port of records flows what fits their
+    first field. Ranges, choices and what an output of any kind gives are checked on the value, when
+    it is known.
     """
     if source.kind == "any" or target.kind == "any":
         return True
@@ -344,6 +385,8 @@ def fits(source: PortType, target: PortType) -> bool:
         return all(fits(replace(m, optional=False), target) for m in source.members)
     if target.kind == "union":
         return any(fits(source, member) for member in target.members)
+    if target.record is not None:
+        return fits(source, target.record.first.type)
     if target.kind == "list":
         if source.kind != "list" or target.element is None:
             return False
@@ -450,6 +493,8 @@ def read_annotation(annotation: Any) -> PortType | Injected:
     if annotation in (dict, Any) or origin is dict:
         return PortType("json")
     if isinstance(annotation, type):
+        if isinstance(found := annotation.__dict__.get("__record__"), Record):
+            return PortType("record", record=found)
         if issubclass(annotation, enum.Enum):
             choices = tuple(m.value for m in annotation)
             if not choices or not all(type(choice) in _CHOICES for choice in choices):
@@ -491,6 +536,8 @@ def _read_union(arguments: Iterable[Any]) -> PortType:
         return PortType("number", optional=optional)
     if len(members) == 1:
         return replace(members[0], optional=optional)
+    if any(m.innermost_record for m in members):
+        raise TypeError("a union holds no records; a field of a record may be a union")
     if any(m.loader for m in members):
         raise TypeError("a union holds values, not what is leased to a node")
     return PortType("union", members=tuple(members), optional=optional)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._graph import Binding, FileAt, Graph, Listed, Mapped, ModelAt
+from .._graph import Binding, FileAt, Graph, ModelAt, parts_of
 from .._models import BadReference, parse_reference
 from .._plan import from_text
 from .._plugins.registry import Registry
@@ -66,14 +66,14 @@ def _literals(graph: Graph) -> Iterator[FileAt | ModelAt]:
     """Yield the files and models that a graph and those in it name, except the defaults of the top
     graph's inputs, which may be overridden.
     """
-    for inner in graph.all():
-        for node in inner.nodes.values():
+    for one in graph.all():
+        for node in one.nodes.values():
             for binding in (
                 *node.bindings.values(),
                 *((node.when,) if node.when is not None else ()),
             ):
                 yield from _literals_in(binding)
-        for declared in inner.inputs.values() if inner is not graph else ():
+        for declared in one.inputs.values() if one is not graph else ():
             if declared.default is not None:
                 yield from _literals_in(declared.default)
 
@@ -81,11 +81,8 @@ def _literals(graph: Graph) -> Iterator[FileAt | ModelAt]:
 def _literals_in(binding: Binding) -> Iterator[FileAt | ModelAt]:
     if isinstance(binding, FileAt | ModelAt):
         yield binding
-    elif isinstance(binding, Listed):
-        for item in binding.items:
-            yield from _literals_in(item)
-    elif isinstance(binding, Mapped):
-        for _, item in binding.items:
+    else:
+        for item in parts_of(binding):
             yield from _literals_in(item)
 
 
