@@ -359,7 +359,7 @@ def test_the_reference_of_settings_is_whole() -> None:
 
 def test_the_reference_of_python_is_whole() -> None:
     """Every public name is mentioned in docs/python.md or docs/plugins.md, and so is every event."""
-    from imagen_flow import _watch, events
+    from imagen_flow import _watch, events, loaders, models
 
     text = "".join(
         (ROOT / "docs" / name).read_text("utf-8") for name in ("python.md", "plugins.md")
@@ -375,7 +375,7 @@ def test_the_reference_of_python_is_whole() -> None:
         for kind in (*events.Event.__args__, *_watch.WatchEvent.__args__)
         if isinstance(kind, type)
     }
-    assert sorted(({*flow.__all__} | kinds) - told) == []
+    assert sorted(({*flow.__all__, *loaders.__all__, *models.__all__} | kinds) - told) == []
 
 
 def test_the_floors_in_the_document_are_those_of_the_contract() -> None:
