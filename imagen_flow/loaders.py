@@ -42,13 +42,14 @@ loaded anew for the next node.
 
 from __future__ import annotations
 
+from ._models.contents import read_header
 from ._models.estimates import size_of
 from ._models.placement import at_rest, place_module
 from ._models.quiet import quiet_libraries
 from ._models.references import UnresolvedModel
 from ._models.tensors import read_weights
 from ._settings.devices import QUANTIZERS, compute_capability
-from ._types.models import BaseCheckpoint, Leased, Loader, Loading
+from ._types.models import BaseCheckpoint, Leased, Loader, Loading, read_json
 from ._types.values import FallbackLevels
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
     "compute_capability",
     "place_module",
     "quiet_libraries",
+    "read_header",
+    "read_json",
     "read_weights",
     "size_of",
 ]

@@ -4,13 +4,14 @@ of its files. No torch.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._types.models import Model
+from .._types.models import Model, read_json
+from ..errors import ModelError
+from .contents import read_header
 from .files import choose, completing, is_weights, list_files
-from .weights import bytes_in_memory, read_header
+from .weights import bytes_in_memory
 
 __all__ = ["Estimate", "estimate", "size_of"]
 
@@ -52,8 +53,8 @@ def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimat
     for name, path in _weights(model):
         size = path.stat().st_size
         disk += size
-        header = read_header(path) if name.endswith(".safetensors") else None
-        loaded = None if _is_quantized(path.parent) else dtype
+        header = read_header(model, path) if name.endswith(".safetensors") else None
+        loaded = None if _is_quantized(model, path.parent) else dtype
         for part, beginning in (
             model.base.holds
             if model.base is not None and path == model.path
@@ -80,17 +81,13 @@ def _part_of(name: str) -> str:
     return name.partition("/")[0] if "/" in name else ""
 
 
-def _is_quantized(folder: Path) -> bool:
+def _is_quantized(model: Model, folder: Path) -> bool:
     """Whether the configuration beside weights says that they were quantized before they were
     saved.
     """
     try:
-        return bool(
-            json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-                "quantization_config"
-            )
-        )
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json(model, str(folder / "config.json")).get("quantization_config"))
+    except ModelError:
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from .._types.digest import tagged
 from .._types.models import BaseCheckpoint, Model
 from ..errors import nearest
 from .cache import recorded, snapshot
+from .contents import Files
 from .files import (
     INDEXES,
     beside,
@@ -37,8 +37,7 @@ from .references import (
     UnusableModel,
     parse_reference,
 )
-from .signs import Sign, sign_of
-from .weights import check_weights, tensors_in
+from .weights import check_weights
 
 __all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
 
@@ -100,15 +99,11 @@ def resolve(
         UnresolvedModel: the hub's cache does not hold it.
         UnusableModel: there is nothing there, or nothing that can be loaded.
     """
-    signs: dict[str, Sign] = {}
-
-    def digest_signed(path: Path) -> str:
-        signs[str(path)] = sign_of(path)  # before it is read: a change meanwhile shows
-        return digest(path)
-
+    files = Files(digest)
     return replace(
-        _found(text, folder, embedded, digest_signed, environ, terms, base_of),
-        signs=tuple(sorted(signs.items())),
+        _found(text, folder, embedded, files, environ, terms, base_of),
+        signs=tuple(sorted(files.signs.items())),
+        memo=files.memo,
     )
 
 
@@ -116,15 +111,15 @@ def _found(
     text: str,
     folder: Path,
     embedded: Mapping[str, Path],
-    digest: Callable[[Path], str],
+    files: Files,
     environ: Mapping[str, str],
     terms: Terms,
     base_of: BaseOf,
 ) -> Model:
     if terms.tiny is not None and parse_reference(text).kind != "embedded":
-        return _tiny_model(terms.tiny, text, folder, digest, environ, terms)
+        return _tiny_model(terms.tiny, text, folder, files, environ, terms)
     model = _completed(
-        _resolve(text, folder, embedded, digest, environ, terms), digest, environ, terms, base_of
+        _resolve(text, folder, embedded, files, environ, terms), files, environ, terms, base_of
     )
     return (
         replace(model, remote_code=True)
@@ -137,13 +132,13 @@ def _tiny_model(
     make: Callable[[str, Path | None], Path | None],
     text: str,
     folder: Path,
-    digest: Callable[[Path], str],
+    files: Files,
     environ: Mapping[str, str],
     terms: Terms,
 ) -> Model:
     """Find the small model that stands for another."""
     try:
-        at = _resolve(text, folder, {}, digest, environ, terms).path
+        at = _resolve(text, folder, {}, files, environ, terms).path
     except (UnresolvedModel, UnusableModel):
         at = None
     made = make(text, at)
@@ -156,7 +151,7 @@ def _tiny_model(
             ),
             fix="get the model, or give it a name that says its kind",
         )
-    return replace(_model(made, text, digest, terms), reference=text + _TINY)
+    return replace(_model(made, text, files, terms), reference=text + _TINY)
 
 
 def is_tiny(reference: str) -> bool:
@@ -170,7 +165,7 @@ def _resolve(
     text: str,
     folder: Path,
     embedded: Mapping[str, Path],
-    digest: Callable[[Path], str],
+    files: Files,
     environ: Mapping[str, str],
     terms: Terms,
 ) -> Model:
@@ -182,17 +177,17 @@ def _resolve(
                 why=f"they bring: {', '.join(sorted(embedded)) or 'none'}",
                 fix=nearest(text, embedded),
             )
-        return _model(embedded[text], text, digest, terms)
+        return _model(embedded[text], text, files, terms)
     if reference.kind == "hf":
         meant = _locked(reference, text, terms)
         if meant is not None:
-            return _locked_model(meant, text, environ, terms)
+            return _locked_model(meant, text, files, environ, terms)
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
-        return _model(path, text, lambda file: recorded(file) or digest(file), terms)
+        return _model(path, text, files, terms, on_the_hub=True)
     return _model(
-        Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, digest, terms
+        Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, files, terms
     )
 
 
@@ -229,7 +224,7 @@ def base_reference(base: BaseCheckpoint) -> Reference:
 
 def _completed(
     model: Model,
-    digest: Callable[[Path], str],
+    files: Files,
     environ: Mapping[str, str],
     terms: Terms,
     base_of: BaseOf,
@@ -240,11 +235,11 @@ def _completed(
     if (
         not is_weights(model.path.name)
         or not model.path.is_file()
-        or (base := base_of(tensors_in(model.path))) is None
+        or (base := base_of(files.header(model.path))) is None
     ):
         return model
     try:
-        folder, digests, variant = _base(base, model, digest, environ, terms)
+        folder, digests, variant = _base(base, model, files, environ, terms)
     except UnresolvedModel as missing:
         return replace(model, base=base, incomplete=missing.why or str(missing))
     own = tuple(
@@ -271,7 +266,7 @@ def _completed(
 def _base(
     base: BaseCheckpoint,
     model: Model,
-    digest: Callable[[Path], str],
+    files: Files,
     environ: Mapping[str, str],
     terms: Terms,
 ) -> tuple[Path, list[tuple[str, str]], str]:
@@ -283,14 +278,14 @@ def _base(
     if (beside / "model_index.json").is_file():
         folder, text = beside, str(beside)
     elif (meant := _locked(reference, text, terms)) is not None:
-        folder = _whole_snapshot(meant, text, environ)
-        check_pointers({file.name: folder / file.name for file in meant.files}, text)
+        folder = _whole_snapshot(meant, text, files, environ)
+        check_pointers({file.name: folder / file.name for file in meant.files}, text, files)
         return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
     else:
         folder = snapshot(reference, text, environ)
-    _check_parts(folder, text)
-    files = dict(list_files(folder, text))
-    wanted = completing(files, base.lacks)
+    _check_parts(folder, text, files)
+    held = dict(list_files(folder, text))
+    wanted = completing(held, base.lacks)
     if lacking := sorted(
         name
         for name in base.lacks
@@ -303,18 +298,20 @@ def _base(
         raise UnresolvedModel(f"there is no model_index.json in {folder}")
     for name in wanted:
         if is_weights(name):
-            check_weights(files[name], text)
-    check_pointers({name: files[name] for name in wanted}, text)
+            check_weights(held[name], text, files.header)
+    check_pointers({name: held[name] for name in wanted}, text, files)
     return (
         folder,
-        [(name, recorded(files[name]) or digest(files[name])) for name in wanted],
+        [(name, files.recorded(held[name])) for name in wanted],
         next(iter(variants(wanted)), ""),
     )
 
 
-def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], terms: Terms) -> Model:
+def _locked_model(
+    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str], terms: Terms
+) -> Model:
     """Give the model that a lock names."""
-    path, inside = _whole_snapshot(meant, text, environ), ""
+    path, inside = _whole_snapshot(meant, text, files, environ), ""
     if meant.reference.file.endswith("/"):
         path, inside = path / meant.reference.file, meant.reference.file
     elif meant.reference.file:
@@ -326,10 +323,10 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
             variant=meant.variant,
             pickles=_allowed([(alone.name, alone)], text, terms, alone=True),
         )
-    files = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
-    allowed = _allowed([(name, path / name) for name, _ in files], text, terms)
-    digests = sorted((name, blob) for name, blob in files if has_say(name) or name in allowed)
-    check_pointers({name: path / name for name, _ in digests}, text)
+    named = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
+    allowed = _allowed([(name, path / name) for name, _ in named], text, terms)
+    digests = sorted((name, blob) for name, blob in named if has_say(name) or name in allowed)
+    check_pointers({name: path / name for name, _ in digests}, text, files)
     return Model(
         path,
         tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
@@ -340,7 +337,9 @@ def _locked_model(meant: LockedModel, text: str, environ: Mapping[str, str], ter
     )
 
 
-def _whole_snapshot(meant: LockedModel, text: str, environ: Mapping[str, str]) -> Path:
+def _whole_snapshot(
+    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str]
+) -> Path:
     """Find the commit that a lock names, and look at its files: they must be here and be the same."""
     path = snapshot(meant.reference, text, environ, commit=meant.commit)
     missing = [file for file in meant.files if not (path / file.name).exists()]
@@ -367,7 +366,7 @@ def _whole_snapshot(meant: LockedModel, text: str, environ: Mapping[str, str]) -
                 fix=f"run `imagen-flow models pull {text}`",
             )
         if is_weights(file.name):
-            check_weights(here, text)
+            check_weights(here, text, files.header)
     return path
 
 
@@ -426,8 +425,9 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
     return path
 
 
-def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -> Model:
+def _model(path: Path, text: str, files: Files, terms: Terms, *, on_the_hub: bool = False) -> Model:
     """Name a model by its files; refuse one that cannot be loaded."""
+    digest = files.recorded if on_the_hub else files.digest
     try:
         alone = path.is_file() or (path.is_symlink() and not path.is_dir())
     except OSError as error:  # a name that is too long, a folder that is closed
@@ -446,17 +446,17 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
                 ),
                 fix="",
             )
-        check_weights(path, text)
+        check_weights(path, text, files.header)
         return Model(path, tagged("model-file", digest(path).encode()), text)
     if not path.is_dir():
         raise UnusableModel(
             f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path)
         )
-    files = list(list_files(path, text))
-    weights = [file for _, file in files if file.suffix == ".safetensors"]
-    allowed = _allowed(files, text, terms)
+    held = list(list_files(path, text))
+    weights = [file for _, file in held if file.suffix == ".safetensors"]
+    allowed = _allowed(held, text, terms)
     if not weights and not allowed:
-        if odd := sorted(name for name, file in files if file.suffix in PICKLES):
+        if odd := sorted(name for name, file in held if file.suffix in PICKLES):
             fix = (
                 f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
             )
@@ -471,11 +471,13 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
             fix=subfolder(path),
         )
     for file in weights:
-        check_weights(file, text)
-    check_pointers({name: file for name, file in files if has_say(name) or name in allowed}, text)
-    _check_parts(path, text)
+        check_weights(file, text, files.header)
+    check_pointers(
+        {name: file for name, file in held if has_say(name) or name in allowed}, text, files
+    )
+    _check_parts(path, text, files)
     if (path / "model_index.json").exists() and (
-        odd := [name for name in unsafe_parts(name for name, _ in files) if name not in allowed]
+        odd := [name for name in unsafe_parts(name for name, _ in held) if name not in allowed]
     ):
         fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
         raise UnusableModel(
@@ -483,7 +485,7 @@ def _model(path: Path, text: str, digest: Callable[[Path], str], terms: Terms) -
             why=NO_PICKLES,
             fix=fix,
         )
-    digests = [(name, digest(file)) for name, file in files if has_say(name) or name in allowed]
+    digests = [(name, digest(file)) for name, file in held if has_say(name) or name in allowed]
     return Model(
         path,
         tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
@@ -505,22 +507,26 @@ def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple((part, tagged("model-part", *lines)) for part, lines in sorted(below.items()))
 
 
-def _check_parts(path: Path, text: str) -> None:
+def _check_parts(path: Path, text: str, files: Files) -> None:
     """Look for the folders of the parts that ``model_index.json`` names: a download that broke off
     lacks some, and a part of another name than a plain one lies elsewhere.
     """
     indexes: dict[str, dict[str, Any]] = {}
     for name in sorted(INDEXES):
-        try:
-            indexes[name] = dict(json.loads((path / name).read_text(encoding="utf-8")).items())
-        except FileNotFoundError:
+        if not (path / name).exists():
             continue
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        try:
+            read = files.configuration(path / name)
+            error = read.error or ("" if isinstance(read.content, dict) else "it is no mapping")
+        except OSError as failed:
+            error = str(failed)
+        if error:
             raise UnusableModel(
                 f"the model '{text}' is damaged: {name} cannot be read",
-                why=str(error)[:200],
+                why=error[:200],
                 fix="copy or download it again",
-            ) from error
+            )
+        indexes[name] = read.content
         if elsewhere := sorted(
             part
             for part, made_by in indexes[name].items()

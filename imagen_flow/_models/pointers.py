@@ -7,18 +7,16 @@ configurations say besides.
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .contents import Files
 from .references import UnresolvedModel, UnusableModel
-from .weights import tensors_in
 
 __all__ = ["check_pointers", "is_index"]
 
@@ -41,11 +39,12 @@ def is_index(name: str, *, kind: str = "safetensors") -> bool:
     return found is not None and found["kind"] == kind
 
 
-def check_pointers(files: Mapping[str, Path], reference: str) -> None:
+def check_pointers(files: Mapping[str, Path], reference: str, reader: Files) -> None:
     """Follow what these files of a model point to.
 
     Params:
         files: those that have a say in the model's fingerprint, by relative name.
+        reader: reads each of them once.
     Raises:
         UnresolvedModel: a shard is missing, or its index is.
         UnusableModel: something points to a file that has no say, an index names the wrong shard,
@@ -61,17 +60,19 @@ def check_pointers(files: Mapping[str, Path], reference: str) -> None:
                 for other in files
             )
         ):
-            named |= _check_index(name, path, files, reference)
+            named |= _check_index(name, path, files, reference, reader)
         elif name.rpartition("/")[2] in _POINTING:
-            _check_config(name, path, files, reference)
+            _check_config(name, path, files, reference, reader)
         elif name.rpartition("/")[2] == "adapter_config.json":
             _check_adapter(name, path, files, reference)
     _check_unnamed(files, named, reference)
 
 
-def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: str) -> set[str]:
-    """Compare an index of shards with the files that it names; give their names."""
-    tensors = _read(name, path, reference).get("weight_map")
+def _check_index(
+    name: str, path: Path, files: Mapping[str, Path], reference: str, reader: Files
+) -> set[str]:
+    """Compare an index of shards with the files that it names; return their names."""
+    tensors = _read(name, path, reference, reader).get("weight_map")
     if (
         not isinstance(tensors, dict)
         or not tensors
@@ -109,15 +110,7 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
     for shard, inside in shards.items() if is_index(name) else ():
         assert inside is not None
         wanted = [tensor for tensor, at in tensors.items() if at == shard]
-        found = files[inside].stat()
-        held = _names_in(
-            files[inside],
-            found.st_dev,
-            found.st_ino,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-        )
+        held = reader.header(files[inside])
         if lacking := sorted(tensor for tensor in wanted if tensor not in held):
             raise UnusableModel(
                 f"the model '{reference}' is damaged: {name} names {shard} for {lacking[0]}",
@@ -130,42 +123,36 @@ def _check_index(name: str, path: Path, files: Mapping[str, Path], reference: st
     return {inside for inside in shards.values() if inside is not None}
 
 
-@lru_cache(maxsize=256)
-def _names_in(path: Path, *_sign: int) -> frozenset[str]:
-    # A program that plans often looks at each shard once.
-    return frozenset(tensors_in(path))
-
-
-def _check_config(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
+def _check_config(
+    name: str, path: Path, files: Mapping[str, Path], reference: str, reader: Files
+) -> None:
     """Refuse a configuration that has transformers read other files than those beside it."""
-    found = path.stat()
-    for key, said in _named_in(
-        path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    ):
-        inside = _inside(name.rpartition("/")[0], said)
+    for key, named in _named_in(path, reader):
+        inside = _inside(name.rpartition("/")[0], named)
         if inside not in files and (
-            inside is None or key == "transformers_weights" or os.path.exists(path.parent / said)
+            inside is None or key == "transformers_weights" or os.path.exists(path.parent / named)
         ):
             raise UnusableModel(
-                f"the model '{reference}' cannot be used: {name} says {key}: '{said[:100]}'",
+                f"the model '{reference}' cannot be used: {name} says {key}: '{named[:100]}'",
                 why="that is not among the files by which the model is known",
                 fix="keep its files in the model's folder, under plain names",
             )
 
 
-@lru_cache(maxsize=1024)
-def _named_in(path: Path, *_sign: int) -> tuple[tuple[str, str], ...]:
-    """Give the names of files that a configuration says, each with the key that says it."""
+def _named_in(path: Path, reader: Files) -> list[tuple[str, str]]:
+    """List the names of files that a configuration gives, each with its key."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        said = [(key, content[key]) for key in _POINTING[path.name] if content.get(key) is not None]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ()  # whoever loads the model says so
-    return tuple(
+        content = reader.configuration(path).content
+    except OSError:
+        content = None
+    if not isinstance(content, dict):
+        return []  # whoever loads the model says so
+    return [
         (key, str(one))
-        for key, value in said
+        for key in _POINTING[path.name]
+        if (value := content.get(key)) is not None
         for one in (value if isinstance(value, list) else [value])
-    )
+    ]
 
 
 def _check_adapter(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
@@ -233,13 +220,16 @@ def _inside(folder: str, name: str) -> str | None:
     )
 
 
-def _read(name: str, path: Path, reference: str) -> dict[str, Any]:
+def _read(name: str, path: Path, reference: str, reader: Files) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        read = reader.configuration(path)
+        error = read.error
+    except OSError as failed:
+        error = str(failed)
+    if error:
         raise UnusableModel(
             f"the model '{reference}' is damaged: {name} cannot be read",
-            why=str(error)[:200],
+            why=error[:200],
             fix=_AGAIN,
-        ) from error
-    return content if isinstance(content, dict) else {}
+        )
+    return read.content if isinstance(read.content, dict) else {}

@@ -4,31 +4,19 @@ of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
+from .._system.file_signs import sign_of
 from .._types.models import Model
 from .._types.values import FileChanged
 
-__all__ = ["Sign", "check_unchanged", "is_unchanged", "sign_of"]
-
-#: Device, inode, size, and the times of the last change, of content and of anything.
-Sign = tuple[int, int, int, int, int]
-
-
-def sign_of(path: Path | str) -> Sign:
-    """Say what the file system says of a file; zeros where it says nothing."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return (0, 0, 0, 0, 0)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+__all__ = ["check_unchanged", "is_unchanged"]
 
 
 def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
-    """Tell whether the files of a model, and of those parts of other models that stand in it, are
-    what they were when they were digested, as far as that was noted.
+    """Tell whether the files of a model, and of those parts of other models that replace its own,
+    are what they were when they were digested, as far as that was noted.
 
     Params:
         folders: those directly below the model's that count; default: everything.
@@ -43,11 +31,11 @@ def is_unchanged(model: Model, folders: Collection[str] = ()) -> bool:
 
 
 def _is_in(path: str, home: Path, folders: Collection[str]) -> bool:
-    place = Path(path)
+    file = Path(path)
     return (
-        place.is_relative_to(home)
-        and place.relative_to(home).parts[:1] != ()
-        and place.relative_to(home).parts[0] in folders
+        file.is_relative_to(home)
+        and file.relative_to(home).parts[:1] != ()
+        and file.relative_to(home).parts[0] in folders
     )
 
 

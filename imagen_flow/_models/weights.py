@@ -8,11 +8,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .._system.file_signs import RememberedBySign
 from .._system.regular_files import open_regular
 from .references import UnresolvedModel, UnusableModel
 
@@ -52,26 +52,25 @@ _LONGEST_HEADER = 100_000_000
 # would take minutes.
 MOST_TENSORS = 100_000
 
-# : Files that were found whole, by what `os.stat` says of them: a program that runs many graphs
-# looks into each once.
-_whole: set[tuple[int, ...]] = set()
+# : Headers are remembered up to this many tensors together: about as many as ten large checkpoints
+# have.
+MAX_TENSORS_KEPT = 200_000
 
 
-def check_weights(path: Path, reference: str) -> None:
+def check_weights(
+    path: Path, reference: str, header: Callable[[Path], object] | None = None
+) -> None:
     """Compare a file of weights with what its header says, so that a torn download is told before
     anything runs.
 
+    Params:
+        header: reads it; default: `tensors_in`.
     Raises:
         UnresolvedModel: it is a link that leads nowhere.
         UnusableModel: it cannot be read, or it is damaged; the message says how.
     """
     try:
-        found = path.stat()
-        sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if sign in _whole:
-            return
-        {".gguf": _check_gguf, ".onnx": _check_onnx}.get(path.suffix.lower(), read_header)(path)
-        _whole.add(sign)
+        (header or tensors_in)(path)
     except OSError as error:
         if path.is_symlink() and not path.exists():
             raise UnresolvedModel(
@@ -173,26 +172,16 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def tensors_in(path: Path) -> Mapping[str, Any]:
-    """Give by tensor the ``dtype`` and ``shape`` that a file of weights says in its header; nothing
-    where that cannot be told: of GGUF without the library that reads it.
-
-    Raises: what reading a file raises that is not whole.
-    """
-    found = path.stat()
-    return _tensors_in(
-        path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    )
-
-
-@lru_cache(maxsize=8)
-def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
-    # A program that draws many pictures asks again for each: SDXL's header has half a megabyte.
-    if path.suffix.lower() == ".safetensors":
-        return read_header(path)
-    if path.suffix.lower() != ".gguf" or find_spec("gguf") is None:
+def _read_tensors(path: Path) -> Mapping[str, Any]:
+    ending = path.suffix.lower()
+    if ending == ".onnx":
+        _check_onnx(path)
         return {}
+    if ending != ".gguf":
+        return read_header(path)
     _check_gguf_head(path)
+    if find_spec("gguf") is None:
+        return {}
     import gguf
 
     return {
@@ -204,9 +193,12 @@ def _tensors_in(path: Path, *_sign: int) -> Mapping[str, Any]:
     }
 
 
-def _check_gguf(path: Path) -> None:
-    _check_gguf_head(path)
-    tensors_in(path)
+#: Returns by tensor the ``dtype`` and ``shape`` that a file of weights says in its header, once
+#: they fit the file; nothing where that cannot be told: of GGUF without the library that reads it,
+#: of ONNX. It raises what reading a damaged file raises.
+tensors_in: RememberedBySign[Mapping[str, Any]] = RememberedBySign(
+    _read_tensors, weigh=lambda header: 16 + len(header), max_weight=MAX_TENSORS_KEPT
+)
 
 
 def _check_gguf_head(path: Path) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .._system.file_signs import SETTLE_S
 from .._system.regular_files import open_regular
 from .._system.seals import Seals
 from .._types.digest import digest_stream, tagged
@@ -23,9 +24,6 @@ from .._types.values import File, FileChanged, Folder
 from .databases import DATABASE_ERRORS, connect, database_files, has_schema, is_damage, is_irregular
 
 __all__ = ["FileDigests", "TooManyFiles"]
-
-#: How old a file's last change must be before its digest is cached.
-SETTLE_S = 2.0
 
 #: A folder with more files is taken for a mistake (a home folder, a root).
 MAX_FILES = 100_000

@@ -8,17 +8,27 @@ that takes a model and hands the node the `Network` that the loader made of it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
-from .._system.regular_files import read_regular
+from ..errors import ModelError
+from .configurations import Memo, read_configuration
 from .digest import tagged
 
-__all__ = ["BaseCheckpoint", "Leased", "Loader", "Loading", "Model", "PLAIN", "name_of"]
+__all__ = [
+    "BaseCheckpoint",
+    "Leased",
+    "Loader",
+    "Loading",
+    "Model",
+    "PLAIN",
+    "name_of",
+    "read_json",
+]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -92,11 +102,23 @@ class Model:
     replaced_parts: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
     #: The file system's times and numbers of its files when they were digested, by path.
     signs: tuple[tuple[str, tuple[int, ...]], ...] = field(default=(), repr=False, compare=False)
+    #: What was worked out from its files so far: see `once`.
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property
     def folder(self) -> Path:
         """Where its configurations are."""
         return self.configurations or self.path
+
+    def once(self, describe: Callable[[Model], T]) -> T:
+        """Return what a function works out from the model's files. It is called once, however often
+        and by whomever it is asked for, as long as the model is held.
+
+        Params:
+            describe: goes by the model's own files alone, not by `reference`, `significant_name` or
+                `replaced_parts`. What it returns is shared, so nobody may change it.
+        """
+        return self.memo.once((describe, self.path, self.configurations), lambda: describe(self))
 
     def with_part(self, name: str, part: Model) -> Model:
         """Return the model with a part of another one instead of its own."""
@@ -118,6 +140,30 @@ class Model:
 
     def __class_getitem__(cls, loader: Any) -> Any:
         return Annotated[Any, Leased(loader)]
+
+
+def read_json(model: Model, name: str) -> Mapping[str, Any]:
+    """Read a configuration in a model's folder; nothing if there is none. It is shared: don't
+    change it.
+
+    Raises:
+        ModelError: it is not a JSON mapping, or cannot be read.
+    """
+    path = model.folder / name
+    if not path.exists():
+        return {}
+    try:
+        read = read_configuration(model.memo, path)
+        error = read.error
+    except OSError as failed:
+        error = str(failed)
+    if error:
+        raise ModelError(
+            f"the model '{model.reference}' is damaged: {name} cannot be read ({error})"
+        )
+    if not isinstance(read.content, dict):
+        raise ModelError(f"the model '{model.reference}' is damaged: {name} is no mapping")
+    return read.content
 
 
 class Loader(Protocol[T_co]):
@@ -214,10 +260,9 @@ class Loader(Protocol[T_co]):
         that other plugins offer for this role are found.
         """
         try:
-            index = json.loads(read_regular(model.folder / "model_index.json", max_bytes=1 << 20))
-        except (OSError, ValueError, RecursionError):
+            kind = read_json(model, "model_index.json").get("_class_name")
+        except ModelError:
             return ""
-        kind = index.get("_class_name") if isinstance(index, dict) else None
         return kind if isinstance(kind, str) else ""
 
 
