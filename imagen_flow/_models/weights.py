@@ -101,7 +101,7 @@ def check_weights(
         ) from error
 
 
-class _Pointer(Exception):
+class _Pointer(ValueError):
     """A file that Git LFS should have replaced."""
 
 

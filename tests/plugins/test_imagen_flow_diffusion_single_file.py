@@ -862,7 +862,7 @@ def test_a_velocity_at_any_noise_is_sampled_between_its_ends(tmp_path: Path) -> 
         },
         tmp_path / "mine.safetensors",
     )
-    said = single_file.predicts(tmp_path / "mine.safetensors")
+    said = single_file.predicts(flow.Model(tmp_path / "mine.safetensors"))
     assert said == {
         "prediction_type": "v_prediction",
         "sigma_max": 120.0,

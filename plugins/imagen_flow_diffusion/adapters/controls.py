@@ -13,10 +13,10 @@ from imagen_flow import loaders
 from imagen_flow.loaders import Loader
 
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
+from ..checkpoints.description import family_of
 from ..checkpoints.folder import load_part, read_json, what_is
 from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
-from ..pipelines.families import family_of
 
 if TYPE_CHECKING:
     from imagen_flow import Image, Model
@@ -54,13 +54,13 @@ def kind_of(network: Model) -> str:
     authors called it before.
     """
     kind = what_is(network).replace("ControlNetModel_Union", "ControlNetUnionModel")
-    return class_of(network.path) or kind if kind == IN_ONE_FILE else kind
+    return class_of(network) or kind if kind == IN_ONE_FILE else kind
 
 
 def _configuration_of(network: Model) -> Mapping[str, Any]:
     """Read the configuration of a network, or what the header of its one file tells of it."""
     return (
-        {"cross_attention_dim": text_width(network.path)}
+        {"cross_attention_dim": text_width(network)}
         if network.path.is_file()
         else read_json(network, "config.json")
     )

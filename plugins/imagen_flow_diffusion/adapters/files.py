@@ -96,13 +96,13 @@ class Adapter:
         """Read the names of the tensors in a safetensors file, and what it says of itself. Nothing
         of a pickle, or where there is no one file: that is told when it is put on.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
             file = self.file()
             if file.suffix != ".safetensors":
                 return None
-            with safe_open(file, "numpy") as opened:
-                return list(opened.keys()), dict(opened.metadata() or {})
-        except (OSError, ValueError, SafetensorError):
+            header = loaders.read_header(self.model, file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return None
+        return [name for name in header if name != "__metadata__"], dict(
+            header.get("__metadata__") or {}
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
@@ -30,11 +29,11 @@ IN_ONE_FILE = "ControlNet in one file"
 Shapes = Mapping[str, Sequence[int]]
 
 
-def class_of(path: Path) -> str:
+def class_of(model: Model) -> str:
     """Name the class of diffusers that reads such a file, by its header; nothing for one of a
     transformer, whose shapes tell too little.
     """
-    names = header_of(path)
+    names = header_of(model)
     if not any(
         re.match(r"(control_model\.)?(input_blocks|down_blocks)\.0\.", name) for name in names
     ):
@@ -42,12 +41,12 @@ def class_of(path: Path) -> str:
     return "ControlNetUnionModel" if "task_embedding" in names else "ControlNetModel"
 
 
-def text_width(path: Path) -> int | None:
+def text_width(model: Model) -> int | None:
     """How wide the states of words are that such a file reads."""
     return next(
         (
             int(entry["shape"][-1])
-            for name, entry in header_of(path).items()
+            for name, entry in header_of(model).items()
             if name.endswith(".attn2.to_k.weight")
         ),
         None,

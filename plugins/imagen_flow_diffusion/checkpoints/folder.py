@@ -6,25 +6,39 @@ module, and it comes from a stranger.
 
 from __future__ import annotations
 
-import json
+import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
+from imagen_flow.loaders import read_json
 
+from .description import index_of, what_is
 from .diagnosing import misfit, plain
 from .quantizing import arguments, check_saved, saved_as
 from .scales import scale_among
-from .single_file import header_of, kind_of_file
+from .single_file import header_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imagen_flow import Model
+
+__all__ = [
+    "article",
+    "device_of",
+    "dtype_of",
+    "folder_of",
+    "fresh",
+    "index_of",
+    "load_part",
+    "load_scheduler",
+    "quiet",
+    "read_json",
+    "refuse_scaled",
+    "what_is",
+]
 
 #: Networks have some dozens.
 MOST_LAYERS = 1000
@@ -32,88 +46,9 @@ MOST_LAYERS = 1000
 _COUNTS = re.compile(r"^(num|n)_\w*(layers?|blocks?)$|layers_per_block$|^(depths?|layers)$")
 
 
-def what_is(model: Model) -> str:
-    """Name the class that a checkpoint says it is, in words where it does not say.
-
-    Raises:
-        UnresolvedModel: it is one file, and what completes it is not on this machine.
-    """
-    if model.configurations is None and model.path.is_file():
-        if model.base is None:
-            return kind_of_file(model.path)
-        raise loaders.UnresolvedModel(
-            f"unresolved: '{model.reference}' is weights alone, and what completes it is not on"
-            " this machine",
-            why=(
-                "its configurations and"
-                f" tokenizers{''.join(f', its {name}' for name in model.base.lacks)} come from"
-                f" {model.base.reference}; {model.incomplete}"
-            ),
-            fix=f"run `imagen-flow models pull {model.reference}`",
-        )
-    for name, key in (
-        ("model_index.json", "_class_name"),
-        ("modular_model_index.json", "_class_name"),
-        ("config.json", "_class_name"),
-        ("config.json", "architectures"),
-    ):
-        config = read_json(model, name)
-        named = config.get(key)
-        named = named[0] if isinstance(named, list) and named else named
-        if isinstance(named, str) and named:
-            return RENAMED.get(named, named[:100])
-    return "folder without model_index.json"
-
-
-RENAMED = {"Lumina2Text2ImgPipeline": "Lumina2Pipeline", "LuminaText2ImgPipeline": "LuminaPipeline"}
-"""What diffusers calls classes now that checkpoints name as they were called."""
-
-
 def article(thing: str) -> str:
     """Put ``a`` or ``an`` before a name."""
     return f"{'an' if thing[0] in 'AEIOUaeio' else 'a'} {thing}"
-
-
-def read_json(model: Model, name: str) -> dict[str, Any]:
-    """Read a checkpoint's JSON file; nothing if there is none.
-
-    Raises:
-        ModelError: it is no JSON mapping.
-    """
-    try:
-        content = json.loads((model.folder / name).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise flow.ModelError(
-            f"the model '{model.reference}' is damaged: {name} cannot be read ({error})"
-        ) from error
-    if not isinstance(content, dict):
-        raise flow.ModelError(f"the model '{model.reference}' is damaged: {name} is no mapping")
-    return content
-
-
-def index_of(model: Model) -> dict[str, Any]:
-    """Read what a checkpoint's parts are. One that is a single file does without the safety checker
-    of the checkpoint that completes it, as in diffusers; of a modular one those count that lie in
-    it.
-    """
-    index = read_json(model, "model_index.json")
-    if not index:
-        entries = read_json(model, "modular_model_index.json")
-        index = {
-            name: (
-                entry[:2]
-                if isinstance(entry, list) and len(entry) == 3 and (model.folder / name).is_dir()
-                else entry
-            )
-            for name, entry in entries.items()
-        }
-    return (
-        index
-        if model.base is None or "safety_checker" not in index
-        else {**index, "safety_checker": [None, None]}
-    )
 
 
 def folder_of(model: Model, part: str) -> str:
@@ -168,7 +103,11 @@ def load_part(
             why := misfit(
                 cls,
                 config,
-                {name: entry["shape"] for file in files for name, entry in header_of(file).items()},
+                {
+                    name: entry["shape"]
+                    for file in files
+                    for name, entry in header_of(model, file).items()
+                },
             )
         ):
             raise
@@ -197,9 +136,7 @@ def refuse_scaled(model: Model, part: str) -> None:
         ModelError: it is such a part; the message names the file.
     """
     for file in sorted((model.folder / folder_of(model, part)).glob("*.safetensors")):
-        found = file.stat()
-        sign = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if what := _quantized_in(file, *sign):
+        if what := _quantized_in(header_of(model, file)):
             raise flow.ModelError(
                 f"the {part or 'weights'} of the model '{model.reference}' cannot be read:"
                 f" {file.name} holds {what}, and no quantization_config says so; take it in 16"
@@ -207,9 +144,7 @@ def refuse_scaled(model: Model, part: str) -> None:
             )
 
 
-@lru_cache(maxsize=1024)
-def _quantized_in(file: Path, *_sign: int) -> str:
-    header = header_of(file)
+def _quantized_in(header: Mapping[str, Any]) -> str:
     if whole := next(
         (
             name
@@ -326,7 +261,8 @@ def load_scheduler(model: Model, part: str) -> Any:
         )
     sampler: Any = cls
     try:
-        return sampler.from_config(config)
+        # It keeps what it is given: a copy, for what was read is shared.
+        return sampler.from_config(copy.deepcopy(config))
     except (
         TypeError,
         ValueError,

@@ -10,10 +10,13 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 from imagen_flow import loaders
+
+if TYPE_CHECKING:
+    from imagen_flow import Model
 
 #: A safetensors header: by tensor its dtype, shape and place.
 Header = Mapping[str, Any]
@@ -179,32 +182,23 @@ CONTINUOUS = {"sigma_max": "edm_vpred.sigma_max", "sigma_min": "edm_vpred.sigma_
 """Tensors of one number that say that a denoiser predicts a velocity at any noise between two, as CosXL's does."""
 
 
-def predicts(path: Path) -> dict[str, Any]:
+def predicts(model: Model) -> dict[str, Any]:
     """Give the settings of a sampler that a file of weights says: in the tensors ``v_pred`` and
     ``ztsnr``, which hold nothing, in those of `CONTINUOUS`, or in ``modelspec.prediction_type``.
 
     Raises:
         ModelError: it says a prediction that none of diffusers' samplers follows.
     """
-    from safetensors import SafetensorError, safe_open
-
+    path = model.path
     if path.suffix.lower() != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="numpy") as held:
-            names, metadata = set(held.keys()), held.metadata() or {}
-            continuous = {
-                setting: float(held.get_tensor(name).reshape(-1)[0])
-                for setting, name in CONTINUOUS.items()
-                if name in names and CONTINUOUS["sigma_max"] in names
-            }
-    except (OSError, SafetensorError, IndexError, TypeError):
-        return {}  # whoever loads the file says so
-    if continuous:
+    header = _header(model, path)
+    metadata = header.get("__metadata__") or {}
+    if CONTINUOUS["sigma_max"] in header and (continuous := _continuous(path)):
         return {"prediction_type": "v_prediction", **continuous}
     said = (
         "v"
-        if "v_pred" in names
+        if "v_pred" in header
         else str(metadata.get("modelspec.prediction_type", "")).strip().lower()
     )
     if said and said not in PREDICTIONS:
@@ -221,19 +215,34 @@ def predicts(path: Path) -> dict[str, Any]:
     # those that predict a velocity alone. Its pictures are those of steps that begin there.
     zero = (
         {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        if "ztsnr" in names and prediction == "v_prediction"
+        if "ztsnr" in header and prediction == "v_prediction"
         else {}
     )
     return {"prediction_type": prediction, **zero} if prediction else {}
 
 
-def kind_of_file(path: Path) -> str:
-    """Say in words what a file of weights is that is no checkpoint."""
+def _continuous(path: Path) -> dict[str, float]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as held:
+            return {
+                setting: float(held.get_tensor(name).reshape(-1)[0])
+                for setting, name in CONTINUOUS.items()
+                if name in held.keys()  # noqa: SIM118 - it is not a mapping
+            }
+    except (OSError, SafetensorError, IndexError, TypeError):
+        return {}  # whoever loads the file says so
+
+
+def kind_of_file(model: Model) -> str:
+    """Say in words what a model is that is one file of weights and not a checkpoint."""
+    path = model.path
     if path.suffix.lower() != ".safetensors":
         if path.suffix.lower() == ".gguf":
             if find_spec("gguf") is None:
                 return "GGUF file (which is read once you say pip install 'imagen-flow[gguf]')"
-            names = header_of(path)
+            names = header_of(model)
             return next(
                 (
                     f"{kind} as GGUF"
@@ -246,37 +255,35 @@ def kind_of_file(path: Path) -> str:
             "pickle (convert it to safetensors: what a pickle holds is not known before it is"
             " loaded)"
         )
-    names = header_of(path)
+    names = header_of(model)
     return next(
         (kind for pattern, kind in _ALONE if any(re.search(pattern, name) for name in names)),
         "single file of weights",
     )
 
 
-def header_of(path: Path) -> Header:
-    """Read names and shapes in a file of weights, as a header has them; nothing of one that makes
-    no sense, which is said when it is loaded.
+def header_of(model: Model, path: Path | None = None) -> Header:
+    """Return dtypes and shapes by the names of the tensors in a model's file of weights: the model
+    itself, or one in its folder. Nothing of a file that makes no sense, which is said when it is
+    loaded.
     """
-    from safetensors import SafetensorError, safe_open
+    return {
+        name: entry
+        for name, entry in _header(model, path or model.path).items()
+        if name != "__metadata__"
+    }
 
-    if path.suffix.lower() == ".gguf":
-        import gguf
 
-        return {
-            str(tensor.name): {
-                "dtype": tensor.tensor_type.name,
-                "shape": [int(side) for side in reversed(tensor.shape)],
-            }
-            for tensor in gguf.GGUFReader(path).tensors
-        }
+def _header(model: Model, path: Path) -> Header:
     try:
-        with safe_open(path, framework="numpy") as held:
-            return {
-                name: {
-                    "dtype": held.get_slice(name).get_dtype(),
-                    "shape": held.get_slice(name).get_shape(),
-                }
-                for name in held.keys()  # noqa: SIM118 - it is not a mapping
-            }
-    except SafetensorError:
+        return loaders.read_header(model, path)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ):
         return {}

@@ -138,7 +138,7 @@ def _shapes(file: Path, beginning: str) -> dict[str, Any]:
 
     return {
         name: torch.empty(entry["shape"], device="meta")
-        for name, entry in header_of(file).items()
+        for name, entry in header_of(flow.Model(file)).items()
         if name.startswith(beginning)
     }
 

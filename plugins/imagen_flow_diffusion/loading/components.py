@@ -23,6 +23,7 @@ from imagen_flow import loaders
 from imagen_flow.loaders import Loader
 
 from ..checkpoints.classes import component_class
+from ..checkpoints.description import AUTOENCODERS
 from ..checkpoints.diagnosing import plain
 from ..checkpoints.folder import (
     article,
@@ -46,9 +47,6 @@ from .replaced_parts import load_instead, refuse_misfit
 
 if TYPE_CHECKING:
     from imagen_flow import Model
-
-AUTOENCODERS = ("vae", "movq", "vqvae", "vqgan", "audio_vae")
-"""Names of the parts that turn latents into pixels."""
 
 SHARED_SETTINGS = ("attention", "offload")
 """The settings that all parts of a checkpoint act on. Text encoders and denoisers can also be
@@ -165,7 +163,7 @@ class Checkpoint:
     groups: Mapping[str, Group]
 
     @cached_property
-    def index(self) -> dict[str, Any]:
+    def index(self) -> Mapping[str, Any]:
         return index_of(self.model)
 
     @property
@@ -759,14 +757,14 @@ def sampled_as(model: Model) -> dict[str, Any]:
         (other for name, other in model.replaced_parts if name in ("unet", "transformer")), None
     )
     if other is None:
-        return predicts(model.path) if model.path.is_file() else {}
+        return predicts(model) if model.path.is_file() else {}
     config = read_json(other, "scheduler/scheduler_config.json") if index_of(other) else {}
     said = {
         name: config.get(name, usual)
         for name, usual in (("prediction_type", "epsilon"), ("rescale_betas_zero_snr", False))
         if config
     }
-    return {**said, **(predicts(other.path) if other.path.is_file() else {})}
+    return {**said, **(predicts(other) if other.path.is_file() else {})}
 
 
 def _fresh(sampler: Any) -> Any:

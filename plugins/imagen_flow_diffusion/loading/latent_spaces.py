@@ -10,62 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.folder import read_json
-from .components import AUTOENCODERS
+from ..checkpoints.description import describe
 
 if TYPE_CHECKING:
     import torch
 
     from imagen_flow import Model
 
-KNOWN: dict[tuple[Any, ...], str] = {
-    (4, 0.18215, None): "Stable Diffusion: ",
-    (4, 0.13025, None): "SDXL: ",
-    (16, 1.5305, 0.0609): "SD 3: ",
-    (16, 0.3611, 0.1159): "FLUX: ",
-    (32, 0.41407, None): "Sana: ",
-}
-"""Spaces that have a name, by channels, scaling and shift."""
-
 
 def space_of(model: Model) -> str:
-    """Name the space of a checkpoint's latents by what its autoencoder's configuration says, so
-    that equal spaces have one name.
-    """
-    config = next(
-        (config for name in AUTOENCODERS if (config := read_json(model, f"{name}/config.json"))),
-        None,
-    )
-    if config is None:
-        return "pixels"
-    channels = config.get("latent_channels", config.get("z_dim", 4))
-    levels = (
-        config.get("block_out_channels")
-        or config.get("encoder_block_out_channels")
-        or config.get("dim_mult")
-        or [0]
-    )
-    size = f"{channels} channels of 1/{2 ** (len(levels) - 1)}"
-    scale, shift = config.get("scaling_factor"), config.get("shift_factor") or None
-    if scale is None and "z_dim" not in config:
-        scale = 0.18215
-    named = KNOWN.get((channels, scale, shift), "")
-    if "batch_norm_eps" in config:
-        return f"FLUX.2: {size}, normalised by its autoencoder"
-    ways = [] if scale is None else [f"scaled by {scale:g}"]
-    if shift:
-        ways.append(f"shifted by {shift:g}")
-    if config.get("latents_mean") and config.get("latents_std"):
-        numbers = " ".join(
-            f"{number:.9g}" for key in ("latents_mean", "latents_std") for number in config[key]
-        )
-        named = ""
-        ways.append(f"normalised ({sha256(numbers.encode()).hexdigest()[:8]})")
-    return f"{named}{', '.join([size, *ways])}"
+    """Name the space of a checkpoint's latents, so that equal spaces have one name."""
+    return describe(model).latent_space
 
 
 def to_pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:

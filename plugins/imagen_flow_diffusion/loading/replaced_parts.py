@@ -115,9 +115,7 @@ def refuse_misfit(model: Model, part: str, other: Model) -> None:
             pattern
             and (
                 names := (
-                    header_of(other.path)
-                    if find_spec("gguf") or other.path.suffix != ".gguf"
-                    else {}
+                    header_of(other) if find_spec("gguf") or other.path.suffix != ".gguf" else {}
                 )
             )
             and not any(

@@ -18,7 +18,8 @@ from imagen_flow.loaders import FallbackLevels, Leased
 from ..adapters.attached import ImageEncoder, IPAdapter, LoRA, Worn, adapted
 from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
 from ..adapters.files import Adapter
-from ..checkpoints.folder import article, device_of, what_is
+from ..checkpoints.description import family_of, what_is
+from ..checkpoints.folder import article, device_of
 from ..loading.components import Autoencoder, Checkpoint, Denoiser, foresee_parts, sparing
 from ..loading.latent_spaces import (
     channels_of,
@@ -41,7 +42,7 @@ from ..pipelines.calling import (
     to_pil,
     unwrap_image,
 )
-from ..pipelines.families import SPLIT, family_of, foresee_text, pipeline_for, split_of
+from ..pipelines.families import SPLIT, foresee_text, pipeline_for, split_of
 from ..pipelines.samplers import choose
 from ..pipelines.sizes import foresee_size, refuse_latents, refuse_size
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser

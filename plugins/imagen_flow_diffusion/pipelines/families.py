@@ -9,14 +9,14 @@ nodes has an entry in `SPLIT`; all others are drawn by one node.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from ..checkpoints.folder import article, what_is
+from ..checkpoints.description import family_of, variant_of, what_is
+from ..checkpoints.folder import article
 from .calling import TAKEN_BY, problem_of
 from .reading import foreign, unread
 
@@ -29,10 +29,6 @@ TASKS = {
     "inpaint": ("Inpaint", "Inpainting"),
 }
 """How diffusers spells a task in the name of a class."""
-
-_NAME = re.compile(
-    r"(?P<family>.+?)(ControlNetUnion|ControlNet|Adapter|(?P<own>Control|Fill))?(Img2Img|Inpaint(ing)?|SuperResolution)?(Combined|Decoder)?Pipeline\Z"
-)
 
 _STATES = ("prompt_embeds", "negative_prompt_embeds")
 _POOLED = (*_STATES, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -129,14 +125,6 @@ _OTHERWISE = ("strength", "mask_image", "noise_level", "num_frames", "layers")
 """Arguments of pipelines that do something else with a picture than change it: draw over it, fill it in, enlarge it, set it in motion, take it apart."""
 
 
-def family_of(kind: str) -> str:
-    """Give diffusers' name of the family that a class of pipeline belongs to: ``Flux`` of
-    ``FluxInpaintPipeline``.
-    """
-    found = _NAME.match(kind)
-    return found["family"] if found else ""
-
-
 def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "") -> Any:
     """Find the class that does a task with a checkpoint of some kind.
 
@@ -156,7 +144,7 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
     if kind not in TAKEN_BY or (task, TAKEN_BY[kind]) == ("inpaint", "image.edit"):
         for word in TASKS[task]:
             for ending in ("Pipeline", "CombinedPipeline"):
-                name = f"{family_of(kind)}{_own(kind)}{help}{word}{ending}"
+                name = f"{family_of(kind)}{variant_of(kind)}{help}{word}{ending}"
                 cls = getattr(diffusers, name, None) if name.isidentifier() else None
                 if cls is not None and (help or _does(cls, task)):
                     return cls
@@ -181,14 +169,6 @@ def pipeline_for(model: Model, kind: str, task: str, *, by: str, help: str = "")
         f"checkpoints that diffusers has a class for, {what}",
         home=" or ".join(does) or "diffusion.pipeline" * (own is not None),
     )
-
-
-def _own(kind: str) -> str:
-    """Give the word for what a checkpoint was made to read beside the prompt: ``Control`` of
-    ``FluxControlPipeline``, ``Fill`` of ``FluxFillPipeline``.
-    """
-    found = _NAME.match(kind)
-    return (found["own"] or "") if found else ""
 
 
 def _does(cls: Any, task: str) -> bool:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
 
-from ..checkpoints.folder import read_json, what_is
-from .families import family_of
+from ..checkpoints.description import describe, what_is
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -80,10 +79,11 @@ def grid_of(model: Model, *, binned: bool = True) -> int:
     Params:
         binned: whether the pipeline may draw at another size and resize the picture.
     """
-    family = family_of(what_is(model))
+    checkpoint = describe(model)
+    family = checkpoint.family
     if binned and family in BINNED:
         return 1
-    halves = _halves(model)
+    halves = checkpoint.downscales
     return (
         halves**2
         if family in HALVED_AGAIN
@@ -100,31 +100,9 @@ def refuse_latents(model: Model, given: Mapping[str, Any]) -> None:
     Raises:
         ModelError: a side is no multiple of what the autoencoder halves, and normalises by squares.
     """
-    _refuse_uneven(
-        model,
-        given,
-        _halves(model) * (2 if "batch_norm_eps" in _autoencoder(model) else 1),
-        "decodes",
-    )
-
-
-def _autoencoder(model: Model) -> Mapping[str, Any]:
-    return next(
-        (config for name in ("vae", "movq") if (config := read_json(model, f"{name}/config.json"))),
-        {},
-    )
-
-
-def _halves(model: Model) -> int:
-    """How many times smaller the latents of a checkpoint's autoencoder are."""
-    config = _autoencoder(model)
-    levels = (
-        config.get("block_out_channels")
-        or config.get("encoder_block_out_channels")
-        or config.get("dim_mult")
-        or [0]
-    )
-    return int(2 ** (len(levels) - 1))
+    checkpoint = describe(model)
+    squares = 2 if "batch_norm_eps" in checkpoint.autoencoder else 1
+    _refuse_uneven(model, given, checkpoint.downscales * squares, "decodes")
 
 
 def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) -> None:
@@ -137,7 +115,7 @@ def refuse_size(model: Model, given: Mapping[str, Any], *, binned: bool = True) 
     kind = what_is(model)
     binned = binned and given.get("use_resolution_binning") is not False
     sides = {name: given[name] for name in SIDES if type(given.get(name)) is int}
-    shapes = SHAPES.get(family_of(kind), ())
+    shapes = SHAPES.get(describe(model).family, ())
     if binned and shapes and len(sides) == 2:
         width, height = sides.values()
         if (width, height) not in shapes:

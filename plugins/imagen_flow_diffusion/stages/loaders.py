@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from imagen_flow import loaders
 from imagen_flow.loaders import Loader
 
-from ..checkpoints.folder import what_is
+from ..checkpoints.description import family_of, what_is
 from ..loading.components import Checkpoint, TextParts, Whole, replace_parts, some_groups
 from ..pipelines.calling import TAKEN_BY, problem_of
-from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits, family_of
+from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits
 from .instruction_editing import Instructed
 from .roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder
 from .text_encoding import DiffusersText, Encoder

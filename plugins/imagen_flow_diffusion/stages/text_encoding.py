@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from imagen_flow.loaders import Loader
 
 from ..adapters.attached import Worn, adapted, skipping, spelt
+from ..checkpoints.description import family_of
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
 from ..loading.components import Checkpoint, TextParts, some_groups
 from ..pipelines.calling import problem_of
-from ..pipelines.families import SPLIT, Split, family_of, unread_by
+from ..pipelines.families import SPLIT, Split, unread_by
 
 if TYPE_CHECKING:
     from imagen_flow import Model

@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import single_file
+import imagen_flow as flow
+
+from ..checkpoints import single_file
 
 MAKE = 5
 """Raised when a tiny model is made otherwise, so that those kept from before are not taken."""
@@ -204,7 +206,7 @@ def kind_of(reference: str, at: Path | None) -> str:
     if (
         at is not None
         and at.suffix == ".safetensors"
-        and (of_file := single_file.kind_of(single_file.header_of(at)))
+        and (of_file := single_file.kind_of(single_file.header_of(flow.Model(at))))
     ):
         return BY_FILE[of_file]
     return next((kind for words, kind in BY_NAME if re.search(words, reference.lower())), "")
