@@ -515,7 +515,7 @@ def _registry() -> Any:
 def test_what_completes_a_file_is_watched(tmp_path: Path) -> None:
     """A change in the folder beside a file changes what it draws."""
     import imagen_flow as flow
-    from imagen_flow._watch.dependencies import places_of
+    from imagen_flow._watch.dependencies import paths_of
 
     graph = flow.load(
         {
@@ -531,7 +531,7 @@ def test_what_completes_a_file_is_watched(tmp_path: Path) -> None:
             "outputs": {"out": "${one}"},
         }
     )
-    assert list(places_of(graph, {}, {}, tmp_path)) == [
+    assert list(paths_of(graph, {}, {}, tmp_path)) == [
         tmp_path / "mine.safetensors",
         tmp_path / "mine",
     ]
