@@ -2101,6 +2101,20 @@ def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path
     two.close()
 
 
+def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
+    """Not beside another, nor is anything begun that comes after it, so that no other is blamed."""
+    now = [100.0]
+    journal = journal_at(tmp_path / "j", now, boot="b")
+    journal.look([Seen("a", "[1,1,1]", 0), Seen("b", "[1,1,1]", 1)], settled=True)
+    with journal.change() as db:
+        db.execute("UPDATE item SET kills=1 WHERE path=?", (b"a",))
+    assert journal.claim("oldest", kills=3, busy=True) is None
+    item = journal.claim("oldest", kills=3, busy=False)
+    assert item is not None
+    assert (item.path, item.kills) == ("a", 1)
+    journal.close()
+
+
 def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
     """A file that is told to have changed between the look at it and the note that it has settled
     has not.

@@ -603,7 +603,15 @@ def test_waiting_for_a_key_can_be_cancelled(folder: Path) -> None:
         assert not one.lease("k")
         threading.Timer(0.02, cancel.set).start()
         assert not other.lease("k", wait_s=60, cancel=cancel)
-        one.release("k")
+
+        class Freeing(threading.Event):
+            """Is set in the moment in which the key becomes free."""
+
+            def wait(self, timeout: float | None = None) -> bool:
+                one.release("k")
+                return True
+
+        assert not other.lease("k", wait_s=60, cancel=Freeing())
         assert other.lease("k")
 
 
