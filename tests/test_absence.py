@@ -846,6 +846,64 @@ def test_lists_that_multiply_are_refused_as_soon_as_there_are_too_many(
     )
 
 
+def test_a_graph_may_come_to_just_as_many_steps_as_are_allowed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One element more is refused."""
+    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
+    inner = graph(
+        {"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}},
+        {"o": "${b}"},
+        x={"type": "int"},
+    )
+
+    def ran(elements: int) -> dict[str, Any]:
+        drawn = {"g": {"type": "./i.yaml", "each": {"x": list(range(elements))}}}
+        return run(graph(drawn, {"o": "${g}"}), {"./i.yaml": inner}).outputs
+
+    assert ran(25) == {"o": list(range(2, 27))}
+    with pytest.raises(GraphError, match="more than 50 steps"):
+        ran(26)
+
+
+def test_steps_that_were_planned_count_when_more_turn_up_in_the_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most steps are those of the plan and of the run together."""
+    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
+    inner = graph(
+        {"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}},
+        {"o": "${b}"},
+        x={"type": "int"},
+    )
+
+    def failed(elements: int) -> list[str]:
+        nodes = {
+            "g": {"type": "./i.yaml", "each": {"x": list(range(20))}},
+            "r": {"type": "t.range", "n": elements},
+            "h": {"type": "./i.yaml", "each": {"x": "${r}"}},
+        }
+        return run(graph(nodes, {"g": "${g}", "h": "${h}"}), {"./i.yaml": inner}).failed
+
+    assert failed(5) == []
+    assert failed(6) == ["h: with it the graph comes to more than 50 steps"]
+
+
+def test_what_is_absent_for_one_reason_still_asks_for_what_else_it_reads(run: Run) -> None:
+    """Whether a node runs does not hang on what was known when the run began."""
+    off = {"type": "t.add", "a": 1, "when": False}
+    nodes = {
+        "slow": {"type": "t.int", "value": 7},
+        "end": {"type": "t.add", "a": "${off}", "b": "${slow}"},
+    }
+    known = run(graph({"off": off, **nodes}, {"o": "${end}"}))
+    assert known.planned["end"] == "absent"
+    found = run(graph({"off": ABSENT, **nodes}, {"o": "${end}"}))
+    assert (known.outputs, found.outputs) == ({"o": None}, {"o": None})
+    assert known.calls == ["int|value=7"]
+    assert found.calls == ["maybe|n=3", "int|value=7"]
+
+
 # -- a plan is a value
 # ---------------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from imagen_flow._hotfolder import (
 from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.journal import FoundFile
-from imagen_flow._hotfolder.publish import free_name, sweep
+from imagen_flow._hotfolder.publish import free_name, is_applied, sweep
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
 from imagen_flow._store.file_digests import FileDigests
@@ -2101,11 +2102,40 @@ def test_what_waits_for_something_is_looked_at_when_a_line_starts(tmp_path: Path
     two.close()
 
 
+def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
+    """What a worker said that has ended is over; and as long as one of several is heard of, the
+    silence of another is no trouble of the line.
+    """
+    line = yard.line()
+    yard.work()
+    with contextlib.ExitStack() as stack:
+        one, two = (Journal(line.journal, lease_s=line.lease_s) for _ in range(2))
+        for journal in (one, two):
+            stack.callback(journal.close)
+            journal.enter()
+
+        def trouble(**silent_s: float) -> str:
+            with one.change() as db:
+                for token, seconds in zip(
+                    (one.token, two.token), silent_s.values(), strict=False
+                ):
+                    beat = time.monotonic() - seconds
+                    db.execute("UPDATE worker SET beat=? WHERE token=?", (beat, token))
+            return str(status(line)["trouble"])
+
+        assert trouble(one=0, two=0) == ""
+        assert trouble(one=100, two=0) == ""
+        assert trouble(one=100, two=200) == "nothing was heard of it for 100 s"
+        for token, said in (("ended", ""), (two.token, "the disk is full")):
+            one.write_note("trouble", json.dumps({"worker": token, "reason": "the disk is full"}))
+            assert trouble(one=0, two=0) == said
+
+
 def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
     """Not beside another, nor is anything begun that comes after it, so that no other is blamed."""
     now = [100.0]
     journal = journal_at(tmp_path / "j", now, boot="b")
-    journal.look([Seen("a", "[1,1,1]", 0), Seen("b", "[1,1,1]", 1)], settled=True)
+    journal.look([FoundFile("a", "[1,1,1]", 0), FoundFile("b", "[1,1,1]", 1)], settled=True)
     with journal.change() as db:
         db.execute("UPDATE item SET kills=1 WHERE path=?", (b"a",))
     assert journal.claim("oldest", kills=3, busy=True) is None
@@ -2113,6 +2143,58 @@ def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
     assert item is not None
     assert (item.path, item.kills) == ("a", 1)
     journal.close()
+
+
+def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> None:
+    """What was tried, and what a process died of, was the file that was there before."""
+    journal = journal_at(tmp_path / "j", [100.0], boot="b")
+    journal.enter()
+    seen = FoundFile("x", "[1,1,1]", 0)
+    journal.look([seen], settled=True)
+    with journal.change() as db:
+        db.execute("UPDATE item SET tries=2, kills=1")
+    item = journal.claim("oldest", kills=3, busy=False)
+    assert item is not None
+    journal.unsettle(item)
+    journal.look([seen])
+    assert journal.settle(0, lambda _: seen, lambda *_: True) == 1
+    again = journal.claim("oldest", kills=3, busy=False)
+    assert again is not None
+    assert (again.id, again.tries, again.kills) == (item.id, 0, 0)
+    journal.close()
+
+
+def test_the_last_items_are_remembered_however_old(tmp_path: Path) -> None:
+    """Of what ended long ago, the last are not forgotten, nor is what failed or is under way."""
+    journal = journal_at(tmp_path / "j", [100.0], boot="b")
+    journal.enter()
+    journal.look([FoundFile(name, "[1,1,1]", 0) for name in "abcdef"], settled=True)
+    for state in ("failed", "done", "done", "done", "done"):
+        item = journal.claim("name", kills=3, busy=False)
+        assert item is not None
+        journal.end(item, state, kept=None)
+    journal.forget(3600, keep=2)
+    assert journal.counts() == {"done": 4, "failed": 1, "settled": 1}
+    journal.forget(-60, keep=2)
+    assert journal.counts() == {"done": 2, "failed": 1, "settled": 1}
+    assert [item.path for item in journal.items(["done"])] == ["e", "d"]
+    journal.close()
+
+
+def test_an_output_that_is_another_was_not_put_in_place(tmp_path: Path) -> None:
+    """Whoever finds a renaming half done goes by what the file in its place holds."""
+    place = tmp_path / "out.txt"
+    step = {
+        "do": "put",
+        "temporary": str(tmp_path / "gone.tmp"),
+        "to": str(place),
+        "digest": blake2b(b"mine", digest_size=16).hexdigest(),
+    }
+    assert not is_applied([step])
+    place.write_bytes(b"mine")
+    assert is_applied([step])
+    place.write_bytes(b"another's")
+    assert not is_applied([step])
 
 
 def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:

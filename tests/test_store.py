@@ -1012,6 +1012,26 @@ def test_scratch_outlives_a_failed_try(folder: Path) -> None:
             store.scratch("../k")
 
 
+def test_scratch_outlives_what_cannot_be_kept(folder: Path) -> None:
+    """The next try, in another process, finds no record and goes on from there."""
+
+    @dataclass(frozen=True)
+    class Odd: ...
+
+    def encode(value: Odd) -> bytes:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("out of ink")
+        return b""
+
+    with Store.open(folder, Codecs([Codec("test.Odd", Odd, encode, lambda b: Odd())])) as store:
+        (store.scratch("k") / "step-100").write_text("x")
+        keep(store, "k", Odd())
+        store.drop_scratch("k")
+        store.flush()
+        assert "out of ink" in store.take_warnings()[0]
+        assert (store.scratch("k") / "step-100").exists()
+
+
 def test_the_keys_of_a_graphs_last_run_are_remembered(folder: Path) -> None:
     """So that a plan can say what changed since."""
     with opened(folder) as store:
