@@ -50,6 +50,18 @@ def test_digests_are_remembered_across_processes(tmp_path: Path) -> None:
     second.close()
 
 
+def test_times_beyond_64_bits_are_remembered(tmp_path: Path) -> None:
+    """Some file systems keep times after the year 2262, in nanoseconds, and are no slower for it."""
+    path, far = written(tmp_path / "a.txt", b"hello"), 13 * 10**18
+    os.utime(path, ns=(far, far))
+    if os.stat(path).st_mtime_ns != far:
+        pytest.skip("the file system does not keep such times")
+    for blocks in (1, 0):
+        digests = FileDigests(tmp_path, clock=lambda: 2e10)
+        assert reads(digests, path) == blocks
+        digests.close()
+
+
 def test_a_young_file_is_read_each_time(tmp_path: Path) -> None:
     """A file that changed less than two seconds ago may change again under the same time, so
     nothing is remembered.

@@ -22,6 +22,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -46,6 +47,7 @@ from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.journal import FoundFile
 from imagen_flow._hotfolder.publish import free_name, is_applied, sweep
+from imagen_flow._hotfolder.ticket import MOST_BYTES, read_ticket
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
 from imagen_flow._store.file_digests import FileDigests
@@ -1453,6 +1455,8 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
         '  more: {type: toy.shout, file: "${second}"}\noutputs:\n  more: {from: "${more}", path: "{item}-more.txt", provenance: none}',
     )
     (yard.root / "secret.txt").write_text("secret")
+    (yard.root / "in-secret").mkdir()
+    (yard.root / "in-secret/secret.txt").write_text("secret")
     (yard.root / "in/way").symlink_to(yard.root)
     yard.put("second.dat", "here")
     yard.put("sub/good.txt", "x")
@@ -1465,6 +1469,7 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
         "",
         ".",
         "sub/../../secret.txt",
+        "../in-secret/secret.txt",
         "nul\\0.txt",
     ]
     for number, path in enumerate(bad):
@@ -1478,6 +1483,33 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
         f"failed/bad{n}.txt.failed.txt" for n in range(len(bad))
     ]
     assert "SECRET" not in str(found).replace("secret", "")
+
+
+@pytest.mark.parametrize(("bytes_more", "words"), [(0, []), (1, ["a ticket has at most 64 KiB"])])
+def test_a_long_ticket(yard: Yard, bytes_more: int, words: list[str]) -> None:
+    """A ticket is read whole or not at all."""
+    yard.drop(a="one")
+    text = "times: 2\nword: '!'\n"
+    yard.put("a.yaml", text + "#" * (MOST_BYTES - len(text) + bytes_more))
+    yard.work("ticket: sidecar\n")
+    assert yard.found("out") == ({} if words else {"out/a.txt": "ONEONE!\n"})
+    reason = yard.found("failed").get("failed/a.txt.failed.txt", "")
+    assert [word for word in words if word in reason] == words
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_ticket_that_has_become_a_link(yard: Yard, links: bool) -> None:
+    """It is followed where the line follows links, also if it was a file a moment ago."""
+    (yard.root / "secret.yaml").write_text("times: 3")
+    ticket = yard.root / "in/a.yaml"
+    ticket.symlink_to(yard.root / "secret.yaml")
+    graph = prepare(yard.line(), yard.registry).graph
+    read = partial(read_ticket, ticket, graph, allowed=["times"], inbox=yard.root / "in")
+    if links:
+        assert read(links=True) == {"times": 3}
+    else:
+        with pytest.raises(OSError, match="symbolic links"):
+            read(links=False)
 
 
 # -- settling
@@ -2156,8 +2188,7 @@ def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> Non
     item = journal.claim("oldest", kills=3, busy=False)
     assert item is not None
     journal.unsettle(item)
-    journal.look([seen])
-    assert journal.settle(0, lambda _: seen, lambda *_: True) == 1
+    assert [journal.settle(0, lambda _: seen, lambda *_: True) for _ in range(2)] == [0, 1]
     again = journal.claim("oldest", kills=3, busy=False)
     assert again is not None
     assert (again.id, again.tries, again.kills) == (item.id, 0, 0)

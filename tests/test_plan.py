@@ -518,6 +518,14 @@ def test_the_cause_of_a_run_is_said_in_words(store: Store, tmp_path: Path) -> No
     )
 
 
+def test_what_was_cleaned_up_is_said_to_be_gone(store: Store) -> None:
+    """A step that is as it was in the last run, and was removed from the store since."""
+    text = '{nodes: {x: {type: t.number}}, outputs: {x: "${x}"}}'
+    carry_out(plan_of(text, store=store))
+    store.gc(max_size=0)
+    assert fates(plan_of(text, store=store)) == ["x runs: the store no longer holds it"]
+
+
 def test_a_record_of_other_outputs_is_not_taken(store: Store) -> None:
     """A node type that was given other outputs, and no other version, runs again."""
 
