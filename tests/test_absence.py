@@ -818,7 +818,7 @@ def test_lists_that_multiply_are_refused_as_soon_as_there_are_too_many(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When planning where the lists are known, else the node fails."""
-    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
+    monkeypatch.setattr("imagen_flow._plan.state.STEPS", 50)
     inner = graph(
         {"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}},
         {"o": "${b}"},
@@ -850,7 +850,7 @@ def test_a_graph_may_come_to_just_as_many_steps_as_are_allowed(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One element more is refused."""
-    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
+    monkeypatch.setattr("imagen_flow._plan.state.STEPS", 50)
     inner = graph(
         {"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}},
         {"o": "${b}"},
@@ -870,7 +870,7 @@ def test_steps_that_were_planned_count_when_more_turn_up_in_the_run(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The most steps are those of the plan and of the run together."""
-    monkeypatch.setattr(sys.modules["imagen_flow._plan.state"], "STEPS", 50)
+    monkeypatch.setattr("imagen_flow._plan.state.STEPS", 50)
     inner = graph(
         {"a": {"type": "t.add", "a": "${x}"}, "b": {"type": "t.add", "a": "${a}"}},
         {"o": "${b}"},
@@ -880,7 +880,7 @@ def test_steps_that_were_planned_count_when_more_turn_up_in_the_run(
     def failed(elements: int) -> list[str]:
         nodes = {
             "g": {"type": "./i.yaml", "each": {"x": list(range(20))}},
-            "r": {"type": "t.range", "n": elements},
+            "r": {"type": "t.ints", "values": list(range(elements))},
             "h": {"type": "./i.yaml", "each": {"x": "${r}"}},
         }
         return run(graph(nodes, {"g": "${g}", "h": "${h}"}), {"./i.yaml": inner}).failed

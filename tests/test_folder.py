@@ -46,8 +46,8 @@ from imagen_flow._hotfolder import (
 from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.journal import FoundFile
-from imagen_flow._hotfolder.publish import free_name, is_applied, sweep
-from imagen_flow._hotfolder.ticket import MOST_BYTES, read_ticket
+from imagen_flow._hotfolder.publish import free_name, steps_are_intact, sweep
+from imagen_flow._hotfolder.ticket import MAX_BYTES, read_ticket
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
 from imagen_flow._store.file_digests import FileDigests
@@ -1485,12 +1485,12 @@ def test_paths_in_a_ticket(yard: Yard) -> None:
     assert "SECRET" not in str(found).replace("secret", "")
 
 
-@pytest.mark.parametrize(("bytes_more", "words"), [(0, []), (1, ["a ticket has at most 64 KiB"])])
+@pytest.mark.parametrize(("bytes_more", "words"), [(0, []), (1, ["64 KiB"])])
 def test_a_long_ticket(yard: Yard, bytes_more: int, words: list[str]) -> None:
     """A ticket is read whole or not at all."""
     yard.drop(a="one")
     text = "times: 2\nword: '!'\n"
-    yard.put("a.yaml", text + "#" * (MOST_BYTES - len(text) + bytes_more))
+    yard.put("a.yaml", text + "#" * (MAX_BYTES - len(text) + bytes_more))
     yard.work("ticket: sidecar\n")
     assert yard.found("out") == ({} if words else {"out/a.txt": "ONEONE!\n"})
     reason = yard.found("failed").get("failed/a.txt.failed.txt", "")
@@ -1503,7 +1503,7 @@ def test_a_ticket_that_has_become_a_link(yard: Yard, links: bool) -> None:
     (yard.root / "secret.yaml").write_text("times: 3")
     ticket = yard.root / "in/a.yaml"
     ticket.symlink_to(yard.root / "secret.yaml")
-    graph = prepare(yard.line(), yard.registry).graph
+    graph = make_recipe(yard.line(), yard.registry).graph
     read = partial(read_ticket, ticket, graph, allowed=["times"], inbox=yard.root / "in")
     if links:
         assert read(links=True) == {"times": 3}
@@ -2144,31 +2144,30 @@ def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
         one, two = (Journal(line.journal, lease_s=line.lease_s) for _ in range(2))
         for journal in (one, two):
             stack.callback(journal.close)
-            journal.enter()
+            journal.register()
 
-        def trouble(**silent_s: float) -> str:
-            with one.change() as db:
-                for token, seconds in zip(
-                    (one.token, two.token), silent_s.values(), strict=False
-                ):
-                    beat = time.monotonic() - seconds
+        def trouble(one_s: float, two_s: float) -> str:
+            """What the line is in trouble with, so many seconds after either was heard of."""
+            for token, silent_s in ((one.token, one_s), (two.token, two_s)):
+                with one.transaction() as db:
+                    beat = time.monotonic() - silent_s
                     db.execute("UPDATE worker SET beat=? WHERE token=?", (beat, token))
             return str(status(line)["trouble"])
 
-        assert trouble(one=0, two=0) == ""
-        assert trouble(one=100, two=0) == ""
-        assert trouble(one=100, two=200) == "nothing was heard of it for 100 s"
+        assert trouble(0, 0) == ""
+        assert trouble(100, 0) == ""
+        assert trouble(100, 200) == "its process has not responded for 100 s"
         for token, said in (("ended", ""), (two.token, "the disk is full")):
             one.write_note("trouble", json.dumps({"worker": token, "reason": "the disk is full"}))
-            assert trouble(one=0, two=0) == said
+            assert trouble(0, 0) == said
 
 
 def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
     """Not beside another, nor is anything begun that comes after it, so that no other is blamed."""
     now = [100.0]
     journal = journal_at(tmp_path / "j", now, boot="b")
-    journal.look([FoundFile("a", "[1,1,1]", 0), FoundFile("b", "[1,1,1]", 1)], settled=True)
-    with journal.change() as db:
+    journal.record([FoundFile("a", "[1,1,1]", 0), FoundFile("b", "[1,1,1]", 1)], settled=True)
+    with journal.transaction() as db:
         db.execute("UPDATE item SET kills=1 WHERE path=?", (b"a",))
     assert journal.claim("oldest", kills=3, busy=True) is None
     item = journal.claim("oldest", kills=3, busy=False)
@@ -2180,14 +2179,14 @@ def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:
 def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> None:
     """What was tried, and what a process died of, was the file that was there before."""
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
-    journal.enter()
+    journal.register()
     seen = FoundFile("x", "[1,1,1]", 0)
-    journal.look([seen], settled=True)
-    with journal.change() as db:
+    journal.record([seen], settled=True)
+    with journal.transaction() as db:
         db.execute("UPDATE item SET tries=2, kills=1")
     item = journal.claim("oldest", kills=3, busy=False)
     assert item is not None
-    journal.unsettle(item)
+    journal.mark_changed(item)
     assert [journal.settle(0, lambda _: seen, lambda *_: True) for _ in range(2)] == [0, 1]
     again = journal.claim("oldest", kills=3, busy=False)
     assert again is not None
@@ -2198,16 +2197,16 @@ def test_a_file_that_is_another_begins_with_all_its_tries(tmp_path: Path) -> Non
 def test_the_last_items_are_remembered_however_old(tmp_path: Path) -> None:
     """Of what ended long ago, the last are not forgotten, nor is what failed or is under way."""
     journal = journal_at(tmp_path / "j", [100.0], boot="b")
-    journal.enter()
-    journal.look([FoundFile(name, "[1,1,1]", 0) for name in "abcdef"], settled=True)
+    journal.register()
+    journal.record([FoundFile(name, "[1,1,1]", 0) for name in "abcdef"], settled=True)
     for state in ("failed", "done", "done", "done", "done"):
         item = journal.claim("name", kills=3, busy=False)
         assert item is not None
-        journal.end(item, state, kept=None)
+        journal.finish(item, state, kept=None)
     journal.forget(3600, keep=2)
-    assert journal.counts() == {"done": 4, "failed": 1, "settled": 1}
+    assert journal.count_by_state() == {"done": 4, "failed": 1, "settled": 1}
     journal.forget(-60, keep=2)
-    assert journal.counts() == {"done": 2, "failed": 1, "settled": 1}
+    assert journal.count_by_state() == {"done": 2, "failed": 1, "settled": 1}
     assert [item.path for item in journal.items(["done"])] == ["e", "d"]
     journal.close()
 
@@ -2221,11 +2220,11 @@ def test_an_output_that_is_another_was_not_put_in_place(tmp_path: Path) -> None:
         "to": str(place),
         "digest": blake2b(b"mine", digest_size=16).hexdigest(),
     }
-    assert not is_applied([step])
+    assert not steps_are_intact([step])
     place.write_bytes(b"mine")
-    assert is_applied([step])
+    assert steps_are_intact([step])
     place.write_bytes(b"another's")
-    assert not is_applied([step])
+    assert not steps_are_intact([step])
 
 
 def test_a_change_while_a_file_is_looked_at_is_not_lost(tmp_path: Path) -> None:
