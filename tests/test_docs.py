@@ -376,16 +376,3 @@ def test_the_reference_of_python_is_whole() -> None:
         if isinstance(kind, type)
     }
     assert sorted(({*flow.__all__, *loaders.__all__, *models.__all__} | kinds) - told) == []
-
-
-def test_the_floors_in_the_document_are_those_of_the_contract() -> None:
-    """The table of floors in docs/architecture.md has the floors of the import contract, in its order."""
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    contract = project["tool"]["importlinter"]["contracts"][0]
-    assert contract["containers"] == ["imagen_flow"]
-    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
-    text = sections((ROOT / "docs" / "architecture.md").read_text("utf-8"))["Floors"]
-    rows = re.findall(r"^\|[^|`]*\| (`[^|]*) \|", text, re.MULTILINE)
-    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == floors

@@ -4,6 +4,7 @@ true.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,23 @@ def test_confined_libraries() -> None:
             if users - homes:
                 strays[library] = users - homes
     assert strays == {}
+
+
+def test_floors_in_the_document() -> None:
+    """The table in docs/architecture.md has the floors of the import contract, in its order, and on
+    each the libraries that are confined to it.
+    """
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    assert contract["containers"] == ["imagen_flow"]
+    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = text.partition("\n## Floors\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\|[^|`]*\| (`[^|]*) \|([^|]*)\|$", table, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", rooms)) for rooms, _ in rows] == floors
+    shown = [set(re.findall(r"\w+", libraries.replace("Pillow", "PIL"))) for _, libraries in rows]
+    assert [words & CONFINED.keys() for words in shown] == [
+        {library for library, homes in CONFINED.items() if homes & rooms} for rooms in floors
+    ]
 
 
 def test_light_imports() -> None:
