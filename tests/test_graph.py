@@ -277,8 +277,8 @@ def test_inputs_are_typed_by_their_spelling_or_their_default() -> None:
             "{type: int, default: random}",
             "the default of input 'i' takes a whole number, not the text 'random'",
         ),
-        ("[1, x]", "the type of input 'i' cannot be told"),
-        ("null", "the type of input 'i' cannot be told"),
+        ("[1, x]", "the type of input 'i' cannot be inferred"),
+        ("null", "the type of input 'i' cannot be inferred"),
         (
             "{type: seed, default: -1}",
             "the default of input 'i' takes a whole number from 0 to 9223372036854775807, not -1",
@@ -365,7 +365,7 @@ def test_reserved_words_are_fields_of_the_node() -> None:
         ("each: {valeu: [1]}", "unknown-port: t.number has no input port 'valeu'"),
         (
             "each: {value: [1]}, value: 2",
-            "duplicate-key: port 'value' is given both in 'each' and beside it",
+            "duplicate-key: port 'value' is given both in 'each' and outside it",
         ),
     ],
 )

@@ -156,7 +156,7 @@ SEEN: list[Loading] = []
 
 
 class Heeding(loaders.Loader[Any]):
-    """A loader that heeds two settings."""
+    """A loader that uses two settings."""
 
     settings = ("quantization", "offload")
 
@@ -202,9 +202,9 @@ def test_settings_reach_the_loader_and_the_key(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
 
 
-def test_a_setting_that_nothing_heeds_is_warned_of(tmp_path: Path) -> None:
-    """A graph's setting is no promise that is silently broken: if no node heeds it, the plan says
-    so; one that heeds it, also in an included graph, is enough.
+def test_a_setting_that_nothing_uses_is_warned_of(tmp_path: Path) -> None:
+    """A graph's setting is no promise that is silently broken: if no node uses it, the plan says
+    so; one that uses it, also in an included graph, is enough.
     """
     registry = Registry({})
     registry.add(draw)
@@ -223,8 +223,8 @@ def test_a_setting_that_nothing_heeds_is_warned_of(tmp_path: Path) -> None:
         for type_ in ("toy.draw, model: ./m", "toy.heeding, model: ./m", "./inner.yaml")
     ] == [
         [
-            "g.yaml:2:12: warning[bad-setting]: nothing in the graph heeds 'quantization'\n2 | settings: {quantization: int8}\n  |            ^^^^^^^^^^^^\n"
-            "  = fix: remove it; `imagen-flow nodes TYPE` says what a node type heeds"
+            "g.yaml:2:12: warning[bad-setting]: nothing in the graph uses 'quantization'\n2 | settings: {quantization: int8}\n  |            ^^^^^^^^^^^^\n"
+            "  = fix: remove it; `imagen-flow nodes TYPE` lists what a node type uses"
         ],
         [],
         [],

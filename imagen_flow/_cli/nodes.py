@@ -134,7 +134,10 @@ def _print_type(type_: NodeType, registry: Registry) -> None:
         ("version", str(type_.version)),
         ("plugin", f"{type_.plugin} {owner.version if owner else ''}".rstrip()),
         ("uses", ", ".join(f"{name} {registry.version_of(name)}" for name in type_.uses)),
-        ("settings", ", ".join(name for name in (*Loading._fields, "ladder") if type_.heeds(name))),
+        (
+            "settings",
+            ", ".join(name for name in (*Loading._fields, "ladder") if type_.uses_setting(name)),
+        ),
         ("file", f"{type_.file}:{type_.line}"),
     ]
     echo(table([fact for fact in facts if fact[1]], indent=""))

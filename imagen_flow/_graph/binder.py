@@ -31,7 +31,15 @@ from .bindings import (
     sizing,
 )
 from .graph import Graph, Input
-from .suggestions import mend_edge, mend_literal, offer, offer_record, only_near, plain, spelt
+from .suggestions import (
+    mend_edge,
+    mend_literal,
+    only_suggestion,
+    plain,
+    reference_text,
+    suggest,
+    suggest_record,
+)
 
 __all__ = ["Binder"]
 
@@ -74,16 +82,16 @@ class Binder:
     def take(self, pair: Pair, port: PortType, what: str, found: dict[str, Any], name: str) -> None:
         try:
             found[name] = port.check(plain(pair.value))
-        except BadValue as odd:
+        except BadValue as error:
             self.say(
                 "bad-literal",
-                f"{what} {odd}",
+                f"{what} {error}",
                 pair.value.mark,
-                fix=self.nearest(odd.given, odd.known) if odd.known else "",
+                fix=self.nearest(error.given, error.known) if error.known else "",
             )
 
     def bind(self, word: Word, port: PortType, what: str) -> Binding | None:
-        """Bind a word to a port of this type; None if it does not fit (a problem has been said)."""
+        """Bind a word to a port of this type; None if it does not fit (the problem is recorded)."""
         value = word.value
         if value is UNREADABLE:
             return None  # the reader of the text has said why
@@ -131,7 +139,7 @@ class Binder:
                     f"{what} has no field '{name}'",
                     pair.key.mark,
                     why=f"its fields are: {', '.join(record.fields)}",
-                    fix=only_near(self.nearest(name, record.fields)),
+                    fix=only_suggestion(self.nearest(name, record.fields)),
                 )
                 self.scan(pair.value)
                 continue
@@ -158,7 +166,7 @@ class Binder:
                     f"{what} needs the field '{field.name}' ({field.type})",
                     word.mark,
                     why=f"its fields are: {', '.join(record.fields)}",
-                    fix=offer(field),
+                    fix=suggest(field),
                 )
         return RecordOf(tuple(sorted(bound.items()))) if is_whole else None
 
@@ -173,7 +181,7 @@ class Binder:
                 word.mark,
                 fix="remove the brackets"
                 if len(word.value) == 1
-                else f"write {offer_record(record)}",
+                else f"write {suggest_record(record)}",
             )
             return None
         if not self._suffices(record, word.mark, what):
@@ -194,7 +202,7 @@ class Binder:
             f"{what} needs the field{'s' if len(record.beside_first) > 1 else ''} {more} too",
             mark,
             why=f"a value that is not a mapping stands for the first field, '{record.first.name}'",
-            fix=f"write {offer_record(record)}",
+            fix=f"write {suggest_record(record)}",
         )
         return False
 
@@ -263,14 +271,14 @@ class Binder:
                         return self.model(word, value, port)
         try:
             return Given(port.check(plain(word) if isinstance(value, dict) else value))
-        except BadValue as odd:
+        except BadValue as error:
             fix = (
-                self.nearest(odd.given, odd.known)
-                if odd.known
+                self.nearest(error.given, error.known)
+                if error.known
                 else (self.meant(value) if isinstance(value, str) else "")
                 or mend_literal(value, port)
             )
-            self.say("bad-literal", f"{what} {odd}", word.mark, fix=fix)
+            self.say("bad-literal", f"{what} {error}", word.mark, fix=fix)
             return None
 
     def path(self, word: Word, text: str, kind: str) -> Binding | None:
@@ -282,8 +290,8 @@ class Binder:
     def model(self, word: Word, text: str, port: PortType) -> Binding | None:
         try:
             parse_reference(text)
-        except BadReference as odd:
-            self.say("bad-model", str(odd), word.mark, fix=self.meant(text) or odd.fix)
+        except BadReference as error:
+            self.say("bad-model", str(error), word.mark, fix=self.meant(text) or error.fix)
             return None
         return ModelAt(text, self.folder, word.mark, port.loader)
 
@@ -345,7 +353,7 @@ class Binder:
             ):
                 self.say(
                     "bad-template",
-                    f"${{{spelt(part)}}} is {type_}, which cannot stand inside text",
+                    f"${{{reference_text(part)}}} is {type_}, which cannot stand inside text",
                     part.mark,
                     why="inside text go text, numbers and truth values",
                     fix="let it be the whole value, or turn it into text by a node",
@@ -367,7 +375,7 @@ class Binder:
             return binding
         if isinstance(binding, FromInput) and fits(source, _named(port)):
             return binding  # an input may name a model, as text; a node may not
-        name = spelt(reference)
+        name = reference_text(reference)
         if (
             source.kind == "list"
             and source.element is not None

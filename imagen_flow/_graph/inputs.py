@@ -32,7 +32,7 @@ _ALSO_CALLED = {
 
 
 def read_input(binder: Binder, written: InputSpec) -> Input | None:
-    """Read one input; None if it is of no use (a problem has been said)."""
+    """Read one input; None if it is of no use (the problem is recorded)."""
     default = written.options.get("default")
     word = default.value if default else None
     if word is not None and word.value is UNREADABLE:
@@ -64,7 +64,7 @@ def read_input(binder: Binder, written: InputSpec) -> Input | None:
             mark = word.mark if word else written.mark
             binder.say(
                 "bad-literal",
-                f"the type of input '{written.name.value}' cannot be told",
+                f"the type of input '{written.name.value}' cannot be inferred",
                 mark,
                 fix="write {type: …, default: …}",
             )
@@ -137,9 +137,11 @@ def _narrowed(binder: Binder, written: InputSpec, port: PortType) -> PortType:
             for word in choices.value.value:
                 try:
                     kept.append(inner.check(plain(word)))
-                except BadValue as odd:
+                except BadValue as error:
                     binder.say(
-                        "bad-literal", f"a choice of input '{written.name.value}' {odd}", word.mark
+                        "bad-literal",
+                        f"a choice of input '{written.name.value}' {error}",
+                        word.mark,
                     )
             inner = replace(inner, choices=tuple(kept), range=None)
     return replace(port, element=inner) if port.kind == "list" else inner

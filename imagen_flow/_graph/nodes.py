@@ -13,7 +13,7 @@ from .._types.values import Range
 from .binder import Binder
 from .bindings import Binding, FileAt, FromNode, Given, ModelAt, readings
 from .graph import Graph, Node, Repeat
-from .suggestions import offer, only_near, plain
+from .suggestions import only_suggestion, plain, suggest
 
 __all__ = ["DTYPE", "is_device", "read_node"]
 
@@ -39,7 +39,7 @@ LOADING = {
 
 
 def read_node(binder: Binder, written: NodeSpec) -> Node | None:
-    """Read one node; None if its type is not known (a problem has been said)."""
+    """Read one node; None if its type is not known (the problem is recorded)."""
     type_ = binder.types[written.name.value]
     ports = {} if type_ is None else type_.inputs if isinstance(type_, NodeType) else type_.ports
     label = str(written.type.value)
@@ -55,7 +55,7 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
         elif name in each:
             binder.say(
                 "duplicate-key",
-                f"port '{name}' is given both in 'each' and beside it",
+                f"port '{name}' is given both in 'each' and outside it",
                 pair.key.mark,
                 fix="keep one of them",
             )
@@ -66,7 +66,7 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
     through = written.reserved.get("each")
     lists = through.value.value if through is not None else {}
     given = {*written.arguments, *(lists if isinstance(lists, dict) else ())}
-    # A required port that is only misspelt is one fault, said once.
+    # A required port that is only misspelt is one fault, reported once.
     meant = {
         w for name in given - ports.keys() for w in difflib.get_close_matches(name, ports, n=1)
     }
@@ -75,7 +75,7 @@ def read_node(binder: Binder, written: NodeSpec) -> Node | None:
             "missing-port",
             f"{label} needs '{port.name}' ({port.type})",
             written.name.mark,
-            fix=offer(port),
+            fix=suggest(port),
         )
     bindings.update(each)
     words = _reserved(binder, written, type_)
@@ -110,7 +110,7 @@ def _refuse_port(
         f"{label} has no input port '{name}'",
         pair.key.mark,
         why="this is written in another way now" if now else why,
-        fix=f"write {now}" if now else only_near(binder.nearest(name, ports)),
+        fix=f"write {now}" if now else only_suggestion(binder.nearest(name, ports)),
     )
     binder.scan(pair.value)
 
@@ -225,12 +225,12 @@ def _reserved(binder: Binder, written: NodeSpec, type_: NodeType | Graph | None)
                     item.key.mark,
                     fix=binder.nearest(key, ("dtype", *LOADING)),
                 )
-            elif isinstance(type_, NodeType) and not type_.heeds(key):
-                heeded = [name for name in LOADING if type_.heeds(name)]
+            elif isinstance(type_, NodeType) and not type_.uses_setting(key):
+                used = [name for name in LOADING if type_.uses_setting(name)]
                 why = (
-                    f"of these settings it heeds {', '.join(heeded)}"
-                    if heeded
-                    else "it heeds none of these settings"
+                    f"of these settings it uses {', '.join(used)}"
+                    if used
+                    else "it uses none of these settings"
                 )
                 binder.say(
                     "bad-setting",

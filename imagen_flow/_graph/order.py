@@ -22,15 +22,17 @@ def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
     in order.
     """
     names = list(nodes)
-    place = {name: i for i, name in enumerate(names)}
-    if all(place[n] < i for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])):
+    position = {name: i for i, name in enumerate(names)}
+    if all(
+        position[n] < i for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])
+    ):
         return names  # written from the top down: sorting would change nothing
     import networkx
 
     drawn: networkx.DiGraph[int] = networkx.DiGraph()
     drawn.add_nodes_from(range(len(names)))
     drawn.add_edges_from(
-        (place[n], i) for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])
+        (position[n], i) for i, name in enumerate(names) for n in _reads(binder, name, nodes[name])
     )
     try:
         return [names[i] for i in networkx.lexicographical_topological_sort(drawn)]
@@ -44,7 +46,7 @@ def order(binder: Binder, nodes: dict[str, Node | None]) -> list[str]:
     for knot in sorted(knots, key=min):
         edges = networkx.find_cycle(drawn.subgraph(knot), min(knot))
         circle = [names[a] for a, _ in edges]
-        first = circle.index(min(circle, key=place.__getitem__))
+        first = circle.index(min(circle, key=position.__getitem__))
         circle = circle[first:] + circle[: first + 1]
         mark = binder.spec.nodes[circle[0]].name.mark
         binder.say(

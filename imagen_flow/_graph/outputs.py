@@ -13,7 +13,7 @@ __all__ = ["check_paths", "read_output"]
 
 
 def read_output(binder: Binder, written: OutputSpec) -> Output | None:
-    """Read one output; None if it is of no use (a problem has been said)."""
+    """Read one output; None if it is of no use (the problem is recorded)."""
     value = written.source.value
     if value is UNREADABLE:
         return None

@@ -145,10 +145,10 @@ class _Resolver:
             if not self.inside and not any(_heeds(node.type, key) for node in resolved.values()):
                 self.say(
                     "bad-setting",
-                    f"nothing in the graph heeds '{key}'",
+                    f"nothing in the graph uses '{key}'",
                     spec.settings[key].key.mark,
                     severity="warning",
-                    fix="remove it; `imagen-flow nodes TYPE` says what a node type heeds",
+                    fix="remove it; `imagen-flow nodes TYPE` lists what a node type uses",
                 )
         name = spec.path.stem if spec.path else Path(spec.source.name).stem.strip("<>") or "graph"
         return Graph(
@@ -245,8 +245,8 @@ class _Resolver:
             self.inside = (self.spec.path.resolve(),)
         try:
             path = (self.binder.folder / Path(name).expanduser()).resolve()
-        except (RuntimeError, ValueError, OSError) as odd:
-            self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(odd))
+        except (RuntimeError, ValueError, OSError) as error:
+            self.say("unreadable", f"there can be no graph file '{name}'", mark, why=str(error))
             return None
         if (
             path.suffix.lower() not in GRAPH_SUFFIXES
@@ -319,12 +319,12 @@ class _Resolver:
                 continue
             try:
                 found[key] = port.check(plain(pair.value))
-            except BadValue as odd:
+            except BadValue as error:
                 self.say(
                     "bad-setting",
-                    f"'{key}' {odd}",
+                    f"'{key}' {error}",
                     pair.value.mark,
-                    fix=self.binder.nearest(odd.given, odd.known) if odd.known else "",
+                    fix=self.binder.nearest(error.given, error.known) if error.known else "",
                 )
         if "device" in found and not is_device(found["device"]):
             self.say(
@@ -339,9 +339,9 @@ class _Resolver:
 def _heeds(type_: NodeType | Graph, setting: str) -> bool:
     """Whether a setting means anything to a node, or to one in a graph that is used as a node."""
     if isinstance(type_, NodeType):
-        return type_.heeds(setting)
+        return type_.uses_setting(setting)
     return any(
-        node.type.heeds(setting)
+        node.type.uses_setting(setting)
         for graph in type_.all()
         for node in graph.nodes.values()
         if isinstance(node.type, NodeType)

@@ -1,4 +1,4 @@
-"""The words of a problem: what was written, spelt as the user did, and what might be meant instead."""
+"""Word a problem: quote what was written as the user wrote it, and suggest what was meant."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .._types.ports import Port, PortType, Record, fits
 __all__ = [
     "mend_edge",
     "mend_literal",
-    "offer",
-    "offer_record",
-    "only_near",
+    "suggest",
+    "suggest_record",
+    "only_suggestion",
     "plain",
-    "spelt",
+    "reference_text",
 ]
 
 
@@ -26,27 +26,29 @@ def plain(word: Word) -> Any:
     if isinstance(value, dict):
         return {k: plain(p.value) for k, p in value.items()}
     if isinstance(value, Reference):
-        return f"${{{spelt(value)}}}"
+        return f"${{{reference_text(value)}}}"
     if isinstance(value, Template):
-        return "".join(p if isinstance(p, str) else f"${{{spelt(p)}}}" for p in value.parts)
+        return "".join(
+            p if isinstance(p, str) else f"${{{reference_text(p)}}}" for p in value.parts
+        )
     return value
 
 
-def spelt(reference: Reference) -> str:
+def reference_text(reference: Reference) -> str:
     return f"{reference.name}.{reference.port}" if reference.port else reference.name
 
 
-def only_near(said: str) -> str:
+def only_suggestion(fix: str) -> str:
     """Offer the nearest port, but not the whole list: the line above it already shows that."""
-    return said if said.startswith("did you mean") else ""
+    return fix if fix.startswith("did you mean") else ""
 
 
-def offer(port: Port) -> str:
+def suggest(port: Port) -> str:
     """Offer a line that gives a port a value."""
     return f"add {port.name}: {_sample(port.type)}"
 
 
-def offer_record(record: Record) -> str:
+def suggest_record(record: Record) -> str:
     """Show how a record is written, with the fields that it needs."""
     needed = [field for field in record.fields.values() if field.required] or [record.first]
     return f"{{{', '.join(f'{field.name}: …' for field in needed)}}}"
@@ -54,9 +56,9 @@ def offer_record(record: Record) -> str:
 
 def _sample(type_: PortType) -> str:
     if type_.record is not None:
-        return offer_record(type_.record)
+        return suggest_record(type_.record)
     if type_.element is not None and type_.element.record is not None:
-        return f"[{offer_record(type_.element.record)}]"
+        return f"[{suggest_record(type_.element.record)}]"
     sample = {
         "int": "1",
         "float": "1.0",
@@ -90,11 +92,11 @@ def mend_literal(value: Any, port: PortType) -> str:
     return ""
 
 
-def mend_edge(source: PortType, port: PortType, spelt: str) -> str:
+def mend_edge(source: PortType, port: PortType, written: str) -> str:
     if port.kind == "list" and port.element is not None and fits(source, port.element):
-        return f'make it a list of one: ["${{{spelt}}}"]'
+        return f'make it a list of one: ["${{{written}}}"]'
     if port.record is not None and source.kind == "list":
-        return f"write a record that takes one of its elements: {offer_record(port.record)}"
+        return f"write a record that takes one of its elements: {suggest_record(port.record)}"
     if port.kind in ("file", "folder") and source.kind == "text":
         return f"give the input the type {port.kind}: a node never takes a path as text"
     if port.kind == "int" and source.kind in ("float", "number"):

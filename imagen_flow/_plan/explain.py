@@ -52,9 +52,9 @@ def why(state: State, step: Step) -> str:
     other: list[str] = []
     for port, slot in sorted((step.slots or {}).items()):
         if inputs.get(port) != slot.digest:
-            told = _fields_changed(state, slot, port, fields)
-            changed += [one for one in told if ":" in one]
-            other += [one for one in told if ":" not in one]
+            messages = _fields_changed(state, slot, port, fields)
+            changed += [one for one in messages if ":" in one]
+            other += [one for one in messages if ":" not in one]
     if other:
         changed.append(" and ".join(f"'{name}'" for name in other) + " changed")
     return ", ".join(changed) or "what it depends on changed"
@@ -67,16 +67,16 @@ def _fields_changed(state: State, slot: Artifact, port: str, then: Mapping[str, 
     now = dict(in_records(slot, port))
     if now.keys() != {n for n in then if n.startswith((f"{port}.", f"{port}["))}:
         return [port]
-    told = []
+    messages = []
     for name, field in now.items():
         if then[name]["digest"] != field.digest:
             value = plain_value(state.values, field)
-            told.append(
+            messages.append(
                 f"{name}: {_shown(then[name]['value'])} → {_shown(value)}"
                 if "value" in then[name] and value is not None
                 else name
             )
-    return told or [port]
+    return messages or [port]
 
 
 def plain_value(values: Values, slot: Artifact) -> Any:

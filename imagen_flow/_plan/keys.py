@@ -84,7 +84,7 @@ class Keys:
             quantizer = (
                 devices.QUANTIZERS.get(policy.settings.quantization) if policy is not None else None
             )
-            said = {
+            parts = {
                 "format": KEY_FORMAT,
                 "type": type_.name,
                 "version": type_.version,
@@ -95,7 +95,7 @@ class Keys:
                 },
                 "determinism": policy.determinism() if policy is not None else None,
             }
-            found = self._computing[at] = (canonical(said).decode(), said)
+            found = self._computing[at] = (canonical(parts).decode(), parts)
         return found
 
     def _check_libraries(self, node: Node, type_: NodeType) -> None:
@@ -126,21 +126,21 @@ class Keys:
                 )
 
     def policy(self, node: Node) -> devices.Policy:
-        """What holds for a node that uses torch: its own settings before the graph's, and of these
-        the ones that it heeds.
+        """Give the policy of a node that uses torch: its own settings override the graph's, and only
+        settings that have an effect on it count.
         """
-        device, dtype = self.place(node)
+        device, dtype = self.device_and_dtype(node)
         type_ = node.type
         assert isinstance(type_, NodeType)
-        said = {
+        settings = {
             name: value
             for name, value in {**self.settings, **node.settings}.items()
-            if type_.heeds(name)
+            if type_.uses_setting(name)
         }
-        ladder = said.pop("ladder", "exact")
-        return devices.Policy(device, dtype, Loading(**said), ladder)
+        ladder = settings.pop("ladder", "exact")
+        return devices.Policy(device, dtype, Loading(**settings), ladder)
 
-    def place(self, node: Node) -> tuple[str, str]:
+    def device_and_dtype(self, node: Node) -> tuple[str, str]:
         """The device and dtype that a node computes on and in."""
         if node.device is None and node.dtype is None:
             return self.device, self.dtype

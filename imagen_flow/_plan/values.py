@@ -280,7 +280,7 @@ class Values:
         except (OSError, ValueError, RuntimeError, FileChanged) as failed:
             self._unread += 1
             raise GraphError(
-                [_unreadable(at, path, failed, offers=self._unread <= MOST_PROBLEMS)]
+                [_unreadable(at, path, failed, list_files=self._unread <= MOST_PROBLEMS)]
             ) from failed
 
     def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
@@ -679,7 +679,7 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _unreadable(at: FileAt, path: Path, failed: Exception, *, offers: bool) -> Problem:
+def _unreadable(at: FileAt, path: Path, failed: Exception, *, list_files: bool) -> Problem:
     if re.match(r"[a-z][a-z0-9+.-]+://", at.path, re.IGNORECASE):
         why = f"nothing is downloaded: a graph reads {at.kind}s of this machine"
         return Problem(
@@ -695,7 +695,7 @@ def _unreadable(at: FileAt, path: Path, failed: Exception, *, offers: bool) -> P
     if missing:
         near = nearest(
             path.name,
-            (p.name for p in path.parent.iterdir()) if offers and path.parent.is_dir() else (),
+            (p.name for p in path.parent.iterdir()) if list_files and path.parent.is_dir() else (),
         )
         return Problem(
             "missing-file",

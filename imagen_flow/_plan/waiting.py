@@ -1,5 +1,5 @@
 """Look ahead at nodes whose steps are not known yet: the models that they name are known all the
-same, and what is wrong with them is told before anything runs.
+same, and what is wrong with them is messages before anything runs.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ def missing_models(values: Values, steps: Collection[Step]) -> str:
         for (reference, _), problem in values.models.items()
         if reference == model.reference and isinstance(problem, Problem)
     ]
-    told = [f"{problem.message}{'; ' if problem.fix else ''}{problem.fix}" for problem in lacking]
+    messages = [
+        f"{problem.message}{'; ' if problem.fix else ''}{problem.fix}" for problem in lacking
+    ]
     return (
         "; ".join(
             dict.fromkeys(
-                told
+                messages
                 or [step.reason for step in steps if step.status == "unresolved" and step.reason]
             )
         )
@@ -94,7 +96,7 @@ class _Waiting:
             else:
                 self._models(frame, node, node.type)
         except (GraphError, ValueError, Damaged):
-            return  # told, or made again, when its steps are worked out
+            return  # messages, or made again, when its steps are worked out
 
     def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
         values, keys = self.state.values, self.state.keys

@@ -193,7 +193,7 @@ class Caller:
 
     def _device(self, step: Step) -> str:
         """Give a step's device, once torch has confirmed it."""
-        device, dtype = self.keys.place(step.node)
+        device, dtype = self.keys.device_and_dtype(step.node)
         if device not in self._checked_devices:
             if "torch" not in sys.modules:
                 self.queue.loading(step, "torch")

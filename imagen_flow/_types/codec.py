@@ -4,7 +4,7 @@ Every kind has one encoding: plain data is canonical JSON; an 8-bit picture is a
 pictures, tensors and sound are safetensors (with at most one metadata key, since the library writes
 several in no fixed order). A plugin's own type brings a `Codec`.
 
-Bytes that come back are not trusted: whatever is odd about them raises ValueError, and no more
+Bytes that come back are not trusted: anything wrong with them raises ValueError, and no more
 memory is taken than the bytes can justify. Whether they are the *right* bytes is for the store to
 say: it digests what was decoded.
 
@@ -154,8 +154,8 @@ class Codecs:
         """Decode what `encode` gave. Raises ValueError for bytes that are no value of this kind."""
         try:
             return self._decode(kind, data, root)
-        except Exception as odd:  # whatever a decoder stumbles over, the bytes are at fault
-            raise ValueError(f"no {kind}: {type(odd).__name__}: {odd}") from odd
+        except Exception as error:  # whatever a decoder stumbles over, the bytes are at fault
+            raise ValueError(f"no {kind}: {type(error).__name__}: {error}") from error
 
     def _decode(self, kind: str, data: bytes, root: Path | None) -> Any:
         codec = self._by_kind.get(kind)
@@ -313,8 +313,8 @@ def _read_safetensors(data: bytes) -> tuple[Any, dict[str, Any]]:
         raise ValueError(f"an array of dtype {entry['dtype']}")
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    said = header.get("__metadata__", {}).get("imagen_flow")
-    return array, {} if said is None else _mapping(json.loads(said))
+    data = header.get("__metadata__", {}).get("imagen_flow")
+    return array, {} if data is None else _mapping(json.loads(data))
 
 
 def _place(path: Path, root: Path | None) -> dict[str, str]:
@@ -323,12 +323,12 @@ def _place(path: Path, root: Path | None) -> dict[str, str]:
     return {"path": str(path)}
 
 
-def _read_place(said: dict[str, Any], root: Path | None) -> Path:
-    if "path" in said:
-        return Path(_text(said["path"]))
+def _read_path(data: dict[str, Any], root: Path | None) -> Path:
+    if "path" in data:
+        return Path(_text(data["path"]))
     if root is None:
-        raise ValueError("a place in a store that is not given")
-    return root.joinpath(*inside(_text(said.get("in"))))
+        raise ValueError("a path inside a store that is not given")
+    return root.joinpath(*inside(_text(data.get("in"))))
 
 
 def inside(name: str) -> tuple[str, ...]:
@@ -364,12 +364,12 @@ def _encode_file(value: File, root: Path | None) -> dict[str, Any]:
     }
 
 
-def _decode_file(said: dict[str, Any], root: Path | None) -> File:
+def _decode_file(data: dict[str, Any], root: Path | None) -> File:
     return File(
-        _read_place(said, root),
-        _read_digest(said.get("digest")),
-        _whole(said.get("size")),
-        _text(said.get("name")),
+        _read_path(data, root),
+        _read_digest(data.get("digest")),
+        _whole(data.get("size")),
+        _text(data.get("name")),
     )
 
 
@@ -378,10 +378,10 @@ def _encode_folder(value: Folder, root: Path | None) -> dict[str, Any]:
     return {"digest": value.digest, "files": files, **_place(value.path, root)}
 
 
-def _decode_folder(said: dict[str, Any], root: Path | None) -> Folder:
-    path = _read_place(said, root)
+def _decode_folder(data: dict[str, Any], root: Path | None) -> Folder:
+    path = _read_path(data, root)
     files = []
-    for entry in said["files"]:
+    for entry in data["files"]:
         name = _text(entry.get("name"))
         files.append(
             File(
@@ -391,16 +391,16 @@ def _decode_folder(said: dict[str, Any], root: Path | None) -> Folder:
                 name,
             )
         )
-    return Folder(path, _read_digest(said.get("digest")), tuple(files))
+    return Folder(path, _read_digest(data.get("digest")), tuple(files))
 
 
 def _encode_model(value: Model, root: Path | None) -> dict[str, Any]:
     return {"digest": value.digest, "reference": value.reference, **_place(value.path, root)}
 
 
-def _decode_model(said: dict[str, Any], root: Path | None) -> Model:
+def _decode_model(data: dict[str, Any], root: Path | None) -> Model:
     return Model(
-        _read_place(said, root), _read_digest(said.get("digest")), _text(said.get("reference"))
+        _read_path(data, root), _read_digest(data.get("digest")), _text(data.get("reference"))
     )
 
 

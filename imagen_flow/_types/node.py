@@ -124,7 +124,7 @@ class NodeType:
         """Whether the node itself does with less when memory runs out."""
         return "rungs" in self.injected.values()
 
-    def heeds(self, setting: str) -> bool:
+    def uses_setting(self, setting: str) -> bool:
         """Whether a setting of how models are loaded, or of the memory ladder, changes anything for
         this node.
         """

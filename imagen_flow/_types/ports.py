@@ -205,14 +205,14 @@ class PortType:
                 raise BadValue(f"takes {self.words}, not {describe(value)}")
             assert self.element is not None
             taken = []
-            for place, item in enumerate(value):
+            for index, item in enumerate(value):
                 try:
                     taken.append(self.element.check(item))
-                except BadValue as odd:
+                except BadValue as error:
                     raise BadValue(
-                        f"takes {self.words}; its element {place} {odd}",
-                        given=odd.given,
-                        known=odd.known,
+                        f"takes {self.words}; its element {index} {error}",
+                        given=error.given,
+                        known=error.known,
                     ) from None
             return taken
         if self.record is not None:  # its fields are checked one by one
@@ -241,8 +241,8 @@ class PortType:
 
             try:
                 canonical(value)
-            except (TypeError, ValueError) as odd:
-                raise BadValue(f"takes JSON data, not {describe(value)} ({odd})") from None
+            except (TypeError, ValueError) as error:
+                raise BadValue(f"takes JSON data, not {describe(value)} ({error})") from None
             return _copied(value)
         wanted = self.python or _CLASSES.get(kind)
         if wanted is not None and not isinstance(value, wanted):
