@@ -367,7 +367,7 @@ def test_a_read_only_output_folder(call: Call, folder: Path) -> None:
         said = call("run", "g.yaml")
         assert said.code == 1
         assert re.search(
-            r"output 'o' cannot be written to out/o\.png\n\s*= why: (read-only file system|permission denied).*\n\s*= fix: choose another folder by --out",
+            r"output 'o' cannot be written to out/o\.png\n\s*= why: (read-only file system|permission denied).*\n\s*= fix: choose another folder with --out",
             said.err,
         )
     assert listed(folder / "out") == []
@@ -389,7 +389,7 @@ def test_a_full_output_folder(call: Call, folder: Path) -> None:
         assert said.code == 1
         assert "output 'large' cannot be written to out/large.png" in said.err
         assert "= why: no space left on device" in said.err
-        assert "= fix: free some space, or choose another folder by --out" in said.err
+        assert "= fix: free disk space, or choose another folder with --out" in said.err
         assert listed(folder / "out") == ["little.png"]
 
 
@@ -430,7 +430,7 @@ def test_a_file_in_the_place_of_the_output_folder(call: Call, folder: Path) -> N
     graph(folder, PAINT.replace("o.png", "taken/o.png"))
     said = call("run", "g.yaml", "--out", ".")
     assert said.code == 1
-    assert "= why: a file is in the place of a folder" in said.err
+    assert "= why: a file has the name of the folder" in said.err
     assert "= fix: move that file away, or choose another path in 'outputs:'" in said.err
     assert (folder / "taken").read_text() == "mine"
 
@@ -496,10 +496,10 @@ def test_a_symbolic_link_does_not_lead_out(call: Call, folder: Path) -> None:
     graph(folder, PAINT)
     said = call("run", "g.yaml")
     assert said.code == 1
-    assert "output 'o' is not written to out/o.png: there is another file" in said.err
+    assert "output 'o' is not written to out/o.png: another file exists" in said.err
     assert "= why: it is a symbolic link" in said.err
     assert (
-        "= fix: move it away, or say 'exists: number' or 'exists: replace' for this output"
+        "= fix: move it away, or set 'exists: number' or 'exists: replace' for this output"
         in said.err
     )
     assert listed(folder / "elsewhere") == ["o.png"]
@@ -543,7 +543,7 @@ def test_two_paths_that_come_out_the_same(
     said = call("run", "g.yaml", "--set", f"p={first}", "--set", f"q={second}")
     assert said.code == 1
     assert re.search(
-        r"output 'two' and output 'one' are written to one path, '.*\.txt'\n\s*= why: the second would replace the first\n\s*= fix: put \{output\} into the path",
+        r"output 'two' and output 'one' are written to the same path, '.*\.txt'\n\s*= why: the second would replace the first\n\s*= fix: add \{output\} to the path",
         said.err,
     )
     (written,) = (p for p in (folder / "out").iterdir() if p.suffix == ".txt")
@@ -953,7 +953,7 @@ def test_the_same_from_python(folder: Path) -> None:
     (folder / "p.png").write_bytes(png(2, 2))
     (folder / "out").mkdir()
     (folder / "out" / "same.png").write_bytes(b"mine")
-    with pytest.raises(flow.OutputError, match="there is another file"):
+    with pytest.raises(flow.OutputError, match="another file exists"):
         flow.run("g.yaml", store=None, out="out")
     assert (folder / "out" / "same.png").read_bytes() == b"mine"
     (folder / "store").write_text("")

@@ -636,7 +636,7 @@ writes
         "  first   toy.loud  cached",
         "  second  toy.loud  cached",
         "writes",
-        "  file  out/g.txt  replaces what a run wrote, unless it is equal",
+        "  file  out/g.txt  replaces the output of an earlier run, unless it is equal",
     ]
     assert (
         call("plan", "g.yaml", "--set", "prompt=x").out.splitlines()[1]
@@ -683,7 +683,7 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
     at = said.index("writes")
     assert said[at + 1 : at + 3] == [
         "  a[0]   out/it/0.txt   new",
-        "  a[1]   out/it/1.txt   refused: another file is there",
+        "  a[1]   out/it/1.txt   refused: another file exists",
     ]
     assert said[at + 20 :] == ["  a[19]  out/it/19.txt  new", "  and 11 more files"]
     data = json.loads(call("plan", "g.yaml", "--json").out)["writes"]
@@ -694,7 +694,7 @@ def test_plan_lists_what_would_be_written(call: Call, folder: Path) -> None:
         'inputs: {f: {type: text, default: x}}\nnodes: {n: {type: toy.loud, text: "${f}"}}\noutputs: {o: {from: "${n}", path: o.txt, exists: number}}\n',
     )
     (folder / "out/o.txt").write_text("mine")
-    assert "gets a number: another file is there" in call("plan", "g.yaml").out
+    assert "gets a number: another file exists" in call("plan", "g.yaml").out
 
 
 def test_plan_json(call: Call) -> None:

@@ -269,7 +269,7 @@ def test_the_reference_of_the_format_is_whole() -> None:
     setting, file ending, limit and problem code that the code knows.
     """
     from imagen_flow._graph import expansion, nodes, resolver
-    from imagen_flow._outputs import writer
+    from imagen_flow._outputs import encoding, templates
     from imagen_flow._text import yaml_reader
     from imagen_flow._types.node import RESERVED
     from imagen_flow._types.ports import INPUT_TYPES
@@ -283,8 +283,8 @@ def test_the_reference_of_the_format_is_whole() -> None:
         "reserved words": set(RESERVED),
         "keys of an output": set(spec.OF_OUTPUT),
         "choices of an output": {word for words in spec.CHOICES.values() for word in words},
-        "fields of a path": {f"{{{field}}}" for field in writer.FIELDS},
-        "endings": {ending for endings in writer._ENDINGS.values() for ending in endings},
+        "fields of a path": {f"{{{field}}}" for field in templates.FIELDS},
+        "endings": {ending for endings in encoding.ENDINGS.values() for ending in endings},
         "settings": set(resolver._SETTINGS),
         "values of settings": {
             str(choice)

@@ -417,7 +417,7 @@ def test_a_line_and_its_graph(yard: Yard) -> None:
         ("unknown-input", "the graph has no input 'nothing'", "its inputs are: file, times, word"),
         ("unknown-input", "the graph has no input 'wordd'", "did you mean 'word'?"),
         ("unknown-output", "the graph has no output 'lout'", "did you mean 'loud'?"),
-        ("bad-path", "the path has '..'", "write it relative; the folder is chosen by --out"),
+        ("bad-path", "the path has '..'", "write a relative path; choose the folder with --out"),
     ]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow import _cli as cli
-from imagen_flow._provenance.embedding import read_label
+from imagen_flow._provenance.embedding import try_read_embedded
 from imagen_flow._run import execute
 from imagen_flow._store import Store
 from imagen_flow.events import StepNote
@@ -147,7 +147,7 @@ def test_provenance_holds_the_notes_of_each_step(
     """But not where only keys are told: they may quote a prompt."""
     graph.write_text(GRAPH.replace("path: o.txt", f"path: o.txt, provenance: {level}"))
     flow.run(graph, plugins="nodes.py", out="out")
-    label = read_label(Path("out/o.txt"))
+    label = try_read_embedded(Path("out/o.txt"))
     assert label is not None
     assert [step.get("notes") for step in json.loads(label.text)["steps"]] == [found, None]
 

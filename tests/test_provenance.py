@@ -13,7 +13,7 @@ from imagen_flow._graph import resolve
 from imagen_flow._plan import make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._provenance.document import Provenance, parse
-from imagen_flow._provenance.embedding import SIDECAR, find_label, read_label, sealed
+from imagen_flow._provenance.embedding import SIDECAR, add_seal, read_embedded, try_read_embedded
 from imagen_flow._replay.replay import read
 from imagen_flow._run import Run, execute
 from imagen_flow._text import spec
@@ -176,7 +176,7 @@ def test_provenance_holds_nothing_about_the_machine(
     """No absolute path, no time, no environment is in it, though files were given by their full
     paths.
     """
-    label = read_label(tmp_path / "out/main/1.png")
+    label = try_read_embedded(tmp_path / "out/main/1.png")
     assert label is not None
     assert str(tmp_path) not in label.text
     assert str(own_home) not in label.text
@@ -209,7 +209,7 @@ def test_the_same_run_writes_the_same_document(tmp_path: Path, ran: Run) -> None
     output = ran.plan.graph.outputs["lone"]
     text = ran.provenance(output)
     assert text == ran.provenance(output)
-    label = read_label(tmp_path / "out/main/lone.png")
+    label = try_read_embedded(tmp_path / "out/main/lone.png")
     assert label is not None and text is not None and label.text.startswith(text[:-1])
 
 
@@ -297,23 +297,29 @@ def test_the_least_document_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no JSON"),
-        ("{", "no JSON"),
-        ("NaN", "no JSON"),
-        ("[" * 100_000, "no JSON"),
-        ("9" * 5000, "no JSON"),
-        ("[]", "not of imagen_flow"),
-        ('{"imagen_flow": "1"}', "not of imagen_flow"),
-        ('{"imagen_flow": true}', "not of imagen_flow"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("NaN", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("9" * 5000, "not valid JSON"),
+        ("[]", "not written by imagen_flow"),
+        ('{"imagen_flow": "1"}', "not written by imagen_flow"),
+        ('{"imagen_flow": true}', "not written by imagen_flow"),
         (changed(imagen_flow=2), "newer imagen_flow"),
         (changed(steps=None), "damaged or forged\n  = why: steps"),
         (
             changed(output={"name": "o", "kind": "image", "digest": "../../etc/passwd"}),
             "output.digest",
         ),
-        (changed(steps=[{**LEAST["steps"][0], "made_with": 1}]), "names a part that is not there"),
+        (
+            changed(steps=[{**LEAST["steps"][0], "made_with": 1}]),
+            "refers to a part that is missing",
+        ),
         (changed(steps=[{**LEAST["steps"][0], "made_with": -1}]), "greater than or equal"),
-        (changed(steps=[{**LEAST["steps"][0], "conditions": 1}]), "names a part that is not there"),
+        (
+            changed(steps=[{**LEAST["steps"][0], "conditions": 1}]),
+            "refers to a part that is missing",
+        ),
         (changed(seeds={"seed": "7"}), "seeds.seed"),
         (changed(provenance="full"), "no graph"),
         (changed(provenance="all"), "provenance"),
@@ -373,7 +379,7 @@ def test_a_sidecar_of_others_is_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     for content in (b"[]", b"{}", b"\xff", b"[" * 10_000, b'{"imagen_flow":1,"output":3}'):
         (tmp_path / f"a.txt{SIDECAR}").write_bytes(content)
-        assert read_label(tmp_path / "a.txt") is None
+        assert try_read_embedded(tmp_path / "a.txt") is None
 
 
 def test_a_huge_sidecar_is_not_read(tmp_path: Path) -> None:
@@ -382,13 +388,13 @@ def test_a_huge_sidecar_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / f"a.txt{SIDECAR}", "wb") as file:
         file.truncate(1 << 40)  # with holes: it takes no room
     with pytest.raises(ValueError, match="longer than"):
-        find_label(tmp_path / "a.txt")
+        read_embedded(tmp_path / "a.txt")
 
 
 def test_the_seal_tells_whether_a_file_was_changed(tmp_path: Path) -> None:
     """Provenance of a changed file is still read, and said to be of what was written."""
     (tmp_path / "a.txt").write_bytes(b"text")
-    (tmp_path / f"a.txt{SIDECAR}").write_text(sealed(changed(), digest_bytes(b"text")))
+    (tmp_path / f"a.txt{SIDECAR}").write_text(add_seal(changed(), digest_bytes(b"text")))
     assert read(tmp_path / "a.txt")[1]
     (tmp_path / "a.txt").write_bytes(b"other")
     assert not read(tmp_path / "a.txt")[1]

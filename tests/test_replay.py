@@ -19,7 +19,7 @@ from imagen_flow._graph import resolve
 from imagen_flow._plan import Plan, make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._provenance.document import parse
-from imagen_flow._provenance.embedding import read_label, sealed
+from imagen_flow._provenance.embedding import add_seal, try_read_embedded
 from imagen_flow._replay import replay
 from imagen_flow._run import Run, execute
 from imagen_flow._store import Store
@@ -184,7 +184,7 @@ def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, mak
         in found.words()
     )
     (failed,) = [e for e in execute(found.plan, out=mine.parent) if isinstance(e, OutputFailed)]
-    assert "there is another file" in failed.message
+    assert "another file exists" in failed.message
     assert mine.read_bytes() == b"mine"
     again(picture, mine.parent, may_replace=True)
     assert mine.read_bytes() == picture.read_bytes()
@@ -265,7 +265,7 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
     [
         (
             b'{"imagen_flow":1,"output":?',
-            "what stands in it in place of provenance is not a document of imagen_flow; another program may have changed it",
+            "its provenance chunk is not a document of imagen_flow; another program may have changed it",
         ),
         (b"", "words of it stand in the file, in a form that another program gave it"),
     ],
@@ -277,7 +277,7 @@ def test_provenance_in_another_form_is_not_said_to_be_absent(
     it is.
     """
     picture = make(SIMPLE)
-    document = read_label(picture)
+    document = try_read_embedded(picture)
     assert document is not None
     other = tmp_path / "other.png"
     PIL.Image.new("RGB", (2, 2)).save(other)
@@ -379,7 +379,7 @@ def test_files_that_are_needed_are_asked_for(tmp_path: Path, make: Make) -> None
     }
     whole = again(picture, tmp_path / "again", values=values, base=tmp_path)
     assert whole.verify().identical
-    label = read_label(tmp_path / "again/o.png")
+    label = try_read_embedded(tmp_path / "again/o.png")
     assert label is not None and str(tmp_path) not in label.text
     assert again(tmp_path / "again/o.png", values=values, base=tmp_path).verify().identical
     (tmp_path / "graphs/notes.txt").write_text("other")
@@ -398,7 +398,7 @@ def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(
         files={"p.txt": "deep"},
         photo="p.txt",
     )
-    label = read_label(picture)
+    label = try_read_embedded(picture)
     assert label is not None
     digest = parse(label.text).inputs["photo"].files[0].digest  # type: ignore[index]
     made = store.scratch("made") / "scratch.txt"
@@ -411,11 +411,11 @@ def test_a_file_that_a_node_made_is_found_in_the_store_by_its_content(
 
 def forge(picture: Path, old: str, new: str) -> None:
     """Change what a picture says of itself, as somebody might who wants something."""
-    label = read_label(picture)
+    label = try_read_embedded(picture)
     assert label is not None and old in label.text
     text = label.text.partition(',"seal":"')[0] + "}"
     data = picture.read_bytes()
-    picture.write_bytes(pictures.embed(data, sealed(text.replace(old, new), "00" * 20)))
+    picture.write_bytes(pictures.embed(data, add_seal(text.replace(old, new), "00" * 20)))
 
 
 def touched(path: Path, act: Callable[[], Any]) -> bool:
@@ -535,7 +535,7 @@ outputs: {o: {from: "${p}", path: o.png}}
         (at / "config.json").write_text("{}")
         save_file({"w": np.array([i])}, at / "model.safetensors")
     picture = make(graph, second=folder)
-    label = read_label(picture)
+    label = try_read_embedded(picture)
     assert label is not None and str(tmp_path) not in label.text
     with pytest.raises(GraphError) as refused:
         replay.prepare(picture, registry=registry(), store=store)
@@ -613,7 +613,7 @@ def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
 
 
 def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    label = read_label(picture)
+    label = try_read_embedded(picture)
     assert label is not None
     return json.loads(label.text), json.loads(label.text)
 

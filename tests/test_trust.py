@@ -29,7 +29,9 @@ import pytest
 
 from imagen_flow import File, Image, OutputError
 from imagen_flow import _cli as cli
-from imagen_flow._outputs.writer import OutFolder, Writer, _AtOnce, check_template
+from imagen_flow._outputs.disk import ImmediateChanges
+from imagen_flow._outputs.templates import check_template
+from imagen_flow._outputs.writer import OutFolder, OutputWriter
 from imagen_flow._plugins import code as plugin_code
 from imagen_flow._plugins.registry import discover
 from imagen_flow._provenance.embedding import SIDECAR
@@ -88,7 +90,7 @@ def raw(folder: Path, text: str = "evil") -> File:
 
 def write(folder: Path | OutFolder, relative: str, value: Any = RED, **how: Any) -> Path:
     return (
-        Writer(folder)
+        OutputWriter(folder)
         .write(
             relative,
             value,
@@ -173,7 +175,7 @@ def test_the_usual_folder_is_no_link_to_elsewhere(
     (fetched / "out").symlink_to(outside)
     graph("{graph}.bin")
     code, _, err = call("run", "g.yaml")
-    assert code == 1 and f"out leads to {outside} by a symbolic link" in err
+    assert code == 1 and f"out leads to {outside} through a symbolic link" in err
     assert list(outside.iterdir()) == []
     (fetched / "out").unlink()
     (fetched / "out").symlink_to(outside / "not there yet")
@@ -230,11 +232,11 @@ def test_a_strangers_settings_are_ignored_in_words(
     ],
 )
 def test_hidden_names_are_other_programs_settings(path: str, kind: str) -> None:
-    """No file, folder, model, text or data gets a name that begins with a dot, in any part of its
+    """No file, folder, model, text or data gets a name that starts with a dot, in any part of its
     path.
     """
     fault = check_template(path, fields=["seed"], type=PortType(kind))
-    assert fault is not None and "begins with a dot" in fault.message
+    assert fault is not None and "starts with a dot" in fault.message
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_names_that_say_something_to_us_are_no_outputs(path: str) -> None:
     is not.
     """
     fault = check_template(path, fields=[], type=PortType("file"))
-    assert fault is not None and "is no name for an output" in fault.message
+    assert fault is not None and "cannot be the name of an output" in fault.message
 
 
 def test_pictures_may_have_hidden_names() -> None:
@@ -286,7 +288,7 @@ def test_the_folder_in_which_trust_is_kept_takes_no_outputs(tmp_path: Path) -> N
 def test_a_hidden_folder_that_settings_name_takes_pictures_only(tmp_path: Path) -> None:
     """The way round the rule for names, by `out` itself, is none."""
     hidden = OutFolder(tmp_path / ".config/autostart", inside=tmp_path)
-    with pytest.raises(OutputError, match="begins with a dot"):
+    with pytest.raises(OutputError, match="starts with a dot"):
         write(hidden, "x.desktop", raw(tmp_path))
     assert write(hidden, "x.png").is_file()
 
@@ -314,9 +316,9 @@ def test_a_raw_file_replaces_nothing_that_is_not_ours(
         place.mkdir()
         (place / "a").write_text("precious")
     graph("x.bin")
-    assert "out/x.bin  refused: another file is there" in call("plan", "g.yaml")[1]
+    assert "out/x.bin  refused: another file exists" in call("plan", "g.yaml")[1]
     code, _, err = call("run", "g.yaml")
-    assert code == 1 and "there is another file" in err and "--replace" in err
+    assert code == 1 and "another file exists" in err and "--replace" in err
     assert (place / "a" if kind == "folder" else place).read_text() == "precious"
     if kind != "folder":
         assert "replaces a file that no run wrote" in call("plan", "g.yaml", "--replace")[1]
@@ -347,7 +349,10 @@ def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None
     graph("x.bin", exists="error")
     assert call("run", "g.yaml")[0] == 0
     (fetched / "payload").write_text("newer")
-    assert "out/x.bin  replaces what a run wrote, unless it is equal" in call("plan", "g.yaml")[1]
+    assert (
+        "out/x.bin  replaces the output of an earlier run, unless it is equal"
+        in call("plan", "g.yaml")[1]
+    )
     assert call("run", "g.yaml")[0] == 0
     assert (fetched / "out/x.bin").read_text() == "newer"
 
@@ -356,7 +361,7 @@ def test_what_a_run_wrote_gives_way_as_before(fetched: Path, call: Call) -> None
 # -------------------------------------------------------------------------------------------------------------------
 
 
-class Swapping(_AtOnce):
+class Swapping(ImmediateChanges):
     """Puts a link in the place of a folder, just before something is written into it."""
 
     def __init__(self, place: Path, to: Path) -> None:
@@ -394,7 +399,7 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
     (tmp_path / "made").mkdir()
     (tmp_path / "made/x").write_text("x")
     value = RED if what == "file" else FileDigests().folder_value(tmp_path / "made")
-    writer = Writer(tmp_path / "out", hands=Swapping(tmp_path / swapped, outside))
+    writer = OutputWriter(tmp_path / "out", changes=Swapping(tmp_path / swapped, outside))
     with pytest.raises(OutputError):
         writer.write(
             "a/b/x.png" if what == "file" else "a/b/x",
@@ -409,11 +414,11 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
 def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path) -> None:
     """A folder that is replaced by a link between two outputs is noticed."""
     (tmp_path / "outside").mkdir()
-    writer = Writer(tmp_path / "out")
+    writer = OutputWriter(tmp_path / "out")
     writer.write("a.png", RED, output="a", provenance=None, digest=digest_value(RED))
     (tmp_path / "out").rename(tmp_path / "moved")
     (tmp_path / "out").symlink_to(tmp_path / "outside")
-    with pytest.raises(OutputError, match="when the run began"):
+    with pytest.raises(OutputError, match="when the run started"):
         writer.write("b.png", RED, output="b", provenance=None, digest=digest_value(RED))
     assert list((tmp_path / "outside").iterdir()) == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._outputs.writer import check_template
+from .._outputs.templates import check_template
 from .._text.spec import UNREADABLE, OutputSpec, Reference
 from .._types.ports import describe
 from .binder import Binder

@@ -24,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from .._outputs.writer import files_of
+from .._outputs.disk import files_of
 from .._system.regular_files import open_regular
 from .._types.models import Model
 from .._types.values import Folder
@@ -101,7 +101,7 @@ class StagedOutputs:
             .replace(os.sep, "/")
         )
 
-    def taken(self, path: Path) -> str:
+    def conflict(self, path: Path) -> str:
         name = self.name(path)
         if any(step["to"] == str(path) for step in self.steps):
             return "another output of this item has this path"
@@ -182,7 +182,7 @@ class StagedOutputs:
             self.fault = self.fault or error
             raise
 
-    def refuse(self, error: OSError) -> None:
+    def record_failure(self, error: OSError) -> None:
         if find_disk_error(error, network=True):
             self.trouble = self.trouble or error
 

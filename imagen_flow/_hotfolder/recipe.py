@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._graph import FromInput, Graph, readings, resolve
-from .._outputs.writer import check_template
+from .._outputs.templates import check_template
 from .._plugins.registry import Registry
 from .._run.recorder import graphs_of
 from .._text.spec import read

@@ -22,9 +22,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._outputs.writer import Writer, fill
+from .._outputs.templates import fill_template
+from .._outputs.writer import OutputWriter
 from .._plan.request import Options, Request, prepare
-from .._provenance.embedding import read_label
+from .._provenance.embedding import try_read_embedded
 from .._run import execute
 from .._settings.config import Settings
 from .._types.digest import canonical, tagged
@@ -400,13 +401,13 @@ class ItemProcessor:
     ) -> tuple[Plan, _RunResult]:
         """Plan and run the graph for an item."""
         line = self.recipe.line
-        writer = Writer(
+        writer = OutputWriter(
             line.out,
             codecs=self.recipe.registry.codecs,
             item=_output_name(item.path),
             ending=os.path.splitext(item.path)[1].removeprefix("."),
             below=_output_subfolder(item.path) if line.folders == "kept" else "",
-            hands=staged,
+            changes=staged,
         )
         try:
             plan = prepare(
@@ -468,12 +469,12 @@ class ItemProcessor:
                     if path.stat().st_size == len(data) and path.read_bytes() == data:
                         return path
                     if data.startswith(b"\x89PNG") and path.suffix.lower() == ".png":
-                        own_label, label = read_label(temporary), read_label(path)
+                        own_provenance, existing_provenance = try_read_embedded(temporary), try_read_embedded(path)
                         if (
-                            own_label is not None
-                            and label is not None
-                            and label.intact
-                            and own_label.digest == label.digest
+                            own_provenance is not None
+                            and existing_provenance is not None
+                            and existing_provenance.intact
+                            and own_provenance.digest == existing_provenance.digest
                         ):
                             return path
                 except OSError:
@@ -787,7 +788,7 @@ def _output_name(path: str) -> str:
 
 def _output_subfolder(path: str) -> str:
     """Return the folder of an item's outputs below the output folder."""
-    return "/".join(fill("{item}", {"item": part}) for part in path.split("/")[:-1])
+    return "/".join(fill_template("{item}", {"item": part}) for part in path.split("/")[:-1])
 
 
 def _format_traceback(error: BaseException) -> str:

@@ -1,13 +1,13 @@
-"""The provenance document: its shape, and how one is read that nobody vouches for.
+"""The provenance document: its format, and a parser for untrusted documents.
 
 A document says how one output came to be: the graph as written (with every file it includes) and as
 resolved, the values of its inputs, seeds, the fingerprints of models, the versions of plugins and
-libraries, and of each step that the output was made by: its key, what went into it and what came
-out, by digest. It holds no times, no absolute paths of its own making, no environment and no
-secrets. At level ``keys`` the graph, the inputs and the file names are left out.
+libraries, and for each step behind the output its key and the digests of its inputs and outputs. It
+contains no times, no absolute paths of its own making, no environment and no secrets. At level
+``keys`` the graph, the inputs and the file names are left out.
 
-`_run.recorder` writes documents. Here they are parsed: strictly, with bounds, and with an error in
-words for whatever is odd.
+`_run.recorder` writes documents. Here they are parsed strictly and with bounds, and every fault is
+reported as an error with a message.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
-class _Shape(BaseModel):
-    # Unknown keys are let be: a later version of this format may add some.
+class _Part(BaseModel):
+    # Unknown keys are ignored: a later version of this format may add some.
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class GraphText(_Shape):
-    """The graph as written: `files` holds the text of `file` and of all that it includes, by name
-    relative to it.
+class GraphText(_Part):
+    """The graph as written: `files` holds the text of `file` and of all files that it includes, by
+    name relative to it.
     """
 
     name: str
@@ -52,8 +52,8 @@ class GraphText(_Shape):
     files: dict[str, str]
 
 
-class FileSeen(_Shape):
-    """A file (or, with `files`, a folder) that was read: its content by digest, and its own name."""
+class FileSeen(_Part):
+    """A file (or, with `files`, a folder) that was read: its digest and its own name."""
 
     kind: Literal["file", "folder"]
     digest: _Digest
@@ -62,9 +62,9 @@ class FileSeen(_Shape):
     files: dict[str, _Digest] = {}
 
 
-class InputSeen(_Shape):
-    """The value of an input: plain data in `value`, files in `files` (of a list, one for each
-    element), or a model's local place that is not told (`model`).
+class InputSeen(_Part):
+    """The value of an input: plain data in `value`, files in `files` (for a list, one per element),
+    or the last name of a local model's path (`model`).
     """
 
     type: str
@@ -73,22 +73,22 @@ class InputSeen(_Shape):
     model: str | None = None
 
 
-class ModelSeen(_Shape):
-    """A model: the reference as written and its fingerprint."""
+class ModelSeen(_Part):
+    """A model: the reference as written, and its fingerprint."""
 
     reference: str
     fingerprint: str
 
 
-class PluginSeen(_Shape):
-    """A plugin that node types came from."""
+class PluginSeen(_Part):
+    """A plugin that provided node types."""
 
     name: str
     version: str
 
 
-class MadeWith(_Shape):
-    """What computed a step, as it entered its key."""
+class MadeWith(_Part):
+    """The code that computed a step, as it entered the step's key."""
 
     type: str
     version: int
@@ -98,8 +98,8 @@ class MadeWith(_Shape):
     determinism: dict[str, Any] | None = None
 
 
-class StepSeen(_Shape):
-    """A step the output was made by: `made_with` counts in the document's list, `inputs` and
+class StepSeen(_Part):
+    """A step behind the output: `made_with` is an index into the document's list, `inputs` and
     `outputs` are digests by port.
     """
 
@@ -111,12 +111,12 @@ class StepSeen(_Shape):
     outputs: dict[str, _Digest]
     conditions: _Count | None = None
     rungs: list[str] = []
-    #: What the node had to say of its result.
+    #: The node's notes on its result.
     notes: list[str] = []
 
 
-class OutputSeen(_Shape):
-    """Which output this is."""
+class OutputSeen(_Part):
+    """The output that the document describes."""
 
     name: str
     kind: str
@@ -124,15 +124,15 @@ class OutputSeen(_Shape):
     index: _Count | None = None
 
 
-class Settings(_Shape):
-    """The policy in force for the whole run."""
+class Settings(_Part):
+    """The settings of the whole run."""
 
     device: str
     dtype: str
 
 
-class Provenance(_Shape):
-    """A whole document. `steps` are in the order in which they can be run."""
+class Provenance(_Part):
+    """A whole document. `steps` are in an order in which they can run."""
 
     imagen_flow: Annotated[int, Field(ge=1)]
     version: str
@@ -143,8 +143,8 @@ class Provenance(_Shape):
     made_with: list[MadeWith]
     models: list[ModelSeen]
     plugins: list[PluginSeen]
-    #: What steps really ran on (libraries, threads, GPU); steps say which by its place in this
-    # list.
+    #: The hardware and library settings that steps ran with (libraries, threads, GPU); a step
+    #: refers to its entry by index.
     conditions: list[dict[str, Any]] = []
     seeds: dict[str, Annotated[int, Field(ge=0, le=2**63 - 1)]] = {}
     graph: GraphText | None = None
@@ -155,63 +155,63 @@ class Provenance(_Shape):
 
 
 def parse(text: str) -> Provenance:
-    """Read a document that nobody vouches for.
+    """Parse an untrusted document.
 
     Raises:
-        ProvenanceError: it is none, or none of ours, or its parts do not fit together.
+        ProvenanceError: it is not a document of imagen_flow, or its parts do not fit together.
     """
     if len(text) > SIDECAR_LIMIT:
         raise ProvenanceError(f"the provenance is longer than {SIDECAR_LIMIT} characters")
     try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as odd:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ProvenanceError(
-            "the provenance is no JSON that can be read\n  = why:"
-            f" {str(odd) or 'it is nested too deep'}"
-        ) from odd
+            f"the provenance is not valid JSON\n  = why: {str(error) or 'it is nested too deep'}"
+        ) from error
     version = data.get("imagen_flow") if isinstance(data, dict) else None
     if type(version) is not int:
         raise ProvenanceError(
-            "the provenance is not of imagen_flow\n  = why: it does not say which version of the"
-            " format it has"
+            "the provenance was not written by imagen_flow\n  = why: it does not say which version"
+            " of the format it has"
         )
     if version > FORMAT:
         raise ProvenanceError(
             f"the provenance was written by a newer imagen_flow\n  = why: it has format {version},"
-            f" and this one reads up to {FORMAT}\n  = fix: update imagen_flow"
+            f" and this version reads formats up to {FORMAT}\n  = fix: update imagen_flow"
         )
     try:
-        read = Provenance.model_validate(data)
-    except ValidationError as odd:
-        first = odd.errors(include_url=False, include_context=False, include_input=False)[0]
+        document = Provenance.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:40] for part in first["loc"][:6])
         raise ProvenanceError(
             f"the provenance is damaged or forged\n  = why: {where}: {first['msg'].lower()}"
-        ) from odd
-    except RecursionError as odd:
-        raise ProvenanceError("the provenance is nested too deep") from odd
-    _check(read)
-    return read
+        ) from error
+    except RecursionError as error:
+        raise ProvenanceError("the provenance is nested too deep") from error
+    _check(document)
+    return document
 
 
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
-def _check(read: Provenance) -> None:
-    """Check that the parts fit together, so that whoever uses them need not."""
+def _check(document: Provenance) -> None:
+    """Check that the parts fit together, so that callers need not."""
     if any(
-        s.made_with >= len(read.made_with) or (s.conditions or 0) >= max(1, len(read.conditions))
-        for s in read.steps
+        s.made_with >= len(document.made_with)
+        or (s.conditions or 0) >= max(1, len(document.conditions))
+        for s in document.steps
     ):
         raise ProvenanceError(
-            "the provenance is damaged or forged\n  = why: a step names a part that is not there"
+            "the provenance is damaged or forged\n  = why: a step refers to a part that is missing"
         )
-    if read.graph is not None and read.graph.file not in read.graph.files:
+    if document.graph is not None and document.graph.file not in document.graph.files:
         raise ProvenanceError(
-            "the provenance is damaged or forged\n  = why: the text of its graph is not there"
+            "the provenance is damaged or forged\n  = why: the text of its graph is missing"
         )
-    if read.provenance == "full" and read.graph is None:
+    if document.provenance == "full" and document.graph is None:
         raise ProvenanceError(
-            "the provenance is damaged or forged\n  = why: it calls itself full, but has no graph"
+            "the provenance is damaged or forged\n  = why: its level is full, but it has no graph"
         )

@@ -1,11 +1,12 @@
-"""Read and write what an output's file says of itself: its provenance and a seal.
+"""Embed provenance in output files, and read it back: a document and a seal.
 
-The document is JSON (`provenance` says its shape, here it is opaque text). In a PNG it lies inside;
-for other formats, and above 1 MB, beside the file as
-``NAME.provenance.json``. The seal is a digest of the file's bytes but for the document: by it a
-file that somebody changed is told from one that a run wrote.
+The document is JSON (`document` describes its format; here it is opaque text). A PNG contains it;
+for other formats, and above 1 MB, it is beside the file in ``NAME.provenance.json``. The seal is a
+digest of the file's bytes without the document: it shows whether a file was changed after a run
+wrote it.
 
-Files are untrusted: nothing is decoded, and no more is read into memory than a document may take.
+Files are untrusted: no picture is decoded, and no more is read into memory than a document may
+take.
 """
 
 from __future__ import annotations
@@ -18,41 +19,41 @@ from pathlib import Path
 from typing import IO
 
 from .._system.regular_files import open_regular
-from .._types import image_files as pictures
+from .._types import image_files
 from .._types.digest import digest_file, tagged
 
 __all__ = [
     "FORMAT",
     "SIDECAR",
     "SIDECAR_LIMIT",
-    "Label",
-    "find_label",
-    "holds_trace",
+    "EmbeddedProvenance",
+    "read_embedded",
+    "mentions_provenance",
     "is_sidecar",
-    "read_label",
-    "seal_of_tree",
-    "sealed",
-    "walk_tree",
+    "try_read_embedded",
+    "folder_seal",
+    "add_seal",
+    "walk_files",
 ]
 
-#: The version of the document's shape. A reader takes older ones and refuses newer ones.
+#: The version of the document's format. Older versions are read, newer ones refused.
 FORMAT = 1
 
-#: What the name of a sidecar adds to the name of its file.
+#: What is appended to a file's name to name its sidecar.
 SIDECAR = ".provenance.json"
 
-#: How large a sidecar may be that is read: a graph file may be large, and carries others.
+#: The largest sidecar that is read: a document contains the graph files.
 SIDECAR_LIMIT = 64 << 20
 
 _SEAL = ',"seal":"'
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """The provenance that a file carries, unchecked but for its being ours.
+class EmbeddedProvenance:
+    """The provenance that a file carries; only checked to be a document of imagen_flow.
 
-    `text` is the whole document. `intact` says whether the file is as it was written: its seal fits
-    everything in it but the document itself.
+    `text` is the whole document. `intact` says whether the file is as it was written: its seal
+    matches everything in it except the document itself.
     """
 
     text: str
@@ -61,51 +62,53 @@ class Label:
     intact: bool
 
 
-def sealed(document: str, seal: str) -> str:
-    """Add the seal of a file's bytes to its document, which is canonical JSON: what a file carries."""
+def add_seal(document: str, seal: str) -> str:
+    """Add the seal of a file's bytes to its document, which is canonical JSON; the result is what
+    the file carries.
+    """
     return f'{document[:-1]}{_SEAL}{seal}"}}'
 
 
-def read_label(path: Path) -> Label | None:
-    """Read what provenance a file or folder carries; None if none of ours. Damage counts as none
-    (`find_label` says what is wrong).
+def try_read_embedded(path: Path) -> EmbeddedProvenance | None:
+    """Read the provenance of a file or folder; None if there is none or if it is damaged
+    (`read_embedded` says what is wrong).
     """
     try:
-        return find_label(path)
+        return read_embedded(path)
     except ValueError:
         return None
 
 
-def find_label(path: Path) -> Label | None:
-    """Read what provenance a file or folder carries: in the file if it is a PNG, else in the
-    sidecar; None if none of ours.
+def read_embedded(path: Path) -> EmbeddedProvenance | None:
+    """Read the provenance of a file or folder, from the file itself if it is a PNG, else from its
+    sidecar; None if there is none.
 
-    A sidecar whose seal fits the file goes before what is inside, since a file that was only passed
-    on may bring provenance of its own.
+    A sidecar whose seal matches the file takes precedence over what is inside, because a file that
+    was only passed on may contain provenance of its own.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: what it carries is damaged, in words that go on from *it*.
+        ValueError: the provenance is damaged; the message continues a sentence about the file.
     """
-    beside = _label(_read_beside(path), path, png=False)
-    if path.is_dir() or (beside is not None and beside.intact):
-        return beside
+    sidecar = _parse_embedded(_read_own_sidecar(path), path, png=False)
+    if path.is_dir() or (sidecar is not None and sidecar.intact):
+        return sidecar
     with open_regular(path) as stream:
-        text = pictures.read_embedded(stream) if stream.read(8).startswith(b"\x89PNG") else None
+        text = image_files.read_embedded(stream) if stream.read(8).startswith(b"\x89PNG") else None
     if text is None:
-        return beside
-    found = _label(text, path, png=True)
-    if found is None and beside is None:
+        return sidecar
+    found = _parse_embedded(text, path, png=True)
+    if found is None and sidecar is None:
         raise ValueError(
-            "what stands in it in place of provenance is not a document of imagen_flow; another"
-            " program may have changed it"
+            "its provenance chunk is not a document of imagen_flow; another program may have changed"
+            " it"
         )
-    return found or beside
+    return found or sidecar
 
 
-def holds_trace(path: Path) -> bool:
-    """Whether a file that carries no provenance holds words of one all the same: another program
-    may have put it into Exif or XMP, which is not read.
+def mentions_provenance(path: Path) -> bool:
+    """Tell whether a file without provenance contains words of a document: another program may have
+    moved it to Exif or XMP, which are not read.
     """
     with open_regular(path) as stream:
         data = stream.read(SIDECAR_LIMIT)
@@ -115,10 +118,10 @@ def holds_trace(path: Path) -> bool:
     )
 
 
-def _read_beside(path: Path) -> str:
-    beside = path.with_name(path.name + SIDECAR)
+def _read_own_sidecar(path: Path) -> str:
+    sidecar = path.with_name(path.name + SIDECAR)
     try:
-        with open_regular(beside) as stream:
+        with open_regular(sidecar) as stream:
             return _read_sidecar(stream)
     except FileNotFoundError:
         return ""
@@ -135,18 +138,18 @@ def _read_sidecar(stream: IO[bytes]) -> str:
 
 
 def is_sidecar(path: Path) -> bool:
-    """Whether a file is a sidecar that we wrote."""
+    """Tell whether a file is a sidecar that imagen_flow wrote."""
     try:
         if path.is_symlink() or not path.is_file():
             return False
         with open_regular(path) as stream:
-            return _read_ours(_read_sidecar(stream)) is not None
+            return _parse(_read_sidecar(stream)) is not None
     except ValueError:
         return False
 
 
-def _read_ours(text: str) -> tuple[str, str, str] | None:
-    """The value's digest, the level and the seal of a document of ours; None if it is none."""
+def _parse(text: str) -> tuple[str, str, str] | None:
+    """Give the value's digest, the level and the seal of a document; None if it is not one of ours."""
     try:
         data = json.loads(text) if text else None
     except (ValueError, RecursionError):
@@ -165,30 +168,30 @@ def _read_ours(text: str) -> tuple[str, str, str] | None:
     )
 
 
-def _label(text: str, path: Path, *, png: bool) -> Label | None:
-    read = _read_ours(text)
+def _parse_embedded(text: str, path: Path, *, png: bool) -> EmbeddedProvenance | None:
+    read = _parse(text)
     if read is None:
         return None
     digest, level, seal = read
     if path.is_dir():
-        return Label(text, digest, level, seal_of_tree(walk_tree(path)) == seal)
+        return EmbeddedProvenance(text, digest, level, folder_seal(walk_files(path)) == seal)
     with open_regular(path) as stream:
         try:
-            intact = pictures.seal_of(stream, png=png) == seal
+            intact = image_files.seal_of(stream, png=png) == seal
         except ValueError:
             intact = False
-    return Label(text, digest, level, intact)
+    return EmbeddedProvenance(text, digest, level, intact)
 
 
-def seal_of_tree(files: Iterable[tuple[str, Path]]) -> str:
+def folder_seal(files: Iterable[tuple[str, Path]]) -> str:
     """Digest a folder's files by name and content."""
     return tagged(
         "tree", *(f"{name}\0{digest_file(path)}".encode() for name, path in sorted(files))
     )
 
 
-def walk_tree(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files in a folder and below, by relative name with ``/``. Symbolic links to folders
+def walk_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files in a folder and its subfolders by relative name with ``/``. Links to folders
     are not followed.
     """
     for where, folders, names in os.walk(folder):

@@ -58,7 +58,7 @@ from .._plan import Plan, from_text
 from .._plan.request import Options, Request
 from .._plan.request import prepare as plan_request
 from .._plugins.registry import Registry
-from .._provenance import embedding as labels
+from .._provenance import embedding
 from .._provenance.document import FileSeen, InputSeen, Provenance, parse
 from .._run import Run
 from .._run.recorder import file_name, portable_name
@@ -198,7 +198,7 @@ def read(picture: Path) -> tuple[Provenance, bool]:
         ProvenanceError: the file cannot be read, carries none, or what it carries is damaged.
     """
     try:
-        label = labels.find_label(picture)
+        label = embedding.read_embedded(picture)
     except OSError as failed:
         raise ProvenanceError(
             f"{picture} cannot be read\n  = why: {(failed.strerror or str(failed)).lower()}"
@@ -207,14 +207,14 @@ def read(picture: Path) -> tuple[Provenance, bool]:
         raise ProvenanceError(
             f"the provenance of {picture} cannot be read\n  = why: {odd}"
         ) from odd
-    if label is None and labels.holds_trace(picture):
+    if label is None and embedding.mentions_provenance(picture):
         raise ProvenanceError(
             f"the provenance of {picture} cannot be read\n  = why: words of it stand in the file,"
             " in a form that another program gave it (Exif or XMP, say); in a PNG every kind of"
             " text chunk is read\n  = fix: use the file as it was written"
         )
     if label is None:
-        beside = f"and there is no {picture.name}{labels.SIDECAR} beside it"
+        beside = f"and there is no {picture.name}{embedding.SIDECAR} beside it"
         raise ProvenanceError(
             f"{picture} carries no provenance of imagen_flow\n  = why: there is none in it,"
             f" {beside}; some programs drop it when they save a picture\n  = fix: use the file as"

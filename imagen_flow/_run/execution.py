@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .._graph import Output
 from .._models import ModelPool
-from .._outputs.writer import OutFolder, Writer
+from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import ABSENT, Plan, State, Unknown, history_name
 from .._store import Store
 from .._types.artifact import Artifact
@@ -36,7 +36,7 @@ MAX_TIMES, MAX_STEP_S = 200, 30 * 86_400
 def execute(
     plan: Plan,
     *,
-    out: Path | OutFolder | Writer | None = None,
+    out: Path | OutFolder | OutputWriter | None = None,
     cancel: threading.Event | None = None,
     fail_fast: bool = False,
     pool: ModelPool | None = None,
@@ -91,7 +91,7 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        out: Path | OutFolder | Writer | None,
+        out: Path | OutFolder | OutputWriter | None,
         cancel: threading.Event,
         fail_fast: bool,
         pool: ModelPool | None,
@@ -156,7 +156,7 @@ class _RunThread:
     def __init__(
         self,
         plan: Plan,
-        out: Path | OutFolder | Writer | None,
+        out: Path | OutFolder | OutputWriter | None,
         cancel: threading.Event,
         fail_fast: bool,
         pool: ModelPool | None,

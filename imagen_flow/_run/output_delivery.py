@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._graph import Output
-from .._outputs.writer import OutFolder, Writer
+from .._outputs.writer import OutFolder, OutputWriter
 from .._plan import Plan, State, Unknown, holds
 from .._store import Damaged
 from .._types.artifact import Artifact
@@ -38,7 +38,7 @@ class OutputDelivery:
         plan: Plan,
         state: State,
         inputs: Mapping[str, Any],
-        out: Path | OutFolder | Writer | None,
+        out: Path | OutFolder | OutputWriter | None,
         queue: EventQueue,
         *,
         value: Callable[[Artifact], Any],
@@ -50,7 +50,9 @@ class OutputDelivery:
         self._value = value
         self._recorder = recorder
         self._writer = (
-            Writer(out, codecs=state.values.codecs) if isinstance(out, Path | OutFolder) else out
+            OutputWriter(out, codecs=state.values.codecs)
+            if isinstance(out, Path | OutFolder)
+            else out
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagen_flow outputs")
         self._writes: list[Future[None]] = []
@@ -174,7 +176,7 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
     """List the files that a run of a plan would write, and for the first `limit` ones what happens
     to an existing file. Nothing is written.
     """
-    writer = Writer(folder)
+    writer = OutputWriter(folder)
     count = 0
     for output in plan.graph.outputs.values():
         if output.path is None:
@@ -207,7 +209,7 @@ def planned_writes(plan: Plan, folder: OutFolder, *, limit: int) -> Iterator[Pla
             yield PlannedWrite(
                 name,
                 str(folder.path / path),
-                writer.foretell(path, type=output.type, exists=output.exists) if is_known else "",
+                writer.predict(path, type=output.type, exists=output.exists) if is_known else "",
             )
 
 

@@ -1,0 +1,360 @@
+"""Check and fill the path templates of outputs.
+
+The fields of a template are the graph's plain inputs and ``{graph} {output} {item} {index}
+{digest8}``; ``{{`` and ``}}`` are braces. `check_template` refuses templates that cannot work when a
+graph is resolved; `fill_template` makes the text of each field safe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from .._provenance.embedding import SIDECAR
+from .._types.ports import PortType
+from ..errors import nearest
+from .encoding import ENDINGS, FOLDERS
+
+__all__ = [
+    "FIELDS",
+    "HIDDEN_NAMES",
+    "OWN_NAMES",
+    "TemplateFault",
+    "check_template",
+    "fields_of",
+    "fill_template",
+    "is_own_name",
+]
+
+
+#: Fields that every path may use.
+FIELDS = ("graph", "output", "item", "index", "digest8")
+
+#: The longest text of a field, in characters.
+FIELD_LIMIT = 80
+
+#: The longest name in a path, in bytes: the limit of file systems (255) less what a number and a
+#: sidecar add to it.
+NAME_LIMIT = 255 - len("-9999") - len(SIDECAR)
+
+#: Settings files of imagen_flow, which are never outputs.
+_SETTINGS_FILES = ("imagen-flow.toml", "imagen-flow.lock")
+
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$|clock\$)\s*(\.|\Z)", re.IGNORECASE
+)
+
+_FORBIDDEN = '<>:"|?*\\'
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFault:
+    """What is wrong with a path template, why, and how to fix it."""
+
+    message: str
+    why: str = ""
+    fix: str = ""
+
+
+def check_template(
+    template: str, *, fields: Collection[str], type: PortType
+) -> TemplateFault | None:
+    """Say what is wrong with an output's path, if anything.
+
+    Params:
+        fields: names of the graph's inputs that a path may use: those that are plain values.
+        type: of the output; it decides which file endings are allowed.
+    """
+    if not template.strip():
+        return TemplateFault("the path is empty", fix="write a file name such as {graph}.png")
+    known = {*fields, *FIELDS}
+    used: set[str] = set()
+    literal = []  # the literal text, with \1 for a field
+    for piece in _split(template):
+        if isinstance(piece, str):
+            literal.append(piece)
+            continue
+        if piece.name is None:
+            return TemplateFault(
+                f"'{piece.text}' in the path does not belong to a field",
+                fix="write {{ or }} for a brace in a name",
+            )
+        if piece.name not in known:
+            word = piece.name
+            why = (
+                "a field is only a name, without a format"
+                if any(c in word for c in ":!.[ ") and re.split(r"[:!.\[ ]", word)[0] in known
+                else ""
+            )
+            return TemplateFault(
+                f"the path has no field '{{{word}}}'", why, nearest(word, known, what="fields are")
+            )
+        used.add(piece.name)
+        literal.append("\1")
+    inner = type.element if type.kind == "list" and type.element else type
+    fault = _check_names("".join(literal)) or _check_meaning("".join(literal), inner)
+    if fault:
+        return fault
+    if type.kind == "list" and not used & {"item", "index"}:
+        return TemplateFault(
+            "the path of a list needs {item} or {index}",
+            "each element is written to its own file",
+            f"write {_with_index(template)}",
+        )
+    return _check_ending("".join(literal).rpartition("/")[2], inner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a template; without a name, an unmatched brace."""
+
+    text: str
+    name: str | None
+
+
+def _split(template: str) -> Iterator[str | _Field]:
+    at = 0
+    for match in _PIECE.finditer(template):
+        yield template[at : match.start()]
+        at = match.end()
+        text = match.group()
+        if text in ("{{", "}}"):
+            yield text[0]
+        else:
+            yield _Field(text, match.group(1))
+    yield template[at:]
+
+
+def _check_names(path: str) -> TemplateFault | None:
+    """Check the literal names of a path. \1 stands for a field, whose text is made safe when it is
+    filled.
+    """
+    if "\\" in path:
+        return TemplateFault(
+            "the path has a backslash",
+            "folders are separated by '/' on every system",
+            "write '/'" if path.strip("\\") else "",
+        )
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return TemplateFault(
+            "the path is absolute",
+            "a graph only writes to the output folder",
+            "write a relative path; choose the folder with --out",
+        )
+    if path.startswith("~"):
+        return TemplateFault(
+            "the path starts with '~'",
+            "a graph only writes to the output folder",
+            "write a relative path; choose the folder with --out",
+        )
+    for name in path.split("/"):
+        if name == "..":
+            return TemplateFault(
+                "the path has '..'",
+                "a graph only writes to the output folder",
+                "write a relative path; choose the folder with --out",
+            )
+        if name in ("", "."):
+            return TemplateFault(
+                (
+                    "the path has an empty name"
+                    if not name
+                    else "the path has a name that is just '.'"
+                ),
+                fix="separate names by a single '/', ending with a file name",
+            )
+        forbidden = next(
+            (c for c in name if c in _FORBIDDEN or (_is_dropped(c) and c != "\1")), None
+        )
+        if forbidden is not None:
+            return TemplateFault(
+                f"a name in the path has {_show_character(forbidden)}",
+                "not every system allows such a name",
+                "remove it",
+            )
+        if name.endswith((".", " ")):
+            return TemplateFault(
+                "a name in the path ends with a dot or a space",
+                "not every system allows such a name",
+                "remove it",
+            )
+        if "\1" not in name and _RESERVED.match(name):
+            return TemplateFault(
+                f"'{name}' is a reserved name",
+                "Windows reserves it for a device",
+                "choose another name",
+            )
+        if len(name.encode("utf-8", "replace")) > NAME_LIMIT:
+            return TemplateFault(
+                f"a name in the path is longer than {NAME_LIMIT} bytes", fix="shorten it"
+            )
+    return None
+
+
+def _check_meaning(path: str, type_: PortType) -> TemplateFault | None:
+    """Refuse names from which other programs, or imagen_flow, read settings."""
+    hidden = next((name for name in path.split("/") if name.startswith(".")), None)
+    if hidden is not None and not all(
+        member.kind in _MEDIA for member in type_.members or (type_,)
+    ):
+        return TemplateFault(
+            f"the name '{_show_literal(hidden)}' in the path starts with a dot",
+            HIDDEN_NAMES,
+            "remove the dot",
+        )
+    last = path.rpartition("/")[2]
+    if is_own_name(last):
+        return TemplateFault(
+            f"'{_show_literal(last)}' cannot be the name of an output", OWN_NAMES, "choose another"
+        )
+    return None
+
+
+HIDDEN_NAMES = "other programs read their settings from such files and folders"
+
+OWN_NAMES = "imagen_flow itself reads files with such a name"
+
+
+def _show_literal(literal: str) -> str:
+    return literal.replace("\1", "{…}")
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether imagen_flow reads files of this name: settings, a lock file, a sidecar."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return name in _SETTINGS_FILES or name.endswith(SIDECAR)
+
+
+def _show_character(character: str) -> str:
+    return f"'{character}'" if character.isprintable() else f"the character U+{ord(character):04X}"
+
+
+def _with_index(template: str) -> str:
+    stem, ending = os.path.splitext(template)
+    return f"{stem}-{{index}}{ending}"
+
+
+def _check_ending(name: str, type: PortType) -> TemplateFault | None:
+    members = type.members or (type,)
+    if any(m.kind == "any" for m in members):
+        members = (*(PortType(kind) for kind in ENDINGS), PortType("folder"))
+    if any(m.kind not in ENDINGS and m.kind not in (*FOLDERS, "list") for m in members):
+        return None  # a file, or a plugin's own kind, whose ending is known only to it
+    ending = os.path.splitext(name)[1].lower()
+    allows_folder = any(m.kind in FOLDERS for m in members)
+    endings = sorted(
+        {e for m in members for e in ENDINGS.get("json" if m.kind == "list" else m.kind, ())}
+    )
+    if ending in endings or (allows_folder and not ending):
+        return None
+    if not endings:
+        return TemplateFault(
+            f"{type.name} is written as a folder, not as a {ending} file",
+            fix=f"remove '{ending}'",
+        )
+    choices = f"it can be {', '.join(endings)}"
+    if not ending:
+        return TemplateFault(
+            f"the path has no file ending, which decides how {type.name} is written", fix=choices
+        )
+    if "\1" in ending:
+        return TemplateFault(
+            "the file ending is a field",
+            "the ending decides how the value is written, so it must be known before running",
+            choices,
+        )
+    return TemplateFault(f"{type.name} cannot be written as a {ending} file", fix=choices)
+
+
+def fill_template(template: str, fields: Mapping[str, object]) -> str:
+    """Fill a checked template: a path relative to the output folder, with ``/``. The text of each
+    field is made safe and cut to 80 characters, each name to what file systems allow.
+    """
+    filled = "".join(
+        p if isinstance(p, str) else _safe(_format(fields[p.name or ""])) for p in _split(template)
+    )
+    return "/".join(map(_safe_name, unicodedata.normalize("NFC", filled).split("/")))
+
+
+def _format(value: object) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _safe(text: str) -> str:
+    """Turn any text into a part of a name: characters that some system does not allow are replaced
+    by '_' or removed.
+    """
+    text = unicodedata.normalize(
+        "NFC", text[: 8 * FIELD_LIMIT]
+    )  # no more than can matter: a prompt may be a megabyte
+    out = []
+    for character in text:
+        if character == "/" or character in _FORBIDDEN:
+            out.append("_")
+        elif character.isspace():
+            out.append(" ")
+        elif not _is_dropped(character):
+            out.append(character)
+    text = " ".join("".join(out).split())  # collapse runs of spaces
+    return _truncate(text.strip(". "), FIELD_LIMIT).rstrip(". ") or "_"
+
+
+def _is_dropped(character: str) -> bool:
+    """Tell whether a character is not allowed in a name: controls, lone surrogates, and marks that
+    change the direction of writing, with which one name can look like another.
+    """
+    kind = unicodedata.category(character)
+    return (
+        kind in ("Cc", "Cs", "Zl", "Zp")
+        or "\u202a" <= character <= "\u202e"
+        or "\u2066" <= character <= "\u2069"
+        or character in "\u200e\u200f\ufeff"
+    )
+
+
+def _truncate(text: str, limit: int) -> str:
+    """Cut text without splitting what looks like one character: a letter with its accents, joined
+    emoji.
+    """
+    if len(text) <= limit:
+        return text
+    while limit > 1 and (_extends_previous(text[limit]) or text[limit - 1] == "\u200d"):
+        limit -= 1
+    return text[:limit]
+
+
+def _extends_previous(character: str) -> bool:
+    return (
+        unicodedata.category(character).startswith("M")
+        or character == "\u200d"
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
+
+
+def _safe_name(name: str) -> str:
+    """Make a whole name safe after its fields were filled; its ending stays."""
+    name = name.rstrip(". ")
+    if not name.strip("."):
+        return "_"
+    if _RESERVED.match(name):
+        name = "_" + name
+    stem, ending = os.path.splitext(name)
+    limit = NAME_LIMIT - len(ending.encode())
+    if len(stem.encode()) > limit:
+        keep = len(stem.encode()[:limit].decode(errors="ignore"))
+        stem = _truncate(stem, keep).rstrip(". ")
+    return stem + ending
+
+
+#: Kinds of media files, which no other program takes for settings or code.
+_MEDIA = ("image", "mask", "tensor", "audio")
+
+
+def fields_of(template: str) -> set[str]:
+    """Name the fields of a checked template."""
+    return {piece.name or "" for piece in _split(template) if isinstance(piece, _Field)}
