@@ -469,7 +469,10 @@ class ItemProcessor:
                     if path.stat().st_size == len(data) and path.read_bytes() == data:
                         return path
                     if data.startswith(b"\x89PNG") and path.suffix.lower() == ".png":
-                        own_provenance, existing_provenance = try_read_embedded(temporary), try_read_embedded(path)
+                        own_provenance, existing_provenance = (
+                            try_read_embedded(temporary),
+                            try_read_embedded(path),
+                        )
                         if (
                             own_provenance is not None
                             and existing_provenance is not None

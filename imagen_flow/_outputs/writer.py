@@ -44,8 +44,8 @@ from .._system.processes import sweep
 from .._system.user_folders import config_folder
 from .._types import image_files
 from .._types.codec import Codecs
-from .._types.ports import PortType
 from .._types.models import Model
+from .._types.ports import PortType
 from .._types.values import Audio, ExistsPolicy, File, Folder, Image, Mask, Tensor
 from ..errors import OutputError
 from .disk import DiskChanges, ImmediateChanges, files_of
