@@ -1,9 +1,12 @@
 """imagen_flow: the build system for generative pictures.
 
-This is the front door: what a script or a plugin imports. For users: `load`, `plan`, `run`,
-`execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports; what loads models
-is in `imagen_flow.loaders`. Beside it, `imagen_flow.errors`, `imagen_flow.events` and
-`imagen_flow.models` are public too; modules whose name begins with an underscore are not.
+This is the public API: what a script or a plugin imports. For users: `load`, `plan`, `run`,
+`execute`, `watch`. For plugin authors: `node`, `hookimpl` and the types of ports; what loaders of
+models need is in `imagen_flow.loaders`. `imagen_flow.errors`, `imagen_flow.events` and
+`imagen_flow.models` are public too. Modules whose names start with an underscore are private.
+
+Names are imported when they are first used, so ``import imagen_flow`` takes a few milliseconds and
+never loads torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Python API: `load`, `plan`, `execute`, `run`. The stages of the command line, as functions.
+"""The Python API: `load`, `plan`, `execute` and `run`, the stages of the command line as functions.
 
 ::
 
@@ -7,8 +7,8 @@
     outputs = flow.run("graphs/imagen.yaml", prompt="a large green star on a white background")
     outputs["picture"].to_pil().show()
 
-An ``imagen-flow.toml`` holds here as it does on the command line, but for `out`: nothing is written
-unless a folder is named.
+An ``imagen-flow.toml`` applies as on the command line, except for `out`: nothing is written unless
+an output folder is passed.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def load(
     """Read and resolve a graph.
 
     Params:
-        graph: a file's path, or the same as a mapping.
-        plugins: local files of nodes (or one), beside those that ``imagen-flow.toml`` names and the
-            user trusts.
-        registry: node types to resolve against; default: those of the installed plugins.
+        graph: the path of a file, or the same content as a mapping.
+        plugins: local plugin files (or one), in addition to those that ``imagen-flow.toml`` names
+            and the user trusts.
+        registry: node types to resolve against; by default, those of the installed plugins.
     Raises:
         GraphError: its problems, all of them, in file order.
     """
@@ -76,8 +76,7 @@ def _load(
         return graph
     if not isinstance(graph, str | Path | Mapping):
         raise TypeError(
-            "a graph is a file's path, a mapping or what `load` gave, and not"
-            f" {type(graph).__name__}"
+            f"a graph is a path, a mapping or the result of `load`, not {type(graph).__name__}"
         )
     if registry is None:
         files, refused = plugin_files(options, _settings(graph))
@@ -104,18 +103,18 @@ def plan(
     trust_remote_code: Iterable[str] | str = (),
     **more: Any,
 ) -> Plan:
-    """Plan a run: say what would run and why, and run nothing.
+    """Plan a run: find out what would run and why, without running anything.
 
     Params:
-        inputs, more: values of the graph's inputs; one named like a parameter here goes into
-            `inputs`.
-        store: an open Store, its folder, or None to keep nothing (files and models that outputs
-            give then lie in a temporary folder until the program ends).
-        force: nodes (or one) that run even if the store holds what they give.
-        locked: take of the hub only what ``imagen-flow.lock`` names.
-        tiny: take small models with random weights in place of all but the embedded ones: to try a
-            graph offline, in seconds.
-        allow_pickle: pickles that may be loaded, after a look into them, each by path or as
+        inputs, more: values of the graph's inputs; an input named like a parameter of this function
+            has to be in `inputs`.
+        store: an open Store, its folder, or None to keep nothing (files and models in outputs are
+            then in a temporary folder until the program ends).
+        force: nodes (or one) that run even if their results are in the store.
+        locked: use only hub models that are pinned in ``imagen-flow.lock``.
+        tiny: replace all but the embedded models with small random ones, to try a graph offline in
+            seconds.
+        allow_pickle: pickle files that may be loaded after a scan, each as a path or as
             ``hf:org/name@main/FILE``.
         trust_remote_code: references of models whose own code may run.
     Raises:
@@ -132,14 +131,14 @@ def plan(
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
     )
-    # The store is open while the plan is made and while it is carried out: whoever drops a plan, or
-    # keeps it for long, leaves nothing open.
+    # The store is only open during planning and execution, so dropping or keeping a plan leaves
+    # nothing open.
     return prepare(_request(graph, options, {**(inputs or {}), **more}))
 
 
 class Outputs(dict[str, Any]):
-    """The outputs of a run, by name. `notes` are what its steps had to say of their results, as
-    warnings: those that came from the store too.
+    """The outputs of a run, by name. `notes` are the warnings of its steps about their results,
+    including those from the store.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -166,19 +165,19 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     **more: Any,
 ) -> Outputs:
-    """Run a graph and return its outputs by name; an absent one is None. What nodes noted of their
-    results is in the `notes` of what is returned.
+    """Run a graph and return its outputs by name; an absent output is None. The notes of nodes are
+    in `notes` of the result.
 
     Params:
-        out: the folder that outputs with a path are written to; None writes nothing.
-        replace: where the graph says ``exists: replace``, let also files, folders and models
-            replace what no run wrote.
-        pool: a ModelPool to keep models in between runs.
+        out: the output folder; None writes nothing.
+        replace: where the graph says ``exists: replace``, also overwrite files, folders and models
+            that no run wrote.
+        pool: a ModelPool that keeps models between runs.
         on_event: called with every event, in this thread.
-        (the rest as for `plan`)
+        (the others as for `plan`)
     Raises:
         GraphError: problems of the graph or of the values. Nothing has run.
-        NodeError: the first node that failed, after all that does not depend on it has run.
+        NodeError: the first node that failed, after everything that does not depend on it has run.
         OutputError: an output could not be written.
     """
     options = Options.of(
@@ -197,11 +196,11 @@ def run(
         request = _request(graph, options, {**(inputs or {}), **more})
         if request.store is not None:
             stack.enter_context(request.store.in_use())
-        made = prepare(request)
-        outputs = Outputs(made.graph.outputs)
-        failure: Exception | None = None
+        planned = prepare(request)
+        outputs = Outputs(planned.graph.outputs)
+        error: Exception | None = None
         for event in execute(
-            made,
+            planned,
             out=folder,
             pool=pool,
         ):
@@ -214,18 +213,18 @@ def run(
             elif isinstance(event, StepNote):
                 outputs.notes += (event,)
             elif isinstance(event, StepFailed):
-                failure = failure or event.error
+                error = error or event.error
             elif isinstance(event, OutputFailed):
-                failure = failure or OutputError(event.message)
-        if failure is not None:
-            raise failure
+                error = error or OutputError(event.message)
+        if error is not None:
+            raise error
         return outputs
 
 
 def _request(
     graph: str | Path | Mapping[str, Any] | Graph, options: Options, values: Mapping[str, Any]
 ) -> Request:
-    """Ask for a graph with these options."""
+    """Build the request for a graph with these options."""
     resolved, settings = _load(graph, options), _settings(graph)
     codecs = resolved.registry.codecs if resolved.registry else Codecs()
     return Request(
@@ -238,8 +237,8 @@ def _request(
 
 
 def _settings(graph: str | Path | Mapping[str, Any] | Graph) -> Settings:
-    """Read the ``imagen-flow.toml`` that holds for a graph: from its folder upward, or from the
-    working directory for one that is no file.
+    """Read the ``imagen-flow.toml`` that applies to a graph: found from its folder upward, or from
+    the working directory for a mapping.
     """
     if isinstance(graph, Graph):
         return config.load(graph.folder)
@@ -252,12 +251,12 @@ def _split(label: str) -> tuple[str, str]:
 
 
 def _collect(outputs: dict[str, Any], name: str, item: str, value: Any) -> None:
-    """Put an output's value in its place; elements of a list arrive one by one, in any order."""
+    """Store an output's value; the elements of a list arrive one by one, in any order."""
     if not item:
         outputs[name] = value
         return
     index = int(item.strip("[]"))
-    listed = outputs[name] if isinstance(outputs[name], list) else []
-    listed += [None] * (index + 1 - len(listed))
-    listed[index] = value
-    outputs[name] = listed
+    elements = outputs[name] if isinstance(outputs[name], list) else []
+    elements += [None] * (index + 1 - len(elements))
+    elements[index] = value
+    outputs[name] = elements

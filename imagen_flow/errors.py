@@ -1,22 +1,21 @@
-"""Say what is wrong: marks, problems and the drawn exception tree.
+"""Problems, marks and exceptions.
 
-Two kinds of fault, never mixed:
+There are two kinds of faults, which are never mixed:
 
-* a **problem** is found in something a user wrote (a graph, an option, a file). Problems are
-  values: they are
-  gathered, sorted into file order and all shown at once.
-* an **error** is raised while a step runs. It names the node and chains its cause.
+* A **problem** is found in something that a user wrote (a graph, an option, a file). Problems are
+  values: they are collected, sorted into file order and all shown at once.
+* An **error** is raised while a step runs. It names the node and chains its cause.
 
 ::
 
     ImagenFlowError
-    ├── GraphError          problems of a graph, or of what was given to it; carries them all
+    ├── GraphError          problems of a graph or of its inputs; carries all of them
     ├── NodeError           a node failed while running; names node, item and mark
     ├── OutputError         an output cannot be written
     ├── ModelError          a model cannot be found, trusted or loaded
-    ├── ProvenanceError     provenance is missing, damaged or of a kind that cannot be used
+    ├── ProvenanceError     provenance is missing, damaged or unusable
     ├── StoreError          the store cannot be used
-    └── Cancelled           the run was asked to stop
+    └── Cancelled           the run was cancelled
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "CODES",
-    "MOST_PROBLEMS",
+    "MAX_PROBLEMS",
     "Cancelled",
     "GraphError",
     "ImagenFlowError",
@@ -50,24 +49,24 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A text that problems can point into: a file's name as the user knows it, and its text."""
+    """A text that problems refer to: a file's name as the user knows it, and its content."""
 
     name: str
     text: str = field(repr=False)
 
     @functools.cached_property
     def lines(self) -> list[str]:
-        """The text's lines, without their ends."""
+        """The lines of the text, without line ends."""
         return [line.rstrip("\r") for line in self.text.split("\n")]
 
     def line(self, number: int) -> str:
-        """Return line `number` (from 1), or nothing if the text is shorter."""
+        """Return line `number` (from 1), or an empty string if the text is shorter."""
         return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a word stands: its source, line and column (both from 1) and how wide it is."""
+    """A position: source, line and column (both from 1), and the width of the marked text."""
 
     source: Source
     line: int
@@ -78,68 +77,66 @@ class Mark:
         return f"{self.source.name}:{self.line}:{self.column}"
 
 
-#: Every problem code, and what it means in one line. The gallery in tests/problems/ has a broken
+#: Every problem code, with a one-line description. The gallery in tests/problems/ has a broken
 #: graph for each.
 CODES: dict[str, str] = {
     "syntax": "the text is neither YAML 1.2 nor JSON",
     "unquoted-reference": "a reference in a flow mapping needs quotes",
     "not-utf8": "the file is not UTF-8 text",
     "unreadable": "the file cannot be read",
-    "too-large": "the file is larger than a graph may be",
-    "too-deep": "the text is nested deeper than a graph may be",
-    "yaml-feature": (
-        "anchors, aliases, tags, merge keys and second documents are not part of a graph"
-    ),
+    "too-large": "the file is larger than a graph file may be",
+    "too-deep": "the text is nested too deeply",
+    "yaml-feature": ("anchors, aliases, tags, merge keys and multiple documents are not supported"),
     "duplicate-key": "a mapping has the same key twice",
-    "bad-shape": "a mapping, list or word stands where another is wanted",
-    "unknown-version": "the graph's format version is not known",
-    "unknown-key": "a key that the format does not have",
-    "missing-key": "a key that the format needs is missing",
-    "bad-name": "a name that cannot be referred to",
+    "bad-shape": "a mapping, list or scalar where another is expected",
+    "unknown-version": "the format version is not supported",
+    "unknown-key": "a key that does not exist",
+    "missing-key": "a required key is missing",
+    "bad-name": "a name that references cannot use",
     "name-clash": "an input and a node have the same name",
-    "bad-reference": "a reference that cannot be read",
+    "bad-reference": "a reference with invalid syntax",
     "unknown-reference": "a reference to a node or an input that does not exist",
     "unknown-output": "a reference to an output that the node does not have",
-    "unknown-node-type": "no plugin offers this node type",
-    "broken-plugin": "the plugin that offers this node type cannot be loaded",
+    "unknown-node-type": "no plugin provides this node type",
+    "broken-plugin": "the plugin that provides this node type cannot be loaded",
     "unknown-port": "the node has no such input port",
-    "missing-port": "a required input port is given nothing",
-    "type-mismatch": "an edge joins two types that do not fit",
-    "list-into-single": "a list is joined to a port that takes one value",
+    "missing-port": "a required input port has no value",
+    "type-mismatch": "an edge connects incompatible types",
+    "list-into-single": "a list is connected to a port that takes a single value",
     "bad-literal": "a literal does not fit its port",
-    "bad-template": "a value inside text cannot be written as text",
+    "bad-template": "a value inside text cannot be converted to text",
     "bad-path": "an output path that cannot be used",
     "duplicate-path": "two outputs are written to one path",
     "bad-setting": "a setting that does not exist or has a wrong value",
-    "cycle": "nodes wait for each other",
+    "cycle": "nodes depend on each other in a cycle",
     "file-cycle": "graph files include each other",
-    "too-many-steps": "the graph comes to more steps than may be planned",
-    "unused-input": "an input that nothing refers to",
+    "too-many-steps": "the graph has more steps than the limit",
+    "unused-input": "an input that is not used",
     "no-outputs": "the graph has no outputs",
-    "missing-input": "an input without default is given nothing",
+    "missing-input": "an input without a default has no value",
     "unknown-input": "a value for an input that the graph does not have",
     "bad-input": "a value given to an input does not fit its type",
-    "bad-model": "a model reference that cannot be read",
+    "bad-model": "a model reference with invalid syntax",
     "unresolved-model": "a model that is not on this machine",
-    "missing-library": "a library that a node type says it uses is not installed",
+    "missing-library": "a library that a node type requires is not installed",
     "missing-file": "a file or folder that does not exist",
-    "untrusted-setting": "a place that the settings name and the user has not trusted",
-    "untrusted-plugin": "a local plugin that the settings name and the user has not trusted",
+    "untrusted-setting": "a folder in the settings that the user has not trusted",
+    "untrusted-plugin": "a local plugin in the settings that the user has not trusted",
 }
 
 
-#: More problems than this are counted, not shown, and nobody looks for what may have been meant.
-MOST_PROBLEMS = 100
+#: At most this many problems are shown, and get suggestions; the rest are counted.
+MAX_PROBLEMS = 100
 
-#: More candidates than this are not compared with a word one by one.
-_MOST_CANDIDATES = 2_000
+#: At most this many candidates are compared with a word.
+_MAX_CANDIDATES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in what a user wrote: what, where, why, and how to mend it.
+    """One thing wrong in what a user wrote: what, where, why, and how to fix it.
 
-    `code` is a word of `CODES`; `severity` is ``error`` or ``warning`` (a warning refuses nothing).
+    `code` is a key of `CODES`; `severity` is ``error`` or ``warning`` (a warning refuses nothing).
     """
 
     code: str
@@ -161,38 +158,42 @@ class Problem:
         return printable("\n".join(lines))
 
     @property
-    def place(self) -> tuple[str, int, int]:
-        """Order problems by file, line and column."""
+    def position(self) -> tuple[str, int, int]:
+        """The sort key: file, line and column."""
         return (
             (self.mark.source.name, self.mark.line, self.mark.column) if self.mark else ("", 0, 0)
         )
 
 
-def _cut(words: str, limit: int = 2_000) -> str:
-    """Cut words that somebody made endless in the middle, so that their end is seen too."""
-    return words if len(words) <= limit else f"{words[: limit - 200]} … {words[-200:]}"
+def _cut(text: str, limit: int = 2_000) -> str:
+    """Cut overlong text in the middle, so that its end stays visible."""
+    return text if len(text) <= limit else f"{text[: limit - 200]} … {text[-200:]}"
 
 
 def first_problems(problems: Iterable[Problem]) -> tuple[list[Problem], str]:
-    """Give the problems to show, of too many the first ones, errors before warnings; and the words
-    that count the rest.
+    """Return the problems to show (if there are too many, the first ones, errors before warnings),
+    and a text that counts the others.
     """
-    every = list(problems)
+    all_problems = list(problems)
     chosen = sorted(
-        sorted(range(len(every)), key=lambda i: (every[i].severity != "error", i))[:MOST_PROBLEMS]
+        sorted(range(len(all_problems)), key=lambda i: (all_problems[i].severity != "error", i))[
+            :MAX_PROBLEMS
+        ]
     )
-    rest = len(every) - len(chosen)
-    return [every[i] for i in chosen], f"and {rest:,} more" if rest else ""
+    remaining = len(all_problems) - len(chosen)
+    return [all_problems[i] for i in chosen], f"and {remaining:,} more" if remaining else ""
 
 
 def as_texts(problems: Iterable[Problem]) -> list[str]:
-    """Give problems as they are printed, the count of what is not shown among them."""
+    """Return problems as they are printed, with the count of those that are not shown."""
     shown, rest = first_problems(problems)
     return [*map(str, shown), *([rest] if rest else [])]
 
 
 def _excerpt(text: str, mark: Mark, limit: int = 160) -> list[str]:
-    """Show the marked line and a caret below it; a very long line is cut around the mark."""
+    """Return the marked line with a caret line below it; a very long line is cut around the
+    mark.
+    """
     start = 0
     column = mark.column - 1
     if len(text) > limit:
@@ -200,8 +201,7 @@ def _excerpt(text: str, mark: Mark, limit: int = 160) -> list[str]:
         text = text[start : start + limit]
         column -= start
     gutter = f"{mark.line} | "
-    # Tabs keep their width in the line and wide characters take two columns, so the caret line
-    # copies both.
+    # The caret line copies tabs, and replaces wide characters by wide spaces, to stay aligned.
     pad = "".join("\t" if c == "\t" else "\u3000" if _is_wide(c) else " " for c in text[:column])
     width = max(1, min(mark.width, len(text) - column))
     return [gutter + text, " " * (len(gutter) - 2) + "| " + pad + "^" * width]
@@ -214,8 +214,8 @@ def _is_wide(character: str) -> bool:
 
 
 class ImagenFlowError(Exception):
-    """Anything that imagen_flow raises on purpose. Its words are safe to print, whatever they
-    quote.
+    """The base of everything that imagen_flow raises deliberately. Its text is safe to print,
+    whatever it quotes.
     """
 
     def __str__(self) -> str:
@@ -223,10 +223,10 @@ class ImagenFlowError(Exception):
 
 
 class GraphError(ImagenFlowError):
-    """A graph, or what was given to it, has problems; `problems` holds them all, in file order."""
+    """A graph, or what was given to it, has problems; `problems` has all of them, in file order."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: p.place))
+        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: p.position))
         super().__init__(self.problems)
 
     def __str__(self) -> str:
@@ -234,8 +234,8 @@ class GraphError(ImagenFlowError):
 
 
 class NodeError(ImagenFlowError):
-    """A node failed while running. The cause is chained; `problem` says it in the form of a
-    problem, `place` where in its code it was raised.
+    """A node failed while running. The cause is chained; `problem` describes it as a problem,
+    `raised_at` is the line of the node's code.
     """
 
     def __init__(
@@ -246,17 +246,17 @@ class NodeError(ImagenFlowError):
         mark: Mark | None = None,
         item: str = "",
         code: str = "node-failed",
-        place: str = "",
+        raised_at: str = "",
     ) -> None:
         self.node = node
         self.item = item
         self.message = message
-        self.place = place
+        self.raised_at = raised_at
         self.problem = Problem(
             code,
             f"{node}{f' ({item})' if item else ''}: {message}",
             mark,
-            why=f"raised at {place}" if place else "",
+            why=f"raised at {raised_at}" if raised_at else "",
         )
         super().__init__(node, message)
 
@@ -265,7 +265,7 @@ class NodeError(ImagenFlowError):
 
 
 class OutputError(ImagenFlowError):
-    """An output cannot be written where the graph says."""
+    """An output cannot be written."""
 
 
 class ModelError(ImagenFlowError):
@@ -273,7 +273,7 @@ class ModelError(ImagenFlowError):
 
 
 class ProvenanceError(ImagenFlowError):
-    """Provenance is missing, damaged or of a kind that cannot be used."""
+    """Provenance is missing, damaged or unusable."""
 
 
 class StoreError(ImagenFlowError):
@@ -281,34 +281,35 @@ class StoreError(ImagenFlowError):
 
 
 class Cancelled(ImagenFlowError):
-    """The run was asked to stop."""
+    """The run was cancelled."""
 
 
-#: Control characters but for tabs and line ends; and what reorders a line of text, or ends it where
-#: no line end is seen.
+#: Control characters except for tabs and line ends, and characters that reorder text or end a line
+#: invisibly.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
 )
 
 
 def printable(text: str) -> str:
-    """Replace control characters: what a file, a model or a plugin says must not steer the
-    terminal, nor look like something else.
+    """Replace control characters: text from a file, a model or a plugin must not control the
+    terminal or disguise itself.
     """
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def nearest(word: str, candidates: Iterable[str], *, what: str = "") -> str:
-    """Say how to mend an unknown word: the nearest candidate, or the list of them.
+    """Suggest how to fix an unknown word: the most similar candidate, or the list of them.
 
-    >>> nearest("widht", ["width", "height"])
-    "did you mean 'width'?"
+    >>> nearest("widht", ["width", "height"]) "did you mean 'width'?"
     """
     known: Sequence[str] = sorted(set(candidates))
-    if len(known) > _MOST_CANDIDATES:
-        known = [one for one in known if abs(len(one) - len(word)) <= 2 and one[:2] == word[:2]][
-            :_MOST_CANDIDATES
-        ]
+    if len(known) > _MAX_CANDIDATES:
+        known = [
+            candidate
+            for candidate in known
+            if abs(len(candidate) - len(word)) <= 2 and candidate[:2] == word[:2]
+        ][:_MAX_CANDIDATES]
         what = ""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:

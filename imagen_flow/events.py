@@ -1,7 +1,7 @@
-"""What a run says while it goes: frozen values, one class a happening.
+"""The events of a run: frozen values, one class each.
 
-A run is an iterator of these. Times are seconds since the run began. `as_json` gives the line that
-``imagen-flow run --json-events`` prints.
+A run is an iterator of events. Times are seconds since the run began. `as_json` returns the data of
+a line that ``imagen-flow run --json-events`` prints.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A plan begins to be carried out; `steps` are known so far, `to_run` of them are not in the
-    store. `nodes` says how many each node has, by name, of those that may be needed; `took` how
-    many seconds one of them took when the graph was run last.
+    """A run begins. `steps` steps are known so far, `to_run` of them are not in the store. `nodes`
+    is the number of steps of each node that may be needed; `took` is the seconds per step of each
+    node in the previous run.
     """
 
     graph: str
@@ -51,8 +51,8 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepsKnown:
-    """How many steps a node has, now that a value says it; RunStarted knew of another count, or of
-    none.
+    """The number of steps of a node, now that a value determines it. RunStarted had another number,
+    or none.
     """
 
     node: str
@@ -62,7 +62,7 @@ class StepsKnown:
 
 @dataclass(frozen=True, slots=True)
 class StepCached:
-    """The store already holds what this step would make."""
+    """The result of this step is in the store."""
 
     node: str
     item: str
@@ -71,7 +71,7 @@ class StepCached:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step begins to run, because of `reason`."""
+    """A step begins to run, for this reason."""
 
     node: str
     item: str
@@ -81,7 +81,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepLoading:
-    """A step waits for a model, or a library, to be loaded."""
+    """A step waits for a model or a library to be loaded."""
 
     node: str
     item: str
@@ -104,8 +104,8 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepNote:
-    """A step has something to say of its result, as a warning: said when the node says it, and
-    again when the result comes from the store.
+    """A step's warning about its result: emitted when the node gives it, and again when the result
+    comes from the store.
     """
 
     node: str
@@ -129,7 +129,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepRetried:
-    """A step failed and will be tried again (`attempt` counts from 1)."""
+    """A step failed and will be retried (`attempt` counts from 1)."""
 
     node: str
     item: str
@@ -151,7 +151,7 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class StepSkipped:
-    """A step cannot run because something it needs failed."""
+    """A step cannot run because something that it needs failed."""
 
     node: str
     item: str
@@ -161,7 +161,7 @@ class StepSkipped:
 
 @dataclass(frozen=True, slots=True)
 class StepAbsent:
-    """A step has no value: its `when` is false, or something it requires is absent."""
+    """A step has no value: its `when` is false, or something that it requires is absent."""
 
     node: str
     item: str
@@ -171,7 +171,7 @@ class StepAbsent:
 
 @dataclass(frozen=True, slots=True)
 class StepDamaged:
-    """The store held this step but its object is damaged or missing; the step runs again."""
+    """The store had this step's result, but it is damaged or missing; the step runs again."""
 
     node: str
     item: str
@@ -181,9 +181,7 @@ class StepDamaged:
 
 @dataclass(frozen=True, slots=True)
 class OutputWritten:
-    """An output has its value and, if it has a path, the file is in place (`changed`: written
-    anew).
-    """
+    """An output has its value and, if it has a path, its file (`changed`: it was written now)."""
 
     output: str
     item: str
@@ -204,7 +202,7 @@ class OutputAbsent:
 
 @dataclass(frozen=True, slots=True)
 class OutputFailed:
-    """An output's value exists but its file cannot be written."""
+    """An output has a value, but its file cannot be written."""
 
     output: str
     item: str
@@ -214,7 +212,7 @@ class OutputFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The run is over: `status` is done, failed or cancelled."""
+    """The run has ended: `status` is done, failed or cancelled."""
 
     status: str
     ran: int
@@ -243,28 +241,28 @@ Event = (
     | RunFinished
 )
 
-#: Fields that are live objects: they have no place in a line of JSON.
+#: Fields that are live objects or internal, and left out of JSON.
 _LIVE = frozenset({"preview", "value", "error", "nodes", "took"})
 
 
 def as_json(event: Event) -> dict[str, Any]:
     """Return an event as plain data: its name, then its fields without live objects."""
     name = type(event).__name__
-    said: dict[str, Any] = {
+    data: dict[str, Any] = {
         "event": "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
     }
-    for one in fields(event):
-        if one.name not in _LIVE:
-            value = getattr(event, one.name)
-            said[one.name] = round(value, 4) if isinstance(value, float) else value
+    for field_ in fields(event):
+        if field_.name not in _LIVE:
+            value = getattr(event, field_.name)
+            data[field_.name] = round(value, 4) if isinstance(value, float) else value
     value = getattr(event, "value", None)
     if value is not None and _is_data(value):
-        said["value"] = value
-    return said
+        data["value"] = value
+    return data
 
 
 def _is_data(value: Any) -> bool:
-    """Whether JSON can hold a value as it is."""
+    """Return whether JSON can represent a value as it is."""
     if isinstance(value, list | tuple | dict):
         return all(map(_is_data, value.values() if isinstance(value, dict) else value))
     return value is None or isinstance(value, str | int | float | bool)

@@ -82,7 +82,7 @@ def test_what_is_no_graph_is_named(graph: Any) -> None:
             stage(graph)
         assert (
             str(refused.value)
-            == f"a graph is a file's path, a mapping or what `load` gave, and not {type(graph).__name__}"
+            == f"a graph is a path, a mapping or the result of `load`, not {type(graph).__name__}"
         )
 
 

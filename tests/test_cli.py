@@ -782,7 +782,7 @@ def test_replay(call: Call, folder: Path) -> None:
     said = call("replay", "out/picture.png", "--yes", "--verify", "--set", "colour=blue")
     assert (said.code, said.out.splitlines()[:2]) == (
         1,
-        ["not identical", "  drifted first: the input 'colour': was 'red', is 'blue'"],
+        ["not identical", "  first difference: the input 'colour': was 'red', is 'blue'"],
     )
 
 

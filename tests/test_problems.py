@@ -202,4 +202,4 @@ def test_problems_speak_in_one_voice(path: Path) -> None:
             assert not words.endswith(".")
             assert words[:1] == words[:1].lower() or not words[:1].isalpha()
         assert problem.mark is not None or problem.code in ("unknown-input", "bad-input")
-    assert sorted(problems, key=lambda p: p.place) == list(problems)
+    assert sorted(problems, key=lambda p: p.position) == list(problems)

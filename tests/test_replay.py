@@ -21,6 +21,7 @@ from imagen_flow._plugins.registry import Registry
 from imagen_flow._provenance.document import parse
 from imagen_flow._provenance.embedding import add_seal, try_read_embedded
 from imagen_flow._replay import replay
+from imagen_flow._replay.comparison import compare
 from imagen_flow._run import Run, execute
 from imagen_flow._store import Store
 from imagen_flow._text import spec
@@ -144,7 +145,7 @@ def test_a_picture_runs_again_from_itself_alone(tmp_path: Path, make: Make) -> N
     """With the graph gone and no store, the same picture comes out, bit for bit."""
     picture = make(SIMPLE, seed=9)
     found = again(picture, tmp_path / "again")
-    assert found.replay.words() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
+    assert found.replay.describe() == ["o.png: output 'o' of main.yaml, made by imagen_flow 0.1.0"]
     assert str(found.verify()) == "identical"
     assert (tmp_path / "again/o.png").read_bytes() == picture.read_bytes()
     assert RUNS == ["paint"]
@@ -165,7 +166,7 @@ def test_inputs_may_be_set(make: Make) -> None:
     assert found.plan.inputs == {"seed": 9, "text": "bye"}
     assert (
         str(found.verify())
-        == "not identical\n  drifted first: the input 'text': was 'hello', is 'bye'"
+        == "not identical\n  first difference: the input 'text': was 'hello', is 'bye'"
     )
     assert (
         again(found.replay.picture, values={"seed": "10"}).verify().drifts[0].ingredient == "seed"
@@ -180,8 +181,8 @@ def test_a_pictures_graph_replaces_nothing_that_no_run_wrote(tmp_path: Path, mak
     mine.write_bytes(b"mine")
     found = replay.prepare(picture, registry=registry())
     assert (
-        "note: its graph says 'exists: replace'; a file that no run wrote is replaced only with --replace"
-        in found.words()
+        "note: its graph says 'exists: replace'; files that no run wrote are only replaced with --replace"
+        in found.describe()
     )
     (failed,) = [e for e in execute(found.plan, out=mine.parent) if isinstance(e, OutputFailed)]
     assert "another file exists" in failed.message
@@ -228,7 +229,7 @@ def test_an_element_of_a_list_is_compared_with_that_element(tmp_path: Path, stor
     )
     list(execute(make_plan(graph, registry=registry()), out=tmp_path / "out"))
     found = again(tmp_path / "out/2.png", tmp_path / "again")
-    assert found.replay.words()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
+    assert found.replay.describe()[0] == "2.png: output 'o[2]' of g.yaml, made by imagen_flow 0.1.0"
     assert found.verify().identical
     assert (tmp_path / "again/2.png").read_bytes() == (tmp_path / "out/2.png").read_bytes()
 
@@ -267,7 +268,7 @@ def test_a_picture_whose_text_another_program_rewrote_is_replayed(make: Make) ->
             b'{"imagen_flow":1,"output":?',
             "its provenance chunk is not a document of imagen_flow; another program may have changed it",
         ),
-        (b"", "words of it stand in the file, in a form that another program gave it"),
+        (b"", "parts of it are in the file, but in a form written by another program"),
     ],
 )
 def test_provenance_in_another_form_is_not_said_to_be_absent(
@@ -304,8 +305,8 @@ def test_a_picture_that_was_changed_says_so(make: Make) -> None:
     picture = make(SIMPLE)
     picture.write_bytes(picture.read_bytes() + b"more")
     assert (
-        "note: the file was changed after it was written; this is about what was written"
-        in again(picture).replay.words()
+        "note: the file was changed after it was written; this describes what was written"
+        in again(picture).replay.describe()
     )
 
 
@@ -325,7 +326,7 @@ def test_an_unknown_device_gives_way_to_auto_with_a_note(make: Make) -> None:
     picture = make(SIMPLE)
     forge(picture, '"device":"cpu"', '"device":"cuda:63"')
     found = again(picture)
-    assert "made on cuda:63" in "\n".join(found.replay.words())
+    assert "made on cuda:63" in "\n".join(found.replay.describe())
     assert found.verify().identical
 
 
@@ -512,7 +513,7 @@ def test_a_forged_picture_includes_no_local_graph(tmp_path: Path, make: Make) ->
         found.append(refused.value)
 
     assert not touched(other, act)
-    assert "reads no graph from the disk" in str(found[0])
+    assert "are not read from the disk" in str(found[0])
 
 
 def test_models_on_this_machine_are_asked_for_too(tmp_path: Path, make: Make, store: Store) -> None:
@@ -582,7 +583,7 @@ def test_a_newer_node_type_is_named(make: Make) -> None:
     changed.add(repaint)
     assert (
         str(again(picture, registry=changed).verify())
-        == "not identical\n  drifted first: the version of the node type toy.paint: was 1, is 2"
+        == "not identical\n  first difference: the version of the node type toy.paint: was 1, is 2"
     )
 
 
@@ -608,7 +609,7 @@ def test_a_node_that_never_gives_the_same_is_named(tmp_path: Path) -> None:
     list(execute(make_plan(graph, registry=rolling), out=tmp_path / "out"))
     assert (
         str(again(tmp_path / "out/o.png", registry=rolling).verify())
-        == "not identical\n  drifted first: d gives another result from the same ingredients"
+        == "not identical\n  first difference: d gives another result from the same ingredients"
     )
 
 
@@ -624,7 +625,7 @@ def documents(picture: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         (
             lambda d: d["made_with"][0].update(source="ffff"),
             "plugin",
-            "the source of the plugin that offers toy.paint",
+            "the source of the plugin with toy.paint",
         ),
         (
             lambda d: d["made_with"][0].update(uses={"pillow": "1.0"}),
@@ -651,7 +652,7 @@ def test_each_ingredient_has_its_words(
     then["models"] = [{"reference": "embedded/x", "fingerprint": "old" * 5}]
     change(now)
     now["output"]["digest"] = "00" * 20
-    drift = replay.compare(parse(json.dumps(then)), parse(json.dumps(now))).drifts[0]
+    drift = compare(parse(json.dumps(then)), parse(json.dumps(now))).drifts[0]
     assert (drift.ingredient, str(drift).startswith(words)) == (ingredient, True)
 
 

@@ -390,7 +390,7 @@ def test_a_picture_made_with_tiny_is_replayed_with_tiny(project: Project) -> Non
     project.make({"plugins": (Path("nodes.py"),), "tiny": True})
     said = project.replay("--plugin", "nodes.py", "--no-store")
     assert (
-        "note: it was made with --tiny, so small models with random weights are taken again\n"
+        "note: it was made with --tiny, so small models with random weights are used again\n"
         in said
     )
     assert said.endswith("./model.safetensors (tiny)\n")

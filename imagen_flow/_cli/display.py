@@ -395,7 +395,7 @@ def _line(
     details = ""
     if isinstance(event, StepFailed) and traceback:
         details = f"\n{_indented(_format_traceback(event.error))}"
-    elif isinstance(event, StepFailed) and event.error.place:
+    elif isinstance(event, StepFailed) and event.error.raised_at:
         details = "\n      = fix: pass --traceback to see the calls that led to it"
     return paint(_printable_symbol(symbol), hue or None), f" {describe(event)}{details}"
 
@@ -543,7 +543,7 @@ class Live:
 
 
 def _join_to_width(parts: list[str], width: int) -> str:
-    """Join the parts that fit, from the first on; the last part may be cut if enough of it remains."""
+    """Join the first parts that fit; the last part may be cut if enough of it remains."""
     text = parts[0]
     for part in parts[1:]:
         space = width - len(text) - 3

@@ -63,7 +63,10 @@ def folder() -> None:
 @click.option(
     "--poll",
     is_flag=True,
-    help="Poll every few seconds instead of waiting for file system events; network shares need this.",
+    help=(
+        "Poll every few seconds instead of waiting for file system events; network shares need"
+        " this."
+    ),
 )
 @planning_options
 @json_events_option

@@ -265,9 +265,8 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 lock_update.report_missing(reference)
                 continue
             if not yes:
-                confirm(
-                    f"remove {reference}{f' ({format_bytes(size)})' if size and not keep_files else ''}?"
-                )
+                freed_text = f" ({format_bytes(size)})" if size and not keep_files else ""
+                confirm(f"remove {reference}{freed_text}?")
             others = [
                 other
                 for other in lock_update.lock.lacking([reference]).models.values()
@@ -334,7 +333,7 @@ class _UnfinishedPulls:
         self._models = self._read()
 
     def references(self) -> dict[str, tuple[Reference, bool]]:
-        """Return the models by their references, each with whether it is a single-file checkpoint."""
+        """Return the models by reference, each with whether it is a single-file checkpoint."""
         return {
             spelling: (reference, is_single_file)
             for spelling, (reference, is_single_file, _, _) in self._models.items()
@@ -735,7 +734,10 @@ def _print_files(model: LockedModel) -> Callable[[str, int, int], None]:
         if done >= total and name not in told:
             told.add(name)
             echo(
-                f"{model.reference}: {name} ({format_bytes(total)}) {len(told)} of {len(model.files)}",
+                (
+                    f"{model.reference}: {name} ({format_bytes(total)}) {len(told)} of"
+                    f" {len(model.files)}"
+                ),
                 err=True,
             )
 

@@ -79,7 +79,7 @@ def _report_unknown_type(type: str, registry: Registry) -> int:
 
 
 def _suggest_type(type: str, names: Iterable[str]) -> str:
-    """Suggest the types that end in this word, else the most similar, else where they are listed."""
+    """Suggest types that end in this word, else the most similar, else where they are listed."""
     from ..errors import nearest
 
     known = sorted(names)
@@ -89,7 +89,10 @@ def _suggest_type(type: str, names: Iterable[str]) -> str:
     return (
         suggestion
         if suggestion.startswith("did")
-        else "run `imagen-flow nodes` to list the node types; those in a Python file need --plugin FILE"
+        else (
+            "run `imagen-flow nodes` to list the node types; those in a Python file need"
+            " --plugin FILE"
+        )
     )
 
 

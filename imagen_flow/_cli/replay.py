@@ -18,7 +18,7 @@ from .session import (
 
 if TYPE_CHECKING:
     from .._plan.request import Options
-    from .._replay.replay import Comparison
+    from .._replay.comparison import Comparison
 
 __all__ = ["replay"]
 
@@ -70,7 +70,7 @@ def replay(
             fresh=verify,
             may_replace=may_replace,
         )
-        for line in replayed.words():
+        for line in replayed.describe():
             echo(one_line(line), err=True)
         replayed.check()
         folder = None if verify else out_folder(out, settings, may_replace=may_replace)

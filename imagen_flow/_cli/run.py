@@ -140,7 +140,7 @@ def display_for(*, json_events: bool, quiet: bool, traceback: bool = False) -> D
 
 
 def print_outputs(plan: Plan, outputs: list[OutputWritten | OutputAbsent]) -> None:
-    """Print each output's value or path in the order of the graph, then the seeds that were drawn."""
+    """Print each output's value or path in the order of the graph, then the drawn seeds."""
     from ..events import OutputWritten
     from .plan import drawn_seeds
     from .text import describe_value, echo, one_line, paint

@@ -77,7 +77,7 @@ store_option = click.option(
     "--store",
     type=_PATH,
     metavar="DIR",
-    help="The store folder. [default: IMAGEN_FLOW_STORE, then imagen-flow.toml, then your cache folder]",
+    help="The store folder. [default: IMAGEN_FLOW_STORE, imagen-flow.toml, your cache folder]",
 )
 plugin_option = click.option(
     "--plugin",
@@ -92,7 +92,8 @@ pickle_option = click.option(
     multiple=True,
     metavar="FILE",
     help=(
-        "Allow loading this pickle file, after a scan; a path or hf:org/name@main/FILE; may be repeated."
+        "Allow loading this pickle file, after a scan; a path or hf:org/name@main/FILE;"
+        " may be repeated."
     ),
 )
 set_option = click.option(
@@ -114,7 +115,8 @@ replace_option = click.option(
     "may_replace",
     is_flag=True,
     help=(
-        "Where the graph says 'exists: replace', also overwrite files, folders and models that no run wrote."
+        "Where the graph says 'exists: replace', also overwrite files, folders and models"
+        " that no run wrote."
     ),
 )
 
@@ -150,7 +152,8 @@ _OPTIONS = (
         "--tiny",
         is_flag=True,
         help=(
-            "Replace all but the embedded models with small random ones, to try a graph offline in seconds."
+            "Replace all but the embedded models with small random ones, to try a graph"
+            " offline in seconds."
         ),
     ),
 )

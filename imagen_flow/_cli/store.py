@@ -132,7 +132,10 @@ def _format_age(age_s: float) -> str:
 @click.option(
     "--max-size",
     type=_Size(),
-    help="Remove the least recently used entries until the store is at most this large, such as 10GB.",
+    help=(
+        "Remove the least recently used entries until the store is at most this large, such as"
+        " 10GB."
+    ),
 )
 @click.option(
     "--older-than",
@@ -148,7 +151,8 @@ def gc(store: Path | None, max_size: int | None, older_than: float | None) -> No
     with _open_store(store) as opened:
         removed = opened.gc(max_size=max_size, older_than_s=older_than)
     echo(
-        f"removed {plural(removed.steps_removed, 'step')} and {plural(removed.values_removed, 'value')}:"
+        f"removed {plural(removed.steps_removed, 'step')} and"
+        f" {plural(removed.values_removed, 'value')}:"
         f" {format_bytes(removed.bytes_freed)} freed, {format_bytes(removed.bytes_left)} left"
     )
     if removed.steps_pinned:
@@ -183,7 +187,8 @@ def clear(store: Path | None, yes: bool) -> None:
         facts = opened.info()
         if not yes:
             confirm(
-                f"remove {plural(facts['steps'], 'step')} ({format_bytes(facts['disk_bytes'])}) from"
+                f"remove {plural(facts['steps'], 'step')}"
+                f" ({format_bytes(facts['disk_bytes'])}) from"
                 f" {facts['folder']}?"
             )
         opened.clear()

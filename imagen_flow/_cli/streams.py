@@ -46,7 +46,7 @@ class NodeOutput(io.TextIOBase):
             self.write("\n")
 
     def set_line_printer(self, print_line: Callable[[str], None] | None) -> None:
-        """Start printing above a live display, or stop (None). An unfinished line is ended first."""
+        """Start or stop (None) printing above a live display. An unfinished line is ended first."""
         self.end_line()
         if print_line is None and self._partial_line:
             self.write("\n")

@@ -218,7 +218,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def table(rows: Iterable[tuple[str, ...]], *, indent: str = "  ", max_width: int = 48) -> str:
-    """Lay out rows in columns. The last column is not limited, the others are cut at `max_width`."""
+    """Lay out rows in columns. All but the last column are cut at `max_width`."""
     cells = [
         (*(shorten(one_line(c), max_width) for c in row[:-1]), one_line(row[-1])) for row in rows
     ]

@@ -44,5 +44,6 @@ def trust(file: Path) -> None:
         echo(f"trusted in its present form: {one_line(str(path))}")
     for key, folder in sorted(settings.outside.items()):
         echo(
-            f"trusted: {'outputs are written to' if key == 'out' else 'the store is'} {one_line(str(folder))}"
+            f"trusted: {'outputs are written to' if key == 'out' else 'the store is'}"
+            f" {one_line(str(folder))}"
         )

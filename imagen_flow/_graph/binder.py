@@ -14,7 +14,7 @@ from .._models import BadReference, parse_reference
 from .._text.spec import UNREADABLE, GraphSpec, Pair, Reference, Template, Word
 from .._types.node import NodeType
 from .._types.ports import BadValue, PortType, Record, describe, fits
-from ..errors import MOST_PROBLEMS, Mark, Problem, nearest
+from ..errors import MAX_PROBLEMS, Mark, Problem, nearest
 from .bindings import (
     Binding,
     ElementOf,
@@ -77,7 +77,7 @@ class Binder:
 
     def nearest(self, word: str, candidates: Iterable[str], *, what: str = "") -> str:
         """Say how to mend an unknown word, as long as anybody will read it."""
-        return "" if len(self.problems) >= MOST_PROBLEMS else nearest(word, candidates, what=what)
+        return "" if len(self.problems) >= MAX_PROBLEMS else nearest(word, candidates, what=what)
 
     def take(self, pair: Pair, port: PortType, what: str, found: dict[str, Any], name: str) -> None:
         try:

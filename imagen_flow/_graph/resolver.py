@@ -18,7 +18,7 @@ from .._text import spec as spec_
 from .._text.spec import UNREADABLE, GraphSpec, NodeSpec, Pair
 from .._types.node import NodeType
 from .._types.ports import BadValue, PortType, describe
-from ..errors import MOST_PROBLEMS, GraphError, Mark, Problem
+from ..errors import MAX_PROBLEMS, GraphError, Mark, Problem
 from .binder import Binder
 from .expansion import expanded_too_far
 from .graph import Graph
@@ -70,7 +70,7 @@ def resolve(
     assert graph is not None
     if too_many := expanded_too_far(graph):
         raise GraphError([*problems, too_many])
-    return replace(graph, warnings=tuple(sorted(problems, key=lambda p: p.place)))
+    return replace(graph, warnings=tuple(sorted(problems, key=lambda p: p.position)))
 
 
 class _Resolver:
@@ -205,7 +205,7 @@ class _Resolver:
         """Say how to mend an unknown node type: one that ends in this word and fits the node best,
         the nearest name, those of its plugin; or that its plugin has to be named.
         """
-        if len(self.problems) >= MOST_PROBLEMS:
+        if len(self.problems) >= MAX_PROBLEMS:
             return ""
         names = sorted(self.registry.iter_names())
         if kin := [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]][
@@ -275,7 +275,7 @@ class _Resolver:
                 fix="break the cycle; 'repeat' runs a graph several times",
             )
             return None
-        if path not in self.done and len(self.problems) >= MOST_PROBLEMS and not path.is_file():
+        if path not in self.done and len(self.problems) >= MAX_PROBLEMS and not path.is_file():
             self.say("unreadable", "the file cannot be read", mark, "no such file or directory")
             self.done[path] = None
         if path not in self.done:

@@ -205,7 +205,7 @@ def retry(
 
 
 def is_named(kept: str, name: str) -> bool:
-    """Return whether a failed original has this name or matches this pattern, in any Unicode form."""
+    """Return whether a failed original has a name or matches a pattern, in any Unicode form."""
     kept, name = unicodedata.normalize("NFC", kept), unicodedata.normalize("NFC", name)
     return kept == name or fnmatch.fnmatchcase(kept, name)
 

@@ -37,7 +37,8 @@ KEYS: dict[str, str] = {
     "in": "the folder that is watched",
     "accept": "patterns of the file names to take in; other files stay where they are",
     "ignore": (
-        "patterns of files and folders to ignore, as in .gitignore, in addition to those of operating systems and network drives"
+        "patterns of files and folders to ignore, as in .gitignore, in addition to those"
+        " of operating systems and network drives"
     ),
     "folders": "how to treat sub-folders: kept, flattened or ignored",
     "links": "how to treat symbolic links to files: ignored or followed",
@@ -60,12 +61,15 @@ KEYS: dict[str, str] = {
     "duplicates": "what to do with content that was processed before: both, link or skip",
     "kills": "after how many crashes of the process an item is quarantined",
     "stop_s": "how long running items may take to finish when the line is stopped, in seconds",
-    "lease_s": "after how many seconds without a response another process takes over a worker's items",
+    "lease_s": "after how many seconds of silence another process takes over a worker's items",
     "poll": "poll every poll_s instead of waiting for file system events: for network shares",
     "poll_s": "the polling interval, in seconds",
     "journal": "the journal folder, on a local disk",
     "log": "the log file: JSON lines",
-    "notify": "whom to notify of finished items: {command: […], url: …, on: [done, failed], timeout_s: 10}",
+    "notify": (
+        "whom to notify of finished items: {command: […], url: …, on: [done, failed],"
+        " timeout_s: 10}"
+    ),
 }
 _REQUIRED = ("imagen_flow_folder", "graph", "in", "out")
 #: Keys with a fixed set of values; the first is the default.

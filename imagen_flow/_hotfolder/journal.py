@@ -153,7 +153,8 @@ class Item:
 
 
 _COLUMNS = (
-    "id, path, state, sign AS fingerprint, tries, kills, digest, recipe, steps, outputs, verdict, reason, kept,"
+    "id, path, state, sign AS fingerprint, tries, kills, digest, recipe, steps, outputs,"
+    " verdict, reason, kept,"
     " owner"
 )
 
@@ -230,7 +231,10 @@ class Journal:
             raise _unusable_error(
                 folder,
                 str(error),
-                "free some space or make it writable; a damaged journal can be moved away, and then every file in the folder counts as new",
+                (
+                    "free some space or make it writable; a damaged journal can be moved away,"
+                    " and then every file in the folder counts as new"
+                ),
             ) from error
 
     def _prepare(self, boot: str) -> None:

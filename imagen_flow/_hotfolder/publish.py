@@ -260,7 +260,7 @@ def apply_steps(steps: list[dict[str, Any]], disk: Disk) -> None:
 
 
 def sweep(journal: Journal, disk: Disk) -> int:
-    """Delete temporary files of dead workers that no journal mentions. Returns how many there were."""
+    """Delete temporary files of dead workers that no journal mentions. Returns their number."""
     pending = {step["temporary"] for step in journal.pending_steps() if "temporary" in step}
     count = 0
     for folder in journal.temporary_folders():
@@ -420,7 +420,7 @@ def _copy(source: Path, target: Path, disk: Disk, journal: Journal) -> None:
 
 
 def _move_back(path: Path, source: Path, disk: Disk) -> None:
-    """Move a file back that was moved by mistake, under a number if its old name is in use by now."""
+    """Move a file back that was moved by mistake, numbered if its old name is in use by now."""
     stem, ending = os.path.splitext(source.name)
     for count in itertools.count(1):
         target = source if count == 1 else source.with_name(f"{stem}-{count}{ending}")

@@ -427,7 +427,8 @@ class RunningLine:
                             "left",
                             count=unready,
                             reason=(
-                                f"{unready:,} not ready: empty, or waiting for a ticket or a sentinel"
+                                f"{unready:,} not ready: empty, or waiting for a ticket or"
+                                " a sentinel"
                             ),
                         )
                     self.stop()

@@ -290,11 +290,17 @@ class ItemProcessor:
         own_name = f"{os.path.basename(item.path)}{ticket.suffix}"
         if len(fingerprint) > 4:
             raise _ItemFailed(
-                f"{' and '.join(name for name, *_ in fingerprint[3:])} may each be the ticket of {item.path}\n  = fix: keep one, named {own_name}",
+                (
+                    f"{' and '.join(name for name, *_ in fingerprint[3:])} may each be the"
+                    f" ticket of {item.path}\n  = fix: keep one, named {own_name}"
+                ),
                 retryable=False,
             )
         if other_files := self.intake.other_candidates(item.path, ticket.name):
-            reason = f"the ticket {ticket.name} may be for {item.path} or for {' or '.join(other_files)}\n  = fix: for example, name it {own_name}"
+            reason = (
+                f"the ticket {ticket.name} may be for {item.path} or for"
+                f" {' or '.join(other_files)}\n  = fix: for example, name it {own_name}"
+            )
             self.journal.record(
                 [seen for path in other_files if (seen := self.intake.inspect(path))]
             )
@@ -708,7 +714,9 @@ class ItemProcessor:
         line = self.recipe.line
         tries = f" after {item.tries} tries" if item.tries > 1 else ""
         return printable(
-            f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nAfter fixing the cause, retry with:\n\n  imagen-flow folder retry {line.path} {kept!r}\n"
+            f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nAfter"
+            f" fixing the cause, retry with:\n\n  imagen-flow folder retry {line.path}"
+            f" {kept!r}\n"
         )
 
     def _reserve_name(self, item: Item, folder: Path) -> str:

@@ -43,7 +43,7 @@ from .._types.models import Loader, Model, name_of
 from .._types.node import NodeType
 from .._types.ports import BadValue, Port, PortType
 from .._types.values import Absent, File, FileChanged, Folder
-from ..errors import MOST_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
+from ..errors import MAX_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
 from .step import (
     ABSENT,
     FAILED,
@@ -280,7 +280,7 @@ class Values:
         except (OSError, ValueError, RuntimeError, FileChanged) as failed:
             self._unread += 1
             raise GraphError(
-                [_unreadable(at, path, failed, list_files=self._unread <= MOST_PROBLEMS)]
+                [_unreadable(at, path, failed, list_files=self._unread <= MAX_PROBLEMS)]
             ) from failed
 
     def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:

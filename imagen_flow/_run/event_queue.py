@@ -190,7 +190,7 @@ class EventQueue:
                 describe_error(cause),
                 mark=step.node.mark,
                 item=step.item,
-                place=error_location(cause, step.node.type),
+                raised_at=error_location(cause, step.node.type),
             )
         )
         error.__cause__ = cause if error is not cause else cause.__cause__

@@ -19,7 +19,7 @@ from typing import Any
 
 from .._system.regular_files import open_regular
 from .._types.node import RESERVED
-from ..errors import MOST_PROBLEMS, Mark, Problem, Source, nearest
+from ..errors import MAX_PROBLEMS, Mark, Problem, Source, nearest
 from .parse_cache import read_words
 from .yaml_reader import (
     MAX_BYTES,
@@ -215,7 +215,7 @@ def parse(
     for pair in settings.values():
         reader.plain(pair.value, "a setting")
     reader.clashes(inputs, nodes)
-    problems = sorted(reader.problems, key=lambda p: p.place)
+    problems = sorted(reader.problems, key=lambda p: p.position)
     return GraphSpec(
         written.source,
         path,
@@ -261,7 +261,7 @@ class _Shapes:
         self.problems.append(Problem(code, message, mark, why, fix))
 
     def near(self, word: str, candidates: Iterable[str]) -> str:
-        return _near(word, candidates) if len(self.problems) < MOST_PROBLEMS else ""
+        return _near(word, candidates) if len(self.problems) < MAX_PROBLEMS else ""
 
     def top(self, root: Word) -> dict[str, Pair]:
         begin = f"begin with 'imagen_flow: {VERSION}', then 'nodes:' and 'outputs:'"
@@ -319,7 +319,7 @@ class _Shapes:
         if (
             required
             and required not in pairs
-            and not any(_near(key, keys) == required for key in strange[:MOST_PROBLEMS])
+            and not any(_near(key, keys) == required for key in strange[:MAX_PROBLEMS])
             and mark
         ):
             fix = (
@@ -375,7 +375,7 @@ class _Shapes:
             type_ is None
             and "default" not in options
             and not any(
-                _near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MOST_PROBLEMS]
+                _near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MAX_PROBLEMS]
             )
         ):
             self.say(

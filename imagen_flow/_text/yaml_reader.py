@@ -127,7 +127,7 @@ def read_words(text: str | bytes, *, name: str, references: bool = True) -> Writ
         word: Word | None = reader.document()
     except _BreaksOff:
         word = None
-    return Written(source, word, tuple(sorted(reader.problems, key=lambda p: p.place)))
+    return Written(source, word, tuple(sorted(reader.problems, key=lambda p: p.position)))
 
 
 def source_of(text: str, name: str) -> Source:

@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """All results are up to date, as far as possible; `places` files and folders are being watched."""
+    """All results are up to date, if possible; `places` files and folders are watched."""
 
     graphs: tuple[str, ...]
     places: int

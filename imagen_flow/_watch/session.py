@@ -10,7 +10,7 @@ work has equal keys.
   works on a step that the new plan does not have; a step that is still wanted may finish. *queue*
   lets the run end. Either way, the next run uses the newest files.
 - **If a graph cannot be run** (a problem in it, a missing file, a plugin that cannot be imported),
-  that is reported, and the watcher waits for a fix. A current run goes on, and no output is removed.
+  that is reported, and the watcher waits for a fix. A current run goes on; no output is removed.
 - **Own outputs** never start a run of the graph that wrote them as long as they are unchanged,
   judged by path, size and time. They do start a run of *another* graph that reads them. An output
   that lands in a folder which its own graph reads causes one warning: the next run, whatever starts
