@@ -8,6 +8,7 @@ import pytest
 
 from imagen_flow._store import file_digests
 from imagen_flow._store.file_digests import FileDigests, TooManyFiles
+from imagen_flow._system.seals import Seals
 from imagen_flow._types.digest import digest_bytes
 from imagen_flow._types.values import File, FileChanged
 
@@ -48,6 +49,28 @@ def test_digests_are_remembered_across_processes(tmp_path: Path) -> None:
     second = FileDigests(tmp_path, clock=lambda: LATER)
     assert reads(second, path) == 0
     second.close()
+
+
+def test_digests_that_somebody_else_wrote_are_not_believed(tmp_path: Path) -> None:
+    """In a store that came along with its folder, only what this user wrote counts."""
+    path = written(tmp_path / "a.txt", b"hello")
+    theirs, mine = (Seals(secret, only_own=True) for secret in (b"theirs", b"mine"))
+    for seals, blocks in ((theirs, 1), (theirs, 0), (mine, 1), (mine, 0)):
+        digests = FileDigests(tmp_path, seals=seals, clock=lambda: LATER)
+        assert reads(digests, path) == blocks
+        digests.close()
+
+
+def test_what_is_digested_after_a_pause_is_remembered_too(tmp_path: Path) -> None:
+    """The file is opened again when it is needed again."""
+    one, two = (written(tmp_path / name, name.encode()) for name in ("a.txt", "b.txt"))
+    digests = FileDigests(tmp_path, clock=lambda: LATER)
+    for path in (one, two):
+        digests.digest_file(path)
+        digests.suspend()
+    digests = FileDigests(tmp_path, clock=lambda: LATER)
+    assert (reads(digests, one), reads(digests, two)) == (0, 0)
+    digests.close()
 
 
 def test_times_beyond_64_bits_are_remembered(tmp_path: Path) -> None:

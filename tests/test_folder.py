@@ -45,13 +45,16 @@ from imagen_flow._hotfolder import (
 )
 from imagen_flow._hotfolder.config import KEYS, Line
 from imagen_flow._hotfolder.disk import LocalDisk
+from imagen_flow._hotfolder.intake import Intake
 from imagen_flow._hotfolder.journal import FoundFile
 from imagen_flow._hotfolder.publish import free_name, steps_are_intact, sweep
 from imagen_flow._hotfolder.ticket import MAX_BYTES, read_ticket
+from imagen_flow._hotfolder.worker import ReadHistory
 from imagen_flow._plugins.registry import Registry, discover
 from imagen_flow._store import Store
 from imagen_flow._store.file_digests import FileDigests
 from imagen_flow._text.spec import read
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow.errors import GraphError, StoreError
 
 NODES = '''
@@ -616,6 +619,14 @@ def test_retry_by_hand(yard: Yard) -> None:
     assert yard.found() == {"in/sub/bad.txt": "good now"}
     yard.work()
     assert yard.found() == {"out/sub/bad.txt": "GOOD NOW\n", "done/sub/bad.txt": "good now"}
+
+
+def test_retry_of_several(yard: Yard) -> None:
+    """They come back in the order in which they failed."""
+    for name in ("b", "c", "a"):
+        yard.put(f"{name}.txt", "fail")
+        line = yard.work()
+    assert [kept for kept, _ in retry(line)] == ["b.txt", "c.txt", "a.txt"]
 
 
 def test_same_content_twice(yard: Yard) -> None:
@@ -2160,6 +2171,81 @@ def test_a_line_is_in_trouble_while_somebody_alive_says_so(yard: Yard) -> None:
         for token, said in (("ended", ""), (two.token, "the disk is full")):
             one.write_note("trouble", json.dumps({"worker": token, "reason": "the disk is full"}))
             assert trouble(0, 0) == said
+
+
+def test_a_ticket_that_comes_within_a_tick_of_the_clock_is_seen(yard: Yard) -> None:
+    """The names in a folder are looked up again as long as its time could hide a change."""
+    line = yard.line("ticket: sidecar\n")
+    intake, inbox = Intake(line), yard.root / "in"
+    yard.drop(a="one")
+    at = os.stat(inbox)
+    assert intake.find_tickets("a.txt") == []
+    yard.put("a.yaml", "times: 2")
+    os.utime(inbox, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert intake.find_tickets("a.txt") == ["a.yaml"]
+
+
+def test_a_file_that_was_written_over_is_another(yard: Yard) -> None:
+    """It has the inode and the size, but not the time; a copy that has all but the inode is the
+    same if its content is.
+    """
+    intake, place = Intake(yard.line()), yard.put("a.txt", "one")
+    seen = intake.inspect("a.txt")
+    assert seen is not None
+    assert intake.is_unchanged(seen.fingerprint, place, None)
+    at = os.stat(place)
+    copy = yard.put("copy.txt", "one")
+    os.utime(copy, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert not intake.is_unchanged(seen.fingerprint, copy, None)
+    assert not intake.is_unchanged(seen.fingerprint, copy, "0" * 40)
+    assert intake.is_unchanged(seen.fingerprint, copy, digest_bytes(b"one"))
+    place.write_text("two")
+    os.utime(place, ns=(at.st_atime_ns, at.st_mtime_ns + 1))
+    assert not intake.is_unchanged(seen.fingerprint, place, None)
+
+
+def test_an_original_that_another_worker_moves_is_no_orphan(yard: Yard) -> None:
+    """One is given back only if nobody is going to finish its move."""
+    line = yard.line()
+    yard.work()
+    journal = Journal(line.journal)
+    journal.register()
+    journal.record([FoundFile("a.txt", "[1,1,1]", 0)], settled=True)
+    item = journal.claim("name", kills=3, busy=False)
+    assert item is not None
+    moving = yard.put(f".imagen_flow-{journal.name}-{item.id}.taken.txt", "one")
+    assert list(Intake(line).orphans(journal)) == [moving]
+    journal.mark_placed(item)
+    assert list(Intake(line).orphans(journal)) == []
+    journal.close()
+
+
+def test_two_items_do_not_take_one_name(tmp_path: Path) -> None:
+    """The second to be staged has to choose another, until the first has its output in place."""
+    journal = journal_at(tmp_path / "j", [100.0], boot="b")
+    journal.register()
+    journal.record([FoundFile(name, "[1,1,1]", 0) for name in "ab"], settled=True)
+    one, two = (journal.claim("name", kills=3, busy=False) for _ in range(2))
+    assert one is not None and two is not None
+    assert journal.stage(one, [], ["out.txt"], "a", digest="1", recipe="r")
+    assert not journal.stage(two, [], ["out.txt"], "b", digest="2", recipe="r")
+    journal.mark_placed(one)
+    assert journal.stage(two, [], ["out.txt"], "b", digest="2", recipe="r")
+    journal.close()
+
+
+def test_a_file_that_can_never_be_read_is_to_blame_in_the_end(tmp_path: Path) -> None:
+    """At once where others are read meanwhile, after twenty tries where none is."""
+    journal = journal_at(tmp_path / "j", [100.0], boot="b")
+    journal.register()
+    journal.record([FoundFile("a", "[1,1,1]", 0)], settled=True)
+    item = journal.claim("name", kills=3, busy=False)
+    assert item is not None
+    history = ReadHistory()
+    assert [history.blames_item(item) for _ in range(22)] == [False] * 20 + [True, False]
+    history.add_success()
+    assert history.blames_item(item)
+    journal.close()
 
 
 def test_what_a_process_died_of_is_worked_on_alone(tmp_path: Path) -> None:

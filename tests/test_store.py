@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -666,6 +667,32 @@ def test_a_use_is_written_down_every_ten_minutes_at_most(folder: Path) -> None:
         assert used_after(590) == 0
         assert used_after(20) == 610
         assert used_after(-5000) == -4390  # a clock that was set back counts from there
+
+
+def test_clean_up_by_age_forgets_old_graphs_too(folder: Path) -> None:
+    """The keys of a graph's last run go with its age, those of others stay."""
+    clock = Clock()
+    with opened(folder, clock=clock) as store:
+        store.record_history("old.yaml", {"a": "k"})
+        clock.now += 5000
+        store.record_history("new.yaml", {"a": "k"})
+        store.gc(max_size=0)
+        assert [bool(store.history(name)) for name in ("old.yaml", "new.yaml")] == [True, True]
+        store.gc(older_than_s=1000)
+        assert [bool(store.history(name)) for name in ("old.yaml", "new.yaml")] == [False, True]
+
+
+def test_a_last_use_that_cannot_be_is_long_ago(folder: Path) -> None:
+    """Else what is said to be used far in the future would never be cleaned up."""
+    with opened(folder) as store:
+        for key in ("future", "now"):
+            keep(store, key, key)
+        store.flush()
+        with closing(sqlite3.connect(folder / "index.sqlite")) as index:
+            index.execute("UPDATE step SET used=? WHERE key='future'", (2**60,))
+            index.commit()
+        assert store.gc(older_than_s=3600).steps_removed == 1
+        assert store.lookup("now")
 
 
 def test_a_value_goes_with_the_last_step_that_gave_it(folder: Path) -> None:
