@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -324,7 +325,8 @@ def test_a_cut_does_not_part_what_is_one_character() -> None:
     assert fill_template("{p}.png", {"p": "x" * 78 + "👩\u200d🎨"}) == "x" * 78 + ".png"
     wide = fill_template("{p}{p}{p}.png", {"p": "🎨" * 80})
     assert wide.removesuffix(".png").strip("🎨") == ""
-    assert 220 < len(wide.encode()) <= 255
+    # Its number and the name of its sidecar must fit too.
+    assert 220 < len(wide.encode()) <= 255 - len("-9999") - len(SIDECAR)
 
 
 @given(
@@ -810,6 +812,30 @@ def test_a_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
     label = try_read_embedded(written.path)
     assert label is not None and label.intact and label.digest == digest_value(value)
     assert not write(tmp_path / "out", "b.png", value).changed
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes aside only for the new one, and comes back if that does not come."""
+    made, out = tmp_path / "made", tmp_path / "out"
+    made.mkdir()
+    (made / "a.txt").write_text("old")
+    write(out, "it", FileDigests().folder_value(made))
+    before = tree(out)
+    (made / "a.txt").write_text("new")
+    rename, calls = os.rename, []
+
+    def faulty(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", faulty)
+    with pytest.raises(OutputError, match="input/output error"):
+        write(out, "it", FileDigests().folder_value(made))
+    assert (len(calls), tree(out)) == (3, before)
 
 
 @pytest.mark.parametrize("said", ["", None])

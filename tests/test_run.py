@@ -678,6 +678,35 @@ def test_a_file_that_a_kept_list_names_may_change_during_the_run(
     )
 
 
+def test_a_file_that_changes_with_every_look_fails_what_reads_it(
+    toys: Toys, tmp_path: Path
+) -> None:
+    """It is read anew some times, and not for ever."""
+
+    @node("toy.restless", version=1)
+    def restless(file: File) -> str:
+        toys.ran.append("restless")
+        if len(toys.ran) < 50:
+            file.path.write_text(f"{len(toys.ran)} times")
+        return file.read_text()
+
+    (tmp_path / "x.txt").write_text("at first")
+    said = carry_out(
+        toys.add(restless).graph("""
+            inputs: {file: {type: file}}
+            nodes: {r: {type: toy.restless, file: "${file}"}}
+            outputs: {r: "${r}"}
+            """),
+        {"file": tmp_path / "x.txt"},
+    )
+    assert len(toys.take()) == 6
+    assert [
+        event.message
+        for event in said
+        if isinstance(event, events.StepFailed) and "files keep changing" in event.message
+    ]
+
+
 def test_a_damaged_value_that_comes_out_otherwise_keys_anew_what_reads_it(
     store: Store, toys: Toys
 ) -> None:
@@ -766,9 +795,12 @@ def test_a_lost_value_that_is_found_while_running_is_made_again_after_another(
 
 
 def test_damage_inside_a_graph_that_is_a_node_is_mended(
-    toys: Toys, store: Store, tmp_path: Path
+    toys: Toys, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values that come into and out of an included graph are made again as well."""
+    """Values that come into and out of an included graph are made again as well, and their steps
+    count once.
+    """
+    monkeypatch.setattr("imagen_flow._plan.state.STEPS", 2)
     shades = iter([3, 9])
 
     @node("toy.varying", version=1)
