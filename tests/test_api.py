@@ -93,7 +93,7 @@ def test_one_may_be_given_where_several_may(registry: Registry, tmp_path: Path) 
     assert [step.status for step in flow.plan(graph, store=tmp_path, force="sum").steps] == ["runs"]
     terms = flow.plan(
         graph, store=None, allow_pickle=tmp_path / "a.bin", trust_remote_code="hf:a/b"
-    ).values.terms
+    ).values.models.terms
     assert (terms.pickles, terms.remote_code) == ((str(tmp_path / "a.bin"),), ("hf:a/b",))
 
 

@@ -15,6 +15,7 @@ from .._types.models import Model
 from .._types.node import Fed, NodeType
 from ..errors import ModelError, Problem
 from .keys import Keys
+from .port_values import complete_records, name_model
 from .step import (
     Frame,
     Slot,
@@ -94,7 +95,7 @@ class Keying:
                     continue
                 slot = default
             elif port_name in type_.records:
-                slot = self.values.in_records(frame, binding, slot, port.type, node)
+                slot = complete_records(self.values, frame, binding, slot, port.type, node)
                 fields = list(in_records(slot, port_name))
                 lacking = next((name for name, field in fields if field.kind == "absent"), "")
                 if lacking:
@@ -115,8 +116,8 @@ class Keying:
                 continue
             elif slot.kind != port.type.kind or slot.items is not None:
                 if "model" in (port.type.kind, port.type.element and port.type.element.kind):
-                    slot = self.values.named(
-                        frame, binding, slot, node, type_.loaders.get(port_name)
+                    slot = name_model(
+                        self.values, frame, binding, slot, node, type_.loaders.get(port_name)
                     )
                 slot = self.values.converted(slot, port.type)
             slots[port_name] = slot
@@ -209,22 +210,18 @@ class Keying:
         given = {
             port: found
             for port in type_.loaders
-            if port in slots
-            and isinstance(found := self.values.constants.by_digest.get(slots[port].digest), Model)
+            if port in slots and (found := self.values.model_of(slots[port])) is not None
         }
-        named = ((leaf, port) for port in type_.loaders for leaf in at_port(slots, port))
-        return next(
-            filter(
-                None,
-                (
-                    self.values.unusable(
-                        leaf, type_.loaders[port], port, given, node, self.keys.policy
+        for port, loader in type_.loaders.items():
+            for leaf in at_port(slots, port):
+                model = self.values.model_of(leaf)
+                if model is not None and (
+                    why := self.values.models.unusable(
+                        model, leaf.digest, loader, port, given, node, self.keys.policy
                     )
-                    for leaf, port in named
-                ),
-            ),
-            "",
-        )
+                ):
+                    return why
+        return ""
 
     def _foresee(
         self, frame: Frame, node: Node, foresee: Callable[..., None], slots: Mapping[str, Artifact]

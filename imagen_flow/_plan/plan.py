@@ -72,7 +72,9 @@ class Plan:
         """
         found: list[dict[str, Any]] = []
         values = self.values
-        for (reference, _), model in sorted(values.models.items(), key=lambda item: str(item[0])):
+        for (reference, _), model in sorted(
+            values.models.resolved.items(), key=lambda item: str(item[0])
+        ):
             if isinstance(model, Problem):
                 found.append(
                     {
@@ -87,7 +89,7 @@ class Plan:
                 weighs = models.estimate(model, self.dtype)
                 leased = sum(
                     _weight(identity, *loading)
-                    for identity, loading in values.leased.get(model.digest, {}).items()
+                    for identity, loading in values.models.leased.get(model.digest, {}).items()
                 )
                 found.append(
                     {
@@ -108,9 +110,9 @@ class Plan:
         values = self.values
         weights = {
             i: _weight(i, *loading)
-            for model in values.models.values()
+            for model in values.models.resolved.values()
             if isinstance(model, Model)
-            for i, loading in values.leased.get(model.digest, {}).items()
+            for i, loading in values.models.leased.get(model.digest, {}).items()
         }
         found: dict[str, int] = {}
         for identity, weight in sorted(weights.items()):

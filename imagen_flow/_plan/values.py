@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,17 @@ from .._graph import (
     PerElement,
     RecordOf,
     element_of,
-    parts_of,
 )
 from .._plugins.registry import Registry
-from .._settings.devices import Policy
 from .._store import Damaged, Store
 from .._store.file_digests import FileDigests
 from .._types.artifact import Artifact
 from .._types.codec import Codecs
-from .._types.models import Loader, Model, name_of
-from .._types.node import NodeType
+from .._types.models import Model
 from .._types.ports import BadValue, Port, PortType
 from .._types.values import Absent, File, FileChanged, Folder
-from ..errors import MAX_PROBLEMS, GraphError, Mark, ModelError, Problem, nearest
+from ..errors import MAX_PROBLEMS, GraphError, Problem, nearest
+from .named_models import NamedModels
 from .step import (
     ABSENT,
     FAILED,
@@ -107,7 +105,6 @@ class Values:
         terms: models.Terms = models.STRICT,
     ) -> None:
         self.registry = registry
-        self.terms = terms
         #: The folder that paths given to the graph's inputs are relative to.
         self.base = base
         self.store = store
@@ -123,27 +120,23 @@ class Values:
         self.given: dict[str, Any] = {}
         #: Seeds that included graphs drew for themselves, by node and input.
         self.drawn: dict[str, int] = {}
-        self.models: dict[tuple[str, Path], Model | Problem] = {}
-        #: What is wrong with models that are named.
+        #: What is wrong with what the graphs name.
         self.problems: list[Problem] = []
+        self.models = NamedModels(registry, files, terms, self.problems)
         self._unread = 0
         self._held: dict[int, tuple[Any, Artifact]] = {}
-        #: What of a model its steps lease, and the loader of each, by the model's fingerprint.
-        self.leased: dict[str, dict[models.Identity, tuple[Any, Model]]] = {}
-        self._checked: dict[tuple[Any, ...], str] = {}
 
     def copy(self, store: Store | None, live: Mapping[str, Any]) -> Values:
         """Copy them for a run, which learns more."""
-        made = Values(self.registry, store, self.files, base=self.base, terms=self.terms)
+        made = Values(self.registry, store, self.files, base=self.base, terms=self.models.terms)
         made.constants, made.live = self.constants.copy(), live
-        made.given, made.drawn, made.models, made.problems = (
+        made.given, made.drawn, made.problems = (
             dict(self.given),
             dict(self.drawn),
-            dict(self.models),
             list(self.problems),
         )
-        made._held, made._checked = dict(self._held), dict(self._checked)
-        made.leased = {digest: dict(leased) for digest, leased in self.leased.items()}
+        made.models = self.models.copy(made.problems)
+        made._held = dict(self._held)
         return made
 
     def value(self, artifact: Artifact) -> Any:
@@ -159,6 +152,11 @@ class Values:
         if found is _MISSING:
             found = self.live.get(artifact.digest, _MISSING)
         return self.fetch(artifact) if found is _MISSING else found
+
+    def model_of(self, artifact: Artifact) -> Model | None:
+        """Give the model that an artifact is, if it is one that the plan knows."""
+        found = self.constants.by_digest.get(artifact.digest)
+        return found if isinstance(found, Model) else None
 
     def load(self, artifact: Artifact) -> Any:
         if self.store is None:
@@ -261,7 +259,7 @@ class Values:
             return self.constants.add(self.read_path(binding))
         return self.constants.add(
             models.with_significant_name(
-                binding.loader, self.model(binding.reference, binding.folder, binding.mark)
+                binding.loader, self.models.resolve(binding.reference, binding.folder, binding.mark)
             )
         )
 
@@ -282,111 +280,6 @@ class Values:
             raise GraphError(
                 [_unreadable(at, path, failed, list_files=self._unread <= MAX_PROBLEMS)]
             ) from failed
-
-    def model(self, reference: str, folder: Path, mark: Mark | None) -> Model:
-        """Resolve a model reference; one that is not on this machine gets an empty digest and is a
-        problem of the plan.
-        """
-        found = self.models.get((reference, folder))
-        if found is None:
-            embedded = self.registry.models if reference.startswith("embedded/") else {}
-            try:
-                found = models.resolve(
-                    reference,
-                    folder=folder,
-                    embedded=embedded,
-                    digest=self.files.digest_file,
-                    terms=self.terms,
-                    base_of=self.registry.base_of,
-                )
-            except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:
-                found = missing.problem(mark)
-                self.problems.append(found)
-            self.models[reference, folder] = found
-        return (
-            found if isinstance(found, Model) else Model(Path(reference), "unresolved", reference)
-        )
-
-    def unusable(
-        self,
-        artifact: Artifact,
-        loader: Loader[Any],
-        port: str,
-        given: Mapping[str, Model],
-        node: Node,
-        policy: Callable[[Node], Policy],
-    ) -> str:
-        """Say why a step cannot run with a model at a port, given those at its other ports: it is
-        not here, it is of a kind that the step's loader refuses, or it cannot be loaded as the
-        step's policy says; the last two are problems of the plan. Nothing if it can.
-        """
-        model = self.constants.by_digest.get(artifact.digest)
-        if not isinstance(model, Model):
-            return ""
-        if model.digest == "unresolved":
-            return "its model is not on this machine"
-        at = (artifact.digest, loader, id(node), *(one.digest for one in given.values()))
-        if at not in self._checked:
-            here = {name: one for name, one in given.items() if one.digest != "unresolved"}
-            self._checked[at] = self._of_another_kind(model, loader, node) or self._unfit(
-                loader, port, {**here, port: model}, node, policy(node)
-            )
-        return self._checked[at]
-
-    def _unfit(
-        self, loader: Loader[Any], port: str, given: Mapping[str, Model], node: Node, policy: Policy
-    ) -> str:
-        """Ask a loader whether it can load a model under a policy, and note what it would lease."""
-        place: dict[str, Any] = {
-            "device": policy.device,
-            "dtype": policy.dtype,
-            "settings": policy.settings,
-        }
-        try:
-            fitted = models.with_replaced_parts(loader, port, given)
-            models.check_support(loader, fitted, **place)
-        except ModelError as refused:
-            self.problems.append(
-                Problem(
-                    "bad-model",
-                    str(refused),
-                    node.mark,
-                    why=getattr(refused, "why", ""),
-                    fix=getattr(refused, "fix", ""),
-                )
-            )
-            return "its model cannot be loaded so"
-        for leaf in models.leaves(loader, fitted):
-            read = set(leaf.folders(fitted) or ()) if fitted.replaced_parts else set()
-            of = next((other for name, other in fitted.replaced_parts if name in read), given[port])
-            self.leased.setdefault(of.digest, {})[models.identity_of(leaf, fitted, **place)] = (
-                leaf,
-                fitted,
-            )
-        return ""
-
-    def _of_another_kind(self, model: Model, loader: Loader[Any], node: Node) -> str:
-        at = (name_of(loader), model.digest)
-        if at not in self._checked:
-            self._checked[at] = ""
-            try:
-                loader.check(model)
-            except models.UnresolvedModel as missing:
-                self._checked[at] = "its model is not on this machine"
-                if all(problem.message != str(missing) for problem in self.problems):
-                    self.problems.append(missing.problem(node.mark))
-            except ModelError as refused:
-                self._checked[at] = "its model is of another kind"
-                self.problems.append(
-                    Problem(
-                        "bad-model",
-                        str(refused),
-                        node.mark,
-                        why=getattr(refused, "why", ""),
-                        fix=getattr(refused, "fix", ""),
-                    )
-                )
-        return self._checked[at]
 
     def _joined(self, frame: Frame, binding: Joined) -> Slot:
         """Make a text of what stands in it. The first value in it that is absent or failed decides
@@ -469,125 +362,10 @@ class Values:
             default = port.default
             if port.type.kind == "model" and isinstance(default, str):
                 default = models.with_significant_name(
-                    port.type.loader, self.model(default, Path(), None)
+                    port.type.loader, self.models.resolve(default, Path(), None)
                 )
             held = self._held[id(port)] = (port, self.constants.add(default))
         return held[1]
-
-    def named(
-        self,
-        frame: Frame,
-        binding: Binding | None,
-        slot: Artifact,
-        node: Node,
-        loader: Loader[Any] | None,
-    ) -> Artifact:
-        """An input's text into a port of models names a model."""
-        if slot.items is not None:
-            bindings = binding.items if isinstance(binding, Listed) else [binding] * len(slot.items)
-            return list_of(
-                [
-                    self.named(frame, one, item, node, loader)
-                    for one, item in zip(bindings, slot.items, strict=True)
-                ]
-            )
-        return (
-            self.constants.add(
-                models.with_significant_name(
-                    loader, self.model(self.value(slot), self._home(frame, binding), node.mark)
-                )
-            )
-            if slot.kind == "text"
-            else slot
-        )
-
-    def in_records(
-        self, frame: Frame, binding: Binding | None, slot: Artifact, port: PortType, node: Node
-    ) -> Artifact:
-        """Complete the records that a port of records receives: a value that is none is a first
-        field, and a field that is left out or absent has its default. A field that has none stays
-        absent.
-        """
-        if slot.kind in ("absent", "failed") or (port.optional and self._is_nothing(slot)):
-            return slot
-        if port.element is not None:
-            items = slot.items
-            if items is None:  # it is refused when the node is called
-                return slot
-            bindings = binding.items if isinstance(binding, Listed) else [binding] * len(items)
-            return list_of(
-                [
-                    self.in_records(frame, one, item, port.element, node)
-                    for one, item in zip(bindings, items, strict=True)
-                    if item.kind != "absent"
-                ]
-            )
-        record = port.record
-        if record is None:
-            return slot
-        if slot.kind == "record":
-            given = dict(zip(slot.fields, slot.items or (), strict=True))
-            bound = dict(binding.fields) if isinstance(binding, RecordOf) else {}
-        else:
-            given = {record.first.name: slot}
-            bound = {record.first.name: binding} if binding is not None else {}
-        fields: list[tuple[str, Artifact]] = []
-        for name, field in record.fields.items():
-            one = given.get(name, ABSENT)
-            if one.kind == "absent" and not field.required:
-                one = self.port_default(field)
-            elif one.kind != "failed":
-                if field.type.lends is not None:
-                    one = self.named(frame, bound.get(name), one, node, field.type.lends)
-                one = self.converted(one, field.type)
-            fields.append((name, one))
-        return record_of(fields)
-
-    def models_at(self, frame: Frame, node: Node, type_: NodeType, port: str) -> Artifact | None:
-        """Give what is known of a port that takes models, or records with models: as much of the
-        records as is written, whatever else of them is not known yet.
-        """
-        binding, wanted = node.bindings.get(port), type_.inputs[port]
-        if binding is None:
-            return None if wanted.required else self.port_default(wanted)
-        written: Sequence[Binding] = (binding,)
-        if port in node.each and isinstance(binding, Listed | PerElement):
-            written = parts_of(binding)
-        is_list = written == (binding,) and port in node.each
-        found: list[Artifact] = []
-        for one in written:
-            if port in type_.records:
-                one = _with_models_alone(one, wanted.type)
-            slot = self.bind(frame, one)
-            if isinstance(slot, Unknown):
-                continue
-            for item in (slot.items or ()) if is_list else (slot,):
-                if item.kind in ("absent", "failed"):
-                    continue
-                if port in type_.records:
-                    found.append(self.in_records(frame, one, item, wanted.type, node))
-                else:
-                    found.append(self.named(frame, one, item, node, type_.loaders[port]))
-        return found[0] if len(found) == 1 else list_of(found) if found else None
-
-    def _is_nothing(self, slot: Artifact) -> bool:
-        return slot.kind == "json" and self.constants.by_digest.get(slot.digest, ABSENT) is None
-
-    def _home(self, frame: Frame, binding: Binding | None) -> Path:
-        """The folder that a path in a text starts from: that of the graph in which it is written,
-        or `base` if it was given from outside.
-        """
-        while isinstance(binding, ElementOf):
-            binding = binding.of
-        while isinstance(binding, FromInput) and binding.name not in frame.by_default:
-            if frame.parent is None:
-                return self.base
-            name, element = binding.name, frame.element
-            frame, node = frame.parent
-            binding = node.bindings.get(name)
-            if name in node.each and binding is not None:
-                binding = element_of(binding, element)
-        return frame.graph.folder
 
     def converted(self, slot: Artifact, port: PortType) -> Artifact:
         """A whole number into a port of numbers is that number."""
@@ -607,9 +385,7 @@ class Values:
         tell. One that is gone stays as it was: who reads it says so.
         """
         known: set[str] = set()
-        for named, model in list(self.models.items()):
-            if isinstance(model, Model) and not models.is_unchanged(model):
-                del self.models[named]
+        self.models.forget_changed()
         for at, (binding, artifact) in list(self._held.items()):
             if isinstance(binding, FileAt):
                 with contextlib.suppress(GraphError):
@@ -645,17 +421,6 @@ class Values:
                 else self.files.file_value(value.path, value.name)
             )
         return value
-
-
-def _with_models_alone(binding: Binding, port: PortType) -> Binding:
-    """Leave out of written records the fields that take no model."""
-    if isinstance(binding, Listed):
-        element = port.element or port
-        return Listed(tuple([_with_models_alone(item, element) for item in binding.items]))
-    if not isinstance(binding, RecordOf) or port.record is None:
-        return binding
-    fields = port.record.fields
-    return RecordOf(tuple([(n, b) for n, b in binding.fields if fields[n].type.lends is not None]))
 
 
 def derived_seed(seed: int, label: str) -> int:

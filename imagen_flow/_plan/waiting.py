@@ -13,6 +13,7 @@ from .._types.artifact import Artifact
 from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import GraphError, Problem
+from .port_values import known_models
 from .state import State
 from .step import Frame, Step, at_port, leaves
 from .values import Values
@@ -52,7 +53,7 @@ def missing_models(values: Values, steps: Collection[Step]) -> str:
         for leaf in leaves(slot)
         if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
         and model.digest == "unresolved"
-        for (reference, _), problem in values.models.items()
+        for (reference, _), problem in values.models.resolved.items()
         if reference == model.reference and isinstance(problem, Problem)
     ]
     messages = [
@@ -96,23 +97,26 @@ class _Waiting:
             else:
                 self._models(frame, node, node.type)
         except (GraphError, ValueError, Damaged):
-            return  # messages, or made again, when its steps are worked out
+            return  # reported, or made again, when its steps are worked out
 
     def _models(self, frame: Frame, node: Node, type_: NodeType) -> None:
         values, keys = self.state.values, self.state.keys
         slots: dict[str, Artifact] = {}
         for port in dict.fromkeys(path.partition(".")[0] for path in type_.loaders):
-            slot = values.models_at(frame, node, type_, port)
+            slot = known_models(values, frame, node, type_, port)
             if slot is not None:
                 slots[port] = slot
         given = {
             port: found
             for port, slot in slots.items()
-            if isinstance(found := values.constants.by_digest.get(slot.digest), Model)
+            if (found := values.model_of(slot)) is not None
         }
-        for port in type_.loaders:
+        for port, loader in type_.loaders.items():
             for leaf in at_port(slots, port):
-                values.unusable(leaf, type_.loaders[port], port, given, node, keys.policy)
+                if (model := values.model_of(leaf)) is not None:
+                    values.models.unusable(
+                        model, leaf.digest, loader, port, given, node, keys.policy
+                    )
 
     def _graph(self, frame: Frame, node: Node, inner: Graph) -> None:
         """Walk an included graph as if it were for one element, with what is known of its inputs."""

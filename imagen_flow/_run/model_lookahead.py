@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from .._graph import Node
 from .._models import Identity, identities_of, with_replaced_parts
-from .._plan import Frame, Place, State, at_port, demands, outputs_of
+from .._plan import Frame, Place, State, at_port, demands, known_models, outputs_of
 from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import ModelError
@@ -61,13 +61,13 @@ class ModelLookahead:
         slots = {
             port: slot
             for port in dict.fromkeys(path.partition(".")[0] for path in node.type.loaders)
-            if (slot := values.models_at(frame, node, node.type, port)) is not None
+            if (slot := known_models(values, frame, node, node.type, port)) is not None
         }
         for path in node.type.loaders:
             named[path] = [
                 model
                 for leaf in at_port(slots, path)
-                if isinstance(model := values.constants.by_digest.get(leaf.digest), Model)
+                if (model := values.model_of(leaf)) is not None
             ]
         policy = keys.policy(node)
         companions = {name: models[0] for name, models in named.items() if len(models) == 1}

@@ -144,7 +144,7 @@ class ProvenanceRecorder:
         if (
             isinstance(value, str)
             and _is_absolute(value)
-            and any(value == reference for reference, _ in self.values.models)
+            and any(value == reference for reference, _ in self.values.models.resolved)
         ):
             return described | {"model": portable_name(value)}
         return described | {"value": _plain(value)}

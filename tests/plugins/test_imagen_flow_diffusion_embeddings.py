@@ -93,7 +93,7 @@ def words_of(pool: ModelPool, path: Path) -> dict[str, Any]:
     node = {"type": "text.encode", "model": str(path), "prompt": "a"}
     (model,) = flow.plan(
         {"imagen_flow": 1, "nodes": {"one": node}, "outputs": {"out": "${one}"}}, store=None
-    ).values.models.values()
+    ).values.models.resolved.values()
     with pool.lease(TextEncoder(), model, device="cpu", dtype="float32") as encoder:
         parts = encoder.checkpoint.parts
         tables = {
@@ -411,7 +411,7 @@ def test_provenance_names_the_models_of_lists_too(home: Path, pool: ModelPool) -
     (output,) = plan.graph.outputs.values()
     said = json.loads(run.provenance(output) or "")
     assert {model["reference"]: model["fingerprint"] for model in said["models"]} == {
-        Path(model.reference).name: model.digest for model in plan.values.models.values()
+        Path(model.reference).name: model.digest for model in plan.values.models.resolved.values()
     }
 
 

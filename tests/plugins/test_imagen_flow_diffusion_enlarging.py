@@ -197,7 +197,7 @@ def test_want_of_memory_makes_tiles(
         "nodes": {"photo": load, "one": enlarged(at("direct-2"))},
         "outputs": {"out": "${one}"},
     }
-    (model,) = flow.plan(graph, store=None).values.models.values()
+    (model,) = flow.plan(graph, store=None).values.models.resolved.values()
     whole = draw(photo=load, one=enlarged(at("direct-2")))
     with pool.lease(upscaling.Swin2SR, model, device="cpu", dtype="float32") as network:
         steps, tiled = drive(upscaling.upscale(network, draw(photo=load), rungs=("tile",)))

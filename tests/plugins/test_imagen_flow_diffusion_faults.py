@@ -188,7 +188,7 @@ def test_latents_of_another_space_are_refused(
     model = flow.plan(
         graph(text={"type": "text.encode", "model": tiny_model("sd-1.5"), "prompt": "a"}),
         store=None,
-    ).values.models
+    ).values.models.resolved
     (found,) = model.values()
     with (
         pool.lease(Autoencoder(), found, device="cpu", dtype="float32") as decoder,

@@ -238,7 +238,7 @@ def state_of(pool: ModelPool, path: str) -> dict[str, tuple[int, int, bool, byte
     """Where each of a base's weights lies, what it holds, and all that hangs on its modules."""
     (model,) = flow.plan(
         {"imagen_flow": 1, "nodes": {"one": drawn(path)}, "outputs": {"out": "${one}"}}, store=None
-    ).values.models.values()
+    ).values.models.resolved.values()
     with pool.lease(Whole(), model, device="cpu", dtype="float32") as base:
         found = {}
         for part, module in base.parts.items():
