@@ -211,7 +211,7 @@ def test_a_file_without_rest_holds_up_no_other(
     """While one file is written to without end, the others are told; it itself is told once it
     rests.
     """
-    monkeypatch.setattr(settled, "_LONGEST_S", 0.5)
+    monkeypatch.setattr(settled, "_MAX_SETTLE_S", 0.5)
     busy, quiet = tmp_path / "busy", tmp_path / "quiet"
     watched = watch_by_events(tmp_path, settle_s=0.4)
     stop = threading.Event()
@@ -321,7 +321,7 @@ def test_what_lies_on_the_root_is_not_watched_anew() -> None:
     """A change of the mounts touches what lies on a mount of its own, or has one in it."""
     points = ["/proc", "/mnt/card"]
     assert [
-        settled._is_mounted(folder, points, deep=deep)
+        settled._is_affected_by_mounts(folder, points, deep=deep)
         for folder, deep in (
             ("/mnt/card", False),
             ("/mnt/card/in", True),
@@ -496,7 +496,7 @@ def test_a_dead_observer_is_begun_anew(tmp_path: Path, watch_by_events: Watch) -
     watched.until(tmp_path)
     (tmp_path / "x").write_text("22")
     watched.until(tmp_path / "x")
-    assert watched.notices == ["the observer of the file system died: begun anew"]
+    assert watched.notices == ["the file system observer died: restarted"]
 
 
 @only_linux
@@ -549,7 +549,7 @@ def test_an_observer_that_keeps_dying_gives_way_to_polling(
         watched.until(tmp_path)
     assert (
         watched.notices[-1]
-        == "the observer of the file system died again and again: looking every 0.1 s instead"
+        == "the file system observer died repeatedly: polling every 0.1 s instead"
     )
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
@@ -612,7 +612,7 @@ def test_at_the_limit_of_watches_polling_takes_over(
     monkeypatch.setattr(inotify_c, "inotify_add_watch", add)
     watched = watch_by_events(tmp_path)
     assert watched.notices == [
-        "the system sends no events (inotify watch limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_watches to have events"
+        "the system sends no events (inotify watch limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_watches to have events"
     ]
     (tmp_path / "sub9/x").write_text("1")
     watched.until(tmp_path / "sub9/x")
@@ -632,7 +632,7 @@ def test_without_an_inotify_instance_polling_takes_over(
     monkeypatch.setattr(inotify_c, "inotify_init", none)
     watched = watch_by_events(tmp_path)
     assert watched.notices == [
-        "the system sends no events (inotify instance limit reached): looking every 0.1 s instead; raise fs.inotify.max_user_instances to have events"
+        "the system sends no events (inotify instance limit reached): polling every 0.1 s instead; raise fs.inotify.max_user_instances to have events"
     ]
     (tmp_path / "x").write_text("1")
     watched.until(tmp_path / "x")
@@ -654,7 +654,7 @@ def test_on_a_network_file_system_polling_takes_over(
     assert local.notices == []
     watched = watch_by_events(share)
     assert watched.notices == [
-        f"{share} lies on a network file system (nfs4), which sends no events: looking every 0.1 s instead"
+        f"{share} is on a network file system (nfs4), which sends no events: polling every 0.1 s instead"
     ]
     (share / "x").write_text("1")
     watched.until(share / "x")

@@ -1,28 +1,25 @@
-"""Say what has changed on the disk, each time it has become quiet: an iterator of sets of paths,
-which watching graphs and hot folders are loops over.
+"""Watch files and folders: an iterator of sets of changed paths, yielded once changes have settled.
 
-watchdog tells of single events by callback; its handler here does nothing but queue. The thread
-that iterates does all the rest: it drops what is no change, waits until
-things are quiet, and sees to it that the observer lives:
+watchdog reports single events through callbacks; our handler only queues them. The iterating thread
+does everything else: it filters events, waits until changes have settled, and makes sure that the
+observer is alive:
 
-- **A look at every place, twice a second** (`Changes`): whether it still is the folder that is
-  watched. Events do not tell when a folder above is renamed, a link on the way leads elsewhere, a
-  share
-  is mounted, or a place that was not there comes to be; a dead emitter is found here too.
-- **The table of mounts** (`_Mounts`, on Linux): what is unmounted loses its watches without a word,
-  and mounted again at once it has the same device and inode as before. Whenever the table changes,
-  what lies on a
-  mount of its own, or has one in it, is watched anew.
-- **A heartbeat**: a file of our own that is written every few seconds. If its event does not come,
-  the observer is dead whatever its threads say, and is begun anew; if that happens again and again,
-  polling takes over.
-- **Lost events** (the kernel's queue ran over; the observer died) give the places themselves: look
-  at everything again.
-- **No events to be had** (the kernel's limits are reached; a network file system): polling, with a
+- **Check every watched path twice a second** (`Changes`): is it still the same folder? Events do
+  not report that a parent folder was renamed, a link on the way now leads elsewhere, a share was
+  mounted, or a missing path was created. Dead emitters are found here too.
+- **Check the mount table** (`_MountTable`, on Linux): unmounting removes watches silently, and a
+  file system that is mounted again at once has the same device and inode numbers. Whenever the
+  table changes, everything on or above a mount point is watched anew.
+- **A heartbeat**: a file of our own is written every few seconds. If its event does not arrive, the
+  observer is dead whatever its threads say, and is restarted; if that happens repeatedly, polling
+  takes over.
+- **Lost events** (the kernel's queue overflowed, the observer died) yield the watched paths
+  themselves: inspect everything again.
+- **Events are not available** (a kernel limit is reached, a network file system): polling, with a
   notice that says why.
 
-Real paths are watched, since an event names those, and given as they were named: under the place as
-it was given.
+Real paths are watched, since events report those, and translated back to the paths as they were
+given.
 """
 
 from __future__ import annotations
@@ -66,10 +63,9 @@ from .._store.opening import network_file_system
 
 __all__ = ["Changes", "changes", "is_temporary"]
 
-#: What counts. Opening and closing a file that is read are no changes, and a folder's own time
-#: changes with everything in it. One filter for all watches: two masks on one folder would replace
-#: each other.
-_COUNTS: list[type[FileSystemEvent]] = [
+#: The events that count as changes. Reading a file is not one, and a folder's own time changes with
+#: everything in it. All watches share one filter: two masks on a folder would replace each other.
+_RELEVANT_EVENTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileModifiedEvent,
     FileAttribEvent,
@@ -81,7 +77,7 @@ _COUNTS: list[type[FileSystemEvent]] = [
     DirDeletedEvent,
 ]
 
-#: Names that programs give to what is only on its way. Hidden files, most editors' choice, are none
+#: Names that programs give to unfinished files. Hidden files, which most editors use, are not part
 #: of a folder's content anyway (as for `Folder`).
 _TEMPORARY = re.compile(
     "|".join(
@@ -111,20 +107,20 @@ _TEMPORARY = re.compile(
     re.IGNORECASE,
 )
 
-#: How often places are looked at; how small a part of the time that may take, and how seldom it may
-#: become for that.
-_LOOK_S = 0.5
-_LOOK_PART = 0.02
-_LOOK_LONGEST_S = 10.0
+#: How often watched paths are checked; the share of the time that this may take, and the longest
+#: interval that results from it.
+_CHECK_S = 0.5
+_CHECK_SHARE = 0.02
+_MAX_CHECK_S = 10.0
 
-#: How often the heartbeat is written, how long it may stay unheard, and how often that may happen
-#: in how long before polling takes over.
+#: How often the heartbeat is written, how long its event may take, and how many deaths of the
+#: observer in how many seconds make polling take over.
 _BEAT_S = 5.0
 _BEAT_LOST_S = 10.0
-_DEATHS, _DEATHS_S = 3, 120.0
+_MAX_DEATHS, _DEATHS_S = 3, 120.0
 
-#: After this long without quiet, what is quiet by itself is given without waiting for the rest.
-_LONGEST_S = 5.0
+#: After this long, paths that have settled are yielded without waiting for the others.
+_MAX_SETTLE_S = 5.0
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -132,7 +128,7 @@ _logger = logging.getLogger(__name__)
 
 
 def changes(
-    places: Sequence[Path],
+    paths: Sequence[Path],
     *,
     settle_s: float = 0.1,
     poll: bool = False,
@@ -142,31 +138,31 @@ def changes(
     ignore: Callable[[Path], bool] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Iterator[frozenset[Path]]:
-    """Give, each time things are quiet, the paths that may have changed since the last time.
+    """Yield the paths that may have changed since the last time, whenever changes have settled.
 
-    The first set is the places themselves, as soon as they are watched: what is looked at from then
-    on cannot change unseen. A place in a later set says the same: look at all of it
-    again, since events were lost, the observer died, or the place vanished, came to be or became
-    another. The path of a folder below a place stands for all that is below it.
-    Paths are spelt from the place as it was given (``in/x.png`` for the place ``in``). It is said
-    that something may have changed, not what: look at it as it is now.
+    The first set contains the watched paths themselves, as soon as they are being watched: what is
+    read after that cannot change unnoticed. A watched path in a later set means the same: inspect
+    all of it again, since events were lost, the observer died, or the path disappeared, was created
+    or was replaced. A folder below a watched path stands for everything in it. Paths are relative
+    to the watched path as it was given (``in/x.png`` for ``in``). A path *may* have changed; how is
+    not reported, so inspect it.
 
     A file is watched through its folder, and through every link on the way to it; links below a
-    folder are not followed. What a program names as only being on its way (`is_temporary`), hidden
-    files
-    and reads count for nothing, except that a file named as a place always counts. (Where such a
-    file stays, `Folder` holds it like any other; it only tells of no change by itself.)
+    folder are not followed. Unfinished files (`is_temporary`), hidden files and reads are ignored,
+    but a file that is itself a watched path always counts. (If an unfinished file stays, a `Folder`
+    contains it like any other; it just does not report a change.)
 
     Params:
-        places: files and folders, there or not.
-        settle_s: how long it has to be quiet. A path that never is quiet does not hold up the
-            others for more than some seconds; itself it waits.
-        poll: look every `poll_s` instead of waiting for events, as network shares need; a change is
-            then given when the next look finds no other.
-        recursive: whether what lies in folders within a folder counts.
+        paths: files and folders, which may be missing.
+        settle_s: how long nothing may change. A path that changes continuously delays the others by
+            a few seconds at most, and is itself not yielded until it settles.
+        poll: poll every `poll_s` instead of waiting for events; network shares need this. A change
+            is then yielded when the next poll finds no other.
+        recursive: include sub-folders.
         cancel: ends the iteration within a fifth of a second, from any thread.
-        ignore: paths that count for nothing, e.g. our own outputs.
-        notice: told, in words for the user, when watching goes on by other means; default: the log.
+        ignore: paths to ignore, such as our own outputs.
+        notice: called with a message for the user when watching continues in another way; by
+            default, the message is logged.
     """
     with Changes(
         settle_s=settle_s,
@@ -177,33 +173,35 @@ def changes(
         ignore=ignore,
         notice=notice,
     ) as settled:
-        settled.follow(places)
-        yield frozenset(places)
+        settled.follow(paths)
+        yield frozenset(paths)
         yield from settled
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is hidden, or only on its way: an editor's or a download's."""
+    """Return whether a file name is hidden, or that of an unfinished file of an editor or a
+    download.
+    """
     return name.startswith(".") or _TEMPORARY.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class _Aim:
-    """What to watch for a place: folders by real path and identity, and the real paths whose events
-    mean the place.
+class _WatchPlan:
+    """What to watch for a path: folders by real path and identity, and the real paths whose events
+    mean it.
     """
 
     folders: tuple[tuple[str, int, int], ...]
-    names: tuple[str, ...]  # real paths that are the place, for a file or what is not there
-    tree: str | None  # the real path of the folder that the place is
+    names: tuple[str, ...]  # real paths of the watched path, if it is a file or missing
+    root: str | None  # the real path, if it is a folder
 
 
-#: What stands in the queue for events that were lost, and to wake whoever waits for one.
+#: Stand in the queue for lost events, and to wake a waiting thread.
 _LOST, _WAKE = object(), object()
 
 
 class _Handler(FileSystemEventHandler):
-    """Queues."""
+    """Queues events."""
 
     def __init__(self, queue: SimpleQueue[Any]) -> None:
         self.queue = queue
@@ -212,11 +210,11 @@ class _Handler(FileSystemEventHandler):
         self.queue.put(event)
 
 
-class _Listener(logging.Handler):
-    """Hears watchdog say that the kernel's queue ran over; it has no event for that.
+class _OverflowListener(logging.Handler):
+    """Listens to watchdog's log for overflows of the kernel's queue; it has no event for that.
 
-    A program that configures its logging (``dictConfig``) switches off all loggers that it does not
-    name, so `listen` is called again and again.
+    A program that configures its logging (``dictConfig``) disables all loggers that it does not
+    name, so `listen` is called repeatedly.
     """
 
     def __init__(self, queue: SimpleQueue[Any]) -> None:
@@ -229,14 +227,14 @@ class _Listener(logging.Handler):
             logging.getLogger(name).disabled = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = record.getMessage().lower()
-        if "overflow" in said or "unable to rebuild" in said:
+        message = record.getMessage().lower()
+        if "overflow" in message or "unable to rebuild" in message:
             self.queue.put(_LOST)
 
 
 class Changes:
-    """The iterator behind `changes`, for those whose places change as they go: `follow` takes new
-    ones. Iterate in one thread; `follow` and `close` may be called from any.
+    """The iterator behind `changes`, for watched paths that change over time: `follow` replaces
+    them. Iterate in one thread; `follow` and `close` may be called from any.
     """
 
     def __init__(
@@ -251,11 +249,11 @@ class Changes:
         notice: Callable[[str], None] | None = None,
         hint: Callable[[Path], None] | None = None,
     ) -> None:
-        """As for `changes`. `hint` is told of a path before things are quiet, for those who can
-        make use of the wait; it must return at once.
+        """See `changes`. `hint` is called with a path before its changes have settled, to make use
+        of that time; it must return immediately.
         """
         self._lock = threading.Lock()
-        self._wanted: tuple[Path, ...] = ()
+        self._followed: tuple[Path, ...] = ()
         self._settle_s = settle_s
         self._poll, self._poll_s = poll, poll_s
         self._recursive = recursive
@@ -266,24 +264,24 @@ class Changes:
         self._hint = hint or (lambda _: None)
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._handler = _Handler(self._queue)
-        self._listener = _Listener(self._queue)
+        self._listener = _OverflowListener(self._queue)
         self._observer: BaseObserver | None = None
         self._watches: dict[tuple[str, bool], tuple[tuple[int, int], ObservedWatch]] = {}
-        self._aims: dict[Path, _Aim] = {}
-        self._by_name: dict[str, list[Path]] = {}
+        self._plans: dict[Path, _WatchPlan] = {}
+        self._paths_by_name: dict[str, list[Path]] = {}
         self._trees: list[tuple[str, Path]] = []
-        #: Paths that may have changed, each with when that was first and last said.
+        #: Paths that may have changed, each with the times of its first and last event.
         self._pending: dict[Path, tuple[float, float]] = {}
-        self._look_at = self._looked = 0.0
+        self._next_check = self._last_check = 0.0
         self._deaths: list[float] = []
-        self._mounts = _Mounts()
-        #: Whether folders have joined a tree since the kernel's limit was tried.
-        self._grown = False
-        #: A folder of our own, and the one in it that is watched.
-        self._canary: str | None = None
-        self._cage: str | None = None
-        self._beat_sent: float | None = None
-        self._beat_due = 0.0
+        self._mounts = _MountTable()
+        #: Whether folders were added to a tree since the kernel's limit was checked.
+        self._trees_grew = False
+        #: The temporary folder of the heartbeat, and the folder in it that is watched.
+        self._heartbeat_folder: str | None = None
+        self._watched_folder: str | None = None
+        self._beat_sent_at: float | None = None
+        self._beat_due_at = 0.0
 
     def __enter__(self) -> Changes:
         return self
@@ -291,14 +289,14 @@ class Changes:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def follow(self, places: Iterable[Path]) -> None:
-        """Watch these places from now on. When this returns they are watched: what is read from
-        then on cannot change unseen.
+    def follow(self, paths: Iterable[Path]) -> None:
+        """Watch these paths from now on. When this returns they are being watched: what is read
+        after that cannot change unnoticed.
         """
         with self._lock:
-            self._wanted = tuple(dict.fromkeys(places))
+            self._followed = tuple(dict.fromkeys(paths))
             if not self._closed.is_set():
-                self._look()
+                self._check()
 
     def close(self) -> None:
         """End the iteration and stop watching."""
@@ -307,12 +305,11 @@ class Changes:
         with self._lock:
             self._stop()
             self._mounts.close()
-            logging.getLogger("watchdog").removeHandler(
-                self._listener
-            )  # last: without a hearer, what an observer says as it ends would be printed
-            if self._canary is not None:
-                shutil.rmtree(self._canary, ignore_errors=True)
-                self._canary = None
+            # Last: without a handler, messages of an ending observer would be printed.
+            logging.getLogger("watchdog").removeHandler(self._listener)
+            if self._heartbeat_folder is not None:
+                shutil.rmtree(self._heartbeat_folder, ignore_errors=True)
+                self._heartbeat_folder = None
 
     def __iter__(self) -> Iterator[frozenset[Path]]:
         return self
@@ -320,83 +317,85 @@ class Changes:
     def __next__(self) -> frozenset[Path]:
         while not self._closed.is_set() and not self._cancel.is_set():
             with self._lock:
-                if time.monotonic() >= self._look_at:
-                    self._look()
+                if time.monotonic() >= self._next_check:
+                    self._check()
                 now = time.monotonic()
                 if ready := self._ready(now):
                     for path in ready:
                         del self._pending[path]
                     return frozenset(ready)
-                patience_s = self._patience(now)
-            self._take(patience_s)
+                wait_s = self._wait_time(now)
+            self._take_events(wait_s)
         raise StopIteration
 
     # -- what was said
 
-    def _patience(self, now: float) -> float:
-        """How long to wait for the next event."""
+    def _wait_time(self, now: float) -> float:
+        """Return how long to wait for the next event."""
         due = (
-            min(self._look_at, *(last + self._quiet_s for _, last in self._pending.values()))
+            min(self._next_check, *(last + self._settle_time for _, last in self._pending.values()))
             if self._pending
-            else self._look_at
+            else self._next_check
         )
         return min(max(due - now, 0.0005), 0.2)
 
     @property
-    def _quiet_s(self) -> float:
-        # Between two looks everything seems quiet.
+    def _settle_time(self) -> float:
+        # Between two polls, everything seems settled.
         return max(self._settle_s, 1.5 * self._poll_s) if self._poll else self._settle_s
 
     def _ready(self, now: float) -> list[Path]:
         if not self._pending or not self._queue.empty():
             return []
-        quiet = [path for path, (_, last) in self._pending.items() if now - last >= self._quiet_s]
+        settled = [
+            path for path, (_, last) in self._pending.items() if now - last >= self._settle_time
+        ]
         if (
-            len(quiet) < len(self._pending)
-            and now - min(first for first, _ in self._pending.values()) < _LONGEST_S
+            len(settled) < len(self._pending)
+            and now - min(first for first, _ in self._pending.values()) < _MAX_SETTLE_S
         ):
             return []
-        return quiet
+        return settled
 
-    def _take(self, patience_s: float) -> None:
-        """Wait for an event, then take all there are."""
+    def _take_events(self, wait_s: float) -> None:
+        """Wait for an event, then process all queued ones."""
         try:
-            said = self._queue.get(timeout=patience_s)
+            event = self._queue.get(timeout=wait_s)
             with self._lock:
                 now = time.monotonic()
                 while True:
-                    if said is _LOST:
-                        for place in self._aims:
-                            self._say(place, now)
-                    elif said is not _WAKE:
-                        self._hear(said, now)
-                    said = self._queue.get_nowait()
+                    if event is _LOST:
+                        for path in self._plans:
+                            self._add_pending(path, now)
+                    elif event is not _WAKE:
+                        self._handle_event(event, now)
+                    event = self._queue.get_nowait()
         except Empty:
             return
 
-    def _hear(self, event: FileSystemEvent, now: float) -> None:
-        for given in (event.src_path, event.dest_path):
-            if not given:
+    def _handle_event(self, event: FileSystemEvent, now: float) -> None:
+        for event_path in (event.src_path, event.dest_path):
+            if not event_path:
                 continue
-            path = os.fsdecode(given)
-            if self._canary is not None and path.startswith(self._canary):
-                self._beat_sent = None
+            path = os.fsdecode(event_path)
+            if self._heartbeat_folder is not None and path.startswith(self._heartbeat_folder):
+                self._beat_sent_at = None
                 continue
-            for named in self._by_name.get(path, ()):
-                self._say(named, now)
-                self._look_at = 0.0  # it may be a folder or a link now
-            for root, place in self._trees:
+            for watched in self._paths_by_name.get(path, ()):
+                self._add_pending(watched, now)
+                self._next_check = 0.0  # it may be a folder or a link now
+            for root, watched in self._trees:
                 if path == root:
-                    self._say(place, now)
-                    self._look_at = 0.0
+                    self._add_pending(watched, now)
+                    self._next_check = 0.0
                 elif path.startswith(root if root.endswith(os.sep) else root + os.sep):
                     parts = path[len(root) :].strip(os.sep).split(os.sep)
                     if (self._recursive or len(parts) == 1) and not any(map(is_temporary, parts)):
-                        self._say(place.joinpath(*parts), now)
+                        self._add_pending(watched.joinpath(*parts), now)
                     if isinstance(event, DirCreatedEvent | DirMovedEvent) and self._recursive:
-                        self._look_at, self._grown = 0.0, True
+                        self._next_check, self._trees_grew = 0.0, True
 
-    def _say(self, path: Path, now: float) -> None:
+    def _add_pending(self, path: Path, now: float) -> None:
         if not self._ignore(path):
             if path not in self._pending:
                 self._hint(path)
@@ -404,203 +403,220 @@ class Changes:
 
     # -- what is watched
 
-    def _look(self) -> None:
-        """Look whether every place is what is watched for it, and the observer alive; mend what is
-        not, and let it be looked at again.
+    def _check(self) -> None:
+        """Check that every path is watched as planned and that the observer is alive, and repair
+        what is not; what was not watched is reported as changed.
         """
-        began = time.monotonic()
-        if self._beat_sent is not None:
-            # Time in which nobody looked, since whoever iterates was busy or the process stood
-            # still, says nothing about the observer.
-            self._beat_sent += max(0.0, began - self._looked - 2 * _LOOK_S)
-        self._looked = began
-        wanted = self._wanted
+        now = time.monotonic()
+        if self._beat_sent_at is not None:
+            # Time without checks, while the iterating thread was busy or the process was suspended,
+            # says nothing about the observer.
+            self._beat_sent_at += max(0.0, now - self._last_check - 2 * _CHECK_S)
+        self._last_check = now
+        followed = self._followed
         folders: dict[str, tuple[str, int, int] | None] = {}
-        aims = {place: _aim(place, folders) for place in wanted}
-        if not self._lives(began):
+        plans = {path: _plan_watch(path, folders) for path in followed}
+        if not self._is_alive(now):
             self._stop()
         if self._observer is None:
             self._start()
         elif not self._poll:
             self._listener.listen()
-            if self._mounts.have_changed():
-                self._watch_mounted_anew(aims)
-        self._watch(aims)
-        for place, aim in aims.items():
-            if self._aims.get(place, aim) != aim:
-                self._say(place, began)
-        self._aims = aims
-        self._by_name = {}
-        for place, aim in aims.items():
-            for name in aim.names:
-                self._by_name.setdefault(name, []).append(place)
-        self._trees = [(aim.tree, place) for place, aim in aims.items() if aim.tree is not None]
-        self._beat(began)
-        took = time.monotonic() - began
-        self._look_at = began + min(max(_LOOK_S, took / _LOOK_PART), _LOOK_LONGEST_S)
+            if self._mounts.has_changed():
+                self._rewatch_mounts(plans)
+        self._watch(plans)
+        for path, plan in plans.items():
+            if self._plans.get(path, plan) != plan:
+                self._add_pending(path, now)
+        self._plans = plans
+        self._paths_by_name = {}
+        for path, plan in plans.items():
+            for name in plan.names:
+                self._paths_by_name.setdefault(name, []).append(path)
+        self._trees = [(plan.root, path) for path, plan in plans.items() if plan.root is not None]
+        self._send_heartbeat(now)
+        took_s = time.monotonic() - now
+        self._next_check = now + min(max(_CHECK_S, took_s / _CHECK_SHARE), _MAX_CHECK_S)
 
     def _start(self) -> None:
         if not self._poll:
             try:
                 self._observer = Observer()
                 self._listener.listen()
-            except OSError as failed:
-                self._give_up(_said(failed))
+            except OSError as error:
+                self._switch_to_polling(_explain(error))
         if self._poll:
-            # Links are not followed: one that leads upwards would be followed for ever.
+            # Links are not followed: one that leads to a parent would be followed endlessly.
             self._observer = PollingObserverVFS(os.lstat, os.scandir, polling_interval=self._poll_s)
-        # It warns of a folder that was reached twice while a tree came to be, at the length of the
-        # whole tree.
+        # watchdog warns of a folder that it reaches twice while a tree is created, with the path of
+        # every folder.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, r"watchdog\.")
         assert self._observer is not None
         self._observer.start()
-        self._beat_sent, self._beat_due = None, 0.0
+        self._beat_sent_at, self._beat_due_at = None, 0.0
 
     def _stop(self) -> None:
         observer, self._observer = self._observer, None
         self._watches = {}
-        # With nothing watched, every place is to be looked at again.
-        self._aims = dict.fromkeys(self._aims, _NOTHING)
+        # Nothing is watched, so every path has to be inspected again.
+        self._plans = dict.fromkeys(self._plans, _NO_PLAN)
         if observer is not None:
-            with contextlib.suppress(Exception):  # a dead one may fail at anything
+            with contextlib.suppress(Exception):  # a dead observer may raise anything
                 observer.stop()
                 observer.join(2)
 
-    def _begin_polling(self, why: str, aims: dict[Path, _Aim]) -> None:
-        """Go on without events."""
-        self._give_up(why)
+    def _restart_polling(self, reason: str, plans: dict[Path, _WatchPlan]) -> None:
+        """Continue without events."""
+        self._switch_to_polling(reason)
         self._start()
-        self._watch(aims)
+        self._watch(plans)
 
-    def _give_up(self, why: str) -> None:
-        """Turn to polling from the next start on, and say why."""
+    def _switch_to_polling(self, reason: str) -> None:
+        """Poll from the next start on, and report why."""
         self._stop()
         self._poll = True
-        head, semicolon, fix = why.partition("; ")
-        self._notice(f"{head}: looking every {self._poll_s:g} s instead{semicolon}{fix}")
+        head, semicolon, fix = reason.partition("; ")
+        self._notice(f"{head}: polling every {self._poll_s:g} s instead{semicolon}{fix}")
 
-    def _watch(self, aims: dict[Path, _Aim]) -> None:
-        """Have the observer watch what is aimed at, and nothing else."""
+    def _watch(self, plans: dict[Path, _WatchPlan]) -> None:
+        """Make the observer watch exactly what is planned."""
         needed: dict[tuple[str, bool], tuple[int, int]] = {}
-        for aim in aims.values():
-            for folder, device, inode in aim.folders:
-                needed[folder, self._recursive and aim.tree == folder] = (device, inode)
-        trees = {folder for folder, deep in needed if deep}
-        # What lies in a tree that is watched anyway needs no watch of its own.
+        for plan in plans.values():
+            for folder, device, inode in plan.folders:
+                needed[folder, self._recursive and plan.root == folder] = (device, inode)
+        roots = {folder for folder, recursive in needed if recursive}
+        # Folders inside a watched tree need no watch of their own.
         needed = {
-            (f, deep): who
-            for (f, deep), who in needed.items()
-            if not ((not deep and f in trees) or any(a in trees for a in _above(f)))
+            (folder, recursive): identity
+            for (folder, recursive), identity in needed.items()
+            if not (
+                (not recursive and folder in roots)
+                or any(parent in roots for parent in _parents(folder))
+            )
         }
         assert self._observer is not None
         alive = {emitter.watch for emitter in self._observer.emitters if emitter.is_alive()}
-        for key, (who, watch) in list(self._watches.items()):
-            if needed.get(key) != who or watch not in alive:
+        for key, (identity, watch) in list(self._watches.items()):
+            if needed.get(key) != identity or watch not in alive:
                 del self._watches[key]
                 with contextlib.suppress(KeyError, RuntimeError, OSError):
                     self._observer.unschedule(watch)
-                if key in needed:  # it died, or another folder is in its place
-                    for place, aim in self._aims.items():
+                if key in needed:  # it died, or the folder was replaced
+                    for path, plan in self._plans.items():
                         if any(
-                            folder == key[0] or key[0] in _above(folder)
-                            for folder, _, _ in aim.folders
+                            folder == key[0] or key[0] in _parents(folder)
+                            for folder, _, _ in plan.folders
                         ):
-                            self._aims[place] = _NOTHING
-        fresh = sorted(needed.keys() - self._watches.keys())
-        if fresh and not self._poll and (found := _network(folder for folder, _ in fresh)):
-            self._begin_polling(
-                f"{found[0]} lies on a network file system ({found[1]}), which sends no events",
-                aims,
+                            self._plans[path] = _NO_PLAN
+        new = sorted(needed.keys() - self._watches.keys())
+        if new and not self._poll and (network := _on_network(folder for folder, _ in new)):
+            self._restart_polling(
+                f"{network[0]} is on a network file system ({network[1]}), which sends no events",
+                plans,
             )
             return
         try:
-            for folder, deep in fresh:
-                # What cannot be polled now may be later: it is tried again at the next look.
+            for folder, recursive in new:
+                # What cannot be polled now is tried again at the next check.
                 with contextlib.suppress(
                     *((OSError,) if self._poll else (FileNotFoundError, NotADirectoryError))
                 ):
-                    self._watches[folder, deep] = (
-                        needed[folder, deep],
+                    self._watches[folder, recursive] = (
+                        needed[folder, recursive],
                         self._observer.schedule(
-                            self._handler, folder, recursive=deep, event_filter=_COUNTS
+                            self._handler,
+                            folder,
+                            recursive=recursive,
+                            event_filter=_RELEVANT_EVENTS,
                         ),
                     )
-            if not self._poll and (fresh or self._grown):
-                self._probe()
-                self._grown = False
-        except OSError as failed:
-            self._begin_polling(_said(failed), aims)
+            if not self._poll and (new or self._trees_grew):
+                self._check_watch_limit()
+                self._trees_grew = False
+        except OSError as error:
+            self._restart_polling(_explain(error), plans)
 
-    def _watch_mounted_anew(self, aims: dict[Path, _Aim]) -> None:
-        """Let go of watches that a change of the mounts may have taken away."""
+    def _rewatch_mounts(self, plans: dict[Path, _WatchPlan]) -> None:
+        """Drop watches that a change of the mounts may have removed."""
         assert self._observer is not None
         points = self._mounts.points()
-        for folder, deep in [
-            key for key in self._watches if _is_mounted(key[0], points, deep=key[1])
+        for folder, recursive in [
+            key for key in self._watches if _is_affected_by_mounts(key[0], points, deep=key[1])
         ]:
-            watch = self._watches.pop((folder, deep))[1]
+            watch = self._watches.pop((folder, recursive))[1]
             with contextlib.suppress(KeyError, RuntimeError, OSError):
                 self._observer.unschedule(watch)
-            for place, aim in aims.items():
+            for path, plan in plans.items():
                 if any(
-                    watched == folder or folder in _above(watched) for watched, _, _ in aim.folders
+                    watched == folder or folder in _parents(watched)
+                    for watched, _, _ in plan.folders
                 ):
-                    self._aims[place] = _NOTHING
+                    self._plans[path] = _NO_PLAN
 
-    def _probe(self) -> None:
-        """Ask for one more watch: of a tree, watchdog leaves out without a word what the kernel's
-        limit does not allow.
+    def _check_watch_limit(self) -> None:
+        """Add one more watch: if the kernel's limit is reached, watchdog silently omits parts of a
+        tree.
 
         Raises:
             OSError: the limit is reached.
         """
         assert self._observer is not None
-        if self._canary is None:
+        if self._heartbeat_folder is None:
             try:
-                self._canary = os.path.realpath(tempfile.mkdtemp(prefix=".imagen-flow-watch-"))
+                self._heartbeat_folder = os.path.realpath(
+                    tempfile.mkdtemp(prefix=".imagen-flow-watch-")
+                )
             except OSError:
                 return
-        before, self._cage = (
-            self._cage,
-            os.path.join(self._canary, "1" if self._cage and self._cage.endswith("0") else "0"),
+        previous, self._watched_folder = (
+            self._watched_folder,
+            os.path.join(
+                self._heartbeat_folder,
+                "1" if self._watched_folder and self._watched_folder.endswith("0") else "0",
+            ),
         )
-        os.makedirs(self._cage, exist_ok=True)
-        self._observer.schedule(self._handler, self._cage, event_filter=_COUNTS)
-        # One more, then one less: the other way round there would always be room.
-        for watch in [e.watch for e in self._observer.emitters if e.watch.path == before]:
+        os.makedirs(self._watched_folder, exist_ok=True)
+        self._observer.schedule(self._handler, self._watched_folder, event_filter=_RELEVANT_EVENTS)
+        # Add one before removing one: the other way round it would always succeed.
+        for watch in [e.watch for e in self._observer.emitters if e.watch.path == previous]:
             self._observer.unschedule(watch)
-        self._beat_sent, self._beat_due = None, 0.0
+        self._beat_sent_at, self._beat_due_at = None, 0.0
 
-    def _lives(self, now: float) -> bool:
-        """Whether the observer's threads run and its last heartbeat was heard."""
+    def _is_alive(self, now: float) -> bool:
+        """Return whether the observer's threads are running and its last heartbeat arrived."""
         observer = self._observer
         if observer is None:
             return True
         if observer.is_alive() and (
-            self._beat_sent is None or now - self._beat_sent < _BEAT_LOST_S
+            self._beat_sent_at is None or now - self._beat_sent_at < _BEAT_LOST_S
         ):
             return True
         self._deaths = [at for at in self._deaths if now - at < _DEATHS_S] + [now]
-        if len(self._deaths) >= _DEATHS and not self._poll:
-            self._give_up("the observer of the file system died again and again")
+        if len(self._deaths) >= _MAX_DEATHS and not self._poll:
+            self._switch_to_polling("the file system observer died repeatedly")
         else:
-            self._notice("the observer of the file system died: begun anew")
+            self._notice("the file system observer died: restarted")
         return False
 
-    def _beat(self, now: float) -> None:
-        if self._poll or self._cage is None or self._beat_sent is not None or now < self._beat_due:
+    def _send_heartbeat(self, now: float) -> None:
+        if (
+            self._poll
+            or self._watched_folder is None
+            or self._beat_sent_at is not None
+            or now < self._beat_due_at
+        ):
             return
         with contextlib.suppress(OSError):
-            Path(self._cage, "beat").write_bytes(b"")
-            self._beat_sent, self._beat_due = now, now + _BEAT_S
+            Path(self._watched_folder, "beat").write_bytes(b"")
+            self._beat_sent_at, self._beat_due_at = now, now + _BEAT_S
 
 
-_NOTHING = _Aim((), (), None)
+_NO_PLAN = _WatchPlan((), (), None)
 
 
-class _Mounts:
-    """Knows when the table of mounts has changed: the kernel says so of the open file, even if the
-    table reads as before.
+class _MountTable:
+    """Detects changes of the mount table: the kernel reports them for the open file, even if the
+    table reads the same as before.
     """
 
     def __init__(self) -> None:
@@ -612,15 +628,15 @@ class _Mounts:
             self._poll.register(self._file, select.POLLPRI | select.POLLERR)
             self._poll.poll(0)
 
-    def have_changed(self) -> bool:
-        """Whether it has changed since this was last asked."""
+    def has_changed(self) -> bool:
+        """Return whether the table has changed since the last call."""
         try:
             return self._file is not None and bool(self._poll.poll(0))
         except OSError:
             return False
 
     def points(self) -> list[str]:
-        """Give the places where something is mounted, but for the root."""
+        """Return the mount points except for the root."""
         try:
             text = _MOUNTS.read_text("utf-8", "surrogateescape")
         except OSError:
@@ -638,72 +654,74 @@ class _Mounts:
             os.close(file)
 
 
-def _is_mounted(folder: str, points: list[str], *, deep: bool) -> bool:
-    """Whether a folder lies on a mount of its own, or (`deep`) holds one."""
-    below = folder.rstrip(os.sep) + os.sep
+def _is_affected_by_mounts(folder: str, points: list[str], *, deep: bool) -> bool:
+    """Return whether a folder is on a mount other than the root, or (`deep`) contains a mount
+    point.
+    """
+    prefix = folder.rstrip(os.sep) + os.sep
     return any(
         folder == point
         or folder.startswith(point.rstrip(os.sep) + os.sep)
-        or (deep and point.startswith(below))
+        or (deep and point.startswith(prefix))
         for point in points
     )
 
 
-def _aim(place: Path, folders: dict[str, tuple[str, int, int] | None]) -> _Aim:
-    """Say what to watch for a place. `folders` remembers, for one look, what each folder is."""
-    spelt = os.path.abspath(place)
-    real = os.path.realpath(spelt) if os.path.islink(spelt) else spelt
-    if found := _folder(real, folders):
-        return _Aim((found,), (), found[0])
+def _plan_watch(path: Path, folders: dict[str, tuple[str, int, int] | None]) -> _WatchPlan:
+    """Plan what to watch for a path. `folders` caches, for one check, what each folder is."""
+    absolute = os.path.abspath(path)
+    real = os.path.realpath(absolute) if os.path.islink(absolute) else absolute
+    if identity := _folder_identity(real, folders):
+        return _WatchPlan((identity,), (), identity[0])
     watched: list[tuple[str, int, int]] = []
     names: list[str] = []
     for _ in range(40):  # as many links as the kernel follows
-        found = _folder(os.path.dirname(spelt), folders)
-        if found is None:
+        identity = _folder_identity(os.path.dirname(absolute), folders)
+        if identity is None:
             break
-        watched.append(found)
-        spelt = os.path.join(found[0], os.path.basename(spelt))
-        names.append(spelt)
+        watched.append(identity)
+        absolute = os.path.join(identity[0], os.path.basename(absolute))
+        names.append(absolute)
         try:
-            spelt = os.path.abspath(os.path.join(found[0], os.readlink(spelt)))
+            absolute = os.path.abspath(os.path.join(identity[0], os.readlink(absolute)))
         except OSError:
             break
-    return _Aim(tuple(dict.fromkeys(watched)), tuple(names), None)
+    return _WatchPlan(tuple(dict.fromkeys(watched)), tuple(names), None)
 
 
-def _folder(
+def _folder_identity(
     path: str, folders: dict[str, tuple[str, int, int] | None]
 ) -> tuple[str, int, int] | None:
-    """Give the real path and identity of a folder, or None if it is none."""
+    """Return the real path and identity of a folder, or None if it is not a folder."""
     if path not in folders:
         try:
             real = os.path.realpath(path)
-            found = os.stat(real)
-            folders[path] = (real, found.st_dev, found.st_ino) if os.path.isdir(real) else None
+            stat = os.stat(real)
+            folders[path] = (real, stat.st_dev, stat.st_ino) if os.path.isdir(real) else None
         except OSError:
             folders[path] = None
     return folders[path]
 
 
-def _above(folder: str) -> Iterator[str]:
+def _parents(folder: str) -> Iterator[str]:
     while (parent := os.path.dirname(folder)) != folder:
         yield parent
         folder = parent
 
 
-def _said(failed: OSError) -> str:
-    """Say why there are no events and, where it is a limit, which."""
-    name = {
+def _explain(error: OSError) -> str:
+    """Explain why there are no events and, if a limit is the cause, which one."""
+    limit = {
         errno.ENOSPC: "fs.inotify.max_user_watches",
         errno.EMFILE: "fs.inotify.max_user_instances",
-    }.get(failed.errno or 0, "")
-    return f"the system sends no events ({failed.strerror or failed})" + (
-        f"; raise {name} to have events" if name else ""
+    }.get(error.errno or 0, "")
+    return f"the system sends no events ({error.strerror or error})" + (
+        f"; raise {limit} to have events" if limit else ""
     )
 
 
-def _network(folders: Iterable[str]) -> tuple[str, str] | None:
-    """Give the first of these folders that lies on a network file system, and which."""
+def _on_network(folders: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first of these folders that is on a network file system, and its type."""
     try:
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
