@@ -814,6 +814,27 @@ def test_a_file_is_copied_byte_for_byte(tmp_path: Path) -> None:
     assert not write(tmp_path / "out", "b.png", value).changed
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut its name never leads to half of it."""
+    told: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(handle: int) -> None:
+        fsync(handle)
+        told.append(("flushed", os.fstat(handle).st_size))
+
+    def noted_replace(source: Any, target: Any, **more: Any) -> None:
+        replace(source, target, **more)
+        told.append(("named", (tmp_path / "out" / os.path.basename(target)).stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    size = write(tmp_path / "out", "a.png").path.stat().st_size
+    assert told == [("flushed", size), ("named", size)]
+
+
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
