@@ -411,6 +411,37 @@ def test_a_link_that_is_put_there_meanwhile_is_not_followed(
     assert not [p for p in outside.rglob("*") if p.is_file()]
 
 
+def test_only_a_store_that_came_with_its_settings_is_distrusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the user names, be it by the environment, is believed whoever wrote it."""
+    (tmp_path / "imagen-flow.toml").write_text('store = "store"\n')
+    settings = config.load(tmp_path)
+    assert config.seals(None, settings).only_own
+    assert not config.seals(tmp_path / "store", settings).only_own
+    monkeypatch.setenv("IMAGEN_FLOW_STORE", str(tmp_path / "other"))
+    assert not config.seals(None, settings).only_own
+
+
+@pytest.mark.parametrize("said", ["", 'out = "pictures"\n'], ids=["by default", "as it is set"])
+def test_a_link_that_is_put_in_the_place_of_the_output_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Where it was not the user who named the folder, it leads nowhere else, also if the settings
+    were read before the link was there.
+    """
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project, outside):
+        folder.mkdir()
+    (project / "imagen-flow.toml").write_text(said)
+    monkeypatch.chdir(project)
+    writer = OutputWriter(config.out_place(None, config.load(project)))
+    (project / ("pictures" if said else "out")).symlink_to(outside)
+    with pytest.raises(OutputError, match="symbolic link"):
+        writer.write("a.png", RED, output="a", provenance=None, digest=digest_value(RED))
+    assert list(outside.iterdir()) == []
+
+
 def test_the_output_folder_stays_where_it_was_when_the_run_began(tmp_path: Path) -> None:
     """A folder that is replaced by a link between two outputs is noticed."""
     (tmp_path / "outside").mkdir()
