@@ -27,12 +27,12 @@ from .._graph import (
 from ..errors import GraphError
 from .elements import Elements, elements, is_off
 from .state import State, is_first
-from .step import Frame, Place, Unknown
+from .step import Frame, NodeOutput, Unknown
 
 __all__ = ["Demand", "demand_of", "demands", "outputs_of"]
 
 
-def outputs_of(frame: Frame) -> list[Place]:
+def outputs_of(frame: Frame) -> list[NodeOutput]:
     """Give what a graph's outputs come from, each once."""
     sources = dict.fromkeys(
         o.source for o in frame.graph.outputs.values() if isinstance(o.source, FromNode)
@@ -41,8 +41,8 @@ def outputs_of(frame: Frame) -> list[Place]:
 
 
 def demands(
-    state: State, frame: Frame, node: Node, port: str, *, later: list[Place] | None = None
-) -> list[Place]:
+    state: State, frame: Frame, node: Node, port: str, *, later: list[NodeOutput] | None = None
+) -> list[NodeOutput]:
     """Say what must be known next before this output of a node can be; nothing if it can be worked
     out now.
 
@@ -52,18 +52,18 @@ def demands(
     if node.is_single:
         return _missing(state, frame, node.reads)
     lists = [node.bindings[p] for p in node.each]
-    now: list[Place] = []
+    now: list[NodeOutput] = []
     if node.when is not None:
         now = _missing(state, frame, readings(node.when))
     if not now:
         if is_off(state.values, frame, node):
             return []
         now = [
-            place
+            output
             for binding in lists
             for size in sizing(binding)
             if not isinstance(size, Listed)
-            for place in _missing(state, frame, readings(size))
+            for output in _missing(state, frame, readings(size))
         ]
     if now:
         if later is not None:
@@ -82,10 +82,10 @@ def demands(
             continue
         if is_each and isinstance(binding, Listed | PerElement):
             now += [
-                place
+                output
                 for i in range(found.size)
                 if i not in found.off
-                for place in _missing(state, frame, readings(element_of(binding, i)))
+                for output in _missing(state, frame, readings(element_of(binding, i)))
             ]
         else:
             now += _missing(state, frame, readings(binding))
@@ -101,8 +101,8 @@ def _inside(
     frame: Frame,
     node: Node,
     port: str,
-    now: list[Place],
-    later: list[Place] | None,
+    now: list[NodeOutput],
+    later: list[NodeOutput] | None,
     *,
     may_enter: bool = False,
 ) -> None:
@@ -114,21 +114,21 @@ def _inside(
     source = node.type.outputs[port].source
     best = node.repeat.best if node.repeat else None
     groups: dict[int, list[Frame]] = {}
-    for place, child in frame.below.get(node.name, {}).items():
+    for index, child in frame.below.get(node.name, {}).items():
         if child.entered or may_enter:
-            groups.setdefault(place // node.repeat.times if node.repeat else place, []).append(
+            groups.setdefault(index // node.repeat.times if node.repeat else index, []).append(
                 child
             )
     for group in groups.values():
         if best is not None:
             scores = [
-                place
+                output
                 for child in group
-                for place in _missing(state, child, (node.type.outputs[best].source,))
+                for output in _missing(state, child, (node.type.outputs[best].source,))
             ]
             now += scores
             if scores and later is not None:
-                later += [place for child in group for place in _missing(state, child, (source,))]
+                later += [output for child in group for output in _missing(state, child, (source,))]
             try:
                 chosen = None if scores else state.best(node, group)
             except ValueError:
@@ -138,9 +138,9 @@ def _inside(
             now += _missing(state, child, (source,))
 
 
-def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) -> list[Place]:
+def _missing(state: State, frame: Frame, reads: Iterable[FromNode | FromInput]) -> list[NodeOutput]:
     """Name the outputs of nodes, beside a node or around its graph, that are read and not known."""
-    found: list[Place] = []
+    found: list[NodeOutput] = []
     for read in reads:
         if isinstance(read, FromNode):
             known = frame.states.get(read.node)
@@ -166,9 +166,9 @@ def _is_unknown(state: State, frame: Frame, read: FromInput) -> bool:
         return False
 
 
-def _named(places: list[Place]) -> str:
+def _named(outputs: list[NodeOutput]) -> str:
     """Name nodes in few words."""
-    names = list(dict.fromkeys(frame.full(node.name) for frame, node, _ in places))
+    names = list(dict.fromkeys(frame.full(node.name) for frame, node, _ in outputs))
     return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} others"
 
 
@@ -186,7 +186,7 @@ def demand_of(state: State) -> Demand:
     found = Demand(set(), {})
     seen: set[tuple[int, str, str]] = set()
     certain = outputs_of(state.top)
-    possible: list[tuple[Place, str]] = []
+    possible: list[tuple[NodeOutput, str]] = []
     while certain or possible:
         (frame, node, port), because = (certain.pop(), "") if certain else possible.pop()
         at = (id(frame), node.name, port)
@@ -194,7 +194,7 @@ def demand_of(state: State) -> Demand:
         if at in seen or known is None or port in known.outputs:
             continue
         seen.add(at)
-        later: list[Place] = []
+        later: list[NodeOutput] = []
         now = (
             _missing(state, frame, node.reads)
             if node.is_single
@@ -202,11 +202,11 @@ def demand_of(state: State) -> Demand:
         )
         if because:
             found.possible.setdefault(at[:2], because)
-            possible += [(place, because) for place in now]
+            possible += [(output, because) for output in now]
         else:
             found.certain.add(at[:2])
             certain += now
         if later:
             because = because or _named(now)
-            possible += [(place, because) for place in later]
+            possible += [(output, because) for output in later]
     return found

@@ -48,17 +48,17 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
     sizes: dict[str, int] = {}
     waits: list[str] = []
     for port in node.each:
-        for place, binding in _lists(port, node.bindings[port]):
+        for path, binding in _lists(port, node.bindings[port]):
             if isinstance(binding, Listed):
-                sizes[place] = len(binding.items)
+                sizes[path] = len(binding.items)
                 continue
             slot = values.bind(frame, binding)
             if isinstance(slot, Unknown):
                 waits += slot.after
             elif slot.items is not None:
-                sizes[place] = len(slot.items)
+                sizes[path] = len(slot.items)
             else:
-                kinds[place] = slot.kind
+                kinds[path] = slot.kind
     if waits:
         return Unknown(tuple(dict.fromkeys(waits)))
     for kind in ("absent", "failed"):
@@ -74,23 +74,23 @@ def elements(values: Values, frame: Frame, node: Node) -> Elements | Step | Unkn
     return Elements(next(iter(sizes.values())), flags, off)
 
 
-def _lists(place: str, binding: Binding) -> Iterator[tuple[str, Binding]]:
+def _lists(path: str, binding: Binding) -> Iterator[tuple[str, Binding]]:
     """Give the lists of a port of `each`, each with where it stands: the port itself, or fields of
     the records that it takes (``controls[0].image``).
     """
     if not isinstance(binding, PerElement | ElementOf | RecordOf):
-        yield place, binding
+        yield path, binding
     elif isinstance(binding, ElementOf):
-        yield place, binding.of
+        yield path, binding.of
     elif isinstance(binding, RecordOf):
         for name, item in binding.fields:
             if any(sizing(PerElement(item))):
-                yield from _lists(f"{place}.{name}", item)
+                yield from _lists(f"{path}.{name}", item)
     elif isinstance(binding.each, Listed):
         for i, item in enumerate(binding.each.items):
-            yield from _lists(f"{place}[{i}]", item)
+            yield from _lists(f"{path}[{i}]", item)
     else:
-        yield from _lists(place, binding.each)
+        yield from _lists(path, binding.each)
 
 
 def is_off(values: Values, frame: Frame, node: Node) -> bool:

@@ -271,8 +271,8 @@ class State:
         waits: list[str] = []
         absent, outside = False, None
         for r in range(times):
-            place = element * times + r
-            child = frames.get(place)
+            index = element * times + r
+            child = frames.get(index)
             if child is None:
                 self._count(len(inner.nodes) - len(inner.unneeded))
                 parts = [
@@ -281,7 +281,7 @@ class State:
                     if on
                 ]
                 prefix = f"{frame.full(node.name)}{''.join(parts)}/"
-                child = frames[place] = Frame(
+                child = frames[index] = Frame(
                     inner,
                     prefix,
                     frame.item,
@@ -320,8 +320,8 @@ class State:
     def _leave(self, frame: Frame, node: Node, element: int) -> None:
         """Drop the frames of an element that turned out not to be entered."""
         times = node.repeat.times if node.repeat else 1
-        for place in range(element * times, (element + 1) * times):
-            frame.below[node.name].pop(place, None)
+        for index in range(element * times, (element + 1) * times):
+            frame.below[node.name].pop(index, None)
 
     def _gather(
         self, frame: Frame, node: Node, inner: Graph, element: int, steps: list[Step]

@@ -21,7 +21,7 @@ __all__ = [
     "FAILED",
     "Frame",
     "NodeState",
-    "Place",
+    "NodeOutput",
     "Slot",
     "Status",
     "Step",
@@ -195,7 +195,7 @@ class Frame:
             made.below[name] = (
                 frames
                 if is_known
-                else {place: frame.copy((made, node)) for place, frame in frames.items()}
+                else {index: frame.copy((made, node)) for index, frame in frames.items()}
             )
         return made
 
@@ -208,7 +208,7 @@ class Frame:
 
 
 #: A node in a frame, and one of its outputs.
-Place = tuple[Frame, Node, str]
+NodeOutput = tuple[Frame, Node, str]
 
 
 def without_value(kind: str) -> Artifact:

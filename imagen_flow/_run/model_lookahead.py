@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from .._graph import Node
 from .._models import Identity, identities_of, with_replaced_parts
-from .._plan import Frame, Place, State, at_port, demands, known_models, outputs_of
+from .._plan import Frame, NodeOutput, State, at_port, demands, known_models, outputs_of
 from .._types.models import Model
 from .._types.node import NodeType
 from ..errors import ModelError
@@ -96,7 +96,8 @@ def _remaining_nodes(state: State) -> list[tuple[Frame, Node]]:
     """
     found: list[tuple[Frame, Node]] = []
     seen: set[tuple[int, str, str]] = set()
-    stack: list[tuple[Place, bool]] = [(target, False) for target in outputs_of(state.top)][::-1]
+    targets = reversed(outputs_of(state.top))
+    stack: list[tuple[NodeOutput, bool]] = [(target, False) for target in targets]
     while stack:
         target, is_open = stack.pop()
         frame, node, port = target
@@ -107,7 +108,7 @@ def _remaining_nodes(state: State) -> list[tuple[Frame, Node]]:
         elif identity not in seen and (known is None or port not in known.outputs):
             seen.add(identity)
             stack.append((target, True))
-            later: list[Place] = []
+            later: list[NodeOutput] = []
             now = demands(state, frame, node, port, later=later)
             stack += [(t, False) for t in (*now, *later)][::-1]
     return found

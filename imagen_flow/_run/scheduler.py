@@ -22,8 +22,8 @@ from .._graph import (
 from .._plan import (
     Elements,
     Frame,
+    NodeOutput,
     NodeState,
-    Place,
     State,
     demands,
     elements,
@@ -81,7 +81,7 @@ class Scheduler:
         for source in list(self._pending_outputs):
             self._evaluate((top, top.graph.nodes[source.node], source.port))
 
-    def _evaluate(self, target: Place) -> None:
+    def _evaluate(self, target: NodeOutput) -> None:
         """Evaluate one output of a node, and before it whatever it depends on."""
         stack = [target]
         attempts: dict[str, int] = {}
@@ -168,7 +168,7 @@ class Scheduler:
 
     # ---- reporting and delivering
 
-    def _deliver(self, target: Place, state: NodeState) -> None:
+    def _deliver(self, target: NodeOutput, state: NodeState) -> None:
         """Report the outcome of a node that has an output, and deliver the graph's outputs that
         come from it.
         """
@@ -184,7 +184,7 @@ class Scheduler:
                     self.delivery.deliver(pending[0], slot)
                     pending.pop(0)
 
-    def _report_outcomes(self, target: Place) -> None:
+    def _report_outcomes(self, target: NodeOutput) -> None:
         """Report the outcome of a node's steps, after the outcomes that made them absent, skipped
         or failed: these may have been known when the run started.
         """
@@ -209,7 +209,7 @@ class Scheduler:
             stack.append((target, True))
             stack += [(source, False) for source in self._causes(target)][::-1]
 
-    def _causes(self, target: Place) -> Iterator[Place]:
+    def _causes(self, target: NodeOutput) -> Iterator[NodeOutput]:
         """Yield the node outputs that determined a node's output: what `demands` asks for, stage by
         stage. Values that nothing needed are left out, even if they are known.
         """
@@ -240,7 +240,9 @@ class Scheduler:
         if isinstance(node.type, Graph):
             yield from self._causes_inside(frame, node, node.type, port)
 
-    def _causes_inside(self, frame: Frame, node: Node, inner: Graph, port: str) -> Iterator[Place]:
+    def _causes_inside(
+        self, frame: Frame, node: Node, inner: Graph, port: str
+    ) -> Iterator[NodeOutput]:
         """Yield what the output of an included graph comes from in it: with `keep` the scores, and
         then only the best repetition.
         """
@@ -271,7 +273,7 @@ def _is_keyed_now(state: NodeState, before: NodeState | None) -> bool:
     )
 
 
-def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[Place]:
+def _sources(frame: Frame, reads: Iterable[FromNode | FromInput]) -> Iterator[NodeOutput]:
     """Yield the node outputs that are read, in the same graph or in the one around it."""
     for read in reads:
         if isinstance(read, FromNode):
