@@ -390,7 +390,7 @@ def test_settings_hold_in_python_too(
     with pytest.raises(GraphError, match="no plugin offers the node type 'my.double'"):
         flow.load(path)
     assert "warning[untrusted-plugin]: mine.py is not loaded" in caplog.text
-    config.trust({mine: config.form(mine)})
+    config.trust({mine: config.code_digest(mine)})
     assert (flow.plan(path).dtype, flow.plan(path, dtype="float32").dtype, flow.run(path)) == (
         "float16",
         "float32",

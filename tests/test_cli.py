@@ -1106,7 +1106,7 @@ def test_trust(call: Call, folder: Path) -> None:
     assert call("run", "g.yaml").out == "o  X\n"
     with (folder / "theirs.py").open("a") as file:
         file.write("# changed\n")
-    assert "it is not trusted in its present form" in call("run", "g.yaml").err
+    assert "it is not trusted with its present content" in call("run", "g.yaml").err
 
 
 def test_nothing_to_trust(call: Call, folder: Path) -> None:

@@ -72,11 +72,11 @@ imagen-flow.toml:2:1: error[bad-setting]: there is no dtype 'float31'
   | ^^^^^
   = fix: did you mean 'float32'?
 
-imagen-flow.toml:3:1: error[bad-setting]: 'out' is text, not 3
+imagen-flow.toml:3:1: error[bad-setting]: 'out' must be text, not 3
 3 | out = 3
   | ^^^
 
-imagen-flow.toml:4:1: error[bad-setting]: 'plugins' is a list of paths of Python files
+imagen-flow.toml:4:1: error[bad-setting]: 'plugins' must be a list of paths of Python files
 4 | plugins = "x.py"
   | ^^^^^^^
   = fix: write plugins = ["./my_nodes.py"]
@@ -119,11 +119,11 @@ def test_store_place(folder: Path, own_home: Path, monkeypatch: pytest.MonkeyPat
     folder of the user.
     """
     settings = config.Settings(store=folder / "set")
-    assert own_home in config.store_place().parents
-    assert config.store_place(None, settings) == folder / "set"
+    assert own_home in config.store_folder().parents
+    assert config.store_folder(None, settings) == folder / "set"
     monkeypatch.setenv("IMAGEN_FLOW_STORE", str(folder / "env"))
-    assert config.store_place(None, settings) == folder / "env"
-    assert config.store_place(folder / "flag", settings) == folder / "flag"
+    assert config.store_folder(None, settings) == folder / "env"
+    assert config.store_folder(folder / "flag", settings) == folder / "flag"
 
 
 def test_trust(folder: Path) -> None:
@@ -147,9 +147,9 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
 1 | plugins = ["nodes.py"]
   | ^^^^^^^
   = why: importing it runs its code
-  = fix: read it, then run: imagen-flow trust imagen-flow.toml"""
+  = fix: read the file, then run: imagen-flow trust imagen-flow.toml"""
     ]
-    config.trust({plugin: config.form(plugin)})
+    config.trust({plugin: config.code_digest(plugin)})
     assert refusals() == []
     write(folder / "data" / "notes.txt", "changed")
     write(folder / "__pycache__" / "helper.cpython-311.pyc", "planted")
@@ -157,7 +157,7 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
     for changed in (helper, package, loose):
         before = changed.read_text()
         changed.write_text("x = 2\n")
-        assert "it is not trusted in its present form" in refusals()[0]
+        assert "it is not trusted with its present content" in refusals()[0]
         changed.write_text(before)
         assert refusals() == []
 
@@ -165,7 +165,7 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
 def test_trust_is_of_a_place(folder: Path) -> None:
     """Trusting a plugin does not trust its copy elsewhere."""
     here, there = write(folder / "a" / "nodes.py", ""), write(folder / "b" / "nodes.py", "")
-    config.trust({here: config.form(here)})
+    config.trust({here: config.code_digest(here)})
     assert (config.is_trusted(here), config.is_trusted(there)) == (True, False)
 
 

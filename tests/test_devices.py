@@ -8,12 +8,12 @@ from imagen_flow._settings import devices
 from imagen_flow._settings.devices import (
     Machine,
     Policy,
-    check,
+    check_torch,
     conditions,
     determinism_class,
-    look,
     resolve_device,
     resolve_dtype,
+    this_machine,
 )
 from imagen_flow._types.models import Loading
 
@@ -76,15 +76,15 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason():
     )
     assert (
         refusal("cuda:0", machine(count=0))
-        == "there is no device 'cuda:0' here: the NVIDIA driver is missing or shows no device"
+        == "there is no device 'cuda:0' here: the NVIDIA driver is missing or reports no device"
     )
     assert (
         refusal("cuda:1", machine(count=1))
-        == "there is no device 'cuda:1' here: the driver shows only cuda:0"
+        == "there is no device 'cuda:1' here: the driver reports only cuda:0"
     )
     assert (
         refusal("cuda:7", machine(count=4))
-        == "there is no device 'cuda:7' here: the driver shows cuda:0 to cuda:3"
+        == "there is no device 'cuda:7' here: the driver reports cuda:0 to cuda:3"
     )
     assert (
         refusal("mps", machine())
@@ -155,9 +155,9 @@ def test_what_a_dtype_is_called_elsewhere_is_understood(asked: str, meant: str) 
 
 def test_the_determinism_class_is_the_policy_in_one_form():
     """Equal policies are equal data: no card's index, rungs sorted."""
-    assert determinism_class("cuda:0", "float16", rungs=("tile", "half")) == determinism_class(
-        "cuda:1", "float16", rungs=("half", "evict", "tile", "half")
-    )
+    assert determinism_class(
+        "cuda:0", "float16", memory_levels=("tile", "half")
+    ) == determinism_class("cuda:1", "float16", memory_levels=("half", "evict", "tile", "half"))
     assert determinism_class("cpu", "float32") == {
         "attention": "auto",
         "batch": "exact",
@@ -177,8 +177,8 @@ def test_what_changes_no_pixel_is_no_part_of_the_determinism_class():
     assert Policy("cuda:0", "float16", Loading(offload="layers"), "none").determinism() == plain
     others = [Loading(quantization="int8"), Loading(attention="flash"), Loading(compile=True)]
     assert all(Policy("cuda:0", "float16", settings).determinism() != plain for settings in others)
-    assert Policy("cuda:0", "float16", ladder="tile").determinism()["ladder"] == ["slice", "tile"]
-    assert Policy("cuda:0", "float16", ladder="half").rungs == (
+    assert Policy("cuda:0", "float16", memory="tile").determinism()["ladder"] == ["slice", "tile"]
+    assert Policy("cuda:0", "float16", memory="half").memory_levels == (
         "evict",
         "offload",
         "stream",
@@ -192,9 +192,9 @@ def test_a_run_refuses_to_start_when_torch_disagrees():
     """What was planned for CUDA does not silently run on the processor under the same key."""
     from imagen_flow import ModelError
 
-    check("cpu", "float32")
+    check_torch("cpu", "float32")
     with pytest.raises(ModelError) as caught:
-        check("mps" if sys.platform != "darwin" else "cuda:0", "float32")
+        check_torch("mps" if sys.platform != "darwin" else "cuda:0", "float32")
     assert str(caught.value).startswith("the run refuses to start: it was planned for ")
 
 
@@ -214,7 +214,7 @@ def test_looking_and_choosing_import_no_torch():
     """Device, dtype and policy are known without torch, and nothing is recorded where nothing ran."""
     code = (
         "import sys\n"
-        "from imagen_flow._settings.devices import conditions, determinism_class, look, resolve_device, resolve_dtype\n"
+        "from imagen_flow._settings.devices import conditions, determinism_class, this_machine, resolve_device, resolve_dtype\n"
         "device = resolve_device('auto'); determinism_class(device, resolve_dtype('auto', device))\n"
         "assert conditions(device) == {}\n"
         "assert not {'torch', 'numpy', 'diffusers'} & set(sys.modules), sorted(sys.modules)\n"
@@ -224,7 +224,7 @@ def test_looking_and_choosing_import_no_torch():
 
 def test_this_machine_can_be_looked_at():
     """Probing the real machine gives an answer and does not raise."""
-    here = look()
+    here = this_machine()
     assert here.torch_build in ("cpu", "cuda", "none")
     assert here.cuda_devices() >= 0
 

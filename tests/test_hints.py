@@ -106,10 +106,10 @@ def plan(monkeypatch: pytest.MonkeyPatch, old: str, new: str, *more: str) -> str
         (
             "loaded: {type: image.load",
             "picture: {type: image.load",
-            "g.yaml:4:3: error[name-clash]: an input and a node are both called 'picture'\n"
+            "g.yaml:4:3: error[name-clash]: an input and a node are both named 'picture'\n"
             '4 |   picture: {type: image.load, file: "${picture}"}\n'
             "  |   ^^^^^^^\n"
-            "  = why: '${picture}' could mean either; the other stands in line 2\n"
+            "  = why: '${picture}' could mean either; the other is in line 2\n"
             "  = fix: rename one of them\n",
         ),
     ],

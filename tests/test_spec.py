@@ -376,9 +376,9 @@ def test_choices_of_an_output_are_checked() -> None:
         name="g.yaml",
     )
     assert [p.message for p in spec.problems] == [
-        "'exists' is one of error, number, replace, not 'numbr'",
-        "'provenance' is one of full, keys, none, not a number",
-        "'path' is text, not a list",
+        "'exists' must be one of error, number, replace, not 'numbr'",
+        "'provenance' must be one of full, keys, none, not a number",
+        "'path' must be text, not a list",
     ]
     assert spec.problems[0].fix == "did you mean 'number'?"
     assert spec.outputs["a"].options == {}
@@ -433,7 +433,7 @@ def test_a_file_of_100_megabytes_is_refused_at_once(tmp_path: Path) -> None:
         file.truncate(100 * 10**6)
     start = time.perf_counter()
     assert "\n".join(map(str, read(path, name="large.yaml").problems)) == (
-        "large.yaml:1:1: error[too-large]: a graph file has at most 8 MiB\n  = fix: put data into files of its own, and name them in the graph"
+        "large.yaml:1:1: error[too-large]: a graph file may have at most 8 MiB\n  = fix: put data into separate files, and refer to them in the graph"
     )
     assert time.perf_counter() - start < 0.5
     assert codes(parse(" " * (MAX_BYTES + 1), name="g")) == ["too-large"]
@@ -522,7 +522,7 @@ def test_a_graph_in_python_may_hold_paths_but_nothing_else_that_is_not_json() ->
     )
     assert plain(spec.nodes["a"].arguments["file"].value) == "a/b.png"
     for odd in (object(), math.nan, {1, 2}, b"x"):
-        with pytest.raises(TypeError, match="a graph holds mappings, lists, text, numbers"):
+        with pytest.raises(TypeError, match="a graph may contain mappings, lists, text, numbers"):
             parse_mapping({"nodes": {"a": odd}})
     circle: list[Any] = []
     circle.append(circle)
@@ -644,20 +644,20 @@ def test_no_text_raises(text: str | bytes) -> None:
     [
         (
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-            "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries",
+            "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture contains",
         ),
         (
             b"\xff\xd8\xff\xe0 JFIF",
-            "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture carries",
+            "the file is a picture\n  = fix: name a graph file; 'imagen-flow replay' runs the graph that a picture contains",
         ),
         (b"PK\x03\x04", "the file is an archive\n  = fix: name a graph file"),
         (
             bytes(range(256)) * 9,
-            "the file is not text\n  = why: it holds zero bytes\n  = fix: name a graph file",
+            "the file is not text\n  = why: it contains zero bytes\n  = fix: name a graph file",
         ),
         (
             b"\0" * 100,
-            "the file is not text\n  = why: it holds zero bytes\n  = fix: name a graph file",
+            "the file is not text\n  = why: it contains zero bytes\n  = fix: name a graph file",
         ),
         (
             "imagen_flow: 1\n".encode("utf-16-le"),
@@ -682,9 +682,9 @@ def test_what_is_no_text_is_called_by_what_it_is(data: bytes, words: str) -> Non
         (
             "nodes:\n<<<<<<< HEAD\n  a: 1\n=======\n  a: 2\n>>>>>>> b\n",
             (2, 1),
-            "a conflict of a merge is not resolved",
+            "a merge conflict is not resolved",
         ),
-        ('{\n  // note\n  "imagen_flow": 1\n}', (2, 3), "'//' begins no comment"),
+        ('{\n  // note\n  "imagen_flow": 1\n}', (2, 3), "'//' does not start a comment"),
     ],
 )
 def test_common_slips_are_called_by_their_names(

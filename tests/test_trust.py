@@ -123,10 +123,10 @@ def test_a_settings_file_that_is_not_trusted_leads_nowhere_else(
         code, _, err = call(command, "g.yaml")
         assert code == 1
         assert (
-            "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted it"
+            "imagen-flow.toml:1:1: error[untrusted-setting]: 'out' leads outside the folder of imagen-flow.toml, and you have not trusted that"
             in err
         )
-        assert "run: imagen-flow trust imagen-flow.toml; or choose by --out" in err
+        assert "run: imagen-flow trust imagen-flow.toml; or use --out" in err
     kept = {p for p in own_home.rglob("*") if not {".cache", ".config"} & set(p.parts)}
     assert set(tmp_path.rglob("*")) | kept <= before
     assert call("run", "g.yaml", "--out", "mine")[0] == 0
@@ -563,7 +563,7 @@ def test_trust_covers_all_that_can_be_imported(
     assert call("run", "g.yaml")[1] == "o  mine\n"
     plant(plugin.parent)
     code, _, err = call("run", "g.yaml")
-    assert code == 1 and "nodes.py is not loaded: it is not trusted in its present form" in err
+    assert code == 1 and "nodes.py is not loaded: it is not trusted with its present content" in err
     assert not Path("owned").exists()
 
 
@@ -580,7 +580,7 @@ def test_a_plugin_in_a_folder_of_very_many_files_is_trusted_by_what_it_imports(
     write_text(plugin.parent / "more/m1.py", EVIL)
     assert call("run", "g.yaml")[1] == "o  mine\n"
     plant_change(plugin.parent)
-    assert "is not trusted in its present form" in call("run", "g.yaml")[2]
+    assert "is not trusted with its present content" in call("run", "g.yaml")[2]
     plugin.write_text(
         "import importlib\n"
         + NODES.format(body="return importlib.import_module('hel' + 'per').VALUE")
@@ -644,7 +644,7 @@ def test_an_archive_that_a_plugin_adds_to_the_path_counts(plugin: Path, call: Ca
     trust(call)
     assert call("run", "g.yaml")[1] == "o  zipped\n"
     pack(EVIL)
-    assert "is not trusted in its present form" in call("run", "g.yaml")[2]
+    assert "is not trusted with its present content" in call("run", "g.yaml")[2]
     assert not Path("owned").exists()
 
 

@@ -886,7 +886,7 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
     assert [[p.code for p in s.problems] for s in said if isinstance(s, Warned)] == [
         ["untrusted-plugin"]
     ]
-    config.trust({plugin: config.form(plugin)})
+    config.trust({plugin: config.code_digest(plugin)})
     assert value(watching.rest()) == "one you"
     save(plugin, code.replace("VERSION", "two"))
     said = watching.rest()
@@ -896,7 +896,7 @@ def test_a_plugin_of_the_settings_needs_trust_in_its_present_form(
     )
     save(folder / "g.yaml", graph('g: {type: my.say, to: "all"}', 'words: "${g}"'))
     assert value(watching.rest()) == "one all"
-    config.trust({plugin: config.form(plugin)})
+    config.trust({plugin: config.code_digest(plugin)})
     assert (
         value(watching.until(lambda s: isinstance(s, OutputWritten) and s.value == "two all"))
         == "two all"

@@ -30,14 +30,14 @@ def demo(values: dict[str, str], options: Options, traceback: bool, out: Path | 
 
     Needs no download and no GPU. Try --set prompt="a large green star on a white background".
     """
-    from .._settings.config import out_place
+    from .._settings.config import outputs_folder
     from .run import execute_plan
     from .text import echo
 
     graph = _graphs_folder() / "imagen.yaml"
     echo(f"imagen-flow run {graph}", err=True)
     with open_plan(graph, options, values) as (plan, _):
-        return execute_plan(plan, out=out_place(out), traceback=traceback)
+        return execute_plan(plan, out=outputs_folder(out), traceback=traceback)
 
 
 def _graphs_folder() -> Path:

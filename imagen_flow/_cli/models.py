@@ -329,7 +329,7 @@ class _UnfinishedPulls:
         from .._settings import config
 
         name = str(lock.absolute()).encode("utf-8", "surrogateescape")
-        self._path = config.pulls_memo() / f"{hashlib.sha256(name).hexdigest()[:32]}.json"
+        self._path = config.downloads_folder() / f"{hashlib.sha256(name).hexdigest()[:32]}.json"
         self._models = self._read()
 
     def references(self) -> dict[str, tuple[Reference, bool]]:

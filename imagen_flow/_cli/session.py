@@ -165,7 +165,7 @@ def out_folder(requested: Path | None, settings: Settings, *, may_replace: bool)
 
     from .._settings import config
 
-    folder = config.out_place(requested, settings)
+    folder = config.outputs_folder(requested, settings)
     return replace(folder, replace=True) if may_replace else folder
 
 
@@ -222,7 +222,7 @@ def find_plugins(options: Options, settings: Settings, *, allow_broken: bool = F
     if refused:
         show_problems(refused)
         echo(err=True)
-    registry = plugins.discover(files, memo=config.plugins_memo())
+    registry = plugins.discover(files, memo=config.plugins_cache_file())
     broken = {
         path: plugin.fault
         for path in options.plugins
@@ -279,7 +279,7 @@ def open_graph(path: Path, registry: Registry) -> Graph:
                 )
             ]
         )
-    read_cached = partial(read, memo=config.words_memo())
+    read_cached = partial(read, cache=config.parse_cache_folder())
     return resolve(
         read_cached(path, name=str(path)),
         registry,

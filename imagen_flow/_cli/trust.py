@@ -36,8 +36,8 @@ def trust(file: Path) -> None:
     if missing:
         raise click.UsageError(f"{file} names {missing[0]}, which does not exist")
     try:
-        digests = {path: config.form(path) for path in settings.plugins}
-    except (OSError, config.Unfit) as error:
+        digests = {path: config.code_digest(path) for path in settings.plugins}
+    except (OSError, config.UntrustableCode) as error:
         raise click.UsageError(str(error)) from error
     config.trust(digests, settings)
     for path in settings.plugins:

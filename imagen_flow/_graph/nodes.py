@@ -5,7 +5,14 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from .._settings.devices import ATTENTIONS, DTYPES, LADDERS, OFFLOADS, QUANTIZATIONS, nearest_device
+from .._settings.devices import (
+    ATTENTIONS,
+    DTYPES,
+    MEMORY_LEVELS,
+    OFFLOADS,
+    QUANTIZATIONS,
+    nearest_device,
+)
 from .._text.spec import NodeSpec, Pair
 from .._types.node import NodeType
 from .._types.ports import Port, PortType, describe, fits
@@ -34,7 +41,7 @@ LOADING = {
     "offload": PortType("text", choices=OFFLOADS),
     "attention": PortType("text", choices=ATTENTIONS),
     "compile": PortType("bool"),
-    "ladder": PortType("text", choices=tuple(LADDERS)),
+    "ladder": PortType("text", choices=tuple(MEMORY_LEVELS)),
 }
 
 

@@ -139,14 +139,14 @@ def prepare(request: Request) -> Plan:
         locked=options.locked,
         pickles=options.allow_pickle,
         remote_code=options.trust_remote_code,
-        tiny=partial(registry.tiny, folder=config.tiny_place()) if options.tiny else None,
+        tiny=partial(registry.tiny, folder=config.tiny_folder()) if options.tiny else None,
     )
     with ExitStack() as stack:
         files = request.files
         if request.store is not None:
             stack.enter_context(request.store.in_use())
         elif files is None:
-            files = FileDigests(config.files_memo())
+            files = FileDigests(config.file_digests_folder())
             stack.callback(files.suspend)
         return make_plan(
             graph,
@@ -186,7 +186,7 @@ def open_store(
     if asked is None or isinstance(asked, Store):
         return asked
     named = None if asked == USERS_STORE else Path(asked)
-    folder, seals = config.store_place(named, settings), config.seals(named, settings)
+    folder, seals = config.store_folder(named, settings), config.seals(named, settings)
     return (
         Store.on_demand(folder, codecs, seals=seals)
         if on_demand

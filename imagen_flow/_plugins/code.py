@@ -11,7 +11,7 @@ in the folder. `plugin_imports` sees to it that no other file is imported from t
 Of an installed plugin (`installed_digest`) they are the package, or the module, and what it imports
 of its own distribution or namespace.
 
-What may be trusted (`form`) is all code that an import from a folder can reach.
+What may be trusted (`code_digest`) is all code that an import from a folder can reach.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from .._types.digest import digest_bytes, digest_stream, tagged
 __all__ = [
     "Code",
     "LocalCode",
-    "Unfit",
-    "form",
+    "UntrustableCode",
+    "code_digest",
     "installed_digest",
     "is_below",
     "is_source",
@@ -63,14 +63,14 @@ MODULE = "imagen_flow_local_"
 _NAME = re.compile(r"[\w-]+")
 
 
-class Unfit(ValueError):
+class UntrustableCode(ValueError):
     """A folder whose code can be neither trusted nor named."""
 
 
 # ---- what can be trusted
 
 
-def form(path: Path) -> str:
+def code_digest(path: Path) -> str:
     """Digest the present form of a local file of nodes: the file, and all code that an import from
     its folder could reach.
 
@@ -83,7 +83,7 @@ def form(path: Path) -> str:
     parts = [path.name.encode()]
     try:
         files = importable(folder)
-    except Unfit:
+    except UntrustableCode:
         code = LocalCode(path, {"imagen_flow"})
         if code.is_open:
             raise
@@ -94,7 +94,7 @@ def form(path: Path) -> str:
                 os.geteuid(),
                 0,
             ):
-                raise Unfit(
+                raise UntrustableCode(
                     f"{file} belongs to another user ({owner}), who may change it at any time"
                 )
             parts += [
@@ -156,7 +156,7 @@ def _walk(
             for entry in found:
                 entries += 1
                 if most is not None and (entries > most or files > MAX_FILES):
-                    raise Unfit(
+                    raise UntrustableCode(
                         f"{folder} holds too many files to look through; put the plugin into a"
                         " folder of its own"
                     )
@@ -297,7 +297,7 @@ class LocalCode:
     def _all_code(self) -> list[Path]:
         try:
             return sorted(_walk(self.folder, _is_code, most=MAX_ENTRIES // 10))
-        except Unfit:
+        except UntrustableCode:
             return []  # then only what the text names can be imported
 
     def files(self) -> list[Path]:

@@ -104,7 +104,7 @@ class Caller:
                 " they were restored",
             )
 
-        with devices.switches_held(changed):
+        with devices.restored_switches(changed):
             result, memory_levels = self._call_with_models(
                 step, type_, arguments, leased, frame, notes
             )
@@ -182,7 +182,7 @@ class Caller:
                 device=policy.device,
                 dtype=policy.dtype,
                 settings=policy.settings,
-                rungs=policy.rungs,
+                rungs=policy.memory_levels,
                 steps_down=type_.steps_down,
                 loading=lambda what: self.queue.loading(step, what),
                 left_changed=lambda what: self.queue.note(
@@ -197,7 +197,7 @@ class Caller:
         if device not in self._checked_devices:
             if "torch" not in sys.modules:
                 self.queue.loading(step, "torch")
-            devices.check(device, dtype)
+            devices.check_torch(device, dtype)
             self._checked_devices.add(device)
             self.conditions = devices.conditions(device)
         return device

@@ -1,17 +1,15 @@
-"""Know where things lie and what the user prefers: ``imagen-flow.toml``, places on this machine,
-and which local plugins are trusted.
+"""Read ``imagen-flow.toml``, locate the folders of this machine, and remember which local plugins
+are trusted.
 
-A setting is taken from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the
-default. The file is looked for upward from the graph (or from the working directory where there is
-none); paths in it start from its own folder.
+A setting comes from the first of: a flag, the graph's ``settings:``, ``imagen-flow.toml``, the
+default. The file is searched upward from the graph (or from the working directory where there is no
+graph); paths in it are relative to its own folder.
 
-The file comes with whatever folder the user has fetched, so it is believed only in part. Local
-files of nodes that it names are imported after ``imagen-flow trust`` for their present form: what
-is
-remembered is a digest of the file and of all code that it could import from its folder. Its `out`
-and `store` stay inside its own folder unless the user trusted the place that they lead to. A file
-that
-belongs to another user (of a shared temporary folder, say) is ignored, in words.
+The file comes with whatever folder the user has fetched, so it is only partly trusted. Local
+plugins that it names are imported only after ``imagen-flow trust`` for their present content: a
+digest of the file and of all code that it could import from its folder is remembered. Its `out` and
+`store` stay inside its own folder unless the user has trusted the path that they lead to. A file
+that belongs to another user (in a shared temporary folder, for example) is ignored with a warning.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from .._outputs.writer import OutFolder
-from .._plugins.code import Unfit, form
+from .._plugins.code import UntrustableCode, code_digest
 from .._system.regular_files import read_regular
 from .._system.seals import Seals, read_secret
 from .._system.user_folders import cache_folder, config_folder
@@ -35,25 +33,25 @@ from .devices import nearest_device, nearest_dtype
 
 __all__ = [
     "NAME",
-    "Place",
+    "DeviceSettings",
     "Settings",
-    "Unfit",
-    "files_memo",
+    "UntrustableCode",
+    "file_digests_folder",
     "find",
-    "form",
+    "code_digest",
     "is_trusted",
     "load",
-    "out_place",
-    "plugins_memo",
-    "pulls_memo",
+    "outputs_folder",
+    "plugins_cache_file",
+    "downloads_folder",
     "read",
     "seals",
-    "store_place",
-    "tiny_place",
+    "store_folder",
+    "tiny_folder",
     "trust",
     "trusted_path",
     "untrusted",
-    "words_memo",
+    "parse_cache_folder",
 ]
 
 #: The name of the settings file.
@@ -61,14 +59,16 @@ NAME = "imagen-flow.toml"
 
 _KEYS = ("device", "dtype", "out", "plugins", "store")
 
-#: More than any file of settings has.
+#: Larger than any settings file.
 _MAX_BYTES = 1 << 20
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
-class Place(TypedDict):
-    """Where a graph computes, and in what; None leaves it to the graph, and then to the machine."""
+class DeviceSettings(TypedDict):
+    """The device and dtype of a graph; None leaves the choice to the graph, and then to the
+    machine.
+    """
 
     device: str | None
     dtype: str | None
@@ -76,13 +76,11 @@ class Place(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an ``imagen-flow.toml`` says; None where it says nothing, and where it is not believed.
+    """The content of an ``imagen-flow.toml``; None where it sets nothing or is not trusted.
     `source` is its text, for problems.
 
-    `outside` holds the places outside its folder that `out` and `store` lead to; `refused` says why
-    they do not count, of those that the user has not trusted. `ignored` says why the whole file
-    does not
-    count.
+    `outside` holds the paths outside its folder that `out` and `store` lead to; `refused` says why
+    those that the user has not trusted are not used. `ignored` says why the whole file is ignored.
     """
 
     device: str | None = None
@@ -97,12 +95,14 @@ class Settings:
     ignored: Problem | None = None
 
     def mark(self, key: str) -> Mark | None:
-        """Where a key stands."""
+        """Give the position of a key."""
         return _mark(self.source, key) if self.source else None
 
-    def place(self, written: Mapping[str, Any], *, device: str | None, dtype: str | None) -> Place:
-        """Choose where a graph computes, and in what: as asked, else as here, unless the graph's
-        own settings (`written`) say it.
+    def place(
+        self, written: Mapping[str, Any], *, device: str | None, dtype: str | None
+    ) -> DeviceSettings:
+        """Choose device and dtype: as given, else as set here, unless the graph's own settings
+        (`written`) have them.
         """
         return {
             "device": device or (None if "device" in written else self.device),
@@ -119,7 +119,7 @@ def find(start: Path) -> Path | None:
 
 
 def load(start: Path) -> Settings:
-    """Read the settings that hold in the folder `start`; all None if there is no file.
+    """Read the settings that apply to the folder `start`; all None if there is no file.
 
     Raises:
         GraphError: the problems of the file.
@@ -129,62 +129,107 @@ def load(start: Path) -> Settings:
 
 
 def read(path: Path) -> Settings:
-    """Read a settings file; one of another user's says nothing but why it is ignored.
+    """Read a settings file. One that belongs to another user is ignored, with the reason.
 
     Raises:
         GraphError: the problems of the file, all of them.
     """
-    import tomllib
-
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        owner = _stranger(path)
+        owner = _foreign_owner(path)
         if owner is not None:
-            return Settings(path=path, ignored=_ignored(shown, owner))
+            return Settings(path=path, ignored=_ignored_problem(shown, owner))
         source = Source(shown, read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8"))
-    except OSError as failed:
+    except OSError as error:
         raise GraphError(
-            [Problem("unreadable", f"{shown} cannot be read: {failed.strerror}")]
-        ) from failed
-    except UnicodeDecodeError as odd:
+            [Problem("unreadable", f"{shown} cannot be read: {error.strerror}")]
+        ) from error
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
         raise GraphError(
-            [
-                Problem(
-                    "not-utf8",
-                    f"{shown} is not UTF-8 text: byte {odd.start} is 0x{odd.object[odd.start]:02x}",
-                )
-            ]
-        ) from odd
-    try:
-        said = tomllib.loads(source.text)
-    except tomllib.TOMLDecodeError as odd:
-        raise GraphError([_syntax(source, str(odd))]) from odd
-    problems: list[Problem] = []
-    for key in said.keys() - set(_KEYS):
-        problems.append(
-            Problem(
-                "bad-setting",
-                f"there is no setting '{key}'",
-                _mark(source, key),
-                fix=nearest(key, _KEYS, what="settings are"),
-            )
-        )
+            [Problem("not-utf8", f"{shown} is not UTF-8 text: byte {error.start} is 0x{byte:02x}")]
+        ) from error
+    data = _parse(source)
     folder = path.absolute().parent
-    plugins = said.get("plugins", [])
-    if not isinstance(plugins, list) or not all(
-        isinstance(name, str) and name.strip() for name in plugins
-    ):
-        problems.append(
-            Problem(
-                "bad-setting",
-                "'plugins' is a list of paths of Python files",
-                _mark(source, "plugins"),
-                fix='write plugins = ["./my_nodes.py"]',
-            )
+    problems = _check_names(data, source)
+    texts = {key: _text(data, key, source, problems) for key in ("device", "dtype", "out", "store")}
+    problems += _check_choices(texts, source)
+    paths = {
+        key: resolved
+        for key in ("out", "store")
+        if (text := texts[key]) and (resolved := _resolve(folder, text, key, source, problems))
+    }
+    plugins = [
+        plugin
+        for name in _plugin_names(data, source, problems)
+        if (plugin := _resolve(folder, name, "plugins", source, problems))
+    ]
+    if problems:
+        raise GraphError(problems)
+    real_folder = os.path.realpath(folder)
+    outside = {
+        key: real
+        for key, named in paths.items()
+        if not (real := Path(os.path.realpath(named))).is_relative_to(real_folder)
+    }
+    trusted = _trusted() if outside else {}
+    refused = {
+        key: _outside_problem(key, real, source)
+        for key, real in outside.items()
+        if trusted.get(_trust_key(folder, key)) != str(real)
+    }
+    return Settings(
+        device=texts["device"],
+        dtype=texts["dtype"],
+        out=None if "out" in refused else paths.get("out"),
+        store=None if "store" in refused else paths.get("store"),
+        plugins=tuple(plugins),
+        path=path,
+        source=source,
+        outside=outside,
+        refused=refused,
+    )
+
+
+def _parse(source: Source) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        raise GraphError([_syntax(source, str(error))]) from error
+
+
+def _check_names(data: Mapping[str, Any], source: Source) -> list[Problem]:
+    return [
+        Problem(
+            "bad-setting",
+            f"there is no setting '{key}'",
+            _mark(source, key),
+            fix=nearest(key, _KEYS, what="settings are"),
         )
-        plugins = []
-    texts = {key: _text(said, key, source, problems) for key in ("device", "dtype", "out", "store")}
-    dtype = texts["dtype"]
+        for key in data.keys() - set(_KEYS)
+    ]
+
+
+def _plugin_names(data: Mapping[str, Any], source: Source, problems: list[Problem]) -> list[str]:
+    names = data.get("plugins", [])
+    if isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names):
+        return names
+    problems.append(
+        Problem(
+            "bad-setting",
+            "'plugins' must be a list of paths of Python files",
+            _mark(source, "plugins"),
+            fix='write plugins = ["./my_nodes.py"]',
+        )
+    )
+    return []
+
+
+def _check_choices(texts: Mapping[str, str | None], source: Source) -> list[Problem]:
+    problems: list[Problem] = []
+    dtype, device = texts["dtype"], texts["device"]
     if dtype is not None and dtype not in _DTYPES:
         problems.append(
             Problem(
@@ -194,7 +239,6 @@ def read(path: Path) -> Settings:
                 fix=nearest_dtype(dtype),
             )
         )
-    device = texts["device"]
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         problems.append(
             Problem(
@@ -204,77 +248,48 @@ def read(path: Path) -> Settings:
                 fix=nearest_device(device),
             )
         )
-    places = {
-        key: place
-        for key in ("out", "store")
-        if (text := texts[key]) and (place := _place(folder, text, key, source, problems))
-    }
-    files = [
-        place for name in plugins if (place := _place(folder, name, "plugins", source, problems))
-    ]
-    if problems:
-        raise GraphError(problems)
-    home = os.path.realpath(folder)
-    real = {key: Path(os.path.realpath(place)) for key, place in places.items()}
-    outside = {key: place for key, place in real.items() if not place.is_relative_to(home)}
-    known = _trusted() if outside else {}
-    refused = {
-        key: _outside(key, place, source)
-        for key, place in outside.items()
-        if known.get(_name_of(folder, key)) != str(place)
-    }
-    return Settings(
-        device=device,
-        dtype=dtype,
-        out=None if "out" in refused else places.get("out"),
-        store=None if "store" in refused else places.get("store"),
-        plugins=tuple(files),
-        path=path,
-        source=source,
-        outside=outside,
-        refused=refused,
-    )
+    return problems
 
 
-def _place(
+def _resolve(
     folder: Path, text: str, key: str, source: Source, problems: list[Problem]
 ) -> Path | None:
     try:
-        place = folder / Path(text).expanduser()
-        os.path.realpath(place)
-    except (RuntimeError, ValueError) as unfit:
+        path = folder / Path(text).expanduser()
+        os.path.realpath(path)
+    except (RuntimeError, ValueError) as error:
         problems.append(
             Problem(
                 "bad-setting",
-                f"'{key}' is no path: {json.dumps(text)}",
+                f"'{key}' is not a path: {json.dumps(text)}",
                 _mark(source, key),
-                why=str(unfit),
+                why=str(error),
             )
         )
         return None
-    return place
+    return path
 
 
-def _outside(key: str, place: Path, source: Source) -> Problem:
+def _outside_problem(key: str, path: Path, source: Source) -> Problem:
     what = "outputs" if key == "out" else "the store"
     return Problem(
         "untrusted-setting",
-        f"'{key}' leads outside the folder of {NAME}, and you have not trusted it",
+        f"'{key}' leads outside the folder of {NAME}, and you have not trusted that",
         _mark(source, key),
-        why=f"{what} would go to {place}: whoever wrote this file chose that, not you",
-        fix=f"read it, then run: imagen-flow trust {source.name}; or choose by --{key}",
+        why=f"{what} would go to {path}, which the author of this file chose, not you",
+        fix=f"read the file, then run: imagen-flow trust {source.name}; or use --{key}",
     )
 
 
-def _stranger(path: Path) -> str | None:
-    """Name the owner of a file, or of the link that leads to it, if that is another user; the
-    system's administrator is nobody's stranger.
+def _foreign_owner(path: Path) -> str | None:
+    """Name the owner of a file, or of the link that leads to it, if it is another user; the system
+    administrator does not count.
     """
     if not hasattr(os, "geteuid"):
         return None
-    for found in (os.lstat(path), os.stat(path)):
-        if found.st_uid not in (os.geteuid(), 0):
-            return _user(found.st_uid)
+    for status in (os.lstat(path), os.stat(path)):
+        if status.st_uid not in (os.geteuid(), 0):
+            return _user(status.st_uid)
     return None
 
 
@@ -287,27 +302,26 @@ def _user(number: int) -> str:
         return str(number)
 
 
-def _ignored(shown: str, owner: str) -> Problem:
+def _ignored_problem(shown: str, owner: str) -> Problem:
     return Problem(
         "untrusted-setting",
         f"{shown} is ignored: it belongs to another user ({owner})",
-        why="whoever owns it may change at any time what it says",
+        why="its owner can change it at any time",
         severity="warning",
         fix=(
-            "choose by --out, --store, --device, --dtype and --plugin, or copy it into a folder of"
-            " your own"
+            "use --out, --store, --device, --dtype and --plugin, or copy it to a folder of your own"
         ),
     )
 
 
-def _text(said: Mapping[str, Any], key: str, source: Source, problems: list[Problem]) -> str | None:
-    value = said.get(key)
+def _text(data: Mapping[str, Any], key: str, source: Source, problems: list[Problem]) -> str | None:
+    value = data.get(key)
     if value is None or (isinstance(value, str) and value.strip()):
         return value
     problems.append(
         Problem(
             "bad-setting",
-            f"'{key}' is text, not {json.dumps(value, default=str)}",
+            f"'{key}' must be text, not {json.dumps(value, default=str)}",
             _mark(source, key),
         )
     )
@@ -315,11 +329,11 @@ def _text(said: Mapping[str, Any], key: str, source: Source, problems: list[Prob
 
 
 def _mark(source: Source, key: str) -> Mark | None:
-    """Find a key in the text: the parser gives no positions."""
+    """Find a key in the text, because the parser gives no positions."""
     for number, line in enumerate(source.text.split("\n"), 1):
-        found = re.match(rf"""\s*\[*\s*["']?({re.escape(key)})["']?\s*[=.\]]""", line)
-        if found:
-            return Mark(source, number, found.start(1) + 1, len(key))
+        match = re.match(rf"""\s*\[*\s*["']?({re.escape(key)})["']?\s*[=.\]]""", line)
+        if match:
+            return Mark(source, number, match.start(1) + 1, len(key))
     return None
 
 
@@ -330,18 +344,18 @@ def _syntax(source: Source, message: str) -> Problem:
     return Problem("bad-setting", "the file is not TOML", mark, why=words[:1].lower() + words[1:])
 
 
-# ---- places
+# === # ---- folders
 
 
-def store_place(asked: Path | None = None, settings: Settings | None = None) -> Path:
-    """Say where the store is: as asked, else ``IMAGEN_FLOW_STORE``, else as in the settings file,
-    else in the user's cache folder.
+def store_folder(chosen: Path | None = None, settings: Settings | None = None) -> Path:
+    """Give the folder of the store: as chosen, else ``IMAGEN_FLOW_STORE``, else as in the settings
+    file, else in the user's cache folder.
 
     Raises:
-        GraphError: the settings file names a place that the user has not trusted.
+        GraphError: the settings file names a path that the user has not trusted.
     """
-    if asked is not None:
-        return asked
+    if chosen is not None:
+        return chosen
     if named := os.environ.get("IMAGEN_FLOW_STORE"):
         return Path(named).expanduser()
     if settings is not None and "store" in settings.refused:
@@ -351,15 +365,15 @@ def store_place(asked: Path | None = None, settings: Settings | None = None) -> 
     return cache_folder() / "store"
 
 
-def out_place(asked: Path | None = None, settings: Settings | None = None) -> OutFolder:
-    """Say where outputs go: as asked, else as in the settings file, else to ``./out``. Where it was
-    not the user who named it, it must not lead elsewhere by a link.
+def outputs_folder(chosen: Path | None = None, settings: Settings | None = None) -> OutFolder:
+    """Give the folder for outputs: as chosen, else as in the settings file, else ``./out``. If it
+    was not the user who named it, no link may lead out of it.
 
     Raises:
-        GraphError: the settings file names a place that the user has not trusted.
+        GraphError: the settings file names a path that the user has not trusted.
     """
-    if asked is not None:
-        return OutFolder(asked)
+    if chosen is not None:
+        return OutFolder(chosen)
     if settings is not None and "out" in settings.refused:
         raise GraphError([settings.refused["out"]])
     if settings is None or settings.out is None:
@@ -370,12 +384,13 @@ def out_place(asked: Path | None = None, settings: Settings | None = None) -> Ou
     return OutFolder(settings.out, inside=settings.path.absolute().parent)
 
 
-def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
-    """Say how the records of the store at `store_place` are sealed, and whose are believed: all,
-    but in a store that may have come along with the folder of a settings file only the user's own.
+def seals(chosen: Path | None = None, settings: Settings | None = None) -> Seals:
+    """Say how the rows of the store at `store_folder` are sealed, and whose are trusted:
+    everybody's, except in a store that may have come with the folder of a settings file, where only
+    the user's own are.
     """
     inside = (
-        asked is None
+        chosen is None
         and not os.environ.get("IMAGEN_FLOW_STORE")
         and settings is not None
         and settings.store is not None
@@ -387,30 +402,32 @@ def seals(asked: Path | None = None, settings: Settings | None = None) -> Seals:
     return Seals(read_secret(trusted_path().with_name("seals.key")), only_own=inside)
 
 
-def tiny_place() -> Path:
-    """Say where the small models are kept that ``--tiny`` takes in place of others."""
+def tiny_folder() -> Path:
+    """Give the folder of the tiny models that ``--tiny`` uses instead of others."""
     return cache_folder() / "tiny"
 
 
-def pulls_memo() -> Path:
-    """Say in which folder it is remembered which models are being fetched that no lock names yet."""
+def downloads_folder() -> Path:
+    """Give the folder that records which models are being downloaded that are not in a lock file
+    yet.
+    """
     return cache_folder() / "pulls"
 
 
-def plugins_memo() -> Path:
-    """Say where it is remembered what each plugin offers: one file for each Python environment."""
+def plugins_cache_file() -> Path:
+    """Give the file that caches the node types of plugins: one file per Python environment."""
     import sys
 
     return cache_folder() / f"plugins-{tagged('environment', sys.prefix.encode())[:12]}.json"
 
 
-def words_memo() -> Path:
-    """Say in which folder it is remembered how the texts of graphs were read."""
+def parse_cache_folder() -> Path:
+    """Give the folder of the parse cache."""
     return cache_folder() / "words"
 
 
-def files_memo() -> Path:
-    """Say in which folder the digests of files are remembered where no store does."""
+def file_digests_folder() -> Path:
+    """Give the folder of cached file digests for use without a store."""
     return cache_folder()
 
 
@@ -418,50 +435,50 @@ def files_memo() -> Path:
 
 
 def trusted_path() -> Path:
-    """Say where it is remembered which local plugins and places are trusted."""
+    """Give the file that lists the trusted local plugins and folders."""
     return config_folder() / "trusted.json"
 
 
-def trust(files: Mapping[Path, str], places: Settings | None = None) -> None:
-    """Remember these local files of nodes, each in the form that has this digest (see `form`), and
-    the places outside its folder that a settings file leads to.
+def trust(files: Mapping[Path, str], settings: Settings | None = None) -> None:
+    """Trust these local plugins, each with its present digest (see `code_digest`), and the paths
+    outside its folder that a settings file leads to.
     """
-    place = trusted_path()
+    path = trusted_path()
     known = {**_trusted(), **{str(path.resolve()): digest for path, digest in files.items()}}
-    if places is not None and places.path is not None:
+    if settings is not None and settings.path is not None:
         known |= {
-            _name_of(places.path.absolute().parent, key): str(to)
-            for key, to in places.outside.items()
+            _trust_key(settings.path.absolute().parent, key): str(to)
+            for key, to in settings.outside.items()
         }
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = place.with_name(f"{place.name}.{os.getpid()}")
-    aside.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
-    os.replace(aside, place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
+    os.replace(temporary, path)
 
 
-def _name_of(folder: Path, key: str) -> str:
-    """What is remembered of a place that a settings file leads to is remembered under this."""
+def _trust_key(folder: Path, key: str) -> str:
+    """Name the entry of a path that a settings file leads to."""
     return f"{os.path.join(os.path.realpath(folder), NAME)}#{key}"
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether the user has trusted a local file of nodes in its present form."""
+    """Tell whether the user has trusted a local plugin with its present content."""
     return _why_not(path, _trusted()) is None
 
 
 def _why_not(path: Path, known: Mapping[str, str]) -> str | None:
-    """Say why a local file of nodes may not be imported; nothing if it may."""
+    """Say why a local plugin may not be imported; None if it may."""
     trusted = known.get(str(path.resolve()))
     if trusted is None:
         return "importing it runs its code"
     try:
         return (
             None
-            if form(path) == trusted
-            else "it, or code beside it that it could import, has changed since you trusted it"
+            if code_digest(path) == trusted
+            else "the file, or code beside it that it could import, has changed since you trusted it"
         )
-    except (OSError, Unfit) as unfit:
-        return str(unfit)
+    except (OSError, UntrustableCode) as error:
+        return str(error)
 
 
 def _trusted() -> dict[str, str]:
@@ -473,32 +490,32 @@ def _trusted() -> dict[str, str]:
 
 
 def untrusted(settings: Settings) -> dict[Path, Problem]:
-    """Say for each plugin that the settings name and that may not be imported why not, as a
-    warning; and of settings that are ignored as a whole, why.
+    """Say for each plugin in the settings that may not be imported why not, as a warning; likewise
+    for a settings file that is ignored.
     """
-    found: dict[Path, Problem] = {}
+    problems: dict[Path, Problem] = {}
     if settings.ignored is not None and settings.path is not None:
-        found[settings.path] = settings.ignored
+        problems[settings.path] = settings.ignored
     known = _trusted() if settings.plugins else {}
     for path in settings.plugins:
         mark = settings.mark("plugins")
         if not path.is_file():
-            found[path] = Problem(
+            problems[path] = Problem(
                 "missing-file",
                 f"there is no file {path.name}",
                 mark,
-                why=f"it would be {path}",
+                why=f"it was expected at {path}",
                 severity="warning",
             )
         elif why := _why_not(path, known):
-            changed = " in its present form" if str(path.resolve()) in known else ""
+            changed = " with its present content" if str(path.resolve()) in known else ""
             shown = settings.source.name if settings.source else NAME
-            found[path] = Problem(
+            problems[path] = Problem(
                 "untrusted-plugin",
                 f"{path.name} is not loaded: it is not trusted{changed}",
                 mark,
                 why=why,
-                fix=f"read it, then run: imagen-flow trust {shown}",
+                fix=f"read the file, then run: imagen-flow trust {shown}",
                 severity="warning",
             )
-    return found
+    return problems

@@ -1,11 +1,10 @@
-"""Choose device and dtype before torch is imported, hold torch to the choice, and record what it
-ran on.
+"""Choose device and dtype before torch is imported, verify that torch agrees, and record the
+conditions of a run.
 
-The choice enters every key of a node that uses torch, and `plan` computes keys without torch: so
-the device is found by looking at the installed torch from
-outside and by asking the driver library. When a run has imported torch, `check` compares; a run
-whose torch disagrees refuses to start,
-because its results would be stored under a key that is not theirs.
+The choice enters every key of a node that uses torch, and planning computes keys without torch. So
+the device is determined from the files of the installed torch and by asking the driver library.
+Once a run has imported torch, `check_torch` compares; if torch disagrees, the run refuses to start,
+because its results would be stored under wrong keys.
 """
 
 from __future__ import annotations
@@ -29,32 +28,31 @@ from ..errors import ModelError, nearest
 __all__ = [
     "ATTENTIONS",
     "DTYPES",
-    "LADDERS",
+    "MEMORY_LEVELS",
     "OFFLOADS",
     "PIXEL_EXACT",
     "QUANTIZATIONS",
     "QUANTIZERS",
     "Machine",
     "Policy",
-    "check",
+    "check_torch",
     "compute_capability",
     "conditions",
     "determinism_class",
-    "look",
+    "this_machine",
     "resolve_device",
     "resolve_dtype",
-    "switches_held",
+    "restored_switches",
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-#: Rungs of the memory ladder that do not change a pixel, and so are allowed unless the user says
-# otherwise.
+#: Memory fallback levels that do not change a pixel; they are allowed unless the user says
+#: otherwise.
 PIXEL_EXACT = ("evict", "offload", "stream")
 
-#: How far down the ladder a step may go, by the word for it in ``settings:``. The rungs are taken
-# in this order.
-LADDERS = {
+#: The memory fallback levels that a step may use, in this order, by their name in ``settings:``.
+MEMORY_LEVELS = {
     "none": (),
     "exact": PIXEL_EXACT,
     "slice": (*PIXEL_EXACT, "slice"),
@@ -62,16 +60,16 @@ LADDERS = {
     "half": (*PIXEL_EXACT, "slice", "tile", "half"),
 }
 
-#: The library that quantizes so; what it makes of weights is its version's, which enters keys.
+#: The library behind each quantization; its version enters keys.
 QUANTIZERS = {"int8": "torchao", "int4": "torchao", "nf4": "bitsandbytes", "float8": "torchao"}
 
-# The closed lists of what `Loading` takes.
+# The choices of `Loading`.
 QUANTIZATIONS = ("none", *QUANTIZERS)
 OFFLOADS = ("none", "model", "layers")
 ATTENTIONS = ("auto", "math", "flash", "efficient", "cudnn")
 
-#: What other programs call devices.
-_ALSO_CALLED = {
+#: Names of devices in other programs.
+_DEVICE_ALIASES = {
     "gpu": "cuda",
     "nvidia": "cuda",
     "rocm": "cuda",
@@ -81,8 +79,8 @@ _ALSO_CALLED = {
     "m1": "mps",
     "processor": "cpu",
 }
-#: What dtypes are called elsewhere.
-_DTYPES_ALSO_CALLED = {
+#: Names of dtypes in other programs.
+_DTYPE_ALIASES = {
     "fp32": "float32",
     "f32": "float32",
     "float": "float32",
@@ -98,14 +96,14 @@ _DEVICE = re.compile(r"cuda(:(0|[1-9][0-9]{0,3}))?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What can be known of this machine without torch. `cuda_devices` is called only when the
-    answer matters: it wakes the driver.
+    """What is known of this machine without torch. `cuda_devices` is called only if the answer
+    matters, because it wakes the driver.
     """
 
     system: str
     processor: str
-    #: ``cpu``, ``cuda``, or ``none`` where torch is not installed. (A torch for macOS is ``cpu``
-    # here: Metal is part of every one.)
+    #: ``cpu``, ``cuda``, or ``none`` if torch is not installed. (A torch for macOS is ``cpu`` here,
+    #: because each one includes Metal.)
     torch_build: str
     cuda_devices: Callable[[], int]
 
@@ -114,15 +112,14 @@ class Machine:
         return self.torch_build != "none" and self.system == "Darwin" and self.processor == "arm64"
 
 
-def look() -> Machine:
-    """Look at this machine."""
+def this_machine() -> Machine:
+    """Describe this machine."""
     return Machine(platform.system(), platform.machine(), _torch_build(), _count_cuda_devices)
 
 
 def _torch_build() -> str:
-    # By the libraries beside the package: a version's label is missing on wheels from PyPI, which
-    # hold CUDA for Linux and none for Windows, and reading it costs
-    # more than looking.
+    # By the package's libraries: wheels from PyPI have no version label (they include CUDA on Linux
+    # and none on Windows), and reading it would cost more than looking.
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "none"
@@ -135,7 +132,7 @@ def _torch_build() -> str:
 
 
 def _count_cuda_devices() -> int:
-    """Ask the driver how many devices it shows to this process (it heeds CUDA_VISIBLE_DEVICES)."""
+    """Ask the driver how many devices this process can see (CUDA_VISIBLE_DEVICES applies)."""
     driver = _cuda_driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -151,8 +148,8 @@ def _cuda_driver() -> Any:
 
 
 def compute_capability(device: str) -> tuple[int, int] | None:
-    """Ask the driver what a CUDA device can do, as (major, minor). None for other devices, and
-    where it cannot be known.
+    """Ask the driver for a CUDA device's compute capability as (major, minor). None for other
+    devices, or if it is unknown.
     """
     kind, _, index = device.partition(":")
     driver = _cuda_driver() if kind == "cuda" else None
@@ -171,60 +168,59 @@ def compute_capability(device: str) -> tuple[int, int] | None:
 
 
 def nearest_device(word: str) -> str:
-    """Say how to mend what is no device: what it is called here, the nearest word, or the list.
+    """Suggest a device for a word that is none: its name here, the nearest word, or the list.
 
-    >>> nearest_device("gpu:1")
-    "did you mean 'cuda:1'?"
+    >>> nearest_device("gpu:1") "did you mean 'cuda:1'?"
     """
     kind, colon, index = word.strip().lower().partition(":")
-    if kind in _ALSO_CALLED:
+    if kind in _DEVICE_ALIASES:
         return (
             "did you mean"
-            f" '{_ALSO_CALLED[kind]}{colon + index if index.isdecimal() and _ALSO_CALLED[kind] == 'cuda' else ''}'?"
+            f" '{_DEVICE_ALIASES[kind]}{colon + index if index.isdecimal() and _DEVICE_ALIASES[kind] == 'cuda' else ''}'?"
         )
     near = nearest(word, ("auto", "cpu", "cuda", "mps"))
     return near if near.startswith("did") else "one of: auto, cpu, cuda, cuda:N, mps"
 
 
 def nearest_dtype(word: str) -> str:
-    """Say how to mend what is not a dtype: what it is called here, the nearest word, or the list.
+    """Suggest a dtype for a word that is none: its name here, the nearest word, or the list.
 
-    >>> nearest_dtype("fp16")
-    "did you mean 'float16'?"
+    >>> nearest_dtype("fp16") "did you mean 'float16'?"
     """
-    known = _DTYPES_ALSO_CALLED.get(word.strip().lower().removeprefix("torch."))
+    known = _DTYPE_ALIASES.get(word.strip().lower().removeprefix("torch."))
     return (
         f"did you mean '{known}'?" if known else nearest(word, ("auto", *DTYPES), what="dtypes are")
     )
 
 
-def resolve_device(asked: str, machine: Machine | None = None) -> str:
-    """Say which device is meant: ``cpu``, ``cuda:N`` or ``mps``.
+def resolve_device(requested: str, machine: Machine | None = None) -> str:
+    """Resolve a device to ``cpu``, ``cuda:N`` or ``mps``.
 
     Params:
-        asked: ``auto`` takes the first CUDA device, else Metal, else the processor.
+        requested: ``auto`` is the first CUDA device, else Metal, else the CPU.
+
     Raises:
-        ValueError: there is no such device, and why.
+        ValueError: there is no such device; the message says why.
     """
-    machine = machine or look()
-    if asked == "cpu":
+    machine = machine or this_machine()
+    if requested == "cpu":
         return "cpu"
-    if asked == "auto":
+    if requested == "auto":
         if machine.torch_build == "cuda" and machine.cuda_devices() > 0:
             return "cuda:0"
         return "mps" if machine.has_metal else "cpu"
-    if asked == "mps":
+    if requested == "mps":
         if not machine.has_metal:
             raise ValueError(
                 "there is no device 'mps' here: it needs macOS on Apple silicon and torch, and"
                 f" this is {_describe(machine)}"
             )
         return "mps"
-    match = _DEVICE.match(asked)
+    match = _DEVICE.match(requested)
     if match is None:
-        hint = nearest_device(asked)
+        hint = nearest_device(requested)
         raise ValueError(
-            f"'{asked[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1,"
+            f"'{requested[:40]}' is not a device; the devices are: auto, cpu, cuda, cuda:1,"
             f" mps{f' ({hint})' if hint.startswith('did') else ''}"
         )
     if machine.torch_build != "cuda":
@@ -233,15 +229,15 @@ def resolve_device(asked: str, machine: Machine | None = None) -> str:
             if machine.torch_build == "none"
             else "the installed torch is built without CUDA"
         )
-        raise ValueError(f"there is no device '{asked}' here: {built}")
+        raise ValueError(f"there is no device '{requested}' here: {built}")
     count, index = machine.cuda_devices(), int(match[2] or 0)
     if count == 0:
         raise ValueError(
-            f"there is no device '{asked}' here: the NVIDIA driver is missing or shows no device"
+            f"there is no device '{requested}' here: the NVIDIA driver is missing or reports no device"
         )
     if index >= count:
         known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        raise ValueError(f"there is no device '{asked}' here: the driver shows {known}")
+        raise ValueError(f"there is no device '{requested}' here: the driver reports {known}")
     return f"cuda:{index}"
 
 
@@ -252,48 +248,50 @@ def _describe(machine: Machine) -> str:
     )
 
 
-def resolve_dtype(asked: str, device: str) -> str:
-    """Say which dtype models are loaded and run in.
+def resolve_dtype(requested: str, device: str) -> str:
+    """Resolve the dtype in which models are loaded and run.
 
     Params:
-        asked: ``auto`` is float32 on the processor (where halves are slower) and under Metal (where
-            some of its half-precision kernels give NaN), float16
-            under CUDA: the precision in which most checkpoints are published, and with 10 bits of
-                mantissa it holds the 8-bit steps of a picture in pixel
-            space, which the 7 of bfloat16 do not.
+        requested: ``auto`` is float32 on the CPU, where half precision is slower, and under Metal,
+            where some of its half-precision kernels give NaN; it is float16 under CUDA, the
+            precision of most published checkpoints, whose 10 mantissa bits hold the 8-bit steps of
+            a picture in pixel space, unlike the 7 bits of bfloat16.
+
     Raises:
         ValueError: there is no such dtype.
     """
-    if asked == "auto":
+    if requested == "auto":
         return "float16" if device.startswith("cuda") else "float32"
-    if asked not in DTYPES:
-        hint = nearest_dtype(asked)
+    if requested not in DTYPES:
+        hint = nearest_dtype(requested)
         raise ValueError(
-            f"'{asked[:40]}' is not a dtype; the dtypes are: auto,"
+            f"'{requested[:40]}' is not a dtype; the dtypes are: auto,"
             f" {', '.join(DTYPES)}{f' ({hint})' if hint.startswith('did') else ''}"
         )
-    return asked
+    return requested
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What holds for a step that uses torch: where, in which dtype, how its models are loaded, and
-    how far down the memory ladder it may go (a word of `LADDERS`).
+    """The settings of a step that uses torch: device, dtype, how its models are loaded, and the
+    memory fallback levels that it may use (a name of `MEMORY_LEVELS`).
     """
 
     device: str
     dtype: str
     settings: Loading = PLAIN
-    ladder: str = "exact"
+    memory: str = "exact"
 
     @property
-    def rungs(self) -> tuple[str, ...]:
-        """The rungs that may be taken, in order."""
-        return LADDERS[self.ladder]
+    def memory_levels(self) -> tuple[str, ...]:
+        """The levels that may be used, in order."""
+        return MEMORY_LEVELS[self.memory]
 
     def determinism(self) -> dict[str, Any]:
-        """Write the policy as it enters keys."""
-        return determinism_class(self.device, self.dtype, settings=self.settings, rungs=self.rungs)
+        """Give the policy as it enters keys."""
+        return determinism_class(
+            self.device, self.dtype, settings=self.settings, memory_levels=self.memory_levels
+        )
 
 
 def determinism_class(
@@ -301,19 +299,19 @@ def determinism_class(
     dtype: str,
     *,
     settings: Loading = PLAIN,
-    rungs: Sequence[str] = PIXEL_EXACT,
+    memory_levels: Sequence[str] = PIXEL_EXACT,
     batch: str = "exact",
 ) -> dict[str, Any]:
-    """Write the policy in force, as it enters keys: plain JSON data, the same for the same policy.
+    """Give a policy as it enters keys: plain JSON data, equal for equal policies.
 
     Params:
-        device: as resolved; its index is left out, for equal cards give equal results and a run may
-            move from one to the other.
-        settings: those that the step's loaders heed. Where models wait changes no pixel, so
-            `offload` is left out.
-        rungs: of the memory ladder that are allowed; of these only the ones that change pixels
-            count. The one taken is no policy: it is recorded with the result.
-        batch: ``exact``, or the user's word that items may be grouped.
+        device: as resolved; its index is left out, because equal cards give equal results and a run
+            may move between them.
+        settings: those that the step's loaders use. Offloading changes no pixel, so `offload` is
+            left out.
+        memory_levels: the allowed memory fallback levels; only those that change pixels count. The
+            level that was used is recorded with the result.
+        batch: ``exact``, or the user's permission to group items.
     """
     return {
         "attention": settings.attention,
@@ -321,13 +319,13 @@ def determinism_class(
         "compile": settings.compile,
         "device": device.partition(":")[0],
         "dtype": dtype,
-        "ladder": sorted(set(rungs) - set(PIXEL_EXACT)),
+        "ladder": sorted(set(memory_levels) - set(PIXEL_EXACT)),
         "quantization": settings.quantization,
     }
 
 
-def check(device: str, dtype: str) -> None:
-    """Import torch and hold it to the device and dtype that the plan was keyed for.
+def check_torch(device: str, dtype: str) -> None:
+    """Import torch and verify that it supports the device and dtype that the plan was keyed for.
 
     Raises:
         ModelError: torch disagrees, so the run refuses to start.
@@ -342,25 +340,26 @@ def check(device: str, dtype: str) -> None:
     why = ""
     if kind == "cuda":
         if not torch.cuda.is_available():
-            why = "torch cannot use CUDA, although its files and the driver said so when planning"
+            why = "torch cannot use CUDA, although its files and the driver indicated it when planning"
         elif int(index or 0) >= torch.cuda.device_count():
             why = f"torch sees {torch.cuda.device_count()} CUDA device(s)"
         elif dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-            why = f"{torch.cuda.get_device_name(int(index or 0))} has no bfloat16"
+            why = f"{torch.cuda.get_device_name(int(index or 0))} does not support bfloat16"
     elif kind == "mps" and not torch.backends.mps.is_available():
         why = "torch cannot use Metal on this system"
     if why:
         raise ModelError(
-            f"the run refuses to start: it was planned for {device} in {dtype}, but {why}; say"
-            " --device cpu, or mend the installation"
+            f"the run refuses to start: it was planned for {device} in {dtype}, but {why}; use"
+            " --device cpu, or repair the installation"
         )
 
 
 def conditions(device: str = "cpu") -> dict[str, Any]:
-    """Record what steps really run on, so that drift can be named: nothing unless torch is loaded.
+    """Record what steps really run on, so that differences can be explained; empty unless torch is
+    loaded.
 
-    Outputs: plain JSON data: ``torch``, ``threads``, ``cpu`` (the instruction set torch chose), and
-        on a GPU ``gpu`` and ``cuda`` (of the driver).
+    Outputs: plain JSON data: ``torch``, ``threads``, ``cpu`` (the instruction set that torch
+    chose), and on a GPU ``gpu`` and ``cuda`` (of the driver).
     """
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(
@@ -385,17 +384,17 @@ def conditions(device: str = "cpu") -> dict[str, Any]:
 
 
 class _Switch(NamedTuple):
-    """A switch of torch that outlasts whoever sets it: how it is read and set, how it stands when
-    torch is loaded, and whether it is the thread's own or one for the process.
+    """A setting of torch that persists after it is set: how to read and set it, its initial value,
+    and whether it belongs to the thread or to the process.
     """
 
     read: Callable[[Any], Any]
     set: Callable[[Any, Any], object]
-    at_first: Callable[[Any], Any]
-    is_own: bool
+    initial: Callable[[Any], Any]
+    per_thread: bool
 
 
-def _first_threads(torch: Any) -> int | None:
+def _initial_threads(torch: Any) -> int | None:
     words = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(words) if words.isdecimal() and int(words) else None
 
@@ -404,7 +403,7 @@ _SWITCHES = {
     "number of threads": _Switch(
         lambda torch: torch.get_num_threads(),
         lambda torch, value: torch.set_num_threads(value),
-        _first_threads,
+        _initial_threads,
         True,
     ),
     "default device": _Switch(
@@ -443,52 +442,53 @@ _SWITCHES = {
 }
 
 
-class _Going:
-    """The calls of nodes that go on in this process, and those of them beside which another went
-    on: torch's switches are one for the process, and so is this.
+class _RunningCalls:
+    """The calls of nodes that are running in this process, and those that overlapped with another
+    one: torch's settings belong to the process, and so does this.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.calls: set[object] = set()
-        self.together: set[object] = set()
+        self.overlapping: set[object] = set()
 
 
-_GOING = _Going()
+_RUNNING_CALLS = _RunningCalls()
 
 
 @contextmanager
-def switches_held(changed: Callable[[list[str], dict[str, Any]], object]) -> Iterator[None]:
-    """Put torch's switches back at the end as they were, whatever a node did to them: they would
-    hold for every later step of the process.
+def restored_switches(changed: Callable[[list[str], dict[str, Any]], object]) -> Iterator[None]:
+    """Restore torch's settings at the end, whatever a node did to them: they would affect every
+    later step of the process.
 
-    Those that are one for the process are left alone if another node was called meanwhile: the
-    libraries set them for a moment while they load.
+    Settings of the process are left alone if another node ran meanwhile, because libraries change
+    them for a moment while they load.
 
     Params:
-        changed: told at the end which were not as before, and how they all stood then.
+        changed: called at the end with the settings that had changed, and the values of all of
+            them.
     """
     call = object()
-    with _GOING.lock:
-        if _GOING.calls:
-            _GOING.together |= {*_GOING.calls, call}
-        _GOING.calls.add(call)
-    before = _switches()
+    with _RUNNING_CALLS.lock:
+        if _RUNNING_CALLS.calls:
+            _RUNNING_CALLS.overlapping |= {*_RUNNING_CALLS.calls, call}
+        _RUNNING_CALLS.calls.add(call)
+    before = _read_switches()
     try:
         yield
     finally:
-        now = _switches()
-        with _GOING.lock:
-            _GOING.calls.discard(call)
-            alone = call not in _GOING.together
-            _GOING.together.discard(call)
-            names = _put_back(before, now, everything=alone)
+        now = _read_switches()
+        with _RUNNING_CALLS.lock:
+            _RUNNING_CALLS.calls.discard(call)
+            alone = call not in _RUNNING_CALLS.overlapping
+            _RUNNING_CALLS.overlapping.discard(call)
+            names = _restore(before, now, everything=alone)
         if names:
             changed(names, now)
 
 
-def _switches() -> dict[str, Any]:
-    """Say how torch's switches stand in this thread; nothing if it is not loaded."""
+def _read_switches() -> dict[str, Any]:
+    """Read torch's settings in this thread; empty if torch is not loaded."""
     torch = sys.modules.get("torch")
     found: dict[str, Any] = {}
     if torch is not None and hasattr(torch, "get_num_threads"):
@@ -498,15 +498,14 @@ def _switches() -> dict[str, Any]:
     return found
 
 
-def _put_back(before: Mapping[str, Any], now: Mapping[str, Any], *, everything: bool) -> list[str]:
+def _restore(before: Mapping[str, Any], now: Mapping[str, Any], *, everything: bool) -> list[str]:
     torch = sys.modules.get("torch")
     changed = []
     for name, value in now.items():
         switch = _SWITCHES[name]
-        # If torch was loaded meanwhile, what it is like at first is what it is to be like, as far
-        # as that is known.
-        wanted = before[name] if name in before else None if before else switch.at_first(torch)
-        if wanted is not None and wanted != value and (everything or switch.is_own):
+        # If torch was loaded meanwhile, its initial values are restored where they are known.
+        wanted = before[name] if name in before else None if before else switch.initial(torch)
+        if wanted is not None and wanted != value and (everything or switch.per_thread):
             switch.set(torch, wanted)
             changed.append(name)
     return changed

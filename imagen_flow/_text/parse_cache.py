@@ -1,10 +1,10 @@
-"""Remember how a graph's text was read, so that the same text is not read twice: parsing is the
-dearest part of planning from the store.
+"""Cache how a graph's text was parsed, so that the same text is not parsed twice: parsing is the
+most expensive part of planning from the store.
 
-A memo is a file of JSON in the user's cache folder, named by a digest of the text and of all that
-reads it: this module, `yaml_text`, ruamel.yaml and Python's own tables of
-characters. So an upgrade never meets what an older reader made. Only what was read without a
-problem is kept. A memo that is damaged, or cannot be written, costs time and nothing else.
+An entry is a JSON file in the user's cache folder, named by a digest of the text and of everything
+that parses it: this module, `yaml_reader`, ruamel.yaml and Python's own character tables. So an
+upgrade never uses the results of an older parser. Only text without problems is cached. An entry
+that is damaged or cannot be written costs only time.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Mark, Source
-from . import yaml_reader as yaml_text
-from .yaml_reader import Pair, Reference, Template, Word, Written
+from . import yaml_reader
+from .yaml_reader import Pair, ParsedText, Reference, Template, Word
 
 __all__ = ["read_words"]
 
-#: How many texts are remembered, and how large the largest is: those least recently read make room.
-KEEP = 128
+#: How many texts are cached, and the size of the largest; the least recently used are removed.
+MAX_ENTRIES = 128
 MAX_BYTES = 256 << 10
 
-#: A memo is some ten times as long as its text; one that is longer than this is no memo.
-MAX_MEMO_BYTES = 64 << 20
+#: An entry is about ten times as long as its text; a longer file than this is not an entry.
+MAX_ENTRY_BYTES = 64 << 20
 
 
-def read_words(text: str | bytes, *, name: str, folder: Path | None) -> Written:
-    """Read one document of YAML or JSON as `yaml_text.read_words` does, or remember how it was
-    read.
+def read_words(text: str | bytes, *, name: str, folder: Path | None) -> ParsedText:
+    """Read one document of YAML or JSON as `yaml_reader.read_words` does, from the cache if
+    possible.
 
     Params:
-        folder: where memos lie; None reads the text.
+        folder: the folder of the cache; None always parses.
     """
     if folder is None or len(text) > MAX_BYTES:
-        return yaml_text.read_words(text, name=name)
+        return yaml_reader.read_words(text, name=name)
     try:
         data = text if isinstance(text, bytes) else text.encode()
-        place = folder / f"{blake2b(_reader() + data, digest_size=20).hexdigest()}.json"
+        path = folder / f"{blake2b(_reader_digest() + data, digest_size=20).hexdigest()}.json"
     except (OSError, UnicodeEncodeError):
-        return yaml_text.read_words(text, name=name)
-    remembered = _remembered(place, data, name)
-    if remembered is not None:
-        return remembered
-    written = yaml_text.read_words(text, name=name)
+        return yaml_reader.read_words(text, name=name)
+    cached = _load_cached(path, data, name)
+    if cached is not None:
+        return cached
+    written = yaml_reader.read_words(text, name=name)
     if written.word is not None and not written.problems:
-        _remember(place, written.word)
+        _save(path, written.word)
     return written
 
 
-def _reader() -> bytes:
-    """Digest what reads a text.
+def _reader_digest() -> bytes:
+    """Digest everything that parses a text.
 
     Raises:
-        OSError: its source is not available, as in an archive.
+        OSError: its source is not available, for example in an archive.
     """
     ruamel = importlib.util.find_spec("ruamel.yaml")
-    sources = (__file__, yaml_text.__file__, ruamel.origin if ruamel else None)
+    sources = (__file__, yaml_reader.__file__, ruamel.origin if ruamel else None)
     state = blake2b(sys.version.encode(), digest_size=20)
     for source in sources:
         if source is None:
@@ -72,44 +72,44 @@ def _reader() -> bytes:
     return state.digest()
 
 
-def _remembered(place: Path, data: bytes, name: str) -> Written | None:
+def _load_cached(path: Path, data: bytes, name: str) -> ParsedText | None:
     try:
-        found = os.stat(place)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_MEMO_BYTES:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_ENTRY_BYTES:
             return None
-        digest, _, body = place.read_bytes().partition(b"\n")
-        if digest != _seal(place, body):
+        digest, _, body = path.read_bytes().partition(b"\n")
+        if digest != _seal(path, body):
             return None
-        source = yaml_text.source_of(data.decode(), name)
-        word = _word(json.loads(body), source)
-        os.utime(place)
+        source = yaml_reader.source_of(data.decode(), name)
+        word = _from_json(json.loads(body), source)
+        os.utime(path)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return Written(source, word, ())
+    return ParsedText(source, word, ())
 
 
-def _seal(place: Path, body: bytes) -> bytes:
-    """Bind what a memo says to its name, so that one under another's name is not taken for it."""
-    return blake2b(place.name.encode() + b"\n" + body, digest_size=20).hexdigest().encode()
+def _seal(path: Path, body: bytes) -> bytes:
+    """Bind an entry to its name, so that one under another name is not used for it."""
+    return blake2b(path.name.encode() + b"\n" + body, digest_size=20).hexdigest().encode()
 
 
-def _remember(place: Path, word: Word) -> None:
-    body = json.dumps(_plain(word), separators=(",", ":")).encode()
-    aside = place.with_suffix(f".{os.getpid()}")
+def _save(path: Path, word: Word) -> None:
+    body = json.dumps(_to_json(word), separators=(",", ":")).encode()
+    temporary = path.with_suffix(f".{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(_seal(place, body) + b"\n" + body)
-        os.replace(aside, place)
-        for old in _surplus(place.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(_seal(path, body) + b"\n" + body)
+        os.replace(temporary, path)
+        for old in _oldest(path.parent):
             old.unlink(missing_ok=True)
     except OSError:
         return
 
 
-def _surplus(folder: Path) -> Iterator[Path]:
+def _oldest(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
-        found = sorted(((entry.stat().st_mtime_ns, entry.path) for entry in entries), reverse=True)
-    return (Path(path) for _, path in found[KEEP:])
+        status = sorted(((entry.stat().st_mtime_ns, entry.path) for entry in entries), reverse=True)
+    return (Path(path) for _, path in status[MAX_ENTRIES:])
 
 
 # ---- words as JSON
@@ -119,53 +119,56 @@ def _surplus(folder: Path) -> Iterator[Path]:
 # {"r": [name, port, line, column, width]}, a text with references in {"t": […]}.
 
 
-def _plain(word: Word) -> list[Any]:
+def _to_json(word: Word) -> list[Any]:
     value = word.value
-    said: Any = value
+    data: Any = value
     if isinstance(value, dict):
-        said = {"m": [_plain(part) for pair in value.values() for part in (pair.key, pair.value)]}
+        data = {"m": [_to_json(part) for pair in value.values() for part in (pair.key, pair.value)]}
     elif isinstance(value, tuple):
-        said = {"l": [_plain(item) for item in value]}
+        data = {"l": [_to_json(item) for item in value]}
     elif isinstance(value, Reference):
-        said = _plain_reference(value)
+        data = _reference_to_json(value)
     elif isinstance(value, Template):
-        said = {
-            "t": [part if isinstance(part, str) else _plain_reference(part) for part in value.parts]
+        data = {
+            "t": [
+                part if isinstance(part, str) else _reference_to_json(part) for part in value.parts
+            ]
         }
-    return [*_plain_mark(word.mark), said]
+    return [*_mark_to_json(word.mark), data]
 
 
-def _plain_reference(reference: Reference) -> dict[str, Any]:
-    return {"r": [reference.name, reference.port, *_plain_mark(reference.mark)]}
+def _reference_to_json(reference: Reference) -> dict[str, Any]:
+    return {"r": [reference.name, reference.port, *_mark_to_json(reference.mark)]}
 
 
-def _plain_mark(mark: Mark) -> tuple[int, int, int]:
+def _mark_to_json(mark: Mark) -> tuple[int, int, int]:
     return mark.line, mark.column, mark.width
 
 
-def _word(said: list[Any], source: Source) -> Word:
-    line, column, width, value = said
+def _from_json(data: list[Any], source: Source) -> Word:
+    line, column, width, value = data
     if type(value) is dict:
         ((kind, inner),) = value.items()
         if kind == "m":
-            words = [_word(part, source) for part in inner]
+            words = [_from_json(part, source) for part in inner]
             value = {
                 key.value: Pair(key, item)
                 for key, item in zip(words[::2], words[1::2], strict=True)
             }
         elif kind == "l":
-            value = tuple(_word(item, source) for item in inner)
+            value = tuple(_from_json(item, source) for item in inner)
         elif kind == "r":
-            value = _reference(inner, source)
+            value = _reference_from_json(inner, source)
         else:
             value = Template(
                 tuple(
-                    part if type(part) is str else _reference(part["r"], source) for part in inner
+                    part if type(part) is str else _reference_from_json(part["r"], source)
+                    for part in inner
                 )
             )
     return Word(value, Mark(source, line, column, width))
 
 
-def _reference(said: list[Any], source: Source) -> Reference:
-    name, port, line, column, width = said
+def _reference_from_json(data: list[Any], source: Source) -> Reference:
+    name, port, line, column, width = data
     return Reference(name, port, Mark(source, line, column, width))

@@ -1,9 +1,8 @@
-"""Read a graph file: text to GraphSpec, with a mark on every word. Knows no node type.
+"""Read a graph file into a GraphSpec, with the position of every word. Knows no node type.
 
-Nothing here raises for bad text. Problems are gathered in the GraphSpec, beside as much of the
-graph as could be understood; where a
-word could not be read its value is UNREADABLE, so that whoever resolves the graph need not complain
-a second time.
+Nothing here raises for bad text. Problems are collected in the GraphSpec, beside as much of the
+graph as could be understood; where a word could not be read its value is UNREADABLE, so that
+resolving the graph does not report it a second time.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """An output as written: what it gives, and where it is written."""
+    """An output as written: its source and where it is written."""
 
     name: Word
     source: Word
@@ -92,11 +91,11 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """A graph file as written. `problems` are those of the text itself; whoever resolves the graph
-    adds its own and shows them all.
+    """A graph file as written. `problems` are those of the text itself; resolving the graph adds
+    its own and shows all of them.
 
-    `whole` is false where the text breaks off (a syntax error, an unreadable file): then nothing
-    can be said about what it lacks.
+    `whole` is false if the text could not be read to its end (a syntax error, an unreadable file):
+    then missing parts cannot be reported.
     """
 
     source: Source
@@ -109,39 +108,39 @@ class GraphSpec:
     whole: bool = True
 
 
-def read(path: Path, *, name: str | None = None, memo: Path | None = None) -> GraphSpec:
-    """Read a graph file. A file that cannot be read, is too large or is not UTF-8 is a problem of
+def read(path: Path, *, name: str | None = None, cache: Path | None = None) -> GraphSpec:
+    """Read a graph file. If it cannot be read, is too large or is not UTF-8, that is a problem of
     the spec.
 
     Params:
-        name: how problems call the file; default: `path` as given.
-        memo: the folder in which it is remembered how texts were read; None reads them.
+        name: the file's name in problems; default: `path` as given.
+        cache: the folder of the parse cache; None always parses.
     """
     shown = str(path) if name is None else name
     try:
         if path.stat().st_size > MAX_BYTES:
-            return _nothing(shown, path, too_large(shown))
+            return _failed_spec(shown, path, too_large(shown))
         with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)  # it may have grown
-    except (OSError, ValueError) as odd:
-        return _nothing(shown, path, _unreadable(path, shown, odd))
-    return parse(data, name=shown, path=path, memo=memo)
+    except (OSError, ValueError) as error:
+        return _failed_spec(shown, path, _unreadable(path, shown, error))
+    return parse(data, name=shown, path=path, cache=cache)
 
 
-def _nothing(name: str, path: Path, problem: Problem) -> GraphSpec:
+def _failed_spec(name: str, path: Path, problem: Problem) -> GraphSpec:
     return GraphSpec(Source(name, ""), path, problems=(problem,), whole=False)
 
 
-def _unreadable(path: Path, name: str, odd: Exception) -> Problem:
+def _unreadable(path: Path, name: str, error: Exception) -> Problem:
     fix = ""
-    if isinstance(odd, FileNotFoundError) and path.parent.is_dir():
+    if isinstance(error, FileNotFoundError) and path.parent.is_dir():
         close = difflib.get_close_matches(
             path.name, sorted(p.name for p in path.parent.iterdir()), n=1
         )
         fix = f"did you mean '{close[0]}'?" if close else ""
-    if isinstance(odd, IsADirectoryError):
+    if isinstance(error, IsADirectoryError):
         fix = "name a graph file in that folder"
-    reason = (odd.strerror if isinstance(odd, OSError) else None) or str(odd)
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return Problem(
         "unreadable",
         "the file cannot be read",
@@ -152,21 +151,20 @@ def _unreadable(path: Path, name: str, odd: Exception) -> Problem:
 
 
 def parse_mapping(data: Mapping[str, Any], *, name: str = "<graph>") -> GraphSpec:
-    """Read a graph that was composed in Python. It is written out as JSON first, so problems have a
-    line to point at.
+    """Read a graph that was composed in Python. It is written as JSON first, so that problems have
+    a line to point at.
 
     Raises:
-        TypeError: something in it is no JSON data and no path.
+        TypeError: something in it is neither JSON data nor a path.
     """
     try:
         text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=_as_json)
-    except (TypeError, ValueError, RecursionError) as odd:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"{name}: a graph holds mappings, lists, text, numbers, truth values, None and paths:"
-            f" {odd}"
-        ) from odd
-    # Halves of a character may stand in no text, only in an escape; in JSON they occur inside
-    # quotes alone.
+            f"{name}: a graph may contain mappings, lists, text, numbers, booleans, None and paths:"
+            f" {error}"
+        ) from error
+    # A lone surrogate is only allowed as an escape; in JSON it can only occur in quotes.
     return parse(re.sub("[\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text), name=name)
 
 
@@ -179,16 +177,16 @@ def _as_json(value: Any) -> Any:
 
 
 def parse(
-    text: str | bytes, *, name: str, path: Path | None = None, memo: Path | None = None
+    text: str | bytes, *, name: str, path: Path | None = None, cache: Path | None = None
 ) -> GraphSpec:
     """Read a graph from text.
 
     Params:
-        name: how problems call the text.
+        name: the text's name in problems.
         path: where it was read from; relative paths in it start there.
-        memo: as for `read`.
+        cache: as for `read`.
     """
-    written = read_words(text, name=name, folder=memo)
+    written = read_words(text, name=name, folder=cache)
     if written.word is None:
         return GraphSpec(written.source, path, problems=written.problems, whole=False)
     keys = written.word.value if isinstance(written.word.value, dict) else {}
@@ -202,11 +200,11 @@ def parse(
             "bad-shape",
             "this is the line file of a hot folder, not a graph",
             mark,
-            "it names the graph that each file of a folder goes through",
+            "it names the graph that processes each file of a folder",
             f"run it with: imagen-flow folder run {name}",
         )
         return GraphSpec(written.source, path, problems=(what,), whole=False)
-    reader = _Shapes(list(written.problems))
+    reader = _SpecReader(list(written.problems))
     top = reader.top(written.word)
     inputs = {key: reader.input(pair) for key, pair in reader.section(top, "inputs").items()}
     nodes = {key: reader.node(pair) for key, pair in reader.section(top, "nodes").items()}
@@ -228,7 +226,7 @@ def parse(
 
 
 def _kind(word: Word) -> str:
-    """Name what stands there, for a sentence."""
+    """Name the kind of a value, for a sentence."""
     value = word.value
     if isinstance(value, dict):
         return "a mapping"
@@ -247,30 +245,33 @@ def _kind(word: Word) -> str:
     )
 
 
-def _near(word: str, candidates: Iterable[str]) -> str:
+def _nearest(word: str, candidates: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(word, list(candidates), n=1)), "")
 
 
 @dataclass
-class _Shapes:
-    """Words to the parts of a graph; what does not fit the format becomes a problem."""
+class _SpecReader:
+    """Turns words into the parts of a graph; whatever does not fit the format becomes a problem."""
 
     problems: list[Problem]
 
-    def say(self, code: str, message: str, mark: Mark, *, why: str = "", fix: str = "") -> None:
+    def report(self, code: str, message: str, mark: Mark, *, why: str = "", fix: str = "") -> None:
         self.problems.append(Problem(code, message, mark, why, fix))
 
-    def near(self, word: str, candidates: Iterable[str]) -> str:
-        return _near(word, candidates) if len(self.problems) < MAX_PROBLEMS else ""
+    def nearest_key(self, word: str, candidates: Iterable[str]) -> str:
+        return _nearest(word, candidates) if len(self.problems) < MAX_PROBLEMS else ""
 
     def top(self, root: Word) -> dict[str, Pair]:
-        begin = f"begin with 'imagen_flow: {VERSION}', then 'nodes:' and 'outputs:'"
+        begin = f"start with 'imagen_flow: {VERSION}', then 'nodes:' and 'outputs:'"
         if not isinstance(root.value, dict):
             if root.value is None:
-                self.say("missing-key", "the graph is empty", root.mark, fix=begin)
+                self.report("missing-key", "the graph is empty", root.mark, fix=begin)
             elif root.value is not UNREADABLE:
-                self.say(
-                    "bad-shape", f"a graph is a mapping, not {_kind(root)}", root.mark, fix=begin
+                self.report(
+                    "bad-shape",
+                    f"a graph must be a mapping, not {_kind(root)}",
+                    root.mark,
+                    fix=begin,
                 )
             return {}
         self.known(root.value, TOP, "a graph", required="imagen_flow", mark=root.mark)
@@ -288,11 +289,11 @@ class _Shapes:
             if newer
             else f"write imagen_flow: {VERSION}"
         )
-        self.say(
+        self.report(
             "unknown-version",
             f"the format version{shown} is not known",
             word.mark,
-            why=f"this imagen_flow reads version {VERSION}",
+            why=f"this version of imagen_flow reads format version {VERSION}",
             fix=fix,
         )
 
@@ -305,38 +306,40 @@ class _Shapes:
         required: str = "",
         mark: Mark | None = None,
     ) -> None:
-        """Refuse keys that the format does not have, and the lack of one that it needs."""
-        strange = [key for key in pairs if key not in keys]
-        for key in strange:
-            self.say(
+        """Report keys that the format does not have, and a missing key that it requires."""
+        unknown = [key for key in pairs if key not in keys]
+        for key in unknown:
+            self.report(
                 "unknown-key",
                 f"{what} has no key '{key}'",
                 pairs[key].key.mark,
                 why=f"its keys are: {', '.join(keys)}",
-                fix=f"did you mean '{near}'?" if (near := self.near(key, keys)) else "",
+                fix=f"did you mean '{nearest_key}'?"
+                if (nearest_key := self.nearest_key(key, keys))
+                else "",
             )
         # A misspelt key is one problem, not two.
         if (
             required
             and required not in pairs
-            and not any(_near(key, keys) == required for key in strange[:MAX_PROBLEMS])
+            and not any(_nearest(key, keys) == required for key in unknown[:MAX_PROBLEMS])
             and mark
         ):
             fix = (
-                f"begin with 'imagen_flow: {VERSION}'"
+                f"start with 'imagen_flow: {VERSION}'"
                 if required == "imagen_flow"
                 else f"write {required}: …"
             )
-            self.say("missing-key", f"{what} needs '{required}'", mark, fix=fix)
+            self.report("missing-key", f"{what} needs '{required}'", mark, fix=fix)
 
     def section(self, top: dict[str, Pair], key: str) -> dict[str, Pair]:
         pair = top.get(key)
         if pair is None or pair.value.value is None or pair.value.value is UNREADABLE:
             return {}
         if not isinstance(pair.value.value, dict):
-            self.say(
+            self.report(
                 "bad-shape",
-                f"'{key}' is a mapping of names, not {_kind(pair.value)}",
+                f"'{key}' must be a mapping of names, not {_kind(pair.value)}",
                 pair.value.mark,
                 fix=f"write {key}: {{name: …}}",
             )
@@ -345,16 +348,16 @@ class _Shapes:
 
     def name(self, word: Word, what: str) -> None:
         if not NAME.fullmatch(word.value):
-            near = re.sub(r"[^\w-]+", "_", word.value).strip("_-").lstrip("0123456789-_")
-            self.say(
+            nearest_key = re.sub(r"[^\w-]+", "_", word.value).strip("_-").lstrip("0123456789-_")
+            self.report(
                 "bad-name",
-                f"'{word.value}' is no name of {what}",
+                f"'{word.value}' is not a valid name of {what}",
                 word.mark,
                 why=(
-                    "a name starts with a letter or '_' and goes on with letters, digits, '_'"
+                    "a name starts with a letter or '_' and continues with letters, digits, '_'"
                     " and '-'"
                 ),
-                fix=f"write '{near}'" if near and NAME.fullmatch(near) else "",
+                fix=f"write '{nearest_key}'" if nearest_key and NAME.fullmatch(nearest_key) else "",
             )
 
     def input(self, pair: Pair) -> InputSpec:
@@ -375,10 +378,11 @@ class _Shapes:
             type_ is None
             and "default" not in options
             and not any(
-                _near(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MAX_PROBLEMS]
+                _nearest(key, OF_INPUT) in ("type", "default")
+                for key in list(pairs)[:MAX_PROBLEMS]
             )
         ):
-            self.say(
+            self.report(
                 "missing-key",
                 f"input '{pair.key.value}' has neither type nor default",
                 pair.key.mark,
@@ -395,9 +399,9 @@ class _Shapes:
         pairs = pair.value.value
         if not isinstance(pairs, dict):
             if pairs is not UNREADABLE:
-                self.say(
+                self.report(
                     "bad-shape",
-                    f"a node is a mapping with its type, not {_kind(pair.value)}",
+                    f"a node must be a mapping with its type, not {_kind(pair.value)}",
                     pair.value.mark,
                     fix=f"write {pair.key.value}: {{type: …}}",
                 )
@@ -405,20 +409,22 @@ class _Shapes:
         if "type" in pairs:
             type_ = self.plain(pairs["type"].value, "the type of a node")
             if not isinstance(type_.value, str | Unreadable):
-                self.say(
+                self.report(
                     "bad-shape",
-                    f"the type of a node is text, not {_kind(type_)}",
+                    f"the type of a node must be text, not {_kind(type_)}",
                     type_.mark,
-                    fix="write the name of a node type, as in image.resize",
+                    fix="write the name of a node type, such as image.resize",
                 )
                 type_ = Word(UNREADABLE, type_.mark)
         else:
-            near = self.near("type", pairs)
-            self.say(
+            nearest_key = self.nearest_key("type", pairs)
+            self.report(
                 "missing-key",
                 f"node '{pair.key.value}' has no type",
-                pairs[near].key.mark if near else pair.key.mark,
-                fix=f"did you mean 'type' by '{near}'?" if near else "write type: …",
+                pairs[nearest_key].key.mark if nearest_key else pair.key.mark,
+                fix=f"did you mean 'type' instead of '{nearest_key}'?"
+                if nearest_key
+                else "write type: …",
             )
             type_ = Word(UNREADABLE, pair.key.mark)
         arguments = {key: p for key, p in pairs.items() if key not in RESERVED}
@@ -447,9 +453,9 @@ class _Shapes:
             value = options[key].value.value if key in options else allowed[0]
             if value not in allowed and value is not UNREADABLE:
                 shown = f"'{value}'" if isinstance(value, str) else _kind(options[key].value)
-                self.say(
+                self.report(
                     "bad-literal",
-                    f"'{key}' is one of {', '.join(allowed)}, not {shown}",
+                    f"'{key}' must be one of {', '.join(allowed)}, not {shown}",
                     options.pop(key).value.mark,
                     fix=nearest(str(value)[:100], allowed),
                 )
@@ -463,9 +469,9 @@ class _Shapes:
             if isinstance(word.value, str) and NAME.fullmatch(word.value)
             else 'write "${node}"'
         )
-        self.say(
+        self.report(
             "bad-reference",
-            "an output is one reference, not"
+            "an output must be one reference, not"
             f" {'text around it' if isinstance(word.value, Template) else _kind(word)}",
             word.mark,
             fix=written,
@@ -475,15 +481,17 @@ class _Shapes:
     def text(self, options: dict[str, Pair], key: str) -> None:
         if key in options and not isinstance(options[key].value.value, str | Unreadable):
             word = options.pop(key).value
-            self.say(
+            self.report(
                 "bad-literal",
-                f"'{key}' is text, not {_kind(word)}",
+                f"'{key}' must be text, not {_kind(word)}",
                 word.mark,
                 fix="quote it" if not isinstance(word.value, dict | tuple) else "",
             )
 
     def plain(self, word: Word, what: str) -> Word:
-        """Refuse references where nothing has been computed yet; what holds one becomes UNREADABLE."""
+        """Refuse references where nothing has been computed yet; a value that contains one becomes
+        UNREADABLE.
+        """
         stack = [word]
         found = False
         while stack:
@@ -502,13 +510,13 @@ class _Shapes:
                 fix = (
                     "write {name} for an input in a path"
                     if "output" in what
-                    else "write '$${' for the characters themselves, or refer to it in a node"
+                    else "write '$${' for literal characters, or refer to it in a node"
                 )
-                self.say(
+                self.report(
                     "bad-reference",
-                    f"{what} cannot refer to anything",
+                    f"{what} cannot contain a reference",
                     first.mark,
-                    why="references stand in the arguments of nodes and in the 'from' of outputs",
+                    why="references are allowed in the arguments of nodes and in the 'from' of outputs",
                     fix=fix,
                 )
             elif value is UNREADABLE:
@@ -520,10 +528,10 @@ class _Shapes:
             first, second = sorted(
                 (inputs[key].name.mark, nodes[key].name.mark), key=lambda m: (m.line, m.column)
             )
-            self.say(
+            self.report(
                 "name-clash",
-                f"an input and a node are both called '{key}'",
+                f"an input and a node are both named '{key}'",
                 second,
-                why=f"'${{{key}}}' could mean either; the other stands in line {first.line}",
+                why=f"'${{{key}}}' could mean either; the other is in line {first.line}",
                 fix="rename one of them",
             )

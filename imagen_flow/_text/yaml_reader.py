@@ -1,14 +1,12 @@
-"""Read text as words: YAML 1.2 (core schema) or JSON, each word with the mark where it stands.
-Knows nothing of graphs.
+"""Read YAML 1.2 (core schema) or JSON into words, each with its position. Knows nothing of graphs.
 
-The floor below `spec`, and the only module that knows ruamel.yaml. It walks the parser's events,
-never its trees: composing resolves
-aliases, recurses, and drops what comes twice. Scalars are resolved here, because ruamel reads
-``1_000`` as a number and a date as a date.
-References are words too, so ``${…}`` is read here and has a mark of its own.
+This module is below `spec` and the only one that uses ruamel.yaml. It reads the parser's events,
+never its trees: composing resolves aliases, recurses, and drops duplicate keys. Scalars are
+resolved here, because ruamel reads ``1_000`` as a number and a date as a date. References are words
+too, so ``${…}`` is read here and has its own position.
 
-Nothing here raises for bad text: what cannot be read becomes a problem, and a Word whose value is
-UNREADABLE stands in its place.
+Nothing here raises for bad text: what cannot be read becomes a problem, and a Word with the value
+UNREADABLE replaces it.
 """
 
 from __future__ import annotations
@@ -29,27 +27,25 @@ __all__ = [
     "Template",
     "Unreadable",
     "Word",
-    "Written",
+    "ParsedText",
     "plain_scalar",
     "read_words",
 ]
 
-#: Limits that no graph of a person reaches, and that keep a hostile one from costing more than
-# some seconds.
+#: Limits that no hand-written graph reaches and that bound the cost of a hostile one to seconds.
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 64
 MAX_WORDS = 200_000
 MAX_PROBLEMS = 100
 MAX_DIGITS = 1_000
 
-#: What may stand for a name in ``${name.port}``, and so what a node, an input or an output may be
-# called.
+#: A name in ``${name.port}``, and so of a node, an input or an output.
 NAME = re.compile(r"[^\W\d][\w-]*")
 
 
 class Unreadable:
-    """The value of a word that a problem already speaks of. There is one: ``UNREADABLE``. It fits
-    everywhere.
+    """The type of ``UNREADABLE``, the only value of words that a problem has been reported for. It
+    fits every type.
     """
 
     def __repr__(self) -> str:
@@ -87,16 +83,16 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A key of a mapping, as text, and what stands under it."""
+    """A key of a mapping, as text, and its value."""
 
     key: Word
     value: Word
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A text and what it says. `word` is None where the text breaks off, so that nothing can be
-    said about what it lacks.
+class ParsedText:
+    """A text and its content. `word` is None if the text could not be read to its end, so that
+    missing parts cannot be reported.
     """
 
     source: Source
@@ -104,50 +100,52 @@ class Written:
     problems: tuple[Problem, ...]
 
 
-def read_words(text: str | bytes, *, name: str, references: bool = True) -> Written:
+def read_words(text: str | bytes, *, name: str, references: bool = True) -> ParsedText:
     """Read one document of YAML or JSON.
 
     Params:
-        references: whether ``${…}`` and ``$$`` mean something. They do not in text that is no
-            graph's.
+        references: whether ``${…}`` and ``$$`` have a meaning. They have none in text that is not a
+            graph.
     """
     if len(text) > MAX_BYTES:
-        return Written(Source(name, ""), None, (too_large(name),))
+        return ParsedText(Source(name, ""), None, (too_large(name),))
     if isinstance(text, bytes):
         data = text
-        if strange := _no_text(data, name):
-            return strange
+        if refusal := _refuse_binary(data, name):
+            return refusal
         try:
             text = data.decode("utf-8")
-        except UnicodeDecodeError as odd:
-            return _not_utf8(data, odd, name)
+        except UnicodeDecodeError as error:
+            return _not_utf8(data, error, name)
     source = source_of(text, name)
-    reader = _Reader(source, references)
+    reader = _WordReader(source, references)
     try:
         word: Word | None = reader.document()
-    except _BreaksOff:
+    except _StopReading:
         word = None
-    return Written(source, word, tuple(sorted(reader.problems, key=lambda p: p.position)))
+    return ParsedText(source, word, tuple(sorted(reader.problems, key=lambda p: p.position)))
 
 
 def source_of(text: str, name: str) -> Source:
-    """The text that marks point into: without its byte order mark, and with one kind of line end."""
+    """Give the text that marks point into: without its byte order mark, and with one kind of line
+    end.
+    """
     return Source(name, re.sub(r"\r\n?", "\n", text.removeprefix("\ufeff")))
 
 
 def too_large(name: str) -> Problem:
-    """Say that a file is larger than a graph may be."""
+    """Report that a file is larger than a graph may be."""
     mark = Mark(Source(name, ""), 1, 1)
     return Problem(
         "too-large",
-        f"a graph file has at most {MAX_BYTES >> 20} MiB",
+        f"a graph file may have at most {MAX_BYTES >> 20} MiB",
         mark,
-        fix="put data into files of its own, and name them in the graph",
+        fix="put data into separate files, and refer to them in the graph",
     )
 
 
-#: How other kinds of files begin that are taken for graphs by mistake.
-_KINDS = {
+#: The first bytes of other kinds of files that are mistaken for graphs.
+_FILE_KINDS = {
     b"\x89PNG\r\n": "a picture",
     b"\xff\xd8\xff": "a picture",
     b"RIFF": "a picture or a sound",
@@ -160,11 +158,11 @@ _KINDS = {
 }
 
 
-def _no_text(data: bytes, name: str) -> Written | None:
-    """Refuse what is plainly no text, in words that say what it is; UTF-16 without a mark of its
-    own is told by its zeros.
+def _refuse_binary(data: bytes, name: str) -> ParsedText | None:
+    """Refuse a file that is not text, and say what it is; UTF-16 without a byte order mark is
+    recognised by its zero bytes.
     """
-    kind = next((words for start, words in _KINDS.items() if data.startswith(start)), "")
+    kind = next((words for start, words in _FILE_KINDS.items() if data.startswith(start)), "")
     if not kind and (data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in data[:4096]):
         return None
     source = Source(name, "")
@@ -182,8 +180,8 @@ def _no_text(data: bytes, name: str) -> Written | None:
             "save the file as UTF-8",
         )
     else:
-        mends = (
-            "name a graph file; 'imagen-flow replay' runs the graph that a picture carries"
+        fix = (
+            "name a graph file; 'imagen-flow replay' runs the graph that a picture contains"
             if "picture" in kind
             else "name a graph file"
         )
@@ -191,26 +189,26 @@ def _no_text(data: bytes, name: str) -> Written | None:
             "not-utf8",
             f"the file is {kind or 'not text'}",
             Mark(source, 1, 1),
-            "" if kind else "it holds zero bytes",
-            mends,
+            "" if kind else "it contains zero bytes",
+            fix,
         )
-    return Written(source, None, (problem,))
+    return ParsedText(source, None, (problem,))
 
 
-def _not_utf8(data: bytes, odd: UnicodeDecodeError, name: str) -> Written:
-    before = data[: odd.start].decode("utf-8")
+def _not_utf8(data: bytes, error: UnicodeDecodeError, name: str) -> ParsedText:
+    before = data[: error.start].decode("utf-8")
     source = Source(name, data.decode("utf-8", "replace").replace("\0", "\ufffd"))
     mark = Mark(source, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
     utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    why = "the file is UTF-16" if utf16 else f"{odd.reason}, at byte {odd.start} of the file"
+    why = "the file is UTF-16" if utf16 else f"{error.reason}, at byte {error.start} of the file"
     problem = Problem(
         "not-utf8",
-        f"byte 0x{data[odd.start]:02x} is not UTF-8 text",
+        f"byte 0x{data[error.start]:02x} is not UTF-8 text",
         mark,
         why,
         "save the file as UTF-8",
     )
-    return Written(source, None, (problem,))
+    return ParsedText(source, None, (problem,))
 
 
 #: What ends a key, in YAML and in JSON without spaces.
@@ -219,11 +217,11 @@ _BLOCK = re.compile(r"(?:: |- |\A)[|>][-+0-9]*[ \t]*(?:#.*)?\Z")
 
 
 def _past_limit(text: str) -> int | None:
-    """Find where a text has more words than a graph may have, without reading it: by its keys, each
-    of which is a word with a value. Reading it would take half a minute.
+    """Find where a text exceeds the number of words that a graph may have, without parsing it (that
+    would take half a minute): by its keys, each of which is a word with a value.
 
-    What lies in a block of text is no key. A colon inside other text is counted as one, of which no
-    text of a person has as many as it takes.
+    The content of a text block has no keys. A colon in other text counts as one, of which no
+    hand-written text has that many.
     """
     if len(text) < 4 * MAX_WORDS:
         return None
@@ -241,14 +239,13 @@ def _past_limit(text: str) -> int | None:
     return None
 
 
-class _BreaksOff(Exception):
-    """Nothing more can be read; a problem says why."""
+class _StopReading(Exception):
+    """Reading cannot go on; a problem says why."""
 
 
-# ruamel takes these for line breaks or leaves them out of columns, as YAML 1.1 did; in YAML 1.2
-# they are plain characters. And braces of an
-# unquoted reference end a word in a flow mapping. All of them go through ruamel as noncharacters of
-# the same width, so that no index moves.
+# ruamel treats these as line breaks or leaves them out of columns, as YAML 1.1 did; in YAML 1.2
+# they are plain characters. And the braces of an unquoted reference end a word in a flow mapping.
+# All of them pass through ruamel as noncharacters of the same width, so that no index moves.
 _HIDDEN = "\x85\u2028\u2029\ufeff{}"
 _BRACED = re.compile(r"\$\{([^{}\[\],:\n\"']*)\}")
 _FORBIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
@@ -266,7 +263,7 @@ _DOLLAR = re.compile(r"\$\$|\$\{([^}\n]*)(\}?)")
 
 
 def plain_scalar(text: str) -> bool | int | float | str | None:
-    """Read a scalar without quotes by the core schema of YAML 1.2; a whole number of more than
+    """Resolve an unquoted scalar by the core schema of YAML 1.2; an integer of more than
     `MAX_DIGITS` digits stays text.
     """
     if text in _NULL:
@@ -286,8 +283,8 @@ def plain_scalar(text: str) -> bool | int | float | str | None:
 
 
 @dataclass(slots=True)
-class _Open:
-    """A mapping or list that is being read: what it holds so far, and the key that waits for its
+class _OpenCollection:
+    """A mapping or list that is being read: its content so far, and the key that waits for its
     value.
     """
 
@@ -295,48 +292,48 @@ class _Open:
     start: int
     flow: bool
     key: Word | None = None
-    #: Whether the next thing is the value of a key that was refused, to be read and dropped.
+    #: Whether the next word is the value of a refused key, to be read and dropped.
     refused: bool = False
 
 
 @dataclass
-class _Reader:
+class _WordReader:
     source: Source
     references: bool = True
     problems: list[Problem] = field(default_factory=list)
-    #: The mappings and lists that are being read, outermost first: depth costs no recursion.
-    stack: list[_Open] = field(default_factory=list)
-    #: The characters that noncharacters stand for, while ruamel reads.
-    shown: dict[int, str] = field(default_factory=dict)
+    #: The mappings and lists that are being read, outermost first: nesting needs no recursion.
+    stack: list[_OpenCollection] = field(default_factory=list)
+    #: The characters that noncharacters replace while ruamel reads.
+    originals: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.text = self.source.text
         self.starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
 
-    # ---- places and problems
+    # === # ---- positions and problems
 
     def mark(self, start: int, end: int) -> Mark:
-        """Mark what stands between two indexes; of several lines, what stands on the first."""
+        """Mark the text between two indexes; if it spans several lines, its part of the first."""
         line = bisect_right(self.starts, start)
         stop = self.starts[line] - 1 if line < len(self.starts) else len(self.text)
         return Mark(
             self.source, line, start - self.starts[line - 1] + 1, max(1, min(end, stop) - start)
         )
 
-    def say(
+    def report(
         self, code: str, message: str, start: int, end: int, *, why: str = "", fix: str = ""
     ) -> None:
         self.problems.append(Problem(code, message, self.mark(start, end), why, fix))
         if len(self.problems) >= MAX_PROBLEMS:
-            raise _BreaksOff
+            raise _StopReading
 
     def refuse(
         self, code: str, message: str, start: int, end: int, *, why: str = "", fix: str = ""
-    ) -> _BreaksOff:
+    ) -> _StopReading:
         self.problems.append(Problem(code, message, self.mark(start, end), why, fix))
-        return _BreaksOff()
+        return _StopReading()
 
-    # ---- the walk
+    # === # ---- reading events
 
     def document(self) -> Word:
         """Read the only document."""
@@ -350,12 +347,12 @@ class _Reader:
             if kind == "DocumentStartEvent":
                 documents += 1
                 if documents > 1:
-                    self.feature(
-                        "a second document", event.start_mark.index, fix="keep one graph a file"
+                    self.report_feature(
+                        "a second document", event.start_mark.index, fix="keep one graph per file"
                     )
                     break
                 if event.tags or event.version not in (None, (1, 2)):
-                    self.feature(
+                    self.report_feature(
                         "a directive",
                         self.text.rfind("\n%", 0, event.start_mark.index) + 1,
                         fix="remove the line that starts with '%'",
@@ -366,14 +363,19 @@ class _Reader:
                 count += 1
                 if count > MAX_WORDS:
                     raise self.too_many_words(start)
-                self.plain_yaml(event, kind)
+                self.refuse_yaml_features(event, kind)
             if kind in ("MappingStartEvent", "SequenceStartEvent"):
                 if len(stack) >= MAX_DEPTH:
                     raise self.refuse(
-                        "too-deep", f"a graph is nested at most {MAX_DEPTH} deep", start, start + 1
+                        "too-deep",
+                        f"a graph may be nested at most {MAX_DEPTH} deep",
+                        start,
+                        start + 1,
                     )
                 stack.append(
-                    _Open({} if kind == "MappingStartEvent" else [], start, bool(event.flow_style))
+                    _OpenCollection(
+                        {} if kind == "MappingStartEvent" else [], start, bool(event.flow_style)
+                    )
                 )
                 continue
             if kind in ("MappingEndEvent", "SequenceEndEvent"):
@@ -407,74 +409,74 @@ class _Reader:
             if not stack:
                 root = word
             else:
-                self.put(stack[-1], word, start, end)
+                self.add(stack[-1], word, start, end)
         if root is None:
             return Word(None, self.mark(0, 0))
         return root
 
-    def too_many_words(self, at: int) -> _BreaksOff:
+    def too_many_words(self, at: int) -> _StopReading:
         return self.refuse(
             "too-large",
-            f"a graph has at most {MAX_WORDS:,} words",
+            f"a graph may have at most {MAX_WORDS:,} words",
             at,
             at,
-            fix="split the graph into files that are nodes of each other",
+            fix="split the graph into files that include each other as nodes",
         )
 
-    def put(self, holder: _Open, word: Word, start: int, end: int) -> None:
+    def add(self, holder: _OpenCollection, word: Word, start: int, end: int) -> None:
         if isinstance(holder.items, list):
             holder.items.append(word)
         elif holder.refused:
             holder.refused = False
         elif holder.key is None:
-            self.say("bad-shape", "a key is a word, not a mapping or a list", start, end)
+            self.report("bad-shape", "a key must be a word, not a mapping or a list", start, end)
             holder.refused = True
         else:
             holder.items[holder.key.value] = Pair(holder.key, word)
             holder.key = None
 
-    def begin_pair(self, holder: _Open, event: Any, start: int, end: int) -> None:
+    def begin_pair(self, holder: _OpenCollection, event: Any, start: int, end: int) -> None:
         assert isinstance(holder.items, dict)
-        text = event.value.translate(self.shown)
+        text = event.value.translate(self.originals)
         if event.style in (None, ""):
             if text == "<<":
-                self.feature("a merge key", start, end, fix="write the keys out")
+                self.report_feature("a merge key", start, end, fix="write out the keys")
                 holder.refused = True
                 return
-            self.unquoted(text, start, end, flow=holder.flow)
-        elif not (joined := self.joined(text, start, end)):
+            self.check_quoted(text, start, end, flow=holder.flow)
+        elif not (joined := self.join_surrogates(text, start, end)):
             text = "" if joined is None else joined
         else:
             text = joined
         first = holder.items.get(text)
         if first is not None:
-            self.say(
+            self.report(
                 "duplicate-key",
                 f"'{text}' is written twice",
                 start,
                 end,
-                why=f"it stands in line {first.key.mark.line} already",
+                why=f"it is already in line {first.key.mark.line}",
                 fix="keep one of them",
             )
             holder.refused = True
             return
         holder.key = Word(text, self.mark(start, end))
 
-    def feature(self, what: str, start: int, end: int | None = None, *, fix: str) -> None:
-        self.say(
+    def report_feature(self, what: str, start: int, end: int | None = None, *, fix: str) -> None:
+        self.report(
             "yaml-feature",
-            f"{what} is not part of a graph",
+            f"{what} is not allowed in a graph",
             start,
             start + 1 if end is None else end,
-            why="a graph is plain YAML, so that it reads the same everywhere",
+            why="a graph is plain YAML, so that every program reads it alike",
             fix=fix,
         )
 
-    def plain_yaml(self, event: Any, kind: str) -> None:
+    def refuse_yaml_features(self, event: Any, kind: str) -> None:
         """Refuse anchors, aliases and tags."""
         start = event.start_mark.index
         if kind == "AliasEvent":
-            self.feature(
+            self.report_feature(
                 f"the alias '*{event.anchor}'",
                 start,
                 event.end_mark.index,
@@ -482,7 +484,7 @@ class _Reader:
             )
             return
         if event.anchor is not None:
-            self.feature(
+            self.report_feature(
                 f"the anchor '&{event.anchor}'",
                 start,
                 start + len(event.anchor) + 1,
@@ -494,34 +496,38 @@ class _Reader:
                 if self.text[start : start + 1] == "!"
                 else str(event.tag)
             )
-            self.feature(
+            self.report_feature(
                 f"the tag '{tag}'",
                 start,
                 start + len(tag),
-                fix="write the value without it; text that looks like a number is quoted",
+                fix="write the value without it; quote text that looks like a number",
             )
 
     # ---- scalars
 
     def scalar(self, event: Any, start: int, end: int, *, flow: bool) -> Any:
-        """Resolve a scalar: by the core schema if it is plain, else as text; then its references."""
-        text = event.value.translate(self.shown)
+        """Resolve a scalar: by the core schema if it is unquoted, else as text; then its
+        references.
+        """
+        text = event.value.translate(self.originals)
         if event.style in (None, ""):
             value = plain_scalar(text)
             if type(value) is not str:
                 return value
             if len(text) > MAX_DIGITS and _INT.match(text):
-                self.say("bad-literal", f"a number has at most {MAX_DIGITS:,} digits", start, end)
+                self.report(
+                    "bad-literal", f"a number may have at most {MAX_DIGITS:,} digits", start, end
+                )
                 return UNREADABLE
-            self.unquoted(text, start, end, flow=flow)
-        elif (joined := self.joined(text, start, end)) is None:
+            self.check_quoted(text, start, end, flow=flow)
+        elif (joined := self.join_surrogates(text, start, end)) is None:
             return UNREADABLE
         else:
             text = joined
-        return self.interpolated(text, start, end) if "$" in text and self.references else text
+        return self.interpolate(text, start, end) if "$" in text and self.references else text
 
-    def joined(self, text: str, start: int, end: int) -> str | None:
-        """Join the halves that JSON escapes a character beyond U+FFFF into; None if one stands
+    def join_surrogates(self, text: str, start: int, end: int) -> str | None:
+        """Join the surrogate pairs that JSON escapes a character beyond U+FFFF into; None if one is
         alone.
         """
         if text.isascii():
@@ -530,42 +536,42 @@ class _Reader:
         if lone := re.search("[\ud800-\udfff]", text):
             code = f"\\u{ord(lone[0]):04x}"
             at = self.text.lower().find(code, start, end)
-            self.say(
+            self.report(
                 "syntax",
-                f"'{code}' is half a character",
+                f"'{code}' is only half a character",
                 at if at >= 0 else start,
                 at + 6 if at >= 0 else end,
-                why="characters beyond U+FFFF are escaped as two halves, as in \\ud83d\\ude00",
+                why="characters beyond U+FFFF are escaped as surrogate pairs, such as \\ud83d\\ude00",
                 fix="write both halves, or the character itself",
             )
             return None
         return text
 
-    def unquoted(self, text: str, start: int, end: int, *, flow: bool) -> None:
+    def check_quoted(self, text: str, start: int, end: int, *, flow: bool) -> None:
         if flow and "${" in text and self.references:
-            self.say(
+            self.report(
                 "unquoted-reference",
                 "a reference inside {…} or […] needs quotes",
                 start,
                 end,
-                why="a brace ends an unquoted word there",
+                why="inside brackets a brace ends an unquoted word",
                 fix=f'quote it: "{text}"',
             )
 
     # ---- references
 
-    def interpolated(self, text: str, start: int, end: int) -> Any:
+    def interpolate(self, text: str, start: int, end: int) -> Any:
         """Read the references in a text: the text itself if there are none, a Reference if there is
         nothing else, else a Template.
         """
         parts: list[str | Reference] = [""]
-        cursor, last, good = start, 0, True
+        cursor, last, is_valid = start, 0, True
         for dollar in _DOLLAR.finditer(text):
-            # Where it stands in the file: found again there, since escapes and folded lines move
-            # what follows them.
+            # Find its position in the file again, because escapes and folded lines move what
+            # follows them.
             at = self.text.find(dollar[0], cursor, end)
-            place = (at, at + len(dollar[0])) if at >= 0 else (start, end)
-            cursor = place[1]
+            span = (at, at + len(dollar[0])) if at >= 0 else (start, end)
+            cursor = span[1]
             parts[-1] += text[last : dollar.start()]  # type: ignore[operator]  # the last part is always text
             last = dollar.end()
             if dollar[0] == "$$":
@@ -577,29 +583,29 @@ class _Reader:
                 and NAME.fullmatch(name)
                 and (NAME.fullmatch(port) if "." in dollar[1] else True)
             ):
-                parts += [Reference(name, port or None, self.mark(*place)), ""]
+                parts += [Reference(name, port or None, self.mark(*span)), ""]
             else:
-                self.bad_reference(dollar[1], place, closed=bool(dollar[2]))
-                good = False
+                self.bad_reference(dollar[1], span, closed=bool(dollar[2]))
+                is_valid = False
         parts[-1] += text[last:]  # type: ignore[operator]
         parts = [p for p in parts if p != ""]
-        if not good:
+        if not is_valid:
             return UNREADABLE
         if len(parts) == 1:
             return parts[0]
         return Template(tuple(parts)) if parts else ""
 
-    def bad_reference(self, inside: str, place: tuple[int, int], *, closed: bool) -> None:
+    def bad_reference(self, inside: str, span: tuple[int, int], *, closed: bool) -> None:
         shown = inside if len(inside) <= 60 else inside[:59] + "…"
         why = "a reference is ${name} or ${name.port}; there are no expressions: nodes compute"
         if not closed:
             message, fix = (
                 f"'${{{shown}' is not closed",
-                "close it with '}', or write '$${' for the characters themselves",
+                "close it with '}', or write '$${' for literal characters",
             )
         elif not inside.strip():
             message, fix = (
-                "'${" + shown + "}' names nothing",
+                "'${" + shown + "}' has no name",
                 "write the name of an input or of a node",
             )
         elif all(NAME.fullmatch(n) for n in inside.strip().split(".", 1)):
@@ -609,50 +615,50 @@ class _Reader:
             )
         else:
             message, fix = (
-                f"'${{{shown}}}' is no reference",
+                f"'${{{shown}}}' is not a reference",
                 (
-                    "compute it in a node and refer to that node, or write '$${' for the characters"
-                    " themselves"
+                    "compute it in a node and refer to that node, or write '$${' for literal"
+                    " characters"
                 ),
             )
-        self.say("bad-reference", message, *place, why=why, fix=fix)
+        self.report("bad-reference", message, *span, why=why, fix=fix)
 
     # ---- ruamel
 
     def events(self) -> Iterator[Any]:
-        """Yield ruamel's events; whatever it raises becomes a problem in the user's words."""
+        """Yield ruamel's events; whatever it raises becomes a problem in the user's terms."""
         from ruamel.yaml import YAML
         from ruamel.yaml.docinfo import DocInfo
         from ruamel.yaml.error import MarkedYAMLError
         from ruamel.yaml.reader import Reader
 
-        if odd := _FORBIDDEN.search(self.text):
-            code = f"U+{ord(odd[0]):04X}"
+        if error := _FORBIDDEN.search(self.text):
+            code = f"U+{ord(error[0]):04X}"
             raise self.refuse(
                 "syntax",
-                f"the character {code} cannot stand in a graph",
-                odd.start(),
-                odd.end(),
-                why="it is a control character or no character at all",
-                fix=f'escape it in double quotes: "\\u{ord(odd[0]):04x}"',
+                f"the character {code} is not allowed in a graph",
+                error.start(),
+                error.end(),
+                why="it is a control character or not a character",
+                fix=f'escape it in double quotes: "\\u{ord(error[0]):04x}"',
             )
-        hidden = self.hidden()
+        text = self.substitute_characters()
         yaml = YAML(typ="safe", pure=True)
         yaml.Reader = Reader
         yaml.reader.check_printable = lambda _: (
             None
         )  # done above, by the rules of YAML 1.2 and JSON
-        yaml.doc_infos.append(DocInfo())  # where its parser notes directives
-        _, parser = yaml.get_constructor_parser(hidden)
+        yaml.doc_infos.append(DocInfo())  # where its parser records directives
+        _, parser = yaml.get_constructor_parser(text)
         while True:
             try:
                 event = parser.get_event() if parser.check_event() else None
-            except MarkedYAMLError as odd:
-                raise self.not_yaml(odd) from None
-            # a fault of the parser must not become a traceback for whoever wrote the text
-            except Exception as odd:
+            except MarkedYAMLError as error:
+                raise self.explain_error(error) from None
+            # a fault of the parser must not become a traceback for the user
+            except Exception as error:
                 at = min(yaml.reader.index, len(self.text))
-                if "chr()" in str(odd):
+                if "chr()" in str(error):
                     raise self.refuse(
                         "syntax",
                         _ESCAPE[0],
@@ -666,15 +672,15 @@ class _Reader:
                     "the text cannot be read from here on",
                     at,
                     at + 1,
-                    why=str(odd).strip().split("\n")[0],
-                ) from odd
+                    why=str(error).strip().split("\n")[0],
+                ) from error
             if event is None:
                 return
             yield event
 
-    def hidden(self) -> str:
-        """Give the text with noncharacters for what ruamel misreads: such as it neither has nor
-        escapes, since they are turned back after it.
+    def substitute_characters(self) -> str:
+        """Replace the characters that ruamel misreads by noncharacters that the text neither
+        contains nor escapes, because they are replaced back afterwards.
         """
         lowered = self.text.lower()
         for first in range(0xFDD0, 0xFDF0 - len(_HIDDEN), len(_HIDDEN)):
@@ -687,24 +693,24 @@ class _Reader:
                 "the text has too many kinds of noncharacters",
                 0,
                 1,
-                why="U+FDD0 to U+FDEF are no characters",
+                why="U+FDD0 to U+FDEF are not characters",
             )
         stand_ins = dict(zip(_HIDDEN, map(chr, codes), strict=True))
-        self.shown = dict(zip(codes, _HIDDEN, strict=True))
+        self.originals = dict(zip(codes, _HIDDEN, strict=True))
         text = _BRACED.sub(f"${stand_ins['{']}\\1{stand_ins['}']}", self.text)
         return text.translate(
             {ord(character): code for character, code in stand_ins.items() if character not in "{}"}
         )
 
     def indent(self, index: int) -> int:
-        """Count the spaces that the line at this index begins with."""
+        """Count the leading spaces of the line at this index."""
         line = self.source.line(self.mark(index, index).line)
         return len(line) - len(line.lstrip(" "))
 
-    def not_yaml(self, odd: Any) -> _BreaksOff:
-        """Put what ruamel could not read into the user's words."""
-        at = odd.problem_mark.index if odd.problem_mark else 0
-        opened = odd.context_mark.index if odd.context_mark else at
+    def explain_error(self, error: Any) -> _StopReading:
+        """Explain in the user's terms what ruamel could not read."""
+        at = error.problem_mark.index if error.problem_mark else 0
+        opened = error.context_mark.index if error.context_mark else at
         here = self.text[at : at + 1]
         before = self.text[max(0, at - 1) : at]
         if here == "{" and before == "$":
@@ -713,13 +719,13 @@ class _Reader:
                 "a reference inside {…} or […] needs quotes",
                 at - 1,
                 at + 1,
-                why="a brace ends an unquoted word there",
+                why="inside brackets a brace ends an unquoted word",
                 fix='quote it: "${name}"',
             )
         if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?$", self.text, re.MULTILINE):
             return self.refuse(
                 "syntax",
-                "a conflict of a merge is not resolved",
+                "a merge conflict is not resolved",
                 conflict.start(),
                 conflict.end(),
                 fix="keep one side, and remove the lines with '<<<<<<<', '=======' and '>>>>>>>'",
@@ -727,20 +733,20 @@ class _Reader:
         if comment := re.search(r"^[ \t]*(//.*)", self.text[: at + 1], re.MULTILINE):
             return self.refuse(
                 "syntax",
-                "'//' begins no comment",
+                "'//' does not start a comment",
                 comment.start(1),
                 comment.end(1),
-                why="a comment begins with '#' in YAML, and JSON has none",
+                why="a comment starts with '#' in YAML, and JSON has none",
                 fix="write '#', or remove the line",
             )
-        context = str(odd.context or "")
+        context = str(error.context or "")
         bracket = ""
         if "flow" in context and self.stack and self.stack[-1].flow:
             bracket = "}" if isinstance(self.stack[-1].items, dict) else "]"
             opened = self.stack[-1].start
         line = self.text[self.starts[self.mark(at, at).line - 1] : at]
-        message, why, fix = _in_words(
-            str(odd.problem or ""),
+        message, why, fix = _explain(
+            str(error.problem or ""),
             context,
             here,
             line,
@@ -765,32 +771,32 @@ class _Reader:
 
 
 _ESCAPE = (
-    "a backslash in double quotes starts an escape that is none",
+    "a backslash in double quotes starts an invalid escape",
     "double the backslash, or use single quotes",
 )
 
 
-def _in_words(
+def _explain(
     problem: str, context: str, here: str, line: str, bracket: str, opened: int, first: str
 ) -> tuple[str, str, str]:
     """Translate a message of ruamel: message, why, fix.
 
     Params:
-        here: the character that it stopped at, and `line` what stands before that in its line.
+        here: the character at which it stopped, and `line` the text before it in its line.
         bracket: what would close the mapping or list in brackets that is being read, if any.
-        opened: the line in which the thing that is being read began, and `first` its first
+        opened: the line in which the part that is being read started, and `first` its first
             character.
     """
     ended = not here or "stream end" in problem or "end of stream" in problem
     if here == "\t":
-        return "a tab cannot indent", "indentation is made of spaces", "replace the tab by spaces"
+        return "a tab cannot indent", "indentation must be spaces", "replace the tab with spaces"
     if ("cannot start any token" in problem and here not in "}],") or "mapping keys" in problem:
         return f"a word cannot start with '{here}'", "", "quote it"
     if "sequence entries" in problem:
         return (
             "a list cannot start here",
             "",
-            "begin each '- ' on a line of its own, or quote the text",
+            "start each '- ' on its own line, or quote the text",
         )
     if any(what in context for what in ("an anchor", "an alias", "a tag")):
         return f"a word cannot start with '{first}'", "", "quote it"
@@ -806,13 +812,13 @@ def _in_words(
         return (
             "a quote is never closed",
             "the text ends before it",
-            'close it; a quote that belongs to the text is doubled in \'…\' and written \\" in "…"',
+            'close it; a quote inside the text is doubled in \'…\' and written \\" in "…"',
         )
     if "block scalar" in context:
         return (
             "the text of a block starts on the line after '|' or '>'",
             "",
-            "begin the text on the next line",
+            "start the text on the next line",
         )
     if bracket:
         what = "mapping" if bracket == "}" else "list"
@@ -827,21 +833,21 @@ def _in_words(
             " brackets, commas or ': ' in it"
         )
         return (
-            f"',' or '{bracket}' is wanted here",
-            f"the {what} that is opened in line {opened} goes on",
+            f"',' or '{bracket}' is expected here",
+            f"the {what} that was opened in line {opened} is still open",
             fix,
         )
     if "mapping values are not allowed" in problem and ": " not in line:
         return (
-            "a ':' stands where no key can be",
+            "a ':' is where no key can be",
             "the line above is not finished: it is text, or a key without ':'",
-            "mend the line above, or the indentation of this one",
+            "fix the line above, or the indentation of this one",
         )
     if "mapping values are not allowed" in problem:
         return (
             "a second ':' in one line",
-            "'key: value' stands alone in its line",
-            "quote the text if ': ' belongs to it, else mend the indentation",
+            "'key: value' must be alone on its line",
+            "quote the text if ': ' belongs to it, else fix the indentation",
         )
     if "expected ':'" in problem:
         return (
@@ -852,15 +858,15 @@ def _in_words(
     if "block end" in problem or "indentation" in problem:
         return (
             "the line does not fit the ones above it",
-            "it is indented otherwise, or a word follows where none can",
-            "indent what belongs together alike, and quote text with special characters",
+            "its indentation differs, or a word follows where none can",
+            "indent lines that belong together equally, and quote text with special characters",
         )
     if "expected the node content" in problem or "cannot start any token" in problem:
         return (
             (
-                f"'{here}' stands where a value is wanted"
+                f"'{here}' is where a value is expected"
                 if here.strip()
-                else "a value is wanted here"
+                else "a value is expected here"
             ),
             "",
             "write a value, or quote the text",
@@ -869,6 +875,6 @@ def _in_words(
         return (
             "the text goes on after its end",
             "a graph is one mapping",
-            "remove what follows, or the bracket that closes too early",
+            "remove the rest, or the bracket that closes too early",
         )
     return problem or context or "this is neither YAML nor JSON", "", ""

@@ -90,7 +90,7 @@ class Environments:
         settings = config.read(file) if file else Settings()
         files, problems = plugin_files(self.options, settings)
         self._follow(settings.plugins)
-        registry = plugins.discover(files, memo=config.plugins_memo())
+        registry = plugins.discover(files, memo=config.plugins_cache_file())
         environment = Environment(settings, registry, tuple(files))
         problems += [
             Problem(

@@ -144,7 +144,7 @@ class Planner:
     def _out_folder(self, settings: Settings) -> OutFolder | None:
         if self._request.out is None and self._request.default_out is None:
             return None
-        folder = config.out_place(self._request.out, settings)
+        folder = config.outputs_folder(self._request.out, settings)
         return replace(
             folder, path=folder.path.absolute(), replace=self._request.may_replace or None
         )

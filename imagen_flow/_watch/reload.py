@@ -69,7 +69,7 @@ def reload(
     importlib.invalidate_caches()
     fresh.names |= set(roots)
     try:
-        registry = plugins.discover(files, memo=config.plugins_memo())
+        registry = plugins.discover(files, memo=config.plugins_cache_file())
         for plugin in list(registry.plugins.values()):
             if plugin.name in changed:
                 registry.load(plugin)

@@ -431,7 +431,7 @@ def refused(
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with a GPU, as far as planning looks at it."""
     machine = devices.Machine("Linux", "x86_64", "cuda", lambda: 1)
-    monkeypatch.setattr(devices, "look", lambda: machine)
+    monkeypatch.setattr(devices, "this_machine", lambda: machine)
 
     def having(capability: tuple[int, int] | None) -> None:
         monkeypatch.setattr(flow, "compute_capability", lambda device: capability)

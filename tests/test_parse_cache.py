@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_flow._text import parse_cache as wordmemo
-from imagen_flow._text import yaml_reader as yaml_text
-from imagen_flow._text.yaml_reader import Pair, Reference, Template, Word, Written
+from imagen_flow._text import parse_cache, yaml_reader
+from imagen_flow._text.yaml_reader import Pair, ParsedText, Reference, Template, Word
 
 ROOT = Path(__file__).parent.parent
 GRAPHS = sorted([*(ROOT / "graphs").rglob("*.yaml"), *(ROOT / "tests" / "problems").glob("*.*")])
@@ -33,7 +32,7 @@ outputs:
 
 def shown(part: Any) -> Any:
     """Words as plain data, with the places of all marks."""
-    if isinstance(part, Written):
+    if isinstance(part, ParsedText):
         return part.source.name, part.source.text, shown(part.word), [str(p) for p in part.problems]
     if isinstance(part, Word):
         return str(part.mark), part.mark.width, shown(part.value)
@@ -54,13 +53,13 @@ def shown(part: Any) -> Any:
 def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the texts that were read for real."""
     read: list[str] = []
-    real = yaml_text.read_words
+    real = yaml_reader.read_words
 
-    def noted(text: str | bytes, *, name: str) -> Written:
+    def noted(text: str | bytes, *, name: str) -> ParsedText:
         read.append(name)
         return real(text, name=name)
 
-    monkeypatch.setattr(yaml_text, "read_words", noted)
+    monkeypatch.setattr(yaml_reader, "read_words", noted)
     return read
 
 
@@ -68,17 +67,17 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_every_graph_is_remembered_as_it_was_read(path: Path, tmp_path: Path) -> None:
     """What is remembered has every word and every mark; a text with problems keeps them."""
     data = path.read_bytes()
-    fresh = shown(yaml_text.read_words(data, name=path.name))
+    fresh = shown(yaml_reader.read_words(data, name=path.name))
     assert [
-        shown(wordmemo.read_words(data, name=path.name, folder=tmp_path)) for _ in range(2)
+        shown(parse_cache.read_words(data, name=path.name, folder=tmp_path)) for _ in range(2)
     ] == [fresh, fresh]
 
 
 def test_a_text_is_read_once(tmp_path: Path, unread: list[str]) -> None:
     """The second time nothing is parsed, whatever the text is called; another text is read."""
-    first = wordmemo.read_words(TEXT, name="first", folder=tmp_path)
-    second = wordmemo.read_words(TEXT.encode(), name="second", folder=tmp_path)
-    wordmemo.read_words(TEXT + "# more\n", name="third", folder=tmp_path)
+    first = parse_cache.read_words(TEXT, name="first", folder=tmp_path)
+    second = parse_cache.read_words(TEXT.encode(), name="second", folder=tmp_path)
+    parse_cache.read_words(TEXT + "# more\n", name="third", folder=tmp_path)
     assert unread == ["first", "third"]
     assert json.dumps(shown(second)) == json.dumps(shown(first)).replace("first", "second")
 
@@ -100,8 +99,8 @@ def test_any_json_is_remembered_as_it_was_read(
     """Any value comes back as it is: its type, its text, its place."""
     folder = tmp_path_factory.mktemp("words")
     text = json.dumps(data)
-    fresh = shown(yaml_text.read_words(text, name="t"))
-    assert [shown(wordmemo.read_words(text, name="t", folder=folder)) for _ in range(2)] == [
+    fresh = shown(yaml_reader.read_words(text, name="t"))
+    assert [shown(parse_cache.read_words(text, name="t", folder=folder)) for _ in range(2)] == [
         fresh,
         fresh,
     ]
@@ -112,7 +111,7 @@ def test_line_ends_and_byte_order_marks(tmp_path: Path) -> None:
     remembered.
     """
     data = b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode()
-    one, two = (wordmemo.read_words(data, name="t", folder=tmp_path) for _ in range(2))
+    one, two = (parse_cache.read_words(data, name="t", folder=tmp_path) for _ in range(2))
     assert shown(two) == shown(one)
     assert two.source.lines == TEXT.split("\n")
 
@@ -121,11 +120,11 @@ def test_another_reader_reads_anew(
     tmp_path: Path, unread: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an upgrade of whatever reads, what was remembered counts no more."""
-    wordmemo.read_words(TEXT, name="before", folder=tmp_path / "words")
-    newer = tmp_path / "yaml_text.py"
-    newer.write_bytes(Path(yaml_text.__file__).read_bytes() + b"\n# newer\n")
-    monkeypatch.setattr(yaml_text, "__file__", str(newer))
-    wordmemo.read_words(TEXT, name="after", folder=tmp_path / "words")
+    parse_cache.read_words(TEXT, name="before", folder=tmp_path / "words")
+    newer = tmp_path / "yaml_reader.py"
+    newer.write_bytes(Path(yaml_reader.__file__).read_bytes() + b"\n# newer\n")
+    monkeypatch.setattr(yaml_reader, "__file__", str(newer))
+    parse_cache.read_words(TEXT, name="after", folder=tmp_path / "words")
     assert unread == ["before", "after"]
 
 
@@ -145,15 +144,15 @@ def test_a_damaged_memo_is_read_anew_and_mended(
     tmp_path: Path, unread: list[str], damage: Any
 ) -> None:
     """What is not as it was written is not believed, and is written again."""
-    fresh = shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path))
+    fresh = shown(parse_cache.read_words(TEXT, name="t", folder=tmp_path))
     (memo,) = tmp_path.iterdir()
     whole = memo.read_bytes()
     memo.write_bytes(
         damage(whole)
         if callable(damage)
-        else damage and wordmemo._seal(memo, damage) + b"\n" + damage
+        else damage and parse_cache._seal(memo, damage) + b"\n" + damage
     )
-    assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path)) == fresh
+    assert shown(parse_cache.read_words(TEXT, name="t", folder=tmp_path)) == fresh
     assert (unread, memo.read_bytes()) == (["t", "t"], whole)
 
 
@@ -161,7 +160,7 @@ def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list
     """Two memos whose names are exchanged are read anew, as is one that is no file."""
     texts = {name: f"n: {name}" for name in "ab"}
     first = {
-        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        name: shown(parse_cache.read_words(text, name=name, folder=tmp_path))
         for name, text in texts.items()
     }
     one, two = tmp_path.iterdir()
@@ -169,13 +168,13 @@ def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list
     two.rename(one)
     (tmp_path / "aside").rename(two)
     assert {
-        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        name: shown(parse_cache.read_words(text, name=name, folder=tmp_path))
         for name, text in texts.items()
     } == first
     one.unlink()
     os.mkfifo(one)
     assert {
-        name: shown(wordmemo.read_words(text, name=name, folder=tmp_path))
+        name: shown(parse_cache.read_words(text, name=name, folder=tmp_path))
         for name, text in texts.items()
     } == first
     assert len(unread) == 5
@@ -183,23 +182,25 @@ def test_a_memo_under_anothers_name_is_not_believed(tmp_path: Path, unread: list
 
 def test_memos_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The least recently read make room, and a large text is not remembered."""
-    monkeypatch.setattr(wordmemo, "KEEP", 3)
+    monkeypatch.setattr(parse_cache, "MAX_ENTRIES", 3)
     for number in range(6):
-        wordmemo.read_words(f"n: {number}", name="t", folder=tmp_path)
+        parse_cache.read_words(f"n: {number}", name="t", folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    wordmemo.read_words("n: " + "x" * wordmemo.MAX_BYTES, name="t", folder=tmp_path)
+    parse_cache.read_words("n: " + "x" * parse_cache.MAX_BYTES, name="t", folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_place_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     """Where memos cannot lie, texts are read."""
     (tmp_path / "file").write_text("")
-    fresh = shown(yaml_text.read_words(TEXT, name="t"))
-    assert shown(wordmemo.read_words(TEXT, name="t", folder=tmp_path / "file" / "words")) == fresh
-    assert shown(wordmemo.read_words(TEXT, name="t", folder=None)) == fresh
+    fresh = shown(yaml_reader.read_words(TEXT, name="t"))
+    assert (
+        shown(parse_cache.read_words(TEXT, name="t", folder=tmp_path / "file" / "words")) == fresh
+    )
+    assert shown(parse_cache.read_words(TEXT, name="t", folder=None)) == fresh
 
 
 def test_problems_are_not_remembered(tmp_path: Path) -> None:
     """A text with a problem is read every time."""
-    wordmemo.read_words("a: 1\na: 2\n", name="t", folder=tmp_path)
+    parse_cache.read_words("a: 1\na: 2\n", name="t", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
