@@ -378,8 +378,7 @@ class _SpecReader:
             type_ is None
             and "default" not in options
             and not any(
-                _nearest(key, OF_INPUT) in ("type", "default")
-                for key in list(pairs)[:MAX_PROBLEMS]
+                _nearest(key, OF_INPUT) in ("type", "default") for key in list(pairs)[:MAX_PROBLEMS]
             )
         ):
             self.report(
