@@ -163,10 +163,12 @@ imagen-flow.toml:1:1: warning[untrusted-plugin]: nodes.py is not loaded: it is n
 
 
 def test_trust_is_of_a_place(folder: Path) -> None:
-    """Trusting a plugin does not trust its copy elsewhere."""
+    """Trusting a plugin does not trust its copy elsewhere, nor does it end the trust in others."""
     here, there = write(folder / "a" / "nodes.py", ""), write(folder / "b" / "nodes.py", "")
     config.trust({here: config.code_digest(here)})
     assert (config.is_trusted(here), config.is_trusted(there)) == (True, False)
+    config.trust({there: config.form(there)})
+    assert (config.is_trusted(here), config.is_trusted(there)) == (True, True)
 
 
 def test_missing_plugin(folder: Path) -> None:

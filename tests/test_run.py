@@ -504,6 +504,38 @@ def test_two_processes_compute_each_step_once(tmp_path: Path) -> None:
     assert sorted(map(int, (tmp_path / "ran").read_text().split())) == list(range(30))
 
 
+def test_a_step_that_another_makes_meanwhile_is_taken(toys: Toys, tmp_path: Path) -> None:
+    """Whoever had to wait for it asks the store again, also if it was asked just before."""
+    graph = toys.graph("""
+        nodes:
+          u: {type: toy.number, value: 7, cache: false}
+          b: {type: toy.add, a: "${u}", b: 1}
+        outputs: {b: "${b}"}
+        """)
+    run = execute(make_plan(graph))
+    assert given(list(run)) == {"b": 8}
+    key = run.key("b", "")
+    assert key is not None
+    toys.take()
+    folder = tmp_path / "store"
+    with Store.open(folder, Codecs()) as store, Store.open(folder, Codecs()) as other:
+        assert other.lease(key)
+
+        class Making(threading.Event):
+            """While it is waited for, another run makes the step."""
+
+            def wait(self, timeout: float | None = None) -> bool:
+                if other.lookup(key) is None:
+                    other.keep(key, {"value": (Codecs().artifact(8), 8)}, {})
+                    other.release(key)
+                    other.flush()
+                return False
+
+        said = carry_out(graph, store=store, cancel=Making())
+        assert other.lease(key)  # it is nobody's when the run is over
+    assert (given(said), toys.take()) == ({"b": 8}, ["number 7"])
+
+
 def test_a_long_chain_and_a_wide_fan_run(toys: Toys) -> None:
     """Depth is no recursion: 3,000 nodes one after another, read by one at the end."""
     chain = "".join(
