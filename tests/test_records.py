@@ -37,6 +37,10 @@ class Letters(Loader[str]):
 
     takes_file = True
 
+    def check(self, model: Model) -> None:
+        if model.path.stem == "x":
+            raise flow.ModelError("x is no letter that is taken")
+
     def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> str:
         LOADED.append(model.path.name)
         return model.path.stem.upper()
@@ -540,6 +544,36 @@ def test_a_model_that_is_not_here_is_a_problem_of_the_plan(
     }
     plan = planned(registry, graph_of(nodes, ["m"]), tmp_path)
     assert [p.code for p in plan.problems] == ["unresolved-model"]
+
+
+def test_a_loader_refuses_a_model_in_a_record_that_is_not_known_yet(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Its other fields come from nodes that have not run: the model is looked at all the same, here
+    and where the elements of an `each` are not known.
+    """
+    save(tmp_path / "x.safetensors")
+    nodes = {
+        "n": {"type": "r.float", "n": 0.5},
+        "m": {"type": "r.models", "models": [{"model": "./x.safetensors", "weight": "${n}"}]},
+        "e": {
+            "type": "r.models",
+            "each": {"one": {"model": "./x.safetensors", "weight": "${w}"}},
+        },
+        "w": {"type": "r.float", "each": {"n": "${c}"}},
+        "c": {"type": "r.counts", "n": 2},
+    }
+    for name in ("m", "e"):
+        plan = planned(registry, graph_of(nodes, [name]), tmp_path)
+        assert [p.message for p in plan.problems] == ["x is no letter that is taken"], name
+
+
+@node("r.counts", version=1)
+def counts(n: int) -> List[float]:
+    return [float(i) for i in range(n)]
+
+
+ALL += (counts,)
 
 
 def test_a_node_type_foresees_what_is_in_records(registry: Registry, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .._types.models import Model
 from .._types.node import Fed, NodeType
 from ..errors import ModelError, Problem
 from .keys import Keys
-from .port_values import complete_records, name_model
+from .port_values import complete_records, known_models, name_model
 from .step import (
     Frame,
     Slot,
@@ -74,6 +74,8 @@ class Keying:
         name = frame.full(node.name)
         item = frame.item if element is None else f"{frame.item}[{element}]"
         slots: dict[str, Artifact] = {}
+        #: The models in records of which something else is not known yet.
+        early: dict[str, Artifact] = {}
         lines = [self.keys.prefix(node)]
         waits: list[str] = []
         absent = failed = ""
@@ -88,6 +90,10 @@ class Keying:
                 slot = default if binding is None else self.values.bind(frame, binding)
             if isinstance(slot, Unknown):
                 waits += slot.after
+                if port_name in type_.records:
+                    known = known_models(self.values, frame, node, type_, port_name)
+                    if known is not None:
+                        early[port_name] = known
                 continue
             if slot is None or slot.kind == "absent":
                 if default is None:
@@ -132,7 +138,7 @@ class Keying:
                 f"its '{absent}' is absent",
                 outputs=None if waits else dict.fromkeys(type_.outputs, without_value("absent")),
             )
-        unresolved = self._unusable(node, type_, slots) if type_.loaders else ""
+        unresolved = self._unusable(node, type_, {**early, **slots}) if type_.loaders else ""
         if failed:
             return Step(
                 name,

@@ -312,10 +312,11 @@ def _grouped(name: str, group: Any) -> tuple[dict[str, Port], dict[str, str], se
                 raise TypeError("a reserved word of graph files can name no port")
         except TypeError as error:
             raise TypeError(f"{name}: '{written}' of {group.__name__}: {error}") from error
-        if written in group.__optional_keys__ and not read.optional:
+        is_optional = written in group.__optional_keys__
+        if is_optional and not read.optional:
             left_out.add(written)
-            read = replace(read, optional=True)
-        ports[written] = Port(written, read, required=not read.optional)
+            read = replace(read, optional=read.kind not in ("json", "any"))
+        ports[written] = Port(written, read, required=not (is_optional or read.optional))
     return ports, injected, left_out
 
 

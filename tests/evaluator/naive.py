@@ -13,6 +13,8 @@ in short:
   Inside what flows into a port, an absent element of a list is left out and an absent value of a
   mapping is null, at any depth. Text takes the fate of the first value in it that is absent or
   failed.
+- A record has its fields; a value that is none is its first, and a list of values a list of records.
+  An absent field has its default, and without one makes the node absent.
 - An included graph: an absent required input makes all its outputs absent, a value out of bounds
   makes them all fail; so required inputs, and those with bounds or choices, are computed first.
   Others are computed where something inside needs them.
@@ -120,6 +122,11 @@ NODE_TYPES = {
         lambda values: [values[i : i + 2] for i in range(0, len(values), 2)],
     ),
     "t.nest": _type({"values": "list[list[int]]"}, "text", lambda values: json.dumps(values)[-40:]),
+    "t.uses": _type(
+        {"uses": ("list[use]", []), "one": ("use", None)},
+        "int",
+        lambda uses, one: sum(n * weight for n, weight, _ in (*uses, *filter(None, (one,)))) % 1000,
+    ),
     "t.json": _type(
         {"value": "json"}, "text", lambda value: json.dumps(value, sort_keys=True)[-40:]
     ),
@@ -190,6 +197,18 @@ def without_absent(value: Any) -> Any:
     return value
 
 
+def goes_through(written: Any) -> bool:
+    """Whether a field of a record in `each` is given a list; here that is a reference."""
+    return isinstance(written, str) and _REFERENCE.fullmatch(written) is not None
+
+
+def sizing(written: Any) -> list[Any]:
+    """The lists that say for how many elements a port of `each` runs."""
+    if isinstance(written, dict):
+        return [value for value in written.values() if goes_through(value)]
+    return [written]
+
+
 def formatted(value: Any) -> str:
     return ("false", "true")[value] if isinstance(value, bool) else str(value)
 
@@ -202,6 +221,35 @@ def references(written: Any) -> Iterator[tuple[str, str | None]]:
     elif isinstance(written, str):
         for found in _REFERENCE.finditer(written):
             yield found[1], found[2]
+
+
+#: The fields of records and their defaults, by type.
+RECORDS: dict[str, dict[str, Any]] = {"use": {"n": _REQUIRED, "weight": 2, "label": None}}
+
+
+def as_records(type_: str, value: Any) -> Any:
+    """What a port of records receives; ABSENT fields that have no default stay so."""
+    if isinstance(value, _Mark) or value is None:
+        return value
+    if type_.startswith("list["):
+        return [as_records(type_[5:-1], item) for item in value if item is not ABSENT]
+    fields = RECORDS[type_]
+    given = value if isinstance(value, dict) else {next(iter(fields)): value}
+    return {
+        name: given[name]
+        if given.get(name, ABSENT) is not ABSENT
+        else ABSENT
+        if default is _REQUIRED
+        else default
+        for name, default in fields.items()
+    }
+
+
+def as_tuples(value: Any) -> Any:
+    """Records as the log and the toys have them."""
+    if isinstance(value, list):
+        return [as_tuples(item) for item in value]
+    return tuple(value.values()) if isinstance(value, dict) else value
 
 
 class Scope:
@@ -290,7 +338,7 @@ class Scope:
             return FAILED if flags is FAILED else ABSENT, None
         if "each" not in node:
             return None, None
-        lists = [self.bound(written) for written in node["each"].values()]
+        lists = [self.bound(size) for written in node["each"].values() for size in sizing(written)]
         for mark in (ABSENT, FAILED):
             if any(values is mark for values in lists):
                 return mark, None
@@ -307,7 +355,18 @@ class Scope:
         node = self.graph["nodes"][name]
         given = {port: self.bound(written) for port, written in self.written(name).items()}
         return given | {
-            port: self.bound(written)[i] for port, written in node.get("each", {}).items()
+            port: self.for_element(written, i) for port, written in node.get("each", {}).items()
+        }
+
+    def for_element(self, written: Any, i: int) -> Any:
+        """What a port of `each` receives for an element: of a record, the elements of the lists in
+        its fields.
+        """
+        if not isinstance(written, dict):
+            return self.bound(written)[i]
+        return {
+            name: self.bound(value)[i] if goes_through(value) else value
+            for name, value in written.items()
         }
 
     def written(self, name: str) -> dict[str, Any]:
@@ -344,10 +403,15 @@ class Scope:
         if node["type"] in NODE_TYPES:
             wanted = NODE_TYPES[node["type"]].inputs
             received = {port: given.get(port, ABSENT) for port in wanted}
+            records = {
+                port for port, (type_, _) in wanted.items() if type_.endswith(("use", "use]"))
+            }
+            received |= {port: as_records(wanted[port][0], received[port]) for port in records}
             absent = [
                 port
                 for port, value in received.items()
-                if value is ABSENT and wanted[port][1] is _REQUIRED
+                if (value is ABSENT and wanted[port][1] is _REQUIRED)
+                or (port in records and value is not ABSENT and ABSENT in leaves(value))
             ]
             if absent:
                 return ABSENT, absent, {}
@@ -358,6 +422,7 @@ class Scope:
                 port: wanted[port][1] if value is ABSENT else without_absent(value)
                 for port, value in received.items()
             }
+            received |= {port: as_tuples(received[port]) for port in records}
             return (
                 None,
                 [],
@@ -500,7 +565,11 @@ class _Demand:
         whole, elements = scope.shape(name)
         each = node.get("each", {})
         if whole is not None:
-            reasons = [p for p, written in each.items() if scope.bound(written) is whole]
+            reasons = [
+                p
+                for p, written in each.items()
+                if any(scope.bound(size) is whole for size in sizing(written))
+            ]
             for p, written in each.items():
                 if not self.least or not reasons or reasons == [p]:
                     self.references(

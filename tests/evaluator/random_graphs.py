@@ -33,6 +33,7 @@ _SIGNATURES: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
     "t.optional_sum": (2, {"values": "list[int]?"}, {"": "int"}),
     "t.chunk": (2, {"values": "list[int]"}, {"": "list[list[int]]"}),
     "t.nest": (2, {"values": "list[list[int]]"}, {"": "text"}),
+    "t.uses": (4, {"uses": "list[use]?", "one": "use?"}, {"": "int"}),
     "t.json": (2, {"value": "json"}, {"": "text"}),
     "flow.first": (3, {"a": "first", "b": "first", "c": "first?"}, {"": "first"}),
 }
@@ -185,6 +186,8 @@ class _Drawing:
         dice = self.dice
         if type_.startswith("list["):
             return [self.literal(type_[5:-1]) for _ in range(dice.randint(0, 3))]
+        if type_ == "use":
+            return {"n": self.literal("int")}
         return {
             "int": dice.randint(0, 12),
             "seed": dice.randint(0, 12),
@@ -198,6 +201,10 @@ class _Drawing:
         found = self.references(type_, nodes_only=nodes_only)
         if found and dice.random() < 0.7:
             return dice.choice(found)
+        if type_ == "use":
+            return self.use()
+        if type_ == "list[use]" and self.references("list[int]") and dice.random() < 0.3:
+            return dice.choice(self.references("list[int]", nodes_only=nodes_only) or [[]])
         if type_ == "json":
             return {
                 "l": [1, self.value("int"), [self.value("int")]],
@@ -217,6 +224,31 @@ class _Drawing:
             if inside:
                 return f"{dice.choice(inside)}-{dice.choice(inside)}"
         return self.literal(type_)
+
+    def use(self) -> Any:
+        """A record, or what stands for its first field."""
+        dice = self.dice
+        if dice.random() < 0.3:
+            return self.value("int")
+        fields = {"n": self.value("int")}
+        if dice.random() < 0.6:
+            fields["weight"] = self.value("int")
+        if dice.random() < 0.4:
+            fields["label"] = self.value("text")
+        return fields
+
+    def use_for_each(self) -> dict[str, Any] | None:
+        """A record some fields of which go through lists of nodes; None if there are none."""
+        dice = self.dice
+        lists = self.references("list[int]", nodes_only=True)
+        if not lists:
+            return None
+        fields: dict[str, Any] = {"n": dice.choice(lists)}
+        if dice.random() < 0.5:
+            fields["weight"] = dice.choice([*lists, dice.randint(0, 3)])
+        if dice.random() < 0.3:
+            fields["label"] = "a"
+        return fields
 
     # -- nodes
     # -----------------------------------------------------------------------------------------------------------------
@@ -287,7 +319,9 @@ class _Drawing:
             for port, type_ in ports.items()
             if type_ != "json" and self.references(f"list[{type_}]", nodes_only=True)
         ]
-        if lists and dice.random() < 0.35:
+        if "one" in ports and dice.random() < 0.4 and (use := self.use_for_each()) is not None:
+            each["one"] = use
+        elif lists and dice.random() < 0.35:
             for port in dice.sample(lists, min(len(lists), dice.choice((1, 1, 2)))):
                 each[port] = dice.choice(self.references(f"list[{ports[port]}]", nodes_only=True))
         elif ports and dice.random() < 0.12:
@@ -311,6 +345,8 @@ class _Drawing:
                 else []
             )
             written = [values for values in each.values() if isinstance(values, list)]
+            if any(isinstance(values, dict) for values in each.values()):
+                flags = []
             if flags and dice.random() < 0.7:
                 node["when"] = dice.choice(flags)
             elif written and dice.random() < 0.7:

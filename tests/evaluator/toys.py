@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from imagen_flow import Absent, Json, List, Progress, Seed, Steps, Text, node
+from imagen_flow import Absent, Json, List, Progress, Seed, Steps, Text, node, record
 
 #: One line a call, in the order of the calls: a node type's name and its arguments.
 CALLS: list[str] = []
@@ -156,6 +156,23 @@ def chunk(values: List[int]) -> List[List[int]]:
 def nest(values: List[List[int]]) -> Text:
     log("t.nest", values=[list(v) for v in values])
     return json.dumps([list(v) for v in values])[-40:]
+
+
+@record
+class Use:
+    n: int
+    weight: int = 2
+    label: str | None = None
+
+
+def told(use: Use) -> tuple[int, int, str | None]:
+    return use.n, use.weight, use.label
+
+
+@node("t.uses", version=1)
+def uses(uses: List[Use] = (), one: Use | None = None) -> int:
+    log("t.uses", uses=[told(use) for use in uses], one=None if one is None else told(one))
+    return sum(use.n * use.weight for use in [*uses, *([one] if one else [])]) % 1000
 
 
 @node("t.json", version=1)

@@ -46,17 +46,23 @@ def pool() -> Iterator[ModelPool]:
         yield opened
 
 
-def worn(home: Path, which: str) -> dict[str, Any]:
+def adapters(home: Path, which: str) -> dict[str, Any]:
     if which == "loras":
         return {
-            "loras": [str(home / "fox.safetensors"), str(home / "ink.safetensors")],
-            "lora_weights": [0.8, 0.5],
+            "loras": [
+                {"model": str(home / "fox.safetensors"), "weight": 0.8},
+                {"model": str(home / "ink.safetensors"), "weight": 0.5},
+            ]
         }
     if which == "ip_adapters":
         return {
-            "ip_adapters": [str(home / "ip")],
-            "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"],
-            "ip_adapter_images": ["${seen}"],
+            "ip_adapters": [
+                {
+                    "model": str(home / "ip"),
+                    "file": "models/ip-adapter_sd15.safetensors",
+                    "image": "${seen}",
+                }
+            ]
         }
     return {"embeddings": [str(home / "cat.safetensors")]} if which == "embeddings" else {}
 
@@ -74,7 +80,7 @@ def draw(
         "a red fox and a <cat>" if which == "embeddings" else "a red fox",
     )
     asked = {"num_inference_steps": 2, "guidance_scale": 5.0, "width": 32, "height": 48, "seed": 3}
-    more = worn(home, which)
+    more = adapters(home, which)
     seen = (
         {"seen": {"type": "image.solid", "width": 32, "height": 32, "colour": "orange"}}
         if which == "ip_adapters"

@@ -157,58 +157,55 @@ def node(task: str, model: str, **more: Any) -> dict[str, Any]:
     }
 
 
-#: Family, networks, what the nodes are given beside, and the same as arguments of the pipeline.
-LENT: dict[str, tuple[str, list[str], dict[str, Any], dict[str, Any]]] = {
+#: Family, networks with the fields of their controls, what the nodes are given beside, and the same
+#: as arguments of the pipeline.
+LENT: dict[str, tuple[str, list[tuple[str, dict[str, Any]]], dict[str, Any], dict[str, Any]]] = {
     "SDXL": (
         "sdxl",
-        ["sdxl-edges"],
-        {"control_scales": [0.7], "control_ends": [0.9]},
+        [("sdxl-edges", {"scale": 0.7, "to": 0.9})],
+        {},
         {"controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.9},
     ),
     "SDXL, two": (
         "sdxl",
-        ["sdxl-edges", "sdxl-tones"],
-        {"control_scales": [0.7, 0.4], "control_starts": [0.0, 0.5], "control_ends": [0.5, 1.0]},
+        [
+            ("sdxl-edges", {"scale": 0.7, "from": 0.0, "to": 0.5}),
+            ("sdxl-tones", {"scale": 0.4, "from": 0.5, "to": 1.0}),
+        ],
+        {},
         {
             "controlnet_conditioning_scale": [0.7, 0.4],
             "control_guidance_start": [0.0, 0.5],
             "control_guidance_end": [0.5, 1.0],
         },
     ),
-    "SD 3": (
-        "sd3",
-        ["sd3-edges"],
-        {"control_scales": [0.6]},
-        {"controlnet_conditioning_scale": 0.6},
-    ),
+    "SD 3": ("sd3", [("sd3-edges", {"scale": 0.6})], {}, {"controlnet_conditioning_scale": 0.6}),
     "SD 3, two": (
         "sd3",
-        ["sd3-edges", "sd3-tones"],
-        {"control_scales": [0.6, 0.3]},
+        [("sd3-edges", {"scale": 0.6}), ("sd3-tones", {"scale": 0.3})],
+        {},
         {"controlnet_conditioning_scale": [0.6, 0.3]},
     ),
     "FLUX": (
         "flux",
-        ["flux-edges"],
-        {"control_scales": [0.6], "control_ends": [0.8]},
+        [("flux-edges", {"scale": 0.6, "to": 0.8})],
+        {},
         {"controlnet_conditioning_scale": 0.6, "control_guidance_end": 0.8},
     ),
     "FLUX, by hints": (
         "flux",
-        ["flux-hints"],
-        {"control_scales": [0.7]},
+        [("flux-hints", {"scale": 0.7})],
+        {},
         {"controlnet_conditioning_scale": 0.7},
     ),
-    "FLUX, a union": ("flux", ["flux-union"], {"control_modes": [2]}, {"control_mode": 2}),
+    "FLUX, a union": ("flux", [("flux-union", {"mode": 2})], {}, {"control_mode": 2}),
     "FLUX, two": (
         "flux",
-        ["flux-union", "flux-union"],
-        {
-            "control_modes": [2, 0],
-            "control_scales": [0.6, 0.3],
-            "control_starts": [0.0, 0.5],
-            "control_ends": [0.5, 1.0],
-        },
+        [
+            ("flux-union", {"mode": 2, "scale": 0.6, "from": 0.0, "to": 0.5}),
+            ("flux-union", {"mode": 0, "scale": 0.3, "from": 0.5, "to": 1.0}),
+        ],
+        {},
         {
             "control_mode": [2, 0],
             "controlnet_conditioning_scale": [0.6, 0.3],
@@ -218,36 +215,36 @@ LENT: dict[str, tuple[str, list[str], dict[str, Any], dict[str, Any]]] = {
     ),
     "Qwen-Image": (
         "qwen",
-        ["qwen-edges"],
-        {"control_scales": [0.6], "control_ends": [0.8]},
+        [("qwen-edges", {"scale": 0.6, "to": 0.8})],
+        {},
         {"controlnet_conditioning_scale": 0.6, "control_guidance_end": 0.8},
     ),
     "Sana": (
         "sana",
-        ["sana-edges"],
-        {"control_scales": [0.6], "arguments": {"use_resolution_binning": False}},
+        [("sana-edges", {"scale": 0.6})],
+        {"arguments": {"use_resolution_binning": False}},
         {"controlnet_conditioning_scale": 0.6, "use_resolution_binning": False},
     ),
-    "SDXL, a union": ("sdxl", ["union"], {"control_modes": [3]}, {"control_mode": [3]}),
+    "SDXL, a union": ("sdxl", [("union", {"mode": 3})], {}, {"control_mode": [3]}),
     "SDXL, two unions": (
         "sdxl",
-        ["union", "union2"],
-        {"control_modes": [3, 1], "control_scales": [0.6, 0.3]},
+        [("union", {"mode": 3, "scale": 0.6}), ("union2", {"mode": 1, "scale": 0.3})],
+        {},
         {"control_mode": [3, 1], "controlnet_conditioning_scale": [0.6, 0.3]},
     ),
     "SD, a T2I-Adapter": (
         "sd",
-        ["sd-sketch"],
-        {"control_scales": [0.8]},
+        [("sd-sketch", {"scale": 0.8})],
+        {},
         {"adapter_conditioning_scale": 0.8},
     ),
     "SD, two T2I-Adapters": (
         "sd",
-        ["sd-sketch", "sd-depth"],
-        {"control_scales": [0.8, 0.3]},
+        [("sd-sketch", {"scale": 0.8}), ("sd-depth", {"scale": 0.3})],
+        {},
         {"adapter_conditioning_scale": [0.8, 0.3]},
     ),
-    "SDXL, a T2I-Adapter": ("sdxl", ["sdxl-sketch"], {}, {}),
+    "SDXL, a T2I-Adapter": ("sdxl", [("sdxl-sketch", {})], {}, {}),
 }
 
 
@@ -257,7 +254,8 @@ def lent(
     """A case as it is tried: the model's path, its pipeline's name up to the task, nodes that load
     drawings, arguments of the node and of the pipeline.
     """
-    family, names, ours, theirs = LENT[case]
+    family, controls_of, ours, theirs = LENT[case]
+    names = [name for name, _ in controls_of]
     helper = controls.HELPERS[type(network(at(names[0]))).__name__]
     stem = named(at(family), "model_index.json").removesuffix("Pipeline") + helper.word
     drawings = [photos(number) for number in range(len(names))]
@@ -275,8 +273,10 @@ def lent(
         stem,
         loads,
         {
-            "controlnets": [at(name) for name in names],
-            "control_images": ["${" + name + "}" for name in loads],
+            "controls": [
+                {"model": at(name), "image": "${" + load + "}", **fields}
+                for (name, fields), load in zip(controls_of, loads, strict=True)
+            ],
             **ours,
         },
         hand,
@@ -464,10 +464,10 @@ def test_one_union_reads_several_drawings(
     ).images[0]
     loads = {f"drawing{number}": load for number, (_, load) in enumerate(drawings)}
     held = {
-        "controlnets": [at(union)],
-        "control_images": ["${drawing0}", "${drawing1}"],
-        "control_modes": [1, 3],
-        "control_scales": [0.5, 0.9],
+        "controls": [
+            {"model": at(union), "image": "${drawing0}", "mode": 1, "scale": 0.5},
+            {"model": at(union), "image": "${drawing1}", "mode": 3, "scale": 0.9},
+        ]
     }
     assert same(draw(**loads, one=node("text_to_image", at(base), **SIZE, **held)), theirs)
 
@@ -488,9 +488,7 @@ def test_a_union_that_says_its_first_name_is_one(
             one=node(
                 "text_to_image",
                 at("sdxl"),
-                controlnets=[path],
-                control_images=["${drawing}"],
-                control_modes=[3],
+                controls=[{"model": path, "image": "${drawing}", "mode": 3}],
                 **SIZE,
             ),
         )
@@ -511,7 +509,7 @@ def test_a_checkpoint_that_is_held_to_a_drawing_by_itself(
     """
     path = at("flux-canny")
     drawing, load = photos(0)
-    held = {"control_images": ["${drawing}"]}
+    held = {"controls": [{"image": "${drawing}"}]}
     theirs = by_hand(path)(
         "a fox", control_image=drawing, generator=noise(), num_inference_steps=2, **SIZE
     ).images[0]
@@ -571,7 +569,14 @@ def test_a_checkpoint_that_is_held_to_a_drawing_by_itself(
     )
     assert (
         failure(one=node("text_to_image", path, **SIZE))
-        == "this checkpoint is held to 1 drawing, and 'control_images' holds 0: they must agree"
+        == "this checkpoint is held to 1 drawing, and its 'controls' have 0: write controls: [{image: …}]"
+    )
+    assert (
+        failure(
+            drawing=load,
+            one=node("text_to_image", path, controls=[{"image": "${drawing}", "scale": 1}]),
+        )
+        == "this checkpoint is held to its drawing by itself: its 'controls[0]' takes an 'image' alone"
     )
 
 
@@ -626,13 +631,15 @@ def test_a_controlnet_that_fills_in_reads_the_hole_itself(
         at("sd3"),
         image="${photo}",
         mask="${hole}",
-        controlnets=[at("sd3-fill")],
-        control_scales=[0.9],
+        controls=[{"model": at("sd3-fill"), "scale": 0.9}],
     )
     assert same(draw(**nodes, one=asked), theirs)
     assert (
-        failure(**nodes, one={**asked, "control_images": ["${photo}"]})
-        == "this ControlNet fills in: it reads the picture and the mask themselves, and takes no 'control_images'"
+        failure(
+            **nodes,
+            one={**asked, "controls": [{"model": at("sd3-fill"), "image": "${photo}"}]},
+        )
+        == "this ControlNet fills in: it reads the picture and the mask themselves; leave the 'image' of 'controls[0]' out"
     )
     assert failure(**nodes, one={**asked, "strength": 0.5}).startswith(
         "StableDiffusion3ControlNetInpaintingPipeline takes no strength; it takes: "
@@ -706,7 +713,7 @@ def test_pictures_are_read_as_words_by_redux(
         (
             "sd",
             ["sdxl"],
-            "the port 'controlnets' cannot use the model '{network}': it is a StableDiffusionXLPipeline, and the port 'controlnets' takes one of ControlNetModel, ",
+            "the port 'controls' cannot use the model '{network}': it is a StableDiffusionXLPipeline, and the port 'controls' takes one of ControlNetModel, ",
         ),
     ],
 )
@@ -719,10 +726,7 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(
     refused: Callable[..., str],
 ) -> None:
     """Planning names both and says what each was made for, wherever networks are lent."""
-    held = {
-        "controlnets": [at(name) for name in networks],
-        "control_images": ["${drawing}"] * len(networks),
-    }
+    held = {"controls": [{"model": at(name), "image": "${drawing}"} for name in networks]}
     drawing = photos(0)[1]
     said = refused(drawing=drawing, one=node("text_to_image", at(model), **held))
     assert words.format(network=at(networks[-1]), model=at(model)) in said
@@ -748,30 +752,30 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(
             "sdxl",
             ["sdxl-edges", "union"],
             {},
-            "its 'controlnets' are of different kinds, ControlNetModel and ControlNetUnionModel, which diffusers cannot lend together",
+            "its 'controls' have models of different kinds, ControlNetModel and ControlNetUnionModel, which diffusers cannot lend together",
         ),
         (
             "sdxl",
             ["sdxl-edges"],
-            {"control_images": []},
-            "its 'controlnets' are 1, and 'control_images' holds 0: they must agree",
-        ),
-        (
-            "sdxl",
-            ["union"],
-            {"control_modes": [1, 2]},
-            "its 'controlnets' are 1, and 'control_modes' holds 2: they must agree",
+            {"image": None},
+            "its 'controls[0]' has no 'image' to hold the picture to",
         ),
         (
             "sdxl",
             ["sdxl-edges"],
-            {"control_modes": [1]},
+            {"model": None},
+            "its 'controls[0]' names no 'model', and this checkpoint is held to drawings by networks alone: write controls: [{model: …, image: …}]",
+        ),
+        (
+            "sdxl",
+            ["sdxl-edges"],
+            {"mode": 1},
             "StableDiffusionXLControlNetPipeline takes no control_mode; it takes: ",
         ),
         (
             "sd",
             ["sd-sketch"],
-            {"control_ends": [0.5]},
+            {"to": 0.5},
             "StableDiffusionAdapterPipeline takes no control_guidance_end; it takes: ",
         ),
         ("flux-canny", ["flux-edges"], {}, "for text to image with a ControlNet"),
@@ -779,7 +783,7 @@ def test_a_network_for_another_base_is_refused_before_anything_is_loaded(
             "qwen",
             ["qwen-edges", "qwen-edges"],
             {},
-            "its 'controlnets' are 2, and of QwenImageControlNetModel diffusers takes one at a time",
+            "its 'controls' are 2, and of QwenImageControlNetModel diffusers takes one at a time",
         ),
     ],
 )
@@ -792,12 +796,8 @@ def test_what_cannot_be_lent_together_is_said(
     photos: Callable[..., Any],
     failure: Callable[..., str],
 ) -> None:
-    """Lists that do not agree, and networks and arguments that a pipeline cannot take, are named."""
-    held = {
-        "controlnets": [at(name) for name in networks],
-        "control_images": ["${drawing}"] * len(networks),
-        **more,
-    }
+    """Controls that lack something, and networks and arguments that a pipeline cannot take, are named."""
+    held = {"controls": [{"model": at(name), "image": "${drawing}", **more} for name in networks]}
     assert words in failure(
         drawing=photos(0)[1], one=node("text_to_image", at(model), **SIZE, **held)
     )
@@ -813,8 +813,7 @@ def test_a_drawing_that_is_read_through_an_autoencoder_wants_one(
         "model": at("flux"),
         "text": "${text}",
         "seed": 1,
-        "controlnets": [at("flux-edges")],
-        "control_images": ["${drawing}"],
+        "controls": [{"model": at("flux-edges"), "image": "${drawing}"}],
         **SIZE,
     }
     assert failure(drawing=photos(0)[1], text=text, one=held) == (
@@ -824,7 +823,7 @@ def test_a_drawing_that_is_read_through_an_autoencoder_wants_one(
 
 def test_every_network_that_can_be_lent_names_its_port() -> None:
     """A network at a port for checkpoints is told where it belongs."""
-    assert {kind for kind, home in calling.TAKEN_BY.items() if "'controlnets'" in home} == {
+    assert {kind for kind, home in calling.TAKEN_BY.items() if "'controls'" in home} == {
         *controls.HELPERS,
         "ControlNet in one file",
     }
@@ -854,8 +853,7 @@ def held(
         "one": {
             "type": "diffusion.text_to_image",
             "model": at(base),
-            "controlnets": [network],
-            "control_images": ["${drawing}"],
+            "controls": [{"model": network, "image": "${drawing}"}],
             "prompt": "a fox",
             "num_inference_steps": 2,
             "width": 32,

@@ -482,8 +482,10 @@ def test_loras_change_one_picture_and_leave_the_base_alone(
     pipeline.set_adapters(["style", "detail"], [0.8, 0.3])
     theirs = pipeline("a fox", generator=noise(), **BY_HAND).images[0]
     loras = {
-        "loras": [at("style.safetensors"), at("detail.safetensors")],
-        "lora_weights": [0.8, 0.3],
+        "loras": [
+            {"model": at("style.safetensors"), "weight": 0.8},
+            {"model": at("detail.safetensors"), "weight": 0.3},
+        ]
     }
     ours = draw(one=asked(at, **loras))
     assert same(ours, theirs)
@@ -541,10 +543,10 @@ def test_controlnets_hold_the_picture_as_by_hand(
         **BY_HAND,
     ).images[0]
     controls = {
-        "controlnets": [at(name) for name in names],
-        "control_images": ["${small}"] * count,
-        "control_scales": scales,
-        "control_ends": [0.9] * count,
+        "controls": [
+            {"model": at(name), "image": "${small}", "scale": scale, "to": 0.9}
+            for name, scale in zip(names, scales, strict=True)
+        ]
     }
     drawn = {
         **loaded(photo[1]),
@@ -619,10 +621,14 @@ def test_an_ip_adapter_reads_a_picture_as_a_prompt(
     pipeline.set_ip_adapter_scale(0.6)
     theirs = pipeline("a fox", ip_adapter_image=photo[0], generator=noise(), **BY_HAND).images[0]
     adapter = {
-        "ip_adapters": [at("ip")],
-        "ip_adapter_images": ["${photo}"],
-        "ip_adapter_scales": [0.6],
-        "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"],
+        "ip_adapters": [
+            {
+                "model": at("ip"),
+                "image": "${photo}",
+                "scale": 0.6,
+                "file": "models/ip-adapter_sd15.safetensors",
+            }
+        ]
     }
     ours = draw(**loaded(photo[1]), one=asked(at, **adapter))
     assert same(ours, theirs)

@@ -15,6 +15,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool
+from imagen_flow_diffusion.nodes import shared_ports
 from imagen_flow_diffusion.tiny.known import kind_of, stand_in
 
 #: diffusers warns of what it itself does with numpy and torch.
@@ -241,9 +242,13 @@ def test_adapters_for_another_base_are_refused(
         photo=photo,
         one=drawn(
             tiny_model("sdxl"),
-            ip_adapters=[tiny_model("ip-adapter")],
-            ip_adapter_files=["models/ip-adapter_sd15.safetensors"],
-            ip_adapter_images=["${photo}"],
+            ip_adapters=[
+                {
+                    "model": tiny_model("ip-adapter"),
+                    "file": "models/ip-adapter_sd15.safetensors",
+                    "image": "${photo}",
+                }
+            ],
         ),
     )
     assert said.startswith(
@@ -296,10 +301,9 @@ def test_adapters_for_another_base_are_refused(
             "its 'sampler_settings' takes a mapping of names to values",
         ),
         ({"clip_skip": 3}, "its 'clip_skip' is 3, and of the text encoder of "),
-        ({"lora_weights": [1.0]}, "its 'loras' are 0, and 'lora_weights' holds 1: they must agree"),
         (
-            {"control_scales": [1.0]},
-            "its 'controlnets' are 0, and 'control_scales' holds 1: they must agree",
+            {"controls": [{"scale": 1.0}]},
+            "its 'controls[0]' names no 'model', and this checkpoint ",
         ),
     ],
 )
@@ -652,3 +656,25 @@ def test_attention_that_a_device_has_not_is_refused(
     assert bool(
         refused({"one": drawn(tiny_model("sd-1.5"), settings={"attention": attention})})
     ) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("type_", "renamed"),
+    [
+        ("diffusion.text_to_image", shared_ports.RENAMED),
+        ("diffusion.image_to_image", shared_ports.RENAMED),
+        ("diffusion.inpaint", shared_ports.RENAMED),
+        ("diffusion.denoise", shared_ports.RENAMED),
+        ("text.encode", shared_ports.RENAMED_LORAS),
+        ("image.edit", shared_ports.RENAMED_LORAS),
+    ],
+)
+def test_a_list_beside_another_is_told_the_record_that_it_is_now(
+    type_: str, renamed: dict[str, str]
+) -> None:
+    """Each spelling of before is a problem that shows the one of today."""
+    node = {"type": type_, **dict.fromkeys(renamed, 1)}
+    with pytest.raises(flow.GraphError) as refused:
+        flow.load({"imagen_flow": 1, "nodes": {"n": node}, "outputs": {"o": "${n}"}})
+    fixes = [p.fix for p in refused.value.problems if p.code == "unknown-port"]
+    assert fixes == [f"write {now}" for now in renamed.values()]

@@ -148,8 +148,7 @@ def test_what_stands_beside_a_checkpoint_counts_in_one_copy(home: Path) -> None:
 
     drawn = whole(
         home / "plain",
-        controlnets=[str(home / "control")],
-        control_images=["${edges}"],
+        controls=[{"model": str(home / "control"), "image": "${edges}"}],
         loras=[str(home / "fox.safetensors")],
     )
     graph = {

@@ -426,7 +426,7 @@ def test_an_edit_takes_loras_as_by_hand(
     ).images[0]
     ours = draw(
         photo=photos[0][1],
-        one={**plain, "loras": [str(tmp_path / "style.safetensors")], "lora_weights": [0.7]},
+        one={**plain, "loras": [{"model": str(tmp_path / "style.safetensors"), "weight": 0.7}]},
     )
     assert same(ours, theirs)
     assert not same(ours, before.pixels)

@@ -144,10 +144,10 @@ def test_a_picture_is_read_as_a_prompt(
     ).images[0]
     loads = {f"photo{number}": load for number, (_, load) in enumerate(pictures)}
     adapters = {
-        "ip_adapters": [at("collection")] * len(files),
-        "ip_adapter_files": files,
-        "ip_adapter_scales": scales,
-        "ip_adapter_images": ["${" + name + "}" for name in loads],
+        "ip_adapters": [
+            {"model": at("collection"), "file": file, "scale": scale, "image": "${" + name + "}"}
+            for file, scale, name in zip(files, scales, loads, strict=True)
+        ]
     }
     ours = draw(**loads, one=drawn(at(base), **adapters))
     assert same(ours, theirs)
@@ -177,13 +177,12 @@ def test_all_that_can_be_put_on_at_once(
     theirs = pipeline(
         prompt, ip_adapter_image=picture, generator=noise(), num_inference_steps=2, **SIZE
     ).images[0]
-    loras = {"loras": [at("lora.safetensors")], "lora_weights": [0.7]}
+    loras = {"loras": [{"model": at("lora.safetensors"), "weight": 0.7}]}
     words = {"embeddings": [at("toy.safetensors")]}
     read = {
-        "ip_adapters": [at("collection")],
-        "ip_adapter_files": [file],
-        "ip_adapter_scales": [0.6],
-        "ip_adapter_images": ["${photo}"],
+        "ip_adapters": [
+            {"model": at("collection"), "file": file, "scale": 0.6, "image": "${photo}"}
+        ]
     }
     for _ in range(2):
         assert same(
@@ -213,10 +212,9 @@ def test_one_adapter_reads_several_pictures(
         **SIZE,
     ).images[0]
     adapters = {
-        "ip_adapters": [at("collection")],
-        "ip_adapter_files": [file],
-        "ip_adapter_scales": [0.5],
-        "ip_adapter_images": ["${a}", "${b}"],
+        "ip_adapters": [
+            {"model": at("collection"), "file": file, "scale": 0.5, "image": ["${a}", "${b}"]}
+        ]
     }
     assert same(draw(a=pictures[0][1], b=pictures[1][1], one=drawn(at("sdxl"), **adapters)), theirs)
 
@@ -258,10 +256,11 @@ def test_flux_reads_pictures_by_an_encoder_that_is_named(
     plain = draw(one=drawn(at("flux")))
     loads = {f"photo{number}": load for number, (_, load) in enumerate(pictures)}
     adapters = {
-        "ip_adapters": [at("for-flux")] * count,
-        "ip_adapter_scales": scales,
+        "ip_adapters": [
+            {"model": at("for-flux"), "scale": scale, "image": "${" + name + "}"}
+            for scale, name in zip(scales, loads, strict=True)
+        ],
         "ip_encoder": at("clip"),
-        "ip_adapter_images": ["${" + name + "}" for name in loads],
     }
     ours = draw(**loads, one=drawn(at("flux"), **adapters))
     assert same(ours, theirs)
@@ -271,73 +270,63 @@ def test_flux_reads_pictures_by_an_encoder_that_is_named(
 
 
 @pytest.mark.parametrize(
-    ("base", "more", "words"),
+    ("base", "adapters", "words"),
     [
         (
             "sdxl",
-            {"ip_adapter_files": ["models/ip-adapter_sd15.safetensors"]},
+            [{}],
             "the IP-Adapter '{collection}' was made for another base than '{base}' (StableDiffusionXLPipeline): ",
         ),
         (
             "flux",
-            {"ip_adapters": ["for-flux"], "ip_adapter_files": []},
+            [{"model": "for-flux", "file": None}],
             "neither the model '{base}' nor the IP-Adapter '{for-flux}' has an image encoder: name one as 'ip_encoder'",
         ),
         (
             "sd3",
-            {},
+            [{}],
             "StableDiffusion3Pipeline takes no IP-Adapter here; pipelines of Stable Diffusion 1 and 2, SDXL and FLUX.1 do",
         ),
         (
             "sd",
-            {"ip_adapter_images": []},
-            "its 'ip_adapters' are 1, and 'ip_adapter_images' holds 0: one for each, or several for one adapter alone",
+            [{"image": []}],
+            "its 'ip_adapters[0]' has no 'image' to read",
         ),
         (
             "sd",
-            {"ip_adapters": []},
-            "its 'ip_adapters' are 0, and 'ip_adapter_images' holds 1: one for each, or several for one adapter alone",
-        ),
-        (
-            "sd",
-            {"ip_adapter_scales": [1.0, 0.5]},
-            "its 'ip_adapters' are 1, and 'ip_adapter_scales' holds 2: they must agree",
-        ),
-        (
-            "sd",
-            {"ip_adapter_files": ["nothing.safetensors"]},
+            [{"file": "nothing.safetensors"}],
             "the model '{collection}' has no file 'nothing.safetensors'; these are there: models/image_encoder/model.safetensors, ",
         ),
         (
             "sdxl",
-            {
-                "ip_adapters": ["collection"] * 2,
-                "ip_adapter_images": ["${photo}"] * 2,
-                "ip_adapter_files": [
-                    "sdxl_models/ip-adapter_sdxl.safetensors",
-                    "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
-                ],
-            },
+            [
+                {"file": "sdxl_models/ip-adapter_sdxl.safetensors"},
+                {"file": "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"},
+            ],
             "its 'ip_adapters' read pictures through different encoders, models/image_encoder and sdxl_models/image_encoder, and a pipeline has one",
         ),
     ],
 )
 def test_what_does_not_fit_is_said(
     base: str,
-    more: dict[str, Any],
+    adapters: list[dict[str, Any]],
     words: str,
     at: Callable[[str], str],
     photos: Callable[..., Any],
     failure: Callable[..., str],
 ) -> None:
-    """An adapter for another base, one without an encoder, and lists that do not agree."""
+    """An adapter for another base, one without an encoder, without a picture or a file."""
     given = {
-        "ip_adapters": ["collection"],
-        "ip_adapter_files": ["models/ip-adapter_sd15.safetensors"],
-        "ip_adapter_images": ["${photo}"],
-        **more,
+        "ip_adapters": [
+            {
+                "file": "models/ip-adapter_sd15.safetensors",
+                "image": "${photo}",
+                **adapter,
+                "model": at(adapter.get("model", "collection")),
+            }
+            for adapter in adapters
+        ]
     }
-    given["ip_adapters"] = [at(name) for name in given["ip_adapters"]]
     expected = words.format(
         **{"base": at(base), "collection": at("collection"), "for-flux": at("for-flux")}
     )
@@ -352,8 +341,7 @@ def test_what_reads_no_pictures_is_no_encoder(
         photo=photos(0)[1],
         one=drawn(
             at("flux"),
-            ip_adapters=[at("for-flux")],
-            ip_adapter_images=["${photo}"],
+            ip_adapters=[{"model": at("for-flux"), "image": "${photo}"}],
             ip_encoder=at("sd"),
         ),
     )
@@ -458,8 +446,7 @@ def test_an_adapter_that_is_not_whole_is_told_and_leaves_nothing(
     plain = draw(one=drawn(at(base)))
     node = drawn(
         at(base),
-        ip_adapters=[str(tmp_path / "ip.safetensors")],
-        ip_adapter_images=["${photo}"],
+        ip_adapters=[{"model": str(tmp_path / "ip.safetensors"), "image": "${photo}"}],
         ip_encoder=at("clip"),
     )
     if words:
@@ -478,7 +465,8 @@ def test_an_encoder_beside_a_file_is_no_part_of_it(
     """A file named by itself is the whole adapter: no key knows of the folder beside it."""
     file = at("collection") + "/models/ip-adapter_sd15.safetensors"
     assert failure(
-        photo=photos(0)[1], one=drawn(at("sd"), ip_adapters=[file], ip_adapter_images=["${photo}"])
+        photo=photos(0)[1],
+        one=drawn(at("sd"), ip_adapters=[{"model": file, "image": "${photo}"}]),
     ) == (
         f"neither the model '{at('sd')}' nor the IP-Adapter '{file}' has an image encoder: name one as 'ip_encoder'"
     )

@@ -19,7 +19,7 @@ import torch
 import imagen_flow as flow
 from imagen_flow._models import ModelPool, quiet_libraries
 from imagen_flow_diffusion.adapters import lora_files
-from imagen_flow_diffusion.adapters.attached import Adapter, Worn, adapted
+from imagen_flow_diffusion.adapters.attached import Adapter, AttachedAdapters, LoRAUse, adapted
 from imagen_flow_diffusion.loading.components import Checkpoint, Whole
 from imagen_flow_diffusion.tiny import checkpoints
 
@@ -388,9 +388,9 @@ def test_a_lora_is_as_strong_as_its_file_says(
     )
     with lent(pool, at(base)) as checkpoint:
         pipeline = checkpoint.pipeline(getattr(diffusers, checkpoint.kind))
-        worn = Worn([lora])
-        with checkpoint.alone(), adapted(pipeline, checkpoint, worn):
-            assert worn.notes == []
+        attached = AttachedAdapters([LoRAUse(lora)])
+        with checkpoint.alone(), adapted(pipeline, checkpoint, attached):
+            assert attached.notes == []
             for name, weight in meant.items():
                 part, _, layer = name.removesuffix(".weight").partition(".")
                 own = dict(checkpoint.parts[part].named_modules())
@@ -545,25 +545,26 @@ def test_whatever_a_file_holds_the_base_stays_as_it_was(
         before = bits(checkpoint)
         for name, file in names.items():
             lora = Adapter(flow.Model(Path(file), name, file))
-            worn = Worn([Adapter(flow.Model(Path(names["good"]), "good", "good")), lora])
+            good_lora = Adapter(flow.Model(Path(names["good"]), "good", "good"))
+            attached = AttachedAdapters([LoRAUse(good_lora), LoRAUse(lora)])
             if name in ("good", "with others"):
                 with (
                     pytest.raises(KeyboardInterrupt),
                     checkpoint.alone(),
-                    adapted(pipeline, checkpoint, Worn(worn.loras)),
+                    adapted(pipeline, checkpoint, AttachedAdapters(attached.loras)),
                 ):
                     raise KeyboardInterrupt
-                with checkpoint.alone(), adapted(pipeline, checkpoint, worn):
+                with checkpoint.alone(), adapted(pipeline, checkpoint, attached):
                     assert bits(checkpoint) != before
                 assert [
                     f"{len(full)} of {len(good) + len(full)} tensors of" in note
-                    for note in worn.notes
+                    for note in attached.notes
                 ] == [True] * (name == "with others")
             else:
                 with (
                     pytest.raises(ValueError, match=f"{name}.safetensors'"),
                     checkpoint.alone(),
-                    adapted(pipeline, checkpoint, worn),
+                    adapted(pipeline, checkpoint, attached),
                 ):
                     pass
             assert bits(checkpoint) == before, name
@@ -821,13 +822,13 @@ def test_layers_of_a_part_that_the_base_does_without_are_counted(
         flow.Model(Path(saved(tmp_path / "lora.safetensors", state)), "of both", "lora.safetensors")
     )
     with lent(pool, tmp_path / "sd3") as checkpoint:
-        worn = Worn([lora])
+        attached = AttachedAdapters([LoRAUse(lora)])
         with (
             checkpoint.alone(),
-            adapted(checkpoint.pipeline(diffusers.StableDiffusion3Pipeline), checkpoint, worn),
+            adapted(checkpoint.pipeline(diffusers.StableDiffusion3Pipeline), checkpoint, attached),
         ):
             lost = sum(name.startswith("text_encoder.") and "lora_A" in name for name in state)
-            assert [note.partition(":")[0] for note in worn.notes] == [
+            assert [note.partition(":")[0] for note in attached.notes] == [
                 f"{lost} of {len(state) // 2} layers of 'lora.safetensors' do not exist in the base"
             ]
 
@@ -861,10 +862,10 @@ def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(
         )
     )
     with lent(pool, at(base)) as checkpoint:
-        worn = Worn([lora])
+        attached = AttachedAdapters([LoRAUse(lora)])
         with (
             checkpoint.alone(),
-            adapted(checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, worn),
+            adapted(checkpoint.pipeline(getattr(diffusers, checkpoint.kind)), checkpoint, attached),
         ):
             put = [
                 name
@@ -872,7 +873,7 @@ def test_a_lora_for_a_few_layers_of_the_text_encoder_is_read(
                 if hasattr(module, "get_base_layer")
             ]
             assert len(put) == len(layers)
-        assert worn.notes == []
+        assert attached.notes == []
 
 
 def test_layers_named_in_two_ways_are_not_dropped(

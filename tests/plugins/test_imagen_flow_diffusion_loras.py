@@ -103,12 +103,17 @@ def test_two_weighted_loras_are_those_of_diffusers(
         pipeline.load_lora_weights(name, adapter_name=f"l{number}")
     pipeline.set_adapters(["l0", "l1"], [0.8, 0.3])
     theirs = pipeline("a fox", generator=noise(), num_inference_steps=2, **SIZE, **more).images[0]
-    worn = {"loras": names, "lora_weights": [0.8, 0.3]}
-    ours = draw(one=drawn(at(base), **worn, arguments=more))
+    loras = {
+        "loras": [
+            {"model": name, "weight": weight}
+            for name, weight in zip(names, (0.8, 0.3), strict=True)
+        ]
+    }
+    ours = draw(one=drawn(at(base), **loras, arguments=more))
     assert same(ours, theirs)
     assert not same(ours, plain.pixels)
     nodes = {
-        "text": {"type": "text.encode", "model": at(base), "prompt": "a fox", **worn},
+        "text": {"type": "text.encode", "model": at(base), "prompt": "a fox", **loras},
         "latents": {
             "type": "diffusion.denoise",
             "model": at(base),
@@ -116,7 +121,7 @@ def test_two_weighted_loras_are_those_of_diffusers(
             "num_inference_steps": 2,
             "seed": 3,
             **SIZE,
-            **worn,
+            **loras,
         },
         "out": {"type": "latents.decode", "model": at(base), "latents": "${latents}"},
     }
@@ -297,7 +302,7 @@ def test_a_base_is_loaded_once_whatever_is_put_on(
     )
     loads[:] = parts
     a = draw(one=drawn(at(base), loras=[first]))
-    b = draw(one=drawn(at(base), loras=[second], lora_weights=[0.5]))
+    b = draw(one=drawn(at(base), loras=[{"model": second, "weight": 0.5}]))
     assert not same(a, b.pixels)
     assert failure(one=drawn(at(base), loras=[first, other])).startswith(
         f"the LoRA '{other}' was made for another base than '{at(base)}' ({'FluxPipeline' if base == 'flux' else 'StableDiffusionXLPipeline'}): "
@@ -341,9 +346,8 @@ def test_a_lora_for_flux_fits_what_reads_drawings_too(
         photo=load,
         one=drawn(
             canny,
-            loras=[str(tmp_path / "lora.safetensors")],
-            lora_weights=[0.6],
-            control_images=["${photo}"],
+            loras=[{"model": str(tmp_path / "lora.safetensors"), "weight": 0.6}],
+            controls=[{"image": "${photo}"}],
         ),
     )
     assert same(ours, theirs)
@@ -425,7 +429,7 @@ def test_loras_that_go_on_again_are_not_made_again(
     assert "meta" in made, "the denoiser's are not drawn at random either"
     made.clear()
     assert same(draw(one=drawn(at("sdxl"))), plain.pixels)
-    assert same(draw(one=drawn(at("sdxl"), loras=[first], lora_weights=[0.5])), theirs[1])
+    assert same(draw(one=drawn(at("sdxl"), loras=[{"model": first, "weight": 0.5}])), theirs[1])
     assert same(draw(one=drawn(at("sdxl"), loras=[first])), theirs[0])
     assert made == []
     other = draw(one=drawn(at("sdxl"), loras=[second]))

@@ -130,7 +130,7 @@ def called(args: Args, *more: str) -> Args:
 
 
 def text_to_image(hand: Hand, args: Args) -> Any:
-    if "loras" in args or "control_images" in args:
+    if "loras" in args or "controls" in args:
         if "stable-diffusion-v1-5" not in args["model"]:
             return None  # as held true on tiny ones; here one family stands for all
         return adapters(hand, args) if "loras" in args else controlnets(hand, args)
@@ -143,7 +143,9 @@ def adapters(hand: Hand, args: Args) -> Any:
     import diffusers
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-    at = hand.at(args["ip_adapters"][0])
+    (ip_adapter,) = args["ip_adapters"]
+    loras = [lora if isinstance(lora, dict) else {"model": lora} for lora in args["loras"]]
+    at = hand.at(ip_adapter["model"])
     with quiet_libraries():
         encoder = CLIPVisionModelWithProjection.from_pretrained(
             f"{at}/image_encoder", dtype=hand.dtype
@@ -156,15 +158,16 @@ def adapters(hand: Hand, args: Args) -> Any:
         args["model"], "StableDiffusionPipeline", image_encoder=encoder, feature_extractor=seeing
     )
     pipeline.scheduler = getattr(diffusers, args["sampler"]).from_config(pipeline.scheduler.config)
-    for number, lora in enumerate(args["loras"]):
-        path = Path(hand.at(lora))
+    for number, lora in enumerate(loras):
+        path = Path(hand.at(lora["model"]))
         pipeline.load_lora_weights(
             str(path.parent if path.suffix else path),
             weight_name=path.name if path.suffix else "pytorch_lora_weights.safetensors",
             adapter_name=f"lora{number}",
         )
     pipeline.set_adapters(
-        [f"lora{number}" for number in range(len(args["loras"]))], args["lora_weights"]
+        [f"lora{number}" for number in range(len(loras))],
+        [lora.get("weight", 1.0) for lora in loras],
     )
     for word in args["embeddings"]:
         path = Path(hand.at(word))
@@ -172,26 +175,17 @@ def adapters(hand: Hand, args: Args) -> Any:
         # alone.
         pipeline.load_textual_inversion(str(path), token=f"<{path.stem}>".lower())
     pipeline.load_ip_adapter(
-        at, subfolder="", weight_name=args["ip_adapter_files"][0], image_encoder_folder=None
+        at, subfolder="", weight_name=ip_adapter["file"], image_encoder_folder=None
     )
-    pipeline.set_ip_adapter_scale(args["ip_adapter_scales"][0])
-    kept = called(
-        args,
-        "loras",
-        "lora_weights",
-        "embeddings",
-        "ip_adapters",
-        "ip_adapter_files",
-        "ip_adapter_images",
-        "ip_adapter_scales",
-    )
+    pipeline.set_ip_adapter_scale(ip_adapter["scale"])
+    kept = called(args, "loras", "embeddings", "ip_adapters")
     kept = {
         name: value.lower() if isinstance(value, str) and name.endswith("prompt") else value
         for name, value in kept.items()
     }
     return pipeline(
         generator=hand.noise(args["seed"]),
-        ip_adapter_image=args["ip_adapter_images"][0].to_pil(),
+        ip_adapter_image=ip_adapter["image"].to_pil(),
         **kept,
     ).images[0]
 
@@ -201,15 +195,15 @@ def controlnets(hand: Hand, args: Args) -> Any:
 
     with quiet_libraries():
         networks = [
-            ControlNetModel.from_pretrained(hand.at(name), torch_dtype=hand.dtype)
-            for name in args["controlnets"]
+            ControlNetModel.from_pretrained(hand.at(control["model"]), torch_dtype=hand.dtype)
+            for control in args["controls"]
         ]
     pipeline = hand.load(args["model"], "StableDiffusionControlNetPipeline", controlnet=networks)
-    kept = called(args, "controlnets", "control_images", "control_scales", "control_ends")
+    kept = called(args, "controls")
     return pipeline(
-        image=[image.to_pil().convert("RGB") for image in args["control_images"]],
-        controlnet_conditioning_scale=args["control_scales"],
-        control_guidance_end=args["control_ends"],
+        image=[control["image"].to_pil().convert("RGB") for control in args["controls"]],
+        controlnet_conditioning_scale=[control.get("scale", 1.0) for control in args["controls"]],
+        control_guidance_end=[control.get("to", 1.0) for control in args["controls"]],
         generator=hand.noise(args["seed"]),
         **kept,
     ).images[0]

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import imagen_flow as flow
-from imagen_flow import loaders
-from imagen_flow.loaders import Loader
+from imagen_flow import Image, List, Model, Range, loaders
+from imagen_flow.loaders import Leased, Loader
 
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
@@ -26,9 +26,6 @@ from . import lora_files
 from .files import Adapter, CompanionsLoader
 from .ip_adapters import foresee_adapter, load_encoder, with_ip_adapters
 from .loras import with_loras
-
-if TYPE_CHECKING:
-    from imagen_flow import Image, Model
 
 
 class LoRA(Loader[Adapter]):
@@ -115,36 +112,54 @@ class ImageEncoder(Loader[Any]):
         return loaders.size_of(model, "")
 
 
-@dataclass(frozen=True)
-class Worn:
-    """What a node was given to put on a checkpoint: adapters, and lists beside them."""
+@flow.record
+class LoRAUse:
+    """A LoRA, and how much of it is applied."""
 
-    loras: Sequence[Adapter] | None = None
-    lora_weights: Sequence[float] | None = None
-    embeddings: Sequence[Adapter] | None = None
-    ip_adapters: Sequence[Adapter] | None = None
-    ip_images: Sequence[Image] | None = None
-    ip_scales: Sequence[float] | None = None
-    ip_files: Sequence[str] | None = None
+    model: Annotated[Adapter, Leased(LoRA)]
+    weight: Annotated[float, Range(-10, 10)] = 1.0
+
+
+@flow.record
+class IPAdapterUse:
+    """An IP-Adapter, and the picture or pictures that it reads as a prompt."""
+
+    model: Annotated[Adapter, Leased(IPAdapter)]
+    image: Image | List[Image]
+    scale: Annotated[float, Range(-10, 10)] = 1.0
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class AttachedAdapters:
+    """The adapters that a node attaches to a checkpoint."""
+
+    loras: Sequence[LoRAUse] = ()
+    embeddings: Sequence[Adapter] = ()
+    ip_adapters: Sequence[IPAdapterUse] = ()
     ip_encoder: Any = None
-    #: What the user is told of them, once they are on.
+    #: Notes for the user, collected while they are attached.
     notes: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[str, Any]]:
-    """Put adapters on a pipeline and take them off at the end, whatever happens. Whoever calls
+def adapted(
+    pipeline: Any, checkpoint: Checkpoint, attached: AttachedAdapters
+) -> Iterator[dict[str, Any]]:
+    """Attach adapters to a pipeline and remove them at the end, whatever happens. Whoever calls
     holds the checkpoint alone.
 
-    Outputs: further arguments of the call. What of the adapters is not put on is added to the notes
-        of `worn`.
+    Outputs: further arguments of the call. What of the adapters cannot be applied is added to the
+        notes of `attached`.
     Raises:
         ValueError: an adapter does not fit, or too little or too much is given.
     """
-    _check(worn)
+    _check(attached)
     arguments: dict[str, Any] = {}
     changed = (
-        list(checkpoint.parts.values()) if worn.loras or worn.embeddings or worn.ip_adapters else []
+        list(checkpoint.parts.values())
+        if attached.loras or attached.embeddings or attached.ip_adapters
+        else []
     )
     streamed = any(
         getattr(getattr(layer, "_hf_hook", None), "offload", False)
@@ -152,69 +167,54 @@ def adapted(pipeline: Any, checkpoint: Checkpoint, worn: Worn) -> Iterator[dict[
         if hasattr(part, "modules")
         for layer in part.modules()
     )
-    off = ExitStack()
+    stack = ExitStack()
     try:
         with loaders.at_rest(changed):
-            if worn.loras:
+            if attached.loras:
                 require_library("peft", "a LoRA")
-                worn.notes.extend(
-                    off.enter_context(
+                attached.notes.extend(
+                    stack.enter_context(
                         with_loras(
-                            pipeline, checkpoint, worn.loras, worn.lora_weights, streamed=streamed
+                            pipeline,
+                            checkpoint,
+                            [lora.model for lora in attached.loras],
+                            [lora.weight for lora in attached.loras],
+                            streamed=streamed,
                         )
                     )
                 )
-            for embedding in worn.embeddings or []:
-                off.enter_context(_with_embedding(pipeline, checkpoint, embedding))
-            if worn.ip_adapters:
-                on = with_ip_adapters(
+            for embedding in attached.embeddings:
+                stack.enter_context(_with_embedding(pipeline, checkpoint, embedding))
+            if attached.ip_adapters:
+                ip_adapters = with_ip_adapters(
                     pipeline,
                     checkpoint,
-                    worn.ip_adapters,
-                    names=worn.ip_files,
-                    scales=worn.ip_scales,
-                    encoder=worn.ip_encoder,
+                    [use.model for use in attached.ip_adapters],
+                    names=[use.file for use in attached.ip_adapters],
+                    scales=[use.scale for use in attached.ip_adapters],
+                    encoder=attached.ip_encoder,
                 )
-                worn.notes.extend(off.enter_context(on))
-                pictures = [to_pil(image) for image in worn.ip_images or []]
-                # Several pictures for one adapter are a list in a list.
-                arguments["ip_adapter_image"] = (
-                    pictures if len(worn.ip_adapters) == len(pictures) else [pictures]
-                )
+                attached.notes.extend(stack.enter_context(ip_adapters))
+                # Several pictures for one adapter are a list in the list.
+                arguments["ip_adapter_image"] = [
+                    to_pil(use.image)
+                    if isinstance(use.image, Image)
+                    else list(map(to_pil, use.image))
+                    for use in attached.ip_adapters
+                ]
         yield arguments
     finally:
         with loaders.at_rest(changed):
-            off.close()
+            stack.close()
 
 
-def _check(worn: Worn) -> None:
-    loras, adapters, images = (
-        len(worn.loras or []),
-        len(worn.ip_adapters or []),
-        len(worn.ip_images or []),
-    )
-    if worn.lora_weights and len(worn.lora_weights) != loras:
-        raise ValueError(
-            f"its 'loras' are {loras}, and 'lora_weights' holds {len(worn.lora_weights)}: they must"
-            " agree"
-        )
-    if images != adapters and not (adapters == 1 and images):
-        raise ValueError(
-            f"its 'ip_adapters' are {adapters}, and 'ip_adapter_images' holds {images}: one for"
-            " each, or several for one adapter alone"
-        )
-    for name, values in (
-        ("ip_adapter_scales", worn.ip_scales),
-        ("ip_adapter_files", worn.ip_files),
-    ):
-        if values and len(values) != adapters:
-            raise ValueError(
-                f"its 'ip_adapters' are {adapters}, and '{name}' holds {len(values)}: they must"
-                " agree"
-            )
-    if worn.ip_encoder is not None and not adapters:
+def _check(attached: AttachedAdapters) -> None:
+    if attached.ip_encoder is not None and not attached.ip_adapters:
         raise ValueError("its 'ip_encoder' reads pictures for 'ip_adapters', and there are none")
-    words = [token_of(embedding.model) for embedding in worn.embeddings or []]
+    for i, use in enumerate(attached.ip_adapters):
+        if not isinstance(use.image, Image) and not use.image:
+            raise ValueError(f"its 'ip_adapters[{i}]' has no 'image' to read")
+    words = [token_of(embedding.model) for embedding in attached.embeddings]
     if twice := sorted(
         {word for word in words if [other.lower() for other in words].count(word.lower()) > 1}
     ):
@@ -224,21 +224,21 @@ def _check(worn: Worn) -> None:
         )
 
 
-def spelt(worn: Worn, texts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the words of embeddings in texts as they are put on: without capitals. A word that is
-    in none is noted.
+def with_embedding_words(attached: AttachedAdapters, texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the words of embeddings in texts as the tokenizer knows them: without capitals. A word
+    that is in none is noted.
 
     Params:
         texts: arguments of a call by name; what is no prompt stays as it is.
     """
     found = dict(texts)
     prompts = [name for name, text in texts.items() if "prompt" in name and isinstance(text, str)]
-    for embedding in worn.embeddings or []:
+    for embedding in attached.embeddings:
         token = token_of(embedding.model)
         spelling = re.compile(r"\s+".join(map(re.escape, token.split(" "))), re.IGNORECASE)
         composed = {name: unicodedata.normalize("NFC", found[name]) for name in prompts}
         if not any(spelling.search(text) for text in composed.values()):
-            worn.notes.append(
+            attached.notes.append(
                 f"the embedding '{embedding.name}' changes nothing: its word {token} is in no"
                 " prompt"
             )

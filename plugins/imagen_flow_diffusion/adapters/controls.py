@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import imagen_flow as flow
-from imagen_flow import loaders
-from imagen_flow.loaders import Loader
+from imagen_flow import Image, Model, Range, loaders
+from imagen_flow.loaders import Leased, Loader
 
 from ..checkpoints.controlnets import IN_ONE_FILE, class_of, load_controlnet, text_width
 from ..checkpoints.description import family_of
 from ..checkpoints.folder import load_part, read_json, what_is
 from ..loading.components import Checkpoint
 from ..pipelines.calling import problem_of, to_pil
-
-if TYPE_CHECKING:
-    from imagen_flow import Image, Model
 
 
 class Helper(NamedTuple):
@@ -76,13 +73,13 @@ class ControlNet(Loader[Any]):
     def check(self, model: Model) -> None:
         if kind_of(model) == IN_ONE_FILE:
             raise flow.ModelError(
-                f"the port 'controlnets' cannot use the model '{model.reference}': its shapes do"
+                f"the port 'controls' cannot use the model '{model.reference}': its shapes do"
                 " not tell which ControlNet of a transformer it is; take the folder that has its"
                 " config.json"
             )
         if kind_of(model) not in HELPERS:
             raise problem_of(
-                model, "the port 'controlnets'", what_is(model), f"one of {', '.join(HELPERS)}"
+                model, "the port 'controls'", what_is(model), f"one of {', '.join(HELPERS)}"
             )
 
     def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
@@ -99,29 +96,38 @@ class ControlNet(Loader[Any]):
         return loaders.size_of(model, "")
 
 
-class Controls(NamedTuple):
-    """What a node was given to hold the picture to: networks as they are lent, and lists beside
-    them.
-    """
+@flow.record
+class ControlUse:
+    """What a picture is held to: a drawing, and the network that reads it."""
 
-    networks: Sequence[Any] | None = None
-    images: Sequence[Image] | None = None
-    scales: Sequence[float] | None = None
-    starts: Sequence[float] | None = None
-    ends: Sequence[float] | None = None
-    modes: Sequence[int] | None = None
+    model: Annotated[Any, Leased(ControlNet)] | None = None
+    image: Image | None = None
+    scale: float | None = None
+    from_: Annotated[float, Range(0, 1)] | None = None
+    to: Annotated[float, Range(0, 1)] | None = None
+    mode: int | None = None
 
-    @property
-    def word(self) -> str:
-        """The word for such networks in the names of diffusers' pipelines; none for none."""
-        return HELPERS[type(self.networks[0]).__name__].word if self.networks else ""
+
+#: The fields of `ControlUse` that become arguments of pipelines, as graphs write them.
+_ARGUMENTS = {
+    "scale": "controlnet_conditioning_scale",
+    "from": "control_guidance_start",
+    "to": "control_guidance_end",
+    "mode": "control_mode",
+}
+
+
+def helper_word(controls: Sequence[ControlUse]) -> str:
+    """Give the word for the networks in the names of diffusers' pipelines; empty for none."""
+    networks = [control.model for control in controls if control.model is not None]
+    return HELPERS[type(networks[0]).__name__].word if networks else ""
 
 
 def controlled(
     model: Checkpoint,
     cls: Any,
     given: Mapping[str, Any],
-    controls: Controls,
+    controls: Sequence[ControlUse],
     autoencoder: Checkpoint | None = None,
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """Add to a checkpoint and to the arguments of its call what holds the picture to drawings: one
@@ -130,11 +136,10 @@ def controlled(
     Inputs:
         autoencoder: where the checkpoint is leased without its own: what drawings are read through.
     Raises:
-        ValueError: the lists differ in length, the networks cannot be lent together, or they lack
-            an autoencoder.
+        ValueError: a control lacks its network or its drawing, the networks cannot be lent
+            together, or they lack an autoencoder.
         ModelError: a network was made for another base.
     """
-    networks = list(controls.networks or [])
     takes = inspect.signature(cls.__call__).parameters
     arguments = dict(given)
     # A ControlNet that was made to fill in reads the picture and the mask themselves.
@@ -144,30 +149,23 @@ def controlled(
             "control_image": arguments.pop("image", None),
             "control_mask": arguments.pop("mask_image", None),
         }
-    itself = not networks and "control_image" in takes
-    count = 0 if fills else int(itself) or len(networks)
-    union = [type(network).__name__ for network in networks] == ["ControlNetUnionModel"]
-    if union or (len(networks) == 1 and networks[0].config.get("num_mode")):
-        # It reads several drawings, each of a kind of its own: SDXL's at once, FLUX's one after the
-        # other.
-        count = max(1, len(controls.images or []))
-        networks *= 1 if union else count
-    _check_lists(controls, count, fills, itself)
     parts = dict(autoencoder.parts) if autoencoder is not None else {}
+    networks = [control.model for control in controls if control.model is not None]
     if not networks:
-        if itself and "autoencoder" not in model.groups and not parts:
+        by_itself = "control_image" in takes
+        drawing = _drawing_of_checkpoint(controls, by_itself)
+        if by_itself and "autoencoder" not in model.groups and not parts:
             raise ValueError(
                 "this checkpoint reads its drawing through its autoencoder, which is leased apart:"
                 " name one as 'autoencoder'"
             )
-        return model.with_parts(**parts), arguments | (
-            {"control_image": to_pil(controls.images[0])} if itself and controls.images else {}
-        )
+        return model.with_parts(**parts), arguments | drawing
+    _check_fields(controls, fills)
+    # A union network that several drawings are given to is lent once.
+    union = _is_one_union(networks)
+    if union:
+        networks = networks[:1]
     _check_networks(model, networks)
-
-    def each(values: Sequence[Any] | None) -> Any:
-        return None if not values else list(values) if union or len(networks) > 1 else values[0]
-
     helper = HELPERS[type(networks[0]).__name__]
     if (
         helper.latents
@@ -179,60 +177,89 @@ def controlled(
             f"a {type(networks[0]).__name__} reads its drawing through an autoencoder, which is"
             " leased apart: name a checkpoint of the same family as 'autoencoder'"
         )
-    named = {
-        (
-            "controlnet_conditioning_scale"
-            if helper.port == "controlnet"
-            else "adapter_conditioning_scale"
-        ): each(controls.scales)
-    }
-    named |= {
-        "control_guidance_start": each(controls.starts),
-        "control_guidance_end": each(controls.ends),
-        "control_mode": each(controls.modes),
-    }
+
+    def as_argument(values: list[Any]) -> Any:
+        return values if union or len(networks) > 1 else values[0]
+
+    for field, name in _ARGUMENTS.items():
+        if field == "scale" and helper.port == "adapter":
+            name = "adapter_conditioning_scale"
+        values = [getattr(control, "from_" if field == "from" else field) for control in controls]
+        if any(value is not None for value in values):
+            arguments[name] = as_argument([_or_default(value, name, takes) for value in values])
     if not fills:
         # diffusers calls the drawing `image`, except where a picture has that name already.
-        named["control_image" if "control_image" in takes else "image"] = each(
-            [to_pil(image) for image in controls.images or []]
+        arguments["control_image" if "control_image" in takes else "image"] = as_argument(
+            [to_pil(control.image) for control in controls if control.image is not None]
         )
     parts[helper.port] = networks[0] if len(networks) == 1 else networks
-    return model.with_parts(**parts), {**arguments, **named}
+    return model.with_parts(**parts), arguments
 
 
-def _check_lists(controls: Controls, count: int, fills: bool, itself: bool) -> None:
-    if fills and controls.images:
-        raise ValueError(
-            "this ControlNet fills in: it reads the picture and the mask themselves, and takes no"
-            " 'control_images'"
-        )
-    held = (
-        "this checkpoint is held to 1 drawing"
-        if itself
-        else f"its 'controlnets' are {len(controls.networks or [])}"
+def _is_one_union(networks: Sequence[Any]) -> bool:
+    """Whether all networks are the same union ControlNet of SDXL."""
+    return type(networks[0]).__name__ == "ControlNetUnionModel" and all(
+        network is networks[0] for network in networks
     )
-    expected = {"images": count, "scales": count, "starts": count, "ends": count, "modes": count}
-    if fills:
-        expected |= dict.fromkeys(
-            ("scales", "starts", "ends", "modes"), len(controls.networks or [])
+
+
+def _or_default(value: Any, name: str, takes: Mapping[str, inspect.Parameter]) -> Any:
+    """Give a value, or what the pipeline takes where nothing is said."""
+    if value is not None or name not in takes:
+        return value
+    default = takes[name].default
+    return default[0] if isinstance(default, list | tuple) else default
+
+
+def _drawing_of_checkpoint(controls: Sequence[ControlUse], by_itself: bool) -> dict[str, Any]:
+    """Give the drawing of a checkpoint that is held to one without a network."""
+    if not by_itself:
+        if controls:
+            raise ValueError(
+                "its 'controls[0]' names no 'model', and this checkpoint is held to drawings by"
+                " networks alone: write controls: [{model: …, image: …}]"
+            )
+        return {}
+    drawings = [control.image for control in controls if control.image is not None]
+    if len(controls) != 1 or len(drawings) != 1:
+        raise ValueError(
+            f"this checkpoint is held to 1 drawing, and its 'controls' have {len(drawings)}: write"
+            " controls: [{image: …}]"
         )
-    for name, wanted in expected.items():
-        values = getattr(controls, name) or []
-        if len(values) != wanted and (values or name == "images"):
-            raise ValueError(f"{held}, and 'control_{name}' holds {len(values)}: they must agree")
+    control = controls[0]
+    if any(value is not None for value in (control.scale, control.from_, control.to, control.mode)):
+        raise ValueError(
+            "this checkpoint is held to its drawing by itself: its 'controls[0]' takes an 'image'"
+            " alone"
+        )
+    return {"control_image": to_pil(drawings[0])}
+
+
+def _check_fields(controls: Sequence[ControlUse], fills: bool) -> None:
+    """Refuse controls without a network, or without the drawing that it reads."""
+    for i, control in enumerate(controls):
+        if control.model is None:
+            raise ValueError(f"its 'controls[{i}]' names no 'model', and others of them do")
+        if fills and control.image is not None:
+            raise ValueError(
+                "this ControlNet fills in: it reads the picture and the mask themselves; leave the"
+                f" 'image' of 'controls[{i}]' out"
+            )
+        if not fills and control.image is None:
+            raise ValueError(f"its 'controls[{i}]' has no 'image' to hold the picture to")
 
 
 def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
     kinds = {type(network).__name__ for network in networks}
     if len(kinds) > 1:
         raise ValueError(
-            f"its 'controlnets' are of different kinds, {' and '.join(sorted(kinds))}, which"
+            f"its 'controls' have models of different kinds, {' and '.join(sorted(kinds))}, which"
             " diffusers cannot lend together"
         )
     kind = kinds.pop()
     if len(networks) > 1 and not HELPERS[kind].several:
         raise ValueError(
-            f"its 'controlnets' are {len(networks)}, and of {kind} diffusers takes one at a time"
+            f"its 'controls' are {len(networks)}, and of {kind} diffusers takes one at a time"
         )
     for network in networks:
         unet = model.parts.get("unet")
@@ -240,7 +267,7 @@ def _check_networks(model: Checkpoint, networks: Sequence[Any]) -> None:
             kind, network.config, family_of(model.kind), unet.config if unet is not None else {}
         ):
             raise flow.ModelError(
-                f"a {kind} among its 'controlnets' cannot be lent to the model"
+                f"a {kind} among its 'controls' cannot be lent to the model"
                 f" '{model.model.reference}' ({model.kind}): {why}"
             )
 
@@ -254,7 +281,7 @@ def foresee_controls(models: Mapping[str, Any]) -> None:
     model = models.get("model")
     if model is None or not family_of(what_is(model)):
         return
-    for network in models.get("controlnets", ()):
+    for network in models.get("controls.model", ()):
         if (kind := kind_of(network)) in HELPERS and (
             why := misfit(
                 kind,

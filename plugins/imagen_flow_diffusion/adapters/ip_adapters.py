@@ -45,8 +45,8 @@ def with_ip_adapters(
     checkpoint: Checkpoint,
     adapters: Sequence[Adapter],
     *,
-    names: Sequence[str] | None,
-    scales: Sequence[float] | None,
+    names: Sequence[str | None],
+    scales: Sequence[float],
     encoder: Any,
 ) -> Iterator[list[str]]:
     """Put IP-Adapters on a pipeline and take them off at the end, whatever happens. Whoever calls
@@ -68,15 +68,13 @@ def with_ip_adapters(
             f"{type(pipeline).__name__} takes no IP-Adapter here; pipelines of Stable Diffusion 1"
             " and 2, SDXL and FLUX.1 do"
         )
-    files = [
-        adapter.file(names[number] if names else None) for number, adapter in enumerate(adapters)
-    ]
+    files = [adapter.file(name) for adapter, name in zip(adapters, names, strict=True)]
     if encoder is None and getattr(pipeline, "image_encoder", None) is None:
         encoder = _brought_encoder(pipeline, checkpoint, list(zip(adapters, files, strict=True)))
     notes: list[str] = []
     states = [
-        _read(adapter, names[number] if names else None, checkpoint, notes)
-        for number, adapter in enumerate(adapters)
+        _read(adapter, name, checkpoint, notes)
+        for adapter, name in zip(adapters, names, strict=True)
     ]
     if encoder is not None:
         pipeline.register_modules(
@@ -94,7 +92,7 @@ def with_ip_adapters(
                 pipeline,
                 network,
                 states,
-                [float(scale) for scale in scales or [1.0] * len(files)],
+                list(scales),
                 adapters,
                 checkpoint,
             )

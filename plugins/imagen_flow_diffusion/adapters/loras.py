@@ -85,7 +85,7 @@ def with_loras(
     pipeline: Any,
     checkpoint: Checkpoint,
     loras: Sequence[Adapter],
-    weights: Sequence[float] | None,
+    weights: Sequence[float],
     *,
     streamed: bool = False,
 ) -> Iterator[list[str]]:
@@ -134,9 +134,7 @@ def with_loras(
                 if layers.names:
                     layers.put_on(modules[name])
         if names := sorted({name for layers in kept.values() for name in layers.names}):
-            pipeline.set_adapters(
-                names, [float(weights[_number(name)]) if weights else 1.0 for name in names]
-            )
+            pipeline.set_adapters(names, [float(weights[_number(name)]) for name in names])
         yield [
             note.replace("{name}", lora.name)
             for layers in list(kept.values())[:1]

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Mask, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow import Image, List, Mask, Model, Progress, Range, Seed, Steps, Tensor
 from imagen_flow.loaders import FallbackLevels, Leased
 
-from ..adapters.attached import ImageEncoder, IPAdapter, LoRA, Worn, adapted
-from ..adapters.controls import ControlNet, Controls, controlled, foresee_controls
-from ..adapters.files import Adapter
+from ..adapters.attached import AttachedAdapters, adapted
+from ..adapters.controls import controlled, foresee_controls, helper_word
 from ..checkpoints.description import family_of, what_is
 from ..checkpoints.folder import article, device_of
 from ..loading.components import Autoencoder, Checkpoint, Denoiser, foresee_parts, sparing
@@ -46,45 +45,30 @@ from ..pipelines.families import SPLIT, foresee_text, pipeline_for, split_of
 from ..pipelines.samplers import choose
 from ..pipelines.sizes import foresee_size, refuse_latents, refuse_size
 from .drawing import ADAPTING, LIBRARIES, refuse_other_denoiser
+from .shared_ports import RENAMED, Conditioning, Sampling
 
 if TYPE_CHECKING:
     import torch
 
 
-@flow.node("diffusion.denoise", version=2, uses=ADAPTING)
+class DenoisingPorts(Sampling, Conditioning, total=False):
+    """All that the denoising alone has in common with drawing."""
+
+
+@flow.node("diffusion.denoise", version=2, uses=ADAPTING, renamed=RENAMED)
 def denoise(
     model: Annotated[Checkpoint, Leased(Denoiser)],
     text: List[Tensor],
     latents: Tensor | None = None,
     mask: Mask | None = None,
-    controlnets: List[Annotated[Any, Leased(ControlNet)]] | None = None,
-    control_images: List[Image] | None = None,
     autoencoder: Annotated[Checkpoint, Leased(Autoencoder)] | None = None,
-    ip_adapters: List[Annotated[Adapter, Leased(IPAdapter)]] | None = None,
-    ip_adapter_images: List[Image] | None = None,
-    ip_encoder: Annotated[Any, Leased(ImageEncoder)] | None = None,
-    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
     denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
     *,
     strength: Annotated[float, Range(0, 1)] | None = None,
     denoising_start: Annotated[float, Range(0, 1)] | None = None,
     denoising_end: Annotated[float, Range(0, 1)] | None = None,
-    width: Annotated[int, Range(8, 16384)] | None = None,
-    height: Annotated[int, Range(8, 16384)] | None = None,
-    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
-    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
-    guidance_rescale: Annotated[float, Range(0, 1)] | None = None,
-    sampler: str | None = None,
-    sampler_settings: Json = None,
-    lora_weights: List[float] | None = None,
-    control_scales: List[float] | None = None,
-    control_starts: List[float] | None = None,
-    control_ends: List[float] | None = None,
-    control_modes: List[int] | None = None,
-    ip_adapter_scales: List[float] | None = None,
-    ip_adapter_files: List[str] | None = None,
-    arguments: Json = None,
     seed: Seed,
+    **ports: Unpack[DenoisingPorts],
 ) -> Steps[Tensor]:
     """Make latents of noise, or of other latents, as encoded text says.
 
@@ -100,15 +84,13 @@ def denoise(
             the picture.
         autoencoder: for ControlNets that read their drawing through it, those of FLUX and SD 3: a
             checkpoint of the same family.
-        (controlnets to denoiser as for diffusion.text_to_image)
+        denoiser: in the place of the checkpoint's own, as for diffusion.text_to_image.
     Params:
         strength: how much of the latents is given up for noise, 0 to 1.
         denoising_start, denoising_end: the part of the denoising that is done here, where two SDXL
             models share it: the base to 0.8, the refiner from 0.8.
-        width, height: in pixels, where no latents are given. Left out: the model's own size.
         seed: of the noise, which is drawn on the CPU. If latents.encode drew a sample by the same
             seed, the noise is what comes next, as in the family's own image to image.
-        (the rest as for diffusion.text_to_image)
     Outputs: latents (1, channels, height, width), tagged with their space.
     Raises: ValueError if text or latents are of another family.
     Source: the family's own pipeline, called with ``output_type="latent"``.
@@ -138,27 +120,25 @@ def denoise(
         )
     task = "text_to_image" if latents is None else "image_to_image" if mask is None else "inpaint"
     space = space_of(model.model)
-    refuse_size(model.model, {"width": width, "height": height}, binned=False)
+    sides_asked = {"width": ports.get("width"), "height": ports.get("height")}
+    refuse_size(model.model, sides_asked, binned=False)
     given: dict[str, Any] = {
-        "width": width,
-        "height": height,
+        **sides_asked,
         "strength": strength,
         "denoising_start": denoising_start,
         "denoising_end": denoising_end,
     }
     given |= {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "guidance_rescale": guidance_rescale,
+        "num_inference_steps": ports.get("num_inference_steps"),
+        "guidance_scale": ports.get("guidance_scale"),
+        "guidance_rescale": ports.get("guidance_rescale"),
     }
-    given = also(given, arguments) | {"output_type": "latent"}
+    given = also(given, ports.get("arguments")) | {"output_type": "latent"}
     network = next(part for part in model.parts.values() if hasattr(part, "device"))
     given |= read_encoded(text, family=family_of(model.kind), by=by, like=network)
     _refuse_other_width(network, given, by)
-    controls = Controls(
-        controlnets, control_images, control_scales, control_starts, control_ends, control_modes
-    )
-    cls = pipeline_for(model.model, model.kind, task, by=by, help=controls.word)
+    controls = ports.get("controls", [])
+    cls = pipeline_for(model.model, model.kind, task, by=by, help=helper_word(controls))
     # A network that was made for filling in reads the picture that is masked, and latents cannot be
     # masked for it.
     refuse_other_denoiser(model, "text_to_image", by)
@@ -175,7 +155,7 @@ def denoise(
         )
         # Some pipelines would take latents of more than four channels for pixels.
         made.image_processor.register_to_config(vae_latent_channels=given["image"].shape[1])
-        sides = _sides(made, given["image"], factor, {"width": width, "height": height})
+        sides = _sides(made, given["image"], factor, sides_asked)
         if "height" in takes:
             given["height"], given["width"] = sides
         if mask is not None:
@@ -185,23 +165,16 @@ def denoise(
             before = given["image"].shape
     if "use_resolution_binning" in takes:
         given["use_resolution_binning"] = False
-    lost = choose(made, sampler, sampler_settings)
-    worn = Worn(
-        loras,
-        lora_weights,
-        None,
-        ip_adapters,
-        ip_adapter_images,
-        ip_adapter_scales,
-        ip_adapter_files,
-        ip_encoder,
+    lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
+    attached = AttachedAdapters(
+        ports.get("loras", ()), (), ports.get("ip_adapters", ()), ports.get("ip_encoder")
     )
-    with lent.alone(), adapted(made, lent, worn) as more:
+    with lent.alone(), adapted(made, lent, attached) as more:
         output = yield from call(
             made,
             {**given, **more},
             seed=seed,
-            note="; ".join(filter(None, (lost, *worn.notes))),
+            note="; ".join(filter(None, (lost, *attached.notes))),
             before=before,
             without=("prompt", "negative_prompt"),
         )

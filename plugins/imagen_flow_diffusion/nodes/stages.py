@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import imagen_flow as flow
-from imagen_flow import Image, Json, List, Model, Progress, Range, Seed, Steps, Tensor
+from imagen_flow import Image, List, Progress, Range, Seed, Steps, Tensor
 from imagen_flow.loaders import FallbackLevels, Leased
 
-from ..adapters.attached import Embedding, LoRA, Worn
-from ..adapters.files import Adapter
+from ..adapters.attached import AttachedAdapters
 from ..loading.components import foresee_parts
-from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import encoded, explaining_nan, read_encoded, refuse_nan
 from ..pipelines.families import foresee_text
 from ..pipelines.reading import foreign
@@ -21,6 +19,7 @@ from ..stages.instruction_editing import Instructed
 from ..stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
 from ..stages.roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder, Stage
 from ..stages.text_encoding import Encoder
+from .shared_ports import RENAMED_LORAS, LoRAs, Prompting, ReplacedParts, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,17 +28,22 @@ if TYPE_CHECKING:
 _LIBRARIES = ("diffusers", "torch", "transformers")
 
 
-@flow.node("text.encode", version=3, uses=(*_LIBRARIES, "compel", "peft"))
+class EncodingPorts(Prompting, LoRAs, total=False):
+    """What changes how words are read."""
+
+
+@flow.node(
+    "text.encode",
+    version=3,
+    uses=(*_LIBRARIES, "compel", "peft"),
+    renamed=RENAMED_LORAS,
+)
 def encode(
     model: Annotated[Encoder | PromptEncoder, Leased(TextEncoder)],
     prompt: str,
-    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
-    embeddings: List[Annotated[Adapter, Leased(Embedding)]] | None = None,
     *,
-    negative_prompt: str | None = None,
-    clip_skip: Annotated[int, Range(1, 12)] | None = None,
     weighting: Literal["none", "compel"] = "none",
-    lora_weights: List[float] | None = None,
+    **ports: Unpack[EncodingPorts],
 ) -> Steps[List[Tensor]]:
     """Turn a prompt into what a model's denoisers read.
 
@@ -48,31 +52,27 @@ def encode(
 
     Inputs:
         model: an Imagen cascade (embedded/imagen), DeepFloyd IF, or a checkpoint of a family that
-            can be split: see diffusion.denoise.
-        loras, embeddings: as for diffusion.text_to_image; of a LoRA, what concerns the text
-            encoders.
+            can be split: see diffusion.denoise. Of a LoRA, what concerns the text encoders is
+            applied. Without `negative_prompt`, what the family takes for none is encoded.
     Params:
-        negative_prompt: what guidance leads away from. Left out: what the family takes for none.
-        clip_skip: layers of CLIP to leave out, from the last.
         weighting: ``compel`` reads weights in the prompt, ``a (red)1.3 fox``, and prompts of any
             length (Stable Diffusion and SDXL).
-        lora_weights: how much of each LoRA; left out: all of it.
     Outputs: tensors, each tagged with the argument of the family's pipeline that it ``is``, with
         ``family``, and with ``encoder``, the model's fingerprint.
     """
-    note = "" if embeddings else model.unread(prompt, negative_prompt or "")
-    worn = Worn(loras, lora_weights, embeddings)
+    negative_prompt, clip_skip = ports.get("negative_prompt"), ports.get("clip_skip")
+    attached = AttachedAdapters(ports.get("loras", ()), ports.get("embeddings", ()))
+    note = "" if attached.embeddings else model.unread(prompt, negative_prompt or "")
     if isinstance(model, Encoder):
         tensors = model.encode(
-            prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, worn=worn
+            prompt, negative_prompt, clip_skip=clip_skip, weighting=weighting, attached=attached
         )
     elif given := [
         name
         for name, value in (
             ("clip_skip", clip_skip),
-            ("embeddings", embeddings),
-            ("lora_weights", lora_weights),
-            ("loras", loras),
+            ("embeddings", attached.embeddings),
+            ("loras", attached.loras),
             ("weighting", weighting != "none"),
         )
         if value
@@ -98,7 +98,7 @@ def encode(
                 ),
             )
         )
-    yield Progress(1, 1, "; ".join(filter(None, (note, *worn.notes))))
+    yield Progress(1, 1, "; ".join(filter(None, (note, *attached.notes))))
     return encoded(tensors, {"family": model.family, "encoder": model.fingerprint})
 
 
@@ -176,25 +176,21 @@ def super_resolution(
         return Image((yield from _progress(steps)))
 
 
-@flow.node("image.edit", version=3, uses=(*_LIBRARIES, "peft"))
+class EditingPorts(Sampler, LoRAs, ReplacedParts, total=False):
+    """What editing by a checkpoint has in common with drawing."""
+
+
+@flow.node("image.edit", version=3, uses=(*_LIBRARIES, "peft"), renamed=RENAMED_LORAS)
 def edit(
     model: Annotated[Instructed | PictureEditor, Leased(Editor)],
     image: Image,
     instruction: str,
     references: List[Image] | None = None,
-    loras: List[Annotated[Adapter, Leased(LoRA)]] | None = None,
-    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
-    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
-    guidance_scale: Annotated[float, Range(0, 100)] | None = None,
     image_guidance_scale: Annotated[float, Range(0, 100)] | None = None,
-    num_inference_steps: Annotated[int, Range(1, 1000)] | None = None,
-    sampler: str | None = None,
-    sampler_settings: Json = None,
-    lora_weights: List[float] | None = None,
-    arguments: Json = None,
     seed: Seed,
     rungs: FallbackLevels = (),
+    **ports: Unpack[EditingPorts],
 ) -> Steps[Image]:
     """Change a picture as an instruction says: ``make the circle green``.
 
@@ -206,17 +202,10 @@ def edit(
         references: further pictures that the instruction speaks of: ``dress the man of the first
             picture in the coat of the second``. FLUX.2 and Qwen-Image-Edit from 2509 on see them,
             and
-            some others; their alpha is laid over black.
-        loras, denoiser, autoencoder: as for diffusion.text_to_image; the embedded editor takes
-            none.
+            some others; their alpha is laid over black. Neither these nor LoRAs, samplers, replaced
+            parts and `arguments` are for the embedded editor.
     Params:
-        guidance_scale: how strictly to follow the instruction; 1 is off. Left out: what suits the
-            model (InstructPix2Pix: 7.5).
         image_guidance_scale: how strictly to keep to the source; InstructPix2Pix only (1.5).
-        num_inference_steps: denoising steps. Left out: what suits the model (InstructPix2Pix: 100).
-        sampler, sampler_settings, lora_weights: as for diffusion.text_to_image.
-        arguments: any other argument of a checkpoint's pipeline, by its own name:
-            ``{true_cfg_scale: 4, negative_prompt: blurred}``.
         seed: of the noise, which is drawn on the CPU.
     Outputs: a picture of the source's size, 8 bits, RGB or, where the source has alpha or the model
         draws it, RGBA. With embedded/edit, pixels that the edit does not concern are the source's,
@@ -234,17 +223,18 @@ def edit(
     colours = np.ascontiguousarray(
         np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
     )
-    given = arguments or {}
+    given = ports.get("arguments") or {}
     if not isinstance(given, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
     more: dict[str, Any] = {}
-    worn = Worn(loras, lora_weights)
+    attached = AttachedAdapters(ports.get("loras", ()))
+    sampler, sampler_settings = ports.get("sampler"), ports.get("sampler_settings")
     if isinstance(model, Instructed):
         seen = [picture.rgb().as_uint8().pixels for picture in references or []]
         more = {
             "arguments": given,
             "references": seen,
-            "worn": worn,
+            "attached": attached,
             "sampler": sampler,
             "sampler_settings": sampler_settings,
             "rungs": rungs,
@@ -253,7 +243,7 @@ def edit(
         name
         for name, value in (
             ("arguments", given),
-            ("loras", loras),
+            ("loras", attached.loras),
             ("references", references),
             ("sampler", sampler or sampler_settings),
         )
@@ -266,8 +256,8 @@ def edit(
         colours,
         instruction,
         seed=seed,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
+        num_inference_steps=ports.get("num_inference_steps"),
+        guidance_scale=ports.get("guidance_scale"),
         image_guidance_scale=image_guidance_scale,
         **more,
     )
@@ -276,7 +266,7 @@ def edit(
         if isinstance(model, Instructed)
         else model.unread(instruction)
     )
-    edited = yield from _progress(steps, [unread], worn.notes)
+    edited = yield from _progress(steps, [unread], attached.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
 

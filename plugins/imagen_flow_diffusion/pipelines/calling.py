@@ -480,7 +480,7 @@ TAKEN_BY = {
             "SanaControlNetModel",
             "T2IAdapter",
         ),
-        "the port 'controlnets' of diffusion.text_to_image",
+        "the port 'controls' of diffusion.text_to_image",
     ),
 }
 """The node that is made for a model of a kind, where it is not diffusion.text_to_image and its like."""

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.attached import Worn, adapted
+from ..adapters.attached import AttachedAdapters, adapted
 from ..loading.components import Checkpoint, sparing
 from ..pipelines.calling import also, counted, explaining_nan, pictures
 from ..pipelines.families import edits, unread_by
@@ -76,7 +76,7 @@ class Instructed:
         guidance_scale: float | None,
         image_guidance_scale: float | None,
         arguments: Mapping[str, Any],
-        worn: Worn,
+        attached: AttachedAdapters,
         sampler: str | None,
         sampler_settings: dict[str, Any] | None,
         rungs: Sequence[str],
@@ -122,7 +122,7 @@ class Instructed:
             sides = seen[0].size
         with (
             self.checkpoint.alone(),
-            adapted(pipeline, self.checkpoint, worn) as more,
+            adapted(pipeline, self.checkpoint, attached) as more,
             sparing(getattr(pipeline, "vae", None), rungs),
         ):
             output = yield from counted(

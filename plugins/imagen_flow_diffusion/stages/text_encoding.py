@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagen_flow.loaders import Loader
 
-from ..adapters.attached import Worn, adapted, skipping, spelt
+from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
 from ..checkpoints.description import family_of
 from ..checkpoints.diagnosing import require_library
 from ..checkpoints.folder import what_is
@@ -54,7 +54,7 @@ class Encoder:
         *,
         clip_skip: int | None = None,
         weighting: str = "none",
-        worn: Worn,
+        attached: AttachedAdapters,
     ) -> dict[str, Any]:
         """Give the tensors by the argument of the pipeline that each of them is."""
         import diffusers
@@ -74,17 +74,19 @@ class Encoder:
                 if "negative_prompt_embeds" in takes
                 else None
             )
-        texts = spelt(worn, {"prompt": prompt, "negative_prompt": negative_prompt})
+        texts = with_embedding_words(
+            attached, {"prompt": prompt, "negative_prompt": negative_prompt}
+        )
         prompt, negative_prompt = texts["prompt"], texts["negative_prompt"]
         pipeline = self.checkpoint.pipeline(cls)
         with (
             self.checkpoint.alone(),
-            adapted(pipeline, self.checkpoint, worn),
+            adapted(pipeline, self.checkpoint, attached),
             skipping(self.checkpoint, clip_skip),
             torch.no_grad(),
         ):
-            if worn.embeddings and weighting == "none":
-                worn.notes.append(
+            if attached.embeddings and weighting == "none":
+                attached.notes.append(
                     unread_by(
                         cls,
                         self.checkpoint.parts,
