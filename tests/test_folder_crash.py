@@ -24,13 +24,14 @@ from pathlib import Path
 import pytest
 
 from imagen_flow._hotfolder import make_recipe, read_line
+from imagen_flow._hotfolder.archive import LineBlocked
 from imagen_flow._hotfolder.disk import LocalDisk
 from imagen_flow._hotfolder.intake import Intake
 from imagen_flow._hotfolder.journal import Journal
 from imagen_flow._hotfolder.log import Log
 from imagen_flow._hotfolder.publish import sweep
 from imagen_flow._hotfolder.recipe import Recipe
-from imagen_flow._hotfolder.worker import ItemProcessor, LineBlocked
+from imagen_flow._hotfolder.worker import ItemProcessor
 from imagen_flow._plugins.registry import discover
 from imagen_flow._store import Store
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from .._store.locks import InUse
 from .._system.regular_files import open_regular
+from .archive import REASON_SUFFIX, ticket_names
 from .config import Line
 from .disk import Disk, LocalDisk
 from .intake import Intake
 from .journal import TROUBLE, UNREAD, Item, Journal, JournalError
 from .publish import free_name, make_parents
-from .worker import REASON_SUFFIX, ticket_names
 
 __all__ = ["is_named", "retry", "status"]
 

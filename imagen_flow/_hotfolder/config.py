@@ -186,7 +186,7 @@ def read_line(path: Path, *, missing: str = "") -> Line:
         raise GraphError([too_large(name)])
     parsed = read_words(data, name=name)
     reader = _LineReader(parsed.source, list(parsed.problems), path, missing)
-    line = reader.line(parsed.word) if parsed.word is not None else None
+    line = reader.read(parsed.word) if parsed.word is not None else None
     if reader.problems or line is None:
         raise GraphError(reader.problems) from reader.os_error
     return line
@@ -277,7 +277,7 @@ class _LineReader:
     ) -> None:
         self.problems.append(Problem(code, message, mark, why, fix))
 
-    def line(self, root: Word) -> Line | None:
+    def read(self, root: Word) -> Line | None:
         if not isinstance(root.value, dict):
             if root.value is not UNREADABLE:
                 self.add_problem(
@@ -351,6 +351,15 @@ class _LineReader:
         for key in ("set", "outputs"):
             for pair in fields.mapping(key).values():
                 self.check_no_references(pair.value, key)
+        self.check_patterns(found, pairs)
+        line = Line(**found)
+        if all(key in pairs for key in _REQUIRED):
+            self.check_folders(line, root.mark)
+            self.check_existence(line)
+        return line
+
+    def check_patterns(self, found: dict[str, Any], pairs: dict[str, Pair]) -> None:
+        """Check the sentinel, and the patterns of `accept` and `ignore`."""
         if found["sentinel"] and (
             not found["sentinel"].startswith(".") or "/" in found["sentinel"]
         ):
@@ -378,10 +387,6 @@ class _LineReader:
                     fault,
                     'write one such as "drafts/" or "*.psd"',
                 )
-        line = Line(**found)
-        if all(key in pairs for key in _REQUIRED):
-            self.check_folders(line, root.mark)
-        return line
 
     def check_keys(self, pairs: dict[str, Pair], keys: Iterable[str], what: str) -> None:
         keys = tuple(keys)
@@ -496,6 +501,9 @@ class _LineReader:
                     "their files could not be told apart",
                     "use separate folders",
                 )
+
+    def check_existence(self, line: Line) -> None:
+        """Report a graph or a watched folder that does not exist."""
         for key, path, is_kind in (
             ("graph", line.graph, stat.S_ISREG),
             ("in", line.inbox, stat.S_ISDIR),

@@ -25,6 +25,7 @@ __all__ = [
     "MountGuard",
     "find_disk_error",
     "affects_one_item",
+    "describe_error",
     "name_exists",
     "is_temporary_error",
 ]
@@ -330,3 +331,10 @@ def is_temporary_error(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def describe_error(error: OSError) -> str:
+    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason = "there is no space left"
+    return f"{reason}{f': {error.filename}' if error.filename else ''}"

@@ -27,6 +27,7 @@ from .._plan.request import Options
 from .._settings.config import Settings
 from .._watch import changes
 from ..errors import GraphError, Problem
+from .archive import LineBlocked
 from .disk import Disk, LocalDisk, MountGuard, name_exists
 from .intake import Intake, ListingCache, PassedOver
 from .journal import TROUBLE, UNREAD, Journal, JournalError, OwnershipLost
@@ -34,7 +35,7 @@ from .log import Log
 from .notify import Notifier
 from .publish import sweep
 from .recipe import Recipe, describe_name_clashes
-from .worker import ItemProcessor, LineBlocked
+from .worker import ItemProcessor
 
 if TYPE_CHECKING:
     from .._models import ModelPool

@@ -10,13 +10,12 @@ queue, and the line waits.
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -30,21 +29,14 @@ from .._run import execute
 from .._settings.config import Settings
 from .._types.digest import canonical, tagged
 from .._types.values import File
-from ..errors import GraphError, ImagenFlowError, StoreError, printable
+from ..errors import GraphError, ImagenFlowError, StoreError
 from ..events import Event, OutputFailed, OutputWritten, RunFinished, StepFailed, StepNote
-from .disk import Disk, MountGuard, affects_one_item, find_disk_error
+from .archive import RETRY_DELAY_S, Archiver, LineBlocked
+from .disk import Disk, MountGuard, affects_one_item, describe_error, find_disk_error
 from .intake import Intake, digest_file
 from .journal import FoundFile, Item, Journal, JournalError, OwnershipLost
 from .log import Log
-from .publish import (
-    StagedOutputs,
-    apply_steps,
-    free_name,
-    make_parents,
-    move_original,
-    steps_are_intact,
-    write_text,
-)
+from .publish import StagedOutputs
 from .recipe import Recipe
 from .ticket import read_ticket
 
@@ -53,13 +45,10 @@ if TYPE_CHECKING:
     from .._plan import Plan
     from .._store import Store
 
-__all__ = ["REASON_SUFFIX", "ItemProcessor", "LineBlocked", "check_plan", "ticket_names"]
+__all__ = ["ItemProcessor", "check_plan"]
 
-#: The ending of a file with a reason, after the name of its original.
-REASON_SUFFIX = ".failed.txt"
-
-#: How long an item that cannot be finished waits, and one whose content is being processed.
-_RETRY_DELAY_S = 1.0
+#: How long an item waits while another with its content is being processed.
+_DUPLICATE_DELAY_S = 0.1
 #: How often to try an unreadable file while no other file is read.
 _MAX_READ_TRIES = 20
 
@@ -67,11 +56,6 @@ _MAX_READ_TRIES = 20
 _POSSIBLE_FILE_ERRORS = frozenset(
     {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
-_DUPLICATE_DELAY_S = 0.1
-
-
-class LineBlocked(Exception):
-    """Something that is not the fault of an item; the line waits until it has passed."""
 
 
 class _ItemFailed(Exception):
@@ -187,6 +171,19 @@ class ItemProcessor:
     reads: ReadHistory = field(default_factory=ReadHistory)
     mounted: MountGuard = field(default_factory=MountGuard)
 
+    @property
+    def archiver(self) -> Archiver:
+        """What publishes outputs and archives originals."""
+        return Archiver(
+            self.recipe.line,
+            self.journal,
+            self.intake,
+            self.disk,
+            self.log,
+            self.on_end,
+            self.mounted,
+        )
+
     def process(self, item: Item, cancel: threading.Event) -> str:
         """Process an item as far as possible now. Returns its new state.
 
@@ -198,8 +195,8 @@ class ItemProcessor:
             if item.state == "running":
                 return self._run(item, cancel)
             if item.state == "placing":
-                return self._publish(item, item.steps)
-            return self._archive_original(item, time.monotonic())
+                return self.archiver.publish(item, item.steps)
+            return self.archiver.archive_original(item, time.monotonic())
         except OwnershipLost:
             self.log.write("lost", item=item.path, reason="another worker has taken it over")
             return "lost"
@@ -210,12 +207,12 @@ class ItemProcessor:
                 if item.state == "running":
                     self._requeue_later(item)
                 else:
-                    self.journal.postpone(item, _RETRY_DELAY_S)
-                raise LineBlocked(_describe(disk_error)) from error
+                    self.journal.postpone(item, RETRY_DELAY_S)
+                raise LineBlocked(describe_error(disk_error)) from error
             # A bug of ours. It must not end the line, which would meet the same item after a
             # restart.
             if item.state != "running":
-                return self._postpone(item, f"{type(error).__name__}: {error}")
+                return self.archiver.postpone(item, f"{type(error).__name__}: {error}")
             return self._fail(
                 item, _ItemFailed(_format_traceback(error), retryable=True), None, time.monotonic()
             )
@@ -258,9 +255,9 @@ class ItemProcessor:
                 twin = self.journal.find_done(digest, recipe)
             if twin is not None and self.recipe.line.duplicates == "skip":
                 with self.journal.transaction():
-                    kept = self._choose_name(item, self.recipe.line.done)
+                    kept = self.archiver.choose_name(item, self.recipe.line.done)
                     self.journal.mark_placed(item, verdict="skipped", kept=kept)
-                return self._archive_original(
+                return self.archiver.archive_original(
                     replace(item, state="placed", verdict="skipped", kept=kept, digest=digest),
                     started_at,
                 )
@@ -306,7 +303,7 @@ class ItemProcessor:
             )
             for path in other_files:
                 self.journal.fail_queued(
-                    path, reason, self._kept_name(path, self.recipe.line.failed)
+                    path, reason, self.archiver.name_for(path, self.recipe.line.failed)
                 )
             raise _ItemFailed(reason, retryable=False)
         if fingerprint[3][1] < 0:
@@ -371,7 +368,7 @@ class ItemProcessor:
             names = [staged.name(Path(output)) for output in result.outputs]
             steps = self._seal(staged, item)
             with self.journal.transaction():  # no other worker may choose the same name
-                kept = self._choose_name(item, line.done)
+                kept = self.archiver.choose_name(item, line.done)
                 sealed = self.journal.stage(item, steps, names, kept, digest=digest, recipe=recipe)
             if not sealed:
                 self.journal.requeue(item, wait_s=_DUPLICATE_DELAY_S)
@@ -382,7 +379,7 @@ class ItemProcessor:
             if affects_one_item(error):
                 raise _ItemFailed(_format_traceback(error), retryable=True) from error
             self._requeue_later(item)
-            raise LineBlocked(_describe(error)) from error
+            raise LineBlocked(describe_error(error)) from error
         except BaseException as error:
             # A broken plugin may raise anything. KeyboardInterrupt and the like are not raised in
             # this thread.
@@ -400,7 +397,7 @@ class ItemProcessor:
             digest=digest,
             recipe=recipe,
         )
-        return self._publish(item, steps, started_at=started_at, **result.details())
+        return self.archiver.publish(item, steps, started_at=started_at, **result.details())
 
     def _run_graph(
         self, item: Item, staged: StagedOutputs, values: dict[str, Any], cancel: threading.Event
@@ -431,7 +428,7 @@ class ItemProcessor:
         except GraphError as error:
             if missing := self._missing_input():
                 self._requeue_later(item)
-                raise LineBlocked(_describe(missing)) from error
+                raise LineBlocked(describe_error(missing)) from error
             raise _ItemFailed(str(error), retryable=False) from error
         except StoreError as error:
             self._requeue_later(item)
@@ -444,7 +441,7 @@ class ItemProcessor:
         """Raise what a failed run means: a problem of the line, or a failure of the item."""
         if staged.trouble is not None and not affects_one_item(staged.trouble):
             self._requeue_later(item)
-            raise LineBlocked(_describe(staged.trouble))
+            raise LineBlocked(describe_error(staged.trouble))
         for failure in result.failures:
             self._wait_for_disk(item, failure.error)
         messages = [failure.message for failure in result.failures]
@@ -460,7 +457,7 @@ class ItemProcessor:
             return staged.seal()
         except OSError as error:
             self._requeue_later(item)
-            raise LineBlocked(_describe(error)) from error
+            raise LineBlocked(describe_error(error)) from error
 
     def _link_finder(self, twin: Item) -> Callable[[Path, bytes], Path | None]:
         out = self.recipe.line.out
@@ -492,131 +489,11 @@ class ItemProcessor:
 
         return find
 
-    # -- putting in place and away
-
-    def _publish(
-        self,
-        item: Item,
-        steps: list[dict[str, Any]],
-        *,
-        started_at: float | None = None,
-        **details: Any,
-    ) -> str:
-        try:
-            self.mounted.check(self.recipe.line.out)
-            if not steps_are_intact(steps):
-                # Somebody has changed the files: start again.
-                self.journal.requeue(item)
-                return "returned"
-            apply_steps(steps, self.disk)
-        except OSError as error:
-            return self._defer(item, error)
-        self.journal.mark_placed(item)
-        return self._archive_original(
-            replace(item, state="placed"), started_at or time.monotonic(), **details
-        )
-
-    def _archive_original(self, item: Item, started_at: float, **details: Any) -> str:
-        """Move an original to `done`, or to `failed` with its reason, and end the item."""
-        line = self.recipe.line
-        succeeded = item.state == "placed"
-        folder = line.done if succeeded else line.failed
-        source = self.intake.absolute(item.path)
-        follow_links = line.links == "followed"
-
-        def is_same(path: Path) -> bool:
-            return self.intake.is_unchanged(item.fingerprint, path, item.digest)
-
-        def holds(path: Path) -> bool:
-            if item.digest is None:
-                return is_same(path)
-            try:
-                return (
-                    path.stat().st_size == json.loads(item.fingerprint)[0]
-                    and digest_file(path, links=follow_links) == item.digest
-                )
-            except OSError as error:
-                if find_disk_error(error, network=True):
-                    raise
-                return False
-
-        try:
-            self.mounted.check(line.inbox, folder)
-            kept = item.kept or self._reserve_name(item, folder)
-            while True:
-                make_parents(folder, kept, self.disk)
-                if not succeeded:
-                    write_text(
-                        folder / f"{kept}{REASON_SUFFIX}",
-                        self._failure_report(item, kept),
-                        self.disk,
-                        self.journal,
-                    )
-                result = move_original(
-                    source,
-                    folder / kept,
-                    number=item.id,
-                    is_original=is_same,
-                    has_content=holds,
-                    disk=self.disk,
-                    journal=self.journal,
-                )
-                if result in ("replaced", "gone") and not succeeded:
-                    self.disk.unlink(folder / f"{kept}{REASON_SUFFIX}")
-                if result != "taken":
-                    break
-                previous, kept = kept, self._reserve_name(item, folder)
-                if not succeeded:
-                    self.disk.unlink(folder / f"{previous}{REASON_SUFFIX}")
-            if result == "moved":
-                self._move_companions(item, folder, kept)
-        except OSError as error:
-            return self._defer(item, error)
-        state = item.verdict or ("done" if succeeded else "failed")
-        self.journal.finish(
-            item,
-            state if result == "moved" or succeeded else "gone",
-            kept=kept if result == "moved" else None,
-        )
-        if result == "replaced" and (newer := self.intake.inspect(item.path)):
-            self.journal.record([newer])
-        if result == "gone" and not succeeded:
-            state = "gone"
-        event: dict[str, Any] = {
-            "item": item.path,
-            "took_s": round(time.monotonic() - started_at, 3),
-            **details,
-        }
-        if succeeded:
-            event |= {"outputs": item.outputs}
-        else:
-            event |= {"reason": item.reason}
-        if result != "moved":
-            event["original"] = result
-        else:
-            event["original"] = str(folder / kept)
-        self.log.write(state, **event)
-        self.on_end(
-            {"event": "done" if succeeded else "failed", "state": state, "line": line.name, **event}
-        )
-        return state
-
-    def _defer(self, item: Item, error: OSError) -> str:
-        """Postpone an item that cannot be finished now.
-
-        Raises:
-            LineBlocked: the error may affect every item.
-        """
-        if affects_one_item(error):
-            return self._postpone(item, _describe(error))
-        self.journal.postpone(item, _RETRY_DELAY_S)
-        raise LineBlocked(_describe(error)) from error
-
     def _requeue_later(self, item: Item) -> None:
         """Return an item to the queue for a while, so that others get their turn if the problem is
         its own after all.
         """
-        self.journal.requeue(item, wait_s=max(_RETRY_DELAY_S, self.recipe.line.backoff_s))
+        self.journal.requeue(item, wait_s=max(RETRY_DELAY_S, self.recipe.line.backoff_s))
 
     def _wait_for_disk(
         self, item: Item, error: BaseException | None, *, network: bool = False
@@ -632,7 +509,7 @@ class ItemProcessor:
         ):
             return
         self._requeue_later(item)
-        raise LineBlocked(_describe(disk_error)) from error
+        raise LineBlocked(describe_error(disk_error)) from error
 
     def _missing_input(self) -> OSError | None:
         """Return the error of a file that the line itself gives to the graph and that is missing:
@@ -650,40 +527,6 @@ class ItemProcessor:
                     return error
         return None
 
-    def _postpone(self, item: Item, reason: str) -> str:
-        wait_s = max(_RETRY_DELAY_S, self.recipe.line.backoff_s)
-        self.journal.postpone(item, wait_s)
-        self.log.write("waiting", item=item.path, reason=reason, wait_s=wait_s)
-        return "waits"
-
-    def _move_companions(self, item: Item, folder: Path, kept: str) -> None:
-        """Move the tickets of an original along with it, and delete its sentinel."""
-        for name, size, mtime, _ in json.loads(item.fingerprint)[3:]:
-            if size < 0:
-                continue  # a link or a pipe was not read, and stays
-            ticket = self.intake.absolute(item.path).with_name(name)
-
-            def is_same(path: Path, fingerprint: tuple[int, int] = (size, mtime)) -> bool:
-                stat = self.intake.stat_regular(path)
-                return stat is not None and (stat.st_size, stat.st_mtime_ns) == fingerprint
-
-            for target in ticket_names(folder / kept, os.path.basename(item.path), name):
-                if (
-                    move_original(
-                        ticket,
-                        target,
-                        number=-item.id,
-                        is_original=is_same,
-                        has_content=is_same,
-                        disk=self.disk,
-                        journal=self.journal,
-                    )
-                    != "taken"
-                ):
-                    break
-        if sentinel := self.intake.find_sentinel(item.path):
-            self.disk.unlink(sentinel)
-
     def _fail(self, item: Item, failure: _ItemFailed, digest: str | None, started_at: float) -> str:
         line = self.recipe.line
         if failure.retryable and item.tries < line.retries:
@@ -695,9 +538,9 @@ class ItemProcessor:
             return "retry"
         reason = _encodable(str(failure))
         with self.journal.transaction():
-            kept = self._choose_name(item, line.failed)
+            kept = self.archiver.choose_name(item, line.failed)
             self.journal.mark_failing(item, reason, kept, digest=digest)
-        return self._archive_original(
+        return self.archiver.archive_original(
             replace(
                 item,
                 state="failing",
@@ -709,48 +552,6 @@ class ItemProcessor:
             ),
             started_at,
         )
-
-    def _failure_report(self, item: Item, kept: str) -> str:
-        line = self.recipe.line
-        tries = f" after {item.tries} tries" if item.tries > 1 else ""
-        return printable(
-            f"{' '.join(item.path.splitlines())} failed{tries}.\n\n{item.reason}\n\nAfter"
-            f" fixing the cause, retry with:\n\n  imagen-flow folder retry {line.path}"
-            f" {kept!r}\n"
-        )
-
-    def _reserve_name(self, item: Item, folder: Path) -> str:
-        with self.journal.transaction():
-            kept = self._choose_name(item, folder)
-            self.journal.reserve(item, kept)
-        return kept
-
-    def _choose_name(self, item: Item, folder: Path) -> str:
-        return self._kept_name(item.path, folder)
-
-    def _kept_name(self, path: str, folder: Path) -> str:
-        """Choose the name of an original in `done` or `failed`. Call it in the transaction that
-        records the name, so that no other worker chooses the same.
-        """
-        if self.recipe.line.folders == "flattened":
-            path = path.rpartition("/")[2]
-        return free_name(
-            folder,
-            path,
-            [REASON_SUFFIX] if folder == self.recipe.line.failed else [],
-            self.journal.is_reserved,
-        )
-
-
-def ticket_names(kept: Path, original: str, ticket: str) -> Iterator[Path]:
-    """Generate names for a ticket beside its original: its own, or one that matches the original's
-    new name; then numbered ones.
-    """
-    stem, ending = os.path.splitext(ticket)
-    if kept.name != original:
-        stem = kept.name if len(stem) >= len(original) else kept.stem
-    for count in itertools.count(1):
-        yield kept.with_name(f"{stem}{'' if count == 1 else f'-{count}'}{ending}")
 
 
 def check_plan(recipe: Recipe, options: Options, settings: Settings, store: Store | None) -> None:
@@ -816,10 +617,3 @@ def _is_deterministic(error: BaseException) -> bool:
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _describe(error: OSError) -> str:
-    reason = (error.strerror or str(error) or type(error).__name__).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason = "there is no space left"
-    return f"{reason}{f': {error.filename}' if error.filename else ''}"
