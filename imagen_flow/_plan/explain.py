@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._types.artifact import Artifact
+from .._types.node import NodeType
 from .demand import demand_of
 from .state import State
 from .step import Step, in_records
@@ -47,6 +48,10 @@ def why(state: State, step: Step) -> str:
             changed.append(f"{library} went from {old} to {version}")
     if then.get("determinism") != now["determinism"]:
         changed.append("the device or dtype changed")
+    assert isinstance(step.node.type, NodeType)
+    sources = state.keys.loader_sources(step.node.type, step.slots or {})
+    if then.get("loaders", {}) != sources:
+        changed.append("the plugin that loads its model changed")
     inputs = record.provenance.get("inputs", {})
     fields = record.provenance.get("fields", {})
     other: list[str] = []

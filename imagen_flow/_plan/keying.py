@@ -164,6 +164,9 @@ class Keying:
             )
         if unresolved:
             return Step(name, item, node, element, "unresolved", unresolved, slots=slots)
+        if type_.loaders:
+            sources = self.keys.loader_sources(type_, slots)
+            lines += [f"loader of {port}={source}" for port, source in sources.items()]
         key = blake2b("\n".join(lines).encode(), digest_size=SIZE).hexdigest()
         if not node.cache:
             return Step(name, item, node, element, "runs", "it says cache: false", key, slots)

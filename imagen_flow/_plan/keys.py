@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._graph import Node
+from .._plugins.offered_loaders import OpenLoader
 from .._settings import devices
 from .._types.artifact import Artifact
 from .._types.digest import canonical
-from .._types.models import Loading
+from .._types.models import Loading, Model
 from .._types.node import NodeType
 from .._types.ports import Port
 from ..errors import GraphError, Problem
@@ -70,6 +71,19 @@ class Keys:
         changed.
         """
         return self._computes(node)[1]
+
+    def loader_sources(self, type_: NodeType, slots: Mapping[str, Artifact]) -> dict[str, str]:
+        """Return, by port, the digest of the source of the plugin that offers the loader of the
+        model there; ports whose model is loaded by the node type's own plugin are left out.
+        """
+        found: dict[str, str] = {}
+        for port, loader in type_.loaders.items():
+            if isinstance(loader, OpenLoader) and port in slots:
+                given = self.values.value(slots[port])
+                for model in given if isinstance(given, list) else [given]:
+                    if isinstance(model, Model) and (offered := loader.offered_for(model)):
+                        found[port] = offered.source_digest
+        return found
 
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:
         type_ = node.type

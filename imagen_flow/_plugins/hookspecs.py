@@ -1,4 +1,4 @@
-"""What a plugin may implement. Signatures and words only: the code is in `plugins`.
+"""The hooks that a plugin may implement. These are only their signatures and documentation.
 
 A plugin is a module named by an entry point of the group ``imagen_flow``; it marks the functions
 below with ``imagen_flow.hookimpl``::
@@ -20,7 +20,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from .._types.codec import Codec
-    from .._types.models import BaseCheckpoint
+    from .._types.models import BaseCheckpoint, Loader
     from .._types.node import NodeFunction
 
 __all__ = ["hookimpl", "hookspec"]
@@ -30,15 +30,17 @@ hookimpl = pluggy.HookimplMarker("imagen_flow")
 
 
 @hookspec
-def imagen_flow_nodes() -> Iterable[NodeFunction]:  # type: ignore[empty-body]
+def imagen_flow_nodes() -> Iterable[NodeFunction]:
     """Return the node types that this plugin offers: functions decorated with ``@node``."""
+    raise NotImplementedError
 
 
 @hookspec
-def imagen_flow_models() -> Mapping[str, Path]:  # type: ignore[empty-body]
+def imagen_flow_models() -> Mapping[str, Path]:
     """Return models that come with this plugin: reference (``embedded/imagen``) to the folder that
     holds it.
     """
+    raise NotImplementedError
 
 
 @hookspec
@@ -69,7 +71,27 @@ def imagen_flow_base_of(header: Mapping[str, Any]) -> BaseCheckpoint | None:
 
 
 @hookspec
-def imagen_flow_codecs() -> Iterable[Codec]:  # type: ignore[empty-body]
+def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
+    """Return loaders for checkpoints of the plugin's own, to be used by other plugins' node types.
+
+    They are returned by role, and then by the class of checkpoint that each loads, which is the
+    ``_class_name`` in its ``model_index.json``::
+
+        {"text encoder": {"ToyCascade": ToyTextLoader()}}
+
+    A role is declared by the loader of a port (`Loader.role`); what the loaded object must be able
+    to do is documented by the plugin that has the port. The roles of `text.encode` (``text
+    encoder``), `diffusion.base` (``base denoiser``), `diffusion.super_resolution` (``enlarger``)
+    and `image.edit` (``editor``) are in `imagen_flow_diffusion.stages.roles`. An offered loader is
+    used instead of the port's own. The source of the plugin that offers it is part of the keys of
+    steps that use it.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def imagen_flow_codecs() -> Iterable[Codec]:
     """Return codecs for value types of this plugin's own, so that they can cross edges and be
     stored.
     """
+    raise NotImplementedError

@@ -33,13 +33,14 @@ from .._store.file_digests import FileDigests
 from .._system.regular_files import read_regular
 from .._types.codec import Codec, Codecs
 from .._types.digest import tagged
-from .._types.models import BaseCheckpoint
+from .._types.models import BaseCheckpoint, Leased
 from .._types.node import NodeFunction, NodeType
-from ..errors import GraphError, Problem, nearest
+from ..errors import GraphError, ModelError, Problem, nearest
 from . import hookspecs
 from .code import LocalCode, installed_digest, stamp
 from .imports import AsWritten as _AsWritten
 from .imports import install, is_held, loader_of, local_folders
+from .offered_loaders import OfferedLoader, with_open_loaders
 
 __all__ = ["Plugin", "Registry", "discover"]
 
@@ -57,6 +58,8 @@ class Plugin:
     target: str  # what is imported
     node_names: tuple[str, ...] = ()
     model_names: tuple[str, ...] = ()
+    #: Role and class of the checkpoints that it offers loaders for.
+    loader_names: tuple[tuple[str, str], ...] = ()
     has_codecs: bool = False
     fault: str = ""
     module: ModuleType | None = None
@@ -79,6 +82,7 @@ class Registry:
     _types: dict[str, NodeType] = field(default_factory=dict)
     _models: dict[str, Path] = field(default_factory=dict)
     _codecs: list[Codec] = field(default_factory=list)
+    _loaders: dict[tuple[str, str], OfferedLoader] = field(default_factory=dict)
     _manager: pluggy.PluginManager = field(default_factory=lambda: _new_manager())
     _versions: dict[str, str] = field(default_factory=dict)
     _helpers: dict[str, tuple[str, Path]] = field(default_factory=dict)
@@ -162,6 +166,30 @@ class Registry:
         )
         return found
 
+    def loader_for(self, role: str, kind: str) -> OfferedLoader | None:
+        """Return the loader that a plugin offers for checkpoints of a class in a role; None if none
+        does.
+
+        Raises:
+            ModelError: two plugins offer one, or the plugin cannot be loaded.
+        """
+        owners = [p for p in self.plugins.values() if (role, kind) in p.loader_names]
+        if not owners:
+            return None
+        if len(owners) > 1:
+            raise ModelError(
+                f"two plugins offer a loader for {kind} as {role}:"
+                f" {' and '.join(p.name for p in owners)}; uninstall one of them"
+            )
+        self.load(owners[0])
+        found = self._loaders.get((role, kind))
+        if found is None:
+            raise ModelError(
+                f"the plugin {owners[0].name} offers a loader for {kind} as {role} and cannot be"
+                f" used: {owners[0].fault}"
+            )
+        return found
+
     @property
     def codecs(self) -> Codecs:
         """The built-in codecs and those of plugins."""
@@ -208,6 +236,7 @@ class Registry:
         """Add a node type directly, as tests and notebooks do."""
         node_type = replace(
             function.type,
+            inputs=with_open_loaders(function.type.inputs, self.loader_for),
             plugin=plugin,
             source_digest=source_digest or _function_digest(function.type.function),
         )
@@ -307,6 +336,7 @@ class Registry:
                 lambda given: names.extend(self._take_nodes(plugin, given, source())),
             ),
             ("imagen_flow_codecs", lambda given: self._codecs.extend(given)),
+            ("imagen_flow_loaders", lambda given: self._take_loaders(plugin, given, source())),
         ):
             for implementation in getattr(self._manager.hook, hook).get_hookimpls():
                 if implementation.plugin_name != plugin.name:
@@ -335,6 +365,18 @@ class Registry:
             )
         plugin.node_names = tuple(sorted(names))
 
+    def _take_loaders(
+        self, plugin: Plugin, offered: Mapping[str, Mapping[str, Any]], source: str
+    ) -> None:
+        found = {
+            (role, kind): OfferedLoader(Leased(loader).loader(), source)
+            for role, kinds in offered.items()
+            for kind, loader in kinds.items()
+        }
+        plugin.loader_names = tuple(sorted(found))
+        for name, loader in found.items():
+            self._loaders.setdefault(name, loader)
+
     def _take_nodes(self, plugin: Plugin, functions: Iterable[Any], source: str) -> list[str]:
         names = []
         for function in functions:
@@ -354,7 +396,10 @@ class Registry:
                     f" {function.type.function.__qualname__}; rename one of them"
                 )
             self._types[function.type.name] = replace(
-                function.type, plugin=plugin.name, source_digest=source
+                function.type,
+                inputs=with_open_loaders(function.type.inputs, self.loader_for),
+                plugin=plugin.name,
+                source_digest=source,
             )
         return names
 
@@ -406,6 +451,7 @@ def discover(
         if known is not None and known["stamp"] == stamps[name]:
             plugin.node_names = tuple(known["nodes"])
             plugin.model_names = tuple(known["models"])
+            plugin.loader_names = tuple((role, kind) for role, kind in known["loaders"])
             plugin.has_codecs = known["codecs"]
     registry = Registry(plugins, FileDigests(memo.parent) if memo is not None else FileDigests())
     fresh = [p for n, p in plugins.items() if remembered.get(n, {}).get("stamp") != stamps[n]]
@@ -417,6 +463,7 @@ def discover(
                 offers = {
                     "nodes": plugin.node_names,
                     "models": plugin.model_names,
+                    "loaders": plugin.loader_names,
                     "codecs": plugin.has_codecs,
                 }
                 remembered[plugin.name] = {"stamp": stamps[plugin.name], **offers}
@@ -456,6 +503,13 @@ def _is_offer(known: Any) -> bool:
         and all(
             isinstance(known.get(key), list) and all(isinstance(name, str) for name in known[key])
             for key in ("nodes", "models")
+        )
+        and isinstance(known.get("loaders"), list)
+        and all(
+            isinstance(name, list)
+            and len(name) == 2
+            and all(isinstance(word, str) for word in name)
+            for name in known["loaders"]
         )
         and isinstance(known.get("codecs"), bool)
     )

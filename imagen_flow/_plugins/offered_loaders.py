@@ -1,0 +1,100 @@
+"""Let plugins load their own checkpoints for the ports of other plugins' node types.
+
+A port whose loader has a `role` is open: for a checkpoint of a class that some plugin offers a
+loader for, by the hook `imagen_flow_loaders`, that loader is used instead of the port's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._types.models import Loader, Loading, Model
+from .._types.ports import Port, PortType
+from ..errors import ModelError
+
+__all__ = ["OfferedLoader", "OpenLoader", "with_open_loaders"]
+
+
+@dataclass(frozen=True)
+class OfferedLoader:
+    """A loader that a plugin offers, and the digest of that plugin's source."""
+
+    loader: Loader[Any]
+    source_digest: str
+
+
+#: Finds the loader that plugins offer for a role and a class of checkpoints.
+Find = Callable[[str, str], OfferedLoader | None]
+
+
+class OpenLoader(Loader[Any]):
+    """Loads a model with the loader that a plugin offers for it, if there is one, or with the
+    port's own.
+    """
+
+    def __init__(self, own: Loader[Any], find: Find) -> None:
+        self.own, self.find = own, find
+        self.settings, self.takes_file, self.role = own.settings, own.takes_file, own.role
+
+    def offered_for(self, model: Model) -> OfferedLoader | None:
+        """Return the loader that a plugin offers for a model."""
+        try:
+            kind = self.own.kind_of(model)
+        except ModelError:  # the port's own loader says what is wrong with it
+            return None
+        return self.find(self.role, kind) if kind else None
+
+    def loader_for(self, model: Model) -> Loader[Any]:
+        """Return the loader that loads a model."""
+        offered = self.offered_for(model)
+        return self.own if offered is None else offered.loader
+
+    def load(self, model: Model, *, device: str, dtype: str, settings: Loading) -> Any:
+        return self.own.load(model, device=device, dtype=dtype, settings=settings)
+
+    def parts(self, model: Model) -> Mapping[str, Loader[Any]] | None:
+        # An offered loader is the one part, so that it is leased under its own name.
+        offered = self.offered_for(model)
+        return self.own.parts(model) if offered is None else {"offered": offered.loader}
+
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
+        offered = self.offered_for(model)
+        return self.own.assemble(model, parts) if offered is None else parts["offered"]
+
+    def check(self, model: Model) -> None:
+        self.loader_for(model).check(model)
+
+    def check_support(self, model: Model, *, device: str, dtype: str, settings: Loading) -> None:
+        self.own.check_support(model, device=device, dtype=dtype, settings=settings)
+
+    def folders(self, model: Model) -> Any:
+        return self.own.folders(model)
+
+    def disk_bytes(self, model: Model) -> int | None:
+        return self.own.disk_bytes(model)
+
+    def significant_name(self, model: Model) -> str:
+        return self.loader_for(model).significant_name(model)
+
+    def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
+        return self.loader_for(model).with_replaced_parts(model, others)
+
+
+def with_open_loaders(inputs: Mapping[str, Port], find: Find) -> dict[str, Port]:
+    """Return a node type's ports; those whose loader has a role take what plugins offer too."""
+
+    def opened(type_: PortType) -> PortType:
+        if type_.element is not None:
+            return replace(type_, element=opened(type_.element))
+        if type_.loader is None or not type_.loader.role:
+            return type_
+        return replace(type_, loader=OpenLoader(type_.loader, find))
+
+    return {
+        name: replace(port, type=opened(port.type))
+        if port.type.kind == "model" or port.type.element is not None
+        else port
+        for name, port in inputs.items()
+    }
