@@ -45,9 +45,11 @@ from __future__ import annotations
 from ._models.contents import read_header
 from ._models.estimates import size_of
 from ._models.placement import at_rest, place_module
+from ._models.pretrained import load_pretrained
 from ._models.quiet import quiet_libraries
 from ._models.references import UnresolvedModel
 from ._models.tensors import read_weights
+from ._models.unread_words import unread_words
 from ._settings.devices import QUANTIZERS, compute_capability
 from ._types.models import BaseCheckpoint, Leased, Loader, Loading, read_json
 from ._types.values import FallbackLevels
@@ -62,10 +64,12 @@ __all__ = [
     "UnresolvedModel",
     "at_rest",
     "compute_capability",
+    "load_pretrained",
     "place_module",
     "quiet_libraries",
     "read_header",
     "read_json",
     "read_weights",
     "size_of",
+    "unread_words",
 ]

@@ -14,6 +14,7 @@ from .._types.models import Loading, Model
 from .._types.node import NodeType
 from .._types.ports import Port
 from ..errors import GraphError, Problem
+from .step import at_port
 from .values import Values
 
 __all__ = ["KEY_FORMAT", "Keys"]
@@ -78,11 +79,12 @@ class Keys:
         """
         found: dict[str, str] = {}
         for port, loader in type_.loaders.items():
-            if isinstance(loader, OpenLoader) and port in slots:
-                given = self.values.value(slots[port])
-                for model in given if isinstance(given, list) else [given]:
-                    if isinstance(model, Model) and (offered := loader.offered_for(model)):
-                        found[port] = offered.source_digest
+            if not isinstance(loader, OpenLoader):
+                continue
+            for leaf in at_port(slots, port):
+                model = self.values.value(leaf)
+                if isinstance(model, Model) and (offered := loader.offered_for(model)):
+                    found[port] = offered.source_digest
         return found
 
     def _computes(self, node: Node) -> tuple[str, dict[str, Any]]:

@@ -84,17 +84,15 @@ class OpenLoader(Loader[Any]):
 
 def with_open_loaders(inputs: Mapping[str, Port], find: Find) -> dict[str, Port]:
     """Return a node type's ports; those whose loader has a role take what plugins offer too."""
+    return {name: replace(port, type=_opened(port.type, find)) for name, port in inputs.items()}
 
-    def opened(type_: PortType) -> PortType:
-        if type_.element is not None:
-            return replace(type_, element=opened(type_.element))
-        if type_.loader is None or not type_.loader.role:
-            return type_
+
+def _opened(type_: PortType, find: Find) -> PortType:
+    if type_.element is not None:
+        return replace(type_, element=_opened(type_.element, find))
+    if type_.record is not None:
+        fields = with_open_loaders(type_.record.fields, find)
+        return replace(type_, record=replace(type_.record, fields=fields))
+    if type_.loader is not None and type_.loader.role:
         return replace(type_, loader=OpenLoader(type_.loader, find))
-
-    return {
-        name: replace(port, type=opened(port.type))
-        if port.type.kind == "model" or port.type.element is not None
-        else port
-        for name, port in inputs.items()
-    }
+    return type_

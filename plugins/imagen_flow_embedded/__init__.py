@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import imagen_flow as flow
+from imagen_flow.loaders import Loader
 
 from . import nodes
+from .inference.loaders import LOADERS
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -21,6 +23,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 @flow.hookimpl
 def imagen_flow_nodes() -> Iterable[Any]:
     return nodes.ALL
+
+
+@flow.hookimpl
+def imagen_flow_loaders() -> Mapping[str, Mapping[str, Loader[Any]]]:
+    return LOADERS
 
 
 @flow.hookimpl

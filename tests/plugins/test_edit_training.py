@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imagen_flow_diffusion.pixel import editing
+from imagen_flow_embedded.inference import editing
 from imagen_flow_embedded.training import edit as training
 from imagen_flow_embedded.world import Edit, Scene, Thing, draw_edit, is_held_out, render
 
@@ -164,7 +164,7 @@ def test_an_edit_reports_each_step_keeps_the_size_and_is_the_same_again(parts):
 @pytest.mark.parametrize("instruction", ["", "  ", "!?", "bitte nichts"])
 def test_an_instruction_without_a_known_word_changes_nothing_and_is_noted(parts, instruction):
     """On any picture: what the model would paint without words is not worth having."""
-    from imagen_flow_diffusion.pixel.editor import PixelEditor
+    from imagen_flow_embedded.inference.editor import PixelEditor
 
     editor = PixelEditor(**parts)
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)

@@ -15,10 +15,16 @@ import imagen_flow_diffusion.nodes.stages as nodes
 from imagen_flow import loaders
 from imagen_flow._models import ModelPool, resolve
 from imagen_flow._types.digest import digest_file
+from imagen_flow.loaders import unread_words as unread
 from imagen_flow_diffusion.pipelines.families import SPLIT
-from imagen_flow_diffusion.pipelines.reading import unread
 from imagen_flow_diffusion.pipelines.stepping import stepping
 from imagen_flow_diffusion.stages.loaders import BaseDenoiser, Editor, Enlarger, TextEncoder
+from imagen_flow_embedded.inference.loaders import (
+    BaseLoader,
+    EditorLoader,
+    EnlargerLoader,
+    TextLoader,
+)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +220,7 @@ def test_closing_a_node_ends_its_pipeline_at_the_next_step(models, pool, text):
 
 @pytest.fixture(scope="module")
 def cascade_text(models, pool):
-    with pool.lease(TextEncoder(), models("cascade"), device="cpu", dtype="float32") as encoder:
+    with pool.lease(TextLoader(), models("cascade"), device="cpu", dtype="float32") as encoder:
         return drive(nodes.encode(encoder, "a large red circle"))[1]
 
 
@@ -222,9 +228,9 @@ def test_the_cascade_runs_from_words_to_a_large_picture(models, pool, cascade_te
     """Prompt to states, states to a small picture, that to a large one, each with the model's own
     defaults.
     """
-    with pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseLoader(), models("cascade"), device="cpu", dtype="float32") as base:
         steps, small = drive(nodes.base(base, cascade_text, seed=7))
-    with pool.lease(Enlarger(), models("cascade"), device="cpu", dtype="float32") as enlarger:
+    with pool.lease(EnlargerLoader(), models("cascade"), device="cpu", dtype="float32") as enlarger:
         more, large = drive(nodes.super_resolution(enlarger, small, cascade_text, seed=7))
     assert [tensor.shape for tensor in cascade_text] == [(1, 24, 32)] * 2
     assert dict(cascade_text[1].tags) == {
@@ -246,7 +252,7 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
     """The node adds nothing to the pixels: they are the sampler's on weights loaded by hand."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from imagen_flow_diffusion.pixel import cascade
+    from imagen_flow_embedded.inference import cascade
 
     folder = models("cascade").path
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
@@ -259,14 +265,14 @@ def test_a_cascades_node_equals_the_sampler_by_hand(models, pool, cascade_text):
             **given,
         )
     )
-    with pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base:
+    with pool.lease(BaseLoader(), models("cascade"), device="cpu", dtype="float32") as base:
         _, ours = drive(nodes.base(base, cascade_text, **given))
     assert np.array_equal(ours.pixels, theirs)
 
 
 def test_a_picture_of_another_size_is_enlarged_too(models, pool, cascade_text):
     """What was not drawn by the stage before is resized to its size, whatever its kind."""
-    with pool.lease(Enlarger(), models("cascade"), device="cpu", dtype="float32") as enlarger:
+    with pool.lease(EnlargerLoader(), models("cascade"), device="cpu", dtype="float32") as enlarger:
         _, large = drive(
             nodes.super_resolution(
                 enlarger, picture(50, 20, 4), cascade_text, num_inference_steps=1, seed=7
@@ -278,7 +284,7 @@ def test_a_picture_of_another_size_is_enlarged_too(models, pool, cascade_text):
 def test_text_of_one_cascade_does_not_fit_another(models, pool, text):
     """States of DeepFloyd IF are refused by the embedded kind, by name."""
     with (
-        pool.lease(BaseDenoiser(), models("cascade"), device="cpu", dtype="float32") as base,
+        pool.lease(BaseLoader(), models("cascade"), device="cpu", dtype="float32") as base,
         pytest.raises(ValueError) as caught,
     ):
         drive(nodes.base(base, text, num_inference_steps=1, seed=1))
@@ -302,8 +308,10 @@ def nan_in(*parts: str):
     return damage
 
 
-@pytest.mark.parametrize("name", ["cascade", "if-2"])
-def test_a_model_that_gives_nan_is_told(models, tmp_path, name):
+@pytest.mark.parametrize(
+    ("loader", "name"), [(EnlargerLoader(), "cascade"), (Enlarger(), "if-2")], ids=["cascade", "if"]
+)
+def test_a_model_that_gives_nan_is_told(models, tmp_path, loader, name):
     """NaN pixels are an error and not a black picture; the weight that they come from is named."""
     model = broken(
         models, tmp_path, name, nan_in("super_resolution" if name == "cascade" else "unet")
@@ -312,7 +320,7 @@ def test_a_model_that_gives_nan_is_told(models, tmp_path, name):
     with pytest.raises(ValueError) as caught:
         drive(
             nodes.super_resolution(
-                load(Enlarger(), model), picture(16, 16), states, num_inference_steps=1, seed=1
+                load(loader, model), picture(16, 16), states, num_inference_steps=1, seed=1
             )
         )
     assert re.fullmatch(
@@ -326,7 +334,7 @@ def test_an_editor_that_gives_nan_is_told(models, tmp_path):
     with pytest.raises(ValueError) as caught:
         drive(
             nodes.edit(
-                load(Editor(), broken(models, tmp_path, "editor", nan_in("unet"))),
+                load(EditorLoader(), broken(models, tmp_path, "editor", nan_in("unet"))),
                 picture(16, 16),
                 "make the circle green",
                 num_inference_steps=1,
@@ -403,7 +411,7 @@ def test_nan_in_the_states_is_told(models, pool):
         (
             BaseDenoiser(),
             "if-2",
-            "diffusion.base cannot use the model './if-2': it is an IFSuperResolutionPipeline, and diffusion.base takes IFPipeline or ImagenCascade; diffusion.super_resolution takes it",
+            "diffusion.base cannot use the model './if-2': it is an IFSuperResolutionPipeline, and diffusion.base takes IFPipeline, or what a plugin loads as base denoiser; diffusion.super_resolution takes it",
         ),
         (
             Editor(),
@@ -414,8 +422,8 @@ def test_nan_in_the_states_is_told(models, pool):
         (
             TextEncoder(),
             "pix2pix",
-            "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes an ImagenCascade and checkpoints of the families "
-            f"{', '.join(sorted(SPLIT))}; image.edit takes it",
+            "text.encode cannot use the model './pix2pix': it is a StableDiffusionInstructPix2PixPipeline, and text.encode takes checkpoints of the families "
+            f"{', '.join(sorted(SPLIT))}, or what a plugin loads as text encoder; image.edit takes it",
         ),
     ],
 )
@@ -630,14 +638,20 @@ def test_instruct_pix2pix_equals_diffusers_bit_for_bit(models, pool):
     assert {step.total for step in steps} == {4}  # PNDM takes its second step twice
 
 
-@pytest.mark.parametrize("name", ["editor", "pix2pix"])
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [(EditorLoader(), "editor"), (Editor(), "pix2pix")],
+    ids=["own", "checkpoint"],
+)
 @pytest.mark.parametrize(
     ("height", "width", "channels"), [(37, 91, 3), (5, 200, 4), (30, 17, 1), (64, 64, 2)]
 )
-def test_a_picture_of_any_size_and_kind_is_edited(models, pool, name, height, width, channels):
+def test_a_picture_of_any_size_and_kind_is_edited(
+    models, pool, loader, name, height, width, channels
+):
     """The result has the source's size; alpha is kept as it is."""
     source = picture(height, width, channels)
-    with pool.lease(Editor(), models(name), device="cpu", dtype="float32") as editor:
+    with pool.lease(loader, models(name), device="cpu", dtype="float32") as editor:
         _, edited = drive(
             nodes.edit(editor, source, "make the circle green", num_inference_steps=1, seed=1)
         )
@@ -655,7 +669,7 @@ def test_deep_pictures_are_edited_in_8_bits(models, pool, dtype):
         if dtype == "uint16"
         else source.as_float()
     )
-    with pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor:
+    with pool.lease(EditorLoader(), models("editor"), device="cpu", dtype="float32") as editor:
         ours, eight = (
             drive(
                 nodes.edit(editor, image, "make the circle green", num_inference_steps=1, seed=1)
@@ -669,7 +683,7 @@ def test_deep_pictures_are_edited_in_8_bits(models, pool, dtype):
 def test_what_a_model_does_not_have_is_refused(models, pool):
     """A parameter of another family is not silently ignored."""
     with (
-        pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor,
+        pool.lease(EditorLoader(), models("editor"), device="cpu", dtype="float32") as editor,
         pytest.raises(ValueError) as caught,
     ):
         drive(
@@ -685,7 +699,7 @@ def test_what_a_model_does_not_have_is_refused(models, pool):
 
 def test_unknown_words_of_an_instruction_are_said(models, pool):
     """The note comes with the progress."""
-    with pool.lease(Editor(), models("editor"), device="cpu", dtype="float32") as editor:
+    with pool.lease(EditorLoader(), models("editor"), device="cpu", dtype="float32") as editor:
         steps, _ = drive(
             nodes.edit(
                 editor, picture(16, 16), "make the zebra green", num_inference_steps=1, seed=1

@@ -138,7 +138,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             placed.append(module)
         return module
 
-    monkeypatch.setattr(flow, "place_module", place)
+    monkeypatch.setattr(loaders, "place_module", place)
     return placed
 
 

@@ -89,7 +89,7 @@ def test_layers_that_are_streamed_give_the_same_pixels(
         assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
         return module
 
-    monkeypatch.setattr(flow, "place_module", place)
+    monkeypatch.setattr(loaders, "place_module", place)
     assert np.array_equal(draw(checkpoint, pool, {"offload": "layers"}, split=split), plain)
     assert {"UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel"} <= set(placed)
 

@@ -195,7 +195,7 @@ def test_quantized_layers_come_and_go(
         assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
         return module
 
-    monkeypatch.setattr(flow, "place_module", place)
+    monkeypatch.setattr(loaders, "place_module", place)
     assert np.array_equal(
         draw(pool, made / "flux", {"quantization": quantization, "offload": "layers"}), plain
     )
@@ -434,7 +434,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(devices, "this_machine", lambda: machine)
 
     def having(capability: tuple[int, int] | None) -> None:
-        monkeypatch.setattr(flow, "compute_capability", lambda device: capability)
+        monkeypatch.setattr(loaders, "compute_capability", lambda device: capability)
 
     return having
 

@@ -743,7 +743,7 @@ def test_layers_that_are_streamed_give_the_same_pixels(
         placed.append(module)
         return module
 
-    monkeypatch.setattr(flow, "place_module", place)
+    monkeypatch.setattr(loaders, "place_module", place)
     with ModelPool() as pool:
         assert same(run(pool, {"dtype": dtype, "offload": "layers"}, nodes), plain.pixels)
     assert {parameter.device.type for module in placed for parameter in module.parameters()} == {

@@ -12,7 +12,7 @@ from imagen_flow.loaders import FallbackLevels, Leased
 
 from ..adapters.attached import AttachedAdapters
 from ..loading.components import foresee_parts
-from ..pipelines.calling import encoded, explaining_nan, read_encoded, refuse_nan
+from ..pipelines.calling import NoNumberError, encoded, explaining_nan, read_encoded, refuse_nan
 from ..pipelines.families import foresee_text
 from ..pipelines.reading import foreign
 from ..stages.instruction_editing import Instructed
@@ -252,7 +252,7 @@ def edit(
         raise ValueError(
             f"this model takes no {' and no '.join(strange)}: checkpoints of diffusers do"
         )
-    steps = model.edit(
+    steps: Generator[tuple[Any, ...], None, np.ndarray] = model.edit(
         colours,
         instruction,
         seed=seed,
@@ -261,11 +261,11 @@ def edit(
         image_guidance_scale=image_guidance_scale,
         **more,
     )
-    unread = (
-        model.unread(instruction, given, sampler)
-        if isinstance(model, Instructed)
-        else model.unread(instruction)
-    )
+    if isinstance(model, Instructed):
+        unread = model.unread(instruction, given, sampler)
+    else:
+        unread = model.unread(instruction)
+        steps = _explaining_nan(steps, model)
     edited = yield from _progress(steps, [unread], attached.notes)
     return Image(edited if alpha is None else np.concatenate([edited[:, :, :3], alpha], axis=2))
 
@@ -325,6 +325,17 @@ def _progress(
                 "; ".join(note for some in notes for note in some if note),
                 _preview(shown[0]) if shown and quarter else None,
             )
+
+
+def _explaining_nan(
+    steps: Generator[tuple[Any, ...], None, np.ndarray], model: PictureEditor
+) -> Generator[tuple[Any, ...], None, np.ndarray]:
+    """Take an editor's steps; if it computes NaN, raise what is known of the cause."""
+    with explaining_nan(model.networks), closing(steps):
+        try:
+            return (yield from steps)
+        except FloatingPointError as error:
+            raise NoNumberError("the model gave") from error
 
 
 def _preview(x: torch.Tensor) -> Image:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow.loaders import unread_words
 
 from ..checkpoints.description import family_of, variant_of, what_is
 from ..checkpoints.folder import article
 from .calling import TAKEN_BY, problem_of
-from .reading import foreign, unread
+from .reading import foreign
 
 if TYPE_CHECKING:
     from imagen_flow import Model
@@ -324,7 +325,7 @@ def _cut(
         filter(
             None,
             (
-                unread(tokenizer, text, most, what=what, before=before)
+                unread_words(tokenizer, text, most, what=what, before=before)
                 for what, text, most, before in texts
             ),
         )

@@ -1,7 +1,5 @@
-"""Load what a node draws with: each loader looks at what a checkpoint says it is and hands on to
-the class for it.
-
-The classes of one stage have the same methods, so that a node knows no family.
+"""Load what the nodes of single stages use, from checkpoints of diffusers. Each loader has a role
+(see `roles`), under which other plugins offer loaders for checkpoints of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from imagen_flow import loaders
 from imagen_flow.loaders import Loader
 
 from ..checkpoints.description import family_of, what_is
@@ -18,130 +15,95 @@ from ..pipelines.calling import TAKEN_BY, problem_of
 from ..pipelines.families import OPTIONAL_IMAGE, SPLIT, edits
 from .instruction_editing import Instructed
 from .roles import BaseStage, EnlargingStage, PictureEditor, PromptEncoder
-from .text_encoding import DiffusersText, Encoder
+from .text_encoding import Encoder
 
 if TYPE_CHECKING:
     from imagen_flow import Model, ModelError
 
 
-class CascadeText(Loader[PromptEncoder]):
-    """The text encoder of a cascade of the project's own kind."""
-
-    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
-        from ..pixel.imagen import Text
-
-        return Text.load(model, device=device, dtype=dtype)
-
-    def disk_bytes(self, model: Model) -> int:
-        return loaders.size_of(model, "text_encoder")
-
-
 class TextEncoder(Loader[Encoder | PromptEncoder]):
-    """What reads the prompt: ``encode(prompt, negative_prompt, …)``."""
+    """The text encoders of a checkpoint whose family can be split."""
 
     settings = TextParts.settings
+    role = "text encoder"
+
+    def kind_of(self, model: Model) -> str:
+        return what_is(model)
 
     def parts(self, model: Model) -> dict[str, Loader[Any]]:
-        return (
-            {"text": CascadeText()}
-            if what_is(model) == "ImagenCascade"
-            else DiffusersText().parts(model)
-        )
+        kind = what_is(model)
+        if family_of(kind) not in SPLIT:
+            families = ", ".join(sorted(SPLIT))
+            raise problem_of(
+                model,
+                "text.encode",
+                kind,
+                f"checkpoints of the families {families}, or what a plugin loads as text encoder",
+            )
+        return some_groups(model, "text")
 
-    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
-        return (
-            parts["text"]
-            if what_is(model) == "ImagenCascade"
-            else DiffusersText().assemble(model, parts)
-        )
-
-
-class CascadeBase(Loader[BaseStage]):
-    """The first stage of a cascade of the project's own kind."""
-
-    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
-        from ..pixel.imagen import Base
-
-        return Base.load(model, device=device, dtype=dtype)
-
-    def disk_bytes(self, model: Model) -> int:
-        return loaders.size_of(model, "unet", "plan")
-
-
-class CascadeEnlarger(Loader[EnlargingStage]):
-    """The later stage of a cascade of the project's own kind."""
-
-    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
-        from ..pixel.imagen import Enlarger
-
-        return Enlarger.load(model, device=device, dtype=dtype)
-
-    def disk_bytes(self, model: Model) -> int:
-        return loaders.size_of(model, "super_resolution")
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Encoder:
+        family = family_of(what_is(model))
+        return Encoder(Checkpoint(model, parts), family, SPLIT[family])
 
 
 class BaseDenoiser(Loader[BaseStage]):
-    """The first stage of a cascade: ``draw(text, …)``."""
+    """The first stage of DeepFloyd IF."""
 
     settings = Whole.settings
+    role = "base denoiser"
+
+    def kind_of(self, model: Model) -> str:
+        return what_is(model)
 
     def parts(self, model: Model) -> dict[str, Loader[Any]]:
-        return _stage(
-            model, {"ImagenCascade": CascadeBase(), "IFPipeline": None}, by="diffusion.base"
-        )
+        return _stage(model, "IFPipeline", by="diffusion.base", role=self.role)
 
-    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> BaseStage:
         from .deepfloyd import Base
 
-        return parts["own"] if "own" in parts else Base.of(Checkpoint(model, parts))
+        return Base.of(Checkpoint(model, parts))
 
 
 class Enlarger(Loader[EnlargingStage]):
-    """A later stage of a cascade: ``draw(picture, text, …)``."""
+    """The second stage of DeepFloyd IF."""
 
     settings = Whole.settings
+    role = "enlarger"
+
+    def kind_of(self, model: Model) -> str:
+        return what_is(model)
 
     def parts(self, model: Model) -> dict[str, Loader[Any]]:
         return _stage(
-            model,
-            {"ImagenCascade": CascadeEnlarger(), "IFSuperResolutionPipeline": None},
-            by="diffusion.super_resolution",
+            model, "IFSuperResolutionPipeline", by="diffusion.super_resolution", role=self.role
         )
 
-    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> EnlargingStage:
         from .deepfloyd import Enlarger
 
-        return parts["own"] if "own" in parts else Enlarger.of(Checkpoint(model, parts))
+        return Enlarger.of(Checkpoint(model, parts))
 
 
-def _stage(
-    model: Model, kinds: dict[str, Loader[Any] | None], *, by: str
-) -> dict[str, Loader[Any]]:
-    """Name what a stage of a cascade is made of: a loader for the project's own kind, the groups of
-    a checkpoint of diffusers.
+def _stage(model: Model, expected: str, *, by: str, role: str) -> dict[str, Loader[Any]]:
+    """Return the loaders of what a stage is made of.
+
+    Raises:
+        ModelError: the checkpoint is of another class.
     """
-    if (kind := what_is(model)) not in kinds:
-        raise problem_of(model, by, kind, " or ".join(sorted(kinds)))
-    own = kinds[kind]
-    return {"own": own} if own is not None else some_groups(model, "denoiser", "sampler", "other")
-
-
-class EmbeddedEditor(Loader[PictureEditor]):
-    """The project's own editor, in pixel space."""
-
-    def load(self, model: Model, *, device: str, dtype: str, settings: loaders.Loading) -> Any:
-        from ..pixel.editor import PixelEditor
-
-        return PixelEditor.load(model, device=device, dtype=dtype)
-
-    def disk_bytes(self, model: Model) -> int:
-        return loaders.size_of(model, "unet", "text_encoder")
+    if (kind := what_is(model)) != expected:
+        raise problem_of(model, by, kind, f"{expected}, or what a plugin loads as {role}")
+    return some_groups(model, "denoiser", "sampler", "other")
 
 
 class Editor(Loader[Instructed | PictureEditor]):
-    """A model that edits by instruction: ``edit(picture, instruction, …)``."""
+    """A checkpoint that edits by instruction."""
 
     settings = Whole.settings
+    role = "editor"
+
+    def kind_of(self, model: Model) -> str:
+        return what_is(model)
 
     def with_replaced_parts(self, model: Model, others: Mapping[str, Model]) -> Model:
         return replace_parts(model, others)
@@ -152,11 +114,9 @@ class Editor(Loader[Instructed | PictureEditor]):
         draws = family_of(kind) in SPLIT and kind not in OPTIONAL_IMAGE
         if home != "image.edit" and (home or draws or not kind.endswith("Pipeline")):
             raise _no_editor(model)
-        return {"own": EmbeddedEditor()} if kind == "InstructPix2Pix" else Whole().parts(model)
+        return Whole().parts(model)
 
-    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Any:
-        if "own" in parts:
-            return parts["own"]
+    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Instructed:
         import diffusers
 
         # What a call takes is known only here: planning imports no diffusers.

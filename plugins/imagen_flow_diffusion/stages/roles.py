@@ -92,6 +92,10 @@ class EnlargingStage(Stage, Protocol):
 class PictureEditor(Protocol):
     """Role ``editor``: edits pictures by instruction for `image.edit`."""
 
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        """The torch modules by name, for messages about NaN."""
+
     def unread(self, instruction: str) -> str:
         """Return a note on words that are cut off or unknown; empty if there are none."""
 
@@ -108,4 +112,5 @@ class PictureEditor(Protocol):
         """Edit uint8 (height, width, 3) of any size.
 
         Outputs: yields (steps done, steps); returns uint8 of the picture's size.
+        Raises: FloatingPointError: it computed NaN.
         """

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from imagen_flow.loaders import Loader
+from typing import Any
 
 from ..adapters.attached import AttachedAdapters, adapted, skipping, with_embedding_words
-from ..checkpoints.description import family_of
 from ..checkpoints.diagnosing import require_library
-from ..checkpoints.folder import what_is
-from ..loading.components import Checkpoint, TextParts, some_groups
-from ..pipelines.calling import problem_of
-from ..pipelines.families import SPLIT, Split, unread_by
-
-if TYPE_CHECKING:
-    from imagen_flow import Model
+from ..loading.components import Checkpoint
+from ..pipelines.families import Split, unread_by
 
 
 @dataclass(frozen=True)
@@ -154,27 +145,6 @@ class Encoder:
             elif name and value is not None:
                 named[name] = value
         return named
-
-
-class DiffusersText(Loader[Encoder]):
-    """The text encoders of a diffusers checkpoint whose family can be split."""
-
-    settings = TextParts.settings
-
-    def parts(self, model: Model) -> dict[str, Loader[Any]]:
-        kind = what_is(model)
-        if family_of(kind) not in SPLIT:
-            raise problem_of(
-                model,
-                "text.encode",
-                kind,
-                f"an ImagenCascade and checkpoints of the families {', '.join(sorted(SPLIT))}",
-            )
-        return some_groups(model, "text")
-
-    def assemble(self, model: Model, parts: Mapping[str, Any]) -> Encoder:
-        family = family_of(what_is(model))
-        return Encoder(Checkpoint(model, parts), family, SPLIT[family])
 
 
 def _defaults(pipeline: Any) -> dict[str, Any]:

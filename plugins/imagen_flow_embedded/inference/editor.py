@@ -6,8 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.folder import load_part, load_scheduler
-from ..pipelines.reading import unread
+from imagen_flow.loaders import load_pretrained, unread_words
+
+from .samplers import load_sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,19 +31,23 @@ class PixelEditor:
         from transformers import AutoTokenizer, T5EncoderModel
 
         return cls(
-            load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
-            load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
+            load_pretrained(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
+            load_pretrained(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
             AutoTokenizer.from_pretrained(
                 str(model.path / "tokenizer"), local_files_only=True, trust_remote_code=False
             ),
-            load_scheduler(model, "scheduler"),
+            load_sampler(model, "scheduler"),
         )
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        return {"unet": self.unet}
 
     def unread(self, instruction: str) -> str:
         """Say what of the instruction is not read; nothing if all is."""
         from . import editing
 
-        note = unread(
+        note = unread_words(
             self.tokenizer,
             instruction,
             int(self.tokenizer.model_max_length),

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..pipelines.calling import NoNumberError, explaining_nan
-
 if TYPE_CHECKING:
     import torch
 
@@ -94,8 +92,7 @@ def edit(
             x = sampler.step(painted, t, x, return_dict=False)[0]
         yield done, total
     if not bool(torch.isfinite(x).all()):
-        with explaining_nan({"unet": unet}):
-            raise NoNumberError("the model gave")
+        raise FloatingPointError("the model gave NaN")
     edited = (
         torch.nn.functional.pixel_shuffle((source + 2 * x).float().cpu(), block)[0]
         .permute(1, 2, 0)

@@ -23,8 +23,6 @@ from collections.abc import Generator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.folder import device_of, dtype_of
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -174,7 +172,7 @@ def sample(
     import torch
     from torch.nn import functional as F
 
-    device, dtype = device_of(unet), dtype_of(unet)
+    device, dtype = unet.device, unet.dtype
     fold = math.isqrt(unet.config.out_channels // 3)
     side = unet.config.sample_size
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

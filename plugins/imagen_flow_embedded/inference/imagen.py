@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import imagen_flow as flow
+from imagen_flow.loaders import load_pretrained, unread_words
 
-from ..checkpoints.folder import load_part, load_scheduler, read_json
-from ..pipelines.reading import unread
+from .samplers import load_sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ class Text:
         )
         return cls(
             tokenizer,
-            load_part(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
+            load_pretrained(T5EncoderModel, model, "text_encoder", device=device, dtype=dtype),
             model.digest,
         )
 
@@ -49,7 +50,9 @@ class Text:
             filter(
                 None,
                 (
-                    unread(self.tokenizer, text, int(self.tokenizer.model_max_length), what=what)
+                    unread_words(
+                        self.tokenizer, text, int(self.tokenizer.model_max_length), what=what
+                    )
                     for what, text in texts
                 ),
             )
@@ -87,8 +90,8 @@ class Base:
         from diffusers import UNet2DConditionModel
 
         return cls(
-            load_part(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
-            load_scheduler(model, "scheduler"),
+            load_pretrained(UNet2DConditionModel, model, "unet", device=device, dtype=dtype),
+            load_sampler(model, "scheduler"),
             _load_plan(model),
         )
 
@@ -125,7 +128,7 @@ class Base:
 
 def _load_plan(model: Model) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Load the layer that sketches what the text encoder planned, if the cascade has one."""
-    if "plan" not in read_json(model, "model_index.json"):
+    if "plan" not in json.loads((model.path / "model_index.json").read_text("utf-8")):
         return None
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -151,10 +154,10 @@ class Enlarger:
     def load(cls, model: Model, *, device: str, dtype: str) -> Enlarger:
         from diffusers import UNet2DConditionModel
 
-        unet = load_part(
+        unet = load_pretrained(
             UNet2DConditionModel, model, "super_resolution", device=device, dtype=dtype
         )
-        return cls(unet, load_scheduler(model, "super_resolution_scheduler"))
+        return cls(unet, load_sampler(model, "super_resolution_scheduler"))
 
     text_width = Base.text_width
 

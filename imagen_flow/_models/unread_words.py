@@ -1,0 +1,55 @@
+"""Tell what a text encoder will not read of a text: what is cut off, and words that it does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["unread_words"]
+
+#: Words that are looked up; a longer prompt is cut by most encoders anyway.
+_MAX_WORDS = 200
+
+
+def unread_words(
+    tokenizer: Any, text: str, length: int, *, what: str = "the prompt", before: str = ""
+) -> str:
+    """Give a note for the user; nothing if all is read.
+
+    Params:
+        length: tokens that the encoder takes, its own marks among them.
+        what: names the text in the note.
+        before: what the encoder reads before the text; it takes of its tokens.
+    """
+    notes = []
+    found = tokenizer(before + text, truncation=False, verbose=False, return_offsets_mapping=True)
+    if len(found["input_ids"]) > length:
+        # The marks that the tokenizer puts around the words have no place in the text.
+        spans = [(start, end) for start, end in found["offset_mapping"] if end > start]
+        own = sum(end <= len(before) for _, end in spans)
+        kept = max(own, length - (len(found["input_ids"]) - len(spans)))
+        if kept < len(spans):
+            notes.append(
+                f"{what} is cut after {kept - own} tokens, before"
+                f" '{_short((before + text)[spans[kept][0] :])}'"
+            )
+    unknown = dict.fromkeys(
+        word for word in text.split()[:_MAX_WORDS] if _is_unknown(tokenizer, word)
+    )
+    if unknown:
+        words = [f"'{_short(word)}'" for word in unknown]
+        notes.append(
+            f"unknown to the text encoder: {', '.join(words[:5])}{', …' if len(words) > 5 else ''}"
+        )
+    return "; ".join(notes)
+
+
+def _is_unknown(tokenizer: Any, word: str) -> bool:
+    tokens = tokenizer.tokenize(word)
+    return tokenizer.unk_token in tokens or (
+        not tokens and any(c.isalnum() or ord(c) > 127 for c in word)
+    )
+
+
+def _short(text: str, most: int = 30) -> str:
+    text = " ".join(text[: 2 * most].split())
+    return text if len(text) <= most else text[: most - 1] + "…"
