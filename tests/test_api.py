@@ -91,10 +91,10 @@ def test_one_may_be_given_where_several_may(registry: Registry, tmp_path: Path) 
     graph = flow.load(GRAPH, registry=registry)
     flow.run(graph, store=tmp_path)
     assert [step.status for step in flow.plan(graph, store=tmp_path, force="sum").steps] == ["runs"]
-    terms = flow.plan(
+    policy = flow.plan(
         graph, store=None, allow_pickle=tmp_path / "a.bin", trust_remote_code="hf:a/b"
-    ).values.models.terms
-    assert (terms.pickles, terms.remote_code) == ((str(tmp_path / "a.bin"),), ("hf:a/b",))
+    ).values.models.model_policy
+    assert (policy.pickles, policy.remote_code) == ((str(tmp_path / "a.bin"),), ("hf:a/b",))
 
 
 def test_a_file_is_digested_once_without_a_store_too(

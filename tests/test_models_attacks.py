@@ -587,7 +587,7 @@ def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
     """Of a repository only what lies in the folder comes; with the lock and without it is the same
     model; a wrong folder gets the nearest.
     """
-    from imagen_flow._models import Lock, Terms, resolve
+    from imagen_flow._models import Lock, ModelPolicy, resolve
     from imagen_flow._types.digest import digest_file
 
     reference = parse_reference(f"hf:{NAME}@main/unet/")
@@ -596,8 +596,8 @@ def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
     hub.pull(model)
     lock = Lock(Path("l")).having([model])
     locked, alone = (
-        resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, terms=terms)
-        for terms in (Terms(lock, locked=True), Terms())
+        resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, policy=policy)
+        for policy in (ModelPolicy(lock, locked=True), ModelPolicy())
     )
     assert (locked.path, locked.digest) == (alone.path, alone.digest)
     assert sorted(path.name for path in locked.path.iterdir()) == [

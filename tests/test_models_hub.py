@@ -22,7 +22,7 @@ import pytest
 from imagen_flow._models import (
     Hub,
     Lock,
-    Terms,
+    ModelPolicy,
     UnresolvedModel,
     UnusableModel,
     estimate,
@@ -174,7 +174,7 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
         embedded={},
         digest=digest_file,
         environ=hub.environ,
-        terms=Terms(Lock(Path("l")).having([model])),
+        policy=ModelPolicy(Lock(Path("l")).having([model])),
     )
     assert here.path.read_bytes() == FILES["tiny.safetensors"]
     assert (
@@ -314,7 +314,7 @@ def test_pulling_brings_the_files_and_nothing_else(server: Any, hub: Hub) -> Non
     server.asked.clear()
     alone, locked = (
         found(hub),
-        found(hub, terms=Terms(Lock(Path("l")).having([model]), locked=True)),
+        found(hub, policy=ModelPolicy(Lock(Path("l")).having([model]), locked=True)),
     )
     assert (alone.path, alone.digest, dict(alone.parts)) == (
         locked.path,
@@ -620,7 +620,7 @@ def test_a_lock_is_held_to_when_the_branch_has_moved(server: Any, hub: Hub) -> N
     server.commit = lambda repository, revision: model.commit if revision == "old" else "f" * 40
     hub.pull(hub.resolve(REFERENCE))
     assert found(hub).digest != before.digest
-    assert found(hub, terms=Terms(Lock(Path("l")).having([model]))).digest == before.digest
+    assert found(hub, policy=ModelPolicy(Lock(Path("l")).having([model]))).digest == before.digest
 
 
 def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) -> None:
@@ -634,14 +634,14 @@ def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) ->
             embedded={},
             digest=digest_file,
             environ=hub.environ,
-            terms=Terms(lock, locked=True),
+            policy=ModelPolicy(lock, locked=True),
         )
     assert (
         words(caught, hub)
         == f"'hf:{NAME}@mian' is not in the lock\n--locked takes only what {lock.path} names\ndid you mean 'hf:{NAME}@main'?"
     )
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, terms=Terms(Lock(lock.path), locked=True))
+        found(hub, policy=ModelPolicy(Lock(lock.path), locked=True))
     assert words(caught, hub) == (
         f"'hf:{NAME}' is not in the lock\nthere is no lock {lock.path}, and --locked takes only what one names\nrun `imagen-flow models resolve hf:{NAME}`"
     )
@@ -656,21 +656,21 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
     link = os.readlink(other)
     other.unlink()
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, terms=Terms(lock))
+        found(hub, policy=ModelPolicy(lock))
     assert (
         words(caught, hub)
         == f"unresolved: 'hf:{NAME}' is not whole\n1 of its 5 files are not in the hub's cache, vae/config.json first\nrun `imagen-flow models pull hf:{NAME}`"
     )
     other.write_bytes(b'{"a": 7}')
     with pytest.raises(UnresolvedModel) as caught:
-        found(hub, terms=Terms(lock))
+        found(hub, policy=ModelPolicy(lock))
     assert (
         words(caught, hub)
         == f"unresolved: 'hf:{NAME}' is not what the lock says\nvae/config.json is another file\nrun `imagen-flow models pull hf:{NAME}`"
     )
     other.unlink()
     other.symlink_to(link)
-    assert found(hub, terms=Terms(lock)).path == snapshot
+    assert found(hub, policy=ModelPolicy(lock)).path == snapshot
 
 
 def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
@@ -679,7 +679,7 @@ def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
     blob = (hub.pull(model) / "vae/config.json").resolve()
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(UnresolvedModel, match="is not what the lock says") as caught:
-        found(hub, terms=Terms(Lock(Path("l")).having([model])))
+        found(hub, policy=ModelPolicy(Lock(Path("l")).having([model])))
     assert caught.value.why == "vae/config.json is another file"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imagen_flow._models import Terms, UnusableModel, read_weights, resolve
+from imagen_flow._models import ModelPolicy, UnusableModel, read_weights, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.models import Model
 from imagen_flow.errors import ModelError
@@ -26,7 +26,7 @@ def find(text: str, folder: Path, *pickles: str) -> Model:
         embedded={},
         digest=digest_file,
         environ={},
-        terms=Terms(pickles=pickles),
+        policy=ModelPolicy(pickles=pickles),
     )
 
 
@@ -102,7 +102,7 @@ def test_the_hub_is_named_in_any_spelling(tmp_path: Path) -> None:
             embedded={},
             digest=digest_file,
             environ={"HF_HUB_CACHE": str(tmp_path)},
-            terms=Terms(pickles=(said,), remote_code=(said,)),
+            policy=ModelPolicy(pickles=(said,), remote_code=(said,)),
         ).pickles
 
     for text in ("hf:org/name", "hf:org/name@main", "hf:org/name/a.bin", "hf:org/name@main/a.bin"):
@@ -181,8 +181,8 @@ def test_scanning_imports_no_torch(tmp_path: Path) -> None:
     """Planning stays light even with a pickle."""
     save(tmp_path / "a.pth")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagen_flow._models import Terms, resolve\n"
-        f"resolve('./a.pth', folder=Path({str(tmp_path)!r}), embedded={{}}, digest=str, terms=Terms(pickles=('./a.pth',)))\n"
+        "import sys\nfrom pathlib import Path\nfrom imagen_flow._models import ModelPolicy, resolve\n"
+        f"resolve('./a.pth', folder=Path({str(tmp_path)!r}), embedded={{}}, digest=str, policy=ModelPolicy(pickles=('./a.pth',)))\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
@@ -217,10 +217,10 @@ def test_remote_code_is_for_the_reference_that_was_named(tmp_path: Path) -> None
 
     for name in "ab":
         save_file({}, tmp_path / f"{name}.safetensors")
-    terms = Terms(remote_code=("./a.safetensors",))
+    policy = ModelPolicy(remote_code=("./a.safetensors",))
     trusted = [
         resolve(
-            f"./{name}.safetensors", folder=tmp_path, embedded={}, digest=digest_file, terms=terms
+            f"./{name}.safetensors", folder=tmp_path, embedded={}, digest=digest_file, policy=policy
         ).remote_code
         for name in "ab"
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from imagen_flow import Model, Text, loaders, node
 from imagen_flow._graph import resolve
-from imagen_flow._models import Terms, UnusableModel
+from imagen_flow._models import ModelPolicy, UnusableModel
 from imagen_flow._plan import Plan, make_plan
 from imagen_flow._plugins.registry import Registry
 from imagen_flow._run import execute
@@ -137,14 +137,20 @@ def test_a_plan_says_what_its_models_weigh(tmp_path: Path) -> None:
 
 def test_a_plan_that_is_locked_refuses_what_the_lock_does_not_name(tmp_path: Path) -> None:
     """With --locked a reference to the hub must be in the lock beside the graph, or above it."""
-    plan = planned(tmp_path, GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True))
+    plan = planned(
+        tmp_path,
+        GRAPH % ("hf:org/name@v1", "hf:org/name@v1"),
+        model_policy=ModelPolicy(locked=True),
+    )
     assert [p.message for p in plan.problems] == ["'hf:org/name@v1' is not in the lock"]
     (tmp_path / "imagen-flow.lock").write_text(
         f'imagen_flow_lock = 1\n[[model]]\nreference = "hf:org/name@v1"\ncommit = "{"0" * 40}"\nlicense = ""\nvariant = ""\nfiles = [\n  {{ name = "a.safetensors", size = 1, sha256 = "{"0" * 64}" }},\n]\n'
     )
     (tmp_path / "deep").mkdir()
     plan = planned(
-        tmp_path / "deep", GRAPH % ("hf:org/name@v1", "hf:org/name@v1"), terms=Terms(locked=True)
+        tmp_path / "deep",
+        GRAPH % ("hf:org/name@v1", "hf:org/name@v1"),
+        model_policy=ModelPolicy(locked=True),
     )
     assert [p.message for p in plan.problems] == [
         "unresolved: 'hf:org/name@v1' is not on this machine"

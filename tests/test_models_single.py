@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from imagen_flow import Model
-from imagen_flow._models import Hub, Lock, Terms, base_reference, estimate, read_lock, resolve
+from imagen_flow._models import Hub, Lock, ModelPolicy, base_reference, estimate, read_lock, resolve
 from imagen_flow._types.digest import digest_file
 from imagen_flow.loaders import BaseCheckpoint
 
@@ -186,13 +186,13 @@ def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Pa
     assert list(lock.models) == ["hf:org/base@main (configurations, vae)"]
     file.write_bytes(weights(unet__w=500))
     assert (
-        found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).digest
+        found(file, hub, policy=ModelPolicy(lock=read_lock(lock.path), locked=True)).digest
         == found(file, hub).digest
     )
     file.write_bytes(weights(unet__w=500, vae__w=300))
     assert (
         "--locked takes only what"
-        in found(file, hub, terms=Terms(lock=read_lock(lock.path), locked=True)).incomplete
+        in found(file, hub, policy=ModelPolicy(lock=read_lock(lock.path), locked=True)).incomplete
     )
 
 
@@ -435,7 +435,7 @@ def test_resolve_knows_a_file_of_the_hub_by_its_header(said: Any, tmp_path: Path
         folder=tmp_path,
         embedded={},
         digest=digest_file,
-        terms=Terms(lock=read_lock(tmp_path / "imagen-flow.lock"), locked=True),
+        policy=ModelPolicy(lock=read_lock(tmp_path / "imagen-flow.lock"), locked=True),
         base_of=_registry().base_of,
     )
     assert model.configurations is not None

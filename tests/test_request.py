@@ -357,7 +357,9 @@ def test_plans_are_made_in_one_place() -> None:
     calls = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*.py")
-        if re.search(r"\b(make_plan|Terms)\(", path.read_text("utf-8").replace("class Terms", ""))
+        if re.search(
+            r"\b(make_plan|ModelPolicy)\(", path.read_text("utf-8").replace("class ModelPolicy", "")
+        )
     }
     assert {name for name in calls if not name.startswith("_models/")} == {
         "_plan/plan.py",

@@ -17,7 +17,7 @@ from .cache import cached, commit_of, hub_cache
 from .estimates import Estimate, estimate, size_of
 from .hub import Hub
 from .leasing import lend_and_call
-from .locate import STRICT, Terms, base_reference, is_tiny, resolve
+from .locate import STRICT, ModelPolicy, base_reference, is_tiny, resolve
 from .lock import Lock, LockedFile, LockedModel, find_lock, read_lock
 from .oom import is_out_of_memory, with_memory_ladder
 from .placement import place_module
@@ -51,7 +51,7 @@ __all__ = [
     "ModelPool",
     "Reference",
     "STRICT",
-    "Terms",
+    "ModelPolicy",
     "UnresolvedModel",
     "UnusableModel",
     "check_support",

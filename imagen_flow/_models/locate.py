@@ -39,15 +39,15 @@ from .references import (
 )
 from .weights import check_weights
 
-__all__ = ["STRICT", "BaseOf", "Terms", "base_reference", "is_tiny", "resolve"]
+__all__ = ["STRICT", "BaseOf", "ModelPolicy", "base_reference", "is_tiny", "resolve"]
 
 #: Says by the header of a file of weights what completes it; None for what is no whole checkpoint.
 BaseOf = Callable[[Mapping[str, Any]], BaseCheckpoint | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms models are taken: what only the person at the command line may say, and never a
+class ModelPolicy:
+    """On what policy models are taken: what only the person at the command line may say, and never a
     graph.
 
     `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are
@@ -64,8 +64,8 @@ class Terms:
     tiny: Callable[[str, Path | None], Path | None] | None = None
 
 
-#: The terms unless somebody says otherwise.
-STRICT = Terms()
+#: The policy unless somebody says otherwise.
+STRICT = ModelPolicy()
 
 #: What a small model's reference ends in that stands for another.
 _TINY = " (tiny)"
@@ -78,7 +78,7 @@ def resolve(
     embedded: Mapping[str, Path],
     digest: Callable[[Path], str],
     environ: Mapping[str, str] = os.environ,
-    terms: Terms = STRICT,
+    policy: ModelPolicy = STRICT,
     base_of: BaseOf = lambda _: None,
 ) -> Model:
     """Find a model on this machine and give its fingerprint.
@@ -88,7 +88,7 @@ def resolve(
         embedded: models that come with plugins, by reference.
         digest: gives the digest of a file's content (memoised by whoever plans).
         environ: says where the hub's cache lies.
-        terms: what the user allows and insists on.
+        policy: what the user allows and insists on.
         base_of: knows what completes checkpoints that are one file.
     Outputs: the model; its fingerprint is over the names and contents of the files that have a say
         in what it computes. A checkpoint of one file that cannot be completed says so in
@@ -101,7 +101,7 @@ def resolve(
     """
     files = Files(digest)
     return replace(
-        _found(text, folder, embedded, files, environ, terms, base_of),
+        _found(text, folder, embedded, files, environ, policy, base_of),
         signs=tuple(sorted(files.signs.items())),
         memo=files.memo,
     )
@@ -113,17 +113,17 @@ def _found(
     embedded: Mapping[str, Path],
     files: Files,
     environ: Mapping[str, str],
-    terms: Terms,
+    policy: ModelPolicy,
     base_of: BaseOf,
 ) -> Model:
-    if terms.tiny is not None and parse_reference(text).kind != "embedded":
-        return _tiny_model(terms.tiny, text, folder, files, environ, terms)
+    if policy.tiny is not None and parse_reference(text).kind != "embedded":
+        return _tiny_model(policy.tiny, text, folder, files, environ, policy)
     model = _completed(
-        _resolve(text, folder, embedded, files, environ, terms), files, environ, terms, base_of
+        _resolve(text, folder, embedded, files, environ, policy), files, environ, policy, base_of
     )
     return (
         replace(model, remote_code=True)
-        if _spelt(text) in map(_spelt, terms.remote_code)
+        if _spelt(text) in map(_spelt, policy.remote_code)
         else model
     )
 
@@ -134,11 +134,11 @@ def _tiny_model(
     folder: Path,
     files: Files,
     environ: Mapping[str, str],
-    terms: Terms,
+    policy: ModelPolicy,
 ) -> Model:
     """Find the small model that stands for another."""
     try:
-        at = _resolve(text, folder, {}, files, environ, terms).path
+        at = _resolve(text, folder, {}, files, environ, policy).path
     except (UnresolvedModel, UnusableModel):
         at = None
     made = make(text, at)
@@ -151,7 +151,7 @@ def _tiny_model(
             ),
             fix="get the model, or give it a name that says its kind",
         )
-    return replace(_model(made, text, files, terms), reference=text + _TINY)
+    return replace(_model(made, text, files, policy), reference=text + _TINY)
 
 
 def is_tiny(reference: str) -> bool:
@@ -167,7 +167,7 @@ def _resolve(
     embedded: Mapping[str, Path],
     files: Files,
     environ: Mapping[str, str],
-    terms: Terms,
+    policy: ModelPolicy,
 ) -> Model:
     reference = parse_reference(text)
     if reference.kind == "embedded":
@@ -177,27 +177,27 @@ def _resolve(
                 why=f"they bring: {', '.join(sorted(embedded)) or 'none'}",
                 fix=nearest(text, embedded),
             )
-        return _model(embedded[text], text, files, terms)
+        return _model(embedded[text], text, files, policy)
     if reference.kind == "hf":
-        meant = _locked(reference, text, terms)
+        meant = _locked(reference, text, policy)
         if meant is not None:
-            return _locked_model(meant, text, files, environ, terms)
+            return _locked_model(meant, text, files, environ, policy)
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
-        return _model(path, text, files, terms, on_the_hub=True)
+        return _model(path, text, files, policy, on_the_hub=True)
     return _model(
-        Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, files, terms
+        Path(os.path.normpath(folder / Path(reference.name).expanduser())), text, files, policy
     )
 
 
-def _locked(reference: Reference, text: str, terms: Terms) -> LockedModel | None:
+def _locked(reference: Reference, text: str, policy: ModelPolicy) -> LockedModel | None:
     """Give what the lock says that a reference means, if it says so; where nothing else is taken,
     it must.
     """
-    lock = terms.lock
+    lock = policy.lock
     meant = lock.get(reference) if lock is not None else None
-    if meant is None and terms.locked:
+    if meant is None and policy.locked:
         known, place = (lock.models, lock.path) if lock is not None else ({}, None)
         near = nearest(str(reference), known)
         raise UnresolvedModel(
@@ -226,7 +226,7 @@ def _completed(
     model: Model,
     files: Files,
     environ: Mapping[str, str],
-    terms: Terms,
+    policy: ModelPolicy,
     base_of: BaseOf,
 ) -> Model:
     """Find what completes a checkpoint that is one file: a folder beside it of the file's name,
@@ -239,7 +239,7 @@ def _completed(
     ):
         return model
     try:
-        folder, digests, variant = _base(base, model, files, environ, terms)
+        folder, digests, variant = _base(base, model, files, environ, policy)
     except UnresolvedModel as missing:
         return replace(model, base=base, incomplete=missing.why or str(missing))
     own = tuple(
@@ -268,7 +268,7 @@ def _base(
     model: Model,
     files: Files,
     environ: Mapping[str, str],
-    terms: Terms,
+    policy: ModelPolicy,
 ) -> tuple[Path, list[tuple[str, str]], str]:
     """Give the folder that completes a checkpoint of one file, by name the digests of the files in
     it that count, and their variant of the weights.
@@ -277,7 +277,7 @@ def _base(
     reference = base_reference(base)
     if (beside / "model_index.json").is_file():
         folder, text = beside, str(beside)
-    elif (meant := _locked(reference, text, terms)) is not None:
+    elif (meant := _locked(reference, text, policy)) is not None:
         folder = _whole_snapshot(meant, text, files, environ)
         check_pointers({file.name: folder / file.name for file in meant.files}, text, files)
         return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
@@ -308,7 +308,7 @@ def _base(
 
 
 def _locked_model(
-    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str], terms: Terms
+    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str], policy: ModelPolicy
 ) -> Model:
     """Give the model that a lock names."""
     path, inside = _whole_snapshot(meant, text, files, environ), ""
@@ -321,10 +321,10 @@ def _locked_model(
             tagged("model-file", meant.files[0].blob.encode()),
             text,
             variant=meant.variant,
-            pickles=_allowed([(alone.name, alone)], text, terms, alone=True),
+            pickles=_allowed([(alone.name, alone)], text, policy, alone=True),
         )
     named = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
-    allowed = _allowed([(name, path / name) for name, _ in named], text, terms)
+    allowed = _allowed([(name, path / name) for name, _ in named], text, policy)
     digests = sorted((name, blob) for name, blob in named if has_say(name) or name in allowed)
     check_pointers({name: path / name for name, _ in digests}, text, files)
     return Model(
@@ -371,7 +371,7 @@ def _whole_snapshot(
 
 
 def _allowed(
-    files: Iterable[tuple[str, Path]], text: str, terms: Terms, *, alone: bool = False
+    files: Iterable[tuple[str, Path]], text: str, policy: ModelPolicy, *, alone: bool = False
 ) -> tuple[str, ...]:
     """List the pickles among these files that the user allows, each looked into; one that stands
     `alone` must be among them.
@@ -381,7 +381,7 @@ def _allowed(
         if not name.lower().endswith(PICKLES):
             continue
         meant = _spelt(text if alone else f"{text.removesuffix('/')}/{name}")
-        if any(_spelt(said) == meant or _same(said, path) for said in terms.pickles):
+        if any(_spelt(said) == meant or _same(said, path) for said in policy.pickles):
             scan_pickle(path, text)
             allowed.append(name)
         elif alone:
@@ -425,7 +425,9 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
     return path
 
 
-def _model(path: Path, text: str, files: Files, terms: Terms, *, on_the_hub: bool = False) -> Model:
+def _model(
+    path: Path, text: str, files: Files, policy: ModelPolicy, *, on_the_hub: bool = False
+) -> Model:
     """Name a model by its files; refuse one that cannot be loaded."""
     digest = files.recorded if on_the_hub else files.digest
     try:
@@ -435,7 +437,7 @@ def _model(path: Path, text: str, files: Files, terms: Terms, *, on_the_hub: boo
             f"the model '{text}' cannot be looked at", why=str(error.strerror), fix=""
         ) from error
     if alone:
-        if pickles := _allowed([(path.name, path)], text, terms, alone=True):
+        if pickles := _allowed([(path.name, path)], text, policy, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
             raise UnusableModel(
@@ -454,7 +456,7 @@ def _model(path: Path, text: str, files: Files, terms: Terms, *, on_the_hub: boo
         )
     held = list(list_files(path, text))
     weights = [file for _, file in held if file.suffix == ".safetensors"]
-    allowed = _allowed(held, text, terms)
+    allowed = _allowed(held, text, policy)
     if not weights and not allowed:
         if odd := sorted(name for name, file in held if file.suffix in PICKLES):
             fix = (

@@ -26,12 +26,12 @@ class NamedModels:
         self,
         registry: Registry,
         files: FileDigests,
-        terms: models.Terms,
+        model_policy: models.ModelPolicy,
         problems: list[Problem],
     ) -> None:
         self.registry = registry
         self.files = files
-        self.terms = terms
+        self.model_policy = model_policy
         #: What is wrong with models that are named; shared with the rest of the plan.
         self.problems = problems
         #: Each reference as resolved from a folder, or why it cannot be.
@@ -42,7 +42,7 @@ class NamedModels:
 
     def copy(self, problems: list[Problem]) -> NamedModels:
         """Copy them for a run, which learns more."""
-        made = NamedModels(self.registry, self.files, self.terms, problems)
+        made = NamedModels(self.registry, self.files, self.model_policy, problems)
         made.resolved, made._checked = dict(self.resolved), dict(self._checked)
         made.leased = {digest: dict(leased) for digest, leased in self.leased.items()}
         return made
@@ -66,7 +66,7 @@ class NamedModels:
                     folder=folder,
                     embedded=embedded,
                     digest=self.files.digest_file,
-                    terms=self.terms,
+                    policy=self.model_policy,
                     base_of=self.registry.base_of,
                 )
             except (models.BadReference, models.UnresolvedModel, models.UnusableModel) as missing:

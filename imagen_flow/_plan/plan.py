@@ -206,7 +206,7 @@ def make_plan(
     force: Iterable[str] = (),
     base: Path | None = None,
     files: FileDigests | None = None,
-    terms: models.Terms = models.STRICT,
+    model_policy: models.ModelPolicy = models.STRICT,
 ) -> Plan:
     """Plan a graph for these values of its inputs.
 
@@ -216,7 +216,7 @@ def make_plan(
         texts: values as text, as ``--set`` gives them; read by the input's type.
         device, dtype: given ones win over the graph's settings; else ``auto``.
         force: names of nodes that run even if the store holds them.
-        terms: which models may be used, and how; without a lock in it, the one beside the graph or
+        model_policy: which models may be used, and how; without a lock in it, the one beside the graph or
             above it holds.
 
     Raises:
@@ -237,7 +237,9 @@ def make_plan(
         store,
         files or (store.files if store else FileDigests()),
         base=base,
-        terms=replace(terms, lock=terms.lock or models.read_lock(models.find_lock(graph.folder))),
+        model_policy=replace(
+            model_policy, lock=model_policy.lock or models.read_lock(models.find_lock(graph.folder))
+        ),
     )
     settings = {
         name: value for name, value in graph.settings.items() if name not in ("device", "dtype")

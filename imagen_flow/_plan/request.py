@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .._graph import Graph
-from .._models import Terms, find_lock, read_lock
+from .._models import ModelPolicy, find_lock, read_lock
 from .._settings import config
 from .._settings.config import Settings
 from .._store import Store
@@ -134,7 +134,7 @@ def prepare(request: Request) -> Plan:
     graph, options = request.graph, request.options
     registry = graph.registry
     assert registry is not None, "a resolved graph knows its registry"
-    policy = Terms(
+    policy = ModelPolicy(
         lock=read_lock(find_lock(request.folder or graph.folder)),
         locked=options.locked,
         pickles=options.allow_pickle,
@@ -157,7 +157,7 @@ def prepare(request: Request) -> Plan:
             **request.settings.place(graph.settings, device=options.device, dtype=options.dtype),
             force=options.force,
             base=request.base,
-            terms=policy,
+            model_policy=policy,
         )
 
 

@@ -102,7 +102,7 @@ class Values:
         files: FileDigests,
         *,
         base: Path,
-        terms: models.Terms = models.STRICT,
+        model_policy: models.ModelPolicy = models.STRICT,
     ) -> None:
         self.registry = registry
         #: The folder that paths given to the graph's inputs are relative to.
@@ -122,13 +122,13 @@ class Values:
         self.drawn: dict[str, int] = {}
         #: What is wrong with what the graphs name.
         self.problems: list[Problem] = []
-        self.models = NamedModels(registry, files, terms, self.problems)
+        self.models = NamedModels(registry, files, model_policy, self.problems)
         self._unread = 0
         self._held: dict[int, tuple[Any, Artifact]] = {}
 
     def copy(self, store: Store | None, live: Mapping[str, Any]) -> Values:
         """Copy them for a run, which learns more."""
-        made = Values(self.registry, store, self.files, base=self.base, terms=self.models.terms)
+        made = Values(self.registry, store, self.files, base=self.base, model_policy=self.models.model_policy)
         made.constants, made.live = self.constants.copy(), live
         made.given, made.drawn, made.problems = (
             dict(self.given),

@@ -208,7 +208,7 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
     import json
     import shutil
 
-    from imagen_flow._models import Terms, resolve
+    from imagen_flow._models import ModelPolicy, resolve
     from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.loading.components import DenoiserParts
 
@@ -227,7 +227,7 @@ def test_code_that_comes_with_a_checkpoint_runs_only_if_the_user_says_so(
             folder=tmp_path,
             embedded={},
             digest=digest_file,
-            terms=Terms(remote_code=trusted),
+            policy=ModelPolicy(remote_code=trusted),
         )
         with (
             ModelPool() as pool,
@@ -257,7 +257,7 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(
 
     from safetensors.torch import load_file
 
-    from imagen_flow._models import Terms, resolve
+    from imagen_flow._models import ModelPolicy, resolve
     from imagen_flow._types.digest import digest_file
     from imagen_flow_diffusion.loading.components import DenoiserParts
 
@@ -269,7 +269,11 @@ def test_a_pickle_that_the_user_named_is_loaded_through_the_library(
 
     def bias(*pickles: str) -> torch.Tensor:
         model = resolve(
-            "./m", folder=tmp_path, embedded={}, digest=digest_file, terms=Terms(pickles=pickles)
+            "./m",
+            folder=tmp_path,
+            embedded={},
+            digest=digest_file,
+            policy=ModelPolicy(pickles=pickles),
         )
         with (
             ModelPool() as pool,
