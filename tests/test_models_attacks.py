@@ -411,7 +411,7 @@ def test_two_commands_at_once_write_one_lock(
         if said["id"] == NAME and not began:
             began.append(said)
             other = Hub().resolve(parse_reference("hf:org/other"))
-            read_lock(lock).having([other]).write()
+            read_lock(lock).with_models([other]).write()
         return said
 
     server.saying = meanwhile
@@ -594,7 +594,7 @@ def test_a_folder_is_fetched_and_locked_alone(server: Any, hub: Hub) -> None:
     model = hub.resolve(reference)
     assert [file.name for file in model.files] == ["unet/config.json", UNET]
     hub.pull(model)
-    lock = Lock(Path("l")).having([model])
+    lock = Lock(Path("l")).with_models([model])
     locked, alone = (
         resolve(str(reference), folder=Path("/"), embedded={}, digest=digest_file, policy=policy)
         for policy in (ModelPolicy(lock, locked=True), ModelPolicy())

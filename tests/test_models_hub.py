@@ -174,7 +174,7 @@ def test_one_file_of_a_repository(server: Any, hub: Hub) -> None:
         embedded={},
         digest=digest_file,
         environ=hub.environ,
-        policy=ModelPolicy(Lock(Path("l")).having([model])),
+        policy=ModelPolicy(Lock(Path("l")).with_models([model])),
     )
     assert here.path.read_bytes() == FILES["tiny.safetensors"]
     assert (
@@ -314,7 +314,7 @@ def test_pulling_brings_the_files_and_nothing_else(server: Any, hub: Hub) -> Non
     server.asked.clear()
     alone, locked = (
         found(hub),
-        found(hub, policy=ModelPolicy(Lock(Path("l")).having([model]), locked=True)),
+        found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model]), locked=True)),
     )
     assert (alone.path, alone.digest, dict(alone.parts)) == (
         locked.path,
@@ -596,7 +596,7 @@ def test_a_hub_that_is_down_or_away(server: Any, hub: Hub, monkeypatch: pytest.M
 
 def test_the_lock_says_the_same_in_the_same_words(hub: Hub, tmp_path: Path) -> None:
     """Written, read and written again it is the same text, sorted; equal content is not written."""
-    lock = Lock(tmp_path / "imagen-flow.lock").having(
+    lock = Lock(tmp_path / "imagen-flow.lock").with_models(
         [hub.resolve(parse_reference(f"hf:{NAME}@main/tiny.safetensors")), hub.resolve(REFERENCE)]
     )
     assert lock.write()
@@ -620,12 +620,14 @@ def test_a_lock_is_held_to_when_the_branch_has_moved(server: Any, hub: Hub) -> N
     server.commit = lambda repository, revision: model.commit if revision == "old" else "f" * 40
     hub.pull(hub.resolve(REFERENCE))
     assert found(hub).digest != before.digest
-    assert found(hub, policy=ModelPolicy(Lock(Path("l")).having([model]))).digest == before.digest
+    assert (
+        found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model]))).digest == before.digest
+    )
 
 
 def test_locked_refuses_what_the_lock_does_not_have(hub: Hub, tmp_path: Path) -> None:
     """Another revision, and a lock that is not there."""
-    lock = Lock(tmp_path / "imagen-flow.lock").having([hub.resolve(REFERENCE)])
+    lock = Lock(tmp_path / "imagen-flow.lock").with_models([hub.resolve(REFERENCE)])
     hub.pull(hub.resolve(REFERENCE))
     with pytest.raises(UnresolvedModel) as caught:
         resolve(
@@ -651,7 +653,7 @@ def test_a_cache_that_is_not_what_the_lock_says_is_refused(hub: Hub) -> None:
     """A file that is missing, and one that is another: both are told when planning."""
     model = hub.resolve(REFERENCE)
     snapshot = hub.pull(model)
-    lock = Lock(Path("l")).having([model])
+    lock = Lock(Path("l")).with_models([model])
     other = snapshot / "vae/config.json"
     link = os.readlink(other)
     other.unlink()
@@ -679,7 +681,7 @@ def test_a_locked_file_that_was_cut_off_is_refused(hub: Hub) -> None:
     blob = (hub.pull(model) / "vae/config.json").resolve()
     blob.write_bytes(blob.read_bytes()[:-1])
     with pytest.raises(UnresolvedModel, match="is not what the lock says") as caught:
-        found(hub, policy=ModelPolicy(Lock(Path("l")).having([model])))
+        found(hub, policy=ModelPolicy(Lock(Path("l")).with_models([model])))
     assert caught.value.why == "vae/config.json is another file"
 
 

@@ -25,7 +25,7 @@ from imagen_flow._models import (
     resolve,
 )
 from imagen_flow._models import pool as pool_module
-from imagen_flow._models.files import choose, variants
+from imagen_flow._models.files import needed_files, variants
 from imagen_flow._types.digest import digest_file
 from imagen_flow._types.models import Loading, Model
 from imagen_flow.errors import ModelError
@@ -607,14 +607,14 @@ SDXL = [
 
 def test_of_a_real_repository_one_copy_is_needed() -> None:
     """As SDXL is laid out: the parts, once, without other libraries' formats."""
-    plain = [name for name in choose(SDXL) if name.endswith(".safetensors")]
+    plain = [name for name in needed_files(SDXL) if name.endswith(".safetensors")]
     assert plain == [
         "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
         "vae_1_0/diffusion_pytorch_model.safetensors",
     ]
-    halves = [name for name in choose(SDXL, "fp16") if name.endswith(".safetensors")]
+    halves = [name for name in needed_files(SDXL, "fp16") if name.endswith(".safetensors")]
     assert halves == [
         "text_encoder/model.fp16.safetensors",
         "unet/diffusion_pytorch_model.fp16.safetensors",
@@ -623,7 +623,7 @@ def test_of_a_real_repository_one_copy_is_needed() -> None:
     ]
     assert variants(SDXL) == ["fp16"]
     assert not {"README.md", "text_encoder/model.onnx", "text_encoder/flax_model.msgpack"} & set(
-        choose(SDXL)
+        needed_files(SDXL)
     )
 
 
@@ -685,7 +685,7 @@ def test_variants_shards_and_strangers_are_told_apart(
     names: list[str], variant: str | None, chosen: list[str]
 ) -> None:
     """A dot in a name makes no variant by itself; an only copy is taken whatever it is called."""
-    assert choose(names, variant) == chosen
+    assert needed_files(names, variant) == chosen
 
 
 @pytest.mark.parametrize(

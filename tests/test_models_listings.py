@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imagen_flow._models import BadReference, parse_reference, resolve
-from imagen_flow._models.files import choose
+from imagen_flow._models.files import needed_files
 from imagen_flow._types.digest import digest_file
 
 LISTINGS = {
@@ -59,7 +59,7 @@ LISTINGS = {
 def test_of_a_repository_what_is_loaded_is_chosen(name: str) -> None:
     """Each file of weights once, in the form that the library takes; no pickles, no documents."""
     held, wanted = LISTINGS[name]
-    assert choose(held.split()) == sorted(wanted.split())
+    assert needed_files(held.split()) == sorted(wanted.split())
 
 
 def snapshot(folder: Path, names: str, **texts: str) -> Path:

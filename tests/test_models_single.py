@@ -179,7 +179,7 @@ def test_the_lock_holds_what_completes_a_file(hub: Hub, file: Path, tmp_path: Pa
     assert base is not None
     meant = hub.resolve(base_reference(base))
     hub.pull(meant)
-    lock = Lock(tmp_path / "imagen-flow.lock").having([meant])
+    lock = Lock(tmp_path / "imagen-flow.lock").with_models([meant])
     assert lock.write()
     assert 'reference = "hf:org/base@main"\ncompletes_with = ["vae"]\n' in lock.path.read_text()
     assert read_lock(lock.path).text() == lock.text()

@@ -269,7 +269,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 confirm(f"remove {reference}{freed_text}?")
             others = [
                 other
-                for other in lock_update.lock.lacking([reference]).models.values()
+                for other in lock_update.lock.without([reference]).models.values()
                 if (other.reference.name, other.commit) == (reference.name, commit)
             ]
             needed = {file.name for other in others for file in other.files}
@@ -442,7 +442,7 @@ class _LockUpdate:
         model = self.lock.get(reference)
         if model is None or update or variant is not None:
             model = self.hub.resolve(reference, variant=variant, pickles=pickles)
-            self.edit_lock(lambda lock: lock.having([model]))
+            self.edit_lock(lambda lock: lock.with_models([model]))
         return model
 
     def edit_lock(self, edit: Callable[[Lock], Lock]) -> None:

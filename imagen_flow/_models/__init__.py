@@ -1,16 +1,17 @@
-"""Find models, name them by what they hold, and keep them loaded for as long as they are needed.
+"""Find models, compute their fingerprints, and keep them loaded as long as they are needed.
 
 `resolve` turns a reference into files on this machine and a fingerprint, without torch and without
-the network. `ModelPool` holds what is loaded: each model once,
-leased to whoever runs, dropped in the order in which the plan needs it last.
+the network. `ModelPool` holds what is loaded: each model once, leased to whoever runs, and evicted
+in the order in which the plan needs it last.
 
-The modules, from the ground up: `references` (how a model is written), `files` (which of its files
-count) and `weights` (what their headers say); `cache` (where the hub's libraries keep theirs) and
-`lock` (what is pinned), `pickles` (looked into before they are loaded), `pointers` (what its files
-name must be among them), `locate` (from a reference to a `Model`), `hub` (the only part that uses
-the network) and `estimates` (what it weighs); `oom` (when memory runs out), `quiet`, `placement`
-(where a module runs, and where it waits), `attention` (which kernels it runs with) and `tensors`;
-`pool`; `leasing` (what a step is given, and what happens when memory runs out under it).
+The modules, from the bottom up: `references` (parsed), `files` (which of them affect results),
+`weights` (headers), `cache` (the hub's own), `lock` (what is pinned) and `pickles` (scanned before
+they are loaded); `contents` (each file read once) and `mapped` (weights copied out of their files);
+`pointers` (files that files refer to), `signs` (noticing changes); `locate` (from a reference to a
+`Model`), `hub` (the only module that uses the network), `estimates` (sizes), `oom` (when memory
+runs out), `quiet`, `placement` (where a module runs, and where it waits), `attention` (which
+kernels it runs with) and `tensors`; `pool`; `leasing` (what a step is given, and what happens when
+memory runs out under it).
 """
 
 from .cache import cached, commit_of, hub_cache

@@ -1,4 +1,4 @@
-"""Read the hub's cache on this machine, where its libraries keep what they downloaded:
+"""Read the cache in which the hub's libraries keep their downloads:
 ``models--org--name/{refs,snapshots,blobs}``. The network is not used.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from ..errors import nearest
 from .references import Reference, UnresolvedModel
 
-__all__ = ["cached", "commit_of", "hub_cache", "recorded", "repository_folder", "snapshot"]
+__all__ = ["cached", "commit_of", "hub_cache", "recorded_digest", "repository_folder", "snapshot"]
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Say where the hub's libraries keep what they downloaded."""
+    """Return the folder in which the hub's libraries keep their downloads."""
     for name, below in (
         ("HF_HUB_CACHE", ()),
         ("HUGGINGFACE_HUB_CACHE", ()),
@@ -29,16 +29,16 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def repository_folder(name: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """Say where the cache keeps a repository."""
+    """Return the folder of a repository in the cache."""
     return hub_cache(environ) / ("models--" + name.replace("/", "--"))
 
 
 def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> str:
-    """Give the commit that the cache knows for a revision: a branch or tag by what was recorded, a
-    commit by its first digits; nothing if it knows none.
+    """Return the commit that the cache has for a revision: a branch or tag as it was recorded, a
+    commit by its first digits. Empty if it has none.
 
     Raises:
-        UnresolvedModel: the digits fit several commits.
+        UnresolvedModel: several commits begin with these digits.
     """
     repository = repository_folder(reference.name, environ)
     revision = reference.revision or "main"
@@ -66,8 +66,8 @@ def commit_of(reference: Reference, environ: Mapping[str, str] = os.environ) -> 
 
 
 def cached(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str, str, int]]:
-    """List what the cache holds of models: repository, commit, the branches and tags that lead to
-    it, and the bytes that its files take.
+    """List the models in the cache: repository, commit, the branches and tags that point to it, and
+    the size of its files in bytes.
     """
     found = []
     for folder in sorted(hub_cache(environ).glob("models--*")):
@@ -96,10 +96,10 @@ def cached(environ: Mapping[str, str] = os.environ) -> list[tuple[str, str, str,
 def snapshot(
     reference: Reference, text: str, environ: Mapping[str, str] = os.environ, *, commit: str = ""
 ) -> Path:
-    """Find the folder of a repository's revision, or of the `commit` that a lock names.
+    """Return the snapshot of a repository's revision, or of the `commit` that a lock pins.
 
     Raises:
-        UnresolvedModel: the cache does not hold it.
+        UnresolvedModel: it is not in the cache.
     """
     cache = hub_cache(environ)
     repository = repository_folder(reference.name, environ)
@@ -116,8 +116,8 @@ def snapshot(
             []
             if repository.is_dir()
             else [
-                place.name.removeprefix("models--").replace("--", "/")
-                for place in cache.glob("models--*")
+                folder.name.removeprefix("models--").replace("--", "/")
+                for folder in cache.glob("models--*")
             ]
         )
         near = nearest(reference.name, others)
@@ -130,9 +130,9 @@ def snapshot(
     return folder
 
 
-def recorded(path: Path) -> str:
-    """Give the digest under which the hub's cache holds a file: its sha256, or the git digest of a
-    small one; nothing if it is no link into the cache.
+def recorded_digest(path: Path) -> str:
+    """Return the digest by which the hub's cache names a file: its sha256, or the git digest of a
+    small one. Empty if it is not a link into the cache.
     """
     try:
         blob = Path(os.readlink(path))

@@ -9,7 +9,7 @@ from typing import Any
 from .._system.file_signs import Sign, sign_of
 from .._types.configurations import Configuration, Memo, is_configuration, read_configuration
 from .._types.models import Model
-from .cache import recorded
+from .cache import recorded_digest
 from .weights import tensors_in
 
 __all__ = ["Files", "read_header"]
@@ -39,9 +39,9 @@ class Files:
             return read_configuration(self.memo, path).digest
         return self._digest(path)
 
-    def recorded(self, path: Path) -> str:
+    def recorded_digest(self, path: Path) -> str:
         """Return the digest under which the hub's cache holds a file; digest other files."""
-        return recorded(path) or self.digest(path)
+        return recorded_digest(path) or self.digest(path)
 
     def configuration(self, path: Path) -> Configuration:
         """Read a JSON file.

@@ -1,5 +1,5 @@
-"""Say how large a model is on the disk and how much memory its weights will take, from the headers
-of its files. No torch.
+"""Estimate how large a model is on the disk and how much memory its weights will take, from the
+headers of its files, without torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from .._types.models import Model, read_json
 from ..errors import ModelError
 from .contents import read_header
-from .files import choose, completing, is_weights, list_files
+from .files import completing_files, is_weights, list_files, needed_files
 from .weights import bytes_in_memory
 
 __all__ = ["Estimate", "estimate", "size_of"]
@@ -18,20 +18,21 @@ __all__ = ["Estimate", "estimate", "size_of"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a model weighs, in bytes: its needed weights on the disk, and in memory once loaded.
-    What running it takes besides (activations) is not in it.
+    """The size of a model's weights in bytes, on the disk and once loaded in memory. Memory that
+    running it takes besides (activations) is not included.
     """
 
     disk_bytes: int
     memory_bytes: int
-    # : Memory by the folder directly below that holds the weights; one file, or weights beside no
-    # folder, have the empty name.
+    #: Memory by the folder directly below that holds the weights. The name is empty for weights in
+    #: no folder.
     parts: tuple[tuple[str, int], ...]
 
 
 def size_of(model: Model, *parts: str) -> int:
-    """Give the bytes of a model's weights on the disk, or of those in some of its folders (the
-    empty name: beside none); of several copies of the same weights, the one that is needed counts.
+    """Return the size in bytes of a model's weights on the disk, or of those in some of its folders
+    (the empty name: those in no folder). Of several copies of the weights, the one that is needed
+    counts.
     """
     return sum(
         path.stat().st_size
@@ -41,12 +42,12 @@ def size_of(model: Model, *parts: str) -> int:
 
 
 def estimate(model: Model, dtype: str, *, quantization: str = "none") -> Estimate:
-    """Estimate what a model weighs when it is loaded in `dtype`, and quantized then. What was saved
-    quantized (GGUF, parts whose configuration says so) keeps its size; a part of another model that
-    stands in for its own is counted in its place.
+    """Estimate the size of a model loaded in `dtype` and quantized. Weights that were saved
+    quantized (GGUF, parts whose configuration says so) keep their size. Parts of other models that
+    replace its own are counted instead.
 
     Raises:
-        OSError, ValueError: a file is not whole.
+        OSError, ValueError: a file is damaged.
     """
     disk = 0
     parts: dict[str, int] = {}
@@ -82,9 +83,7 @@ def _part_of(name: str) -> str:
 
 
 def _is_quantized(model: Model, folder: Path) -> bool:
-    """Whether the configuration beside weights says that they were quantized before they were
-    saved.
-    """
+    """Whether the configuration beside weights says that they were saved quantized."""
     try:
         return bool(read_json(model, str(folder / "config.json")).get("quantization_config"))
     except ModelError:
@@ -92,15 +91,15 @@ def _is_quantized(model: Model, folder: Path) -> bool:
 
 
 def _weights(model: Model) -> list[tuple[str, Path]]:
-    """List the files of weights that are needed, by their names below the model's folder."""
+    """List the files of weights that are needed, by names relative to the model's folder."""
     alone = [(model.path.name, model.path)] if model.path.is_file() else []
     if alone and (model.base is None or model.configurations is None):
         return alone
     files = dict(list_files(model.folder, model.reference))
     needed = (
-        choose(files, model.variant)
+        needed_files(files, model.variant)
         if model.base is None
-        else completing(files, model.base.lacks, model.variant)
+        else completing_files(files, model.base.lacks, model.variant)
     )
     return (
         alone

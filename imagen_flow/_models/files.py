@@ -1,5 +1,5 @@
-"""Know a model's files by their names: which have a say in what it computes, which are the weights,
-and which of several copies of them are needed.
+"""Tell by their names which of a model's files affect its results, which are weights, and which of
+several copies of the weights are needed.
 
 A repository often holds the same weights several times: in halves (``model.fp16.safetensors``), in
 one piece beside the parts, as pickles, for other libraries. One copy is needed.
@@ -18,15 +18,15 @@ from .references import PICKLES, WEIGHTS, UnusableModel
 
 __all__ = [
     "INDEXES",
-    "MOST_FILES",
-    "beside",
-    "choose",
-    "completing",
-    "has_say",
+    "MAX_FILES",
+    "needed_files",
+    "completing_files",
+    "affects_results",
     "is_weights",
     "list_files",
     "subfolder",
-    "unsafe_parts",
+    "nearest_sibling",
+    "pickled_parts",
     "variants",
 ]
 
@@ -51,11 +51,11 @@ _FOREIGN_FOLDERS = re.compile(
     re.IGNORECASE,
 )
 
-#: More files than this are no model.
-MOST_FILES = 10_000
+#: A folder with more files is not a model.
+MAX_FILES = 10_000
 
-#: More folders that are links lead to one another.
-MOST_LINKS = 100
+#: A folder with more links to folders is not a model: they may lead to one another.
+MAX_LINKS = 100
 
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 _PLAIN = re.compile(rf"(?P<stem>.+?){_SHARD}\.safetensors(?:\.index\.json)?\Z")
@@ -68,16 +68,16 @@ _PICKLED = re.compile(r"(?:\A|/)(?:diffusion_)?pytorch_model(?:-\d{5}-of-\d{5})?
 #: What says which parts a checkpoint has.
 INDEXES = frozenset({"model_index.json", "modular_model_index.json"})
 
-# : What the libraries call the weights of a part; beside such a file, others in the folder are
-# copies in another form.
+#: What the libraries call the weights of a part. Other weights in the same folder are copies in
+#: another form.
 _USUAL = frozenset(
     {"model", "diffusion_pytorch_model", "adapter_model", "pytorch_lora_weights", "ip_adapter"}
 )
 
 
-def has_say(name: str) -> bool:
-    """Whether a file may have a say in what a model computes: no document, no pickle, no format
-    that is never loaded.
+def affects_results(name: str) -> bool:
+    """Whether a file may affect what a model computes. Documents, pickles and formats that are
+    never loaded do not.
     """
     return os.path.splitext(name)[1].lower() not in _NO_PART
 
@@ -88,12 +88,12 @@ def is_weights(name: str) -> bool:
 
 
 def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
-    """List a folder's files by relative name with ``/``, sorted; hidden ones are left out. Folders
-    that are links are followed, as the libraries follow them.
+    """List a folder's files by relative name with ``/``, sorted and without hidden ones. Links to
+    folders are followed, as the libraries follow them.
 
     Raises:
-        UnusableModel: there are too many for a model, a link leads back to a folder around it, or
-            one is no file: reading a pipe would never end.
+        UnusableModel: there are too many for a model, a link leads to a folder that contains it, or
+            one is not a regular file: reading a pipe would never end.
     """
     found: list[tuple[str, Path]] = []
     seen = links = 0
@@ -103,10 +103,10 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         ]
         for inner in [Path(root, name) for name in folders if Path(root, name).is_symlink()]:
             links += 1
-            if links > MOST_LINKS:
+            if links > MAX_LINKS:
                 raise UnusableModel(
                     f"the model '{reference}' is no model's folder",
-                    why=f"it holds more than {MOST_LINKS} folders that are links",
+                    why=f"it holds more than {MAX_LINKS} folders that are links",
                     fix=subfolder(folder),
                 )
             if Path(root).resolve().is_relative_to(inner.resolve()):
@@ -121,37 +121,40 @@ def list_files(folder: Path, reference: str) -> Iterator[tuple[str, Path]]:
         below = "" if Path(root) == folder else f"{Path(root).relative_to(folder).as_posix()}/"
         found += [(below + name, Path(root, name)) for name in names if not name.startswith(".")]
         seen += len(folders)
-        if len(found) + seen > MOST_FILES:
+        if len(found) + seen > MAX_FILES:
             raise UnusableModel(
                 f"the model '{reference}' is no model's folder",
-                why=f"it holds more than {MOST_FILES} files",
+                why=f"it holds more than {MAX_FILES} files",
                 fix=subfolder(folder),
             )
-    if odd := next((name for name, path in found if path.exists() and not path.is_file()), ""):
+    if irregular := next(
+        (name for name, path in found if path.exists() and not path.is_file()), ""
+    ):
         raise UnusableModel(
             f"the model '{reference}' is no model's folder",
-            why=f"{odd} in it is no file",
+            why=f"{irregular} in it is no file",
             fix="remove it",
         )
     yield from sorted(found)
 
 
 def variants(names: Iterable[str]) -> list[str]:
-    """Name the variants of the weights among these files, e.g. ``fp16``; the plain ones are none."""
+    """Name the variants of the weights among these files, e.g. ``fp16``. Plain weights are none."""
     return sorted({kind for kinds in _copies(names).values() for kind in kinds if kind})
 
 
-def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
-    """Pick the files that loading a model needs, sorted: each file of weights once, and what has a
-    say besides.
+def needed_files(names: Iterable[str], variant: str | None = None) -> list[str]:
+    """Pick the files that loading a model needs, sorted: one copy of the weights, and all other
+    files that affect results.
 
     Params:
         names: all files, by relative name.
-        variant: of weights, to be taken where there is one; by default the plain ones are, or the
-            only ones.
+        variant: of the weights, if there is one; by default the plain ones, or the only ones.
     """
     known = {
-        name for name in names if has_say(name) and not name.startswith(".") and "/." not in name
+        name
+        for name in names
+        if affects_results(name) and not name.startswith(".") and "/." not in name
     }
     has_parts = not INDEXES.isdisjoint(known)
     if has_parts or "config.json" in known:
@@ -188,30 +191,32 @@ def choose(names: Iterable[str], variant: str | None = None) -> list[str]:
     return sorted(known)
 
 
-def completing(names: Iterable[str], parts: Iterable[str], variant: str | None = None) -> list[str]:
+def completing_files(
+    names: Iterable[str], parts: Iterable[str], variant: str | None = None
+) -> list[str]:
     """Pick of a repository the files that complete a checkpoint of one file, sorted: configurations
     and tokenizers, and the weights of `parts`.
     """
     folders = frozenset(parts)
     return [
         name
-        for name in choose(names, variant)
+        for name in needed_files(names, variant)
         if not (is_weights(name) or ".safetensors.index." in name)
         or name.partition("/")[0] in folders
     ]
 
 
 def _other_pieces(stem: str, copies: Iterable[str]) -> set[str]:
-    """Name, of weights that are there in one piece and in several, those that the libraries pass
-    over: diffusers takes the several, transformers the one.
+    """Of weights that are there both in one file and in shards, name those that the libraries
+    ignore: diffusers loads the shards, transformers the one file.
     """
     several = {name for name in copies if "-of-" in name or ".safetensors.index." in name}
     one = set(copies) - several
     return (one if stem == "diffusion_pytorch_model" else several) if one and several else set()
 
 
-def unsafe_parts(names: Iterable[str]) -> list[str]:
-    """Name the pickles that are the only weights of their folder, by the libraries' usual names."""
+def pickled_parts(names: Iterable[str]) -> list[str]:
+    """Name the pickles that are the only weights in their folder, by the libraries' usual names."""
     known = sorted(names)
     safe = {name.rpartition("/")[0] for name in known if name.endswith(".safetensors")}
     return [
@@ -242,8 +247,8 @@ def _copies(names: Iterable[str]) -> dict[tuple[str, str], dict[str, set[str]]]:
     return found
 
 
-def beside(path: Path) -> str:
-    """Offer what lies beside a path that leads nowhere."""
+def nearest_sibling(path: Path) -> str:
+    """Suggest a file or folder beside a path that does not exist."""
     try:
         return nearest(
             path.name,
@@ -255,7 +260,7 @@ def beside(path: Path) -> str:
 
 
 def subfolder(path: Path) -> str:
-    """Offer a model that lies one folder below."""
+    """Suggest a model that lies one folder below."""
     parts = sorted(entry.parent.name for entry in path.glob("*/model_index.json")) or sorted(
         entry.parent.name for entry in path.glob("*/config.json")
     )

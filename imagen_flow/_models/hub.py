@@ -1,10 +1,10 @@
-"""Fetch models from the hub into its libraries' own cache: resolved to a commit first, checked
-against their digests, whole or not at all.
+"""Download models from the hub into the cache of its own libraries: resolved to a commit first,
+verified by digests, all files or none.
 
-huggingface_hub talks to the hub and transfers. What is added here is what it leaves open: a
-transfer goes on where a killed one stopped (its own starts a file anew), content is digested
-before it is believed, and a repository's files appear in its snapshot only once all of them are
-there. The network is used by nothing else in the core.
+huggingface_hub talks to the hub and transfers the bytes. This module adds what it lacks: a transfer
+resumes where a killed one stopped (the library starts the file again), content is verified, and
+a repository's files appear in its snapshot only once all of them are there. Nothing else in the
+core uses the network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from ..errors import nearest
 from .cache import hub_cache, repository_folder
-from .files import INDEXES, MOST_FILES, choose, completing, is_weights, unsafe_parts, variants
+from .files import (
+    INDEXES,
+    MAX_FILES,
+    completing_files,
+    is_weights,
+    needed_files,
+    pickled_parts,
+    variants,
+)
 from .lock import LockedFile, LockedModel, checked
 from .pickles import NO_PICKLES
 from .references import (
@@ -40,21 +48,19 @@ from .weights import check_weights, tensors_in
 
 __all__ = ["Hub"]
 
-#: Told of bytes that were fetched: (file, bytes of it that are here, bytes of it in all).
+#: Called with progress: file, bytes of it that are here, bytes of it in all.
 Report = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 20
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
-#: What a disk keeps free: a full one breaks more than a download.
+#: Bytes to leave free on the disk: a full one breaks more than a download.
 SPARE_BYTES = 200_000_000
 
 
 class Hub:
-    """The hub, at its own address or at that of ``HF_ENDPOINT``, and the cache that it is fetched
-    to.
-    """
+    """The hub, at its own address or at ``HF_ENDPOINT``, and the cache to download to."""
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class Hub:
         self.endpoint = endpoint or environ.get("HF_ENDPOINT") or None
         self.token = token
         self.environ = environ
-        self._free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
+        self._free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
 
     def resolve(
         self,
@@ -76,33 +82,32 @@ class Hub:
         pickles: Sequence[str] = (),
         report: Report = lambda *_: None,
     ) -> LockedModel:
-        """Say what a reference means now: the commit, the files of it that are needed, and their
-        digests. Small files are fetched for that; none appears in a snapshot.
+        """Resolve a reference to a commit, and to the files of it that are needed with their
+        digests. Small files are downloaded for that; none appears in a snapshot.
 
         Params:
-            variant: of the weights, as ``fp16``; by default the plain ones, or the only ones.
-            pickles: files that the user allows although they run code when they are loaded, each by
-                its reference.
+            variant: of the weights, e.g. ``fp16``; by default the plain ones, or the only ones.
+            pickles: references of pickles that the user allows, although they can run code when
+                they are loaded.
         Raises:
-            UnresolvedModel: the hub cannot be reached, does not know it, or does not let this user
-                have it.
-            UnusableModel: there is nothing in it that can be loaded.
+            UnresolvedModel: the hub cannot be reached, has no such model, or denies access.
+            UnusableModel: nothing in it can be loaded.
         """
         info = self._info(reference)
         known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         wanted = _wanted(reference, known, variant, pickles)
-        if len(wanted) > MOST_FILES:
+        if len(wanted) > MAX_FILES:
             raise UnusableModel(
                 f"the model '{reference}' is no model's repository",
                 why=f"{len(wanted):,} of its files would be needed",
                 fix="name one file of it",
             )
         try:
-            said = [checked(_said(known[name])) for name in wanted]
-        except ValueError as odd:
-            raise _no_hub(reference, f"what it says of a file cannot be: {odd}") from odd
+            described = [checked(_described(known[name])) for name in wanted]
+        except ValueError as error:
+            raise _no_hub(reference, f"what it says of a file cannot be: {error}") from error
         files = []
-        for file in said:
+        for file in described:
             if file.git:
                 with self._faults(reference, file.name):
                     blob = self._fetch(reference.name, info.sha, file, report)
@@ -118,13 +123,13 @@ class Hub:
         )
 
     def pull(self, model: LockedModel, *, report: Report = lambda *_: None) -> Path:
-        """Bring a model's files into the cache, those that are not there yet, and give its
-        snapshot. What is there is checked; what is damaged is fetched anew.
+        """Download those files of a model that the cache lacks, and return its snapshot. Files that
+        are there are verified, and downloaded again if they are damaged.
 
         Raises:
-            UnresolvedModel: it cannot be had, the disk is too small, or what came is not what the
-                lock says. What was fetched is kept for the next try, and nothing appears in the
-                snapshot.
+            UnresolvedModel: it cannot be downloaded, the disk is too small, or what came differs
+                from the lock. What was downloaded is kept for the next try, and nothing appears in
+                the snapshot.
         """
         reference = model.reference
         self._check_disk(model)
@@ -145,8 +150,8 @@ class Hub:
 
     @contextmanager
     def alone(self, *name: str) -> Iterator[None]:
-        """Keep other processes with this cache from what is so named, as the hub's libraries do
-        with a file.
+        """Lock a name against other processes that use this cache, as the hub's libraries lock
+        files.
         """
         from huggingface_hub.utils import WeakFileLock
 
@@ -170,57 +175,62 @@ class Hub:
         *,
         keep: Collection[str] = (),
     ) -> int:
-        """Remove a commit of a repository from the cache, but for the files to `keep`, with what no
-        other commit needs, and what was begun of `files`. Gives the bytes freed.
+        """Remove a commit of a repository from the cache, with all content that no other commit
+        needs and partial downloads of `files`. Returns the bytes freed.
+
+        Params:
+            keep: names of files to leave there.
 
         Raises:
             UnusableModel: the cache may not be written to.
         """
         folder = repository_folder(name, self.environ)
-        place = folder / "snapshots" / commit
+        snapshot = folder / "snapshots" / commit
         before = _size(folder)
         try:
-            gone = {file.blob for file in files if file.name not in keep} | _blobs(place)
-            kept = [path for path in (place / name for name in keep) if path.exists()]
+            gone = {file.blob for file in files if file.name not in keep} | _blobs(snapshot)
+            kept = [path for path in (snapshot / name for name in keep) if path.exists()]
             if not kept:
                 for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
                     if ref.read_text("ascii", errors="replace").strip() == commit:
                         ref.unlink()
             for path in [
                 path
-                for path in place.rglob("*")
+                for path in snapshot.rglob("*")
                 if path not in kept and (path.is_symlink() or not path.is_dir())
             ]:
                 path.unlink()
-            for below in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
+            for below in sorted(
+                (path for path in snapshot.rglob("*") if path.is_dir()), reverse=True
+            ):
                 with contextlib.suppress(OSError):  # something is kept in it
                     below.rmdir()
-            if place.is_dir() and not kept:
-                place.rmdir()
+            if snapshot.is_dir() and not kept:
+                snapshot.rmdir()
             for blob in gone - _blobs(folder / "snapshots"):
                 (folder / "blobs" / blob).unlink(missing_ok=True)
                 (folder / "blobs" / f"{blob}.part").unlink(missing_ok=True)
-        except OSError as odd:
+        except OSError as error:
             raise UnusableModel(
                 f"'hf:{name}' cannot be removed from {hub_cache(self.environ)}",
-                why=str(odd),
+                why=str(error),
                 fix=(
                     "have it removed by who may write there, or remove it from the lock only, by"
                     " --keep-files"
                 ),
-            ) from odd
+            ) from error
         freed = before - _size(folder)
         if not any((folder / "snapshots").glob("*/*")) and not any((folder / "blobs").glob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
     def header(self, model: LockedModel) -> Mapping[str, Any]:
-        """Give the header of the one file of weights that a reference means: of the file in the
-        cache, else by fetching no more than that. Of GGUF nothing is known before the file is here.
+        """Return the header of the file of weights that a reference names: from the cache, else by
+        downloading no more than that. The header of a GGUF file is empty until the file is here.
 
         Raises:
-            UnresolvedModel: the hub cannot be reached, or what it sends is no header.
-            UnusableModel: the file is here, and it is none.
+            UnresolvedModel: the hub cannot be reached, or what it sends is not a header.
+            UnusableModel: the file is here and damaged.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import SafetensorsParsingError
@@ -239,7 +249,7 @@ class Hub:
             if not reference.file.lower().endswith(".safetensors"):
                 return {}
             try:
-                said = HfApi(
+                parsed = HfApi(
                     endpoint=self.endpoint, token=self.token
                 ).parse_safetensors_file_metadata(
                     reference.name, reference.file, revision=model.commit
@@ -251,23 +261,20 @@ class Hub:
                 KeyError,
                 AttributeError,
                 RecursionError,
-            ) as odd:
+            ) as error:
                 raise UnresolvedModel(
                     f"unresolved: '{reference}' is no whole safetensors file",
-                    why=_first_line(odd),
+                    why=_first_line(error),
                     fix="take another file",
-                ) from odd
+                ) from error
         return {
             name: {
                 "dtype": tensor.dtype,
                 "shape": tensor.shape,
                 "data_offsets": tensor.data_offsets,
             }
-            for name, tensor in said.tensors.items()
+            for name, tensor in parsed.tensors.items()
         }
-
-    # -- asking
-    # ------------------------------------------------------------------------------------------------------------------
 
     def _info(self, reference: Reference) -> Any:
         from huggingface_hub import HfApi
@@ -277,23 +284,23 @@ class Hub:
                 info = HfApi(endpoint=self.endpoint, token=self.token).model_info(
                     reference.name, revision=reference.revision or "main", files_metadata=True
                 )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as odd:
-            raise _no_hub(reference, f"its answer cannot be read: {_first_line(odd)}") from odd
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _no_hub(reference, f"its answer cannot be read: {_first_line(error)}") from error
         if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
             raise _no_hub(reference, f"it names the commit {str(info.sha)[:80]!r}")
         return info
 
     @contextmanager
     def _faults(self, reference: Reference, file: str) -> Iterator[None]:
-        """Turn what the hub's library raises into words that say what to do."""
+        """Turn exceptions of the hub's library into errors that say what to do."""
         from huggingface_hub import errors
         from huggingface_hub.utils import logging
 
         text, name = str(reference), reference.name
-        place = (self.endpoint or "https://huggingface.co").rstrip("/")
+        address = (self.endpoint or "https://huggingface.co").rstrip("/")
         what = f"'{text}'" + (f" ({file})" if file else "")
         loud = logging.get_verbosity()
-        # the library tells of every try; what comes of them is told here
+        # The library logs each attempt; how they end is reported here.
         logging.set_verbosity_error()
         try:
             yield
@@ -302,19 +309,20 @@ class Hub:
                 f"unresolved: {what} is gated",
                 why="its owners want you to accept its licence first",
                 fix=(
-                    f"accept it at {place}/{name}, then log in with `hf auth login` or set HF_TOKEN"
+                    f"accept it at {address}/{name}, then log in with `hf auth login` or set"
+                    " HF_TOKEN"
                 ),
             ) from fault
         except errors.RevisionNotFoundError as fault:
             raise UnresolvedModel(
                 f"unresolved: {name} has no revision '{reference.revision or 'main'}'",
-                why=f"{place} does not know it",
-                fix=f"look at {place}/{name}/tree/main",
+                why=f"{address} does not know it",
+                fix=f"look at {address}/{name}/tree/main",
             ) from fault
         except errors.RepositoryNotFoundError as fault:
             raise UnresolvedModel(
                 f"unresolved: there is no repository '{name}' that you may see",
-                why=f"{place} says that it does not exist, or that it is private",
+                why=f"{address} says that it does not exist, or that it is private",
                 fix=f"mend its name, or {_LOG_IN}",
             ) from fault
         except errors.EntryNotFoundError as fault:
@@ -331,7 +339,7 @@ class Hub:
             ) from fault
         except errors.HfHubHTTPError as fault:
             status = fault.response.status_code
-            said = " ".join(
+            answer = " ".join(
                 str(fault.server_message or fault.response.reason_phrase or "").split()
             )[:200]
             wait = fault.response.headers.get("Retry-After", "")
@@ -342,7 +350,7 @@ class Hub:
             }.get(status, f"try again in {wait} s" if wait.isdecimal() else "try again later")
             raise UnresolvedModel(
                 f"unresolved: {what} cannot be fetched",
-                why=f"{place} answers {status}{f': {said}' if said else ''}",
+                why=f"{address} answers {status}{f': {answer}' if answer else ''}",
                 fix=fix,
             ) from fault
         except errors.HFValidationError as fault:
@@ -368,7 +376,7 @@ class Hub:
                     fix="have the folder made writable, or set HF_HUB_CACHE to one of your own",
                 ) from fault
             why = (
-                f"{place} cannot be reached: {_first_line(fault)}"
+                f"{address} cannot be reached: {_first_line(fault)}"
                 if isinstance(fault, ConnectionError | TimeoutError)
                 else _first_line(fault)
             )
@@ -382,7 +390,7 @@ class Hub:
                 ("httpx", "httpcore")
             ):  # which of them the library rests on depends on its version
                 raise
-            proxy = _proxy(place)
+            proxy = _proxy(address)
             fix = (
                 "look at your"
                 f" connection{', and at the proxy that your environment names' if proxy else ''}{', and at HF_ENDPOINT' if self.endpoint else ''};"
@@ -391,7 +399,7 @@ class Hub:
             raise UnresolvedModel(
                 f"unresolved: {what} cannot be fetched",
                 why=(
-                    f"{place} cannot be reached{f' by way of {proxy}' if proxy else ''}:"
+                    f"{address} cannot be reached{f' by way of {proxy}' if proxy else ''}:"
                     f" {_first_line(fault)}"
                 ),
                 fix=fix,
@@ -399,14 +407,11 @@ class Hub:
         finally:
             logging.set_verbosity(loud)
 
-    # -- fetching
-    # ----------------------------------------------------------------------------------------------------------------
-
     def _fetch(self, repository: str, commit: str, file: LockedFile, report: Report) -> Path:
-        """Give the blob of a file, fetched unless it is here, and checked in any case."""
+        """Return the blob of a file, downloaded unless it is here, and verified in any case."""
         folder = repository_folder(repository, self.environ)
         blob = folder / "blobs" / file.blob
-        if blob.exists() and _is(
+        if blob.exists() and _matches(
             blob, file
         ):  # so that a cache which others fill, and which one may only read, is as good
             report(file.name, file.size, file.size)
@@ -414,7 +419,7 @@ class Hub:
         blob.parent.mkdir(parents=True, exist_ok=True)
         with self.alone(folder.name, file.blob):
             if blob.exists():
-                if _is(blob, file):
+                if _matches(blob, file):
                     report(file.name, file.size, file.size)
                     return blob
                 blob.unlink()
@@ -422,7 +427,7 @@ class Hub:
             for began in (True, False):
                 resumed = began and part.exists()
                 self._transfer(repository, commit, file, part, report)
-                if _is(part, file):
+                if _matches(part, file):
                     os.replace(part, blob)
                     return blob
                 part.unlink()
@@ -439,7 +444,7 @@ class Hub:
     def _transfer(
         self, repository: str, commit: str, file: LockedFile, part: Path, report: Report
     ) -> None:
-        """Fetch into a partial file, from where it ends."""
+        """Download into a partial file, from where that ends."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -484,8 +489,8 @@ class Hub:
                 with contextlib.suppress(OSError):
                     needed -= min(file.size, (blobs / f"{file.blob}.part").stat().st_size)
                 needed += file.size
-        place = next(folder for folder in (blobs, *blobs.parents) if folder.exists())
-        free = self._free(place)
+        existing = next(folder for folder in (blobs, *blobs.parents) if folder.exists())
+        free = self._free(existing)
         if needed and needed + SPARE_BYTES > free:
             raise UnresolvedModel(
                 f"unresolved: '{model.reference}' does not fit on the disk of"
@@ -501,7 +506,7 @@ def _wanted(
     """Choose the files of a repository that a reference needs."""
     allowed = _references(pickles)
     if reference.parts is not None:
-        wanted = completing(known, reference.parts, variant)
+        wanted = completing_files(known, reference.parts, variant)
         lacking = [
             part
             for part in reference.parts
@@ -521,7 +526,7 @@ def _wanted(
         inside = [
             name.removeprefix(reference.file) for name in known if name.startswith(reference.file)
         ]
-        wanted = [reference.file + name for name in choose(inside, variant)] + [
+        wanted = [reference.file + name for name in needed_files(inside, variant)] + [
             name
             for name in sorted(known)
             if name.startswith(reference.file) and _file_of(reference, name) in allowed
@@ -564,7 +569,7 @@ def _wanted(
             f"unresolved: {reference.name} has no variant '{variant}' of its weights",
             fix=nearest(variant, held, what="it has") or "leave --variant out",
         )
-    chosen = choose(known, variant) + [
+    chosen = needed_files(known, variant) + [
         name for name in sorted(known) if _file_of(reference, name) in allowed
     ]
     weights = [name for name in chosen if name.endswith((".safetensors", *PICKLES))]
@@ -580,14 +585,14 @@ def _wanted(
                 f"the model '{reference}' is {len(single)} files for you to choose from",
                 fix=f"name one, as hf:{reference.name}@{reference.revision or 'main'}/{single[0]}",
             )
-        odd = sorted(name for name in known if name.lower().endswith(PICKLES))
-        if odd:
+        pickled = sorted(name for name in known if name.lower().endswith(PICKLES))
+        if pickled:
             fix = (
                 "name a revision that has safetensors, or say --allow-pickle"
-                f" {replace(reference, file=odd[0])} if you trust it"
+                f" {replace(reference, file=pickled[0])} if you trust it"
             )
             raise UnusableModel(
-                f"the model '{reference}' has its weights only as pickles ({odd[0]})",
+                f"the model '{reference}' has its weights only as pickles ({pickled[0]})",
                 why=NO_PICKLES,
                 fix=fix,
             )
@@ -597,14 +602,14 @@ def _wanted(
             fix="",
         )
     if "model_index.json" in known and (
-        odd := [name for name in unsafe_parts(known) if name not in chosen]
+        pickled := [name for name in pickled_parts(known) if name not in chosen]
     ):
         fix = (
             "name a revision that has safetensors, or say --allow-pickle"
-            f" {replace(reference, file=odd[0])} if you trust it"
+            f" {replace(reference, file=pickled[0])} if you trust it"
         )
         raise UnusableModel(
-            f"a part of the model '{reference}' has its weights only as pickles ({odd[0]})",
+            f"a part of the model '{reference}' has its weights only as pickles ({pickled[0]})",
             why=NO_PICKLES,
             fix=fix,
         )
@@ -631,7 +636,7 @@ def _file_of(reference: Reference, name: str) -> str:
 
 
 def _references(texts: Sequence[str]) -> set[str]:
-    """Spell those of these texts that are references to the hub in the one way."""
+    """Return the canonical spellings of those texts that are references."""
     found = set()
     for text in texts:
         with contextlib.suppress(BadReference):
@@ -639,8 +644,10 @@ def _references(texts: Sequence[str]) -> set[str]:
     return found
 
 
-def _said(sibling: Any) -> LockedFile:
-    """Give what the hub says of a file: kept apart, by its sha256, or in git itself."""
+def _described(sibling: Any) -> LockedFile:
+    """Return what the hub says of a file: its sha256 if it is in large-file storage, else its git
+    digest.
+    """
     return (
         LockedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
         if sibling.lfs is not None
@@ -659,9 +666,9 @@ def _no_hub(reference: Reference, why: str) -> UnresolvedModel:
     )
 
 
-def _proxy(place: str) -> str:
-    """Name the proxy that stands before an address, without what it may say of a user."""
-    parts = urlsplit(place)
+def _proxy(address: str) -> str:
+    """Name the proxy for an address, without credentials."""
+    parts = urlsplit(address)
     try:
         if not parts.hostname or proxy_bypass(parts.hostname):
             return ""
@@ -673,9 +680,9 @@ def _proxy(place: str) -> str:
 
 
 def _license(info: Any) -> str:
-    said = getattr(info.card_data, "license", None) if info.card_data is not None else None
+    declared = getattr(info.card_data, "license", None) if info.card_data is not None else None
     name = getattr(info.card_data, "license_name", None) if info.card_data is not None else None
-    found = name if said in (None, "other") and name else said
+    found = name if declared in (None, "other") and name else declared
     if isinstance(found, list):
         found = ", ".join(map(str, found))
     tagged = next(
@@ -685,7 +692,7 @@ def _license(info: Any) -> str:
 
 
 class _Counter:
-    """What the library takes for a progress bar: it draws nothing and tells how much is here."""
+    """Stands in for the library's progress bar: it draws nothing and reports how much is here."""
 
     def __init__(self, file: LockedFile, here: int, report: Report) -> None:
         self.file = file
@@ -703,8 +710,8 @@ class _Counter:
         self.report(self.file.name, self.here, self.file.size)
 
 
-def _is(path: Path, file: LockedFile) -> bool:
-    """Whether a file's content is what a lock says."""
+def _matches(path: Path, file: LockedFile) -> bool:
+    """Whether a file's content has the size and digest in a lock."""
     if path.stat().st_size != file.size:
         return False
     return _sha256(path) == file.sha256 if file.sha256 else _git(path) == file.git
@@ -725,8 +732,8 @@ def _git(path: Path) -> str:
 
 
 def _link(blob: Path, pointer: Path) -> None:
-    """Let a snapshot's file lead to its blob, as the hub's libraries do; where there are no links,
-    copy.
+    """Link a snapshot's file to its blob, as the hub's libraries do; copy it where links are not
+    possible.
     """
     target = os.path.relpath(blob, pointer.parent)
     if pointer.is_symlink() and os.readlink(pointer) == target:
@@ -751,7 +758,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _blobs(snapshot: Path) -> set[str]:
-    """Name the blobs that a snapshot's links lead to."""
+    """Name the blobs that a snapshot links to."""
     return {
         os.path.basename(os.readlink(link)) for link in snapshot.rglob("*") if link.is_symlink()
     }

@@ -1,4 +1,4 @@
-"""Find a model on this machine and name it by what it holds. Neither the network nor torch is used."""
+"""Find a model on this machine and compute its fingerprint, without the network or torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .._system.regular_files import open_regular
 from .._types.digest import tagged
 from .._types.models import BaseCheckpoint, Model
 from ..errors import nearest
-from .cache import recorded, snapshot
+from .cache import recorded_digest, snapshot
 from .contents import Files
 from .files import (
     INDEXES,
-    beside,
-    completing,
-    has_say,
+    affects_results,
+    completing_files,
     is_weights,
     list_files,
+    nearest_sibling,
+    pickled_parts,
     subfolder,
-    unsafe_parts,
     variants,
 )
 from .lock import Lock, LockedModel
@@ -41,20 +41,20 @@ from .weights import check_weights
 
 __all__ = ["STRICT", "BaseOf", "ModelPolicy", "base_reference", "is_tiny", "resolve"]
 
-#: Says by the header of a file of weights what completes it; None for what is no whole checkpoint.
+#: Returns, by the header of a file of weights, what completes the checkpoint; None if it is not
+#: one.
 BaseOf = Callable[[Mapping[str, Any]], BaseCheckpoint | None]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """On what policy models are taken: what only the person at the command line may say, and never a
-    graph.
+    """Which models may be used, and how. Only the user decides this, never a graph.
 
-    `lock` says what references to the hub mean; with `locked` nothing else is taken. `pickles` are
-    files that may be loaded although they are pickles: each by the model's reference and the
-    file's name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references
-    whose own code may run. `tiny` gives, for a reference and the place where the model lies (None
-    if it is not here), a small model that is taken in its stead.
+    `lock` pins references to the hub; with `locked`, references that it does not pin are refused.
+    `pickles` are pickled files that may be loaded: each by the model's reference and the file's
+    name in it (``hf:org/name@main/file.bin``), or by path. `remote_code` are references whose own
+    code may run. `tiny` returns a small model to use instead, given a reference and the path of the
+    model (None if it is not on this machine).
     """
 
     lock: Lock | None = None
@@ -64,10 +64,10 @@ class ModelPolicy:
     tiny: Callable[[str, Path | None], Path | None] | None = None
 
 
-#: The policy unless somebody says otherwise.
+#: The default: nothing that runs code, and everything that is on this machine.
 STRICT = ModelPolicy()
 
-#: What a small model's reference ends in that stands for another.
+#: What the reference of a tiny model ends with.
 _TINY = " (tiny)"
 
 
@@ -81,23 +81,22 @@ def resolve(
     policy: ModelPolicy = STRICT,
     base_of: BaseOf = lambda _: None,
 ) -> Model:
-    """Find a model on this machine and give its fingerprint.
+    """Find a model on this machine and compute its fingerprint.
 
     Params:
-        folder: what relative paths are relative to.
+        folder: the folder that relative paths are relative to.
         embedded: models that come with plugins, by reference.
-        digest: gives the digest of a file's content (memoised by whoever plans).
-        environ: says where the hub's cache lies.
-        policy: what the user allows and insists on.
-        base_of: knows what completes checkpoints that are one file.
-    Outputs: the model; its fingerprint is over the names and contents of the files that have a say
-        in what it computes. A checkpoint of one file that cannot be completed says so in
-        `incomplete`:
-        there are uses for the file alone.
+        digest: returns the digest of a file's content.
+        environ: tells where the hub's cache is.
+        policy: which models may be used, and how.
+        base_of: returns what completes a checkpoint that is one file.
+    Outputs: the model. Its fingerprint is over the names and contents of the files that affect its
+        results. If a checkpoint of one file cannot be completed, `incomplete` says why, and there
+        is no error: the file alone may be all that is needed.
     Raises:
-        BadReference: the text is no reference.
-        UnresolvedModel: the hub's cache does not hold it.
-        UnusableModel: there is nothing there, or nothing that can be loaded.
+        BadReference: the text is not a reference.
+        UnresolvedModel: it is not in the hub's cache.
+        UnusableModel: there is no such model, or it cannot be loaded.
     """
     files = Files(digest)
     return replace(
@@ -123,7 +122,7 @@ def _found(
     )
     return (
         replace(model, remote_code=True)
-        if _spelt(text) in map(_spelt, policy.remote_code)
+        if _canonical(text) in map(_canonical, policy.remote_code)
         else model
     )
 
@@ -136,7 +135,7 @@ def _tiny_model(
     environ: Mapping[str, str],
     policy: ModelPolicy,
 ) -> Model:
-    """Find the small model that stands for another."""
+    """Find the tiny model to use instead of another."""
     try:
         at = _resolve(text, folder, {}, files, environ, policy).path
     except (UnresolvedModel, UnusableModel):
@@ -155,9 +154,7 @@ def _tiny_model(
 
 
 def is_tiny(reference: str) -> bool:
-    """Whether this is the reference of a small model that stood for another, as provenance records
-    it.
-    """
+    """Whether a reference, as provenance records it, is of a tiny model that was used instead."""
     return reference.endswith(_TINY)
 
 
@@ -179,9 +176,9 @@ def _resolve(
             )
         return _model(embedded[text], text, files, policy)
     if reference.kind == "hf":
-        meant = _locked(reference, text, policy)
-        if meant is not None:
-            return _locked_model(meant, text, files, environ, policy)
+        pinned = _locked(reference, text, policy)
+        if pinned is not None:
+            return _locked_model(pinned, text, files, environ, policy)
         path = snapshot(reference, text, environ)
         if reference.file:
             path = _file_in(path, reference.file, text)
@@ -192,32 +189,34 @@ def _resolve(
 
 
 def _locked(reference: Reference, text: str, policy: ModelPolicy) -> LockedModel | None:
-    """Give what the lock says that a reference means, if it says so; where nothing else is taken,
-    it must.
+    """Return what the lock pins for a reference; None if it pins nothing and may leave it open.
+
+    Raises:
+        UnresolvedModel: nothing is pinned, and the policy is `locked`.
     """
     lock = policy.lock
-    meant = lock.get(reference) if lock is not None else None
-    if meant is None and policy.locked:
-        known, place = (lock.models, lock.path) if lock is not None else ({}, None)
+    pinned = lock.get(reference) if lock is not None else None
+    if pinned is None and policy.locked:
+        known, lock_path = (lock.models, lock.path) if lock is not None else ({}, None)
         near = nearest(str(reference), known)
         raise UnresolvedModel(
             f"'{text}' is not in the lock",
             why=(
-                f"--locked takes only what {place} names"
+                f"--locked takes only what {lock_path} names"
                 if known
                 else (
-                    f"there is no lock{f' {place}' if place else ''}, and --locked takes only what"
-                    " one names"
+                    f"there is no lock{f' {lock_path}' if lock_path else ''}, and --locked takes only"
+                    " what one names"
                 )
             ),
             fix=near if near.startswith("did") else f"run `imagen-flow models resolve {text}`",
         )
-    return meant
+    return pinned
 
 
 def base_reference(base: BaseCheckpoint) -> Reference:
-    """Spell what completes a checkpoint of one file: a repository, and of that the configurations
-    and the parts that the file lacks.
+    """Return a reference to what completes a checkpoint of one file: of a repository, the
+    configurations and the parts that the file lacks.
     """
     return replace(parse_reference(base.reference), parts=base.lacks)
 
@@ -229,8 +228,8 @@ def _completed(
     policy: ModelPolicy,
     base_of: BaseOf,
 ) -> Model:
-    """Find what completes a checkpoint that is one file: a folder beside it of the file's name,
-    else the repository that it is of. Other models come back as they are.
+    """Find what completes a checkpoint that is one file: a folder beside it with the file's name,
+    else its base repository. Other models are returned as they are.
     """
     if (
         not is_weights(model.path.name)
@@ -270,22 +269,22 @@ def _base(
     environ: Mapping[str, str],
     policy: ModelPolicy,
 ) -> tuple[Path, list[tuple[str, str]], str]:
-    """Give the folder that completes a checkpoint of one file, by name the digests of the files in
-    it that count, and their variant of the weights.
+    """Return the folder that completes a checkpoint of one file, the digests by name of the files
+    in it that affect results, and the variant of their weights.
     """
-    beside, text = model.path.with_suffix(""), base.reference
+    own_folder, text = model.path.with_suffix(""), base.reference
     reference = base_reference(base)
-    if (beside / "model_index.json").is_file():
-        folder, text = beside, str(beside)
-    elif (meant := _locked(reference, text, policy)) is not None:
-        folder = _whole_snapshot(meant, text, files, environ)
-        check_pointers({file.name: folder / file.name for file in meant.files}, text, files)
-        return folder, sorted((file.name, file.blob) for file in meant.files), meant.variant
+    if (own_folder / "model_index.json").is_file():
+        folder, text = own_folder, str(own_folder)
+    elif (pinned := _locked(reference, text, policy)) is not None:
+        folder = _whole_snapshot(pinned, text, files, environ)
+        check_pointers({file.name: folder / file.name for file in pinned.files}, text, files)
+        return folder, sorted((file.name, file.blob) for file in pinned.files), pinned.variant
     else:
         folder = snapshot(reference, text, environ)
     _check_parts(folder, text, files)
     held = dict(list_files(folder, text))
-    wanted = completing(held, base.lacks)
+    wanted = completing_files(held, base.lacks)
     if lacking := sorted(
         name
         for name in base.lacks
@@ -302,59 +301,65 @@ def _base(
     check_pointers({name: held[name] for name in wanted}, text, files)
     return (
         folder,
-        [(name, files.recorded(held[name])) for name in wanted],
+        [(name, files.recorded_digest(held[name])) for name in wanted],
         next(iter(variants(wanted)), ""),
     )
 
 
 def _locked_model(
-    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str], policy: ModelPolicy
+    pinned: LockedModel, text: str, files: Files, environ: Mapping[str, str], policy: ModelPolicy
 ) -> Model:
-    """Give the model that a lock names."""
-    path, inside = _whole_snapshot(meant, text, files, environ), ""
-    if meant.reference.file.endswith("/"):
-        path, inside = path / meant.reference.file, meant.reference.file
-    elif meant.reference.file:
-        alone = path / meant.reference.file
+    """Return the model that a lock pins."""
+    path, inside = _whole_snapshot(pinned, text, files, environ), ""
+    if pinned.reference.file.endswith("/"):
+        path, inside = path / pinned.reference.file, pinned.reference.file
+    elif pinned.reference.file:
+        alone = path / pinned.reference.file
         return Model(
             alone,
-            tagged("model-file", meant.files[0].blob.encode()),
+            tagged("model-file", pinned.files[0].blob.encode()),
             text,
-            variant=meant.variant,
-            pickles=_allowed([(alone.name, alone)], text, policy, alone=True),
+            variant=pinned.variant,
+            pickles=_allowed_pickles([(alone.name, alone)], text, policy, alone=True),
         )
-    named = [(file.name.removeprefix(inside), file.blob) for file in meant.files]
-    allowed = _allowed([(name, path / name) for name, _ in named], text, policy)
-    digests = sorted((name, blob) for name, blob in named if has_say(name) or name in allowed)
+    named = [(file.name.removeprefix(inside), file.blob) for file in pinned.files]
+    allowed = _allowed_pickles([(name, path / name) for name, _ in named], text, policy)
+    digests = sorted(
+        (name, blob) for name, blob in named if affects_results(name) or name in allowed
+    )
     check_pointers({name: path / name for name, _ in digests}, text, files)
     return Model(
         path,
         tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
         text,
         _parts(digests),
-        meant.variant,
+        pinned.variant,
         allowed,
     )
 
 
 def _whole_snapshot(
-    meant: LockedModel, text: str, files: Files, environ: Mapping[str, str]
+    pinned: LockedModel, text: str, files: Files, environ: Mapping[str, str]
 ) -> Path:
-    """Find the commit that a lock names, and look at its files: they must be here and be the same."""
-    path = snapshot(meant.reference, text, environ, commit=meant.commit)
-    missing = [file for file in meant.files if not (path / file.name).exists()]
+    """Find the snapshot that a lock pins, and compare its files with those in the lock.
+
+    Raises:
+        UnresolvedModel: some are missing, or differ.
+    """
+    path = snapshot(pinned.reference, text, environ, commit=pinned.commit)
+    missing = [file for file in pinned.files if not (path / file.name).exists()]
     if missing:
         raise UnresolvedModel(
             f"unresolved: '{text}' is not whole",
             why=(
-                f"{len(missing)} of its {len(meant.files)} files are not in the hub's cache,"
+                f"{len(missing)} of its {len(pinned.files)} files are not in the hub's cache,"
                 f" {missing[0].name} first"
             ),
             fix=f"run `imagen-flow models pull {text}`",
         )
-    for file in meant.files:
+    for file in pinned.files:
         here = path / file.name
-        held = recorded(here)
+        held = recorded_digest(here)
         if (
             here.stat().st_size != file.size
             or (held and held not in (file.sha256, file.git))
@@ -370,18 +375,23 @@ def _whole_snapshot(
     return path
 
 
-def _allowed(
+def _allowed_pickles(
     files: Iterable[tuple[str, Path]], text: str, policy: ModelPolicy, *, alone: bool = False
 ) -> tuple[str, ...]:
-    """List the pickles among these files that the user allows, each looked into; one that stands
-    `alone` must be among them.
+    """List the pickles among these files that the user allows, each of them scanned.
+
+    Params:
+        alone: the only file is the model, and so must be allowed if it is a pickle.
     """
     allowed = []
     for name, path in files:
         if not name.lower().endswith(PICKLES):
             continue
-        meant = _spelt(text if alone else f"{text.removesuffix('/')}/{name}")
-        if any(_spelt(said) == meant or _same(said, path) for said in policy.pickles):
+        named = _canonical(text if alone else f"{text.removesuffix('/')}/{name}")
+        if any(
+            _canonical(allowed_by) == named or _is_same_file(allowed_by, path)
+            for allowed_by in policy.pickles
+        ):
             scan_pickle(path, text)
             allowed.append(name)
         elif alone:
@@ -393,17 +403,17 @@ def _allowed(
     return tuple(allowed)
 
 
-def _spelt(text: str) -> str:
-    """Give a reference to the hub its one spelling; any other text is its own."""
+def _canonical(text: str) -> str:
+    """Return the canonical spelling of a reference to the hub; any other text as it is."""
     try:
         return str(parse_reference(text))
     except BadReference:
         return text
 
 
-def _same(said: str, path: Path) -> bool:
+def _is_same_file(text: str, path: Path) -> bool:
     try:
-        return Path(said).expanduser().samefile(path)
+        return Path(text).expanduser().samefile(path)
     except (OSError, RuntimeError):
         return False
 
@@ -428,8 +438,8 @@ def _file_in(snapshot: Path, name: str, text: str) -> Path:
 def _model(
     path: Path, text: str, files: Files, policy: ModelPolicy, *, on_the_hub: bool = False
 ) -> Model:
-    """Name a model by its files; refuse one that cannot be loaded."""
-    digest = files.recorded if on_the_hub else files.digest
+    """Compute the fingerprint of a model from its files; refuse one that cannot be loaded."""
+    digest = files.recorded_digest if on_the_hub else files.digest
     try:
         alone = path.is_file() or (path.is_symlink() and not path.is_dir())
     except OSError as error:  # a name that is too long, a folder that is closed
@@ -437,7 +447,7 @@ def _model(
             f"the model '{text}' cannot be looked at", why=str(error.strerror), fix=""
         ) from error
     if alone:
-        if pickles := _allowed([(path.name, path)], text, policy, alone=True):
+        if pickles := _allowed_pickles([(path.name, path)], text, policy, alone=True):
             return Model(path, tagged("model-file", digest(path).encode()), text, pickles=pickles)
         if not is_weights(path.name):
             raise UnusableModel(
@@ -452,18 +462,21 @@ def _model(
         return Model(path, tagged("model-file", digest(path).encode()), text)
     if not path.is_dir():
         raise UnusableModel(
-            f"the model '{text}' does not exist", why=f"there is no {path}", fix=beside(path)
+            f"the model '{text}' does not exist",
+            why=f"there is no {path}",
+            fix=nearest_sibling(path),
         )
     held = list(list_files(path, text))
     weights = [file for _, file in held if file.suffix == ".safetensors"]
-    allowed = _allowed(held, text, policy)
+    allowed = _allowed_pickles(held, text, policy)
     if not weights and not allowed:
-        if odd := sorted(name for name, file in held if file.suffix in PICKLES):
+        if pickled := sorted(name for name, file in held if file.suffix in PICKLES):
             fix = (
-                f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
+                f"convert it to safetensors, or say --allow-pickle {text}/{pickled[0]} if you"
+                " trust it"
             )
             raise UnusableModel(
-                f"the model '{text}' has its weights only as pickles ({odd[0]})",
+                f"the model '{text}' has its weights only as pickles ({pickled[0]})",
                 why=NO_PICKLES,
                 fix=fix,
             )
@@ -475,19 +488,23 @@ def _model(
     for file in weights:
         check_weights(file, text, files.header)
     check_pointers(
-        {name: file for name, file in held if has_say(name) or name in allowed}, text, files
+        {name: file for name, file in held if affects_results(name) or name in allowed}, text, files
     )
     _check_parts(path, text, files)
     if (path / "model_index.json").exists() and (
-        odd := [name for name in unsafe_parts(name for name, _ in held) if name not in allowed]
+        pickled := [name for name in pickled_parts(name for name, _ in held) if name not in allowed]
     ):
-        fix = f"convert it to safetensors, or say --allow-pickle {text}/{odd[0]} if you trust it"
+        fix = (
+            f"convert it to safetensors, or say --allow-pickle {text}/{pickled[0]} if you trust it"
+        )
         raise UnusableModel(
-            f"a part of the model '{text}' has its weights only as pickles ({odd[0]})",
+            f"a part of the model '{text}' has its weights only as pickles ({pickled[0]})",
             why=NO_PICKLES,
             fix=fix,
         )
-    digests = [(name, digest(file)) for name, file in held if has_say(name) or name in allowed]
+    digests = [
+        (name, digest(file)) for name, file in held if affects_results(name) or name in allowed
+    ]
     return Model(
         path,
         tagged("model-folder", *(part.encode() for pair in digests for part in pair)),
@@ -498,8 +515,8 @@ def _model(
 
 
 def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Name each folder directly below by its own files, so that equal parts of different models are
-    known to be equal.
+    """Digest each folder directly below by its files, so that equal parts of different models are
+    recognised.
     """
     below: dict[str, list[bytes]] = {}
     for name, digest in digests:
@@ -510,8 +527,9 @@ def _parts(digests: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _check_parts(path: Path, text: str, files: Files) -> None:
-    """Look for the folders of the parts that ``model_index.json`` names: a download that broke off
-    lacks some, and a part of another name than a plain one lies elsewhere.
+    """Check that the folders of the parts are there that ``model_index.json`` names: after a
+    download that broke off some are not. A part with another name than a plain one would lie
+    elsewhere.
     """
     indexes: dict[str, dict[str, Any]] = {}
     for name in sorted(INDEXES):

@@ -1,8 +1,8 @@
-"""Read and write ``imagen-flow.lock``: which commit of each repository a graph's models are, and
-which files, by size and digest.
+"""Read and write ``imagen-flow.lock``, which pins the models of graphs: a commit of each
+repository, and its files by size and digest.
 
-It lies beside the graphs that it is for and belongs under version control; one that lies in a
-folder above holds as well. TOML, sorted, one line a file::
+It lies in the folder of the graphs that it is for, or in one above, and belongs under version
+control. It is TOML, sorted, with one line a file::
 
     # Written by `imagen-flow models`. Keep it with your graphs.
     imagen_flow_lock = 1
@@ -17,8 +17,8 @@ folder above holds as well. TOML, sorted, one line a file::
       { name = "unet/diffusion_pytorch_model.safetensors", size = 3438167540, sha256 = "…" },
     ]
 
-A repository that completes checkpoints of one file says ``completes_with = ["vae"]``: beside its
-configurations the weights of these parts, often of none.
+An entry for a repository that completes checkpoints of one file has ``completes_with = ["vae"]``:
+besides its configurations, the weights of these parts are needed, often of none.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ __all__ = ["Lock", "LockedFile", "LockedModel", "checked", "find_lock", "read_lo
 NAME = "imagen-flow.lock"
 FORMAT = 1
 
-#: More than any lock has.
-_MOST_BYTES = 64 << 20
+#: A larger file is not a lock.
+_MAX_BYTES = 64 << 20
 
 _HEAD = "# Written by `imagen-flow models`. Keep it with your graphs.\n"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LockedFile:
-    """A file of a repository: relative name, bytes, sha256, and for one that the hub keeps in git
-    itself the digest there.
+    """A file of a repository: relative name, size in bytes, sha256, and the git digest of a file
+    that the hub keeps in git itself.
     """
 
     name: str
@@ -61,13 +61,13 @@ class LockedFile:
 
     @property
     def blob(self) -> str:
-        """The name under which the hub's cache keeps it."""
+        """Its name in the hub's cache."""
         return self.git or self.sha256
 
 
 @dataclass(frozen=True, slots=True)
 class LockedModel:
-    """What a reference to the hub means: a commit, and the files of it that are needed."""
+    """What a reference to the hub is pinned to: a commit, and the files of it that are needed."""
 
     reference: Reference
     commit: str
@@ -83,8 +83,8 @@ class LockedModel:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The models of a lock file, by the one spelling of their references. `path` is where it is, or
-    where it would be.
+    """The models of a lock file, by the canonical spelling of their references. `path` is where the
+    file is, or would be.
     """
 
     path: Path
@@ -93,42 +93,39 @@ class Lock:
     def get(self, reference: Reference) -> LockedModel | None:
         return self.models.get(str(reference))
 
-    def having(self, models: Iterable[LockedModel]) -> Lock:
-        """Give the lock with these models, each in place of what its reference meant before."""
+    def with_models(self, models: Iterable[LockedModel]) -> Lock:
+        """Return the lock with these models added, or replaced."""
         return Lock(self.path, {**self.models, **{str(model.reference): model for model in models}})
 
-    def lacking(self, references: Iterable[Reference]) -> Lock:
-        """Give the lock without these."""
-        gone = {str(reference) for reference in references}
+    def without(self, references: Iterable[Reference]) -> Lock:
+        """Return the lock without these."""
+        removed = {str(reference) for reference in references}
         return Lock(
-            self.path, {name: model for name, model in self.models.items() if name not in gone}
+            self.path, {name: model for name, model in self.models.items() if name not in removed}
         )
 
     def write(self) -> bool:
-        """Write the file, at once or not at all; say whether it changed. Without models there is
-        none.
-        """
+        """Write the file atomically; return whether it changed. Without models, none is created."""
         text = self.text()
         try:
-            if read_regular(self.path, max_bytes=_MOST_BYTES).decode("utf-8") == text:
+            if read_regular(self.path, max_bytes=_MAX_BYTES).decode("utf-8") == text:
                 return False
         except (OSError, UnicodeDecodeError):
             if not self.models:
                 return False
-        aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         try:
-            with aside.open(
-                "x", encoding="utf-8"
-            ) as stream:  # never through a link that somebody put there
+            # "x" never writes through a link that somebody put there.
+            with temporary.open("x", encoding="utf-8") as stream:
                 stream.write(text)
-            os.replace(aside, self.path)
+            os.replace(temporary, self.path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         return True
 
     def text(self) -> str:
-        """Spell the lock: the same models give the same text."""
+        """Format the lock: the same models give the same text."""
         lines = [_HEAD, f"imagen_flow_lock = {FORMAT}\n"]
         for _, model in sorted(self.models.items()):
             parts = (
@@ -156,14 +153,14 @@ class Lock:
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a basic string of TOML, but for the one control character that JSON leaves as
-    # it is.
+    # A JSON string is a basic string of TOML, except for the one control character that JSON leaves
+    # unescaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def find_lock(start: Path) -> Path:
-    """Say where the lock for graphs in the folder `start` is: there or in the nearest folder above;
-    else where it would be.
+    """Return the path of the lock for graphs in the folder `start`: there or in the nearest folder
+    above; if there is none, where it would be created.
     """
     start = start.absolute()
     return next(
@@ -173,14 +170,14 @@ def find_lock(start: Path) -> Path:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a lock file; one that is not there is empty.
+    """Read a lock file; if there is none, the lock is empty.
 
     Raises:
-        GraphError: it cannot be read, or is no lock file.
+        GraphError: it cannot be read, or is not a lock file.
     """
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        source = Source(shown, read_regular(path, max_bytes=_MOST_BYTES).decode("utf-8"))
+        source = Source(shown, read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return Lock(path)
     except (OSError, UnicodeDecodeError) as failed:
@@ -188,16 +185,16 @@ def read_lock(path: Path) -> Lock:
             [Problem("unreadable", f"{shown} cannot be read", why=str(failed))]
         ) from failed
     try:
-        said = tomllib.loads(source.text)
-    except tomllib.TOMLDecodeError as odd:
-        at = re.search(r"line (\d+), column (\d+)", str(odd))
+        parsed = tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"line (\d+), column (\d+)", str(error))
         mark = Mark(source, int(at[1]), int(at[2])) if at else Mark(source, 1, 1)
         raise GraphError(
-            [Problem("bad-setting", "the lock is not TOML", mark, why=str(odd), fix=_MEND)]
-        ) from odd
-    if said.get("imagen_flow_lock") != FORMAT:
+            [Problem("bad-setting", "the lock is not TOML", mark, why=str(error), fix=_MEND)]
+        ) from error
+    if parsed.get("imagen_flow_lock") != FORMAT:
         why = (
-            f"it says imagen_flow_lock = {said.get('imagen_flow_lock')!r}, and this imagen_flow"
+            f"it says imagen_flow_lock = {parsed.get('imagen_flow_lock')!r}, and this imagen_flow"
             f" reads {FORMAT}"
         )
         raise GraphError(
@@ -212,19 +209,19 @@ def read_lock(path: Path) -> Lock:
             ]
         )
     try:
-        models = [_model(entry) for entry in said.get("model", [])]
-    except (KeyError, TypeError, ValueError, AttributeError) as odd:
+        models = [_model(entry) for entry in parsed.get("model", [])]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise GraphError(
             [
                 Problem(
                     "bad-setting",
                     "the lock is damaged",
                     Mark(source, 1, 1),
-                    why=f"{type(odd).__name__}: {odd}",
+                    why=f"{type(error).__name__}: {error}",
                     fix=_MEND,
                 )
             ]
-        ) from odd
+        ) from error
     return Lock(path, {str(model.reference): model for model in models})
 
 
@@ -237,8 +234,8 @@ _INSIDE = re.compile(r"(?!.*(\A|/)\.{0,2}(/|\Z))[^\x00-\x1f\x7f\\]+\Z")
 def _model(entry: Mapping[str, Any]) -> LockedModel:
     try:
         reference = parse_reference(entry["reference"])
-    except BadReference as odd:
-        raise ValueError(str(odd)) from odd
+    except BadReference as error:
+        raise ValueError(str(error)) from error
     if (parts := entry.get("completes_with")) is not None:
         if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
             raise ValueError(f"completes_with = {parts!r}")
@@ -263,11 +260,11 @@ def _file(entry: Mapping[str, Any]) -> LockedFile:
 
 
 def checked(file: LockedFile) -> LockedFile:
-    """Give back what a lock or a hub says of a file, if it can be so. Neither is trusted: names and
-    digests lead to places in the cache, and none may lead out of it.
+    """Return what a lock or a hub says of a file, if it is valid. Neither is trusted: names and
+    digests become paths in the cache, and none may lead out of it.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not valid.
     """
     digests = [(file.sha256, r"([0-9a-f]{64})?"), (file.git, r"([0-9a-f]{40})?")]
     if not (

@@ -1,11 +1,11 @@
-"""Take loaded weights off the files that they are mapped from.
+"""Copy loaded weights out of the files that they are mapped from.
 
-safetensors and GGUF files are not read but mapped: while a model stays loaded, whoever writes to
-its file writes to its weights, and whoever shortens the file kills the process. A copy takes the
-memory that computing would have taken anyway (on the host all weights are read at every step), and
-a part of the time of one step, once.
+safetensors and GGUF files are not read but mapped into memory. While a model is loaded, writing to
+its file changes its weights, and truncating the file crashes the process. A copy takes the memory
+that computing would have taken anyway (on the CPU all weights are read at every step), and once a
+part of the time of one step.
 
-Source: proc(5), ``/proc/self/maps``. Where there is none, all weights on the host are copied.
+Source: proc(5), ``/proc/self/maps``. Where that does not exist, all weights on the CPU are copied.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Any
 
 __all__ = ["objects_in", "own_tensors", "tensors_of"]
 
-#: How deep an object is looked into for modules and tensors.
+#: How deep an object is searched for modules and tensors.
 _DEPTH = 6
 
 #: The bytes of a cache line.
 _LINE = 64
 
-#: A container of more things than this holds words, not weights.
-_MOST = 20_000
+#: A larger container is a vocabulary, and not searched for weights.
+_MAX_ITEMS = 20_000
 
-#: This much of the memory is left alone by copying, at least.
+#: Bytes of memory that copying leaves free, at least.
 _SPARE = 512 << 20
 
 
 def own_tensors(value: Any) -> bool:
-    """Copy all weights of what a loader gave that are mapped from files. Tied ones stay tied.
+    """Copy all weights in a loaded object that are mapped from files. Tied weights stay tied.
 
-    Outputs: whether what it gave needs its files no more: False where it has no weights (it will
-        read them later), or where the copies would not fit into memory, so that none was made.
+    Outputs: whether the object is independent of its files. False if it has no weights (it will
+        read them later), or if the copies would not fit into memory, so that none was made.
     """
     torch = sys.modules.get("torch")
     if torch is None:
@@ -66,8 +66,8 @@ def own_tensors(value: Any) -> bool:
 
 
 def _copy(tensor: Any) -> Any:
-    """Copy a tensor so that it lies in memory as it did: the libraries that multiply round
-    otherwise where the address is another modulo a cache line.
+    """Copy a tensor to the same alignment: libraries for matrix multiplication round differently
+    when the address modulo a cache line differs.
     """
     torch = sys.modules["torch"]
     size = tensor.element_size()
@@ -87,8 +87,8 @@ def _copy(tensor: Any) -> Any:
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
-    """Give each tensor of what a loader gave, once: parameters and buffers of modules, and those in
-    plain containers and attributes; of tensors that are made of others, these.
+    """Yield each tensor in a loaded object once: parameters and buffers of modules, and tensors in
+    containers and attributes. Of a tensor subclass that wraps others, these.
     """
     torch = sys.modules["torch"]
     seen: set[int] = set()
@@ -116,8 +116,8 @@ def tensors_of(value: Any) -> Iterator[Any]:
 
 
 def objects_in(value: Any) -> dict[str, Any]:
-    """Give what a loader gave, and what that holds in containers and attributes, by where it is:
-    modules are not looked into, nor is anything twice.
+    """Return a loaded object and all that it holds in containers and attributes, by path. Modules
+    are not searched, nor is anything twice.
     """
     torch = sys.modules.get("torch")
     seen: set[int] = set()
@@ -144,7 +144,7 @@ def objects_in(value: Any) -> dict[str, Any]:
 
 def _held(one: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(one, Mapping | list | tuple | set | frozenset):
-        if len(one) <= _MOST:
+        if len(one) <= _MAX_ITEMS:
             yield from (
                 (str(name), inner)
                 for name, inner in (one.items() if isinstance(one, Mapping) else enumerate(one))
@@ -182,9 +182,7 @@ class _Files:
 
 
 def _available() -> int:
-    """How many bytes can be taken without others having to give way; more than there are where that
-    cannot be seen.
-    """
+    """Return how many bytes of memory are available; unlimited where the system does not tell."""
     try:
         line = next(
             line

@@ -1,5 +1,5 @@
-"""Look into a pickle before it is loaded. It is loaded only if the user named it, if a scanner
-finds nothing in it that runs code, and then by torch with ``weights_only``, which refuses the rest.
+"""Scan a pickle before it is loaded. It is loaded only if the user allowed it and the scanner finds
+nothing in it that runs code, and then by torch with ``weights_only``, which refuses the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .references import UnusableModel
 
 __all__ = ["NO_PICKLES", "scan_pickle"]
 
-#: What the scanner does not know, and torch lets through when only weights are wanted.
+#: Names that the scanner does not know, and torch accepts with ``weights_only``.
 _HARMLESS = {"torch._utils._rebuild_parameter"}
 
 NO_PICKLES = "a pickle can run any code when it is loaded, so only safetensors are"
@@ -21,8 +21,8 @@ def scan_pickle(path: Path, reference: str) -> None:
     """Scan a pickle that the user allows.
 
     Raises:
-        UnusableModel: it names what it has no business with, it is no pickle of weights, or there
-            is no scanner.
+        UnusableModel: it imports something that weights do not need, it holds no weights, or the
+            scanner is not installed.
     """
     try:
         from picklescan.scanner import SafetyLevel, scan_file_path
@@ -40,12 +40,12 @@ def scan_pickle(path: Path, reference: str) -> None:
         )
     try:
         found = scan_file_path(str(path))
-    except Exception as odd:  # whatever a broken file makes of the scanner
+    except Exception as error:  # a broken file can make the scanner raise anything
         raise UnusableModel(
             f"the pickle {path.name} of '{reference}' cannot be looked into",
-            why=f"{type(odd).__name__}: {odd}"[:200],
+            why=f"{type(error).__name__}: {error}"[:200],
             fix="copy or download it again",
-        ) from odd
+        ) from error
     strange = sorted(
         {f"{g.module}.{g.name}" for g in found.globals if g.safety is not SafetyLevel.Innocuous}
         - _HARMLESS

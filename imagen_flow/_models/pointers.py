@@ -1,8 +1,8 @@
-"""Follow what a model's files say of one another: whatever they point to must be among the files
-that are digested, or its content would have no say in the key.
+"""Check the files that a model's files refer to: they must be among the files that are digested, or
+changing them would not change the key.
 
-The libraries go by an index of shards (``model.safetensors.index.json``), and transformers by what
-configurations say besides.
+The libraries follow the index of shards (``model.safetensors.index.json``), and transformers also
+names of files in configurations.
 """
 
 from __future__ import annotations
@@ -26,29 +26,27 @@ _POINTING = {
     "config.json": ("transformers_weights", "configuration_files"),
     "tokenizer_config.json": ("fast_tokenizer_files",),
 }
-"""Keys of configurations by which transformers finds further files."""
+"""Keys in configurations with which transformers finds further files."""
 
 _AGAIN = "copy or download it again"
 
 
 def is_index(name: str, *, kind: str = "safetensors") -> bool:
-    """Whether a file says which of several files of weights of a kind holds which tensor, by its
-    name.
-    """
+    """Whether a file is, by its name, an index of shards: it says which holds which tensor."""
     found = _INDEX.match(name)
     return found is not None and found["kind"] == kind
 
 
 def check_pointers(files: Mapping[str, Path], reference: str, reader: Files) -> None:
-    """Follow what these files of a model point to.
+    """Check what these files of a model refer to.
 
     Params:
-        files: those that have a say in the model's fingerprint, by relative name.
+        files: those that are in the model's fingerprint, by relative name.
         reader: reads each of them once.
     Raises:
         UnresolvedModel: a shard is missing, or its index is.
-        UnusableModel: something points to a file that has no say, an index names the wrong shard,
-            or it cannot be read.
+        UnusableModel: something refers to a file that is not in the fingerprint, an index names the
+            wrong shard, or it cannot be read.
     """
     named: set[str] = set()
     for name, path in sorted(files.items()):
@@ -126,7 +124,7 @@ def _check_index(
 def _check_config(
     name: str, path: Path, files: Mapping[str, Path], reference: str, reader: Files
 ) -> None:
-    """Refuse a configuration that has transformers read other files than those beside it."""
+    """Refuse a configuration that makes transformers read files that are not in the fingerprint."""
     for key, named in _named_in(path, reader):
         inside = _inside(name.rpartition("/")[0], named)
         if inside not in files and (
@@ -156,7 +154,7 @@ def _named_in(path: Path, reader: Files) -> list[tuple[str, str]]:
 
 
 def _check_adapter(name: str, path: Path, files: Mapping[str, Path], reference: str) -> None:
-    """Refuse an adapter beside a network's configuration whose weights are a pickle: transformers
+    """Refuse an adapter whose weights are a pickle beside a network's configuration: transformers
     would load it with the network.
     """
     folder = name.rpartition("adapter_config.json")[0]
@@ -178,8 +176,8 @@ def _check_adapter(name: str, path: Path, files: Mapping[str, Path], reference: 
 
 
 def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -> None:
-    """Refuse shards that no index names, where nothing else beside them could be loaded: the
-    libraries find shards by their index alone.
+    """Refuse shards that no index names, unless something else in the folder can be loaded: the
+    libraries find shards only by their index.
     """
     sets: dict[str, Counter[tuple[str, str, int]]] = {}
     others: set[str] = set()
@@ -209,8 +207,8 @@ def _check_unnamed(files: Mapping[str, Path], named: set[str], reference: str) -
 
 
 def _inside(folder: str, name: str) -> str | None:
-    """Give the relative name of a file that another in `folder` names; None where that leads out of
-    this folder, whose files alone name the part that they are.
+    """Return the relative name of a file that another in `folder` names; None if it is outside this
+    folder, which would not be in the digest of the part.
     """
     found = posixpath.normpath(name)
     return (

@@ -1,21 +1,16 @@
-"""Read how a model is written, and say what is wrong with one that cannot be used.
+"""Parse references to models, and define the errors for those that cannot be used.
 
-=======================================
-==============================================================================
-``embedded/NAME``                        a model that comes with a plugin
-``hf:org/name``, ``hf:org/name@rev``     a repository of the hub, at a branch, tag or commit
-(default: ``main``)
-``hf:org/name@rev/sub/file.safetensors`` one file of weights in it (``.safetensors``, ``.gguf``,
-``.onnx``; a pickle if allowed)
-``hf:org/name@rev/sub/``                 one folder of it, with a slash at its end
-``./x``, ``../x``, ``/x``, ``~/x``       a folder as diffusers or transformers save it, or one file
-of weights
-=======================================
-==============================================================================
+- ``embedded/NAME``: a model that comes with a plugin;
+- ``hf:org/name``, ``hf:org/name@rev``: a repository of the hub, at a branch, tag or commit
+  (default: ``main``);
+- ``hf:org/name@rev/sub/file.safetensors``: one file of weights in it (``.safetensors``, ``.gguf``,
+  ``.onnx``; a pickle if it is allowed);
+- ``hf:org/name@rev/sub/``: one folder of it, with a slash at its end;
+- ``./x``, ``../x``, ``/x``, ``~/x``: a folder as diffusers or transformers save it, or one file of
+  weights.
 
-What follows the ``@`` is a revision and, if it ends like a file of weights or with a slash, a file
-or folder in it. A branch that has a ``/`` in its name is written with ``%2F`` before a file;
-``refs/pr/3`` needs none.
+After the ``@`` stands a revision, and after a slash a file of weights or a folder, if it ends like
+one. In the name of a branch before a file, ``/`` is written ``%2F``; ``refs/pr/3`` needs none.
 """
 
 from __future__ import annotations
@@ -35,16 +30,15 @@ __all__ = [
     "parse_reference",
 ]
 
-# : Endings of files that hold weights and nothing that runs: of tensors, or of a network with its
-# tensors.
+#: Endings of files that hold weights and no code.
 WEIGHTS = (".safetensors", ".gguf", ".onnx")
 
-#: Endings of files that run code when they are loaded.
+#: Endings of files that can run code when they are loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 class BadReference(ValueError):
-    """A text is no reference to a model; `fix` says what may be written instead."""
+    """A text is not a reference to a model; `fix` says what to write instead."""
 
     code = "bad-model"
 
@@ -57,7 +51,7 @@ class BadReference(ValueError):
 
 
 class _NoModel(ModelError):
-    """A reference leads to no model that can be loaded from this machine; `why` and `fix` say more."""
+    """The model of a reference cannot be loaded on this machine; `why` and `fix` say more."""
 
     code: str
 
@@ -71,25 +65,25 @@ class _NoModel(ModelError):
 
 
 class UnresolvedModel(_NoModel):
-    """A model of the hub is not on this machine, or not whole; `fix` says how to get it."""
+    """A model of the hub is not on this machine, or not complete; `fix` says how to get it."""
 
     code = "unresolved-model"
 
 
 class UnusableModel(_NoModel):
-    """What a reference leads to is no model that can be loaded; `why` and `fix` say more."""
+    """What a reference names is not a model that can be loaded; `why` and `fix` say more."""
 
     code = "bad-model"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model as written: `kind` is ``embedded``, ``hf`` or ``path``; `name` is the rest of it; of
-    the hub, `revision` is a branch, tag or commit, and `file` one file of weights in it, or a
-    folder with a slash at its end.
+    """A model as written. `kind` is ``embedded``, ``hf`` or ``path``, and `name` the rest. For a
+    model of the hub, `revision` is a branch, tag or commit, and `file` one file of weights in it,
+    or a folder with a slash at its end.
 
-    `parts` is not written but worked out, for a repository that completes a checkpoint of one file:
-    its configurations are wanted, and the weights of these parts.
+    `parts` is never written. It is set for a repository that completes a checkpoint of one file:
+    its configurations and the weights of these parts are needed.
     """
 
     kind: str
@@ -99,7 +93,7 @@ class Reference:
     parts: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        """The one spelling of a reference to the hub, whatever was left out."""
+        """The canonical spelling of a reference to the hub, with all that was left out."""
         if self.kind != "hf":
             return self.name
         revision = self.revision or "main"
@@ -124,10 +118,10 @@ _WEIGHTS = (*WEIGHTS, *PICKLES)
 
 
 def parse_reference(text: str) -> Reference:
-    """Read a reference to a model.
+    """Parse a reference to a model.
 
     Raises:
-        BadReference: it is none; `fix` offers the spellings that it may have meant.
+        BadReference: it is not one; `fix` suggests what may have been meant.
     """
     shown = text if len(text) <= 80 else text[:77] + "…"
     if "\0" in text or "\n" in text:

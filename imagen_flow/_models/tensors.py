@@ -1,5 +1,5 @@
 """Read a file of weights into tensors: safetensors as they are, a pickle only if the user allowed
-it, and then with torch's own guard on.
+it, and then with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ __all__ = ["read_weights"]
 
 
 def read_weights(model: Model, name: str = "") -> dict[str, Any]:
-    """Read the tensors of a model that is one file, or of file `name` in its folder, on the host.
+    """Read the tensors of a model that is one file, or of the file `name` in its folder, to the
+    CPU.
 
     Raises:
         ModelError: it is a pickle that the user did not allow, or one that holds more than weights.
-        FileChanged: it is not what was digested any more.
+        FileChanged: it has changed since it was digested.
     """
     check_unchanged(model)
     read = _read(model, name)
@@ -42,7 +43,7 @@ def _read(model: Model, name: str) -> dict[str, Any]:
 
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as refused:  # torch says it with an error of the library that we do not import
+    except Exception as refused:  # torch raises an error of pickle's, which is not imported here
         raise ModelError(
             f"the pickle {path.name} of '{model.reference}' holds more than weights:"
             f" {str(refused).splitlines()[0]}"

@@ -1,5 +1,5 @@
-"""Read what files of weights say of themselves, without torch: whether they are whole, and how much
-memory they will take.
+"""Read the headers of files of weights without torch: whether the files are complete, and how much
+memory the weights will take.
 """
 
 from __future__ import annotations
@@ -48,26 +48,25 @@ LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 _FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
 _LONGEST_HEADER = 100_000_000
 
-# : More tensors than this, or lists and mappings in a header, are no model's: reading what they say
-# would take minutes.
-MOST_TENSORS = 100_000
+#: A header with more tensors, or lists and mappings, is not a model's: reading it would take
+#: minutes.
+MAX_TENSORS = 100_000
 
-# : Headers are remembered up to this many tensors together: about as many as ten large checkpoints
-# have.
+#: Headers are remembered up to this many tensors in all: about those of ten large checkpoints.
 MAX_TENSORS_KEPT = 200_000
 
 
 def check_weights(
     path: Path, reference: str, header: Callable[[Path], object] | None = None
 ) -> None:
-    """Compare a file of weights with what its header says, so that a torn download is told before
+    """Compare a file of weights with its header, so that a truncated download is noticed before
     anything runs.
 
     Params:
         header: reads it; default: `tensors_in`.
     Raises:
-        UnresolvedModel: it is a link that leads nowhere.
-        UnusableModel: it cannot be read, or it is damaged; the message says how.
+        UnresolvedModel: it is a dangling link.
+        UnusableModel: it cannot be read, or is damaged; the message says how.
     """
     try:
         (header or tensors_in)(path)
@@ -88,7 +87,7 @@ def check_weights(
     except _TooMany as many:
         raise UnusableModel(
             f"the model '{reference}' cannot be used: {path.name} says that it holds more than"
-            f" {MOST_TENSORS:,} tensors",
+            f" {MAX_TENSORS:,} tensors",
             why="no model has as many",
             fix="see where it comes from",
         ) from many
@@ -102,23 +101,23 @@ def check_weights(
 
 
 class _Pointer(ValueError):
-    """A file that Git LFS should have replaced."""
+    """The file is a pointer that Git LFS should have replaced."""
 
 
 class _TooMany(ValueError):
-    """A file that says it holds more tensors than any model."""
+    """The header lists more tensors than any model has."""
 
 
 def _counted() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Give what makes mappings of a header, and stops at too many, long before all of them are in
-    memory.
+    """Return a hook that builds the mappings of a header and stops at too many, before they fill
+    the memory.
     """
     count = 0
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal count
         count += 1
-        if count > MOST_TENSORS + 2:  # the whole, and what is said besides
+        if count > MAX_TENSORS + 2:  # the header itself, and its metadata
             raise _TooMany
         return dict(pairs)
 
@@ -126,11 +125,11 @@ def _counted() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Give a safetensors file's header: by tensor its ``dtype``, ``shape`` and ``data_offsets``,
+    """Return a safetensors file's header: by tensor its ``dtype``, ``shape`` and ``data_offsets``,
     and perhaps ``__metadata__``.
 
     Raises:
-        OSError, ValueError and what odd JSON raises: it is no whole safetensors file.
+        OSError, ValueError, TypeError, KeyError: it is not a complete safetensors file.
     """
     size = path.stat().st_size
     with open_regular(path) as stream:
@@ -142,7 +141,7 @@ def read_header(path: Path) -> dict[str, Any]:
             raise ValueError("its header does not fit in it")
         text = stream.read(length)
     # Each tensor has two lists: what has no end of lists without a tensor is no header either.
-    if text.count(b"[") > 4 * MOST_TENSORS or text.count(b",") > 64 * MOST_TENSORS:
+    if text.count(b"[") > 4 * MAX_TENSORS or text.count(b",") > 64 * MAX_TENSORS:
         raise _TooMany
     header: dict[str, Any] = json.loads(text, object_pairs_hook=_counted())
     end = 0
@@ -153,7 +152,7 @@ def read_header(path: Path) -> dict[str, Any]:
         first, last = entry["data_offsets"]
         if first == last and name.endswith((".weight", ".bias")):
             raise ValueError(f"its header says of '{name[:80]}' that it holds no number")
-        # Sizes in memory are foreseen by what is said here, and so must be true.
+        # Estimates of memory rely on these numbers.
         if (
             first != end
             or min(entry["shape"], default=0) < 0
@@ -211,13 +210,13 @@ def _check_gguf_head(path: Path) -> None:
     version, tensors = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:16], "little")
     if len(head) < 24 or version not in (2, 3) or not tensors:
         raise ValueError(f"it says version {version} with {tensors} tensors")
-    if tensors > MOST_TENSORS or int.from_bytes(head[16:24], "little") > MOST_TENSORS:
+    if tensors > MAX_TENSORS or int.from_bytes(head[16:24], "little") > MAX_TENSORS:
         raise _TooMany
 
 
 def _check_onnx(path: Path) -> None:
-    """Look at the beginning, which says the version of the format: nothing in the file says how
-    long it is, and what is torn off is told when it is loaded.
+    """Check the beginning, which holds the version of the format. Nothing in the file tells its
+    length: a truncated one fails when it is loaded.
     """
     with open_regular(path) as stream:
         head = stream.read(8)
@@ -230,9 +229,9 @@ def _check_onnx(path: Path) -> None:
 def bytes_in_memory(
     header: Mapping[str, Any], dtype: str | None, *, quantization: str = "none"
 ) -> int:
-    """Say what the tensors of a header take once they are loaded: floating-point ones are cast to
-    `dtype`, others stay; of linear layers, told by names and shapes, the weights are quantized.
-    Without a dtype all stay.
+    """Estimate the bytes that the tensors of a header take once they are loaded. Floating-point
+    tensors are cast to `dtype`; weights of linear layers, recognised by names and shapes, are
+    quantized. Without a dtype, all stay as they are.
     """
     if dtype is None:
         return sum(
@@ -263,14 +262,12 @@ def bytes_in_memory(
     return math.ceil(total)
 
 
-# : Weights of two dimensions that are not quantized: tables that are looked up, and the last layers
-# of text encoders.
+#: Two-dimensional weights that are not quantized: embeddings, and the last layers of text encoders.
 _TABLE = re.compile(
     r"(?:\A|[._])(?:embeddings?|embedding_table|tokens|shared|relative_attention_bias|lm_head|text_projection|wte|wpe)\.weight\Z"
 )
 
-# : Weights that transformers leaves in float32 where float16 is asked for: T5's, which would
-# overflow.
+#: Weights that transformers keeps in float32 when float16 is asked for: T5's would overflow.
 _WIDE = ".DenseReluDense.wo.weight"
 
 
@@ -279,8 +276,8 @@ def _int4(rows: int, columns: int) -> float:
     return 0 if columns % 128 else rows * padded * (0.5 + 4 / 128)
 
 
-# : Bytes of a linear layer's weight by quantization, with the scales, as torchao and bitsandbytes
-# lay them; nothing where it stays as it is.
+#: Bytes of a linear layer's weight by quantization, with its scales, as torchao and bitsandbytes
+#: store it; 0 if it is not quantized.
 _QUANTIZED: Mapping[str, Callable[[int, int], float]] = {
     "int8": lambda rows, columns: rows * (columns + 5),
     "float8": lambda rows, columns: rows * (columns + 4),
