@@ -278,7 +278,7 @@ def rm(named: tuple[str, ...], yes: bool, keep_files: bool) -> int:
                 if keep_files
                 else hub.remove(reference.name, commit, model.files if model else (), keep=needed)
             )
-            lock_update.edit_lock(methodcaller("lacking", [reference]))
+            lock_update.edit_lock(methodcaller("without", [reference]))
             echo(f"removed {reference}: {format_bytes(freed)} freed")
     lock_update.write()
     return lock_update.finish()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.folder import MOST_LAYERS, load_part
+from ..checkpoints.folder import MAX_LAYERS, load_part
 from ..loading.components import Checkpoint, unchanged
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _layers(what: str, held: Iterable[str]) -> list[int]:
     every = set().union(*layers.values())
     numbers = sorted(layers)
     step = 2 if numbers[0] == 1 else 1
-    wanted = range(numbers[0], min(numbers[-1], MOST_LAYERS) + 1, step)
+    wanted = range(numbers[0], min(numbers[-1], MAX_LAYERS) + 1, step)
     lacking = [
         f"{number}.to_{end.replace('.', '_ip.')}"
         for number in wanted

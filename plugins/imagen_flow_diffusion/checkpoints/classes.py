@@ -1,5 +1,5 @@
-"""Find the class of a part, by what the checkpoint says: only models, tokenizers, processors and
-samplers of diffusers and transformers, since it comes from a stranger.
+"""Find the class of a part by what the checkpoint says. The checkpoint comes from a stranger, so
+only models, tokenizers, processors and samplers of diffusers and transformers are allowed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RENAMED = {
     "DPTFeatureExtractor": "DPTImageProcessor",
     "ViTFeatureExtractor": "ViTImageProcessor",
 }
-"""Classes of transformers that checkpoints still name, by what they are now called."""
+"""Old names of classes of transformers that checkpoints still use, with the new ones."""
 
 
 def component_of(model: Model) -> Any:
-    """Find the class of a part that lies alone in a model's folder.
+    """Find the class of a model whose folder is one part.
 
     Raises:
         ModelError: as `component_class`.
@@ -46,7 +46,7 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
     """Find the class that a checkpoint's index names for a part.
 
     Raises:
-        ModelError: it is none of diffusers' or transformers', or is not what a part can be.
+        ModelError: neither library has it, or it is not a class that a part can have.
     """
     import diffusers
     import transformers
@@ -58,15 +58,15 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
         word = RENAMED.get(word, word)
     home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
     if home is None and library.isidentifier():
-        # diffusers names a class of a pipeline's own by that pipeline's package.
-        for place in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):
-            if home is None and find_spec(f"{place}.{library}") is not None:
-                home = import_module(f"{place}.{library}")
+        # The library of a class that belongs to a pipeline is that pipeline's package.
+        for package in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):
+            if home is None and find_spec(f"{package}.{library}") is not None:
+                home = import_module(f"{package}.{library}")
     if home is None and library.isidentifier() and (model.path / name / f"{library}.py").is_file():
         home = _own_code(model, f"{name}/{library}.py")
     cls = getattr(home, word, None) if home is not None and word.isidentifier() else None
     if cls is None and word.isidentifier():
-        # Some are known to the module of the pipeline alone, which is diffusers' own.
+        # Some are only known to the module of the pipeline, which is in diffusers.
         kind = what_is(model)
         pipeline = getattr(diffusers, kind, None) if kind.isidentifier() else None
         cls = getattr(sys.modules.get(getattr(pipeline, "__module__", "")), word, None)
@@ -101,11 +101,11 @@ def component_class(model: Model, name: str, entry: list[str]) -> Any:
 
 
 def _own_code(model: Model, name: str) -> Any:
-    """Import code that comes with a checkpoint, as diffusers lays it out: beside the weights of the
-    part that it is for.
+    """Import code that comes with a checkpoint: as diffusers stores it, beside the weights of a
+    part.
 
     Raises:
-        ModelError: the user did not say that it may run, or it fails.
+        ModelError: the user did not allow it to run, or it fails.
     """
     if not model.remote_code:
         raise flow.ModelError(
@@ -128,8 +128,8 @@ def _own_code(model: Model, name: str) -> Any:
 
 
 def _finished(cls: Any) -> Any:
-    """Give a class of diffusers the call that transformers 5 wants at the end of a model's making;
-    without it no checkpoint of it loads.
+    """Add the call that transformers 5 needs at the end of ``__init__`` to a class of diffusers;
+    without it no checkpoint of that class loads.
     """
 
     def made(self: Any, config: Any) -> None:

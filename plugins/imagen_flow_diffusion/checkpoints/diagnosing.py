@@ -1,5 +1,5 @@
-"""Say in words why weights and a configuration make no network: which tensor is missing, of another
-shape, or holds no numbers. The libraries say so in texts of their own, or not at all.
+"""Explain why weights and a configuration do not make a network: which tensor is missing, has
+another shape, or holds NaN. The libraries explain it badly, or not at all.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Any
 import imagen_flow as flow
 
 _ABOVE = re.compile(r"^(text_model|transformer|model)\.")
-"""What some versions of a class write before the names of all its weights."""
+"""Prefixes that some versions of a class write before the names of all weights."""
 
 
 def misfit(cls: Any, config: Mapping[str, Any], held: Mapping[str, Sequence[int]]) -> str:
-    """Compare the tensors of a file with those that a class makes of a configuration; nothing if
-    nothing is found.
+    """Compare the tensors of a file with those that a class makes of a configuration, and describe
+    the difference; empty if none is found.
 
     Params:
-        held: the shapes of the file's tensors by name, in the names of the class.
+        held: the shapes of the file's tensors by name, as the class names them.
     """
     try:
         wanted = {
             _ABOVE.sub("", name): list(tensor.shape)
             for name, tensor in _empty(cls, config).state_dict().items()
         }
-    except Exception as odd:  # the libraries raise anything for a configuration that makes no sense
-        return f"its config.json makes no {cls.__name__} ({plain(odd)})"
+    except Exception as error:  # the libraries raise anything for a configuration without sense
+        return f"its config.json makes no {cls.__name__} ({plain(error)})"
     found = {_ABOVE.sub("", name): list(shape) for name, shape in held.items()}
     if other := sorted(
         name for name in wanted.keys() & found.keys() if wanted[name] != found[name]
@@ -44,7 +44,7 @@ def misfit(cls: Any, config: Mapping[str, Any], held: Mapping[str, Sequence[int]
 
 
 def translated(cls: Any, config: Mapping[str, Any], held: Mapping[str, Any]) -> str:
-    """The same of a file in its authors' names, as diffusers translates them."""
+    """Do the same for a file in the names of its authors, as diffusers translates them."""
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     if any(_ABOVE.sub("", name) in held for name in _names(cls, config)):
@@ -72,9 +72,7 @@ def translated(cls: Any, config: Mapping[str, Any], held: Mapping[str, Any]) -> 
 
 
 def without_numbers(networks: Mapping[str, Any]) -> str:
-    """Name the first weight of these networks that holds something else than numbers; nothing if
-    none does.
-    """
+    """Name the first weight of these networks that is not finite; empty if all are."""
     import torch
 
     for part, network in networks.items():
@@ -91,13 +89,13 @@ def without_numbers(networks: Mapping[str, Any]) -> str:
     return ""
 
 
-def plain(odd: BaseException) -> str:
-    """Give what a library says, without its advice on calling it otherwise."""
-    said = " ".join(str(odd).split())
+def plain(error: BaseException) -> str:
+    """Return what a library says, without its advice on calling it differently."""
+    message = " ".join(str(error).split())
     return re.sub(
         r"torch\.Size\((\[[\d, ]*\])\)",
         r"\1",
-        re.split(r"\. (?:If you want|For more information|Please)|For details look", said)[0],
+        re.split(r"\. (?:If you want|For more information|Please)|For details look", message)[0],
     )[:200]
 
 
@@ -109,7 +107,7 @@ def _names(cls: Any, config: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _empty(cls: Any, config: Mapping[str, Any]) -> Any:
-    """Make a network without weights."""
+    """Make a network without weights, on the meta device."""
     import torch
 
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""Read what a checkpoint's folder holds, and load one part of it through the library's own class.
+"""Load one part of a checkpoint's folder through the library's own class.
 
-Parts are named by us, not by the checkpoint: a ``model_index.json`` may name any class of any
-module, and it comes from a stranger.
+The caller decides which class that is: a ``model_index.json`` comes from a stranger and may name
+any class of any module.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ __all__ = [
 ]
 
 #: Networks have some dozens.
-MOST_LAYERS = 1000
+MAX_LAYERS = 1000
 
 _COUNTS = re.compile(r"^(num|n)_\w*(layers?|blocks?)$|layers_per_block$|^(depths?|layers)$")
 
 
 def article(thing: str) -> str:
-    """Put ``a`` or ``an`` before a name."""
+    """Put *a* or *an* before a name."""
     return f"{'an' if thing[0] in 'AEIOUaeio' else 'a'} {thing}"
 
 
 def folder_of(model: Model, part: str) -> str:
-    """Say where in a checkpoint the files of a part lie: in a folder of its name, or in early
-    checkpoints, as diffusers has it, beside those of the other parts.
+    """Return the folder of a part in a checkpoint: one of its name, or in early checkpoints, as
+    diffusers reads them, that of all parts.
     """
     return part if (model.folder / part).is_dir() else "."
 
@@ -67,19 +67,18 @@ def load_part(
     dtype: str,
     settings: loaders.Loading | None = None,
 ) -> Any:
-    """Load a module from a checkpoint's subfolder, ready to infer, quantized if the settings say
-    so, and refuse it if weights are missing.
-
-    Both libraries fill missing weights with random numbers and only warn.
+    """Load a module from a part's folder, ready for inference and quantized if the settings say so.
+    It is refused if weights are missing: both libraries fill them with random numbers and only
+    warn.
     """
     import torch
 
-    place = folder_of(model, part)
-    folder = model.folder / place
+    name = folder_of(model, part)
+    folder = model.folder / name
     if not (folder / "config.json").is_file():
         raise flow.ModelError(f"the model '{model.reference}' has no {part}")
-    config = read_json(model, f"{place}/config.json")
-    _check_counts(model, f"{place}/config.json", config)
+    config = read_json(model, f"{name}/config.json")
+    _check_counts(model, f"{name}/config.json", config)
     if method := saved_as(config):
         check_saved(
             model, part or model.path.name, cls.__module__.partition(".")[0], method, device
@@ -97,7 +96,7 @@ def load_part(
                 **_variant(model, part, dtype),
                 **arguments(cls, config, device=device, dtype=dtype, settings=settings),
             )
-    except Exception as odd:
+    except Exception as error:
         files = sorted(folder.glob("*.safetensors"))
         if saved_as(config) or not (
             why := misfit(
@@ -113,24 +112,23 @@ def load_part(
             raise
         raise flow.ModelError(
             f"the {part or 'network'} of the model '{model.reference}' cannot be loaded from"
-            f" {files[0].name if files else place}: {why}"
-        ) from odd
+            f" {files[0].name if files else name}: {why}"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise flow.ModelError(
             f"the model '{model.reference}' is not whole: {part} lacks {len(missing)} weights,"
             f" {missing[0]} first"
         )
-    # Its weights ask for gradients as those that diffusers loads do: by weights that ask for none
-    # torch multiplies in another order, and the last bits differ.
+    # The weights require gradients, as those that diffusers loads: with weights that do not, torch
+    # multiplies in another order, and the last bits differ.
     return loaders.place_module(
         module.eval(), device=device, settings=settings or loaders.Loading()
     )
 
 
 def refuse_scaled(model: Model, part: str) -> None:
-    """Refuse a part in a folder whose weights are of 8-bit floats with scales beside them, or of
-    whole numbers: the libraries read the numbers as they are, unless a configuration says what they
-    are.
+    """Refuse a part whose weights are 8-bit floats with scales, or integers, unless its
+    configuration says so: the libraries would read the numbers as they are.
 
     Raises:
         ModelError: it is such a part; the message names the file.
@@ -165,21 +163,21 @@ def _quantized_in(header: Mapping[str, Any]) -> str:
 
 
 def _check_counts(model: Model, name: str, config: Any) -> None:
-    """Refuse a configuration whose layers nobody could have trained: making them, even without
-    weights, would never end.
+    """Refuse a configuration with absurdly many layers: making them, even without weights, would
+    never end.
     """
     for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             _check_counts(model, name, value)
         for count in value if isinstance(value, list) else [value]:
-            if _COUNTS.search(key) and type(count) is int and not 0 <= count <= MOST_LAYERS:
+            if _COUNTS.search(key) and type(count) is int and not 0 <= count <= MAX_LAYERS:
                 raise flow.ModelError(
                     f"the model '{model.reference}' is damaged: {name} says {key} = {count}"
                 )
 
 
 def device_of(module: Any) -> Any:
-    """Say on which device a module runs: where it is, or where it comes to in its turn."""
+    """Return the device that a module runs on; for an offloaded one, the device it is moved to."""
     if hasattr(module, "_hf_hook"):
         for part in module.modules():
             if (
@@ -191,9 +189,9 @@ def device_of(module: Any) -> Any:
 
 
 def dtype_of(module: Any) -> Any:
-    """Say in which dtype a module computes, as its ``dtype`` does by going through all that is in
-    it. Of quantized weights some say the dtype that they were quantized from: what was left as it
-    is tells.
+    """Return the dtype that a module computes in: its ``dtype``, without going through all weights.
+    Some quantized weights have the dtype that they were quantized from; then a weight that was not
+    quantized decides.
     """
     if getattr(module, "hf_quantizer", None) is not None:
         return next(
@@ -217,7 +215,7 @@ def dtype_of(module: Any) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries from drawing progress bars of their own over the run's display."""
+    """Keep the libraries from drawing their own progress bars over the run's."""
     import diffusers.utils.logging  # noqa: F401  # only what is imported can be silenced
     import transformers.utils.logging  # noqa: F401
 
@@ -226,8 +224,8 @@ def quiet() -> Iterator[None]:
 
 
 def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
-    """Take the files that the model's lock names; else half-precision files where they are wanted,
-    or the only ones.
+    """Choose the variant of the weights: the one that is locked; else the half-precision files if
+    they are wanted, or the only ones.
     """
     files = [path.name for path in (model.folder / folder_of(model, part)).glob("*.safetensors")]
     if model.variant is not None:
@@ -244,7 +242,7 @@ def _variant(model: Model, part: str, dtype: str) -> dict[str, str]:
 
 
 def load_scheduler(model: Model, part: str) -> Any:
-    """Make the sampler that a checkpoint names, if it is one of diffusers'."""
+    """Load the sampler that a checkpoint names, if it is one of diffusers'."""
     import diffusers.schedulers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -261,7 +259,7 @@ def load_scheduler(model: Model, part: str) -> Any:
         )
     sampler: Any = cls
     try:
-        # It keeps what it is given: a copy, for what was read is shared.
+        # The configuration is shared, and a sampler keeps the lists in it: give it a copy.
         return sampler.from_config(copy.deepcopy(config))
     except (
         TypeError,
@@ -271,15 +269,15 @@ def load_scheduler(model: Model, part: str) -> Any:
         ArithmeticError,
         LookupError,
         AttributeError,
-    ) as odd:
+    ) as error:
         raise flow.ModelError(
             f"the model '{model.reference}' is damaged: {part}/scheduler_config.json makes no"
-            f" {name} ({plain(odd)})"
-        ) from odd
+            f" {name} ({plain(error)})"
+        ) from error
 
 
 def fresh(scheduler: Any) -> Any:
-    """Make a sampler of one's own: a sampler keeps state while it runs, and loaded models are
-    shared.
+    """Return a copy of a sampler: loaded models are shared, and a sampler keeps state while it
+    runs.
     """
     return type(scheduler).from_config(scheduler.config)

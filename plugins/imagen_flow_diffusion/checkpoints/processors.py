@@ -1,10 +1,10 @@
-"""Make the processors of models that read words and pictures, the same with torchvision and
-without.
+"""Load the processors of models that read text and images, with the same results with and without
+torchvision.
 
-transformers makes most of them only where torchvision is, because they read films too, and there
-lets torchvision resize the pictures, to other pixels than Pillow. Nothing that draws
-a picture reads a film: here a processor does without its part for films where that cannot be had,
-    and pictures are resized by Pillow everywhere.
+transformers loads most of them only if torchvision is installed, because they also read videos, and
+then lets torchvision resize the images, which gives other pixels than Pillow. Here a processor is
+loaded without its part for videos if torchvision is missing, since no node needs it, and images are
+always resized by Pillow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def load_processor(cls: Any, folder: Path) -> Any:
-    """Make a processor of transformers from the files beside each other in a folder.
+    """Load a processor of transformers from the files in a folder.
 
     Source: ``ProcessorMixin.from_pretrained``, part by part.
     """
@@ -29,7 +29,7 @@ def load_processor(cls: Any, folder: Path) -> Any:
 
     def part(name: str) -> Any:
         if "tokenizer" in name:
-            # Pixtral's says that it is Llama's, which would read it as sentence pieces.
+            # Pixtral's names Llama's class, which would read it as sentence pieces.
             return (
                 TokenizersBackend if cls.__name__ == "PixtralProcessor" else AutoTokenizer
             ).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -38,14 +38,14 @@ def load_processor(cls: Any, folder: Path) -> Any:
                 str(folder), backend="pil", local_files_only=True, trust_remote_code=False
             )
         if "video_processor" in name:
-            films = (
+            reads_videos = (
                 is_torchvision_available() and (folder / "video_preprocessor_config.json").is_file()
             )
             return (
                 AutoVideoProcessor.from_pretrained(
                     str(folder), local_files_only=True, trust_remote_code=False
                 )
-                if films
+                if reads_videos
                 else None
             )
         return AutoFeatureExtractor.from_pretrained(
@@ -57,11 +57,11 @@ def load_processor(cls: Any, folder: Path) -> Any:
 
 
 def words_alone(name: str) -> Any:
-    """Make a class in the place of a processor that transformers has only with torchvision: it
-    reads words as that does, and refuses pictures.
+    """Make a class that replaces a processor which transformers has only with torchvision: it reads
+    text as that does, and refuses images.
 
     Raises:
-        ImportError: when called with pictures.
+        ImportError: when it is called with images.
     """
     from transformers import ProcessorMixin
 
@@ -77,8 +77,8 @@ def words_alone(name: str) -> Any:
 
 
 def _lenient(cls: Any) -> Any:
-    """Let a processor be made without some of its parts, and take from pipelines what transformers
-    takes too, but warns of at every call.
+    """Allow a processor without some of its parts, and arguments of pipelines that transformers
+    accepts with a warning at each call.
     """
 
     def check(self: Any, name: str, part: Any) -> Any:

@@ -1,17 +1,12 @@
-"""Weights of 8-bit floats with scales beside them: the numbers of a matrix mean nothing without the
-factor that they were divided by, and the libraries read them without it.
+"""Multiply 8-bit weights by the scales that files hold for them: without its scale the numbers of a
+matrix mean nothing, and the libraries read them without.
 
-============================================
-==================================================================================
-``X.scale_weight``, ``X.weight_scale``        a factor for all of ``X.weight``, or one for each of
-its rows
-``X.weight_scale_inv``                        a factor for each square of 128 × 128
-``X.scale_input``, ``X.input_scale``          for kernels that multiply in 8 bits; not needed where
-the weights are made floats
-``X.comfy_quant``, ``scaled_fp8``             say how it was done; ``X.weight_scale_2`` says that
-there are two levels of scales
-============================================
-==================================================================================
+- ``X.scale_weight``, ``X.weight_scale``: a factor for all of ``X.weight``, or one for each row; -
+``X.weight_scale_inv``: a factor for each square of 128 × 128; - ``X.scale_input``,
+``X.input_scale``: for kernels that multiply in 8 bits. They are not needed once
+  the weights are floats;
+- ``X.comfy_quant``, ``scaled_fp8``: say how it was done; ``X.weight_scale_2`` says that there are
+  two levels of scales.
 """
 
 from __future__ import annotations
@@ -28,13 +23,12 @@ _MARKS = ("scaled_fp8", "comfy_quant")
 
 
 def scale_among(names: Iterable[str]) -> str:
-    """Name the first of these tensors that is a scale of another; nothing if none is."""
+    """Name the first of these tensors that is a scale of another; empty if none is."""
     return next((name for name in sorted(names) if name.endswith((*SCALES, "weight_scale_2"))), "")
 
 
 def unscaled(tensors: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    """Multiply 8-bit weights by the scales that lie beside them, in float32, and leave the scales
-    out.
+    """Multiply 8-bit weights by their scales, in float32, and drop the scales.
 
     Raises:
         ValueError: a weight is of whole numbers, which the libraries would take for floats; a scale
@@ -78,7 +72,7 @@ def unscaled(tensors: dict[str, Any], dtype: Any) -> dict[str, Any]:
 
 
 def _spread(scale: Any, shape: Any, name: str) -> Any:
-    """Bring a scale to the shape of its weight, as far as multiplying needs it."""
+    """Expand a scale so that it can be multiplied with its weight."""
     if scale.numel() == 1:
         return scale.reshape(())
     if scale.numel() == shape[0]:

@@ -62,7 +62,9 @@ BASES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "flux-fill": ("black-forest-labs/FLUX.1-Fill-dev", _FLUX),
     "flux-depth": ("black-forest-labs/FLUX.1-Depth-dev", _FLUX),
 }
-"""By diffusers' name of the kind: the repository that completes a file of it, and what the names of each part's tensors may begin with."""
+"""By diffusers' name of the kind: the repository that completes a file of it, and what the names of
+each part's tensors may begin with.
+"""
 
 _ALONE = (
     (r"(^|[._])lora[._]|\.(hada_w1|lokr_w1|oft_blocks)\b", "LoRA"),
@@ -176,10 +178,14 @@ PREDICTIONS = {
     ),
     **dict.fromkeys(("sample", "x0"), "sample"),
 }
-"""How a file may say what its denoiser predicts (``modelspec.prediction_type``), and how diffusers does."""
+"""How a file may say what its denoiser predicts (``modelspec.prediction_type``), and how diffusers
+does.
+"""
 
 CONTINUOUS = {"sigma_max": "edm_vpred.sigma_max", "sigma_min": "edm_vpred.sigma_min"}
-"""Tensors of one number that say that a denoiser predicts a velocity at any noise between two, as CosXL's does."""
+"""Tensors of one number that say that a denoiser predicts a velocity at any noise between two, as
+CosXL's does.
+"""
 
 
 def predicts(model: Model) -> dict[str, Any]:
