@@ -432,7 +432,7 @@ def test_a_lock_that_cannot_be_written_is_told(
     code, _, err = flow("models", "pull", f"hf:{NAME}")
     assert (code, err) == (
         2,
-        f"error: the lock {tmp_path}/work/imagen-flow.lock cannot be written: Read-only file system\n  = fix: run it where you may write, or make the folder writable\n",
+        f"error: the lock {tmp_path}/work/imagen-flow.lock cannot be written: Read-only file system\n  = fix: make the folder writable\n",
     )
     assert server.transfers() == []
 

@@ -128,7 +128,9 @@ class Values:
 
     def copy(self, store: Store | None, live: Mapping[str, Any]) -> Values:
         """Copy them for a run, which learns more."""
-        made = Values(self.registry, store, self.files, base=self.base, model_policy=self.models.model_policy)
+        made = Values(
+            self.registry, store, self.files, base=self.base, model_policy=self.models.model_policy
+        )
         made.constants, made.live = self.constants.copy(), live
         made.given, made.drawn, made.problems = (
             dict(self.given),
