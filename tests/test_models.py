@@ -618,6 +618,18 @@ def test_the_budget_drops_what_the_plan_needs_last():
     assert log == ["a", "b", "c", "b", "d"]
 
 
+def test_a_model_that_is_needed_twice_is_needed_when_it_is_first():
+    """What comes back at the end of a plan is not dropped for what comes in between."""
+    loader = loader_of([])
+    plan = [identity_of(loader, model(name), device="cpu", dtype="float32") for name in "abcaba"]
+    with ModelPool(budget_bytes=20) as pool:
+        for place, name in enumerate("abc"):
+            pool.plan_ahead(plan[place:])
+            with lease(pool, loader, name):
+                pass
+        assert names(pool) == ["a", "c"]
+
+
 def test_the_budget_heeds_the_plans_of_all_runs():
     """What one run will need is kept while another says what it needs; once a run is over it needs
     nothing.

@@ -4,6 +4,7 @@ happens.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -50,6 +51,7 @@ from imagen_flow._run.value_cache import ValueCache
 from imagen_flow._store import Store
 from imagen_flow._text import spec
 from imagen_flow._types.codec import Codecs
+from imagen_flow._types.digest import digest_bytes
 from imagen_flow.errors import StoreError
 from imagen_flow.events import Event
 
@@ -1572,7 +1574,9 @@ def test_a_file_that_changes_during_the_run_is_keyed_anew(
 def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(
     toys: Toys, store: Store, tmp_path: Path
 ) -> None:
-    """The new content is known to all nodes that read the file, in the graph and below."""
+    """The new content is known to all nodes that read the file, in the graph and below, and to the
+    provenance of what comes of it.
+    """
     (tmp_path / "inner.yaml").write_text(
         '{imagen_flow: 1, inputs: {f: {type: file}}, nodes: {r: {type: toy.read, file: "${f}"}}, outputs: {r: "${r}"}}'
     )
@@ -1586,6 +1590,11 @@ def test_a_file_that_changes_is_keyed_anew_inside_an_included_graph(
     before = plan.to_json()
     assert [given(list(execute(plan))) for _ in range(2)] == [{"in": "new", "r": "new"}] * 2
     assert plan.to_json() == before
+    run = execute(make_plan(graph, {"f": tmp_path / "a.txt"}))
+    (tmp_path / "a.txt").write_text("newer")
+    assert given(list(run)) == {"in": "newer", "r": "newer"}
+    (file,) = json.loads(run.provenance(graph.outputs["r"]) or "")["inputs"]["f"]["files"]
+    assert file["digest"] == digest_bytes(b"newer")
 
 
 def test_a_file_that_goes_during_the_run_fails_its_step(toys: Toys, tmp_path: Path) -> None:
