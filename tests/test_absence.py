@@ -729,6 +729,12 @@ def test_what_failed_is_tried_again_where_an_equal_step_has_tries_left(run: Run)
     assert ran.failed == ["a: RuntimeError: not this time", "b: RuntimeError: not this time"]
 
 
+def test_tries_of_equal_steps_are_counted_together(run: Run) -> None:
+    """A step that may be tried three times is, where an equal one has failed once, two times more."""
+    ran = run(graph({"a": FAILS, "b": {**FAILS, "retry": 2}}, {"a": "${a}", "b": "${b}"}))
+    assert len(ran.calls) == 3
+
+
 # -- what is refused
 # -----------------------------------------------------------------------------------------------------------------
 
