@@ -15,7 +15,7 @@ import pytest
 
 import imagen_flow as flow
 from imagen_flow._models import ModelPool
-from imagen_flow_diffusion.nodes import shared_ports
+from imagen_flow_diffusion.nodes import generic, shared_ports
 from imagen_flow_diffusion.tiny.known import kind_of, stand_in
 
 #: diffusers warns of what it itself does with numpy and torch.
@@ -667,6 +667,8 @@ def test_attention_that_a_device_has_not_is_refused(
         ("diffusion.denoise", shared_ports.RENAMED),
         ("text.encode", shared_ports.RENAMED_LORAS),
         ("image.edit", shared_ports.RENAMED_LORAS),
+        ("diffusion.pipeline", generic.RENAMED),
+        ("diffusion.tensors", generic.RENAMED),
     ],
 )
 def test_a_list_beside_another_is_told_the_record_that_it_is_now(

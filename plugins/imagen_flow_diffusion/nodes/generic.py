@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import imagen_flow as flow
 from imagen_flow import Image, Json, List, Mask, Model, Progress, Seed, Steps, Tensor, Text, loaders
@@ -25,7 +25,6 @@ from ..loading.components import (
     sparing,
     unchanged,
 )
-from ..loading.replaced_parts import OtherAutoencoder, OtherDenoiser
 from ..pipelines.calling import (
     call,
     encoded,
@@ -37,6 +36,7 @@ from ..pipelines.calling import (
 )
 from ..pipelines.samplers import choose
 from ..pipelines.sizes import SIDES, foresee_size, refuse_size
+from .shared_ports import ReplacedParts
 
 LIBRARIES = ("diffusers", "torch", "transformers")
 
@@ -75,42 +75,35 @@ class Part(Loader[Any]):
         return loaders.size_of(model, "")
 
 
-@flow.node("diffusion.pipeline", version=3, uses=LIBRARIES)
-def pipeline(
-    model: Annotated[Checkpoint, Leased(Whole)],
-    arguments: Json = None,
-    images: List[Image] | None = None,
-    image_arguments: List[Text] | None = None,
-    mask: Mask | None = None,
-    tensors: List[Tensor] | None = None,
-    parts: List[Annotated[Any, Leased(Part)]] | None = None,
-    part_names: List[Text] | None = None,
-    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
-    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
-    *,
-    pipeline_class: str = "",
-    sampler: str | None = None,
-    sampler_settings: Json = None,
-    tiled: bool = False,
-    seed: Seed,
-    rungs: FallbackLevels = (),
-) -> Steps[List[Image]]:
-    """Call any pipeline that diffusers can load, by its own arguments.
+@flow.record
+class PictureUse:
+    """A picture, or several, and the argument of the pipeline that they are."""
+
+    image: Image | List[Image]
+    argument: Text | None = None
+
+
+@flow.record
+class PartUse:
+    """A network of another model, and the part of the pipeline that it is."""
+
+    model: Annotated[Any, Leased(Part)]
+    name: Text
+
+
+class CallPorts(ReplacedParts, total=False):
+    """What a pipeline is called with.
 
     Inputs:
-        model: a checkpoint in the diffusers layout, of any class of pipeline.
         arguments: what the pipeline is called with: ``{prompt: a fox, num_inference_steps: 20}``;
             the library's documentation names them.
         images: pictures among the arguments; by default ``image``, or what the pipeline calls those
-            that it begins with.
-        image_arguments: the arguments that the pictures are, in the same order; one named several
-            times gets a list, e.g. the frames of a ``video``.
+            that it begins with. ``argument`` names another: ``[{image: "${depth}", argument:
+            hint}]``; one that gets several pictures gets a list, e.g. the frames of a ``video``.
         mask: the argument ``mask_image``, or what the pipeline calls its mask.
         tensors: from diffusion.tensors: each is the argument that it is tagged with.
-        parts: networks of other models, lent to the checkpoint.
-        part_names: the parts that these are, in the same order: ``controlnet``, ``motion_adapter``,
-            ``image_encoder``; one named several times gets a list.
-        denoiser, autoencoder: in the place of the checkpoint's own, as for diffusion.text_to_image.
+        parts: networks of other models, lent to the checkpoint, and the parts that these are:
+            ``[{model: …, name: motion_adapter}]``; a name that is used several times gets a list.
     Params:
         pipeline_class: another class of diffusers that works on the same parts, e.g.
             ``StableDiffusionImg2ImgPipeline``; a modular one, too.
@@ -119,40 +112,54 @@ def pipeline(
         sampler_settings: of the sampler's configuration, e.g. ``{use_karras_sigmas: true}``.
         tiled: let the autoencoder work tile by tile, for what does not fit in memory whole; films
             of some families are decoded in no other way. It changes pixels a little.
+    """
+
+    arguments: Json
+    images: List[PictureUse]
+    mask: Mask
+    tensors: List[Tensor]
+    parts: List[PartUse]
+    pipeline_class: str
+    sampler: str
+    sampler_settings: Json
+    tiled: bool
+
+
+#: What is written in the place of ports that were lists beside others.
+RENAMED = {
+    "image_arguments": "images: [{image: …, argument: …}]",
+    "part_names": "parts: [{model: …, name: …}]",
+}
+
+
+@flow.node("diffusion.pipeline", version=3, uses=LIBRARIES, renamed=RENAMED)
+def pipeline(
+    model: Annotated[Checkpoint, Leased(Whole)],
+    *,
+    seed: Seed,
+    rungs: FallbackLevels = (),
+    **ports: Unpack[CallPorts],
+) -> Steps[List[Image]]:
+    """Call any pipeline that diffusers can load, by its own arguments.
+
+    Inputs:
+        model: a checkpoint in the diffusers layout, of any class of pipeline.
+    Params:
         seed: of the noise, which is drawn on the CPU.
     Outputs: all pictures that the pipeline gives, 8 bits; of a film, its frames; of an estimate
         (depth, normals), float pictures as it gives them, normals from 0 to 1.
     Raises: ValueError for arguments that the pipeline does not take, or if it gives no pictures;
         RuntimeError if a safety checker blackens a picture.
     """
-    if (arguments or {}).get("output_type") == "latent":
+    arguments = ports.get("arguments")
+    if isinstance(arguments, dict) and arguments.get("output_type") == "latent":
         raise ValueError(
             "its 'output_type' is latent, and latents are no pictures: diffusion.tensors gives them"
         )
-    given = _given(
-        "diffusion.pipeline",
-        model,
-        pipeline_class,
-        arguments,
-        images,
-        image_arguments,
-        mask,
-        tensors,
-    )
+    given = _given("diffusion.pipeline", model, ports)
     if "output_type" in taken_by(given.cls):
         given.arguments.setdefault("output_type", "np")
-    output, last = yield from followed(
-        _called(
-            model,
-            given,
-            parts,
-            part_names,
-            sampler,
-            sampler_settings,
-            seed,
-            ("tile", *rungs) if tiled else rungs,
-        )
-    )
+    output, last = yield from followed(_called(model, given, ports, seed, rungs))
     with explaining_nan(model.parts):
         found = pictures(output)
     asked = {name: side for name in SIDES if type(side := given.arguments.get(name)) is int}
@@ -185,59 +192,32 @@ def pipeline(
     return found
 
 
-@flow.node("diffusion.tensors", version=2, uses=LIBRARIES)
+@flow.node("diffusion.tensors", version=2, uses=LIBRARIES, renamed=RENAMED)
 def tensors(
     model: Annotated[Checkpoint, Leased(Whole)],
-    arguments: Json = None,
-    images: List[Image] | None = None,
-    image_arguments: List[Text] | None = None,
-    mask: Mask | None = None,
-    tensors: List[Tensor] | None = None,
-    parts: List[Annotated[Any, Leased(Part)]] | None = None,
-    part_names: List[Text] | None = None,
-    denoiser: Annotated[Model, Leased(OtherDenoiser)] | None = None,
-    autoencoder: Annotated[Model, Leased(OtherAutoencoder)] | None = None,
     *,
     names: List[Text] | None = None,
-    pipeline_class: str = "",
-    sampler: str | None = None,
-    sampler_settings: Json = None,
-    tiled: bool = False,
     seed: Seed,
     rungs: FallbackLevels = (),
+    **ports: Unpack[CallPorts],
 ) -> Steps[List[Tensor]]:
     """Call a pipeline for what another one goes on with: a prior for embeddings (Kandinsky, Stable
     Cascade, FLUX Redux), or any one for latents.
 
-    Inputs: (as for diffusion.pipeline)
-        arguments: with ``{output_type: latent}`` a pipeline that draws gives its latents.
-    Params: (as for diffusion.pipeline)
+    With ``arguments: {output_type: latent}`` a pipeline that draws gives its latents.
+
+    Inputs:
+        model: a checkpoint in the diffusers layout, of any class of pipeline.
+    Params:
         names: of the tensors that are wanted. Left out: all that the pipeline gives.
+        seed: of the noise, which is drawn on the CPU.
     Outputs: tensors, each tagged with its name; latents are ``latents``, as other pipelines take
         them.
     Raises: ValueError for arguments that the pipeline does not take, or if it does not give the
         tensors that are wanted.
     """
-    given = _given(
-        "diffusion.tensors",
-        model,
-        pipeline_class,
-        arguments,
-        images,
-        image_arguments,
-        mask,
-        tensors,
-    )
-    output = yield from _called(
-        model,
-        given,
-        parts,
-        part_names,
-        sampler,
-        sampler_settings,
-        seed,
-        ("tile", *rungs) if tiled else rungs,
-    )
+    given = _given("diffusion.tensors", model, ports)
+    output = yield from _called(model, given, ports, seed, rungs)
     import torch
 
     held = (
@@ -279,20 +259,11 @@ class _Given(typing.NamedTuple):
     arguments: dict[str, Any]
 
 
-def _given(
-    by: str,
-    model: Checkpoint,
-    pipeline_class: str,
-    arguments: Any,
-    images: Sequence[Image] | None,
-    image_arguments: Sequence[str] | None,
-    mask: Mask | None,
-    tensors: Sequence[Tensor] | None,
-) -> _Given:
+def _given(by: str, model: Checkpoint, ports: CallPorts) -> _Given:
     """Gather the arguments of a call under the names that the pipeline has for them."""
     import diffusers
 
-    kind = pipeline_class or model.kind
+    kind = ports.get("pipeline_class") or model.kind
     cls = getattr(diffusers, kind, None) if kind.isidentifier() else None
     if lacking := getattr(cls, "_backends", None):
         raise ValueError(f"{kind} needs {', '.join(lacking)}: install what is missing")
@@ -306,31 +277,25 @@ def _given(
                 f" {diffusers.__version__} has no class of that name"
             )
         raise problem_of(model.model, by, kind, "what diffusers has a pipeline for")
+    arguments = ports.get("arguments")
     if arguments is not None and not isinstance(arguments, dict):
         raise ValueError("its 'arguments' takes a mapping of names to values")
     takes = taken_by(cls)
     given: dict[str, Any] = dict(arguments or {})
-    names = (
-        image_arguments
-        if image_arguments is not None
-        else [_first(PICTURES, takes)] * len(images or [])
-    )
-    if len(names) != len(images or []):
-        raise ValueError(
-            f"its 'image_arguments' names {len(names)} pictures, and 'images' holds"
-            f" {len(images or [])}"
-        )
-    for name, found in _listed(
-        names, [_picture(name, image) for name, image in zip(names, images or [], strict=True)]
-    ).items():
+    named: dict[str, list[Any]] = {}
+    for use in ports.get("images", ()):
+        name = use.argument or _first(PICTURES, takes)
+        images = [use.image] if isinstance(use.image, Image) else use.image
+        named.setdefault(name, []).extend(_picture(name, image) for image in images)
+    for name, found in named.items():
         given[name] = (
             found
             if len(found) > 1 or (name in takes and _takes_lists(takes[name].annotation))
             else found[0]
         )
-    if mask is not None:
+    if (mask := ports.get("mask")) is not None:
         given[_first(MASKS, takes)] = to_pil(mask)
-    for tensor in tensors or []:
+    for tensor in ports.get("tensors", ()):
         if "is" not in tensor.tags:
             raise ValueError(
                 "a tensor among its 'tensors' says not which argument it is: take it from"
@@ -358,14 +323,6 @@ def _first(names: Sequence[str], takes: Mapping[str, Any]) -> str:
     return next((name for name in names if name in takes), names[0])
 
 
-def _listed(names: Sequence[str], values: Sequence[Any]) -> dict[str, list[Any]]:
-    """Gather values by name, in order."""
-    return {
-        name: [value for other, value in zip(names, values, strict=True) if other == name]
-        for name in dict.fromkeys(names)
-    }
-
-
 def _takes_lists(annotation: Any) -> bool:
     """Whether an argument is a list and nothing else that a picture could be."""
     wanted = (
@@ -383,29 +340,22 @@ def _takes_lists(annotation: Any) -> bool:
 
 
 def _called(
-    model: Checkpoint,
-    given: _Given,
-    parts: Sequence[Any] | None,
-    part_names: Sequence[str] | None,
-    sampler: str | None,
-    sampler_settings: dict[str, Any] | None,
-    seed: int,
-    rungs: Sequence[str],
+    model: Checkpoint, given: _Given, ports: CallPorts, seed: int, rungs: Sequence[str]
 ) -> Generator[Progress, None, Any]:
     """Call a pipeline of a checkpoint's parts and of what is lent to it."""
-    if len(parts or []) != len(part_names or []):
-        raise ValueError(
-            f"its 'part_names' names {len(part_names or [])} parts, and 'parts' holds"
-            f" {len(parts or [])}"
-        )
-    lent = _listed(part_names or [], parts or [])
+    parts = ports.get("parts", [])
+    lent: dict[str, list[Any]] = {}
+    for part in parts:
+        lent.setdefault(part.name, []).append(part.model)
+    if ports.get("tiled"):
+        rungs = ("tile", *rungs)
     if given.cls.__name__ == model.kind:
         refuse_size(model.model, given.arguments)
     # Some pipelines change their networks as soon as they are made.
-    with model.alone(), unchanged([*model.parts.values(), *(parts or [])]):
+    with model.alone(), unchanged([*model.parts.values(), *(part.model for part in parts)]):
         made = model.with_parts(
             **{name: found if len(found) > 1 else found[0] for name, found in lent.items()}
         ).pipeline(given.cls)
-        lost = choose(made, sampler, sampler_settings)
+        lost = choose(made, ports.get("sampler"), ports.get("sampler_settings"))
         with sparing(getattr(made, "vae", None), rungs):
             return (yield from call(made, given.arguments, seed=seed, note=lost))
