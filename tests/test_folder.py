@@ -2697,7 +2697,7 @@ def test_status_drain_and_retry(yard: Yard) -> None:
         True,
     )
     drained = launch(yard, "drain", "line.yaml")
-    assert drained.communicate(timeout=30)[0] == "1 told to finish and stop\n"
+    assert drained.communicate(timeout=30)[0] == "asked 1 process to finish and stop\n"
     assert (drained.returncode, process.wait(30)) == (0, 0)
     process.communicate()
     assert status(line)["draining"] is False

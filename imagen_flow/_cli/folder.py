@@ -117,7 +117,10 @@ def drain(file: Path, options: Options, as_json: bool) -> int:
         finally:
             journal.close()
         if workers:
-            echo(f"{workers} told to finish and stop", err=True)
+            echo(
+                f"asked {workers} {'process' if workers == 1 else 'processes'} to finish and stop",
+                err=True,
+            )
         elif not remaining:
             echo("nothing is queued", err=True)
         return _run_lines([line], options, drain=True, as_json=as_json) if remaining else 0

@@ -335,8 +335,8 @@ class _UnfinishedPulls:
     def references(self) -> dict[str, tuple[Reference, bool]]:
         """Return the models by reference, each with whether it is a single-file checkpoint."""
         return {
-            spelling: (reference, is_single_file)
-            for spelling, (reference, is_single_file, _, _) in self._models.items()
+            text: (reference, is_single_file)
+            for text, (reference, is_single_file, _, _) in self._models.items()
         }
 
     def add(
@@ -563,13 +563,13 @@ def _select(
             *(model.reference for _, model in sorted(lock.models.items())),
             *(reference for reference, _ in unfinished.values()),
         ]
-        files |= {spelling for spelling, (_, whole) in unfinished.items() if whole}
+        files |= {text for text, (_, is_single_file) in unfinished.items() if is_single_file}
     return _Selection(references, lock, other_models, files, registry.base_of)
 
 
 def _base_of(path: Path, registry: Registry) -> BaseCheckpoint | None:
-    """Say what completes a file of weights on this machine; None where nothing does, or it is no
-    whole file, which is said when it is planned.
+    """Return the base model of a single-file checkpoint on this machine; None if it is not known,
+    or if the file is not a complete checkpoint (which planning reports).
     """
     from .._models import tensors_in
 
@@ -583,61 +583,63 @@ def _base_of(path: Path, registry: Registry) -> BaseCheckpoint | None:
 def models_of(
     graph: Graph, given: dict[str, dict[str, Path]] | None = None
 ) -> dict[str, Path | None]:
-    """Give the models that a graph names, in its nodes, in the defaults of inputs that lead to
-    them, and in the graphs that it includes: by text, the folder that a path in it starts from;
-    None where a file is taken as it is.
+    """List the models that a graph names: in its nodes, in the defaults of inputs that lead to
+    them, and in the graphs that it includes. Returns for each the folder that its relative path
+    starts from, or None if the file is used without companions.
 
     Params:
-        given: texts that the graph around it gives to inputs, with their folders.
+        given: references that the including graph passes to inputs, with their folders.
     """
     from .._graph import Graph as GraphType
 
-    held = given or {}
+    passed = given or {}
     found: dict[str, Path | None] = {}
     for node in graph.nodes.values():
         if isinstance(node.type, GraphType):
             found |= models_of(
                 node.type,
                 {
-                    name: _references_in(binding, graph, held)
+                    name: _references_in(binding, graph, passed)
                     for name, binding in node.bindings.items()
                 },
             )
             continue
         for port, loader in node.type.loaders.items():
-            texts = _references_at(node, node.type, port, graph, held)
+            references = _references_at(node, node.type, port, graph, passed)
             found |= {
                 text: found.get(text) if loader.takes_file else folder
-                for text, folder in texts.items()
+                for text, folder in references.items()
             }
     return found
 
 
 def _references_at(
-    node: Node, type_: NodeType, port: str, graph: Graph, held: dict[str, dict[str, Path]]
+    node: Node, type_: NodeType, port: str, graph: Graph, passed: dict[str, dict[str, Path]]
 ) -> dict[str, Path]:
-    """Give the models that a port, or a field of its records (``loras.model``), is given as text."""
+    """List the models that a port, or a field of its records (``loras.model``), is given as
+    text.
+    """
     from .._graph import fields_of
 
     name, _, field = port.partition(".")
-    wanted, binding = type_.inputs[name], node.bindings.get(name)
+    declared, binding = type_.inputs[name], node.bindings.get(name)
     if field:
-        wanted = type_.records[name].fields[field]
-        is_first = type_.records[name].first is wanted
-        bound = [] if binding is None else list(fields_of(binding, field, is_first=is_first))
+        declared = type_.records[name].fields[field]
+        is_first = type_.records[name].first is declared
+        bindings = [] if binding is None else list(fields_of(binding, field, is_first=is_first))
     else:
-        bound = [binding]
+        bindings = [binding]
     found: dict[str, Path] = {}
-    for one in bound:
-        if one is not None:
-            found |= _references_in(one, graph, held)
-        elif isinstance(wanted.default, str):
-            found[wanted.default] = Path()
+    for bound in bindings:
+        if bound is not None:
+            found |= _references_in(bound, graph, passed)
+        elif isinstance(declared.default, str):
+            found[declared.default] = Path()
     return found
 
 
 def _references_in(
-    binding: Binding | None, graph: Graph, held: dict[str, dict[str, Path]]
+    binding: Binding | None, graph: Graph, passed: dict[str, dict[str, Path]]
 ) -> dict[str, Path]:
     from .._graph import ElementOf, FromInput, Given, Listed, ModelAt, PerElement, parts_of
 
@@ -645,15 +647,15 @@ def _references_in(
         return {binding.reference: binding.folder}
     if isinstance(binding, FromInput):
         return (
-            held[binding.name]
-            if binding.name in held
+            passed[binding.name]
+            if binding.name in passed
             else _references_in(graph.inputs[binding.name].default, graph, {})
         )
     if isinstance(binding, Listed | ElementOf | PerElement):
         return {
             text: folder
             for item in parts_of(binding)
-            for text, folder in _references_in(item, graph, held).items()
+            for text, folder in _references_in(item, graph, passed).items()
         }
     if isinstance(binding, Given):
         return {
@@ -728,14 +730,14 @@ def _show_progress() -> Iterator[Callable[[LockedModel], Callable[[str, int, int
 def _print_files(model: LockedModel) -> Callable[[str, int, int], None]:
     from .text import format_bytes
 
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def report(name: str, done: int, total: int) -> None:
-        if done >= total and name not in told:
-            told.add(name)
+        if done >= total and name not in reported:
+            reported.add(name)
             echo(
                 (
-                    f"{model.reference}: {name} ({format_bytes(total)}) {len(told)} of"
+                    f"{model.reference}: {name} ({format_bytes(total)}) {len(reported)} of"
                     f" {len(model.files)}"
                 ),
                 err=True,

@@ -196,11 +196,11 @@ class Intake:
         self._accept = [unicodedata.normalize("NFC", pattern).lower() for pattern in line.accept]
         self._ignored = Ignored(line.ignore)
         self._own = {
-            os.path.realpath(place) for place in (line.out, line.done, line.failed, line.journal)
+            os.path.realpath(folder) for folder in (line.out, line.done, line.failed, line.journal)
         }
         self._listed: dict[str, tuple[tuple[int, int, int], _Listing]] = {}
 
-    # -- which files count
+    # -- which files belong to the line
 
     def accepts(self, name: str) -> bool:
         """Return whether files of this name belong to the line, unless they are ignored."""

@@ -432,8 +432,8 @@ class Journal:
         have settled. Returns how many have.
 
         Params:
-            look: returns a file as it is now; None if it is gone.
-            wants: returns whether a file that has not changed for so many seconds is ready.
+            inspect: returns a file as it is now; None if it is gone.
+            is_ready: returns whether a file that has not changed for so many seconds is ready.
         """
         now = self.clock()
         # For files that are not ready, `due` is the negative time of the next check.
@@ -717,7 +717,7 @@ class Journal:
             (state, _encode_name(kept), time.time()),
         )
 
-    # -- what is shown
+    # -- status
 
     def count_by_state(self) -> dict[str, int]:
         """Count items by state."""

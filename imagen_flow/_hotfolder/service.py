@@ -161,7 +161,7 @@ class RunningLine:
         self._workers: list[threading.Thread] = []
         self._helpers: list[threading.Thread] = []
 
-    # -- from outside
+    # -- control
 
     def start(self) -> None:
         """Start the threads."""
@@ -170,8 +170,8 @@ class RunningLine:
             self.journal.write_note("drain", "")
         swept = sweep(self.journal, self.disk)
         self.log.write("started", worker=self.journal.token, swept=swept)
-        if words := describe_name_clashes(self.processor.recipe):
-            self.log.write("warning", reason=words)
+        if clashes := describe_name_clashes(self.processor.recipe):
+            self.log.write("warning", reason=clashes)
         self._restore_orphans()
         for number in range(self.line.concurrency):
             self._workers.append(
@@ -303,8 +303,8 @@ class RunningLine:
                 self.log.write("watching", reason=f"restarted: {type(error).__name__}: {error}")
                 self._stop_intake.wait(_RESTART_DELAY_S)
 
-    def _notice(self, words: str) -> None:
-        self.log.write("watching", reason=words)
+    def _notice(self, message: str) -> None:
+        self.log.write("watching", reason=message)
 
     def scan(self) -> int:
         """Inspect everything in the folder. Returns how many files are new."""

@@ -344,7 +344,7 @@ class Rebuilder:
         path = self.store.find_file(recorded.digest, recorded.size)
         return None if path is None else File(path, recorded.digest, recorded.size, recorded.name)
 
-    # -- models that are named by text
+    # -- models given as text
 
     def check_models(self, node: Node, inner: Graph, file: str) -> None:
         """Refuse local paths that reach a model port of an included graph as text."""
@@ -423,7 +423,7 @@ class Rebuilder:
         files = [self.find_or_placeholder(f, name) for f in recorded.files]
         return files if recorded.type.startswith("list") else files[0] if files else None
 
-    # -- the end
+    # -- results
 
     def raise_problems(self) -> None:
         if self.problems:

@@ -328,7 +328,7 @@ class Changes:
             self._take_events(wait_s)
         raise StopIteration
 
-    # -- what was said
+    # -- events
 
     def _wait_time(self, now: float) -> float:
         """Return how long to wait for the next event."""
@@ -401,7 +401,7 @@ class Changes:
                 self._hint(path)
             self._pending[path] = (self._pending.get(path, (now,))[0], now)
 
-    # -- what is watched
+    # -- watches
 
     def _check(self) -> None:
         """Check that every path is watched as planned and that the observer is alive, and repair
